@@ -1,0 +1,64 @@
+"""What can go wrong for a user, and the exit code of each kind.
+
+A message says what is wrong, with which file or item, and what to do, in one to three lines. Anything else
+that is raised is a bug of ours.
+"""
+
+import errno
+from importlib import metadata
+from typing import ClassVar
+
+
+class DetrError(Exception):
+    """An error that the user can do something about."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(DetrError):
+    """Options, config keys and their values."""
+
+    exit_code = 2
+
+
+class DataError(DetrError):
+    """Data sets and pictures."""
+
+    exit_code = 3
+
+
+class WeightsError(DetrError):
+    """Weights, checkpoints and downloads."""
+
+    exit_code = 4
+
+
+class DivergedError(DetrError):
+    """Numbers that are no longer finite."""
+
+    exit_code = 5
+
+
+class MachineError(DetrError):
+    """The disk, permissions, devices, memory, and libraries that do not fit each other."""
+
+    exit_code = 6
+
+
+def explain(error: BaseException) -> DetrError | None:
+    """What a foreign exception means to the user; None if it is not one that users cause."""
+    if isinstance(error, DetrError):
+        return error
+    if "operator torchvision::nms does not exist" in str(error):
+        torch, torchvision = metadata.version("torch"), metadata.version("torchvision")
+        return MachineError(
+            f"torch {torch} and torchvision {torchvision} are builds that do not fit each other.\n"
+            "Install the two together from one index: pip install --force-reinstall torch torchvision"
+        )
+    # torch is not imported here: this is on the way of `detr --help`.
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return MachineError("Out of memory: use a smaller --size or --batch-size, or --device cpu.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        where = f": {error.filename}" if error.filename is not None else ""
+        return MachineError(f"{error.strerror}{where}")
+    return None

@@ -1,0 +1,59 @@
+"""Where a feature cell lies: encodings that are added to queries and keys."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from detrcli.errors import UsageError
+
+
+class SinePosition(nn.Module):
+    """Sines and cosines of the row in the first half of the channels, of the column in the second.
+
+    Rows and columns are counted over the cells that are not padding, and scaled to 2 pi, so that the same
+    place in a picture has the same code whatever the padding and the size.
+    """
+
+    def __init__(self, dim: int, temperature: float = 10000) -> None:
+        super().__init__()
+        self.waves = dim // 2  # per axis, sines and cosines together
+        self.temperature = temperature
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Padding (B, h, w) to positions (B, dim, h, w)."""
+        cells = (~padding).float()
+        rows, columns = cells.cumsum(1), cells.cumsum(2)  # (B, h, w), from 1
+        rows = rows / (rows[:, -1:] + 1e-6) * 2 * math.pi
+        columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * math.pi
+        pair = torch.arange(self.waves // 2, device=padding.device)
+        wavelength = self.temperature ** (2 * pair / self.waves)  # (dim/4,)
+        return torch.cat([self._waves(rows, wavelength), self._waves(columns, wavelength)], 1)
+
+    @staticmethod
+    def _waves(angle: Tensor, wavelength: Tensor) -> Tensor:
+        phase = angle[:, None] / wavelength[:, None, None]  # (B, dim/4, h, w)
+        return torch.stack([phase.sin(), phase.cos()], 2).flatten(1, 2)  # (B, dim/2, h, w), sin and cos in turn
+
+
+class LearnedPosition(nn.Module):
+    """A learned code for every column in the first half of the channels, for every row in the second."""
+
+    LONGEST = 50  # rows and columns, as published
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(self.LONGEST, dim // 2)
+        self.columns = nn.Embedding(self.LONGEST, dim // 2)
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Padding (B, h, w) to positions (B, dim, h, w)."""
+        B, h, w = padding.shape
+        if max(h, w) > self.LONGEST:
+            raise UsageError(
+                f"Learned positions reach {self.LONGEST} x {self.LONGEST} feature cells; this picture has {w} x {h}.\n"
+                "Use a smaller size, or a model with sine positions."
+            )
+        columns = self.columns.weight[:w].T[:, None, :].expand(-1, h, -1)  # (dim/2, h, w)
+        rows = self.rows.weight[:h].T[:, :, None].expand(-1, -1, w)  # (dim/2, h, w)
+        return torch.cat([columns, rows]).expand(B, -1, -1, -1)

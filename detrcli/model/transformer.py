@@ -1,0 +1,132 @@
+"""The transformer: an encoder over feature cells, a decoder over object queries (figure 10 of the paper).
+
+Tokens are (B, S, C), batch first. Positions are added to queries and keys at every layer, never to values.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between, the same for every token."""
+
+    def __init__(self, dim: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, width)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.linear1(x).relu()))
+
+
+class AddNorm(nn.Module):
+    """A sublayer's residual connection, normalised after it (as published) or before it."""
+
+    def __init__(self, dim: int, dropout: float, *, pre_norm: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre_norm:
+            return x + self.dropout(sublayer(self.norm(x)))
+        return self.norm(x + self.dropout(sublayer(x)))
+
+
+class EncoderLayer(nn.Module):
+    """Feature cells look at each other."""
+
+    def __init__(self, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.add_norm1 = AddNorm(dim, dropout, pre_norm=pre_norm)
+        self.feed_forward = FeedForward(dim, width, dropout)
+        self.add_norm2 = AddNorm(dim, dropout, pre_norm=pre_norm)
+
+    def forward(self, cells: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+        def look_around(x: Tensor) -> Tensor:
+            return attend(self.self_attention, x + position, x + position, x, padding)
+
+        return self.add_norm2(self.add_norm1(cells, look_around), self.feed_forward)
+
+
+class DecoderLayer(nn.Module):
+    """Queries look at each other, then at the picture."""
+
+    def __init__(self, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.add_norm1 = AddNorm(dim, dropout, pre_norm=pre_norm)
+        self.cross_attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.add_norm2 = AddNorm(dim, dropout, pre_norm=pre_norm)
+        self.feed_forward = FeedForward(dim, width, dropout)
+        self.add_norm3 = AddNorm(dim, dropout, pre_norm=pre_norm)
+
+    def forward(self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+        def confer(x: Tensor) -> Tensor:
+            return attend(self.self_attention, x + queries, x + queries, x)
+
+        def look_at_picture(x: Tensor) -> Tensor:
+            return attend(self.cross_attention, x + queries, memory + position, memory, padding)
+
+        x = self.add_norm1(x, confer)
+        x = self.add_norm2(x, look_at_picture)
+        return self.add_norm3(x, self.feed_forward)
+
+
+class Encoder(nn.Module):
+    """Encoder layers in a row. With pre-norm the sum they leave is normalised once more at the end."""
+
+    def __init__(
+        self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, heads, width, dropout, pre_norm=pre_norm) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim) if pre_norm else nn.Identity()
+
+    def forward(self, cells: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+        """Cells and positions (B, S, C), padding (B, S), to the memory (B, S, C)."""
+        for layer in self.layers:
+            cells = layer(cells, position, padding)
+        return self.norm(cells)
+
+
+class Decoder(nn.Module):
+    """Decoder layers in a row. Every layer's output is kept, through one shared norm, for the heads."""
+
+    def __init__(
+        self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, heads, width, dropout, pre_norm=pre_norm) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+        """Object queries (Q, C) and a memory (B, S, C) to the hidden states of all layers, (L, B, Q, C)."""
+        queries = queries.expand(len(memory), -1, -1)  # (B, Q, C)
+        x = torch.zeros_like(queries)
+        hidden = []
+        for layer in self.layers:
+            x = layer(x, queries, memory, position, padding)
+            hidden.append(self.norm(x))
+        return torch.stack(hidden)
+
+
+def attend(
+    attention: nn.MultiheadAttention,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    padding: Tensor | None = None,
+) -> Tensor:
+    """What attention gathers for each query. Its weights are not formed here: who wants them hooks in."""
+    gathered, _ = attention(queries, keys, values, key_padding_mask=padding, need_weights=False)
+    return gathered

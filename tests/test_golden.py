@@ -1,0 +1,158 @@
+"""The whole of DETR against the published implementation: forward, matching, loss, gradients, postprocessing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from golden_rules import PIXEL, VALUE, Golden
+from torch import Tensor, nn
+
+from detrcli.criterion import Losses, cardinality_error, class_error
+from detrcli.model.detr import DETR
+from detrcli.postprocess import detections
+from detrcli.structures import Classes, Output
+from detrcli.variants import VARIANTS
+from detrcli.variants.detr import DETRConfig, build, build_criterion
+from detrcli.weights.names import published
+
+CONFIGS = {
+    "detr-r50": VARIANTS["detr-r50"],
+    "detr-r50-dc5": VARIANTS["detr-r50-dc5"],
+    "detr-r50-learned-prenorm": DETRConfig(
+        position="learned", pre_norm=True, encoder_layers=3, decoder_layers=4
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward and backward pass of our model on the reference's weights and inputs."""
+
+    golden: Golden
+    model: DETR
+    output: Output
+    losses: Losses
+    memory: Tensor  # (B, S, C)
+    encoder_attention: Tensor  # (B, S, S), last layer, mean over heads
+    cross_attention: Tensor  # (B, Q, S), likewise
+    first_self_attention: Tensor  # (B, Q, C), what the first decoder layer's self-attention gathers
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    golden = Golden(request.param)
+    model = build(CONFIGS[request.param])
+    theirs = golden.state_dict()
+    model.load_state_dict({name: theirs[published(name)] for name in model.state_dict()})
+    # Training mode without dropout, as the reference ran.
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+
+    seen: dict[str, Tensor] = {}
+    watch_attention(model.encoder.layers[-1].self_attention, "encoder", seen)
+    watch_attention(model.decoder.layers[-1].cross_attention, "cross", seen)
+    model.encoder.register_forward_hook(lambda _m, _i, memory: seen.update(memory=memory))
+    model.decoder.layers[0].self_attention.register_forward_hook(lambda _m, _i, out: seen.update(first=out[0]))
+
+    output = model(golden.batch())
+    losses = build_criterion()(output, golden.targets())
+    losses.total.backward()
+    yield Run(golden, model, output, losses, seen["memory"], seen["encoder"], seen["cross"], seen["first"])
+
+
+def watch_attention(attention: nn.MultiheadAttention, name: str, seen: dict[str, Tensor]) -> None:
+    attention.register_forward_pre_hook(
+        lambda _m, args, kwargs: (args, {**kwargs, "need_weights": True}), with_kwargs=True
+    )
+    attention.register_forward_hook(lambda _m, _i, out: seen.update({name: out[1]}))
+
+
+def close(ours: Tensor | np.ndarray, theirs: np.ndarray, tolerance: float = VALUE) -> None:
+    ours = ours.detach().numpy() if isinstance(ours, Tensor) else ours
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+
+
+def test_tensors_have_the_published_names_and_shapes(run: Run) -> None:
+    ours = {published(name): list(value.shape) for name, value in run.model.state_dict().items()}
+    assert ours == run.golden.facts["state_dict"]
+    assert sum(p.numel() for p in run.model.parameters()) == run.golden.facts["num_parameters"]
+
+
+def test_every_layer_predicts_the_same(run: Run) -> None:
+    layers = [group.prediction for group in run.output.groups]
+    close(torch.stack([layer.logits for layer in layers]), run.golden.arrays["pred_logits"])
+    close(torch.stack([layer.boxes for layer in layers]), run.golden.arrays["pred_boxes"])
+
+
+def test_memory_and_attention(run: Run) -> None:
+    arrays = run.golden.arrays
+    close(run.memory.abs().mean(), arrays["encoder_memory_mean_abs"])
+    cells = run.memory.shape[1]
+    close(run.cross_attention[:, [0, 17, 99]], arrays["cross_attention_last_layer_mean"])
+    close(run.encoder_attention[:, [0, 7, cells // 2]], arrays["encoder_attention_last_layer_mean_rows"])
+
+
+def test_every_pair(run: Run) -> None:
+    counts = run.golden.facts["targets_per_image"]
+    starts = np.cumsum([0, *counts])
+    for layer, match in enumerate(run.losses.matches.values()):
+        for image in range(len(counts)):
+            here = match.images == image
+            queries, order = match.queries[here].sort()
+            targets = match.targets[here][order] - starts[image]
+            assert [queries.tolist(), targets.tolist()] == run.golden.facts["matched"][f"{layer}.{image}"]
+
+
+def test_every_loss_and_the_total(run: Run) -> None:
+    theirs = run.golden.facts["losses"]
+    names = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
+    targets = run.golden.targets()
+    ours = {}
+    for layer, group in enumerate(run.output.groups):
+        suffix = "" if group.name == "last" else f"_{layer}"
+        for term, value in run.losses.parts[group.name].items():
+            ours[names[term] + suffix] = value.item()
+        ours["cardinality_error" + suffix] = cardinality_error(group.prediction, targets).item()
+    ours["class_error"] = class_error(run.output.last, run.losses.matches["last"], targets).item()
+
+    assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    assert run.losses.total.item() == pytest.approx(run.golden.facts["total"], rel=1e-5, abs=1e-5)
+
+
+def test_every_gradient(run: Run) -> None:
+    ours = {
+        published(name): None if p.grad is None else p.grad.norm().item()
+        for name, p in run.model.named_parameters()
+    }
+    theirs = run.golden.facts["grad_norms"]
+    assert ours.keys() == theirs.keys()
+    assert {name for name, norm in ours.items() if norm is None} == {
+        name for name, norm in theirs.items() if norm is None
+    }
+    for name, norm in theirs.items():
+        if norm is not None:
+            assert abs(ours[name] - norm) <= 1e-3 + 1e-3 * abs(norm), name
+
+
+def test_postprocessing(run: Run) -> None:
+    every_index = Classes(ids=np.arange(91), names=np.array([str(i) for i in range(91)]))
+    arrays = run.golden.arrays
+    for i, found in enumerate(detections(run.output.last, [(480, 640)] * 2, every_index)):
+        close(found.boxes, arrays["post_boxes"][i], PIXEL)
+        close(found.scores, arrays["post_scores"][i])
+        np.testing.assert_array_equal(found.category_ids, arrays["post_labels"][i])
+        np.testing.assert_array_equal(found.queries, np.arange(100))
+
+
+def test_first_decoder_self_attention_cannot_share_anything_out(run: Run) -> None:
+    """Its values are zero (a constant with pre-norm), so all queries gather the same, whatever they attend to."""
+    gathered = run.first_self_attention  # (B, Q, C)
+    assert gathered.abs().max() > 0.01
+    close(gathered, gathered[:, :1].expand_as(gathered).detach().numpy(), 1e-5)
