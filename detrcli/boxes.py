@@ -16,7 +16,9 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     torchvision's function compares every box with every other, scores an inverted box 1 and two empty ones
     NaN. Here a box whose corners are swapped is empty, and what would be 0 / 0 is 0, gradients included.
     """
-    intersection = area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1))
+    intersection = area(
+        torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
+    )
     hull = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1))
     union = area(a) + area(b) - intersection
     return _ratio(intersection, union) - _ratio(hull - union, hull)

@@ -66,7 +66,9 @@ class ClassTerm:
     def total(self, matched: Matched) -> Tensor:
         weights = matched.logits.new_ones(matched.logits.shape[-1])
         weights[-1] = self.no_object
-        return F.cross_entropy(matched.logits.flatten(0, 1), matched.classes.flatten(), weights, reduction="sum")
+        return F.cross_entropy(
+            matched.logits.flatten(0, 1), matched.classes.flatten(), weights, reduction="sum"
+        )
 
     def count(self, targets: Sequence[Target], queries: int) -> float:
         """The sum of the class weights of all queries.
@@ -134,7 +136,9 @@ class Criterion:
         """
         counts = [0.0] * len(self.terms)
         for targets in micro_batches:
-            counts = [count + term.count(targets, queries) for count, term in zip(counts, self.terms, strict=True)]
+            counts = [
+                count + term.count(targets, queries) for count, term in zip(counts, self.terms, strict=True)
+            ]
         means = distributed.mean(counts)
         return {
             term.name: max(mean, 1.0) if isinstance(term, BoxTerm) else mean
@@ -153,8 +157,12 @@ class Criterion:
         parts: dict[str, dict[str, Tensor]] = {}
         for group, match in zip(groups, matches, strict=True):
             matched = pair_up(group.prediction, match, targets)
-            parts[group.name] = {term.name: term.total(matched) / normalisers[term.name] for term in self.terms}
-        total = torch.stack([term.weight * part[term.name] for part in parts.values() for term in self.terms]).sum()
+            parts[group.name] = {
+                term.name: term.total(matched) / normalisers[term.name] for term in self.terms
+            }
+        total = torch.stack(
+            [term.weight * part[term.name] for part in parts.values() for term in self.terms]
+        ).sum()
         return Losses(total, parts, {group.name: match for group, match in zip(groups, matches, strict=True)})
 
 
@@ -171,7 +179,7 @@ def class_error(prediction: Prediction, match: Match, targets: Sequence[Target])
 
 @torch.no_grad()
 def cardinality_error(prediction: Prediction, targets: Sequence[Target]) -> Tensor:
-    """How far the number of queries that say an object is from the number of objects, on average. A metric."""
+    """How far the count of queries that say an object is from the count of objects, on average. A metric."""
     no_object = prediction.logits.shape[-1] - 1
     said = (prediction.logits.argmax(-1) != no_object).sum(1)  # (B,)
     there = torch.tensor([len(target.labels) for target in targets], device=said.device)  # (B,)

@@ -5,7 +5,6 @@ that is raised is a bug of ours.
 """
 
 import errno
-from importlib import metadata
 from typing import ClassVar
 
 
@@ -50,15 +49,23 @@ def explain(error: BaseException) -> DetrError | None:
     if isinstance(error, DetrError):
         return error
     if "operator torchvision::nms does not exist" in str(error):
+        from importlib import metadata  # slow to import, and on the way of every help screen
+
         torch, torchvision = metadata.version("torch"), metadata.version("torchvision")
         return MachineError(
             f"torch {torch} and torchvision {torchvision} are builds that do not fit each other.\n"
             "Install the two together from one index: pip install --force-reinstall torch torchvision"
         )
-    # torch is not imported here: this is on the way of `detr --help`.
+    # By name: this does not import torch.
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return MachineError("Out of memory: use a smaller --size or --batch-size, or --device cpu.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    ):
         where = f": {error.filename}" if error.filename is not None else ""
         return MachineError(f"{error.strerror}{where}")
     return None

@@ -55,15 +55,6 @@ def costs(logits: Tensor, boxes: Tensor, targets: Sequence[Target], config: Matc
     )
 
 
-def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cheapest one-to-one pairs of a cost (N, Q): objects and their queries, min(N, Q) of each.
-
-    With more objects than queries the dearest objects go without a query.
-    """
-    objects, queries = linear_sum_assignment(cost)
-    return objects, queries
-
-
 class Matcher:
     """Finds the pairs of every decoder layer of a batch."""
 
@@ -90,26 +81,25 @@ class Matcher:
         pairs = []  # for each layer and image: (3, M)
         for layer_cost in numbers[: cost.numel()].reshape(cost.shape):
             for image, start in enumerate(starts[:-1]):
-                objects, queries = assign(layer_cost[start : starts[image + 1]])
+                # With more objects than queries, those go without whose absence makes the rest cheapest.
+                objects, queries = linear_sum_assignment(layer_cost[start : starts[image + 1]])
                 pairs.append(np.stack([np.full_like(queries, image), queries, objects + start]))
 
         # Every layer has the same number of pairs, and one copy brings them all to the device.
         flat = torch.from_numpy(np.concatenate(pairs, axis=1)).to(logits.device)  # (3, L * M)
-        matches = [Match(*layer) for layer in flat.view(3, len(layers), -1).unbind(1)] if flat.numel() else [
-            Match(*flat) for _ in layers
-        ]
+        layered = flat.view(3, len(layers), flat.shape[1] // len(layers))  # (3, L, M)
+        matches = [Match(*layer) for layer in layered.unbind(1)]
         return matches if self.config.matching == "each" else matches * len(predictions)
 
 
 def _name_what_is_not_finite(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> None:
     for image, target in enumerate(targets):
         if not target.boxes.isfinite().all():
-            raise DataError(f"The boxes of the targets of image {image} of the batch are not all finite numbers.")
+            raise DataError(f"The target boxes of image {image} of the batch are not all finite numbers.")
     for what, values in (("logits", logits), ("boxes", boxes)):
-        broken = (~values.isfinite()).flatten(2).any(-1).nonzero()  # (?, 2): layer, image
+        broken = (~values.isfinite()).flatten(2).any(-1).any(0).nonzero()  # (?, 1)
         if len(broken):
-            layer, image = broken[0].tolist()
             raise DivergedError(
-                f"The predicted {what} of image {image} of the batch are not finite (decoder layer {layer}).\n"
-                "The training has diverged: lower the learning rate or check the data."
+                f"The predicted {what} of image {broken[0].item()} of the batch are not finite numbers.\n"
+                "The training has diverged: lower the learning rate, or look for broken data."
             )

@@ -23,7 +23,9 @@ def detections(
     boxes = corners(prediction.boxes.float()) * scale[:, None]  # (B, Q, 4)
 
     found = []
-    for score, index, box in zip(scores.cpu().numpy(), indices.cpu().numpy(), boxes.cpu().numpy(), strict=True):
+    for score, index, box in zip(
+        scores.cpu().numpy(), indices.cpu().numpy(), boxes.cpu().numpy(), strict=True
+    ):
         queries = np.flatnonzero(score >= threshold)
         if threshold > 0:
             queries = queries[np.argsort(-score[queries], kind="stable")]

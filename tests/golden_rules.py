@@ -76,9 +76,7 @@ def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tens
 
 
 def image(i: int, h: int, w: int) -> Tensor:
-    y, x = np.meshgrid(
-        np.arange(h, dtype=np.float32) / h, np.arange(w, dtype=np.float32) / w, indexing="ij"
-    )
+    y, x = np.meshgrid(np.arange(h, dtype=np.float32) / h, np.arange(w, dtype=np.float32) / w, indexing="ij")
     waves = [
         np.sin(2 * np.pi * ((1 + c + i) * x + (2 + c) * y)) + np.cos(2 * np.pi * ((3 - c) * x * y * (i + 1)))
         for c in range(3)

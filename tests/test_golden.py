@@ -1,6 +1,5 @@
-"""The whole of DETR against the published implementation: forward, matching, loss, gradients, postprocessing."""
+"""DETR against the published implementation: forward, matching, loss, gradients, postprocessing."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +40,7 @@ class Run:
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+def run(request: pytest.FixtureRequest) -> Run:
     golden = Golden(request.param)
     model = build(CONFIGS[request.param])
     theirs = golden.state_dict()
@@ -58,12 +57,14 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     watch_attention(model.encoder.layers[-1].self_attention, "encoder", seen)
     watch_attention(model.decoder.layers[-1].cross_attention, "cross", seen)
     model.encoder.register_forward_hook(lambda _m, _i, memory: seen.update(memory=memory))
-    model.decoder.layers[0].self_attention.register_forward_hook(lambda _m, _i, out: seen.update(first=out[0]))
+    model.decoder.layers[0].self_attention.register_forward_hook(
+        lambda _m, _i, out: seen.update(first=out[0])
+    )
 
     output = model(golden.batch())
     losses = build_criterion()(output, golden.targets())
     losses.total.backward()
-    yield Run(golden, model, output, losses, seen["memory"], seen["encoder"], seen["cross"], seen["first"])
+    return Run(golden, model, output, losses, seen["memory"], seen["encoder"], seen["cross"], seen["first"])
 
 
 def watch_attention(attention: nn.MultiheadAttention, name: str, seen: dict[str, Tensor]) -> None:
@@ -152,7 +153,7 @@ def test_postprocessing(run: Run) -> None:
 
 
 def test_first_decoder_self_attention_cannot_share_anything_out(run: Run) -> None:
-    """Its values are zero (a constant with pre-norm), so all queries gather the same, whatever they attend to."""
+    """Its values are zero (a constant with pre-norm): all queries gather the same."""
     gathered = run.first_self_attention  # (B, Q, C)
     assert gathered.abs().max() > 0.01
     close(gathered, gathered[:, :1].expand_as(gathered).detach().numpy(), 1e-5)

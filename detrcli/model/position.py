@@ -33,7 +33,9 @@ class SinePosition(nn.Module):
     @staticmethod
     def _waves(angle: Tensor, wavelength: Tensor) -> Tensor:
         phase = angle[:, None] / wavelength[:, None, None]  # (B, dim/4, h, w)
-        return torch.stack([phase.sin(), phase.cos()], 2).flatten(1, 2)  # (B, dim/2, h, w), sin and cos in turn
+        return torch.stack([phase.sin(), phase.cos()], 2).flatten(
+            1, 2
+        )  # (B, dim/2, h, w), sin and cos in turn
 
 
 class LearnedPosition(nn.Module):
@@ -51,7 +53,7 @@ class LearnedPosition(nn.Module):
         B, h, w = padding.shape
         if max(h, w) > self.LONGEST:
             raise UsageError(
-                f"Learned positions reach {self.LONGEST} x {self.LONGEST} feature cells; this picture has {w} x {h}.\n"
+                f"Learned positions reach {self.LONGEST} x {self.LONGEST} feature cells, not {w} x {h}.\n"
                 "Use a smaller size, or a model with sine positions."
             )
         columns = self.columns.weight[:w].T[:, None, :].expand(-1, h, -1)  # (dim/2, h, w)

@@ -66,7 +66,9 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim, width, dropout)
         self.add_norm3 = AddNorm(dim, dropout, pre_norm=pre_norm)
 
-    def forward(self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor
+    ) -> Tensor:
         def confer(x: Tensor) -> Tensor:
             return attend(self.self_attention, x + queries, x + queries, x)
 

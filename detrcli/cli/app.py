@@ -1,0 +1,93 @@
+"""`detr`: the commands put together, and what becomes of an error."""
+
+import os
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+import detrcli
+from detrcli.cli.eval import evaluate
+from detrcli.cli.match_debug import match_debug
+from detrcli.cli.models import models
+from detrcli.cli.options import Session
+from detrcli.cli.predict import predict
+from detrcli.cli.train import train
+from detrcli.cli.visualize_attn import visualize_attn
+from detrcli.errors import UsageError, explain
+from detrcli.text import visible
+
+# Plain help screens: rich ones take twice the time and cut lines off in narrow terminals.
+app = typer.Typer(name="detr", rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("predict")(predict)
+app.command("visualize-attn")(visualize_attn)
+app.command("match-debug")(match_debug)
+app.command("models")(models)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"detr {detrcli.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def detr(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """DETR, the detection transformer: train, evaluate, predict, and look inside."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    session = Session()
+    try:
+        code = typer.main.get_command(app)(prog_name="detr", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+    except SystemExit as error:
+        # typer leaves so when the reader of a pipe went away.
+        code = _reader_left() if isinstance(error.__context__, BrokenPipeError) else error.code
+    except BrokenPipeError:
+        code = _reader_left()
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException as error:
+        code = _report(error, session)
+    sys.exit(code)
+
+
+def _report(error: BaseException, session: Session) -> int:
+    """Say on stderr what went wrong, in a few lines; the exit code."""
+    if session.debug:
+        traceback.print_exception(error)
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "detr"
+        code, message = (
+            UsageError.exit_code,
+            f"{error.format_message()}\n`{command} --help` shows the options.",
+        )
+    elif known := explain(error):
+        code, message = known.exit_code, str(known)
+    else:
+        code = 1
+        message = (
+            f"A bug of ours: {type(error).__name__}: {error}\nPlease report it, with what --debug shows."
+        )
+    for line in message.splitlines():
+        print(f"detr: {visible(line)}", file=sys.stderr)
+    return code
+
+
+def _reader_left() -> int:
+    # What is still buffered has nowhere to go; without this Python would complain at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

@@ -1,0 +1,14 @@
+"""Text from files and the web, made safe to show."""
+
+import unicodedata
+
+# Characters that reorder a line, on top of the control characters.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def visible(text: str) -> str:
+    """The text with control, escape and bidi characters written out, as \\x1b is for escape."""
+    return "".join(
+        ascii(char)[1:-1] if char in _BIDI or unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} else char
+        for char in text
+    )

@@ -1,0 +1,130 @@
+"""The command line as a stranger meets it: in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import detrcli
+from detrcli.cli.app import app
+
+COMMANDS = sorted(typer.main.get_command(app).commands)
+TO_COME = {
+    "train": [],
+    "eval": ["data"],
+    "predict": ["a.jpg"],
+    "visualize-attn": ["a.jpg"],
+    "match-debug": ["data"],
+}
+
+
+def detr(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "detrcli", *args], capture_output=True, text=True, env={**os.environ, **env}
+    )
+
+
+def test_the_five_commands_exist() -> None:
+    assert set(COMMANDS) >= {"train", "eval", "predict", "visualize-attn", "match-debug"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    shown = detr(command, "--help")
+    assert shown.returncode == 0
+    assert shown.stderr == ""
+    assert f"Usage: detr {command}" in shown.stdout
+    assert "--debug" in shown.stdout
+    # A first sentence of its own, whole in the list of commands too.
+    first = shown.stdout.splitlines()[2].strip()
+    assert first in detr().stdout
+
+
+def test_version_and_bare_call() -> None:
+    assert detr("--version").stdout == f"detr {detrcli.__version__}\n"
+    assert "Commands:" in detr().stdout
+    assert detr().returncode == 0
+
+
+@pytest.mark.parametrize(("command", "args"), TO_COME.items())
+def test_what_is_to_come_says_so_in_one_line(command: str, args: list[str]) -> None:
+    shown = detr(command, *args)
+    assert shown.returncode == 2
+    assert shown.stdout == ""
+    assert shown.stderr == f"detr: `detr {command}` is not in this version yet.\n"
+
+
+@pytest.mark.parametrize("args", [["frob"], ["train", "--epochs", "x"], ["train", "--frob"], ["predict"]])
+def test_usage_errors(args: list[str]) -> None:
+    shown = detr(*args)
+    assert shown.returncode == 2
+    assert shown.stdout == ""
+    assert 1 <= len(shown.stderr.splitlines()) <= 3
+    assert "--help` shows the options" in shown.stderr
+
+
+def test_control_characters_in_an_error_are_made_visible() -> None:
+    shown = detr("fr\x1b[31mob\u202e")
+    assert "\x1b" not in shown.stderr
+    assert "\\x1b[31m" in shown.stderr
+    assert "\\u202e" in shown.stderr
+
+
+def test_models_as_table_and_as_json() -> None:
+    table = detr("models", COLUMNS="20")
+    assert table.returncode == 0
+    assert table.stderr == ""
+    assert "\x1b" not in table.stdout
+    assert [line.split()[-1] for line in table.stdout.splitlines()] == [
+        "parameters", "41,524,768", "41,524,768", "60,464,672", "60,464,672",
+    ]  # fmt: skip
+    document = json.loads(detr("models", "--json").stdout)
+    assert document["schema"] == "detr.models/1"
+    assert document["models"][0] == {"name": "detr-r50", "backbone": "resnet50", "parameters": 41_524_768}
+
+
+def test_a_bug_of_ours_is_one_and_debug_shows_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise TypeError('planted')")
+    short = detr("models", PYTHONPATH=str(tmp_path))
+    assert short.returncode == 1
+    assert "A bug of ours: TypeError: planted" in short.stderr
+    assert "Traceback" not in short.stderr
+    assert "Traceback" in detr("models", "--debug", PYTHONPATH=str(tmp_path)).stderr
+
+
+def test_torch_and_torchvision_that_do_not_fit(tmp_path: Path) -> None:
+    """What the import of PyPI's torchvision beside a CPU-only torch raises, planted."""
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    shown = detr("models", PYTHONPATH=str(tmp_path))
+    assert shown.returncode == 6
+    first, second = shown.stderr.splitlines()
+    from importlib.metadata import version
+
+    assert f"torch {version('torch')} and torchvision {version('torchvision')}" in first
+    assert "pip install" in second
+
+
+def test_machine_errors_have_their_code(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise OSError(28, 'No space left on device', 'out.json')")
+    shown = detr("models", PYTHONPATH=str(tmp_path))
+    assert shown.returncode == 6
+    assert shown.stderr == "detr: No space left on device: out.json\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no /dev/full and no head")
+def test_a_reader_that_leaves_is_no_error() -> None:
+    shown = subprocess.run(
+        f"{sys.executable} -m detrcli models | true; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.stdout == "141\n"
+    assert shown.stderr == ""
+
+
+def test_shell_completion() -> None:
+    shown = detr(_DETR_COMPLETE="complete_bash", COMP_WORDS="detr vis", COMP_CWORD="1")
+    assert shown.stdout.split() == ["visualize-attn"]
