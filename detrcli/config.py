@@ -37,3 +37,13 @@ class LossConfig(Config):
     loss_l1: float = 5.0
     loss_giou: float = 2.0
     no_object: float = 0.1  # weight of the class "no object" in the cross-entropy
+
+
+@dataclass(frozen=True)
+class Preprocessing(Config):
+    """How a picture becomes the network's input; it travels with the weights."""
+
+    size: int = 800  # the shorter side
+    max_size: int = 1333  # the longer side, about
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)

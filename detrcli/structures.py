@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
 
@@ -20,6 +21,10 @@ class Batch:
 
     images: Tensor  # (B, 3, H, W), normalised
     padding: Tensor  # (B, H, W), True where there is no picture
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(self.images.to(device), self.padding.to(device))
 
 
 @dataclass(frozen=True)

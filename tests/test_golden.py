@@ -14,7 +14,7 @@ from detrcli.postprocess import detections
 from detrcli.structures import Classes, Output
 from detrcli.variants import VARIANTS
 from detrcli.variants.detr import DETRConfig, build, build_criterion
-from detrcli.weights.names import published
+from detrcli.weights.names import PUBLISHED, rename
 
 CONFIGS = {
     "detr-r50": VARIANTS["detr-r50"],
@@ -43,8 +43,7 @@ class Run:
 def run(request: pytest.FixtureRequest) -> Run:
     golden = Golden(request.param)
     model = build(CONFIGS[request.param])
-    theirs = golden.state_dict()
-    model.load_state_dict({name: theirs[published(name)] for name in model.state_dict()})
+    model.load_state_dict({rename(name, PUBLISHED): value for name, value in golden.state_dict().items()})
     # Training mode without dropout, as the reference ran.
     model.train()
     for module in model.modules():
@@ -81,8 +80,8 @@ def close(ours: Tensor | np.ndarray, theirs: np.ndarray, tolerance: float = VALU
 
 
 def test_tensors_have_the_published_names_and_shapes(run: Run) -> None:
-    ours = {published(name): list(value.shape) for name, value in run.model.state_dict().items()}
-    assert ours == run.golden.facts["state_dict"]
+    theirs = {rename(name, PUBLISHED): shape for name, shape in run.golden.facts["state_dict"].items()}
+    assert {name: list(value.shape) for name, value in run.model.state_dict().items()} == theirs
     assert sum(p.numel() for p in run.model.parameters()) == run.golden.facts["num_parameters"]
 
 
@@ -129,10 +128,9 @@ def test_every_loss_and_the_total(run: Run) -> None:
 
 def test_every_gradient(run: Run) -> None:
     ours = {
-        published(name): None if p.grad is None else p.grad.norm().item()
-        for name, p in run.model.named_parameters()
+        name: None if p.grad is None else p.grad.norm().item() for name, p in run.model.named_parameters()
     }
-    theirs = run.golden.facts["grad_norms"]
+    theirs = {rename(name, PUBLISHED): norm for name, norm in run.golden.facts["grad_norms"].items()}
     assert ours.keys() == theirs.keys()
     assert {name for name, norm in ours.items() if norm is None} == {
         name for name, norm in theirs.items() if norm is None

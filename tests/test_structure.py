@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 
 FLOORS = (
     ("boxes", "config", "distributed", "errors", "structures", "text"),
-    ("data", "matching", "model"),
+    ("data", "draw", "matching", "model"),
     ("criterion", "postprocess"),
     ("variants",),
     ("weights",),

@@ -1,6 +1,7 @@
 """`detr`: the commands put together, and what becomes of an error."""
 
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -49,6 +50,8 @@ def detr(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     session = Session()
+    # So that what was begun is tidied up, as it is after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = typer.main.get_command(app)(prog_name="detr", standalone_mode=False, obj=session)
         sys.stdout.flush()

@@ -1,12 +1,17 @@
 """`detr predict`: detections in pictures."""
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from detrcli.cli.options import Debug, Device, Json, Overwrite, Weights
-from detrcli.errors import UsageError
+from detrcli.errors import DataError, UsageError
+
+Format = Literal["json", "coco", "csv"]
 
 
 def predict(
@@ -15,15 +20,98 @@ def predict(
     ],
     weights: Weights = "detr-r50",
     threshold: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least score to keep.")] = 0.7,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where annotated pictures go.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where annotated pictures go, else predictions/, numbered."),
+    ] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Draw nothing.")] = False,
     format_: Annotated[
-        str | None, typer.Option("--format", metavar="F", help="Print json, coco or csv.")
+        Format | None, typer.Option("--format", help="Print this in place of a table.")
     ] = None,
+    size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Shorter side of the input.")] = None,
+    max_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Longest side of the input.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Pictures of equal input size that go together.")
+    ] = 1,
+    max_pixels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Larger pictures are not opened.")
+    ] = 200_000_000,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any picture was skipped.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What a .pth cannot tell (DC5): a name from `detr models`."),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="Hash of weights given by URL.")] = None,
     device: Device = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in.")
+    ] = "fp32",
     overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Find objects in pictures (to come)."""
-    raise UsageError("`detr predict` is not in this version yet.")
+    """Find objects in pictures."""
+    if json and format_ not in (None, "json"):
+        raise UsageError(f"--json and --format {format_} are two different things to print.")
+    format_ = "json" if json else format_
+
+    import detrcli.cli.detections as show
+    from detrcli.cli.console import DownloadStatus, Status, print_json, warn
+    from detrcli.cli.outputs import check_free
+    from detrcli.data.collect import collect
+
+    if out is not None and not no_images:
+        check_free(out, overwrite=overwrite)
+    named = list(collect(_arguments(images)))
+    if not named:
+        raise DataError("No picture was named on stdin.")
+
+    from PIL import Image
+
+    from detrcli.cli.drawing import drawn
+    from detrcli.detector import Detector
+    from detrcli.weights.load import load_weights
+
+    Image.MAX_IMAGE_PIXELS = (
+        None  # --max-pixels is the limit here; Pillow's own is lower and cannot be argued with
+    )
+    loaded = load_weights(weights, model=model, sha256=sha256, progress=DownloadStatus())
+    detector = Detector(loaded.resized(size, max_size), device, precision)
+    stream = detector.stream((item.path for item in named), threshold, batch_size, max_pixels)
+
+    results: list[show.Result] = []
+    with Status("predicting", len(named), quiet=len(named) == 1) as status:
+        for result in drawn(named, stream, out, draw=not no_images):
+            results.append(result)
+            status.advance()
+            for note in result.notes:
+                warn(f"{result.file}: {note}")
+            if result.problem:
+                warn(f"{result.file}: skipped: {result.problem}")
+
+    if format_ == "json":
+        print_json(show.as_json(results, weights, threshold))
+    elif format_ == "coco":
+        print_json(show.as_coco(results))
+    elif format_ == "csv":
+        show.print_csv(results)
+    else:
+        show.print_for_people(results, threshold)
+
+    skipped = sum(result.problem is not None for result in results)
+    if skipped == len(results):
+        raise DataError("No picture could be read.")
+    if skipped and strict:
+        raise DataError(f"{skipped} of {len(results)} pictures were skipped.")
+
+
+def _arguments(images: list[str]) -> Iterator[str]:
+    """The pictures that were named, those on stdin in the place of `-`."""
+    for image in images:
+        if image == "-":
+            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
+            yield from (line for line in lines if line)
+        else:
+            yield image

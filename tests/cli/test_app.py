@@ -16,7 +16,6 @@ COMMANDS = sorted(typer.main.get_command(app).commands)
 TO_COME = {
     "train": [],
     "eval": ["data"],
-    "predict": ["a.jpg"],
     "visualize-attn": ["a.jpg"],
     "match-debug": ["data"],
 }
@@ -74,17 +73,29 @@ def test_control_characters_in_an_error_are_made_visible() -> None:
     assert "\\u202e" in shown.stderr
 
 
-def test_models_as_table_and_as_json() -> None:
-    table = detr("models", COLUMNS="20")
+def test_models_as_table_and_as_json(tmp_path: Path) -> None:
+    (tmp_path / "e632da11").mkdir()
+    (tmp_path / "e632da11" / "detr-r50-e632da11.pth").touch()
+    table = detr("models", COLUMNS="20", DETR_CACHE=str(tmp_path))
     assert table.returncode == 0
     assert table.stderr == ""
     assert "\x1b" not in table.stdout
-    assert [line.split()[-1] for line in table.stdout.splitlines()] == [
-        "parameters", "41,524,768", "41,524,768", "60,464,672", "60,464,672",
-    ]  # fmt: skip
-    document = json.loads(detr("models", "--json").stdout)
+    lines = [line.split() for line in table.stdout.splitlines()]
+    assert lines[1] == ["detr-r50", "resnet50", "41,524,768", "42.0", "167", "yes"]
+    assert lines[4] == ["detr-r101-dc5", "resnet101", "dilated", "60,464,672", "44.9", "243", "no"]
+    assert len(lines) == 8
+
+    document = json.loads(detr("models", "--json", DETR_CACHE=str(tmp_path)).stdout)
     assert document["schema"] == "detr.models/1"
-    assert document["models"][0] == {"name": "detr-r50", "backbone": "resnet50", "parameters": 41_524_768}
+    assert document["models"][0] == {
+        "name": "detr-r50",
+        "backbone": "resnet50",
+        "parameters": 41_524_768,
+        "AP": 42.0,
+        "bytes": 166_618_694,
+        "cached": True,
+    }
+    assert document["models"][4]["parameters"] is None
 
 
 def test_a_bug_of_ours_is_one_and_debug_shows_its_traceback(tmp_path: Path) -> None:

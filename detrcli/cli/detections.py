@@ -1,0 +1,111 @@
+"""Detections as JSON, COCO results, CSV and tables."""
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from detrcli.cli.console import print_table
+
+if TYPE_CHECKING:
+    from detrcli.structures import Detections
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one picture."""
+
+    file: str
+    width: int
+    height: int
+    detections: "Detections | None"
+    notes: Sequence[str]
+    problem: str | None
+
+
+def _rows(found: "Detections | None") -> Iterator[dict[str, Any]]:
+    """A detection each, in plain Python; a thousandth of a pixel is as fine as float32 goes."""
+    if found is None:
+        return
+    for i in range(len(found)):
+        yield {
+            "query": int(found.queries[i]),
+            "category_id": int(found.category_ids[i]),
+            "label": str(found.labels[i]),
+            "score": round(float(found.scores[i]), 6),
+            "box": [round(value, 3) for value in found.boxes[i].tolist()],
+        }
+
+
+def as_json(results: Sequence[Result], weights: str, threshold: float) -> dict[str, Any]:
+    """The document `detr.predict/1`."""
+    return {
+        "schema": "detr.predict/1",
+        "weights": weights,
+        "threshold": threshold,
+        "images": [
+            {
+                "file": result.file,
+                "width": result.width,
+                "height": result.height,
+                "detections": list(_rows(result.detections)),
+            }
+            for result in results
+            if result.problem is None
+        ],
+        "skipped": [
+            {"file": result.file, "reason": result.problem}
+            for result in results
+            if result.problem is not None
+        ],
+    }
+
+
+def as_coco(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """COCO results. Images count from 1 in input order, those that were skipped included."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": row["category_id"],
+            "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
+            "score": row["score"],
+        }
+        for image_id, result in enumerate(results, 1)
+        for row in _rows(result.detections)
+        for x0, y0, x1, y1 in [row["box"]]
+    ]
+
+
+def print_csv(results: Sequence[Result]) -> None:
+    """A line per detection."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "query", "category_id", "label", "score", "x0", "y0", "x1", "y1"])
+    for result in results:
+        for row in _rows(result.detections):
+            *values, box = row.values()
+            writer.writerow([result.file, *values, *box])
+
+
+def print_for_people(results: Sequence[Result], threshold: float) -> None:
+    """One picture's detections, or how much of what was found in each of several."""
+    if len(results) == 1 and results[0].problem is None:
+        rows = [(*values, *box) for *values, box in (row.values() for row in _rows(results[0].detections))]
+        if rows:
+            print_table(
+                ("query", "label", "score", "x0", "y0", "x1", "y1"),
+                [(q, label, f"{s:.3f}", *(f"{v:.1f}" for v in box)) for q, _, label, s, *box in rows],
+            )
+        else:
+            print(f"Nothing found with a score of {threshold} or more.")
+        return
+    print_table(
+        ("file", "objects", "what"),
+        [(r.file, len(r.detections), _summary(r.detections)) for r in results if r.detections is not None],
+    )
+
+
+def _summary(found: "Detections") -> str:
+    counts = Counter(found.labels.tolist())
+    return ", ".join(f"{count} {label}" for label, count in counts.most_common())

@@ -1,0 +1,104 @@
+"""Pictures as people have them, opened as they are seen: upright, in colour, on white."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from detrcli.errors import DataError
+from detrcli.text import visible
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+MAX_PIXELS = 200_000_000
+
+UPRIGHT = 1
+_SIXTEEN_BITS = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to look at."""
+
+    image: Image.Image  # RGB
+    notes: Sequence[str]  # what a user should know of how it was read
+
+
+def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode a file whole. What is wrong with it is a DataError that says so, without naming the file."""
+    try:
+        with warnings.catch_warnings():
+            # Odd metadata is no reason to look at a picture differently.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise DataError(
+                        f"it has {width} x {height} pixels, more than --max-pixels {max_pixels:,} allows"
+                    )
+                # A photograph may carry a second, smaller one (MPO), which is no frame. Asked before the pixels
+                # are loaded, because a TIFF forgets them when it counts.
+                animated = getattr(image, "is_animated", False) and image.format != "MPO"
+                image.load()
+                notes = ["only the first of its frames was read"] if animated else []
+                return Picture(to_rgb(upright(image)), notes)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError("there is no such file") from None
+    except IsADirectoryError:
+        raise DataError("it is a folder without pictures") from None
+    except PermissionError:
+        raise DataError("it may not be read (permission denied)") from None
+    except UnidentifiedImageError:
+        raise DataError(f"it is none of {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(str(error)) from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        KeyError,
+        IndexError,
+        TypeError,
+    ) as error:
+        # Pillow's decoders raise all of these for broken files.
+        raise DataError(f"it cannot be decoded ({visible(str(error)) or type(error).__name__})") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says. A broken EXIF says nothing."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
+        return ImageOps.exif_transpose(image) if turned else image
+    except (SyntaxError, ValueError, OSError, KeyError, TypeError, IndexError):
+        return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any kind of pixels as RGB of 8 bits: what is transparent on white, 16 bits scaled."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    converted = _convert(image)
+    converted.info = {}  # a profile of the old colours does not describe the new ones
+    return converted
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BITS:
+        values = np.asarray(image).astype(np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise DataError("its pixels are integers beyond 16 bits, of no known scale")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("its pixels are floating-point numbers, of no known scale")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,219 @@
+"""A model as one uses it: pictures in, detections out. Behind `load`, `detr predict` and what looks inside."""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detrcli.config import Preprocessing
+from detrcli.data.batching import collate
+from detrcli.data.images import MAX_PIXELS, Picture, open_picture, to_rgb, upright
+from detrcli.data.transforms import prepare
+from detrcli.errors import DataError, MachineError, UsageError
+from detrcli.postprocess import detections
+from detrcli.structures import Classes, Detections, Prediction
+from detrcli.weights.load import load_weights
+from detrcli.weights.weights import Weights
+
+Source = str | Path | Image.Image | np.ndarray
+T = TypeVar("T")
+R = TypeVar("R")
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of one picture: what was found in it, or why it could not be looked at."""
+
+    source: Source
+    image: Image.Image | None  # as it is displayed, RGB
+    detections: Detections | None
+    notes: Sequence[str] = ()
+    problem: str | None = None
+
+
+class Detector:
+    """A model on a device, with all it takes to go from a picture to detections."""
+
+    def __init__(self, weights: Weights, device: str = "auto", precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision {precision!r}: there is {', '.join(PRECISIONS)}.")
+        self.source = weights.source
+        self.device = find_device(device)
+        self.precision = PRECISIONS[precision]
+        self.classes: Classes = weights.classes
+        self.preprocessing: Preprocessing = weights.preprocessing
+        self.model = weights.model().to(self.device)
+        if self.precision is torch.bfloat16 and self.device.type == "cpu" and not _cpu_computes_bf16():
+            warnings.warn(
+                "This CPU does not compute in bf16; it imitates it, slower than fp32.", stacklevel=2
+            )
+
+    @overload
+    def predict(self, images: Source, threshold: float = ..., batch_size: int = ...) -> Detections: ...
+    @overload
+    def predict(
+        self, images: list[Source], threshold: float = ..., batch_size: int = ...
+    ) -> list[Detections]: ...
+    def predict(
+        self, images: Source | list[Source], threshold: float = 0.7, batch_size: int = 1
+    ) -> Detections | list[Detections]:
+        """Detections with score >= threshold: of one picture, or of a list, in its order.
+
+        A picture is a path, a Pillow image or an H x W x 3 array of uint8. One that cannot be read is a
+        DataError; `stream` goes on after it.
+        """
+        several = images if isinstance(images, list) else [images]
+        found = []
+        for seen in self.stream(several, threshold, batch_size):
+            if seen.detections is None:
+                name = f"{seen.source}: " if isinstance(seen.source, str | Path) else "a picture: "
+                raise DataError(name + (seen.problem or ""))
+            found.append(seen.detections)
+        return found if isinstance(images, list) else found[0]
+
+    def stream(
+        self,
+        sources: Iterable[Source],
+        threshold: float = 0.7,
+        batch_size: int = 1,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Iterator[Seen]:
+        """What is seen in each picture, in their order, while the next ones are being read.
+
+        Pictures share a batch only where their input sizes are equal, so nothing is padded and a result does
+        not depend on the company.
+        """
+
+        def read(source: Source) -> tuple[Seen, Tensor | None]:
+            try:
+                picture = _open(source, max_pixels)
+            except DataError as error:
+                return Seen(source, None, None, problem=str(error)), None
+            seen = Seen(source, picture.image, None, picture.notes)
+            return seen, prepare(picture.image, self.preprocessing)  # (3, h, w)
+
+        # Equal sizes are looked for among this many pictures.
+        window = 1 if batch_size == 1 else 4 * batch_size
+        with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
+            ready = ahead(pool, read, sources, depth=2 * window + 2)
+            while chunk := list(islice(ready, window)):
+                yield from self._look(chunk, threshold, batch_size)
+
+    def _look(
+        self, chunk: list[tuple[Seen, Tensor | None]], threshold: float, batch_size: int
+    ) -> Iterator[Seen]:
+        by_size: dict[torch.Size, list[int]] = {}
+        for i, (_, pixels) in enumerate(chunk):
+            if pixels is not None:
+                by_size.setdefault(pixels.shape, []).append(i)
+
+        found: dict[int, Detections] = {}
+        for places in by_size.values():
+            for start in range(0, len(places), batch_size):
+                batch = places[start : start + batch_size]
+                sizes = [(image.height, image.width) for i in batch if (image := chunk[i][0].image)]
+                prediction = self.forward([pixels for i in batch if (pixels := chunk[i][1]) is not None])
+                found |= zip(batch, detections(prediction, sizes, self.classes, threshold), strict=True)
+        for i, (seen, _) in enumerate(chunk):
+            yield replace(seen, detections=found[i]) if i in found else seen
+
+    def forward(self, pixels: Sequence[Tensor]) -> Prediction:
+        """The last layer's prediction for network inputs (3, h, w) of equal size."""
+        batch = collate(pixels).to(self.device)
+        half = self.precision is not torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.precision) if half else nullcontext(),
+            exact_float32(),
+        ):
+            return self.model(batch).last
+
+
+def load(
+    weights: str | Path = "detr-r50",
+    device: str = "auto",
+    *,
+    precision: str = "fp32",
+    model: str | None = None,
+    sha256: str | None = None,
+) -> Detector:
+    """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL."""
+    return Detector(load_weights(str(weights), model=model, sha256=sha256), device, precision)
+
+
+def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+    """Like `map` in a pool, but no more than `depth` items are taken before their turn."""
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def find_device(name: str) -> torch.device:
+    """A device by name; "auto" is the first there is of cuda, mps, cpu."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, usable in there.items() if usable)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in there:
+        raise UsageError(f"--device {name}: there is auto, cpu, cuda, cuda:N and mps.")
+    if not there[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        usable = ", ".join(kind for kind, usable in there.items() if usable)
+        raise MachineError(f"--device {name}: there is no such device here. There is {usable}.")
+    return device
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Float32 that is float32, without TF32's ten bits, and afterwards as it was before."""
+    cudnn: Any = torch.backends.cudnn
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _cpu_computes_bf16() -> bool:
+    # Older versions of torch cannot tell; then nobody is warned.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return not capabilities or any("bf16" in name and has for name, has in capabilities.items())
+
+
+def _open(source: Source, max_pixels: int) -> Picture:
+    if isinstance(source, str | Path):
+        return open_picture(Path(source), max_pixels)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise DataError(
+                f"an array of {source.dtype} {source.shape}; it must be uint8, height x width x 3"
+            )
+        source = Image.fromarray(source)
+    return Picture(to_rgb(upright(source)), [])

@@ -1,0 +1,217 @@
+"""Every kind of picture that people have, each with coloured corners that show that nothing was turned or cut."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrcli.data.images import open_picture
+from detrcli.errors import DataError
+
+WIDTH, HEIGHT = 48, 32
+# Upper left, upper right, lower left, lower right.
+CORNERS = [(255, 0, 0), (0, 200, 0), (0, 0, 255), (250, 250, 0)]
+
+
+def corners(colours: list[tuple[int, ...]], kind: str = "uint8") -> np.ndarray:
+    """A picture of four quarters."""
+    quarters = np.array(colours, dtype=kind).reshape(2, 2, -1)
+    return quarters.repeat(HEIGHT // 2, 0).repeat(WIDTH // 2, 1).squeeze()
+
+
+def seen(path: Path) -> list[tuple[int, int, int]]:
+    """The colours in the corners, four pixels in."""
+    image = open_picture(path).image
+    assert image.mode == "RGB"
+    assert image.size == (WIDTH, HEIGHT)
+    x, y = WIDTH - 5, HEIGHT - 5
+    return [image.getpixel(at) for at in ((4, 4), (x, 4), (4, y), (x, y))]
+
+
+def close(ours: list[tuple[int, ...]], wanted: list[tuple[int, ...]], tolerance: int) -> None:
+    assert np.abs(np.array(ours) - np.array(wanted)).max() <= tolerance, ours
+
+
+RGB = Image.fromarray(corners(CORNERS))
+GREY = [(10, 10, 10), (90, 90, 90), (170, 170, 170), (250, 250, 250)]
+L = Image.fromarray(corners([(10,), (90,), (170,), (250,)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("a.png", 0),
+        ("a.jpg", 12),
+        ("a.jpeg", 12),
+        ("a.bmp", 0),
+        ("a.tif", 0),
+        ("a.tiff", 0),
+        ("a.gif", 0),
+        ("a.webp", 40),
+    ],
+)
+def test_each_format(tmp_path: Path, name: str, tolerance: int) -> None:
+    RGB.save(tmp_path / name, **({"quality": 95, "subsampling": 0} if "jp" in name else {}))
+    close(seen(tmp_path / name), CORNERS, tolerance)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
+    """Stored turned, with the tag that turns it back."""
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = RGB if undo is None else RGB.transpose(undo)
+    stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
+    close(seen(tmp_path / f"a.{suffix}"), CORNERS, 40)
+
+
+def test_broken_exif_is_passed_over(tmp_path: Path) -> None:
+    RGB.save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", quality=95, subsampling=0)
+    close(seen(tmp_path / "a.jpg"), CORNERS, 12)
+
+
+def sixteen(path: Path) -> None:
+    Image.fromarray(corners([(10 * 257,), (90 * 257,), (170 * 257,), (250 * 257,)], "uint16")).save(path)
+
+
+def bilevel(path: Path) -> None:
+    L.point(lambda value: 255 * (value > 128)).convert("1").save(path)
+
+
+def transparent_palette(path: Path) -> None:
+    image = RGB.quantize(4)
+    image.save(path, transparency=image.getpixel((WIDTH - 1, HEIGHT - 1)))
+
+
+def half_transparent(path: Path) -> None:
+    Image.fromarray(corners([(*CORNERS[0], 255), (*CORNERS[1], 255), (*CORNERS[2], 255), (0, 0, 0, 0)])).save(
+        path
+    )
+
+
+def grey_with_alpha(path: Path) -> None:
+    Image.fromarray(corners([(10, 255), (90, 255), (170, 255), (0, 0)])).save(path)
+
+
+def grey_with_key(path: Path) -> None:
+    L.save(path, transparency=250)
+
+
+KINDS: list[tuple[str, Callable[[Path], object], list[tuple[int, ...]]]] = [
+    ("grey.png", L.save, GREY),
+    ("grey.jpg", lambda path: L.save(path, quality=100), GREY),
+    ("palette.png", RGB.quantize(4).save, CORNERS),
+    ("palette.gif", RGB.quantize(4).save, CORNERS),
+    ("cmyk.jpg", lambda path: RGB.convert("CMYK").save(path, quality=100), CORNERS),
+    ("cmyk.tif", RGB.convert("CMYK").save, CORNERS),
+    ("alpha.png", half_transparent, [*CORNERS[:3], (255, 255, 255)]),
+    ("alpha.webp", lambda path: half_transparent(path), [*CORNERS[:3], (255, 255, 255)]),
+    ("palette-alpha.png", transparent_palette, [*CORNERS[:3], (255, 255, 255)]),
+    ("grey-alpha.png", grey_with_alpha, [*GREY[:3], (255, 255, 255)]),
+    ("grey-key.png", grey_with_key, [*GREY[:3], (255, 255, 255)]),
+    ("16-bit.png", sixteen, GREY),
+    ("16-bit.tif", sixteen, GREY),
+    ("bilevel.png", bilevel, [(0, 0, 0), (0, 0, 0), (255, 255, 255), (255, 255, 255)]),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "wanted"), KINDS, ids=[kind[0] for kind in KINDS])
+def test_each_kind_of_pixels(
+    tmp_path: Path, name: str, write: Callable[[Path], object], wanted: list[tuple[int, ...]]
+) -> None:
+    write(tmp_path / name)
+    close(seen(tmp_path / name), wanted, 40 if name.endswith("webp") else 6 if name.endswith("jpg") else 0)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
+    """Written by hand, since Pillow does not write it."""
+    pixels = corners([tuple(257 * v for v in colour) for colour in CORNERS], ">u2")
+    rows = b"".join(b"\x00" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
+    data = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    close(seen(tmp_path / "a.png"), CORNERS, 0)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_first_frame_is_taken_and_said(tmp_path: Path, suffix: str) -> None:
+    other = RGB.transpose(Image.Transpose.ROTATE_180)
+    RGB.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[other, RGB], lossless=True)
+    close(seen(tmp_path / f"a.{suffix}"), CORNERS, 40)
+    assert open_picture(tmp_path / f"a.{suffix}").notes == ["only the first of its frames was read"]
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((200, 200), 50).save(file, "JPEG")
+    return file.getvalue()
+
+
+def float_tiff() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ones((4, 4), np.float32)).save(file, "TIFF")
+    return file.getvalue()
+
+
+def bitmap_of_another_format() -> bytes:
+    file = io.BytesIO()
+    RGB.save(file, "PPM")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        (jpeg()[: len(jpeg()) // 2], "cannot be decoded"),
+        (jpeg()[:20], "none of JPEG, PNG|cannot be decoded"),
+        (b"", "none of JPEG, PNG"),
+        (b"%PDF-1.4 and so on", "none of JPEG, PNG"),
+        (bitmap_of_another_format(), "none of JPEG, PNG"),
+        (float_tiff(), "floating-point"),
+    ],
+    ids=["half", "header", "empty", "pdf", "ppm", "float"],
+)
+def test_bad_pictures_say_why(tmp_path: Path, contents: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(contents)
+    with pytest.raises(DataError, match=reason):
+        open_picture(tmp_path / "a.jpg")
+
+
+def test_what_is_no_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        open_picture(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="folder without pictures"):
+        open_picture(tmp_path)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    """The file is a header without any pixels, so decoding it would fail in another way."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    with pytest.raises(DataError, match=r"pixels"):
+        open_picture(tmp_path / "bomb.png")
+    RGB.save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"48 x 32 pixels, more than --max-pixels 1,535"):
+        open_picture(tmp_path / "a.png", max_pixels=48 * 32 - 1)
+    assert open_picture(tmp_path / "a.png", max_pixels=48 * 32).image.size == (48, 32)

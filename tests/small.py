@@ -1,0 +1,33 @@
+"""A DETR small enough to be run often: the real backbone, a narrow transformer, small pictures."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from golden_rules import tensor_by_name
+
+from detrcli.config import Preprocessing
+from detrcli.structures import Classes
+from detrcli.variants.detr import DETRConfig, build
+from detrcli.weights.weights import Weights
+
+CONFIG = DETRConfig(
+    encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3
+)
+
+
+@cache
+def small_weights(config: DETRConfig = CONFIG) -> Weights:
+    """Weights by the rules of the reference values, under our own names. Not to be changed: they are shared."""
+    with torch.device("meta"):
+        shapes = {name: list(value.shape) for name, value in build(config).state_dict().items()}
+    gains = {"cross_attention.out_proj": 6.0, "box_head": 2.0, "class_head": 2.0}
+    return Weights(
+        source="small",
+        config=config,
+        tensors={name: tensor_by_name(name, shape, gains) for name, shape in shapes.items()},
+        classes=Classes(
+            ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])
+        ),
+        preprocessing=Preprocessing(size=64, max_size=106),
+    )

@@ -1,0 +1,97 @@
+"""A small web server on 127.0.0.1 that can misbehave."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Answer = Callable[[BaseHTTPRequestHandler, int], None]
+
+
+class Server:
+    """Knows what it was asked; `answers` maps a path to what happens on its n-th request, from 0."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[str] = []
+        self.ranges: list[str | None] = []
+        self.url = ""
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        path = request.path.partition("?")[0]
+        number = self.asked.count(path)
+        self.asked.append(path)
+        self.ranges.append(request.headers.get("Range"))
+        answer = self.answers.get(path)
+        if answer is None:
+            request.send_error(404)
+        else:
+            answer(request, number)
+
+
+def whole(body: bytes, *, ranges: bool = True) -> Answer:
+    """The file, or the part of it that was asked for."""
+    return lambda request, _: send(request, body, ranges=ranges)
+
+
+def send(
+    request: BaseHTTPRequestHandler, body: bytes, *, ranges: bool = True, stop_after: int | None = None
+) -> None:
+    wanted = request.headers.get("Range")
+    start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and ranges else 0
+    request.send_response(206 if start else 200)
+    request.send_header("Content-Length", str(len(body) - start))
+    request.end_headers()
+    if request.command != "HEAD":
+        request.wfile.write(body[start:stop_after])
+
+
+def breaking(body: bytes, *, times: int, ranges: bool = True) -> Answer:
+    """Breaks off in the middle of the first answers."""
+
+    def answer(request: BaseHTTPRequestHandler, number: int) -> None:
+        cut = len(body) * (number + 1) // (times + 1) if number < times else None
+        send(request, body, ranges=ranges, stop_after=cut)
+
+    return answer
+
+
+def redirect(path: str) -> Answer:
+    def answer(request: BaseHTTPRequestHandler, _: int) -> None:
+        request.send_response(302)
+        request.send_header("Location", path)
+        request.end_headers()
+
+    return answer
+
+
+def failing(status: int, then: Answer, *, times: int) -> Answer:
+    def answer(request: BaseHTTPRequestHandler, number: int) -> None:
+        if number < times:
+            request.send_error(status)
+        else:
+            then(request, number)
+
+    return answer
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the name http.server looks for
+            server.handle(self)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        server.url = f"http://127.0.0.1:{http.server_port}"
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield server
+        http.shutdown()
+        thread.join()

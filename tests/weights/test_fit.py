@@ -1,0 +1,64 @@
+"""A class head and queries that fit only in part."""
+
+import numpy as np
+import torch
+from small import small_weights
+
+from detrcli.structures import Classes
+from detrcli.weights.fit import fit
+
+
+def test_known_names_keep_their_rows() -> None:
+    """Old: cat, dog, Żubr. New: DOG (by case), bear, cat; so Żubr goes and bear starts anew."""
+    old = small_weights()
+    fitted = fit(old, Classes(ids=np.array([5, 6, 9]), names=np.array([" DOG", "bear", "cat"])))
+    assert fitted.kept == [" DOG", "cat"]
+    assert fitted.fresh == ["bear"]
+    assert fitted.dropped == ["Żubr"]
+    assert fitted.queries == "all 9 queries kept"
+    for part in ("weight", "bias"):
+        before, after = old.tensors[f"class_head.{part}"], fitted.weights.tensors[f"class_head.{part}"]
+        assert torch.equal(after[0], before[1])
+        assert torch.equal(after[2], before[0])
+        assert torch.equal(after[3], before[3])
+        assert not (after[1] == before).any()
+    assert fitted.weights.classes.ids.tolist() == [5, 6, 9]
+    fitted.weights.model()
+
+
+def test_more_and_fewer_classes_build_a_model_that_fits() -> None:
+    for count in (1, 8):
+        classes = Classes(ids=np.arange(count), names=np.array([f"new {i}" for i in range(count)]))
+        fitted = fit(small_weights(), classes)
+        assert fitted.kept == []
+        assert fitted.dropped == ["cat", "dog", "Żubr"]
+        assert fitted.weights.model().class_head.out_features == count + 1
+
+
+def test_unused_rows_never_pair() -> None:
+    old = small_weights()
+    unused = Classes(ids=np.arange(3), names=np.array(["N/A", "dog", "N/A"]))
+    fitted = fit(fit(old, unused).weights, Classes(ids=np.arange(2), names=np.array(["N/A", "dog"])))
+    assert fitted.kept == ["dog"]
+    assert fitted.dropped == []
+
+
+def test_queries_are_cut_and_grown() -> None:
+    old = small_weights()
+    before = old.tensors["queries.weight"]
+    fewer, more = fit(old, old.classes, queries=4), fit(old, old.classes, queries=12)
+    assert fewer.queries == "the first 4 of 9 queries kept"
+    assert torch.equal(fewer.weights.tensors["queries.weight"], before[:4])
+    assert more.queries == "all 9 queries kept, 3 new ones added"
+    grown = more.weights.tensors["queries.weight"]
+    assert torch.equal(grown[:9], before)
+    assert 0.7 < grown[9:].std() < 1.3
+    for fitted, count in ((fewer, 4), (more, 12)):
+        assert len(fitted.weights.model().queries.weight) == fitted.weights.config.queries == count
+
+
+def test_what_was_given_stays_as_it_was() -> None:
+    old = small_weights()
+    copies = {name: tensor.clone() for name, tensor in old.tensors.items()}
+    fit(old, Classes(ids=np.arange(2), names=np.array(["a", "b"])), queries=20)
+    assert all(torch.equal(copies[name], tensor) for name, tensor in old.tensors.items())

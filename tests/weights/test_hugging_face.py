@@ -1,0 +1,125 @@
+"""DETR as transformers saves it and holds it, against transformers' own answers on the same pixels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_rules import tensor_by_name
+from safetensors.torch import load_file, save_file
+
+from detrcli.data.batching import collate
+from detrcli.errors import WeightsError
+from detrcli.weights.load import load_weights
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {
+    "encoder_layers": 2, "decoder_layers": 2, "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_queries": 7,
+    "id2label": {0: "N/A", 1: "cat", 2: "dog"}, "label2id": {"N/A": 0, "cat": 1, "dog": 2},
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "timm": {"backbone": "resnet50", "use_timm_backbone": True, "use_pretrained_backbone": False},
+    "timm-dc5": {
+        "backbone": "resnet50", "use_timm_backbone": True, "use_pretrained_backbone": False, "dilation": True,
+    },
+    "own": {"use_timm_backbone": False, "position_embedding_type": "learned"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest) -> Any:
+    kind = dict(KINDS[request.param])
+    if request.param == "own":
+        kind["backbone_config"] = transformers.ResNetConfig(out_features=["stage4"])
+    model = transformers.DetrForObjectDetection(transformers.DetrConfig(**SMALL, **kind)).eval()
+    # Values with a spread in every tensor, so that an exchange of two would show.
+    values = {
+        name: tensor_by_name(name.replace("backbone.model", "backbone"), list(value.shape), {"out_proj": 6.0})
+        if value.is_floating_point()
+        else value
+        for name, value in model.state_dict().items()
+    }
+    model.load_state_dict(values)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hf")
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "size": {"shortest_edge": 64, "longest_edge": 96},
+                "image_mean": [0.5, 0.4, 0.3],
+                "image_std": [0.2, 0.3, 0.4],
+            }
+        )
+    )
+    return folder
+
+
+@torch.no_grad()
+def agrees(ours: Path, theirs: Any) -> None:
+    pixels = torch.randn(3, 96, 128, generator=torch.Generator().manual_seed(0))
+    answer = theirs(pixels[None])
+    prediction = load_weights(str(ours)).model()(collate([pixels])).last
+    assert answer.logits.std() > 0.1
+    torch.testing.assert_close(prediction.logits, answer.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(prediction.boxes, answer.pred_boxes, rtol=0, atol=1e-4)
+
+
+def test_predicts_as_transformers_does(model: Any, folder: Path) -> None:
+    agrees(folder, model)
+
+
+def test_names_in_memory(model: Any, folder: Path, tmp_path: Path) -> None:
+    """What `model.state_dict()` says, saved by hand; its names are others than those on disk."""
+    in_memory = {name: value.contiguous() for name, value in model.state_dict().items()}
+    assert in_memory.keys() != load_file(folder / "model.safetensors").keys()
+    save_file(in_memory, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    agrees(tmp_path, model)
+
+
+def test_names_of_transformers_4(model: Any, folder: Path, tmp_path: Path) -> None:
+    """They are those on disk, but for learned positions, which stood in the backbone."""
+    written = load_file(folder / "model.safetensors")
+    place = "model.position_embedding."
+    four = {
+        name.replace(place, "model.backbone.position_embedding."): value for name, value in written.items()
+    }
+    save_file(four, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    agrees(tmp_path, model)
+
+
+def test_classes_and_preprocessing(folder: Path) -> None:
+    weights = load_weights(str(folder))
+    assert weights.classes.ids.tolist() == [0, 1, 2]
+    assert weights.classes.names.tolist() == ["N/A", "cat", "dog"]
+    assert (weights.preprocessing.size, weights.preprocessing.max_size) == (64, 96)
+    assert weights.preprocessing.mean == (0.5, 0.4, 0.3)
+    assert weights.preprocessing.std == (0.2, 0.3, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "yolos"}'), "of type 'yolos'"),
+        (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x"), "no whole safetensors"),
+        (lambda f: (f / "preprocessor_config.json").write_text('{"size": {"height": 9}}'), "shortest edge"),
+    ],
+    ids=["config", "type", "missing", "broken", "size"],
+)
+def test_folders_that_do_not_fit(folder: Path, tmp_path: Path, change: Any, said: str) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    change(tmp_path)
+    with pytest.raises(WeightsError, match=said):
+        load_weights(str(tmp_path))

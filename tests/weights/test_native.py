@@ -1,0 +1,93 @@
+"""Our own file: what goes in comes out, and not with a flipped bit."""
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import CONFIG, small_weights
+
+from detrcli.errors import WeightsError
+from detrcli.structures import Classes
+from detrcli.weights import native
+from detrcli.weights.load import load_weights
+from detrcli.weights.weights import Weights
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, bytes]:
+    path = tmp_path_factory.mktemp("native") / "w.safetensors"
+    weights = small_weights(replace(CONFIG, dilated=True, pre_norm=True, position="learned"))
+    native.save(weights, path)
+    assert [file.name for file in path.parent.iterdir()] == ["w.safetensors"]
+    return weights, path.read_bytes()
+
+
+def test_round_trip(tmp_path: Path, saved: tuple[Weights, bytes]) -> None:
+    weights, data = saved
+    (tmp_path / "w.safetensors").write_bytes(data)
+    loaded = load_weights(str(tmp_path / "w.safetensors"))
+    assert loaded.config == weights.config
+    assert loaded.preprocessing == weights.preprocessing
+    assert loaded.classes.ids.tolist() == [7, 1, 4_000_000_007]
+    assert loaded.classes.names.tolist() == ["cat", "dog", "Żubr"]
+    assert loaded.tensors.keys() == weights.tensors.keys()
+    assert all(torch.equal(tensor, weights.tensors[name]) for name, tensor in loaded.tensors.items())
+    loaded.model()
+
+
+def test_a_run_folder_means_its_best(tmp_path: Path, saved: tuple[Weights, bytes]) -> None:
+    (tmp_path / "best.safetensors").write_bytes(saved[1])
+    assert load_weights(str(tmp_path)).config == saved[0].config
+
+
+def test_any_flipped_bit_is_noticed(tmp_path: Path, saved: tuple[Weights, bytes]) -> None:
+    """In the tensors (which safetensors itself does not notice), and in the header's class names."""
+    _, data = saved
+    path = tmp_path / "w.safetensors"
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    for place in (start, start + 1_234_567, len(data) - 1, data.index(b"cat")):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        load_file(path)
+        with pytest.raises(WeightsError, match="damaged"):
+            load_weights(str(path))
+
+
+def test_half_a_file(tmp_path: Path, saved: tuple[Weights, bytes]) -> None:
+    for length in (len(saved[1]) // 2, 100, 0):
+        (tmp_path / "w.safetensors").write_bytes(saved[1][:length])
+        with pytest.raises(WeightsError, match="no whole safetensors file"):
+            load_weights(str(tmp_path / "w.safetensors"))
+
+
+def test_foreign_and_future_files(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="not one of detr's"):
+        load_weights(str(path))
+    save_file({"a": torch.zeros(1)}, path, {"format": "detrcli/9"})
+    with pytest.raises(WeightsError, match="another version of detr"):
+        load_weights(str(path))
+    header = {
+        "format": native.FORMAT,
+        "config": json.dumps({"novelty": 1}),
+        "classes": "{}",
+        "preprocessing": "{}",
+    }
+    tensors = {"a": torch.zeros(1)}
+    save_file(tensors, path, {**header, "checksum": native.checksum(header, tensors)})
+    with pytest.raises(WeightsError, match="another version of detr"):
+        load_weights(str(path))
+
+
+def test_names_of_any_language_survive(tmp_path: Path) -> None:
+    names = np.array(["狗 🐕", 'quo"te\n', "\u202eright"])
+    weights = replace(small_weights(), classes=Classes(ids=np.array([0, 1, 2]), names=names))
+    native.save(weights, tmp_path / "w.safetensors")
+    assert load_weights(str(tmp_path / "w.safetensors")).classes.names.tolist() == names.tolist()
