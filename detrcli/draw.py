@@ -121,7 +121,8 @@ def find_place(
 ) -> Box | None:
     """A place for a label at the box, inside the picture and clear of what is taken; None if there is none."""
     (width, height), (right_end, bottom_end) = size, picture
-    x0, y0, x1, y1 = (round(value) for value in box)
+    x0, x1 = (max(0, min(round(x), right_end)) for x in box[::2])
+    y0, y1 = (max(0, min(round(y), bottom_end)) for y in box[1::2])
     corners = [
         (x0 - 1, y0 - height),  # on top
         (x0 + line, y0 + line),  # inside, at the top

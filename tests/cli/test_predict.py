@@ -1,0 +1,343 @@
+"""`detr predict` from the outside: what it takes, prints, writes and refuses."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_rules import GOLDEN, PIXEL, VALUE, Golden
+from PIL import Image
+from small import small_weights
+
+from detrcli.cli.app import main
+from detrcli.weights import native
+
+
+@dataclass(frozen=True)
+class Shown:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Detr = Callable[..., Shown]
+
+
+@pytest.fixture
+def detr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Detr:
+    """The command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def run(*args: object) -> Shown:
+        monkeypatch.setattr(sys, "argv", ["detr", *map(str, args)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return Shown(left.value.code or 0, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    native.save(small_weights(), path)
+    return path
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (96, 64)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_golden_pictures_come_out_of_the_command_line(detr: Detr, tmp_path: Path) -> None:
+    """From a .pth made by the rules, alone with others: every query's box, score and class."""
+    torch.save({"model": Golden("detr-r50").state_dict()}, tmp_path / "w.pth")
+    names = ["picture-odd", "picture-wide", "picture-tall"]
+    other = picture(tmp_path / "other.png", size=(90, 20))
+    files = [
+        GOLDEN / f"{names[0]}.png",
+        other,
+        *(GOLDEN / f"{name}.png" for name in names[1:]),
+        GOLDEN / "picture-odd.png",
+    ]
+    shown = detr(
+        "predict", *files, "--weights", "w.pth", "--threshold", 0, "--no-images", "--json", "--batch-size", 2
+    )
+    assert shown.code == 0
+    images = {Path(image["file"]).stem: image for image in shown.json["images"]}
+    with np.load(GOLDEN / "detr-r50-pictures.npz") as golden:
+        for name in names:
+            rows = images[name]["detections"]
+            assert [row["query"] for row in rows] == list(range(100))
+            np.testing.assert_allclose(
+                [row["box"] for row in rows], golden[f"{name}.boxes"], rtol=0, atol=PIXEL
+            )
+            np.testing.assert_allclose(
+                [row["score"] for row in rows], golden[f"{name}.scores"], rtol=0, atol=VALUE
+            )
+            assert [row["category_id"] for row in rows] == golden[f"{name}.labels"].tolist()
+            with Image.open(GOLDEN / f"{name}.png") as image:
+                assert (images[name]["width"], images[name]["height"]) == image.size
+
+
+def test_json_document(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.png"), tmp_path / "b.png"
+    shown = detr("predict", a, b, "--weights", weights, "--threshold", 0.3, "--json", "--no-images")
+    document = shown.json
+    assert list(document) == ["schema", "weights", "threshold", "images", "skipped"]
+    assert document["schema"] == "detr.predict/1"
+    assert document["weights"] == str(weights)
+    assert document["threshold"] == 0.3
+    assert [list(image) for image in document["images"]] == [["file", "width", "height", "detections"]]
+    assert document["skipped"] == [{"file": str(b), "reason": "there is no such file"}]
+    for row in document["images"][0]["detections"]:
+        assert list(row) == ["query", "category_id", "label", "score", "box"]
+        assert row["score"] >= 0.3
+    assert shown.code == 0
+    assert f"{b}: skipped: there is no such file" in shown.err
+    assert detr("predict", a, "--weights", weights, "--format", "json", "--no-images").json["schema"]
+
+
+def test_coco_and_csv_say_the_same(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """Image ids count from 1 in input order, the skipped one included."""
+    files = [picture(tmp_path / "b.png"), tmp_path / "no.png", picture(tmp_path / "a, 1.png", 1)]
+    call = ["predict", *files, "--weights", weights, "--threshold", 0, "--no-images", "--format"]
+    rows = [
+        {**row, "file": image["file"]}
+        for image in detr(*call, "json").json["images"]
+        for row in image["detections"]
+    ]
+    coco = detr(*call, "coco").json
+    assert [row["image_id"] for row in coco] == [1] * 9 + [3] * 9
+    for ours, theirs in zip(rows, coco, strict=True):
+        x0, y0, x1, y1 = ours["box"]
+        assert theirs["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=2e-3)
+        assert (theirs["category_id"], theirs["score"]) == (ours["category_id"], ours["score"])
+    table = list(csv.DictReader(io.StringIO(detr(*call, "csv").out)))
+    assert [(r["file"], int(r["query"]), r["label"], float(r["x1"])) for r in table] == [
+        (r["file"], r["query"], r["label"], r["box"][2]) for r in rows
+    ]
+
+
+def test_tables_for_people(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
+    one = detr("predict", a, "--weights", weights, "--threshold", 0, "--no-images")
+    assert one.out.split()[:7] == ["query", "label", "score", "x0", "y0", "x1", "y1"]
+    assert len(one.out.splitlines()) == 10
+    two = detr("predict", a, b, "--weights", weights, "--threshold", 0, "--no-images")
+    assert two.out.split()[:3] == ["file", "objects", "what"]
+    assert re.search(r"a\.png +9 ", two.out)
+    assert "\x1b" not in one.out + one.err + two.out + two.err
+    none = detr("predict", a, "--weights", weights, "--threshold", 1, "--no-images")
+    assert none.out == "Nothing found with a score of 1.0 or more.\n"
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_folders_globs_and_stdin(
+    detr: Detr, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("in/b.png", "in/a.PNG", "in/deep/er/c.jpg", "in/odd [1].png"):
+        picture(tmp_path / name)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "._a.png").write_bytes(b"metadata")
+
+    def seen(*args: object) -> list[str]:
+        shown = detr("predict", *args, "--weights", weights, "--json", "--no-images")
+        assert shown.code == 0
+        return [Path(image["file"]).relative_to("in").as_posix() for image in shown.json["images"]]
+
+    everything = ["a.PNG", "b.png", "deep/er/c.jpg", "odd [1].png"]
+    assert seen("in") == everything
+    assert seen("in/*.png") == ["b.png", "odd [1].png"]
+    assert seen("in/**/*.jpg") == ["deep/er/c.jpg"]
+    assert seen("in/odd [1].png") == ["odd [1].png"]
+    assert seen("in/b.png", "in/a.PNG") == ["b.png", "a.PNG"]
+
+    class Stdin:
+        buffer = io.BytesIO(b"in/b.png\r\n\nin/odd [1].png\n")
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    assert seen("-", "in/deep") == ["b.png", "odd [1].png", "deep/er/c.jpg"]
+
+
+def test_annotated_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """In the next free folder, named on stderr; folders kept; names made different; inputs untouched."""
+    for name in ("in/a.png", "in/deep/b.jpg", "in/a.bmp", "other/a.png"):
+        picture(tmp_path / name, size=(300, 200))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    call = ["predict", "in", "other/a.png", "--weights", weights, "--threshold", 0]
+    assert "detr: annotated pictures go to predictions\n" in detr(*call).err
+    assert files_below(tmp_path / "predictions") == ["a-2.png", "a-3.png", "a.png", "deep/b.jpg"]
+    assert "annotated pictures go to predictions-2\n" in detr(*call).err
+    assert files_below(tmp_path / "predictions-2") == files_below(tmp_path / "predictions")
+    assert all(path.read_bytes() == data for path, data in before.items())
+    drawn = np.asarray(Image.open(tmp_path / "predictions" / "a.png").convert("RGB"), dtype=int)
+    assert (drawn != np.asarray(Image.open(tmp_path / "in" / "a.png"), dtype=int)).any()
+    assert Image.open(tmp_path / "predictions" / "deep" / "b.jpg").format == "JPEG"
+
+
+def test_explicit_output_that_exists(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", size=(300, 200))
+    call = ["predict", "a.png", "--weights", weights, "--out"]
+    (tmp_path / "empty").mkdir()
+    assert detr(*call, "empty").code == 0
+    assert detr(*call, "new/deep").code == 0
+    again = detr(*call, "new")
+    assert again.code == 2
+    assert again.err == "detr: new exists. Give another --out, or --overwrite.\n"
+    assert detr(*call, "new", "--overwrite").code == 0
+
+
+def test_never_over_an_input(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    data = picture(tmp_path / "a.png").read_bytes()
+    shown = detr("predict", "a.png", "--weights", weights, "--out", ".", "--overwrite")
+    assert shown.code == 2
+    assert "would be overwritten" in shown.err
+    assert (tmp_path / "a.png").read_bytes() == data
+
+
+def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    good, bad = picture(tmp_path / "a.png"), tmp_path / "half.jpg"
+    picture(tmp_path / "whole.jpg", size=(300, 300))
+    bad.write_bytes((tmp_path / "whole.jpg").read_bytes()[:5000])
+    (tmp_path / "nothing").mkdir()
+    call = ["predict", "--weights", weights, "--no-images", "--json"]
+    some = detr(*call, good, bad)
+    assert some.code == 0
+    assert "cannot be decoded" in some.json["skipped"][0]["reason"]
+    assert detr(*call, good, bad, "--strict").code == 3
+    assert detr(*call, good, "--strict").code == 0
+    none = detr(*call, bad, "nothing", "no*.png")
+    assert none.code == 3
+    assert none.json["images"] == []
+    assert [s["reason"].split(" (")[0] for s in none.json["skipped"]] == [
+        "it cannot be decoded", "it is a folder without pictures", "there is no such file",
+    ]  # fmt: skip
+
+
+def test_large_pictures_are_refused(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    call = ["predict", "a.png", "--weights", weights, "--no-images", "--max-pixels"]
+    assert detr(*call, 96 * 64).code == 0
+    refused = detr(*call, 96 * 64 - 1)
+    assert refused.code == 3
+    assert "96 x 64 pixels, more than --max-pixels" in refused.err
+
+
+def test_pillows_own_limit_does_not_stand_in_the_way(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """190 million pixels: Pillow alone would refuse them, our limit does not."""
+    Image.new("1", (19_000, 10_000)).save(tmp_path / "large.png")
+    shown = detr("predict", "large.png", "--weights", weights, "--no-images", "--json")
+    assert shown.json["images"][0]["width"] == 19_000
+
+
+def test_size_options_reach_the_network(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", size=(200, 100))
+    call = ["predict", "a.png", "--weights", weights, "--no-images", "--json", "--threshold", 0]
+    plain = detr(*call).json["images"]
+    assert detr(*call, "--size", 64, "--max-size", 106).json["images"] == plain
+    assert detr(*call, "--size", 32).json["images"] != plain
+    assert detr(*call, "--max-size", 64).json["images"] != plain
+
+
+def test_first_frame_is_said(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    image = Image.open(picture(tmp_path / "a.png"))
+    image.save(tmp_path / "a.gif", save_all=True, append_images=[image.rotate(180)])
+    assert (
+        "a.gif: only the first of its frames was read"
+        in detr("predict", "a.gif", "--weights", weights, "--no-images").err
+    )
+
+
+def test_names_from_files_are_made_visible(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    name = "a\x1b[31m\u202e.png"
+    picture(tmp_path / name)
+    table = detr("predict", name, picture(tmp_path / "b.png"), "no\x1b", "--weights", weights)
+    assert "\x1b" not in table.out + table.err
+    assert "\u202e" not in table.out + table.err
+    assert "a\\x1b[31m\\u202e.png" in table.out
+    document = detr("predict", name, "--weights", weights, "--json", "--no-images")
+    assert "\x1b" not in document.out
+    assert document.json["images"][0]["file"] == name
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["--json", "--format", "csv"], 2, "two different things"),
+        (["--format", "xml"], 2, "xml"),
+        (["--threshold", "1.5"], 2, "threshold"),
+        (["--device", "gpu"], 2, "--device gpu"),
+        (["--device", "cuda:77"], 6, "no such device"),
+        (["--weights", "nowhere.pth"], 4, "no such file or folder"),
+        (["--model", "detr-r9"], 2, "--model detr-r9"),
+    ],
+)
+def test_wrong_options(
+    detr: Detr, weights: Path, tmp_path: Path, args: list[str], code: int, said: str
+) -> None:
+    picture(tmp_path / "a.png")
+    if "--weights" not in args:
+        args = [*args, "--weights", str(weights)]
+    shown = detr("predict", "a.png", *args)
+    assert shown.code == code
+    assert said in shown.err
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) <= 3
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_a_pickle_that_would_run_code_is_refused(detr: Detr, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'marker'}",)
+
+    torch.save({"model": Evil()}, tmp_path / "w.pth")
+    picture(tmp_path / "a.png")
+    shown = detr("predict", "a.png", "--weights", "w.pth")
+    assert shown.code == 4
+    assert "refused" in shown.err
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no /dev/full")
+def test_a_full_disk_is_the_machines_error(weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with Path("/dev/full").open("w") as full:
+        shown = subprocess.run(
+            [sys.executable, "-m", "detrcli", "predict", "a.png", "--weights", weights, "--json", "--no-images"],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert shown.returncode == 6
+    assert "No space left on device" in shown.stderr
+
+
+def test_paths_of_any_language(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "mes photos é" / "狗 1.png")
+    shutil.copy(weights, tmp_path / "poids é.safetensors")
+    shown = detr("predict", "mes photos é", "--weights", "poids é.safetensors", "--json", "--out", "sortie é")
+    assert shown.json["images"][0]["file"] == str(Path("mes photos é", "狗 1.png"))
+    assert files_below(tmp_path / "sortie é") == ["狗 1.png"]
