@@ -160,7 +160,7 @@ def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int
     try:
         for item in items:
             pending.append(pool.submit(work, item))
-            if len(pending) >= depth:
+            while pending and (len(pending) >= depth or pending[0].done()):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

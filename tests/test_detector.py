@@ -180,7 +180,7 @@ def test_ahead_keeps_order_and_does_not_run_away() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = ahead(pool, lambda i: (time.sleep(0.001 * (i % 3)), i)[1], items(), depth=5)
         assert next(results) == 0
-        assert taken == 5
+        assert taken <= 5
         assert list(results) == list(range(1, 50))
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import typer
+from here import leaves
 
 import detrcli
 from detrcli.cli.app import app
@@ -13,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_command_is_there() -> None:
-    for name in typer.main.get_command(app).commands:
+    for name in leaves(typer.main.get_command(app)):
         assert f"`detr {name}" in README
 
 

@@ -14,7 +14,7 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "config", "distributed", "errors", "structures", "text"),
+    ("boxes", "cache", "config", "distributed", "errors", "structures", "text"),
     ("data", "draw", "matching", "model"),
     ("criterion", "postprocess"),
     ("variants",),

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import detrcli
+from detrcli.cli.data import data_app
 from detrcli.cli.eval import evaluate
 from detrcli.cli.match_debug import match_debug
 from detrcli.cli.models import models
@@ -27,6 +28,7 @@ app.command("predict")(predict)
 app.command("visualize-attn")(visualize_attn)
 app.command("match-debug")(match_debug)
 app.command("models")(models)
+app.add_typer(data_app, name="data")
 
 
 def _version(value: bool) -> None:

@@ -38,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | No
 
 def _cell(value: str | float | None) -> str:
     if value is None:
-        return "-"
+        return ""
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -17,7 +17,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
     for name, known in PUBLISHED.items():
         parameters = None
         if known.panoptic:
-            backbone = "with a mask head, which is not in this version yet"
+            backbone = "mask head: to come"
         else:
             config = VARIANTS[name]
             backbone = config.backbone + (" dilated" if config.dilated else "")

@@ -14,6 +14,7 @@ from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from detrcli import __version__
+from detrcli.cache import cache_folder
 from detrcli.errors import WeightsError
 
 ATTEMPTS = 5
@@ -29,19 +30,6 @@ class Progress(Protocol):
 
 def no_progress(name: str, done: int, total: int | None) -> None:
     """For those who do not want to know."""
-
-
-def cache_folder() -> Path:
-    """Where fetched weights stay: DETR_CACHE, else the system's place for such things."""
-    if chosen := os.environ.get("DETR_CACHE"):
-        return Path(chosen).expanduser()
-    if os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif os.uname().sysname == "Darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "detrcli"
 
 
 def cached_path(url: str, sha256: str) -> Path:

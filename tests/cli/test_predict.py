@@ -2,14 +2,11 @@
 
 import csv
 import io
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +14,11 @@ import numpy as np
 import pytest
 import torch
 from golden_rules import GOLDEN, PIXEL, VALUE, Golden
+from here import Detr
 from PIL import Image
 from small import small_weights
 
-from detrcli.cli.app import main
 from detrcli.weights import native
-
-
-@dataclass(frozen=True)
-class Shown:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Detr = Callable[..., Shown]
-
-
-@pytest.fixture
-def detr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Detr:
-    """The command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-
-    def run(*args: object) -> Shown:
-        monkeypatch.setattr(sys, "argv", ["detr", *map(str, args)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return Shown(left.value.code or 0, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

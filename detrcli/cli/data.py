@@ -1,0 +1,126 @@
+"""`detr data`: what is in a data set, and what is wrong with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from detrcli.cli.options import Debug, Json
+from detrcli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from detrcli.data.examine import Examined
+    from detrcli.data.source import Source
+
+data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set and check it.")
+
+SHOWN = 3  # problems of a kind that a table shows
+
+
+@data_app.command("check")
+def check(
+    data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or a data.yaml.")] = None,
+    train_ann: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO annotations of train.")] = None,
+    train_images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures of train.")] = None,
+    val_ann: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO annotations of val.")] = None,
+    val_images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures of val.")] = None,
+    exif: Annotated[
+        Literal["auto", "apply", "ignore"],
+        typer.Option(help="Whether photographs are turned; auto takes what the annotated size says."),
+    ] = "auto",
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every picture, however long it takes.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out what is broken, with a warning.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is in a data set and every problem of it."""
+    from detrcli.cli.console import Status, print_json
+    from detrcli.data.examine import examine
+
+    source = open_source(data, {"train": (train_ann, train_images), "val": (val_ann, val_images)})
+    with Status("looking at pictures") as status:
+        found = examine(source, exif=exif, full=full, leave_out_bad=skip_bad, advance=status.advance)
+    if json:
+        print_json(_document(found))
+    else:
+        _show(found, held_out=source.holds_out)
+    if not found.ok:
+        count = sum(problem.severity == "error" for problem in found.problems)
+        raise DataError(f"{count} errors in the data. --skip-bad leaves out single broken entries.")
+
+
+def open_source(data: Path | None, files: dict[str, tuple[Path | None, Path | None]]) -> "Source":
+    """The data set that DATA or the explicit options name."""
+    from detrcli.data.layouts.find import explicit
+    from detrcli.data.source import Source, open_data
+
+    named = {split: (ann, images) for split, (ann, images) in files.items() if ann and images}
+    half = [split for split, pair in files.items() if any(pair) and split not in named]
+    if half:
+        raise UsageError(f"--{half[0]}-ann and --{half[0]}-images belong together.")
+    if (data is None) == (not named):
+        raise UsageError("Give DATA, or --train-ann and --train-images (and --val-ann and --val-images).")
+    return Source(explicit(named)) if data is None else open_data(data)
+
+
+def _document(found: "Examined") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "schema": "detr.data-check/1",
+        "layout": found.layout,
+        "splits": {split: asdict(found.summary(split)) for split in found.splits},
+        "problems": [asdict(problem) for problem in found.problems],
+    }
+
+
+def _show(found: "Examined", *, held_out: bool) -> None:
+    from detrcli.cli.console import print_table, warn
+
+    print(f"layout: {found.layout}")
+    if held_out:
+        warn("there is no validation split: a tenth of train is held out, by a hash of the file names")
+    if not found.decoded:
+        warn("the pictures' headers were read; decoding them all takes more than a minute: --full")
+    summaries = {split: found.summary(split) for split in found.splits}
+    print_table(
+        ("split", "images", "boxes", "empty images", "most boxes"),
+        [(split, s.images, s.boxes, s.empty_images, s.most_boxes) for split, s in summaries.items()],
+    )
+    classes = {(c.category_id, c.label) for s in summaries.values() for c in s.classes}
+    boxes = {split: {(c.category_id, c.label): c.boxes for c in s.classes} for split, s in summaries.items()}
+    print()
+    print_table(
+        ("id", "class", *(f"{split} boxes" for split in summaries)),
+        [
+            (str(i), label, *(boxes[split].get((i, label), 0) for split in summaries))
+            for i, label in sorted(classes)
+        ],
+    )
+    if found.problems:
+        print()
+        print_table(("", "kind", "split", "count", "where", "what"), _grouped(found))
+
+
+def _grouped(found: "Examined") -> list[tuple[str, str, str, int | None, str, str]]:
+    """The first few problems of each kind and split, errors first."""
+    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for problem in sorted(found.problems, key=lambda problem: problem.severity):
+        groups.setdefault((problem.severity, problem.kind, problem.split or "all"), []).append(
+            (problem.where, problem.what)
+        )
+    rows: list[tuple[str, str, str, int | None, str, str]] = []
+    for (severity, kind, split), members in groups.items():
+        for i, (where, what) in enumerate(members[:SHOWN]):
+            rows.append(
+                (severity, kind, split, len(members), where, what)
+                if i == 0
+                else ("", "", "", None, where, what)
+            )
+        if len(members) > SHOWN:
+            rows.append(("", "", "", None, f"and {len(members) - SHOWN} more", "(--json lists all)"))
+    return rows

@@ -1,0 +1,129 @@
+"""A whole data set looked through: what is there, and every problem of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from detrcli.data.checks import Checked, Exif, check_split, check_together, parents_without_boxes, skip_bad
+from detrcli.data.decode import alike, look_at_all
+from detrcli.data.source import Source
+from detrcli.data.written import Problem
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How many boxes a class has."""
+
+    category_id: int
+    label: str
+    boxes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What can be used of a split; crowds are no boxes."""
+
+    images: int
+    boxes: int
+    empty_images: int
+    most_boxes: int
+    classes: Sequence[ClassCount]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What `detr data check` knows."""
+
+    layout: str
+    splits: Mapping[str, Checked]
+    problems: Sequence[Problem]
+    decoded: bool  # whether every picture was decoded whole
+
+    @property
+    def ok(self) -> bool:
+        """Whether the data can be used."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def summary(self, split: str) -> Summary:
+        """Counts of a split."""
+        checked = self.splits[split]
+        w = checked.written
+        counted = checked.usable & ~w.crowd
+        per_image = _per_image(w.image_ids, w.of_image[counted])[checked.usable_images]
+        left_out = parents_without_boxes(self.splits)
+        return Summary(
+            images=int(checked.usable_images.sum()),
+            boxes=int(counted.sum()),
+            empty_images=int((per_image == 0).sum()),
+            most_boxes=int(per_image.max(initial=0)),
+            classes=[
+                ClassCount(i, name, int((w.of_category[counted] == i).sum()))
+                for i, name in sorted(zip(w.category_ids.tolist(), w.names, strict=True))
+                if name not in left_out
+            ],
+        )
+
+
+def _per_image(image_ids: np.ndarray, of_image: np.ndarray) -> np.ndarray:
+    order = np.argsort(image_ids, kind="stable")
+    counts = np.zeros(len(image_ids), dtype=np.int64)
+    np.add.at(counts, order[np.searchsorted(image_ids, of_image, sorter=order)], 1)
+    return counts
+
+
+def examine(
+    source: Source,
+    *,
+    exif: Exif = "auto",
+    full: bool = False,
+    leave_out_bad: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> Examined:
+    """Read every split and check it, by itself and beside the others."""
+    splits = {name: check_split(name, source.read(name), exif) for name in source.splits}
+    problems = [problem for split in splits.values() for problem in split.problems]
+    problems += check_together(splits)
+
+    order = [
+        (name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()
+    ]
+    paths = [splits[name].written.folder / splits[name].written.files[i] for name, i in order]
+    looks = look_at_all(paths, full=full, advance=advance)
+    if looks is not None:
+        broken = {place: seen.problem for place, seen in zip(order, looks, strict=True) if seen.problem}
+        for (name, i), problem in broken.items():
+            w = splits[name].written
+            problems.append(
+                Problem("error", "bad-picture", name, f"image {w.image_ids[i]}", f"{w.files[i]}: {problem}")
+            )
+        splits = {
+            name: _without(split, [i for n, i in broken if n == name]) for name, split in splits.items()
+        }
+        known = {(p.split, p.where) for p in problems if p.kind == "same-picture"}
+        for a, b in combinations(splits, 2):
+            here = [
+                [(i, seen) for (n, i), seen in zip(order, looks, strict=True) if n == name] for name in (a, b)
+            ]
+            pairs = [
+                (splits[a].written.files[here[0][x][0]], splits[b].written.files[here[1][y][0]])
+                for x, y in alike([seen for _, seen in here[0]], [seen for _, seen in here[1]])
+            ]
+            pairs = [(first, second) for first, second in pairs if (b, second) not in known]
+            if pairs:
+                shown = ", ".join(f"{second} ~ {first}" for first, second in pairs[:3])
+                what = f"{len(pairs)} pictures look almost like one in {a}: {shown}" + (
+                    ", ..." if pairs[3:] else ""
+                )
+                problems.append(Problem("warning", "near-duplicate", b, b, what))
+    if leave_out_bad:
+        problems = skip_bad(problems)
+    return Examined(source.layout.name, splits, problems, looks is not None)
+
+
+def _without(split: Checked, images: Sequence[int]) -> Checked:
+    usable_images = split.usable_images.copy()
+    usable_images[list(images)] = False
+    gone = np.isin(split.written.of_image, split.written.image_ids[list(images)])
+    return replace(split, usable_images=usable_images, usable=split.usable & ~gone)

@@ -1,0 +1,117 @@
+"""COCO annotation files, as COCO 2017, Roboflow, CVAT, Label Studio and FiftyOne lay them out."""
+
+import json
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detrcli.data.written import Written, box_array, whole_numbers
+from detrcli.errors import DataError
+
+
+class _Image(msgspec.Struct):
+    id: Any = None
+    file_name: Any = None
+    width: Any = 0
+    height: Any = 0
+
+
+class _Annotation(msgspec.Struct):
+    id: Any = None
+    image_id: Any = None
+    category_id: Any = None
+    bbox: Any = None
+    area: Any = None
+    iscrowd: Any = 0
+
+
+class _Category(msgspec.Struct):
+    id: Any = None
+    name: Any = None
+    supercategory: Any = ""
+
+
+class _File(msgspec.Struct):
+    """What is read; segmentations, licences and the rest are passed over without being built."""
+
+    images: list[_Image] | None = None
+    annotations: list[_Annotation] | None = None
+    categories: list[_Category] | None = None
+
+
+def read(annotations: Path, folders: Sequence[Path]) -> Written:
+    """Read an annotation file whose pictures lie in the first of `folders` that has them."""
+    file = _decode(annotations)
+    if not file.images:
+        raise DataError(
+            f"{annotations}: there are no images in it; it is not a COCO annotation file, or an empty one."
+        )
+    images, entries, categories = file.images, file.annotations or [], file.categories or []
+    names = [_file_name(image.file_name) for image in images]
+    boxes = box_array([entry.bbox for entry in entries])
+    try:
+        return Written(
+            folder=_folder_of(names, folders),
+            image_ids=whole_numbers(image.id for image in images),
+            files=names,
+            sizes=whole_numbers(v or 0 for image in images for v in (image.height, image.width)).reshape(
+                -1, 2
+            ),
+            annotation_ids=_annotation_ids(entries),
+            of_image=whole_numbers(entry.image_id for entry in entries),
+            of_category=whole_numbers(entry.category_id for entry in entries),
+            boxes=boxes,
+            areas=_areas(entries, boxes),
+            crowd=np.fromiter((bool(entry.iscrowd) for entry in entries), dtype=bool),
+            category_ids=whole_numbers(category.id for category in categories),
+            names=[str(category.name) for category in categories],
+            parents=[str(category.supercategory or "") for category in categories],
+        )
+    except ValueError as error:
+        raise DataError(f"{annotations}: an id or a size {error}.".replace(" is no", ", is no")) from None
+
+
+def _decode(path: Path) -> _File:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+    try:
+        return msgspec.json.decode(data, type=_File)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
+    except msgspec.DecodeError:
+        pass
+    try:
+        # Python's own reader is slower, and knows the NaN that Python's own writer writes.
+        return msgspec.convert(json.loads(data), _File)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
+
+
+def _file_name(name: Any) -> str:
+    # Label Studio on Windows writes backslashes.
+    return str(name).replace("\\", "/")
+
+
+def _folder_of(names: Sequence[str], folders: Sequence[Path]) -> Path:
+    some = [name for name in names[:: max(1, len(names) // 20)] if not posixpath.isabs(name)]
+    found = [sum((folder / name).exists() for name in some) for folder in folders]
+    return folders[found.index(max(found))]
+
+
+def _annotation_ids(entries: Sequence[_Annotation]) -> np.ndarray:
+    # Some exports leave them out; then they are counted.
+    if all(entry.id is None for entry in entries):
+        return np.arange(1, len(entries) + 1)
+    return whole_numbers(entry.id for entry in entries)
+
+
+def _areas(entries: Sequence[_Annotation], boxes: np.ndarray) -> np.ndarray:
+    areas = [entry.area if isinstance(entry.area, int | float) else None for entry in entries]
+    written = np.array([np.nan if area is None else area for area in areas], dtype=np.float64)
+    return np.where(np.isfinite(written), written, boxes[:, 2] * boxes[:, 3]) if len(entries) else written

@@ -1,0 +1,95 @@
+"""Pascal VOC folders: an XML file a picture, boxes in pixels counted from 1."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from detrcli.data.images import SUFFIXES
+from detrcli.data.written import Problem, Written
+from detrcli.errors import DataError
+
+
+def class_names(annotations: Path) -> list[str]:
+    """All names in all files, in alphabetical order; their ids are 1, 2, 3 and so on."""
+    names = set()
+    for path in sorted(annotations.glob("*.xml")):
+        names |= {name for name, *_ in _objects(_parse(path))}
+    return sorted(names)
+
+
+def stems_of(listing: Path, annotations: Path) -> list[str]:
+    """The pictures that an ImageSets file lists, a line each, some with a mark of 1, 0 or -1 behind the name."""
+    try:
+        lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{listing}: cannot be read ({error}).") from None
+    # A name may itself end in " 1".
+    return [line if (annotations / f"{line}.xml").is_file() else line.rsplit(maxsplit=1)[0] for line in lines]
+
+
+def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> Written:
+    """Read the pictures of these names."""
+    number = {name: i for i, name in enumerate(names, 1)}
+    pictures = root / "JPEGImages"
+    beside = {path.stem: path.name for path in sorted(pictures.iterdir()) if path.suffix.lower() in SUFFIXES}
+    files, sizes, problems = [], [], []
+    rows: list[tuple[int, int, list[float], bool]] = []
+    for image_id, stem in enumerate(stems, 1):
+        path = root / "Annotations" / f"{stem}.xml"
+        tree = _parse(path)
+        files.append(beside.get(stem) or tree.findtext("filename") or f"{stem}.jpg")
+        sizes.append([_size(tree, "height"), _size(tree, "width")])
+        for count, (name, corners, difficult) in enumerate(_objects(tree), 1):
+            if corners is None:
+                where = f"{path}, object {count}"
+                problems.append(Problem("error", "bad-box", split, where, "its bndbox is not four numbers"))
+                continue
+            x0, y0, x1, y1 = corners
+            # The first pixel is 1 and the last belongs to the box.
+            rows.append((image_id, number[name], [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1], difficult))
+    boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
+    return Written(
+        folder=pictures,
+        image_ids=np.arange(1, len(files) + 1),
+        files=files,
+        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        annotation_ids=np.arange(1, len(rows) + 1),
+        of_image=np.array([row[0] for row in rows], dtype=np.int64),
+        of_category=np.array([row[1] for row in rows], dtype=np.int64),
+        boxes=boxes,
+        areas=boxes[:, 2] * boxes[:, 3],
+        crowd=np.array([row[3] for row in rows], dtype=bool),
+        category_ids=np.arange(1, len(names) + 1),
+        names=list(names),
+        parents=[""] * len(names),
+        problems=problems,
+    )
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise DataError(f"{path}: cannot be read as VOC annotations ({error}).") from None
+
+
+def _size(tree: ElementTree.Element, side: str) -> int:
+    said = tree.findtext(f"size/{side}") or "0"
+    return int(said) if said.strip().isdigit() else 0
+
+
+def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, bool]]:
+    """Name, corners and whether it is difficult, of each object."""
+    found = []
+    for thing in tree.iter("object"):
+        try:
+            corners = [
+                float(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
+            ]
+        except ValueError:
+            corners = None
+        name = (thing.findtext("name") or "").strip()
+        found.append((name, corners, (thing.findtext("difficult") or "0").strip() == "1"))
+    return found

@@ -1,0 +1,130 @@
+"""YOLO folders: a text file of relative boxes in each picture's name, and often a data.yaml."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from detrcli.data.headers import read_headers
+from detrcli.data.images import SUFFIXES
+from detrcli.data.written import Problem, Written
+from detrcli.errors import DataError
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A data.yaml."""
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: not a YOLO data.yaml: it holds no keys.")
+    return facts
+
+
+def names_of(facts: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """Class names by id, from a list or a map; numbers where there is only `nc`."""
+    names = facts.get("names")
+    if isinstance(names, list):
+        return {index: str(name) for index, name in enumerate(names)}
+    if isinstance(names, dict) and all(isinstance(index, int) for index in names):
+        return {index: str(name) for index, name in sorted(names.items())}
+    if names is None and isinstance(facts.get("nc"), int):
+        return {index: f"class {index}" for index in range(facts["nc"])}
+    raise DataError(f"{path}: `names` must be a list or a map of class names.")
+
+
+def pictures(places: Sequence[Path]) -> Iterator[Path]:
+    """The pictures of a split: all below its folders, and those that its .txt files list."""
+    for place in places:
+        if place.is_dir():
+            yield from sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+        else:
+            try:
+                lines = place.read_text(encoding="utf-8").split("\n")
+            except (OSError, ValueError) as error:
+                raise DataError(f"{place}: cannot be read ({error}).") from None
+            yield from (place.parent / line.strip() for line in lines if line.strip())
+
+
+def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str) -> Written:
+    """Read a split. Without names, classes are numbered as far as the labels go."""
+    paths = [Path(os.path.normpath(path)) for path in pictures(places)]
+    if not paths:
+        raise DataError(f"{', '.join(map(str, places))}: there are no pictures here.")
+    roots = [place if place.is_dir() else place.parent for place in places]
+    folder = Path(os.path.commonpath([os.path.normpath(root.absolute()) for root in roots]))
+    files = [Path(os.path.relpath(path.absolute(), folder)).as_posix() for path in paths]
+    headers = read_headers(folder, files)
+
+    rows: list[tuple[int, int, list[float]]] = []
+    problems: list[Problem] = []
+    for image_id, (path, header) in enumerate(zip(paths, headers, strict=True), 1):
+        height, width = header.displayed
+        for number, line in enumerate(_lines(label_of(path)), 1):
+            try:
+                category, x, y, w, h = _box(line)
+            except ValueError:
+                where = f"{label_of(path)}, line {number}"
+                problems.append(Problem("error", "bad-box", split, where, f"not a class and a box: {line!r}"))
+                continue
+            rows.append(
+                (image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height])
+            )
+
+    ids = sorted(names) if names is not None else list(range(max((row[1] for row in rows), default=-1) + 1))
+    boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
+    return Written(
+        folder=folder,
+        image_ids=np.arange(1, len(paths) + 1),
+        files=files,
+        sizes=np.array([header.displayed for header in headers], dtype=np.int64).reshape(-1, 2),
+        annotation_ids=np.arange(1, len(rows) + 1),
+        of_image=np.array([row[0] for row in rows], dtype=np.int64),
+        of_category=np.array([row[1] for row in rows], dtype=np.int64),
+        boxes=boxes,
+        areas=boxes[:, 2] * boxes[:, 3],
+        crowd=np.zeros(len(rows), dtype=bool),
+        category_ids=np.array(ids, dtype=np.int64),
+        names=[names[i] if names is not None else f"class {i}" for i in ids],
+        parents=[""] * len(ids),
+        problems=problems,
+    )
+
+
+def label_of(picture: Path) -> Path:
+    """The text file of a picture: below `labels` where it is below `images`, else beside it."""
+    parts = list(picture.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return []  # a picture without objects
+    except (OSError, ValueError) as error:
+        return [f"(the file cannot be read: {error})"]
+
+
+def _box(line: str) -> tuple[int, float, float, float, float]:
+    """Class, and centre and size in [0, 1], from a box or from the corners of a polygon."""
+    category, *numbers = line.split()
+    values = np.array(numbers, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError
+    if len(values) == 4:
+        x, y, w, h = values.tolist()
+    elif len(values) >= 6 and len(values) % 2 == 0:
+        (x0, y0), (x1, y1) = values.reshape(-1, 2).min(0).tolist(), values.reshape(-1, 2).max(0).tolist()
+        x, y, w, h = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+    else:
+        raise ValueError
+    return int(category), x, y, w, h

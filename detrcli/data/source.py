@@ -1,0 +1,88 @@
+"""A user's DATA: its splits, whatever their layout, with a validation split made where there is none."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from detrcli.data.layouts.find import Layout, find
+from detrcli.data.written import Written
+from detrcli.errors import UsageError
+
+HELD_OUT = 10  # one picture in so many, where the data has no validation split
+
+
+@dataclass(frozen=True)
+class Source:
+    """The splits of a data set by name: train, val, test, whatever the folder calls them."""
+
+    layout: Layout
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether validation is a part of train, because the data has no such split."""
+        return "val" not in self.layout.readers and "train" in self.layout.readers
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that there are."""
+        there = {*self.layout.readers, *(["val"] if self.holds_out else [])}
+        return [split for split in ("train", "val", "test") if split in there]
+
+    def read(self, split: str) -> Written:
+        """A split as written."""
+        if split not in self.splits:
+            raise UsageError(f"--split {split}: this data has {', '.join(self.splits)}.")
+        if self.holds_out and split in ("train", "val"):
+            held = held_out(self._train.files)
+            return images_of(self._train, held if split == "val" else ~held)
+        return self.layout.readers[split]()
+
+    @cached_property
+    def _train(self) -> Written:
+        return self.layout.readers["train"]()
+
+
+def open_data(data: Path) -> Source:
+    """The data set behind DATA."""
+    return Source(find(data))
+
+
+def held_out(files: Sequence[str]) -> np.ndarray:
+    """Which pictures validate: by a hash of the file's name, so the same ones in every command.
+
+    At least one, and not the only one.
+    """
+    hashes = np.array(
+        [
+            int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6])
+            for name in files
+        ]
+    )
+    held: np.ndarray = hashes % HELD_OUT == 0
+    if len(files) > 1 and not held.any():
+        held[hashes.argmin()] = True
+    if held.all():
+        held[hashes.argmax()] = False
+    return held
+
+
+def images_of(written: Written, keep: np.ndarray) -> Written:
+    """A part of the images, with their annotations."""
+    ids = written.image_ids[keep]
+    objects = np.isin(written.of_image, ids)
+    return replace(
+        written,
+        image_ids=ids,
+        files=[name for name, kept in zip(written.files, keep, strict=True) if kept],
+        sizes=written.sizes[keep],
+        annotation_ids=written.annotation_ids[objects],
+        of_image=written.of_image[objects],
+        of_category=written.of_category[objects],
+        boxes=written.boxes[objects],
+        areas=written.areas[objects],
+        crowd=written.crowd[objects],
+    )

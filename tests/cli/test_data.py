@@ -1,0 +1,267 @@
+"""`detr data check`: every kind of problem planted, found, and named by its id."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from here import Detr
+from PIL import Image
+
+Document = dict[str, Any]
+
+
+def noise(path: Path, seed: int, size: tuple[int, int] = (60, 40), **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8))
+    coarse.resize(size, Image.Resampling.BICUBIC).save(path, **options)
+
+
+class Data:
+    """A COCO folder of four and two pictures with nothing wrong, to plant something in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.splits: dict[str, Document] = {}
+        for split, first, count in (("train", 1, 4), ("val", 11, 2)):
+            images = [
+                {"id": i, "file_name": f"{i}.png", "width": 60, "height": 40}
+                for i in range(first, first + count)
+            ]
+            for image in images:
+                noise(root / split / image["file_name"], image["id"])
+            # The last picture of train is empty.
+            annotations = [
+                {
+                    "id": 10 * i["id"] + c,
+                    "image_id": i["id"],
+                    "category_id": c,
+                    "bbox": [30 + c, 15, 20, 20],
+                    "area": 400,
+                }
+                for i in (images[:-1] if split == "train" else images)
+                for c in (1, 7)
+            ]
+            self.splits[split] = {
+                "images": images,
+                "annotations": annotations,
+                "categories": [{"id": 7, "name": "bee"}, {"id": 1, "name": "ant"}],
+            }
+
+    def write(self) -> None:
+        (self.root / "annotations").mkdir(exist_ok=True)
+        for split, document in self.splits.items():
+            (self.root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for path in sorted(self.root.rglob("*")):
+            digest.update(f"{path}{path.stat().st_mtime_ns}".encode())
+            digest.update(path.read_bytes() if path.is_file() else b"")
+        return digest.hexdigest()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(tmp_path / "data")
+
+
+def test_nothing_wrong(detr: Detr, data: Data) -> None:
+    data.write()
+    before = data.fingerprint()
+    shown = detr("data", "check", "data", "--json")
+    assert shown.code == 0
+    document = shown.json
+    assert document["schema"] == "detr.data-check/1"
+    assert document["layout"] == "coco"
+    assert document["problems"] == []
+    assert document["splits"]["train"] == {
+        "images": 4, "boxes": 6, "empty_images": 1, "most_boxes": 2,
+        "classes": [
+            {"category_id": 1, "label": "ant", "boxes": 3},
+            {"category_id": 7, "label": "bee", "boxes": 3},
+        ],
+    }  # fmt: skip
+    table = detr("data", "check", "data")
+    assert table.code == 0
+    assert "train       4      6             1           2" in table.out
+    assert data.fingerprint() == before
+
+
+Plant = Callable[[Data], None]
+
+
+def entry(data: Data, number: int = 0, split: str = "train") -> Document:
+    found: Document = data.splits[split]["annotations"][number]
+    return found
+
+
+def picture(data: Data, number: int = 0) -> Document:
+    found: Document = data.splits["train"]["images"][number]
+    return found
+
+
+def as_corners(data: Data) -> None:
+    for document in data.splits.values():
+        for e in document["annotations"]:
+            x, y, w, h = e["bbox"]
+            e["bbox"] = [x, y, x + w, y + h]
+
+
+def half(data: Data) -> None:
+    path = data.root / "train" / "1.png"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def turned(data: Data, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise(data.root / "train" / "1.jpg", 1, exif=exif)
+    picture(data)["file_name"] = "1.jpg"
+
+
+def parent(data: Data) -> None:
+    for document in data.splits.values():
+        document["categories"].insert(0, {"id": 0, "name": "insects", "supercategory": "none"})
+        for category in document["categories"][1:]:
+            category["supercategory"] = "insects"
+
+
+def only_in_val(data: Data) -> None:
+    for e in data.splits["train"]["annotations"]:
+        e["category_id"] = 1
+
+
+def almost_the_same(data: Data) -> None:
+    with Image.open(data.root / "train" / "2.png") as image:
+        image.save(data.root / "val" / "11.jpg", quality=90)
+    data.splits["val"]["images"][0]["file_name"] = "11.jpg"
+
+
+def second_id(data: Data) -> None:
+    data.splits["train"]["images"].append({**picture(data), "file_name": "4.png"})
+
+
+PLANTED: dict[str, tuple[str, str, str, str, Plant]] = {
+    # severity without and with --skip-bad, kind, where
+    "file": ("error", "error", "leaves-folder", "image 1", lambda d: picture(d).update(file_name="../val/11.png")),
+    "absolute": ("error", "error", "leaves-folder", "image 1", lambda d: picture(d).update(file_name="/etc/passwd")),
+    "image id": ("error", "error", "duplicate-id", "image 1", second_id),
+    "category id": (
+        "error", "error", "duplicate-id", "category 1",
+        lambda d: d.splits["train"]["categories"].append({"id": 1, "name": "ant"}),
+    ),
+    "missing": ("error", "warning", "missing-picture", "image 1", lambda d: (d.root / "train" / "1.png").unlink()),
+    "half": ("error", "warning", "bad-picture", "image 1", half),
+    "text": ("error", "warning", "bad-picture", "image 1", lambda d: (d.root / "train" / "1.png").write_text("x")),
+    "size": ("error", "warning", "size-mismatch", "image 1", lambda d: picture(d).update(width=61)),
+    "unknown image": ("error", "warning", "unknown-image", "annotation 11", lambda d: entry(d).update(image_id=99)),
+    "unknown category": (
+        "error", "warning", "unknown-category", "annotation 11", lambda d: entry(d).update(category_id=2),
+    ),
+    "nan": ("error", "warning", "bad-box", "annotation 11", lambda d: entry(d).update(bbox=[1, 2, 3, float("nan")])),
+    "three": ("error", "warning", "bad-box", "annotation 11", lambda d: entry(d).update(bbox=[1, 2, 3])),
+    "annotation id": (
+        "warning", "warning", "duplicate-annotation-id", "annotation 11", lambda d: entry(d, 1).update(id=11),
+    ),
+    "flat": ("warning", "warning", "empty-box", "annotation 11", lambda d: entry(d).update(bbox=[5, 5, 20, 0])),
+    "far": ("warning", "warning", "empty-box", "annotation 11", lambda d: entry(d).update(bbox=[70, 5, 20, 9])),
+    "beyond": ("warning", "warning", "box-outside", "annotation 11", lambda d: entry(d).update(bbox=[50, 5, 20, 9])),
+    "corners": ("error", "error", "corners", "annotation 11", as_corners),
+    "same": (
+        "warning", "warning", "same-picture", "11.png",
+        lambda d: (d.root / "val" / "11.png").write_bytes((d.root / "train" / "2.png").read_bytes()),
+    ),
+    "almost": ("warning", "warning", "near-duplicate", "val", almost_the_same),
+    "class": ("warning", "warning", "class-not-in-train", "class bee", only_in_val),
+    "parent": ("warning", "warning", "parent-class", "class insects", parent),
+    "unturned": ("warning", "warning", "unturned-size", "image 1", lambda d: turned(d, 6)),
+    "mirrored": ("warning", "warning", "turned", "1.jpg", lambda d: turned(d, 2)),
+    "conflict": (
+        "error", "error", "category-conflict", "category 1",
+        lambda d: d.splits["val"]["categories"][1].update(name="cow"),
+    ),
+    "no boxes": ("error", "error", "no-boxes", "train", lambda d: d.splits["train"].update(annotations=[])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_each_problem_is_found_and_named(detr: Detr, data: Data, planted: str) -> None:
+    """It alone is found, with and without --skip-bad, with the exit code of its severity."""
+    alone, skipping, kind, where, plant = PLANTED[planted]
+    plant(data)
+    data.write()
+    before = data.fingerprint()
+    for options, severity in (((), alone), (("--skip-bad",), skipping)):
+        shown = detr("data", "check", "data", "--json", *options)
+        found = [(p["severity"], p["kind"], p["where"]) for p in shown.json["problems"]]
+        assert (severity, kind, where) in found
+        if planted not in ("no boxes", "corners", "conflict"):
+            assert len(found) == 1
+        assert shown.code == (3 if severity == "error" else 0)
+        table = detr("data", "check", "data", *options)
+        assert kind in table.out
+        assert table.code == shown.code
+    assert data.fingerprint() == before
+
+
+def test_what_is_left_out_is_not_counted(detr: Detr, data: Data) -> None:
+    """A missing picture, a flat box, a crowd: 4 pictures and 6 boxes become 3 and 2."""
+    (data.root / "train" / "1.png").unlink()
+    entry(data, 2)["bbox"] = [5, 5, 20, 0]
+    entry(data, 3)["iscrowd"] = 1
+    data.write()
+    train = detr("data", "check", "data", "--json", "--skip-bad").json["splits"]["train"]
+    assert (train["images"], train["boxes"], train["empty_images"], train["most_boxes"]) == (3, 2, 2, 2)
+
+
+def test_exif_can_be_settled(detr: Detr, data: Data) -> None:
+    """A picture that EXIF turns upright, annotated as displayed: fine as it is, wrong if EXIF is ignored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(data.root / "train" / "1.jpg", 1, size=(40, 60), exif=exif)
+    picture(data)["file_name"] = "1.jpg"
+    data.write()
+    assert detr("data", "check", "data", "--json").json["problems"] == []
+    ignored = detr("data", "check", "data", "--json", "--exif", "ignore")
+    assert [p["kind"] for p in ignored.json["problems"]] == ["size-mismatch"]
+    assert ignored.code == 3
+
+
+def test_headers_are_remembered_until_a_file_changes(detr: Detr, data: Data) -> None:
+    data.write()
+    assert detr("data", "check", "data").code == 0
+    noise(data.root / "train" / "1.png", 1, size=(50, 40))
+    again = detr("data", "check", "data", "--json")
+    assert [p["kind"] for p in again.json["problems"]] == ["size-mismatch"]
+
+
+def test_many_problems_of_a_kind_are_counted(detr: Detr, data: Data) -> None:
+    for number in range(6):
+        entry(data, number)["bbox"] = [1, 2, 3]
+    data.write()
+    shown = detr("data", "check", "data")
+    assert "and 3 more" in shown.out
+    assert shown.err.endswith("detr: 7 errors in the data. --skip-bad leaves out single broken entries.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ([], 2, "Give DATA"),
+        (["nowhere"], 3, "no such folder"),
+        (["."], 3, "no known layout"),
+        (["--train-ann", "a.json"], 2, "--train-ann and --train-images belong together"),
+        (["data", "--train-ann", "a.json", "--train-images", "."], 2, "Give DATA, or"),
+        (["--train-ann", "a.json", "--train-images", "."], 3, "a.json: cannot be read"),
+    ],
+)
+def test_wrong_calls(detr: Detr, args: list[str], code: int, said: str) -> None:
+    shown = detr("data", "check", *args)
+    assert shown.code == code
+    assert said in shown.err
+    assert shown.out == ""
