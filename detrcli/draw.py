@@ -1,6 +1,8 @@
 """Boxes with labels on pictures, with Pillow."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -35,8 +37,31 @@ _FONTS = (
 _NO_SIGN = "\U0010ffff"  # what a font shows for this, it shows for every sign that it lacks
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A box to be drawn, in pixels, and what is written at it."""
+
+    box: Box
+    name: str
+    category: int  # decides on the colour
+    score: float | None = None  # surer marks lie on top; None for the truth
+
+
 def annotate(image: Image.Image, found: Detections) -> Image.Image:
-    """A copy of an RGB picture with a box and a label for each detection, the surer ones on top.
+    """A copy of an RGB picture with all detections marked."""
+    return mark(
+        image,
+        [
+            Mark((x0, y0, x1, y1), str(name), int(category), float(score))
+            for (x0, y0, x1, y1), name, category, score in zip(
+                found.boxes.tolist(), found.labels, found.category_ids, found.scores, strict=True
+            )
+        ],
+    )
+
+
+def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
+    """A copy of an RGB picture with a box and a label for each mark, the surer ones on top.
 
     Where boxes crowd, the labels of the less sure are left out rather than laid over others or over too much
     of the picture. A picture too small for letters is enlarged by a whole number.
@@ -46,29 +71,29 @@ def annotate(image: Image.Image, found: Detections) -> Image.Image:
     canvas = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.BICUBIC)
     canvas.info = dict(image.info)
     draw = ImageDraw.Draw(canvas, "RGBA")
-    boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in (zoom * found.boxes).tolist()]
     shorter = min(canvas.size)
     line = max(1, round(math.sqrt(shorter) / 12))
-    size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(boxes) <= 25 else 0.75)))
+    size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(marks) <= 25 else 0.75)))
 
-    rising = np.argsort(found.scores, kind="stable")
-    for i in rising:
-        outline(draw, boxes[i], colour_of(found.category_ids[i]), line)
+    rising = sorted(marks, key=lambda mark: mark.score or 0.0)
+    placed = [(mark, tuple(zoom * value for value in mark.box)) for mark in rising]
+    for mark_, (x0, y0, x1, y1) in placed:
+        outline(draw, (x0, y0, x1, y1), colour_of(mark_.category), line)
 
     taken: list[Box] = []
     left = LABELS_SHARE * canvas.width * canvas.height
-    for i in rising[::-1]:
-        name = visible(str(found.labels[i]))
+    for mark_, (x0, y0, x1, y1) in reversed(placed):
+        name = visible(mark_.name)
         font = font_for(name, size)
         if font is None:
-            name, font = f"#{found.category_ids[i]}", default_font(size)
-        text = shorten(name, found.scores[i], font, canvas.width)
+            name, font = f"#{mark_.category}", default_font(size)
+        text = shorten(name, "" if mark_.score is None else f" {mark_.score:.2f}", font, canvas.width)
         width, height = text_size(text, font)
-        place = find_place(boxes[i], (width, height), canvas.size, taken, line)
+        place = find_place((x0, y0, x1, y1), (width, height), canvas.size, taken, line)
         if text and place and width * height <= left:
             taken.append(place)
             left -= width * height
-            write(draw, place, text, font, colour_of(found.category_ids[i]))
+            write(draw, place, text, font, colour_of(mark_.category))
     return canvas
 
 
@@ -102,18 +127,14 @@ def text_size(text: str, font: Font) -> tuple[int, int]:
     return math.ceil(right - left) + 2 * pad + 2, math.ceil(bottom - top) + 2 * pad
 
 
-def shorten(name: str, score: float, font: Font, width: int) -> str:
+def shorten(name: str, score: str, font: Font, width: int) -> str:
     """Name and score; the name cut where the picture is too narrow; nothing where not even the score fits."""
-    said = f"{score:.2f}"
     widest = min(width, max(0.6 * width, 120))
-    if text_size(said, font)[0] > width:
-        return ""
-    if text_size(f"{name} {said}", font)[0] <= widest:
-        return f"{name} {said}"
-    for length in range(len(name) - 1, 0, -1):
-        if text_size(f"{name[:length]}… {said}", font)[0] <= widest:
-            return f"{name[:length]}… {said}"
-    return said
+    for length in range(len(name), -1, -1):
+        text = name[:length] + ("…" if 0 < length < len(name) else "") + score
+        if text_size(text, font)[0] <= widest:
+            return text.strip()
+    return ""
 
 
 def find_place(
@@ -148,6 +169,28 @@ def find_place(
 def overlap(a: Box, b: Box) -> bool:
     """Whether two boxes share some area."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320) -> Image.Image:
+    """Pictures with a caption each, in rows, none larger than its cell."""
+    font, gap = default_font(14), 10
+    rows = math.ceil(len(pictures) / columns)
+    across, down = cell + gap, cell + gap + 24
+    page = Image.new("RGB", (min(columns, len(pictures)) * across + gap, rows * down + gap), "white")
+    draw = ImageDraw.Draw(page)
+    for i, (picture, caption) in enumerate(pictures):
+        x, y = gap + i % columns * across, gap + i // columns * down
+        scale = cell / max(picture.size)
+        fitted = picture.resize(
+            (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),
+            Image.Resampling.BICUBIC,
+        )
+        page.paste(fitted, (x + (cell - fitted.width) // 2, y + cell - fitted.height))
+        text = shorten(visible(caption), "", font_for(visible(caption), 14) or font, cell)
+        draw.text(
+            (x + cell / 2, y + cell + 4), text, fill="black", font=font_for(text, 14) or font, anchor="ma"
+        )
+    return page
 
 
 def default_font(size: int) -> Font:

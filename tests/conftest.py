@@ -1,10 +1,16 @@
 """What all tests share."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from here import Detr, Shown
 from hypothesis import HealthCheck, settings
+from PIL import Image
+
+from detrcli.cli.app import main
 
 # The command line is tested as strangers' terminals see it, not as this one's is set up.
 for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "DETR_CACHE"):
@@ -23,3 +29,20 @@ settings.load_profile("detr")
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees, or leaves something in, the user's cache."""
     monkeypatch.setenv("DETR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def detr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Detr:
+    """The command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def run(*args: object) -> Shown:
+        monkeypatch.setattr(sys, "argv", ["detr", *map(str, args)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return Shown(left.value.code or 0, out, err)
+
+    return run

@@ -1,11 +1,11 @@
-"""`detr data`: what is in a data set, and what is wrong with it."""
+"""`detr data`: what is in a data set, what is wrong with it, what it looks like; and one made of shapes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from detrcli.cli.options import Debug, Json
+from detrcli.cli.options import Debug, Json, Overwrite
 from detrcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ SHOWN = 3  # problems of a kind that a table shows
 
 @data_app.command("check")
 def check(
-    data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or a data.yaml.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="A folder in any known layout, a data.yaml, or `shapes`.")
+    ] = None,
     train_ann: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO annotations of train.")] = None,
     train_images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures of train.")] = None,
     val_ann: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO annotations of val.")] = None,
@@ -51,6 +53,67 @@ def check(
     if not found.ok:
         count = sum(problem.severity == "error" for problem in found.problems)
         raise DataError(f"{count} errors in the data. --skip-bad leaves out single broken entries.")
+
+
+@data_app.command("show")
+def show(
+    data: Annotated[Path, typer.Argument(help="A folder in any known layout, a data.yaml, or `shapes`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture to write.")],
+    split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "train",
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many pictures.")] = 16,
+    augmented: Annotated[bool, typer.Option("--augmented", help="As training sees them.")] = False,
+    size: Annotated[int, typer.Option(metavar="N", min=1, help="Shorter side of the augmented input.")] = 800,
+    seed: Annotated[int, typer.Option(metavar="N", help="Which pictures, and how augmented.")] = 0,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Draw a sheet of pictures with their truth."""
+    from detrcli.cli.outputs import check_free
+
+    check_free(out, overwrite=overwrite)
+    from detrcli.cli.sheets import truth_sheet
+    from detrcli.data.source import open_data
+
+    truth_sheet(open_data(data), split, images, seed, size if augmented else None).save(out)
+
+
+@data_app.command("make")
+def make(
+    what: Annotated[Literal["shapes"], typer.Argument(help="What to make: shapes.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, in COCO layout.")],
+    images: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Pictures of train; val gets a fifth.")
+    ] = 2000,
+    size: Annotated[int, typer.Option(metavar="S", min=32, max=4096, help="Pixels of a side.")] = 128,
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="Of circle, ring, square, triangle, star, cross, hexagon, arrow, ell, moon.",
+        ),
+    ] = "circle,square,triangle,star,cross",
+    objects: Annotated[
+        int, typer.Option(metavar="N", min=1, max=50, help="At most so many in a picture.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    debug: Debug = False,
+) -> None:
+    """Make a data set of coloured shapes, the same from the same seed."""
+    from detrcli.cli.console import Status
+    from detrcli.cli.outputs import check_free
+    from detrcli.data.make import make_shapes
+
+    check_free(folder, overwrite=False)
+    with Status("drawing shapes") as status:
+        make_shapes(
+            folder,
+            images=images,
+            size=size,
+            classes=[name.strip() for name in classes.split(",")],
+            objects=objects,
+            seed=seed,
+            advance=status.advance,
+        )
 
 
 def open_source(data: Path | None, files: dict[str, tuple[Path | None, Path | None]]) -> "Source":

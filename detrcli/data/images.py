@@ -27,8 +27,11 @@ class Picture:
     notes: Sequence[str]  # what a user should know of how it was read
 
 
-def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode a file whole. What is wrong with it is a DataError that says so, without naming the file."""
+def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True) -> Picture:
+    """Decode a file whole, turned as EXIF says unless told otherwise.
+
+    What is wrong with it is a DataError that says so, without naming the file.
+    """
     try:
         with warnings.catch_warnings():
             # Odd metadata is no reason to look at a picture differently.
@@ -44,7 +47,7 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
                 animated = getattr(image, "is_animated", False) and image.format != "MPO"
                 image.load()
                 notes = ["only the first of its frames was read"] if animated else []
-                return Picture(to_rgb(upright(image)), notes)
+                return Picture(to_rgb(upright(image) if turn else image), notes)
     except DataError:
         raise
     except FileNotFoundError:

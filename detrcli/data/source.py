@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from detrcli.data.layouts.find import Layout, find
+from detrcli.data.make import built_in
 from detrcli.data.written import Written
 from detrcli.errors import UsageError
 
+BUILT_IN = "shapes"
 HELD_OUT = 10  # one picture in so many, where the data has no validation split
 
 
@@ -47,8 +49,8 @@ class Source:
 
 
 def open_data(data: Path) -> Source:
-    """The data set behind DATA."""
-    return Source(find(data))
+    """The data set behind DATA: a folder, a data.yaml, or `shapes` (a folder of that name is ./shapes)."""
+    return Source(find(built_in() if str(data) == BUILT_IN else data))
 
 
 def held_out(files: Sequence[str]) -> np.ndarray:

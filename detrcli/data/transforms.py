@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as v2
 from detrcli.config import Preprocessing
 
 
-def input_size(height: int, width: int, size: int, max_size: int) -> tuple[int, int]:
+def input_size(height: int, width: int, size: int, max_size: float) -> tuple[int, int]:
     """The published size of a picture for the network: its shorter side `size`, its longer at most `max_size`.
 
     Where the longer would pass `max_size`, the shorter is rounded and the longer then cut to an integer; so
@@ -18,7 +18,7 @@ def input_size(height: int, width: int, size: int, max_size: int) -> tuple[int, 
     if longer / shorter * size > max_size:
         size = round(max_size * shorter / longer)
     if size < 1:
-        size, long_size = 1, max_size
+        size, long_size = 1, int(max_size)
     else:
         long_size = int(size * longer / shorter)
     return (size, long_size) if height <= width else (long_size, size)
@@ -30,5 +30,10 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     height, width = input_size(image.height, image.width, p.size, p.max_size)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return normalise(image, preprocessing)
+
+
+def normalise(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """An RGB picture as numbers around zero, (3, h, w)."""
     pixels = v2.to_dtype(v2.pil_to_tensor(image), torch.float32, scale=True)
-    return v2.normalize(pixels, list(p.mean), list(p.std))
+    return v2.normalize(pixels, list(preprocessing.mean), list(preprocessing.std))

@@ -1,0 +1,43 @@
+"""Sheets of pictures that commands draw."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detrcli.config import Preprocessing
+from detrcli.data.annotations import annotate, classes_of
+from detrcli.data.augment import augment, view
+from detrcli.data.examine import headers_only
+from detrcli.data.images import open_picture
+from detrcli.data.source import Source
+from detrcli.draw import Mark, mark, sheet
+
+
+def truth_sheet(source: Source, split: str, images: int, seed: int, augmented: int | None) -> Image.Image:
+    """Some pictures of a split with their boxes; `augmented` is the size for which training would augment them."""
+    examined = headers_only(source, [split])
+    classes = classes_of(examined)
+    annotations = annotate(examined.splits[split], classes)
+    chosen = np.random.default_rng(seed).permutation(len(annotations))[:images]
+    chance = torch.Generator().manual_seed(seed)
+
+    cells = []
+    for i in sorted(chosen.tolist()):
+        path = annotations.path(i)
+        seen = view(open_picture(path, turn=bool(annotations.turned[i])).image, *annotations.objects(i))
+        if augmented is not None:
+            seen = augment(
+                seen, Preprocessing(size=augmented, max_size=round(augmented * 1333 / 800)), chance
+            )
+        marks = [
+            Mark((x0, y0, x1, y1), str(classes.names[label]), int(classes.ids[label]))
+            for (x0, y0, x1, y1), label in zip(
+                seen.boxes.as_subclass(Tensor).tolist(), seen.labels.tolist(), strict=True
+            )
+        ]
+        caption = Path(path).name if marks else f"{Path(path).name} (nothing)"
+        cells.append((mark(seen.image, marks), caption))
+    return sheet(cells)

@@ -1,0 +1,100 @@
+"""The truth that training learns from, held so that loader processes share it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrcli.data.checks import Checked, parents_without_boxes
+from detrcli.data.examine import Examined
+from detrcli.structures import Classes
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """I images with N boxes, in flat tensors in shared memory.
+
+    However large the data, a loader process gets handles of these few tensors, not a copy; and as there are no
+    Python objects per image, no page is copied by counting references.
+    """
+
+    folder: str
+    names: Tensor  # uint8, all file names one after the other
+    name_ends: Tensor  # (I,) int64
+    image_ids: Tensor  # (I,) int64, the data's own
+    sizes: Tensor  # (I, 2) int32, height and width
+    turned: Tensor  # (I,) bool, whether EXIF orientation is applied
+    ends: Tensor  # (I,) int64; the boxes of image i are ends[i - 1]:ends[i]
+    boxes: Tensor  # (N, 4) float32, x0, y0, x1, y1 in pixels, clipped to the picture
+    labels: Tensor  # (N,) int64, contiguous class indices
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def path(self, i: int) -> Path:
+        """The picture's file."""
+        start = int(self.name_ends[i - 1]) if i else 0
+        return Path(
+            self.folder,
+            bytes(self.names[start : int(self.name_ends[i])].numpy()).decode("utf-8", "surrogateescape"),
+        )
+
+    def objects(self, i: int) -> tuple[Tensor, Tensor]:
+        """Boxes (n, 4) and labels (n,) of an image."""
+        part = slice(int(self.ends[i - 1]) if i else 0, int(self.ends[i]))
+        return self.boxes[part], self.labels[part]
+
+
+def classes_of(examined: Examined) -> Classes:
+    """The classes of all splits by rising id, without those that only stand above others."""
+    left_out = parents_without_boxes(examined.splits)
+    named = {
+        category: name
+        for split in examined.splits.values()
+        for category, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True)
+        if name not in left_out
+    }
+    ids = sorted(named)
+    return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids]))
+
+
+def annotate(split: Checked, classes: Classes) -> Annotations:
+    """What a split teaches: usable images, the empty ones too, and their boxes without crowds."""
+    w = split.written
+    images = np.flatnonzero(split.usable_images)
+    by_id = np.argsort(w.image_ids[images], kind="stable")
+    taught = (
+        split.usable
+        & ~w.crowd
+        & np.isin(w.of_image, w.image_ids[images])
+        & np.isin(w.of_category, classes.ids)
+    )
+    place = by_id[np.searchsorted(w.image_ids[images], w.of_image[taught], sorter=by_id)]  # (N,)
+    order = np.argsort(place, kind="stable")
+
+    heights, widths = split.sizes[images][place[order]].T
+    x, y, a, b = w.boxes[taught][order].T
+    boxes = np.stack(
+        [x.clip(0, widths), y.clip(0, heights), (x + a).clip(0, widths), (y + b).clip(0, heights)], axis=1
+    )
+    rank = np.argsort(classes.ids, kind="stable")
+    labels = rank[np.searchsorted(classes.ids, w.of_category[taught][order], sorter=rank)]
+    names = [w.files[i].encode("utf-8", "surrogateescape") for i in images.tolist()]
+    return Annotations(
+        folder=str(w.folder),
+        names=_shared(np.frombuffer(b"".join(names), dtype=np.uint8)),
+        name_ends=_shared(np.cumsum([len(name) for name in names], dtype=np.int64)),
+        image_ids=_shared(w.image_ids[images]),
+        sizes=_shared(split.sizes[images].astype(np.int32)),
+        turned=_shared(split.turned[images]),
+        ends=_shared(np.cumsum(np.bincount(place, minlength=len(images)), dtype=np.int64)),
+        boxes=_shared(boxes.astype(np.float32).reshape(-1, 4)),
+        labels=_shared(labels.astype(np.int64)),
+    )
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    shared: Tensor = torch.from_numpy(array.copy()).share_memory_()  # type: ignore[no-untyped-call]  # torch says nothing of it
+    return shared

@@ -1,0 +1,116 @@
+"""A split as the network's input: pictures and targets, one by one and in batches."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detrcli.config import Preprocessing
+from detrcli.data.annotations import Annotations
+from detrcli.data.augment import View, augment, view
+from detrcli.data.batching import collate
+from detrcli.data.images import open_picture
+from detrcli.data.transforms import normalise, prepare
+from detrcli.errors import DataError
+from detrcli.structures import Batch, Target
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture for the network, with what is to be found in it."""
+
+    pixels: Tensor  # (3, h, w), normalised
+    target: Target
+    image_id: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A picture that could not be read, on its way from a loader's process to one where it can be told."""
+
+    message: str
+
+
+class Detection(Dataset[Example | Broken]):
+    """The pictures of a split: as `detr predict` sees them, or augmented as published.
+
+    What augmentation does to picture i depends on the seed, the epoch and i alone, and not on who loads it when.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        preprocessing: Preprocessing,
+        *,
+        augmented: bool,
+        seed: int = 0,
+        epoch: int = 1,
+    ) -> None:
+        self.annotations = annotations
+        self.preprocessing = preprocessing
+        self.augmented = augmented
+        self.seed, self.epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, i: int) -> Example | Broken:
+        a, path = self.annotations, self.annotations.path(i)
+        try:
+            image = open_picture(path, turn=bool(a.turned[i])).image
+        except DataError as error:
+            return Broken(f"{path}: {error}")
+        if (image.height, image.width) != tuple(a.sizes[i].tolist()):
+            return Broken(f"{path}: its size has changed since the data was checked")
+        seen = view(image, *a.objects(i))
+        if self.augmented:
+            chance = torch.Generator().manual_seed(_mix(self.seed, self.epoch, i))
+            seen = augment(seen, self.preprocessing, chance)
+            pixels = normalise(seen.image, self.preprocessing)
+        else:
+            pixels = prepare(image, self.preprocessing)
+        return Example(pixels, to_target(seen), int(a.image_ids[i]))
+
+
+def _mix(*numbers: int) -> int:
+    """A seed from several numbers, the same in every process."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])
+
+
+def to_target(seen: View) -> Target:
+    """Boxes in pixels of a picture as cx, cy, w, h in [0, 1] of it. Here alone they change their unit."""
+    scale = torch.tensor([seen.image.width, seen.image.height] * 2)
+    x0, y0, x1, y1 = (seen.boxes.as_subclass(Tensor) / scale).unbind(1)
+    return Target(seen.labels, torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=1))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A batch with its targets."""
+
+    batch: Batch
+    targets: list[Target]
+    image_ids: list[int]
+
+
+def collate_examples(examples: Sequence[Example | Broken]) -> Examples | Broken:
+    """The collate function of a loader."""
+    whole = [example for example in examples if isinstance(example, Example)]
+    if len(whole) < len(examples):
+        return next(example for example in examples if isinstance(example, Broken))
+    return Examples(
+        collate([example.pixels for example in whole]),
+        [example.target for example in whole],
+        [example.image_id for example in whole],
+    )
+
+
+def unbroken(batches: Iterable[Examples | Broken]) -> Iterator[Examples]:
+    """A loader's batches; a broken picture is an error here, with its file's name and no loader's traceback."""
+    for batch in batches:
+        if isinstance(batch, Broken):
+            raise DataError(batch.message)
+        yield batch

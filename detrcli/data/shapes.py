@@ -1,0 +1,195 @@
+"""`shapes`: pictures made from a seed, for tests, first steps and a detector that ships with the package.
+
+Coloured shapes, turned and overlapping, on textured backgrounds with noise, among bars that are nothing. The same
+seed gives the same pixels on every machine: only integers are computed with, drawn from a generator whose stream
+is frozen. Shapes are small, medium and large in equal shares; one picture in sixteen is empty.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import RandomState
+
+UNIT = 1 << 12  # a shape's radius in its own coordinates
+TURNS = 64  # directions that a shape can be turned to
+SMALL, MEDIUM, LARGE = (4, 7), (8, 13), (14, 24)  # radius in hundredths of the picture's side
+VISIBLE = 40  # percent of a shape that must not be covered
+EMPTY = 16  # one picture in so many
+
+
+def _ring_of(points: int, first: int = 0, radii: Sequence[int] = (UNIT,)) -> list[tuple[int, int]]:
+    """Corners on circles around the origin, the radii in turn, the first one straight up."""
+    corners = []
+    for i in range(points):
+        angle = 2 * math.pi * i / points + math.radians(first)
+        radius = radii[i % len(radii)]
+        corners.append((round(radius * math.sin(angle)), -round(radius * math.cos(angle))))
+    return corners
+
+
+def _cells(*rows: str) -> list[tuple[int, int]]:
+    """The outline of a figure by its corners, given as pairs of thirds of the unit."""
+    return [(int(x) * UNIT // 3, int(y) * UNIT // 3) for row in rows for x, y in [row.split(",")]]
+
+
+# What is filled by even and odd crossings of these outlines; a circle is given by its radii.
+OUTLINES: dict[str, list[tuple[int, int]]] = {
+    "square": _ring_of(4, 45),
+    "triangle": _ring_of(3),
+    "star": _ring_of(10, radii=(UNIT, UNIT * 2 // 5)),
+    "cross": _cells(
+        "-1,-3", "1,-3", "1,-1", "3,-1", "3,1", "1,1", "1,3", "-1,3", "-1,1", "-3,1", "-3,-1", "-1,-1"
+    ),
+    "hexagon": _ring_of(6),
+    "arrow": _cells("0,-3", "3,0", "1,0", "1,3", "-1,3", "-1,0", "-3,0"),
+    "ell": _cells("-2,-3", "0,-3", "0,1", "2,1", "2,3", "-2,3"),
+}
+ROUND: dict[str, tuple[int, int]] = {
+    "circle": (0, UNIT),
+    "ring": (UNIT * 3 // 5, UNIT),
+}  # inner and outer radius
+MOON = "moon"
+CATALOGUE = (*ROUND, *OUTLINES, MOON)
+DEFAULT = ("circle", "square", "triangle", "star", "cross")
+
+_SINES = [round(math.sin(2 * math.pi * i / TURNS) * UNIT) for i in range(TURNS)]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is in it, N shapes from back to front."""
+
+    pixels: np.ndarray  # (S, S, 3) uint8
+    labels: np.ndarray  # (N,) int64, places in the list of classes
+    masks: np.ndarray  # (N, S, S) bool, what can be seen of each
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(N, 4) int64: x, y, width, height of what can be seen."""
+        boxes = []
+        for mask in self.masks:
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            boxes.append((columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1))
+        return np.array(boxes, dtype=np.int64).reshape(-1, 4)
+
+
+def scene(seed: int, number: int, size: int = 128, classes: Sequence[str] = DEFAULT, most: int = 5) -> Scene:
+    """Picture `number` of a seed's endless series."""
+    rng = RandomState([seed & 0xFFFFFFFF, seed >> 32, number])
+    canvas = _background(rng, size)
+    for _ in range(_draw(rng, 0, 4)):
+        _bar(rng, canvas)
+
+    count = 0 if _draw(rng, 0, EMPTY) == 0 else _draw(rng, 1, most + 1)
+    shapes: list[tuple[int, np.ndarray, np.ndarray]] = []  # label, whole mask, colour
+    for _ in range(4 * count):
+        if len(shapes) == count:
+            break
+        label = _draw(rng, 0, len(classes))
+        mask = _mask(rng, classes[label], size)
+        colour = rng.randint(0, 256, 3, dtype=np.int32)
+        if mask.any() and _all_visible([other for _, other, _ in shapes] + [mask]):
+            shapes.append((label, mask, colour))
+
+    covered = np.zeros((size, size), dtype=bool)
+    visible = []
+    for _, mask, _ in reversed(shapes):
+        visible.append(mask & ~covered)
+        covered |= mask
+    for _, mask, colour in shapes:
+        _paint(rng, canvas, mask, colour)
+    noisy = canvas + rng.randint(-14, 15, canvas.shape, dtype=np.int32)
+    return Scene(
+        pixels=noisy.clip(0, 255).astype(np.uint8),
+        labels=np.array([label for label, _, _ in shapes], dtype=np.int64),
+        masks=np.array(visible[::-1], dtype=bool).reshape(-1, size, size),
+    )
+
+
+def _draw(rng: RandomState, low: int, high: int) -> int:
+    """One of low..high-1; always 32 bits, whatever the machine thinks an integer is."""
+    return int(rng.randint(low, high, dtype=np.int32))
+
+
+def _background(rng: RandomState, size: int) -> np.ndarray:
+    """Two colours mixed by coarse and fine blotches, (S, S, 3) int32."""
+    first, second = rng.randint(30, 226, (2, 3), dtype=np.int32)
+    mix = np.zeros((size, size), dtype=np.int32)
+    for cells, share in ((3, 5), (9, 3)):
+        mix += share * _blotches(rng, size, cells)
+    return (first * mix[..., None] + second * (8 * 256 - mix[..., None])) // (8 * 256)
+
+
+def _blotches(rng: RandomState, size: int, cells: int) -> np.ndarray:
+    """Random values at grid points, blended between them: (S, S) in 0..255."""
+    grid = rng.randint(0, 256, (cells + 1, cells + 1), dtype=np.int32)
+    place = np.arange(size, dtype=np.int32) * cells * 256 // size
+    low, part = place // 256, place % 256
+    rows = (grid[low] * (256 - part)[:, None] + grid[low + 1] * part[:, None]) // 256  # (S, cells + 1)
+    blended: np.ndarray = (rows[:, low] * (256 - part) + rows[:, low + 1] * part) // 256
+    return blended
+
+
+def _bar(rng: RandomState, canvas: np.ndarray) -> None:
+    """A thin bar at any angle: nothing that has a name."""
+    size = len(canvas)
+    corners = np.array([(-UNIT, -UNIT // 14), (UNIT, -UNIT // 14), (UNIT, UNIT // 14), (-UNIT, UNIT // 14)])
+    x, y = _own_coordinates(rng, size, radius=size * _draw(rng, 10, 45) // 100)
+    canvas[_inside(corners, x, y)] = rng.randint(0, 256, 3, dtype=np.int32)
+
+
+def _mask(rng: RandomState, name: str, size: int) -> np.ndarray:
+    small, large = (SMALL, MEDIUM, LARGE)[_draw(rng, 0, 3)]
+    radius = max(3, size * _draw(rng, small, large) // 100)
+    x, y = _own_coordinates(rng, size, radius)
+    squared = x * x + y * y
+    if name in ROUND:
+        inner, outer = ROUND[name]
+        return (squared <= outer * outer) & (squared >= inner * inner)
+    if name == MOON:
+        bite = (x - UNIT // 2) ** 2 + y * y
+        return (squared <= UNIT * UNIT) & (bite > (UNIT * 4 // 5) ** 2)
+    return _inside(np.array(OUTLINES[name]), x, y)
+
+
+def _own_coordinates(rng: RandomState, size: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every pixel's centre as a shape of this radius sees it from a random place, turned at random."""
+    reach = min(radius, size // 2 - 1)
+    # Some reach out of the picture, by a quarter of their radius at most.
+    centre_x, centre_y = (_draw(rng, reach * 3 // 4, size - reach * 3 // 4) for _ in range(2))
+    turn = _draw(rng, 0, TURNS)
+    sine, cosine = _SINES[turn], _SINES[(turn + TURNS // 4) % TURNS]
+    step = np.arange(size, dtype=np.int64)
+    x, y = (2 * (step - centre_x) + 1)[None, :], (2 * (step - centre_y) + 1)[:, None]  # in half pixels
+    return (x * cosine + y * sine) // (2 * radius), (y * cosine - x * sine) // (2 * radius)
+
+
+def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points lie inside an outline: a ray from them crosses it an odd number of times."""
+    inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=bool)
+    for (ax, ay), (bx, by) in zip(corners.tolist(), np.roll(corners, -1, axis=0).tolist(), strict=True):
+        spans = (ay > y) != (by > y)
+        side = (bx - ax) * (y - ay) - (x - ax) * (by - ay)
+        inside ^= spans & ((side > 0) == (by > ay))
+    return inside
+
+
+def _all_visible(masks: Sequence[np.ndarray]) -> bool:
+    """Whether enough of each mask is left when the later ones are laid over it."""
+    covered = np.zeros_like(masks[0])
+    for mask in reversed(masks):
+        if 100 * np.count_nonzero(mask & ~covered) < VISIBLE * np.count_nonzero(mask):
+            return False
+        covered |= mask
+    return True
+
+
+def _paint(rng: RandomState, canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
+    """Fill in a colour that stands out from what is behind, plain or shaded from one side to the other."""
+    behind = canvas[mask].sum(0) // np.count_nonzero(mask)
+    if np.abs(behind - colour).sum() < 120:
+        colour = (colour + 128) % 256
+    shade = np.arange(len(canvas), dtype=np.int32) * _draw(rng, 0, 60) // len(canvas)
+    canvas[mask] = (colour - shade[:, None, None] + np.zeros_like(canvas))[mask]

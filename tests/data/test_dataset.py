@@ -1,0 +1,152 @@
+"""From a checked folder to batches: ids, boxes, sharing between processes, and pictures that break later."""
+
+import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from detrcli.config import Preprocessing
+from detrcli.data.annotations import Annotations, annotate, classes_of
+from detrcli.data.dataset import Detection, Example, Examples, collate_examples, unbroken
+from detrcli.data.examine import examine
+from detrcli.data.source import open_data
+from detrcli.data.transforms import prepare
+from detrcli.errors import DataError
+from detrcli.structures import Classes
+
+IDS = [4_000_000_007, 3, 90]  # of bee, ant, cow: not in order, with gaps, ten digits
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Five pictures; the second is empty, the third has a crowd, the fourth a box partly outside, a flat one too."""
+    boxes: dict[int, list[tuple[int, list[float], int]]] = {
+        1: [(3, [10, 5, 20, 10], 0), (4_000_000_007, [0, 0, 60, 40], 0)],
+        2: [],
+        3: [(90, [1, 2, 30, 30], 1), (90, [5, 5, 9, 9], 0)],
+        4: [(3, [50, 30, 30, 30], 0), (3, [5, 5, 0, 7], 0)],
+        5: [(4_000_000_007, [7, 7, 7, 7], 0)],
+    }
+    (tmp_path / "train").mkdir()
+    rng = np.random.default_rng(0)
+    for i in boxes:
+        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "train" / f"ü {i}.png")
+    document = {
+        "images": [
+            {"id": 100 * i, "file_name": f"ü {i}.png", "width": 60, "height": 40} for i in (4, 1, 3, 5, 2)
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 100 * i, "category_id": c, "bbox": box, "iscrowd": crowd}
+            for i, entries in reversed(boxes.items())
+            for c, box, crowd in entries
+        ],
+        "categories": [{"id": i, "name": n} for i, n in zip(IDS, ["bee", "ant", "cow"], strict=True)],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document))
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    return tmp_path
+
+
+@pytest.fixture
+def truth(root: Path) -> tuple[Annotations, Classes]:
+    examined = examine(open_data(root))
+    classes = classes_of(examined)
+    return annotate(examined.splits["train"], classes), classes
+
+
+def test_ids_are_contiguous_inside_and_the_datas_own_outside(truth: tuple[Annotations, Classes]) -> None:
+    annotations, classes = truth
+    assert classes.ids.tolist() == [3, 90, 4_000_000_007]
+    assert classes.names.tolist() == ["ant", "cow", "bee"]
+    assert annotations.image_ids.tolist() == [400, 100, 300, 500, 200]
+    found = {
+        int(annotations.image_ids[i]): [
+            (classes.ids[label], box.tolist()) for box, label in zip(*annotations.objects(i), strict=True)
+        ]
+        for i in range(len(annotations))
+    }
+    assert found == {
+        100: [(3, [10, 5, 30, 15]), (4_000_000_007, [0, 0, 60, 40])],
+        200: [],
+        300: [(90, [5, 5, 14, 14])],
+        400: [(3, [50, 30, 60, 40])],
+        500: [(4_000_000_007, [7, 7, 14, 14])],
+    }
+
+
+def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations, Classes]) -> None:
+    """As many boxes as a hundred COCOs would be pickled as the same few bytes."""
+    annotations, _ = truth
+    dataset = Detection(annotations, Preprocessing(), augmented=True)
+    small = len(ForkingPickler.dumps(dataset))
+    large = Annotations(**{**vars(annotations), "boxes": torch.zeros(5_000_000, 4).share_memory_()})
+    assert abs(len(ForkingPickler.dumps(Detection(large, Preprocessing(), augmented=True))) - small) < 200
+    assert len(pickle.dumps(large)) > 50_000_000
+
+
+def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -> None:
+    annotations, _ = truth
+    p = Preprocessing(size=64, max_size=100)
+    example = Detection(annotations, p, augmented=False)[1]
+    assert isinstance(example, Example)
+    with Image.open(annotations.path(1)) as image:
+        assert torch.equal(example.pixels, prepare(image.convert("RGB"), p))
+    torch.testing.assert_close(example.target.boxes[0], torch.tensor([1 / 3, 0.25, 1 / 3, 0.25]))
+    assert example.image_id == 100
+
+
+def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examples]:
+    dataset = Detection(
+        annotations, Preprocessing(size=64, max_size=100), augmented=True, seed=5, epoch=epoch
+    )
+    loader: Any = DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate_examples)
+    return list(unbroken(loader))
+
+
+def test_augmentation_depends_on_seed_epoch_and_picture_alone(truth: tuple[Annotations, Classes]) -> None:
+    annotations, _ = truth
+    alone, two, later = loaded(annotations, 0), loaded(annotations, 2), loaded(annotations, 0, epoch=2)
+    for a, b in zip(alone, two, strict=True):
+        assert torch.equal(a.batch.images, b.batch.images)
+        assert a.image_ids == b.image_ids
+        assert all(torch.equal(x.boxes, y.boxes) for x, y in zip(a.targets, b.targets, strict=True))
+    assert [i for batch in alone for i in batch.image_ids] == [400, 100, 300, 500, 200]
+    assert any(
+        a.batch.images.shape != b.batch.images.shape or not torch.equal(a.batch.images, b.batch.images)
+        for a, b in zip(alone, later, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_breaks_later_is_named(truth: tuple[Annotations, Classes], workers: int) -> None:
+    annotations, _ = truth
+    path = annotations.path(2)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError) as error:
+        loaded(annotations, workers)
+    assert str(error.value).startswith(f"{path}: it cannot be decoded")
+    assert "Traceback" not in str(error.value)
+    Image.new("RGB", (10, 10)).save(path)
+    with pytest.raises(DataError, match="its size has changed"):
+        loaded(annotations, workers)
+
+
+def test_parents_get_no_class(root: Path) -> None:
+    for split in ("train", "val"):
+        path = root / "annotations" / f"instances_{split}.json"
+        document = json.loads(path.read_text())
+        document["categories"].append({"id": 0, "name": "animals", "supercategory": "none"})
+        for category in document["categories"][:3]:
+            category["supercategory"] = "animals"
+        path.write_text(json.dumps(document))
+    assert classes_of(examine(open_data(root))).names.tolist() == ["ant", "cow", "bee"]

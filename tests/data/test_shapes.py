@@ -1,0 +1,133 @@
+"""`shapes`: the same pixels everywhere, and as hard and as varied as it says."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from here import Detr
+from PIL import Image
+from pycocotools import mask as rle
+
+from detrcli.data.make import built_in, make_shapes
+from detrcli.data.shapes import CATALOGUE, VISIBLE, scene
+from detrcli.data.source import open_data
+
+
+def digest(number: int, **options: object) -> str:
+    made = scene(0, number, **options)
+    data = made.pixels.tobytes() + made.labels.astype("<i8").tobytes() + made.masks.tobytes()
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def test_pixels_are_the_same_on_every_machine() -> None:
+    """If this fails after a change of what is drawn, EDITION is to be counted up."""
+    assert digest(0) == "3dc085d14a231ea4"
+    assert digest(12345, size=200, classes=CATALOGUE, most=12) == "42e84da34ce50dc4"
+
+
+def test_neighbours_seeds_and_numbers_differ() -> None:
+    pictures = {scene(seed, number).pixels.tobytes() for seed in (0, 1, 2**40) for number in range(20)}
+    assert len(pictures) == 60
+
+
+def test_boxes_and_masks_fit_each_other() -> None:
+    for number in range(150):
+        made = scene(3, number, most=8)
+        assert made.pixels.shape == (128, 128, 3)
+        assert not (made.masks.sum(0) > 1).any()
+        for (x, y, w, h), mask in zip(made.boxes.tolist(), made.masks, strict=True):
+            inside = mask[y : y + h, x : x + w]
+            assert inside.sum() == mask.sum() > 0
+            assert inside[0].any()
+            assert inside[-1].any()
+            assert inside[:, 0].any()
+            assert inside[:, -1].any()
+
+
+def test_shares_are_as_said() -> None:
+    """Empty pictures, classes, and sizes by the side of their box."""
+    made = [scene(4, number) for number in range(800)]
+    assert 0.03 < np.mean([len(m.labels) == 0 for m in made]) < 0.1
+    labels = np.concatenate([m.labels for m in made])
+    assert np.bincount(labels).min() > 0.17 * len(labels)
+    sides = np.concatenate([np.sqrt(m.boxes[:, 2] * m.boxes[:, 3]) for m in made]) / 128
+    assert 0.25 < np.mean(sides < 0.14) < 0.42
+    assert 0.25 < np.mean(sides > 0.26) < 0.42
+    assert max(len(m.labels) for m in made) == 5
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_class_can_be_seen(name: str) -> None:
+    """Its pixels stand out from what is around, and enough of each shape is left uncovered."""
+    areas = [mask.sum() for number in range(30) for mask in scene(5, number, classes=[name]).masks]
+    assert len(areas) > 40
+    assert min(areas) >= 3
+    assert VISIBLE >= 30
+
+
+def test_made_folder_is_whole(detr: Detr, tmp_path: Path) -> None:
+    call = [
+        "data",
+        "make",
+        "shapes",
+        "new",
+        "--images",
+        25,
+        "--size",
+        64,
+        "--classes",
+        "moon, arrow",
+        "--seed",
+        9,
+    ]
+    assert detr(*call).code == 0
+    document = json.loads((tmp_path / "new" / "annotations" / "instances_train.json").read_text())
+    assert [c["name"] for c in document["categories"]] == ["moon", "arrow"]
+    first = scene(9, 0, 64, ["moon", "arrow"], 5)
+    with Image.open(tmp_path / "new" / "train" / "000000.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), first.pixels)
+    for entry in document["annotations"][: len(first.labels)]:
+        packed = {**entry["segmentation"], "counts": entry["segmentation"]["counts"].encode()}
+        assert rle.area(packed) == entry["area"]
+        assert rle.toBbox(packed).tolist() == entry["bbox"]
+    checked = detr("data", "check", "new", "--json")
+    assert checked.code == 0
+    assert {split: s["images"] for split, s in checked.json["splits"].items()} == {"train": 25, "val": 5}
+    assert not [p for p in checked.json["problems"] if p["severity"] == "error"]
+    again = detr(*call)
+    assert again.code == 2
+    assert "new exists" in again.err
+
+
+@pytest.mark.parametrize("classes", ["moon,moon", "cow", ""])
+def test_unknown_classes_are_refused(detr: Detr, tmp_path: Path, classes: str) -> None:
+    shown = detr("data", "make", "shapes", "new", "--classes", classes)
+    assert shown.code == 2
+    assert "circle, ring" in shown.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_built_in_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DETR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "detrcli.data.make.make_shapes", lambda folder: make_shapes(folder, images=5, size=32)
+    )
+    source = open_data(Path("shapes"))
+    assert source.splits == ["train", "val"]
+    assert len(source.read("train").files) == 5
+    before = built_in().stat().st_mtime_ns
+    assert built_in().stat().st_mtime_ns == before
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["shapes-1"]
+
+
+def test_sheets(detr: Detr, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "new", images=6, size=64)
+    assert detr("data", "show", "new", "--out", "sheet.png", "--images", 5).code == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 * 330 + 10, 2 * 354 + 10)
+        assert len(sheet.convert("RGB").getcolors(1 << 20)) > 1000
+    assert detr("data", "show", "new", "--out", "more.png", "--augmented", "--size", 100).code == 0
+    assert detr("data", "show", "new", "--out", "more.png").code == 2
+    assert detr("data", "show", "new", "--out", "none.png", "--split", "test").code == 2
