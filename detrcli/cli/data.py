@@ -103,7 +103,7 @@ def make(
     from detrcli.cli.outputs import check_free
     from detrcli.data.make import make_shapes
 
-    check_free(folder, overwrite=False)
+    check_free(folder)
     with Status("drawing shapes") as status:
         make_shapes(
             folder,

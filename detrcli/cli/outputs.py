@@ -6,11 +6,11 @@ from pathlib import Path
 from detrcli.errors import UsageError
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """An explicit output that exists is an error without --overwrite; an empty folder counts as free."""
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """An explicit output that exists is an error unless it may be overwritten; an empty folder counts as free."""
     empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not empty and not overwrite:
-        raise UsageError(f"{path} exists. Give another --out, or --overwrite.")
+        raise UsageError(f"{path} exists. Give another place, or --overwrite where there is such an option.")
 
 
 def next_free_folder(name: str) -> Path:

@@ -40,7 +40,9 @@ class Source:
             raise UsageError(f"--split {split}: this data has {', '.join(self.splits)}.")
         if self.holds_out and split in ("train", "val"):
             held = held_out(self._train.files)
-            return images_of(self._train, held if split == "val" else ~held)
+            if split == "train":
+                return images_of(self._train, ~held)
+            return replace(images_of(self._train, held), problems=())  # they are told with train
         return self.layout.readers[split]()
 
     @cached_property

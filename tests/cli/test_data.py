@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ import numpy as np
 import pytest
 from here import Detr
 from PIL import Image
+from small import small_weights
+
+from detrcli.data.annotations import classes_of
+from detrcli.data.examine import headers_only
+from detrcli.data.source import open_data
+from detrcli.weights import native
+from detrcli.weights.fit import fit
 
 Document = dict[str, Any]
 
@@ -230,6 +238,42 @@ def test_exif_can_be_settled(detr: Detr, data: Data) -> None:
     ignored = detr("data", "check", "data", "--json", "--exif", "ignore")
     assert [p["kind"] for p in ignored.json["problems"]] == ["size-mismatch"]
     assert ignored.code == 3
+
+
+def test_no_command_changes_the_data(detr: Detr, data: Data, tmp_path: Path) -> None:
+    data.write()
+    before = data.fingerprint()
+    native.save(small_weights(), tmp_path / "w.safetensors")
+    for call in (
+        ["data", "check", "data", "--full"],
+        ["data", "show", "data", "--out", "sheet.png"],
+        ["data", "show", "data", "--out", "augmented.png", "--augmented", "--size", "64"],
+        ["predict", "data", "--weights", "w.safetensors"],
+    ):
+        assert detr(*call).code == 0
+        assert data.fingerprint() == before
+
+
+def test_ids_of_the_data_come_out_of_predict(detr: Detr, data: Data, tmp_path: Path) -> None:
+    """Category 4000000007 goes into the weights with its name, through their file, and out again."""
+    for document in data.splits.values():
+        document["categories"][0]["id"] = 4_000_000_007
+        for annotation in document["annotations"]:
+            annotation["category_id"] = {7: 4_000_000_007, 1: 1}[annotation["category_id"]]
+    data.write()
+    classes = classes_of(headers_only(open_data(tmp_path / "data"), ["train"]))
+    native.save(fit(small_weights(), classes).weights, tmp_path / "w.safetensors")
+    shown = detr(
+        "predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images"
+    )
+    found = {(row["category_id"], row["label"]) for row in shown.json["images"][0]["detections"]}
+    assert found <= {(1, "ant"), (4_000_000_007, "bee")}
+    only_bee = replace(classes, ids=classes.ids[1:], names=classes.names[1:])
+    native.save(fit(small_weights(), only_bee).weights, tmp_path / "w.safetensors")
+    shown = detr(
+        "predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images"
+    )
+    assert {row["category_id"] for row in shown.json["images"][0]["detections"]} == {4_000_000_007}
 
 
 def test_headers_are_remembered_until_a_file_changes(detr: Detr, data: Data) -> None:

@@ -55,8 +55,8 @@ def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, heigh
         found = seen_box(pixels, label)
         if found is not None:
             assert np.abs(np.array(found) - box).max() <= tolerance
-        assert 0 <= box[0] < box[2] <= after.image.width
-        assert 0 <= box[1] < box[3] <= after.image.height
+        assert 0 <= box[0] < box[2] <= after.image.width + 1e-4  # float32 scales a little beyond
+        assert 0 <= box[1] < box[3] <= after.image.height + 1e-4
     for channel in range(3):
         if seen_box(pixels, channel) is not None:
             assert channel in labels
