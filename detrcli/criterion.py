@@ -48,6 +48,10 @@ class Term(Protocol):
     @property
     def weight(self) -> float: ...
 
+    @property
+    def least(self) -> float:
+        """The normaliser is never below this."""
+
     def total(self, matched: Matched) -> Tensor:
         """The term summed over the group, neither weighted nor normalised."""
 
@@ -62,6 +66,7 @@ class ClassTerm:
     weight: float
     no_object: float
     name: str = "class"
+    least: float = 1e-6  # so that a no-object weight of 0 without objects is 0 and not 0 / 0
 
     def total(self, matched: Matched) -> Tensor:
         weights = matched.logits.new_ones(matched.logits.shape[-1])
@@ -82,9 +87,10 @@ class ClassTerm:
 
 @dataclass(frozen=True)
 class BoxTerm:
-    """What the box terms share: they are taken per object."""
+    """What the box terms share: they are taken per object, and per one where there is none."""
 
     weight: float
+    least: float = 1.0
 
     def count(self, targets: Sequence[Target], queries: int) -> float:
         """The number of objects, those that no query was left for included."""
@@ -132,7 +138,7 @@ class Criterion:
 
         Counted over all accumulated micro-batches and all processes, hence the same loss however a batch is
         split. It is the mean over processes, because DistributedDataParallel averages the gradients; so every
-        process must call it. The box terms divide by 1 where there is no object at all.
+        process must call it.
         """
         counts = [0.0] * len(self.terms)
         for targets in micro_batches:
@@ -140,10 +146,7 @@ class Criterion:
                 count + term.count(targets, queries) for count, term in zip(counts, self.terms, strict=True)
             ]
         means = distributed.mean(counts)
-        return {
-            term.name: max(mean, 1.0) if isinstance(term, BoxTerm) else mean
-            for term, mean in zip(self.terms, means, strict=True)
-        }
+        return {term.name: max(mean, term.least) for term, mean in zip(self.terms, means, strict=True)}
 
     def __call__(
         self, output: Output, targets: Sequence[Target], normalisers: Mapping[str, float] | None = None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.data.batching import collate
-from detrcli.data.images import MAX_PIXELS, Picture, open_picture, to_rgb, upright
+from detrcli.data.images import MAX_PIXELS, Picture, as_displayed, open_picture
 from detrcli.data.transforms import prepare
 from detrcli.errors import DataError, MachineError, UsageError
 from detrcli.postprocess import detections
@@ -38,8 +38,9 @@ class Seen:
     """What became of one picture: what was found in it, or why it could not be looked at."""
 
     source: Source
-    image: Image.Image | None  # as it is displayed, RGB
+    size: tuple[int, int] | None  # height and width as it is displayed
     detections: Detections | None
+    image: Image.Image | None = None  # RGB, where it was asked for
     notes: Sequence[str] = ()
     problem: str | None = None
 
@@ -75,14 +76,14 @@ class Detector:
         A picture is a path, a Pillow image or an H x W x 3 array of uint8. One that cannot be read is a
         DataError; `stream` goes on after it.
         """
-        several = images if isinstance(images, list) else [images]
+        several = images if isinstance(images, list | tuple) else [images]
         found = []
         for seen in self.stream(several, threshold, batch_size):
             if seen.detections is None:
                 name = f"{seen.source}: " if isinstance(seen.source, str | Path) else "a picture: "
                 raise DataError(name + (seen.problem or ""))
             found.append(seen.detections)
-        return found if isinstance(images, list) else found[0]
+        return found if isinstance(images, list | tuple) else found[0]
 
     def stream(
         self,
@@ -90,25 +91,33 @@ class Detector:
         threshold: float = 0.7,
         batch_size: int = 1,
         max_pixels: int = MAX_PIXELS,
+        *,
+        keep_images: bool = False,
     ) -> Iterator[Seen]:
         """What is seen in each picture, in their order, while the next ones are being read.
 
         Pictures share a batch only where their input sizes are equal, so nothing is padded and a result does
         not depend on the company.
         """
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"threshold {threshold}: it is a score between 0 and 1.")
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}: it is at least 1.")
 
         def read(source: Source) -> tuple[Seen, Tensor | None]:
             try:
                 picture = _open(source, max_pixels)
             except DataError as error:
                 return Seen(source, None, None, problem=str(error)), None
-            seen = Seen(source, picture.image, None, picture.notes)
-            return seen, prepare(picture.image, self.preprocessing)  # (3, h, w)
+            image = picture.image
+            kept = image if keep_images else None
+            seen = Seen(source, (image.height, image.width), None, kept, picture.notes)
+            return seen, prepare(image, self.preprocessing)  # (3, h, w)
 
         # Equal sizes are looked for among this many pictures.
-        window = 1 if batch_size == 1 else 4 * batch_size
+        window = 1 if batch_size == 1 else 2 * batch_size
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
-            ready = ahead(pool, read, sources, depth=2 * window + 2)
+            ready = ahead(pool, read, sources, depth=window + 2)
             while chunk := list(islice(ready, window)):
                 yield from self._look(chunk, threshold, batch_size)
 
@@ -124,7 +133,7 @@ class Detector:
         for places in by_size.values():
             for start in range(0, len(places), batch_size):
                 batch = places[start : start + batch_size]
-                sizes = [(image.height, image.width) for i in batch if (image := chunk[i][0].image)]
+                sizes = [size for i in batch if (size := chunk[i][0].size)]
                 prediction = self.forward([pixels for i in batch if (pixels := chunk[i][1]) is not None])
                 found |= zip(batch, detections(prediction, sizes, self.classes, threshold), strict=True)
         for i, (seen, _) in enumerate(chunk):
@@ -151,6 +160,7 @@ def load(
     sha256: str | None = None,
 ) -> Detector:
     """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL."""
+    find_device(device)  # before anything is fetched
     return Detector(load_weights(str(weights), model=model, sha256=sha256), device, precision)
 
 
@@ -179,18 +189,25 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in there:
-        raise UsageError(f"--device {name}: there is auto, cpu, cuda, cuda:N and mps.")
+        raise UsageError(f"device {name!r}: there is auto, cpu, cuda, cuda:N and mps.")
     if not there[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         usable = ", ".join(kind for kind, usable in there.items() if usable)
-        raise MachineError(f"--device {name}: there is no such device here. There is {usable}.")
+        raise MachineError(f"device {name!r}: there is no such device here. There is {usable}.")
     return device
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Float32 that is float32, without TF32's ten bits, and afterwards as it was before."""
+    """Float32 that is float32, without the ten bits of TF32 or the eight of bf16, and afterwards as before."""
     cudnn: Any = torch.backends.cudnn
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    mkldnn: Any = torch.backends.mkldnn
+    switches: tuple[Any, ...] = (
+        torch.backends.cuda.matmul,
+        cudnn.conv,
+        cudnn.rnn,
+        mkldnn.matmul,
+        mkldnn.conv,
+    )
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
@@ -211,9 +228,11 @@ def _open(source: Source, max_pixels: int) -> Picture:
     if isinstance(source, str | Path):
         return open_picture(Path(source), max_pixels)
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise DataError(
                 f"an array of {source.dtype} {source.shape}; it must be uint8, height x width x 3"
             )
         source = Image.fromarray(source)
-    return Picture(to_rgb(upright(source)), [])
+    if not isinstance(source, Image.Image):
+        raise DataError(f"a picture is a path, a Pillow image or an array, not {type(source).__name__}")
+    return Picture(as_displayed(source), [])

@@ -1,4 +1,4 @@
-"""Processes that train together: who am I, how many are we, what do we have in sum."""
+"""Processes that train together: how many are we, what do we have on average."""
 
 import torch
 from torch import distributed
@@ -7,11 +7,6 @@ from torch import distributed
 def world_size() -> int:
     """How many processes work together; 1 outside a process group."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """Which of them this is, from 0."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def mean(values: list[float]) -> list[float]:

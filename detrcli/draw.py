@@ -1,6 +1,8 @@
 """Boxes with labels on pictures, with Pillow."""
 
 import math
+import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +21,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 SMALLEST = 160  # a shorter side below this is enlarged
 LARGEST_ZOOMED = 1600  # as far as the longer side stays within this
 LABELS_SHARE = 0.12  # of the picture's area
+COLOURS = 96  # classes that have a colour of their own
 
 # Looked for among the system's fonts when a name has signs that Pillow's own font lacks.
 _FONTS = (
@@ -100,8 +103,15 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
 def save(image: Image.Image, path: Path) -> None:
     """Write a picture of the kind that its name says, with the colour profile that it came with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Full colour resolution and little loss: thin coloured lines smear at JPEG's defaults. PNG ignores both.
-    image.save(path, quality=92, subsampling=0, icc_profile=image.info.get("icc_profile"))
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        # Full colour resolution and little loss: thin coloured lines smear at JPEG's defaults. PNG ignores both.
+        image.save(temporary, quality=92, subsampling=0, icc_profile=image.info.get("icc_profile"))
+        os.replace(temporary, path)  # whole or not at all, and in the place of a link, not through it
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def outline(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int) -> None:
@@ -220,37 +230,42 @@ def _system_fonts(size: int) -> list[Font]:
     return fonts
 
 
-@cache
 def colour_of(category: int) -> Colour:
-    """The colour of a class, the same everywhere: neighbours in number are far apart in hue and lightness.
+    """The colour of a class, the same everywhere."""
+    red, green, blue = _palette()[int(category) % COLOURS]
+    return red, green, blue
 
-    Hues go round by the golden angle, lightness through three steps, in the perceptual space OKLCH.
-    """
-    hue = math.radians(25 + 137.508 * int(category))
-    lightness, chroma = (0.70, 0.80, 0.58)[int(category) % 3], 0.17
-    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
+
+@cache
+def _palette() -> list[list[int]]:
+    """Colours in an order in which each is as far as can be from all before it, in the perceptual space OKLab."""
+    lightness, chroma, hue = np.meshgrid((0.52, 0.62, 0.72, 0.82), (0.07, 0.13, 0.19), np.arange(0, 360, 9))
+    angle = np.radians(hue).ravel()
+    lab = np.stack(
+        [lightness.ravel(), chroma.ravel() * np.cos(angle), chroma.ravel() * np.sin(angle)], axis=1
+    )
     to_cone = np.array(
-        [
-            [1, 0.3963377774, 0.2158037573],
-            [1, -0.1055613458, -0.0638541728],
-            [1, -0.0894841775, -1.2914855480],
-        ]
+        [[1, 0.39633778, 0.21580376], [1, -0.10556135, -0.06385417], [1, -0.08948418, -1.29148555]]
     )
     to_rgb = np.array(
         [
-            [4.0767416621, -3.3077115913, 0.2309699292],
-            [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.7076147010],
+            [4.07674166, -3.30771159, 0.23096993],
+            [-1.26843800, 2.60975740, -0.34131940],
+            [-0.00419609, -0.70341861, 1.70761470],
         ]
     )
-    linear = (to_rgb @ (to_cone @ (lightness, a, b)) ** 3).clip(0, 1)
-    red, green, blue = (
-        (255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
-        .round()
-        .astype(int)
-        .tolist()
-    )
-    return red, green, blue
+    linear = (lab @ to_cone.T) ** 3 @ to_rgb.T
+    shown = ((linear >= 0) & (linear <= 1)).all(1)  # what a screen can show
+    lab, linear = lab[shown], linear[shown]
+
+    chosen = [int(lab[:, 1].argmax())]
+    distance = np.full(len(lab), np.inf)
+    while len(chosen) < COLOURS:
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    palette: list[list[int]] = (255 * gamma[chosen]).round().astype(int).tolist()
+    return palette
 
 
 def contrast(colour: Colour) -> Colour:

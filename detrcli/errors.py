@@ -4,7 +4,6 @@ A message says what is wrong, with which file or item, and what to do, in one to
 that is raised is a bug of ours.
 """
 
-import errno
 from typing import ClassVar
 
 
@@ -59,13 +58,7 @@ def explain(error: BaseException) -> DetrError | None:
     # By name: this does not import torch.
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return MachineError("Out of memory: use a smaller --size or --batch-size, or --device cpu.")
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-    ):
+    if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
         return MachineError(f"{error.strerror}{where}")
     return None

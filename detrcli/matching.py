@@ -94,8 +94,11 @@ class Matcher:
 
 def _name_what_is_not_finite(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> None:
     for image, target in enumerate(targets):
-        if not target.boxes.isfinite().all():
-            raise DataError(f"The target boxes of image {image} of the batch are not all finite numbers.")
+        # Far outside [0, 1] the areas and so the costs overflow.
+        if not (target.boxes.abs() < 1e6).all():
+            raise DataError(
+                f"The target boxes of image {image} of the batch are not all finite numbers in [0, 1]."
+            )
     for what, values in (("logits", logits), ("boxes", boxes)):
         broken = (~values.isfinite()).flatten(2).any(-1).any(0).nonzero()  # (?, 1)
         if len(broken):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from detrcli.boxes import corners
+from detrcli.errors import DivergedError
 from detrcli.structures import Classes, Detections, Prediction
 
 
@@ -22,6 +23,11 @@ def detections(
     scale = torch.tensor([(w, h, w, h) for h, w in sizes], device=scores.device)  # (B, 4)
     boxes = corners(prediction.boxes.float()) * scale[:, None]  # (B, Q, 4)
 
+    if not (scores.isfinite().all() and boxes.isfinite().all()):
+        raise DivergedError(
+            "The model's predictions are not finite numbers.\n"
+            "Its weights do not fit their config or are broken; in fp16 numbers also overflow: try bf16 or fp32."
+        )
     found = []
     for score, index, box in zip(
         scores.cpu().numpy(), indices.cpu().numpy(), boxes.cpu().numpy(), strict=True

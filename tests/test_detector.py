@@ -1,7 +1,10 @@
 """Pictures in, detections out: the same whatever the company, the order and the kind of picture object."""
 
 import time
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from small import small_weights
 
 import detrcli
 from detrcli.detector import Detector, ahead, exact_float32, find_device
-from detrcli.errors import DataError, MachineError, UsageError
+from detrcli.errors import DataError, DivergedError, MachineError, UsageError, WeightsError
 from detrcli.structures import Detections
 
 SIZES = [(64, 96), (100, 60), (64, 96), (96, 64), (32, 48), (200, 300), (64, 96), (70, 70)]
@@ -139,7 +142,7 @@ def test_devices() -> None:
     assert find_device("cpu").type == "cpu"
     assert find_device("auto").type in ("cuda", "mps", "cpu")
     for name in ("gpu", "cuda:x", "", "meta"):
-        with pytest.raises(UsageError, match="--device"):
+        with pytest.raises(UsageError, match="device"):
             find_device(name)
     with pytest.raises(MachineError, match=r"no such device here\. There is .*cpu"):
         find_device("cuda:99")
@@ -187,3 +190,79 @@ def test_ahead_keeps_order_and_does_not_run_away() -> None:
 def test_ahead_passes_errors_on() -> None:
     with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
         list(ahead(pool, lambda i: 1 // i, [1, 0, 2], depth=2))
+
+
+def test_forward_computes_in_exact_float32(detector: Detector, pictures: list[Path]) -> None:
+    """Also where the process has been told that less will do: not a bit changes."""
+    exact = detector.predict(pictures[0], threshold=0)
+    inside = []
+    hook = detector.model.register_forward_pre_hook(
+        lambda *_: inside.append(
+            (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
+        )
+    )
+    torch.set_float32_matmul_precision("medium")
+    try:
+        same(detector.predict(pictures[0], threshold=0), exact, 0)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        hook.remove()
+    assert inside == [("ieee", "ieee")]
+
+
+def test_stream_reads_ahead(detector: Detector, pictures: list[Path]) -> None:
+    """When the first result comes, the next pictures are already being read."""
+    taken = []
+
+    def sources() -> Iterator[Path]:
+        for path in pictures * 3:
+            taken.append(path)
+            yield path
+
+    stream = detector.stream(sources())
+    next(stream)
+    assert 1 < len(taken) < len(pictures) * 3
+    stream.close()
+
+
+def test_nothing_global_changes(detector: Detector, pictures: list[Path]) -> None:
+    before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
+    list(detector.stream(pictures * 5, batch_size=4))
+    assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before
+
+
+def test_odd_calls_are_explained(detector: Detector, tmp_path: Path) -> None:
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            detector.predict(tmp_path, threshold=threshold)
+    for size in (0, -1):
+        with pytest.raises(UsageError, match="at least 1"):
+            detector.predict([tmp_path], batch_size=size)
+    for odd in (None, b"bytes", 3):
+        with pytest.raises(DataError, match="a picture is a path"):
+            detector.predict(odd)
+    with pytest.raises(DataError):
+        detector.predict(np.zeros((0, 5, 3), np.uint8))
+    with pytest.raises(DataError, match="no pixels"):
+        detector.predict(Image.new("RGB", (0, 5)))
+    Image.effect_noise((200, 200), 50).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:3000])
+    with Image.open(tmp_path / "b.jpg") as lazy, pytest.raises(DataError, match="cannot be decoded"):
+        detector.predict(lazy)
+
+
+@pytest.mark.parametrize("name", ["box_head.layers.2.bias", "class_head.bias"])
+def test_weights_that_are_not_finite_are_refused(name: str) -> None:
+    small = small_weights()
+    broken = {**small.tensors, name: torch.full_like(small.tensors[name], float("nan"))}
+    with pytest.raises(WeightsError, match=f"not finite: {name}"):
+        Detector(replace(small, tensors=broken), "cpu")
+
+
+def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictures: list[Path]) -> None:
+    """Finite weights can overflow all the same."""
+    small = small_weights()
+    large = {**small.tensors, "class_head.weight": torch.full_like(small.tensors["class_head.weight"], 3e38)}
+    with pytest.raises(DivergedError, match="not finite"):
+        Detector(replace(small, tensors=large), "cpu").predict(pictures[0])

@@ -180,3 +180,11 @@ def test_generalised_iou_of_empty_and_inverted_boxes() -> None:
     assert ious[5] == 1
     ious.sum().backward()
     assert a.grad.isfinite().all()
+
+
+def test_targets_beyond_all_measure_are_named() -> None:
+    g = torch.Generator().manual_seed(6)
+    targets = [random_target(g, 1, 3), random_target(g, 2, 3)]
+    targets[1].boxes[0] = 1e30
+    with pytest.raises(DataError, match="target boxes of image 1 "):
+        Matcher()([random_prediction(g, 2, 4, 3)], targets)

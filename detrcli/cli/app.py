@@ -1,9 +1,11 @@
 """`detr`: the commands put together, and what becomes of an error."""
 
+import io
 import os
 import signal
 import sys
 import traceback
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -52,6 +54,11 @@ def detr(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     session = Session()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write is written out
+            stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *_: f"detr: {message}\n"
+    warnings.filterwarnings("ignore", module="PIL")  # odd metadata is no news to a user
     # So that what was begun is tidied up, as it is after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

@@ -30,7 +30,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | No
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         words = any(isinstance(row[i], str) for row in rows)
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
+        # A number broken over two lines is another number.
+        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         table.add_row(*(Text(visible(_cell(value))) for value in row))
     _console(sys.stdout).print(table)
@@ -45,13 +46,20 @@ def _cell(value: str | float | None) -> str:
 def _console(stream: IO[str]) -> "Console":
     from rich.console import Console
 
+    fancy = is_terminal(stream)
     # Outside a terminal there is no width to keep to: a line stays a line.
-    return Console(file=stream, width=None if is_terminal(stream) else 10_000, highlight=False)
+    return Console(
+        file=stream,
+        width=None if fancy else 10_000,
+        force_terminal=fancy,
+        no_color=not fancy,
+        highlight=False,
+    )
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether lines may be drawn again and must fit a width."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether escape bytes may be sent and lines drawn again, and a width is to be kept."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def warn(message: str) -> None:
@@ -102,6 +110,15 @@ class DownloadStatus:
         self._bar: Progress | None = None
         self._said = False
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
     def __call__(self, name: str, done: int, total: int | None) -> None:
         if not is_terminal(sys.stderr):
             if not self._said:
@@ -119,8 +136,6 @@ class DownloadStatus:
                 progress.TimeRemainingColumn(),
                 console=_console(sys.stderr),
             )
-            self._task = self._bar.add_task(visible(name), total=total)
+            self._task = self._bar.add_task(visible(name).replace("[", r"\["), total=total)
             self._bar.start()
         self._bar.update(self._task, completed=done, total=total)
-        if done == total:
-            self._bar.stop()

@@ -73,8 +73,9 @@ def show(
     check_free(out, overwrite=overwrite)
     from detrcli.cli.sheets import truth_sheet
     from detrcli.data.source import open_data
+    from detrcli.draw import save
 
-    truth_sheet(open_data(data), split, images, seed, size if augmented else None).save(out)
+    save(truth_sheet(open_data(data), split, images, seed, size if augmented else None), out)
 
 
 @data_app.command("make")
@@ -103,7 +104,7 @@ def make(
     from detrcli.cli.outputs import check_free
     from detrcli.data.make import make_shapes
 
-    check_free(folder)
+    check_free(folder, folder=True)
     with Status("drawing shapes") as status:
         make_shapes(
             folder,

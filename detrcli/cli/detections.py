@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from detrcli.cli.console import print_table
+from detrcli.text import visible
 
 if TYPE_CHECKING:
     from detrcli.structures import Detections
@@ -85,7 +86,7 @@ def print_csv(results: Sequence[Result]) -> None:
     for result in results:
         for row in _rows(result.detections):
             *values, box = row.values()
-            writer.writerow([result.file, *values, *box])
+            writer.writerow([visible(str(value)) for value in (result.file, *values, *box)])
 
 
 def print_for_people(results: Sequence[Result], threshold: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detrcli.cli.console import warn
 from detrcli.cli.detections import Result
-from detrcli.cli.outputs import Names, next_free_folder
+from detrcli.cli.outputs import different, next_free_folder
 from detrcli.data.collect import Named
 from detrcli.detector import Seen, ahead
 from detrcli.draw import annotate, save
@@ -15,34 +15,38 @@ DEFAULT_OUT = "predictions"
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
 
-def drawn(
-    named: Sequence[Named], stream: Iterable[Seen], out: Path | None, *, draw: bool
-) -> Iterator[Result]:
+def places(named: Sequence[Named]) -> list[Path]:
+    """The name of each annotated picture below the output folder.
+
+    JPEG stays what it is; everything else becomes PNG, which loses nothing.
+    """
+    return different(
+        item.below if item.below.suffix.lower() in JPEG else item.below.with_suffix(".png") for item in named
+    )
+
+
+def drawn(named: Sequence[Named], stream: Iterable[Seen], out: Path | None) -> Iterator[Result]:
     """The result of each picture, in order, while the annotated ones are drawn and written in other threads."""
     with ThreadPoolExecutor(2) as pool:
-        yield from ahead(pool, _draw, _placed(named, stream, out, draw=draw), depth=6)
+        yield from ahead(pool, _draw, _placed(named, stream, out), depth=6)
 
 
 def _placed(
-    named: Sequence[Named], stream: Iterable[Seen], out: Path | None, *, draw: bool
+    named: Sequence[Named], stream: Iterable[Seen], out: Path | None
 ) -> Iterator[tuple[Named, Seen, Path | None]]:
-    names = Names(item.path for item in named)
-    for item, seen in zip(named, stream, strict=True):
-        path = None
-        if draw and seen.detections is not None:
-            if out is None:
-                out = next_free_folder(DEFAULT_OUT)
-                warn(f"annotated pictures go to {out}")
-            # JPEG stays what it is; everything else becomes PNG, which loses nothing.
-            suffix = item.below.suffix if item.below.suffix.lower() in JPEG else ".png"
-            path = names.give(out, item.below.with_suffix(suffix))
-        yield item, seen, path
+    for item, place, seen in zip(named, places(named), stream, strict=True):
+        if seen.image is None:
+            yield item, seen, None
+            continue
+        if out is None:
+            out = next_free_folder(DEFAULT_OUT)
+            warn(f"annotated pictures go to {out}")
+        yield item, seen, out / place
 
 
 def _draw(work: tuple[Named, Seen, Path | None]) -> Result:
     item, seen, path = work
-    if seen.image is None or seen.detections is None:
-        return Result(str(item.path), 0, 0, None, seen.notes, seen.problem)
-    if path:
+    if path and seen.image and seen.detections is not None:
         save(annotate(seen.image, seen.detections), path)
-    return Result(str(item.path), *seen.image.size, seen.detections, seen.notes, None)
+    height, width = seen.size or (0, 0)
+    return Result(str(item.path), width, height, seen.detections, seen.notes, seen.problem)

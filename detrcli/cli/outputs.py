@@ -1,15 +1,19 @@
-"""Where results go: nothing that is there is overwritten unasked, nothing of the user's ever."""
+"""Where results go: over nothing that is there unasked, and never over what was given to be read."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detrcli.errors import UsageError
 
 
-def check_free(path: Path, *, overwrite: bool = False) -> None:
+def check_free(path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
     """An explicit output that exists is an error unless it may be overwritten; an empty folder counts as free."""
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not empty and not overwrite:
+    if not os.path.lexists(path):
+        return
+    if folder != path.is_dir():
+        raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}. Give another place.")
+    if not overwrite and not (folder and not any(path.iterdir())):
         raise UsageError(f"{path} exists. Give another place, or --overwrite where there is such an option.")
 
 
@@ -26,22 +30,23 @@ def next_free_folder(name: str) -> Path:
             return path
 
 
-class Names:
-    """Gives each picture an output name of its own below a folder, never that of an input."""
-
-    def __init__(self, inputs: Iterable[Path]) -> None:
-        self._inputs = {path.resolve() for path in inputs}
-        self._taken: set[Path] = set()
-
-    def give(self, folder: Path, below: Path) -> Path:
-        """folder/below, with a number where another picture has that name."""
-        path, number = folder / below, 1
-        while path in self._taken:
+def different(names: Iterable[Path]) -> list[Path]:
+    """The names, with a number behind one that has come before."""
+    given: dict[Path, None] = {}
+    for name in names:
+        path, number = name, 1
+        while path in given:
             number += 1
-            path = folder / below.with_name(f"{below.stem}-{number}{below.suffix}")
-        if path.resolve() in self._inputs:
+            path = name.with_name(f"{name.stem}-{number}{name.suffix}")
+        given[path] = None
+    return list(given)
+
+
+def check_not_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
+    """No output may be one of the files that are read."""
+    read = {os.path.realpath(path) for path in inputs}
+    for output in outputs:
+        if os.path.realpath(output) in read:
             raise UsageError(
-                f"{path} is one of the pictures given; it would be overwritten. Give another --out."
+                f"{output} is one of the pictures given; it would be overwritten. Give another place."
             )
-        self._taken.add(path)
-        return path

@@ -59,31 +59,36 @@ def predict(
 
     import detrcli.cli.detections as show
     from detrcli.cli.console import DownloadStatus, Status, print_json, warn
-    from detrcli.cli.outputs import check_free
+    from detrcli.cli.outputs import check_free, check_not_inputs
     from detrcli.data.collect import collect
 
     if out is not None and not no_images:
-        check_free(out, overwrite=overwrite)
+        check_free(out, overwrite=overwrite, folder=True)
     named = list(collect(_arguments(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
 
     from PIL import Image
 
-    from detrcli.cli.drawing import drawn
-    from detrcli.detector import Detector
+    from detrcli.cli.drawing import drawn, places
+    from detrcli.detector import Detector, find_device
     from detrcli.weights.load import load_weights
 
     Image.MAX_IMAGE_PIXELS = (
         None  # --max-pixels is the limit here; Pillow's own is lower and cannot be argued with
     )
-    loaded = load_weights(weights, model=model, sha256=sha256, progress=DownloadStatus())
+    if out is not None and not no_images:
+        check_not_inputs((out / place for place in places(named)), [item.path for item in named])
+    find_device(device)  # before anything is fetched
+    with DownloadStatus() as progress:
+        loaded = load_weights(weights, model=model, sha256=sha256, progress=progress)
     detector = Detector(loaded.resized(size, max_size), device, precision)
-    stream = detector.stream((item.path for item in named), threshold, batch_size, max_pixels)
+    paths = (item.path for item in named)
+    stream = detector.stream(paths, threshold, batch_size, max_pixels, keep_images=not no_images)
 
     results: list[show.Result] = []
     with Status("predicting", len(named), quiet=len(named) == 1) as status:
-        for result in drawn(named, stream, out, draw=not no_images):
+        for result in drawn(named, stream, out):
             results.append(result)
             status.advance()
             for note in result.notes:
@@ -110,7 +115,11 @@ def predict(
 def _arguments(images: list[str]) -> Iterator[str]:
     """The pictures that were named, those on stdin in the place of `-`."""
     for image in images:
+        if not image:
+            raise UsageError("One of the pictures is named by nothing at all: an empty argument.")
         if image == "-":
+            if sys.stdin is None:
+                raise UsageError("- means paths on stdin, and stdin is closed.")
             lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
             yield from (line for line in lines if line)
         else:

@@ -1,6 +1,7 @@
 """Which pictures a user means."""
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ def collect(arguments: Iterable[str]) -> Iterator[Named]:
     """
     for argument in arguments:
         path = Path(argument)
-        if path.exists() or not glob.has_magic(argument):
+        if os.path.exists(path) or not glob.has_magic(argument):
             yield from _of(path)
         else:
             found = sorted(Path(name) for name in glob.glob(argument, recursive=True))
@@ -32,13 +33,24 @@ def collect(arguments: Iterable[str]) -> Iterator[Named]:
 
 
 def _of(path: Path) -> Iterator[Named]:
-    inside = sorted(file for file in path.rglob("*") if _is_picture(file)) if path.is_dir() else []
+    inside = sorted(_below(path)) if os.path.isdir(path) else []
     if inside:
         yield from (Named(file, file.relative_to(path)) for file in inside)
     else:
         yield Named(path, Path(path.name))
 
 
-def _is_picture(path: Path) -> bool:
-    # Files such as ._photo.jpg are metadata that macOS leaves behind.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _below(folder: Path) -> Iterator[Path]:
+    """What looks like a picture, links that lead nowhere too, and folders that may not be read.
+
+    Hidden files and folders are passed over (._photo.jpg is what macOS leaves behind), links to folders too.
+    """
+    unreadable: list[Path] = []
+    for place, folders, files in os.walk(
+        folder, onerror=lambda error: unreadable.append(Path(error.filename))
+    ):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(place, name)
+    yield from unreadable

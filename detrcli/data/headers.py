@@ -3,7 +3,6 @@
 import hashlib
 import os
 import uuid
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,20 +38,18 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 def read_header(path: Path) -> Header:
     """The header of one file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                try:
-                    orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-                except (SyntaxError, ValueError, OSError, KeyError, TypeError, IndexError):
-                    orientation = UPRIGHT
-                known = orientation in range(1, 9)
-                return Header(image.width, image.height, orientation if known else UPRIGHT)
+        with Image.open(path, formats=FORMATS) as image:
+            try:
+                orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+            except Exception:  # a damaged EXIF says nothing
+                orientation = UPRIGHT
+            known = orientation in range(1, 9)
+            return Header(image.width, image.height, orientation if known else UPRIGHT)
     except FileNotFoundError:
         return Header(problem="there is no such file")
     except UnidentifiedImageError:
         return Header(problem=f"it is none of {', '.join(FORMATS)}")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # there is nothing that Pillow does not raise for a broken file
         return Header(problem=str(error) or type(error).__name__)
 
 

@@ -1,6 +1,6 @@
 """Pictures as people have them, opened as they are seen: upright, in colour, on white."""
 
-import warnings
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,44 +33,39 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True)
     What is wrong with it is a DataError that says so, without naming the file.
     """
     try:
-        with warnings.catch_warnings():
-            # Odd metadata is no reason to look at a picture differently.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise DataError(
-                        f"it has {width} x {height} pixels, more than --max-pixels {max_pixels:,} allows"
-                    )
-                # A photograph may carry a second, smaller one (MPO), which is no frame. Asked before the pixels
-                # are loaded, because a TIFF forgets them when it counts.
-                animated = getattr(image, "is_animated", False) and image.format != "MPO"
-                image.load()
-                notes = ["only the first of its frames was read"] if animated else []
-                return Picture(to_rgb(upright(image) if turn else image), notes)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError("it is a folder, or another thing that is no file")  # a pipe would be waited for
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DataError(f"it has {width} x {height} pixels, more than the {max_pixels:,} allowed")
+            # A photograph may carry a second, smaller one (MPO), which is no frame. Asked before the pixels
+            # are loaded, because a TIFF forgets them when it counts.
+            animated = getattr(image, "is_animated", False) and image.format != "MPO"
+            image.load()
+            notes = ["only the first of its frames was read"] if animated else []
+            return Picture(as_displayed(image) if turn else to_rgb(image), notes)
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError("there is no such file") from None
-    except IsADirectoryError:
-        raise DataError("it is a folder without pictures") from None
     except PermissionError:
         raise DataError("it may not be read (permission denied)") from None
     except UnidentifiedImageError:
         raise DataError(f"it is none of {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(str(error)) from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        KeyError,
-        IndexError,
-        TypeError,
-    ) as error:
-        # Pillow's decoders raise all of these for broken files.
+    except Exception as error:  # there is nothing that Pillow's decoders do not raise for a broken file
+        raise DataError(f"it cannot be decoded ({visible(str(error)) or type(error).__name__})") from error
+
+
+def as_displayed(image: Image.Image) -> Image.Image:
+    """A Pillow image upright and in RGB; what cannot be brought to that is a DataError."""
+    if 0 in image.size:
+        raise DataError("it has no pixels")
+    try:
+        return to_rgb(upright(image))
+    except DataError:
+        raise
+    except Exception as error:  # as above: a lazily read image breaks only now
         raise DataError(f"it cannot be decoded ({visible(str(error)) or type(error).__name__})") from error
 
 
@@ -79,7 +74,7 @@ def upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
         return ImageOps.exif_transpose(image) if turned else image
-    except (SyntaxError, ValueError, OSError, KeyError, TypeError, IndexError):
+    except Exception:  # Pillow raises what the damage brings it to
         return image
 
 
@@ -97,7 +92,9 @@ def _convert(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise DataError("its pixels are integers beyond 16 bits, of no known scale")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        grey = ((values + 128) // 257).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(grey)
     if image.mode == "F":
         raise DataError("its pixels are floating-point numbers, of no known scale")
     if image.has_transparency_data:

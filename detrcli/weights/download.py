@@ -4,12 +4,12 @@ import errno
 import hashlib
 import os
 import re
-import time
 import urllib.error
 import urllib.request
 import uuid
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from time import sleep
 from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -34,7 +34,7 @@ def no_progress(name: str, done: int, total: int | None) -> None:
 
 def cached_path(url: str, sha256: str) -> Path:
     """Where the file of this URL and hash is, or would be. Other contents never share a path."""
-    return cache_folder() / sha256[:8] / file_name(url)
+    return cache_folder() / sha256.lower() / file_name(url)
 
 
 def file_name(url: str) -> str:
@@ -82,7 +82,7 @@ def _fill(file: IO[bytes], url: str, progress: Progress) -> None:
     failure = ""
     for attempt in range(ATTEMPTS):
         if attempt:
-            time.sleep(min(2 ** (attempt - 1), 8))
+            sleep(min(2 ** (attempt - 1), 8))
         done = file.tell()
         try:
             with _open(url, done) as answer:

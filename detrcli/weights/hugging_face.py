@@ -20,6 +20,15 @@ CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocesso
 
 def load(folder: Path, source: str) -> Weights:
     """Read such a folder."""
+    try:
+        return _load(folder, source)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise WeightsError(
+            f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error})."
+        ) from None
+
+
+def _load(folder: Path, source: str) -> Weights:
     facts = _read_json(folder / CONFIG, source)
     if facts.get("model_type") != "detr":
         raise WeightsError(
@@ -42,6 +51,8 @@ def load(folder: Path, source: str) -> Weights:
             if not name.endswith("num_batches_tracked")
         }
     )
+    if facts.get("decoder_attention_heads", 8) != facts.get("encoder_attention_heads", 8):
+        raise WeightsError(f"{source}: encoder and decoder have different numbers of attention heads.")
     stride = (facts.get("backbone_config") or {}).get("output_stride")
     known = {
         "dilated": bool(facts.get("dilation")) or stride == 16,
@@ -62,16 +73,25 @@ def _preprocessing(folder: Path, source: str) -> Preprocessing:
     if not (folder / PREPROCESSOR).exists():
         return default
     facts = _read_json(folder / PREPROCESSOR, source)
+    if not (facts.get("do_resize", True) and facts.get("do_rescale", True)):
+        raise WeightsError(f"{source}: {PREPROCESSOR} wants pictures that are not resized or not rescaled.")
+    if not facts.get("do_normalize", True):
+        facts |= {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
     size = facts.get("size", {})
     if isinstance(size, int):  # as older versions of transformers write it
         size = {"shortest_edge": size, "longest_edge": facts.get("max_size", default.max_size)}
     if "shortest_edge" not in size:
         raise WeightsError(f"{source}: {PREPROCESSOR} wants pictures of {size}, not of a shortest edge.")
+    red, green, blue = map(float, facts.get("image_mean", default.mean))
+    mean = red, green, blue
+    red, green, blue = map(float, facts.get("image_std", default.std))
+    if not (red and green and blue):
+        raise WeightsError(f"{source}: {PREPROCESSOR} divides by a deviation of 0.")
     return Preprocessing(
-        size=size["shortest_edge"],
-        max_size=size.get("longest_edge") or default.max_size,
-        mean=tuple(facts.get("image_mean", default.mean)),
-        std=tuple(facts.get("image_std", default.std)),
+        size=int(size["shortest_edge"]),
+        max_size=int(size.get("longest_edge") or default.max_size),
+        mean=mean,
+        std=(red, green, blue),
     )
 
 

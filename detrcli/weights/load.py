@@ -1,5 +1,6 @@
 """What a user means by `--weights W`."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -19,7 +20,19 @@ def load_weights(
     """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` names what tensors cannot tell (DC5)."""
     if model is not None and model not in VARIANTS:
         raise UsageError(f"--model {model}: there is {', '.join(VARIANTS)}.")
-    dilated = None if model is None else VARIANTS[model].dilated
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise UsageError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits.")
+    loaded = _load(source, None if model is None else VARIANTS[model].dilated, sha256, progress)
+    if model is not None:
+        wanted, found = VARIANTS[model], loaded.config
+        if (wanted.backbone, wanted.dilated) != (found.backbone, found.dilated):
+            raise UsageError(
+                f"{source}: not a {model}: its backbone is {found.backbone}{' dilated' if found.dilated else ''}."
+            )
+    return loaded
+
+
+def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progress) -> Weights:
 
     if source in PUBLISHED:
         known = PUBLISHED[source]
@@ -45,6 +58,11 @@ def load_weights(
             f"{source}: this folder is neither a run (no {BEST}) nor a Hugging Face model (no {hugging_face.CONFIG})."
         )
     if path.is_file():
+        if sha256 is not None:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256.lower():
+                raise WeightsError(f"{source}: it has the SHA-256 {found}, not {sha256}.")
         return _load_file(path, source, dilated)
     raise WeightsError(
         f"{source}: no such file or folder, and no name of weights. `detr models` lists the names."

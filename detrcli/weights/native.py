@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from detrcli.config import Preprocessing
@@ -24,6 +24,7 @@ from detrcli.variants.detr import DETRConfig
 from detrcli.weights.weights import Weights
 
 FORMAT = "detrcli/1"
+VARIANT = "detr"
 
 
 def save(weights: Weights, path: Path) -> None:
@@ -31,7 +32,7 @@ def save(weights: Weights, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     header = {
         "format": FORMAT,
-        "variant": "detr",
+        "variant": VARIANT,
         "config": json.dumps(asdict(weights.config)),
         "classes": json.dumps({"ids": weights.classes.ids.tolist(), "names": weights.classes.names.tolist()}),
         "preprocessing": json.dumps(asdict(weights.preprocessing)),
@@ -39,7 +40,8 @@ def save(weights: Weights, path: Path) -> None:
     header["checksum"] = checksum(header, tensors)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        save_file(tensors, temporary, header)
+        # Written by us, since safetensors makes files that only their owner can read.
+        temporary.write_bytes(to_bytes(tensors, header))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -62,6 +64,8 @@ def load(path: Path, source: str) -> Weights:
         raise WeightsError(
             f"{source}: written by another version of detr ({header['format']}, not {FORMAT})."
         )
+    if header.get("variant") != VARIANT:
+        raise WeightsError(f"{source}: holds a model of a kind that this version does not know.")
     if checksum(header, tensors) != header.get("checksum"):
         raise WeightsError(f"{source}: the file is damaged: its contents do not fit its checksum.")
     try:

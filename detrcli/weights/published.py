@@ -33,7 +33,7 @@ def load(path: Path, source: str, *, dilated: bool | None = None) -> Weights:
     known: dict[str, Any] = {}
     if "nheads" in settings:
         known["heads"] = settings["nheads"]
-    if "dropout" in settings:
+    if isinstance(settings.get("dropout"), float):
         known["dropout"] = settings["dropout"]
     if dilated is None:
         dilated = bool(settings["dilation"]) if "dilation" in settings else "dc5" in path.name.lower()

@@ -44,6 +44,11 @@ class Weights:
         with torch.device("meta"):  # no random start that would be thrown away
             detr = build(self.config)
         explain_mismatch(self.source, detr.state_dict(), self.tensors)
+        broken = [name for name, tensor in self.tensors.items() if not tensor.isfinite().all()]
+        if broken:
+            raise WeightsError(
+                f"{self.source}: {len(broken)} tensors hold numbers that are not finite: {_some(broken)}."
+            )
         detr.load_state_dict({name: tensor.float() for name, tensor in self.tensors.items()}, assign=True)
         return detr.eval()
 
@@ -54,6 +59,9 @@ def infer_config(source: str, tensors: Mapping[str, Tensor], known: Mapping[str,
         raise WeightsError(NO_MASKS.format(source))
     try:
         queries, dim = tensors["queries.weight"].shape
+        heads = known.get("heads", DETRConfig.heads)
+        if not isinstance(heads, int) or heads < 1 or dim % heads:
+            raise WeightsError(f"{source}: {heads!r} attention heads do not divide {dim} dimensions.")
         return DETRConfig(
             backbone=_BACKBONES[_count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
             position="learned" if "position.rows.weight" in tensors else "sine",

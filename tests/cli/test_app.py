@@ -11,7 +11,10 @@ import typer
 from here import leaves
 
 import detrcli
+from detrcli.cache import cache_folder
 from detrcli.cli.app import app
+from detrcli.weights.download import cached_path
+from detrcli.weights.registry import PUBLISHED
 
 COMMANDS = sorted(leaves(typer.main.get_command(app)))
 TO_COME = {
@@ -75,8 +78,9 @@ def test_control_characters_in_an_error_are_made_visible() -> None:
 
 
 def test_models_as_table_and_as_json(tmp_path: Path) -> None:
-    (tmp_path / "e632da11").mkdir()
-    (tmp_path / "e632da11" / "detr-r50-e632da11.pth").touch()
+    cached = cached_path(PUBLISHED["detr-r50"].url, PUBLISHED["detr-r50"].sha256).relative_to(cache_folder())
+    (tmp_path / cached).parent.mkdir()
+    (tmp_path / cached).touch()
     table = detr("models", COLUMNS="20", DETR_CACHE=str(tmp_path))
     assert table.returncode == 0
     assert table.stderr == ""

@@ -1,6 +1,7 @@
 """`detr predict` from the outside: what it takes, prints, writes and refuses."""
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -50,10 +51,13 @@ def test_golden_pictures_come_out_of_the_command_line(detr: Detr, tmp_path: Path
         "predict", *files, "--weights", "w.pth", "--threshold", 0, "--no-images", "--json", "--batch-size", 2
     )
     assert shown.code == 0
-    images = {Path(image["file"]).stem: image for image in shown.json["images"]}
+    images = [
+        (Path(image["file"]).stem, image) for image in shown.json["images"] if image["file"] != str(other)
+    ]
+    assert [name for name, _ in images] == [*names, "picture-odd"]
     with np.load(GOLDEN / "detr-r50-pictures.npz") as golden:
-        for name in names:
-            rows = images[name]["detections"]
+        for name, seen in images:
+            rows = seen["detections"]
             assert [row["query"] for row in rows] == list(range(100))
             np.testing.assert_allclose(
                 [row["box"] for row in rows], golden[f"{name}.boxes"], rtol=0, atol=PIXEL
@@ -63,7 +67,7 @@ def test_golden_pictures_come_out_of_the_command_line(detr: Detr, tmp_path: Path
             )
             assert [row["category_id"] for row in rows] == golden[f"{name}.labels"].tolist()
             with Image.open(GOLDEN / f"{name}.png") as image:
-                assert (images[name]["width"], images[name]["height"]) == image.size
+                assert (seen["width"], seen["height"]) == image.size
 
 
 def test_json_document(detr: Detr, weights: Path, tmp_path: Path) -> None:
@@ -160,9 +164,13 @@ def test_annotated_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
     assert "annotated pictures go to predictions-2\n" in detr(*call).err
     assert files_below(tmp_path / "predictions-2") == files_below(tmp_path / "predictions")
     assert all(path.read_bytes() == data for path, data in before.items())
-    drawn = np.asarray(Image.open(tmp_path / "predictions" / "a.png").convert("RGB"), dtype=int)
-    assert (drawn != np.asarray(Image.open(tmp_path / "in" / "a.png"), dtype=int)).any()
-    assert Image.open(tmp_path / "predictions" / "deep" / "b.jpg").format == "JPEG"
+    with (
+        Image.open(tmp_path / "predictions" / "a.png") as drawn,
+        Image.open(tmp_path / "in" / "a.png") as given,
+    ):
+        assert (np.asarray(drawn.convert("RGB")) != np.asarray(given)).any()
+    with Image.open(tmp_path / "predictions" / "deep" / "b.jpg") as drawn:
+        assert drawn.format == "JPEG"
 
 
 def test_explicit_output_that_exists(detr: Detr, weights: Path, tmp_path: Path) -> None:
@@ -200,7 +208,7 @@ def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) 
     assert none.code == 3
     assert none.json["images"] == []
     assert [s["reason"].split(" (")[0] for s in none.json["skipped"]] == [
-        "it cannot be decoded", "it is a folder without pictures", "there is no such file",
+        "it cannot be decoded", "it is a folder, or another thing that is no file", "there is no such file",
     ]  # fmt: skip
 
 
@@ -210,7 +218,7 @@ def test_large_pictures_are_refused(detr: Detr, weights: Path, tmp_path: Path) -
     assert detr(*call, 96 * 64).code == 0
     refused = detr(*call, 96 * 64 - 1)
     assert refused.code == 3
-    assert "96 x 64 pixels, more than --max-pixels" in refused.err
+    assert "96 x 64 pixels, more than the 6,143 allowed" in refused.err
 
 
 def test_pillows_own_limit_does_not_stand_in_the_way(detr: Detr, weights: Path, tmp_path: Path) -> None:
@@ -256,7 +264,7 @@ def test_names_from_files_are_made_visible(detr: Detr, weights: Path, tmp_path: 
         (["--json", "--format", "csv"], 2, "two different things"),
         (["--format", "xml"], 2, "xml"),
         (["--threshold", "1.5"], 2, "threshold"),
-        (["--device", "gpu"], 2, "--device gpu"),
+        (["--device", "gpu"], 2, "device 'gpu'"),
         (["--device", "cuda:77"], 6, "no such device"),
         (["--weights", "nowhere.pth"], 4, "no such file or folder"),
         (["--model", "detr-r9"], 2, "--model detr-r9"),
@@ -307,3 +315,88 @@ def test_paths_of_any_language(detr: Detr, weights: Path, tmp_path: Path) -> Non
     shown = detr("predict", "mes photos é", "--weights", "poids é.safetensors", "--json", "--out", "sortie é")
     assert shown.json["images"][0]["file"] == str(Path("mes photos é", "狗 1.png"))
     assert files_below(tmp_path / "sortie é") == ["狗 1.png"]
+
+
+def test_csv_is_safe_to_look_at(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """Escape bytes written out, and a name that is no UTF-8 no stumbling block."""
+    picture(tmp_path / "a\x1b[31m\u202e.png")
+    if sys.platform == "linux":
+        picture(tmp_path / "b.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    call = [
+        sys.executable,
+        "-m",
+        "detrcli",
+        "predict",
+        ".",
+        "--weights",
+        weights,
+        "--threshold",
+        "0",
+        "--no-images",
+    ]
+    shown = subprocess.run(
+        [*call, "--format", "csv"], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert shown.returncode == 0
+    assert "\x1b" not in shown.stdout
+    assert "a\\x1b[31m\\u202e.png,0," in shown.stdout
+
+
+def test_odd_outputs(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    call = ["predict", "a.png", "--weights", weights, "--overwrite", "--out"]
+    for out in ("file", "link"):
+        shown = detr(*call, out)
+        assert shown.code == 2
+        assert f"{out} is no folder" in shown.err
+    below = detr(*call, "file/deep")
+    assert below.code == 6
+    assert "Not a directory" in below.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_overwriting_does_not_write_through_links(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    data = picture(tmp_path / "in" / "a.png").read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious.png").write_bytes(b"precious")
+    (tmp_path / "out" / "a.png").symlink_to(tmp_path / "precious.png")
+    assert detr("predict", "in", "--weights", weights, "--out", "out", "--overwrite").code == 0
+    assert (tmp_path / "precious.png").read_bytes() == b"precious"
+    (tmp_path / "out" / "a.png").unlink()
+    os.link(tmp_path / "in" / "a.png", tmp_path / "out" / "a.png")
+    assert detr("predict", "in", "--weights", weights, "--out", "out", "--overwrite").code == 0
+    assert (tmp_path / "in" / "a.png").read_bytes() == data
+    inside = detr("predict", "in", "--weights", weights, "--out", "in", "--overwrite", "--json")
+    assert inside.code == 2
+    assert files_below(tmp_path / "in") == ["a.png"]
+
+
+def test_odd_names_are_skipped_and_not_a_crash(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / ".hidden" / "b.png")
+    (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "in" / "loop.jpg").symlink_to("loop.jpg")
+    shown = detr("predict", "in", "x" * 300, "--weights", weights, "--json", "--strict", "--out", "out")
+    assert shown.code == 3
+    assert [Path(image["file"]).name for image in shown.json["images"]] == ["a.png"]
+    assert [Path(skipped["file"]).name for skipped in shown.json["skipped"]] == [
+        "gone.jpg",
+        "loop.jpg",
+        "x" * 300,
+    ]
+    assert detr("predict", "", "--weights", weights).code == 2
+
+
+def test_hash_and_model_are_held_against_the_file(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    call = ["predict", "a.png", "--weights", weights, "--no-images"]
+    right = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert detr(*call, "--sha256", right).code == 0
+    assert detr(*call, "--sha256", "0" * 64).code == 4
+    assert detr(*call, "--sha256", right[:8]).code == 2
+    assert detr(*call, "--model", "detr-r50").code == 0
+    wrong = detr(*call, "--model", "detr-r101-dc5")
+    assert wrong.code == 2
+    assert "not a detr-r101-dc5: its backbone is resnet50" in wrong.err

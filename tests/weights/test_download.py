@@ -29,7 +29,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DETR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download, "sleep", lambda _: None)
     return tmp_path / "cache"
 
 

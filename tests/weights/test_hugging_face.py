@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from golden_rules import tensor_by_name
+from golden_rules import GOLDEN, tensor_by_name
 from safetensors.torch import load_file, save_file
 
 from detrcli.data.batching import collate
 from detrcli.errors import WeightsError
+from detrcli.variants.detr import DETRConfig, build
 from detrcli.weights.load import load_weights
+from detrcli.weights.names import HUGGING_FACE, join_projections, rename
 
 transformers = pytest.importorskip("transformers")
 
@@ -85,16 +87,16 @@ def test_names_in_memory(model: Any, folder: Path, tmp_path: Path) -> None:
     agrees(tmp_path, model)
 
 
-def test_names_of_transformers_4(model: Any, folder: Path, tmp_path: Path) -> None:
-    """They are those on disk, but for learned positions, which stood in the backbone."""
-    written = load_file(folder / "model.safetensors")
-    place = "model.position_embedding."
-    four = {
-        name.replace(place, "model.backbone.position_embedding."): value for name, value in written.items()
-    }
-    save_file(four, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    agrees(tmp_path, model)
+@pytest.mark.parametrize("kind", ["timm", "own"])
+def test_names_of_transformers_4(kind: str) -> None:
+    """The names in files that transformers 4.57.1 wrote (one layer each; "own" with learned positions)."""
+    theirs = json.loads((GOLDEN / "transformers-4-names.json").read_text())[kind]
+    projections = join_projections({rename(name, HUGGING_FACE): torch.zeros(1) for name in theirs})
+    config = DETRConfig(
+        encoder_layers=1, decoder_layers=1, dim=32, heads=4, position="learned" if kind == "own" else "sine"
+    )
+    with torch.device("meta"):
+        assert projections.keys() == build(config).state_dict().keys()
 
 
 def test_classes_and_preprocessing(folder: Path) -> None:
@@ -106,20 +108,53 @@ def test_classes_and_preprocessing(folder: Path) -> None:
     assert weights.preprocessing.std == (0.2, 0.3, 0.4)
 
 
+def changed(folder: Path, file: str, **facts: Any) -> None:
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "yolos"}'), "of type 'yolos'"),
+        (lambda f: (f / CONFIG).write_text("{"), "config.json cannot be read"),
+        (lambda f: (f / CONFIG).write_text('{"model_type": "yolos"}'), "of type 'yolos'"),
         (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), "no whole safetensors"),
-        (lambda f: (f / "preprocessor_config.json").write_text('{"size": {"height": 9}}'), "shortest edge"),
+        (lambda f: changed(f, PREPROCESSOR, size={"height": 9}), "shortest edge"),
+        (lambda f: changed(f, PREPROCESSOR, size=None), "cannot be understood"),
+        (lambda f: changed(f, PREPROCESSOR, image_mean=3), "cannot be understood"),
+        (lambda f: changed(f, PREPROCESSOR, image_std=[1, 0, 1]), "deviation of 0"),
+        (lambda f: changed(f, PREPROCESSOR, do_resize=False), "not resized"),
+        (lambda f: changed(f, CONFIG, activation_function="gelu"), "its activation is 'gelu'"),
+        (
+            lambda f: changed(f, CONFIG, encoder_attention_heads=5, decoder_attention_heads=5),
+            "5 attention heads",
+        ),
+        (lambda f: changed(f, CONFIG, decoder_attention_heads=2), "different numbers of attention heads"),
+        (lambda f: changed(f, CONFIG, id2label=["a"]), "cannot be understood"),
     ],
-    ids=["config", "type", "missing", "broken", "size"],
 )
 def test_folders_that_do_not_fit(folder: Path, tmp_path: Path, change: Any, said: str) -> None:
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    copied(folder, tmp_path)
     change(tmp_path)
     with pytest.raises(WeightsError, match=said):
         load_weights(str(tmp_path))
+
+
+def copied(folder: Path, to: Path) -> None:
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+
+
+def test_older_ways_to_say_it(folder: Path, tmp_path: Path) -> None:
+    """A size in one number, no normalisation, dilation as a stride of the backbone."""
+    copied(folder, tmp_path)
+    changed(tmp_path, PREPROCESSOR, size=70, max_size=99, do_normalize=False)
+    changed(tmp_path, CONFIG, dilation=False, backbone_config={"output_stride": 16})
+    weights = load_weights(str(tmp_path))
+    assert (weights.preprocessing.size, weights.preprocessing.max_size) == (70, 99)
+    assert (weights.preprocessing.mean, weights.preprocessing.std) == ((0, 0, 0), (1, 1, 1))
+    assert weights.config.dilated

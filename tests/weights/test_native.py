@@ -1,6 +1,7 @@
 """Our own file: what goes in comes out, and not with a flipped bit."""
 
 import json
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_foreign_and_future_files(tmp_path: Path) -> None:
         load_weights(str(path))
     header = {
         "format": native.FORMAT,
+        "variant": native.VARIANT,
         "config": json.dumps({"novelty": 1}),
         "classes": "{}",
         "preprocessing": "{}",
@@ -86,8 +88,24 @@ def test_foreign_and_future_files(tmp_path: Path) -> None:
         load_weights(str(path))
 
 
+def test_a_model_of_another_kind(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"format": native.FORMAT, "variant": "dino"})
+    with pytest.raises(WeightsError, match="of a kind that this version does not know"):
+        load_weights(str(tmp_path / "w.safetensors"))
+
+
 def test_names_of_any_language_survive(tmp_path: Path) -> None:
     names = np.array(["狗 🐕", 'quo"te\n', "\u202eright"])
     weights = replace(small_weights(), classes=Classes(ids=np.array([0, 1, 2]), names=names))
     native.save(weights, tmp_path / "w.safetensors")
     assert load_weights(str(tmp_path / "w.safetensors")).classes.names.tolist() == names.tolist()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions")
+def test_others_may_read_it(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        native.save(small_weights(), tmp_path / "w.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644

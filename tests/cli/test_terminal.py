@@ -1,0 +1,87 @@
+"""On a terminal: a real one, as pty gives it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import small_weights
+
+from detrcli.weights import native
+
+pty = pytest.importorskip("pty")
+
+
+def on_a_terminal(*args: object, cwd: Path, columns: int = 80, **env: str) -> str:
+    """What a terminal of this width was sent, stdout and stderr together."""
+    import fcntl
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-m", "detrcli", *map(str, args)],
+        cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", **env},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # Linux ends a terminal so
+                break
+            if not piece:
+                break
+            shown += piece
+    os.close(ours)
+    assert process.returncode == 0, shown
+    return shown.decode()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("terminal")
+    native.save(small_weights(), folder / "w.safetensors")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        pixels = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        (folder / "in").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / "in" / f"{i}.png")
+    return folder
+
+
+CALL = ("predict", "in", "--weights", "w.safetensors", "--no-images", "--threshold", 0)
+
+
+def test_progress_moves_and_is_wiped(place: Path) -> None:
+    shown = on_a_terminal(*CALL, cwd=place)
+    assert "predicting" in shown
+    assert "6/6" in shown or "5/6" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_no_escape_bytes_for_those_who_want_none(place: Path, env: dict[str, str]) -> None:
+    for call in (CALL, ("models",)):
+        shown = on_a_terminal(*call, cwd=place, columns=30, **env)
+        assert "\x1b" not in shown
+        assert "\r" not in shown.replace("\r\n", "")
+
+
+def test_no_escape_bytes_in_a_pipe_even_if_forced(place: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "detrcli", "models"],
+        capture_output=True,
+        env={**os.environ, "FORCE_COLOR": "1"},
+    )
+    assert b"\x1b" not in shown.stdout
+
+
+def test_narrow_terminal_breaks_no_number(place: Path) -> None:
+    shown = on_a_terminal("models", cwd=place, columns=44)
+    assert "41,524,768" in shown
+    assert "60,464,672" in shown
