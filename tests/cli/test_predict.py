@@ -322,20 +322,10 @@ def test_csv_is_safe_to_look_at(detr: Detr, weights: Path, tmp_path: Path) -> No
     picture(tmp_path / "a\x1b[31m\u202e.png")
     if sys.platform == "linux":
         picture(tmp_path / "b.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
-    call = [
-        sys.executable,
-        "-m",
-        "detrcli",
-        "predict",
-        ".",
-        "--weights",
-        weights,
-        "--threshold",
-        "0",
-        "--no-images",
-    ]
+    call = ["predict", ".", "--weights", weights, "--threshold", "0", "--no-images", "--format", "csv"]
     shown = subprocess.run(
-        [*call, "--format", "csv"], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        [sys.executable, "-m", "detrcli", *call],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
     )  # fmt: skip
     assert shown.returncode == 0
     assert "\x1b" not in shown.stdout
