@@ -11,7 +11,7 @@ from detrcli.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 
 def print_json(document: Any) -> None:
@@ -67,28 +67,13 @@ def warn(message: str) -> None:
     print(f"detr: {visible(message)}", file=sys.stderr)
 
 
-class Status:
-    """Progress on stderr where that is a terminal, and warnings that do not tear it."""
+class _Bar:
+    """A progress bar on stderr, where that is a terminal, that goes when its block is left."""
 
-    def __init__(self, what: str, total: int | None = None, *, quiet: bool = False) -> None:
-        self._what, self._total = what, total
+    def __init__(self) -> None:
         self._bar: Progress | None = None
-        self._quiet = quiet or not is_terminal(sys.stderr)
 
     def __enter__(self) -> Self:
-        if not self._quiet:
-            from rich import progress
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TimeRemainingColumn(),
-                console=_console(sys.stderr),
-                transient=True,
-            )
-            self._task = self._bar.add_task(self._what, total=self._total)
-            self._bar.start()
         return self
 
     def __exit__(
@@ -96,6 +81,32 @@ class Status:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+    def _start(self, what: str, total: int | None, columns: Sequence["ProgressColumn"]) -> None:
+        from rich import progress
+        from rich.markup import escape
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            *columns,
+            progress.TimeRemainingColumn(),
+            console=_console(sys.stderr),
+            transient=True,
+        )
+        self._task = self._bar.add_task(escape(visible(what)), total=total)
+        self._bar.start()
+
+
+class Status(_Bar):
+    """Counts what is done."""
+
+    def __init__(self, what: str, total: int | None = None, *, quiet: bool = False) -> None:
+        super().__init__()
+        if not quiet and is_terminal(sys.stderr):
+            from rich.progress import MofNCompleteColumn
+
+            self._start(what, total, [MofNCompleteColumn()])
 
     def advance(self) -> None:
         """One more is done."""
@@ -103,39 +114,21 @@ class Status:
             self._bar.advance(self._task)
 
 
-class DownloadStatus:
+class DownloadStatus(_Bar):
     """Says what is being fetched: a bar on a terminal, a line elsewhere."""
 
     def __init__(self) -> None:
-        self._bar: Progress | None = None
+        super().__init__()
         self._said = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        if not is_terminal(sys.stderr):
-            if not self._said:
-                warn(f"fetching {name}" + (f" ({total / 1e6:.0f} MB)" if total else ""))
-                self._said = True
-            return
-        if self._bar is None:
-            from rich import progress
+        if not self._said:
+            self._said = True
+            if is_terminal(sys.stderr):
+                from rich.progress import DownloadColumn, TransferSpeedColumn
 
-            self._bar = progress.Progress(
-                progress.TextColumn("fetching {task.description}"),
-                progress.BarColumn(),
-                progress.DownloadColumn(),
-                progress.TransferSpeedColumn(),
-                progress.TimeRemainingColumn(),
-                console=_console(sys.stderr),
-            )
-            self._task = self._bar.add_task(visible(name).replace("[", r"\["), total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
+                self._start(f"fetching {name}", total, [DownloadColumn(), TransferSpeedColumn()])
+            else:
+                warn(f"fetching {name}" + (f" ({total / 1e6:.0f} MB)" if total else ""))
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
