@@ -239,7 +239,9 @@ def colour_of(category: int) -> Colour:
 @cache
 def _palette() -> list[list[int]]:
     """Colours in an order in which each is as far as can be from all before it, in the perceptual space OKLab."""
-    lightness, chroma, hue = np.meshgrid((0.52, 0.62, 0.72, 0.82), (0.07, 0.13, 0.19), np.arange(0, 360, 9))
+    lightness, chroma, hue = np.meshgrid(
+        (0.50, 0.60, 0.70, 0.80, 0.88), (0.10, 0.15, 0.20), np.arange(0, 360, 9)
+    )
     angle = np.radians(hue).ravel()
     lab = np.stack(
         [lightness.ravel(), chroma.ravel() * np.cos(angle), chroma.ravel() * np.sin(angle)], axis=1
