@@ -10,6 +10,7 @@ from detrcli.data.checks import Checked, Exif, check_split, check_together, pare
 from detrcli.data.decode import alike, look_at_all
 from detrcli.data.source import Source
 from detrcli.data.written import Problem
+from detrcli.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,15 @@ def examine(
     advance: Callable[[], None] = lambda: None,
 ) -> Examined:
     """Read every split and check it, by itself and beside the others."""
-    splits = {name: check_split(name, source.read(name), exif) for name in source.splits}
-    problems = [problem for split in splits.values() for problem in split.problems]
+    splits: dict[str, Checked] = {}
+    problems: list[Problem] = []
+    for name in source.splits:
+        try:
+            splits[name] = check_split(name, source.read(name), exif)
+        except DataError as error:
+            problems.append(Problem("error", "unreadable", name, name, str(error)))
+        else:
+            problems += splits[name].problems
     problems += check_together(splits)
 
     order = [
