@@ -24,6 +24,7 @@ def print_json(document: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
     """A table whose numbers stand right and whose words stand left. Nothing is cut off."""
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -34,7 +35,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | No
         table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         table.add_row(*(Text(visible(_cell(value))) for value in row))
-    _console(sys.stdout).print(table)
+    console = _console(sys.stdout)
+    # Where even folded words do not fit, the terminal breaks the lines: rich would leave columns out.
+    console.width = max(console.width, Measurement.get(console, console.options, table).minimum)
+    console.print(table)
 
 
 def _cell(value: str | float | None) -> str:

@@ -41,18 +41,20 @@ def check(
 ) -> None:
     """Show what is in a data set and every problem of it."""
     from detrcli.cli.console import Status, print_json
+    from detrcli.data.checks import SKIPPABLE
     from detrcli.data.examine import examine
 
     source = open_source(data, {"train": (train_ann, train_images), "val": (val_ann, val_images)})
     with Status("looking at pictures") as status:
         found = examine(source, exif=exif, full=full, leave_out_bad=skip_bad, advance=status.advance)
     if json:
-        print_json(_document(found))
+        print_json(_document(found, held_out=source.holds_out))
     else:
         _show(found, held_out=source.holds_out)
     if not found.ok:
-        count = sum(problem.severity == "error" for problem in found.problems)
-        raise DataError(f"{count} errors in the data. --skip-bad leaves out single broken entries.")
+        errors = [problem for problem in found.problems if problem.severity == "error"]
+        hint = " --skip-bad leaves out what is broken." if all(p.kind in SKIPPABLE for p in errors) else ""
+        raise DataError(f"{len(errors)} error{'s' if len(errors) > 1 else ''} in the data.{hint}")
 
 
 @data_app.command("show")
@@ -63,7 +65,9 @@ def show(
     images: Annotated[int, typer.Option(metavar="N", min=1, help="How many pictures.")] = 16,
     augmented: Annotated[bool, typer.Option("--augmented", help="As training sees them.")] = False,
     size: Annotated[int, typer.Option(metavar="N", min=1, help="Shorter side of the augmented input.")] = 800,
-    seed: Annotated[int, typer.Option(metavar="N", help="Which pictures, and how augmented.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Which pictures, and how augmented.")
+    ] = 0,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
@@ -71,6 +75,10 @@ def show(
     from detrcli.cli.outputs import check_free
 
     check_free(out, overwrite=overwrite)
+    if out.exists() and out.resolve().is_relative_to(data.resolve()):
+        raise UsageError(f"{out} lies in the data folder; nothing there is overwritten. Give another place.")
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UsageError(f"--out {out}: its name ends in .png, .jpg or .webp.")
     from detrcli.cli.sheets import truth_sheet
     from detrcli.data.source import open_data
     from detrcli.draw import save
@@ -96,7 +104,7 @@ def make(
     objects: Annotated[
         int, typer.Option(metavar="N", min=1, max=50, help="At most so many in a picture.")
     ] = 5,
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1)] = 0,
     debug: Debug = False,
 ) -> None:
     """Make a data set of coloured shapes, the same from the same seed."""
@@ -131,12 +139,14 @@ def open_source(data: Path | None, files: dict[str, tuple[Path | None, Path | No
     return Source(explicit(named)) if data is None else open_data(data)
 
 
-def _document(found: "Examined") -> dict[str, Any]:
+def _document(found: "Examined", *, held_out: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
         "schema": "detr.data-check/1",
         "layout": found.layout,
+        "held_out": held_out,  # val is a part of train
+        "decoded": found.decoded,  # every picture, not its header only
         "splits": {split: asdict(found.summary(split)) for split in found.splits},
         "problems": [asdict(problem) for problem in found.problems],
     }

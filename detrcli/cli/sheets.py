@@ -14,6 +14,7 @@ from detrcli.data.examine import headers_only
 from detrcli.data.images import open_picture
 from detrcli.data.source import Source
 from detrcli.draw import Mark, mark, sheet
+from detrcli.errors import DataError
 
 
 def truth_sheet(source: Source, split: str, images: int, seed: int, augmented: int | None) -> Image.Image:
@@ -24,10 +25,16 @@ def truth_sheet(source: Source, split: str, images: int, seed: int, augmented: i
     chosen = np.random.default_rng(seed).permutation(len(annotations))[:images]
     chance = torch.Generator().manual_seed(seed)
 
+    if not len(annotations):
+        raise DataError(f"There are no pictures in {split} that can be shown. `detr data check` says why.")
     cells = []
     for i in sorted(chosen.tolist()):
         path = annotations.path(i)
-        seen = view(open_picture(path, turn=bool(annotations.turned[i])).image, *annotations.objects(i))
+        try:
+            image = open_picture(path, turn=bool(annotations.turned[i])).image
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        seen = view(image, *annotations.objects(i))
         if augmented is not None:
             seen = augment(
                 seen, Preprocessing(size=augmented, max_size=round(augmented * 1333 / 800)), chance

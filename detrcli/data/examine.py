@@ -10,7 +10,7 @@ from detrcli.data.checks import Checked, Exif, check_split, check_together, pare
 from detrcli.data.decode import alike, look_at_all
 from detrcli.data.source import Source
 from detrcli.data.written import Problem
-from detrcli.errors import DataError
+from detrcli.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ def examine(
     advance: Callable[[], None] = lambda: None,
 ) -> Examined:
     """Read every split and check it, by itself and beside the others."""
+    if exif == "ignore" and source.layout.name == "yolo":
+        raise UsageError(
+            "YOLO's boxes are shares of the picture as it is displayed: --exif ignore does not fit them."
+        )
     splits: dict[str, Checked] = {}
     problems: list[Problem] = []
     for name in source.splits:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,12 +39,15 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 def read_header(path: Path) -> Header:
     """The header of one file."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return Header(problem="it is no file")  # a pipe would be waited for
         with Image.open(path, formats=FORMATS) as image:
             try:
                 orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
             except Exception:  # a damaged EXIF says nothing
                 orientation = UPRIGHT
-            known = orientation in range(1, 9)
+            # Pillow turns a TIFF by itself, and its size is that of the turned picture.
+            known = orientation in range(1, 9) and image.format != "TIFF"
             return Header(image.width, image.height, orientation if known else UPRIGHT)
     except FileNotFoundError:
         return Header(problem="there is no such file")
@@ -74,17 +78,18 @@ def read_headers(folder: Path, files: Sequence[str]) -> list[Header]:
     def look(file: str) -> _Remembered:
         path = folder / file
         try:
-            stat = path.stat()
-        except OSError:
+            found = path.stat()
+        except (OSError, ValueError):
             return _Remembered(-1, -1, Header(problem="there is no such file"))
         entry = known.get(file)
-        if entry and (entry.size, entry.time) == (stat.st_size, stat.st_mtime_ns):
+        if entry and (entry.size, entry.time) == (found.st_size, found.st_mtime_ns):
             return entry
-        return _Remembered(stat.st_size, stat.st_mtime_ns, read_header(path))
+        return _Remembered(found.st_size, found.st_mtime_ns, read_header(path))
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         seen = list(pool.map(look, files, chunksize=64))
-    now = {file: entry for file, entry in zip(files, seen, strict=True) if entry.size >= 0}
+    # What is wrong with a file may pass without a change of it, so that is looked at anew.
+    now = {file: entry for file, entry in zip(files, seen, strict=True) if entry.header.problem is None}
     if any(known.get(file) != entry for file, entry in now.items()):
         _remember(memory, known | now)
     return [entry.header for entry in seen]
@@ -96,7 +101,7 @@ def _remember(memory: Path, entries: dict[str, _Remembered]) -> None:
         memory.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(msgspec.msgpack.encode(entries))
         os.replace(temporary, memory)
-    except OSError:
+    except (OSError, UnicodeEncodeError):
         pass  # it is a convenience: a machine without a place for it reads the headers each time
     finally:
         temporary.unlink(missing_ok=True)

@@ -33,10 +33,29 @@ def make_shapes(
     seed: int = SEED,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write train and val. Category ids count from 1 in the order of the classes."""
+    """Write train and val, whole or not at all. Category ids count from 1 in the order of the classes."""
     unknown = [name for name in classes if name not in CATALOGUE]
     if unknown or not classes or len(set(classes)) < len(classes):
         raise UsageError(f"--classes takes each of these once at most: {', '.join(CATALOGUE)}.")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        _write(temporary, images, size, classes, objects, seed, advance)
+        if folder.is_dir():
+            folder.rmdir()  # an empty one stands in the way on some systems
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    images: int,
+    size: int,
+    classes: Sequence[str],
+    objects: int,
+    seed: int,
+    advance: Callable[[], None],
+) -> None:
     for split, first, count in (("train", 0, images), ("val", VAL_FIRST, max(1, images // VAL_SHARE))):
         (folder / split).mkdir(parents=True, exist_ok=True)
 
@@ -81,13 +100,9 @@ def built_in() -> Path:
     folder = cache_folder() / f"shapes-{EDITION}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
         try:
-            make_shapes(temporary)
-            os.replace(temporary, folder)
+            make_shapes(folder)
         except OSError:
             if not folder.exists():  # else another process was faster
                 raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder

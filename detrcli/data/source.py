@@ -10,7 +10,7 @@ import numpy as np
 
 from detrcli.data.layouts.find import Layout, find
 from detrcli.data.make import built_in
-from detrcli.data.written import Written
+from detrcli.data.written import Problem, Written
 from detrcli.errors import UsageError
 
 BUILT_IN = "shapes"
@@ -40,9 +40,15 @@ class Source:
             raise UsageError(f"--split {split}: this data has {', '.join(self.splits)}.")
         if self.holds_out and split in ("train", "val"):
             held = held_out(self._train.files)
-            if split == "train":
-                return images_of(self._train, ~held)
-            return replace(images_of(self._train, held), problems=())  # they are told with train
+            both = np.intersect1d(self._train.image_ids[held], self._train.image_ids[~held]).tolist()
+            if split == "val":
+                return replace(images_of(self._train, held), problems=())  # they are told with train
+            twice = [
+                Problem("error", "duplicate-id", "train", f"image {i}", f"image id {i} is given twice")
+                for i in both
+            ]
+            train = images_of(self._train, ~held)
+            return replace(train, problems=[*train.problems, *twice])
         return self.layout.readers[split]()
 
     @cached_property
@@ -75,9 +81,10 @@ def held_out(files: Sequence[str]) -> np.ndarray:
 
 
 def images_of(written: Written, keep: np.ndarray) -> Written:
-    """A part of the images, with their annotations."""
+    """A part of the images, with their annotations; those of no image at all stay with the first image."""
     ids = written.image_ids[keep]
-    objects = np.isin(written.of_image, ids)
+    stray = ~np.isin(written.of_image, written.image_ids)
+    objects = np.isin(written.of_image, ids) | (stray & bool(keep[:1].all()))
     return replace(
         written,
         image_ids=ids,

@@ -40,9 +40,24 @@ class Written:
     problems: Sequence[Problem] = field(default=())  # found while reading
 
 
-def whole_numbers(values: Iterable[Any]) -> np.ndarray:
-    """Ids as int64: integers, or numbers and strings that are integers. Anything else is a ValueError."""
-    return np.fromiter((_whole(value) for value in values), dtype=np.int64)
+NO_ID = -(2**63)  # stands for an id that is none
+
+
+def whole_numbers(values: Iterable[Any], otherwise: int | None = None) -> np.ndarray:
+    """Ids as int64: integers, or numbers and strings that are integers.
+
+    Anything else becomes `otherwise`, or is a ValueError where that is not given.
+    """
+
+    def number(value: Any) -> int:
+        try:
+            return _whole(value)
+        except ValueError:
+            if otherwise is None:
+                raise
+            return otherwise
+
+    return np.fromiter((number(value) for value in values), dtype=np.int64)
 
 
 def _whole(value: Any) -> int:
@@ -61,13 +76,17 @@ def box_array(boxes: Sequence[Any]) -> np.ndarray:
     """Boxes as (N, 4) float64; a row of NaN for one that is not four finite numbers."""
     try:
         array = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.array([_box(box) for box in boxes], dtype=np.float64).reshape(len(boxes), 4)
     array[~np.isfinite(array).all(1)] = math.nan
     return array
 
 
 def _box(box: Any) -> list[float]:
-    if isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+    if (
+        isinstance(box, list | tuple)
+        and len(box) == 4
+        and all(isinstance(v, int | float) and abs(v) < 1e300 for v in box)
+    ):
         return [float(v) for v in box]
     return [math.nan] * 4

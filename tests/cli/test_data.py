@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,12 @@ PLANTED: dict[str, tuple[str, str, str, str, Plant]] = {
     "unknown category": (
         "error", "warning", "unknown-category", "annotation 11", lambda d: entry(d).update(category_id=2),
     ),
+    "no image id": ("error", "warning", "unknown-image", "annotation 11", lambda d: entry(d).update(image_id=None)),
+    "huge": ("error", "warning", "bad-box", "annotation 11", lambda d: entry(d).update(bbox=[1, 2, 3, 10**400])),
+    "two ids": (
+        "warning", "warning", "name-twice", "class ant",
+        lambda d: d.splits["train"]["categories"].append({"id": 9, "name": "ant"}),
+    ),
     "nan": ("error", "warning", "bad-box", "annotation 11", lambda d: entry(d).update(bbox=[1, 2, 3, float("nan")])),
     "three": ("error", "warning", "bad-box", "annotation 11", lambda d: entry(d).update(bbox=[1, 2, 3])),
     "annotation id": (
@@ -299,13 +306,76 @@ def test_headers_are_remembered_until_a_file_changes(detr: Detr, data: Data) -> 
     assert [p["kind"] for p in again.json["problems"]] == ["size-mismatch"]
 
 
+def test_headers_that_are_remembered_are_not_read_again(
+    detr: Detr, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.write()
+    assert detr("data", "check", "data").code == 0
+    monkeypatch.setattr(
+        "detrcli.data.headers.read_header", lambda path: pytest.fail(f"{path} was read again")
+    )
+    assert detr("data", "check", "data").code == 0
+
+
+def test_what_held_out_splits_hide_is_found(detr: Detr, data: Data) -> None:
+    """Without a validation split: an annotation of no image, and an image id on both sides of the split."""
+    del data.splits["val"]
+    for i in range(30, 60):
+        data.splits["train"]["images"].append({"id": i, "file_name": f"{i}.png", "width": 60, "height": 40})
+        noise(data.root / "train" / f"{i}.png", i)
+    entry(data)["image_id"] = 777
+    for image in data.splits["train"]["images"]:
+        image["id"] = 5 if image["id"] >= 30 else image["id"]
+    data.write()
+    shown = detr("data", "check", "data", "--json")
+    assert shown.code == 3
+    assert shown.json["held_out"]
+    found = {(p["kind"], p["where"]) for p in shown.json["problems"]}
+    assert {("unknown-image", "annotation 11"), ("duplicate-id", "image 5")} <= found
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_among_the_pictures_is_not_waited_for(detr: Detr, data: Data) -> None:
+    (data.root / "train" / "1.png").unlink()
+    os.mkfifo(data.root / "train" / "1.png")
+    data.write()
+    assert [p["kind"] for p in detr("data", "check", "data", "--json").json["problems"]] == ["bad-picture"]
+
+
+def test_a_turned_tiff_is_taken_as_it_is_displayed(detr: Detr, data: Data, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(data.root / "train" / "1.tif", 1, size=(40, 60), exif=exif)
+    picture(data)["file_name"] = "1.tif"
+    data.write()
+    assert detr("data", "check", "data", "--json").json["problems"] == []
+    assert detr("data", "show", "data", "--out", "sheet.png").code == 0
+
+
+def test_words_for_crowds(detr: Detr, data: Data) -> None:
+    for number, value in enumerate(["0", 0, False, "1", 1, True]):
+        entry(data, number)["iscrowd"] = value
+    data.write()
+    assert detr("data", "check", "data", "--json").json["splits"]["train"]["boxes"] == 3
+
+
+def test_show_writes_over_nothing_of_the_data(detr: Detr, data: Data) -> None:
+    data.write()
+    before = data.fingerprint()
+    shown = detr("data", "show", "data", "--out", "data/train/1.png", "--overwrite")
+    assert shown.code == 2
+    assert "nothing there is overwritten" in shown.err
+    assert detr("data", "show", "data", "--out", "sheet").code == 2
+    assert data.fingerprint() == before
+
+
 def test_many_problems_of_a_kind_are_counted(detr: Detr, data: Data) -> None:
     for number in range(6):
         entry(data, number)["bbox"] = [1, 2, 3]
     data.write()
     shown = detr("data", "check", "data")
     assert "and 3 more" in shown.out
-    assert shown.err.endswith("detr: 7 errors in the data. --skip-bad leaves out single broken entries.\n")
+    assert shown.err.endswith("detr: 7 errors in the data.\n")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """COCO annotation files, as COCO 2017, Roboflow, CVAT, Label Studio and FiftyOne lay them out."""
 
 import json
+import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detrcli.data.written import Written, box_array, whole_numbers
+from detrcli.data.written import NO_ID, Written, box_array, whole_numbers
 from detrcli.errors import DataError
+
+_TRUE = frozenset({"1", "1.0", "true"})
 
 
 class _Image(msgspec.Struct):
@@ -62,17 +65,17 @@ def read(annotations: Path, folders: Sequence[Path]) -> Written:
                 -1, 2
             ),
             annotation_ids=_annotation_ids(entries),
-            of_image=whole_numbers(entry.image_id for entry in entries),
-            of_category=whole_numbers(entry.category_id for entry in entries),
+            of_image=whole_numbers((entry.image_id for entry in entries), otherwise=NO_ID),
+            of_category=whole_numbers((entry.category_id for entry in entries), otherwise=NO_ID),
             boxes=boxes,
             areas=_areas(entries, boxes),
-            crowd=np.fromiter((bool(entry.iscrowd) for entry in entries), dtype=bool),
+            crowd=np.fromiter((str(entry.iscrowd).lower() in _TRUE for entry in entries), dtype=bool),
             category_ids=whole_numbers(category.id for category in categories),
             names=[str(category.name) for category in categories],
             parents=[str(category.supercategory or "") for category in categories],
         )
     except ValueError as error:
-        raise DataError(f"{annotations}: an id or a size {error}.".replace(" is no", ", is no")) from None
+        raise DataError(f"{annotations}: among its ids and sizes, {error}.") from None
 
 
 def _decode(path: Path) -> _File:
@@ -95,12 +98,12 @@ def _decode(path: Path) -> _File:
 
 def _file_name(name: Any) -> str:
     # Label Studio on Windows writes backslashes.
-    return str(name).replace("\\", "/")
+    return str(name).replace("\\", "/").encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _folder_of(names: Sequence[str], folders: Sequence[Path]) -> Path:
     some = [name for name in names[:: max(1, len(names) // 20)] if not posixpath.isabs(name)]
-    found = [sum((folder / name).exists() for name in some) for folder in folders]
+    found = [sum(os.path.exists(folder / name) for name in some) for folder in folders]
     return folders[found.index(max(found))]
 
 
@@ -108,10 +111,21 @@ def _annotation_ids(entries: Sequence[_Annotation]) -> np.ndarray:
     # Some exports leave them out; then they are counted.
     if all(entry.id is None for entry in entries):
         return np.arange(1, len(entries) + 1)
-    return whole_numbers(entry.id for entry in entries)
+    ids = whole_numbers((entry.id for entry in entries), otherwise=NO_ID)
+    missing = ids == NO_ID
+    ids[missing] = max(ids.max(), 0) + 1 + np.arange(np.count_nonzero(missing))
+    return ids
+
+
+def _area(area: Any) -> float:
+    try:
+        return float(area)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
 
 
 def _areas(entries: Sequence[_Annotation], boxes: np.ndarray) -> np.ndarray:
-    areas = [entry.area if isinstance(entry.area, int | float) else None for entry in entries]
-    written = np.array([np.nan if area is None else area for area in areas], dtype=np.float64)
+    written = np.array(
+        [entry.area if isinstance(entry.area, float) else _area(entry.area) for entry in entries]
+    )
     return np.where(np.isfinite(written), written, boxes[:, 2] * boxes[:, 3]) if len(entries) else written

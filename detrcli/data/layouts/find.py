@@ -54,7 +54,9 @@ def _in(annotations: Path, *folders: Path) -> tuple[Path, list[Path]]:
 
 def _coco(data: Path) -> Layout | None:
     readers: dict[str, Reader] = {}
-    for path in sorted((data / "annotations").glob("instances_*.json")):
+    # `default` is train only where nothing else is.
+    files = (data / "annotations").glob("instances_*.json")
+    for path in sorted(files, key=lambda path: ("default" in path.name, path.name)):
         named = re.fullmatch(r"instances_(train|val|valid|validation|test|default)(\d{4})?\.json", path.name)
         if named:
             word, year = named[1], named[2] or ""
@@ -109,20 +111,27 @@ def _yolo_by_yaml(path: Path) -> Layout:
     for word, split in SPLITS.items():
         said = facts.get(word)
         if said:
-            places = [_place(base, entry, path) for entry in (said if isinstance(said, list) else [said])]
-            readers[split] = partial(yolo.read, places, names, split)
+            entries = said if isinstance(said, list) else [said]
+            readers[split] = partial(_read_yolo, path, base, entries, names, split, pose="kpt_shape" in facts)
     if not readers:
         raise DataError(f"{path}: it names no train, val or test.")
     return Layout("yolo", readers)
 
 
+def _read_yolo(
+    path: Path, base: Path, entries: list[Any], names: dict[int, str], split: str, *, pose: bool
+) -> Written:
+    return yolo.read([_place(base, entry, path) for entry in entries], names, split, pose=pose)
+
+
 def _place(base: Path, entry: Any, path: Path) -> Path:
     # Roboflow writes ../train/images for what lies beside the file.
-    tried = [base / str(entry), base / re.sub(r"^(\.\./)+", "", str(entry))]
+    inside = re.sub(r"^(\.\./)+", "", str(entry))
+    tried = [folder / name for folder in dict.fromkeys((base, path.parent)) for name in (str(entry), inside)]
     for place in tried:
         if place.exists():
             return place
-    raise DataError(f"{path}: {entry} is neither at {tried[0]} nor at {tried[1]}.")
+    raise DataError(f"{path}: {entry} is not there; tried {', '.join(map(str, dict.fromkeys(tried)))}.")
 
 
 def _voc(data: Path) -> Layout | None:
@@ -135,7 +144,7 @@ def _voc(data: Path) -> Layout | None:
     if "train" not in listed and (lists / "trainval.txt").is_file():
         listed["train"] = lists / "trainval.txt"
 
-    everything = sorted(path.stem for path in annotations.glob("*.xml"))
+    everything = sorted(path.stem for path in annotations.glob("[!.]*.xml"))
 
     def read(split: str) -> Written:
         stems = voc.stems_of(listed[split], annotations) if split in listed else everything

@@ -14,7 +14,7 @@ from detrcli.errors import DataError
 def class_names(annotations: Path) -> list[str]:
     """All names in all files, in alphabetical order; their ids are 1, 2, 3 and so on."""
     names = set()
-    for path in sorted(annotations.glob("*.xml")):
+    for path in sorted(annotations.glob("[!.]*.xml")):
         names |= {name for name, *_ in _objects(_parse(path))}
     return sorted(names)
 
@@ -22,7 +22,9 @@ def class_names(annotations: Path) -> list[str]:
 def stems_of(listing: Path, annotations: Path) -> list[str]:
     """The pictures that an ImageSets file lists, a line each, some with a mark of 1, 0 or -1 behind the name."""
     try:
-        lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+        ]
     except (OSError, ValueError) as error:
         raise DataError(f"{listing}: cannot be read ({error}).") from None
     # A name may itself end in " 1".
@@ -77,7 +79,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 def _size(tree: ElementTree.Element, side: str) -> int:
     said = tree.findtext(f"size/{side}") or "0"
-    return int(said) if said.strip().isdigit() else 0
+    return int(said) if said.strip().isdecimal() else 0
 
 
 def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, bool]]:

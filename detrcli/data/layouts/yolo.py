@@ -41,17 +41,20 @@ def pictures(places: Sequence[Path]) -> Iterator[Path]:
     """The pictures of a split: all below its folders, and those that its .txt files list."""
     for place in places:
         if place.is_dir():
-            yield from sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+            found = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+            yield from sorted(path for path in found if not path.name.startswith("."))
         else:
             try:
-                lines = place.read_text(encoding="utf-8").split("\n")
+                lines = place.read_text(encoding="utf-8-sig").split("\n")
             except (OSError, ValueError) as error:
                 raise DataError(f"{place}: cannot be read ({error}).") from None
             yield from (place.parent / line.strip() for line in lines if line.strip())
 
 
-def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str) -> Written:
-    """Read a split. Without names, classes are numbered as far as the labels go."""
+def read(
+    places: Sequence[Path], names: Mapping[int, str] | None, split: str, *, pose: bool = False
+) -> Written:
+    """Read a split. Without names, the classes are those of the labels; with `pose`, key points follow a box."""
     paths = [Path(os.path.normpath(path)) for path in pictures(places)]
     if not paths:
         raise DataError(f"{', '.join(map(str, places))}: there are no pictures here.")
@@ -66,7 +69,7 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str) ->
         height, width = header.displayed
         for number, line in enumerate(_lines(label_of(path)), 1):
             try:
-                category, x, y, w, h = _box(line)
+                category, x, y, w, h = _box(line, pose=pose)
             except ValueError:
                 where = f"{label_of(path)}, line {number}"
                 problems.append(Problem("error", "bad-box", split, where, f"not a class and a box: {line!r}"))
@@ -75,13 +78,13 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str) ->
                 (image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height])
             )
 
-    ids = sorted(names) if names is not None else list(range(max((row[1] for row in rows), default=-1) + 1))
+    ids = sorted(names) if names is not None else sorted({row[1] for row in rows})
     boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
     return Written(
         folder=folder,
         image_ids=np.arange(1, len(paths) + 1),
         files=files,
-        sizes=np.array([header.displayed for header in headers], dtype=np.int64).reshape(-1, 2),
+        sizes=np.zeros((len(paths), 2), dtype=np.int64),
         annotation_ids=np.arange(1, len(rows) + 1),
         of_image=np.array([row[0] for row in rows], dtype=np.int64),
         of_category=np.array([row[1] for row in rows], dtype=np.int64),
@@ -102,7 +105,9 @@ def label_of(picture: Path) -> Path:
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    below = Path(*parts).with_suffix(".txt")
+    beside = picture.with_suffix(".txt")
+    return beside if beside.is_file() and not below.is_file() else below
 
 
 def _lines(path: Path) -> list[str]:
@@ -114,11 +119,17 @@ def _lines(path: Path) -> list[str]:
         return [f"(the file cannot be read: {error})"]
 
 
-def _box(line: str) -> tuple[int, float, float, float, float]:
+def _box(line: str, *, pose: bool = False) -> tuple[int, float, float, float, float]:
     """Class, and centre and size in [0, 1], from a box or from the corners of a polygon."""
     category, *numbers = line.split()
     values = np.array(numbers, dtype=np.float64)
-    if not np.isfinite(values).all():
+    kind = float(category)
+    if not np.isfinite(values).all() or not kind.is_integer() or not 0 <= kind < 2**31:
+        raise ValueError
+    if pose:
+        values = values[:4]
+    # Shares of the picture; a little more is what rounding leaves.
+    if (np.abs(values) > 1.1).any():
         raise ValueError
     if len(values) == 4:
         x, y, w, h = values.tolist()
@@ -127,4 +138,4 @@ def _box(line: str) -> tuple[int, float, float, float, float]:
         x, y, w, h = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
     else:
         raise ValueError
-    return int(category), x, y, w, h
+    return int(kind), x, y, w, h
