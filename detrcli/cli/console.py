@@ -30,14 +30,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | No
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        words = any(isinstance(row[i], str) for row in rows)
-        # A number broken over two lines is another number.
-        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        if any(isinstance(row[i], str) for row in rows):
+            table.add_column(column, overflow="fold")
+        else:  # a number broken over two lines is another number
+            width = max(len(text) for text in (column, *(_cell(row[i]) for row in rows)))
+            table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*(Text(visible(_cell(value))) for value in row))
     console = _console(sys.stdout)
     # Where even folded words do not fit, the terminal breaks the lines: rich would leave columns out.
-    console.width = max(console.width, Measurement.get(console, console.options, table).minimum)
+    wide = console.options.update_width(10_000)
+    console.width = max(console.width, Measurement.get(console, wide, table).minimum)
     console.print(table)
 
 

@@ -85,3 +85,10 @@ def test_narrow_terminal_breaks_no_number(place: Path) -> None:
     shown = on_a_terminal("models", cwd=place, columns=44)
     assert "41,524,768" in shown
     assert "60,464,672" in shown
+
+
+def test_narrow_terminal_keeps_every_column(place: Path) -> None:
+    """Where words and numbers cannot be folded any further, the terminal breaks the lines itself."""
+    shown = on_a_terminal("models", cwd=place, columns=24)
+    for word in ("name", "backbone", "parameters", "COCO", "MB", "cache", "41,524,768", "42.0", "167"):
+        assert word in shown
