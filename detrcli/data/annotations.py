@@ -54,7 +54,7 @@ def classes_of(examined: Examined) -> Classes:
         category: name
         for split in examined.splits.values()
         for category, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True)
-        if name not in left_out
+        if category not in left_out
     }
     ids = sorted(named)
     return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids]))

@@ -218,21 +218,25 @@ def _classes_with_boxes(split: Checked) -> set[str]:
     return {name for i, name in zip(w.category_ids.tolist(), w.names, strict=True) if i in used}
 
 
-def parents_without_boxes(splits: Mapping[str, Checked]) -> set[str]:
-    """Names of categories that only stand above others, as Roboflow writes one of."""
-    names = {name for split in splits.values() for name in split.written.names}
-    above = {
-        parent
+def parents_without_boxes(splits: Mapping[str, Checked]) -> dict[int, str]:
+    """Categories that only stand above others, as Roboflow writes one of; it may have the name of one below it."""
+    named = {
+        i: (name, parent)
         for split in splits.values()
-        for name, parent in zip(split.written.names, split.written.parents, strict=True)
-        if parent != name
+        for i, name, parent in zip(
+            split.written.category_ids.tolist(), split.written.names, split.written.parents, strict=True
+        )
     }
-    used = set().union(*(_classes_with_boxes(split) for split in splits.values()))
-    return (names & above) - used
+    used = {i for split in splits.values() for i in split.written.of_category[split.usable].tolist()}
+    return {
+        i: name
+        for i, (name, _) in named.items()
+        if i not in used and any(parent == name for other, (_, parent) in named.items() if other != i)
+    }
 
 
 def _parents(splits: Mapping[str, Checked]) -> Iterator[Problem]:
-    for name in sorted(parents_without_boxes(splits)):
+    for name in parents_without_boxes(splits).values():
         what = f"class {name!r} only stands above others and has no boxes; left out"
         yield Problem("warning", "parent-class", None, f"class {name}", what)
 
@@ -249,9 +253,11 @@ def _conflicts(splits: Mapping[str, Checked]) -> Iterator[Problem]:
 
 def _names_twice(splits: Mapping[str, Checked]) -> Iterator[Problem]:
     ids: dict[str, set[int]] = defaultdict(set)
+    left_out = parents_without_boxes(splits)
     for split in splits.values():
         for i, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True):
-            ids[name].add(i)
+            if i not in left_out:
+                ids[name].add(i)
     for name, several in sorted(ids.items()):
         if len(several) > 1:
             what = f"{name!r} has the ids {', '.join(map(str, sorted(several)))}; taken for different classes"

@@ -62,7 +62,7 @@ class Examined:
             classes=[
                 ClassCount(i, name, int((w.of_category[counted] == i).sum()))
                 for i, name in sorted(zip(w.category_ids.tolist(), w.names, strict=True))
-                if name not in left_out
+                if i not in left_out
             ],
         )
 

@@ -194,6 +194,14 @@ PLANTED: dict[str, tuple[str, str, str, str, Plant]] = {
     "almost": ("warning", "warning", "near-duplicate", "val", almost_the_same),
     "class": ("warning", "warning", "class-not-in-train", "class bee", only_in_val),
     "parent": ("warning", "warning", "parent-class", "class insects", parent),
+    "parent of its name": (
+        "warning", "warning", "parent-class", "class ant",
+        lambda d: [
+            document["categories"].insert(0, {"id": 0, "name": "ant", "supercategory": "none"})
+            or document["categories"][2].update(supercategory="ant")
+            for document in d.splits.values()
+        ],
+    ),
     "unturned": ("warning", "warning", "unturned-size", "image 1", lambda d: turned(d, 6)),
     "mirrored": ("warning", "warning", "turned", "1.jpg", lambda d: turned(d, 2)),
     "conflict": (
