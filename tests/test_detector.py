@@ -168,7 +168,7 @@ def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: 
     assert isinstance(found, detrcli.Detections)
     same(found, detector.predict(pictures[0], threshold=0), 0)
     with pytest.raises(AttributeError, match="nothing"):
-        detrcli.nothing  # noqa: B018
+        detrcli.nothing  # noqa: B018  # the look-up itself is what fails
 
 
 def test_ahead_keeps_order_and_does_not_run_away() -> None:

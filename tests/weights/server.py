@@ -83,7 +83,7 @@ def serving() -> Iterator[Server]:
         def do_GET(self) -> None:  # the name http.server looks for
             server.handle(self)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET  # noqa: N815  # likewise
 
         def log_message(self, *_: object) -> None:
             pass
