@@ -1,6 +1,9 @@
 """A model as one uses it: pictures in, detections out. Behind `load`, `detr predict` and what looks inside."""
 
+import copy
 import os
+import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,15 +21,17 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.data.batching import collate
-from detrcli.data.images import MAX_PIXELS, Picture, as_displayed, open_picture
+from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.transforms import prepare
 from detrcli.errors import DataError, MachineError, UsageError
+from detrcli.launch import launch
+from detrcli.model.detr import DETR
 from detrcli.postprocess import detections
 from detrcli.structures import Classes, Detections, Prediction
 from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
 
-Source = str | Path | Image.Image | np.ndarray
+Source = str | Path | File | Image.Image | np.ndarray
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -48,19 +53,40 @@ class Seen:
 class Detector:
     """A model on a device, with all it takes to go from a picture to detections."""
 
-    def __init__(self, weights: Weights, device: str = "auto", precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: DETR,
+        classes: Classes,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        precision: str = "fp32",
+    ) -> None:
         if precision not in PRECISIONS:
             raise UsageError(f"precision {precision!r}: there is {', '.join(PRECISIONS)}.")
-        self.source = weights.source
-        self.device = find_device(device)
+        self.model = model.to(device)
+        self.classes = classes
+        self.preprocessing = preprocessing
+        self.device = device
         self.precision = PRECISIONS[precision]
-        self.classes: Classes = weights.classes
-        self.preprocessing: Preprocessing = weights.preprocessing
-        self.model = weights.model().to(self.device)
+        # Spent so far. Pictures are read by several threads while the network is at work.
+        self.seconds = {"reading": 0.0, "network": 0.0, "postprocessing": 0.0}
+        self._lock = threading.Lock()
         if self.precision is torch.bfloat16 and self.device.type == "cpu" and not _cpu_computes_bf16():
             warnings.warn(
                 "This CPU does not compute in bf16; it imitates it, slower than fp32.", stacklevel=2
             )
+
+    @classmethod
+    def of(cls, weights: Weights, device: str = "auto", precision: str = "fp32") -> Self:
+        """A detector with these weights."""
+        place = find_device(device)
+        return cls(weights.model(), weights.classes, weights.preprocessing, place, precision)
+
+    def naming(self, classes: Classes) -> Self:
+        """The same detector with other ids and names of its classes."""
+        renamed = copy.copy(self)
+        renamed.classes = classes
+        return renamed
 
     @overload
     def predict(self, images: Source, threshold: float = ..., batch_size: int = ...) -> Detections: ...
@@ -80,7 +106,7 @@ class Detector:
         found = []
         for seen in self.stream(several, threshold, batch_size):
             if seen.detections is None:
-                name = f"{seen.source}: " if isinstance(seen.source, str | Path) else "a picture: "
+                name = f"{seen.source}: " if isinstance(seen.source, str | Path | File) else "a picture: "
                 raise DataError(name + (seen.problem or ""))
             found.append(seen.detections)
         return found if isinstance(images, list | tuple) else found[0]
@@ -105,6 +131,7 @@ class Detector:
             raise UsageError(f"batch size {batch_size}: it is at least 1.")
 
         def read(source: Source) -> tuple[Seen, Tensor | None]:
+            began = time.perf_counter()
             try:
                 picture = _open(source, max_pixels)
             except DataError as error:
@@ -112,7 +139,9 @@ class Detector:
             image = picture.image
             kept = image if keep_images else None
             seen = Seen(source, (image.height, image.width), None, kept, picture.notes)
-            return seen, prepare(image, self.preprocessing)  # (3, h, w)
+            pixels = prepare(image, self.preprocessing)  # (3, h, w)
+            self._spent("reading", began)
+            return seen, pixels
 
         # Equal sizes are looked for among this many pictures.
         window = 1 if batch_size == 1 else 2 * batch_size
@@ -134,10 +163,22 @@ class Detector:
             for start in range(0, len(places), batch_size):
                 batch = places[start : start + batch_size]
                 sizes = [size for i in batch if (size := chunk[i][0].size)]
+                began = time.perf_counter()
                 prediction = self.forward([pixels for i in batch if (pixels := chunk[i][1]) is not None])
+                if self.device.type == "cuda":  # else the network's time would count as what waits for it
+                    torch.cuda.synchronize(self.device)
+                began = self._spent("network", began)
                 found |= zip(batch, detections(prediction, sizes, self.classes, threshold), strict=True)
+                self._spent("postprocessing", began)
         for i, (seen, _) in enumerate(chunk):
             yield replace(seen, detections=found[i]) if i in found else seen
+
+    def _spent(self, stage: str, began: float) -> float:
+        """Count the time since then for a stage; what time it is now."""
+        now = time.perf_counter()
+        with self._lock:
+            self.seconds[stage] += now - began
+        return now
 
     def forward(self, pixels: Sequence[Tensor]) -> Prediction:
         """The last layer's prediction for network inputs (3, h, w) of equal size."""
@@ -161,7 +202,7 @@ def load(
 ) -> Detector:
     """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL."""
     find_device(device)  # before anything is fetched
-    return Detector(load_weights(str(weights), model=model, sha256=sha256), device, precision)
+    return Detector.of(load_weights(str(weights), model=model, sha256=sha256), device, precision)
 
 
 def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
@@ -180,10 +221,12 @@ def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int
 
 
 def find_device(name: str) -> torch.device:
-    """A device by name; "auto" is the first there is of cuda, mps, cpu."""
+    """A device by name; "auto" is the first there is of cuda, mps, cpu. Each process of several has its own GPU."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, usable in there.items() if usable)
+    if name == "cuda" and launch().world > 1:
+        name = f"cuda:{launch().local}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -226,7 +269,9 @@ def _cpu_computes_bf16() -> bool:
 
 def _open(source: Source, max_pixels: int) -> Picture:
     if isinstance(source, str | Path):
-        return open_picture(Path(source), max_pixels)
+        source = File(Path(source))
+    if isinstance(source, File):
+        return open_picture(source.path, max_pixels, turn=source.turn)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise DataError(

@@ -23,7 +23,7 @@ SIZES = [(64, 96), (100, 60), (64, 96), (96, 64), (32, 48), (200, 300), (64, 96)
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(small_weights(), "cpu")
+    return Detector.of(small_weights(), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_empty_list(detector: Detector) -> None:
 def test_half_precisions_run_and_are_near(pictures: list[Path], detector: Detector) -> None:
     exact = detector.predict(pictures[0], threshold=0)
     for precision in ("bf16", "fp16"):
-        half = Detector(small_weights(), "cpu", precision).predict(pictures[0], threshold=0)
+        half = Detector.of(small_weights(), "cpu", precision).predict(pictures[0], threshold=0)
         assert 0 < np.abs(half.scores - exact.scores).max() < 0.1
         assert half.scores.dtype == np.float32
 
@@ -135,7 +135,7 @@ def test_bf16_on_a_cpu_without_it_warns(monkeypatch: pytest.MonkeyPatch) -> None
         torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False
     )
     with pytest.warns(UserWarning, match="does not compute in bf16"):
-        Detector(small_weights(), "cpu", "bf16")
+        Detector.of(small_weights(), "cpu", "bf16")
 
 
 def test_devices() -> None:
@@ -147,7 +147,7 @@ def test_devices() -> None:
     with pytest.raises(MachineError, match=r"no such device here\. There is .*cpu"):
         find_device("cuda:99")
     with pytest.raises(UsageError, match="precision 'half'"):
-        Detector(small_weights(), "cpu", "half")
+        Detector.of(small_weights(), "cpu", "half")
 
 
 def test_float32_is_float32_and_settings_come_back() -> None:
@@ -257,7 +257,7 @@ def test_weights_that_are_not_finite_are_refused(name: str) -> None:
     small = small_weights()
     broken = {**small.tensors, name: torch.full_like(small.tensors[name], float("nan"))}
     with pytest.raises(WeightsError, match=f"not finite: {name}"):
-        Detector(replace(small, tensors=broken), "cpu")
+        Detector.of(replace(small, tensors=broken), "cpu")
 
 
 def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictures: list[Path]) -> None:
@@ -265,4 +265,4 @@ def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictur
     small = small_weights()
     large = {**small.tensors, "class_head.weight": torch.full_like(small.tensors["class_head.weight"], 3e38)}
     with pytest.raises(DivergedError, match="not finite"):
-        Detector(replace(small, tensors=large), "cpu").predict(pictures[0])
+        Detector.of(replace(small, tensors=large), "cpu").predict(pictures[0])

@@ -14,12 +14,13 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "cache", "config", "distributed", "errors", "structures", "text"),
+    ("boxes", "cache", "config", "distributed", "errors", "launch", "structures", "text"),
     ("data", "draw", "matching", "model"),
     ("criterion", "postprocess"),
     ("variants",),
     ("weights",),
     ("detector",),
+    ("evaluation",),
     ("training",),
     ("cli",),
 )

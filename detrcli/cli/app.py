@@ -20,6 +20,7 @@ from detrcli.cli.predict import predict
 from detrcli.cli.train import train
 from detrcli.cli.visualize_attn import visualize_attn
 from detrcli.errors import UsageError, explain
+from detrcli.launch import launch
 from detrcli.text import visible
 
 # Plain help screens: rich ones take twice the time and cut lines off in narrow terminals.
@@ -94,8 +95,10 @@ def _report(error: BaseException, session: Session) -> int:
         message = (
             f"A bug of ours: {type(error).__name__}: {error}\nPlease report it, with what --debug shows."
         )
+    here = launch()
+    process = f" (process {here.rank} of {here.world})" if here.world > 1 else ""
     for line in message.splitlines():
-        print(f"detr: {visible(line)}", file=sys.stderr)
+        print(f"detr{process}: {visible(line)}", file=sys.stderr)
     return code
 
 

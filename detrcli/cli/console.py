@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from detrcli.launch import launch
 from detrcli.text import visible
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ def is_terminal(stream: IO[str]) -> bool:
 
 
 def warn(message: str) -> None:
-    """A line on stderr."""
-    print(f"detr: {visible(message)}", file=sys.stderr)
+    """A line on stderr; of several processes only the first speaks."""
+    if launch().rank == 0:
+        print(f"detr: {visible(message)}", file=sys.stderr)
 
 
 class _Bar:
@@ -110,7 +112,7 @@ class Status(_Bar):
 
     def __init__(self, what: str, total: int | None = None, *, quiet: bool = False) -> None:
         super().__init__()
-        if not quiet and is_terminal(sys.stderr):
+        if not quiet and is_terminal(sys.stderr) and launch().rank == 0:
             from rich.progress import MofNCompleteColumn
 
             self._start(what, total, [MofNCompleteColumn()])

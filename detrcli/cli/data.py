@@ -5,12 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from detrcli.cli.options import Debug, Json, Overwrite
-from detrcli.errors import DataError, UsageError
+from detrcli.cli.options import (
+    Debug,
+    Exif,
+    Json,
+    Overwrite,
+    SkipBad,
+    TrainAnn,
+    TrainImages,
+    ValAnn,
+    ValImages,
+)
+from detrcli.errors import UsageError
 
 if TYPE_CHECKING:
     from detrcli.data.examine import Examined
-    from detrcli.data.source import Source
 
 data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set and check it.")
 
@@ -22,26 +31,21 @@ def check(
     data: Annotated[
         Path | None, typer.Argument(help="A folder in any known layout, a data.yaml, or `shapes`.")
     ] = None,
-    train_ann: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO annotations of train.")] = None,
-    train_images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures of train.")] = None,
-    val_ann: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO annotations of val.")] = None,
-    val_images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures of val.")] = None,
-    exif: Annotated[
-        Literal["auto", "apply", "ignore"],
-        typer.Option(help="Whether photographs are turned; auto takes what the annotated size says."),
-    ] = "auto",
+    train_ann: TrainAnn = None,
+    train_images: TrainImages = None,
+    val_ann: ValAnn = None,
+    val_images: ValImages = None,
+    exif: Exif = "auto",
     full: Annotated[
         bool, typer.Option("--full", help="Decode every picture, however long it takes.")
     ] = False,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out what is broken, with a warning.")
-    ] = False,
+    skip_bad: SkipBad = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what is in a data set and every problem of it."""
     from detrcli.cli.console import Status, print_json
-    from detrcli.data.checks import SKIPPABLE
+    from detrcli.cli.sources import end_on_errors, open_source
     from detrcli.data.examine import examine
 
     source = open_source(data, {"train": (train_ann, train_images), "val": (val_ann, val_images)})
@@ -51,10 +55,7 @@ def check(
         print_json(_document(found, held_out=source.holds_out))
     else:
         _show(found, held_out=source.holds_out)
-    if not found.ok:
-        errors = [problem for problem in found.problems if problem.severity == "error"]
-        hint = " --skip-bad leaves out what is broken." if all(p.kind in SKIPPABLE for p in errors) else ""
-        raise DataError(f"{len(errors)} error{'s' if len(errors) > 1 else ''} in the data.{hint}")
+    end_on_errors(found)
 
 
 @data_app.command("show")
@@ -123,20 +124,6 @@ def make(
             seed=seed,
             advance=status.advance,
         )
-
-
-def open_source(data: Path | None, files: dict[str, tuple[Path | None, Path | None]]) -> "Source":
-    """The data set that DATA or the explicit options name."""
-    from detrcli.data.layouts.find import explicit
-    from detrcli.data.source import Source, open_data
-
-    named = {split: (ann, images) for split, (ann, images) in files.items() if ann and images}
-    half = [split for split, pair in files.items() if any(pair) and split not in named]
-    if half:
-        raise UsageError(f"--{half[0]}-ann and --{half[0]}-images belong together.")
-    if (data is None) == (not named):
-        raise UsageError("Give DATA, or --train-ann and --train-images (and --val-ann and --val-images).")
-    return Source(explicit(named)) if data is None else open_data(data)
 
 
 def _document(found: "Examined", *, held_out: bool) -> dict[str, Any]:

@@ -1,28 +1,230 @@
 """`detr eval`: the COCO numbers of a model or of a results file."""
 
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrcli.cli.options import Debug, Device, Json, Overwrite, Weights
-from detrcli.errors import UsageError
+from detrcli.cli.options import (
+    Debug,
+    Device,
+    Exif,
+    Json,
+    MaxSize,
+    Model,
+    Overwrite,
+    Precision,
+    Sha256,
+    Size,
+    SkipBad,
+    ValAnn,
+    ValImages,
+    Weights,
+)
+from detrcli.errors import DataError, UsageError
+from detrcli.text import visible
+
+if TYPE_CHECKING:
+    from detrcli.evaluation.score import Scores
+    from detrcli.evaluation.truth import Truth
 
 
 def evaluate(
-    data: Annotated[str, typer.Argument(help="A folder in any known layout, or `shapes`.")],
+    data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or `shapes`.")] = None,
     weights: Weights = "detr-r50",
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
+    val_ann: ValAnn = None,
+    val_images: ValImages = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score these COCO results.")
+        Path | None, typer.Option(metavar="FILE", help="Score these COCO results; no model is run.")
     ] = None,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results.")
     ] = None,
+    threshold: Annotated[
+        float, typer.Option(metavar="P", min=0, max=1, help="Least score to keep; more than 0 lowers AP.")
+    ] = 0.0,
+    max_detections: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of an image and class, the best that count.")
+    ] = 100,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only the first pictures of the split.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Only these classes, by their names in the data.")
+    ] = None,
+    size: Size = None,
+    max_size: MaxSize = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Pictures of equal input size that go together. [8 on a GPU]"),
+    ] = None,
+    exif: Exif = "auto",
+    skip_bad: SkipBad = False,
+    model: Model = None,
+    sha256: Sha256 = None,
     device: Device = "auto",
+    precision: Precision = "fp32",
     overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure average precision (to come)."""
-    raise UsageError("`detr eval` is not in this version yet.")
+    """Measure average precision, the twelve COCO numbers."""
+    from detrcli.cli.console import print_json
+    from detrcli.cli.outputs import check_free, check_not_inputs
+    from detrcli.cli.sources import open_source, tell_problems
+    from detrcli.data.examine import headers_only
+    from detrcli.evaluation.results import read_results, write_results
+    from detrcli.evaluation.score import score
+    from detrcli.evaluation.truth import truth_of
+
+    if predictions is not None and save is not None:
+        raise UsageError("--save writes what a model finds; with --predictions there is no model.")
+    if save is not None:
+        check_free(save, overwrite=overwrite)
+        check_not_inputs([save], [path for path in (val_ann, Path(weights)) if path])
+    source = open_source(data, {"val": (val_ann, val_images)})
+    examined = headers_only(source, [split], exif, pictures=predictions is None, leave_out_bad=skip_bad)
+    tell_problems(examined)
+    checked = examined.splits[split]
+    truth = truth_of(checked, limit=limit, classes=_names(classes))
+    if not len(truth.images):
+        raise DataError(f"There are no pictures in {split} that can be used.")
+
+    facts: dict[str, Any] = {"split": split, "threshold": threshold, "max_detections": max_detections}
+    if predictions is None:
+        from detrcli import distributed
+        from detrcli.cli.console import Status, warn
+        from detrcli.cli.loading import load_detector
+        from detrcli.evaluation.pairing import pair
+        from detrcli.evaluation.run import readable, run
+
+        detector = load_detector(
+            weights,
+            model=model,
+            sha256=sha256,
+            size=size,
+            max_size=max_size,
+            device=device,
+            precision=precision,
+        )
+        pairing = pair(detector.classes, truth.classes)
+        with distributed.joined(detector.device):
+            first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
+            with Status("evaluating", share) as status:
+                found = run(
+                    detector,
+                    checked,
+                    truth,
+                    pairing,
+                    threshold=threshold,
+                    batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
+                    advance=status.advance,
+                )
+        truth = readable(truth, found, skip_bad=skip_bad)
+        if not first:
+            return
+        for unread in found.unread.values():
+            warn(f"left out: {unread}")
+        results = found.results
+        facts |= {
+            "weights": weights,
+            "parameters": sum(p.numel() for p in detector.model.parameters()),
+            "paired_by": pairing.by,
+            "only_weights": list(pairing.only_weights),
+            "only_data": list(pairing.only_data),
+            "seconds_per_picture": {
+                stage: round(spent / share, 6) for stage, spent in detector.seconds.items()
+            },
+        }
+    else:
+        results = read_results(predictions, checked.written.image_ids, checked.written.category_ids)
+        results = results.part(results.scores >= threshold)
+        facts["predictions"] = str(predictions)
+
+    start = time.perf_counter()
+    scores = score(truth, results, max_detections=max_detections)
+    facts["scoring_seconds"] = round(time.perf_counter() - start, 6)
+    if save is not None:
+        write_results(results, save)
+    if json:
+        print_json(_document(truth, scores, facts))
+    else:
+        _show(truth, scores, facts)
+
+
+def _names(classes: str | None) -> list[str] | None:
+    return None if classes is None else [name for name in classes.split(",") if name.strip()]
+
+
+def _document(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema": "detr.eval/1",
+        "images": len(truth.images),
+        "metrics": dict(scores.metrics),
+        "per_class": [asdict(one) for one in scores.per_class],
+        **facts,
+    }
+
+
+def _show(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> None:
+    from detrcli.cli.console import print_table, warn
+
+    if facts["threshold"] > 0:
+        warn(
+            f"only detections with a score of {facts['threshold']} or more: AP is lower than without a threshold"
+        )
+    if facts.get("paired_by") == "id":
+        warn("no class of the weights has a name that the data knows: paired by id")
+    for who, names in (("weights", facts.get("only_weights")), ("data", facts.get("only_data"))):
+        if names:
+            some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            warn(f"classes only in the {who}: {some}")
+
+    what = f"{facts['weights']}" if "weights" in facts else facts["predictions"]
+    print(
+        visible(what)
+        + f" on {facts['split']}: {len(truth.images):,} pictures, {int((~truth.crowd).sum()):,} objects"
+    )
+    print()
+    print_table(
+        ("", "", "area", "IoU", "at most"),
+        [
+            (name, _number(scores.metrics[name]), area, iou, f"{min(most, facts['max_detections'])}")
+            for name, area, iou, most in _MEANINGS
+        ],
+    )
+    print()
+    print_table(
+        ("class", "id", "AP", "AP50", "objects"),
+        [
+            (one.label, str(one.category_id), _number(one.AP), _number(one.AP50), one.targets)
+            for one in sorted(scores.per_class, key=lambda one: (-one.AP, one.label))
+        ],
+    )
+    if "parameters" in facts:
+        stages = ", ".join(f"{name} {1000 * s:.1f} ms" for name, s in facts["seconds_per_picture"].items())
+        print(f"\nper picture: {stages}; scoring {facts['scoring_seconds']:.2f} s in all")
+        print(f"parameters: {facts['parameters']:,}")
+
+
+_MEANINGS = (
+    ("AP", "all", "0.50:0.95", 100),
+    ("AP50", "all", "0.50", 100),
+    ("AP75", "all", "0.75", 100),
+    ("APs", "small", "0.50:0.95", 100),
+    ("APm", "medium", "0.50:0.95", 100),
+    ("APl", "large", "0.50:0.95", 100),
+    ("AR1", "all", "0.50:0.95", 1),
+    ("AR10", "all", "0.50:0.95", 10),
+    ("AR100", "all", "0.50:0.95", 100),
+    ("ARs", "small", "0.50:0.95", 100),
+    ("ARm", "medium", "0.50:0.95", 100),
+    ("ARl", "large", "0.50:0.95", 100),
+)
+
+
+def _number(value: float) -> str:
+    return "-1" if value == -1 else f"{value:.3f}"

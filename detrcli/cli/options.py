@@ -1,7 +1,8 @@
 """Options that commands share, and what a run of the program knows."""
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from pathlib import Path
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -30,3 +31,27 @@ Weights = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="What a .pth cannot tell (DC5): a name from `detr models`."),
+]
+Sha256 = Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="Hash of weights given by URL.")]
+Size = Annotated[int | None, typer.Option("--size", metavar="N", min=1, help="Shorter side of the input.")]
+MaxSize = Annotated[
+    int | None, typer.Option("--max-size", metavar="N", min=1, help="Longest side of the input.")
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Numbers to compute in.")
+]
+Exif = Annotated[
+    Literal["auto", "apply", "ignore"],
+    typer.Option("--exif", help="Whether photographs are turned; auto takes what the annotated size says."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out what is broken, with a warning.")]
+TrainAnn = Annotated[
+    Path | None, typer.Option("--train-ann", metavar="FILE", help="COCO annotations of train.")
+]
+TrainImages = Annotated[Path | None, typer.Option("--train-images", metavar="DIR", help="Pictures of train.")]
+ValAnn = Annotated[Path | None, typer.Option("--val-ann", metavar="FILE", help="COCO annotations of val.")]
+ValImages = Annotated[Path | None, typer.Option("--val-images", metavar="DIR", help="Pictures of val.")]

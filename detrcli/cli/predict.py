@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from detrcli.cli.options import Debug, Device, Json, Overwrite, Weights
+from detrcli.cli.options import (
+    Debug,
+    Device,
+    Json,
+    MaxSize,
+    Model,
+    Overwrite,
+    Precision,
+    Sha256,
+    Size,
+    Weights,
+)
 from detrcli.errors import DataError, UsageError
 
 Format = Literal["json", "coco", "csv"]
@@ -28,10 +39,8 @@ def predict(
     format_: Annotated[
         Format | None, typer.Option("--format", help="Print this in place of a table.")
     ] = None,
-    size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Shorter side of the input.")] = None,
-    max_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Longest side of the input.")
-    ] = None,
+    size: Size = None,
+    max_size: MaxSize = None,
     batch_size: Annotated[
         int, typer.Option(metavar="N", min=1, help="Pictures of equal input size that go together.")
     ] = 1,
@@ -39,15 +48,10 @@ def predict(
         int, typer.Option(metavar="N", min=1, help="Larger pictures are not opened.")
     ] = 200_000_000,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if any picture was skipped.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="What a .pth cannot tell (DC5): a name from `detr models`."),
-    ] = None,
-    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="Hash of weights given by URL.")] = None,
+    model: Model = None,
+    sha256: Sha256 = None,
     device: Device = "auto",
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in.")
-    ] = "fp32",
+    precision: Precision = "fp32",
     overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
@@ -58,7 +62,7 @@ def predict(
     format_ = "json" if json else format_
 
     import detrcli.cli.detections as show
-    from detrcli.cli.console import DownloadStatus, Status, print_json, warn
+    from detrcli.cli.console import Status, print_json, warn
     from detrcli.cli.outputs import check_free, check_not_inputs
     from detrcli.data.collect import collect
 
@@ -71,18 +75,22 @@ def predict(
     from PIL import Image
 
     from detrcli.cli.drawing import drawn, places
-    from detrcli.detector import Detector, find_device
-    from detrcli.weights.load import load_weights
+    from detrcli.cli.loading import load_detector
 
     Image.MAX_IMAGE_PIXELS = (
         None  # --max-pixels is the limit here; Pillow's own is lower and cannot be argued with
     )
     if out is not None and not no_images:
         check_not_inputs((out / place for place in places(named)), [item.path for item in named])
-    find_device(device)  # before anything is fetched
-    with DownloadStatus() as progress:
-        loaded = load_weights(weights, model=model, sha256=sha256, progress=progress)
-    detector = Detector(loaded.resized(size, max_size), device, precision)
+    detector = load_detector(
+        weights,
+        model=model,
+        sha256=sha256,
+        size=size,
+        max_size=max_size,
+        device=device,
+        precision=precision,
+    )
     paths = (item.path for item in named)
     stream = detector.stream(paths, threshold, batch_size, max_pixels, keep_images=not no_images)
 

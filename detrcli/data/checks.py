@@ -49,14 +49,20 @@ class _Split:
         self.problems.append(Problem("warning", kind, self.name, where, what))
 
 
-def check_split(name: str, written: Written, exif: Exif = "auto") -> Checked:
-    """Everything that can be said of one split by itself, with the headers of its pictures."""
+def check_split(name: str, written: Written, exif: Exif = "auto", *, pictures: bool = True) -> Checked:
+    """Everything that can be said of one split by itself, with the headers of its pictures.
+
+    Without `pictures` they need not be there: only one whose size is not written down is looked at.
+    """
     split = _Split(name, written)
     _check_ids(split)
     inside = _check_paths(split)
-    headers = read_headers(written.folder, [f for f, ok in zip(written.files, inside, strict=True) if ok])
-    by_file = dict(zip((f for f, ok in zip(written.files, inside, strict=True) if ok), headers, strict=True))
-    here = [by_file.get(file, Header(problem="")) for file in written.files]
+    sizes = written.sizes.tolist()
+    looked_at = [i for i in np.flatnonzero(inside).tolist() if pictures or not all(sizes[i])]
+    headers = read_headers(written.folder, [written.files[i] for i in looked_at])
+    here = [Header(width, height) for height, width in sizes]
+    for i, header in zip(looked_at, headers, strict=True):
+        here[i] = header
     usable_images, sizes, turned = _check_pictures(split, here, inside, exif)
     usable = _check_annotations(split, usable_images, sizes)
     return Checked(written, split.problems, usable_images, usable, sizes, turned)

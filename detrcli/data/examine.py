@@ -134,11 +134,19 @@ def examine(
     return Examined(source.layout.name, splits, problems, looks is not None)
 
 
-def headers_only(source: Source, splits: Sequence[str], exif: Exif = "auto") -> Examined:
+def headers_only(
+    source: Source,
+    splits: Sequence[str],
+    exif: Exif = "auto",
+    *,
+    pictures: bool = True,
+    leave_out_bad: bool = False,
+) -> Examined:
     """Some splits, checked by what their files and headers say, each by itself."""
-    checked = {name: check_split(name, source.read(name), exif) for name in splits}
+    checked = {name: check_split(name, source.read(name), exif, pictures=pictures) for name in splits}
+    problems = [problem for split in checked.values() for problem in split.problems]
     return Examined(
-        source.layout.name, checked, [p for split in checked.values() for p in split.problems], False
+        source.layout.name, checked, skip_bad(problems) if leave_out_bad else problems, decoded=False
     )
 
 

@@ -20,6 +20,17 @@ _SIXTEEN_BITS = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 @dataclass(frozen=True)
+class File:
+    """A picture on disk, and whether it is turned as EXIF says."""
+
+    path: Path
+    turn: bool = True
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture to look at."""
 

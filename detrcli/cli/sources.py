@@ -1,0 +1,55 @@
+"""Which data set a command works on, and what the check found in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detrcli.cli.console import warn
+from detrcli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from detrcli.data.examine import Examined
+    from detrcli.data.source import Source
+
+MOST_SHOWN = 3  # problems of a kind that are told one by one
+
+
+def open_source(data: Path | None, files: Mapping[str, tuple[Path | None, Path | None]]) -> "Source":
+    """The data set that DATA or the explicit options name."""
+    from detrcli.data.layouts.find import explicit
+    from detrcli.data.source import Source, open_data
+
+    named = {split: (ann, images) for split, (ann, images) in files.items() if ann and images}
+    half = [split for split, pair in files.items() if any(pair) and split not in named]
+    if half:
+        raise UsageError(f"--{half[0]}-ann and --{half[0]}-images belong together.")
+    if (data is None) == (not named):
+        options = " and ".join(f"--{split}-ann and --{split}-images" for split in files)
+        raise UsageError(f"Give DATA, or {options}.")
+    return Source(explicit(named)) if data is None else open_data(data)
+
+
+def tell_problems(found: "Examined") -> None:
+    """Warnings on stderr; an error of the data ends the command."""
+    kinds: dict[tuple[str, str, str], list[str]] = {}
+    for problem in sorted(found.problems, key=lambda problem: problem.severity == "error"):
+        kinds.setdefault((problem.severity, problem.kind, problem.split or "data"), []).append(
+            f"{problem.where}: {problem.what}"
+        )
+    for (severity, kind, split), told in kinds.items():
+        for line in told[:MOST_SHOWN]:
+            warn(f"{severity} in {split}: {kind}: {line}")
+        if len(told) > MOST_SHOWN:
+            warn(f"{severity} in {split}: {kind}: and {len(told) - MOST_SHOWN:,} more")
+    end_on_errors(found, " `detr data check` shows all.")
+
+
+def end_on_errors(found: "Examined", more: str = "") -> None:
+    """Data with errors is not used."""
+    from detrcli.data.checks import SKIPPABLE
+
+    errors = [problem for problem in found.problems if problem.severity == "error"]
+    if errors:
+        count = f"{len(errors):,} error{'s' if len(errors) > 1 else ''} in the data."
+        hint = " --skip-bad leaves out what is broken." if all(p.kind in SKIPPABLE for p in errors) else ""
+        raise DataError(f"{count}{more}{hint}")

@@ -1,0 +1,1 @@
+"""Average precision: what was found beside the truth, as written."""

@@ -1,0 +1,127 @@
+"""Detections of a whole split as arrays, and the file of COCO results that others read and write."""
+
+import json
+import math
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detrcli.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Results:
+    """N detections, under the data's own ids."""
+
+    image_ids: np.ndarray  # (N,) int64
+    category_ids: np.ndarray  # (N,) int64
+    boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels
+    scores: np.ndarray  # (N,) float64
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def part(self, chosen: np.ndarray) -> "Results":
+        """Some of them."""
+        return Results(
+            self.image_ids[chosen], self.category_ids[chosen], self.boxes[chosen], self.scores[chosen]
+        )
+
+
+def join(parts: list[Results]) -> Results:
+    """Several in a row."""
+    if not parts:
+        return Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+    return Results(
+        np.concatenate([part.image_ids for part in parts]),
+        np.concatenate([part.category_ids for part in parts]),
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+    )
+
+
+class _Entry(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray) -> Results:
+    """A list of COCO detections of these images and categories; what does not fit is named by its entry."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--predictions {path}: cannot be read ({error.strerror}).") from None
+    try:
+        entries = msgspec.json.decode(data, type=list[_Entry])
+        results = Results(
+            np.fromiter((entry.image_id for entry in entries), np.int64, len(entries)),
+            np.fromiter((entry.category_id for entry in entries), np.int64, len(entries)),
+            np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4),
+            np.fromiter((entry.score for entry in entries), np.float64, len(entries)),
+        )
+    except (msgspec.DecodeError, OverflowError):
+        _name_what_does_not_fit(path, data)
+        raise DataError(f"{path}: it is no list of COCO detections.") from None
+    for what, known, given in (
+        ("image", image_ids, results.image_ids),
+        ("category", category_ids, results.category_ids),
+    ):
+        foreign = np.flatnonzero(~np.isin(given, known))
+        if len(foreign):
+            raise DataError(
+                f"{path}: entry {foreign[0]} is of {what} {given[foreign[0]]}, which the data does not have "
+                f"({len(foreign):,} such entries). Are these the results of another split or data set?"
+            )
+    return results
+
+
+def _name_what_does_not_fit(path: Path, data: bytes) -> None:
+    """Raise a DataError for the first entry that is not as it should be."""
+    try:
+        found: Any = json.loads(data)  # it knows the NaN that other programs write
+    except ValueError as error:
+        raise DataError(f"{path}: it is no JSON ({error}).") from None
+    if not isinstance(found, list):
+        raise DataError(f"{path}: COCO results are a list of detections; this is a {type(found).__name__}.")
+    for i, entry in enumerate(found):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: entry {i} is no detection but a {type(entry).__name__}.")
+        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+        if missing:
+            raise DataError(f"{path}: entry {i} lacks {', '.join(missing)}.")
+        for key in ("image_id", "category_id"):
+            if type(entry[key]) is not int or not -(2**63) <= entry[key] < 2**63:
+                raise DataError(f"{path}: entry {i}: its {key} is {entry[key]!r}, which is no id.")
+        if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
+            raise DataError(f"{path}: entry {i}: its bbox is not four numbers x, y, width, height.")
+        for key, value in (("score", entry["score"]), *(("bbox", side) for side in entry["bbox"])):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise DataError(f"{path}: entry {i}: {value!r} in its {key} is no finite number.")
+
+
+def write_results(results: Results, path: Path) -> None:
+    """The file as pycocotools reads it, with every digit; it has its name only once it is whole."""
+    entries = [
+        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in zip(
+            results.image_ids.tolist(),
+            results.category_ids.tolist(),
+            results.boxes.tolist(),
+            results.scores.tolist(),
+            strict=True,
+        )
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(msgspec.json.encode(entries))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

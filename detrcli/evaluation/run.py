@@ -1,0 +1,87 @@
+"""A detector over a whole split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from detrcli import distributed
+from detrcli.data.checks import Checked
+from detrcli.data.images import File
+from detrcli.data.transforms import input_size
+from detrcli.detector import Detector
+from detrcli.errors import DataError
+from detrcli.evaluation.pairing import NONE, Pairing
+from detrcli.evaluation.results import Results, join
+from detrcli.evaluation.truth import Truth
+from detrcli.structures import Detections
+from detrcli.text import visible
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a detector found in the images of a truth."""
+
+    results: Results  # by rising image id
+    unread: dict[int, str]  # image id -> why it could not be looked at
+
+
+def run(
+    detector: Detector,
+    split: Checked,
+    truth: Truth,
+    pairing: Pairing,
+    *,
+    threshold: float = 0.0,
+    batch_size: int = 1,
+    advance: Callable[[], None] = lambda: None,
+) -> Run:
+    """Detections in the data's own ids. Under several processes each takes its share, and all get the whole."""
+    mine = np.arange(len(truth.images))[distributed.rank() :: distributed.world_size()]
+    if batch_size > 1:  # equal input sizes side by side, so that batches are full
+        p = detector.preprocessing
+        sizes = [
+            input_size(height, width, p.size, p.max_size)
+            for height, width in split.sizes[truth.images[mine]].tolist()
+        ]
+        mine = mine[sorted(range(len(mine)), key=sizes.__getitem__)]
+    files = [
+        File(split.written.folder / split.written.files[i], bool(split.turned[i])) for i in truth.images[mine]
+    ]
+
+    found: dict[int, Results] = {}
+    unread: dict[int, str] = {}
+    stream = detector.naming(pairing.classes).stream(files, threshold, batch_size)
+    for image_id, seen in zip(truth.image_ids[mine].tolist(), stream, strict=True):
+        if seen.detections is None:
+            unread[image_id] = f"{visible(str(seen.source))}: {seen.problem}"
+        else:
+            found[image_id] = _as_results(image_id, seen.detections)
+        advance()
+    for other_found, other_unread in distributed.gather((found, unread)):
+        found |= other_found
+        unread |= other_unread
+    return Run(join([found[image_id] for image_id in sorted(found)]), unread)
+
+
+def readable(truth: Truth, found: Run, *, skip_bad: bool) -> Truth:
+    """The truth without the images that could not be looked at, which are an error unless they are skipped."""
+    if found.unread and not skip_bad:
+        raise DataError(
+            f"{next(iter(found.unread.values()))} ({len(found.unread)} such pictures).\n"
+            "--skip-bad leaves them out."
+        )
+    return truth.part(~np.isin(truth.image_ids, list(found.unread)))
+
+
+def _as_results(image_id: int, seen: Detections) -> Results:
+    """With COCO's boxes, and without the classes that the data does not have."""
+    known = np.flatnonzero(seen.category_ids != NONE)
+    boxes = seen.boxes[known].astype(np.float64)  # (n, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return Results(
+        image_ids=np.full(len(known), image_id, dtype=np.int64),
+        category_ids=seen.category_ids[known],
+        boxes=boxes,
+        scores=seen.scores[known].astype(np.float64),
+    )

@@ -1,0 +1,78 @@
+"""The truth that detections are scored against: as written, neither clipped nor mended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from detrcli.data.checks import Checked, parents_without_boxes
+from detrcli.errors import UsageError
+from detrcli.structures import Classes
+
+
+@dataclass(frozen=True)
+class Truth:
+    """I images, K classes and N objects under the data's own ids; crowds are among them."""
+
+    images: np.ndarray  # (I,) places of the images in the split, by rising id
+    image_ids: np.ndarray  # (I,) int64, rising
+    classes: Classes  # by rising id
+    of_image: np.ndarray  # (N,) int64, an image's id
+    of_category: np.ndarray  # (N,) int64, a category's id
+    boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels
+    areas: np.ndarray  # (N,) float64, of the masks where the data says so; they decide what is small
+    crowd: np.ndarray  # (N,) bool
+
+    def part(self, images: np.ndarray) -> "Truth":
+        """Only some of the images, which are chosen by (I,) bool."""
+        objects = np.isin(self.of_image, self.image_ids[images])
+        return replace(
+            self,
+            images=self.images[images],
+            image_ids=self.image_ids[images],
+            of_image=self.of_image[objects],
+            of_category=self.of_category[objects],
+            boxes=self.boxes[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+        )
+
+
+def truth_of(split: Checked, *, limit: int | None = None, classes: Sequence[str] | None = None) -> Truth:
+    """The objects of the images that can be read; `limit` takes the first images of the split."""
+    w = split.written
+    images = np.flatnonzero(split.usable_images)[:limit]
+    images = images[np.argsort(w.image_ids[images], kind="stable")]
+    chosen = _chosen(split, classes)
+    # A box without width or height, or outside of its picture, counts: so it does for pycocotools.
+    objects = (
+        np.isin(w.of_image, w.image_ids[images])
+        & np.isin(w.of_category, chosen.ids)
+        & np.isfinite(w.boxes).all(1)
+    )
+    return Truth(
+        images=images,
+        image_ids=w.image_ids[images],
+        classes=chosen,
+        of_image=w.of_image[objects],
+        of_category=w.of_category[objects],
+        boxes=w.boxes[objects],
+        areas=w.areas[objects],
+        crowd=w.crowd[objects],
+    )
+
+
+def _chosen(split: Checked, classes: Sequence[str] | None) -> Classes:
+    w, left_out = split.written, parents_without_boxes({"": split})
+    named = {int(i): name for i, name in zip(w.category_ids, w.names, strict=True) if int(i) not in left_out}
+    if classes is not None:
+        wanted = {name.strip().casefold() for name in classes}
+        known = {name.strip().casefold() for name in named.values()}
+        if wanted - known:
+            raise UsageError(
+                f"--classes: the data has no {', '.join(sorted(wanted - known))}. "
+                f"It has {', '.join(sorted(set(named.values())))}."
+            )
+        named = {i: name for i, name in named.items() if name.strip().casefold() in wanted}
+    ids = sorted(named)
+    return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids], dtype=np.str_))
