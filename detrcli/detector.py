@@ -25,7 +25,7 @@ from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_pi
 from detrcli.data.transforms import prepare
 from detrcli.errors import DataError, MachineError, UsageError
 from detrcli.launch import launch
-from detrcli.model.detr import DETR
+from detrcli.model.family import DetectionTransformer
 from detrcli.postprocess import detections
 from detrcli.structures import Classes, Detections, Prediction
 from detrcli.weights.load import load_weights
@@ -55,7 +55,7 @@ class Detector:
 
     def __init__(
         self,
-        model: DETR,
+        model: DetectionTransformer,
         classes: Classes,
         preprocessing: Preprocessing,
         device: torch.device,
@@ -211,7 +211,8 @@ def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int
     try:
         for item in items:
             pending.append(pool.submit(work, item))
-            while pending and (len(pending) >= depth or pending[0].done()):
+            # Whoever gets the first result works on it while a second one is made.
+            while len(pending) >= depth or (len(pending) > 1 and pending[0].done()):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

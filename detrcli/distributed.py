@@ -1,8 +1,8 @@
 """Processes that work together: who am I, what do we have on average, what did each of us find."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed
@@ -47,11 +47,28 @@ def mean(values: list[float]) -> list[float]:
     """The mean of each value over the processes. All must call it, with equally many values."""
     if world_size() == 1:
         return values
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(values, dtype=torch.float64, device=device)
+    total = torch.tensor(values, dtype=torch.float64, device=_meeting_place())
     distributed.all_reduce(total)
     means: list[float] = (total / world_size()).tolist()
     return means
+
+
+def greatest(value: float) -> float:
+    """The greatest of what the processes have. All must call it."""
+    if world_size() == 1:
+        return value
+    most = torch.tensor(value, dtype=torch.float64, device=_meeting_place())
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return float(most)
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, for all. All must call it."""
+    if world_size() == 1:
+        return make()
+    made: list[T | None] = [make() if rank() == 0 else None]
+    distributed.broadcast_object_list(made)
+    return cast("T", made[0])
 
 
 def gather(mine: T) -> list[T]:
@@ -61,3 +78,14 @@ def gather(mine: T) -> list[T]:
     everyone: list[T | None] = [None] * world_size()
     distributed.all_gather_object(everyone, mine)
     return [one for one in everyone if one is not None]
+
+
+def take_from_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite these with the first process' own. All must call it, with as many and as large."""
+    if world_size() > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
+
+
+def _meeting_place() -> str:
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"

@@ -58,6 +58,20 @@ def explain(error: BaseException) -> DetrError | None:
     # By name: this does not import torch.
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return MachineError("Out of memory: use a smaller --size or --batch-size, or --device cpu.")
+    if "can't allocate memory" in str(error):  # torch's words for it on a CPU
+        return MachineError("Out of memory: use a smaller --size or --batch-size.")
+    if "Expected more than 1 value per channel when training" in str(error):
+        return UsageError(
+            "norm = batch has a single value of each channel to normalise, so small are batch and pictures.\n"
+            "Give a larger --batch-size or --size, or --set norm=group."
+        )
+    if "DataLoader worker" in str(error):
+        return MachineError(
+            "A process that loads pictures was killed; memory, or shared memory, may have run out.\n"
+            "Use fewer of them (--set workers=N; 0 loads in the main process), or a smaller --batch-size."
+        )
+    if "gloo/transport" in str(error) or type(error).__name__ == "DistBackendError":
+        return MachineError("Another process of this command has ended, or is out of reach; it said why.")
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
         return MachineError(f"{error.strerror}{where}")

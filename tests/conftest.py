@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,27 @@ from detrcli.cli.app import main
 for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "DETR_CACHE"):
     os.environ.pop(name, None)
 
-torch.set_num_threads(2)
+# As many threads as cores, those of tests that run side by side and of the processes that they start together.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    torch.set_num_threads(2)
 
 # The default run takes a tenth of each count; `-m slow` takes all of it. Seeded, so that a failure stays.
 settings.register_profile(
     "detr", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("detr")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small trainings are quickest on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

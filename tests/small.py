@@ -8,24 +8,33 @@ from golden_rules import tensor_by_name
 
 from detrcli.config import Preprocessing
 from detrcli.structures import Classes
-from detrcli.variants.detr import DETRConfig, build
+from detrcli.variants import build
+from detrcli.variants.detr import DETRConfig
+from detrcli.variants.family import ModelConfig
+from detrcli.variants.tiny import TinyConfig
 from detrcli.weights.weights import Weights
 
 CONFIG = DETRConfig(
     encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3
 )
+TINY = TinyConfig(queries=9, classes=3)
 
 
 @cache
-def small_weights(config: DETRConfig = CONFIG) -> Weights:
+def small_weights(config: ModelConfig = CONFIG) -> Weights:
     """Weights by the rules of the reference values, under our own names. Not to be changed: they are shared."""
     with torch.device("meta"):
-        shapes = {name: list(value.shape) for name, value in build(config).state_dict().items()}
+        state = build(config).state_dict()
     gains = {"cross_attention.out_proj": 6.0, "box_head": 2.0, "class_head": 2.0}
     return Weights(
         source="small",
         config=config,
-        tensors={name: tensor_by_name(name, shape, gains) for name, shape in shapes.items()},
+        tensors={
+            name: tensor_by_name(name, list(value.shape), gains)
+            if value.is_floating_point()
+            else torch.zeros(value.shape, dtype=value.dtype)  # what batch norm counts
+            for name, value in state.items()
+        },
         classes=Classes(
             ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])
         ),

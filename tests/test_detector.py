@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import small_weights
+from small import TINY, small_weights
 
 import detrcli
 from detrcli.detector import Detector, ahead, exact_float32, find_device
@@ -49,6 +49,15 @@ def test_alone_is_bit_by_bit_the_same(detector: Detector, pictures: list[Path]) 
         same(listed, single, 0)
     for listed, single in zip(detector.predict(pictures[::-1], threshold=0), alone[::-1], strict=True):
         same(listed, single, 0)
+
+
+def test_a_detector_of_another_member(pictures: list[Path]) -> None:
+    tiny = Detector.of(small_weights(TINY), "cpu")
+    alone = [tiny.predict(path, threshold=0) for path in pictures]
+    for together, single in zip(tiny.predict(pictures, threshold=0, batch_size=3), alone, strict=True):
+        assert sorted(single.queries) == list(range(9))
+        assert len(set(single.scores.tolist())) > 1
+        same(together, single)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 8])

@@ -14,9 +14,9 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "cache", "config", "distributed", "errors", "launch", "structures", "text"),
+    ("boxes", "cache", "config", "distributed", "errors", "launch", "seeds", "structures", "text"),
     ("data", "draw", "matching", "model"),
-    ("criterion", "postprocess"),
+    ("criterion", "inspection", "plot", "postprocess"),
     ("variants",),
     ("weights",),
     ("detector",),

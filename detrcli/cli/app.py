@@ -13,6 +13,7 @@ import typer
 import detrcli
 from detrcli.cli.data import data_app
 from detrcli.cli.eval import evaluate
+from detrcli.cli.explain import explain as explain_command
 from detrcli.cli.match_debug import match_debug
 from detrcli.cli.models import models
 from detrcli.cli.options import Session
@@ -30,6 +31,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("visualize-attn")(visualize_attn)
 app.command("match-debug")(match_debug)
+app.command("explain")(explain_command)
 app.command("models")(models)
 app.add_typer(data_app, name="data")
 
@@ -74,6 +76,11 @@ def main() -> NoReturn:
         code = 130
     except BaseException as error:
         code = _report(error, session)
+    if launch().world > 1 and isinstance(code, int | None):
+        # All is done and said. The threads of a process group race at exit, and now and then abort the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
     sys.exit(code)
 
 

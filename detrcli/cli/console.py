@@ -65,6 +65,11 @@ def _console(stream: IO[str]) -> "Console":
     )
 
 
+def stderr_console() -> "Console":
+    """For live displays."""
+    return _console(sys.stderr)
+
+
 def is_terminal(stream: IO[str]) -> bool:
     """Whether escape bytes may be sent and lines drawn again, and a width is to be kept."""
     return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
@@ -100,7 +105,7 @@ class _Bar:
             progress.BarColumn(),
             *columns,
             progress.TimeRemainingColumn(),
-            console=_console(sys.stderr),
+            console=stderr_console(),
             transient=True,
         )
         self._task = self._bar.add_task(escape(visible(what)), total=total)

@@ -73,11 +73,10 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Draw a sheet of pictures with their truth."""
-    from detrcli.cli.outputs import check_free
+    from detrcli.cli.outputs import check_free, check_not_in_data
 
     check_free(out, overwrite=overwrite)
-    if out.exists() and out.resolve().is_relative_to(data.resolve()):
-        raise UsageError(f"{out} lies in the data folder; nothing there is overwritten. Give another place.")
+    check_not_in_data(out, data)
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UsageError(f"--out {out}: its name ends in .png, .jpg or .webp.")
     from detrcli.cli.sheets import truth_sheet

@@ -27,8 +27,11 @@ from detrcli.errors import DataError, UsageError
 from detrcli.text import visible
 
 if TYPE_CHECKING:
+    from detrcli.evaluation.pairing import Pairing
     from detrcli.evaluation.score import Scores
     from detrcli.evaluation.truth import Truth
+
+MOST_NAMED = 10  # classes without a partner that are named one by one
 
 
 def evaluate(
@@ -73,7 +76,7 @@ def evaluate(
 ) -> None:
     """Measure average precision, the twelve COCO numbers."""
     from detrcli.cli.console import print_json
-    from detrcli.cli.outputs import check_free, check_not_inputs
+    from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
     from detrcli.cli.sources import open_source, tell_problems
     from detrcli.data.examine import headers_only
     from detrcli.evaluation.results import read_results, write_results
@@ -85,6 +88,10 @@ def evaluate(
     if save is not None:
         check_free(save, overwrite=overwrite)
         check_not_inputs([save], [path for path in (val_ann, Path(weights)) if path])
+        for folder in (data, val_images):
+            if folder is not None:
+                check_not_in_data(save, folder)
+        save.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     source = open_source(data, {"val": (val_ann, val_images)})
     examined = headers_only(source, [split], exif, pictures=predictions is None, leave_out_bad=skip_bad)
     tell_problems(examined)
@@ -100,6 +107,7 @@ def evaluate(
         from detrcli.cli.loading import load_detector
         from detrcli.evaluation.pairing import pair
         from detrcli.evaluation.run import readable, run
+        from detrcli.evaluation.truth import classes_of
 
         detector = load_detector(
             weights,
@@ -110,7 +118,8 @@ def evaluate(
             device=device,
             precision=precision,
         )
-        pairing = pair(detector.classes, truth.classes)
+        pairing = pair(detector.classes, classes_of(checked))
+        _tell_pairing(pairing)
         with distributed.joined(detector.device):
             first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
             with Status("evaluating", share) as status:
@@ -147,16 +156,27 @@ def evaluate(
     start = time.perf_counter()
     scores = score(truth, results, max_detections=max_detections)
     facts["scoring_seconds"] = round(time.perf_counter() - start, 6)
-    if save is not None:
-        write_results(results, save)
     if json:
         print_json(_document(truth, scores, facts))
     else:
         _show(truth, scores, facts)
+    if save is not None:
+        write_results(results, save)
 
 
 def _names(classes: str | None) -> list[str] | None:
     return None if classes is None else [name for name in classes.split(",") if name.strip()]
+
+
+def _tell_pairing(pairing: "Pairing") -> None:
+    from detrcli.cli.console import warn
+
+    if pairing.by == "id":
+        warn("no class of the weights has a name that the data knows: paired by id")
+    for who, names in (("weights", pairing.only_weights), ("data", pairing.only_data)):
+        if names:
+            more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+            warn(f"classes only in the {who}: {', '.join(names[:MOST_NAMED])}{more}")
 
 
 def _document(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> dict[str, Any]:
@@ -170,30 +190,20 @@ def _document(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> dict[s
 
 
 def _show(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> None:
-    from detrcli.cli.console import print_table, warn
+    from detrcli.cli.console import print_table
 
+    what = facts["weights"] if "weights" in facts else facts["predictions"]
+    objects = int((~truth.crowd).sum())
+    print(f"{visible(what)} on {facts['split']}: {len(truth.images):,} pictures, {objects:,} objects")
     if facts["threshold"] > 0:
-        warn(
-            f"only detections with a score of {facts['threshold']} or more: AP is lower than without a threshold"
-        )
-    if facts.get("paired_by") == "id":
-        warn("no class of the weights has a name that the data knows: paired by id")
-    for who, names in (("weights", facts.get("only_weights")), ("data", facts.get("only_data"))):
-        if names:
-            some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-            warn(f"classes only in the {who}: {some}")
-
-    what = f"{facts['weights']}" if "weights" in facts else facts["predictions"]
-    print(
-        visible(what)
-        + f" on {facts['split']}: {len(truth.images):,} pictures, {int((~truth.crowd).sum()):,} objects"
-    )
+        print(f"Only detections with a score of {facts['threshold']} or more count, which lowers AP.")
     print()
+    most = facts["max_detections"]
     print_table(
-        ("", "", "area", "IoU", "at most"),
+        ("", "", "IoU", "size", "at most"),
         [
-            (name, _number(scores.metrics[name]), area, iou, f"{min(most, facts['max_detections'])}")
-            for name, area, iou, most in _MEANINGS
+            (name, _number(scores.metrics[name]), iou, area, min(count or most, most))
+            for name, iou, area, count in _MEANINGS
         ],
     )
     print()
@@ -206,23 +216,24 @@ def _show(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> None:
     )
     if "parameters" in facts:
         stages = ", ".join(f"{name} {1000 * s:.1f} ms" for name, s in facts["seconds_per_picture"].items())
-        print(f"\nper picture: {stages}; scoring {facts['scoring_seconds']:.2f} s in all")
-        print(f"parameters: {facts['parameters']:,}")
+        print(f"\nA picture takes: {stages}. Scoring all of them took {facts['scoring_seconds']:.2f} s.")
+        print(f"The model has {facts['parameters']:,} parameters.")
 
 
+# Name, IoU, size of the objects, detections of an image and class that count (None: --max-detections).
 _MEANINGS = (
-    ("AP", "all", "0.50:0.95", 100),
-    ("AP50", "all", "0.50", 100),
-    ("AP75", "all", "0.75", 100),
-    ("APs", "small", "0.50:0.95", 100),
-    ("APm", "medium", "0.50:0.95", 100),
-    ("APl", "large", "0.50:0.95", 100),
-    ("AR1", "all", "0.50:0.95", 1),
-    ("AR10", "all", "0.50:0.95", 10),
-    ("AR100", "all", "0.50:0.95", 100),
-    ("ARs", "small", "0.50:0.95", 100),
-    ("ARm", "medium", "0.50:0.95", 100),
-    ("ARl", "large", "0.50:0.95", 100),
+    ("AP", "0.50:0.95", "all", None),
+    ("AP50", "0.50", "all", None),
+    ("AP75", "0.75", "all", None),
+    ("APs", "0.50:0.95", "small", None),
+    ("APm", "0.50:0.95", "medium", None),
+    ("APl", "0.50:0.95", "large", None),
+    ("AR1", "0.50:0.95", "all", 1),
+    ("AR10", "0.50:0.95", "all", 10),
+    ("AR100", "0.50:0.95", "all", None),
+    ("ARs", "0.50:0.95", "small", None),
+    ("ARm", "0.50:0.95", "medium", None),
+    ("ARl", "0.50:0.95", "large", None),
 )
 
 

@@ -8,8 +8,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
     import torch
 
     from detrcli.cli.console import print_json, print_table
-    from detrcli.variants import VARIANTS
-    from detrcli.variants.detr import build
+    from detrcli.variants.detr import AS_PUBLISHED, build
     from detrcli.weights.download import cached_path
     from detrcli.weights.registry import PUBLISHED
 
@@ -19,7 +18,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
         if known.panoptic:
             backbone = "mask head: to come"
         else:
-            config = VARIANTS[name]
+            config = AS_PUBLISHED[name]
             backbone = config.backbone + (" dilated" if config.dilated else "")
             with torch.device("meta"):  # counts without allocating
                 parameters = sum(p.numel() for p in build(config).parameters())

@@ -48,5 +48,11 @@ def check_not_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
     for output in outputs:
         if os.path.realpath(output) in read:
             raise UsageError(
-                f"{output} is one of the pictures given; it would be overwritten. Give another place."
+                f"{output} is one of the files given; it would be overwritten. Give another place."
             )
+
+
+def check_not_in_data(out: Path, data: Path) -> None:
+    """Nothing in a data folder is overwritten, with or without --overwrite."""
+    if out.exists() and out.resolve().is_relative_to(data.resolve()):
+        raise UsageError(f"{out} lies in the data folder; nothing there is overwritten. Give another place.")

@@ -1,6 +1,5 @@
 """A split as the network's input: pictures and targets, one by one and in batches."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from detrcli.data.batching import collate
 from detrcli.data.images import open_picture
 from detrcli.data.transforms import normalise, prepare
 from detrcli.errors import DataError
+from detrcli.seeds import mix
 from detrcli.structures import Batch, Target
 
 
@@ -37,7 +37,8 @@ class Broken:
 class Detection(Dataset[Example | Broken]):
     """The pictures of a split: as `detr predict` sees them, or augmented as published.
 
-    What augmentation does to picture i depends on the seed, the epoch and i alone, and not on who loads it when.
+    What is asked for is (epoch, i). What augmentation does to picture i depends on the seed, the epoch and i
+    alone, and not on who loads it when; so one set of loader processes serves all epochs.
     """
 
     def __init__(
@@ -47,17 +48,17 @@ class Detection(Dataset[Example | Broken]):
         *,
         augmented: bool,
         seed: int = 0,
-        epoch: int = 1,
     ) -> None:
         self.annotations = annotations
         self.preprocessing = preprocessing
         self.augmented = augmented
-        self.seed, self.epoch = seed, epoch
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, i: int) -> Example | Broken:
+    def __getitem__(self, place: tuple[int, int]) -> Example | Broken:
+        epoch, i = place
         a, path = self.annotations, self.annotations.path(i)
         try:
             image = open_picture(path, turn=bool(a.turned[i])).image
@@ -67,17 +68,12 @@ class Detection(Dataset[Example | Broken]):
             return Broken(f"{path}: its size has changed since the data was checked")
         seen = view(image, *a.objects(i))
         if self.augmented:
-            chance = torch.Generator().manual_seed(_mix(self.seed, self.epoch, i))
+            chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
             seen = augment(seen, self.preprocessing, chance)
             pixels = normalise(seen.image, self.preprocessing)
         else:
             pixels = prepare(image, self.preprocessing)
         return Example(pixels, to_target(seen), int(a.image_ids[i]))
-
-
-def _mix(*numbers: int) -> int:
-    """A seed from several numbers, the same in every process."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])
 
 
 def to_target(seen: View) -> Target:

@@ -46,12 +46,13 @@ def pair(weights: Classes, data: Classes) -> Pairing:
             "No class of the weights is one of the data's, neither by name nor by id.\n"
             f"Weights: {_some([name for _, name in used if name != UNUSED])}. Data: {_some(data.names.tolist())}."
         )
+    paired = set(ids)
     return Pairing(
         classes=Classes(ids=np.array(ids, dtype=np.int64), names=weights.names),
         by=by,
         only_weights=[name for (_, name), i in zip(used, ids, strict=True) if i == NONE and name != UNUSED],
         only_data=[
-            str(name) for i, name in zip(data.ids.tolist(), data.names, strict=True) if i not in set(ids)
+            str(name) for i, name in zip(data.ids.tolist(), data.names, strict=True) if i not in paired
         ],
     )
 

@@ -1,9 +1,10 @@
 """Detections of a whole split as arrays, and the file of COCO results that others read and write."""
 
 import json
-import math
 import os
+import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import msgspec
 import numpy as np
 
 from detrcli.errors import DataError, UsageError
+
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,9 @@ def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray) ->
     except OSError as error:
         raise UsageError(f"--predictions {path}: cannot be read ({error.strerror}).") from None
     try:
-        entries = msgspec.json.decode(data, type=list[_Entry])
-        results = Results(
-            np.fromiter((entry.image_id for entry in entries), np.int64, len(entries)),
-            np.fromiter((entry.category_id for entry in entries), np.int64, len(entries)),
-            np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4),
-            np.fromiter((entry.score for entry in entries), np.float64, len(entries)),
-        )
+        results = _as_results(msgspec.json.decode(data, type=list[_Entry]))
     except (msgspec.DecodeError, OverflowError):
-        _name_what_does_not_fit(path, data)
-        raise DataError(f"{path}: it is no list of COCO detections.") from None
+        results = _as_results(_read_slowly(path, data))
     for what, known, given in (
         ("image", image_ids, results.image_ids),
         ("category", category_ids, results.category_ids),
@@ -77,16 +73,29 @@ def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray) ->
         if len(foreign):
             raise DataError(
                 f"{path}: entry {foreign[0]} is of {what} {given[foreign[0]]}, which the data does not have "
-                f"({len(foreign):,} such entries). Are these the results of another split or data set?"
+                f"(entries like that: {len(foreign):,} of {len(given):,}).\n"
+                "Are these the results of another split or data set?"
             )
     return results
 
 
-def _name_what_does_not_fit(path: Path, data: bytes) -> None:
-    """Raise a DataError for the first entry that is not as it should be."""
+def _as_results(entries: Sequence[_Entry]) -> Results:
+    return Results(
+        np.fromiter((entry.image_id for entry in entries), np.int64, len(entries)),
+        np.fromiter((entry.category_id for entry in entries), np.int64, len(entries)),
+        np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4),
+        np.fromiter((entry.score for entry in entries), np.float64, len(entries)),
+    )
+
+
+def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
+    """By Python's own reader, which knows the NaN that Python's own writer writes.
+
+    The first entry that is not as it should be is a DataError that names it.
+    """
     try:
-        found: Any = json.loads(data)  # it knows the NaN that other programs write
-    except ValueError as error:
+        found: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: it is no JSON ({error}).") from None
     if not isinstance(found, list):
         raise DataError(f"{path}: COCO results are a list of detections; this is a {type(found).__name__}.")
@@ -102,8 +111,13 @@ def _name_what_does_not_fit(path: Path, data: bytes) -> None:
         if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
             raise DataError(f"{path}: entry {i}: its bbox is not four numbers x, y, width, height.")
         for key, value in (("score", entry["score"]), *(("bbox", side) for side in entry["bbox"])):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise DataError(f"{path}: entry {i}: {value!r} in its {key} is no finite number.")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not -LARGEST <= value <= LARGEST
+            ):
+                raise DataError(f"{path}: entry {i}: {value!r:.40} in its {key} is no finite number.")
+    return msgspec.convert(found, list[_Entry])
 
 
 def write_results(results: Results, path: Path) -> None:
@@ -118,7 +132,6 @@ def write_results(results: Results, path: Path) -> None:
             strict=True,
         )
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.write_bytes(msgspec.json.encode(entries))

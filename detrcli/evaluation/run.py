@@ -66,12 +66,14 @@ def run(
 
 def readable(truth: Truth, found: Run, *, skip_bad: bool) -> Truth:
     """The truth without the images that could not be looked at, which are an error unless they are skipped."""
-    if found.unread and not skip_bad:
+    left = truth.part(~np.isin(truth.image_ids, list(found.unread)))
+    if found.unread and not (skip_bad and len(left.images)):
         raise DataError(
-            f"{next(iter(found.unread.values()))} ({len(found.unread)} such pictures).\n"
-            "--skip-bad leaves them out."
+            f"{next(iter(found.unread.values()))}.\n"
+            f"Pictures that cannot be read: {len(found.unread):,} of {len(truth.images):,}."
+            + (" --skip-bad leaves them out." if len(left.images) else "")
         )
-    return truth.part(~np.isin(truth.image_ids, list(found.unread)))
+    return left
 
 
 def _as_results(image_id: int, seen: Detections) -> Results:

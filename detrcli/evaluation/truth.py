@@ -43,7 +43,7 @@ def truth_of(split: Checked, *, limit: int | None = None, classes: Sequence[str]
     w = split.written
     images = np.flatnonzero(split.usable_images)[:limit]
     images = images[np.argsort(w.image_ids[images], kind="stable")]
-    chosen = _chosen(split, classes)
+    chosen = classes_of(split) if classes is None else _chosen(classes_of(split), classes)
     # A box without width or height, or outside of its picture, counts: so it does for pycocotools.
     objects = (
         np.isin(w.of_image, w.image_ids[images])
@@ -62,17 +62,22 @@ def truth_of(split: Checked, *, limit: int | None = None, classes: Sequence[str]
     )
 
 
-def _chosen(split: Checked, classes: Sequence[str] | None) -> Classes:
-    w, left_out = split.written, parents_without_boxes({"": split})
-    named = {int(i): name for i, name in zip(w.category_ids, w.names, strict=True) if int(i) not in left_out}
-    if classes is not None:
-        wanted = {name.strip().casefold() for name in classes}
-        known = {name.strip().casefold() for name in named.values()}
-        if wanted - known:
-            raise UsageError(
-                f"--classes: the data has no {', '.join(sorted(wanted - known))}. "
-                f"It has {', '.join(sorted(set(named.values())))}."
-            )
-        named = {i: name for i, name in named.items() if name.strip().casefold() in wanted}
+def classes_of(split: Checked) -> Classes:
+    """The classes of a split by rising id, without those that only stand above others and have no object at all."""
+    w = split.written
+    left_out = parents_without_boxes({"": split}).keys() - set(w.of_category.tolist())
+    named = {i: name for i, name in zip(w.category_ids.tolist(), w.names, strict=True) if i not in left_out}
     ids = sorted(named)
     return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids], dtype=np.str_))
+
+
+def _chosen(known: Classes, names: Sequence[str]) -> Classes:
+    wanted = {name.strip().casefold() for name in names}
+    keys = [name.strip().casefold() for name in known.names.tolist()]
+    if missing := sorted(wanted.difference(keys)):
+        raise UsageError(
+            f"--classes: the data has no {', '.join(missing)}. "
+            f"It has {', '.join(dict.fromkeys(known.names.tolist()))}."
+        )
+    chosen = np.array([key in wanted for key in keys], dtype=bool)
+    return Classes(ids=known.ids[chosen], names=known.names[chosen])

@@ -1,30 +1,75 @@
 """The convolutional backbone: pictures to a map of features."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, Self
+
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.ops import FrozenBatchNorm2d
 
+Norm = Callable[[int], nn.Module]  # a norm for so many channels
+Part = Literal["none", "stem", "all"]
+
+NORMS: dict[str, Norm] = {
+    "frozen": FrozenBatchNorm2d,
+    "batch": nn.BatchNorm2d,
+    "group": partial(nn.GroupNorm, 32),
+}
+
 
 class Backbone(nn.Module):
-    """A torchvision ResNet up to its last stage, with frozen batch norm.
+    """A backbone of any kind. Parts of it can be kept as they are in training."""
+
+    channels: int  # of the features
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: Sequence[nn.Module] = ()
+
+    def stem(self) -> Sequence[nn.Module]:
+        """What sees the picture first: it learns edges and colours, which are the same in all pictures."""
+        raise NotImplementedError
+
+    def freeze(self, part: Part) -> None:
+        """Keep this part as it is, and let all others learn."""
+        parts = {"none": (), "stem": self.stem(), "all": tuple(self.children())}
+        self._frozen = parts[part]
+        self.requires_grad_(True)
+        for module in self._frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Frozen parts stay as for inference, or batch norm would go on counting in them."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+
+class ResNet(Backbone):
+    """A torchvision ResNet up to its last stage.
 
     `dilated` (DC5) trades the last stage's stride for dilation: twice the resolution, 16 pixels a cell in
-    place of 32. Stem and first stage keep their weights in training, as published.
+    place of 32.
     """
 
-    def __init__(self, name: str, *, dilated: bool) -> None:
+    def __init__(self, name: str, *, norm: Norm, dilated: bool) -> None:
         super().__init__()
         resnet = get_model(
             name,
             weights=None,
-            norm_layer=FrozenBatchNorm2d,
+            norm_layer=norm,
             replace_stride_with_dilation=[False, False, dilated],
         )
-        self.channels: int = resnet.fc.in_features
+        self.channels = resnet.fc.in_features
         del resnet.fc, resnet.avgpool
         self.body = resnet
-        for fixed in (self.body.conv1, self.body.layer1):
-            fixed.requires_grad_(False)
+
+    def stem(self) -> Sequence[nn.Module]:
+        """The first convolution with its norm, and the first stage."""
+        return self.body.conv1, self.body.bn1, self.body.layer1
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to C5, (B, channels, h, w)."""

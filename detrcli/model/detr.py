@@ -4,12 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
+from detrcli.model.family import DetectionTransformer
 from detrcli.model.heads import BoxHead
-from detrcli.model.transformer import Decoder, Encoder
+from detrcli.model.transformer import Decoder, Encoder, start
 from detrcli.structures import Batch, Group, Output, Prediction
 
 
-class DETR(nn.Module):
+class DETR(DetectionTransformer):
     """The detection transformer, from parts that fit each other."""
 
     def __init__(
@@ -65,16 +66,13 @@ def shrink(padding: Tensor, features: Tensor) -> Tensor:
 def initialise(detr: DETR) -> None:
     """Every random start, as published.
 
-    - Transformer: Xavier uniform for all matrices; an attention's query, key and value projections are one
-      matrix of 3C x C in this. Biases of attention are 0, those of the linear layers torch's default.
+    - Transformer: its own rule.
     - Object queries: standard normal. Learned positions: uniform in [0, 1).
     - 1 x 1 projection, class head, box head: torch's default.
     - Backbone: torchvision's default, meant to be replaced by trained weights.
     """
-    for part in (detr.encoder, detr.decoder):
-        for parameter in part.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+    start(detr.encoder)
+    start(detr.decoder)
     nn.init.normal_(detr.queries.weight)
     for learned in detr.position.parameters():
         nn.init.uniform_(learned)

@@ -11,31 +11,32 @@ from detrcli.errors import UsageError
 class SinePosition(nn.Module):
     """Sines and cosines of the row in the first half of the channels, of the column in the second.
 
-    Rows and columns are counted over the cells that are not padding, and scaled to 2 pi, so that the same
-    place in a picture has the same code whatever the padding and the size.
+    Rows and columns are counted over the cells that are not padding, and scaled to `turns` circles, so that the
+    same place in a picture has the same code whatever the padding and the size. That is how often the shortest
+    wave goes up and down in a picture; the longest is almost `temperature` times as long.
     """
 
-    def __init__(self, dim: int, temperature: float = 10000) -> None:
+    def __init__(self, dim: int, temperature: float = 10000, turns: int = 1) -> None:
         super().__init__()
         self.waves = dim // 2  # per axis, sines and cosines together
         self.temperature = temperature
+        self.turns = turns
 
     def forward(self, padding: Tensor) -> Tensor:
         """Padding (B, h, w) to positions (B, dim, h, w)."""
         cells = (~padding).float()
         rows, columns = cells.cumsum(1), cells.cumsum(2)  # (B, h, w), from 1
-        rows = rows / (rows[:, -1:] + 1e-6) * 2 * math.pi
-        columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * math.pi
-        pair = torch.arange(self.waves // 2, device=padding.device)
-        wavelength = self.temperature ** (2 * pair / self.waves)  # (dim/4,)
-        return torch.cat([self._waves(rows, wavelength), self._waves(columns, wavelength)], 1)
+        rows = rows / (rows[:, -1:] + 1e-6)
+        columns = columns / (columns[:, :, -1:] + 1e-6)
+        return self.encode(torch.stack([rows, columns], 3)).permute(0, 3, 1, 2)
 
-    @staticmethod
-    def _waves(angle: Tensor, wavelength: Tensor) -> Tensor:
-        phase = angle[:, None] / wavelength[:, None, None]  # (B, dim/4, h, w)
-        return torch.stack([phase.sin(), phase.cos()], 2).flatten(
-            1, 2
-        )  # (B, dim/2, h, w), sin and cos in turn
+    def encode(self, places: Tensor) -> Tensor:
+        """N numbers in [0, 1], (..., N), to their codes one after the other, (..., N * dim/2)."""
+        angle = places * (2 * math.pi * self.turns)
+        pair = torch.arange(self.waves // 2, device=places.device)
+        wavelength = self.temperature ** (2 * pair / self.waves)  # (dim/4,)
+        phase = angle[..., None] / wavelength  # (..., N, dim/4)
+        return torch.stack([phase.sin(), phase.cos()], -1).flatten(-3)  # sin and cos in turn
 
 
 class LearnedPosition(nn.Module):

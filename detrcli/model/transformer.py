@@ -122,6 +122,17 @@ class Decoder(nn.Module):
         return torch.stack(hidden)
 
 
+def start(part: nn.Module) -> None:
+    """The published random start of an encoder or a decoder.
+
+    Xavier uniform for all matrices; an attention's query, key and value projections are one matrix of 3C x C
+    in this. Biases of attention are 0, those of the linear layers torch's default.
+    """
+    for parameter in part.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
 def attend(
     attention: nn.MultiheadAttention,
     queries: Tensor,

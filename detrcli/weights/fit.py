@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from detrcli.structures import Classes
+from detrcli.variants import kind_of
 from detrcli.weights.coco import UNUSED
 from detrcli.weights.weights import Weights
 
@@ -31,8 +32,7 @@ def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitte
     known = {_key(name): row for row, name in enumerate(weights.classes.names) if name != UNUSED}
     rows = {index: known[_key(name)] for index, name in enumerate(classes.names) if _key(name) in known}
 
-    dim = weights.config.dim
-    head = nn.Linear(dim, len(classes) + 1)
+    head = nn.Linear(tensors["class_head.weight"].shape[1], len(classes) + 1)
     for part, new in (("weight", head.weight), ("bias", head.bias)):
         old = tensors[f"class_head.{part}"]
         new[-1] = old[-1]
@@ -40,21 +40,20 @@ def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitte
             new[index] = old[row]
         tensors[f"class_head.{part}"] = new.detach()
 
-    old, wanted = tensors["queries.weight"], queries or weights.config.queries
-    new = nn.Embedding(wanted, dim).weight.detach()
-    common = min(len(old), wanted)
-    new[:common] = old[:common]
-    tensors["queries.weight"] = new
+    before, wanted = weights.config.queries, queries or weights.config.queries
+    config = replace(weights.config, classes=len(classes), queries=wanted)
+    for name, start in kind_of(config).per_query.items():
+        common = min(before, wanted)
+        tensors[name] = torch.cat([tensors[name][:common], start(config)[common:]])
 
     kept = [str(classes.names[index]) for index in rows]
     found = set(map(_key, kept))
-    config = replace(weights.config, classes=len(classes), queries=wanted)
     return Fitted(
         weights=replace(weights, config=config, tensors=tensors, classes=classes),
         kept=kept,
         fresh=[str(name) for index, name in enumerate(classes.names) if index not in rows],
         dropped=[str(name) for name in weights.classes.names if name != UNUSED and _key(name) not in found],
-        queries=_what_became_of_queries(len(old), wanted),
+        queries=_what_became_of_queries(before, wanted),
     )
 
 

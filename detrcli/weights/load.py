@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from detrcli.errors import UsageError, WeightsError
-from detrcli.variants import VARIANTS
+from detrcli.variants import kind_of
+from detrcli.variants.detr import AS_PUBLISHED, DETRConfig
 from detrcli.weights import hugging_face, native, published
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
 from detrcli.weights.registry import PUBLISHED
@@ -18,13 +19,15 @@ def load_weights(
     source: str, *, model: str | None = None, sha256: str | None = None, progress: Progress = no_progress
 ) -> Weights:
     """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` names what tensors cannot tell (DC5)."""
-    if model is not None and model not in VARIANTS:
-        raise UsageError(f"--model {model}: there is {', '.join(VARIANTS)}.")
+    if model is not None and model not in AS_PUBLISHED:
+        raise UsageError(f"--model {model}: there is {', '.join(AS_PUBLISHED)}.")
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits.")
-    loaded = _load(source, None if model is None else VARIANTS[model].dilated, sha256, progress)
+    loaded = _load(source, None if model is None else AS_PUBLISHED[model].dilated, sha256, progress)
     if model is not None:
-        wanted, found = VARIANTS[model], loaded.config
+        wanted, found = AS_PUBLISHED[model], loaded.config
+        if not isinstance(found, DETRConfig):
+            raise UsageError(f"{source}: not a {model}: it is a {kind_of(found).name}.")
         if (wanted.backbone, wanted.dilated) != (found.backbone, found.dilated):
             raise UsageError(
                 f"{source}: not a {model}: its backbone is {found.backbone}{' dilated' if found.dilated else ''}."
@@ -39,7 +42,7 @@ def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progr
         if known.panoptic:
             raise WeightsError(NO_MASKS.format(source))
         path = fetch(known.url, known.sha256, progress)
-        return published.load(path, source, dilated=VARIANTS[source].dilated)
+        return published.load(path, source, dilated=AS_PUBLISHED[source].dilated)
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source)
     if re.match(r"https?://", source):

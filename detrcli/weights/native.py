@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,31 +21,46 @@ from torch import Tensor
 from detrcli.config import Preprocessing
 from detrcli.errors import DetrError, WeightsError
 from detrcli.structures import Classes
-from detrcli.variants.detr import DETRConfig
+from detrcli.variants import KINDS, kind_of
+from detrcli.variants.family import Kind
 from detrcli.weights.weights import Weights
 
 FORMAT = "detrcli/1"
-VARIANT = "detr"
 
 
 def save(weights: Weights, path: Path) -> None:
     """Write the file; it has its name only once it is whole."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
-    header = {
-        "format": FORMAT,
-        "variant": VARIANT,
-        "config": json.dumps(asdict(weights.config)),
-        "classes": json.dumps({"ids": weights.classes.ids.tolist(), "names": weights.classes.names.tolist()}),
-        "preprocessing": json.dumps(asdict(weights.preprocessing)),
-    }
+    header = header_of(weights)
     header["checksum"] = checksum(header, tensors)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         # Written by us, since safetensors makes files that only their owner can read.
-        temporary.write_bytes(to_bytes(tensors, header))
+        temporary.write_bytes(_in_order(to_bytes(tensors, header)))
         os.replace(temporary, path)
+    except OSError as error:  # which names no file where the disk is full
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _in_order(file: bytes) -> bytes:
+    """With the keys of its header sorted: safetensors shuffles them, and equal weights should be equal files."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors behind it stay aligned
+    return len(header).to_bytes(8, "little") + header + file[end:]
+
+
+def header_of(weights: Weights) -> dict[str, str]:
+    """All that tensors do not say, as strings."""
+    return {
+        "format": FORMAT,
+        "variant": kind_of(weights.config).name,
+        "config": json.dumps(asdict(weights.config)),
+        "classes": json.dumps({"ids": weights.classes.ids.tolist(), "names": weights.classes.names.tolist()}),
+        "preprocessing": json.dumps(asdict(weights.preprocessing)),
+    }
 
 
 def load(path: Path, source: str) -> Weights:
@@ -60,20 +76,21 @@ def load(path: Path, source: str) -> Weights:
             f"{source}: this safetensors file is not one of detr's: it lacks the model's config and classes.\n"
             "For a Hugging Face model give its folder, with config.json."
         )
-    if header["format"] != FORMAT:
-        raise WeightsError(
-            f"{source}: written by another version of detr ({header['format']}, not {FORMAT})."
-        )
-    if header.get("variant") != VARIANT:
-        raise WeightsError(f"{source}: holds a model of a kind that this version does not know.")
+    _kind(header, source)  # before the checksum: another version may have another
     if checksum(header, tensors) != header.get("checksum"):
         raise WeightsError(f"{source}: the file is damaged: its contents do not fit its checksum.")
+    return from_header(header, tensors, source)
+
+
+def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source: str) -> Weights:
+    """Weights of such a header and its tensors."""
+    kind = _kind(header, source)
     try:
         classes = json.loads(header["classes"])
         preprocessing = json.loads(header["preprocessing"])
         return Weights(
             source=source,
-            config=DETRConfig(**json.loads(header["config"])),
+            config=kind.config(**json.loads(header["config"])),
             tensors=tensors,
             classes=Classes(ids=np.array(classes["ids"], dtype=np.int64), names=np.array(classes["names"])),
             preprocessing=Preprocessing(
@@ -85,6 +102,17 @@ def load(path: Path, source: str) -> Weights:
         )
     except (KeyError, TypeError, ValueError, DetrError) as error:
         raise WeightsError(f"{source}: written by another version of detr ({error}).") from None
+
+
+def _kind(header: Mapping[str, str], source: str) -> Kind[Any]:
+    if header["format"] != FORMAT:
+        raise WeightsError(
+            f"{source}: written by another version of detr ({header['format']}, not {FORMAT})."
+        )
+    kind = KINDS.get(header.get("variant", ""))
+    if kind is None:
+        raise WeightsError(f"{source}: holds a model of a kind that this version does not know.")
+    return kind
 
 
 def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.errors import WeightsError
-from detrcli.model.detr import DETR
+from detrcli.model.family import DetectionTransformer
 from detrcli.structures import Classes
-from detrcli.variants.detr import DETRConfig, build
+from detrcli.variants import build
+from detrcli.variants.detr import DETRConfig
+from detrcli.variants.family import ModelConfig
 from detrcli.weights.coco import NAMES
 
 # By the number of blocks in their third stage.
@@ -28,7 +30,7 @@ class Weights:
     """A model's tensors under our names, how it is built, what its classes mean, what it wants to see."""
 
     source: str  # what the user called them
-    config: DETRConfig
+    config: ModelConfig
     tensors: Mapping[str, Tensor]
     classes: Classes
     preprocessing: Preprocessing
@@ -39,18 +41,20 @@ class Weights:
         wanted = replace(ours, size=size or ours.size, max_size=max_size or ours.max_size)
         return replace(self, preprocessing=wanted)
 
-    def model(self) -> DETR:
+    def model(self) -> DetectionTransformer:
         """The network with these weights, for inference."""
         with torch.device("meta"):  # no random start that would be thrown away
-            detr = build(self.config)
-        explain_mismatch(self.source, detr.state_dict(), self.tensors)
+            model = build(self.config)
+        wanted = model.state_dict()
+        explain_mismatch(self.source, wanted, self.tensors)
         broken = [name for name, tensor in self.tensors.items() if not tensor.isfinite().all()]
         if broken:
             raise WeightsError(
                 f"{self.source}: {len(broken)} tensors hold numbers that are not finite: {_some(broken)}."
             )
-        detr.load_state_dict({name: tensor.float() for name, tensor in self.tensors.items()}, assign=True)
-        return detr.eval()
+        fitting = {name: tensor.to(wanted[name].dtype) for name, tensor in self.tensors.items()}
+        model.load_state_dict(fitting, assign=True)
+        return model.eval()
 
 
 def infer_config(source: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> DETRConfig:

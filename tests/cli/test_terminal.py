@@ -1,5 +1,6 @@
 """On a terminal: a real one, as pty gives it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from judge import coco_folder
 from PIL import Image
 from small import small_weights
 
@@ -92,3 +94,19 @@ def test_narrow_terminal_keeps_every_column(place: Path) -> None:
     shown = on_a_terminal("models", cwd=place, columns=24)
     for word in ("name", "backbone", "parameters", "COCO", "MB", "cache", "41,524,768", "42.0", "167"):
         assert word in shown
+
+
+def test_numbers_of_eval_fit_forty_columns(tmp_path: Path) -> None:
+    truth = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 90, "height": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40]}],
+        "categories": [{"id": 1, "name": "ant"}],
+    }
+    coco_folder(tmp_path, truth)
+    found = [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}]
+    (tmp_path / "r.json").write_text(json.dumps(found))
+    shown = on_a_terminal("eval", ".", "--predictions", "r.json", cwd=tmp_path, columns=40)
+    assert [line.split()[:2] for line in shown.splitlines()[3:6]] == [
+        ["AP", "1.000"], ["AP50", "1.000"], ["AP75", "1.000"],
+    ]  # fmt: skip
+    assert max(map(len, shown.splitlines()[3:15])) <= 40

@@ -97,7 +97,7 @@ def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations,
 def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     p = Preprocessing(size=64, max_size=100)
-    example = Detection(annotations, p, augmented=False)[1]
+    example = Detection(annotations, p, augmented=False)[1, 1]
     assert isinstance(example, Example)
     with Image.open(annotations.path(1)) as image:
         assert torch.equal(example.pixels, prepare(image.convert("RGB"), p))
@@ -106,10 +106,9 @@ def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -
 
 
 def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examples]:
-    dataset = Detection(
-        annotations, Preprocessing(size=64, max_size=100), augmented=True, seed=5, epoch=epoch
-    )
-    loader: Any = DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate_examples)
+    dataset = Detection(annotations, Preprocessing(size=64, max_size=100), augmented=True, seed=5)
+    batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
+    loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
     return list(unbroken(loader))
 
 

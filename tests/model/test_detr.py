@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detrcli.data.batching import collate
 from detrcli.errors import UsageError
-from detrcli.model.backbone import Backbone
+from detrcli.model.backbone import NORMS, ResNet
 from detrcli.model.detr import DETR, shrink, tokens
 from detrcli.model.position import LearnedPosition, SinePosition
 from detrcli.structures import Batch
@@ -40,7 +40,9 @@ def test_r101_builds_counts_and_runs() -> None:
 @pytest.mark.parametrize(("dilated", "cells"), [(False, (19, 25)), (True, (38, 50))])
 def test_cells_of_a_picture_of_800_by_600(dilated: bool, cells: tuple[int, int]) -> None:
     with torch.device("meta"):
-        assert Backbone("resnet50", dilated=dilated)(torch.zeros(1, 3, 600, 800)).shape == (1, 2048, *cells)
+        assert ResNet("resnet50", norm=NORMS["frozen"], dilated=dilated)(
+            torch.zeros(1, 3, 600, 800)
+        ).shape == (1, 2048, *cells)
 
 
 def test_transformer_ignores_what_is_in_padded_cells(detr: DETR) -> None:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
-from small import small_weights
+from small import TINY, small_weights
 
+from detrcli.model.refining import spread
 from detrcli.structures import Classes
 from detrcli.weights.fit import fit
 
@@ -55,6 +56,28 @@ def test_queries_are_cut_and_grown() -> None:
     assert 0.7 < grown[9:].std() < 1.3
     for fitted, count in ((fewer, 4), (more, 12)):
         assert len(fitted.weights.model().queries.weight) == fitted.weights.config.queries == count
+
+
+def test_queries_of_tiny_are_cut_and_grown() -> None:
+    """Content and reference of each; new references fall between the first ones of a new model."""
+    old = small_weights(TINY)
+    fewer, more = fit(old, old.classes, queries=4).weights, fit(old, old.classes, queries=30).weights
+    for name in ("queries.contents", "queries.references"):
+        before = old.tensors[name]
+        assert torch.equal(fewer.tensors[name], before[:4])
+        assert torch.equal(more.tensors[name][: len(before)], before)
+    assert torch.equal(more.tensors["queries.references"][9:], spread(30)[9:])
+    assert 0.8 < more.tensors["queries.contents"][9:].std() < 1.2
+    for fitted, count in ((fewer, 4), (more, 30)):
+        assert len(fitted.model().queries.references) == fitted.config.queries == count
+
+
+def test_classes_of_tiny() -> None:
+    old = small_weights(TINY)
+    fitted = fit(old, Classes(ids=np.arange(2), names=np.array(["bear", "dog"])))
+    assert (fitted.kept, fitted.fresh, fitted.dropped) == (["dog"], ["bear"], ["cat", "Żubr"])
+    assert torch.equal(fitted.weights.tensors["class_head.bias"][1:], old.tensors["class_head.bias"][[1, 3]])
+    assert fitted.weights.model().class_head.out_features == 3
 
 
 def test_what_was_given_stays_as_it_was() -> None:

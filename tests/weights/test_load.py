@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from server import serving, whole
-from small import small_weights
+from small import TINY, small_weights
 
 from detrcli.errors import UsageError, WeightsError
 from detrcli.variants import VARIANTS
@@ -68,5 +68,12 @@ def test_what_is_nothing_says_so(tmp_path: Path) -> None:
         load_weights(str(tmp_path / "nowhere.pth"))
     with pytest.raises(WeightsError, match="neither a run .* nor a Hugging Face model"):
         load_weights(str(tmp_path))
-    with pytest.raises(UsageError, match="--model detr-r5: there is detr-r50"):
-        load_weights("x", model="detr-r5")
+
+
+def test_model_names_a_published_kind(tmp_path: Path) -> None:
+    for unknown in ("detr-r5", "detr-tiny"):
+        with pytest.raises(UsageError, match=f"--model {unknown}: there is detr-r50, .*, detr-r101-dc5.$"):
+            load_weights("x", model=unknown)
+    native.save(small_weights(TINY), tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match="not a detr-r50: it is a detr-tiny"):
+        load_weights(str(tmp_path / "w.safetensors"), model="detr-r50")

@@ -3,17 +3,18 @@
 import json
 import os
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import CONFIG, small_weights
+from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import WeightsError
 from detrcli.structures import Classes
+from detrcli.variants import build
 from detrcli.weights import native
 from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
@@ -39,6 +40,47 @@ def test_round_trip(tmp_path: Path, saved: tuple[Weights, bytes]) -> None:
     assert loaded.tensors.keys() == weights.tensors.keys()
     assert all(torch.equal(tensor, weights.tensors[name]) for name, tensor in loaded.tensors.items())
     loaded.model()
+
+
+def test_every_member_goes_in_and_comes_out(tmp_path: Path) -> None:
+    for config in (CONFIG, TINY, replace(TINY, norm="group", width=8)):
+        native.save(small_weights(config), tmp_path / "w.safetensors")
+        loaded = load_weights(str(tmp_path / "w.safetensors"))
+        assert loaded.config == config
+        state = loaded.model().state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in small_weights(config).tensors.items())
+
+
+def test_a_file_from_before_there_were_norms(tmp_path: Path) -> None:
+    """It lacks the word in its config, and means frozen."""
+    weights, path = small_weights(), tmp_path / "w.safetensors"
+    config = {key: value for key, value in asdict(weights.config).items() if key != "norm"}
+    header = {
+        "format": native.FORMAT,
+        "variant": "detr",
+        "config": json.dumps(config),
+        "classes": json.dumps({"ids": [0, 1, 2], "names": ["a", "b", "c"]}),
+        "preprocessing": json.dumps(asdict(weights.preprocessing)),
+    }
+    tensors = dict(weights.tensors)
+    save_file(tensors, path, {**header, "checksum": native.checksum(header, tensors)})
+    loaded = load_weights(str(path))
+    assert loaded.config == weights.config
+    loaded.model()
+
+
+def test_what_batch_norm_counts_stays_a_whole_number(tmp_path: Path) -> None:
+    """More than float16 or float32 could hold, saved beside tensors of half precision."""
+    config = replace(CONFIG, norm="batch")
+    tensors = {name: torch.zeros_like(value) for name, value in build(config).state_dict().items()}
+    tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    counter = "backbone.body.bn1.num_batches_tracked"
+    tensors[counter] = torch.tensor(2**24 + 1)
+    native.save(replace(small_weights(), config=config, tensors=tensors), tmp_path / "w.safetensors")
+    state = load_weights(str(tmp_path / "w.safetensors")).model().state_dict()
+    assert state[counter].dtype == torch.int64
+    assert state[counter].item() == 2**24 + 1
+    assert {value.dtype for name, value in state.items() if "tracked" not in name} == {torch.float32}
 
 
 def test_a_run_folder_means_its_best(tmp_path: Path, saved: tuple[Weights, bytes]) -> None:
@@ -77,7 +119,7 @@ def test_foreign_and_future_files(tmp_path: Path) -> None:
         load_weights(str(path))
     header = {
         "format": native.FORMAT,
-        "variant": native.VARIANT,
+        "variant": "detr",
         "config": json.dumps({"novelty": 1}),
         "classes": "{}",
         "preprocessing": "{}",
@@ -109,3 +151,9 @@ def test_others_may_read_it(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    for name in "abc":
+        native.save(small_weights(), tmp_path / name)
+    assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1

@@ -1,0 +1,112 @@
+"""`detr explain`: a picture's way through the model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrcli.cli.options import Debug, Device, Json, MaxSize, Model, Sha256, Size, Weights
+from detrcli.errors import DataError
+
+BEST = 5  # detections that are shown at the end
+
+
+def explain(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    weights: Weights = "detr-r50",
+    size: Size = None,
+    max_size: MaxSize = None,
+    model: Model = None,
+    sha256: Sha256 = None,
+    device: Device = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Walk a picture through the model, step by step."""
+    from detrcli.cli.console import print_json, print_table
+    from detrcli.cli.loading import load_detector
+    from detrcli.data.images import open_picture
+    from detrcli.data.transforms import prepare
+    from detrcli.inspection.walk import shapes_at, walk
+    from detrcli.text import visible
+
+    try:
+        picture = open_picture(image).image
+    except DataError as error:
+        raise DataError(f"{image}: {error}.") from None
+    detector = load_detector(
+        weights,
+        model=model,
+        sha256=sha256,
+        size=size,
+        max_size=max_size,
+        device=device,
+        precision="fp32",
+    )
+    pixels = prepare(picture, detector.preprocessing).to(detector.device)  # (3, h, w)
+    stops = walk(detector.model, pixels)
+    own = shapes_at(detector.model, picture.height, picture.width)
+    found = detector.predict(picture, threshold=0)
+    best = (-found.scores).argsort(kind="stable")[:BEST]
+
+    if json:
+        print_json(
+            {
+                "schema": "detr.explain/1",
+                "file": str(image),
+                "weights": weights,
+                "width": picture.width,
+                "height": picture.height,
+                "steps": [
+                    {
+                        "step": stop.name,
+                        "shape": list(stop.shape),
+                        "shape_at_own_size": None if own is None else list(own[i]),
+                        "what": stop.what,
+                    }
+                    for i, stop in enumerate(stops)
+                ],
+                "best": [
+                    {
+                        "query": int(found.queries[i]),
+                        "category_id": int(found.category_ids[i]),
+                        "label": str(found.labels[i]),
+                        "score": round(float(found.scores[i]), 6),
+                        "box": [round(value, 3) for value in found.boxes[i].tolist()],
+                    }
+                    for i in best
+                ],
+            }
+        )
+        return
+    _, height, width = pixels.shape
+    print(
+        visible(
+            f"{image}: {picture.width} x {picture.height} pixels, shown to {weights} as {width} x {height}"
+        )
+    )
+    print()
+    print_table(
+        ("step", "shape", "at its own size", "what it is"),
+        [
+            (stop.name, _shape(stop.shape), "" if own is None else _shape(own[i]), stop.what)
+            for i, stop in enumerate(stops)
+        ],
+    )
+    print()
+    print_table(
+        ("query", "label", "score", "x0", "y0", "x1", "y1"),
+        [
+            (
+                int(found.queries[i]),
+                str(found.labels[i]),
+                f"{found.scores[i]:.3f}",
+                *(f"{value:.1f}" for value in found.boxes[i].tolist()),
+            )
+            for i in best
+        ],
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

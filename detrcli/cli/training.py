@@ -1,0 +1,190 @@
+"""How a training is shown: live on a terminal, a line now and then elsewhere."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from detrcli.cli.console import is_terminal, print_json, print_table, stderr_console, warn
+from detrcli.text import visible
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from detrcli.data.examine import Examined
+    from detrcli.training.dry_run import Measured
+    from detrcli.training.folder import Row
+    from detrcli.training.loop import Outcome, Progress, Training
+
+INTERVAL = 30.0  # seconds between two lines, where there is no terminal
+BAR = 24
+
+
+class Display:
+    """What the user sees while a model learns."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._last = time.monotonic()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet and is_terminal(sys.stderr):
+            from rich.live import Live
+
+            self._live = Live(console=stderr_console(), refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def step(self, progress: "Progress") -> None:
+        """After each step."""
+        self._progress = progress
+        self._show(lambda: " | ".join(_lines(progress)), lambda: "\n".join(_lines(progress, bar=True)))
+
+    def evaluating(self, done: int, pictures: int) -> None:
+        """After each picture of an evaluation."""
+        epoch = f"epoch {self._progress.epoch}/{self._progress.epochs}: " if self._progress else ""
+        text = f"{epoch}evaluating {done:,}/{pictures:,}"
+        self._show(lambda: text, lambda: f"{text} {_bar(done, pictures)}")
+
+    def epoch(self, row: "Row", *, best: bool) -> None:
+        """After each epoch."""
+        parts = [
+            f"epoch {row['epoch']:.0f}",
+            f"loss {row['loss']:.3f}",
+            f"class error {row['class_error']:.1f}%",
+        ]
+        if row["AP"] is not None:
+            parts += [f"AP {row['AP']:.3f}", f"AP50 {row['AP50']:.3f}" + (" (best)" if best else "")]
+        parts += [f"lr {row['lr']:.1e}", f"{row['pictures_per_second']} pictures/s"]
+        self._print("  ".join(parts))
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+        self._print(f"detr: warning: {text}")
+
+    def _show(self, plain: Any, live: Any) -> None:
+        if self._live:
+            from rich.text import Text
+
+            self._live.update(Text(live(), overflow="fold"))
+        elif not self._quiet and time.monotonic() - self._last >= INTERVAL:
+            self._print(plain())
+
+    def _print(self, text: str) -> None:
+        if self._quiet:
+            return
+        self._last = time.monotonic()
+        if self._live:
+            from rich.text import Text
+
+            self._live.console.print(Text(visible(text), overflow="fold"))
+        else:
+            print(visible(text), file=sys.stderr, flush=True)
+
+
+def _lines(p: "Progress", *, bar: bool = False) -> Iterator[str]:
+    """How far, how good, how fast."""
+    yield (
+        f"epoch {p.epoch}/{p.epochs} "
+        + (f"{_bar(p.done, p.steps)} " if bar else "step ")
+        + f"{p.done:,}/{p.steps:,}"
+    )
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in p.parts.items())
+    yield f"loss {p.loss:.3f} ({parts}), class error {p.class_error:.0f}%"
+    memory = "" if p.memory_mb is None else f", {p.memory_mb:,.0f} MB"
+    left = timedelta(seconds=round(p.seconds_left))
+    yield f"{p.pictures_per_second:.1f} pictures/s, {100 * p.waiting:.0f}% waiting for data{memory}, {left} left"
+
+
+def _bar(done: int, total: int) -> str:
+    filled = round(BAR * done / max(1, total))
+    return "━" * filled + "╌" * (BAR - filled)
+
+
+def show_outcome(run: Path, outcome: "Outcome", *, json: bool) -> None:
+    """The end of a training."""
+    best = outcome.best and {"epoch": int(outcome.best["epoch"] or 0), "AP": outcome.best["AP"]}
+    if json:
+        if outcome.stopped is None:
+            print_json(
+                {
+                    "schema": "detr.train/1",
+                    "run": str(run),
+                    "epochs": outcome.epochs,
+                    "best": best,
+                    "seconds": round(outcome.seconds, 1),
+                }
+            )
+        return
+    took = timedelta(seconds=round(outcome.seconds))
+    print_table(
+        ("run", "epochs", "best epoch", "AP", "AP50", "time"),
+        [
+            (
+                str(run),
+                outcome.epochs,
+                str(best["epoch"]) if best else "",
+                f"{outcome.best['AP']:.3f}" if outcome.best else "not measured",
+                f"{outcome.best['AP50']:.3f}" if outcome.best else "",
+                str(took),
+            )
+        ],
+    )
+    if outcome.stopped is None:
+        warn(f"try it: detr predict img.jpg --weights {shlex.quote(str(run))}; look at {run / 'curves.png'}")
+
+
+def show_plan(examined: "Examined", training: "Training", measured: "Measured", *, json: bool) -> None:
+    """What would be trained on what, and what it would take."""
+    data = {split: examined.summary(split) for split in examined.splits}
+    groups = training.groups()
+    if json:
+        print_json(
+            {
+                "schema": "detr.train-plan/1",
+                "data": {
+                    split: {"images": s.images, "boxes": s.boxes, "classes": len(s.classes)}
+                    for split, s in data.items()
+                },
+                "parameters": [
+                    {"group": name, "parameters": parameters, "lr": lr} for name, parameters, lr in groups
+                ],
+                "steps_per_epoch": training.order.steps,
+                "pictures_per_step": training.order.step_size,
+                "seconds_per_step": round(measured.seconds, 4),
+                "seconds_of_training": round(measured.total_seconds),
+                "memory_mb": measured.memory_mb,
+            }
+        )
+        return
+    print_table(
+        ("split", "images", "boxes", "empty images", "most boxes", "classes"),
+        [
+            (split, s.images, s.boxes, s.empty_images, s.most_boxes, len(s.classes))
+            for split, s in data.items()
+        ],
+    )
+    print()
+    print_table(
+        ("parameters of", "count", "learning rate"),
+        [(name, count, "frozen" if lr is None else f"{lr:g}") for name, count, lr in groups],
+    )
+    memory = "" if measured.memory_mb is None else f", {measured.memory_mb:,.0f} MB of memory"
+    print(
+        f"\nper step: {training.order.step_size} pictures, {measured.seconds:.2f} s{memory}\n"
+        f"{training.order.steps:,} steps an epoch, {training.chosen.epochs} epochs: "
+        f"{timedelta(seconds=round(measured.total_seconds))} without evaluations"
+    )

@@ -1,0 +1,53 @@
+"""A backbone for small pictures, small enough to be trained from scratch on a CPU."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from detrcli.model.backbone import Backbone, Norm
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut, which is a 1 x 1 convolution where the map changes its shape."""
+
+    def __init__(self, channels: int, wanted: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, wanted, 3, stride, padding=1, bias=False)
+        self.norm1 = norm(wanted)
+        self.conv2 = nn.Conv2d(wanted, wanted, 3, padding=1, bias=False)
+        self.norm2 = norm(wanted)
+        self.shortcut = (
+            nn.Identity()
+            if (channels, stride) == (wanted, 1)
+            else nn.Sequential(nn.Conv2d(channels, wanted, 1, stride, bias=False), norm(wanted))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norm1(self.conv1(x)).relu()
+        return (self.shortcut(x) + self.norm2(self.conv2(inner))).relu()
+
+
+class TinyBackbone(Backbone):
+    """Eight pixels a cell: 128 x 128 pixels are 16 x 16 cells, and its smallest objects are not lost between them."""
+
+    def __init__(self, width: int, *, norm: Norm) -> None:
+        super().__init__()
+        self.channels = 4 * width
+        self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        self.norm = norm(width)
+        self.stage1 = _stage(width, 2 * width, norm)
+        self.stage2 = _stage(2 * width, 4 * width, norm)
+
+    def stem(self) -> Sequence[nn.Module]:
+        """The first convolution with its norm, and the first stage."""
+        return self.conv, self.norm, self.stage1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to features (B, channels, H/8, W/8)."""
+        x = self.norm(self.conv(images)).relu()  # (B, width, H/2, W/2)
+        x = self.stage1(x)  # (B, 2 width, H/4, W/4)
+        return self.stage2(x)  # (B, 4 width, H/8, W/8)
+
+
+def _stage(channels: int, wanted: int, norm: Norm) -> nn.Sequential:
+    return nn.Sequential(Block(channels, wanted, 2, norm), Block(wanted, wanted, 1, norm))

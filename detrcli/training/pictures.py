@@ -1,0 +1,85 @@
+"""What the model saw and what it says, drawn."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from detrcli.boxes import corners
+from detrcli.config import Preprocessing
+from detrcli.data.checks import Checked
+from detrcli.data.dataset import Examples
+from detrcli.data.images import open_picture
+from detrcli.draw import Mark, mark, sheet
+from detrcli.errors import DataError
+from detrcli.evaluation.results import Results
+from detrcli.evaluation.truth import Truth
+from detrcli.structures import Classes
+
+MOST = 8  # pictures on a sheet
+SURE = 0.5  # score of the predictions that are drawn
+
+
+def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessing) -> Image.Image:
+    """The pictures of a batch as the network gets them, padding left out, with their targets."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+    cells = []
+    for pixels, padding, target, image_id in zip(
+        examples.batch.images[:MOST],
+        examples.batch.padding,
+        examples.targets,
+        examples.image_ids,
+        strict=False,
+    ):
+        height, width = int((~padding[:, 0]).sum()), int((~padding[0]).sum())
+        shown = (pixels[:, :height, :width] * std + mean).clamp(0, 1) * 255  # (3, h, w)
+        image = Image.fromarray(shown.round().byte().permute(1, 2, 0).numpy())
+        boxes = corners(target.boxes) * torch.tensor([width, height, width, height])  # (N, 4)
+        marks = [
+            Mark((x0, y0, x1, y1), str(classes.names[label]), int(classes.ids[label]))
+            for (x0, y0, x1, y1), label in zip(boxes.tolist(), target.labels.tolist(), strict=True)
+        ]
+        cells.append((mark(image, marks), f"image {image_id}, {width} x {height}"))
+    return sheet(cells, columns=4)
+
+
+def beside_truth(split: Checked, truth: Truth, results: Results) -> Image.Image:
+    """Some pictures of a split, each twice: its truth on the left, what is predicted on the right."""
+    w = split.written
+    chosen = np.linspace(0, len(truth.images) - 1, min(MOST, len(truth.images))).round().astype(int)
+    names = dict(zip(truth.classes.ids.tolist(), truth.classes.names.tolist(), strict=True))
+    cells = []
+    for place in chosen.tolist():
+        i, image_id = int(truth.images[place]), int(truth.image_ids[place])
+        try:
+            image = open_picture(w.folder / w.files[i], turn=bool(split.turned[i])).image
+        except DataError:
+            continue  # evaluation has said so
+        here = truth.of_image == image_id
+        sure = (results.image_ids == image_id) & (results.scores >= SURE)
+        wanted = _marks(truth.boxes[here], truth.of_category[here], names)
+        found = _marks(results.boxes[sure], results.category_ids[sure], names, results.scores[sure])
+        cells += [
+            (mark(image, wanted), f"{w.files[i]}: truth"),
+            (mark(image, found), f"score {SURE} or more"),
+        ]
+    return sheet(cells, columns=4)
+
+
+def _marks(
+    boxes: np.ndarray,
+    categories: np.ndarray,
+    names: dict[int, str],
+    scores: np.ndarray | None = None,
+) -> list[Mark]:
+    """Marks at COCO boxes (N, 4)."""
+    return [
+        Mark(
+            (x, y, x + width, y + height),
+            names[category],
+            category,
+            None if scores is None else float(scores[n]),
+        )
+        for n, ((x, y, width, height), category) in enumerate(
+            zip(boxes.tolist(), categories.tolist(), strict=True)
+        )
+    ]

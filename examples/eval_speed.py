@@ -1,0 +1,229 @@
+"""How fast detections become the twelve numbers, and what evaluation adds to a model's own time.
+
+    python examples/eval_speed.py
+
+Makes the truth and the results of a validation set of COCO's size in a temporary folder (5,000 images, 36,000 boxes
+with polygons, 500,000 detections) and runs `detr eval DATA --predictions FILE` beside a plain script of pycocotools,
+each as a process of its own, in turn; their twelve numbers must be equal. Then, in one process, all that `detr eval`
+does once a detr-r50 (of random weights) is loaded, over 12 pictures of 640 x 480, beside nothing but the model's
+forward on the same inputs, again in turn; and, since the model's own time varies by more than evaluation adds, all
+but the model, in whose place a constant stands. Expected on two cores: at least twenty times as fast as pycocotools,
+in under 1 GB, and at most 2% of the model's time added. It runs for some five minutes.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detrcli.config import Preprocessing
+from detrcli.data.examine import headers_only
+from detrcli.data.images import open_picture
+from detrcli.data.source import open_data
+from detrcli.data.transforms import prepare
+from detrcli.detector import Detector, find_device
+from detrcli.evaluation.pairing import pair
+from detrcli.evaluation.run import run
+from detrcli.evaluation.score import METRICS, score
+from detrcli.evaluation.truth import classes_of, truth_of
+from detrcli.structures import Classes, Prediction
+from detrcli.variants import VARIANTS
+from detrcli.variants.detr import build
+from detrcli.weights.coco import NAMES
+
+IMAGES, BOXES, DETECTIONS, CLASSES = 5_000, 36_000, 500_000, 80
+PICTURES, ROUNDS = 12, 3
+
+PYCOCOTOOLS = """
+import sys
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+truth = COCO(sys.argv[1])
+evaluation = COCOeval(truth, truth.loadRes(sys.argv[2]), "bbox")
+evaluation.evaluate()
+evaluation.accumulate()
+evaluation.summarize()
+print(evaluation.stats.tolist())
+"""
+
+# Runs a command and says on stderr, after all of the command's own, what it took.
+MEASURED = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, file=sys.stderr)
+"""
+
+
+def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(N, 4) of x, y, width, height in pictures of 640 x 480, small ones more often than large ones."""
+    size = np.exp(rng.uniform(np.log(6), np.log(400), (count, 2))) * [1, 0.75]
+    corner = rng.uniform(0, 1, (count, 2)) * ([640, 480] - size)
+    return np.column_stack([corner, size]).round(2)
+
+
+def write(folder: Path) -> None:
+    """Truth like COCO's, and results like a detector's: many near an object, the most near nothing."""
+    rng = np.random.default_rng(0)
+    of_image, of_class = rng.integers(IMAGES, size=BOXES), 1 + (CLASSES * rng.random(BOXES) ** 2).astype(int)
+    truth = boxes(rng, BOXES)
+    polygons = rng.uniform(0, 480, (BOXES, 40)).round(2)
+    annotations = [
+        {"segmentation": [polygon], "area": 0.6 * w * h, "iscrowd": int(i % 80 == 0), "image_id": image + 1,
+         "bbox": [x, y, w, h], "category_id": category, "id": i + 1}
+        for i, (polygon, image, (x, y, w, h), category) in enumerate(
+            zip(polygons.tolist(), of_image.tolist(), truth.tolist(), of_class.tolist(), strict=True)
+        )
+    ]  # fmt: skip
+    document = {
+        "images": [
+            {"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(1, IMAGES + 1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)],
+    }
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
+
+    near = rng.integers(BOXES, size=DETECTIONS // 5)
+    elsewhere = DETECTIONS - len(near)
+    moved = truth[near] + 0.08 * rng.normal(size=(len(near), 4)) * np.tile(truth[near, 2:], 2)
+    found = np.concatenate([moved, boxes(rng, elsewhere)])
+    images = np.concatenate([of_image[near], np.arange(elsewhere) % IMAGES])
+    classes = np.concatenate([of_class[near], 1 + (CLASSES * rng.random(elsewhere) ** 2).astype(int)])
+    scores = np.concatenate([rng.beta(3, 2, len(near)), rng.beta(1, 6, elsewhere)]).round(6)
+    order = np.argsort(images, kind="stable")
+    results = [
+        {"image_id": image + 1, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in zip(
+            images[order].tolist(), classes[order].tolist(), found[order].round(3).tolist(), scores[order].tolist(),
+            strict=True,
+        )
+    ]  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def measured(*command: object) -> tuple[str, float, float]:
+    """A command's stdout, its seconds, and the most memory it had, in MB."""
+    shown = subprocess.run(
+        [sys.executable, "-c", MEASURED, sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds, peak = map(float, shown.stderr.splitlines()[-1].split())
+    return shown.stdout, seconds, peak
+
+
+def scoring(folder: Path) -> dict[str, float]:
+    write(folder)
+    truth, results = folder / "annotations" / "instances_val.json", folder / "results.json"
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        ours.append(measured("-m", "detrcli", "eval", folder, "--predictions", results, "--json"))
+        theirs.append(measured("-c", PYCOCOTOOLS, truth, results))
+    numbers = json.loads(theirs[0][0].splitlines()[-1])
+    metrics = json.loads(ours[0][0])["metrics"]
+    difference = max(abs(metrics[name] - number) for name, number in zip(METRICS, numbers, strict=True))
+    assert difference < 1e-9, difference
+    return {
+        "AP": round(numbers[0], 4),
+        "largest_difference": difference,
+        "ours_s": round(statistics.median(seconds for _, seconds, _ in ours), 2),
+        "pycocotools_s": round(statistics.median(seconds for _, seconds, _ in theirs), 2),
+        "time_ratio": round(statistics.median(b[1] / a[1] for a, b in zip(ours, theirs, strict=True)), 1),
+        "ours_peak_MB": round(max(peak for *_, peak in ours)),
+        "pycocotools_peak_MB": round(max(peak for *_, peak in theirs)),
+    }
+
+
+def photographs(folder: Path) -> None:
+    """A COCO folder of pictures of 640 x 480 with seven boxes each."""
+    rng = np.random.default_rng(0)
+    (folder / "val").mkdir()
+    for i in range(PICTURES):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / "val" / f"{i:02}.jpg", quality=90)
+    document = {
+        "images": [
+            {"id": i, "file_name": f"{i:02}.jpg", "width": 640, "height": 480} for i in range(PICTURES)
+        ],
+        "annotations": [
+            {"id": i, "image_id": i % PICTURES, "category_id": 1 + i % 90, "bbox": box}
+            for i, box in enumerate(boxes(rng, 7 * PICTURES).tolist())
+        ],
+        "categories": [{"id": i, "name": NAMES[i]} for i in range(1, 91)],
+    }
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
+
+
+class Constant(Detector):
+    """A detector that does everything but look."""
+
+    def forward(self, pixels: Sequence[Tensor]) -> Prediction:
+        chance = torch.Generator().manual_seed(0)
+        logits = torch.randn(1, 100, len(self.classes) + 1, generator=chance)
+        return Prediction(logits, torch.rand(1, 100, 4, generator=chance))
+
+
+def clocked(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds on the clock, and of the processor over all threads, which other processes do not lengthen."""
+    start, used = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start, time.process_time() - used
+
+
+def beside_the_model(folder: Path) -> dict[str, float]:
+    photographs(folder)
+    model, classes = build(VARIANTS["detr-r50"]).eval(), Classes(np.arange(91), np.array(NAMES))
+    detector = Detector(model, classes, Preprocessing(), find_device("cpu"))
+    inputs = [
+        prepare(open_picture(path).image, detector.preprocessing)
+        for path in sorted((folder / "val").iterdir())
+    ]
+
+    def evaluate(detector: Detector) -> None:
+        split = headers_only(open_data(folder), ["val"]).splits["val"]
+        truth = truth_of(split)
+        score(truth, run(detector, split, truth, pair(detector.classes, classes_of(split))).results)
+
+    def bare() -> None:
+        for pixels in inputs:
+            detector.forward([pixels])
+
+    detector.forward(inputs[:1])  # whatever is done only once
+    constant = Constant(model, classes, Preprocessing(), find_device("cpu"))
+    rounds = [
+        (clocked(lambda: evaluate(detector)), clocked(bare), clocked(lambda: evaluate(constant)))
+        for _ in range(ROUNDS)
+    ]
+    return {
+        "evaluation_s": round(statistics.median(ours[0] for ours, _, _ in rounds), 2),
+        "bare_model_s": round(statistics.median(bare[0] for _, bare, _ in rounds), 2),
+        "evaluation_ratio": round(statistics.median(ours[0] / bare[0] for ours, bare, _ in rounds), 4),
+        "processor_s_without_model": round(statistics.median(rest[1] for *_, rest in rounds), 3),
+        "processor_s_of_model": round(statistics.median(bare[1] for _, bare, _ in rounds), 2),
+        "added_of_processor_time": round(statistics.median(rest[1] / bare[1] for _, bare, rest in rounds), 4),
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        results = {**scoring(Path(one)), **beside_the_model(Path(other))}
+    for name, value in results.items():
+        print(f"{name:<36} {value:>12,}")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

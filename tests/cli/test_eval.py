@@ -1,0 +1,544 @@
+"""`detr eval` from the outside: a model or a results file, beside pycocotools."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from golden_rules import GOLDEN, Golden, tensor_by_name
+from here import Detr
+from judge import METRICS, class_aps, coco_folder, judged, twelve
+from PIL import Image
+from pycocotools.coco import COCO
+from small import small_weights
+
+import detrcli
+from detrcli.structures import Detections
+from detrcli.weights import native
+
+Document = dict[str, Any]
+SIZES = [(96, 64), (60, 100), (96, 64), (70, 70), (96, 64)]
+
+# With these the queries differ in place and class.
+LIVELY = {"cross_attention.out_proj": 20.0, "multihead_attn.out_proj": 20.0, "decoder": 4.0, "encoder": 0.5}
+LIVELY |= {"input_proj": 10.0, "projection": 10.0, "box": 1.5, "class_": 6.0}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that knows cat, dog and Żubr."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    small = small_weights()
+    tensors = {name: tensor_by_name(name, list(value.shape), LIVELY) for name, value in small.tensors.items()}
+    native.save(replace(small, tensors=tensors), path)
+    return path
+
+
+def noise(seed: int, size: tuple[int, int]) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+PICTURES = [noise(i, size) for i, size in enumerate(SIZES)]
+
+
+@cache
+def found_by(weights: Path) -> list[Detections]:
+    return detrcli.load(weights, "cpu").predict(PICTURES, threshold=0)
+
+
+def as_coco(image_id: int, found: Detections, ids: dict[str, int]) -> list[Document]:
+    """Results under the data's ids, of the classes that it has."""
+    return [
+        {"image_id": image_id, "category_id": ids[name], "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        for (x0, y0, x1, y1), score, name in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        )
+        if name in ids
+    ]
+
+
+def near(results: list[Document], share: float, spread: float) -> list[Document]:
+    """Annotations that a model with these results half hits: some boxes of them moved, and a crowd."""
+    rng = np.random.default_rng(1)
+    chosen = [result for result in results if rng.random() < share]
+    boxes = [
+        (np.array(r["bbox"]) + rng.normal(0, spread, 4) * np.tile(r["bbox"][2:], 2)).round(2).tolist()
+        for r in chosen
+    ]
+    return [
+        {"id": i, "image_id": r["image_id"], "category_id": r["category_id"], "bbox": box,
+         "area": 0.8 * box[2] * box[3], "iscrowd": int(i % 9 == 8)}
+        for i, (r, box) in enumerate(zip(chosen, boxes, strict=True))
+    ]  # fmt: skip
+
+
+class Data:
+    """A COCO folder of five pictures in three sizes; the model's classes have other ids in it."""
+
+    ids: ClassVar = {"dog": 70, "Żubr": 5}
+
+    def __init__(self, root: Path, weights: Path) -> None:
+        self.root = root
+        self.files = [root / "val" / f"{i}.png" for i in range(len(SIZES))]
+        self.results: list[Document] = []
+        (root / "val").mkdir(parents=True)
+        for i, (path, picture, found) in enumerate(zip(self.files, PICTURES, found_by(weights), strict=True)):
+            picture.save(path)
+            self.results += as_coco(10 * i + 7, found, self.ids)
+        self.document: Document = {
+            "images": [
+                {"id": 10 * i + 7, "file_name": f"{i}.png", "width": w, "height": h}
+                for i, (w, h) in enumerate(SIZES)
+            ],
+            "annotations": near(self.results, 0.6, 0.06),
+            "categories": [
+                {"id": 70, "name": "Dog"},
+                {"id": 5, "name": " żubr"},
+                {"id": 9, "name": "tree"},
+            ],
+        }
+        self.write()
+
+    def write(self) -> None:
+        coco_folder(self.root, self.document)
+
+    def of(self, images: set[int]) -> tuple[Document, list[Document]]:
+        """Truth and results of some images alone."""
+        part = {key: [e for e in self.document[key] if e.get("image_id", e["id"]) in images] for key in
+                ("images", "annotations")}  # fmt: skip
+        return {**self.document, **part}, [r for r in self.results if r["image_id"] in images]
+
+
+@pytest.fixture
+def data(tmp_path: Path, weights: Path) -> Data:
+    return Data(tmp_path / "data", weights)
+
+
+def close(metrics: dict[str, float], truth: Document, results: list[Document]) -> None:
+    assert metrics == pytest.approx(twelve(truth, results), rel=0, abs=1e-6)
+
+
+# A model
+
+
+def test_a_model_is_scored_as_pycocotools_does(detr: Detr, weights: Path, data: Data) -> None:
+    """The whole document; classes by name across ids, and what does not pair is said."""
+    shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json")
+    document = shown.json
+    assert list(document)[:4] == ["schema", "images", "metrics", "per_class"]
+    assert document["schema"] == "detr.eval/1"
+    assert document["images"] == 5
+    assert list(document["metrics"]) == list(METRICS)
+    close(document["metrics"], data.document, data.results)
+    assert 0.2 < document["metrics"]["AP"] < 0.9
+    aps = class_aps(judged(data.document, data.results))
+    targets = [a["category_id"] for a in data.document["annotations"] if not a["iscrowd"]]
+    assert document["per_class"] == [
+        {"category_id": i, "label": label, "AP": pytest.approx(aps[i][0], abs=1e-6),
+         "AP50": pytest.approx(aps[i][1], abs=1e-6), "targets": targets.count(i)}
+        for i, label in ((5, " żubr"), (9, "tree"), (70, "Dog"))
+    ]  # fmt: skip
+    assert (document["paired_by"], document["only_weights"], document["only_data"]) == (
+        "name", ["cat"], ["tree"],
+    )  # fmt: skip
+    assert "classes only in the weights: cat\n" in shown.err
+    assert "classes only in the data: tree\n" in shown.err
+    assert shown.code == 0
+
+
+def test_a_table_for_people(detr: Detr, weights: Path, data: Data) -> None:
+    shown = detr("eval", "data", "--weights", weights, "--device", "cpu")
+    lines = shown.out.splitlines()
+    objects = sum(not a["iscrowd"] for a in data.document["annotations"])
+    assert lines[0] == f"{weights} on val: 5 pictures, {objects} objects"
+    expected = twelve(data.document, data.results)
+    assert [(row[0], row[1]) for row in (line.split() for line in lines[3:15])] == [
+        (name, "-1" if value == -1 else f"{value:.3f}") for name, value in expected.items()
+    ]
+    classes = [line.split()[:3] for line in lines[17:20]]
+    assert [name for name, *_ in classes] == ["żubr", "Dog", "tree"]
+    assert float(classes[0][2]) >= float(classes[1][2])
+    assert classes[2][2] == "-1"
+    assert "reading" in lines[21]
+    assert lines[22] == "The model has 23,557,416 parameters."
+    assert "\x1b" not in shown.out + shown.err
+
+
+def test_what_is_saved_gives_the_same_numbers(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
+    """It loads in pycocotools, and in `eval --predictions`; nothing that is there is written over."""
+    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--save"]
+    metrics = detr(*call, "new/r.json").json["metrics"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        loaded = COCO(data.root / "annotations" / "instances_val.json").loadRes(
+            str(tmp_path / "new" / "r.json")
+        )
+    assert len(loaded.anns) == len(data.results)
+    saved = json.loads((tmp_path / "new" / "r.json").read_text())
+    assert twelve(data.document, saved) == pytest.approx(metrics, rel=0, abs=1e-12)
+    assert detr("eval", "data", "--predictions", "new/r.json", "--json").json["metrics"] == metrics
+    assert detr(*call, "new/r.json").code == 2
+    assert detr(*call, "new/r.json", "--overwrite").code == 0
+    for inside in (data.root / "annotations" / "instances_val.json", data.files[0], weights):
+        before = inside.read_bytes()
+        assert detr(*call, inside, "--overwrite").code == 2
+        assert inside.read_bytes() == before
+
+
+def test_batch_size_does_not_matter(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
+    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--batch-size"]
+    shown = [detr(*call, n, "--save", f"{n}.json").json["metrics"] for n in (1, 2, 8)]
+    assert shown[1] == shown[2] == pytest.approx(shown[0], abs=1e-6)
+    alone, together = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 8))
+    for a, b in zip(alone, together, strict=True):
+        assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
+        assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
+
+
+def test_the_input_size_matters(detr: Detr, weights: Path, data: Data) -> None:
+    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json"]
+    assert detr(*call, "--size", 32).json["metrics"] != detr(*call).json["metrics"]
+
+
+def test_a_threshold_lowers_ap_and_the_table_says_so(detr: Detr, weights: Path, data: Data) -> None:
+    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--threshold", 0.95]
+    assert "with a score of 0.95 or more count, which lowers AP" in detr(*call).out
+    shown = detr(*call, "--json").json
+    some = [result for result in data.results if result["score"] >= 0.95]
+    close(shown["metrics"], data.document, some)
+    assert shown["threshold"] == 0.95
+    assert shown["metrics"]["AP"] < twelve(data.document, data.results)["AP"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_size: int) -> None:
+    """Its header is fine, so that only the run finds out; it is left out if one asks for it."""
+    PICTURES[2].save(data.root / "val" / "2.jpg", quality=100)
+    data.document["images"][2]["file_name"] = "2.jpg"
+    data.write()
+    broken = data.root / "val" / "2.jpg"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--batch-size", batch_size]
+    shown = detr(*call)
+    assert shown.code == 3
+    assert shown.out == ""
+    assert "2.jpg: it cannot be decoded" in shown.err
+    assert "1 of 5. --skip-bad leaves them out." in shown.err
+    skipping = detr(*call, "--skip-bad")
+    assert skipping.code == 0
+    assert skipping.json["images"] == 4
+    assert "left out" in skipping.err
+    close(skipping.json["metrics"], *data.of({7, 17, 37, 47}))
+
+
+def test_no_picture_that_can_be_read(detr: Detr, weights: Path, data: Data) -> None:
+    for path in data.files:
+        path.write_bytes(path.read_bytes()[:1500])
+    shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--skip-bad")
+    assert shown.code == 3
+    assert "Pictures that cannot be read: 5 of 5." in shown.err
+    for path in data.files:
+        path.unlink()
+    assert "no pictures in val" in detr("eval", "data", "--weights", weights, "--skip-bad").err
+
+
+def test_pictures_annotated_before_exif_turns_them(detr: Detr, weights: Path, data: Data) -> None:
+    """Eval sees them as they are stored, with the numbers of the same pictures without EXIF."""
+    expected = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json").json["metrics"]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path, picture in zip(data.files, PICTURES, strict=True):
+        if picture.width != picture.height:  # of a square nobody could tell
+            picture.save(path, exif=exif)
+    for options in ([], ["--exif", "ignore"], ["--batch-size", 4]):
+        shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json", *options)
+        assert shown.json["metrics"] == pytest.approx(expected, abs=1e-6)
+        assert ("loaded unturned" in shown.err) == ("ignore" not in options)
+    applied = detr("eval", "data", "--weights", weights, "--exif", "apply")
+    assert applied.code == 3
+    assert "size-mismatch" in applied.err
+
+
+def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> None:
+    for category, name in zip(data.document["categories"], "abc", strict=True):
+        category["name"] = name
+    data.document["categories"][0]["id"] = 1
+    for annotation in data.document["annotations"]:
+        annotation["category_id"] = {70: 1}.get(annotation["category_id"], annotation["category_id"])
+    data.write()
+    shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json")
+    assert "paired by id" in shown.err
+    assert "classes only in the weights: cat, Żubr\n" in shown.err
+    assert shown.json["paired_by"] == "id"
+    found = [{**r, "category_id": 1} for r in data.results if r["category_id"] == 70]
+    close(shown.json["metrics"], data.document, found)
+    data.document["categories"][0]["id"] = 2
+    data.document["annotations"] = []
+    data.write()
+    nothing = detr("eval", "data", "--weights", weights, "--device", "cpu")
+    assert nothing.code == 3
+    assert "neither by name nor by id" in nothing.err
+
+
+def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -> None:
+    """A class that the weights lack is not paired by its id with another, though it is alone."""
+    data.document["categories"][2]["id"] = 1
+    data.write()
+    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json"]
+    tree = detr(*call, "--classes", "tree").json
+    assert tree["paired_by"] == "name"
+    assert [one["label"] for one in tree["per_class"]] == ["tree"]
+    dogs = detr(*call, "--classes", "dog, TREE", "--limit", 3).json
+    truth, results = data.of({7, 17, 27})
+    truth["categories"] = [c for c in truth["categories"] if c["id"] != 5]
+    truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 5]
+    close(dogs["metrics"], truth, [r for r in results if r["category_id"] != 5])
+    assert dogs["images"] == 3
+    wrong = detr(*call, "--classes", "dog,wolf")
+    assert wrong.code == 2
+    assert "--classes: the data has no wolf. It has" in wrong.err
+
+
+def test_weights_of_the_published_form(detr: Detr, tmp_path: Path) -> None:
+    """A .pth by the golden rules: eval says what predict and pycocotools say."""
+    golden = Golden("detr-r50")
+    tensors = {n: tensor_by_name(n, shape, LIVELY) for n, shape in golden.facts["state_dict"].items()}
+    torch.save({"model": tensors}, tmp_path / "w.pth")
+    model = ["--weights", "w.pth", "--device", "cpu", "--size", 160, "--max-size", 260]
+    files = []
+    for name in ("odd", "wide", "tall"):
+        for flipped in (False, True):
+            with Image.open(GOLDEN / f"picture-{name}.png") as image:
+                files.append(tmp_path / "data" / "val" / f"{name}-{flipped}.png")
+                files[-1].parent.mkdir(parents=True, exist_ok=True)
+                turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
+                turned.save(files[-1])
+    found = detr("predict", *files, *model, "--threshold", 0, "--no-images", "--json").json["images"]
+    names = sorted({row["label"] for image in found for row in image["detections"]})
+    ids = {name: 1000 + 7 * i for i, name in enumerate(names)}
+    results = [
+        {"image_id": image_id, "category_id": ids[row["label"]], "score": row["score"],
+         "bbox": [row["box"][0], row["box"][1], row["box"][2] - row["box"][0], row["box"][3] - row["box"][1]]}
+        for image_id, image in enumerate(found, 1)
+        for row in image["detections"]
+    ]  # fmt: skip
+    document = {
+        "images": [
+            {"id": i, "file_name": Path(image["file"]).name, "width": image["width"], "height": image["height"]}
+            for i, image in enumerate(found, 1)
+        ],
+        "annotations": near(results, 0.3, 0.04),
+        "categories": [{"id": i, "name": name} for name, i in ids.items()],
+    }  # fmt: skip
+    coco_folder(tmp_path / "data", document)
+    shown = detr("eval", "data", *model, "--json").json
+    assert len(names) > 5
+    assert 0.2 < shown["metrics"]["AP"] < 0.9
+    close(shown["metrics"], document, results)
+
+
+# A results file
+
+
+def of_results(detr: Detr, data: Path, results: list[Document], *options: object) -> Any:
+    (data / "results.json").write_text(json.dumps(results))
+    shown = detr("eval", data, "--predictions", data / "results.json", "--json", *options)
+    assert shown.code == 0, shown.err
+    return shown.json
+
+
+def test_results_need_no_pictures(detr: Detr, data: Data, tmp_path: Path) -> None:
+    root = coco_folder(tmp_path / "bare", data.document)
+    shown = of_results(detr, root, data.results)
+    assert shown["metrics"] == pytest.approx(twelve(data.document, data.results), rel=0, abs=1e-9)
+    assert shown["predictions"] == str(root / "results.json")
+    named = ["--val-ann", "bare/annotations/instances_val.json", "--val-images", "nowhere"]
+    again = detr("eval", *named, "--predictions", "bare/results.json", "--json")
+    assert again.json["metrics"] == shown["metrics"]
+    table = detr("eval", "bare", "--predictions", "bare/results.json")
+    assert table.out.startswith(f"{Path('bare', 'results.json')} on val: 5 pictures")
+    assert "parameters" not in table.out
+
+
+def test_no_results_at_all(detr: Detr, data: Data) -> None:
+    assert of_results(detr, data.root, [])["metrics"] == twelve(data.document, [])
+
+
+def test_options_of_what_counts(detr: Detr, data: Data) -> None:
+    limited = of_results(detr, data.root, data.results, "--limit", 2)
+    assert limited["metrics"] == pytest.approx(twelve(*data.of({7, 17})), rel=0, abs=1e-9)
+    one = of_results(detr, data.root, data.results, "--max-detections", 1)
+    recall = judged(data.document, data.results, 1).eval["recall"][:, :, 0, 2]
+    assert one["metrics"]["AR100"] == pytest.approx(recall[recall > -1].mean(), rel=0, abs=1e-9)
+    rows = detr("eval", "data", "--predictions", "data/results.json", "--max-detections", 4).out.splitlines()
+    assert [line.split()[-1] for line in rows[3:15]] == ["4"] * 6 + ["1"] + ["4"] * 5
+    some = of_results(detr, data.root, data.results, "--threshold", 0.8)
+    kept = [result for result in data.results if result["score"] >= 0.8]
+    assert some["metrics"] == pytest.approx(twelve(data.document, kept), rel=0, abs=1e-9)
+
+
+def test_what_brings_pycocotools_down_does_not_matter(detr: Detr, data: Data) -> None:
+    """Annotation id 0 twice, and polygons of NaN and infinity."""
+    expected = twelve(data.document, data.results)
+    for annotation in data.document["annotations"][:2]:
+        annotation["id"] = 0
+        annotation["segmentation"] = [[float("nan"), float("inf"), -1, 1e400, 2, 3]]
+    data.write()
+    shown = of_results(detr, data.root, data.results)
+    assert shown["metrics"] == pytest.approx(expected, rel=0, abs=1e-9)
+
+
+def test_yolo_has_the_areas_of_its_boxes(detr: Detr, data: Data, tmp_path: Path) -> None:
+    root = tmp_path / "yolo"
+    ids = {70: 0, 5: 1}
+    for i, ((w, h), file) in enumerate(zip(SIZES, data.files, strict=True)):
+        picture, label = root / "images" / "val" / file.name, root / "labels" / "val" / f"{file.stem}.txt"
+        for path in (picture, label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(file.read_bytes())
+        truth = [a for a in data.document["annotations"] if a["image_id"] == 10 * i + 7]
+        rows = [(ids[a["category_id"]], *a["bbox"]) for a in truth]
+        label.write_text(
+            "".join(f"{c} {(x + a / 2) / w} {(y + b / 2) / h} {a / w} {b / h}\n" for c, x, y, a, b in rows)
+        )
+    (root / "data.yaml").write_text("val: images/val\nnames: [dog, bison]\n")
+    document = {
+        "images": [{"id": i} for i in range(1, 6)],
+        "annotations": [
+            {"id": a["id"], "image_id": 1 + a["image_id"] // 10, "category_id": ids[a["category_id"]],
+             "bbox": a["bbox"], "area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0}
+            for a in data.document["annotations"]
+        ],
+        "categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "bison"}],
+    }  # fmt: skip
+    results = [
+        {**r, "image_id": 1 + r["image_id"] // 10, "category_id": ids[r["category_id"]]} for r in data.results
+    ]
+    shown = of_results(detr, root, results)
+    assert shown["metrics"] == pytest.approx(twelve(document, results), rel=0, abs=1e-9)
+
+
+def test_names_that_stand_twice_are_two_classes(detr: Detr, data: Data) -> None:
+    data.document["categories"][1]["name"] = "Dog"
+    data.write()
+    shown = of_results(detr, data.root, data.results)
+    assert [(one["label"], one["category_id"]) for one in shown["per_class"]] == [
+        ("Dog", 5), ("tree", 9), ("Dog", 70),
+    ]  # fmt: skip
+    assert shown["metrics"] == pytest.approx(twelve(data.document, data.results), rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3, NaN], "score": 1}]', 3, "entry 0: nan in its bbox"),
+        ('[{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1}]', 3, "entry 0 is of image 1"),
+        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2], "score": 1}]', 3, "not four numbers"),
+        ('{"detections": []}', 3, "this is a dict"),
+        ("no", 3, "it is no JSON"),
+        (None, 2, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_results_that_do_not_fit(
+    detr: Detr, data: Data, tmp_path: Path, content: str | None, code: int, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "r.json").write_text(content)
+    shown = detr("eval", "data", "--predictions", "r.json")
+    assert shown.code == code
+    assert said in shown.err
+    assert "r.json" in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ([], 2, "Give DATA"),
+        (["nowhere"], 3, "no such folder"),
+        (["data", "--split", "train"], 2, "--split train: this data has val"),
+        (["data", "--predictions", "r.json", "--save", "s.json"], 2, "there is no model"),
+        (["data", "--weights", "nowhere.pth"], 4, "no such file or folder"),
+        (["data", "--device", "gpu"], 2, "device 'gpu'"),
+        (["data", "--save", "data/annotations/instances_val.json/r.json"], 6, "instances_val.json"),
+        (["data", "--limit", "0"], 2, "--limit"),
+    ],
+)
+def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, said: str) -> None:
+    shown = detr("eval", *args)
+    assert shown.code == code
+    assert said in shown.err
+    assert shown.out == ""
+
+
+def test_errors_of_the_data_end_it(detr: Detr, data: Data) -> None:
+    data.document["annotations"][0]["bbox"] = [1, 2, 3]
+    data.write()
+    (data.root / "r.json").write_text("[]")
+    shown = detr("eval", "data", "--predictions", "data/r.json")
+    assert shown.code == 3
+    assert "bad-box: annotation 0" in shown.err
+    assert detr("eval", "data", "--predictions", "data/r.json", "--skip-bad").code == 0
+
+
+# Processes
+
+
+def test_results_are_scored_without_torch(data: Data) -> None:
+    (data.root / "r.json").write_text(json.dumps(data.results))
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules));"
+        "from detrcli.cli.app import main; main()"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "eval", data.root, "--predictions", data.root / "r.json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.endswith("\nFalse\n")
+
+
+def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*run, "-m", "detrcli", *map(str, args)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
+    """Five pictures in three sizes: each is looked at once, and stdout is one document."""
+    call = ["eval", data.root, "--weights", weights, "--device", "cpu", "--json", "--save"]
+    alone = detr(*call, "alone.json").json
+    shown = torchrun(*call, tmp_path / "both.json", "--batch-size", 2)
+    assert shown.returncode == 0, shown.stderr
+    both = json.loads(shown.stdout)
+    assert both["metrics"] == pytest.approx(alone["metrics"], abs=1e-6)
+    for document in (alone, both):
+        for timed in ("seconds_per_picture", "scoring_seconds", "metrics", "per_class"):
+            del document[timed]
+    assert both == alone
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "both"))
+    assert [(r["image_id"], r["category_id"]) for r in two] == [
+        (r["image_id"], r["category_id"]) for r in one
+    ]
+    assert shown.stderr.count("classes only in the data") == 1
+
+
+@pytest.mark.slow
+def test_a_bad_picture_in_one_process_ends_all(weights: Path, data: Data) -> None:
+    """The fourth is the second process's second."""
+    data.files[3].write_bytes(data.files[3].read_bytes()[:1500])
+    shown = torchrun("eval", data.root, "--weights", weights, "--device", "cpu", "--json")
+    assert shown.returncode != 0
+    assert shown.stdout == ""
+    assert "3.png: it cannot be decoded" in shown.stderr

@@ -1,0 +1,53 @@
+"""`detr explain` says what predict does."""
+
+from pathlib import Path
+
+import pytest
+from here import Detr
+from PIL import Image
+from small import small_weights
+
+from detrcli.weights.native import save
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    save(small_weights(), tmp_path / "small.safetensors")
+    Image.linear_gradient("L").resize((90, 60)).convert("RGB").save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Path) -> None:
+    shown = detr("explain", picture, "--weights", "small.safetensors", "--device", "cpu")
+    assert shown.code == 0, shown.err
+    assert "90 x 60 pixels, shown to small.safetensors as 96 x 64" in shown.out
+    for step in (
+        "picture",
+        "backbone",
+        "projection",
+        "position",
+        "encoder",
+        "decoder",
+        "class head",
+        "box head",
+    ):
+        assert f"\n{step}" in shown.out
+    assert "3 x 64 x 96" in shown.out
+    assert "3 x 60 x 90" in shown.out
+    document = detr("explain", picture, "--weights", "small.safetensors", "--json").json
+    assert document["schema"] == "detr.explain/1"
+    assert document["steps"][0]["shape"] == [3, 64, 96]
+    assert document["steps"][0]["shape_at_own_size"] == [3, 60, 90]
+    found = detr(
+        "predict", picture, "--weights", "small.safetensors", "--threshold", 0, "--no-images", "--json"
+    ).json["images"][0]["detections"]
+    best = sorted(found, key=lambda one: -one["score"])[:5]
+    assert document["best"] == best
+
+
+def test_what_is_no_picture(detr: Detr, picture: Path) -> None:
+    (picture.parent / "b.png").write_text("no picture")
+    for name in ("b.png", "none.png"):
+        shown = detr("explain", name, "--weights", "small.safetensors")
+        assert (shown.code, shown.out) == (3, "")
+        assert name in shown.err

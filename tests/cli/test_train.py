@@ -1,0 +1,264 @@
+"""`detr train` as people and programs use it."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from here import Detr
+
+from detrcli.data.make import make_shapes
+from detrcli.training.folder import MACHINE
+from detrcli.training.settings import settings
+from detrcli.weights.load import load_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = ["--model", "detr-tiny", "--size", 32, "--batch-size", 2, "--lr", 1e-3]
+SMALL += ["--device", "cpu", "--set", "queries=6", "--set", "workers=0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=10, size=32, classes=("circle", "square"), objects=2)
+    return folder
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without what differs from machine to machine."""
+    with (run / "metrics.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)
+        ]
+
+
+def command(*args: Any) -> list[str]:
+    return [sys.executable, "-m", "detrcli", "train", *map(str, args)]
+
+
+def torchrun(*args: Any) -> list[str]:
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "detrcli", "train", *map(str, args),
+    ]  # fmt: skip
+
+
+def test_a_run_is_numbered_shown_and_told(detr: Detr, data: Path, tmp_path: Path) -> None:
+    shown = detr("train", data, *SMALL, "--epochs", 2)
+    assert shown.code == 0, shown.err
+    assert "runs/train" in shown.out
+    assert "detr-tiny from scratch, backbone: random, norm: batch" in shown.err
+    assert (
+        "runs/train: 10 pictures, 2 classes, 2 pictures a step, 5 steps an epoch, epochs 1 to 2" in shown.err
+    )
+    assert [line.split("  ")[0] for line in shown.err.splitlines()][-3:-1] == ["epoch 1", "epoch 2"]
+    assert "\x1b" not in shown.out + shown.err
+    again = detr("train", data, *SMALL, "--epochs", 1, "--json")
+    assert again.json.keys() == {"schema", "run", "epochs", "best", "seconds"}
+    assert again.json["schema"] == "detr.train/1"
+    assert again.json["run"] == "runs/train-2"
+    assert again.json["epochs"] == again.json["best"]["epoch"] == 1
+    assert again.json["best"]["AP"] == float(rows(tmp_path / "runs" / "train-2")[0]["AP"])
+
+
+def test_fine_tuning_says_what_became_of_the_classes(detr: Detr, data: Path, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "other", images=4, size=32, classes=("square", "star", "moon"), objects=2)
+    assert detr("train", data, *SMALL, "--epochs", 1, "--out", "first").code == 0
+    shown = detr("train", "other", "--weights", "first", "--epochs", 1, "--set", "workers=0")
+    assert shown.code == 0, shown.err
+    assert (
+        "class head: kept by name: 1 (square); starting anew: 2 (star, moon); dropped: 1 (circle)"
+        in shown.err
+    )
+    assert "all 6 queries kept" in shown.err
+    assert load_weights("runs/train").classes.names.tolist() == ["square", "star", "moon"]
+
+
+def test_a_runs_config_makes_the_same_run(detr: Detr, data: Path, tmp_path: Path) -> None:
+    assert detr("train", data, *SMALL, "--epochs", 1, "--out", "a").code == 0
+    assert detr("train", data, "--config", "a/config.toml", "--device", "cpu", "--out", "b").code == 0
+    for name in ("best.safetensors", "config.toml"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path: Path) -> None:
+    shown = detr("train", data, *SMALL, "--dry-run", "--set", "freeze=stem")
+    assert shown.code == 0, shown.err
+    assert not list(tmp_path.iterdir())
+    for said in ("train", "val", "transformer", "backbone", "frozen", "per step: 2 pictures", "50 epochs"):
+        assert said in shown.out
+    plan = detr("train", data, *SMALL, "--dry-run", "--json").json
+    assert plan["steps_per_epoch"] == 5
+    assert plan["data"]["train"]["images"] == 10
+    assert plan["seconds_of_training"] == pytest.approx(250 * plan["seconds_per_step"], abs=2)
+    assert {group["group"] for group in plan["parameters"]} == {"transformer", "backbone", "frozen"}
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ([], 2, "Give DATA"),
+        (["DATA", "--set", "lr_drop=3"], 2, "Did you mean"),
+        (["DATA", "--epochs", "0"], 2, "epochs = 0"),
+        (["DATA", "--model", "detr-r5"], 2, "there is detr-r50"),
+        (["DATA", "--out", "full"], 2, "full exists"),
+        (["DATA", "--weights", "none", "--set", "backbone_weights=none"], 2, "norm=group"),
+        (["DATA", "--weights", "nowhere"], 4, "nowhere"),
+        (
+            ["DATA", "--weights", "w.safetensors", "--set", "norm=group"],
+            2,
+            "norm is for training from scratch",
+        ),
+        (["nodata"], 3, "nodata"),
+        (["--resume", "nowhere"], 4, "nowhere"),
+        (["--resume", "nowhere", "--skip-bad"], 2, "--skip-bad cannot be given"),
+        (["--resume", "nowhere", "--lr", "1"], 2, "--lr cannot be given"),
+        (["--resume", "nowhere", "--set", "lr=1"], 2, "--set lr cannot be given"),
+        (["DATA", "--device", "cuda:99"], 6, "no such device"),
+        (["DATA", "--config", "none.toml"], 2, "none.toml"),
+    ],
+)
+def test_mistakes(args: list[str], code: int, said: str, detr: Detr, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    shown = detr("train", *[str(data) if arg == "DATA" else arg for arg in args])
+    assert (shown.code, shown.out) == (code, "")
+    assert said in shown.err
+    assert len(shown.err.splitlines()) <= 3
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_resumed_run_remembers_how_its_data_was_read(detr: Detr, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "new\nline")
+    (tmp_path / "new\nline" / "train" / "000002.png").write_bytes(b"no picture")
+    assert detr("train", "new\nline", *SMALL, "--epochs", 1, "--skip-bad", "--out", "run").code == 0
+    (tmp_path / "new\nline").rename(tmp_path / "moved")
+    shown = detr("train", "moved", "--resume", "run", "--epochs", 2)
+    assert shown.code == 0, shown.err
+    assert settings(tmp_path / "run" / "config.toml").epochs == 2
+    assert "done after 2" in detr("train", "--resume", "run").err
+
+
+def test_a_dry_run_of_a_single_step(detr: Detr, data: Path) -> None:
+    shown = detr("train", data, *SMALL, "--batch-size", 99, "--epochs", 1, "--set", "queries=1", "--dry-run")
+    assert shown.code == 0, shown.err
+    assert "more objects than the model has queries" in shown.err
+
+
+def test_errors_of_the_data_come_before_anything_else(detr: Detr, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "data", images=5, size=32, classes=("circle",), objects=2)
+    (tmp_path / "data" / "train" / "000002.png").write_bytes(b"no picture")
+    shown = detr("train", "data", *SMALL, "--epochs", 1)
+    assert shown.code == 3
+    assert "000002.png" in shown.err
+    assert "--skip-bad leaves out" in shown.err
+    assert not (tmp_path / "runs").exists()
+    shown = detr("train", "data", *SMALL, "--epochs", 1, "--skip-bad")
+    assert shown.code == 0
+    assert "runs/train: 4 pictures" in shown.err
+
+
+def test_few_pictures_for_training_from_scratch(detr: Detr, data: Path) -> None:
+    shown = detr(
+        "train", data, "--weights", "none", "--size", 32, "--set", "norm=group", "--set", "backbone_weights=none",
+        "--set", "workers=0", "--dry-run",
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    assert "warning: 10 pictures are few for training from scratch" in shown.err
+    assert "118,287" in shown.err
+
+
+@pytest.mark.parametrize(
+    "name", ["SIGINT", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGTERM", "SIGUSR1"))]
+)
+def test_a_signal_saves_and_resume_ends_in_the_same_bytes(name: str, data: Path, tmp_path: Path) -> None:
+    """In processes of their own, with loader processes, the signal sent to the whole group as a terminal does."""
+    options = [data, *SMALL, "--epochs", 6, "--set", "workers=2"]
+    whole = subprocess.run(
+        command(*options, "--out", tmp_path / "whole"), capture_output=True, text=True, check=False
+    )
+    assert whole.returncode == 0, whole.stderr
+
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(*options, "--out", run), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (run / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, getattr(signal, name))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (130 if name == "SIGINT" else 143), error
+    assert f"stopped and saved; go on with: detr train --resume {run}" in error
+    assert "Traceback" not in error
+    assert 1 <= len(rows(run)) < 6
+
+    resumed = subprocess.run(command("--resume", run), capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert rows(run) == rows(tmp_path / "whole")
+    for file in ("best.safetensors", "last.safetensors"):
+        assert (run / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun(data: Path, tmp_path: Path) -> None:
+    """They train one model, evaluate each picture once, stop together and go on together."""
+    options = [data, *SMALL, "--epochs", 4, "--set", "norm=group", "--set", "dropout=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run(
+        torchrun(*options, "--out", tmp_path / "whole"),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert whole.returncode == 0, whole.stderr
+    assert "4 pictures a step over 2 processes, 2 steps an epoch" in whole.stderr
+    assert whole.stdout.count("best epoch") == 1
+
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        torchrun(*options, "--out", run), stderr=subprocess.PIPE, text=True, env=environment
+    )
+    while not (run / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert "stopped and saved" in error
+    alone = subprocess.run(
+        command("--resume", run), capture_output=True, text=True, env=environment, check=False
+    )
+    assert alone.returncode == 2
+    assert "made by 2 processes" in alone.stderr
+    resumed = subprocess.run(
+        torchrun("--resume", run), capture_output=True, text=True, env=environment, check=False
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert rows(run) == rows(tmp_path / "whole")
+
+
+def test_eight_pictures_are_learned_by_heart(detr: Detr, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "eight", images=8, size=64, classes=("circle", "square", "star"), objects=3)
+    val = tmp_path / "eight" / "annotations" / "instances_val.json"
+    val.write_bytes((val.parent / "instances_train.json").read_bytes())
+    for picture in (tmp_path / "eight" / "val").iterdir():
+        picture.unlink()
+    for picture in (tmp_path / "eight" / "train").iterdir():
+        (tmp_path / "eight" / "val" / picture.name).write_bytes(picture.read_bytes())
+    shown = detr(
+        "train", "eight", "--model", "detr-tiny", "--size", 64, "--batch-size", 8, "--epochs", 75, "--lr", 1e-3,
+        "--set", "augmentation=none", "--set", "eval_every=25", "--set", "workers=0", "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    evaluated = detr("eval", "eight", "--weights", "runs/train", "--device", "cpu", "--json")
+    assert evaluated.json["metrics"]["AP50"] > 0.9
+    assert evaluated.json["metrics"]["AP"] == pytest.approx(shown.json["best"]["AP"], abs=0.02)

@@ -1,0 +1,85 @@
+"""The truth as the files have it, whatever training would leave out or clip."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge import twelve
+
+from detrcli.data.checks import Checked, check_split
+from detrcli.data.layouts import coco
+from detrcli.errors import UsageError
+from detrcli.evaluation.results import Results, read_results
+from detrcli.evaluation.score import score
+from detrcli.evaluation.truth import truth_of
+
+BOXES = [[10, 10, 30, 20], [80, 40, 60, 60], [200, 5, 10, 10], [5, 5, 20, 0]]  # inside, partly, outside, flat
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 60} for i in (9, 3)],
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": 1 + i % 2, "bbox": box, "area": 7.0, "iscrowd": 0}
+            for image in (9, 3)
+            for i, box in enumerate(BOXES)
+        ],
+        "categories": [{"id": 2, "name": "Bee"}, {"id": 1, "name": "ant"}],
+    }
+
+
+def checked(document: dict[str, Any], folder: Path) -> Checked:
+    (folder / "truth.json").write_text(json.dumps(document))
+    return check_split("val", coco.read(folder / "truth.json", [folder]), pictures=False)
+
+
+def test_nothing_is_clipped_or_left_out(document: dict[str, Any], tmp_path: Path) -> None:
+    """Boxes, areas and crowds, the flat and the far among them, and two annotations of each id, 0 too."""
+    document["annotations"][1]["iscrowd"] = 1
+    truth = truth_of(checked(document, tmp_path))
+    assert truth.boxes.tolist() == BOXES * 2
+    assert truth.areas.tolist() == [7.0] * 8
+    assert truth.crowd.tolist() == [i == 1 for i in range(8)]
+    assert truth.image_ids.tolist() == [3, 9]
+    results = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.5}
+        for a in document["annotations"]
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    found: Results = read_results(tmp_path / "r.json", truth.image_ids, truth.classes.ids)
+    assert score(truth, found).metrics == pytest.approx(twelve(document, results), abs=1e-9)
+    assert score(truth, found).metrics["AP"] > 0
+
+
+def test_area_is_that_of_the_box_where_none_is_written(document: dict[str, Any], tmp_path: Path) -> None:
+    for annotation in document["annotations"]:
+        del annotation["area"]
+    assert truth_of(checked(document, tmp_path)).areas.tolist() == [w * h for _, _, w, h in BOXES * 2]
+
+
+def test_the_first_images_of_the_file(document: dict[str, Any], tmp_path: Path) -> None:
+    truth = truth_of(checked(document, tmp_path), limit=1)
+    assert truth.image_ids.tolist() == [9]
+    assert set(truth.of_image.tolist()) == {9}
+
+
+def test_some_classes(document: dict[str, Any], tmp_path: Path) -> None:
+    truth = truth_of(checked(document, tmp_path), classes=[" bee "])
+    assert truth.classes.names.tolist() == ["Bee"]
+    assert set(truth.of_category.tolist()) == {2}
+    with pytest.raises(UsageError, match=r"the data has no wasp\. It has ant, Bee\."):
+        truth_of(checked(document, tmp_path), classes=["wasp", "ant"])
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_class_above_others_counts_only_with_objects(
+    document: dict[str, Any], tmp_path: Path, flat: bool
+) -> None:
+    """A flat box is one: training leaves it out, and with it such a class."""
+    document["categories"].append({"id": 0, "name": "insects"})
+    document["categories"][1]["supercategory"] = "insects"
+    if flat:
+        document["annotations"][3]["category_id"] = 0
+    assert truth_of(checked(document, tmp_path)).classes.ids.tolist() == [0, 1, 2][not flat :]

@@ -1,0 +1,69 @@
+"""pycocotools used in the plainest way, and the files that it and we are given."""
+
+import contextlib
+import copy
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+Document = dict[str, Any]
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()):  # it talks
+        yield
+
+
+@_silent()
+def judged(truth: Document, results: list[Document], most: int = 100) -> COCOeval:
+    """An evaluation run to its end, with `most` detections of an image and class."""
+    gt = COCO()
+    gt.dataset = copy.deepcopy(truth)
+    for i, annotation in enumerate(gt.dataset["annotations"], 1):
+        annotation["id"] = i  # it takes an annotation of id 0 for none
+    gt.createIndex()
+    found = COCO()  # it cannot load an empty list
+    found.dataset = {**gt.dataset, "annotations": []}
+    found.createIndex()
+    evaluation = COCOeval(gt, gt.loadRes(copy.deepcopy(results)) if results else found, "bbox")
+    evaluation.params.maxDets = [1, min(10, most), most]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
+
+
+@_silent()
+def twelve(truth: Document, results: list[Document]) -> dict[str, float]:
+    """The numbers as pycocotools prints them."""
+    evaluation = judged(truth, results)
+    evaluation.summarize()
+    return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
+
+
+def class_aps(evaluation: COCOeval) -> dict[int, tuple[float, float]]:
+    """AP and AP50 by category id."""
+
+    def mean(values: np.ndarray) -> float:
+        return float(values[values > -1].mean()) if (values > -1).any() else -1.0
+
+    precision = evaluation.eval["precision"]  # IoU, recall, class, area, detections
+    return {
+        category: (mean(precision[:, :, k, 0, -1]), mean(precision[0, :, k, 0, -1]))
+        for k, category in enumerate(evaluation.params.catIds)
+    }
+
+
+def coco_folder(root: Path, truth: Document, split: str = "val") -> Path:
+    """A data set in COCO layout, whose pictures need not be there."""
+    path = root / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(truth))
+    return root

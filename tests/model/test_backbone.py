@@ -1,0 +1,107 @@
+"""Backbones: their norms, and what of them is frozen."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from small import CONFIG
+from torch import nn
+
+from detrcli.errors import UsageError
+from detrcli.model.backbone import NORMS, Backbone, Part, ResNet
+from detrcli.model.tiny_backbone import TinyBackbone
+from detrcli.variants import build
+from detrcli.variants.detr import DETRConfig
+
+SMALL = pytest.mark.parametrize(
+    "backbone",
+    [
+        lambda: ResNet("resnet50", norm=NORMS["batch"], dilated=False),
+        lambda: TinyBackbone(8, norm=nn.BatchNorm2d),
+    ],
+    ids=["resnet50", "tiny"],
+)
+
+
+# Of either backbone.
+STEM = ("body.conv1", "body.bn1", "body.layer1", "conv.", "norm.", "stage1.")
+
+
+def trainable(backbone: Backbone) -> set[str]:
+    return {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+def test_norms_share_their_names(norm: str) -> None:
+    """Frozen and batch norm differ in what batch norm counts, group norm has no statistics at all."""
+    with torch.device("meta"):
+        ours = set(build(replace(CONFIG, norm=norm)).state_dict())
+        frozen = set(build(CONFIG).state_dict())
+    counters = {
+        name.replace("running_var", "num_batches_tracked") for name in frozen if name.endswith("running_var")
+    }
+    statistics = {name for name in frozen if name.endswith(("running_var", "running_mean"))}
+    assert ours == {"frozen": frozen, "batch": frozen | counters, "group": frozen - statistics}[norm]
+
+
+def test_an_unknown_norm_names_those_there_are() -> None:
+    with pytest.raises(
+        UsageError, match="norm = 'layer' is not known: it is one of 'frozen', 'batch', 'group'"
+    ):
+        DETRConfig(norm="layer")
+
+
+def test_group_norm_is_of_32_groups() -> None:
+    norms = [
+        m for m in build(replace(CONFIG, norm="group")).backbone.modules() if isinstance(m, nn.GroupNorm)
+    ]
+    assert len(norms) == 53
+    assert {norm.num_groups for norm in norms} == {32}
+
+
+@SMALL
+def test_freezing(backbone: Callable[[], Backbone]) -> None:
+    """Each word leaves what it says, whatever was frozen before."""
+    net = backbone()
+    every = {name for name, _ in net.named_parameters()}
+    stem = {name for name in every if name.startswith(STEM)}
+    assert stem
+    assert stem < every
+    expected: dict[Part, set[str]] = {"none": every, "stem": every - stem, "all": set()}
+    for part in ("stem", "all", "none", "all", "stem", "none"):
+        net.freeze(part)
+        assert trainable(net) == expected[part]
+
+
+@SMALL
+def test_frozen_batch_norm_neither_learns_nor_counts(backbone: Callable[[], Backbone]) -> None:
+    """In training, a frozen part gives what it gives in inference, and its statistics stay."""
+    torch.manual_seed(0)
+    net = backbone()
+    images = torch.randn(2, 3, 64, 64)
+    for part, unchanged in (("all", True), ("none", False)):
+        net.freeze(part)
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        expected = net.eval()(images)
+        seen = net.train()(images)
+        same = all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+        assert same is unchanged
+        assert torch.equal(seen, expected) is unchanged
+
+    net.freeze("stem")
+    net.train()
+    learning = {
+        name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d) and module.training
+    }
+    assert learning
+    assert not any(name.startswith(STEM) for name in learning)
+
+
+def test_a_built_model_starts_as_published() -> None:
+    with torch.device("meta"):
+        published = trainable(build(CONFIG).backbone)
+        learning = trainable(build(replace(CONFIG, norm="batch")).backbone)
+    assert not any(name.startswith(STEM) for name in published)
+    assert any(name.startswith("body.layer2") for name in published)
+    assert "body.conv1.weight" in learning

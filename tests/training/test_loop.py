@@ -1,0 +1,303 @@
+"""A training as a whole: what it leaves, what it never loses, and that it learns."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from trainings import Told, comparable, data_of, new, resume, stopped
+
+from detrcli.data.make import make_shapes
+from detrcli.errors import DataError
+from detrcli.evaluation.score import METRICS, Scores
+from detrcli.training import loop
+from detrcli.training.folder import COLUMNS
+from detrcli.training.interrupts import TERMINATED, Interrupts
+from detrcli.training.loop import Training
+from detrcli.training.setup import Data
+from detrcli.training.state import load_state
+from detrcli.weights.load import load_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+STEPS = 18  # three epochs of six
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=12, size=32, classes=("circle", "square"), objects=2)
+    return data_of(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A training that was never stopped."""
+    training = new(data, tmp_path_factory.mktemp("whole"), ema=0.9)
+    training.go(Interrupts())
+    return comparable(training)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
+    data: Data, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    again, other = new(data, tmp_path / "a", ema=0.9), new(data, tmp_path / "b", ema=0.9, seed=1)
+    again.go(Interrupts())
+    other.go(Interrupts())
+    assert comparable(again) == whole
+    assert comparable(other)["rows"] != whole["rows"]
+    weights = [(tmp_path / run / "last.safetensors").read_bytes() for run in ("a", "b")]
+    assert weights[0] != weights[1]
+
+
+def places(*by_default: int) -> list[Any]:
+    """Every place between two steps, the first and last of an epoch included, and two amid an evaluation."""
+    every = [{"step": step} for step in range(1, STEPS + 1)] + [{"picture": picture} for picture in (1, 2)]
+    return [
+        pytest.param(place, marks=[] if i in by_default else pytest.mark.slow, id=str(place))
+        for i, place in enumerate(every)
+    ]
+
+
+@pytest.mark.parametrize("place", places(0, 2, 5, 6, 15, 18))
+def test_stopped_and_resumed_is_as_never_stopped(
+    place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    outcome = stopped(data, tmp_path, ema=0.9, **place)
+    assert outcome.stopped == TERMINATED
+    training = resume(data, tmp_path)
+    assert training.go(Interrupts()).stopped is None
+    assert comparable(training) == whole
+
+
+@pytest.mark.parametrize("place", places(3, 18))
+def test_stopped_and_resumed_with_loader_processes(
+    place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    stopped(data, tmp_path, ema=0.9, workers=2, **place)
+    training = resume(data, tmp_path, workers=2)
+    training.go(Interrupts())
+    assert comparable(training) == whole
+
+
+def test_stopped_three_times_with_other_workers_each_time(
+    data: Data, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    stopped(data, tmp_path, ema=0.9, step=3)
+    for workers, after in ((2, 4), (0, 5)):
+        interrupts = Interrupts()
+        told = Told()
+        told.at_step = lambda _, told=told, after=after, interrupts=interrupts: (  # type: ignore[misc]
+            setattr(interrupts, "code", TERMINATED) if len(told.steps) == after else None
+        )
+        assert resume(data, tmp_path, told, workers=workers).go(interrupts).stopped == TERMINATED
+    training = resume(data, tmp_path, workers=1)
+    training.go(Interrupts())
+    assert comparable(training) == whole
+
+
+def test_the_scale_of_fp16_is_kept(data: Data, tmp_path: Path) -> None:
+    training = new(data, tmp_path, precision="fp16")
+    training.engine.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    training.engine.overflows = 7
+    training.seconds = 100.0
+    training.save()
+    again = resume(data, tmp_path)
+    assert (again.engine.scaler.get_scale(), again.engine.overflows) == (8.0, 7)
+    assert again.seconds > 100
+
+
+def test_killed_without_a_word_it_goes_on_from_the_last_state(
+    data: Data, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """As by SIGKILL: nothing is saved but what was."""
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def kill(told: Told) -> None:
+        if len(told.steps) == 8:
+            raise Killed
+
+    told = Told()
+    told.at_step = lambda _: kill(told)
+    with pytest.raises(Killed):
+        new(data, tmp_path, told, ema=0.9).go(Interrupts())
+    training = resume(data, tmp_path)
+    assert training.step == 6
+    training.go(Interrupts())
+    assert comparable(training) == whole
+
+
+def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
+    told = Told()
+    outcome = new(data, tmp_path, told).go(Interrupts())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "best.safetensors", "last.safetensors", "state", "metrics.csv", "curves.png",
+        "first-batch.png", "val-predictions.png",
+    }  # fmt: skip
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(COLUMNS)
+    assert next(iter(rows[0])) == "epoch"
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["AP"]) for row in rows] == [row["AP"] for row in told.rows]
+    assert outcome.epochs == 3
+    assert outcome.best is not None
+    assert outcome.best["AP"] == max(row["AP"] or 0 for row in told.rows)
+    for name in ("curves.png", "first-batch.png", "val-predictions.png"):
+        with Image.open(tmp_path / name) as image:
+            assert min(image.size) > 100
+    weights = load_weights(str(tmp_path))
+    assert weights.classes.names.tolist() == ["circle", "square"]
+    assert weights.preprocessing.size == 32
+
+
+def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
+    scores = iter((0.3, 0.5, 0.5, 0.2))
+    lasts = []
+    training = new(data, tmp_path, told := Told(), epochs=4)
+    training._evaluate = lambda _: Scores(
+        {name: next(scores) if name == "AP" else 0.0 for name in METRICS}, []
+    )  # type: ignore[method-assign]
+    told.epoch = lambda *_, **__: lasts.append((tmp_path / "last.safetensors").read_bytes())  # type: ignore[method-assign]
+    outcome = training.go(Interrupts())
+    assert outcome.best is not None
+    assert outcome.best["epoch"] == 3
+    assert [last == (tmp_path / "best.safetensors").read_bytes() for last in lasts] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_is_kept_is_what_is_evaluated(ema: float, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, seen = new(data, None, ema=ema, epochs=1, precision="bf16"), []
+    monkeypatch.setattr(loop, "run", lambda detector, *_, **__: seen.append(detector) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training.go(Interrupts())
+    assert not seen[0].model.training
+    assert seen[0].precision is torch.bfloat16
+    for name, tensor in training.weights().tensors.items():
+        assert torch.equal(seen[0].model.state_dict()[name], tensor), name
+
+
+def test_a_backbone_that_has_learned_keeps_its_stem_and_goes_slower(data: Data, tmp_path: Path) -> None:
+    new(data, tmp_path / "first", epochs=1).go(Interrupts())
+    told = Told()
+    training = new(data, tmp_path / "second", told, epochs=2, weights=str(tmp_path / "first"))
+
+    def parts(training: Training) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        backbone = training.model.backbone
+        stem = torch.nn.ModuleList(backbone.stem())
+        return ({n: v.clone() for n, v in part.state_dict().items()} for part in (stem, backbone))  # type: ignore[return-value]
+
+    stem, backbone = parts(training)
+    rates = {group["name"]: group["lr"] for group in training.engine.optimiser.param_groups}
+    assert rates["backbone"] == pytest.approx(rates["transformer"] / 10)
+    told.at_step = lambda _: setattr(interrupts, "code", TERMINATED)
+    training.go(interrupts := Interrupts())
+    again = resume(data, tmp_path / "second")
+    again.go(Interrupts())
+    stem_after, backbone_after = parts(again)
+    assert all(torch.equal(stem_after[name], value) for name, value in stem.items())
+    assert not all(torch.equal(backbone_after[name], value) for name, value in backbone.items())
+
+
+def test_evaluations_now_and_then_and_always_at_the_end(data: Data, tmp_path: Path) -> None:
+    told = Told()
+    new(data, tmp_path, told, eval_every=2, epochs=5).go(Interrupts())
+    assert [row["epoch"] for row in told.rows if row["AP"] is not None] == [2, 4, 5]
+    assert all((row["AP"] is None) == (row[name] is None) for row in told.rows for name in METRICS)
+
+
+def test_patience_ends_it(data: Data, tmp_path: Path) -> None:
+    training = new(data, tmp_path, lr=0.0, epochs=50, patience=3, augmentation="none")
+    assert training.go(Interrupts()).epochs == 4
+    assert resume(data, tmp_path).go(Interrupts()).epochs == 4
+
+
+def test_more_epochs_go_on_from_the_last(data: Data, tmp_path: Path) -> None:
+    new(data, tmp_path).go(Interrupts())
+    told = Told()
+    outcome = resume(data, tmp_path, told, epochs=5).go(Interrupts())
+    assert outcome.epochs == 5
+    assert [row["epoch"] for row in told.rows] == [4, 5]
+
+
+def test_other_data_is_refused(data: Data, tmp_path: Path) -> None:
+    new(data, tmp_path / "run", epochs=1).go(Interrupts())
+    make_shapes(tmp_path / "other", images=10, size=32, classes=("circle", "square"), objects=2, seed=1)
+    with pytest.raises(DataError, match="not those that this run was begun with"):
+        resume(data_of(tmp_path / "other"), tmp_path / "run")
+
+
+def test_other_labels_are_other_data(data: Data) -> None:
+    relabelled = replace(data, train=replace(data.train, labels=1 - data.train.labels))
+    assert relabelled.fingerprint != data.fingerprint
+
+
+def test_the_longer_side_grows_with_the_shorter(data: Data) -> None:
+    sizes = [new(data, None, size=size).begun.weights.preprocessing.max_size for size in (32, 64)]
+    assert sizes[1] == pytest.approx(2 * sizes[0], abs=1)
+
+
+def test_states_are_saved_by_the_clock_too(data: Data, tmp_path: Path) -> None:
+    saved = []
+    training = new(data, tmp_path, epochs=1, save_every=0.0)
+    save = training.save
+    training.save = lambda: (saved.append(training.step), save())[1]  # type: ignore[method-assign]
+    training.go(Interrupts())
+    assert saved == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        6,
+        6,
+    ]  # before each step, after the epoch's last, with its evaluation
+    assert load_state(tmp_path)[0]["step"] == 6
+
+
+def test_a_picture_that_breaks_on_the_way_costs_nothing(tmp_path: Path) -> None:
+    make_shapes(tmp_path / "data", images=6, size=32, classes=("circle",), objects=2)
+    data, told = data_of(tmp_path / "data"), Told()
+    path = data.train.path(3)
+    whole = path.read_bytes()
+    told.at_step = lambda _: path.write_bytes(b"broken")
+    with pytest.raises(DataError, match="cannot be decoded|it is none of"):
+        new(data, tmp_path / "run", told, epochs=3, augmentation="none").go(Interrupts())
+    path.write_bytes(whole)
+    steps = len(told.steps)
+    again = resume(data, tmp_path / "run")
+    assert again.step == steps
+    assert again.go(Interrupts()).epochs == 3
+
+
+def test_without_a_validation_picture_the_last_weights_are_the_best(tmp_path: Path) -> None:
+    make_shapes(tmp_path / "made", images=2, size=32, classes=("circle",), objects=2)
+    images = json.loads((tmp_path / "made" / "annotations" / "instances_train.json").read_text())
+    images["images"] = images["images"][:1]
+    images["annotations"] = [entry for entry in images["annotations"] if entry["image_id"] == 1] or [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    ]
+    folder = tmp_path / "one"
+    shutil.copytree(tmp_path / "made" / "train", folder / "train")
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_train.json").write_text(json.dumps(images))
+    outcome = new(data_of(folder), tmp_path / "run", epochs=2).go(Interrupts())
+    assert outcome.best is None
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == (
+        tmp_path / "run" / "last.safetensors"
+    ).read_bytes()

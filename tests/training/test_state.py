@@ -1,0 +1,78 @@
+"""States on disk: whole or not at all, known when damaged, the last two kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detrcli.errors import WeightsError
+from detrcli.training.state import load_state, save_state
+
+
+def states(run: Path) -> list[Path]:
+    return sorted((run / "state").iterdir())
+
+
+def saved(run: Path, *steps: int) -> None:
+    for step in steps:
+        save_state(run, {"step": step, "model": {"w": torch.full((50,), float(step))}})
+
+
+def test_the_newest_of_the_last_two(tmp_path: Path) -> None:
+    saved(tmp_path, 5, 10, 10, 3)
+    assert len(states(tmp_path)) == 2
+    state, notes = load_state(tmp_path)
+    assert state["step"] == 3
+    assert notes == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_one_falls_back_to_the_one_before(damage: str, tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    newest = states(tmp_path)[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes({"cut": newest.read_bytes()[:-9], "flipped": bytes(data), "empty": b""}[damage])
+    state, notes = load_state(tmp_path)
+    assert state["step"] == 1
+    assert len(notes) == 1
+    assert str(newest) in notes[0]
+    assert "damaged" in notes[0]
+    saved(tmp_path, 3)
+    assert load_state(tmp_path)[0]["step"] == 3
+
+
+def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no training state"):
+        load_state(tmp_path)
+    saved(tmp_path, 1, 2)
+    for path in states(tmp_path):
+        path.write_bytes(b"x")
+    with pytest.raises(WeightsError, match="no state of this run is whole"):
+        load_state(tmp_path)
+
+
+def test_another_versions_state_is_refused(tmp_path: Path) -> None:
+    save_state(tmp_path, {"format": 99})
+    with pytest.raises(WeightsError, match="another version"):
+        load_state(tmp_path)
+
+
+def test_it_loads_with_weights_only(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    assert torch.load(states(tmp_path)[0], weights_only=True)["step"] == 1
+
+
+def test_a_write_that_fails_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 1, 2)
+    before = {path: path.read_bytes() for path in states(tmp_path)}
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
+        saved(tmp_path, 3)
+    assert str(tmp_path) in str(error.value.filename)
+    assert {path: path.read_bytes() for path in states(tmp_path)} == before
