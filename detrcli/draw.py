@@ -1,8 +1,7 @@
 """Boxes with labels on pictures, with Pillow."""
 
+import io
 import math
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from detrcli.files import write_whole
 from detrcli.structures import Detections
 from detrcli.text import visible
 
@@ -103,15 +103,11 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
 def save(image: Image.Image, path: Path) -> None:
     """Write a picture of the kind that its name says, with the colour profile that it came with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        # Full colour resolution and little loss: thin coloured lines smear at JPEG's defaults. PNG ignores both.
-        image.save(temporary, quality=92, subsampling=0, icc_profile=image.info.get("icc_profile"))
-        os.replace(temporary, path)  # whole or not at all, and in the place of a link, not through it
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    data = io.BytesIO()
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    # Full colour resolution and little loss: thin coloured lines smear at JPEG's defaults. PNG ignores both.
+    image.save(data, kind, quality=92, subsampling=0, icc_profile=image.info.get("icc_profile"))
+    write_whole(path, data.getvalue())
 
 
 def outline(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int) -> None:

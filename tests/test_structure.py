@@ -14,7 +14,7 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "cache", "config", "distributed", "errors", "launch", "seeds", "structures", "text"),
+    ("boxes", "cache", "config", "distributed", "errors", "files", "launch", "seeds", "structures", "text"),
     ("data", "draw", "matching", "model"),
     ("criterion", "inspection", "plot", "postprocess"),
     ("variants",),

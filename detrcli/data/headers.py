@@ -3,9 +3,9 @@
 import hashlib
 import os
 import stat
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from detrcli.cache import cache_folder
 from detrcli.data.images import FORMATS, UPRIGHT
+from detrcli.files import write_whole
 
 SIDEWAYS = frozenset({5, 6, 7, 8})  # the EXIF orientations that exchange width and height
 
@@ -96,12 +97,7 @@ def read_headers(folder: Path, files: Sequence[str]) -> list[Header]:
 
 
 def _remember(memory: Path, entries: dict[str, _Remembered]) -> None:
-    temporary = memory.with_name(f".{memory.name}.{uuid.uuid4().hex}")
-    try:
+    # It is a convenience: a machine without a place for it reads the headers each time.
+    with suppress(OSError, UnicodeEncodeError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(msgspec.msgpack.encode(entries))
-        os.replace(temporary, memory)
-    except (OSError, UnicodeEncodeError):
-        pass  # it is a convenience: a machine without a place for it reads the headers each time
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(memory, msgspec.msgpack.encode(entries))

@@ -1,9 +1,7 @@
 """Detections of a whole split as arrays, and the file of COCO results that others read and write."""
 
 import json
-import os
 import sys
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import msgspec
 import numpy as np
 
 from detrcli.errors import DataError, UsageError
+from detrcli.files import write_whole
 
 LARGEST = sys.float_info.max
 
@@ -121,7 +120,7 @@ def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
 
 
 def write_results(results: Results, path: Path) -> None:
-    """The file as pycocotools reads it, with every digit; it has its name only once it is whole."""
+    """The file as pycocotools reads it, with every digit."""
     entries = [
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
         for image, category, box, score in zip(
@@ -132,9 +131,4 @@ def write_results(results: Results, path: Path) -> None:
             strict=True,
         )
     ]
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(msgspec.json.encode(entries))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, msgspec.json.encode(entries))

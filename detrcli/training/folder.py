@@ -3,8 +3,6 @@
 import csv
 import io
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from PIL import Image
 from detrcli.draw import save as save_picture
 from detrcli.errors import MachineError
 from detrcli.evaluation.score import METRICS
+from detrcli.files import write_whole
 from detrcli.plot import Panel, plot
 from detrcli.text import visible
 from detrcli.training.settings import Settings, to_toml
@@ -41,7 +40,7 @@ class RunFolder:
 
     def write_config(self, chosen: Settings, data: str) -> None:
         """The settings, which `--config` takes again."""
-        _write(self.path / CONFIG, f"# detr train {visible(data)}\n{to_toml(chosen)}".encode())
+        write_whole(self.path / CONFIG, f"# detr train {visible(data)}\n{to_toml(chosen)}".encode())
 
     def write_weights(self, weights: Weights, *, best: bool) -> None:
         """The last weights, which may be the best ones."""
@@ -55,7 +54,7 @@ class RunFolder:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _write(self.path / METRICS_FILE, text.getvalue().encode())
+        write_whole(self.path / METRICS_FILE, text.getvalue().encode())
         save_picture(curves(rows), self.path / CURVES)
         if self._board:
             row = rows[-1]
@@ -102,17 +101,6 @@ def curves(rows: Sequence[Row]) -> Image.Image:
         ],
         columns=3,
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _tensorboard(path: Path) -> Any:

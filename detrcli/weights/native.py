@@ -5,8 +5,6 @@ The header also holds a checksum over everything, since safetensors itself loads
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.errors import DetrError, WeightsError
+from detrcli.files import write_whole
 from detrcli.structures import Classes
 from detrcli.variants import KINDS, kind_of
 from detrcli.variants.family import Kind
@@ -29,19 +28,12 @@ FORMAT = "detrcli/1"
 
 
 def save(weights: Weights, path: Path) -> None:
-    """Write the file; it has its name only once it is whole."""
+    """Write the file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     header = header_of(weights)
     header["checksum"] = checksum(header, tensors)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        # Written by us, since safetensors makes files that only their owner can read.
-        temporary.write_bytes(_in_order(to_bytes(tensors, header)))
-        os.replace(temporary, path)
-    except OSError as error:  # which names no file where the disk is full
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Written by us, since safetensors makes files that only their owner can read.
+    write_whole(path, _in_order(to_bytes(tensors, header)))
 
 
 def _in_order(file: bytes) -> bytes:
