@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrcli.files import write_whole
-from detrcli.structures import Detections
+from detrcli.structures import Classes, Detections
 from detrcli.text import visible
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -61,6 +61,14 @@ def annotate(image: Image.Image, found: Detections) -> Image.Image:
             )
         ],
     )
+
+
+def marks_of(boxes: Sequence[Box], labels: Sequence[int], classes: Classes) -> list[Mark]:
+    """Marks at the objects of a truth, whose labels are class indices."""
+    return [
+        Mark(box, str(classes.names[label]), int(classes.ids[label]))
+        for box, label in zip(boxes, labels, strict=True)
+    ]
 
 
 def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:

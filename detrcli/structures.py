@@ -34,6 +34,10 @@ class Target:
     labels: Tensor  # (N,), contiguous class indices
     boxes: Tensor  # (N, 4), cx, cy, w, h in [0, 1]
 
+    def to(self, device: torch.device) -> Target:
+        """The same on another device."""
+        return Target(self.labels.to(device), self.boxes.to(device))
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -16,14 +16,13 @@ from detrcli.cli.options import (
     ValAnn,
     ValImages,
 )
+from detrcli.cli.sources import SHOWN, end_on_errors, open_source
 from detrcli.errors import UsageError
 
 if TYPE_CHECKING:
     from detrcli.data.examine import Examined
 
 data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set and check it.")
-
-SHOWN = 3  # problems of a kind that a table shows
 
 
 @data_app.command("check")
@@ -45,7 +44,6 @@ def check(
 ) -> None:
     """Show what is in a data set and every problem of it."""
     from detrcli.cli.console import Status, print_json
-    from detrcli.cli.sources import end_on_errors, open_source
     from detrcli.data.examine import examine
 
     source = open_source(data, {"train": (train_ann, train_images), "val": (val_ann, val_images)})
@@ -168,19 +166,11 @@ def _show(found: "Examined", *, held_out: bool) -> None:
 
 def _grouped(found: "Examined") -> list[tuple[str, str, str, int | None, str, str]]:
     """The first few problems of each kind and split, errors first."""
-    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for problem in sorted(found.problems, key=lambda problem: problem.severity):
-        groups.setdefault((problem.severity, problem.kind, problem.split or "all"), []).append(
-            (problem.where, problem.what)
-        )
     rows: list[tuple[str, str, str, int | None, str, str]] = []
-    for (severity, kind, split), members in groups.items():
-        for i, (where, what) in enumerate(members[:SHOWN]):
-            rows.append(
-                (severity, kind, split, len(members), where, what)
-                if i == 0
-                else ("", "", "", None, where, what)
-            )
+    for (severity, kind, split), members in found.by_kind().items():
+        for i, problem in enumerate(members[:SHOWN]):
+            first = (severity, kind, split or "all", len(members)) if i == 0 else ("", "", "", None)
+            rows.append((*first, problem.where, problem.what))
         if len(members) > SHOWN:
             rows.append(("", "", "", None, f"and {len(members) - SHOWN} more", "(--json lists all)"))
     return rows

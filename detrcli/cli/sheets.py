@@ -13,7 +13,7 @@ from detrcli.data.augment import augment, view
 from detrcli.data.examine import headers_only
 from detrcli.data.images import open_picture
 from detrcli.data.source import Source
-from detrcli.draw import Mark, mark, sheet
+from detrcli.draw import mark, marks_of, sheet
 from detrcli.errors import DataError
 
 
@@ -39,12 +39,7 @@ def truth_sheet(source: Source, split: str, images: int, seed: int, augmented: i
             seen = augment(
                 seen, Preprocessing(size=augmented, max_size=round(augmented * 1333 / 800)), chance
             )
-        marks = [
-            Mark((x0, y0, x1, y1), str(classes.names[label]), int(classes.ids[label]))
-            for (x0, y0, x1, y1), label in zip(
-                seen.boxes.as_subclass(Tensor).tolist(), seen.labels.tolist(), strict=True
-            )
-        ]
+        marks = marks_of(seen.boxes.as_subclass(Tensor).tolist(), seen.labels.tolist(), classes)
         caption = Path(path).name if marks else f"{Path(path).name} (nothing)"
         cells.append((mark(seen.image, marks), caption))
     return sheet(cells)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from detrcli.data.examine import Examined
     from detrcli.data.source import Source
 
-MOST_SHOWN = 3  # problems of a kind that are told one by one
+SHOWN = 3  # problems of a kind that are told one by one
 
 
 def open_source(data: Path | None, files: Mapping[str, tuple[Path | None, Path | None]]) -> "Source":
@@ -31,16 +31,14 @@ def open_source(data: Path | None, files: Mapping[str, tuple[Path | None, Path |
 
 def tell_problems(found: "Examined") -> None:
     """Warnings on stderr; an error of the data ends the command."""
-    kinds: dict[tuple[str, str, str], list[str]] = {}
-    for problem in sorted(found.problems, key=lambda problem: problem.severity == "error"):
-        kinds.setdefault((problem.severity, problem.kind, problem.split or "data"), []).append(
-            f"{problem.where}: {problem.what}"
-        )
-    for (severity, kind, split), told in kinds.items():
-        for line in told[:MOST_SHOWN]:
-            warn(f"{severity} in {split}: {kind}: {line}")
-        if len(told) > MOST_SHOWN:
-            warn(f"{severity} in {split}: {kind}: and {len(told) - MOST_SHOWN:,} more")
+    # Errors last: what ends the command stands at the end.
+    for (severity, kind, split), members in sorted(
+        found.by_kind().items(), key=lambda group: group[0][0] == "error"
+    ):
+        for problem in members[:SHOWN]:
+            warn(f"{severity} in {split or 'data'}: {kind}: {problem.where}: {problem.what}")
+        if len(members) > SHOWN:
+            warn(f"{severity} in {split or 'data'}: {kind}: and {len(members) - SHOWN:,} more")
     end_on_errors(found, " `detr data check` shows all.")
 
 

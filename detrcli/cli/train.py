@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from detrcli.training.settings import Settings
 
 DEFAULT_OUT = "runs/train"
-BUILT_IN = "shapes"  # a name and no path
 
 
 def train(
@@ -80,9 +79,8 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Fine-tune a model on your data."""
-    if hasattr(
-        signal, "SIGUSR1"
-    ):  # until there is something to save, a scheduler's warning is as its SIGTERM
+    if hasattr(signal, "SIGUSR1"):
+        # Until there is something to save, a scheduler's warning is as its SIGTERM.
         signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))
     options = {
         "model": model,
@@ -106,6 +104,8 @@ def train(
         given += [name for name, value in (("--out", out), ("--config", config)) if value is not None]
         given += [name for name, value in (("--exif", exif != "auto"), ("--skip-bad", skip_bad)) if value]
         chosen, state = _resumed(resume, [name for name in given if name != "--epochs"], epochs, set_ or [])
+        from detrcli.data.source import BUILT_IN
+
         where = Where(**state["source"])
         if data is None and where.data and where.data != BUILT_IN and not os.path.exists(where.data):
             raise DataError(f"{where.data} is no longer there. Give DATA too, where it lies now.")
@@ -204,6 +204,7 @@ class Where:
         skip_bad: bool,
     ) -> "Where":
         """Paths made absolute: a run may be resumed from elsewhere."""
+        from detrcli.data.source import BUILT_IN
 
         def absolute(path: Path | None) -> str | None:
             return None if path is None else os.path.abspath(path)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from detrcli.data.examine import Examined
     from detrcli.training.dry_run import Measured
     from detrcli.training.folder import Row
-    from detrcli.training.loop import Outcome, Progress, Training
+    from detrcli.training.loop import Training
+    from detrcli.training.report import Outcome, Progress
 
 INTERVAL = 30.0  # seconds between two lines, where there is no terminal
 BAR = 24

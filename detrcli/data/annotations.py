@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrcli.data.checks import Checked, parents_without_boxes
+from detrcli.data.checks import Checked, classes_without, parents_without_boxes
 from detrcli.data.examine import Examined
 from detrcli.structures import Classes
 
@@ -33,6 +33,11 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @property
+    def counts(self) -> Tensor:
+        """How many boxes each image has, (I,)."""
+        return torch.diff(self.ends, prepend=self.ends.new_zeros(1))
+
     def path(self, i: int) -> Path:
         """The picture's file."""
         start = int(self.name_ends[i - 1]) if i else 0
@@ -49,15 +54,7 @@ class Annotations:
 
 def classes_of(examined: Examined) -> Classes:
     """The classes of all splits by rising id, without those that only stand above others."""
-    left_out = parents_without_boxes(examined.splits)
-    named = {
-        category: name
-        for split in examined.splits.values()
-        for category, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True)
-        if category not in left_out
-    }
-    ids = sorted(named)
-    return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids]))
+    return classes_without(examined.splits, parents_without_boxes(examined.splits))
 
 
 def annotate(split: Checked, classes: Classes) -> Annotations:

@@ -3,7 +3,7 @@
 import hashlib
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from detrcli.data.headers import Header, read_headers
 from detrcli.data.images import UPRIGHT
 from detrcli.data.written import NO_ID, Problem, Written
+from detrcli.structures import Classes
 
 Exif = Literal["auto", "apply", "ignore"]
 
@@ -239,6 +240,18 @@ def parents_without_boxes(splits: Mapping[str, Checked]) -> dict[int, str]:
         for i, (name, _) in named.items()
         if i not in used and any(parent == name for other, (_, parent) in named.items() if other != i)
     }
+
+
+def classes_without(splits: Mapping[str, Checked], left_out: Collection[int]) -> Classes:
+    """The classes of these splits by rising id, without some categories."""
+    named = {
+        category: name
+        for split in splits.values()
+        for category, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True)
+        if category not in left_out
+    }
+    ids = sorted(named)
+    return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids], dtype=np.str_))
 
 
 def _parents(splits: Mapping[str, Checked]) -> Iterator[Problem]:

@@ -47,6 +47,13 @@ class Examined:
         """Whether the data can be used."""
         return not any(problem.severity == "error" for problem in self.problems)
 
+    def by_kind(self) -> dict[tuple[str, str, str | None], list[Problem]]:
+        """The problems of each severity, kind and split, errors first."""
+        groups: dict[tuple[str, str, str | None], list[Problem]] = {}
+        for problem in sorted(self.problems, key=lambda problem: problem.severity):
+            groups.setdefault((problem.severity, problem.kind, problem.split), []).append(problem)
+        return groups
+
     def summary(self, split: str) -> Summary:
         """Counts of a split."""
         checked = self.splits[split]

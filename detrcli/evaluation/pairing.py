@@ -8,6 +8,7 @@ import numpy as np
 
 from detrcli.errors import DataError
 from detrcli.structures import Classes
+from detrcli.text import key, some
 from detrcli.weights.coco import UNUSED
 
 NONE = -(2**63)  # the category id of a class that the data does not have
@@ -30,13 +31,13 @@ def pair(weights: Classes, data: Classes) -> Pairing:
     """
     there: dict[str, list[int]] = {}
     for category, name in zip(data.ids.tolist(), data.names.tolist(), strict=True):
-        there.setdefault(_key(name), []).append(category)
+        there.setdefault(key(name), []).append(category)
     used = [(i, str(name)) for i, name in zip(weights.ids.tolist(), weights.names, strict=True)]
 
     by: Literal["name", "id"] = "name"
     ids = []
     for category, name in used:
-        same = there.get(_key(name), []) if name != UNUSED else []
+        same = there.get(key(name), []) if name != UNUSED else []
         ids.append(category if category in same else min(same, default=NONE))
     if all(i == NONE for i in ids):
         by, known = "id", set(data.ids.tolist())
@@ -44,7 +45,7 @@ def pair(weights: Classes, data: Classes) -> Pairing:
     if all(i == NONE for i in ids):
         raise DataError(
             "No class of the weights is one of the data's, neither by name nor by id.\n"
-            f"Weights: {_some([name for _, name in used if name != UNUSED])}. Data: {_some(data.names.tolist())}."
+            f"Weights: {some([name for _, name in used if name != UNUSED], 5)}. Data: {some(data.names.tolist(), 5)}."
         )
     paired = set(ids)
     return Pairing(
@@ -55,11 +56,3 @@ def pair(weights: Classes, data: Classes) -> Pairing:
             str(name) for i, name in zip(data.ids.tolist(), data.names, strict=True) if i not in paired
         ],
     )
-
-
-def _key(name: str) -> str:
-    return name.strip().casefold()
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -136,11 +137,7 @@ def _columns(truth: Truth, results: Results) -> _Columns:
 
 
 def _engine() -> Engine:
-    try:
-        import hotcoco  # noqa: F401  # is it there?
-    except ImportError:
-        return with_pycocotools
-    return with_hotcoco
+    return with_hotcoco if find_spec("hotcoco") else with_pycocotools
 
 
 def with_hotcoco(columns: _Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detrcli.data.checks import Checked, parents_without_boxes
+from detrcli.data.checks import Checked, classes_without, parents_without_boxes
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
+from detrcli.text import key
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,17 @@ def truth_of(split: Checked, *, limit: int | None = None, classes: Sequence[str]
 
 def classes_of(split: Checked) -> Classes:
     """The classes of a split by rising id, without those that only stand above others and have no object at all."""
-    w = split.written
-    left_out = parents_without_boxes({"": split}).keys() - set(w.of_category.tolist())
-    named = {i: name for i, name in zip(w.category_ids.tolist(), w.names, strict=True) if i not in left_out}
-    ids = sorted(named)
-    return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids], dtype=np.str_))
+    only = {"": split}
+    return classes_without(only, parents_without_boxes(only).keys() - set(split.written.of_category.tolist()))
 
 
 def _chosen(known: Classes, names: Sequence[str]) -> Classes:
-    wanted = {name.strip().casefold() for name in names}
-    keys = [name.strip().casefold() for name in known.names.tolist()]
+    wanted = {key(name) for name in names}
+    keys = [key(name) for name in known.names.tolist()]
     if missing := sorted(wanted.difference(keys)):
         raise UsageError(
             f"--classes: the data has no {', '.join(missing)}. "
             f"It has {', '.join(dict.fromkeys(known.names.tolist()))}."
         )
-    chosen = np.array([key in wanted for key in keys], dtype=bool)
+    chosen = np.array([one in wanted for one in keys], dtype=bool)
     return Classes(ids=known.ids[chosen], names=known.names[chosen])

@@ -83,7 +83,7 @@ def _heard(model: nn.Module, parts: list[_Part]) -> Iterator[dict[str, Shape]]:
 
 
 def _parts(model: DetectionTransformer) -> list[_Part]:
-    encoder, decoder = (len(model.get_submodule(f"{name}.layers")) for name in ("encoder", "decoder"))  # type: ignore[arg-type]
+    encoder, decoder = len(model.encoder.layers), len(model.decoder.layers)
     classes = model.class_head.out_features - 1
 
     def cell(own: Shape, before: dict[str, Shape]) -> str:

@@ -1,5 +1,6 @@
 """The convolutional backbone: pictures to a map of features."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, Self
@@ -18,7 +19,7 @@ NORMS: dict[str, Norm] = {
 }
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A backbone of any kind. Parts of it can be kept as they are in training."""
 
     channels: int  # of the features
@@ -27,9 +28,9 @@ class Backbone(nn.Module):
         super().__init__()
         self._frozen: Sequence[nn.Module] = ()
 
+    @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
         """What sees the picture first: it learns edges and colours, which are the same in all pictures."""
-        raise NotImplementedError
 
     def freeze(self, part: Part) -> None:
         """Keep this part as it is, and let all others learn."""

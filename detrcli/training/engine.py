@@ -95,7 +95,7 @@ class Engine:
         self.model.train()
         self.optimiser.zero_grad()
 
-        targets = [[to(target, self.device) for target in batch.targets] for batch in batches]
+        targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
         normalisers: dict[str, float] | None = None
         loss, matched, wrong = 0.0, 0, 0.0
         parts = {term.name: 0.0 for term in self.criterion.terms}
@@ -105,7 +105,7 @@ class Engine:
                 if normalisers is None:
                     normalisers = self.criterion.normalisers(targets, output.last.logits.shape[1])
                 losses, total = self._charge(output, wanted, normalisers)
-                self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
             match = losses.matches["last"]
             loss += total
             matched += len(match.images)
@@ -177,8 +177,3 @@ class Engine:
                 else:
                     self.ema[name].copy_(value)
         return norm
-
-
-def to(target: Target, device: torch.device) -> Target:
-    """The same on another device."""
-    return Target(target.labels.to(device), target.boxes.to(device))

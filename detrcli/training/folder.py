@@ -44,9 +44,10 @@ class RunFolder:
 
     def write_weights(self, weights: Weights, *, best: bool) -> None:
         """The last weights, which may be the best ones."""
-        native.save(weights, self.path / LAST)
+        file = native.to_file(weights)
+        write_whole(self.path / LAST, file)
         if best:
-            native.save(weights, self.path / BEST)
+            write_whole(self.path / BEST, file)
 
     def write_rows(self, rows: Sequence[Row]) -> None:
         """`metrics.csv`, and the curves that it makes."""
@@ -66,6 +67,18 @@ class RunFolder:
     def write_picture(self, picture: Image.Image, name: str) -> None:
         """A picture under one of the names above."""
         save_picture(picture, self.path / name)
+
+
+def best_of(rows: Sequence[Row]) -> Row | None:
+    """The row of the best AP, the later of equals; None where there is none."""
+    measured = [row for row in rows if (row["AP"] or 0) >= 0 and row["AP"] is not None]
+    return max(measured, key=lambda row: (row["AP"] or 0, row["epoch"] or 0), default=None)
+
+
+def since_best(rows: Sequence[Row]) -> int:
+    """How many evaluations have been no better than the best before them."""
+    measured = [row["AP"] for row in rows if row["AP"] is not None]
+    return len(measured) - 1 - measured.index(max(measured)) if measured else 0
 
 
 def curves(rows: Sequence[Row]) -> Image.Image:

@@ -1,11 +1,10 @@
 """The whole training: steps, evaluations, states, from the start or from where it stopped."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -18,14 +17,15 @@ from detrcli.evaluation.pairing import pair
 from detrcli.evaluation.run import Run, readable, run
 from detrcli.evaluation.score import METRICS, Scores, score
 from detrcli.training import folder as files
-from detrcli.training.engine import AnotherDivergedError, Engine, Step
-from detrcli.training.folder import Row, RunFolder
+from detrcli.training.engine import AnotherDivergedError, Engine
+from detrcli.training.folder import RunFolder, best_of, since_best
 from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import default_workers, memory_mb
 from detrcli.training.monitor import Monitor, more_objects_than_queries
 from detrcli.training.optimiser import count, make_optimiser
 from detrcli.training.order import Batches, Order
 from detrcli.training.pictures import beside_truth, first_batch
+from detrcli.training.report import Outcome, Progress, Report, Sums
 from detrcli.training.settings import Settings
 from detrcli.training.setup import Data, Start
 from detrcli.training.state import save_state
@@ -37,89 +37,8 @@ SAVE = 1.0  # what a process wishes for between two steps, beside the exit code 
 DIVERGED = "diverged.pt"
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far an epoch is, for a display."""
-
-    epoch: int
-    epochs: int
-    done: int  # steps of this epoch
-    steps: int
-    loss: float  # means over the epoch so far
-    parts: dict[str, float]
-    class_error: float
-    pictures_per_second: float  # of all processes
-    waiting: float  # share of the time in which there were no pictures to work on
-    memory_mb: float | None
-    seconds_left: float  # of the whole training, by the mean so far
-
-
-class Report(Protocol):
-    """Who is told how it goes. Only the first process tells."""
-
-    def step(self, progress: Progress) -> None:
-        """After each step."""
-
-    def evaluating(self, done: int, pictures: int) -> None:
-        """After each picture of an evaluation."""
-
-    def epoch(self, row: Row, *, best: bool) -> None:
-        """After each epoch."""
-
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended."""
-
-    epochs: int
-    best: Row | None  # the epoch with the best AP
-    seconds: float
-    stopped: int | None  # the exit code that it was interrupted with
-
-
 class _Stopped(Exception):  # noqa: N818  # no error
     """An evaluation was interrupted; what came before it is saved."""
-
-
-@dataclass
-class Sums:
-    """An epoch so far, on one process."""
-
-    steps: int = 0
-    pictures: int = 0
-    loss: float = 0.0
-    loss_class: float = 0.0
-    loss_l1: float = 0.0
-    loss_giou: float = 0.0
-    matched: int = 0
-    wrong: float = 0.0
-    norm: float = 0.0
-    updates: int = 0  # fp16 passes over steps whose gradient is not finite
-    seconds: float = 0.0
-    waiting: float = 0.0
-
-    def add(self, step: Step, seconds: float, waiting: float) -> None:
-        """Count a step."""
-        self.steps += 1
-        self.pictures += step.pictures
-        self.loss += step.loss
-        for name, part in step.parts.items():
-            setattr(self, f"loss_{name}", getattr(self, f"loss_{name}") + part)
-        self.matched += step.matched
-        self.wrong += step.wrong
-        if math.isfinite(step.norm):
-            self.norm += step.norm
-            self.updates += 1
-        self.seconds += seconds
-        self.waiting += waiting
-
-    @property
-    def class_error(self) -> float:
-        """Percent of the matched queries with another class on top."""
-        return 100 * self.wrong / max(1, self.matched)
 
 
 class Training:
@@ -188,9 +107,9 @@ class Training:
     def count_queries(self) -> None:
         """Say it where there are too few of them."""
         queries = self.begun.weights.config.queries
-        if self.data.most_objects > queries:
-            crowded = int((torch.diff(self.data.train.ends, prepend=torch.zeros(1)) > queries).sum())
-            self.report.note(more_objects_than_queries(self.data.most_objects, crowded, queries))
+        objects = self.data.train.counts
+        if crowded := int((objects > queries).sum()):
+            self.report.note(more_objects_than_queries(int(objects.max()), crowded, queries))
 
     # ---- what goes in and out of the state --------------------------------------------------------------
 
@@ -463,15 +382,3 @@ def _as_plain(batches: Sequence[Examples]) -> list[dict[str, Any]]:
         }
         for batch in batches
     ]
-
-
-def best_of(rows: Sequence[Row]) -> Row | None:
-    """The row of the best AP, the later of equals; None where there is none."""
-    measured = [row for row in rows if (row["AP"] or 0) >= 0 and row["AP"] is not None]
-    return max(measured, key=lambda row: (row["AP"] or 0, row["epoch"] or 0), default=None)
-
-
-def since_best(rows: Sequence[Row]) -> int:
-    """How many evaluations have been no better than the best before them."""
-    measured = [row["AP"] for row in rows if row["AP"] is not None]
-    return len(measured) - 1 - measured.index(max(measured)) if measured else 0

@@ -9,7 +9,7 @@ from detrcli.config import Preprocessing
 from detrcli.data.checks import Checked
 from detrcli.data.dataset import Examples
 from detrcli.data.images import open_picture
-from detrcli.draw import Mark, mark, sheet
+from detrcli.draw import Mark, mark, marks_of, sheet
 from detrcli.errors import DataError
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
@@ -34,10 +34,7 @@ def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessi
         shown = (pixels[:, :height, :width] * std + mean).clamp(0, 1) * 255  # (3, h, w)
         image = Image.fromarray(shown.round().byte().permute(1, 2, 0).numpy())
         boxes = corners(target.boxes) * torch.tensor([width, height, width, height])  # (N, 4)
-        marks = [
-            Mark((x0, y0, x1, y1), str(classes.names[label]), int(classes.ids[label]))
-            for (x0, y0, x1, y1), label in zip(boxes.tolist(), target.labels.tolist(), strict=True)
-        ]
+        marks = marks_of(boxes.tolist(), target.labels.tolist(), classes)
         cells.append((mark(image, marks), f"image {image_id}, {width} x {height}"))
     return sheet(cells, columns=4)
 

@@ -185,11 +185,3 @@ def to_toml(chosen: Settings) -> str:
         for key, value in asdict(chosen).items()
         if value is not None
     )
-
-
-def table() -> list[tuple[str, str, str]]:
-    """Key, default and meaning of every setting."""
-    return [
-        (one.name, "" if one.default is None else str(one.default).lower(), one.metadata["meaning"])
-        for one in fields(Settings)
-    ]

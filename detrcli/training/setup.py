@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.model.backbone import Part
 from detrcli.structures import Classes
+from detrcli.text import some
 from detrcli.training.settings import NONE, Settings
 from detrcli.variants import VARIANTS, build, preprocessing
 from detrcli.weights import backbone, native
@@ -36,9 +38,8 @@ class Data:
     train: Annotations
     val: Checked
     truth: Truth  # of val
-    most_objects: int  # in a picture of train
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Changes with the pictures, boxes and classes that are trained on."""
         digest = hashlib.sha256(repr((self.classes.ids.tolist(), self.classes.names.tolist())).encode())
@@ -54,8 +55,7 @@ def take(name: str, examined: Examined) -> Data:
     classes = classes_of(examined)
     train = annotate(examined.splits["train"], classes)
     val = examined.splits["val"]
-    per_picture = torch.diff(train.ends, prepend=torch.zeros(1, dtype=torch.int64))
-    return Data(name, classes, train, val, truth_of(val), int(per_picture.max()))
+    return Data(name, classes, train, val, truth_of(val))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _from_weights(source: str, chosen: Settings, classes: Classes, progress: Pro
     loaded = load_weights(source, progress=progress)
     fitted = fit(loaded, classes, chosen.queries)
     kept, fresh, dropped = (
-        f"{len(names)} ({_some(names)})" if names else "none"
+        f"{len(names)} ({some(names, 6)})" if names else "none"
         for names in (fitted.kept, fitted.fresh, fitted.dropped)
     )
     return Start(
@@ -155,7 +155,3 @@ def _sized(theirs: Preprocessing, chosen: Settings) -> Preprocessing:
     size = chosen.size or theirs.size
     grown = round(theirs.max_size * size / theirs.size)
     return replace(theirs, size=size, max_size=chosen.max_size or grown)
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -25,7 +25,7 @@ class TinyConfig(ModelConfig):
     encoder_layers: int = 2
     decoder_layers: int = 3
     dim: int = 128
-    heads: int = 8
+    heads: int = 4  # narrow heads are slow on a CPU
     feed_forward: int = 512
     dropout: float = 0.0
     queries: int = 25

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from detrcli.structures import Classes
+from detrcli.text import key
 from detrcli.variants import kind_of
 from detrcli.weights.coco import UNUSED
 from detrcli.weights.weights import Weights
@@ -29,8 +30,8 @@ def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitte
     Names are compared without regard to case and surrounding space. The row of "no object" always stays.
     """
     tensors = dict(weights.tensors)
-    known = {_key(name): row for row, name in enumerate(weights.classes.names) if name != UNUSED}
-    rows = {index: known[_key(name)] for index, name in enumerate(classes.names) if _key(name) in known}
+    known = {key(name): row for row, name in enumerate(weights.classes.names) if name != UNUSED}
+    rows = {index: known[key(name)] for index, name in enumerate(classes.names) if key(name) in known}
 
     head = nn.Linear(tensors["class_head.weight"].shape[1], len(classes) + 1)
     for part, new in (("weight", head.weight), ("bias", head.bias)):
@@ -47,12 +48,12 @@ def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitte
         tensors[name] = torch.cat([tensors[name][:common], start(config)[common:]])
 
     kept = [str(classes.names[index]) for index in rows]
-    found = set(map(_key, kept))
+    found = set(map(key, kept))
     return Fitted(
         weights=replace(weights, config=config, tensors=tensors, classes=classes),
         kept=kept,
         fresh=[str(name) for index, name in enumerate(classes.names) if index not in rows],
-        dropped=[str(name) for name in weights.classes.names if name != UNUSED and _key(name) not in found],
+        dropped=[str(name) for name in weights.classes.names if name != UNUSED and key(name) not in found],
         queries=_what_became_of_queries(before, wanted),
     )
 
@@ -61,7 +62,3 @@ def _what_became_of_queries(old: int, wanted: int) -> str:
     if wanted < old:
         return f"the first {wanted} of {old} queries kept"
     return f"all {old} queries kept" + (f", {wanted - old} new ones added" if wanted > old else "")
-
-
-def _key(name: str) -> str:
-    return name.strip().casefold()

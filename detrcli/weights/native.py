@@ -29,11 +29,15 @@ FORMAT = "detrcli/1"
 
 def save(weights: Weights, path: Path) -> None:
     """Write the file."""
+    write_whole(path, to_file(weights))
+
+
+def to_file(weights: Weights) -> bytes:
+    """What stands in the file. Written by us, since safetensors makes files that only their owner can read."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     header = header_of(weights)
     header["checksum"] = checksum(header, tensors)
-    # Written by us, since safetensors makes files that only their owner can read.
-    write_whole(path, _in_order(to_bytes(tensors, header)))
+    return _in_order(to_bytes(tensors, header))
 
 
 def _in_order(file: bytes) -> bytes:

@@ -13,6 +13,7 @@ from detrcli.config import Preprocessing
 from detrcli.errors import WeightsError
 from detrcli.model.family import DetectionTransformer
 from detrcli.structures import Classes
+from detrcli.text import some
 from detrcli.variants import build
 from detrcli.variants.detr import DETRConfig
 from detrcli.variants.family import ModelConfig
@@ -50,7 +51,7 @@ class Weights:
         broken = [name for name, tensor in self.tensors.items() if not tensor.isfinite().all()]
         if broken:
             raise WeightsError(
-                f"{self.source}: {len(broken)} tensors hold numbers that are not finite: {_some(broken)}."
+                f"{self.source}: {len(broken)} tensors hold numbers that are not finite: {some(sorted(broken), 3)}."
             )
         fitting = {name: tensor.to(wanted[name].dtype) for name, tensor in self.tensors.items()}
         model.load_state_dict(fitting, assign=True)
@@ -102,18 +103,13 @@ def explain_mismatch(source: str, wanted: Mapping[str, Tensor], given: Mapping[s
         "left over": given.keys() - wanted.keys(),
         "of another shape": shapes,
     }
-    said = [f"{len(names)} {what}: {_some(names)}" for what, names in differences.items() if names]
+    said = [f"{len(names)} {what}: {some(sorted(names), 3)}" for what, names in differences.items() if names]
     if said:
         raise WeightsError(f"{source}: the tensors do not fit the model. " + "; ".join(said) + ".")
 
 
 def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape))
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    names = sorted(names)
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def classes_by_index(count: int) -> Classes:

@@ -6,6 +6,7 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.inspection.walk import shapes_at, walk
 from detrcli.variants import VARIANTS, build
+from detrcli.variants.detr import DETRConfig
 from detrcli.variants.family import ModelConfig
 
 
@@ -42,6 +43,6 @@ def test_shapes_at_another_size_are_those_of_a_run_at_it(config: ModelConfig) ->
 def test_a_size_that_a_model_cannot_see() -> None:
     with torch.device("meta"):
         model = build(VARIANTS["detr-r50"]).eval()
-        learned = build(type(VARIANTS["detr-r50"])(position="learned")).eval()  # type: ignore[call-arg]
+        learned = build(DETRConfig(position="learned")).eval()
     assert shapes_at(model, 2000, 320) is not None
     assert shapes_at(learned, 2000, 320) is None

@@ -1,11 +1,11 @@
 """detr-tiny: sizes, padding, and boxes that layers refine."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrcli.criterion import Criterion
 from detrcli.errors import UsageError
@@ -61,6 +61,9 @@ class Given(Backbone):
     def __init__(self, features: Tensor) -> None:
         super().__init__()
         self.features = features
+
+    def stem(self) -> Sequence[nn.Module]:
+        return ()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features

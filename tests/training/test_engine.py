@@ -41,7 +41,7 @@ def steps_of(folder: Path, **chosen: Any) -> list[Step]:
     """Every step of a training."""
     training, steps = new(data_of(folder), None, **chosen), []
     step = training.engine.step
-    training.engine.step = lambda *args: steps.append(step(*args)) or steps[-1]  # type: ignore[method-assign]
+    training.engine.step = lambda *args: steps.append(step(*args)) or steps[-1]
     training.go(Interrupts())
     return steps
 
@@ -187,7 +187,7 @@ def test_the_running_mean_of_the_weights(folder: Path) -> None:
 def test_the_mean_norm_is_of_the_steps_that_were_taken(folder: Path) -> None:
     training = new(data_of(folder), None, precision="fp16", epochs=1)
     handle = training.model.class_head.weight.register_hook(lambda gradient: gradient * torch.inf)
-    training.report.at_step = lambda _: handle.remove()  # type: ignore[attr-defined]
+    training.report.at_step = lambda _: handle.remove()
     training.go(Interrupts())
     assert training.rows[0]["grad_norm"] is not None
     assert math.isfinite(training.rows[0]["grad_norm"])

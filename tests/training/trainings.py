@@ -11,7 +11,8 @@ from detrcli.data.examine import examine
 from detrcli.data.source import open_data
 from detrcli.training.folder import MACHINE, Row, RunFolder
 from detrcli.training.interrupts import TERMINATED, Interrupts
-from detrcli.training.loop import Outcome, Progress, Training
+from detrcli.training.loop import Training
+from detrcli.training.report import Outcome, Progress
 from detrcli.training.settings import of
 from detrcli.training.setup import Data, begin, resumed, take
 from detrcli.training.state import load_state
