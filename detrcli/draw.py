@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from detrcli.colour import Colour, colour_of, contrast
 from detrcli.files import write_whole
 from detrcli.structures import Classes, Detections
 from detrcli.text import visible
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
-Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SMALLEST = 160  # a shorter side below this is enlarged
 LARGEST_ZOOMED = 1600  # as far as the longer side stays within this
 LABELS_SHARE = 0.12  # of the picture's area
-COLOURS = 96  # classes that have a colour of their own
 
 # Looked for among the system's fonts when a name has signs that Pillow's own font lacks.
 _FONTS = (
@@ -232,49 +230,3 @@ def _system_fonts(size: int) -> list[Font]:
         except OSError:
             continue
     return fonts
-
-
-def colour_of(category: int) -> Colour:
-    """The colour of a class, the same everywhere."""
-    red, green, blue = _palette()[int(category) % COLOURS]
-    return red, green, blue
-
-
-@cache
-def _palette() -> list[list[int]]:
-    """Colours in an order in which each is as far as can be from all before it, in the perceptual space OKLab."""
-    lightness, chroma, hue = np.meshgrid(
-        (0.50, 0.60, 0.70, 0.80, 0.88), (0.10, 0.15, 0.20), np.arange(0, 360, 9)
-    )
-    angle = np.radians(hue).ravel()
-    lab = np.stack(
-        [lightness.ravel(), chroma.ravel() * np.cos(angle), chroma.ravel() * np.sin(angle)], axis=1
-    )
-    to_cone = np.array(
-        [[1, 0.39633778, 0.21580376], [1, -0.10556135, -0.06385417], [1, -0.08948418, -1.29148555]]
-    )
-    to_rgb = np.array(
-        [
-            [4.07674166, -3.30771159, 0.23096993],
-            [-1.26843800, 2.60975740, -0.34131940],
-            [-0.00419609, -0.70341861, 1.70761470],
-        ]
-    )
-    linear = (lab @ to_cone.T) ** 3 @ to_rgb.T
-    shown = ((linear >= 0) & (linear <= 1)).all(1)  # what a screen can show
-    lab, linear = lab[shown], linear[shown]
-
-    chosen = [int(lab[:, 1].argmax())]
-    distance = np.full(len(lab), np.inf)
-    while len(chosen) < COLOURS:
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-        chosen.append(int(distance.argmax()))
-    gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    palette: list[list[int]] = (255 * gamma[chosen]).round().astype(int).tolist()
-    return palette
-
-
-def contrast(colour: Colour) -> Colour:
-    """Black or white, whichever stands out more (relative luminance, WCAG)."""
-    linear = (np.array(colour) / 255) ** 2.2
-    return (0, 0, 0) if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else (255, 255, 255)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from detrcli.draw import Colour, default_font
+from detrcli.colour import Colour
+from detrcli.draw import default_font
 
 # Told apart by the colour-blind too (Okabe and Ito's set, without its yellow, which is faint on white).
 COLOURS: tuple[Colour, ...] = (

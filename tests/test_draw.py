@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from detrcli import draw
-from detrcli.draw import LABELS_SHARE, annotate, colour_of, contrast, overlap
+from detrcli.colour import colour_of, contrast
+from detrcli.draw import LABELS_SHARE, annotate, overlap
 from detrcli.structures import Detections
 from detrcli.text import visible
 

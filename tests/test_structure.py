@@ -14,8 +14,20 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "cache", "config", "distributed", "errors", "files", "launch", "seeds", "structures", "text"),
-    ("data", "draw", "matching", "model"),
+    (
+        "boxes",
+        "cache",
+        "colour",
+        "config",
+        "distributed",
+        "errors",
+        "files",
+        "launch",
+        "seeds",
+        "structures",
+        "text",
+    ),
+    ("data", "draw", "matching", "model", "page"),
     ("criterion", "inspection", "plot", "postprocess"),
     ("variants",),
     ("weights",),
