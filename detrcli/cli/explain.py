@@ -9,6 +9,7 @@ from detrcli.cli.options import Debug, Device, Json, MaxSize, Model, Sha256, Siz
 from detrcli.errors import DataError
 
 BEST = 5  # detections that are shown at the end
+THRESHOLD = 0.7  # of `detr predict`, where nothing else is asked for
 
 
 def explain(
@@ -86,13 +87,18 @@ def explain(
         )
     )
     print()
-    print_table(
-        ("step", "shape", "at its own size", "what it is"),
-        [
-            (stop.name, _shape(stop.shape), "" if own is None else _shape(own[i]), stop.what)
-            for i, stop in enumerate(stops)
-        ],
-    )
+    if (height, width) == (picture.height, picture.width):
+        print_table(
+            ("step", "shape", "what it is"), [(stop.name, _shape(stop.shape), stop.what) for stop in stops]
+        )
+    else:
+        print_table(
+            ("step", "shape", "without resizing", "what it is"),
+            [
+                (stop.name, _shape(stop.shape), "" if own is None else _shape(own[i]), stop.what)
+                for i, stop in enumerate(stops)
+            ],
+        )
     print()
     print_table(
         ("query", "label", "score", "x0", "y0", "x1", "y1"),
@@ -105,6 +111,11 @@ def explain(
             )
             for i in best
         ],
+    )
+    sure = int((found.scores >= THRESHOLD).sum())
+    print(
+        f"\nBoxes are in pixels from the top left. A score of {THRESHOLD} or more counts as found in `detr predict`: "
+        f"{sure} of {len(found)} queries here."
     )
 
 

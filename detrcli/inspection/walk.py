@@ -45,12 +45,20 @@ def walk(model: DetectionTransformer, pixels: Tensor) -> list[Stop]:
     shapes = {"picture": tuple(pixels.shape)} | shapes
     queries = output.last.boxes.shape[1]
     stops = [
-        Stop("picture", shapes["picture"], "red, green and blue of every pixel, scaled to lie around zero"),
+        Stop(
+            "picture",
+            shapes["picture"],
+            "red, green and blue by rows and columns of pixels, scaled to lie around zero",
+        ),
         *(Stop(part.name, shapes[part.name], part.what(shapes[part.name], shapes)) for part in parts),
     ]
     return [
         *stops,
-        Stop("answers", (queries, 2), "per query its best class and how sure it is; the surest are below"),
+        Stop(
+            "answers",
+            (queries, 2),
+            'per query its likeliest class, "no object" aside, and that probability; the surest are below',
+        ),
     ]
 
 
@@ -88,7 +96,10 @@ def _parts(model: DetectionTransformer) -> list[_Part]:
 
     def cell(own: Shape, before: dict[str, Shape]) -> str:
         pixels = 2 ** round(math.log2(before["picture"][1] / own[1]))  # edges are rounded up to whole cells
-        return f"convolutions sum up each patch of some {pixels} x {pixels} pixels, a cell, in {own[0]:,} numbers"
+        return (
+            f"convolutions sum up the picture in {own[0]:,} numbers for each cell of {pixels} x {pixels} pixels, "
+            "with what they see around it"
+        )
 
     return [
         _Part("backbone", "backbone", 3, cell),
@@ -96,34 +107,42 @@ def _parts(model: DetectionTransformer) -> list[_Part]:
             "projection",
             "projection",
             3,
-            lambda own, _: f"{own[0]} numbers a cell are enough for what follows",
+            lambda own, _: f"the same cells with {own[0]} numbers each, the width of all that follows",
         ),
         _Part(
             "position",
             "position",
             3,
-            lambda *_: "a code of each cell's row and column, since order is lost next",
+            lambda *_: (
+                "a code of each cell's row and column, added where cells are compared: else order is lost"
+            ),
         ),
         _Part(
             "encoder",
             "encoder",
             2,
-            lambda own, _: f"the {own[0]:,} cells in a row; in {encoder} layers each looks at all others",
+            lambda own, _: (
+                f"the {own[0]:,} cells in a row: in {encoder} layers each gathers from all others what matters "
+                "to it (attention)"
+            ),
         ),
         _Part(
             "decoder",
             f"decoder.layers.{decoder - 1}",
             2,
             lambda own, _: (
-                f"{own[0]} object queries, learned in training: in {decoder} layers they look at each other, "
-                "then at the cells"
+                f"{own[0]} object queries, learned slots for one object each: in {decoder} layers they gather from "
+                "each other, then from the cells"
             ),
         ),
         _Part(
             "class head",
             "class_head",
             2,
-            lambda *_: f'per query a score for each of {classes} classes and one for "no object"',
+            lambda *_: (
+                f'per query a number for each of {classes} classes and one for "no object", which become '
+                "probabilities"
+            ),
         ),
         _Part(
             "box head",
