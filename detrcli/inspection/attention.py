@@ -49,6 +49,11 @@ class Recording:
         """What every decoder layer predicts, the first one first."""
         return tuple(group.prediction for group in self.output.groups)
 
+    @property
+    def heads(self) -> int:
+        """How many heads every attention has."""
+        return next(iter(self.calls.values())).attention.num_heads
+
     @torch.inference_mode()
     def cross(self, layer: int, queries: Sequence[int]) -> Tensor:
         """Where queries look in the picture, (B, n, heads, h, w), each map summing to 1."""

@@ -1,0 +1,152 @@
+"""What `detr visualize-attn` shows: maps with their tiles, table, JSON and arrays."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from detrcli.cli.looking import Head, Look, mark_of, named, of_heads, said_of
+from detrcli.files import write_whole
+from detrcli.inspection.maps import box_coverage, brightest, cell_at
+from detrcli.sheets.attention import Tile, attention_sheet
+
+Row = tuple[str | float | None, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One kind of attention, in all the ways it is told."""
+
+    picture: Image.Image
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    document: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    remarks: Sequence[str] = ()
+
+
+def of_queries(look: Look, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]) -> Shown:
+    """The decoder's cross-attention."""
+    maps = np.stack(
+        [of_heads(look.recording.cross(layer, queries)[0], heads, 1) for layer in layers]
+    )  # (L, n, heads, h, w)
+    tiles, told = [], []
+    rows: list[Row] = []
+    for i, query in enumerate(queries):
+        entry = said_of(look, -1, query)
+        entry["maps"] = []
+        for place, layer, head in _each(layers, heads):
+            map_ = maps[place[0], i, place[1]]
+            said = said_of(look, layer, query)
+            fact = {"layer": layer, "head": _head(head), **fact_of(map_, look.image, said["box"])}
+            if len(layers) > 1:  # what the layer itself says
+                fact |= {key: said[key] for key in ("label", "score", "nothing", "box")}
+            entry["maps"].append(fact)
+            rows.append(
+                (query, named(said), f"{said['score']:.3f}", layer, str(_head(head)), *_numbers(fact))
+            )
+            caption = [f"query {query}: {named(said)} {said['score']:.2f}"]
+            caption += [f"layer {layer}"] if len(layers) > 1 else []
+            caption += [f"head {head}"] if len(heads) > 1 else []
+            tiles.append(Tile(", ".join(caption), map_, [mark_of(look, layer, query)]))
+        told.append(entry)
+    kind = f"where queries look (decoder cross-attention), {_which(layers, heads, look)}"
+    across = len(heads) if len(heads) > 1 else len(layers) if len(layers) > 1 else None
+    found = look.found
+    return Shown(
+        picture=attention_sheet(look.image, f"{look.file.name}: {kind}", tiles, across),
+        columns=("query", "label", "score", "layer", "head", "most at", "in a cell", "in its box"),
+        rows=rows,
+        document={"kind": "decoder", "queries": told},
+        arrays={
+            "cross": maps,
+            "queries": np.array(queries),
+            "boxes": found.boxes[queries],
+            "scores": found.scores[queries],
+            "labels": found.labels[queries],
+        },
+    )
+
+
+def of_points(
+    look: Look, points: Sequence[tuple[float, float]], layers: Sequence[int], heads: Sequence[Head]
+) -> Shown:
+    """The encoder's self-attention at places of the picture."""
+    width, height = look.image.size
+    cells = [cell_at(x / width, y / height, look.recording.cells) for x, y in points]
+    maps = np.stack(
+        [of_heads(look.recording.encoder(layer, cells)[0], heads, 1) for layer in layers]
+    )  # (L, n, heads, h, w)
+    tiles = [Tile("the picture", points=[(x, y, str(i)) for i, (x, y) in enumerate(points)])]
+    told = []
+    rows: list[Row] = []
+    for i, (x, y) in enumerate(points):
+        facts = []
+        for place, layer, head in _each(layers, heads):
+            map_ = maps[place[0], i, place[1]]
+            fact = {"layer": layer, "head": _head(head), **fact_of(map_, look.image)}
+            facts.append(fact)
+            rows.append((f"{x:g},{y:g}", layer, str(_head(head)), *_numbers(fact)))
+            caption = [f"point {i}: {x:g},{y:g}"]
+            caption += [f"layer {layer}"] if len(layers) > 1 else []
+            caption += [f"head {head}"] if len(heads) > 1 else []
+            tiles.append(Tile(", ".join(caption), map_, points=[(x, y, str(i))]))
+        told.append({"point": [x, y], "cell": cells[i], "maps": facts})
+    kind = f"where places look (encoder self-attention), {_which(layers, heads, look)}"
+    return Shown(
+        picture=attention_sheet(look.image, f"{look.file.name}: {kind}", tiles),
+        columns=("point", "layer", "head", "most at", "in a cell"),
+        rows=rows,
+        document={"kind": "encoder", "points": told},
+        arrays={"encoder": maps, "points": np.array(points, dtype=np.float32)},
+    )
+
+
+def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write what the model computed, whole or not at all."""
+    data = io.BytesIO()
+    np.savez_compressed(data, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data.getvalue())
+
+
+def fact_of(map_: np.ndarray, image: Image.Image, box: Sequence[float] | None = None) -> dict[str, Any]:
+    """Where a map is brightest, how much of the weight that cell has, and how much the box."""
+    x, y = brightest(map_)
+    fact: dict[str, Any] = {
+        "brightest": [round(x * image.width, 1), round(y * image.height, 1)],
+        "most": round(float(map_.max()), 6),
+    }
+    if box is not None:
+        covered = box_coverage(np.array(box) / [*image.size, *image.size], map_.shape)  # (h, w)
+        fact["in_box"] = round(float((map_ * covered).sum()), 6)
+    return fact
+
+
+def _numbers(fact: dict[str, Any]) -> list[str]:
+    x, y = fact["brightest"]
+    inside = [f"{100 * fact['in_box']:.0f}%"] if "in_box" in fact else []
+    return [f"{x:.0f},{y:.0f}", f"{100 * fact['most']:.1f}%", *inside]
+
+
+def _each(layers: Sequence[int], heads: Sequence[Head]) -> Iterator[tuple[tuple[int, int], int, Head]]:
+    """Every layer and head, after their places."""
+    for i, layer in enumerate(layers):
+        for j, head in enumerate(heads):
+            yield (i, j), layer, head
+
+
+def _head(head: Head) -> str | int:
+    return "mean" if head is None else head
+
+
+def _which(layers: Sequence[int], heads: Sequence[Head], look: Look) -> str:
+    h, w = look.recording.cells
+    layer = f"layer {layers[0]}" if len(layers) == 1 else "all layers"
+    head = "mean of the heads" if heads[0] is None else f"head {heads[0]}" if len(heads) == 1 else "each head"
+    return f"{layer}, {head}; colours: share of the attention on a cell, of {w} x {h}"
