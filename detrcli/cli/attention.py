@@ -13,7 +13,9 @@ from PIL import Image
 from detrcli.cli.looking import Head, Look, mark_of, named, of_heads, said_of
 from detrcli.files import write_whole
 from detrcli.inspection.maps import box_coverage, brightest, cell_at
-from detrcli.sheets.attention import Tile, attention_sheet
+from detrcli.sheets.attention import Matrix, Tile, attention_sheet, matrix_sheet
+
+MOST_LOOKED_AT = 5  # queries that are named
 
 Row = tuple[str | float | None, ...]
 
@@ -48,14 +50,14 @@ def of_queries(look: Look, queries: Sequence[int], layers: Sequence[int], heads:
                 fact |= {key: said[key] for key in ("label", "score", "nothing", "box")}
             entry["maps"].append(fact)
             rows.append(
-                (query, named(said), f"{said['score']:.3f}", layer, str(_head(head)), *_numbers(fact))
+                (query, named(said), f"{said['score']:.3f}", layer, str(_head(head)), *numbers_of(fact))
             )
             caption = [f"query {query}: {named(said)} {said['score']:.2f}"]
             caption += [f"layer {layer}"] if len(layers) > 1 else []
             caption += [f"head {head}"] if len(heads) > 1 else []
             tiles.append(Tile(", ".join(caption), map_, [mark_of(look, layer, query)]))
         told.append(entry)
-    kind = f"where queries look (decoder cross-attention), {_which(layers, heads, look)}"
+    kind = f"where queries look (decoder cross-attention), {_which(layers, heads)}; {colours_of(look)}"
     across = len(heads) if len(heads) > 1 else len(layers) if len(layers) > 1 else None
     found = look.found
     return Shown(
@@ -91,19 +93,67 @@ def of_points(
             map_ = maps[place[0], i, place[1]]
             fact = {"layer": layer, "head": _head(head), **fact_of(map_, look.image)}
             facts.append(fact)
-            rows.append((f"{x:g},{y:g}", layer, str(_head(head)), *_numbers(fact)))
+            rows.append((f"{x:g},{y:g}", layer, str(_head(head)), *numbers_of(fact)))
             caption = [f"point {i}: {x:g},{y:g}"]
             caption += [f"layer {layer}"] if len(layers) > 1 else []
             caption += [f"head {head}"] if len(heads) > 1 else []
             tiles.append(Tile(", ".join(caption), map_, points=[(x, y, str(i))]))
         told.append({"point": [x, y], "cell": cells[i], "maps": facts})
-    kind = f"where places look (encoder self-attention), {_which(layers, heads, look)}"
+    kind = f"where places look (encoder self-attention), {_which(layers, heads)}; {colours_of(look)}"
     return Shown(
         picture=attention_sheet(look.image, f"{look.file.name}: {kind}", tiles),
         columns=("point", "layer", "head", "most at", "in a cell"),
         rows=rows,
         document={"kind": "encoder", "points": told},
         arrays={"encoder": maps, "points": np.array(points, dtype=np.float32)},
+    )
+
+
+def of_query_pairs(look: Look, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]) -> Shown:
+    """The decoder's self-attention."""
+    whole = np.stack(
+        [of_heads(look.recording.among_queries(layer)[0], heads, 0) for layer in layers]
+    )  # (L, heads, Q, Q)
+    names = [f"{query} {named(said_of(look, -1, query))}" for query in queries]
+    matrices, facts, remarks = [], [], []
+    rows: list[Row] = []
+    for place, layer, head in _each(layers, heads):
+        values = whole[place][queries]  # (n, Q)
+        among = values[:, queries]
+        rest = np.maximum(0, 1 - among.sum(1, keepdims=True))
+        caption = ", ".join([f"layer {layer}", *([f"head {head}"] if len(heads) > 1 else [])])
+        alike = look.recording.queries_are_alike(layer)
+        matrices.append(
+            Matrix(
+                caption + (" (without effect)" if alike else ""),
+                np.hstack([among, rest]),
+                names,
+                [*map(str, queries), "rest"],
+            )
+        )
+        for query, shares in zip(queries, values, strict=True):
+            most = [int(other) for other in np.argsort(-shares, kind="stable")[:MOST_LOOKED_AT]]
+            fact = {"layer": layer, "head": _head(head), "query": query, "effect": not alike}
+            facts.append(
+                fact | {"at": [{"query": other, "share": round(float(shares[other]), 6)} for other in most]}
+            )
+            told = ", ".join(
+                f"{'itself' if other == query else other} {100 * shares[other]:.0f}%" for other in most
+            )
+            rows.append((query, named(said_of(look, -1, query)), layer, str(_head(head)), told))
+    for layer in layers:
+        if look.recording.queries_are_alike(layer):
+            remarks.append(
+                f"Layer {layer}: all queries have the same to give there, so who looks at whom has no effect."
+            )
+    kind = f"which query looks at which (decoder self-attention), {_which(layers, heads)}, in percent"
+    return Shown(
+        picture=matrix_sheet(f"{look.file.name}: {kind}; those who look stand at the side", matrices),
+        columns=("query", "label", "layer", "head", "looks most at queries"),
+        rows=rows,
+        document={"kind": "self", "pairs": facts},
+        arrays={"self": whole, "queries": np.array(queries)},
+        remarks=remarks,
     )
 
 
@@ -128,7 +178,8 @@ def fact_of(map_: np.ndarray, image: Image.Image, box: Sequence[float] | None = 
     return fact
 
 
-def _numbers(fact: dict[str, Any]) -> list[str]:
+def numbers_of(fact: dict[str, Any]) -> list[str]:
+    """A fact for a table."""
     x, y = fact["brightest"]
     inside = [f"{100 * fact['in_box']:.0f}%"] if "in_box" in fact else []
     return [f"{x:.0f},{y:.0f}", f"{100 * fact['most']:.1f}%", *inside]
@@ -145,8 +196,13 @@ def _head(head: Head) -> str | int:
     return "mean" if head is None else head
 
 
-def _which(layers: Sequence[int], heads: Sequence[Head], look: Look) -> str:
-    h, w = look.recording.cells
+def _which(layers: Sequence[int], heads: Sequence[Head]) -> str:
     layer = f"layer {layers[0]}" if len(layers) == 1 else "all layers"
     head = "mean of the heads" if heads[0] is None else f"head {heads[0]}" if len(heads) == 1 else "each head"
-    return f"{layer}, {head}; colours: share of the attention on a cell, of {w} x {h}"
+    return f"{layer}, {head}"
+
+
+def colours_of(look: Look) -> str:
+    """What the colours of a map mean."""
+    h, w = look.recording.cells
+    return f"colours: share of the attention on a cell, of {w} x {h}"

@@ -40,7 +40,7 @@ class Look:
 
 def look(detector: Detector, file: Path, image: Image.Image) -> Look:
     """One forward pass, the same as predict's."""
-    pixels = prepare(image, detector.preprocessing)
+    pixels = prepare(image, detector.preprocessing).to(detector.device)
     with recorded(detector.model) as recording:
         detector.forward([pixels])
     size = (image.height, image.width)

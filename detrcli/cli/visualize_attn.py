@@ -24,6 +24,20 @@ def visualize_attn(
         list[str] | None,
         typer.Option(metavar="X,Y", help="Where the encoder looks from this pixel; may be repeated."),
     ] = None,
+    self_: Annotated[
+        bool, typer.Option("--self", help="Which queries look at which in the decoder.")
+    ] = False,
+    relevance: Annotated[
+        bool, typer.Option("--relevance", help="Gradient-weighted relevance beside raw attention.")
+    ] = False,
+    faithfulness: Annotated[
+        bool,
+        typer.Option("--faithfulness", help="Measure which of the two to believe, by hiding parts (slow)."),
+    ] = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="COCO annotations whose masks --faithfulness compares with."),
+    ] = None,
     raw: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Write the maps as arrays.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The picture to write, else attention.png, numbered.")
@@ -41,12 +55,23 @@ def visualize_attn(
     """Draw where queries look in a picture."""
     from detrcli.cli.outputs import check_free, check_not_inputs
 
+    asked = {
+        "--encoder": encoder,
+        "--self": self_,
+        "--relevance": relevance or faithfulness,
+    }
+    if len(several := [name for name, value in asked.items() if value]) > 1:
+        raise UsageError(f"{' and '.join(several)} are different sheets: one at a time.")
     if encoder and query:
         raise UsageError("--encoder shows places, --query queries: one at a time.")
+    if masks is not None and not faithfulness:
+        raise UsageError("--masks goes with --faithfulness.")
+    if (relevance or faithfulness) and "all" in (layer, head):
+        raise UsageError("Relevance is compared with one layer and one head, or their mean: not with all.")
     outputs = [path for path in (out, raw) if path is not None]
     for path in outputs:
         check_free(path, overwrite=overwrite)
-    check_not_inputs(outputs, [image, Path(weights)])
+    check_not_inputs(outputs, [path for path in (image, Path(weights), masks) if path])
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UsageError(f"--out {out}: its name ends in .png, .jpg or .webp.")
 
@@ -80,10 +105,17 @@ def visualize_attn(
     count = len(transformer.layers)
     layers = looking.chosen("--layer", layer, count, "last", count - 1)
     heads = looking.chosen_heads(head, seen.recording.heads)
+    queries = [] if points else looking.chosen_queries(seen, query or [], threshold)
     if points:
         shown = show.of_points(seen, points, layers, heads)
+    elif self_:
+        shown = show.of_query_pairs(seen, queries, layers, heads)
+    elif relevance or faithfulness:
+        from detrcli.cli.relevance import compared
+
+        shown = compared(seen, queries, layers[0], heads[0], measured=faithfulness, masks=masks)
     else:
-        shown = show.of_queries(seen, looking.chosen_queries(seen, query or [], threshold), layers, heads)
+        shown = show.of_queries(seen, queries, layers, heads)
 
     if out is None:
         out = next_free_file(DEFAULT_OUT)

@@ -34,3 +34,10 @@ def mask_coverage(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
     h, w = cells
     full = Image.fromarray(mask.astype(np.float32))
     return np.asarray(full.resize((w, h), Image.Resampling.BOX))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two boxes x0, y0, x1, y1; 0 where both are empty."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    both = float(sides.clip(0).prod())
+    return both / max(float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - both, 1e-9)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from detrcli.colour import heat
-from detrcli.draw import Box, Mark, default_font, font_for, mark, sheet
+from detrcli.colour import contrast, heat
+from detrcli.draw import Box, Mark, default_font, font_for, mark, sheet, shorten
 from detrcli.text import visible
 
 SEEN_THROUGH = 0.45  # how much of the picture is left under a map
@@ -27,12 +27,70 @@ class Tile:
     points: Sequence[tuple[float, float, str]] = ()  # x, y in pixels of the picture, what is written there
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """How much of its attention each of several gives to each of others."""
+
+    caption: str
+    values: np.ndarray  # (rows, columns)
+    rows: Sequence[str]
+    columns: Sequence[str]
+
+
 def attention_sheet(
     image: Image.Image, title: str, tiles: Sequence[Tile], across: int | None = None
 ) -> Image.Image:
     """All tiles under a title, `across` of them in a row."""
     columns, cell = _layout(len(tiles), across)
     return titled(title, sheet([(draw_tile(image, t, cell), t.caption) for t in tiles], columns, cell))
+
+
+def matrix_sheet(title: str, matrices: Sequence[Matrix]) -> Image.Image:
+    """All matrices under a title."""
+    drawn = [(draw_matrix(matrix), matrix.caption) for matrix in matrices]
+    cell = max(max(picture.size) for picture, _ in drawn)
+    return titled(title, sheet(drawn, columns=max(1, min(len(drawn), 1600 // cell)), cell=cell))
+
+
+def draw_matrix(matrix: Matrix) -> Image.Image:
+    """A square for each pair, those who look down the side."""
+    rows, columns = matrix.values.shape
+    side = max(14, min(56, 480 // columns))
+    font, small = default_font(13), default_font(max(8, min(13, round(0.55 * side))))
+    names = [shorten(visible(name), "", font_for(visible(name), 13) or font, 320) for name in matrix.rows]
+    left = 6 + round(max((font_for(name, 13) or font).getlength(name) for name in names))
+    page = Image.new("RGB", (max(left + side * columns, NARROWEST), 20 + side * rows + STRIP), "white")
+    draw = ImageDraw.Draw(page)
+    colours = heat(matrix.values / (matrix.values.max() or 1))  # (rows, columns, 3)
+    for i, name in enumerate(names):
+        middle = 20 + side * (i + 0.5)
+        draw.text((left - 4, middle), name, fill="black", font=font_for(name, 13) or font, anchor="rm")
+        for j in range(columns):
+            x, (red, green, blue) = left + side * j, colours[i, j].tolist()
+            draw.rectangle((x, middle - side / 2, x + side - 2, middle + side / 2 - 2), (red, green, blue))
+            if side >= 28:
+                text = f"{100 * matrix.values[i, j]:.0f}"
+                ink = contrast((red, green, blue))
+                draw.text((x + side / 2 - 1, middle - 1), text, fill=ink, font=small, anchor="mm")
+    for j, name in enumerate(matrix.columns):
+        draw.text((left + side * (j + 0.5) - 1, 17), name, fill="black", font=small, anchor="ms")
+    _scale_of_colours(page, page.height - STRIP, f"{100 * matrix.values.max():.2g}%")
+    return page
+
+
+def stacked(pages: Sequence[Image.Image]) -> Image.Image:
+    """Pages below each other, as wide as the first; wider ones are made smaller."""
+    width = pages[0].width
+    fitted = [
+        page.resize((width, round(page.height * width / page.width)), Image.Resampling.LANCZOS)
+        if page.width > width
+        else page
+        for page in pages
+    ]
+    whole = Image.new("RGB", (width, sum(page.height for page in fitted)), "white")
+    for i, page in enumerate(fitted):
+        whole.paste(page, (0, sum(above.height for above in fitted[:i])))
+    return whole
 
 
 def draw_tile(image: Image.Image, tile: Tile, cell: int) -> Image.Image:
