@@ -186,23 +186,26 @@ def overlap(a: Box, b: Box) -> bool:
 def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320) -> Image.Image:
     """Pictures with a caption each, in rows, none larger than its cell."""
     font, gap = default_font(14), 10
-    rows = math.ceil(len(pictures) / columns)
-    across, down = cell + gap, cell + gap + 24
+    fitted = [_fitted(picture, cell) for picture, _ in pictures]
+    tallest, rows = max(picture.height for picture in fitted), math.ceil(len(pictures) / columns)
+    across, down = cell + gap, tallest + gap + 24
     page = Image.new("RGB", (min(columns, len(pictures)) * across + gap, rows * down + gap), "white")
     draw = ImageDraw.Draw(page)
-    for i, (picture, caption) in enumerate(pictures):
+    for i, (picture, (_, caption)) in enumerate(zip(fitted, pictures, strict=True)):
         x, y = gap + i % columns * across, gap + i // columns * down
-        scale = cell / max(picture.size)
-        fitted = picture.resize(
-            (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),
-            Image.Resampling.BICUBIC,
-        )
-        page.paste(fitted, (x + (cell - fitted.width) // 2, y + cell - fitted.height))
+        page.paste(picture, (x + (cell - picture.width) // 2, y + tallest - picture.height))
         text = shorten(visible(caption), "", font_for(visible(caption), 14) or font, cell)
         draw.text(
-            (x + cell / 2, y + cell + 4), text, fill="black", font=font_for(text, 14) or font, anchor="ma"
+            (x + cell / 2, y + tallest + 4), text, fill="black", font=font_for(text, 14) or font, anchor="ma"
         )
     return page
+
+
+def _fitted(picture: Image.Image, cell: int) -> Image.Image:
+    """As large as a square cell takes."""
+    scale = cell / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def default_font(size: int) -> Font:

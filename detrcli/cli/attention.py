@@ -114,23 +114,19 @@ def of_query_pairs(look: Look, queries: Sequence[int], layers: Sequence[int], he
     whole = np.stack(
         [of_heads(look.recording.among_queries(layer)[0], heads, 0) for layer in layers]
     )  # (L, heads, Q, Q)
-    names = [f"{query} {named(said_of(look, -1, query))}" for query in queries]
+    names = [mark_of(look, -1, query).name for query in queries]
     matrices, facts, remarks = [], [], []
     rows: list[Row] = []
     for place, layer, head in _each(layers, heads):
         values = whole[place][queries]  # (n, Q)
         among = values[:, queries]
-        rest = np.maximum(0, 1 - among.sum(1, keepdims=True))
+        heading = list(map(str, queries))
+        if len(queries) < values.shape[1]:  # the others, together
+            among = np.hstack([among, np.maximum(0, 1 - among.sum(1, keepdims=True))])
+            heading.append("rest")
         caption = ", ".join([f"layer {layer}", *([f"head {head}"] if len(heads) > 1 else [])])
         alike = look.recording.queries_are_alike(layer)
-        matrices.append(
-            Matrix(
-                caption + (" (without effect)" if alike else ""),
-                np.hstack([among, rest]),
-                names,
-                [*map(str, queries), "rest"],
-            )
-        )
+        matrices.append(Matrix(caption + (" (without effect)" if alike else ""), among, names, heading))
         for query, shares in zip(queries, values, strict=True):
             most = [int(other) for other in np.argsort(-shares, kind="stable")[:MOST_LOOKED_AT]]
             fact = {"layer": layer, "head": _head(head), "query": query, "effect": not alike}

@@ -45,7 +45,7 @@ def compared(
                     chance = random_maps(look.recording.cells, RANDOM)
                     first, second, *others = curves(model, pixels, query, [*maps.values(), *chance])
                 found = {"attention": first, "relevance": second, "random": mean(others)}
-                panels += _panels(query, said, found)
+                panels += _panels(query, found)
             entry: dict[str, Any] = {**said, "maps": {}}
             for name, map_ in maps.items():
                 fact = fact_of(map_, image, said["box"])
@@ -115,16 +115,18 @@ def _row(fact: dict[str, Any], measured: bool, masks: Path | None) -> list[str]:
     return row
 
 
-def _panels(query: int, said: dict[str, Any], found: dict[str, Curves]) -> list[Panel]:
+def _panels(query: int, found: dict[str, Curves]) -> list[Panel]:
+    """The score as cells go, and as they come."""
+
     def points(scores: np.ndarray) -> list[tuple[float, float]]:
         return list(zip((100 * SHARES).tolist(), scores.tolist(), strict=True))
 
     ways = {
-        "score as cells go": {name: points(one.deletion) for name, one in found.items()},
-        "score as cells come": {name: points(one.insertion) for name, one in found.items()},
+        "deletion": {name: points(one.deletion) for name, one in found.items()},
+        "insertion": {name: points(one.insertion) for name, one in found.items()},
     }
     return [
-        Panel(f"{query} {said['label']}: {way}", "% of the picture", drawn, least=0, most=1)
+        Panel(f"query {query}: {way}", "% of the picture", drawn, least=0, most=1)
         for way, drawn in ways.items()
     ]
 
