@@ -14,6 +14,7 @@ from detrcli.cli.looking import Head, Look, mark_of, named, of_heads, said_of
 from detrcli.files import write_whole
 from detrcli.inspection.maps import box_coverage, brightest, cell_at
 from detrcli.sheets.attention import Matrix, Tile, attention_sheet, matrix_sheet
+from detrcli.sheets.attention_page import Answer, write_attention_page
 
 MOST_LOOKED_AT = 5  # queries that are named
 
@@ -151,6 +152,19 @@ def of_query_pairs(look: Look, queries: Sequence[int], layers: Sequence[int], he
         arrays={"self": whole, "queries": np.array(queries)},
         remarks=remarks,
     )
+
+
+def write_html(path: Path, look: Look, queries: Sequence[int]) -> None:
+    """A page with the cross-attention of queries in all layers and heads."""
+    heads: list[Head] = [None, *range(look.recording.heads)]
+    maps = [of_heads(look.recording.cross(layer, queries)[0], heads, 1) for layer in range(len(look.layers))]
+    answers = []
+    for query in queries:
+        said = [said_of(look, layer, query) for layer in range(len(look.layers))]
+        answers.append(
+            [Answer(f"{named(one)} {one['score']:.2f}", one["category_id"], one["box"]) for one in said]
+        )
+    write_attention_page(path, look.file.name, look.image, queries, answers, np.stack(maps))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:

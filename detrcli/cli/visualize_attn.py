@@ -39,6 +39,10 @@ def visualize_attn(
         typer.Option(metavar="FILE", help="COCO annotations whose masks --faithfulness compares with."),
     ] = None,
     raw: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Write the maps as arrays.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page to move through queries, layers and heads."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The picture to write, else attention.png, numbered.")
     ] = None,
@@ -68,7 +72,11 @@ def visualize_attn(
         raise UsageError("--masks goes with --faithfulness.")
     if (relevance or faithfulness) and "all" in (layer, head):
         raise UsageError("Relevance is compared with one layer and one head, or their mean: not with all.")
-    outputs = [path for path in (out, raw) if path is not None]
+    if html is not None and encoder:
+        raise UsageError("--html shows queries, --encoder places: one at a time.")
+    outputs = [path for path in (out, raw, html) if path is not None]
+    if len(set(outputs)) < len(outputs):
+        raise UsageError("--out, --raw and --html are different files.")
     for path in outputs:
         check_free(path, overwrite=overwrite)
     check_not_inputs(outputs, [path for path in (image, Path(weights), masks) if path])
@@ -123,6 +131,8 @@ def visualize_attn(
     save(shown.picture, out)
     if raw is not None:
         show.write_arrays(raw, shown.arrays | {"layers": layers, "image_size": picture.image.size[::-1]})
+    if html is not None:
+        show.write_html(html, seen, queries)
     if json:
         print_json(
             {
@@ -133,6 +143,7 @@ def visualize_attn(
                 "height": picture.image.height,
                 "out": str(out),
                 "raw": None if raw is None else str(raw),
+                "html": None if html is None else str(html),
                 "cells": list(seen.recording.cells),
                 "layers": layers,
                 **shown.document,
