@@ -98,11 +98,10 @@ def compared(
 
 
 def _mask_of(masks: Sequence[Mask], said: dict[str, Any]) -> Mask | None:
-    """The object that a query found: of its class, and where its box is."""
-    box = np.array(said["box"])
+    """The object that a query found: of its class, and where its box is, as far as that is in the picture."""
     same = [mask for mask in masks if key(mask.label) == key(said["label"])]
-    best = max(same, key=lambda mask: iou(mask.box, box), default=None)
-    return best if best is not None and iou(best.box, box) >= SAME else None
+    fits = [iou(mask.box, np.clip(said["box"], 0, [*mask.pixels.shape[::-1]] * 2)) for mask in same]
+    return same[int(np.argmax(fits))] if max(fits, default=0) >= SAME else None
 
 
 def _row(fact: dict[str, Any], measured: bool, masks: Path | None) -> list[str]:

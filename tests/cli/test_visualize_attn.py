@@ -1,11 +1,13 @@
 """`detr visualize-attn`: what it draws, tells and writes is what the model computed for predict's queries."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import opened
 from golden_rules import VALUE
 from here import Detr, Shown
 from PIL import Image
@@ -137,6 +139,76 @@ def test_encoder_maps_of_places(detr: Detr, small: Path) -> None:
         np.testing.assert_allclose(file["encoder"].sum((-2, -1)), 1, rtol=0, atol=1e-5)
 
 
+def test_which_query_looks_at_which(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
+    shown = attn(detr, *QUERIES, "--self", "--layer", "all", "--raw", "a.npz", "--json").json
+    with np.load("a.npz") as file:
+        among = file["self"]  # (L, 1, Q, Q)
+    assert among.shape[1:] == (1, 9, 9)
+    np.testing.assert_allclose(among.sum(-1), 1, rtol=0, atol=1e-5)
+    published = request.node.callspec.params["picture"] is CONFIG
+    for pair in shown["pairs"]:
+        shares = among[pair["layer"], 0, pair["query"]]
+        assert [one["query"] for one in pair["at"]] == np.argsort(-shares, kind="stable")[:5].tolist()
+        assert pair["at"][0]["share"] == pytest.approx(shares.max(), abs=1e-5)
+        # Contents start at zero in the published model alone.
+        assert pair["effect"] is not (published and pair["layer"] == 0)
+    text = attn(detr, *QUERIES, "--self", "--layer", 0, "--out", "b.png").out
+    assert ("no effect" in text) is published
+
+
+def test_relevance_beside_attention(detr: Detr, picture: Path) -> None:
+    shown = attn(detr, *QUERIES, "--relevance", "--raw", "a.npz", "--json").json
+    with np.load("a.npz") as file:
+        np.testing.assert_allclose(file["relevance"].sum((-2, -1)), 1, rtol=0, atol=1e-5)
+        assert file["cross"].shape == (1, 3, 1, *file["relevance"].shape[1:])
+        for i, query in enumerate(shown["queries"]):
+            assert query["maps"]["relevance"]["most"] == pytest.approx(file["relevance"][i].max(), abs=1e-5)
+            assert query["maps"]["attention"]["most"] == pytest.approx(file["cross"][0, i, 0].max(), abs=1e-5)
+    assert "shares_hidden" not in shown
+
+
+def test_faithfulness_with_masks(detr: Detr, small: Path) -> None:
+    (said,) = attn(detr, "--query", 3, "--json", "--out", "b.png").json["queries"]
+    x0, y0, x1, y1 = np.array(said["box"]).clip(0, [90, 60, 90, 60]).round().tolist()
+    corners = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "segmentation": corners},
+            {"image_id": 1, "category_id": 2, "segmentation": corners},
+        ],
+        "categories": [{"id": 1, "name": "other"}, {"id": 2, "name": said["label"].upper()}],
+    }
+    Path("masks.json").write_text(json.dumps(coco))
+    args = ["--query", 3, "--faithfulness", "--masks", "masks.json"]
+    (query,) = attn(detr, *args, "--json").json["queries"]
+    assert set(query["maps"]) == {"attention", "relevance", "random"}
+    for name, told in query["maps"].items():
+        assert told["deletion"][0] == pytest.approx(said["score"], abs=1e-4)
+        assert told["insertion"][-1] == pytest.approx(said["score"], abs=1e-4)
+        assert told["deletion"][-1] == pytest.approx(told["insertion"][0], abs=1e-5)
+        assert 0 < told["deletion_area"] < 1
+        if name != "random":  # the mask is the box, but for what is rounded
+            assert told["in_mask"] == pytest.approx(told["in_box"], abs=0.05)
+    text = attn(detr, *args, "--out", "c.png").out
+    assert "in its mask" in text
+    assert "Relevance beats attention for" in text
+
+
+def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
+    shown = attn(detr, *QUERIES, "--html", "a.html", "--json").json
+    assert shown["html"] == "a.html"
+    with opened(Path("a.html")) as page:
+        page.wait_for_selector("body[data-ready=yes]")
+        assert page.evaluate("document.getElementById('query').length") == 3
+        assert page.evaluate("document.getElementById('head').length") == 5
+        assert page.get_attribute("#layer", "max") == "1"
+        last = page.inner_text("#said")
+        page.evaluate("const l = document.getElementById('layer'); l.value = 0; l.oninput()")
+        assert page.inner_text("#said") != last
+        assert shown["queries"][0]["label"] in last
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -148,6 +220,11 @@ def test_encoder_maps_of_places(detr: Detr, small: Path) -> None:
         (["--encoder", "1"], "X,Y"),
         (["--encoder", "nan,1"], "ends at"),
         (["--encoder", "1,1", "--query", 1], "one at a time"),
+        (["--self", "--relevance"], "--self and --relevance"),
+        (["--relevance", "--layer", "all"], "not with all"),
+        (["--masks", "a.json"], "goes with --faithfulness"),
+        (["--html", "a.html", "--encoder", "1,1"], "one at a time"),
+        (["--html", "b.png", "--out", "b.png"], "different files"),
         (["--out", "a.txt"], ".png"),
         (["--out", "a.png"], "exists"),
         (["--out", "a.png", "--overwrite"], "one of the files given"),
