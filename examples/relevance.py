@@ -23,7 +23,7 @@ from detrcli.data.shapes import DEFAULT, scene
 from detrcli.data.transforms import prepare
 from detrcli.detector import Detector
 from detrcli.inspection.attention import recorded
-from detrcli.inspection.faithfulness import RANDOM, curves, mean, random_maps
+from detrcli.inspection.faithfulness import curves, random_maps
 from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
 
@@ -53,13 +53,13 @@ def found(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float
         last = len(detector.model.decoder.layers) - 1
         attention = recording.cross(last, [query])[0, 0].mean(0).cpu().numpy()  # (h, w)
         relevant = relevance(detector.model, pixels, [query])[0].cpu().numpy()
-        chance = random_maps(recording.cells, RANDOM, seed=number)
-        first, second, *others = curves(detector.model, pixels, query, [attention, relevant, *chance])
+        chance = random_maps(recording.cells, 1, seed=number)
+        measured = curves(detector.model, pixels, query, [attention, relevant, *chance])
         covered = mask_coverage(mask, recording.cells)
         shares = (attention * covered).sum(), (relevant * covered).sum(), covered.mean()
         yield {
             name: {"deletion": one.deletion_area, "insertion": one.insertion_area, "in mask": float(share)}
-            for name, one, share in zip(MAPS, (first, second, mean(others)), shares, strict=True)
+            for name, one, share in zip(MAPS, measured, shares, strict=True)
         }
 
 

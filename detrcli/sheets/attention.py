@@ -116,9 +116,8 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int) -> Image.Image:
 
 def overlay(image: Image.Image, map_: np.ndarray) -> Image.Image:
     """A picture in grey under the colours of a map, of which the brightest cell has the last colour."""
-    grey = np.asarray(in_grey(image), dtype=np.float32)[..., None]  # (H, W, 1)
-    colours = heat(smooth(map_ / (map_.max() or 1), image.size))  # (H, W, 3)
-    return Image.fromarray((SEEN_THROUGH * grey + (1 - SEEN_THROUGH) * colours).round().astype(np.uint8))
+    colours = Image.fromarray(heat(smooth(map_ / (map_.max() or 1), image.size)))
+    return Image.blend(colours, in_grey(image).convert("RGB"), SEEN_THROUGH)
 
 
 def in_grey(image: Image.Image) -> Image.Image:
