@@ -70,7 +70,7 @@ def main() -> None:
         def attend() -> None:
             seen = look(detector, picture, open_picture(picture).image)
             shown = of_queries(seen, [17], [LAYERS - 1], [None])
-            save(shown.picture, picture.with_name("attention.jpg"))
+            save(shown.picture, picture.with_name("attention.png"))
 
         for work in (predict, attend):  # whatever is done only once
             work()
