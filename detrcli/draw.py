@@ -91,12 +91,13 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
 
     taken: list[Box] = []
     left = LABELS_SHARE * canvas.width * canvas.height
+    widest = round(min(canvas.width, max(0.6 * canvas.width, 120)))
     for mark_, (x0, y0, x1, y1) in reversed(placed):
         name = visible(mark_.name)
         font = font_for(name, size)
         if font is None:
             name, font = f"#{mark_.category}", default_font(size)
-        text = shorten(name, "" if mark_.score is None else f" {mark_.score:.2f}", font, canvas.width)
+        text = shorten(name, "" if mark_.score is None else f" {mark_.score:.2f}", font, widest)
         width, height = text_size(text, font)
         place = find_place((x0, y0, x1, y1), (width, height), canvas.size, taken, line)
         if text and place and width * height <= left:
@@ -142,9 +143,8 @@ def text_size(text: str, font: Font) -> tuple[int, int]:
     return math.ceil(right - left) + 2 * pad + 2, math.ceil(bottom - top) + 2 * pad
 
 
-def shorten(name: str, score: str, font: Font, width: int) -> str:
-    """Name and score; the name cut where the picture is too narrow; nothing where not even the score fits."""
-    widest = min(width, max(0.6 * width, 120))
+def shorten(name: str, score: str, font: Font, widest: int) -> str:
+    """Name and score; the name cut where it is wider than that; nothing where not even the score fits."""
     for length in range(len(name), -1, -1):
         text = name[:length] + ("…" if 0 < length < len(name) else "") + score
         if text_size(text, font)[0] <= widest:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from detrcli.cli.looking import Head, Look, mark_of, named, of_heads, said_of
+from detrcli.cli.looking import Head, Look, found_in, mark_of, named, of_heads, said_of
 from detrcli.files import write_whole
 from detrcli.inspection.maps import box_coverage, brightest, cell_at
 from detrcli.sheets.attention import Matrix, Tile, attention_sheet, matrix_sheet
@@ -53,7 +53,7 @@ def of_queries(look: Look, queries: Sequence[int], layers: Sequence[int], heads:
             rows.append(
                 (query, named(said), f"{said['score']:.3f}", layer, str(_head(head)), *numbers_of(fact))
             )
-            caption = [f"query {query}: {named(said)} {said['score']:.2f}"]
+            caption = [f"query {query}: {found_in(said)}"]
             caption += [f"layer {layer}"] if len(layers) > 1 else []
             caption += [f"head {head}"] if len(heads) > 1 else []
             tiles.append(Tile(", ".join(caption), map_, [mark_of(look, layer, query)]))

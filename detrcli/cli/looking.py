@@ -125,6 +125,11 @@ def named(said: dict[str, Any]) -> str:
     return f"nothing, at best {said['label']}" if said["nothing"] else said["label"]
 
 
+def found_in(said: dict[str, Any]) -> str:
+    """The same in short, with its score."""
+    return "nothing" if said["nothing"] else f"{said['label']} {said['score']:.2f}"
+
+
 def mark_of(look: Look, layer: int, query: int) -> Mark:
     """A query's box and class, with its number."""
     said = said_of(look, layer, query)

@@ -57,7 +57,7 @@ def draw_matrix(matrix: Matrix) -> Image.Image:
     rows, columns = matrix.values.shape
     side = max(14, min(56, 480 // columns))
     font, small = default_font(13), default_font(max(8, min(13, round(0.55 * side))))
-    names = [shorten(visible(name), "", font_for(visible(name), 13) or font, 320) for name in matrix.rows]
+    names = [shorten(visible(name), "", font_for(visible(name), 13) or font, 200) for name in matrix.rows]
     left = 6 + round(max((font_for(name, 13) or font).getlength(name) for name in names))
     page = Image.new("RGB", (max(left + side * columns, NARROWEST), 20 + side * rows + STRIP), "white")
     draw = ImageDraw.Draw(page)
