@@ -29,7 +29,7 @@ FLOORS = (
     ),
     ("data", "draw", "matching", "model", "page"),
     ("criterion", "inspection", "plot", "postprocess"),
-    ("variants",),
+    ("sheets", "variants"),
     ("weights",),
     ("detector",),
     ("evaluation",),

@@ -30,6 +30,20 @@ def next_free_folder(name: str) -> Path:
             return path
 
 
+def next_free_file(name: str) -> Path:
+    """A new, empty file of this name, or with the next free number behind it."""
+    first = Path(name)
+    number, path = 1, first
+    while True:
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+            path = first.with_name(f"{first.stem}-{number}{first.suffix}")
+        else:
+            return path
+
+
 def different(names: Iterable[Path]) -> list[Path]:
     """The names, with a number behind one that has come before."""
     given: dict[Path, None] = {}

@@ -5,28 +5,151 @@ from typing import Annotated
 
 import typer
 
-from detrcli.cli.options import Debug, Device, Json, Overwrite, Weights
-from detrcli.errors import UsageError
+from detrcli.cli.options import Debug, Device, Json, MaxSize, Model, Overwrite, Sha256, Size, Weights
+from detrcli.errors import DataError, UsageError
+from detrcli.text import visible
+
+DEFAULT_OUT = "attention.png"
 
 
 def visualize_attn(
     image: Annotated[Path, typer.Argument(help="A picture.")],
     query: Annotated[list[int] | None, typer.Option(metavar="N", help="From 0; may be repeated.")] = None,
-    layer: Annotated[str, typer.Option(metavar="last|all|I", help="Decoder layer, from 0.")] = "last",
+    layer: Annotated[str, typer.Option(metavar="last|all|I", help="Which layer, from 0.")] = "last",
     head: Annotated[str, typer.Option(metavar="mean|all|I", help="Attention head, from 0.")] = "mean",
     threshold: Annotated[
-        float, typer.Option(metavar="P", min=0, max=1, help="Which queries, if none is given.")
+        float, typer.Option(metavar="P", min=0, max=1, help="Least score of queries, if none is given.")
     ] = 0.7,
     encoder: Annotated[
-        str | None, typer.Option(metavar="X,Y", help="Encoder self-attention of a pixel.")
+        list[str] | None,
+        typer.Option(metavar="X,Y", help="Where the encoder looks from this pixel; may be repeated."),
+    ] = None,
+    self_: Annotated[
+        bool, typer.Option("--self", help="Which queries look at which in the decoder.")
+    ] = False,
+    relevance: Annotated[
+        bool, typer.Option("--relevance", help="Gradient-weighted relevance beside raw attention.")
+    ] = False,
+    faithfulness: Annotated[
+        bool,
+        typer.Option("--faithfulness", help="Measure which of the two to believe, by hiding parts (slow)."),
+    ] = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="COCO annotations whose masks --faithfulness compares with."),
     ] = None,
     raw: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Write the maps as arrays.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The picture to write.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page to move through queries, layers and heads."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The picture to write, else attention.png, numbered.")
+    ] = None,
     weights: Weights = "detr-r50",
+    size: Size = None,
+    max_size: MaxSize = None,
+    model: Model = None,
+    sha256: Sha256 = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Draw where queries look (to come)."""
-    raise UsageError("`detr visualize-attn` is not in this version yet.")
+    """Draw where queries look in a picture."""
+    from detrcli.cli.outputs import check_free, check_not_inputs
+
+    asked = {
+        "--encoder": encoder,
+        "--self": self_,
+        "--relevance": relevance or faithfulness,
+    }
+    if len(several := [name for name, value in asked.items() if value]) > 1:
+        raise UsageError(f"{' and '.join(several)} are different sheets: one at a time.")
+    if encoder and query:
+        raise UsageError("--encoder shows places, --query queries: one at a time.")
+    if masks is not None and not faithfulness:
+        raise UsageError("--masks goes with --faithfulness.")
+    if (relevance or faithfulness) and "all" in (layer, head):
+        raise UsageError("Relevance is compared with one layer and one head, or their mean: not with all.")
+    if html is not None and encoder:
+        raise UsageError("--html shows queries, --encoder places: one at a time.")
+    outputs = [path for path in (out, raw, html) if path is not None]
+    if len(set(outputs)) < len(outputs):
+        raise UsageError("--out, --raw and --html are different files.")
+    for path in outputs:
+        check_free(path, overwrite=overwrite)
+    check_not_inputs(outputs, [path for path in (image, Path(weights), masks) if path])
+    if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UsageError(f"--out {out}: its name ends in .png, .jpg or .webp.")
+
+    from detrcli.cli import attention as show
+    from detrcli.cli import looking
+    from detrcli.cli.console import print_json, print_table, warn
+    from detrcli.cli.loading import load_detector
+    from detrcli.cli.outputs import next_free_file
+    from detrcli.data.images import open_picture
+    from detrcli.draw import save
+
+    try:
+        picture = open_picture(image)
+    except DataError as error:
+        raise DataError(f"{image}: {error}.") from None
+    for note in picture.notes:
+        warn(f"{image}: {note}")
+    points = looking.chosen_points(encoder or [], picture.image)
+    detector = load_detector(
+        weights,
+        model=model,
+        sha256=sha256,
+        size=size,
+        max_size=max_size,
+        device=device,
+        precision="fp32",
+    )
+
+    seen = looking.look(detector, image, picture.image)
+    transformer = detector.model.encoder if points else detector.model.decoder
+    count = len(transformer.layers)
+    layers = looking.chosen("--layer", layer, count, "last", count - 1)
+    heads = looking.chosen_heads(head, seen.recording.heads)
+    queries = [] if points else looking.chosen_queries(seen, query or [], threshold)
+    if points:
+        shown = show.of_points(seen, points, layers, heads)
+    elif self_:
+        shown = show.of_query_pairs(seen, queries, layers, heads)
+    elif relevance or faithfulness:
+        from detrcli.cli.relevance import compared
+
+        shown = compared(seen, queries, layers[0], heads[0], measured=faithfulness, masks=masks)
+    else:
+        shown = show.of_queries(seen, queries, layers, heads)
+
+    if out is None:
+        out = next_free_file(DEFAULT_OUT)
+        warn(f"the picture goes to {out}")
+    save(shown.picture, out)
+    if raw is not None:
+        show.write_arrays(raw, shown.arrays | {"layers": layers, "image_size": picture.image.size[::-1]})
+    if html is not None:
+        show.write_html(html, seen, queries)
+    if json:
+        print_json(
+            {
+                "schema": "detr.visualize-attn/1",
+                "file": str(image),
+                "weights": weights,
+                "width": picture.image.width,
+                "height": picture.image.height,
+                "out": str(out),
+                "raw": None if raw is None else str(raw),
+                "html": None if html is None else str(html),
+                "cells": list(seen.recording.cells),
+                "layers": layers,
+                **shown.document,
+            }
+        )
+        return
+    print_table(shown.columns, shown.rows)
+    for remark in shown.remarks:
+        print(visible(remark))

@@ -1,0 +1,252 @@
+"""`detr visualize-attn`: what it draws, tells and writes is what the model computed for predict's queries."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import opened
+from golden_rules import VALUE
+from here import Detr, Shown
+from PIL import Image
+from small import CONFIG, TINY, small_weights
+
+from detrcli.config import Preprocessing
+from detrcli.data.batching import collate
+from detrcli.data.transforms import prepare
+from detrcli.inspection.attention import recorded
+from detrcli.weights.native import save
+
+QUERIES = ["--query", 5, "--query", 0, "--query", 8]
+
+
+@pytest.fixture(params=[CONFIG, TINY], ids=["detr", "detr-tiny"])
+def picture(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    save(small_weights(request.param), tmp_path / "w.safetensors")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    save(small_weights(), tmp_path / "w.safetensors")
+    Image.linear_gradient("L").resize((90, 60)).convert("RGB").save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def attn(detr: Detr, *args: object) -> Shown:
+    shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--device", "cpu", *args)
+    assert shown.code == 0, shown.err
+    return shown
+
+
+def test_raw_holds_what_the_model_computed(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
+    attn(detr, *QUERIES, "--layer", "all", "--head", "all", "--raw", "a.npz", "--out", "a.jpg")
+    everything = detr(
+        "predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json"
+    )
+    said = everything.json["images"][0]["detections"]
+    with np.load("a.npz") as file:
+        raw = dict(file)
+    config = request.node.callspec.params["picture"]
+    model = small_weights(config).model()
+    pixels = prepare(Image.open(picture).convert("RGB"), Preprocessing(size=64, max_size=106))
+    with recorded(model) as recording, torch.inference_mode():
+        model(collate([pixels]))
+    assert raw["cross"].dtype == np.float32
+    assert raw["cross"].shape == (len(model.decoder.layers), 3, 4, *recording.cells)
+    for layer, maps in enumerate(raw["cross"]):
+        np.testing.assert_allclose(maps, recording.cross(layer, [5, 0, 8])[0], rtol=0, atol=VALUE)
+    np.testing.assert_allclose(raw["cross"].sum((-2, -1)), 1, rtol=0, atol=1e-5)
+    assert raw["layers"].tolist() == list(range(len(model.decoder.layers)))
+    assert raw["queries"].tolist() == [5, 0, 8]
+    assert raw["image_size"].tolist() == [60, 90]
+    np.testing.assert_allclose(raw["boxes"], [said[q]["box"] for q in (5, 0, 8)], rtol=0, atol=1e-2)
+    np.testing.assert_allclose(raw["scores"], [said[q]["score"] for q in (5, 0, 8)], rtol=0, atol=1e-5)
+    assert raw["labels"].tolist() == [said[q]["label"] for q in (5, 0, 8)]
+
+
+def test_mean_and_single_heads_of_raw(detr: Detr, small: Path) -> None:
+    arrays = {}
+    for head in ("all", "mean", "2"):
+        attn(detr, "--query", 3, "--head", head, "--raw", f"{head}.npz", "--out", f"{head}.png")
+        with np.load(f"{head}.npz") as file:
+            arrays[head] = file["cross"]
+            assert file["layers"].tolist() == [1]
+    assert arrays["all"].shape[:3] == (1, 1, 4)
+    np.testing.assert_allclose(arrays["mean"], arrays["all"].mean(2, keepdims=True), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(arrays["2"], arrays["all"][:, :, 2:3])
+    assert np.abs(arrays["mean"] - arrays["2"]).max() > 1e-3
+
+
+def test_json_says_what_was_drawn_and_where(detr: Detr, small: Path) -> None:
+    document = attn(detr, *QUERIES, "--layer", "all", "--json", "--raw", "a.npz").json
+    assert document["schema"] == "detr.visualize-attn/1"
+    assert (document["kind"], document["layers"], document["out"]) == ("decoder", [0, 1], "attention.png")
+    with np.load("a.npz") as file:
+        cross = file["cross"]
+    h, w = document["cells"]
+    assert [q["query"] for q in document["queries"]] == [5, 0, 8]
+    for i, query in enumerate(document["queries"]):
+        assert [m["layer"] for m in query["maps"]] == [0, 1]
+        for layer, told in enumerate(query["maps"]):
+            map_ = cross[layer, i, 0]
+            assert told["most"] == pytest.approx(map_.max(), abs=1e-5)
+            row, column = np.unravel_index(map_.argmax(), map_.shape)
+            x, y = told["brightest"]
+            assert (int(y / 60 * h), int(x / 90 * w)) == (row, column)
+        assert query["maps"][-1]["box"] == query["box"]
+        assert query["maps"][0]["box"] != query["box"]
+
+
+def test_without_query_all_that_predict_keeps_in_its_order(detr: Detr, small: Path) -> None:
+    every = detr("predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json")
+    scores = [d["score"] for d in every.json["images"][0]["detections"]]
+    threshold = sorted(scores)[4] - 1e-4
+    kept = detr(
+        "predict", "a.png", "--weights", "w.safetensors", "--threshold", threshold, "--no-images", "--json"
+    ).json["images"][0]["detections"]
+    drawn = attn(detr, "--threshold", threshold, "--json").json["queries"]
+    assert [(d["query"], d["label"], d["score"], d["box"]) for d in drawn] == [
+        (d["query"], d["label"], d["score"], d["box"]) for d in kept
+    ]
+    assert 1 < len(kept) < 9
+    shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--threshold", 1)
+    assert (shown.code, shown.out) == (2, "")
+    assert f"the best is query {np.argmax(scores)}" in shown.err
+
+
+def test_a_query_that_found_nothing_says_so(detr: Detr, tmp_path: Path, small: Path) -> None:
+    weights = small_weights()
+    bias = torch.tensor([0.0, 0.0, 0.0, 9.0])  # "no object" wins everywhere
+    save(replace(weights, tensors={**weights.tensors, "class_head.bias": bias}), tmp_path / "w.safetensors")
+    assert "nothing, at best" in attn(detr, "--query", 2).out
+    assert attn(detr, "--query", 2, "--json").json["queries"][0]["nothing"] is True
+
+
+def test_encoder_maps_of_places(detr: Detr, small: Path) -> None:
+    shown = attn(
+        detr, "--encoder", "0,0", "--encoder", "89.5,59", "--head", "all", "--raw", "a.npz", "--json"
+    ).json
+    h, w = shown["cells"]
+    assert (shown["kind"], shown["layers"]) == ("encoder", [0])
+    assert [point["cell"] for point in shown["points"]] == [0, h * w - 1]
+    with np.load("a.npz") as file:
+        assert file["encoder"].shape == (1, 2, 4, h, w)
+        np.testing.assert_allclose(file["encoder"].sum((-2, -1)), 1, rtol=0, atol=1e-5)
+
+
+def test_which_query_looks_at_which(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
+    shown = attn(detr, *QUERIES, "--self", "--layer", "all", "--raw", "a.npz", "--json").json
+    with np.load("a.npz") as file:
+        among = file["self"]  # (L, 1, Q, Q)
+    assert among.shape[1:] == (1, 9, 9)
+    np.testing.assert_allclose(among.sum(-1), 1, rtol=0, atol=1e-5)
+    published = request.node.callspec.params["picture"] is CONFIG
+    for pair in shown["pairs"]:
+        shares = among[pair["layer"], 0, pair["query"]]
+        assert [one["query"] for one in pair["at"]] == np.argsort(-shares, kind="stable")[:5].tolist()
+        assert pair["at"][0]["share"] == pytest.approx(shares.max(), abs=1e-5)
+        # Contents start at zero in the published model alone.
+        assert pair["effect"] is not (published and pair["layer"] == 0)
+    text = attn(detr, *QUERIES, "--self", "--layer", 0, "--out", "b.png").out
+    assert ("no effect" in text) is published
+
+
+def test_relevance_beside_attention(detr: Detr, picture: Path) -> None:
+    shown = attn(detr, *QUERIES, "--relevance", "--raw", "a.npz", "--json").json
+    with np.load("a.npz") as file:
+        np.testing.assert_allclose(file["relevance"].sum((-2, -1)), 1, rtol=0, atol=1e-5)
+        assert file["cross"].shape == (1, 3, 1, *file["relevance"].shape[1:])
+        for i, query in enumerate(shown["queries"]):
+            assert query["maps"]["relevance"]["most"] == pytest.approx(file["relevance"][i].max(), abs=1e-5)
+            assert query["maps"]["attention"]["most"] == pytest.approx(file["cross"][0, i, 0].max(), abs=1e-5)
+    assert "shares_hidden" not in shown
+
+
+def test_faithfulness_with_masks(detr: Detr, small: Path) -> None:
+    (said,) = attn(detr, "--query", 3, "--json", "--out", "b.png").json["queries"]
+    x0, y0, x1, y1 = np.array(said["box"]).clip(0, [90, 60, 90, 60]).round().tolist()
+    corners = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "segmentation": corners},
+            {"image_id": 1, "category_id": 2, "segmentation": corners},
+        ],
+        "categories": [{"id": 1, "name": "other"}, {"id": 2, "name": said["label"].upper()}],
+    }
+    Path("masks.json").write_text(json.dumps(coco))
+    args = ["--query", 3, "--faithfulness", "--masks", "masks.json"]
+    (query,) = attn(detr, *args, "--json").json["queries"]
+    assert set(query["maps"]) == {"attention", "relevance", "random"}
+    for name, told in query["maps"].items():
+        assert told["deletion"][0] == pytest.approx(said["score"], abs=1e-4)
+        assert told["insertion"][-1] == pytest.approx(said["score"], abs=1e-4)
+        assert told["deletion"][-1] == pytest.approx(told["insertion"][0], abs=1e-5)
+        assert 0 < told["deletion_area"] < 1
+        if name != "random":  # the mask is the box, but for what is rounded
+            assert told["in_mask"] == pytest.approx(told["in_box"], abs=0.05)
+    text = attn(detr, *args, "--out", "c.png").out
+    assert "in its mask" in text
+    assert "Relevance beats attention for" in text
+
+
+def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
+    shown = attn(detr, *QUERIES, "--html", "a.html", "--json").json
+    assert shown["html"] == "a.html"
+    with opened(Path("a.html")) as page:
+        page.wait_for_selector("body[data-ready=yes]")
+        assert page.evaluate("document.getElementById('query').length") == 3
+        assert page.evaluate("document.getElementById('head').length") == 5
+        assert page.get_attribute("#layer", "max") == "1"
+        last = page.inner_text("#said")
+        page.evaluate("const l = document.getElementById('layer'); l.value = 0; l.oninput()")
+        assert page.inner_text("#said") != last
+        assert shown["queries"][0]["label"] in last
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--query", 9], "queries 0 to 8"),
+        (["--layer", "2"], "last, all or a number from 0 to 1"),
+        (["--layer", "-1"], "last, all"),
+        (["--head", "four"], "mean, all or a number from 0 to 3"),
+        (["--encoder", "90,0"], "ends at 89,59"),
+        (["--encoder", "1"], "X,Y"),
+        (["--encoder", "nan,1"], "ends at"),
+        (["--encoder", "1,1", "--query", 1], "one at a time"),
+        (["--self", "--relevance"], "--self and --relevance"),
+        (["--relevance", "--layer", "all"], "not with all"),
+        (["--masks", "a.json"], "goes with --faithfulness"),
+        (["--html", "a.html", "--encoder", "1,1"], "one at a time"),
+        (["--html", "b.png", "--out", "b.png"], "different files"),
+        (["--out", "a.txt"], ".png"),
+        (["--out", "a.png"], "exists"),
+        (["--out", "a.png", "--overwrite"], "one of the files given"),
+        (["--raw", "w.safetensors", "--overwrite"], "one of the files given"),
+    ],
+)
+def test_what_cannot_be_asked(detr: Detr, small: Path, args: list[object], said: str) -> None:
+    before = sorted(Path().iterdir())
+    shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", *args)
+    assert (shown.code, shown.out) == (2, "")
+    assert said in shown.err
+    assert sorted(Path().iterdir()) == before
+
+
+def test_no_picture(detr: Detr, small: Path) -> None:
+    shown = detr("visualize-attn", "none.png", "--weights", "w.safetensors")
+    assert (shown.code, shown.out) == (3, "")
+    assert "none.png" in shown.err
+
+
+def test_default_outputs_take_the_next_number(detr: Detr, small: Path) -> None:
+    for name in ("attention.png", "attention-2.png"):
+        assert f"goes to {name}" in attn(detr, "--query", 1).err
+        with Image.open(name) as drawn:
+            assert drawn.width > 300

@@ -1,0 +1,113 @@
+"""The rules of relevance by hand, and gradients of attention against finite differences."""
+
+import pytest
+import torch
+from small import CONFIG, TINY, small_weights
+
+from detrcli.data.batching import collate
+from detrcli.inspection.attention import recorded
+from detrcli.inspection.relevance import in_queries, normalised, relevance, share, with_gradient
+from detrcli.variants.family import ModelConfig
+
+BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
+
+
+def picture() -> torch.Tensor:
+    return torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def test_rules_by_hand() -> None:
+    """Two cells, two queries, one encoder and two decoder layers, worked out on paper."""
+    encoder = [torch.tensor([[0.2, 0.6], [0.0, 0.4]])]
+    first = (torch.tensor([[0.1, 0.3], [0.5, 0.0]]), torch.tensor([[0.2, 0.0], [0.1, 0.4]]))
+    second = (torch.tensor([[0.0, 0.2], [0.0, 0.0]]), torch.zeros(2, 2))
+    torch.testing.assert_close(
+        in_queries(encoder, [first]), torch.tensor([[0.4375, 1.0625], [0.3125, 0.9875]])
+    )
+    # The second layer's self-attention hands on what the queries have gathered.
+    torch.testing.assert_close(
+        in_queries(encoder, [first, second]), torch.tensor([[0.5, 1.26], [0.3125, 0.9875]])
+    )
+    # Two encoder layers: (I + E)(I + E), whose rows beside the diagonal are 0.44, 1.56 and 0, 0.96.
+    torch.testing.assert_close(
+        in_queries(encoder * 2, [(torch.zeros(2, 2), torch.eye(2))]),
+        torch.tensor([[1 + 0.44 / 2, 1.56 / 2], [0.0, 2.0]]),
+    )
+
+
+def test_normalised_and_share() -> None:
+    torch.testing.assert_close(
+        normalised(torch.tensor([[1.0, 3.0], [0.0, 1.0]])), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    )
+    weights = torch.tensor([[[0.5, 0.5]], [[0.2, 0.8]]])
+    gradient = torch.tensor([[[2.0, -1.0]], [[1.0, 4.0]]])
+    torch.testing.assert_close(share(weights, gradient), torch.tensor([[0.6, 1.6]]))
+
+
+@BOTH
+def test_the_way_with_gradient_gives_the_same(config: ModelConfig) -> None:
+    model = small_weights(config).model()
+    batch = collate([picture()])
+    with recorded(model) as recording, torch.inference_mode():
+        plain = model(batch)
+    with with_gradient(model) as attention:
+        output = model(batch)
+    torch.testing.assert_close(output.last.logits, plain.last.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output.last.boxes, plain.last.boxes, rtol=0, atol=1e-5)
+    cross = attention["decoder.layers.1.cross_attention"][0].detach()  # (heads, Q, S)
+    torch.testing.assert_close(cross.transpose(0, 1), recording.cross(1, range(9))[0].flatten(2))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layers.0.self_attention",
+        "decoder.layers.0.cross_attention",
+        "decoder.layers.1.self_attention",
+    ],
+)
+def test_gradients_are_what_a_little_more_attention_does(config: ModelConfig, name: str) -> None:
+    """A head's weight, raised by a little, adds as much of its value to what its module gathers.
+
+    Boxes stay where they are: from layer to layer no gradient goes through them.
+    """
+    model = small_weights(config).model().double()
+    model.box_head.float()
+    model.box_head.layers[2].weight = torch.nn.Parameter(torch.zeros_like(model.box_head.layers[2].weight))
+    batch, query = collate([picture().double()]), 4
+    with with_gradient(model) as attention:
+        logit = model(batch).last.logits[0, query, :-1].max()
+    (gradient,) = torch.autograd.grad(logit, attention[name])
+    head, asker, token, little = 2, query if "decoder" in name else 5, 3, 1e-6
+
+    module = model.get_submodule(name)
+    width = module.head_dim
+    part = slice(head * width, (head + 1) * width)
+
+    def nudge(_module: object, args: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, None]) -> object:
+        projected = args[2] @ module.in_proj_weight.chunk(3)[2].T + module.in_proj_bias.chunk(3)[2]
+        added = module.out_proj.weight[:, part] @ projected[0, token, part]
+        gathered = output[0].clone()
+        gathered[0, asker] += little * added
+        return gathered, None
+
+    hook = module.register_forward_hook(nudge)
+    nudged = model(batch).last.logits[0, query, :-1].max()
+    hook.remove()
+    by_difference = ((nudged - logit) / little).item()
+    assert abs(by_difference) > 1e-6
+    assert gradient[0, head, asker, token].item() == pytest.approx(by_difference, rel=1e-3, abs=1e-7)
+
+
+@BOTH
+def test_maps_of_queries(config: ModelConfig) -> None:
+    model = small_weights(config).model()
+    maps = relevance(model, picture(), [8, 1])
+    assert maps.shape[0] == 2
+    assert (maps >= 0).all()
+    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
+    torch.testing.assert_close(relevance(model, picture(), [1])[0], maps[1])
+    assert (maps[0] - maps[1]).abs().max() > 1e-4
+    assert all(p.grad is None for p in model.parameters())
