@@ -30,6 +30,15 @@ def next_free_folder(name: str) -> Path:
             return path
 
 
+def next_free_file(name: str) -> Path:
+    """A file name that is not taken: this one, or with the next free number behind it."""
+    path, number = Path(name), 1
+    while os.path.lexists(path):
+        number += 1
+        path = Path(name).with_stem(f"{Path(name).stem}-{number}")
+    return path
+
+
 def different(names: Iterable[Path]) -> list[Path]:
     """The names, with a number behind one that has come before."""
     given: dict[Path, None] = {}

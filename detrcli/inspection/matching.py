@@ -59,6 +59,12 @@ class Layer:
         best: np.ndarray = self.probabilities[:, :-1].argmax(1)
         return best
 
+    def that_matter(self, threshold: float) -> list[int]:
+        """The queries that were given an object, those that nearly were, and those that are sure of one."""
+        near = [pair.runner_up for pair in self.pairs if pair.runner_up is not None]
+        sure = np.flatnonzero(self.scores >= threshold).tolist()
+        return sorted({*(pair.query for pair in self.pairs), *near, *sure})
+
 
 @torch.no_grad()
 def explain(output: Output, target: Target, config: MatchingConfig) -> list[Layer]:

@@ -19,7 +19,6 @@ from detrcli.weights.registry import PUBLISHED
 COMMANDS = sorted(leaves(typer.main.get_command(app)))
 TO_COME = {
     "visualize-attn": ["a.jpg"],
-    "match-debug": ["data"],
 }
 
 
