@@ -17,13 +17,17 @@ function make(tag, attributes, parent, text) {
 const number = (value) => (value === null ? "" : value.toFixed(3));
 const pairOfQuery = (layer, query) => layer.pairs.find((pair) => pair.query === query);
 
-// Boxes are cx, cy, w, h in [0, 1]; the drawing is as large as the picture.
+// Boxes are cx, cy, w, h in [0, 1]; the drawing is as large as the picture. Names of objects stand above their
+// boxes and those of queries below, where they seldom meet.
 function box(svg, [cx, cy, w, h], kind, label) {
   const { width, height } = data.image;
   const x = (cx - w / 2) * width, y = (cy - h / 2) * height;
   make("rect", { x, y, width: w * width, height: h * height, class: kind }, svg);
-  const size = Math.max(width, height) / 45;
-  make("text", { x: x + size / 4, y: Math.max(size, y - size / 4), "font-size": size, class: kind }, svg, label);
+  const size = Math.max(width, height) / 36;
+  const above = Math.max(size, y - size / 3), below = Math.min(height - size / 4, y + h * height + size);
+  make("text", {
+    x: Math.max(0, x) + size / 4, y: kind === "object" ? above : below, "font-size": size, class: kind,
+  }, svg, label);
 }
 
 function picture(layer) {

@@ -19,7 +19,8 @@ OBJECT: Colour = (0, 114, 178)
 GIVEN: Colour = (230, 159, 0)
 SURE: Colour = (204, 121, 167)
 
-PICTURE = 560  # pixels of its longer side
+PICTURE, CROWDED = 560, 840  # pixels of its longer side; the latter where there are many objects
+MANY = 12
 GAP, TITLE, TEXT = 16, 15, 12
 LEAST_CELL, GREATEST_CELL = 13, 30
 NAMES = 110  # pixels for the names of rows, at most
@@ -51,7 +52,7 @@ def paired_picture(
     image: Image.Image, layer: Layer, target: Target, classes: Classes, threshold: float
 ) -> Image.Image:
     """The objects and the boxes of their queries, joined; and the sure queries without an object."""
-    scale = PICTURE / max(image.size)
+    scale = (PICTURE if len(target.labels) <= MANY else CROWDED) / max(image.size)
     canvas = image.resize(
         (max(1, round(scale * image.width)), max(1, round(scale * image.height))), Image.Resampling.BICUBIC
     )

@@ -25,11 +25,12 @@ WIDGET = """
 #shown img {{ width: 100%; display: block; }}
 #shown svg {{ position: absolute; inset: 0; width: 100%; height: 100%; }}
 #boxes rect {{ fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }}
-#boxes line {{ stroke: white; stroke-width: 2; vector-effect: non-scaling-stroke; }}
-#boxes text {{ paint-order: stroke; stroke: white; stroke-width: .25em; font-family: sans-serif; }}
-#boxes rect.object {{ stroke: rgb{object}; }} #boxes text.object {{ fill: rgb{object}; }}
-#boxes rect.given {{ stroke: rgb{given}; }} #boxes text.given {{ fill: rgb{given}; }}
-#boxes rect.chosen {{ stroke: rgb{chosen}; stroke-width: 4; }} #boxes text.chosen {{ fill: rgb{chosen}; }}
+#boxes line {{ stroke: white; stroke-width: 2; vector-effect: non-scaling-stroke; filter: drop-shadow(0 0 1px black); }}
+#boxes text {{ paint-order: stroke; stroke-width: .4em; stroke-linejoin: round; font-family: sans-serif; }}
+#boxes .object {{ stroke: rgb{object}; }} #boxes text.object {{ fill: white; }}
+#boxes .given {{ stroke: rgb{given}; }} #boxes text.given {{ fill: black; }}
+#boxes .chosen {{ stroke: rgb{chosen}; }} #boxes text.chosen {{ fill: black; }}
+#boxes rect.chosen {{ stroke-width: 4; }}
 #side {{ overflow-x: auto; }}
 #costs td {{ padding: 0 .4rem; text-align: right; font-variant-numeric: tabular-nums; }}
 #costs th {{ padding: 0 .6rem 0 0; font-weight: normal; }}
