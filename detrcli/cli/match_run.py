@@ -23,7 +23,7 @@ def show_run(run: Path, out: Path | None, *, json: bool) -> None:
         raise DataError(f"{run}: its matching was kept once so far; it takes two evaluations to compare.")
     targets = int(kept.counts.sum())
     epochs = kept.epochs[1:].tolist()
-    rows = _metrics(run)
+    rows = {epoch: row for epoch, row in _metrics(run).items() if epoch >= epochs[0]}
     losses, precisions = ([rows.get(epoch, {}).get(name) for epoch in epochs] for name in ("loss", "AP"))
     if out is None:
         out = next_free_file(DEFAULT_OUT)

@@ -17,30 +17,35 @@ function make(tag, attributes, parent, text) {
 const number = (value) => (value === null ? "" : value.toFixed(3));
 const pairOfQuery = (layer, query) => layer.pairs.find((pair) => pair.query === query);
 
-// Boxes are cx, cy, w, h in [0, 1]; the drawing is as large as the picture. Names of objects stand above their
-// boxes and those of queries below, where they seldom meet.
-function box(svg, [cx, cy, w, h], kind, label) {
+// Boxes are cx, cy, w, h in [0, 1]; the drawing is as large as the picture.
+function box(svg, [cx, cy, w, h], kind, label, taken) {
   const { width, height } = data.image;
   const x = (cx - w / 2) * width, y = (cy - h / 2) * height;
   make("rect", { x, y, width: w * width, height: h * height, class: kind }, svg);
+  // Names of objects stand above their boxes and those of queries below; one without a free place is left out.
   const size = Math.max(width, height) / 36;
-  const above = Math.max(size, y - size / 3), below = Math.min(height - size / 4, y + h * height + size);
-  make("text", {
-    x: Math.max(0, x) + size / 4, y: kind === "object" ? above : below, "font-size": size, class: kind,
-  }, svg, label);
+  const above = y - size / 3, inside = y + 1.2 * size, below = y + h * height + size;
+  const rows = kind === "object" ? [above, inside, below] : [below, above, inside];
+  const long = 0.6 * size * (label.length + 1);
+  const left = Math.min(Math.max(0, x), width - long) + size / 4;
+  const free = (row) => row >= size && row <= height && !taken.some(
+    (other) => left < other.left + other.long && other.left < left + long && Math.abs(row - other.row) < 1.2 * size);
+  const row = rows.find(free);
+  if (row === undefined) return;
+  taken.push({ left, long, row });
+  make("text", { x: left, y: row, "font-size": size, class: kind }, svg, label);
 }
 
 function picture(layer) {
-  const svg = by("boxes");
+  const svg = by("boxes"), taken = [], { width, height } = data.image;
   svg.replaceChildren();
-  data.targets.forEach((target, n) => box(svg, target.box, "object", `${n} ${target.label}`));
+  if (state.query !== null) box(svg, layer.boxes[state.query], "chosen", `q${state.query}`, taken);
+  data.targets.forEach((target, n) => box(svg, target.box, "object", `${n} ${target.label}`, taken));
   for (const pair of layer.pairs) {
-    if (pair.query !== state.query) box(svg, layer.boxes[pair.query], "given", `q${pair.query}`);
+    if (pair.query !== state.query) box(svg, layer.boxes[pair.query], "given", `q${pair.query}`, taken);
     const [ax, ay] = data.targets[pair.target].box, [bx, by] = layer.boxes[pair.query];
-    const { width, height } = data.image;
     make("line", { x1: ax * width, y1: ay * height, x2: bx * width, y2: by * height }, svg);
   }
-  if (state.query !== null) box(svg, layer.boxes[state.query], "chosen", `q${state.query}`);
 }
 
 function costs(layer) {

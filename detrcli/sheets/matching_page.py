@@ -21,11 +21,12 @@ SCRIPT = Path(__file__).with_name("matching.js")
 WIDGET = """
 <style>
 #view {{ display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1rem; }}
-#shown {{ position: relative; align-self: start; position: sticky; top: 0; }}
+#shown {{ align-self: start; position: sticky; top: 0; }}
 #shown img {{ width: 100%; display: block; }}
 #shown svg {{ position: absolute; inset: 0; width: 100%; height: 100%; }}
-#boxes rect {{ fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }}
-#boxes line {{ stroke: white; stroke-width: 2; vector-effect: non-scaling-stroke; filter: drop-shadow(0 0 1px black); }}
+#boxes rect, #boxes line {{ stroke-width: 2; vector-effect: non-scaling-stroke; }}
+#boxes rect {{ fill: none; }}
+#boxes line {{ stroke: white; filter: drop-shadow(0 0 1px black); }}
 #boxes text {{ paint-order: stroke; stroke-width: .4em; stroke-linejoin: round; font-family: sans-serif; }}
 #boxes .object {{ stroke: rgb{object}; }} #boxes text.object {{ fill: white; }}
 #boxes .given {{ stroke: rgb{given}; }} #boxes text.given {{ fill: black; }}
