@@ -58,8 +58,7 @@ def show_data(
     if out is None:
         out = next_free_file(DEFAULT_OUT)
         warn(f"the picture goes to {out}")
-    sizes = truths.annotations.sizes.numpy()
-    save(usage_sheet(found, sizes, truths.picture, truths.classes), out)
+    save(usage_sheet(found, truths.picture, truths.classes), out)
     if json:
         print_json(_document(found, truths, matching, threshold, out))
     else:

@@ -120,7 +120,7 @@ def match_debug(
     checked = examined.splits[split]
     pairing = pair(detector.classes, classes_of(checked))
     tell_pairing(pairing)
-    truths = Truths.of(detector, checked, pairing)
+    truths = Truths.of(detector, checked, pairing, skip_bad=skip_bad)
     if all_:
         from detrcli.cli.match_data import show_data
 

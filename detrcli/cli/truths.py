@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from detrcli.cli.console import warn
 from detrcli.config import LossConfig, MatchingConfig
 from detrcli.data.annotations import Annotations, annotate
 from detrcli.data.checks import Checked
@@ -30,9 +31,10 @@ class Truths:
     classes: Classes  # the weights' names, with the data's ids
     annotations: Annotations
     dataset: Detection
+    skip_bad: bool  # whether a picture that cannot be read ends it all
 
     @classmethod
-    def of(cls, detector: Detector, split: Checked, pairing: Pairing) -> "Truths":
+    def of(cls, detector: Detector, split: Checked, pairing: Pairing, *, skip_bad: bool) -> "Truths":
         """The usable images of a split; objects whose class the weights do not know are left out."""
         annotations = annotate(split, pairing.classes)
         if not len(annotations):
@@ -42,6 +44,7 @@ class Truths:
             pairing.classes,
             annotations,
             Detection(annotations, detector.preprocessing, augmented=False),
+            skip_bad,
         )
 
     def find(self, image: str | None) -> int:
@@ -68,7 +71,7 @@ class Truths:
         """The network's input and the objects of an image."""
         example = self.dataset[0, i]
         if isinstance(example, Broken):
-            raise DataError(example.message)
+            raise DataError(f"{example.message}.")
         return example
 
     def output(self, example: Example) -> Output:
@@ -81,9 +84,15 @@ class Truths:
 
     def __iter__(self) -> Iterator[tuple[int, Example, Output]]:
         """All images with what is said of them, while the next ones are being read."""
+        places = [(0, i) for i in range(len(self.annotations))]
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
-            for i, example in enumerate(ahead(pool, self.example, range(len(self.annotations)), depth=16)):
-                yield i, example, self.output(example)
+            for i, example in enumerate(ahead(pool, self.dataset.__getitem__, places, depth=16)):
+                if isinstance(example, Example):
+                    yield i, example, self.output(example)
+                elif self.skip_bad:
+                    warn(f"left out: {example.message}")
+                else:
+                    raise DataError(f"{example.message}.\n--skip-bad leaves out what cannot be read.")
 
 
 def trained_with(weights: str) -> tuple[MatchingConfig, LossConfig]:

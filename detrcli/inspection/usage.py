@@ -7,6 +7,7 @@ from math import inf
 
 import numpy as np
 
+from detrcli.errors import DataError
 from detrcli.inspection.losses import Charges
 from detrcli.inspection.matching import Layer, Pair, changed
 from detrcli.structures import Target
@@ -60,6 +61,7 @@ class Usage:
     centres: np.ndarray  # (Q, 2), cx, cy of its objects on average; NaN where it has none
     sure: np.ndarray  # (Q,), how often it was a detection
     boxes: np.ndarray  # (Q, I, 4), all that it predicted
+    image_sizes: np.ndarray  # (I, 2), height and width
     moved: np.ndarray  # (L - 1,), objects with another query than in the layer before
     closest: Sequence[Case]  # of the smallest margins, the smallest first
     worst: Sequence[Case]  # of the largest losses, the largest first
@@ -74,7 +76,7 @@ def usage(images: Iterable[Image], classes: int, threshold: float, most: int) ->
     """Go through the images once; `most` closest and worst objects are kept."""
     count = targets = 0
     used: dict[int, list[tuple[int, int, float, float]]] = {}  # query -> label, size, cx, cy of its objects
-    boxes, sure, moved = [], [], []
+    boxes, image_sizes, sure, moved = [], [], [], []
     closest: list[Case] = []
     worst: list[Case] = []
     for image in images:
@@ -82,6 +84,7 @@ def usage(images: Iterable[Image], classes: int, threshold: float, most: int) ->
         count += 1
         targets += len(target.labels)
         boxes.append(last.boxes)
+        image_sizes.append((image.height, image.width))
         sure.append(last.scores >= threshold)
         queries = np.stack([layer.queries for layer in image.layers])  # (L, N)
         moved.append(changed(queries[:-1], queries[1:]).sum(1))
@@ -92,6 +95,8 @@ def usage(images: Iterable[Image], classes: int, threshold: float, most: int) ->
             used.setdefault(case.pair.query, []).append((case.label, size, cx, cy))
         closest = nsmallest(most, [*closest, *cases], key=_margin)
         worst = nlargest(most, [*worst, *cases], key=lambda case: case.whole_loss)
+    if not boxes:
+        raise DataError("No picture of this split could be read.")
     number = len(boxes[0])
     by_class, by_size = np.zeros((number, classes), dtype=int), np.zeros((number, len(SIZES)), dtype=int)
     centres = np.full((number, 2), np.nan)
@@ -108,6 +113,7 @@ def usage(images: Iterable[Image], classes: int, threshold: float, most: int) ->
         centres=centres,
         sure=np.sum(sure, axis=0),
         boxes=np.stack(boxes, axis=1),
+        image_sizes=np.array(image_sizes),
         moved=np.sum(moved, axis=0),
         closest=[case for case in closest if case.pair.margin is not None],
         worst=worst,

@@ -18,34 +18,41 @@ const number = (value) => (value === null ? "" : value.toFixed(3));
 const pairOfQuery = (layer, query) => layer.pairs.find((pair) => pair.query === query);
 
 // Boxes are cx, cy, w, h in [0, 1]; the drawing is as large as the picture.
-function box(svg, [cx, cy, w, h], kind, label, taken) {
+function inPixels([cx, cy, w, h]) {
   const { width, height } = data.image;
-  const x = (cx - w / 2) * width, y = (cy - h / 2) * height;
-  make("rect", { x, y, width: w * width, height: h * height, class: kind }, svg);
-  // Names of objects stand above their boxes and those of queries below; one without a free place is left out.
-  const size = Math.max(width, height) / 36;
-  const above = y - size / 3, inside = y + 1.2 * size, below = y + h * height + size;
+  return { x: (cx - w / 2) * width, y: (cy - h / 2) * height, width: w * width, height: h * height };
+}
+
+// Names of objects stand above their boxes and those of queries below; one without a free place is left out.
+function name(svg, shape, kind, text, taken) {
+  const { width, height } = data.image, { x, y } = inPixels(shape);
+  const size = Math.max(width, height) / 36, long = 0.6 * size * (text.length + 1);
+  const above = y - size / 3, inside = y + 1.2 * size, below = y + inPixels(shape).height + size;
   const rows = kind === "object" ? [above, inside, below] : [below, above, inside];
-  const long = 0.6 * size * (label.length + 1);
   const left = Math.min(Math.max(0, x), width - long) + size / 4;
   const free = (row) => row >= size && row <= height && !taken.some(
     (other) => left < other.left + other.long && other.left < left + long && Math.abs(row - other.row) < 1.2 * size);
   const row = rows.find(free);
   if (row === undefined) return;
   taken.push({ left, long, row });
-  make("text", { x: left, y: row, "font-size": size, class: kind }, svg, label);
+  make("text", { x: left, y: row, "font-size": size, class: kind }, svg, text);
 }
 
 function picture(layer) {
-  const svg = by("boxes"), taken = [], { width, height } = data.image;
+  const svg = by("boxes"), { width, height } = data.image, taken = [];
   svg.replaceChildren();
-  if (state.query !== null) box(svg, layer.boxes[state.query], "chosen", `q${state.query}`, taken);
-  data.targets.forEach((target, n) => box(svg, target.box, "object", `${n} ${target.label}`, taken));
+  const marks = [
+    ...data.targets.map((target, n) => [target.box, "object", `${n} ${target.label}`]),
+    ...layer.pairs.filter((pair) => pair.query !== state.query)
+      .map((pair) => [layer.boxes[pair.query], "given", `q${pair.query}`]),
+  ];
+  if (state.query !== null) marks.push([layer.boxes[state.query], "chosen", `q${state.query}`]);
+  for (const [shape, kind] of marks) make("rect", { ...inPixels(shape), class: kind }, svg);
   for (const pair of layer.pairs) {
-    if (pair.query !== state.query) box(svg, layer.boxes[pair.query], "given", `q${pair.query}`, taken);
     const [ax, ay] = data.targets[pair.target].box, [bx, by] = layer.boxes[pair.query];
     make("line", { x1: ax * width, y1: ay * height, x2: bx * width, y2: by * height }, svg);
   }
+  for (const [shape, kind, text] of marks.reverse()) name(svg, shape, kind, text, taken); // the chosen one first
 }
 
 function costs(layer) {

@@ -26,12 +26,11 @@ KINDS: dict[str, Colour] = {
 
 def usage_sheet(
     usage: Usage,
-    sizes: np.ndarray,
     picture: Callable[[int], Image.Image],
     classes: Classes,
 ) -> Image.Image:
-    """The atlas, and below it the worst objects. `sizes` (I, 2) are the heights and widths of the images."""
-    parts = [atlas(usage, sizes)]
+    """The atlas, and below it the worst objects; `picture` opens an image by its place in the split."""
+    parts = [atlas(usage)]
     if usage.worst:
         parts += [
             _line(f"the {len(usage.worst)} objects with the largest loss: wrong labels are among the first"),
@@ -45,7 +44,7 @@ def usage_sheet(
     return page
 
 
-def atlas(usage: Usage, sizes: np.ndarray) -> Image.Image:
+def atlas(usage: Usage) -> Image.Image:
     """A tile for each query: the centres of all its boxes, coloured by their size."""
     queries = len(usage.boxes)
     columns, counts = min(COLUMNS, queries), usage.used.sum(1)
@@ -61,7 +60,7 @@ def atlas(usage: Usage, sizes: np.ndarray) -> Image.Image:
     draw, font = ImageDraw.Draw(page), default_font(TEXT)
     for query, boxes in enumerate(usage.boxes):
         x, y = GAP + query % columns * across, head.height + query // columns * down
-        page.paste(_tile(boxes, sizes), (x, y))
+        page.paste(_tile(boxes, usage.image_sizes), (x, y))
         caption = f"{query}: {counts[query]:,}" if counts[query] else f"{query}: none"
         draw.text((x + TILE / 2, y + TILE + 3), caption, fill="black", font=font, anchor="ma")
     return page

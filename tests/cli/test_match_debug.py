@@ -339,6 +339,25 @@ def test_the_whole_data_set(match: Detr, root: Path, tmp_path: Path) -> None:
         assert min(image.size) > 300
 
 
+def test_a_picture_that_cannot_be_read(detr: Detr, root: Path, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "data", images=15, size=64, classes=("circle",), objects=3)
+    whole = (tmp_path / "data" / "val" / "000001.png").read_bytes()
+    (tmp_path / "data" / "val" / "000001.png").write_bytes(whole[: len(whole) // 2])
+    path = tmp_path / "data" / "annotations" / "instances_val.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": 1, "name": "dog"}]
+    path.write_text(json.dumps(document))
+    args = ["match-debug", tmp_path / "data", "--weights", root / "w.safetensors", "--device", "cpu"]
+    for more in (["--all"], ["--image", 2]):
+        shown = detr(*args, *more)
+        assert (shown.code, shown.out) == (3, "")
+        assert "000001.png" in shown.err
+    shown = detr(*args, "--all", "--skip-bad", "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["images"] == 2
+    assert "left out:" in shown.err
+
+
 def test_a_training(detr: Detr, root: Path, tmp_path: Path) -> None:
     """What `detr train` kept is what its weights give when they are asked."""
     shown = detr(

@@ -85,7 +85,7 @@ def usage_of(boxes: np.ndarray, used: np.ndarray) -> Usage:
     return Usage(
         images=boxes.shape[1], targets=int(used.sum()), used=used, sizes=np.zeros((queries, 3), dtype=int),
         centres=np.zeros((queries, 2)), sure=np.zeros(queries, dtype=int), boxes=boxes,
-        moved=np.zeros(1, dtype=int), closest=[], worst=[],
+        image_sizes=np.full((boxes.shape[1], 2), 100), moved=np.zeros(1, dtype=int), closest=[], worst=[],
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_a_tile_shows_centres_and_sizes() -> None:
 @pytest.mark.parametrize("queries", [1, 25, 100])
 def test_an_atlas_of_any_number_of_queries(queries: int) -> None:
     boxes = np.random.default_rng(0).random((queries, 7, 4))
-    drawn = atlas(usage_of(boxes, np.ones((queries, 2), dtype=int)), np.full((7, 2), 100))
+    drawn = atlas(usage_of(boxes, np.ones((queries, 2), dtype=int)))
     assert drawn.width < 2000
     assert drawn.height < 2000
 
