@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from detrcli.cli.console import Status, print_json, print_table, warn
-from detrcli.cli.match_image import class_of, rounded
+from detrcli.cli.match_document import class_of, rounded
 from detrcli.cli.outputs import next_free_file
 from detrcli.cli.truths import Truths
 from detrcli.config import LossConfig, MatchingConfig
 from detrcli.draw import save
 from detrcli.inspection.losses import charges
 from detrcli.inspection.matching import TERMS, explain, weights_of
-from detrcli.inspection.usage import SIZES, Case, Image, Usage, usage
+from detrcli.inspection.usage import SIZES, Case, Explained, Usage, usage
 from detrcli.sheets.usage import usage_sheet
 from detrcli.structures import Classes
 from detrcli.text import some
@@ -38,12 +38,12 @@ def show_data(
     """Match all images of a split: the tables or the document, and the picture."""
     with Status("matching", len(truths.annotations)) as status:
 
-        def images() -> Iterator[Image]:
+        def images() -> Iterator[Explained]:
             criterion = build_criterion(loss, matching)
             for i, example, output in truths:
                 target = example.target.to(truths.detector.device)
                 height, width = truths.annotations.sizes[i].tolist()
-                yield Image(
+                yield Explained(
                     place=i,
                     image_id=example.image_id,
                     width=width,

@@ -20,6 +20,7 @@ from detrcli.cli.options import (
 )
 from detrcli.errors import UsageError
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 WORST = 16  # what --all lists, unless told otherwise
 
 
@@ -92,6 +93,7 @@ def match_debug(
         check_free(path, overwrite=overwrite)
         if data is not None:
             check_not_in_data(path, data)
+        path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     if run is not None:
         from detrcli.cli.match_run import show_run
 
@@ -139,9 +141,6 @@ def match_debug(
             {"picture": out, "raw": raw, "page": html},
             json=json,
         )
-
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def _check_together(*, data: bool, run: bool, all_: bool, of_image: dict[str, bool], worst: bool) -> None:

@@ -17,7 +17,7 @@ SMALL, MEDIUM = 32**2, 96**2  # pixels of a box' area up to which an object is c
 
 
 @dataclass(frozen=True)
-class Image:
+class Explained:
     """An image with the matching of every layer, and what its objects cost the last one."""
 
     place: int  # in the split
@@ -72,7 +72,7 @@ class Usage:
         return np.flatnonzero(self.used.sum(1) == 0).tolist()
 
 
-def usage(images: Iterable[Image], classes: int, threshold: float, most: int) -> Usage:
+def usage(images: Iterable[Explained], classes: int, threshold: float, most: int) -> Usage:
     """Go through the images once; `most` closest and worst objects are kept."""
     count = targets = 0
     used: dict[int, list[tuple[int, int, float, float]]] = {}  # query -> label, size, cx, cy of its objects
@@ -120,7 +120,7 @@ def usage(images: Iterable[Image], classes: int, threshold: float, most: int) ->
     )
 
 
-def _cases(image: Image) -> Iterable[Case]:
+def _cases(image: Explained) -> Iterable[Case]:
     last = image.layers[-1]
     for pair in last.pairs:
         yield Case(
