@@ -13,6 +13,7 @@ from detrcli.structures import Classes
 TILE, GAP, TEXT = 104, 12, 12
 COLUMNS = 10
 WORST_COLUMNS, WORST_CELL = 4, 320
+MANY = 40  # cells from which there are twice the columns
 AROUND = 3.0  # how many times its longer side is shown of an object's surroundings
 LEAST_SHARE = 0.25  # and at least this of the picture's shorter side
 
@@ -33,7 +34,7 @@ def usage_sheet(
     parts = [atlas(usage)]
     if usage.worst:
         parts += [
-            _line(f"the {len(usage.worst)} objects with the largest loss: wrong labels are among the first"),
+            _line("wrong labels are among these: loss, image, and what the object's query says of it"),
             worst_sheet(usage.worst, picture, classes),
         ]
     page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
@@ -92,7 +93,7 @@ def worst_sheet(
     for case in cases:
         image = picture(case.place)
         cells.append((_cut_out(image, case, classes), _caption(case, classes)))
-    return sheet(cells, columns=WORST_COLUMNS, cell=WORST_CELL)
+    return sheet(cells, columns=WORST_COLUMNS * (1 if len(cells) <= MANY else 2), cell=WORST_CELL)
 
 
 def _cut_out(image: Image.Image, case: Case, classes: Classes) -> Image.Image:
@@ -106,7 +107,7 @@ def _cut_out(image: Image.Image, case: Case, classes: Classes) -> Image.Image:
 
 
 def _caption(case: Case, classes: Classes) -> str:
-    return f"{case.image_id}: {classes.names[case.said]} {case.score:.2f}, loss {case.whole_loss:.1f}"
+    return f"{case.whole_loss:.1f}  {case.image_id}: {classes.names[case.said]} {case.score:.2f}"
 
 
 def _legend(text: str) -> Image.Image:
