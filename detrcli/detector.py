@@ -27,7 +27,7 @@ from detrcli.errors import DataError, MachineError, UsageError
 from detrcli.launch import launch
 from detrcli.model.family import DetectionTransformer
 from detrcli.postprocess import detections
-from detrcli.structures import Classes, Detections, Prediction
+from detrcli.structures import Classes, Detections, Output, Prediction
 from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
 
@@ -182,6 +182,10 @@ class Detector:
 
     def forward(self, pixels: Sequence[Tensor]) -> Prediction:
         """The last layer's prediction for network inputs (3, h, w) of equal size."""
+        return self.output(pixels).last
+
+    def output(self, pixels: Sequence[Tensor]) -> Output:
+        """What every layer predicts for network inputs (3, h, w) of equal size."""
         batch = collate(pixels).to(self.device)
         half = self.precision is not torch.float32
         with (
@@ -189,7 +193,7 @@ class Detector:
             torch.autocast(self.device.type, self.precision) if half else nullcontext(),
             exact_float32(),
         ):
-            return self.model(batch).last
+            return self.model(batch)
 
 
 def load(

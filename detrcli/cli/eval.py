@@ -27,11 +27,8 @@ from detrcli.errors import DataError, UsageError
 from detrcli.text import visible
 
 if TYPE_CHECKING:
-    from detrcli.evaluation.pairing import Pairing
     from detrcli.evaluation.score import Scores
     from detrcli.evaluation.truth import Truth
-
-MOST_NAMED = 10  # classes without a partner that are named one by one
 
 
 def evaluate(
@@ -77,7 +74,7 @@ def evaluate(
     """Measure average precision, the twelve COCO numbers."""
     from detrcli.cli.console import print_json
     from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
-    from detrcli.cli.sources import open_source, tell_problems
+    from detrcli.cli.sources import open_source, tell_pairing, tell_problems
     from detrcli.data.examine import headers_only
     from detrcli.evaluation.results import read_results, write_results
     from detrcli.evaluation.score import score
@@ -119,7 +116,7 @@ def evaluate(
             precision=precision,
         )
         pairing = pair(detector.classes, classes_of(checked))
-        _tell_pairing(pairing)
+        tell_pairing(pairing)
         with distributed.joined(detector.device):
             first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
             with Status("evaluating", share) as status:
@@ -166,17 +163,6 @@ def evaluate(
 
 def _names(classes: str | None) -> list[str] | None:
     return None if classes is None else [name for name in classes.split(",") if name.strip()]
-
-
-def _tell_pairing(pairing: "Pairing") -> None:
-    from detrcli.cli.console import warn
-
-    if pairing.by == "id":
-        warn("no class of the weights has a name that the data knows: paired by id")
-    for who, names in (("weights", pairing.only_weights), ("data", pairing.only_data)):
-        if names:
-            more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-            warn(f"classes only in the {who}: {', '.join(names[:MOST_NAMED])}{more}")
 
 
 def _document(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> dict[str, Any]:

@@ -31,17 +31,12 @@ def next_free_folder(name: str) -> Path:
 
 
 def next_free_file(name: str) -> Path:
-    """A new, empty file of this name, or with the next free number behind it."""
-    first = Path(name)
-    number, path = 1, first
-    while True:
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            number += 1
-            path = first.with_name(f"{first.stem}-{number}{first.suffix}")
-        else:
-            return path
+    """A file name that is not taken: this one, or with the next free number behind it."""
+    path, number = Path(name), 1
+    while os.path.lexists(path):
+        number += 1
+        path = Path(name).with_stem(f"{Path(name).stem}-{number}")
+    return path
 
 
 def different(names: Iterable[Path]) -> list[Path]:

@@ -10,8 +10,10 @@ from detrcli.errors import DataError, UsageError
 if TYPE_CHECKING:
     from detrcli.data.examine import Examined
     from detrcli.data.source import Source
+    from detrcli.evaluation.pairing import Pairing
 
 SHOWN = 3  # problems of a kind that are told one by one
+MOST_NAMED = 10  # classes without a partner that are named one by one
 
 
 def open_source(data: Path | None, files: Mapping[str, tuple[Path | None, Path | None]]) -> "Source":
@@ -51,3 +53,13 @@ def end_on_errors(found: "Examined", more: str = "") -> None:
         count = f"{len(errors):,} error{'s' if len(errors) > 1 else ''} in the data."
         hint = " --skip-bad leaves out what is broken." if all(p.kind in SKIPPABLE for p in errors) else ""
         raise DataError(f"{count}{more}{hint}")
+
+
+def tell_pairing(pairing: "Pairing") -> None:
+    """Say which classes of weights and data found no partner, and where names did not help."""
+    if pairing.by == "id":
+        warn("no class of the weights has a name that the data knows: paired by id")
+    for who, names in (("weights", pairing.only_weights), ("data", pairing.only_data)):
+        if names:
+            more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+            warn(f"classes only in the {who}: {', '.join(names[:MOST_NAMED])}{more}")

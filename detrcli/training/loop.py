@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detrcli import distributed
+from detrcli.data.annotations import annotate
 from detrcli.data.dataset import Detection, Examples, collate_examples, unbroken
 from detrcli.detector import Detector
 from detrcli.errors import DataError, DivergedError, UsageError
@@ -17,6 +18,7 @@ from detrcli.evaluation.pairing import pair
 from detrcli.evaluation.run import Run, readable, run
 from detrcli.evaluation.score import METRICS, Scores, score
 from detrcli.training import folder as files
+from detrcli.training import matchings
 from detrcli.training.engine import AnotherDivergedError, Engine
 from detrcli.training.folder import RunFolder, best_of, since_best
 from detrcli.training.interrupts import Interrupts, ignore_signals
@@ -367,6 +369,13 @@ class Training:
         truth = readable(data.truth, found, skip_bad=False)
         if self.folder:
             self.folder.write_picture(beside_truth(data.val, truth, found.results), files.PREDICTIONS)
+            matchings.keep(
+                self.folder.path,
+                len(self.rows) + 1,
+                detector,
+                annotate(data.val, weights.classes),
+                self.chosen.matching_config,
+            )
         return score(truth, found.results)
 
 

@@ -17,9 +17,6 @@ from detrcli.weights.download import cached_path
 from detrcli.weights.registry import PUBLISHED
 
 COMMANDS = sorted(leaves(typer.main.get_command(app)))
-TO_COME = {
-    "match-debug": ["data"],
-}
 
 
 def detr(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -48,14 +45,6 @@ def test_version_and_bare_call() -> None:
     assert detr("--version").stdout == f"detr {detrcli.__version__}\n"
     assert "Commands:" in detr().stdout
     assert detr().returncode == 0
-
-
-@pytest.mark.parametrize(("command", "args"), TO_COME.items())
-def test_what_is_to_come_says_so_in_one_line(command: str, args: list[str]) -> None:
-    shown = detr(command, *args)
-    assert shown.returncode == 2
-    assert shown.stdout == ""
-    assert shown.stderr == f"detr: `detr {command}` is not in this version yet.\n"
 
 
 @pytest.mark.parametrize("args", [["frob"], ["train", "--epochs", "x"], ["train", "--frob"], ["predict"]])

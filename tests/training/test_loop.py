@@ -137,7 +137,7 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "best.safetensors", "last.safetensors", "state", "metrics.csv", "curves.png",
-        "first-batch.png", "val-predictions.png",
+        "first-batch.png", "val-predictions.png", "matching.npz",
     }  # fmt: skip
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

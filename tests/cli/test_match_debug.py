@@ -1,0 +1,433 @@
+"""`detr match-debug` as people and programs use it: one image, a data set, a training."""
+
+import csv
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import opened
+from here import Detr
+from PIL import Image
+from small import TINY, small_weights
+
+from detrcli.data.make import make_shapes
+from detrcli.weights.native import save
+
+EVIL = "cat</script>\x1b[31m"
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shapes under the names of the small model's classes, its last image without objects; and the model."""
+    folder = tmp_path_factory.mktemp("root")
+    make_shapes(folder / "data", images=30, size=64, classes=("circle", "square", "star"), objects=4)
+    for split in ("train", "val"):
+        path = folder / "data" / "annotations" / f"instances_{split}.json"
+        document = json.loads(path.read_text())
+        for category, name in zip(document["categories"], ("dog", "cat", "Żubr"), strict=True):
+            category["name"] = name
+        last = document["images"][-1]["id"]
+        document["annotations"] = [one for one in document["annotations"] if one["image_id"] != last]
+        path.write_text(json.dumps(document))
+    save(small_weights(TINY), folder / "w.safetensors")
+    return folder
+
+
+@pytest.fixture
+def match(detr: Detr, root: Path) -> Detr:
+    return lambda *args: detr(
+        "match-debug", root / "data", "--weights", root / "w.safetensors", "--device", "cpu", *args
+    )
+
+
+def truth_of(root: Path, image: int) -> list[dict[str, Any]]:
+    document = json.loads((root / "data" / "annotations" / "instances_val.json").read_text())
+    return [entry for entry in document["annotations"] if entry["image_id"] == image]
+
+
+def image_with_most(root: Path) -> int:
+    return max(range(1, 7), key=lambda image: len(truth_of(root, image)))
+
+
+def test_the_document_of_one_image(match: Detr, root: Path) -> None:
+    """Its shape as promised, its total the weighted sum, its pairs the cheapest of all."""
+    image = image_with_most(root)
+    shown = match("--image", image, "--layer", "all", "--json")
+    assert shown.code == 0, shown.err
+    document, truth = shown.json, truth_of(root, image)
+    assert document["schema"] == "detr.match-debug/1"
+    assert document["image"] == {
+        "id": image,
+        "file": str(root / "data" / "val" / f"{image - 1:06d}.png"),
+        "width": 64,
+        "height": 64,
+    }
+    assert document["cost_weights"] == {"class": 1, "l1": 5, "giou": 2}
+    assert [target["category_id"] for target in document["targets"]] == [e["category_id"] for e in truth]
+    names = {1: "dog", 2: "cat", 3: "Żubr"}
+    assert [target["label"] for target in document["targets"]] == [names[e["category_id"]] for e in truth]
+    for target, entry in zip(document["targets"], truth, strict=True):
+        x, y, w, h = np.array(entry["bbox"]) / 64
+        assert target["box"] == pytest.approx([x + w / 2, y + h / 2, w, h], abs=1e-6)
+    assert [layer["layer"] for layer in document["layers"]] == [0, 1, 2]
+    for layer in document["layers"]:
+        cost = {name: np.array(values) for name, values in layer["cost"].items()}
+        assert {values.shape for values in cost.values()} == {(9, len(truth))}
+        np.testing.assert_allclose(
+            cost["total"], cost["class"] + 5 * cost["l1"] + 2 * cost["giou"], atol=1e-5
+        )
+        least = min(
+            sum(cost["total"][q, n] for n, q in enumerate(chosen))
+            for chosen in itertools.permutations(range(9), len(truth))
+        )
+        pairs = layer["pairs"]
+        assert sorted(pair["target"] for pair in pairs) == list(range(len(truth)))
+        assert sum(pair["total"] for pair in pairs) == pytest.approx(least, abs=1e-4)
+        for pair in pairs:
+            without = min(
+                sum(cost["total"][q, n] for n, q in enumerate(chosen))
+                for chosen in itertools.permutations(range(9), len(truth))
+                if chosen[pair["target"]] != pair["query"]
+            )
+            assert pair["margin"] == pytest.approx(without - least, abs=1e-4)
+            assert pair["runner_up"] not in (None, pair["query"])
+        assert document["queries"][layer["layer"]] == [pair["query"] for pair in pairs]
+        for said in layer["predictions"]:
+            assert {"query", "category_id", "label", "score", "box"} == set(said)
+    assert Path(document["files"]["picture"]).name == "match-debug.png"
+
+
+def test_the_last_layer_says_what_predict_says(match: Detr, detr: Detr, root: Path) -> None:
+    document = match("--json").json
+    assert document["image"]["id"] == 1
+    (found,) = detr(
+        "predict", document["image"]["file"], "--weights", root / "w.safetensors", "--threshold", 0,
+        "--device", "cpu", "--no-images", "--json",
+    ).json["images"]  # fmt: skip
+    (layer,) = document["layers"]
+    assert layer["layer"] == 2
+    for ours, theirs in zip(layer["predictions"], found["detections"], strict=True):
+        assert (ours["query"], ours["label"]) == (theirs["query"], theirs["label"])
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        cx, cy, w, h = np.array(ours["box"]) * 64
+        assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx(theirs["box"], abs=0.01)
+
+
+def test_images_are_found_by_id_and_by_file(match: Detr, root: Path) -> None:
+    path = root / "data" / "val" / "000002.png"
+    for named in ("3", "000002.png", "val/000002.png", path):
+        assert match("--image", named, "--json").json["image"]["id"] == 3
+    assert match("--image", "002.png").code == 2
+    shown = match("--image", 99)
+    assert (shown.code, shown.out) == (2, "")
+    assert "no picture of this split has that id or file" in shown.err
+
+
+def test_the_tables(match: Detr, root: Path) -> None:
+    image = image_with_most(root)
+    shown = match("--image", image, "--layer", "all", "--cost-class", 50, "--threshold", 0.3)
+    assert shown.code == 0, shown.err
+    assert shown.err == "detr: the picture goes to match-debug.png\n"
+    for words in (
+        "given to",
+        "second",
+        "decided by",
+        "the loss",
+        "no object",
+        "layer by layer",
+        "with cost = 50 class",
+    ):
+        assert words in shown.out
+    document = match("--image", image, "--layer", "all", "--cost-class", 50, "--json").json
+    flips = document["other_weights"]["flips"]
+    assert document["other_weights"]["cost_weights"] == {"class": 50, "l1": 5, "giou": 2}
+    assert flips
+    for flip in flips:
+        layer = document["layers"][flip["layer"]]
+        assert document["queries"][flip["layer"]][flip["target"]] == flip["query"] != flip["other_query"]
+        assert layer["pairs"][flip["target"]]["query"] == flip["query"]
+
+
+def test_losses_and_changes_in_the_document(match: Detr, root: Path) -> None:
+    document = match("--image", image_with_most(root), "--layer", "all", "--json").json
+    queries = document["queries"]
+    for change in document["changed"]:
+        i = change["layer"]
+        assert change["targets"] == [
+            n for n, (a, b) in enumerate(zip(queries[i - 1], queries[i], strict=True)) if a != b
+        ]
+    for layer in document["layers"]:
+        assert [loss["target"] for loss in layer["loss"]["targets"]] == list(range(len(document["targets"])))
+        l1 = [layer["cost"]["l1"][pair["query"]][pair["target"]] for pair in layer["pairs"]]
+        shares = [loss["l1"] for loss in layer["loss"]["targets"]]
+        assert shares == pytest.approx([5 * cost / len(l1) for cost in l1], abs=1e-4)
+        assert layer["loss"]["no_object"] > 0
+
+
+def test_missed_and_extra(match: Detr, root: Path) -> None:
+    """At a threshold of 1 everything is missed; at 0 every query without an object is one too many."""
+    image = image_with_most(root)
+    document = match("--image", image, "--threshold", 1, "--json").json
+    assert [one["target"] for one in document["missed"]] == list(range(len(document["targets"])))
+    assert [answer["layer"] for answer in document["missed"][0]["layers"]] == [0, 1, 2]
+    assert document["missed"][0]["layers"][2]["query"] == document["queries"][2][0]
+    assert document["extra"] == []
+    document = match("--image", image, "--threshold", 0, "--json").json
+    assert {one["query"] for one in document["extra"]} == set(range(9)) - set(document["queries"][-1])
+    assert {one["kind"] for one in document["extra"]} <= {"duplicate", "other-class", "background"}
+
+
+def test_an_image_without_objects(match: Detr, tmp_path: Path) -> None:
+    shown = match("--image", 6, "--layer", "all", "--html", "a.html", "--raw", "a.npz")
+    assert shown.code == 0, shown.err
+    document = match("--image", 6, "--json").json
+    assert document["targets"] == document["layers"][0]["pairs"] == document["missed"] == []
+    assert document["layers"][0]["cost"]["total"] == [[]] * 9
+    with opened(tmp_path / "a.html") as page:
+        page.select_option("#query", "4")
+        assert "no object" in page.inner_text("#said")
+
+
+def test_more_objects_than_queries(detr: Detr, root: Path, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "many", images=5, size=64, classes=("circle",), objects=1)
+    path = tmp_path / "many" / "annotations" / "instances_val.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": 1, "name": "dog"}]
+    document["annotations"] = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": [5 * (i % 4), 5 * (i // 4), 30, 30],
+         "area": 900, "iscrowd": 0}
+        for i in range(12)
+    ]  # fmt: skip
+    path.write_text(json.dumps(document))
+    args = ["match-debug", tmp_path / "many", "--weights", root / "w.safetensors", "--device", "cpu"]
+    shown = detr(*args, "--json").json
+    assert len(shown["layers"][0]["pairs"]) == 9
+    assert shown["queries"][-1].count(None) == 3
+    lost = [one for one in shown["missed"] if one["layers"][-1]["why"] == "no-query"]
+    assert len(lost) == 3
+    table = detr(*args)
+    assert table.code == 0, table.err
+    assert "more objects than queries" in table.out
+
+
+def test_arrays_are_those_of_the_document(match: Detr, tmp_path: Path) -> None:
+    document = match("--layer", "all", "--json", "--raw", "a.npz").json
+    with np.load(tmp_path / "a.npz") as file:
+        arrays = dict(file)
+    assert arrays["layers"].tolist() == [0, 1, 2]
+    for i, layer in enumerate(document["layers"]):
+        for name, values in layer["cost"].items():
+            np.testing.assert_allclose(arrays[f"cost_{name}"][i], values, atol=1e-6)
+        np.testing.assert_allclose(
+            arrays["boxes"][i], [one["box"] for one in layer["predictions"]], atol=1e-6
+        )
+    assert arrays["cost_total"].dtype == np.float32
+    assert arrays["queries"].tolist() == document["queries"]
+    assert arrays["probabilities"].shape == (3, 9, 4)
+    assert arrays["target_category_ids"].tolist() == [one["category_id"] for one in document["targets"]]
+
+
+def test_the_page_moves_through_layers_and_queries(match: Detr, root: Path, tmp_path: Path) -> None:
+    document = match("--image", image_with_most(root), "--layer", "all", "--json", "--html", "a.html").json
+    last = document["layers"][-1]
+    pair = last["pairs"][0]
+    with opened(tmp_path / "a.html") as page:
+        assert page.evaluate("document.images[0].naturalWidth") == 64
+        assert "layer 2" in page.inner_text("#layer-name")
+        assert page.locator("#boxes rect.object").count() == len(document["targets"])
+        page.select_option("#query", str(pair["query"]))
+        assert f"was given object {pair['target']}" in page.inner_text("#said")
+        assert f"runner-up: query {pair['runner_up']}" in page.inner_text("#said")
+        chosen = page.locator("#boxes rect.chosen")
+        before = float(chosen.get_attribute("x"))
+        cx, _, w, _ = last["predictions"][pair["query"]]["box"]
+        assert before == pytest.approx(64 * (cx - w / 2), abs=1e-2)
+        cell = page.locator(f"#costs tr[data-query='{pair['query']}'] td").first
+        assert float(cell.inner_text()) == pytest.approx(last["cost"]["total"][pair["query"]][0], abs=0.006)
+
+        page.evaluate("const s = document.getElementById('layer'); s.value = 0; s.oninput()")
+        assert "layer 0" in page.inner_text("#layer-name")
+        cx, _, w, _ = document["layers"][0]["predictions"][pair["query"]]["box"]
+        assert float(chosen.get_attribute("x")) == pytest.approx(64 * (cx - w / 2), abs=1e-2) != before
+        page.select_option("#term", "l1")
+        assert float(cell.inner_text()) == pytest.approx(
+            5 * document["layers"][0]["cost"]["l1"][pair["query"]][0], abs=0.006
+        )
+        page.click("#costs tr[data-query='8']")
+        assert page.input_value("#query") == "8"
+
+
+def test_pictures_are_numbered_and_nothing_is_overwritten(match: Detr, root: Path, tmp_path: Path) -> None:
+    match()
+    assert match().err == "detr: the picture goes to match-debug-2.png\n"
+    with Image.open(tmp_path / "match-debug-2.png") as image:
+        assert min(image.size) > 300
+    assert match("--out", "match-debug.png").code == 2
+    assert match("--out", "match-debug.png", "--overwrite").code == 0
+    inside = root / "data" / "val" / "000000.png"
+    before = inside.read_bytes()
+    assert match("--out", inside, "--overwrite").code == 2
+    assert inside.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--layer", "3"],
+        ["--layer", "first"],
+        ["--all", "--image", "1"],
+        ["--all", "--raw", "a.npz"],
+        ["--all", "--run", "run"],
+        ["--run", "run", "--layer", "0"],
+        ["--worst", "3"],
+        ["--out", "a.txt"],
+        ["--raw", "a.txt"],
+        ["--split", "test"],
+        ["--cost-l1", "-1"],
+    ],
+)
+def test_usage_errors(match: Detr, tmp_path: Path, args: list[str]) -> None:
+    shown = match(*args)
+    assert (shown.code, shown.out) == (2, "")
+    assert 1 <= len(shown.err.splitlines()) <= 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_data(detr: Detr) -> None:
+    assert detr("match-debug").code == 2
+
+
+def test_the_whole_data_set(match: Detr, root: Path, tmp_path: Path) -> None:
+    """Counts are those of the images one by one."""
+    shown = match("--all", "--json", "--worst", 5)
+    assert shown.code == 0, shown.err
+    document = shown.json
+    assert document["schema"] == "detr.match-debug-all/1"
+    one_by_one = [match("--image", image, "--layer", "all", "--json").json for image in range(1, 7)]
+    targets = sum(len(one["targets"]) for one in one_by_one)
+    assert (document["images"], document["targets"]) == (6, targets)
+    used = [sum(one["queries"][-1].count(query) for one in one_by_one) for query in range(9)]
+    assert [query["used"] for query in document["queries"]] == used
+    assert document["dead"] == [query for query in range(9) if not used[query]]
+    for query in document["queries"]:
+        assert sum(query["sizes"].values()) == query["used"] == sum(c["targets"] for c in query["classes"])
+        assert (query["centre"] is None) == (query["used"] == 0)
+    moved = [sum(len(one["changed"][layer - 1]["targets"]) for one in one_by_one) for layer in (1, 2)]
+    assert [one["changed"] for one in document["instability"]] == moved
+    margins = sorted(pair["margin"] for one in one_by_one for pair in one["layers"][-1]["pairs"])
+    assert [case["margin"] for case in document["smallest_margins"]] == pytest.approx(margins[:5], abs=1e-5)
+    losses = [case["loss"]["total"] for case in document["largest_losses"]]
+    assert len(losses) == 5
+    assert losses == sorted(losses, reverse=True)
+    for case in document["largest_losses"]:
+        one = one_by_one[case["image"]["id"] - 1]
+        layer = one["layers"][-1]
+        pair = layer["pairs"][case["target"]]
+        assert (case["query"], case["runner_up"]) == (pair["query"], pair["runner_up"])
+        cost = {name: layer["cost"][name][pair["query"]][pair["target"]] for name in ("class", "l1", "giou")}
+        expected = -math.log(-cost["class"]) + 5 * cost["l1"] + 2 * (1 + cost["giou"])
+        assert case["loss"]["total"] == pytest.approx(expected, abs=1e-3)
+    table = match("--all")
+    assert table.code == 0, table.err
+    assert "the largest losses" in table.out
+    with Image.open(tmp_path / "match-debug-all-2.png") as image:
+        assert min(image.size) > 300
+
+
+def test_a_picture_that_cannot_be_read(detr: Detr, root: Path, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "data", images=15, size=64, classes=("circle",), objects=3)
+    whole = (tmp_path / "data" / "val" / "000001.png").read_bytes()
+    (tmp_path / "data" / "val" / "000001.png").write_bytes(whole[: len(whole) // 2])
+    path = tmp_path / "data" / "annotations" / "instances_val.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": 1, "name": "dog"}]
+    path.write_text(json.dumps(document))
+    args = ["match-debug", tmp_path / "data", "--weights", root / "w.safetensors", "--device", "cpu"]
+    for more in (["--all"], ["--image", 2]):
+        shown = detr(*args, *more)
+        assert (shown.code, shown.out) == (3, "")
+        assert "000001.png" in shown.err
+    shown = detr(*args, "--all", "--skip-bad", "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["images"] == 2
+    assert "left out:" in shown.err
+
+
+def test_a_training(detr: Detr, root: Path, tmp_path: Path) -> None:
+    """What `detr train` kept is what its weights give when they are asked."""
+    shown = detr(
+        "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 4, "--lr", 1e-3,
+        "--device", "cpu", "--set", "queries=6", "--set", "workers=0", "--epochs", 3, "--out", "run",
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    shown = detr("match-debug", "--run", "run", "--json")
+    assert shown.code == 0, shown.err
+    document = shown.json
+    assert document["schema"] == "detr.match-debug-run/1"
+    assert document["targets"] > 0
+    assert [one["epoch"] for one in document["evaluations"]] == [2, 3]
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert [one["loss"] for one in document["evaluations"]] == losses[1:]
+    with np.load(tmp_path / "run" / "matching.npz") as file:
+        kept = dict(file)
+    assert [one["changed"] for one in document["evaluations"]] == [
+        (kept["queries"][i] != kept["queries"][i + 1]).sum(1).tolist() for i in range(2)
+    ]
+    start = 0
+    for image_id, count in zip(kept["image_ids"].tolist(), kept["counts"].tolist(), strict=True):
+        now = detr(
+            "match-debug", root / "data", "--weights", "run/last.safetensors", "--image", image_id,
+            "--device", "cpu", "--json",
+        ).json  # fmt: skip
+        assert now["queries"] == kept["queries"][-1][:, start : start + count].tolist()
+        start += count
+    assert start == document["targets"]
+    table = detr("match-debug", "--run", "run")
+    assert table.code == 0, table.err
+    assert [line.split()[0] for line in table.out.splitlines()[2:]] == ["epoch", "2", "3"]
+
+
+def test_the_weights_of_a_run_bring_its_costs(detr: Detr, root: Path, tmp_path: Path) -> None:
+    detr(
+        "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
+        "--set", "queries=6", "--set", "workers=0", "--set", "cost_class=3", "--epochs", 1, "--out", "run",
+    )  # fmt: skip
+    shown = detr("match-debug", root / "data", "--weights", "run", "--device", "cpu", "--json").json
+    assert shown["cost_weights"] == {"class": 3, "l1": 5, "giou": 2}
+    for broken in (b"", (tmp_path / "run" / "matching.npz").read_bytes()[:99]):
+        (tmp_path / "run" / "matching.npz").write_bytes(broken)
+        assert detr("match-debug", "--run", "run").code == 3
+    (tmp_path / "run" / "matching.npz").unlink()
+    shown = detr("match-debug", "--run", "run")
+    assert shown.code == 3
+    assert "no matching was kept" in shown.err
+
+
+def test_names_from_files_stay_text(detr: Detr, root: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from detrcli.structures import Classes
+
+    weights = small_weights(TINY)
+    renamed = Classes(weights.classes.ids, np.array([EVIL, "dog", "x"]))
+    save(replace(weights, classes=renamed), tmp_path / "evil.safetensors")
+    make_shapes(tmp_path / "data", images=5, size=64, classes=("circle",), objects=3)
+    path = tmp_path / "data" / "annotations" / "instances_val.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": 1, "name": EVIL}]
+    path.write_text(json.dumps(document))
+    shown = detr(
+        "match-debug", tmp_path / "data", "--weights", tmp_path / "evil.safetensors", "--device", "cpu",
+        "--html", "a.html", "--threshold", 0,
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    assert "\x1b" not in shown.out
+    assert "cat</script>\\x1b[31m" in shown.out
+    with opened(tmp_path / "a.html") as page:
+        assert "cat</script>\\x1b[31m" in page.inner_text("#costs")

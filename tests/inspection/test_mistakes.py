@@ -1,0 +1,99 @@
+"""Missed objects and detections too many, each case made by hand."""
+
+import torch
+
+from detrcli.config import MatchingConfig
+from detrcli.inspection.matching import Layer, explain
+from detrcli.inspection.mistakes import extra, missed
+from detrcli.structures import Group, Output, Prediction, Target
+
+LEFT, RIGHT, FAR = [0.25, 0.5, 0.3, 0.4], [0.75, 0.5, 0.3, 0.4], [0.5, 0.1, 0.1, 0.1]
+SHIFTED = [0.35, 0.6, 0.3, 0.4]  # an IoU of 0.2 * 0.3 / 0.18 = 1/3 with LEFT
+CAT, DOG, NOTHING = [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]
+
+
+def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target) -> list[Layer]:
+    """Each layer as the (probabilities, box) of its queries."""
+    *before, last = (
+        Prediction(
+            torch.log(torch.tensor([[says for says, _ in layer]])),
+            torch.tensor([[box for _, box in layer]]),
+        )
+        for layer in predictions
+    )
+    output = Output(last, tuple(Group(f"layer {i}", one) for i, one in enumerate(before)))
+    return explain(output, objects, MatchingConfig())
+
+
+def objects(*pairs: tuple[int, list[float]]) -> Target:
+    return Target(torch.tensor([label for label, _ in pairs]), torch.tensor([box for _, box in pairs]))
+
+
+def whys(found: list[Layer], target: Target) -> dict[int, list[str | None]]:
+    return {one.target: [answer.why for answer in one.answers] for one in missed(found, target, 0.7)}
+
+
+def test_each_reason() -> None:
+    one = objects((0, LEFT))
+    for says, box, why in (
+        (NOTHING, LEFT, "no-object"),
+        (DOG, LEFT, "class"),
+        ([0.6, 0.2, 0.2], LEFT, "score"),
+        (CAT, SHIFTED, "box"),
+    ):
+        assert whys(layers([(says, box)], objects=one), one) == {0: [why]}
+    assert whys(layers([(CAT, LEFT)], objects=one), one) == {}
+
+
+def test_every_layer_answers() -> None:
+    """Seen, then forgotten: by query 1 first, then by query 0 that says another class, at the end by nobody."""
+    one = objects((0, LEFT))
+    found = layers(
+        [(NOTHING, FAR), (CAT, LEFT)], [(DOG, LEFT), (NOTHING, FAR)], [(NOTHING, LEFT), (NOTHING, FAR)],
+        objects=one,
+    )  # fmt: skip
+    (lost,) = missed(found, one, 0.7)
+    assert [(a.layer, a.query, a.why) for a in lost.answers] == [
+        (0, 1, None),
+        (1, 0, "class"),
+        (2, 0, "no-object"),
+    ]
+    assert lost.answers[1].label == 1
+    assert round(lost.answers[1].own_score or 0, 4) == 0.05
+
+
+def test_more_objects_than_queries() -> None:
+    two = objects((0, LEFT), (1, RIGHT))
+    found = layers([(CAT, LEFT)], objects=two)
+    assert whys(found, two) == {1: ["no-query"]}
+    assert extra(found[-1], two, 0.7) == []
+
+
+def test_a_detection_beside_its_pair_counts_once() -> None:
+    """Two objects in one place and one detection: it stands for the one that it was given."""
+    two = objects((0, LEFT), (0, LEFT))
+    found = layers([(CAT, LEFT), (NOTHING, LEFT)], objects=two)
+    (lost,) = missed(found, two, 0.7)
+    assert lost.answers[-1].query == 1
+
+
+def test_kinds_of_detections_too_many() -> None:
+    one = objects((0, LEFT))
+    surer = [0.98, 0.01, 0.01]
+    found = layers(
+        [(surer, LEFT), (CAT, LEFT), ([0.05, 0.92, 0.03], LEFT), (CAT, FAR), (NOTHING, LEFT)], objects=one
+    )
+    seen = [(e.query, e.label, e.kind, e.target, e.partner) for e in extra(found[-1], one, 0.7)]
+    assert seen == [
+        (2, 1, "other-class", 0, 0),
+        (1, 0, "duplicate", 0, 0),
+        (3, 0, "background", None, None),
+    ]
+    assert extra(found[-1], one, 0.99) == []
+
+
+def test_without_objects_every_detection_is_of_the_background() -> None:
+    none = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    found = layers([(CAT, LEFT), (NOTHING, LEFT)], objects=none)
+    assert missed(found, none, 0.7) == []
+    assert [e.kind for e in extra(found[-1], none, 0.7)] == ["background"]
