@@ -8,7 +8,7 @@ hidden, those with most weight first (small is good), the same as they come back
 the map's weight inside what is visible of the object (large is good). `random` hides in no order; its share is what
 an even map has. Also in how many objects relevance is the better one, and the difference with its standard error.
 Expected: all of it is finite and both maps are far better than random; which of the two is better depends on the
-weights, and that is the point. Some two minutes for 200 objects of a detr-tiny on two cores.
+weights, and that is the point. A few minutes for 200 objects of a detr-tiny on two cores.
 """
 
 import argparse

@@ -53,9 +53,7 @@ def of_queries(look: Look, queries: Sequence[int], layers: Sequence[int], heads:
             rows.append(
                 (query, named(said), f"{said['score']:.3f}", layer, str(_head(head)), *numbers_of(fact))
             )
-            caption = [f"query {query}: {found_in(said)}"]
-            caption += [f"layer {layer}"] if len(layers) > 1 else []
-            caption += [f"head {head}"] if len(heads) > 1 else []
+            caption = [*_place(layer, layers, head, heads), f"query {query}: {found_in(said)}"]
             tiles.append(Tile(", ".join(caption), map_, [mark_of(look, layer, query)]))
         told.append(entry)
     kind = f"where queries look (decoder cross-attention), {_which(layers, heads)}; {colours_of(look)}"
@@ -95,9 +93,7 @@ def of_points(
             fact = {"layer": layer, "head": _head(head), **fact_of(map_, look.image)}
             facts.append(fact)
             rows.append((f"{x:g},{y:g}", layer, str(_head(head)), *numbers_of(fact)))
-            caption = [f"point {i}: {x:g},{y:g}"]
-            caption += [f"layer {layer}"] if len(layers) > 1 else []
-            caption += [f"head {head}"] if len(heads) > 1 else []
+            caption = [*_place(layer, layers, head, heads), f"point {i}: {x:g},{y:g}"]
             tiles.append(Tile(", ".join(caption), map_, points=[(x, y, str(i))]))
         told.append({"point": [x, y], "cell": cells[i], "maps": facts})
     kind = f"where places look (encoder self-attention), {_which(layers, heads)}; {colours_of(look)}"
@@ -200,6 +196,12 @@ def _each(layers: Sequence[int], heads: Sequence[Head]) -> Iterator[tuple[tuple[
     for i, layer in enumerate(layers):
         for j, head in enumerate(heads):
             yield (i, j), layer, head
+
+
+def _place(layer: int, layers: Sequence[int], head: Head, heads: Sequence[Head]) -> list[str]:
+    """Which layer and head, where there are several."""
+    of_layer = [f"layer {layer}"] if len(layers) > 1 else []
+    return [*of_layer, f"head {head}"] if len(heads) > 1 else of_layer
 
 
 def _head(head: Head) -> str | int:

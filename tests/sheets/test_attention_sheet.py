@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detrcli.colour import heat
 from detrcli.draw import Mark
-from detrcli.sheets.attention import Tile, attention_sheet, draw_tile, overlay, smooth
+from detrcli.sheets.attention import (
+    Matrix,
+    Tile,
+    attention_sheet,
+    draw_matrix,
+    draw_tile,
+    matrix_sheet,
+    overlay,
+    smooth,
+    stacked,
+)
 
 
 def spot(row: int, column: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
@@ -52,3 +63,26 @@ def test_a_long_title_is_broken_and_not_cut() -> None:
         for text in ("word", "word " * 60)
     )
     assert long >= short + 44
+
+
+@pytest.mark.parametrize("queries", [1, 8, 100])
+def test_a_matrix_has_those_who_look_down_its_side(queries: int) -> None:
+    values = np.zeros((queries, queries))
+    values[queries - 1, 0] = 1
+    names = [f"{i} thing" for i in range(queries)]
+    page = draw_matrix(Matrix("layer 0", values, names, list(map(str, range(queries)))))
+    shown = np.asarray(page)[:-22].astype(int)  # without the scale
+    bright = (shown == heat(np.array(1.0))).all(-1)
+    y, x = (axis.mean() for axis in np.nonzero(bright))
+    side = (page.height - 42) / queries
+    assert int((y - 20) / side) == queries - 1
+    left = page.width - side * queries
+    assert queries == 1 or int((x - left) / side) == 0
+    assert matrix_sheet("t", [Matrix("a", values, names, names)] * 6).width <= 1900
+
+
+def test_pages_are_stacked_as_wide_as_the_first() -> None:
+    pages = [Image.new("RGB", (100, 30), "red"), Image.new("RGB", (200, 100), "blue")]
+    whole = stacked(pages)
+    assert whole.size == (100, 80)
+    assert whole.getpixel((50, 60)) == (0, 0, 255)
