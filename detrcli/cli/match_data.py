@@ -121,6 +121,8 @@ def _show(found: Usage, truths: Truths) -> None:
         f"{found.images:,} pictures, {found.targets:,} objects: {len(found.dead)} of {len(counts)} queries "
         f"were given none" + (f" ({some([str(query) for query in found.dead], 20)})" if found.dead else "")
     )
+    if not found.targets:
+        return
     order = np.argsort(-counts, kind="stable")[:SHOWN].tolist()
     print(f"\nthe {len(order)} queries that were given most")
     print_table(

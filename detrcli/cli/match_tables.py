@@ -29,13 +29,13 @@ def show(facts: Facts) -> None:
     )
     print(f"cost = {cost}; below, all terms are weighted")
     for layer in facts.shown:
-        print(
-            f"\nlayer {layer.layer} of 0 to {len(facts.layers) - 1}: who was given which object, and who came second"
-        )
-        print_table(
-            ("object", "class", "", "query", "says", "score", *TERMS, "total", "margin", "decided by"),
-            list(_choices(facts, layer)),
-        )
+        if layer.pairs:
+            where = f"layer {layer.layer} of 0 to {len(facts.layers) - 1}"
+            print(f"\n{where}: who was given which object, and who came second")
+            print_table(
+                ("object", "class", "", "query", "says", "score", *TERMS, "total", "margin", "decided by"),
+                list(_choices(facts, layer)),
+            )
         print(f"\nlayer {layer.layer}: the loss, by what it is charged for")
         print_table(("object", "class", *TERMS, "sum", "share"), list(_loss(facts, layer)))
     if len(facts.shown) > 1:
