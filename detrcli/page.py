@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -24,7 +25,8 @@ figure { margin: 1rem 0; }
 figcaption { color: #777; font-size: .9rem; }
 img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; }
-td, th { padding: .1rem 1.2rem .1rem 0; text-align: left; }
+td, th { padding: .1rem 1.2rem .1rem 0; text-align: left; vertical-align: top; }
+td:not(:last-child) { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
@@ -55,7 +57,7 @@ def write_page(
 ) -> None:
     """Write a page. Its script finds the data as JSON in the element `data`."""
     numbers = json.dumps(data or {}, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
-    parts = [f"<h1>{_text(title)}</h1>", f"<p>{_text(introduction)}</p>", *map(_section, sections)]
+    parts = [f"<h1>{_text(title)}</h1>", f"<p>{_prose(introduction)}</p>", *map(_section, sections)]
     if script:
         parts.append(f'<script type="application/json" id="data">{numbers}</script><script>{script}</script>')
     page = (
@@ -78,7 +80,7 @@ def as_url(image: Image.Image) -> str:
 def _section(section: Section) -> str:
     parts = [f"<h2>{_text(section.title)}</h2>"]
     if section.text:
-        parts.append(f"<p>{_text(section.text)}</p>")
+        parts.append(f"<p>{_prose(section.text)}</p>")
     if section.command:
         parts.append(f"<pre>{_text(section.command)}</pre>")
     if section.rows:
@@ -106,6 +108,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 def _shown(value: Cell) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _prose(text: str) -> str:
+    """Text in which `words` stand for themselves."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _text(text))
 
 
 def _text(text: str) -> str:

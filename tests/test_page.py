@@ -17,7 +17,7 @@ def page(tmp_path: Path) -> Path:
     write_page(
         path,
         "A page",
-        f"of {EVIL}",
+        f"of {EVIL} `code`",
         [Section("One", EVIL, EVIL, (EVIL, "n"), [(EVIL, 0.25), ("b", 2)], [(Image.new("RGB", (8, 8)), EVIL)],
                  "<button id=b>press</button>")],
         data={"name": EVIL},
@@ -32,6 +32,7 @@ def test_names_stay_text(page: Path) -> None:
     assert "<img src=x" not in text
     assert text.count("</script>") == 2
     assert "\x1b" not in text
+    assert "<code>code</code>" in text
     assert "<td class=number>0.250</td>" in text
 
 

@@ -12,6 +12,7 @@ import typer
 
 import detrcli
 from detrcli.cli.data import data_app
+from detrcli.cli.demo import demo
 from detrcli.cli.eval import evaluate
 from detrcli.cli.explain import explain as explain_command
 from detrcli.cli.match_debug import match_debug
@@ -32,6 +33,7 @@ app.command("predict")(predict)
 app.command("visualize-attn")(visualize_attn)
 app.command("match-debug")(match_debug)
 app.command("explain")(explain_command)
+app.command("demo")(demo)
 app.command("models")(models)
 app.add_typer(data_app, name="data")
 

@@ -4,13 +4,14 @@ from detrcli.cli.options import Debug, Json
 
 
 def models(json: Json = False, debug: Debug = False) -> None:
-    """List the published weights and their models."""
+    """List the weights that have a name, and their models."""
     import torch
 
     from detrcli.cli.console import print_json, print_table
     from detrcli.variants.detr import AS_PUBLISHED, build
     from detrcli.weights.download import cached_path
-    from detrcli.weights.registry import PUBLISHED
+    from detrcli.weights.load import load_weights
+    from detrcli.weights.registry import PUBLISHED, SHIPPED
 
     rows = []
     for name, known in PUBLISHED.items():
@@ -22,19 +23,22 @@ def models(json: Json = False, debug: Debug = False) -> None:
             backbone = config.backbone + (" dilated" if config.dilated else "")
             with torch.device("meta"):  # counts without allocating
                 parameters = sum(p.numel() for p in build(config).parameters())
-        rows.append(
-            (name, backbone, parameters, known.ap, known.bytes, cached_path(known.url, known.sha256).exists())
-        )
+        here = cached_path(known.url, known.sha256).exists()
+        rows.append((name, backbone, parameters, "COCO val2017", known.ap, known.bytes, here))
+    for name, shipped in SHIPPED.items():
+        parameters = sum(p.numel() for p in load_weights(name).model().parameters())
+        ap = round(100 * shipped.record["metrics"]["AP"], 1)
+        rows.append((name, "detr-tiny", parameters, "shapes val", ap, shipped.path.stat().st_size, True))
 
     if json:
-        keys = ("name", "backbone", "parameters", "AP", "bytes", "cached")
+        keys = ("name", "backbone", "parameters", "data", "AP", "bytes", "cached")
         listed = [dict(zip(keys, row, strict=True)) for row in rows]
         print_json({"schema": "detr.models/1", "models": listed})
     else:
         print_table(
-            ("name", "backbone", "parameters", "COCO AP", "MB", "in cache"),
+            ("name", "backbone", "parameters", "evaluated on", "AP", "MB", "here"),
             [
-                (name, backbone, parameters, ap, size and round(size / 1e6), "yes" if cached else "no")
-                for name, backbone, parameters, ap, size, cached in rows
+                (name, backbone, parameters, data, ap, size and round(size / 1e6), "yes" if here else "no")
+                for name, backbone, parameters, data, ap, size, here in rows
             ],
         )

@@ -9,7 +9,7 @@ from detrcli.variants import kind_of
 from detrcli.variants.detr import AS_PUBLISHED, DETRConfig
 from detrcli.weights import hugging_face, native, published
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
-from detrcli.weights.registry import PUBLISHED
+from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.weights import NO_MASKS, Weights
 
 BEST = "best.safetensors"
@@ -36,7 +36,8 @@ def load_weights(
 
 
 def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progress) -> Weights:
-
+    if source in SHIPPED:
+        return native.load(SHIPPED[source].path, source)
     if source in PUBLISHED:
         known = PUBLISHED[source]
         if known.panoptic:

@@ -1,6 +1,9 @@
-"""The published checkpoints, trained on COCO by the authors of DETR."""
+"""Weights that have a name: the published ones, trained on COCO by the authors of DETR, and our own."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 BASE = "https://dl.fbaipublicfiles.com/detr/"
 
@@ -50,3 +53,20 @@ PUBLISHED = {
     "detr-r50-dc5-panoptic": Published("detr-r50-dc5-panoptic-da08f1b1.pth", "da08f1b1", 40.2, panoptic=True),
     "detr-r101-panoptic": Published("detr-r101-panoptic-40021d53.pth", "40021d53", 40.1, panoptic=True),
 }
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Weights that come with the package, and beside them a record of their training: commands, time, metrics."""
+
+    path: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How they came to be, and what they reach."""
+        text = self.path.with_suffix(".json").read_text(encoding="utf-8")
+        record: dict[str, Any] = json.loads(text)
+        return record
+
+
+SHIPPED = {"shapes": Shipped(Path(__file__).with_name("shapes.safetensors"))}

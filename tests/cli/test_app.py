@@ -72,9 +72,20 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
     assert table.stderr == ""
     assert "\x1b" not in table.stdout
     lines = [line.split() for line in table.stdout.splitlines()]
-    assert lines[1] == ["detr-r50", "resnet50", "41,524,768", "42.0", "167", "yes"]
-    assert lines[4] == ["detr-r101-dc5", "resnet101", "dilated", "60,464,672", "44.9", "243", "no"]
-    assert len(lines) == 8
+    assert lines[1] == ["detr-r50", "resnet50", "41,524,768", "COCO", "val2017", "42.0", "167", "yes"]
+    assert lines[4] == [
+        "detr-r101-dc5",
+        "resnet101",
+        "dilated",
+        "60,464,672",
+        "COCO",
+        "val2017",
+        "44.9",
+        "243",
+        "no",
+    ]
+    assert lines[8][:5] == ["shapes", "detr-tiny", "1,660,742", "shapes", "val"]
+    assert len(lines) == 9
 
     document = json.loads(detr("models", "--json", DETR_CACHE=str(tmp_path)).stdout)
     assert document["schema"] == "detr.models/1"
@@ -82,6 +93,7 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
         "name": "detr-r50",
         "backbone": "resnet50",
         "parameters": 41_524_768,
+        "data": "COCO val2017",
         "AP": 42.0,
         "bytes": 166_618_694,
         "cached": True,

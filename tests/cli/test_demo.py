@@ -1,0 +1,56 @@
+"""`detr demo`, whole, as a stranger runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browser import opened
+
+from detrcli.cli import demo
+from detrcli.weights.registry import SHIPPED
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "detrcli", "demo", *args], cwd=folder, capture_output=True, text=True
+    )
+
+
+def test_a_step_that_fails_ends_it_with_its_exit_code(tmp_path: Path) -> None:
+    ended = run(tmp_path, "--device", "cuda:99")
+    assert ended.returncode in (2, 6)
+    *_, reason, last = ended.stderr.splitlines()
+    assert "there is no such device here" in ended.stderr
+    assert last == f"detr: the demo ends here: detr eval left with exit code {ended.returncode}"
+    assert reason
+
+
+def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    ended = run(tmp_path, "--out", "mine")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("detr: mine exists.")
+
+
+@pytest.mark.slow
+def test_the_whole_round(tmp_path: Path) -> None:
+    ended = run(tmp_path, "--json")
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert document["schema"] == "detr.demo/1"
+    assert document["folder"] == demo.FOLDER
+    assert document["before"]["AP50"] < 0.15
+    assert document["after"]["AP50"] >= 0.5
+    recorded = SHIPPED["shapes"].record["metrics"]
+    assert document["shapes"] == pytest.approx(recorded, abs=0.002)  # another machine rounds otherwise
+
+    with opened(tmp_path / document["page"]) as page:
+        text = page.inner_text("body")
+        for command in document["commands"]:
+            assert command in text
+        pictures = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(pictures) >= 3
+        assert all(width > 300 for width in pictures)
