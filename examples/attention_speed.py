@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from detrcli.cli.attention import of_queries
-from detrcli.cli.looking import look
+from detrcli.cli.visualize_attn.attention import of_queries
+from detrcli.cli.visualize_attn.looking import look
 from detrcli.config import Preprocessing
 from detrcli.data.images import open_picture
 from detrcli.detector import Detector, find_device

@@ -100,7 +100,7 @@ def loader(folder: Path, images: int, side: int, size: int) -> Detection:
     make_shapes(folder, images=images, size=side)
     examined = headers_only(open_data(folder), ["train"])
     annotations = annotate(examined.splits["train"], classes_of(examined))
-    return Detection(annotations, Preprocessing(size, round(size * 1333 / 800)), augmented=True)
+    return Detection(annotations, Preprocessing(size, round(size * 1333 / 800)), augmentation="published")
 
 
 def per_second(dataset: Detection, count: int) -> float:

@@ -15,12 +15,12 @@ from detrcli.cli.data import data_app
 from detrcli.cli.demo import demo
 from detrcli.cli.eval import evaluate
 from detrcli.cli.explain import explain as explain_command
-from detrcli.cli.match_debug import match_debug
+from detrcli.cli.match_debug.command import match_debug
 from detrcli.cli.models import models
 from detrcli.cli.options import Session
 from detrcli.cli.predict import predict
 from detrcli.cli.train import train
-from detrcli.cli.visualize_attn import visualize_attn
+from detrcli.cli.visualize_attn.command import visualize_attn
 from detrcli.errors import UsageError, explain
 from detrcli.launch import launch
 from detrcli.text import visible

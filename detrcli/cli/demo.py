@@ -18,7 +18,10 @@ DATA, RUN, FOUND = "unseen", "tuned", "found"  # in that folder
 ATTENTION, MATCHING, QUERIES = "attention.png", "matching.png", "queries.png"
 CLASSES = "ring,hexagon,arrow,ell,moon"  # shapes that the shipped weights were never shown
 PICTURES = 300
-TRAINING = "--epochs 20 --batch-size 8 --lr 5e-4 --set schedule=cosine --set eval_every=5"
+TRAINING = (
+    "--epochs 15 --batch-size 8 --lr 5e-4 --set lr_backbone=5e-4 --set schedule=cosine --set augmentation=flip "
+    "--set eval_every=5"
+)
 SHOWN = 8  # pictures in which it says what it finds
 
 
@@ -96,18 +99,25 @@ class _Steps:
 
         self.commands.append(command)
         self.say(f"$ detr {shlex.join(command)}", indent="")
-        done = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-P", "-m", "detrcli", *command, *also],
             cwd=self.folder,
             # Another folder to be in must not make it another cache.
             env={**os.environ, "DETR_CACHE": str(cache_folder().absolute())},
             stdout=subprocess.PIPE,
             text=True,
-        )
-        if done.returncode:
-            warn(f"the demo ends here: detr {command[0]} left with exit code {done.returncode}")
-            raise typer.Exit(done.returncode)
-        return done.stdout
+        ) as process:
+            try:
+                answer, _ = process.communicate()
+            except (KeyboardInterrupt, SystemExit):
+                # A terminal tells the step as well, a scheduler does not. It may take its time: training saves.
+                process.terminate()
+                process.wait()
+                raise
+        if process.returncode:
+            warn(f"the demo ends here: detr {command[0]} left with exit code {process.returncode}")
+            raise typer.Exit(process.returncode)
+        return answer
 
     def ask(self, *command: str) -> dict[str, Any]:
         """The JSON document that a command prints."""

@@ -43,7 +43,7 @@ class Truths:
             detector,
             pairing.classes,
             annotations,
-            Detection(annotations, detector.preprocessing, augmented=False),
+            Detection(annotations, detector.preprocessing, augmentation="none"),
             skip_bad,
         )
 

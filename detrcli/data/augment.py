@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -12,6 +13,8 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from detrcli.config import Preprocessing
 from detrcli.data.transforms import input_size
+
+Augmentation = Literal["published", "flip", "none"]  # of which `augment` is the first
 
 # For a shorter side of 800; all of them grow and shrink with it.
 PUBLISHED_SIZE = 800
@@ -37,13 +40,17 @@ def view(image: Image.Image, boxes: Tensor, labels: Tensor) -> View:
 def augment(seen: View, preprocessing: Preprocessing, chance: Generator) -> View:
     """Flip it or not; resize it to one of 11 scales, or cut out a part of it and do so then."""
     size, longest = preprocessing.size, preprocessing.max_size
-    if _one_in_two(chance):
-        seen = flip(seen)
+    seen = flip_some(seen, chance)
     if _one_in_two(chance):
         seen = resize(seen, _scaled(_one_of(CROP_SCALES, chance), size))
         least, greatest = (_scaled(side, size) for side in CROP)
         seen = random_crop(seen, least, greatest, chance)
     return resize(seen, _scaled(_one_of(SCALES, chance), size), longest)
+
+
+def flip_some(seen: View, chance: Generator) -> View:
+    """Flip it or not."""
+    return flip(seen) if _one_in_two(chance) else seen
 
 
 def flip(seen: View) -> View:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations
-from detrcli.data.augment import View, augment, view
+from detrcli.data.augment import Augmentation, View, augment, flip_some, view
 from detrcli.data.batching import collate
 from detrcli.data.images import open_picture
 from detrcli.data.transforms import normalise, prepare
@@ -35,7 +35,7 @@ class Broken:
 
 
 class Detection(Dataset[Example | Broken]):
-    """The pictures of a split: as `detr predict` sees them, or augmented as published.
+    """The pictures of a split: as `detr predict` sees them, or augmented.
 
     What is asked for is (epoch, i). What augmentation does to picture i depends on the seed, the epoch and i
     alone, and not on who loads it when; so one set of loader processes serves all epochs.
@@ -46,12 +46,12 @@ class Detection(Dataset[Example | Broken]):
         annotations: Annotations,
         preprocessing: Preprocessing,
         *,
-        augmented: bool,
+        augmentation: Augmentation,
         seed: int = 0,
     ) -> None:
         self.annotations = annotations
         self.preprocessing = preprocessing
-        self.augmented = augmented
+        self.augmentation = augmentation
         self.seed = seed
 
     def __len__(self) -> int:
@@ -67,12 +67,14 @@ class Detection(Dataset[Example | Broken]):
         if (image.height, image.width) != tuple(a.sizes[i].tolist()):
             return Broken(f"{path}: its size has changed since the data was checked")
         seen = view(image, *a.objects(i))
-        if self.augmented:
-            chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
+        chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
+        if self.augmentation == "published":
             seen = augment(seen, self.preprocessing, chance)
             pixels = normalise(seen.image, self.preprocessing)
         else:
-            pixels = prepare(image, self.preprocessing)
+            if self.augmentation == "flip":
+                seen = flip_some(seen, chance)
+            pixels = prepare(seen.image, self.preprocessing)
         return Example(pixels, to_target(seen), int(a.image_ids[i]))
 
 

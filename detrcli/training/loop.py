@@ -218,7 +218,7 @@ class Training:
         dataset = Detection(
             self.data.train,
             self.begun.weights.preprocessing,
-            augmented=chosen.augmentation == "published",
+            augmentation=chosen.augmentation,
             seed=chosen.seed,
         )
         workers = default_workers(self.device) if chosen.workers is None else chosen.workers

@@ -88,7 +88,7 @@ def _match(
     image_ids: np.ndarray | None,
 ) -> Matchings:
     """The pictures with these ids; else some that lie evenly over the split, as many as the time allows."""
-    dataset = Detection(truth, detector.preprocessing, augmented=False)
+    dataset = Detection(truth, detector.preprocessing, augmentation="none")
     places = _places(truth, image_ids)
     began = time.perf_counter()
     seen: list[tuple[int, np.ndarray]] = []

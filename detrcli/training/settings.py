@@ -47,7 +47,9 @@ class Settings(Config):
     # What it sees.
     size: int | None = _key(None, "shorter side of the input; default: the weights' or the model's", 1)
     max_size: int | None = _key(None, "longest side of the input; default: grows with size", 1)
-    augmentation: Literal["published", "none"] = _key("published", "flip, 11 scales, crops; or none")
+    augmentation: Literal["published", "flip", "none"] = _key(
+        "published", "flips, 11 scales and crops; `flip`: flips alone, all at size; or `none`"
+    )
     batch_size: int = _key(2, "pictures at a time, of each process", 1)
     accumulate: int = _key(1, "batches of a process that make one step", 1)
     workers: int | None = _key(None, "processes that load pictures; default: by the machine", 0)

@@ -1,8 +1,12 @@
 """`detr demo`, whole, as a stranger runs it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,33 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
     ended = run(tmp_path, "--out", "mine")
     assert ended.returncode == 2
     assert ended.stderr.startswith("detr: mine exists.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("send", "sent", "code"),
+    [
+        pytest.param(os.killpg, signal.SIGINT, 130, id="Ctrl-C reaches the training as well"),
+        pytest.param(os.kill, signal.SIGTERM, 143, id="a scheduler's signal does not"),
+    ],
+)
+def test_its_training_is_saved_when_it_is_stopped(
+    send: Callable[[int, int], None], sent: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "detrcli", "demo"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    run = tmp_path / demo.FOLDER / demo.RUN
+    while not (run / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    send(process.pid, sent)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code, error
+    assert "stopped and saved; go on with: detr train --resume tuned" in error
+    assert "Traceback" not in error
+    assert list((run / "state").iterdir())
 
 
 @pytest.mark.slow

@@ -50,6 +50,21 @@ def truth_of(root: Path, image: int) -> list[dict[str, Any]]:
     return [entry for entry in document["annotations"] if entry["image_id"] == image]
 
 
+def test_data_that_is_named_file_by_file(detr: Detr, match: Detr, root: Path) -> None:
+    named = [
+        "--val-ann", root / "data" / "annotations" / "instances_val.json",
+        "--val-images", root / "data" / "val",
+    ]  # fmt: skip
+    weights = ["--weights", root / "w.safetensors", "--device", "cpu", "--json", "--out", "named.png"]
+    shown = detr("match-debug", *named, *weights)
+    assert shown.code == 0, shown.err
+    whole = match("--json", "--out", "whole.png").json
+    assert shown.json["image"] == whole["image"]
+    assert shown.json["layers"] == whole["layers"]
+    assert detr("match-debug", *named[:2], *weights).code == 2
+    assert detr("match-debug", root / "data", *named, *weights).code == 2
+
+
 def image_with_most(root: Path) -> int:
     return max(range(1, 7), key=lambda image: len(truth_of(root, image)))
 

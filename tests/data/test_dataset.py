@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
@@ -87,17 +87,20 @@ def test_ids_are_contiguous_inside_and_the_datas_own_outside(truth: tuple[Annota
 def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations, Classes]) -> None:
     """As many boxes as a hundred COCOs would be pickled as the same few bytes."""
     annotations, _ = truth
-    dataset = Detection(annotations, Preprocessing(), augmented=True)
+    dataset = Detection(annotations, Preprocessing(), augmentation="published")
     small = len(ForkingPickler.dumps(dataset))
     large = Annotations(**{**vars(annotations), "boxes": torch.zeros(5_000_000, 4).share_memory_()})
-    assert abs(len(ForkingPickler.dumps(Detection(large, Preprocessing(), augmented=True))) - small) < 200
+    assert (
+        abs(len(ForkingPickler.dumps(Detection(large, Preprocessing(), augmentation="published"))) - small)
+        < 200
+    )
     assert len(pickle.dumps(large)) > 50_000_000
 
 
 def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     p = Preprocessing(size=64, max_size=100)
-    example = Detection(annotations, p, augmented=False)[1, 1]
+    example = Detection(annotations, p, augmentation="none")[1, 1]
     assert isinstance(example, Example)
     with Image.open(annotations.path(1)) as image:
         assert torch.equal(example.pixels, prepare(image.convert("RGB"), p))
@@ -106,7 +109,7 @@ def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -
 
 
 def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examples]:
-    dataset = Detection(annotations, Preprocessing(size=64, max_size=100), augmented=True, seed=5)
+    dataset = Detection(annotations, Preprocessing(size=64, max_size=100), augmentation="published", seed=5)
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
     return list(unbroken(loader))
@@ -124,6 +127,31 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(truth: tuple[Annot
         a.batch.images.shape != b.batch.images.shape or not torch.equal(a.batch.images, b.batch.images)
         for a, b in zip(alone, later, strict=True)
     )
+
+
+def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(
+    truth: tuple[Annotations, Classes],
+) -> None:
+    annotations, _ = truth
+    p = Preprocessing(size=64, max_size=100)
+    plain, flipping = (Detection(annotations, p, augmentation=which) for which in ("none", "flip"))
+    flipped = 0
+    for epoch in range(40):
+        for i in range(len(annotations)):
+            here, there = flipping[epoch, i], plain[epoch, i]
+            assert isinstance(here, Example)
+            assert isinstance(there, Example)
+            assert torch.equal(here.target.labels, there.target.labels)
+            if torch.equal(here.pixels, there.pixels):
+                torch.testing.assert_close(here.target.boxes, there.target.boxes)
+                continue
+            flipped += 1
+            with Image.open(annotations.path(i)) as image:
+                mirrored = ImageOps.mirror(image.convert("RGB"))
+            assert torch.equal(here.pixels, prepare(mirrored, p))
+            cx, cy, w, h = there.target.boxes.unbind(1)
+            torch.testing.assert_close(here.target.boxes, torch.stack([1 - cx, cy, w, h], dim=1))
+    assert 70 <= flipped <= 130  # of 200
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -23,7 +23,7 @@ def test_they_are_a_tiny_detr_of_the_default_shapes() -> None:
     weights = load_weights("shapes")
     assert weights.config == VARIANTS["detr-tiny"]
     assert tuple(weights.classes.names) == DEFAULT
-    assert (weights.preprocessing.size, weights.preprocessing.max_size) == (128, 213)
+    assert (weights.preprocessing.size, weights.preprocessing.max_size) == (160, 266)
 
 
 def test_they_reach_what_is_recorded() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from detrcli.cli.console import Status, print_json, print_table, warn
-from detrcli.cli.match_document import class_of, rounded
+from detrcli.cli.match_debug.document import class_of, rounded
 from detrcli.cli.outputs import next_free_file
 from detrcli.cli.truths import Truths
 from detrcli.config import LossConfig, MatchingConfig

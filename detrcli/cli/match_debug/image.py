@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from detrcli.cli.console import print_json, warn
-from detrcli.cli.match_document import arrays, document
-from detrcli.cli.match_facts import Facts
-from detrcli.cli.match_tables import show
+from detrcli.cli.match_debug.document import arrays, document
+from detrcli.cli.match_debug.facts import Facts
+from detrcli.cli.match_debug.tables import show
 from detrcli.cli.outputs import next_free_file
 from detrcli.cli.truths import Truths
 from detrcli.config import LossConfig, MatchingConfig

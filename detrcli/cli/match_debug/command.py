@@ -16,6 +16,8 @@ from detrcli.cli.options import (
     Sha256,
     Size,
     SkipBad,
+    ValAnn,
+    ValImages,
     Weights,
 )
 from detrcli.errors import UsageError
@@ -28,6 +30,8 @@ def match_debug(
     data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or `shapes`.")] = None,
     weights: Weights = "detr-r50",
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
+    val_ann: ValAnn = None,
+    val_images: ValImages = None,
     image: Annotated[
         str | None, typer.Option(metavar="ID|FILE", help="Which image. [the first of the split]")
     ] = None,
@@ -69,7 +73,7 @@ def match_debug(
 ) -> None:
     """Show how the matching decided, and why."""
     _check_together(
-        data=data is not None,
+        data=any(given is not None for given in (data, val_ann, val_images)),
         run=run is not None,
         all_=all_,
         of_image={
@@ -91,11 +95,12 @@ def match_debug(
         if path.suffix.lower() not in endings:
             raise UsageError(f"{path}: its name ends in {' or '.join(endings)}.")
         check_free(path, overwrite=overwrite)
-        if data is not None:
-            check_not_in_data(path, data)
+        for folder in (data, val_images):
+            if folder is not None:
+                check_not_in_data(path, folder)
         path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     if run is not None:
-        from detrcli.cli.match_run import show_run
+        from detrcli.cli.match_debug.run import show_run
 
         show_run(run, out, json=json)
         return
@@ -107,7 +112,8 @@ def match_debug(
     from detrcli.evaluation.pairing import pair
     from detrcli.evaluation.truth import classes_of
 
-    examined = headers_only(open_source(data, {}), [split], exif, leave_out_bad=skip_bad)
+    source = open_source(data, {"val": (val_ann, val_images)})
+    examined = headers_only(source, [split], exif, leave_out_bad=skip_bad)
     tell_problems(examined)
     matching, loss = trained_with(weights)
     detector = load_detector(
@@ -124,11 +130,11 @@ def match_debug(
     tell_pairing(pairing)
     truths = Truths.of(detector, checked, pairing, skip_bad=skip_bad)
     if all_:
-        from detrcli.cli.match_data import show_data
+        from detrcli.cli.match_debug.data import show_data
 
         show_data(truths, matching, loss, threshold, worst or WORST, out, json=json)
     else:
-        from detrcli.cli.match_image import show_image
+        from detrcli.cli.match_debug.image import show_image
         from detrcli.inspection.matching import reweighted
 
         show_image(
@@ -148,7 +154,7 @@ def _check_together(*, data: bool, run: bool, all_: bool, of_image: dict[str, bo
     if all_ and run:
         raise UsageError("--all looks at a data set and --run at a training: give one of them.")
     if not data and not run:
-        raise UsageError("Give DATA, or --run RUN.")
+        raise UsageError("Give DATA, or --val-ann and --val-images, or --run RUN.")
     what = "--all" if all_ else "--run" if run else None
     for option, given in of_image.items():
         if what and given:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from detrcli.cli.looking import Head, Look, found_in, mark_of, named, of_heads, said_of
+from detrcli.cli.visualize_attn.looking import Head, Look, found_in, mark_of, named, of_heads, said_of
 from detrcli.files import write_whole
 from detrcli.inspection.maps import box_coverage, brightest, cell_at
 from detrcli.sheets.attention import Matrix, Tile, attention_sheet, matrix_sheet

@@ -83,11 +83,11 @@ def visualize_attn(
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UsageError(f"--out {out}: its name ends in .png, .jpg or .webp.")
 
-    from detrcli.cli import attention as show
-    from detrcli.cli import looking
     from detrcli.cli.console import print_json, print_table, warn
     from detrcli.cli.loading import load_detector
     from detrcli.cli.outputs import next_free_file
+    from detrcli.cli.visualize_attn import attention as show
+    from detrcli.cli.visualize_attn import looking
     from detrcli.data.images import open_picture
     from detrcli.draw import save
 
@@ -119,7 +119,7 @@ def visualize_attn(
     elif self_:
         shown = show.of_query_pairs(seen, queries, layers, heads)
     elif relevance or faithfulness:
-        from detrcli.cli.relevance import compared
+        from detrcli.cli.visualize_attn.relevance import compared
 
         shown = compared(seen, queries, layers[0], heads[0], measured=faithfulness, masks=masks)
     else:

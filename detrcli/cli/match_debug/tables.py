@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from detrcli.cli.console import print_table
-from detrcli.cli.match_facts import Facts, or_none
+from detrcli.cli.match_debug.facts import Facts, or_none
 from detrcli.inspection.matching import TERMS, Layer, weights_of
 from detrcli.inspection.mistakes import BACKGROUND, DUPLICATE, Extra
 from detrcli.text import visible

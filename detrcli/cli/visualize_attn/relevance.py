@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.cli.attention import Row, Shown, colours_of, fact_of, numbers_of
 from detrcli.cli.console import Status
-from detrcli.cli.looking import Head, Look, mark_of, named, of_heads, said_of
+from detrcli.cli.visualize_attn.attention import Row, Shown, colours_of, fact_of, numbers_of
+from detrcli.cli.visualize_attn.looking import Head, Look, mark_of, named, of_heads, said_of
 from detrcli.data.masks import Mask, masks_of
 from detrcli.detector import exact_float32
 from detrcli.inspection.faithfulness import RANDOM, SHARES, Curves, curves, mean, random_maps

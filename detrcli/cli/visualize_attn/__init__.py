@@ -1,0 +1,1 @@
+"""`detr visualize-attn`: attention, and relevance beside it."""
