@@ -95,7 +95,8 @@ def _parts(model: DetectionTransformer) -> list[_Part]:
     classes = model.class_head.out_features - 1
 
     def cell(own: Shape, before: dict[str, Shape]) -> str:
-        pixels = 2 ** round(math.log2(before["picture"][1] / own[1]))  # edges are rounded up to whole cells
+        # Edges are rounded up to whole cells, which tells most where the picture is long.
+        pixels = 2 ** round(math.log2(max(before["picture"][axis] / own[axis] for axis in (1, 2))))
         return (
             f"convolutions sum up the picture in {own[0]:,} numbers for each cell of {pixels} x {pixels} pixels, "
             "with what they see around it"

@@ -46,3 +46,9 @@ def test_a_size_that_a_model_cannot_see() -> None:
         learned = build(DETRConfig(position="learned")).eval()
     assert shapes_at(model, 2000, 320) is not None
     assert shapes_at(learned, 2000, 320) is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 266), (266, 1), (160, 160), (129, 97)])
+def test_the_size_of_a_cell_does_not_depend_on_the_picture(height: int, width: int) -> None:
+    backbone = walk(small_weights(TINY).model(), torch.zeros(3, height, width))[1]
+    assert "each cell of 8 x 8 pixels" in backbone.what

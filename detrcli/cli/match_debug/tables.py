@@ -20,11 +20,12 @@ WHY = {
 
 def show(facts: Facts) -> None:
     """The tables."""
+    objects = len(facts.target.labels)
     cost = " + ".join(f"{weight:g} {name}" for name, weight in weights_of(facts.config).items())
     print(
         visible(
             f"{facts.file} (image {facts.image_id}): {facts.width} x {facts.height} pixels, "
-            f"{len(facts.target.labels)} objects, {len(facts.layers[-1].boxes)} queries"
+            f"{objects} object{'s' if objects != 1 else ''}, {len(facts.layers[-1].boxes)} queries"
         )
     )
     print(f"cost = {cost}; below, all terms are weighted")
