@@ -20,7 +20,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; }
 h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-pre { background: #8882; padding: .6rem .8rem; border-radius: .4rem; overflow-x: auto; }
+pre { background: #8882; padding: .6rem .8rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 figcaption { color: #777; font-size: .9rem; }
 img { max-width: 100%; height: auto; }

@@ -57,7 +57,7 @@ def walk(model: DetectionTransformer, pixels: Tensor) -> list[Stop]:
         Stop(
             "answers",
             (queries, 2),
-            'per query its likeliest class, "no object" aside, and that probability; the surest are below',
+            'per query its likeliest class, "no object" aside, and that probability',
         ),
     ]
 
