@@ -4,7 +4,8 @@ from functools import cache
 
 import numpy as np
 import torch
-from golden_rules import tensor_by_name
+from golden_rules import Golden, tensor_by_name
+from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.structures import Classes
@@ -12,6 +13,7 @@ from detrcli.variants import build
 from detrcli.variants.detr import DETRConfig
 from detrcli.variants.family import ModelConfig
 from detrcli.variants.tiny import TinyConfig
+from detrcli.weights.names import PUBLISHED, rename
 from detrcli.weights.weights import Weights
 
 CONFIG = DETRConfig(
@@ -40,3 +42,11 @@ def small_weights(config: ModelConfig = CONFIG) -> Weights:
         ),
         preprocessing=Preprocessing(size=64, max_size=106),
     )
+
+
+def published_names(config: DETRConfig = CONFIG) -> dict[str, Tensor]:
+    """The small model's tensors under the published names, by inverting a model's own list."""
+    small = small_weights(config).tensors
+    golden = Golden("detr-r50-learned-prenorm").facts["state_dict"] | Golden("detr-r50").facts["state_dict"]
+    theirs = {rename(name, PUBLISHED): name for name in golden}
+    return {theirs[name]: tensor for name, tensor in small.items()}

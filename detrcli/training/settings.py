@@ -15,6 +15,7 @@ from detrcli.config import Config, LossConfig, MatchingConfig
 from detrcli.errors import UsageError
 
 NONE = "none"
+DEFAULT_MODEL = "detr-r50"
 
 
 def _key(default: Any, meaning: str, least: float | None = None, below: float | None = None) -> Any:
@@ -27,7 +28,9 @@ class Settings(Config):
     """The published recipe, unless told otherwise. None stands for what the meaning says of it."""
 
     # What is trained.
-    model: str = _key("detr-r50", "the model, where the weights do not say it")
+    model: str | None = _key(
+        None, "the model; default: what the weights are, else detr-r50 with its published weights"
+    )
     weights: str | None = _key(
         None, "what to start from; `none` for scratch; default: the model's own weights"
     )

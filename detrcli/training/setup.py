@@ -17,7 +17,7 @@ from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.model.backbone import Part
 from detrcli.structures import Classes
 from detrcli.text import some
-from detrcli.training.settings import NONE, Settings
+from detrcli.training.settings import DEFAULT_MODEL, NONE, Settings
 from detrcli.variants import VARIANTS, build, preprocessing
 from detrcli.weights import backbone, native
 from detrcli.weights.download import Progress, no_progress
@@ -71,11 +71,12 @@ class Start:
 def begin(chosen: Settings, classes: Classes, pictures: int, progress: Progress = no_progress) -> Start:
     """The weights that the settings ask for, fitted to the classes. Torch's random state decides what is fresh."""
     torch.manual_seed(chosen.seed)
-    if chosen.model not in VARIANTS:
-        raise UsageError(f"--model {chosen.model}: there is {', '.join(VARIANTS)}.")
-    source = chosen.weights or (chosen.model if chosen.model in PUBLISHED else NONE)
+    model = chosen.model or DEFAULT_MODEL
+    if model not in VARIANTS:
+        raise UsageError(f"--model {model}: there is {', '.join(VARIANTS)}.")
+    source = chosen.weights or (model if model in PUBLISHED else NONE)
     if source == NONE:
-        begun = _from_scratch(chosen, classes, pictures, progress)
+        begun = _from_scratch(model, chosen, classes, pictures, progress)
     else:
         begun = _from_weights(source, chosen, classes, progress)
     weights = begun.weights
@@ -99,7 +100,7 @@ def _from_weights(source: str, chosen: Settings, classes: Classes, progress: Pro
     for key in ("norm", "backbone_weights"):
         if getattr(chosen, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
-    loaded = load_weights(source, progress=progress)
+    loaded = load_weights(source, model=chosen.model, progress=progress)
     fitted = fit(loaded, classes, chosen.queries)
     kept, fresh, dropped = (
         f"{len(names)} ({some(names, 6)})" if names else "none"
@@ -116,8 +117,8 @@ def _from_weights(source: str, chosen: Settings, classes: Classes, progress: Pro
     )
 
 
-def _from_scratch(chosen: Settings, classes: Classes, pictures: int, progress: Progress) -> Start:
-    config = VARIANTS[chosen.model]
+def _from_scratch(model: str, chosen: Settings, classes: Classes, pictures: int, progress: Progress) -> Start:
+    config = VARIANTS[model]
     config = replace(
         config,
         classes=len(classes),
@@ -130,20 +131,17 @@ def _from_scratch(chosen: Settings, classes: Classes, pictures: int, progress: P
             "A backbone of random weights does not train with norm = frozen: its batch norm never learns the "
             "statistics.\nGive --set norm=group or norm=batch, or --set backbone_weights=imagenet."
         )
-    model = build(config)
-    tensors = model.state_dict()
+    tensors = build(config).state_dict()
     if source != NONE:
         tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
-    said = [
-        f"{chosen.model} from scratch, backbone: {source if source != NONE else 'random'}, norm: {config.norm}"
-    ]
-    if chosen.model in PUBLISHED and pictures < ENOUGH:
+    said = [f"{model} from scratch, backbone: {source if source != NONE else 'random'}, norm: {config.norm}"]
+    if model in PUBLISHED and pictures < ENOUGH:
         said.append(
             f"warning: {pictures:,} pictures are few for training from scratch: the published models took "
-            f"118,287, 300 to 500 times over; --weights {chosen.model} starts from one of them"
+            f"118,287, 300 to 500 times over; --weights {model} starts from one of them"
         )
     return Start(
-        Weights(f"{chosen.model} from scratch", config, tensors, classes, preprocessing(config)),
+        Weights(f"{model} from scratch", config, tensors, classes, preprocessing(config)),
         fresh_backbone=source == NONE,
         freeze=chosen.freeze or ("none" if source == NONE else "stem"),
         said=said,

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 from detrcli.errors import UsageError, WeightsError
-from detrcli.variants import kind_of
+from detrcli.variants import VARIANTS, kind_of
 from detrcli.variants.detr import AS_PUBLISHED, DETRConfig
+from detrcli.variants.family import ModelConfig
 from detrcli.weights import hugging_face, native, published
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
 from detrcli.weights.registry import PUBLISHED, SHIPPED
@@ -18,21 +19,27 @@ BEST = "best.safetensors"
 def load_weights(
     source: str, *, model: str | None = None, sha256: str | None = None, progress: Progress = no_progress
 ) -> Weights:
-    """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` names what tensors cannot tell (DC5)."""
-    if model is not None and model not in AS_PUBLISHED:
-        raise UsageError(f"--model {model}: there is {', '.join(AS_PUBLISHED)}.")
+    """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` says what they are: tensors cannot tell DC5."""
+    if model is not None and model not in VARIANTS:
+        raise UsageError(f"--model {model}: there is {', '.join(VARIANTS)}.")
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits.")
-    loaded = _load(source, None if model is None else AS_PUBLISHED[model].dilated, sha256, progress)
-    if model is not None:
-        wanted, found = AS_PUBLISHED[model], loaded.config
-        if not isinstance(found, DETRConfig):
-            raise UsageError(f"{source}: not a {model}: it is a {kind_of(found).name}.")
-        if (wanted.backbone, wanted.dilated) != (found.backbone, found.dilated):
-            raise UsageError(
-                f"{source}: not a {model}: its backbone is {found.backbone}{' dilated' if found.dilated else ''}."
-            )
+    wanted = None if model is None else VARIANTS[model]
+    loaded = _load(source, wanted.dilated if isinstance(wanted, DETRConfig) else None, sha256, progress)
+    if wanted is not None and (is_a := _difference(loaded.config, wanted)):
+        raise UsageError(f"{source}: not a {model}: {is_a}.")
     return loaded
+
+
+def _difference(found: ModelConfig, wanted: ModelConfig) -> str:
+    """What makes it another model; nothing where it is the same, whatever its numbers."""
+    if kind_of(found) is not kind_of(wanted):
+        return f"it is a {kind_of(found).name}"
+    if not (isinstance(found, DETRConfig) and isinstance(wanted, DETRConfig)):
+        return ""
+    if (found.backbone, found.dilated) == (wanted.backbone, wanted.dilated):
+        return ""
+    return f"its backbone is {found.backbone}{' dilated' if found.dilated else ''}"
 
 
 def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progress) -> Weights:

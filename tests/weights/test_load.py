@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from server import serving, whole
-from small import TINY, small_weights
+from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import UsageError, WeightsError
 from detrcli.variants import VARIANTS
@@ -70,10 +70,18 @@ def test_what_is_nothing_says_so(tmp_path: Path) -> None:
         load_weights(str(tmp_path))
 
 
-def test_model_names_a_published_kind(tmp_path: Path) -> None:
-    for unknown in ("detr-r5", "detr-tiny"):
-        with pytest.raises(UsageError, match=f"--model {unknown}: there is detr-r50, .*, detr-r101-dc5.$"):
-            load_weights("x", model=unknown)
-    native.save(small_weights(TINY), tmp_path / "w.safetensors")
-    with pytest.raises(UsageError, match="not a detr-r50: it is a detr-tiny"):
-        load_weights(str(tmp_path / "w.safetensors"), model="detr-r50")
+def test_model_says_what_the_weights_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--model detr-r5: there is detr-r50, .*, detr-tiny.$"):
+        load_weights("x", model="detr-r5")
+    tiny, usual = str(tmp_path / "tiny.safetensors"), str(tmp_path / "usual.safetensors")
+    native.save(small_weights(TINY), Path(tiny))
+    native.save(small_weights(CONFIG), Path(usual))
+    assert load_weights(tiny, model="detr-tiny").config == TINY
+    assert load_weights(usual, model="detr-r50").config == CONFIG
+    for path, model, is_a in (
+        (tiny, "detr-r50", "it is a detr-tiny"),
+        (usual, "detr-tiny", "it is a detr"),
+        (usual, "detr-r50-dc5", "its backbone is resnet50"),
+    ):
+        with pytest.raises(UsageError, match=f"not a {model}: {is_a}.$"):
+            load_weights(path, model=model)

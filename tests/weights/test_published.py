@@ -9,29 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from golden_rules import Golden
-from small import CONFIG, small_weights
+from small import CONFIG, published_names, small_weights
 from torch import Tensor
 
 from detrcli.errors import WeightsError
-from detrcli.variants.detr import DETRConfig
 from detrcli.weights.coco import NAMES
 from detrcli.weights.load import load_weights
-from detrcli.weights.names import PUBLISHED, rename
 
 ARGS: dict[str, Any] = {
     "lr": 1e-4, "backbone": "resnet50", "dilation": False, "position_embedding": "sine", "enc_layers": 1,
     "dec_layers": 2, "dim_feedforward": 64, "hidden_dim": 32, "dropout": 0.1, "nheads": 4, "num_queries": 9,
     "pre_norm": False, "masks": False, "device": "cuda", "resume": "", "coco_path": None, "distributed": True,
 }  # fmt: skip
-
-
-def published_names(config: DETRConfig = CONFIG) -> dict[str, Tensor]:
-    """The small model's tensors under the published names, by inverting a model's own list."""
-    small = small_weights(config).tensors
-    golden = Golden("detr-r50-learned-prenorm").facts["state_dict"] | Golden("detr-r50").facts["state_dict"]
-    theirs = {rename(name, PUBLISHED): name for name in golden}
-    return {theirs[name]: tensor for name, tensor in small.items()}
 
 
 @pytest.fixture(scope="module")
