@@ -17,7 +17,6 @@ from detrcli.cli.options import (
     ValImages,
 )
 from detrcli.cli.sources import SHOWN, end_on_errors, open_source
-from detrcli.errors import UsageError
 
 if TYPE_CHECKING:
     from detrcli.data.examine import Examined
@@ -71,12 +70,11 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Draw a sheet of pictures with their truth."""
-    from detrcli.cli.outputs import check_free, check_not_in_data
+    from detrcli.cli.outputs import PICTURES, check_ending, check_free, check_not_in_data
 
     check_free(out, overwrite=overwrite)
     check_not_in_data(out, data)
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UsageError(f"--out {out}: its name ends in .png, .jpg or .webp.")
+    check_ending(out, *PICTURES)
     from detrcli.cli.sheets import truth_sheet
     from detrcli.data.source import open_data
     from detrcli.draw import save

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from detrcli.cli.options import Debug, Device, Json, MaxSize, Model, Sha256, Size, Weights
+from detrcli.cli.options import THRESHOLD, Debug, Device, Json, MaxSize, Model, Sha256, Size, Weights
 from detrcli.errors import DataError
 
 BEST = 5  # detections that are shown at the end
-THRESHOLD = 0.7  # of `detr predict`, where nothing else is asked for
 
 
 def explain(
@@ -42,7 +41,6 @@ def explain(
         size=size,
         max_size=max_size,
         device=device,
-        precision="fp32",
     )
     pixels = prepare(picture, detector.preprocessing).to(detector.device)  # (3, h, w)
     stops = walk(detector.model, pixels)

@@ -13,7 +13,7 @@ def load_detector(
     size: int | None,
     max_size: int | None,
     device: str,
-    precision: str,
+    precision: str = "fp32",
 ) -> Detector:
     """Weights on a device, fetched if need be."""
     find_device(device)  # before anything is fetched

@@ -8,6 +8,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
     import torch
 
     from detrcli.cli.console import print_json, print_table
+    from detrcli.variants import kind_of
     from detrcli.variants.detr import AS_PUBLISHED, build
     from detrcli.weights.download import cached_path
     from detrcli.weights.load import load_weights
@@ -26,9 +27,20 @@ def models(json: Json = False, debug: Debug = False) -> None:
         here = cached_path(known.url, known.sha256).exists()
         rows.append((name, backbone, parameters, "COCO val2017", known.ap, known.bytes, here))
     for name, shipped in SHIPPED.items():
-        parameters = sum(p.numel() for p in load_weights(name).model().parameters())
+        weights = load_weights(name)
+        parameters = sum(p.numel() for p in weights.model().parameters())
         ap = round(100 * shipped.record["metrics"]["AP"], 1)
-        rows.append((name, "detr-tiny", parameters, "shapes val", ap, shipped.path.stat().st_size, True))
+        rows.append(
+            (
+                name,
+                kind_of(weights.config).name,
+                parameters,
+                "shapes val",
+                ap,
+                shipped.path.stat().st_size,
+                True,
+            )
+        )
 
     if json:
         keys = ("name", "backbone", "parameters", "data", "AP", "bytes", "cached")

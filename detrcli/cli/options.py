@@ -19,6 +19,8 @@ def _debug(context: typer.Context, value: bool) -> None:
         cast("Session", context.find_root().obj).debug = True
 
 
+THRESHOLD = 0.7  # the score from which a query counts as a detection, where nothing else is asked for
+
 Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document in place of a table.")]
 Weights = Annotated[

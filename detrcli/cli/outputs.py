@@ -6,6 +6,8 @@ from pathlib import Path
 
 from detrcli.errors import UsageError
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
 
 def check_free(path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
     """An explicit output that exists is an error unless it may be overwritten; an empty folder counts as free."""
@@ -15,6 +17,12 @@ def check_free(path: Path, *, overwrite: bool = False, folder: bool = False) -> 
         raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}. Give another place.")
     if not overwrite and not (folder and not any(path.iterdir())):
         raise UsageError(f"{path} exists. Give another place, or --overwrite where there is such an option.")
+
+
+def check_ending(path: Path, *endings: str) -> None:
+    """An output's name says what kind of file it becomes."""
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{path}: its name ends in {' or '.join(endings)}.")
 
 
 def next_free_folder(name: str) -> Path:

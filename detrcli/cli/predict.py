@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from detrcli.cli.options import (
+    THRESHOLD,
     Debug,
     Device,
     Json,
@@ -30,7 +31,9 @@ def predict(
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, or - for paths on stdin.")
     ],
     weights: Weights = "detr-r50",
-    threshold: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least score to keep.")] = 0.7,
+    threshold: Annotated[
+        float, typer.Option(metavar="P", min=0, max=1, help="Least score to keep.")
+    ] = THRESHOLD,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where annotated pictures go, else predictions/, numbered."),

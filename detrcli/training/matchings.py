@@ -1,6 +1,5 @@
 """The matching of the same few pictures at every evaluation, kept so that one sees how steady it becomes."""
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import Detection, Example
 from detrcli.detector import Detector
 from detrcli.errors import DataError
-from detrcli.files import write_whole
+from detrcli.files import write_arrays
 from detrcli.inspection.matching import changed, queries_of
 
 FILE = "matching.npz"
@@ -61,11 +60,7 @@ def keep(run: Path, epoch: int, detector: Detector, truth: Annotations, config: 
             np.concatenate([old.epochs, now.epochs]),
             np.concatenate([old.queries, now.queries]),
         )
-    file = io.BytesIO()
-    np.savez_compressed(
-        file, image_ids=now.image_ids, counts=now.counts, epochs=now.epochs, queries=now.queries
-    )
-    write_whole(run / FILE, file.getvalue())
+    write_arrays(run / FILE, vars(now))
 
 
 def read(run: Path) -> Matchings:

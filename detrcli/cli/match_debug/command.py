@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from detrcli.cli.options import (
+    THRESHOLD,
     Debug,
     Device,
     Exif,
@@ -22,7 +23,6 @@ from detrcli.cli.options import (
 )
 from detrcli.errors import UsageError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 WORST = 16  # what --all lists, unless told otherwise
 
 
@@ -44,7 +44,7 @@ def match_debug(
     layer: Annotated[str, typer.Option(metavar="last|all|I", help="Decoder layer, from 0.")] = "last",
     threshold: Annotated[
         float, typer.Option(metavar="P", min=0, max=1, help="Score from which a query is a detection.")
-    ] = 0.7,
+    ] = THRESHOLD,
     cost_class: Annotated[
         float | None, typer.Option(metavar="X", min=0, help="Show which pairs this weight would change.")
     ] = None,
@@ -87,13 +87,12 @@ def match_debug(
         },
         worst=worst is not None,
     )
-    from detrcli.cli.outputs import check_free, check_not_in_data
+    from detrcli.cli.outputs import PICTURES, check_ending, check_free, check_not_in_data
 
     for path, endings in ((out, PICTURES), (raw, (".npz",)), (html, (".html", ".htm"))):
         if path is None:
             continue
-        if path.suffix.lower() not in endings:
-            raise UsageError(f"{path}: its name ends in {' or '.join(endings)}.")
+        check_ending(path, *endings)
         check_free(path, overwrite=overwrite)
         for folder in (data, val_images):
             if folder is not None:
@@ -123,7 +122,6 @@ def match_debug(
         size=size,
         max_size=max_size,
         device=device,
-        precision="fp32",
     )
     checked = examined.splits[split]
     pairing = pair(detector.classes, classes_of(checked))

@@ -1,6 +1,5 @@
 """What `detr match-debug` knows of one image, for programs: as JSON, and as arrays."""
 
-import io
 from dataclasses import asdict
 from typing import Any
 
@@ -78,9 +77,9 @@ def document(facts: Facts, written: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def arrays(facts: Facts) -> bytes:
-    """The same numbers, of the layers that are shown, as an .npz; -1 for the query of an object without one."""
-    named: dict[str, Any] = {
+def arrays(facts: Facts) -> dict[str, Any]:
+    """The same numbers, of the layers that are shown, by name; -1 for the query of an object without one."""
+    return {
         "layers": np.array([one.layer for one in facts.shown]),
         **{f"cost_{name}": np.stack([one.terms[name] for one in facts.shown]) for name in TERMS},  # (L, Q, N)
         "cost_total": np.stack([one.total for one in facts.shown]),
@@ -93,9 +92,6 @@ def arrays(facts: Facts) -> bytes:
         "category_ids": facts.classes.ids,  # (K,)
         "names": facts.classes.names,  # (K,)
     }
-    file = io.BytesIO()
-    np.savez_compressed(file, **named)
-    return file.getvalue()
 
 
 def class_of(classes: Classes, label: int | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from detrcli.cli.truths import Truths
 from detrcli.config import LossConfig, MatchingConfig
 from detrcli.draw import save
 from detrcli.errors import UsageError
-from detrcli.files import write_whole
+from detrcli.files import write_arrays
 from detrcli.inspection.losses import charges
 from detrcli.inspection.matching import Layer, explain, queries_of
 from detrcli.inspection.mistakes import extra, missed
@@ -69,7 +69,7 @@ def show_image(
     sheet = matching_sheet(picture, facts.shown, facts.target, facts.classes, facts.threshold, facts.config)
     save(sheet, out)
     if outs["raw"] is not None:
-        write_whole(outs["raw"], arrays(facts))
+        write_arrays(outs["raw"], arrays(facts))
     if outs["page"] is not None:
         write_matching_page(
             outs["page"], picture, facts.file, layers, facts.target, facts.classes, facts.config

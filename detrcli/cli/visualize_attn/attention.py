@@ -1,17 +1,14 @@
 """What `detr visualize-attn` shows: maps with their tiles, table, JSON and arrays."""
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from PIL import Image
 
 from detrcli.cli.visualize_attn.looking import Head, Look, found_in, mark_of, named, of_heads, said_of
-from detrcli.files import write_whole
 from detrcli.inspection.maps import box_coverage, brightest, cell_at
 from detrcli.sheets.attention import Matrix, Tile, attention_sheet, matrix_sheet
 from detrcli.sheets.attention_page import Answer, write_attention_page
@@ -161,14 +158,6 @@ def write_html(path: Path, look: Look, queries: Sequence[int]) -> None:
             [Answer(f"{named(one)} {one['score']:.2f}", one["category_id"], one["box"]) for one in said]
         )
     write_attention_page(path, look.file.name, look.image, queries, answers, np.stack(maps))
-
-
-def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
-    """Write what the model computed, whole or not at all."""
-    data = io.BytesIO()
-    np.savez_compressed(data, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, data.getvalue())
 
 
 def fact_of(map_: np.ndarray, image: Image.Image, box: Sequence[float] | None = None) -> dict[str, Any]:

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from detrcli.cli.options import Debug, Device, Json, MaxSize, Model, Overwrite, Sha256, Size, Weights
+from detrcli.cli.options import (
+    THRESHOLD,
+    Debug,
+    Device,
+    Json,
+    MaxSize,
+    Model,
+    Overwrite,
+    Sha256,
+    Size,
+    Weights,
+)
 from detrcli.errors import DataError, UsageError
 from detrcli.text import visible
 
@@ -19,7 +30,7 @@ def visualize_attn(
     head: Annotated[str, typer.Option(metavar="mean|all|I", help="Attention head, from 0.")] = "mean",
     threshold: Annotated[
         float, typer.Option(metavar="P", min=0, max=1, help="Least score of queries, if none is given.")
-    ] = 0.7,
+    ] = THRESHOLD,
     encoder: Annotated[
         list[str] | None,
         typer.Option(metavar="X,Y", help="Where the encoder looks from this pixel; may be repeated."),
@@ -57,7 +68,7 @@ def visualize_attn(
     debug: Debug = False,
 ) -> None:
     """Draw where queries look in a picture."""
-    from detrcli.cli.outputs import check_free, check_not_inputs
+    from detrcli.cli.outputs import PICTURES, check_ending, check_free, check_not_inputs
 
     asked = {
         "--encoder": encoder,
@@ -80,8 +91,8 @@ def visualize_attn(
     for path in outputs:
         check_free(path, overwrite=overwrite)
     check_not_inputs(outputs, [path for path in (image, Path(weights), masks) if path])
-    if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UsageError(f"--out {out}: its name ends in .png, .jpg or .webp.")
+    if out is not None:
+        check_ending(out, *PICTURES)
 
     from detrcli.cli.console import print_json, print_table, warn
     from detrcli.cli.loading import load_detector
@@ -90,6 +101,7 @@ def visualize_attn(
     from detrcli.cli.visualize_attn import looking
     from detrcli.data.images import open_picture
     from detrcli.draw import save
+    from detrcli.files import write_arrays
 
     try:
         picture = open_picture(image)
@@ -105,7 +117,6 @@ def visualize_attn(
         size=size,
         max_size=max_size,
         device=device,
-        precision="fp32",
     )
 
     seen = looking.look(detector, image, picture.image)
@@ -130,7 +141,8 @@ def visualize_attn(
         warn(f"the picture goes to {out}")
     save(shown.picture, out)
     if raw is not None:
-        show.write_arrays(raw, shown.arrays | {"layers": layers, "image_size": picture.image.size[::-1]})
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        write_arrays(raw, shown.arrays | {"layers": layers, "image_size": picture.image.size[::-1]})
     if html is not None:
         show.write_html(html, seen, queries)
     if json:
