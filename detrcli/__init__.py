@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrcli.detector import Detector as Detector
-    from detrcli.detector import load as load
+    from detrcli.inference.detector import Detector as Detector
+    from detrcli.inference.detector import load as load
     from detrcli.structures import Detections as Detections
 
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
         from detrcli.errors import explain
 
         try:
-            from detrcli import detector
+            from detrcli.inference import detector
         except RuntimeError as error:
             raise explain(error) or error from error
         return getattr(detector, name)

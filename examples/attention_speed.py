@@ -23,8 +23,8 @@ from detrcli.cli.visualize_attn.attention import of_queries
 from detrcli.cli.visualize_attn.looking import look
 from detrcli.config import Preprocessing
 from detrcli.data.images import open_picture
-from detrcli.detector import Detector, find_device
-from detrcli.draw import annotate, save
+from detrcli.inference.detector import Detector, find_device
+from detrcli.render.draw import annotate, save
 from detrcli.structures import Classes, Prediction
 from detrcli.variants import VARIANTS
 from detrcli.variants.detr import build

@@ -22,7 +22,7 @@ import torch
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import annotate, classes_of
-from detrcli.data.dataset import Detection
+from detrcli.data.dataset import DetectionDataset
 from detrcli.data.examine import headers_only
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
@@ -95,15 +95,17 @@ def reading(folder: Path) -> dict[str, float]:
     }
 
 
-def loader(folder: Path, images: int, side: int, size: int) -> Detection:
+def loader(folder: Path, images: int, side: int, size: int) -> DetectionDataset:
     """Training's view of `shapes`."""
     make_shapes(folder, images=images, size=side)
     examined = headers_only(open_data(folder), ["train"])
     annotations = annotate(examined.splits["train"], classes_of(examined))
-    return Detection(annotations, Preprocessing(size, round(size * 1333 / 800)), augmentation="published")
+    return DetectionDataset(
+        annotations, Preprocessing(size, round(size * 1333 / 800)), augmentation="published"
+    )
 
 
-def per_second(dataset: Detection, count: int) -> float:
+def per_second(dataset: DetectionDataset, count: int) -> float:
     start = time.perf_counter()
     for i in range(count):
         dataset[i]

@@ -28,13 +28,13 @@ from torch import Tensor
 from detrcli.config import Preprocessing
 from detrcli.data.examine import headers_only
 from detrcli.data.images import open_picture
+from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
-from detrcli.data.transforms import prepare
-from detrcli.detector import Detector, find_device
-from detrcli.evaluation.pairing import pair
+from detrcli.evaluation.class_mapping import pair
+from detrcli.evaluation.metrics import METRICS, score
 from detrcli.evaluation.run import run
-from detrcli.evaluation.score import METRICS, score
 from detrcli.evaluation.truth import classes_of, truth_of
+from detrcli.inference.detector import Detector, find_device
 from detrcli.structures import Classes, Prediction
 from detrcli.variants import VARIANTS
 from detrcli.variants.detr import build

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 import detrcli
+from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
-from detrcli.data.transforms import prepare
-from detrcli.detector import Detector
+from detrcli.inference.detector import Detector
 from detrcli.inspection.attention import recorded
 from detrcli.inspection.faithfulness import curves, random_maps
 from detrcli.inspection.maps import iou, mask_coverage

@@ -8,13 +8,13 @@ import torch
 from golden_rules import PIXEL, VALUE, Golden
 from torch import Tensor, nn
 
-from detrcli.criterion import Losses, cardinality_error, class_error
+from detrcli.inference.postprocess import detections
+from detrcli.losses.criterion import Losses, cardinality_error, class_error
 from detrcli.model.detr import DETR
-from detrcli.postprocess import detections
 from detrcli.structures import Classes, Output
 from detrcli.variants import VARIANTS
 from detrcli.variants.detr import DETRConfig, build, build_criterion
-from detrcli.weights.names import PUBLISHED, rename
+from detrcli.weights.formats.names import PUBLISHED, rename
 
 CONFIGS = {
     "detr-r50": VARIANTS["detr-r50"],

@@ -14,26 +14,13 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    (
-        "boxes",
-        "cache",
-        "colour",
-        "config",
-        "distributed",
-        "errors",
-        "files",
-        "launch",
-        "seeds",
-        "structures",
-        "text",
-    ),
-    ("data", "draw", "matching", "model", "page"),
-    ("criterion", "plot", "postprocess"),
-    ("inspection",),
-    ("sheets", "variants"),
+    ("boxes", "config", "errors", "structures", "system"),
+    ("data", "losses", "model"),
+    ("variants",),
     ("weights",),
-    ("detector",),
-    ("evaluation",),
+    ("inference",),
+    ("evaluation", "inspection"),
+    ("render",),
     ("training",),
     ("cli",),
 )

@@ -22,8 +22,8 @@ from detrcli.cli.predict import predict
 from detrcli.cli.train import train
 from detrcli.cli.visualize_attn.command import visualize_attn
 from detrcli.errors import UsageError, explain
-from detrcli.launch import launch
-from detrcli.text import visible
+from detrcli.system.launch import launch
+from detrcli.system.text import visible
 
 # Plain help screens: rich ones take twice the time and cut lines off in narrow terminals.
 app = typer.Typer(name="detr", rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from detrcli.launch import launch
-from detrcli.text import visible
+from detrcli.system.launch import launch
+from detrcli.system.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

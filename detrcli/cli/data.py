@@ -19,7 +19,7 @@ from detrcli.cli.options import (
 from detrcli.cli.sources import SHOWN, end_on_errors, open_source
 
 if TYPE_CHECKING:
-    from detrcli.data.examine import Examined
+    from detrcli.data.examine import DatasetReport
 
 data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set and check it.")
 
@@ -77,7 +77,7 @@ def show(
     check_ending(out, *PICTURES)
     from detrcli.cli.sheets import truth_sheet
     from detrcli.data.source import open_data
-    from detrcli.draw import save
+    from detrcli.render.draw import save
 
     save(truth_sheet(open_data(data), split, images, seed, size if augmented else None), out)
 
@@ -121,7 +121,7 @@ def make(
         )
 
 
-def _document(found: "Examined", *, held_out: bool) -> dict[str, Any]:
+def _document(found: "DatasetReport", *, held_out: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -134,7 +134,7 @@ def _document(found: "Examined", *, held_out: bool) -> dict[str, Any]:
     }
 
 
-def _show(found: "Examined", *, held_out: bool) -> None:
+def _show(found: "DatasetReport", *, held_out: bool) -> None:
     from detrcli.cli.console import print_table, warn
 
     print(f"layout: {found.layout}")
@@ -162,7 +162,7 @@ def _show(found: "Examined", *, held_out: bool) -> None:
         print_table(("", "kind", "split", "count", "where", "what"), _grouped(found))
 
 
-def _grouped(found: "Examined") -> list[tuple[str, str, str, int | None, str, str]]:
+def _grouped(found: "DatasetReport") -> list[tuple[str, str, str, int | None, str, str]]:
     """The first few problems of each kind and split, errors first."""
     rows: list[tuple[str, str, str, int | None, str, str]] = []
     for (severity, kind, split), members in found.by_kind().items():

@@ -94,8 +94,8 @@ class _Steps:
 
     def run(self, *command: str, also: tuple[str, ...] = ()) -> str:
         """What a command prints; its progress and its warnings appear as it says them."""
-        from detrcli.cache import cache_folder
         from detrcli.cli.console import warn
+        from detrcli.system.cache import cache_folder
 
         self.commands.append(command)
         self.say(f"$ detr {shlex.join(command)}", indent="")
@@ -152,8 +152,8 @@ def _write(
 ) -> None:
     from PIL import Image
 
-    from detrcli.draw import sheet
-    from detrcli.page import Section, write_page
+    from detrcli.render.draw import sheet
+    from detrcli.render.page import Section, write_page
 
     (
         evaluated, made, shown, evaluated_before, trained, evaluated_after,

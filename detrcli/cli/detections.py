@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from detrcli.cli.console import print_table
-from detrcli.text import visible
+from detrcli.system.text import visible
 
 if TYPE_CHECKING:
     from detrcli.structures import Detections

@@ -8,8 +8,8 @@ from detrcli.cli.console import warn
 from detrcli.cli.detections import Result
 from detrcli.cli.outputs import different, next_free_folder
 from detrcli.data.collect import Named
-from detrcli.detector import Seen, ahead
-from detrcli.draw import annotate, save
+from detrcli.inference.detector import ImageResult, prefetch
+from detrcli.render.draw import annotate, save
 
 DEFAULT_OUT = "predictions"
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
@@ -25,15 +25,15 @@ def places(named: Sequence[Named]) -> list[Path]:
     )
 
 
-def drawn(named: Sequence[Named], stream: Iterable[Seen], out: Path | None) -> Iterator[Result]:
+def drawn(named: Sequence[Named], stream: Iterable[ImageResult], out: Path | None) -> Iterator[Result]:
     """The result of each picture, in order, while the annotated ones are drawn and written in other threads."""
     with ThreadPoolExecutor(2) as pool:
-        yield from ahead(pool, _draw, _placed(named, stream, out), depth=6)
+        yield from prefetch(pool, _draw, _placed(named, stream, out), depth=6)
 
 
 def _placed(
-    named: Sequence[Named], stream: Iterable[Seen], out: Path | None
-) -> Iterator[tuple[Named, Seen, Path | None]]:
+    named: Sequence[Named], stream: Iterable[ImageResult], out: Path | None
+) -> Iterator[tuple[Named, ImageResult, Path | None]]:
     for item, place, seen in zip(named, places(named), stream, strict=True):
         if seen.image is None:
             yield item, seen, None
@@ -44,7 +44,7 @@ def _placed(
         yield item, seen, out / place
 
 
-def _draw(work: tuple[Named, Seen, Path | None]) -> Result:
+def _draw(work: tuple[Named, ImageResult, Path | None]) -> Result:
     item, seen, path = work
     if path and seen.image and seen.detections is not None:
         save(annotate(seen.image, seen.detections), path)

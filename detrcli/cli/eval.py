@@ -24,10 +24,10 @@ from detrcli.cli.options import (
     Weights,
 )
 from detrcli.errors import DataError, UsageError
-from detrcli.text import visible
+from detrcli.system.text import visible
 
 if TYPE_CHECKING:
-    from detrcli.evaluation.score import Scores
+    from detrcli.evaluation.metrics import Scores
     from detrcli.evaluation.truth import Truth
 
 
@@ -76,8 +76,8 @@ def evaluate(
     from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
     from detrcli.cli.sources import open_source, tell_pairing, tell_problems
     from detrcli.data.examine import headers_only
+    from detrcli.evaluation.metrics import score
     from detrcli.evaluation.results import read_results, write_results
-    from detrcli.evaluation.score import score
     from detrcli.evaluation.truth import truth_of
 
     if predictions is not None and save is not None:
@@ -99,12 +99,12 @@ def evaluate(
 
     facts: dict[str, Any] = {"split": split, "threshold": threshold, "max_detections": max_detections}
     if predictions is None:
-        from detrcli import distributed
         from detrcli.cli.console import Status, warn
         from detrcli.cli.loading import load_detector
-        from detrcli.evaluation.pairing import pair
+        from detrcli.evaluation.class_mapping import pair
         from detrcli.evaluation.run import readable, run
         from detrcli.evaluation.truth import classes_of
+        from detrcli.system import distributed
 
         detector = load_detector(
             weights,

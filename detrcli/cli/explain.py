@@ -26,9 +26,9 @@ def explain(
     from detrcli.cli.console import print_json, print_table
     from detrcli.cli.loading import load_detector
     from detrcli.data.images import open_picture
-    from detrcli.data.transforms import prepare
+    from detrcli.data.preprocessing import prepare
     from detrcli.inspection.walk import shapes_at, walk
-    from detrcli.text import visible
+    from detrcli.system.text import visible
 
     try:
         picture = open_picture(image).image

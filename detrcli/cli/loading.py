@@ -1,7 +1,7 @@
 """A detector from what the command line says."""
 
 from detrcli.cli.console import DownloadStatus
-from detrcli.detector import Detector, find_device
+from detrcli.inference.detector import Detector, find_device
 from detrcli.weights.load import load_weights
 
 

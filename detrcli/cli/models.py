@@ -9,7 +9,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
 
     from detrcli.cli.console import print_json, print_table
     from detrcli.variants import kind_of
-    from detrcli.variants.detr import AS_PUBLISHED, build
+    from detrcli.variants.detr import PRESETS, build
     from detrcli.weights.download import cached_path
     from detrcli.weights.load import load_weights
     from detrcli.weights.registry import PUBLISHED, SHIPPED
@@ -20,7 +20,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
         if known.panoptic:
             backbone = "mask head: to come"
         else:
-            config = AS_PUBLISHED[name]
+            config = PRESETS[name]
             backbone = config.backbone + (" dilated" if config.dilated else "")
             with torch.device("meta"):  # counts without allocating
                 parameters = sum(p.numel() for p in build(config).parameters())

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import annotate, classes_of
-from detrcli.data.augment import augment, view
+from detrcli.data.augmentation import augment, view
 from detrcli.data.examine import headers_only
 from detrcli.data.images import open_picture
 from detrcli.data.source import Source
-from detrcli.draw import mark, marks_of, sheet
 from detrcli.errors import DataError
+from detrcli.render.draw import mark, marks_of, sheet
 
 
 def truth_sheet(source: Source, split: str, images: int, seed: int, augmented: int | None) -> Image.Image:

@@ -8,9 +8,9 @@ from detrcli.cli.console import warn
 from detrcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from detrcli.data.examine import Examined
+    from detrcli.data.examine import DatasetReport
     from detrcli.data.source import Source
-    from detrcli.evaluation.pairing import Pairing
+    from detrcli.evaluation.class_mapping import ClassMapping
 
 SHOWN = 3  # problems of a kind that are told one by one
 MOST_NAMED = 10  # classes without a partner that are named one by one
@@ -31,7 +31,7 @@ def open_source(data: Path | None, files: Mapping[str, tuple[Path | None, Path |
     return Source(explicit(named)) if data is None else open_data(data)
 
 
-def tell_problems(found: "Examined") -> None:
+def tell_problems(found: "DatasetReport") -> None:
     """Warnings on stderr; an error of the data ends the command."""
     # Errors last: what ends the command stands at the end.
     for (severity, kind, split), members in sorted(
@@ -44,7 +44,7 @@ def tell_problems(found: "Examined") -> None:
     end_on_errors(found, " `detr data check` shows all.")
 
 
-def end_on_errors(found: "Examined", more: str = "") -> None:
+def end_on_errors(found: "DatasetReport", more: str = "") -> None:
     """Data with errors is not used."""
     from detrcli.data.checks import SKIPPABLE
 
@@ -55,7 +55,7 @@ def end_on_errors(found: "Examined", more: str = "") -> None:
         raise DataError(f"{count}{more}{hint}")
 
 
-def tell_pairing(pairing: "Pairing") -> None:
+def tell_pairing(pairing: "ClassMapping") -> None:
     """Say which classes of weights and data found no partner, and where names did not help."""
     if pairing.by == "id":
         warn("no class of the weights has a name that the data knows: paired by id")

@@ -25,7 +25,7 @@ from detrcli.cli.outputs import check_free
 from detrcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from detrcli.data.examine import Examined
+    from detrcli.data.examine import DatasetReport
     from detrcli.training.settings import Settings
 
 DEFAULT_OUT = "runs/train"
@@ -112,22 +112,22 @@ def train(
         if data is not None or any(any(pair) for pair in files.values()):  # it lies elsewhere now
             where = Where.of(data, files, where.exif, skip_bad=where.skip_bad)
 
-    from detrcli import distributed
     from detrcli.cli.console import DownloadStatus, Status, warn
     from detrcli.cli.outputs import next_free_folder
     from detrcli.cli.sources import open_source, tell_problems
     from detrcli.cli.training import Display, show_outcome, show_plan
     from detrcli.data.examine import examine
-    from detrcli.detector import find_device
-    from detrcli.training.folder import RunFolder
+    from detrcli.inference.detector import find_device
+    from detrcli.system import distributed
     from detrcli.training.interrupts import Interrupts
     from detrcli.training.loop import Training
+    from detrcli.training.run_folder import RunFolder
     from detrcli.training.setup import begin, resumed, take
 
     place = find_device(device)
     with distributed.joined(place):
 
-        def look() -> "Examined":
+        def look() -> "DatasetReport":
             with Status("looking at pictures") as status:
                 return examine(
                     open_source(*where.opened),

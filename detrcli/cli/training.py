@@ -10,16 +10,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from detrcli.cli.console import is_terminal, print_json, print_table, stderr_console, warn
-from detrcli.text import visible
+from detrcli.system.text import visible
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from detrcli.data.examine import Examined
+    from detrcli.data.examine import DatasetReport
     from detrcli.training.dry_run import Measured
-    from detrcli.training.folder import Row
     from detrcli.training.loop import Training
-    from detrcli.training.report import Outcome, Progress
+    from detrcli.training.progress import Outcome, Progress
+    from detrcli.training.run_folder import Row
 
 INTERVAL = 30.0  # seconds between two lines, where there is no terminal
 BAR = 24
@@ -148,7 +148,7 @@ def show_outcome(run: Path, outcome: "Outcome", *, json: bool) -> None:
         warn(f"try it: detr predict img.jpg --weights {shlex.quote(str(run))}; look at {run / 'curves.png'}")
 
 
-def show_plan(examined: "Examined", training: "Training", measured: "Measured", *, json: bool) -> None:
+def show_plan(examined: "DatasetReport", training: "Training", measured: "Measured", *, json: bool) -> None:
     """What would be trained on what, and what it would take."""
     data = {split: examined.summary(split) for split in examined.splits}
     groups = training.groups()

@@ -11,30 +11,32 @@ from PIL import Image
 from detrcli.cli.console import warn
 from detrcli.config import LossConfig, MatchingConfig
 from detrcli.data.annotations import Annotations, annotate
-from detrcli.data.checks import Checked
-from detrcli.data.dataset import Broken, Detection, Example
+from detrcli.data.checks import Split
+from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
 from detrcli.data.images import open_picture
-from detrcli.detector import Detector, ahead
 from detrcli.errors import DataError, UsageError
-from detrcli.evaluation.pairing import Pairing
+from detrcli.evaluation.class_mapping import ClassMapping
+from detrcli.inference.detector import Detector, prefetch
 from detrcli.structures import Classes, Output
-from detrcli.training.folder import CONFIG
+from detrcli.training.run_folder import CONFIG
 from detrcli.training.settings import settings
 from detrcli.weights.load import BEST
 
 
 @dataclass(frozen=True)
-class Truths:
+class InspectionSession:
     """A split as training would see it, without augmentation; labels are the weights' class indices."""
 
     detector: Detector
     classes: Classes  # the weights' names, with the data's ids
     annotations: Annotations
-    dataset: Detection
+    dataset: DetectionDataset
     skip_bad: bool  # whether a picture that cannot be read ends it all
 
     @classmethod
-    def of(cls, detector: Detector, split: Checked, pairing: Pairing, *, skip_bad: bool) -> "Truths":
+    def of(
+        cls, detector: Detector, split: Split, pairing: ClassMapping, *, skip_bad: bool
+    ) -> "InspectionSession":
         """The usable images of a split; objects whose class the weights do not know are left out."""
         annotations = annotate(split, pairing.classes)
         if not len(annotations):
@@ -43,7 +45,7 @@ class Truths:
             detector,
             pairing.classes,
             annotations,
-            Detection(annotations, detector.preprocessing, augmentation="none"),
+            DetectionDataset(annotations, detector.preprocessing, augmentation="none"),
             skip_bad,
         )
 
@@ -70,7 +72,7 @@ class Truths:
     def example(self, i: int) -> Example:
         """The network's input and the objects of an image."""
         example = self.dataset[0, i]
-        if isinstance(example, Broken):
+        if isinstance(example, UnreadableSample):
             raise DataError(f"{example.message}.")
         return example
 
@@ -86,7 +88,7 @@ class Truths:
         """All images with what is said of them, while the next ones are being read."""
         places = [(0, i) for i in range(len(self.annotations))]
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
-            for i, example in enumerate(ahead(pool, self.dataset.__getitem__, places, depth=16)):
+            for i, example in enumerate(prefetch(pool, self.dataset.__getitem__, places, depth=16)):
                 if isinstance(example, Example):
                     yield i, example, self.output(example)
                 elif self.skip_bad:

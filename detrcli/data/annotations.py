@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrcli.data.checks import Checked, classes_without, parents_without_boxes
-from detrcli.data.examine import Examined
+from detrcli.data.checks import Split, classes_without, parents_without_boxes
+from detrcli.data.examine import DatasetReport
 from detrcli.structures import Classes
 
 
@@ -52,12 +52,12 @@ class Annotations:
         return self.boxes[part], self.labels[part]
 
 
-def classes_of(examined: Examined) -> Classes:
+def classes_of(examined: DatasetReport) -> Classes:
     """The classes of all splits by rising id, without those that only stand above others."""
     return classes_without(examined.splits, parents_without_boxes(examined.splits))
 
 
-def annotate(split: Checked, classes: Classes) -> Annotations:
+def annotate(split: Split, classes: Classes) -> Annotations:
     """What a split teaches: usable images, the empty ones too, and their boxes without crowds."""
     w = split.written
     images = np.flatnonzero(split.usable_images)

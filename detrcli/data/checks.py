@@ -11,7 +11,7 @@ import numpy as np
 
 from detrcli.data.headers import Header, read_headers
 from detrcli.data.images import UPRIGHT
-from detrcli.data.written import NO_ID, Problem, Written
+from detrcli.data.raw_annotations import NO_ID, Problem, RawAnnotations
 from detrcli.structures import Classes
 
 Exif = Literal["auto", "apply", "ignore"]
@@ -25,10 +25,10 @@ SKIPPABLE = frozenset(
 
 
 @dataclass(frozen=True)
-class Checked:
+class Split:
     """A split with what the check says of each of its entries."""
 
-    written: Written
+    written: RawAnnotations
     problems: Sequence[Problem]
     usable_images: np.ndarray  # (I,) bool
     usable: np.ndarray  # (N,) bool, annotations that a box can be taken from
@@ -36,10 +36,10 @@ class Checked:
     turned: np.ndarray  # (I,) bool, whether EXIF orientation is applied on loading
 
 
-class _Split:
+class _SplitChecker:
     """Gathers the problems of one split."""
 
-    def __init__(self, name: str, written: Written) -> None:
+    def __init__(self, name: str, written: RawAnnotations) -> None:
         self.name, self.written = name, written
         self.problems: list[Problem] = list(written.problems)
 
@@ -50,12 +50,12 @@ class _Split:
         self.problems.append(Problem("warning", kind, self.name, where, what))
 
 
-def check_split(name: str, written: Written, exif: Exif = "auto", *, pictures: bool = True) -> Checked:
+def check_split(name: str, written: RawAnnotations, exif: Exif = "auto", *, pictures: bool = True) -> Split:
     """Everything that can be said of one split by itself, with the headers of its pictures.
 
     Without `pictures` they need not be there: only one whose size is not written down is looked at.
     """
-    split = _Split(name, written)
+    split = _SplitChecker(name, written)
     _check_ids(split)
     inside = _check_paths(split)
     sizes = written.sizes.tolist()
@@ -66,10 +66,10 @@ def check_split(name: str, written: Written, exif: Exif = "auto", *, pictures: b
         here[i] = header
     usable_images, sizes, turned = _check_pictures(split, here, inside, exif)
     usable = _check_annotations(split, usable_images, sizes)
-    return Checked(written, split.problems, usable_images, usable, sizes, turned)
+    return Split(written, split.problems, usable_images, usable, sizes, turned)
 
 
-def _check_ids(split: _Split) -> None:
+def _check_ids(split: _SplitChecker) -> None:
     w = split.written
     for what, ids in (("image", w.image_ids), ("category", w.category_ids)):
         for repeated in _repeated(ids):
@@ -83,7 +83,7 @@ def _repeated(ids: np.ndarray) -> list[int]:
     return unique[counts > 1].tolist()
 
 
-def _check_paths(split: _Split) -> np.ndarray:
+def _check_paths(split: _SplitChecker) -> np.ndarray:
     inside = np.ones(len(split.written.files), dtype=bool)
     for i, file in enumerate(split.written.files):
         path = posixpath.normpath(file)
@@ -96,7 +96,7 @@ def _check_paths(split: _Split) -> np.ndarray:
 
 
 def _check_pictures(
-    split: _Split, headers: Sequence[Header], inside: np.ndarray, exif: Exif
+    split: _SplitChecker, headers: Sequence[Header], inside: np.ndarray, exif: Exif
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     usable = inside.copy()
     sizes = np.zeros((len(headers), 2), dtype=np.int64)
@@ -142,7 +142,7 @@ def _check_pictures(
     return usable, sizes, turned
 
 
-def _check_annotations(split: _Split, usable_images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _check_annotations(split: _SplitChecker, usable_images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Which annotations give a box. Those of pictures that are not usable are passed over in silence."""
     w = split.written
     order = np.argsort(w.image_ids, kind="stable")
@@ -195,15 +195,15 @@ def _id(value: int) -> str:
     return "without an id, and it names none" if value == NO_ID else str(value)
 
 
-def _image(split: _Split, i: int) -> str:
+def _image(split: _SplitChecker, i: int) -> str:
     return f"image {split.written.image_ids[i]}"
 
 
-def _annotation(split: _Split, i: int) -> str:
+def _annotation(split: _SplitChecker, i: int) -> str:
     return f"annotation {split.written.annotation_ids[i]}"
 
 
-def check_together(splits: Mapping[str, Checked]) -> Iterator[Problem]:
+def check_together(splits: Mapping[str, Split]) -> Iterator[Problem]:
     """What shows only when the splits are seen side by side."""
     train, others = splits.get("train"), {name: split for name, split in splits.items() if name != "train"}
     if train is not None:
@@ -219,13 +219,13 @@ def check_together(splits: Mapping[str, Checked]) -> Iterator[Problem]:
     yield from _same_pictures(splits)
 
 
-def _classes_with_boxes(split: Checked) -> set[str]:
+def _classes_with_boxes(split: Split) -> set[str]:
     w = split.written
     used = set(w.of_category[split.usable].tolist())
     return {name for i, name in zip(w.category_ids.tolist(), w.names, strict=True) if i in used}
 
 
-def parents_without_boxes(splits: Mapping[str, Checked]) -> dict[int, str]:
+def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
     """Categories that only stand above others, as Roboflow writes one of; it may have the name of one below it."""
     named = {
         i: (name, parent)
@@ -242,7 +242,7 @@ def parents_without_boxes(splits: Mapping[str, Checked]) -> dict[int, str]:
     }
 
 
-def classes_without(splits: Mapping[str, Checked], left_out: Collection[int]) -> Classes:
+def classes_without(splits: Mapping[str, Split], left_out: Collection[int]) -> Classes:
     """The classes of these splits by rising id, without some categories."""
     named = {
         category: name
@@ -254,13 +254,13 @@ def classes_without(splits: Mapping[str, Checked], left_out: Collection[int]) ->
     return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids], dtype=np.str_))
 
 
-def _parents(splits: Mapping[str, Checked]) -> Iterator[Problem]:
+def _parents(splits: Mapping[str, Split]) -> Iterator[Problem]:
     for name in parents_without_boxes(splits).values():
         what = f"class {name!r} only stands above others and has no boxes; left out"
         yield Problem("warning", "parent-class", None, f"class {name}", what)
 
 
-def _conflicts(splits: Mapping[str, Checked]) -> Iterator[Problem]:
+def _conflicts(splits: Mapping[str, Split]) -> Iterator[Problem]:
     first: dict[int, tuple[str, str]] = {}
     for split_name, split in splits.items():
         for i, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True):
@@ -270,7 +270,7 @@ def _conflicts(splits: Mapping[str, Checked]) -> Iterator[Problem]:
                 yield Problem("error", "category-conflict", split_name, f"category {i}", what)
 
 
-def _names_twice(splits: Mapping[str, Checked]) -> Iterator[Problem]:
+def _names_twice(splits: Mapping[str, Split]) -> Iterator[Problem]:
     ids: dict[str, set[int]] = defaultdict(set)
     left_out = parents_without_boxes(splits)
     for split in splits.values():
@@ -283,7 +283,7 @@ def _names_twice(splits: Mapping[str, Checked]) -> Iterator[Problem]:
             yield Problem("warning", "name-twice", None, f"class {name}", what)
 
 
-def _same_pictures(splits: Mapping[str, Checked]) -> Iterator[Problem]:
+def _same_pictures(splits: Mapping[str, Split]) -> Iterator[Problem]:
     """Files that are equal byte for byte; only those of equal length are read."""
     by_length: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for name, split in splits.items():

@@ -9,13 +9,13 @@ from torch.utils.data import Dataset
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations
-from detrcli.data.augment import Augmentation, View, augment, flip_some, view
+from detrcli.data.augmentation import Augmentation, Sample, augment, flip_some, view
 from detrcli.data.batching import collate
 from detrcli.data.images import open_picture
-from detrcli.data.transforms import normalise, prepare
+from detrcli.data.preprocessing import normalise, prepare
 from detrcli.errors import DataError
-from detrcli.seeds import mix
 from detrcli.structures import Batch, Target
+from detrcli.system.seeds import mix
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Broken:
+class UnreadableSample:
     """A picture that could not be read, on its way from a loader's process to one where it can be told."""
 
     message: str
 
 
-class Detection(Dataset[Example | Broken]):
+class DetectionDataset(Dataset[Example | UnreadableSample]):
     """The pictures of a split: as `detr predict` sees them, or augmented.
 
     What is asked for is (epoch, i). What augmentation does to picture i depends on the seed, the epoch and i
@@ -57,15 +57,15 @@ class Detection(Dataset[Example | Broken]):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, place: tuple[int, int]) -> Example | Broken:
+    def __getitem__(self, place: tuple[int, int]) -> Example | UnreadableSample:
         epoch, i = place
         a, path = self.annotations, self.annotations.path(i)
         try:
             image = open_picture(path, turn=bool(a.turned[i])).image
         except DataError as error:
-            return Broken(f"{path}: {error}")
+            return UnreadableSample(f"{path}: {error}")
         if (image.height, image.width) != tuple(a.sizes[i].tolist()):
-            return Broken(f"{path}: its size has changed since the data was checked")
+            return UnreadableSample(f"{path}: its size has changed since the data was checked")
         seen = view(image, *a.objects(i))
         chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
         if self.augmentation == "published":
@@ -78,7 +78,7 @@ class Detection(Dataset[Example | Broken]):
         return Example(pixels, to_target(seen), int(a.image_ids[i]))
 
 
-def to_target(seen: View) -> Target:
+def to_target(seen: Sample) -> Target:
     """Boxes in pixels of a picture as cx, cy, w, h in [0, 1] of it. Here alone they change their unit."""
     scale = torch.tensor([seen.image.width, seen.image.height] * 2)
     x0, y0, x1, y1 = (seen.boxes.as_subclass(Tensor) / scale).unbind(1)
@@ -94,11 +94,11 @@ class Examples:
     image_ids: list[int]
 
 
-def collate_examples(examples: Sequence[Example | Broken]) -> Examples | Broken:
+def collate_examples(examples: Sequence[Example | UnreadableSample]) -> Examples | UnreadableSample:
     """The collate function of a loader."""
     whole = [example for example in examples if isinstance(example, Example)]
     if len(whole) < len(examples):
-        return next(example for example in examples if isinstance(example, Broken))
+        return next(example for example in examples if isinstance(example, UnreadableSample))
     return Examples(
         collate([example.pixels for example in whole]),
         [example.target for example in whole],
@@ -106,9 +106,9 @@ def collate_examples(examples: Sequence[Example | Broken]) -> Examples | Broken:
     )
 
 
-def unbroken(batches: Iterable[Examples | Broken]) -> Iterator[Examples]:
+def unbroken(batches: Iterable[Examples | UnreadableSample]) -> Iterator[Examples]:
     """A loader's batches; a broken picture is an error here, with its file's name and no loader's traceback."""
     for batch in batches:
-        if isinstance(batch, Broken):
+        if isinstance(batch, UnreadableSample):
             raise DataError(batch.message)
         yield batch

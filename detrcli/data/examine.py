@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 
-from detrcli.data.checks import Checked, Exif, check_split, check_together, parents_without_boxes, skip_bad
+from detrcli.data.checks import Exif, Split, check_split, check_together, parents_without_boxes, skip_bad
 from detrcli.data.decode import alike, look_at_all
+from detrcli.data.raw_annotations import Problem
 from detrcli.data.source import Source
-from detrcli.data.written import Problem
 from detrcli.errors import DataError, UsageError
 
 
@@ -34,11 +34,11 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Examined:
+class DatasetReport:
     """What `detr data check` knows."""
 
     layout: str
-    splits: Mapping[str, Checked]
+    splits: Mapping[str, Split]
     problems: Sequence[Problem]
     decoded: bool  # whether every picture was decoded whole
 
@@ -88,13 +88,13 @@ def examine(
     full: bool = False,
     leave_out_bad: bool = False,
     advance: Callable[[], None] = lambda: None,
-) -> Examined:
+) -> DatasetReport:
     """Read every split and check it, by itself and beside the others."""
     if exif == "ignore" and source.layout.name == "yolo":
         raise UsageError(
             "YOLO's boxes are shares of the picture as it is displayed: --exif ignore does not fit them."
         )
-    splits: dict[str, Checked] = {}
+    splits: dict[str, Split] = {}
     problems: list[Problem] = []
     for name in source.splits:
         try:
@@ -138,7 +138,7 @@ def examine(
                 problems.append(Problem("warning", "near-duplicate", b, b, what))
     if leave_out_bad:
         problems = skip_bad(problems)
-    return Examined(source.layout.name, splits, problems, looks is not None)
+    return DatasetReport(source.layout.name, splits, problems, looks is not None)
 
 
 def headers_only(
@@ -148,16 +148,16 @@ def headers_only(
     *,
     pictures: bool = True,
     leave_out_bad: bool = False,
-) -> Examined:
+) -> DatasetReport:
     """Some splits, checked by what their files and headers say, each by itself."""
     checked = {name: check_split(name, source.read(name), exif, pictures=pictures) for name in splits}
     problems = [problem for split in checked.values() for problem in split.problems]
-    return Examined(
+    return DatasetReport(
         source.layout.name, checked, skip_bad(problems) if leave_out_bad else problems, decoded=False
     )
 
 
-def _without(split: Checked, images: Sequence[int]) -> Checked:
+def _without(split: Split, images: Sequence[int]) -> Split:
     usable_images = split.usable_images.copy()
     usable_images[list(images)] = False
     gone = np.isin(split.written.of_image, split.written.image_ids[list(images)])

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from detrcli.cache import cache_folder
 from detrcli.data.images import FORMATS, UPRIGHT
-from detrcli.files import write_whole
+from detrcli.system.cache import cache_folder
+from detrcli.system.files import write_whole
 
 SIDEWAYS = frozenset({5, 6, 7, 8})  # the EXIF orientations that exchange width and height
 

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from detrcli.cache import cache_folder
 from detrcli.data.shapes import CATALOGUE, DEFAULT, Scene, scene
 from detrcli.errors import UsageError
+from detrcli.system.cache import cache_folder
 
 IMAGES, SIZE, OBJECTS, SEED = 2000, 128, 5, 0
 VAL_SHARE = 5  # a validation picture for so many of train

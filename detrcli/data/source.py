@@ -10,7 +10,7 @@ import numpy as np
 
 from detrcli.data.layouts.find import Layout, find
 from detrcli.data.make import built_in
-from detrcli.data.written import Problem, Written
+from detrcli.data.raw_annotations import Problem, RawAnnotations
 from detrcli.errors import UsageError
 
 BUILT_IN = "shapes"
@@ -34,7 +34,7 @@ class Source:
         there = {*self.layout.readers, *(["val"] if self.holds_out else [])}
         return [split for split in ("train", "val", "test") if split in there]
 
-    def read(self, split: str) -> Written:
+    def read(self, split: str) -> RawAnnotations:
         """A split as written."""
         if split not in self.splits:
             raise UsageError(f"--split {split}: this data has {', '.join(self.splits)}.")
@@ -52,7 +52,7 @@ class Source:
         return self.layout.readers[split]()
 
     @cached_property
-    def _train(self) -> Written:
+    def _train(self) -> RawAnnotations:
         return self.layout.readers["train"]()
 
 
@@ -80,7 +80,7 @@ def held_out(files: Sequence[str]) -> np.ndarray:
     return held
 
 
-def images_of(written: Written, keep: np.ndarray) -> Written:
+def images_of(written: RawAnnotations, keep: np.ndarray) -> RawAnnotations:
     """A part of the images, with their annotations; those of no image at all stay with the first image."""
     ids = written.image_ids[keep]
     stray = ~np.isin(written.of_image, written.image_ids)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from detrcli.errors import DataError, UsageError
-from detrcli.files import write_whole
+from detrcli.system.files import write_whole
 
 LARGEST = sys.float_info.max
 

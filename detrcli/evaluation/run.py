@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrcli import distributed
-from detrcli.data.checks import Checked
+from detrcli.data.checks import Split
 from detrcli.data.images import File
-from detrcli.data.transforms import input_size
-from detrcli.detector import Detector
+from detrcli.data.preprocessing import input_size
 from detrcli.errors import DataError
-from detrcli.evaluation.pairing import NONE, Pairing
+from detrcli.evaluation.class_mapping import NONE, ClassMapping
 from detrcli.evaluation.results import Results, join
 from detrcli.evaluation.truth import Truth
+from detrcli.inference.detector import Detector
 from detrcli.structures import Detections
-from detrcli.text import visible
+from detrcli.system import distributed
+from detrcli.system.text import visible
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Run:
 
 def run(
     detector: Detector,
-    split: Checked,
+    split: Split,
     truth: Truth,
-    pairing: Pairing,
+    pairing: ClassMapping,
     *,
     threshold: float = 0.0,
     batch_size: int = 1,

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from detrcli.data.checks import Checked, classes_without, parents_without_boxes
+from detrcli.data.checks import Split, classes_without, parents_without_boxes
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
-from detrcli.text import key
+from detrcli.system.text import key
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Truth:
         )
 
 
-def truth_of(split: Checked, *, limit: int | None = None, classes: Sequence[str] | None = None) -> Truth:
+def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] | None = None) -> Truth:
     """The objects of the images that can be read; `limit` takes the first images of the split."""
     w = split.written
     images = np.flatnonzero(split.usable_images)[:limit]
@@ -63,7 +63,7 @@ def truth_of(split: Checked, *, limit: int | None = None, classes: Sequence[str]
     )
 
 
-def classes_of(split: Checked) -> Classes:
+def classes_of(split: Split) -> Classes:
     """The classes of a split by rising id, without those that only stand above others and have no object at all."""
     only = {"": split}
     return classes_without(only, parents_without_boxes(only).keys() - set(split.written.of_category.tolist()))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrcli.model.family import DetectionTransformer
+from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch
 
 # How much of the picture is gone, or has come, after each step. Small steps first: there maps differ.

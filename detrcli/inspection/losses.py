@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from detrcli.criterion import Criterion, Matched, pair_up
+from detrcli.losses.criterion import Criterion, Matched, pair_up
 from detrcli.structures import Output, Target
 
 
 @dataclass(frozen=True)
-class Charges:
+class ObjectLosses:
     """What a decoder layer is charged, weighted."""
 
     targets: np.ndarray  # (N, 3): class, l1, giou of each object; 0 where no query was left for it
@@ -21,7 +21,7 @@ class Charges:
 @torch.no_grad()
 def charges(
     output: Output, target: Target, criterion: Criterion, normalisers: Mapping[str, float] | None = None
-) -> list[Charges]:
+) -> list[ObjectLosses]:
     """The charges of every layer for a single image, by the criterion's own terms.
 
     With the default normalisers, those of a training step that sees this image alone, they sum to the
@@ -51,5 +51,5 @@ def charges(
         rest = charge(
             Matched(whole.logits[:, free], whole.classes[:, free], whole.boxes[:0], whole.truth[:0])
         )
-        layers.append(Charges(targets, float(rest.sum())))
+        layers.append(ObjectLosses(targets, float(rest.sum())))
     return layers

@@ -8,12 +8,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from detrcli.config import MatchingConfig
-from detrcli.matching import Matcher, costs
+from detrcli.losses.matching import Matcher, costs
 from detrcli.structures import Output, Target
 
 TERMS = ("class", "l1", "giou")
 OTHERS = "others"  # decided, where no term speaks for the query: another object needs the runner-up more
-NOBODY = -1  # the query of an object that none was left for
+UNMATCHED = -1  # the query of an object that none was left for
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Layer:
 
     @property
     def queries(self) -> np.ndarray:
-        """The query of each object, (N,); NOBODY where none was left."""
-        given = np.full(self.total.shape[1], NOBODY)
+        """The query of each object, (N,); UNMATCHED where none was left."""
+        given = np.full(self.total.shape[1], UNMATCHED)
         for pair in self.pairs:
             given[pair.target] = pair.query
         return given
@@ -112,9 +112,9 @@ def pairs_of(output: Output, target: Target, config: MatchingConfig) -> list[lis
 
 
 def queries_of(output: Output, target: Target, config: MatchingConfig) -> np.ndarray:
-    """The query of each object of a single image in every layer, (L, N); NOBODY where none was left."""
+    """The query of each object of a single image in every layer, (L, N); UNMATCHED where none was left."""
     layers = pairs_of(output, target, config)
-    given = np.full((len(layers), len(target.labels)), NOBODY)
+    given = np.full((len(layers), len(target.labels)), UNMATCHED)
     for layer, pairs in zip(given, layers, strict=True):
         for query, n in pairs:
             layer[n] = query

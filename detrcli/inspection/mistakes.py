@@ -9,7 +9,7 @@ import torch
 from torchvision.ops import box_iou
 
 from detrcli.boxes import corners
-from detrcli.inspection.matching import NOBODY, Layer
+from detrcli.inspection.matching import UNMATCHED, Layer
 from detrcli.structures import Target
 
 SAME_PLACE = 0.5  # IoU from which two boxes mean the same object
@@ -81,14 +81,14 @@ def extra(layer: Layer, target: Target, threshold: float) -> list[Extra]:
             found.append(Extra(query, label, score, BACKGROUND, None, None, None))
         else:
             n = int(on.argmax())
-            partner = None if given[n] == NOBODY else int(given[n])
+            partner = None if given[n] == UNMATCHED else int(given[n])
             found.append(Extra(query, label, score, kind, n, partner, float(on[n])))
     return found
 
 
 def _answer(layer: Layer, target: Target, n: int, threshold: float) -> Answer:
     query = int(layer.queries[n])
-    if query == NOBODY:
+    if query == UNMATCHED:
         return Answer(layer.layer, None, None, None, None, None, "no-query")
     says = layer.probabilities[query]  # (K + 1,)
     label, wanted = int(layer.labels[query]), int(target.labels[n])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.data.batching import collate
-from detrcli.model.family import DetectionTransformer
+from detrcli.model.detection_transformer import DetectionTransformer
 
 
 def relevance(model: DetectionTransformer, pixels: Tensor, queries: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 
 from detrcli.errors import DataError
-from detrcli.inspection.losses import Charges
+from detrcli.inspection.losses import ObjectLosses
 from detrcli.inspection.matching import Layer, Pair, changed
 from detrcli.structures import Target
 
@@ -26,11 +26,11 @@ class Explained:
     height: int
     target: Target
     layers: Sequence[Layer]
-    charges: Charges  # not normalised, so that objects of different images can be compared
+    charges: ObjectLosses  # not normalised, so that objects of different images can be compared
 
 
 @dataclass(frozen=True)
-class Case:
+class HardExample:
     """An object of the data set, and how the last layer was matched with it."""
 
     place: int
@@ -63,8 +63,8 @@ class Usage:
     boxes: np.ndarray  # (Q, I, 4), all that it predicted
     image_sizes: np.ndarray  # (I, 2), height and width
     moved: np.ndarray  # (L - 1,), objects with another query than in the layer before
-    closest: Sequence[Case]  # of the smallest margins, the smallest first
-    worst: Sequence[Case]  # of the largest losses, the largest first
+    closest: Sequence[HardExample]  # of the smallest margins, the smallest first
+    worst: Sequence[HardExample]  # of the largest losses, the largest first
 
     @property
     def dead(self) -> list[int]:
@@ -77,8 +77,8 @@ def usage(images: Iterable[Explained], classes: int, threshold: float, most: int
     count = targets = 0
     used: dict[int, list[tuple[int, int, float, float]]] = {}  # query -> label, size, cx, cy of its objects
     boxes, image_sizes, sure, moved = [], [], [], []
-    closest: list[Case] = []
-    worst: list[Case] = []
+    closest: list[HardExample] = []
+    worst: list[HardExample] = []
     for image in images:
         last, target = image.layers[-1], image.target
         count += 1
@@ -120,10 +120,10 @@ def usage(images: Iterable[Explained], classes: int, threshold: float, most: int
     )
 
 
-def _cases(image: Explained) -> Iterable[Case]:
+def _cases(image: Explained) -> Iterable[HardExample]:
     last = image.layers[-1]
     for pair in last.pairs:
-        yield Case(
+        yield HardExample(
             place=image.place,
             image_id=image.image_id,
             target=pair.target,
@@ -137,5 +137,5 @@ def _cases(image: Explained) -> Iterable[Case]:
         )
 
 
-def _margin(case: Case) -> float:
+def _margin(case: HardExample) -> float:
     return inf if case.pair.margin is None else case.pair.margin

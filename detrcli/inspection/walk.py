@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrcli.data.batching import collate
 from detrcli.errors import UsageError
-from detrcli.model.family import DetectionTransformer
+from detrcli.model.detection_transformer import DetectionTransformer
 
 Shape = tuple[int, ...]
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
-from detrcli.model.family import DetectionTransformer
+from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead
 from detrcli.model.transformer import Decoder, Encoder, start
 from detrcli.structures import Batch, Group, Output, Prediction
@@ -37,7 +37,7 @@ class DETR(DetectionTransformer):
 
     def forward(self, batch: Batch) -> Output:
         features = self.projection(self.backbone(batch.images))  # (B, C, h, w)
-        padding = shrink(batch.padding, features)  # (B, h, w)
+        padding = downsample_padding(batch.padding, features)  # (B, h, w)
         position = tokens(self.position(padding))  # (B, S, C)
         padding = padding.flatten(1)  # (B, S)
 
@@ -55,7 +55,7 @@ def tokens(cells: Tensor) -> Tensor:
     return cells.flatten(2).mT
 
 
-def shrink(padding: Tensor, features: Tensor) -> Tensor:
+def downsample_padding(padding: Tensor, features: Tensor) -> Tensor:
     """Padding of pixels (B, H, W) to that of feature cells (B, h, w).
 
     A cell is what its upper left pixel is, so the first cell of a picture is never padding.

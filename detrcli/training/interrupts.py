@@ -6,7 +6,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from detrcli.launch import launch
+from detrcli.system.launch import launch
 
 CTRL_C, TERMINATED = 130, 143
 _CODES = {

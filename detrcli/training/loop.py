@@ -9,30 +9,30 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from detrcli import distributed
 from detrcli.data.annotations import annotate
-from detrcli.data.dataset import Detection, Examples, collate_examples, unbroken
-from detrcli.detector import Detector
+from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
 from detrcli.errors import DataError, DivergedError, UsageError
-from detrcli.evaluation.pairing import pair
+from detrcli.evaluation.class_mapping import pair
+from detrcli.evaluation.metrics import METRICS, Scores, score
 from detrcli.evaluation.run import Run, readable, run
-from detrcli.evaluation.score import METRICS, Scores, score
-from detrcli.training import folder as files
-from detrcli.training import matchings
-from detrcli.training.engine import AnotherDivergedError, Engine
-from detrcli.training.folder import RunFolder, best_of, since_best
+from detrcli.inference.detector import Detector
+from detrcli.system import distributed
+from detrcli.training import matching_history as matchings
+from detrcli.training import run_folder as files
 from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import default_workers, memory_mb
 from detrcli.training.monitor import Monitor, more_objects_than_queries
 from detrcli.training.optimiser import count, make_optimiser
 from detrcli.training.order import Batches, Order
 from detrcli.training.pictures import beside_truth, first_batch
-from detrcli.training.report import Outcome, Progress, Report, Sums
+from detrcli.training.progress import EpochMetrics, Outcome, Progress, Report
+from detrcli.training.run_folder import RunFolder, best_of, since_best
 from detrcli.training.settings import Settings
 from detrcli.training.setup import Data, Start
 from detrcli.training.state import save_state
+from detrcli.training.step import AnotherDivergedError, Engine
 from detrcli.variants.detr import build_criterion
-from detrcli.weights import native
+from detrcli.weights.formats import native
 from detrcli.weights.weights import Weights
 
 SAVE = 1.0  # what a process wishes for between two steps, beside the exit code to stop with
@@ -80,7 +80,7 @@ class Training:
         )
         self.step = 0  # steps done
         self.rows: list[dict[str, float | None]] = []  # epochs done
-        self.sums = Sums()
+        self.sums = EpochMetrics()
         self.monitor = Monitor()
         self.seconds = 0.0  # of the sessions before this one
         self._since = time.perf_counter()
@@ -115,7 +115,7 @@ class Training:
 
     # ---- what goes in and out of the state --------------------------------------------------------------
 
-    def state(self, sums: Sequence[Sums]) -> dict[str, Any]:
+    def state(self, sums: Sequence[EpochMetrics]) -> dict[str, Any]:
         """Everything, in tensors and plain values. What is random follows from the seed and the step."""
         return {
             "settings": asdict(self.chosen),
@@ -151,7 +151,7 @@ class Training:
         self.engine.scaler.load_state_dict(state["scaler"])
         self.engine.overflows = state["overflows"]
         self.step, self.rows = state["step"], state["rows"]
-        self.sums = Sums(**state["sums"][distributed.rank()])
+        self.sums = EpochMetrics(**state["sums"][distributed.rank()])
         self.monitor = Monitor(**state["monitor"])
         self.seconds = state["seconds"]
 
@@ -215,7 +215,7 @@ class Training:
     def load(self) -> Iterator[Examples]:
         """The batches from here to the end of the last epoch, by one set of loader processes."""
         chosen = self.chosen
-        dataset = Detection(
+        dataset = DetectionDataset(
             self.data.train,
             self.begun.weights.preprocessing,
             augmentation=chosen.augmentation,
@@ -318,7 +318,7 @@ class Training:
             "seconds": round(self.seconds + time.perf_counter() - self._since, 1),
         }
         self.rows.append(row)
-        self.sums = Sums()
+        self.sums = EpochMetrics()
         notes = self.monitor.after_epoch(float(row["class_error"] or 0))
         best = best_of(self.rows)
         if self.folder:
@@ -339,7 +339,7 @@ class Training:
         """The code of `detr eval`, on the validation split."""
         data, weights = self.data, self.weights()
         # Batch norm counts in each process by itself: all evaluate what the first one keeps.
-        distributed.take_from_first(weights.tensors.values())
+        distributed.broadcast(weights.tensors.values())
         model = weights.model() if self.engine.ema else self.model.eval()
         detector = Detector(model, weights.classes, weights.preprocessing, self.device, self.chosen.precision)
         share = -(-len(data.truth.images) // distributed.world_size())

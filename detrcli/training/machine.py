@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from detrcli.launch import launch
+from detrcli.system.launch import launch
 
 
 def default_workers(device: torch.device) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from detrcli.structures import Prediction
-from detrcli.training.engine import Step
+from detrcli.training.step import Step
 
 FIRST_STEPS = 10  # without a single box in them, something is wrong with the data
 COLLAPSED_AFTER = 500  # steps in a row; a young model gives the same boxes because it has learned nothing yet

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from detrcli.errors import UsageError
-from detrcli.seeds import mix
+from detrcli.system.seeds import mix
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from PIL import Image
 
 from detrcli.boxes import corners
 from detrcli.config import Preprocessing
-from detrcli.data.checks import Checked
+from detrcli.data.checks import Split
 from detrcli.data.dataset import Examples
 from detrcli.data.images import open_picture
-from detrcli.draw import Mark, mark, marks_of, sheet
 from detrcli.errors import DataError
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
+from detrcli.render.draw import Mark, mark, marks_of, sheet
 from detrcli.structures import Classes
 
 MOST = 8  # pictures on a sheet
@@ -39,7 +39,7 @@ def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessi
     return sheet(cells, columns=4)
 
 
-def beside_truth(split: Checked, truth: Truth, results: Results) -> Image.Image:
+def beside_truth(split: Split, truth: Truth, results: Results) -> Image.Image:
     """Some pictures of a split, each twice: its truth on the left, what is predicted on the right."""
     w = split.written
     chosen = np.linspace(0, len(truth.images) - 1, min(MOST, len(truth.images))).round().astype(int)

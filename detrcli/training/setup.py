@@ -10,18 +10,18 @@ import torch
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_of
-from detrcli.data.checks import Checked
-from detrcli.data.examine import Examined
+from detrcli.data.checks import Split
+from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.model.backbone import Part
 from detrcli.structures import Classes
-from detrcli.text import some
+from detrcli.system.text import some
 from detrcli.training.settings import DEFAULT_MODEL, NONE, Settings
 from detrcli.variants import VARIANTS, build, preprocessing
-from detrcli.weights import backbone, native
 from detrcli.weights.download import Progress, no_progress
 from detrcli.weights.fit import fit
+from detrcli.weights.formats import backbone, native
 from detrcli.weights.load import load_weights
 from detrcli.weights.registry import PUBLISHED
 from detrcli.weights.weights import Weights
@@ -36,7 +36,7 @@ class Data:
     name: str  # what the user called it
     classes: Classes
     train: Annotations
-    val: Checked
+    val: Split
     truth: Truth  # of val
 
     @cached_property
@@ -48,7 +48,7 @@ class Data:
         return digest.hexdigest()[:16]
 
 
-def take(name: str, examined: Examined) -> Data:
+def take(name: str, examined: DatasetReport) -> Data:
     """What training takes of a data set that was looked through."""
     if "train" not in examined.splits:
         raise DataError(f"{name}: there is no train split; there is {', '.join(examined.splits)}.")

@@ -3,12 +3,12 @@
 from typing import Any
 
 from detrcli.config import Preprocessing
-from detrcli.model.family import DetectionTransformer
+from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.variants import detr, tiny
-from detrcli.variants.family import Kind, ModelConfig
+from detrcli.variants.variant import Kind, ModelConfig
 
 VARIANTS: dict[str, ModelConfig] = {
-    **detr.AS_PUBLISHED,
+    **detr.PRESETS,
     "detr-tiny": tiny.TinyConfig(),
 }
 

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from detrcli.config import LossConfig, MatchingConfig, Preprocessing
-from detrcli.criterion import ClassTerm, Criterion, GIoUTerm, L1Term
-from detrcli.matching import Matcher
+from detrcli.losses.criterion import ClassTerm, Criterion, GIoUTerm, L1Term
+from detrcli.losses.matching import Matcher
 from detrcli.model.backbone import NORMS, ResNet
 from detrcli.model.detr import DETR
 from detrcli.model.position import LearnedPosition, SinePosition
 from detrcli.model.transformer import Decoder, Encoder
-from detrcli.variants.family import Kind, ModelConfig
+from detrcli.variants.variant import Kind, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DETRConfig(ModelConfig):
     classes: int = 91  # the highest COCO id + 1; "no object" comes on top
 
 
-AS_PUBLISHED = {
+PRESETS = {
     "detr-r50": DETRConfig(),
     "detr-r50-dc5": DETRConfig(dilated=True),
     "detr-r101": DETRConfig(backbone="resnet101"),

@@ -10,10 +10,10 @@ from torch import nn
 from detrcli.config import Preprocessing
 from detrcli.model.backbone import Norm
 from detrcli.model.position import SinePosition
-from detrcli.model.refining import RefiningDETR, spread
+from detrcli.model.refinement import RefiningDETR, spread
 from detrcli.model.tiny_backbone import TinyBackbone
 from detrcli.model.transformer import Decoder, Encoder
-from detrcli.variants.family import Kind, ModelConfig
+from detrcli.variants.variant import Kind, ModelConfig
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from detrcli import __version__
-from detrcli.cache import cache_folder
 from detrcli.errors import WeightsError
+from detrcli.system.cache import cache_folder
 
 ATTEMPTS = 5
 TIMEOUT = 30  # seconds without a byte

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from detrcli.structures import Classes
-from detrcli.text import key
+from detrcli.system.text import key
 from detrcli.variants import kind_of
 from detrcli.weights.coco import UNUSED
 from detrcli.weights.weights import Weights

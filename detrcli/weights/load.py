@@ -6,10 +6,10 @@ from pathlib import Path
 
 from detrcli.errors import UsageError, WeightsError
 from detrcli.variants import VARIANTS, kind_of
-from detrcli.variants.detr import AS_PUBLISHED, DETRConfig
-from detrcli.variants.family import ModelConfig
-from detrcli.weights import hugging_face, native, published
+from detrcli.variants.detr import PRESETS, DETRConfig
+from detrcli.variants.variant import ModelConfig
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
+from detrcli.weights.formats import hugging_face, native, published
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.weights import NO_MASKS, Weights
 
@@ -50,7 +50,7 @@ def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progr
         if known.panoptic:
             raise WeightsError(NO_MASKS.format(source))
         path = fetch(known.url, known.sha256, progress)
-        return published.load(path, source, dilated=AS_PUBLISHED[source].dilated)
+        return published.load(path, source, dilated=PRESETS[source].dilated)
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source)
     if re.match(r"https?://", source):

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.errors import WeightsError
-from detrcli.model.family import DetectionTransformer
+from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Classes
-from detrcli.text import some
+from detrcli.system.text import some
 from detrcli.variants import build
 from detrcli.variants.detr import DETRConfig
-from detrcli.variants.family import ModelConfig
+from detrcli.variants.variant import ModelConfig
 from detrcli.weights.coco import NAMES
 
 # By the number of blocks in their third stage.

@@ -11,8 +11,8 @@ import typer
 from here import leaves
 
 import detrcli
-from detrcli.cache import cache_folder
 from detrcli.cli.app import app
+from detrcli.system.cache import cache_folder
 from detrcli.weights.download import cached_path
 from detrcli.weights.registry import PUBLISHED
 

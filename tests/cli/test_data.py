@@ -17,8 +17,8 @@ from small import small_weights
 from detrcli.data.annotations import classes_of
 from detrcli.data.examine import headers_only
 from detrcli.data.source import open_data
-from detrcli.weights import native
 from detrcli.weights.fit import fit
+from detrcli.weights.formats import native
 
 Document = dict[str, Any]
 

@@ -23,7 +23,7 @@ from small import small_weights
 
 import detrcli
 from detrcli.structures import Detections
-from detrcli.weights import native
+from detrcli.weights.formats import native
 
 Document = dict[str, Any]
 SIZES = [(96, 64), (60, 100), (96, 64), (70, 70), (96, 64)]

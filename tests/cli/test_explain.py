@@ -7,7 +7,7 @@ from here import Detr
 from PIL import Image
 from small import small_weights
 
-from detrcli.weights.native import save
+from detrcli.weights.formats.native import save
 
 
 @pytest.fixture

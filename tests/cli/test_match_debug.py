@@ -15,7 +15,7 @@ from PIL import Image
 from small import TINY, small_weights
 
 from detrcli.data.make import make_shapes
-from detrcli.weights.native import save
+from detrcli.weights.formats.native import save
 
 EVIL = "cat</script>\x1b[31m"
 pytestmark = pytest.mark.usefixtures("one_thread")

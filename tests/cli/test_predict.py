@@ -19,7 +19,7 @@ from here import Detr
 from PIL import Image
 from small import small_weights
 
-from detrcli.weights import native
+from detrcli.weights.formats import native
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from judge import coco_folder
 from PIL import Image
 from small import small_weights
 
-from detrcli.weights import native
+from detrcli.weights.formats import native
 
 pty = pytest.importorskip("pty")
 

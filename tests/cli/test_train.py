@@ -14,7 +14,7 @@ import pytest
 from here import Detr
 
 from detrcli.data.make import make_shapes
-from detrcli.training.folder import MACHINE
+from detrcli.training.run_folder import MACHINE
 from detrcli.training.settings import settings
 from detrcli.weights.load import load_weights
 

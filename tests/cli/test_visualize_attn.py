@@ -15,9 +15,9 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.config import Preprocessing
 from detrcli.data.batching import collate
-from detrcli.data.transforms import prepare
+from detrcli.data.preprocessing import prepare
 from detrcli.inspection.attention import recorded
-from detrcli.weights.native import save
+from detrcli.weights.formats.native import save
 
 QUERIES = ["--query", 5, "--query", 0, "--query", 8]
 

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_of
-from detrcli.data.dataset import Detection, Example, Examples, collate_examples, unbroken
+from detrcli.data.dataset import DetectionDataset, Example, Examples, collate_examples, unbroken
 from detrcli.data.examine import examine
+from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
-from detrcli.data.transforms import prepare
 from detrcli.errors import DataError
 from detrcli.structures import Classes
 
@@ -87,11 +87,14 @@ def test_ids_are_contiguous_inside_and_the_datas_own_outside(truth: tuple[Annota
 def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations, Classes]) -> None:
     """As many boxes as a hundred COCOs would be pickled as the same few bytes."""
     annotations, _ = truth
-    dataset = Detection(annotations, Preprocessing(), augmentation="published")
+    dataset = DetectionDataset(annotations, Preprocessing(), augmentation="published")
     small = len(ForkingPickler.dumps(dataset))
     large = Annotations(**{**vars(annotations), "boxes": torch.zeros(5_000_000, 4).share_memory_()})
     assert (
-        abs(len(ForkingPickler.dumps(Detection(large, Preprocessing(), augmentation="published"))) - small)
+        abs(
+            len(ForkingPickler.dumps(DetectionDataset(large, Preprocessing(), augmentation="published")))
+            - small
+        )
         < 200
     )
     assert len(pickle.dumps(large)) > 50_000_000
@@ -100,7 +103,7 @@ def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations,
 def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     p = Preprocessing(size=64, max_size=100)
-    example = Detection(annotations, p, augmentation="none")[1, 1]
+    example = DetectionDataset(annotations, p, augmentation="none")[1, 1]
     assert isinstance(example, Example)
     with Image.open(annotations.path(1)) as image:
         assert torch.equal(example.pixels, prepare(image.convert("RGB"), p))
@@ -109,7 +112,9 @@ def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -
 
 
 def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examples]:
-    dataset = Detection(annotations, Preprocessing(size=64, max_size=100), augmentation="published", seed=5)
+    dataset = DetectionDataset(
+        annotations, Preprocessing(size=64, max_size=100), augmentation="published", seed=5
+    )
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
     return list(unbroken(loader))
@@ -134,7 +139,7 @@ def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(
 ) -> None:
     annotations, _ = truth
     p = Preprocessing(size=64, max_size=100)
-    plain, flipping = (Detection(annotations, p, augmentation=which) for which in ("none", "flip"))
+    plain, flipping = (DetectionDataset(annotations, p, augmentation=which) for which in ("none", "flip"))
     flipped = 0
     for epoch in range(40):
         for i in range(len(annotations)):

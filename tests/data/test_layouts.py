@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from detrcli.data.layouts.find import explicit
+from detrcli.data.raw_annotations import RawAnnotations
 from detrcli.data.source import Source, held_out, open_data
-from detrcli.data.written import Written
 from detrcli.errors import DataError, UsageError
 
 NAMES = ["ant", "bee & co", "cât"]
@@ -158,7 +158,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[int]]] = {
 }
 
 
-def objects(written: Written, *, crowd: bool = True) -> dict[str, list[tuple[str, bool, list[float]]]]:
+def objects(written: RawAnnotations, *, crowd: bool = True) -> dict[str, list[tuple[str, bool, list[float]]]]:
     """By file: name, crowd and box of each object, in one order."""
     names = dict(zip(written.category_ids.tolist(), written.names, strict=True))
     files = dict(zip(written.image_ids.tolist(), written.files, strict=True))

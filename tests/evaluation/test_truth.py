@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from judge import twelve
 
-from detrcli.data.checks import Checked, check_split
+from detrcli.data.checks import Split, check_split
 from detrcli.data.layouts import coco
 from detrcli.errors import UsageError
+from detrcli.evaluation.metrics import score
 from detrcli.evaluation.results import Results, read_results
-from detrcli.evaluation.score import score
 from detrcli.evaluation.truth import truth_of
 
 BOXES = [[10, 10, 30, 20], [80, 40, 60, 60], [200, 5, 10, 10], [5, 5, 20, 0]]  # inside, partly, outside, flat
@@ -30,7 +30,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def checked(document: dict[str, Any], folder: Path) -> Checked:
+def checked(document: dict[str, Any], folder: Path) -> Split:
     (folder / "truth.json").write_text(json.dumps(document))
     return check_split("val", coco.read(folder / "truth.json", [folder]), pictures=False)
 

@@ -10,8 +10,8 @@ from detrcli.data.batching import collate
 from detrcli.inspection.attention import Recording, recorded
 from detrcli.structures import Batch
 from detrcli.variants import build
-from detrcli.variants.family import ModelConfig
-from detrcli.weights.names import PUBLISHED, rename
+from detrcli.variants.variant import ModelConfig
+from detrcli.weights.formats.names import PUBLISHED, rename
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 

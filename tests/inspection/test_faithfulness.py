@@ -10,7 +10,7 @@ from small import CONFIG, TINY, small_weights
 from detrcli.data.batching import collate
 from detrcli.inspection.faithfulness import SHARES, area, curves, random_maps, stages
 from detrcli.inspection.maps import box_coverage, brightest, cell_at, mask_coverage
-from detrcli.variants.family import ModelConfig
+from detrcli.variants.variant import ModelConfig
 
 
 def test_area() -> None:

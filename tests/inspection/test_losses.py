@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from test_matching_explained import random_output
 
 from detrcli.config import LossConfig, MatchingConfig
-from detrcli.criterion import Criterion
 from detrcli.inspection.losses import charges
+from detrcli.losses.criterion import Criterion
 from detrcli.structures import Group, Output, Prediction, Target
 from detrcli.variants.detr import build_criterion
 

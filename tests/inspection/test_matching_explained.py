@@ -9,7 +9,15 @@ from cases import counted, random_prediction, random_target, seeds
 from hypothesis import strategies as st
 
 from detrcli.config import MatchingConfig
-from detrcli.inspection.matching import NOBODY, OTHERS, changed, explain, queries_of, reweighted, weights_of
+from detrcli.inspection.matching import (
+    OTHERS,
+    UNMATCHED,
+    changed,
+    explain,
+    queries_of,
+    reweighted,
+    weights_of,
+)
 from detrcli.structures import Group, Output, Prediction, Target
 from detrcli.variants.detr import build_criterion
 
@@ -103,7 +111,7 @@ def test_more_objects_than_queries() -> None:
     g = torch.Generator().manual_seed(0)
     output, target = random_output(g, 1, 2, 3), random_target(g, 4, 3)
     (layer,) = explain(output, target, MatchingConfig())
-    assert (layer.queries == NOBODY).sum() == 2
+    assert (layer.queries == UNMATCHED).sum() == 2
     assert len(layer.pairs) == 2
     assert all(pair.margin is not None for pair in layer.pairs)
 
@@ -127,6 +135,6 @@ def test_the_pairs_are_those_that_the_criterion_charges_for(
 
 def test_instability_of_an_example_worked_by_hand() -> None:
     """Of five objects one moved to a query that another had, one lost its query, one gained one."""
-    before, after = np.array([3, 1, 4, 2, NOBODY]), np.array([3, 4, NOBODY, 2, 1])
+    before, after = np.array([3, 1, 4, 2, UNMATCHED]), np.array([3, 4, UNMATCHED, 2, 1])
     assert changed(before, after).tolist() == [False, True, True, False, True]
     assert changed(before, before).sum() == 0

@@ -7,7 +7,7 @@ from small import CONFIG, TINY, small_weights
 from detrcli.data.batching import collate
 from detrcli.inspection.attention import recorded
 from detrcli.inspection.relevance import in_queries, normalised, relevance, share, with_gradient
-from detrcli.variants.family import ModelConfig
+from detrcli.variants.variant import ModelConfig
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 

@@ -7,7 +7,7 @@ from small import CONFIG, TINY, small_weights
 from detrcli.inspection.walk import shapes_at, walk
 from detrcli.variants import VARIANTS, build
 from detrcli.variants.detr import DETRConfig
-from detrcli.variants.family import ModelConfig
+from detrcli.variants.variant import ModelConfig
 
 
 def test_the_published_model_at_800_x_600() -> None:

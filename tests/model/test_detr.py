@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detrcli.data.batching import collate
 from detrcli.errors import UsageError
 from detrcli.model.backbone import NORMS, ResNet
-from detrcli.model.detr import DETR, shrink, tokens
+from detrcli.model.detr import DETR, downsample_padding, tokens
 from detrcli.model.position import LearnedPosition, SinePosition
 from detrcli.structures import Batch
 from detrcli.variants import VARIANTS
@@ -120,7 +120,7 @@ def test_learned_positions_end_with_an_error_at_50() -> None:
 def test_first_cell_of_a_picture_is_never_padding() -> None:
     """However small it is beside its company; attention over padding alone would be NaN."""
     padding = collate([torch.zeros(3, 1, 1), torch.zeros(3, 640, 800)]).padding
-    cells = shrink(padding, torch.zeros(2, 1, 20, 25))
+    cells = downsample_padding(padding, torch.zeros(2, 1, 20, 25))
     assert not cells[0, 0, 0]
     assert cells[0].sum() == 20 * 25 - 1
     assert not cells[1].any()

@@ -14,11 +14,11 @@ from trainings import Told, comparable, data_of, new, resume, stopped
 
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
-from detrcli.evaluation.score import METRICS, Scores
+from detrcli.evaluation.metrics import METRICS, Scores
 from detrcli.training import loop
-from detrcli.training.folder import COLUMNS
 from detrcli.training.interrupts import TERMINATED, Interrupts
 from detrcli.training.loop import Training
+from detrcli.training.run_folder import COLUMNS
 from detrcli.training.setup import Data
 from detrcli.training.state import load_state
 from detrcli.weights.load import load_weights

@@ -12,10 +12,10 @@ from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
 from detrcli.structures import Prediction
 from detrcli.training import monitor
-from detrcli.training.engine import Step
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.monitor import Monitor
 from detrcli.training.setup import Data
+from detrcli.training.step import Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from detrcli.training.settings import of, to_toml
 from detrcli.training.setup import begin
 from detrcli.variants.detr import DETRConfig
 from detrcli.variants.tiny import TinyConfig
-from detrcli.weights import native
+from detrcli.weights.formats import native
 
 CLASSES = Classes(np.array([3, 7]), np.array(["cat", "owl"]))
 

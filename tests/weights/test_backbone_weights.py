@@ -16,9 +16,9 @@ from torchvision.models import ResNet50_Weights, get_model
 
 from detrcli.errors import UsageError, WeightsError
 from detrcli.variants import build
-from detrcli.weights import backbone
-from detrcli.weights.backbone import backbone_weights
 from detrcli.weights.download import hash_in_name
+from detrcli.weights.formats import backbone
+from detrcli.weights.formats.backbone import backbone_weights
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from small import TINY, small_weights
 
-from detrcli.model.refining import spread
+from detrcli.model.refinement import spread
 from detrcli.structures import Classes
 from detrcli.weights.fit import fit
 

@@ -16,7 +16,7 @@ pytest.importorskip("huggingface_hub")
 
 COMMIT = "c" * 40
 FILES = {"config.json": b"{}", "model.safetensors": b"tensors" * 1000, "README.md": b"not wanted"}
-FETCH = "import sys; from detrcli.weights.hugging_face import fetch; print(fetch(sys.argv[1]))"
+FETCH = "import sys; from detrcli.weights.formats.hugging_face import fetch; print(fetch(sys.argv[1]))"
 
 
 def answer(headers: dict[str, str], body: bytes) -> Answer:

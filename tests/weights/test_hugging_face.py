@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from detrcli.data.batching import collate
 from detrcli.errors import WeightsError
 from detrcli.variants.detr import DETRConfig, build
+from detrcli.weights.formats.names import HUGGING_FACE, join_projections, rename
 from detrcli.weights.load import load_weights
-from detrcli.weights.names import HUGGING_FACE, join_projections, rename
 
 transformers = pytest.importorskip("transformers")
 

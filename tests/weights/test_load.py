@@ -9,7 +9,8 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import UsageError, WeightsError
 from detrcli.variants import VARIANTS
-from detrcli.weights import native, registry
+from detrcli.weights import registry
+from detrcli.weights.formats import native
 from detrcli.weights.load import load_weights
 
 

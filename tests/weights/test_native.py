@@ -15,7 +15,7 @@ from small import CONFIG, TINY, small_weights
 from detrcli.errors import WeightsError
 from detrcli.structures import Classes
 from detrcli.variants import build
-from detrcli.weights import native
+from detrcli.weights.formats import native
 from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
 

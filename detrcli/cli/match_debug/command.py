@@ -106,9 +106,9 @@ def match_debug(
 
     from detrcli.cli.loading import load_detector
     from detrcli.cli.sources import open_source, tell_pairing, tell_problems
-    from detrcli.cli.truths import Truths, trained_with
+    from detrcli.cli.truths import InspectionSession, trained_with
     from detrcli.data.examine import headers_only
-    from detrcli.evaluation.pairing import pair
+    from detrcli.evaluation.class_mapping import pair
     from detrcli.evaluation.truth import classes_of
 
     source = open_source(data, {"val": (val_ann, val_images)})
@@ -126,7 +126,7 @@ def match_debug(
     checked = examined.splits[split]
     pairing = pair(detector.classes, classes_of(checked))
     tell_pairing(pairing)
-    truths = Truths.of(detector, checked, pairing, skip_bad=skip_bad)
+    truths = InspectionSession.of(detector, checked, pairing, skip_bad=skip_bad)
     if all_:
         from detrcli.cli.match_debug.data import show_data
 

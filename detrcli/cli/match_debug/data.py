@@ -9,15 +9,15 @@ import numpy as np
 from detrcli.cli.console import Status, print_json, print_table, warn
 from detrcli.cli.match_debug.document import class_of, rounded
 from detrcli.cli.outputs import next_free_file
-from detrcli.cli.truths import Truths
+from detrcli.cli.truths import InspectionSession
 from detrcli.config import LossConfig, MatchingConfig
-from detrcli.draw import save
 from detrcli.inspection.losses import charges
 from detrcli.inspection.matching import TERMS, explain, weights_of
-from detrcli.inspection.usage import SIZES, Case, Explained, Usage, usage
-from detrcli.sheets.usage import usage_sheet
+from detrcli.inspection.usage import SIZES, Explained, HardExample, Usage, usage
+from detrcli.render.draw import save
+from detrcli.render.usage_figure import usage_sheet
 from detrcli.structures import Classes
-from detrcli.text import some
+from detrcli.system.text import some
 from detrcli.variants.detr import build_criterion
 
 DEFAULT_OUT = "match-debug-all.png"
@@ -26,7 +26,7 @@ ONES = dict.fromkeys(TERMS, 1.0)
 
 
 def show_data(
-    truths: Truths,
+    truths: InspectionSession,
     matching: MatchingConfig,
     loss: LossConfig,
     threshold: float,
@@ -66,7 +66,7 @@ def show_data(
 
 
 def _document(
-    found: Usage, truths: Truths, matching: MatchingConfig, threshold: float, out: Path
+    found: Usage, truths: InspectionSession, matching: MatchingConfig, threshold: float, out: Path
 ) -> dict[str, Any]:
     return {
         "schema": "detr.match-debug-all/1",
@@ -99,7 +99,7 @@ def _document(
     }
 
 
-def _case(case: Case, truths: Truths) -> dict[str, Any]:
+def _case(case: HardExample, truths: InspectionSession) -> dict[str, Any]:
     pair = case.pair
     return {
         "image": {"id": case.image_id, "file": str(truths.annotations.path(case.place))},
@@ -115,7 +115,7 @@ def _case(case: Case, truths: Truths) -> dict[str, Any]:
     }
 
 
-def _show(found: Usage, truths: Truths) -> None:
+def _show(found: Usage, truths: InspectionSession) -> None:
     counts = found.used.sum(1)
     print(
         f"{found.images:,} pictures, {found.targets:,} objects: {len(found.dead)} of {len(counts)} queries "
@@ -178,7 +178,7 @@ def _classes(used: np.ndarray, classes: Classes) -> str:
     return some([f"{classes.names[label]} {used[label]:,}" for label in order], 5)
 
 
-def _rows(cases: Sequence[Case], truths: Truths) -> list[tuple[str | int | None, ...]]:
+def _rows(cases: Sequence[HardExample], truths: InspectionSession) -> list[tuple[str | int | None, ...]]:
     return [
         (
             str(case.image_id),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from detrcli.cli.match_debug.facts import Facts, or_none
-from detrcli.evaluation.pairing import NONE
+from detrcli.evaluation.class_mapping import NONE
 from detrcli.inspection.matching import TERMS, changed, weights_of
 from detrcli.structures import Classes
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from detrcli.config import MatchingConfig
-from detrcli.inspection.losses import Charges
-from detrcli.inspection.matching import NOBODY, Layer, changed
+from detrcli.inspection.losses import ObjectLosses
+from detrcli.inspection.matching import UNMATCHED, Layer, changed
 from detrcli.inspection.mistakes import Extra, Missed
 from detrcli.structures import Classes, Target
 
@@ -27,7 +27,7 @@ class Facts:
     other: MatchingConfig  # other weights of the costs
     layers: Sequence[Layer]  # all of them
     shown: Sequence[Layer]
-    charges: Sequence[Charges]
+    charges: Sequence[ObjectLosses]
     queries: np.ndarray  # (L, N)
     other_queries: np.ndarray  # (L, N), with the other weights
     missed: Sequence[Missed]
@@ -52,4 +52,4 @@ class Facts:
 
 def or_none(queries: np.ndarray) -> list[int | None]:
     """Queries of objects, with None for those that none was left for."""
-    return [None if query == NOBODY else query for query in queries.tolist()]
+    return [None if query == UNMATCHED else query for query in queries.tolist()]

@@ -10,23 +10,23 @@ from detrcli.cli.match_debug.document import arrays, document
 from detrcli.cli.match_debug.facts import Facts
 from detrcli.cli.match_debug.tables import show
 from detrcli.cli.outputs import next_free_file
-from detrcli.cli.truths import Truths
+from detrcli.cli.truths import InspectionSession
 from detrcli.config import LossConfig, MatchingConfig
-from detrcli.draw import save
 from detrcli.errors import UsageError
-from detrcli.files import write_arrays
 from detrcli.inspection.losses import charges
 from detrcli.inspection.matching import Layer, explain, queries_of
 from detrcli.inspection.mistakes import extra, missed
-from detrcli.sheets.matching import matching_sheet
-from detrcli.sheets.matching_page import write_matching_page
+from detrcli.render.draw import save
+from detrcli.render.matching_figure import matching_sheet
+from detrcli.render.matching_page import write_matching_page
+from detrcli.system.files import write_arrays
 from detrcli.variants.detr import build_criterion
 
 DEFAULT_OUT = "match-debug.png"
 
 
 def show_image(
-    truths: Truths,
+    truths: InspectionSession,
     place: int,
     layer: str,
     threshold: float,

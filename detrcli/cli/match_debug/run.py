@@ -6,12 +6,12 @@ from typing import Any
 
 from detrcli.cli.console import print_json, print_table, warn
 from detrcli.cli.outputs import next_free_file
-from detrcli.draw import save
 from detrcli.errors import DataError
-from detrcli.sheets.steadiness import steadiness_sheet
-from detrcli.text import visible
-from detrcli.training.folder import METRICS_FILE
-from detrcli.training.matchings import read
+from detrcli.render.draw import save
+from detrcli.render.instability_figure import instability_figure
+from detrcli.system.text import visible
+from detrcli.training.matching_history import read
+from detrcli.training.run_folder import METRICS_FILE
 
 DEFAULT_OUT = "match-debug-run.png"
 
@@ -32,7 +32,7 @@ def show_run(run: Path, out: Path | None, *, json: bool) -> None:
         name: [(epoch, value) for epoch, row in rows.items() if (value := row.get(name)) is not None]
         for name in ("loss", "AP")
     }
-    save(steadiness_sheet(epochs, kept.moved / targets, curves), out)
+    save(instability_figure(epochs, kept.moved / targets, curves), out)
     if json:
         print_json(
             {

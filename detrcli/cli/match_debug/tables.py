@@ -6,7 +6,7 @@ from detrcli.cli.console import print_table
 from detrcli.cli.match_debug.facts import Facts, or_none
 from detrcli.inspection.matching import TERMS, Layer, weights_of
 from detrcli.inspection.mistakes import BACKGROUND, DUPLICATE, Extra
-from detrcli.text import visible
+from detrcli.system.text import visible
 
 WHY = {
     "no-query": "there are more objects than queries",

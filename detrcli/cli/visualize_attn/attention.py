@@ -10,8 +10,8 @@ from PIL import Image
 
 from detrcli.cli.visualize_attn.looking import Head, Look, found_in, mark_of, named, of_heads, said_of
 from detrcli.inspection.maps import box_coverage, brightest, cell_at
-from detrcli.sheets.attention import Matrix, Tile, attention_sheet, matrix_sheet
-from detrcli.sheets.attention_page import Answer, write_attention_page
+from detrcli.render.attention_figure import Matrix, Tile, attention_sheet, matrix_sheet
+from detrcli.render.attention_page import Answer, write_attention_page
 
 MOST_LOOKED_AT = 5  # queries that are named
 

@@ -18,7 +18,7 @@ from detrcli.cli.options import (
     Weights,
 )
 from detrcli.errors import DataError, UsageError
-from detrcli.text import visible
+from detrcli.system.text import visible
 
 DEFAULT_OUT = "attention.png"
 
@@ -100,8 +100,8 @@ def visualize_attn(
     from detrcli.cli.visualize_attn import attention as show
     from detrcli.cli.visualize_attn import looking
     from detrcli.data.images import open_picture
-    from detrcli.draw import save
-    from detrcli.files import write_arrays
+    from detrcli.render.draw import save
+    from detrcli.system.files import write_arrays
 
     try:
         picture = open_picture(image)

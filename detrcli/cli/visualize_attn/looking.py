@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detrcli.data.transforms import prepare
-from detrcli.detector import Detector
-from detrcli.draw import Mark
+from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError
+from detrcli.inference.detector import Detector
+from detrcli.inference.postprocess import detections
 from detrcli.inspection.attention import Recording, recorded
-from detrcli.postprocess import detections
+from detrcli.render.draw import Mark
 from detrcli.structures import Detections
 
 Head = int | None  # None is the mean of all

@@ -10,13 +10,13 @@ from detrcli.cli.console import Status
 from detrcli.cli.visualize_attn.attention import Row, Shown, colours_of, fact_of, numbers_of
 from detrcli.cli.visualize_attn.looking import Head, Look, mark_of, named, of_heads, said_of
 from detrcli.data.masks import Mask, masks_of
-from detrcli.detector import exact_float32
+from detrcli.inference.detector import exact_float32
 from detrcli.inspection.faithfulness import RANDOM, SHARES, Curves, curves, mean, random_maps
 from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
-from detrcli.plot import Panel, plot
-from detrcli.sheets.attention import Tile, attention_sheet, stacked
-from detrcli.text import key
+from detrcli.render.attention_figure import Tile, attention_sheet, stacked
+from detrcli.render.plot import Panel, plot
+from detrcli.system.text import key
 
 SAME = 0.5  # IoU from which on a query's box and a mask mean the same object
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detrcli.data.written import NO_ID, Written, box_array, whole_numbers
+from detrcli.data.raw_annotations import NO_ID, RawAnnotations, box_array, whole_numbers
 from detrcli.errors import DataError
 
 _TRUE = frozenset({"1", "1.0", "true"})
@@ -46,7 +46,7 @@ class _File(msgspec.Struct):
     categories: list[_Category] | None = None
 
 
-def read(annotations: Path, folders: Sequence[Path]) -> Written:
+def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     """Read an annotation file whose pictures lie in the first of `folders` that has them."""
     file = _decode(annotations)
     if not file.images:
@@ -57,7 +57,7 @@ def read(annotations: Path, folders: Sequence[Path]) -> Written:
     names = [_file_name(image.file_name) for image in images]
     boxes = box_array([entry.bbox for entry in entries])
     try:
-        return Written(
+        return RawAnnotations(
             folder=_folder_of(names, folders),
             image_ids=whole_numbers(image.id for image in images),
             files=names,

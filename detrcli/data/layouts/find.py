@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detrcli.data.layouts import coco, voc, yolo
-from detrcli.data.written import Written
+from detrcli.data.raw_annotations import RawAnnotations
 from detrcli.errors import DataError
 
-Reader = Callable[[], Written]
+Reader = Callable[[], RawAnnotations]
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -120,7 +120,7 @@ def _yolo_by_yaml(path: Path) -> Layout:
 
 def _read_yolo(
     path: Path, base: Path, entries: list[Any], names: dict[int, str], split: str, *, pose: bool
-) -> Written:
+) -> RawAnnotations:
     return yolo.read([_place(base, entry, path) for entry in entries], names, split, pose=pose)
 
 
@@ -146,7 +146,7 @@ def _voc(data: Path) -> Layout | None:
 
     everything = sorted(path.stem for path in annotations.glob("[!.]*.xml"))
 
-    def read(split: str) -> Written:
+    def read(split: str) -> RawAnnotations:
         stems = voc.stems_of(listed[split], annotations) if split in listed else everything
         return voc.read(data, stems, voc.class_names(annotations), split)
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from detrcli.data.images import SUFFIXES
-from detrcli.data.written import Problem, Written
+from detrcli.data.raw_annotations import Problem, RawAnnotations
 from detrcli.errors import DataError
 
 
@@ -31,7 +31,7 @@ def stems_of(listing: Path, annotations: Path) -> list[str]:
     return [line if (annotations / f"{line}.xml").is_file() else line.rsplit(maxsplit=1)[0] for line in lines]
 
 
-def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> Written:
+def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> RawAnnotations:
     """Read the pictures of these names."""
     number = {name: i for i, name in enumerate(names, 1)}
     pictures = root / "JPEGImages"
@@ -52,7 +52,7 @@ def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> 
             # The first pixel is 1 and the last belongs to the box.
             rows.append((image_id, number[name], [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1], difficult))
     boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
-    return Written(
+    return RawAnnotations(
         folder=pictures,
         image_ids=np.arange(1, len(files) + 1),
         files=files,

@@ -10,7 +10,7 @@ import yaml
 
 from detrcli.data.headers import read_headers
 from detrcli.data.images import SUFFIXES
-from detrcli.data.written import Problem, Written
+from detrcli.data.raw_annotations import Problem, RawAnnotations
 from detrcli.errors import DataError
 
 
@@ -53,7 +53,7 @@ def pictures(places: Sequence[Path]) -> Iterator[Path]:
 
 def read(
     places: Sequence[Path], names: Mapping[int, str] | None, split: str, *, pose: bool = False
-) -> Written:
+) -> RawAnnotations:
     """Read a split. Without names, the classes are those of the labels; with `pose`, key points follow a box."""
     paths = [Path(os.path.normpath(path)) for path in pictures(places)]
     if not paths:
@@ -80,7 +80,7 @@ def read(
 
     ids = sorted(names) if names is not None else sorted({row[1] for row in rows})
     boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
-    return Written(
+    return RawAnnotations(
         folder=folder,
         image_ids=np.arange(1, len(paths) + 1),
         files=files,

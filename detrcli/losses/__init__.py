@@ -1,0 +1,1 @@
+"""How queries are matched with objects, and charged for what they got wrong."""

@@ -1,0 +1,117 @@
+"""DETR whose queries carry a box that every decoder layer refines (arXiv 2010.04159, 2201.12329)."""
+
+import torch
+from torch import Tensor, nn
+
+from detrcli.model.backbone import Backbone
+from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.model.detr import downsample_padding, tokens
+from detrcli.model.heads import BoxHead
+from detrcli.model.position import SinePosition
+from detrcli.model.transformer import Decoder, Encoder, start
+from detrcli.structures import Batch, Group, Output, Prediction
+
+
+class Queries(nn.Module):
+    """What is looked for, and where from.
+
+    Contents start standard normal: they differ, so that the first self-attention has something to tell apart.
+    """
+
+    def __init__(self, queries: int, dim: int) -> None:
+        super().__init__()
+        self.contents = nn.Parameter(torch.randn(queries, dim))
+        self.references = nn.Parameter(spread(queries))  # (Q, 4), before the sigmoid
+
+
+class RefiningDETR(DetectionTransformer):
+    """Each query has a box, which starts at its reference.
+
+    A decoder layer looks from there and moves the box, and the next one looks from its new place: so a query
+    knows its own surroundings from the first step of training. The layers are those of DETR's decoder, with its
+    norm; only the way from one to the next is walked here.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        position: SinePosition,
+        encoder: Encoder,
+        decoder: Decoder,
+        dim: int,
+        queries: int,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = nn.Conv2d(backbone.channels, dim, kernel_size=1)
+        self.position = position
+        self.encoder = encoder
+        self.queries = Queries(queries, dim)
+        self.place = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.decoder = decoder
+        self.class_head = nn.Linear(dim, classes + 1)
+        self.box_head = BoxHead(dim)
+        initialise(self)
+
+    def forward(self, batch: Batch) -> Output:
+        features = self.projection(self.backbone(batch.images))  # (B, C, h, w)
+        padding = downsample_padding(batch.padding, features)  # (B, h, w)
+        position = tokens(self.position(padding))  # (B, S, C)
+        padding = padding.flatten(1)  # (B, S)
+        memory = self.encoder(tokens(features), position, padding)  # (B, S, C)
+
+        x = self.queries.contents.expand(len(memory), -1, -1)  # (B, Q, C)
+        boxes = self.queries.references.expand(len(memory), -1, -1)  # (B, Q, 4), before the sigmoid
+        predictions = []
+        for layer in self.decoder.layers:
+            x = layer(x, self.locate(boxes), memory, position, padding)
+            hidden = self.decoder.norm(x)
+            boxes = boxes + self.box_head.logits(hidden)
+            predictions.append(Prediction(self.class_head(hidden), boxes.sigmoid()))
+            boxes = boxes.detach()  # each layer answers for its own step alone
+        *auxiliary, last = predictions
+        return Output(last, tuple(Group(f"layer {i}", layer) for i, layer in enumerate(auxiliary)))
+
+    def locate(self, boxes: Tensor) -> Tensor:
+        """Boxes before the sigmoid (B, Q, 4) as the positions of queries (B, Q, C).
+
+        The centre has the code of the cell that lies there; what all four numbers say together is added.
+        """
+        cx, cy, w, h = boxes.sigmoid().unbind(-1)
+        code = self.position.encode(torch.stack([cy, cx, h, w], -1))  # (B, Q, 2 C)
+        centre, _ = code.chunk(2, -1)  # (B, Q, C)
+        return centre + self.place(code)
+
+
+def spread(queries: int) -> Tensor:
+    """Boxes before the sigmoid (Q, 4), evenly over the picture however many there are.
+
+    Their centres are multiples of powers of the plastic number, modulo 1: any first ones of this endless row lie
+    apart from each other, and those that are added fall into the gaps.
+    """
+    plastic = 1.3247179572447460  # x ** 3 = x + 1
+    step = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64)
+    centres = (0.5 + torch.arange(queries)[:, None] * step) % 1  # (Q, 2)
+    sides = torch.full_like(centres, 0.2)
+    return torch.cat([0.05 + 0.9 * centres, sides], 1).logit().float()
+
+
+def initialise(detr: RefiningDETR) -> None:
+    """The random start, as DETR's where nothing else is said here.
+
+    - The last layers of box head and place are zero: boxes begin by staying where they are, and a query's position
+      is the code of its centre.
+    - Cross-attention has the same orthogonal projection for queries and keys: codes that are alike find each other,
+      so that a query begins by looking at what is around it, and need not learn first how to.
+    """
+    start(detr.encoder)
+    start(detr.decoder)
+    for last in (detr.box_head.layers[-1], detr.place[-1]):
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+    for name, projections in detr.decoder.named_parameters():
+        if name.endswith("cross_attention.in_proj_weight"):
+            queries, keys, _ = projections.detach().chunk(3)  # each (C, C)
+            keys.copy_(nn.init.orthogonal_(queries))

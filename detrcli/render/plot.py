@@ -1,0 +1,106 @@
+"""Curves, with Pillow."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from detrcli.render.colour import Colour
+from detrcli.render.draw import default_font
+
+# Told apart by the colour-blind too (Okabe and Ito's set, without its yellow, which is faint on white).
+COLOURS: tuple[Colour, ...] = (
+    (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0),
+)  # fmt: skip
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 40
+GREY = (205, 205, 205)
+SCALE = 2  # drawn larger, for screens and print
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share their axes."""
+
+    title: str
+    across: str
+    curves: Mapping[str, Sequence[tuple[float, float]]]  # name -> points, by rising x
+    least: float | None = None  # where the y axis begins, else where the curves do
+    most: float | None = None
+
+
+def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
+    """Panels in rows."""
+    rows = math.ceil(len(panels) / columns)
+    page = Image.new("RGB", (SCALE * WIDTH * min(columns, len(panels)), SCALE * HEIGHT * rows), "white")
+    for i, panel in enumerate(panels):
+        page.paste(_draw(panel), (SCALE * WIDTH * (i % columns), SCALE * HEIGHT * (i // columns)))
+    return page
+
+
+def _draw(panel: Panel) -> Image.Image:
+    picture = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
+    draw, font, small = ImageDraw.Draw(picture), default_font(SCALE * 14), default_font(SCALE * 11)
+    x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    draw.text((x0, SCALE * 8), panel.title, fill="black", font=font)
+    draw.text(((x0 + x1) / 2, SCALE * (HEIGHT - 16)), panel.across, fill="black", font=small, anchor="ma")
+
+    points = [point for curve in panel.curves.values() for point in curve if math.isfinite(point[1])]
+    if not points:
+        draw.text(((x0 + x1) / 2, (y0 + y1) / 2), "nothing yet", fill=GREY, font=font, anchor="mm")
+        return picture
+    across = ticks(min(x for x, _ in points), max(x for x, _ in points), whole=True)
+    up = ticks(
+        min(y for _, y in points) if panel.least is None else panel.least,
+        max(y for _, y in points) if panel.most is None else panel.most,
+    )
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            x0 + (x - across[0]) / (across[-1] - across[0]) * (x1 - x0),
+            y1 - (y - up[0]) / (up[-1] - up[0]) * (y1 - y0),
+        )
+
+    for y in up:
+        _, row = place(across[0], y)
+        draw.line((x0, row, x1, row), fill=GREY, width=1)
+        draw.text((x0 - SCALE * 6, row), f"{y:g}", fill="black", font=small, anchor="rm")
+    for x in across:
+        column, _ = place(x, up[0])
+        draw.line((column, y1, column, y1 + SCALE * 4), fill="black", width=SCALE)
+        draw.text((column, y1 + SCALE * 6), f"{x:g}", fill="black", font=small, anchor="ma")
+    draw.line((x0, y1, x1, y1), fill="black", width=SCALE)
+
+    for curve, colour in zip(panel.curves.values(), COLOURS, strict=False):
+        places = [place(x, y) for x, y in curve if math.isfinite(y)]
+        if len(places) > 1:
+            draw.line(places, fill=colour, width=2 * SCALE, joint="curve")
+        if len(places) <= 60:
+            for x, y in places:
+                radius = SCALE * 2.2
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    _legend(draw, panel, x1)
+    return picture
+
+
+def _legend(draw: ImageDraw.ImageDraw, panel: Panel, right: float) -> None:
+    """Names in a row above the curves, from the right."""
+    small, x = default_font(SCALE * 11), right
+    for (name, _), colour in reversed(list(zip(panel.curves.items(), COLOURS, strict=False))):
+        x -= draw.textlength(name, font=small)
+        draw.text((x, SCALE * 10), name, fill="black", font=small)
+        draw.line((x - SCALE * 20, SCALE * 17, x - SCALE * 5, SCALE * 17), fill=colour, width=3 * SCALE)
+        x -= SCALE * 32
+
+
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Some five round numbers that hold everything between them."""
+    if high - low <= 1e-9 * max(1, abs(low), abs(high)):  # as good as equal
+        low, high = (low - 0.5, low + 0.5) if whole else (low - abs(low or 1) / 2, low + abs(low or 1) / 2)
+    step = 10 ** math.floor(math.log10((high - low) / 4))
+    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) <= 5)
+    if whole:
+        step = max(1.0, math.ceil(step))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]

@@ -1,0 +1,1 @@
+"""How weights are kept, by us and by others."""

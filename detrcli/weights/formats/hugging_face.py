@@ -1,0 +1,141 @@
+"""DETR as Hugging Face transformers keeps it: a folder, here or on the hub."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from detrcli.config import Preprocessing
+from detrcli.errors import WeightsError
+from detrcli.structures import Classes
+from detrcli.weights.formats.names import HUGGING_FACE, join_projections, rename
+from detrcli.weights.weights import Weights, infer_config
+
+CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+
+
+def load(folder: Path, source: str) -> Weights:
+    """Read such a folder."""
+    try:
+        return _load(folder, source)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise WeightsError(
+            f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error})."
+        ) from None
+
+
+def _load(folder: Path, source: str) -> Weights:
+    facts = _read_json(folder / CONFIG, source)
+    if facts.get("model_type") != "detr":
+        raise WeightsError(
+            f"{source}: config.json is of a model of type {facts.get('model_type')!r}, not 'detr'."
+        )
+    if facts.get("activation_function", "relu") != "relu":
+        raise WeightsError(
+            f"{source}: its activation is {facts['activation_function']!r}; only 'relu' is built."
+        )
+    try:
+        theirs = load_file(folder / TENSORS)
+    except FileNotFoundError:
+        raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.") from None
+    except SafetensorError as error:
+        raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).") from None
+    tensors = join_projections(
+        {
+            rename(name, HUGGING_FACE): tensor
+            for name, tensor in theirs.items()
+            if not name.endswith("num_batches_tracked")
+        }
+    )
+    if facts.get("decoder_attention_heads", 8) != facts.get("encoder_attention_heads", 8):
+        raise WeightsError(f"{source}: encoder and decoder have different numbers of attention heads.")
+    stride = (facts.get("backbone_config") or {}).get("output_stride")
+    known = {
+        "dilated": bool(facts.get("dilation")) or stride == 16,
+        "heads": facts.get("encoder_attention_heads", 8),
+        "dropout": facts.get("dropout", 0.1),
+    }
+    config = infer_config(source, tensors, known)
+    names = {int(index): name for index, name in (facts.get("id2label") or {}).items()}
+    classes = Classes(
+        ids=np.arange(config.classes),
+        names=np.array([names.get(index, f"class {index}") for index in range(config.classes)]),
+    )
+    return Weights(source, config, tensors, classes, _preprocessing(folder, source))
+
+
+def _preprocessing(folder: Path, source: str) -> Preprocessing:
+    default = Preprocessing()
+    if not (folder / PREPROCESSOR).exists():
+        return default
+    facts = _read_json(folder / PREPROCESSOR, source)
+    if not (facts.get("do_resize", True) and facts.get("do_rescale", True)):
+        raise WeightsError(f"{source}: {PREPROCESSOR} wants pictures that are not resized or not rescaled.")
+    if not facts.get("do_normalize", True):
+        facts |= {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    size = facts.get("size", {})
+    if isinstance(size, int):  # as older versions of transformers write it
+        size = {"shortest_edge": size, "longest_edge": facts.get("max_size", default.max_size)}
+    if "shortest_edge" not in size:
+        raise WeightsError(f"{source}: {PREPROCESSOR} wants pictures of {size}, not of a shortest edge.")
+    red, green, blue = map(float, facts.get("image_mean", default.mean))
+    mean = red, green, blue
+    red, green, blue = map(float, facts.get("image_std", default.std))
+    if not (red and green and blue):
+        raise WeightsError(f"{source}: {PREPROCESSOR} divides by a deviation of 0.")
+    return Preprocessing(
+        size=int(size["shortest_edge"]),
+        max_size=int(size.get("longest_edge") or default.max_size),
+        mean=mean,
+        std=(red, green, blue),
+    )
+
+
+def _read_json(path: Path, source: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{source}: {path.name} cannot be read ({error}).") from None
+    if not isinstance(facts, dict):
+        raise WeightsError(f"{source}: {path.name} is not a JSON object.")
+    return facts
+
+
+def fetch(source: str) -> Path:
+    """The folder of `OWNER/NAME[@REVISION]` on the hub, fetched once; the tensors are checked against their hash."""
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise WeightsError(f"hf:{source} needs huggingface_hub: pip install 'detrcli[hub]'") from None
+
+    repository, _, revision = source.partition("@")
+    try:
+        hub = HfApi()
+        info = hub.model_info(repository, revision=revision or None, files_metadata=True)
+        there = {file.rfilename: file for file in info.siblings or []}
+        for wanted in (CONFIG, TENSORS):
+            if wanted not in there:
+                raise WeightsError(f"hf:{source}: there is no {wanted} in this repository.")
+        paths = {
+            name: Path(hub.hf_hub_download(repository, name, revision=info.sha))
+            for name in (CONFIG, TENSORS, PREPROCESSOR)
+            if name in there
+        }
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"hf:{source}: could not be fetched: {first}") from None
+    stored = there[TENSORS].lfs
+    if stored is not None:
+        with paths[TENSORS].open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != stored.sha256:
+            paths[TENSORS].resolve().unlink()
+            raise WeightsError(
+                f"hf:{source}: {TENSORS} has the SHA-256 {found}, not {stored.sha256}. Try again."
+            )
+    return paths[CONFIG].parent

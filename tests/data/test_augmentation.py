@@ -1,0 +1,146 @@
+"""Augmentation: boxes stay on what they frame, by the published sizes and the published rule of survival."""
+
+import collections
+
+import numpy as np
+import pytest
+import torch
+from cases import counted, random_boxes, seeds
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from detrcli.config import Preprocessing
+from detrcli.data import augmentation as module
+from detrcli.data.augmentation import CROP, SCALES, Sample, augment, crop, flip, resize, view
+from detrcli.data.dataset import to_target
+from detrcli.data.preprocessing import input_size
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def painted(g: torch.Generator, width: int, height: int) -> Sample:
+    """A black picture with a red, a green and a blue box that do not touch."""
+    image = Image.new("RGB", (width, height))
+    draw, boxes = ImageDraw.Draw(image), []
+    for i, colour in enumerate(COLOURS):
+        third = width // 3
+        x0 = i * third + int(torch.randint(1, third // 3, (), generator=g))
+        x1 = x0 + int(torch.randint(third // 4, third // 2, (), generator=g))
+        y0 = int(torch.randint(0, height // 2, (), generator=g))
+        y1 = y0 + int(torch.randint(height // 8, height // 2, (), generator=g))
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
+        boxes.append([x0, y0, x1, y1])
+    return view(image, torch.tensor(boxes, dtype=torch.float32), torch.arange(3))
+
+
+def seen_box(pixels: np.ndarray, channel: int) -> tuple[float, float, float, float] | None:
+    """Where a colour is, to a fraction of a pixel: its blurred edges count for what is left of them."""
+    strength = pixels[..., channel].astype(float) / 255
+    if strength.max() < 0.9:
+        return None
+    rows, columns = strength.max(1), strength.max(0)
+    y, x = np.flatnonzero(rows > 0.5), np.flatnonzero(columns > 0.5)
+    return x[0], y[0], x[-1] + 1, y[-1] + 1
+
+
+@counted(1000, seeds(), st.integers(60, 300), st.integers(60, 300), st.sampled_from([64, 200, 800]))
+def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, height: int, size: int) -> None:
+    """Within the blur of two resizings; every colour that can be seen well has its box and no other label."""
+    after = augment(painted(g, width, height), Preprocessing(size=size, max_size=2 * size), g)
+    pixels = np.asarray(after.image)
+    labels = after.labels.tolist()
+    tolerance = 1.5 + 1.5 * max(after.image.size) / min(width, height)
+    for label, box in zip(labels, after.boxes.tolist(), strict=True):
+        found = seen_box(pixels, label)
+        if found is not None:
+            assert np.abs(np.array(found) - box).max() <= tolerance
+        assert 0 <= box[0] < box[2] <= after.image.width + 1e-4  # float32 scales a little beyond
+        assert 0 <= box[1] < box[3] <= after.image.height + 1e-4
+    for channel in range(3):
+        if seen_box(pixels, channel) is not None:
+            assert channel in labels
+
+
+def test_target_is_in_the_unit_of_the_picture() -> None:
+    seen = view(Image.new("RGB", (200, 100)), torch.tensor([[20.0, 10, 60, 40]]), torch.tensor([2]))
+    target = to_target(seen)
+    torch.testing.assert_close(target.boxes, torch.tensor([[0.2, 0.25, 0.2, 0.3]]))
+    assert type(target.boxes) is Tensor
+    assert target.labels.tolist() == [2]
+    assert to_target(view(Image.new("RGB", (9, 9)), torch.zeros(0, 4), torch.zeros(0))).boxes.shape == (0, 4)
+
+
+@counted(5000, seeds(), st.integers(20, 200), st.integers(20, 200))
+def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: int, height: int) -> None:
+    """Shifted, cut to the crop, kept where width and height are above zero: however thin what is left."""
+    scale = torch.tensor([width, height, width, height])
+    boxes = random_boxes(g, 12) * scale
+    boxes = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
+    boxes = boxes.clamp(min=0).minimum(scale)
+    if torch.rand((), generator=g) < 0.3:
+        boxes = boxes.round()  # so that edges meet exactly
+    left, top = (int(torch.randint(0, side - 4, (), generator=g)) for side in (width, height))
+    w = int(torch.randint(1, width - left + 1, (), generator=g))
+    h = int(torch.randint(1, height - top + 1, (), generator=g))
+
+    shifted = boxes - torch.tensor([left, top, left, top], dtype=torch.float32)
+    corners = torch.min(shifted.reshape(-1, 2, 2), torch.tensor([w, h], dtype=torch.float32)).clamp(min=0)
+    keep = (corners[:, 1] > corners[:, 0]).all(1)
+
+    after = crop(view(Image.new("RGB", (width, height)), boxes, torch.arange(12)), top, left, h, w)
+    assert after.image.size == (w, h)
+    assert after.labels.tolist() == torch.arange(12)[keep].tolist()
+    torch.testing.assert_close(after.boxes.as_subclass(Tensor), corners.reshape(-1, 4)[keep])
+
+
+@counted(2000, seeds(), st.integers(30, 1500), st.integers(30, 1500))
+def test_crops_keep_their_bounds(g: torch.Generator, width: int, height: int) -> None:
+    seen = view(Image.new("1", (width, height)), torch.zeros(0, 4), torch.zeros(0))
+    after = module.random_crop(seen, *CROP, g)
+    for got, whole in ((after.image.width, width), (after.image.height, height)):
+        assert min(CROP[0], whole) <= got <= min(CROP[1], whole)
+
+
+def test_every_scale_flip_and_way_is_taken() -> None:
+    """On 600 draws: 11 scales about evenly, flips and crops about half of the time."""
+    g = torch.Generator().manual_seed(0)
+    flips, crops, shorter = 0, 0, collections.Counter()
+    image = Image.new("1", (100, 100))
+    image.putpixel((0, 0), 1)
+    for _ in range(600):
+        start = view(image, torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]))
+        after = augment(start, Preprocessing(), g)
+        shorter[min(after.image.size)] += 1
+        whole = after.image.size[0] == after.image.size[1] and len(after.boxes) == 1
+        wide = whole and abs(float(after.boxes[0, 2] - after.boxes[0, 0]) / after.image.width - 0.1) < 1e-4
+        crops += not wide
+        flips += wide and float(after.boxes[0, 0]) > after.image.width / 2
+    assert set(SCALES) >= {size for size, count in shorter.items() if count > 5} - set(range(1, 480))
+    assert all(shorter[scale] > 15 for scale in SCALES)
+    assert 230 < crops < 370
+    assert 100 < flips < 200
+
+
+def test_scales_follow_the_size() -> None:
+    g = torch.Generator().manual_seed(1)
+    seen = view(Image.new("RGB", (640, 480)), torch.zeros(0, 4), torch.zeros(0))
+    sizes = {min(augment(seen, Preprocessing(size=100, max_size=167), g).image.size) for _ in range(200)}
+    assert max(sizes) == 100
+    assert {60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 100} <= sizes
+
+
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (3000, 200)])
+def test_resize_uses_the_published_size(size: tuple[int, int]) -> None:
+    seen = view(Image.new("RGB", size), torch.tensor([[0.0, 0, *size]]), torch.tensor([0]))
+    after = resize(seen, 800, 1333)
+    assert after.image.size[::-1] == input_size(size[1], size[0], 800, 1333)
+    assert after.boxes[0].tolist() == [0, 0, *after.image.size]
+
+
+def test_flip_is_its_own_inverse() -> None:
+    seen = painted(torch.Generator().manual_seed(2), 90, 60)
+    twice = flip(flip(seen))
+    torch.testing.assert_close(twice.boxes, seen.boxes)
+    assert twice.image.tobytes() == seen.image.tobytes()
+    assert not torch.equal(flip(seen).boxes, seen.boxes)

@@ -1,0 +1,93 @@
+"""The reference values in tests/golden, and the rules by which weights, pictures and targets are made again.
+
+They were computed with the published implementation. A tensor's values follow from its published name alone.
+"""
+
+import json
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrcli.data.batching import collate
+from detrcli.structures import Batch, Target
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+# Within which a correct float32 implementation agrees (the reference's own float32 is off by 1e-5 at most).
+VALUE = 1e-4
+PIXEL = 0.02
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One reference model: its inputs made again, and what it answered."""
+
+    name: str
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        return json.loads((GOLDEN / f"{self.name}.json").read_text())
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{self.name}.npz") as file:
+            return dict(file)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights, under the published names."""
+        gains = self.facts["gains"]
+        return {name: tensor_by_name(name, shape, gains) for name, shape in self.facts["state_dict"].items()}
+
+    def batch(self) -> Batch:
+        return collate([image(i, h, w) for i, (h, w) in enumerate(self.facts["image_sizes"])])
+
+    def targets(self) -> list[Target]:
+        return [target(i, n) for i, n in enumerate(self.facts["targets_per_image"])]
+
+
+def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tensor:
+    rng = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
+    n = rng.standard_normal(shape).astype(np.float32)
+    gain = next((gain for part, gain in gains.items() if part in name), 1)
+    parent = name.split(".")[-2]
+    if name.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(n)
+    elif name.endswith("running_mean"):
+        value = 0.1 * n
+    elif parent == "query_embed":
+        value = 3 * n
+    elif parent in ("row_embed", "col_embed"):
+        value = n
+    elif n.ndim == 4 and ("backbone" in name or "input_proj" in name):
+        value = (n - n.mean((1, 2, 3), keepdims=True)) * gain / np.sqrt(np.prod(shape[1:]))
+    elif n.ndim >= 2:
+        value = n * gain / np.sqrt(np.prod(shape[1:]))
+    elif name.endswith("bias"):
+        value = 0.1 * n
+    else:
+        value = 1 + 0.1 * n
+    return torch.from_numpy(np.asarray(value, dtype=np.float32))
+
+
+def image(i: int, h: int, w: int) -> Tensor:
+    y, x = np.meshgrid(np.arange(h, dtype=np.float32) / h, np.arange(w, dtype=np.float32) / w, indexing="ij")
+    waves = [
+        np.sin(2 * np.pi * ((1 + c + i) * x + (2 + c) * y)) + np.cos(2 * np.pi * ((3 - c) * x * y * (i + 1)))
+        for c in range(3)
+    ]
+    noise = np.random.RandomState(1000 + i).standard_normal((3, h, w))
+    return torch.from_numpy((np.stack(waves) + 0.25 * noise).astype(np.float32))
+
+
+def target(i: int, n: int, classes: int = 91) -> Target:
+    r = np.random.RandomState(2000 + i)
+    centre, size = r.uniform(0.25, 0.75, (n, 2)), r.uniform(0.05, 0.45, (n, 2))
+    labels = r.randint(0, classes, (n,))
+    boxes = np.concatenate([centre, size], 1).astype(np.float32)
+    return Target(torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(boxes))

@@ -1,0 +1,52 @@
+"""A DETR small enough to be run often: the real backbone, a narrow transformer, small pictures."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from golden_rules import Golden, tensor_by_name
+from torch import Tensor
+
+from detrcli.config import Preprocessing
+from detrcli.structures import Classes
+from detrcli.variants import build
+from detrcli.variants.detr import DETRConfig
+from detrcli.variants.tiny import TinyConfig
+from detrcli.variants.variant import ModelConfig
+from detrcli.weights.formats.names import PUBLISHED, rename
+from detrcli.weights.weights import Weights
+
+CONFIG = DETRConfig(
+    encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3
+)
+TINY = TinyConfig(queries=9, classes=3)
+
+
+@cache
+def small_weights(config: ModelConfig = CONFIG) -> Weights:
+    """Weights by the rules of the reference values, under our own names. Not to be changed: they are shared."""
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    gains = {"cross_attention.out_proj": 6.0, "box_head": 2.0, "class_head": 2.0}
+    return Weights(
+        source="small",
+        config=config,
+        tensors={
+            name: tensor_by_name(name, list(value.shape), gains)
+            if value.is_floating_point()
+            else torch.zeros(value.shape, dtype=value.dtype)  # what batch norm counts
+            for name, value in state.items()
+        },
+        classes=Classes(
+            ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])
+        ),
+        preprocessing=Preprocessing(size=64, max_size=106),
+    )
+
+
+def published_names(config: DETRConfig = CONFIG) -> dict[str, Tensor]:
+    """The small model's tensors under the published names, by inverting a model's own list."""
+    small = small_weights(config).tensors
+    golden = Golden("detr-r50-learned-prenorm").facts["state_dict"] | Golden("detr-r50").facts["state_dict"]
+    theirs = {rename(name, PUBLISHED): name for name in golden}
+    return {theirs[name]: tensor for name, tensor in small.items()}

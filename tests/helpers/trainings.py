@@ -1,0 +1,111 @@
+"""Trainings small enough to be run dozens of times."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrcli.data.examine import examine
+from detrcli.data.source import open_data
+from detrcli.training.interrupts import TERMINATED, Interrupts
+from detrcli.training.loop import Training
+from detrcli.training.progress import Outcome, Progress
+from detrcli.training.run_folder import MACHINE, Row, RunFolder
+from detrcli.training.settings import of
+from detrcli.training.setup import Data, begin, resumed, take
+from detrcli.training.state import load_state
+
+CPU = torch.device("cpu")
+SMALL = {
+    "model": "detr-tiny",
+    "size": 32,
+    "queries": 6,
+    "batch_size": 2,
+    "epochs": 3,
+    "lr": 1e-3,
+    "workers": 0,
+    "dropout": 0.1,
+}
+
+
+@dataclass
+class Told:
+    """What a training reports; `at_step` and `while_evaluating` may do something then."""
+
+    at_step: Callable[[Progress], None] = lambda progress: None
+    while_evaluating: Callable[[int], None] = lambda done: None
+    steps: list[Progress] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def step(self, progress: Progress) -> None:
+        self.steps.append(progress)
+        self.at_step(progress)
+
+    def evaluating(self, done: int, pictures: int) -> None:
+        self.while_evaluating(done)
+
+    def epoch(self, row: Row, *, best: bool) -> None:
+        self.rows.append(row)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def data_of(folder: Path) -> Data:
+    return take(str(folder), examine(open_data(folder)))
+
+
+def new(data: Data, run: Path | None, told: Told | None = None, **chosen: Any) -> Training:
+    settings = of(SMALL | chosen)
+    begun = begin(settings, data.classes, len(data.train))
+    if run is not None:
+        run.mkdir(parents=True, exist_ok=True)
+    return Training(begun, data, settings, CPU, RunFolder(run) if run else None, told or Told())
+
+
+def resume(data: Data, run: Path, told: Told | None = None, **anew: Any) -> Training:
+    state, _ = load_state(run)
+    settings = of(state["settings"] | anew)
+    training = Training(resumed(state, data), data, settings, CPU, RunFolder(run), told or Told())
+    training.restore(state)
+    return training
+
+
+def stopped(
+    data: Data, run: Path, *, step: int | None = None, picture: int | None = None, **chosen: Any
+) -> Outcome:
+    """A training that is told to stop after a step, or while the first evaluation looks at a picture."""
+    interrupts = Interrupts()
+
+    def stop(here: int, there: int | None) -> None:
+        if here == there:
+            interrupts.code = TERMINATED
+
+    told = Told(
+        at_step=lambda progress: stop((progress.epoch - 1) * progress.steps + progress.done, step),
+        while_evaluating=lambda done: stop(done, picture),
+    )
+    return new(data, run, told, **chosen).go(interrupts)
+
+
+def comparable(training: Training) -> dict[str, Any]:
+    """All that must be equal to the bit, flat: tensors as bytes; time and memory left out."""
+    state = training.state([training.sums])
+    rows = [{key: value for key, value in row.items() if key not in MACHINE} for row in state["rows"]]
+    flat: dict[str, Any] = {"rows": rows, "step": state["step"], "monitor": state["monitor"]}
+    for part in ("model", "ema", "optimiser"):
+        flat |= _flat(part, state[part])
+    return flat
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, torch.Tensor):
+        return {name: value.numpy().tobytes()}
+    if isinstance(value, dict):
+        return {k: v for key, one in value.items() for k, v in _flat(f"{name}.{key}", one).items()}
+    if isinstance(value, list):
+        return {k: v for i, one in enumerate(value) for k, v in _flat(f"{name}.{i}", one).items()}
+    return {name: value}

@@ -1,0 +1,277 @@
+"""Pictures in, detections out: the same whatever the company, the order and the kind of picture object."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import TINY, small_weights
+
+import detrcli
+from detrcli.errors import DataError, DivergedError, MachineError, UsageError, WeightsError
+from detrcli.inference.detector import Detector, exact_float32, find_device, prefetch
+from detrcli.structures import Detections
+
+SIZES = [(64, 96), (100, 60), (64, 96), (96, 64), (32, 48), (200, 300), (64, 96), (70, 70)]
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector.of(small_weights(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i, (h, w) in enumerate(SIZES):
+        Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return sorted(folder.iterdir())
+
+
+def same(a: Detections, b: Detections, tolerance: float = 1e-5) -> None:
+    np.testing.assert_allclose(a.boxes, b.boxes, rtol=0, atol=300 * tolerance)
+    np.testing.assert_allclose(a.scores, b.scores, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(a.category_ids, b.category_ids)
+    np.testing.assert_array_equal(a.queries, b.queries)
+
+
+def test_alone_is_bit_by_bit_the_same(detector: Detector, pictures: list[Path]) -> None:
+    """In a list, in another order: nothing changes where a picture has its batch for itself."""
+    alone = [detector.predict(path, threshold=0) for path in pictures]
+    for listed, single in zip(detector.predict(pictures, threshold=0), alone, strict=True):
+        same(listed, single, 0)
+    for listed, single in zip(detector.predict(pictures[::-1], threshold=0), alone[::-1], strict=True):
+        same(listed, single, 0)
+
+
+def test_a_detector_of_another_member(pictures: list[Path]) -> None:
+    tiny = Detector.of(small_weights(TINY), "cpu")
+    alone = [tiny.predict(path, threshold=0) for path in pictures]
+    for together, single in zip(tiny.predict(pictures, threshold=0, batch_size=3), alone, strict=True):
+        assert sorted(single.queries) == list(range(9))
+        assert len(set(single.scores.tolist())) > 1
+        same(together, single)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_results_do_not_depend_on_the_batch_size(
+    detector: Detector, pictures: list[Path], batch_size: int
+) -> None:
+    alone = detector.predict(pictures, threshold=0)
+    together = detector.predict(pictures, threshold=0, batch_size=batch_size)
+    for a, b in zip(alone, together, strict=True):
+        same(a, b)
+    assert not np.allclose(alone[0].boxes, alone[2].boxes, atol=1e-2)
+
+
+def test_only_equal_sizes_share_a_batch(
+    detector: Detector, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+    forward = Detector.forward
+
+    def watched(self: Detector, pixels: list[torch.Tensor]) -> object:
+        shapes.append([tuple(p.shape) for p in pixels])
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Detector, "forward", watched)
+    detector.predict(pictures, batch_size=3)
+    assert all(len(set(batch)) == 1 for batch in shapes)
+    assert max(map(len, shapes)) == 3
+    assert sum(map(len, shapes)) == len(pictures)
+
+
+def test_every_kind_of_picture_object_is_the_same_picture(detector: Detector, pictures: list[Path]) -> None:
+    path = pictures[1]
+    image = Image.open(path)
+    for source in (str(path), image, np.asarray(image)):
+        same(detector.predict(source, threshold=0), detector.predict(path, threshold=0), 0)
+
+
+def test_detections(detector: Detector, pictures: list[Path]) -> None:
+    """By falling score above the threshold; every query in its order at 0; ids and names of the data."""
+    every = detector.predict(pictures[0], threshold=0)
+    assert len(every) == 9
+    assert every.queries.tolist() == list(range(9))
+    assert every.boxes.shape == (9, 4)
+    threshold = float(np.median(every.scores))
+    some = detector.predict(pictures[0], threshold=threshold)
+    assert (np.diff(some.scores) <= 0).all()
+    assert sorted(some.queries) == [q for q in range(9) if every.scores[q] >= threshold]
+    assert threshold in some.scores
+    names = {7: "cat", 1: "dog", 4_000_000_007: "Żubr"}
+    assert [names[i] for i in every.category_ids.tolist()] == every.labels.tolist()
+
+
+def test_a_bad_picture_is_an_error_that_names_it(detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.jpg: there is no such file"):
+        detector.predict(tmp_path / "nowhere.jpg")
+    for array in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8)):
+        with pytest.raises(DataError, match="must be uint8, height x width x 3"):
+            detector.predict(array)
+
+
+def test_stream_goes_on_after_a_bad_picture(detector: Detector, pictures: list[Path], tmp_path: Path) -> None:
+    sources = [pictures[0], tmp_path / "nowhere.jpg", pictures[1]]
+    for batch_size in (1, 4):
+        seen = list(detector.stream(sources, batch_size=batch_size))
+        assert [s.source for s in seen] == sources
+        assert [s.problem is None for s in seen] == [True, False, True]
+        assert [s.detections is None for s in seen] == [False, True, False]
+
+
+def test_empty_list(detector: Detector) -> None:
+    assert detector.predict([]) == []
+
+
+def test_half_precisions_run_and_are_near(pictures: list[Path], detector: Detector) -> None:
+    exact = detector.predict(pictures[0], threshold=0)
+    for precision in ("bf16", "fp16"):
+        half = Detector.of(small_weights(), "cpu", precision).predict(pictures[0], threshold=0)
+        assert 0 < np.abs(half.scores - exact.scores).max() < 0.1
+        assert half.scores.dtype == np.float32
+
+
+def test_bf16_on_a_cpu_without_it_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False
+    )
+    with pytest.warns(UserWarning, match="does not compute in bf16"):
+        Detector.of(small_weights(), "cpu", "bf16")
+
+
+def test_devices() -> None:
+    assert find_device("cpu").type == "cpu"
+    assert find_device("auto").type in ("cuda", "mps", "cpu")
+    for name in ("gpu", "cuda:x", "", "meta"):
+        with pytest.raises(UsageError, match="device"):
+            find_device(name)
+    with pytest.raises(MachineError, match=r"no such device here\. There is .*cpu"):
+        find_device("cuda:99")
+    with pytest.raises(UsageError, match="precision 'half'"):
+        Detector.of(small_weights(), "cpu", "half")
+
+
+def test_float32_is_float32_and_settings_come_back() -> None:
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [switch.fp32_precision for switch in switches]
+    with exact_float32():
+        assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]
+    assert [switch.fp32_precision for switch in switches] == before
+
+
+def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: Detector) -> None:
+    from detrcli.weights.formats import native
+
+    native.save(small_weights(), tmp_path / "w.safetensors")
+    loaded = detrcli.load(tmp_path / "w.safetensors", device="cpu")
+    assert isinstance(loaded, detrcli.Detector)
+    found = loaded.predict(pictures[0], threshold=0)
+    assert isinstance(found, detrcli.Detections)
+    same(found, detector.predict(pictures[0], threshold=0), 0)
+    with pytest.raises(AttributeError, match="nothing"):
+        detrcli.nothing  # noqa: B018  # the look-up itself is what fails
+
+
+def test_ahead_keeps_order_and_does_not_run_away() -> None:
+    taken = 0
+
+    def items() -> object:
+        nonlocal taken
+        for i in range(50):
+            taken += 1
+            yield i
+
+    with ThreadPoolExecutor(4) as pool:
+        results = prefetch(pool, lambda i: (time.sleep(0.001 * (i % 3)), i)[1], items(), depth=5)
+        assert next(results) == 0
+        assert taken <= 5
+        assert list(results) == list(range(1, 50))
+
+
+def test_ahead_passes_errors_on() -> None:
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
+        list(prefetch(pool, lambda i: 1 // i, [1, 0, 2], depth=2))
+
+
+def test_forward_computes_in_exact_float32(detector: Detector, pictures: list[Path]) -> None:
+    """Also where the process has been told that less will do: not a bit changes."""
+    exact = detector.predict(pictures[0], threshold=0)
+    inside = []
+    hook = detector.model.register_forward_pre_hook(
+        lambda *_: inside.append(
+            (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
+        )
+    )
+    torch.set_float32_matmul_precision("medium")
+    try:
+        same(detector.predict(pictures[0], threshold=0), exact, 0)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        hook.remove()
+    assert inside == [("ieee", "ieee")]
+
+
+def test_stream_reads_ahead(detector: Detector, pictures: list[Path]) -> None:
+    """When the first result comes, the next pictures are already being read."""
+    taken = []
+
+    def sources() -> Iterator[Path]:
+        for path in pictures * 3:
+            taken.append(path)
+            yield path
+
+    stream = detector.stream(sources())
+    next(stream)
+    assert 1 < len(taken) < len(pictures) * 3
+    stream.close()
+
+
+def test_nothing_global_changes(detector: Detector, pictures: list[Path]) -> None:
+    before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
+    list(detector.stream(pictures * 5, batch_size=4))
+    assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before
+
+
+def test_odd_calls_are_explained(detector: Detector, tmp_path: Path) -> None:
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            detector.predict(tmp_path, threshold=threshold)
+    for size in (0, -1):
+        with pytest.raises(UsageError, match="at least 1"):
+            detector.predict([tmp_path], batch_size=size)
+    for odd in (None, b"bytes", 3):
+        with pytest.raises(DataError, match="a picture is a path"):
+            detector.predict(odd)
+    with pytest.raises(DataError):
+        detector.predict(np.zeros((0, 5, 3), np.uint8))
+    with pytest.raises(DataError, match="no pixels"):
+        detector.predict(Image.new("RGB", (0, 5)))
+    Image.effect_noise((200, 200), 50).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:3000])
+    with Image.open(tmp_path / "b.jpg") as lazy, pytest.raises(DataError, match="cannot be decoded"):
+        detector.predict(lazy)
+
+
+@pytest.mark.parametrize("name", ["box_head.layers.2.bias", "class_head.bias"])
+def test_weights_that_are_not_finite_are_refused(name: str) -> None:
+    small = small_weights()
+    broken = {**small.tensors, name: torch.full_like(small.tensors[name], float("nan"))}
+    with pytest.raises(WeightsError, match=f"not finite: {name}"):
+        Detector.of(replace(small, tensors=broken), "cpu")
+
+
+def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictures: list[Path]) -> None:
+    """Finite weights can overflow all the same."""
+    small = small_weights()
+    large = {**small.tensors, "class_head.weight": torch.full_like(small.tensors["class_head.weight"], 3e38)}
+    with pytest.raises(DivergedError, match="not finite"):
+        Detector.of(replace(small, tensors=large), "cpu").predict(pictures[0])

@@ -1,0 +1,190 @@
+"""The matching against brute force, and at its edges."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from cases import counted, random_boxes, random_prediction, random_target, seeds
+from hypothesis import strategies as st
+from torchvision.ops import generalized_box_iou
+
+from detrcli.boxes import corners, generalised_iou
+from detrcli.config import MatchingConfig
+from detrcli.errors import DataError, DivergedError, UsageError
+from detrcli.losses.matching import Matcher, costs
+from detrcli.structures import Match, Prediction, Target
+
+
+def pair_cost(prediction: Prediction, image: int, query: int, target: Target, n: int, log: bool) -> float:
+    """The published cost of one pair, in plain Python."""
+    logits = prediction.logits[image, query].tolist()
+    top = max(logits)
+    p = math.exp(logits[target.labels[n]] - top) / sum(math.exp(x - top) for x in logits)
+    a, b = prediction.boxes[image, query].tolist(), target.boxes[n].tolist()
+    l1 = sum(abs(x - y) for x, y in zip(a, b, strict=True))
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (
+        (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) for cx, cy, w, h in (a, b)
+    )
+    inter = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
+    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - inter
+    hull = (max(ax1, bx1) - min(ax0, bx0)) * (max(ay1, by1) - min(ay0, by0))
+    giou = inter / union - (hull - union) / hull
+    return -(math.log(p) if log else p) + 5 * l1 - 2 * giou
+
+
+def of_image(match: Match, image: int, start: int) -> list[tuple[int, int]]:
+    """The pairs (query, object) of one image, its objects counted from 0."""
+    here = match.images == image
+    return sorted(zip(match.queries[here].tolist(), (match.targets[here] - start).tolist(), strict=True))
+
+
+@counted(
+    1000,
+    seeds(),
+    st.integers(1, 5),
+    st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    st.sampled_from(["probability", "log"]),
+)
+def test_equals_brute_force(g: torch.Generator, queries: int, counts: list[int], class_cost: str) -> None:
+    """No assignment of any image is cheaper; more objects than queries and empty images included."""
+    layers = [random_prediction(g, len(counts), queries, 4) for _ in range(2)]
+    targets = [random_target(g, n, 4) for n in counts]
+    matches = Matcher(MatchingConfig(class_cost=class_cost))(layers, targets)
+
+    for layer, match in zip(layers, matches, strict=True):
+        start = 0
+        for image, target in enumerate(targets):
+            pairs = of_image(match, image, start)
+            start += len(target.labels)
+            size = min(queries, len(target.labels))
+            assert len({q for q, _ in pairs}) == len({n for _, n in pairs}) == len(pairs) == size
+
+            def total(chosen, layer=layer, image=image, target=target) -> float:
+                return sum(pair_cost(layer, image, q, target, n, class_cost == "log") for q, n in chosen)
+
+            if len(target.labels) <= queries:
+                options = (
+                    list(zip(chosen, range(len(target.labels)), strict=True))
+                    for chosen in itertools.permutations(range(queries), len(target.labels))
+                )
+            else:
+                options = (
+                    list(enumerate(chosen))
+                    for chosen in itertools.permutations(range(len(target.labels)), queries)
+                )
+            assert total(pairs) <= min(map(total, options)) + 1e-4
+
+
+@counted(200, seeds(), st.lists(st.integers(0, 9), min_size=1, max_size=4))
+def test_batched_equals_one_by_one(g: torch.Generator, counts: list[int]) -> None:
+    layers = [random_prediction(g, len(counts), 7, 5) for _ in range(3)]
+    targets = [random_target(g, n, 5) for n in counts]
+    together = Matcher()(layers, targets)
+    start = 0
+    for image, target in enumerate(targets):
+        alone = [Prediction(p.logits[image : image + 1], p.boxes[image : image + 1]) for p in layers]
+        for match, single in zip(together, Matcher()(alone, [target]), strict=True):
+            assert of_image(match, image, start) == of_image(single, 0, 0)
+        start += len(target.labels)
+
+
+def test_cost_terms_are_those_that_decide() -> None:
+    """Each object meets the queries of its own image, and the three terms are what they are called."""
+    g = torch.Generator().manual_seed(0)
+    prediction = random_prediction(g, 2, 6, 3)
+    targets = [random_target(g, 2, 3), random_target(g, 1, 3)]
+    config = MatchingConfig()
+    terms = costs(prediction.logits[None], prediction.boxes[None], targets, config)
+    total = terms.total(config)
+    assert total.shape == (1, 3, 6)
+    for row, (image, n) in enumerate([(0, 0), (0, 1), (1, 0)]):
+        for query in range(6):
+            expected = pair_cost(prediction, image, query, targets[image], n, log=False)
+            assert total[0, row, query].item() == pytest.approx(expected, abs=1e-5)
+    assert (terms.classes >= -1).all()
+    assert (terms.classes <= 0).all()
+    assert (terms.l1 >= 0).all()
+    assert (terms.giou >= -1).all()
+    assert (terms.giou <= 1).all()
+
+
+def test_last_layer_decides_for_all() -> None:
+    g = torch.Generator().manual_seed(1)
+    layers = [random_prediction(g, 2, 8, 3) for _ in range(4)]
+    targets = [random_target(g, 3, 3), random_target(g, 2, 3)]
+    each = Matcher()(layers, targets)
+    last = Matcher(MatchingConfig(matching="last"))(layers, targets)
+    assert len(last) == len(each) == 4
+    assert all(torch.equal(match.queries, each[-1].queries) for match in last)
+    assert not torch.equal(each[0].queries, each[-1].queries)
+
+
+def test_no_objects_in_the_batch() -> None:
+    g = torch.Generator().manual_seed(2)
+    layers = [random_prediction(g, 2, 4, 3) for _ in range(3)]
+    for match in Matcher()(layers, [random_target(g, 0, 3)] * 2):
+        assert match.images.shape == match.queries.shape == match.targets.shape == (0,)
+        assert match.queries.dtype == torch.int64
+
+
+def test_half_precision_is_matched_in_float32() -> None:
+    g = torch.Generator().manual_seed(3)
+    layer = random_prediction(g, 1, 4, 3)
+    half = Prediction(layer.logits.bfloat16(), layer.boxes.bfloat16())
+    terms = costs(half.logits[None], half.boxes[None], [random_target(g, 2, 3)], MatchingConfig())
+    assert terms.total(MatchingConfig()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("counts", [(2, 1), (2, 0)], ids=["objects", "empty"])
+def test_what_is_not_finite_is_named(value: float, counts: tuple[int, int]) -> None:
+    """Image 1 of layer 0 is broken; also where it has no objects and so no cost."""
+    g = torch.Generator().manual_seed(4)
+    for what in ("logits", "boxes"):
+        layers = [random_prediction(g, 2, 4, 3) for _ in range(2)]
+        getattr(layers[0], what)[1, 2, 0] = value
+        with pytest.raises(DivergedError, match=f"{what} of image 1 "):
+            Matcher()(layers, [random_target(g, n, 3) for n in counts])
+
+
+def test_targets_that_are_not_finite_are_named() -> None:
+    g = torch.Generator().manual_seed(5)
+    targets = [random_target(g, 1, 3), random_target(g, 2, 3)]
+    targets[1].boxes[1, 3] = float("nan")
+    with pytest.raises(DataError, match="target boxes of image 1 "):
+        Matcher()([random_prediction(g, 2, 4, 3)], targets)
+
+
+def test_unknown_choices_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"matching = 'first'.*'each', 'last'"):
+        MatchingConfig(matching="first")
+
+
+@counted(500, seeds())
+def test_generalised_iou_equals_torchvision(g: torch.Generator) -> None:
+    a, b = corners(random_boxes(g, 5)), corners(random_boxes(g, 4))
+    ours = generalised_iou(a[:, None], b)
+    torch.testing.assert_close(ours, generalized_box_iou(a, b), rtol=0, atol=1e-6)
+
+
+def test_generalised_iou_of_empty_and_inverted_boxes() -> None:
+    """Finite, never a perfect score, and with finite gradients."""
+    whole = [0.2, 0.2, 0.6, 0.6]
+    point, line, inverted = [0.4, 0.4, 0.4, 0.4], [0.2, 0.3, 0.6, 0.3], [0.6, 0.6, 0.2, 0.2]
+    a = torch.tensor([point, point, line, inverted, inverted, whole], requires_grad=True)
+    b = torch.tensor([point, whole, line, inverted, whole, whole])
+    ious = generalised_iou(a, b)
+    assert ious.isfinite().all()
+    assert (ious[:5] <= 0).all()
+    assert ious[5] == 1
+    ious.sum().backward()
+    assert a.grad.isfinite().all()
+
+
+def test_targets_beyond_all_measure_are_named() -> None:
+    g = torch.Generator().manual_seed(6)
+    targets = [random_target(g, 1, 3), random_target(g, 2, 3)]
+    targets[1].boxes[0] = 1e30
+    with pytest.raises(DataError, match="target boxes of image 1 "):
+        Matcher()([random_prediction(g, 2, 4, 3)], targets)

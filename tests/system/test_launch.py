@@ -1,0 +1,54 @@
+"""Alone, under torchrun, under srun: who am I, and where do we meet."""
+
+import pytest
+
+from detrcli.system.launch import Launch, first_node, launch, slurm_port
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+BATCH = {"SLURM_JOB_ID": "1234567", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+SRUN = {
+    "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_PROCID": "2", "SLURM_LOCALID": "0",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*TORCHRUN, *BATCH, *SRUN):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Launch()),
+        (TORCHRUN, Launch(3, 8, 1)),
+        (BATCH, Launch()),
+        ({**BATCH, "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NODELIST": "gpu07"}, Launch()),
+        ({**BATCH, **SRUN}, Launch(2, 4, 0, "tcp://gpu07:34567")),
+        ({**BATCH, **SRUN, **TORCHRUN}, Launch(3, 8, 1)),
+    ],
+    ids=["alone", "torchrun", "batch script", "srun of one", "srun", "torchrun below srun"],
+)
+def test_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Launch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch() == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("login", "login"),
+        ("node-1,node-2", "node-1"),
+        ("gpu[03-05,9],login", "gpu03"),
+        ("gpu[9,11-12]", "gpu9"),
+        ("rack1-gpu[007]", "rack1-gpu007"),
+        ("a.site.org,b[1-2]", "a.site.org"),
+    ],
+)
+def test_first_node(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
+
+
+def test_a_port_that_anyone_may_open() -> None:
+    assert {slurm_port(str(job)) // 10_000 for job in range(0, 10**7, 999)} == {2, 3}

@@ -1,0 +1,107 @@
+"""What a training keeps of its matching: the same pictures each time, a row an evaluation, none twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trainings import CPU, Told, data_of, new, resume, stopped
+
+from detrcli.config import MatchingConfig
+from detrcli.data.annotations import annotate
+from detrcli.data.make import make_shapes
+from detrcli.errors import DataError
+from detrcli.inference.detector import Detector
+from detrcli.inspection.matching import UNMATCHED
+from detrcli.training import matching_history as matchings
+from detrcli.training.interrupts import Interrupts
+from detrcli.training.matching_history import FILE, Matchings, keep, read
+from detrcli.training.setup import Data
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, all pictures are matched."""
+    monkeypatch.setattr(matchings, "SECONDS", 1e9)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=20, size=32, classes=("circle", "square"), objects=3)
+    return data_of(folder)
+
+
+def arrays(run: Path) -> list[list]:
+    kept = read(run)
+    return [kept.image_ids.tolist(), kept.counts.tolist(), kept.epochs.tolist(), kept.queries.tolist()]
+
+
+def test_stopped_and_resumed_keeps_what_a_whole_training_keeps(data: Data, tmp_path: Path) -> None:
+    new(data, tmp_path / "whole").go(Interrupts())
+    whole = arrays(tmp_path / "whole")
+    assert whole[2] == [1, 2, 3]
+    for name, place in (("step", {"step": 12}), ("evaluation", {"picture": 2})):
+        stopped(data, tmp_path / name, **place)
+        resume(data, tmp_path / name).go(Interrupts())
+        assert arrays(tmp_path / name) == whole
+
+
+def test_an_evaluation_that_is_done_again_counts_once(data: Data, tmp_path: Path) -> None:
+    """As after a kill between the evaluation and the state that would know of it."""
+    training = new(data, tmp_path)
+    training.go(Interrupts())
+    whole = arrays(tmp_path)
+    detector = Detector(training.model.eval(), data.classes, training.begun.weights.preprocessing, CPU)
+    keep(tmp_path, 3, detector, annotate(data.val, data.classes), training.chosen.matching_config)
+    assert arrays(tmp_path) == whole
+    keep(tmp_path, 2, detector, annotate(data.val, data.classes), training.chosen.matching_config)
+    assert arrays(tmp_path)[2] == [1, 2]
+
+
+def test_later_evaluations_take_the_pictures_of_the_first(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One picture, where the time was up at once; and that one again when there would be time for all."""
+    training = new(data, None)
+    detector = Detector(training.model.eval(), data.classes, training.begun.weights.preprocessing, CPU)
+    truth = annotate(data.val, data.classes)
+    monkeypatch.setattr(matchings, "SECONDS", 0)
+    keep(tmp_path, 1, detector, truth, MatchingConfig())
+    monkeypatch.setattr(matchings, "SECONDS", 1e9)
+    keep(tmp_path, 2, detector, truth, MatchingConfig())
+    kept = read(tmp_path)
+    assert len(kept.image_ids) == 1
+    assert kept.queries.shape == (2, 3, kept.counts.sum())
+    assert kept.moved.tolist() == [[0, 0, 0]]
+    (tmp_path / "more").mkdir()
+    keep(tmp_path / "more", 1, detector, truth, MatchingConfig())
+    counts = read(tmp_path / "more").counts
+    assert len(counts) == (truth.counts > 0).sum()
+
+
+def test_moves_of_an_example_worked_by_hand() -> None:
+    """Three objects, two layers, three evaluations."""
+    queries = np.array(
+        [[[0, 1, 2], [0, 1, 2]], [[0, 2, 1], [0, 1, 2]], [[0, 2, UNMATCHED], [3, 1, 2]]], dtype=np.int16
+    )
+    kept = Matchings(np.array([7]), np.array([3]), np.array([1, 2, 4]), queries)
+    assert kept.moved.tolist() == [[2, 0], [1, 1]]
+    assert kept.before(4).moved.tolist() == [[2, 0]]
+
+
+def test_what_is_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no matching was kept"):
+        read(tmp_path)
+    (tmp_path / FILE).write_bytes(b"PK broken")
+    with pytest.raises(DataError, match=r"matching\.npz"):
+        read(tmp_path)
+
+
+def test_without_a_folder_nothing_is_kept(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    new(data, None, Told(), epochs=1).go(Interrupts())
+    assert not list(tmp_path.iterdir())

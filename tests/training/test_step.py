@@ -1,0 +1,225 @@
+"""The steps: the same however a batch is shared out, and the same as they were."""
+
+import json
+import math
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.multiprocessing.spawn import spawn
+from trainings import CPU, SMALL, data_of, new
+
+from detrcli.data.make import make_shapes
+from detrcli.errors import DivergedError
+from detrcli.system import distributed
+from detrcli.training.interrupts import Interrupts
+from detrcli.training.optimiser import make_optimiser, rate
+from detrcli.training.order import Order
+from detrcli.training.settings import Settings, of
+from detrcli.training.state import load_state
+from detrcli.training.step import Engine, Step
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "training.json"
+# Equal sizes, no dropout and no batch norm: nothing ties pictures of a batch to each other.
+SHARED_OUT = {"augmentation": "none", "dropout": 0.0, "norm": "group", "epochs": 2, "clip": 0.0, "lr": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=12, size=32, classes=("circle", "square"), objects=2)
+    return folder
+
+
+def steps_of(folder: Path, **chosen: Any) -> list[Step]:
+    """Every step of a training."""
+    training, steps = new(data_of(folder), None, **chosen), []
+    step = training.engine.step
+    training.engine.step = lambda *args: steps.append(step(*args)) or steps[-1]
+    training.go(Interrupts())
+    return steps
+
+
+def of_process(rank: int, folder: Path, out: Path, port: int) -> None:
+    """One of two processes."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with distributed.joined(CPU):
+        steps = steps_of(folder, batch_size=2, **SHARED_OUT)
+        numbers = [[distributed.mean([step.loss])[0], step.norm] for step in steps]
+        if rank == 0:
+            out.write_text(json.dumps(numbers))
+        training = new(data_of(folder), None, norm="batch", epochs=1)
+        training.go(Interrupts())
+        seen = distributed.gather([buffer.tolist() for buffer in training.model.buffers()])
+        assert seen[0] == seen[1], "what is evaluated is the same everywhere"
+
+        training = new(data_of(folder), out.parent / "diverged" if rank == 0 else None, **SHARED_OUT)
+        if rank == 1:
+            training.model.class_head.register_forward_hook(lambda *args: args[2] * torch.nan)
+        with pytest.raises(DivergedError):
+            training.go(Interrupts())
+    os._exit(0)  # as the command line does, whose comment says why
+
+
+@pytest.fixture(scope="module")
+def whole_batches(folder: Path) -> list[Step]:
+    return steps_of(folder, batch_size=4, **SHARED_OUT)
+
+
+def test_accumulated_batches_equal_one(folder: Path, whole_batches: list[Step]) -> None:
+    halves = steps_of(folder, batch_size=2, accumulate=2, **SHARED_OUT)
+    assert len(halves) == len(whole_batches) == 6
+    for half, whole in zip(halves, whole_batches, strict=True):
+        assert half.loss == pytest.approx(whole.loss, rel=1e-5)
+        assert half.norm == pytest.approx(whole.norm, rel=1e-5)
+        assert half.parts == pytest.approx(whole.parts, rel=1e-5)
+        assert (half.pictures, half.objects, half.matched) == (4, whole.objects, whole.matched)
+        assert half.wrong == pytest.approx(whole.wrong)
+
+
+def test_two_processes_equal_one(folder: Path, whole_batches: list[Step], tmp_path: Path) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    spawn(of_process, (folder, tmp_path / "steps.json", port), nprocs=2)
+    numbers = json.loads((tmp_path / "steps.json").read_text())
+    # The second process' loss was not finite, and the first one kept its batch.
+    kept = torch.load(tmp_path / "diverged" / "diverged.pt", weights_only=True)
+    order = Order(12, SMALL["batch_size"], 1, 0, rank=1, world=2)
+    ids = data_of(folder).train.image_ids[torch.tensor(order.batches(0)[0])]
+    assert [batch["image_ids"] for batch in kept["batches"]] == [ids.tolist()]
+    state, _ = load_state(tmp_path / "diverged")
+    assert (state["step"], len(state["sums"])) == (0, 2)
+
+    assert len(numbers) == 6
+    for (loss, norm), whole in zip(numbers, whole_batches, strict=True):
+        assert loss == pytest.approx(whole.loss, rel=1e-5)
+        assert norm == pytest.approx(whole.norm, rel=1e-5)
+
+
+def numbers_of(folder: Path) -> dict[str, list[float]]:
+    """Losses, their parts and gradient norms of seeded steps, with everything random switched on."""
+    steps = steps_of(folder, batch_size=3, epochs=5, ema=0.9, warmup=3, schedule="cosine")
+    return {
+        "loss": [step.loss for step in steps],
+        "norm": [step.norm for step in steps],
+        **{name: [step.parts[name] for step in steps] for name in steps[0].parts},
+    }
+
+
+def test_losses_are_what_they_were(folder: Path) -> None:
+    """Recorded by `python tests/training/test_engine.py`; only a change that is meant to change training may."""
+    recorded, now = json.loads(GOLDEN.read_text()), numbers_of(folder)
+    assert len(now["loss"]) == 20
+    assert now.keys() == recorded.keys()
+    for name, values in now.items():
+        assert values == pytest.approx(recorded[name], rel=2e-3), name
+
+
+class Line(torch.nn.Module):
+    """A model of two parts, for the optimiser to look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.Linear(2, 2)
+        self.head = torch.nn.Linear(2, 3)
+
+
+def test_groups_have_the_published_rates() -> None:
+    model = Line()
+    model.backbone.weight.requires_grad_(False)
+    groups = make_optimiser(model, Settings(), fresh_backbone=False).param_groups
+    assert [(group["name"], group["lr"], len(group["params"])) for group in groups] == [
+        ("transformer", 1e-4, 2),
+        ("backbone", 1e-5, 1),
+    ]
+    assert {group["weight_decay"] for group in groups} == {1e-4}
+    fresh = make_optimiser(model, of({"lr": 0.5}), fresh_backbone=True).param_groups
+    assert [group["lr"] for group in fresh] == [0.5, 0.5]
+    told = make_optimiser(model, of({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True).param_groups
+    assert [group["lr"] for group in told] == [0.5, 0.25]
+
+
+def test_the_rate_falls_after_two_thirds() -> None:
+    chosen = of({"epochs": 6})
+    assert [rate(chosen, step, 10) for step in (0, 39)] == [1, 1]
+    assert [rate(chosen, step, 10) for step in (40, 59)] == [pytest.approx(0.1)] * 2
+
+
+def test_warmup_and_cosine() -> None:
+    chosen = of({"epochs": 4, "warmup": 4, "schedule": "cosine"})
+    rates = [rate(chosen, step, 10) for step in range(40)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == 1
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[22] == pytest.approx(0.5)
+    assert rates[-1] < 0.01
+
+
+def test_clipping_is_by_the_whole_gradient(folder: Path) -> None:
+    loose, tight = (steps_of(folder, batch_size=4, epochs=1, clip=clip, lr=0.0) for clip in (0.0, 1e-6))
+    assert [step.norm for step in loose] == pytest.approx([step.norm for step in tight])
+    assert min(step.norm for step in loose) > 1e-3
+
+
+def test_the_running_mean_of_the_weights(folder: Path) -> None:
+    training = new(data_of(folder), None, ema=0.8, epochs=1, batch_size=4)
+    engine: Engine = training.engine
+    assert engine.ema is not None
+    name, mean = "class_head.weight", engine.ema["class_head.weight"].clone()
+    batches = training.load()
+    for step in range(3):
+        engine.step([next(batches)], step)
+        decay = min(0.8, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * training.model.state_dict()[name]
+        torch.testing.assert_close(engine.ema[name], mean)
+    assert torch.equal(training.weights().tensors[name], engine.ema[name])
+
+
+def test_the_mean_norm_is_of_the_steps_that_were_taken(folder: Path) -> None:
+    training = new(data_of(folder), None, precision="fp16", epochs=1)
+    handle = training.model.class_head.weight.register_hook(lambda gradient: gradient * torch.inf)
+    training.report.at_step = lambda _: handle.remove()
+    training.go(Interrupts())
+    assert training.rows[0]["grad_norm"] is not None
+    assert math.isfinite(training.rows[0]["grad_norm"])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_learn_the_same(precision: str, folder: Path) -> None:
+    exact, rough = (
+        steps_of(folder, batch_size=4, precision=kind, **SHARED_OUT) for kind in ("fp32", precision)
+    )
+    assert rough[0].loss == pytest.approx(exact[0].loss, rel=0.02)
+    assert rough[-1].norm == pytest.approx(exact[-1].norm, rel=0.5)  # fp16's scale is taken out of it
+    for a, b in zip(exact, rough, strict=True):
+        assert b.loss == pytest.approx(a.loss, rel=0.1)  # fp16 passes over steps while it looks for its scale
+        assert b.last.boxes.dtype == torch.float32
+        # Boxes are not rounded to bf16's eight bits on their way.
+        assert not torch.equal(b.last.boxes, b.last.boxes.bfloat16().float())
+
+
+def test_the_step_is_described(folder: Path) -> None:
+    step = steps_of(folder, batch_size=4, epochs=1, lr=0.0)[0]
+    assert step.pictures == 4
+    assert step.matched == step.objects
+    assert set(step.parts) == {"class", "l1", "giou"}
+    assert 0 <= step.wrong <= step.matched
+    assert set(asdict(step)) >= {"loss", "norm", "last"}
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) / "shapes"
+        make_shapes(place, images=12, size=32, classes=("circle", "square"), objects=2)
+        GOLDEN.write_text(json.dumps(numbers_of(place), indent=1) + "\n")
