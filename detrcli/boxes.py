@@ -1,13 +1,42 @@
-"""Box geometry that torchvision leaves open."""
+"""Box geometry that torchvision leaves open. Here alone boxes change their unit."""
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from detrcli.resize import Placement
+
 
 def corners(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) from cx, cy, w, h to x0, y0, x1, y1."""
     return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def to_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:
+    """Boxes (..., 4), cx, cy, w, h in [0, 1] of the network's input, to x0, y0, x1, y1 in pixels of the picture.
+
+    Without a placement the picture fills the input.
+    """
+    scale = boxes.new_tensor([width, height, width, height])
+    if placement is None or placement.fills:
+        return corners(boxes) * scale
+    p = placement
+    input_size = boxes.new_tensor([p.width, p.height, p.width, p.height])
+    offset = boxes.new_tensor([p.left, p.top, p.left, p.top])
+    inside = boxes.new_tensor([p.picture_width, p.picture_height] * 2)
+    return (corners(boxes) * input_size - offset) / inside * scale
+
+
+def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:
+    """The other way round: x0, y0, x1, y1 in pixels of the picture to cx, cy, w, h in [0, 1] of the input."""
+    boxes = boxes / boxes.new_tensor([width, height, width, height])
+    if placement is not None and not placement.fills:
+        p = placement
+        inside = boxes.new_tensor([p.picture_width, p.picture_height] * 2)
+        offset = boxes.new_tensor([p.left, p.top, p.left, p.top])
+        boxes = (boxes * inside + offset) / boxes.new_tensor([p.width, p.height, p.width, p.height])
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
 
 
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -76,3 +76,6 @@ def explain(error: BaseException) -> DetrError | None:
         where = f": {error.filename}" if error.filename is not None else ""
         return MachineError(f"{error.strerror}{where}")
     return None
+
+
+NO_MASKS = "{}: these weights have a mask head (panoptic segmentation), which is not in this version yet."

@@ -1,13 +1,14 @@
 """What flows between the rooms, each with its shapes.
 
-B images, Q queries, K classes, N objects of an image, T objects of all images of a batch, L decoder layers,
-C channels, H and W pixels, h and w feature cells, S = h * w tokens.
+B images, Q queries, K classes, R rows of the class head, N objects of an image, T objects of all images of a batch,
+L decoder layers, P pairs, C channels, H and W pixels, h and w feature cells, S = h * w tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,61 +21,97 @@ class Batch:
     """Pictures of possibly different sizes, padded at the right and the bottom to one size."""
 
     images: Tensor  # (B, 3, H, W), normalised
-    padding: Tensor  # (B, H, W), True where there is no picture
+    padding: Tensor | None  # (B, H, W), True where there is no picture; None where nothing is padded
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        return Batch(self.images.to(device), self.padding.to(device))
+        return Batch(self.images.to(device), None if self.padding is None else self.padding.to(device))
 
 
 @dataclass(frozen=True)
 class Target:
-    """The objects of one image."""
+    """The objects of one image. Every field has a row per object, so that new ones pass wherever these do."""
 
     labels: Tensor  # (N,), contiguous class indices
     boxes: Tensor  # (N, 4), cx, cy, w, h in [0, 1]
 
-    def to(self, device: torch.device) -> Target:
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return Target(self.labels.to(device), self.boxes.to(device))
+        return replace(self, **{one.name: getattr(self, one.name).to(device) for one in fields(self)})
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the heads say of every query."""
+    """What the heads say of every query, in one layer."""
 
-    logits: Tensor  # (B, Q, K + 1), the last class is "no object"
+    logits: Tensor  # (B, Q, R), which a Scoring makes sense of
     boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1]
 
 
 @dataclass(frozen=True)
+class Match:
+    """Which query is matched to which object: the P pairs of one group, over all its layers and images."""
+
+    layers: Tensor  # (P,), ascending
+    images: Tensor  # (P,), ascending in each layer
+    queries: Tensor  # (P,)
+    targets: Tensor  # (P,), counted through all images of the batch, 0..T-1
+
+    def layer(self, index: int) -> Match:
+        """The pairs of one layer."""
+        here = self.layers == index
+        return Match(self.layers[here], self.images[here], self.queries[here], self.targets[here])
+
+
+ObjectCounts = tuple[Sequence[int], int]  # objects of each image, and queries
+
+
+@dataclass(frozen=True)
 class Group:
-    """A prediction that is supervised by itself, as that of each decoder layer is."""
+    """One set of queries through all its layers: the decoder's, a denoising group, the encoder's proposals.
+
+    What it leaves out is taken from the batch: its objects, and the pairs that the matcher finds.
+    """
 
     name: str
-    prediction: Prediction
+    logits: Tensor  # (L, B, Q, R)
+    boxes: Tensor  # (L, B, Q, 4), cx, cy, w, h in [0, 1]
+    hidden: Tensor | None = None  # (L, B, Q, C), what the heads saw
+    targets: Sequence[Target] | None = None  # its own objects
+    match: Match | None = None  # its own pairs
+    weight: float = 1.0  # of all its losses
+    # The group's own counts for the objects of a batch's images, where they are not the batch's: what its losses are
+    # divided by is counted over all batches of a step, most of which it has not seen.
+    counts: Callable[[Sequence[int]], ObjectCounts] | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def layer(self, index: int) -> Prediction:
+        """One layer's predictions."""
+        return Prediction(self.logits[index], self.boxes[index])
 
 
 @dataclass(frozen=True)
 class Output:
     """All that a forward pass predicts."""
 
-    last: Prediction
-    auxiliary: tuple[Group, ...]  # the layers before the last, first layer first
+    decoder: Group
+    others: tuple[Group, ...] = ()  # supervised beside it
+    named: Mapping[str, Tensor] = field(default_factory=dict)  # what other heads need: feature maps, memory
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Every supervised prediction, the last layer's at the end."""
-        return (*self.auxiliary, Group("last", self.last))
+        """Every supervised group, the decoder's first."""
+        return (self.decoder, *self.others)
 
-
-@dataclass(frozen=True)
-class Match:
-    """Which query answers for which object: the M pairs of one group, over all images of the batch."""
-
-    images: Tensor  # (M,), ascending
-    queries: Tensor  # (M,)
-    targets: Tensor  # (M,), counted through all images of the batch, 0..T-1
+    @property
+    def last(self) -> Prediction:
+        """What is said in the end: the decoder's last layer."""
+        return self.decoder.layer(-1)
 
 
 @dataclass(frozen=True)
@@ -90,13 +127,17 @@ class Classes:
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, N of it."""
+    """What was found in one picture, N of it. A query may stand in several where the model's scoring allows it."""
 
     boxes: np.ndarray  # (N, 4), x0, y0, x1, y1 in pixels, float32
-    scores: np.ndarray  # (N,), the highest class probability, float32
+    scores: np.ndarray  # (N,), the class probability, float32
     category_ids: np.ndarray  # (N,), the data's own ids
     queries: np.ndarray  # (N,), which object query found it
     labels: np.ndarray  # (N,), names of the classes
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def part(self, chosen: np.ndarray) -> Self:
+        """Some of them."""
+        return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})

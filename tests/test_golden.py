@@ -4,21 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 from golden_rules import PIXEL, VALUE, Golden
 from torch import Tensor, nn
 
+from detrcli.config import LossConfig, Preprocessing
 from detrcli.inference.postprocess import detections
-from detrcli.losses.criterion import Losses, cardinality_error, class_error
+from detrcli.losses.criterion import cardinality_error, class_error
+from detrcli.losses.loss import LossBreakdown
+from detrcli.losses.scoring import Softmax
 from detrcli.model.detr import DETR
 from detrcli.structures import Classes, Output
-from detrcli.variants import VARIANTS
-from detrcli.variants.detr import DETRConfig, build, build_criterion
-from detrcli.weights.formats.names import PUBLISHED, rename
+from detrcli.variants import preset
+from detrcli.variants.detr import DETRConfig, build, set_prediction_loss
+from detrcli.variants.detr_names import PUBLISHED, rename
 
 CONFIGS = {
-    "detr-r50": VARIANTS["detr-r50"],
-    "detr-r50-dc5": VARIANTS["detr-r50-dc5"],
+    "detr-r50": preset("detr-r50"),
+    "detr-r50-dc5": preset("detr-r50-dc5"),
     "detr-r50-learned-prenorm": DETRConfig(
         position="learned", pre_norm=True, encoder_layers=3, decoder_layers=4
     ),
@@ -32,7 +34,7 @@ class Run:
     golden: Golden
     model: DETR
     output: Output
-    losses: Losses
+    losses: LossBreakdown
     memory: Tensor  # (B, S, C)
     encoder_attention: Tensor  # (B, S, S), last layer, mean over heads
     cross_attention: Tensor  # (B, Q, S), likewise
@@ -42,7 +44,8 @@ class Run:
 @pytest.fixture(scope="module", params=CONFIGS)
 def run(request: pytest.FixtureRequest) -> Run:
     golden = Golden(request.param)
-    model = build(CONFIGS[request.param])
+    model_config = CONFIGS[request.param]
+    model = build(model_config)
     model.load_state_dict({rename(name, PUBLISHED): value for name, value in golden.state_dict().items()})
     # Training mode without dropout, as the reference ran.
     model.train()
@@ -61,7 +64,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     )
 
     output = model(golden.batch())
-    losses = build_criterion()(output, golden.targets())
+    losses = set_prediction_loss(model_config, LossConfig()).compute_loss(output, golden.targets())
     losses.total.backward()
     return Run(golden, model, output, losses, seen["memory"], seen["encoder"], seen["cross"], seen["first"])
 
@@ -86,9 +89,8 @@ def test_tensors_have_the_published_names_and_shapes(run: Run) -> None:
 
 
 def test_every_layer_predicts_the_same(run: Run) -> None:
-    layers = [group.prediction for group in run.output.groups]
-    close(torch.stack([layer.logits for layer in layers]), run.golden.arrays["pred_logits"])
-    close(torch.stack([layer.boxes for layer in layers]), run.golden.arrays["pred_boxes"])
+    close(run.output.decoder.logits, run.golden.arrays["pred_logits"])
+    close(run.output.decoder.boxes, run.golden.arrays["pred_boxes"])
 
 
 def test_memory_and_attention(run: Run) -> None:
@@ -102,7 +104,8 @@ def test_memory_and_attention(run: Run) -> None:
 def test_every_pair(run: Run) -> None:
     counts = run.golden.facts["targets_per_image"]
     starts = np.cumsum([0, *counts])
-    for layer, match in enumerate(run.losses.matches.values()):
+    for layer in range(len(run.output.decoder)):
+        match = run.losses.matches["decoder"].layer(layer)
         for image in range(len(counts)):
             here = match.images == image
             queries, order = match.queries[here].sort()
@@ -115,12 +118,15 @@ def test_every_loss_and_the_total(run: Run) -> None:
     names = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
     targets = run.golden.targets()
     ours = {}
-    for layer, group in enumerate(run.output.groups):
-        suffix = "" if group.name == "last" else f"_{layer}"
-        for term, value in run.losses.parts[group.name].items():
-            ours[names[term] + suffix] = value.item()
-        ours["cardinality_error" + suffix] = cardinality_error(group.prediction, targets).item()
-    ours["class_error"] = class_error(run.output.last, run.losses.matches["last"], targets).item()
+    decoder = run.output.decoder
+    for layer in range(len(decoder)):
+        suffix = "" if layer == len(decoder) - 1 else f"_{layer}"
+        for term, values in run.losses.layers["decoder"].items():
+            ours[names[term] + suffix] = values[layer].item()
+        ours["cardinality_error" + suffix] = cardinality_error(
+            Softmax(), decoder.layer(layer), targets
+        ).item()
+    ours["class_error"] = class_error(Softmax(), decoder, run.losses.matches["decoder"], targets).item()
 
     assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
     assert run.losses.total.item() == pytest.approx(run.golden.facts["total"], rel=1e-5, abs=1e-5)
@@ -143,7 +149,9 @@ def test_every_gradient(run: Run) -> None:
 def test_postprocessing(run: Run) -> None:
     every_index = Classes(ids=np.arange(91), names=np.array([str(i) for i in range(91)]))
     arrays = run.golden.arrays
-    for i, found in enumerate(detections(run.output.last, [(480, 640)] * 2, every_index)):
+    for i, found in enumerate(
+        detections(run.output.last, [(480, 640)] * 2, every_index, Softmax(), Preprocessing())
+    ):
         close(found.boxes, arrays["post_boxes"][i], PIXEL)
         close(found.scores, arrays["post_scores"][i])
         np.testing.assert_array_equal(found.category_ids, arrays["post_labels"][i])

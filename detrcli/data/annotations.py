@@ -29,6 +29,7 @@ class Annotations:
     ends: Tensor  # (I,) int64; the boxes of image i are ends[i - 1]:ends[i]
     boxes: Tensor  # (N, 4) float32, x0, y0, x1, y1 in pixels, clipped to the picture
     labels: Tensor  # (N,) int64, contiguous class indices
+    annotation_ids: Tensor  # (N,) int64, the data's own
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -46,10 +47,10 @@ class Annotations:
             bytes(self.names[start : int(self.name_ends[i])].numpy()).decode("utf-8", "surrogateescape"),
         )
 
-    def objects(self, i: int) -> tuple[Tensor, Tensor]:
-        """Boxes (n, 4) and labels (n,) of an image."""
+    def objects(self, i: int) -> dict[str, Tensor]:
+        """What is known of the objects of an image, a row each: boxes (n, 4) and labels (n,)."""
         part = slice(int(self.ends[i - 1]) if i else 0, int(self.ends[i]))
-        return self.boxes[part], self.labels[part]
+        return {"boxes": self.boxes[part], "labels": self.labels[part]}
 
 
 def classes_of(examined: DatasetReport) -> Classes:
@@ -89,6 +90,7 @@ def annotate(split: Split, classes: Classes) -> Annotations:
         ends=_shared(np.cumsum(np.bincount(place, minlength=len(images)), dtype=np.int64)),
         boxes=_shared(boxes.astype(np.float32).reshape(-1, 4)),
         labels=_shared(labels.astype(np.int64)),
+        annotation_ids=_shared(w.annotation_ids[taught][order]),
     )
 
 

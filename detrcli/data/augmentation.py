@@ -1,22 +1,21 @@
 """What training does to pictures, as published; on torchvision's transforms v2 and its boxes."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as v2
-from torchvision.tv_tensors import BoundingBoxes
+from torchvision.tv_tensors import BoundingBoxes, TVTensor, wrap
 
 from detrcli.config import Preprocessing
-from detrcli.data.preprocessing import input_size
+from detrcli.resize import LARGEST, Resize, ShortestEdge
 
-Augmentation = Literal["published", "flip", "none"]  # of which `augment` is the first
+Augmentation = Literal["published", "flip", "none"]
 
-# For a shorter side of 800; all of them grow and downsample_padding with it.
+# For a shorter side of 800; all of them grow and shrink with it.
 PUBLISHED_SIZE = 800
 SCALES = tuple(range(480, 801, 32))
 CROP_SCALES = (400, 500, 600)
@@ -25,43 +24,83 @@ CROP = (384, 600)  # least and greatest side of a crop
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with its objects, on the way to the network."""
+    """A picture with its objects, on the way to the network.
+
+    All that is known of an object is a row in one of `objects`: its box (N, 4), x0, y0, x1, y1 in pixels of the
+    image, its label (N,). What torchvision has a kind of tensor for moves with the picture; the rest stays.
+    """
 
     image: Image.Image  # RGB
-    boxes: BoundingBoxes  # (N, 4) float32, x0, y0, x1, y1 in pixels of the image
-    labels: Tensor  # (N,)
+    objects: Mapping[str, Tensor]
+
+    @property
+    def boxes(self) -> Tensor:
+        """(N, 4), as a plain tensor."""
+        return self.objects["boxes"].as_subclass(Tensor)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,)"""
+        return self.objects["labels"]
+
+    def moved(self, change: Callable[[Any], Any]) -> "Sample":
+        """Picture and objects after one of torchvision's functions."""
+        return Sample(
+            change(self.image),
+            {
+                name: change(value) if isinstance(value, TVTensor) else value
+                for name, value in self.objects.items()
+            },
+        )
+
+    def part(self, stays: Tensor) -> "Sample":
+        """Only some of the objects, (N,) bool."""
+        return Sample(
+            self.image,
+            {
+                name: wrap(value[stays], like=value) if isinstance(value, TVTensor) else value[stays]
+                for name, value in self.objects.items()
+            },
+        )
 
 
-def view(image: Image.Image, boxes: Tensor, labels: Tensor) -> Sample:
-    """A picture with boxes (N, 4) in its pixels."""
-    return Sample(image, BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)), labels)
+def sample(image: Image.Image, objects: Mapping[str, Tensor]) -> Sample:
+    """A picture with what is known of its objects, boxes in its pixels."""
+    boxes = BoundingBoxes(objects["boxes"], format="XYXY", canvas_size=(image.height, image.width))
+    return Sample(image, {**objects, "boxes": boxes})
 
 
-def augment(seen: Sample, preprocessing: Preprocessing, chance: Generator) -> Sample:
-    """Flip it or not; resize it to one of 11 scales, or cut out a part of it and do so then."""
-    size, longest = preprocessing.size, preprocessing.max_size
-    seen = flip_some(seen, chance)
+def augment(
+    seen: Sample, preprocessing: Preprocessing, chance: Generator, kind: Augmentation = "published"
+) -> tuple[Sample, Preprocessing]:
+    """A sample as training sees it, and how it is then brought to the network's size.
+
+    As published it is flipped or not; then resized to one of 11 scales, or a part of it is cut out before that.
+    """
+    if kind == "none":
+        return seen, preprocessing
+    seen = flip(seen) if _one_in_two(chance) else seen
+    if kind == "flip":
+        return seen, preprocessing
+    rule = preprocessing.resize
     if _one_in_two(chance):
-        seen = resize(seen, _scaled(_one_of(CROP_SCALES, chance), size))
-        least, greatest = (_scaled(side, size) for side in CROP)
+        seen = resize(seen, ShortestEdge(_scaled(_one_of(CROP_SCALES, chance), rule.side), LARGEST))
+        least, greatest = (_scaled(side, rule.side) for side in CROP)
         seen = random_crop(seen, least, greatest, chance)
-    return resize(seen, _scaled(_one_of(SCALES, chance), size), longest)
-
-
-def flip_some(seen: Sample, chance: Generator) -> Sample:
-    """Flip it or not."""
-    return flip(seen) if _one_in_two(chance) else seen
+    scale = _scaled(_one_of(SCALES, chance), rule.side)
+    return seen, replace(preprocessing, resize=rule.with_side(scale))
 
 
 def flip(seen: Sample) -> Sample:
     """Left is right."""
-    return Sample(v2.horizontal_flip(seen.image), v2.horizontal_flip(seen.boxes), seen.labels)
+    return seen.moved(v2.horizontal_flip)
 
 
-def resize(seen: Sample, size: int, max_size: float = math.inf) -> Sample:
-    """By the published size formula."""
-    wanted = list(input_size(seen.image.height, seen.image.width, size, max_size))
-    return Sample(v2.resize(seen.image, wanted), v2.resize(seen.boxes, wanted), seen.labels)
+def resize(seen: Sample, rule: Resize) -> Sample:
+    """To the size that a rule gives a picture."""
+    placement = rule.place(seen.image.height, seen.image.width)
+    wanted = [placement.picture_height, placement.picture_width]
+    return seen.moved(lambda value: v2.resize(value, wanted))
 
 
 def random_crop(seen: Sample, least: int, greatest: int, chance: Generator) -> Sample:
@@ -80,10 +119,10 @@ def crop(seen: Sample, top: int, left: int, height: int, width: int) -> Sample:
 
     v2's SanitizeBoundingBoxes asks for at least a pixel, and would drop boxes that the published rule keeps.
     """
-    boxes = v2.clamp_bounding_boxes(v2.crop(seen.boxes, top, left, height, width))
+    cut = seen.moved(lambda value: v2.crop(value, top, left, height, width))
+    boxes = v2.clamp_bounding_boxes(cut.objects["boxes"]).as_subclass(Tensor)
     stays = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    image = v2.crop(seen.image, top, left, height, width)
-    return view(image, boxes[stays].as_subclass(Tensor), seen.labels[stays])
+    return sample(cut.image, {**cut.objects, "boxes": boxes}).part(stays)
 
 
 def _scaled(published: int, size: int) -> int:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from detrcli.boxes import from_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations
-from detrcli.data.augmentation import Augmentation, Sample, augment, flip_some, view
+from detrcli.data.augmentation import Augmentation, Sample, augment, sample
 from detrcli.data.batching import collate
 from detrcli.data.images import open_picture
-from detrcli.data.preprocessing import normalise, prepare
+from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError
 from detrcli.structures import Batch, Target
 from detrcli.system.seeds import mix
@@ -66,23 +67,19 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
             return UnreadableSample(f"{path}: {error}")
         if (image.height, image.width) != tuple(a.sizes[i].tolist()):
             return UnreadableSample(f"{path}: its size has changed since the data was checked")
-        seen = view(image, *a.objects(i))
         chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
-        if self.augmentation == "published":
-            seen = augment(seen, self.preprocessing, chance)
-            pixels = normalise(seen.image, self.preprocessing)
-        else:
-            if self.augmentation == "flip":
-                seen = flip_some(seen, chance)
-            pixels = prepare(seen.image, self.preprocessing)
-        return Example(pixels, to_target(seen), int(a.image_ids[i]))
+        seen, preprocessing = augment(
+            sample(image, a.objects(i)), self.preprocessing, chance, self.augmentation
+        )
+        return Example(*to_input(seen, preprocessing), int(a.image_ids[i]))
 
 
-def to_target(seen: Sample) -> Target:
-    """Boxes in pixels of a picture as cx, cy, w, h in [0, 1] of it. Here alone they change their unit."""
-    scale = torch.tensor([seen.image.width, seen.image.height] * 2)
-    x0, y0, x1, y1 = (seen.boxes.as_subclass(Tensor) / scale).unbind(1)
-    return Target(seen.labels, torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=1))
+def to_input(seen: Sample, preprocessing: Preprocessing) -> tuple[Tensor, Target]:
+    """A picture as the network's input (3, h, w), and its objects, with boxes in [0, 1] of that input."""
+    height, width = seen.image.height, seen.image.width
+    placement = preprocessing.resize.place(height, width)
+    boxes = from_pixels(seen.boxes, height, width, placement)
+    return prepare(seen.image, preprocessing), Target(**{**seen.objects, "boxes": boxes})
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,12 @@ import copy
 import os
 import threading
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import Self, overload
 
 import numpy as np
 import torch
@@ -23,26 +20,25 @@ from detrcli.config import Preprocessing
 from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
-from detrcli.errors import DataError, MachineError, UsageError
+from detrcli.errors import DataError, UsageError
+from detrcli.inference.engines import Engine, PlainEngine
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.structures import Classes, Detections, Output, Prediction
-from detrcli.system.launch import launch
+from detrcli.model.inspectable import Inspectable
+from detrcli.structures import Classes, Detections, Output
+from detrcli.system.devices import find_device
+from detrcli.system.prefetch import prefetch
 from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
 
-Source = str | Path | File | Image.Image | np.ndarray
-T = TypeVar("T")
-R = TypeVar("R")
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ImageSource = str | Path | File | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
 class ImageResult:
     """What became of one picture: what was found in it, or why it could not be looked at."""
 
-    source: Source
+    source: ImageSource
     size: tuple[int, int] | None  # height and width as it is displayed
     detections: Detections | None
     image: Image.Image | None = None  # RGB, where it was asked for
@@ -55,47 +51,52 @@ class Detector:
 
     def __init__(
         self,
-        model: DetectionTransformer,
-        classes: Classes,
-        preprocessing: Preprocessing,
+        weights: Weights,
         device: torch.device,
         precision: str = "fp32",
+        model: DetectionTransformer | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise UsageError(f"precision {precision!r}: there is {', '.join(PRECISIONS)}.")
-        self.model = model.to(device)
-        self.classes = classes
-        self.preprocessing = preprocessing
+        """With the network of these weights, or with one that has them already."""
+        self.model = (weights.model() if model is None else model).to(device)
+        # The model's own tensors: nothing is held twice.
+        self.weights = replace(weights, tensors=self.model.state_dict())
+        self.engine: Engine = PlainEngine(self.model, device, precision)
         self.device = device
-        self.precision = PRECISIONS[precision]
+        self.scoring = weights.scoring
+        self.classes = weights.classes
+        self.preprocessing = weights.preprocessing
         # Spent so far. Pictures are read by several threads while the network is at work.
         self.seconds = {"reading": 0.0, "network": 0.0, "postprocessing": 0.0}
         self._lock = threading.Lock()
-        if self.precision is torch.bfloat16 and self.device.type == "cpu" and not _cpu_computes_bf16():
-            warnings.warn(
-                "This CPU does not compute in bf16; it imitates it, slower than fp32.", stacklevel=2
-            )
 
     @classmethod
     def of(cls, weights: Weights, device: str = "auto", precision: str = "fp32") -> Self:
-        """A detector with these weights."""
-        place = find_device(device)
-        return cls(weights.model(), weights.classes, weights.preprocessing, place, precision)
+        """A detector with these weights on a device by name."""
+        return cls(weights, find_device(device), precision)
 
-    def naming(self, classes: Classes) -> Self:
+    def with_classes(self, classes: Classes) -> Self:
         """The same detector with other ids and names of its classes."""
         renamed = copy.copy(self)
         renamed.classes = classes
         return renamed
 
+    def inspect(self) -> Inspectable:
+        """How to look into its model."""
+        return self.weights.inspect(self.model)
+
+    def detections(self, output: Output, size: tuple[int, int], layer: int = -1) -> Detections:
+        """What a decoder layer says of a single picture of this (height, width)."""
+        one = output.decoder.layer(layer)
+        return detections(one, [size], self.classes, self.scoring, self.preprocessing)[0]
+
     @overload
-    def predict(self, images: Source, threshold: float = ..., batch_size: int = ...) -> Detections: ...
+    def predict(self, images: ImageSource, threshold: float = ..., batch_size: int = ...) -> Detections: ...
     @overload
     def predict(
-        self, images: list[Source], threshold: float = ..., batch_size: int = ...
+        self, images: list[ImageSource], threshold: float = ..., batch_size: int = ...
     ) -> list[Detections]: ...
     def predict(
-        self, images: Source | list[Source], threshold: float = 0.7, batch_size: int = 1
+        self, images: ImageSource | list[ImageSource], threshold: float = 0.7, batch_size: int = 1
     ) -> Detections | list[Detections]:
         """Detections with score >= threshold: of one picture, or of a list, in its order.
 
@@ -113,7 +114,7 @@ class Detector:
 
     def stream(
         self,
-        sources: Iterable[Source],
+        sources: Iterable[ImageSource],
         threshold: float = 0.7,
         batch_size: int = 1,
         max_pixels: int = MAX_PIXELS,
@@ -130,7 +131,7 @@ class Detector:
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}: it is at least 1.")
 
-        def read(source: Source) -> tuple[ImageResult, Tensor | None]:
+        def read(source: ImageSource) -> tuple[ImageResult, Tensor | None]:
             began = time.perf_counter()
             try:
                 picture = _open(source, max_pixels)
@@ -164,11 +165,14 @@ class Detector:
                 batch = places[start : start + batch_size]
                 sizes = [size for i in batch if (size := chunk[i][0].size)]
                 began = time.perf_counter()
-                prediction = self.forward([pixels for i in batch if (pixels := chunk[i][1]) is not None])
+                output = self.output([pixels for i in batch if (pixels := chunk[i][1]) is not None])
                 if self.device.type == "cuda":  # else the network's time would count as what waits for it
                     torch.cuda.synchronize(self.device)
                 began = self._spent("network", began)
-                found |= zip(batch, detections(prediction, sizes, self.classes, threshold), strict=True)
+                seen_in = detections(
+                    output.last, sizes, self.classes, self.scoring, self.preprocessing, threshold
+                )
+                found |= zip(batch, seen_in, strict=True)
                 self._spent("postprocessing", began)
         for i, (seen, _) in enumerate(chunk):
             yield replace(seen, detections=found[i]) if i in found else seen
@@ -180,20 +184,9 @@ class Detector:
             self.seconds[stage] += now - began
         return now
 
-    def forward(self, pixels: Sequence[Tensor]) -> Prediction:
-        """The last layer's prediction for network inputs (3, h, w) of equal size."""
-        return self.output(pixels).last
-
     def output(self, pixels: Sequence[Tensor]) -> Output:
         """What every layer predicts for network inputs (3, h, w) of equal size."""
-        batch = collate(pixels).to(self.device)
-        half = self.precision is not torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, self.precision) if half else nullcontext(),
-            exact_float32(),
-        ):
-            return self.model(batch)
+        return self.engine(collate(pixels))
 
 
 def load(
@@ -209,70 +202,7 @@ def load(
     return Detector.of(load_weights(str(weights), model=model, sha256=sha256), device, precision)
 
 
-def prefetch(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """Like `map` in a pool, but no more than `depth` items are taken before their turn."""
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            # Whoever gets the first result works on it while a second one is made.
-            while len(pending) >= depth or (len(pending) > 1 and pending[0].done()):
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def find_device(name: str) -> torch.device:
-    """A device by name; "auto" is the first there is of cuda, mps, cpu. Each process of several has its own GPU."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, usable in there.items() if usable)
-    if name == "cuda" and launch().world > 1:
-        name = f"cuda:{launch().local}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in there:
-        raise UsageError(f"device {name!r}: there is auto, cpu, cuda, cuda:N and mps.")
-    if not there[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        usable = ", ".join(kind for kind, usable in there.items() if usable)
-        raise MachineError(f"device {name!r}: there is no such device here. There is {usable}.")
-    return device
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Float32 that is float32, without the ten bits of TF32 or the eight of bf16, and afterwards as before."""
-    cudnn: Any = torch.backends.cudnn
-    mkldnn: Any = torch.backends.mkldnn
-    switches: tuple[Any, ...] = (
-        torch.backends.cuda.matmul,
-        cudnn.conv,
-        cudnn.rnn,
-        mkldnn.matmul,
-        mkldnn.conv,
-    )
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
-
-
-def _cpu_computes_bf16() -> bool:
-    # Older versions of torch cannot tell; then nobody is warned.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return not capabilities or any("bf16" in name and has for name, has in capabilities.items())
-
-
-def _open(source: Source, max_pixels: int) -> Picture:
+def _open(source: ImageSource, max_pixels: int) -> Picture:
     if isinstance(source, str | Path):
         source = File(Path(source))
     if isinstance(source, File):

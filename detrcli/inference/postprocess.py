@@ -5,43 +5,48 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from detrcli.boxes import corners
+from detrcli.boxes import to_pixels
+from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
+from detrcli.losses.scoring import Scoring
 from detrcli.structures import Classes, Detections, Prediction
 
 
 @torch.no_grad()
 def detections(
-    prediction: Prediction, sizes: Sequence[tuple[int, int]], classes: Classes, threshold: float = 0.0
+    prediction: Prediction,
+    sizes: Sequence[tuple[int, int]],
+    classes: Classes,
+    scoring: Scoring,
+    preprocessing: Preprocessing,
+    threshold: float = 0.0,
 ) -> list[Detections]:
-    """Detections of each image, by falling score; all queries in their order where the threshold is 0.
+    """Detections of each image, by falling score; with a threshold of 0 all that the scoring selects, in its order.
 
     `sizes` are the (height, width) in pixels of the images that the boxes shall fit.
     """
-    # "No object" takes part in the softmax and not in the choice.
-    scores, indices = prediction.logits.float().softmax(-1)[..., :-1].max(-1)  # (B, Q)
-    scale = torch.tensor([(w, h, w, h) for h, w in sizes], device=scores.device)  # (B, 4)
-    boxes = corners(prediction.boxes.float()) * scale[:, None]  # (B, Q, 4)
-
-    if not (scores.isfinite().all() and boxes.isfinite().all()):
-        raise DivergedError(
-            "The model's predictions are not finite numbers.\n"
-            "Its weights do not fit their config or are broken; in fp16 numbers also overflow: try bf16 or fp32."
-        )
+    chosen = scoring.select(prediction.logits)
     found = []
-    for score, index, box in zip(
-        scores.cpu().numpy(), indices.cpu().numpy(), boxes.cpu().numpy(), strict=True
-    ):
-        queries = np.flatnonzero(score >= threshold)
+    for i, (height, width) in enumerate(sizes):
+        queries, labels = chosen.queries[i].cpu().numpy(), chosen.labels[i].cpu().numpy()
+        scores = chosen.scores[i].float().cpu().numpy()
+        placement = preprocessing.resize.place(height, width)
+        boxes = to_pixels(prediction.boxes[i].float(), height, width, placement).cpu().numpy()  # (Q, 4)
+        if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+            raise DivergedError(
+                "The model's predictions are not finite numbers.\n"
+                "Its weights do not fit their config or are broken; in fp16 numbers also overflow: try bf16 or fp32."
+            )
+        kept = np.flatnonzero(scores >= threshold)
         if threshold > 0:
-            queries = queries[np.argsort(-score[queries], kind="stable")]
+            kept = kept[np.argsort(-scores[kept], kind="stable")]
         found.append(
             Detections(
-                boxes=box[queries],
-                scores=score[queries],
-                category_ids=classes.ids[index[queries]],
-                queries=queries,
-                labels=classes.names[index[queries]],
+                boxes=boxes[queries[kept]],
+                scores=scores[kept],
+                category_ids=classes.ids[labels[kept]],
+                queries=queries[kept],
+                labels=classes.names[labels[kept]],
             )
         )
     return found

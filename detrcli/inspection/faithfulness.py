@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.config import Preprocessing
+from detrcli.inference.detector import Detector
 from detrcli.structures import Batch
 
 # How much of the picture is gone, or has come, after each step. Small steps first: there maps differ.
@@ -41,20 +42,29 @@ def area(scores: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def curves(
-    model: DetectionTransformer, pixels: Tensor, query: int, orders: Sequence[np.ndarray]
-) -> list[Curves]:
+def curves(detector: Detector, pixels: Tensor, query: int, orders: Sequence[np.ndarray]) -> list[Curves]:
     """For maps (h, w) of one query of a picture (3, H, W): the score of the class that it has in the whole picture.
 
-    A cell that is gone is as grey as the mean of all pictures, which is what 0 means to the network.
+    A cell that is gone is as grey as the mean of all pictures.
     """
+
+    def scores(images: Tensor) -> Tensor:
+        """Class probabilities (B, K) of the query in whole pictures (B, 3, H, W)."""
+        return detector.scoring.probabilities(detector.model(Batch(images, None)).last.logits[:, query])
+
     prepared = [stages(torch.from_numpy(map_)) for map_ in orders]  # each (steps, h, w)
     gone = torch.cat([stage for stages_ in prepared for stage in (stages_, ~stages_)]).to(pixels.device)
-    label = _scores(model, pixels[None])[0, query].argmax()
+    label, grey = scores(pixels[None])[0].argmax(), mean_colour(detector.preprocessing).to(pixels)
     parts = [gone[at : at + TOGETHER] for at in range(0, len(gone), TOGETHER)]
-    scores = torch.cat([_scores(model, hidden(pixels, part))[:, query, label] for part in parts])
-    by_map = scores.view(len(orders), 2, len(SHARES)).cpu().numpy()
+    found = torch.cat([scores(hidden(pixels, part, grey))[:, label] for part in parts])
+    by_map = found.view(len(orders), 2, len(SHARES)).cpu().numpy()
     return [Curves(deletion, insertion) for deletion, insertion in by_map]
+
+
+def mean_colour(preprocessing: Preprocessing) -> Tensor:
+    """The mean colour of all pictures as the network sees it, (3,): 0 where inputs are normalised by it."""
+    of_pictures = torch.tensor(Preprocessing().mean)
+    return (of_pictures - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
 
 
 def stages(map_: Tensor) -> Tensor:
@@ -66,10 +76,10 @@ def stages(map_: Tensor) -> Tensor:
     return (rank < going[:, None]).view(len(SHARES), *map_.shape)
 
 
-def hidden(pixels: Tensor, gone: Tensor) -> Tensor:
-    """A picture (3, H, W) without some of its cells, (n, h, w), as (n, 3, H, W)."""
-    kept = F.interpolate((~gone)[:, None].to(pixels.dtype), pixels.shape[-2:])  # (n, 1, H, W)
-    return pixels * kept
+def hidden(pixels: Tensor, gone: Tensor, grey: Tensor) -> Tensor:
+    """A picture (3, H, W) without some of its cells, (n, h, w), which become grey (3,), as (n, 3, H, W)."""
+    away = F.interpolate(gone[:, None].to(pixels.dtype), pixels.shape[-2:]).bool()  # (n, 1, H, W)
+    return torch.where(away, grey[:, None, None], pixels)
 
 
 def random_maps(cells: tuple[int, int], count: int, seed: int = 0) -> list[np.ndarray]:
@@ -83,9 +93,3 @@ def mean(many: Sequence[Curves]) -> Curves:
     return Curves(
         np.mean([one.deletion for one in many], axis=0), np.mean([one.insertion for one in many], axis=0)
     )
-
-
-def _scores(model: DetectionTransformer, images: Tensor) -> Tensor:
-    """Class probabilities (B, Q, K) of whole pictures (B, 3, H, W)."""
-    padding = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool, device=images.device)
-    return model(Batch(images, padding)).last.logits.float().softmax(-1)[..., :-1]

@@ -1,55 +1,59 @@
-"""The loss of an image taken apart: what each object adds to it, and what the queries without one do."""
+"""The loss of an image taken apart: what each object adds to it, and what the unmatched queries do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from detrcli.losses.criterion import Criterion, Matched, pair_up
-from detrcli.structures import Output, Target
+from detrcli.losses.criterion import Criterion
+from detrcli.losses.loss import Step
+from detrcli.losses.terms import pair_up
+from detrcli.structures import Group, Match, Output, Target
 
 
 @dataclass(frozen=True)
 class ObjectLosses:
-    """What a decoder layer is charged, weighted."""
+    """What a layer is charged, weighted, in M terms."""
 
-    targets: np.ndarray  # (N, 3): class, l1, giou of each object; 0 where no query was left for it
-    background: float  # the class term of the queries that should say "no object"
+    terms: Sequence[str]  # the names of the M terms
+    targets: np.ndarray  # (N, M), of each object; 0 where no query was left for it
+    unmatched: np.ndarray  # (M,), of the queries that are matched to no object
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return float(self.targets.sum() + self.unmatched.sum())
+
+
+def image_normalisers(group: Group, target: Target, criterion: Criterion) -> dict[str, float]:
+    """What the terms of a group are divided by in a training step that sees this image alone."""
+    return criterion.normalisers(Output(group), Step.of([[target]]))[group.name]
 
 
 @torch.no_grad()
-def charges(
-    output: Output, target: Target, criterion: Criterion, normalisers: Mapping[str, float] | None = None
+def object_losses(
+    group: Group, target: Target, match: Match, criterion: Criterion, normalisers: Mapping[str, float]
 ) -> list[ObjectLosses]:
-    """The charges of every layer for a single image, by the criterion's own terms.
+    """The losses of every layer of a group, for a single image with these pairs.
 
-    With the default normalisers, those of a training step that sees this image alone, they sum to the
-    criterion's total. With normalisers of 1, objects of different images can be compared.
+    With `image_normalisers` they sum to what the criterion charges the group. With normalisers of 1, objects of
+    different images can be compared.
     """
-    if normalisers is None:
-        normalisers = criterion.normalisers([[target]], output.last.logits.shape[1])
+    L, _, Q, _ = group.logits.shape
+    layers, queries, objects = (one.cpu().numpy() for one in (match.layers, match.queries, match.targets))
+    free = np.ones((L, Q), dtype=bool)
+    free[layers, queries] = False
 
-    def charge(part: Matched) -> np.ndarray:
-        return np.array(
-            [term.weight * float(term.total(part)) / normalisers[term.name] for term in criterion.terms]
-        )  # (3,)
-
-    layers = []
-    matches = criterion(output, [target]).matches
-    for group in output.groups:
-        match = matches[group.name]
-        whole = pair_up(group.prediction, match, [target])
-        targets = np.zeros((len(target.labels), len(criterion.terms)))
-        free = torch.ones(whole.classes.shape[1], dtype=torch.bool, device=whole.classes.device)  # (Q,)
-        for i, (query, n) in enumerate(zip(match.queries.tolist(), match.targets.tolist(), strict=True)):
-            one, pair = slice(query, query + 1), slice(i, i + 1)
-            targets[n] = charge(
-                Matched(whole.logits[:, one], whole.classes[:, one], whole.boxes[pair], whole.truth[pair])
-            )
-            free[query] = False
-        rest = charge(
-            Matched(whole.logits[:, free], whole.classes[:, free], whole.boxes[:0], whole.truth[:0])
-        )
-        layers.append(ObjectLosses(targets, float(rest.sum())))
-    return layers
+    matched = pair_up(group, match, [target])
+    targets = np.zeros((L, len(target), len(criterion.terms)))
+    unmatched = np.zeros((L, len(criterion.terms)))
+    for m, term in enumerate(criterion.terms):
+        factor = group.weight * term.weight / normalisers[term.name]
+        values = factor * term.values(matched).double().cpu().numpy()  # (L, 1, Q), or (P,)
+        if values.ndim == 3:
+            unmatched[:, m] = (values[:, 0] * free).sum(1)
+            values = values[layers, 0, queries]  # (P,)
+        np.add.at(targets[:, :, m], (layers, objects), values)
+    names = tuple(term.name for term in criterion.terms)
+    return [ObjectLosses(names, *parts) for parts in zip(targets, unmatched, strict=True)]

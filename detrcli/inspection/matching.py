@@ -1,4 +1,4 @@
-"""Why the matching gave each object the query it gave: its costs, the second choice, and what decided."""
+"""Why the matching gave each object the query it gave: its costs, the runner-up, and what decided."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from detrcli.config import MatchingConfig
-from detrcli.losses.matching import Matcher, costs
-from detrcli.structures import Output, Target
+from detrcli.errors import UsageError
+from detrcli.losses.matching import Matcher
+from detrcli.losses.scoring import Scoring
+from detrcli.structures import Group, Match, Target
 
-TERMS = ("class", "l1", "giou")
 OTHERS = "others"  # decided, where no term speaks for the query: another object needs the runner-up more
 UNMATCHED = -1  # the query of an object that none was left for
 
@@ -29,96 +29,117 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A decoder layer and what it was matched with: Q queries, N objects, K classes."""
+class LayerMatching:
+    """A layer of a group of queries and what it was matched with: Q queries, N objects, K classes."""
 
     layer: int
-    probabilities: np.ndarray  # (Q, K + 1), the last class is "no object"
-    boxes: np.ndarray  # (Q, 4), cx, cy, w, h in [0, 1]
-    terms: Mapping[str, np.ndarray]  # of TERMS, each (Q, N), unweighted
+    probabilities: np.ndarray  # (Q, K)
+    top: np.ndarray  # (Q,), the class that a query speaks for most, or NOTHING
+    selected: np.ndarray  # (D, 2), query and class of what becomes a detection where its score suffices
+    boxes: np.ndarray  # (Q, 4), cx, cy, w, h in [0, 1] of the network's input
+    terms: Mapping[str, np.ndarray]  # of the matching cost by their names, each (Q, N), unweighted
     total: np.ndarray  # (Q, N), weighted
     pairs: Sequence[Pair]  # by target
 
     @property
     def queries(self) -> np.ndarray:
-        """The query of each object, (N,); UNMATCHED where none was left."""
-        given = np.full(self.total.shape[1], UNMATCHED)
-        for pair in self.pairs:
-            given[pair.target] = pair.query
-        return given
+        """The query of each object, (N,); UNMATCHED where none was left, the first where it has several."""
+        matched = np.full(self.total.shape[1], UNMATCHED)
+        for pair in reversed(self.pairs):
+            matched[pair.target] = pair.query
+        return matched
 
     @property
     def scores(self) -> np.ndarray:
-        """The highest probability of a class that is not "no object", (Q,)."""
-        best: np.ndarray = self.probabilities[:, :-1].max(1)
+        """The highest probability of a class, (Q,)."""
+        best: np.ndarray = self.probabilities.max(1)
         return best
 
     @property
     def labels(self) -> np.ndarray:
         """The class that has it, (Q,)."""
-        best: np.ndarray = self.probabilities[:, :-1].argmax(1)
+        best: np.ndarray = self.probabilities.argmax(1)
         return best
 
+    def detections(self, threshold: float) -> np.ndarray:
+        """Query and class of each detection, (D, 2), the surest first."""
+        scores = self.probabilities[self.selected[:, 0], self.selected[:, 1]]  # (D,)
+        kept = np.flatnonzero(scores >= threshold)
+        found: np.ndarray = self.selected[kept[np.argsort(-scores[kept], kind="stable")]]
+        return found
+
     def that_matter(self, threshold: float) -> list[int]:
-        """The queries that were given an object, those that nearly were, and those that are sure of one."""
+        """The queries that are matched, the runners-up, and those with a detection."""
         near = [pair.runner_up for pair in self.pairs if pair.runner_up is not None]
         sure = np.flatnonzero(self.scores >= threshold).tolist()
         return sorted({*(pair.query for pair in self.pairs), *near, *sure})
 
 
 @torch.no_grad()
-def explain(output: Output, target: Target, config: MatchingConfig) -> list[Layer]:
-    """The matching of every decoder layer of a single image, by the code that training matches with."""
-    predictions = [group.prediction for group in output.groups]
-    pairs = pairs_of(output, target, config)
-    logits = torch.stack([prediction.logits for prediction in predictions])  # (L, 1, Q, K + 1)
-    boxes = torch.stack([prediction.boxes for prediction in predictions])  # (L, 1, Q, 4)
-    terms = costs(logits, boxes, [target], config)
-    total = terms.total(config)  # (L, N, Q)
-    shown = {"class": terms.classes, "l1": terms.l1, "giou": terms.giou}
-    # With matching = "last" the last layer's costs decide for all.
-    deciding = [layer if config.matching == "each" else len(predictions) - 1 for layer in range(len(pairs))]
+def explain_matching(
+    group: Group, target: Target, matcher: Matcher, scoring: Scoring, match: Match | None = None
+) -> list[LayerMatching]:
+    """The matching of every layer of a group, for a single image.
+
+    `match` is what the matcher has found, where it was asked already. A group that brings its own pairs has no
+    runners-up: no cost decided on them.
+    """
+    target, match = matched_with(group, target, matcher, match)
+    costs = matcher.costs(group.logits, group.boxes, [target])
+    values = {
+        name: cost.mT.cpu().numpy() for name, cost in {**costs, "total": matcher.total(costs)}.items()
+    }  # each (L, Q, N)
+    selection = scoring.select(group.logits[:, 0])  # of layers in place of images
+    selected = torch.stack([selection.queries, selection.labels], -1).cpu().numpy()  # (L, D, 2)
+    probabilities = scoring.probabilities(group.logits[:, 0]).cpu().numpy()  # (L, Q, K)
+    top = scoring.top_class(group.logits[:, 0]).cpu().numpy()  # (L, Q)
+    boxes = group.boxes[:, 0].float().cpu().numpy()  # (L, Q, 4)
+
     layers = []
-    for layer, decider in enumerate(deciding):
-        own, decided = (
-            {name: values[i].T.cpu().numpy() for name, values in {**shown, "total": total}.items()}
-            for i in (layer, decider)
+    for layer in range(len(group)):
+        pairs = _pairs(match, layer)
+        # With layers = "last" the last layer's costs decide for all.
+        decider = layer if matcher.layers == "each" else len(group) - 1
+        decided = {name: value[decider] for name, value in values.items()}
+        reasons = (
+            _reasons(pairs, decided, matcher.weights)
+            if group.match is None
+            else [(None, None, None)] * len(pairs)
         )
+        total = values["total"][layer]
         layers.append(
-            Layer(
+            LayerMatching(
                 layer=layer,
-                probabilities=logits[layer, 0].float().softmax(-1).cpu().numpy(),
-                boxes=boxes[layer, 0].float().cpu().numpy(),
-                terms={name: own[name] for name in TERMS},
-                total=own["total"],
+                probabilities=probabilities[layer],
+                top=top[layer],
+                selected=selected[layer],
+                boxes=boxes[layer],
+                terms={name: values[name][layer] for name in costs},
+                total=total,
                 pairs=[
-                    Pair(query, n, float(own["total"][query, n]), *reason)
-                    for (query, n), reason in zip(
-                        pairs[layer], _reasons(pairs[layer], decided, config), strict=True
-                    )
+                    Pair(query, n, float(total[query, n]), *reason)
+                    for (query, n), reason in zip(pairs, reasons, strict=True)
                 ],
             )
         )
     return layers
 
 
-def pairs_of(output: Output, target: Target, config: MatchingConfig) -> list[list[tuple[int, int]]]:
-    """The pairs (query, target) of every layer of a single image, by target."""
-    matches = Matcher(config)([group.prediction for group in output.groups], [target])
-    return [
-        sorted(zip(match.queries.tolist(), match.targets.tolist(), strict=True), key=lambda pair: pair[1])
-        for match in matches
-    ]
+def matched_with(
+    group: Group, target: Target, matcher: Matcher, match: Match | None = None
+) -> tuple[Target, Match]:
+    """What a group of a single image is supervised with, and by which pairs: its own, where it has them."""
+    target = target if group.targets is None else group.targets[0]
+    target = target.to(group.logits.device)
+    return target, group.match or match or matcher(group, [target])
 
 
-def queries_of(output: Output, target: Target, config: MatchingConfig) -> np.ndarray:
+def queries_of(group: Group, target: Target, matcher: Matcher) -> np.ndarray:
     """The query of each object of a single image in every layer, (L, N); UNMATCHED where none was left."""
-    layers = pairs_of(output, target, config)
-    given = np.full((len(layers), len(target.labels)), UNMATCHED)
-    for layer, pairs in zip(given, layers, strict=True):
-        for query, n in pairs:
-            layer[n] = query
-    return given
+    target, match = matched_with(group, target, matcher)
+    matched = np.full((len(group), len(target)), UNMATCHED)
+    matched[match.layers.cpu(), match.targets.cpu()] = match.queries.cpu()
+    return matched
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -127,32 +148,33 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return other
 
 
-def reweighted(
-    config: MatchingConfig, cost_class: float | None, cost_l1: float | None, cost_giou: float | None
-) -> MatchingConfig:
-    """The same matching with other weights of its terms, where they are given."""
-    return replace(
-        config,
-        cost_class=config.cost_class if cost_class is None else cost_class,
-        cost_l1=config.cost_l1 if cost_l1 is None else cost_l1,
-        cost_giou=config.cost_giou if cost_giou is None else cost_giou,
-    )
+def reweighted(matcher: Matcher, weights: Mapping[str, float]) -> Matcher:
+    """The same matching with other weights of some of its terms."""
+    for name in weights:
+        if name not in matcher.weights:
+            raise UsageError(
+                f"cost.{name}: this model has no such term; it has {', '.join(matcher.weights)}."
+            )
+    terms = [replace(term, weight=weights.get(term.name, term.weight)) for term in matcher.terms]
+    return Matcher(terms, matcher.layers)
 
 
-def weights_of(config: MatchingConfig) -> dict[str, float]:
-    """The weight of each term."""
-    return dict(zip(TERMS, (config.cost_class, config.cost_l1, config.cost_giou), strict=True))
+def _pairs(match: Match, layer: int) -> list[tuple[int, int]]:
+    """The pairs (query, target) of a layer, by target."""
+    own = match.layer(layer)
+    pairs = zip(own.queries.tolist(), own.targets.tolist(), strict=True)
+    return sorted(pairs, key=lambda pair: pair[1])
 
 
 def _reasons(
-    pairs: Sequence[tuple[int, int]], values: Mapping[str, np.ndarray], config: MatchingConfig
+    pairs: Sequence[tuple[int, int]], values: Mapping[str, np.ndarray], weights: Mapping[str, float]
 ) -> Iterator[tuple[int | None, float | None, str | None]]:
     """Runner-up, margin and what decided, by the terms and the total (Q, N) that decided on the pairs."""
     cost = values["total"].astype(np.float64)  # sums of float32 would lose small margins
     least = sum(cost[query, n] for query, n in pairs)
     for query, n in pairs:
         runner_up, margin = _without(cost, query, n, least)
-        decided = None if runner_up is None else _decided(query, runner_up, n, values, config)
+        decided = None if runner_up is None else _decided(query, runner_up, n, values, weights)
         yield runner_up, margin, decided
 
 
@@ -169,12 +191,11 @@ def _without(cost: np.ndarray, query: int, target: int, least: float) -> tuple[i
 
 
 def _decided(
-    query: int, runner_up: int, target: int, values: Mapping[str, np.ndarray], config: MatchingConfig
+    query: int, runner_up: int, target: int, values: Mapping[str, np.ndarray], weights: Mapping[str, float]
 ) -> str:
-    weights = weights_of(config)
     gains = {
-        name: weights[name] * float(values[name][runner_up, target] - values[name][query, target])
-        for name in TERMS
+        name: weight * float(values[name][runner_up, target] - values[name][query, target])
+        for name, weight in weights.items()
     }
-    best = max(TERMS, key=gains.__getitem__)
+    best = max(gains, key=gains.__getitem__)
     return best if gains[best] > 0 else OTHERS

@@ -1,4 +1,4 @@
-"""Why an object was missed, and where a detection too many comes from."""
+"""Why an object was missed, and where a false positive comes from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import torch
 from torchvision.ops import box_iou
 
 from detrcli.boxes import corners
-from detrcli.inspection.matching import UNMATCHED, Layer
+from detrcli.inspection.matching import UNMATCHED, LayerMatching
+from detrcli.losses.scoring import NOTHING
 from detrcli.structures import Target
 
 SAME_PLACE = 0.5  # IoU from which two boxes mean the same object
@@ -24,7 +25,7 @@ class Answer:
 
     layer: int
     query: int | None  # None where there are more objects than queries
-    label: int | None  # its surest class that is not "no object"
+    label: int | None  # its likeliest class
     score: float | None
     own_score: float | None  # the probability of the object's class
     iou: float | None
@@ -41,38 +42,48 @@ class Missed:
 
 @dataclass(frozen=True)
 class Extra:
-    """A detection that no object was given to."""
+    """A detection that is matched to no object."""
 
     query: int
     label: int
     score: float
     kind: str  # DUPLICATE, OTHER_CLASS or BACKGROUND
     target: int | None  # the object that it lies on
-    partner: int | None  # the query which that was given to
+    partner: int | None  # the query which that is matched to
     iou: float | None
 
 
-def missed(layers: Sequence[Layer], target: Target, threshold: float) -> list[Missed]:
-    """The objects without a detection in the last layer: of their class, in their place, not given to another."""
+def missed(layers: Sequence[LayerMatching], target: Target, threshold: float) -> list[Missed]:
+    """The objects without a detection in the last layer: of their class, in their place, not matched to another."""
     last = layers[-1]
-    labels, ious = _labels(target), _ious(last, target)
-    given = last.queries
+    labels, ious, matched = _labels(target), _ious(last, target), last.queries
+    queries, classes = last.detections(threshold).T  # (D,)
     absent = []
     for n, label in enumerate(labels):
-        others = np.isin(np.arange(len(last.boxes)), np.delete(given, n))
-        finds = (last.scores >= threshold) & (last.labels == label) & (ious[:, n] >= SAME_PLACE) & ~others
+        others = np.isin(queries, np.delete(matched, n))
+        finds = (classes == label) & (ious[queries, n] >= SAME_PLACE) & ~others
         if not finds.any():
             absent.append(Missed(n, [_answer(layer, target, n, threshold) for layer in layers]))
     return absent
 
 
-def extra(layer: Layer, target: Target, threshold: float) -> list[Extra]:
-    """The detections of a layer to which no object was given, the surest first."""
-    labels, ious, given = _labels(target), _ious(layer, target), layer.queries
-    free = np.setdiff1d(np.flatnonzero(layer.scores >= threshold), given)
+def extra(layer: LayerMatching, target: Target, threshold: float) -> list[Extra]:
+    """The detections of a layer that are matched to no object, the surest first.
+
+    Of a matched query's detections, the one of its object's class is no false positive; nor is its likeliest one
+    where there is none of that class: then the object is missed.
+    """
+    labels, ious, matched = _labels(target), _ious(layer, target), layer.queries
+    wanted = {pair.query: int(labels[pair.target]) for pair in layer.pairs}
+    detections = [(query, label) for query, label in layer.detections(threshold).tolist()]
     found = []
-    for query in free[np.argsort(-layer.scores[free], kind="stable")].tolist():
-        label, score = int(layer.labels[query]), float(layer.scores[query])
+    for query, label in detections:
+        own = wanted.get(query)
+        if own is not None and (
+            label == own or (label == layer.labels[query] and (query, own) not in detections)
+        ):
+            continue
+        score = float(layer.probabilities[query, label])
         overlaps = ious[query]  # (N,)
         on, kind = np.where(labels == label, overlaps, 0), DUPLICATE
         if on.max(initial=0) < SAME_PLACE:
@@ -81,35 +92,36 @@ def extra(layer: Layer, target: Target, threshold: float) -> list[Extra]:
             found.append(Extra(query, label, score, BACKGROUND, None, None, None))
         else:
             n = int(on.argmax())
-            partner = None if given[n] == UNMATCHED else int(given[n])
+            partner = None if matched[n] == UNMATCHED else int(matched[n])
             found.append(Extra(query, label, score, kind, n, partner, float(on[n])))
     return found
 
 
-def _answer(layer: Layer, target: Target, n: int, threshold: float) -> Answer:
+def _answer(layer: LayerMatching, target: Target, n: int, threshold: float) -> Answer:
     query = int(layer.queries[n])
     if query == UNMATCHED:
         return Answer(layer.layer, None, None, None, None, None, "no-query")
-    says = layer.probabilities[query]  # (K + 1,)
     label, wanted = int(layer.labels[query]), int(target.labels[n])
-    score, iou = float(layer.scores[query]), float(_ious(layer, target)[query, n])
+    score, own_score = float(layer.scores[query]), float(layer.probabilities[query, wanted])
+    iou = float(_ious(layer, target)[query, n])
+    detected = layer.detections(threshold)
     why: Why | None = None
-    if says.argmax() == len(says) - 1:
+    if (detected == (query, wanted)).all(1).any():
+        why = "box" if iou < SAME_PLACE else None
+    elif layer.top[query] == NOTHING:
         why = "no-object"
     elif label != wanted:
         why = "class"
-    elif score < threshold:
+    else:
         why = "score"
-    elif iou < SAME_PLACE:
-        why = "box"
-    return Answer(layer.layer, query, label, score, float(says[wanted]), iou, why)
+    return Answer(layer.layer, query, label, score, own_score, iou, why)
 
 
 def _labels(target: Target) -> np.ndarray:
     return target.labels.cpu().numpy()
 
 
-def _ious(layer: Layer, target: Target) -> np.ndarray:
+def _ious(layer: LayerMatching, target: Target) -> np.ndarray:
     """IoU of every query with every object, (Q, N)."""
     ious: np.ndarray = box_iou(
         corners(torch.from_numpy(layer.boxes)), corners(target.boxes.cpu().float())

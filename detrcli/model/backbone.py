@@ -22,11 +22,15 @@ NORMS: dict[str, Norm] = {
 class Backbone(nn.Module, ABC):
     """A backbone of any kind. Parts of it can be kept as they are in training."""
 
-    channels: int  # of the features
+    channels: Sequence[int]  # of each map of features
 
     def __init__(self) -> None:
         super().__init__()
         self._frozen: Sequence[nn.Module] = ()
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) to maps of features (B, channels, h, w), the finest first."""
 
     @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
@@ -64,7 +68,7 @@ class ResNet(Backbone):
             norm_layer=norm,
             replace_stride_with_dilation=[False, False, dilated],
         )
-        self.channels = resnet.fc.in_features
+        self.channels = [resnet.fc.in_features]
         del resnet.fc, resnet.avgpool
         self.body = resnet
 
@@ -72,11 +76,11 @@ class ResNet(Backbone):
         """The first convolution with its norm, and the first stage."""
         return self.body.conv1, self.body.bn1, self.body.layer1
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to C5, (B, channels, h, w)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) to C5 alone, (B, 2048, h, w)."""
         body = self.body
         x = body.maxpool(body.relu(body.bn1(body.conv1(images))))  # (B, 64, H/4, W/4)
         x = body.layer1(x)  # (B, 256, H/4, W/4)
         x = body.layer2(x)  # (B, 512, H/8, W/8)
         x = body.layer3(x)  # (B, 1024, H/16, W/16)
-        return body.layer4(x)  # (B, 2048, H/32, W/32), or H/16, W/16 dilated
+        return (body.layer4(x),)  # (B, 2048, H/32, W/32), or H/16, W/16 dilated

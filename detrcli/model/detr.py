@@ -1,13 +1,15 @@
 """DETR: a picture and a fixed set of object queries in, a set of classes and boxes out."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead
-from detrcli.model.transformer import Decoder, Encoder, start
-from detrcli.structures import Batch, Group, Output, Prediction
+from detrcli.model.transformer import Decoder, Encoder, init_weights
+from detrcli.structures import Batch, Group, Output, Target
 
 
 class DETR(DetectionTransformer):
@@ -22,32 +24,34 @@ class DETR(DetectionTransformer):
         decoder: Decoder,
         dim: int,
         queries: int,
-        classes: int,
+        rows: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection = nn.Conv2d(backbone.channels, dim, kernel_size=1)
+        self.projection = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
         self.position = position
         self.encoder = encoder
         self.queries = nn.Embedding(queries, dim)
         self.decoder = decoder
-        self.class_head = nn.Linear(dim, classes + 1)  # the last one is "no object"
+        self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
-        initialise(self)
+        init_detr(self)
 
-    def forward(self, batch: Batch) -> Output:
-        features = self.projection(self.backbone(batch.images))  # (B, C, h, w)
+    def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
+        *_, features = self.backbone(batch.images)
+        features = self.projection(features)  # (B, C, h, w)
         padding = downsample_padding(batch.padding, features)  # (B, h, w)
-        position = tokens(self.position(padding))  # (B, S, C)
-        padding = padding.flatten(1)  # (B, S)
+        position = tokens(self.position(features, padding))  # (B, S, C)
+        padding = None if padding is None else padding.flatten(1)  # (B, S)
 
         memory = self.encoder(tokens(features), position, padding)  # (B, S, C)
         hidden = self.decoder(self.queries.weight, memory, position, padding)  # (L, B, Q, C)
 
-        logits = self.class_head(hidden)  # (L, B, Q, K + 1)
+        logits = self.class_head(hidden)  # (L, B, Q, R)
         boxes = self.box_head(hidden)  # (L, B, Q, 4)
-        *auxiliary, last = (Prediction(*layer) for layer in zip(logits, boxes, strict=True))
-        return Output(last, tuple(Group(f"layer {i}", layer) for i, layer in enumerate(auxiliary)))
+        return Output(
+            Group("decoder", logits, boxes, hidden), named={"features": features, "memory": memory}
+        )
 
 
 def tokens(cells: Tensor) -> Tensor:
@@ -55,15 +59,17 @@ def tokens(cells: Tensor) -> Tensor:
     return cells.flatten(2).mT
 
 
-def downsample_padding(padding: Tensor, features: Tensor) -> Tensor:
+def downsample_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
     """Padding of pixels (B, H, W) to that of feature cells (B, h, w).
 
     A cell is what its upper left pixel is, so the first cell of a picture is never padding.
     """
+    if padding is None:
+        return None
     return F.interpolate(padding[None].float(), size=features.shape[-2:])[0].bool()
 
 
-def initialise(detr: DETR) -> None:
+def init_detr(detr: DETR) -> None:
     """Every random start, as published.
 
     - Transformer: its own rule.
@@ -71,8 +77,8 @@ def initialise(detr: DETR) -> None:
     - 1 x 1 projection, class head, box head: torch's default.
     - Backbone: torchvision's default, meant to be replaced by trained weights.
     """
-    start(detr.encoder)
-    start(detr.decoder)
+    init_weights(detr.encoder)
+    init_weights(detr.decoder)
     nn.init.normal_(detr.queries.weight)
     for learned in detr.position.parameters():
         nn.init.uniform_(learned)

@@ -22,9 +22,10 @@ class SinePosition(nn.Module):
         self.temperature = temperature
         self.turns = turns
 
-    def forward(self, padding: Tensor) -> Tensor:
-        """Padding (B, h, w) to positions (B, dim, h, w)."""
-        cells = (~padding).float()
+    def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
+        """Features (B, C, h, w), of which padding (B, h, w) is none, to positions (B, dim, h, w)."""
+        B, _, h, w = features.shape
+        cells = torch.ones(B, h, w, device=features.device) if padding is None else (~padding).float()
         rows, columns = cells.cumsum(1), cells.cumsum(2)  # (B, h, w), from 1
         rows = rows / (rows[:, -1:] + 1e-6)
         columns = columns / (columns[:, :, -1:] + 1e-6)
@@ -49,9 +50,9 @@ class LearnedPosition(nn.Module):
         self.rows = nn.Embedding(self.LONGEST, dim // 2)
         self.columns = nn.Embedding(self.LONGEST, dim // 2)
 
-    def forward(self, padding: Tensor) -> Tensor:
-        """Padding (B, h, w) to positions (B, dim, h, w)."""
-        B, h, w = padding.shape
+    def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
+        """Features (B, C, h, w) to positions (B, dim, h, w)."""
+        B, _, h, w = features.shape
         if max(h, w) > self.LONGEST:
             raise UsageError(
                 f"Learned positions reach {self.LONGEST} x {self.LONGEST} feature cells, not {w} x {h}.\n"

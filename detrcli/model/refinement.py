@@ -1,5 +1,7 @@
 """DETR whose queries carry a box that every decoder layer refines (arXiv 2010.04159, 2201.12329)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -8,8 +10,8 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.detr import downsample_padding, tokens
 from detrcli.model.heads import BoxHead
 from detrcli.model.position import SinePosition
-from detrcli.model.transformer import Decoder, Encoder, start
-from detrcli.structures import Batch, Group, Output, Prediction
+from detrcli.model.transformer import Decoder, Encoder, init_weights
+from detrcli.structures import Batch, Group, Output, Target
 
 
 class Queries(nn.Module):
@@ -41,38 +43,42 @@ class RefiningDETR(DetectionTransformer):
         decoder: Decoder,
         dim: int,
         queries: int,
-        classes: int,
+        rows: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection = nn.Conv2d(backbone.channels, dim, kernel_size=1)
+        self.projection = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
         self.position = position
         self.encoder = encoder
         self.queries = Queries(queries, dim)
         self.place = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.decoder = decoder
-        self.class_head = nn.Linear(dim, classes + 1)
+        self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
-        initialise(self)
+        init_refining(self)
 
-    def forward(self, batch: Batch) -> Output:
-        features = self.projection(self.backbone(batch.images))  # (B, C, h, w)
+    def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
+        *_, features = self.backbone(batch.images)
+        features = self.projection(features)  # (B, C, h, w)
         padding = downsample_padding(batch.padding, features)  # (B, h, w)
-        position = tokens(self.position(padding))  # (B, S, C)
-        padding = padding.flatten(1)  # (B, S)
+        position = tokens(self.position(features, padding))  # (B, S, C)
+        padding = None if padding is None else padding.flatten(1)  # (B, S)
         memory = self.encoder(tokens(features), position, padding)  # (B, S, C)
 
         x = self.queries.contents.expand(len(memory), -1, -1)  # (B, Q, C)
         boxes = self.queries.references.expand(len(memory), -1, -1)  # (B, Q, 4), before the sigmoid
-        predictions = []
+        hidden, refined = [], []
         for layer in self.decoder.layers:
             x = layer(x, self.locate(boxes), memory, position, padding)
-            hidden = self.decoder.norm(x)
-            boxes = boxes + self.box_head.logits(hidden)
-            predictions.append(Prediction(self.class_head(hidden), boxes.sigmoid()))
+            hidden.append(self.decoder.norm(x))
+            boxes = boxes + self.box_head.logits(hidden[-1])
+            refined.append(boxes.sigmoid())
             boxes = boxes.detach()  # each layer answers for its own step alone
-        *auxiliary, last = predictions
-        return Output(last, tuple(Group(f"layer {i}", layer) for i, layer in enumerate(auxiliary)))
+        states = torch.stack(hidden)  # (L, B, Q, C)
+        return Output(
+            Group("decoder", self.class_head(states), torch.stack(refined), states),
+            named={"features": features, "memory": memory},
+        )
 
     def locate(self, boxes: Tensor) -> Tensor:
         """Boxes before the sigmoid (B, Q, 4) as the positions of queries (B, Q, C).
@@ -98,7 +104,7 @@ def spread(queries: int) -> Tensor:
     return torch.cat([0.05 + 0.9 * centres, sides], 1).logit().float()
 
 
-def initialise(detr: RefiningDETR) -> None:
+def init_refining(detr: RefiningDETR) -> None:
     """The random start, as DETR's where nothing else is said here.
 
     - The last layers of box head and place are zero: boxes begin by staying where they are, and a query's position
@@ -106,8 +112,8 @@ def initialise(detr: RefiningDETR) -> None:
     - Cross-attention has the same orthogonal projection for queries and keys: codes that are alike find each other,
       so that a query begins by looking at what is around it, and need not learn first how to.
     """
-    start(detr.encoder)
-    start(detr.decoder)
+    init_weights(detr.encoder)
+    init_weights(detr.decoder)
     for last in (detr.box_head.layers[-1], detr.place[-1]):
         for parameter in last.parameters():
             nn.init.zeros_(parameter)

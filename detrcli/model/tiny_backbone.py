@@ -32,7 +32,7 @@ class TinyBackbone(Backbone):
 
     def __init__(self, width: int, *, norm: Norm) -> None:
         super().__init__()
-        self.channels = 4 * width
+        self.channels = [4 * width]
         self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
         self.norm = norm(width)
         self.stage1 = _stage(width, 2 * width, norm)
@@ -42,11 +42,11 @@ class TinyBackbone(Backbone):
         """The first convolution with its norm, and the first stage."""
         return self.conv, self.norm, self.stage1
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to features (B, channels, H/8, W/8)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) to one map, (B, 4 width, H/8, W/8)."""
         x = self.norm(self.conv(images)).relu()  # (B, width, H/2, W/2)
         x = self.stage1(x)  # (B, 2 width, H/4, W/4)
-        return self.stage2(x)  # (B, 4 width, H/8, W/8)
+        return (self.stage2(x),)  # (B, 4 width, H/8, W/8)
 
 
 def _stage(channels: int, wanted: int, norm: Norm) -> nn.Sequential:

@@ -47,11 +47,11 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim, width, dropout)
         self.add_norm2 = AddNorm(dim, dropout, pre_norm=pre_norm)
 
-    def forward(self, cells: Tensor, position: Tensor, padding: Tensor) -> Tensor:
-        def look_around(x: Tensor) -> Tensor:
+    def forward(self, cells: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+        def self_attention(x: Tensor) -> Tensor:
             return attend(self.self_attention, x + position, x + position, x, padding)
 
-        return self.add_norm2(self.add_norm1(cells, look_around), self.feed_forward)
+        return self.add_norm2(self.add_norm1(cells, self_attention), self.feed_forward)
 
 
 class DecoderLayer(nn.Module):
@@ -67,16 +67,16 @@ class DecoderLayer(nn.Module):
         self.add_norm3 = AddNorm(dim, dropout, pre_norm=pre_norm)
 
     def forward(
-        self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor
+        self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
     ) -> Tensor:
-        def confer(x: Tensor) -> Tensor:
+        def self_attention(x: Tensor) -> Tensor:
             return attend(self.self_attention, x + queries, x + queries, x)
 
-        def look_at_picture(x: Tensor) -> Tensor:
+        def cross_attention(x: Tensor) -> Tensor:
             return attend(self.cross_attention, x + queries, memory + position, memory, padding)
 
-        x = self.add_norm1(x, confer)
-        x = self.add_norm2(x, look_at_picture)
+        x = self.add_norm1(x, self_attention)
+        x = self.add_norm2(x, cross_attention)
         return self.add_norm3(x, self.feed_forward)
 
 
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim) if pre_norm else nn.Identity()
 
-    def forward(self, cells: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, cells: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """Cells and positions (B, S, C), padding (B, S), to the memory (B, S, C)."""
         for layer in self.layers:
             cells = layer(cells, position, padding)
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """Object queries (Q, C) and a memory (B, S, C) to the hidden states of all layers, (L, B, Q, C)."""
         queries = queries.expand(len(memory), -1, -1)  # (B, Q, C)
         x = torch.zeros_like(queries)
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         return torch.stack(hidden)
 
 
-def start(part: nn.Module) -> None:
+def init_weights(part: nn.Module) -> None:
     """The published random start of an encoder or a decoder.
 
     Xavier uniform for all matrices; an attention's query, key and value projections are one matrix of 3C x C

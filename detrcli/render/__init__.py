@@ -1,1 +1,1 @@
-"""Sheets and pages that show what inspection found, a file for each command."""
+"""Figures and pages that show what inspection found."""

@@ -8,18 +8,19 @@ const colours = bytes(data.colours), maps = data.queries.map((query) => bytes(qu
 const grey = new Image();
 let behind; // the picture's pixels
 
-// Which cells a pixel is mixed from, and how much of each: the same bicubic filter as in the sheets.
-function mixing(cells, pixels) {
+// Which cells a pixel is mixed from, and how much of each: the same bicubic filter as in the figures.
+// The picture may be a part of what the cells cover, from cell `start` to cell `end`.
+function mixing(cells, pixels, start, end) {
   const cubic = (x) => {
     x = Math.abs(x);
     if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
     return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
   };
   return Array.from({ length: pixels }, (_, i) => {
-    const centre = ((i + 0.5) * cells) / pixels;
-    const first = Math.max(0, Math.trunc(centre - 1.5)), end = Math.min(cells, Math.trunc(centre + 2.5));
+    const centre = start + ((i + 0.5) * (end - start)) / pixels;
+    const first = Math.max(0, Math.trunc(centre - 1.5)), after = Math.min(cells, Math.trunc(centre + 2.5));
     const shares = [];
-    for (let cell = first; cell < end; cell++) shares.push(cubic(cell + 0.5 - centre));
+    for (let cell = first; cell < after; cell++) shares.push(cubic(cell + 0.5 - centre));
     const all = shares.reduce((a, b) => a + b);
     return { first, shares: shares.map((share) => share / all) };
   });
@@ -102,7 +103,8 @@ grey.onload = () => {
   canvas.height = grey.naturalHeight;
   pen.drawImage(grey, 0, 0);
   behind = pen.getImageData(0, 0, canvas.width, canvas.height).data;
-  [draw.across, draw.down] = [mixing(w, canvas.width), mixing(h, canvas.height)];
+  const [left, top, right, bottom] = data.window;
+  [draw.across, draw.down] = [mixing(w, canvas.width, left, right), mixing(h, canvas.height, top, bottom)];
   const last = data.queries[0].layers.length - 1;
   data.queries.forEach((query) => at("query").add(new Option(`${query.query} ${query.layers[last].text}`)));
   data.heads.forEach((head) => at("head").add(new Option(head)));

@@ -7,14 +7,25 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from detrcli.render.colour import contrast, heat
-from detrcli.render.draw import Box, Mark, default_font, font_for, mark, sheet, shorten
+from detrcli.render.draw import Box, Mark, default_font, font_for, grid_figure, mark, shorten
+from detrcli.resize import Placement
 from detrcli.system.text import visible
 
 SEEN_THROUGH = 0.45  # how much of the picture is left under a map
 STRIP = 22  # pixels under a tile, for its scale
 NARROWEST = 130  # what the scale needs
 MARGIN = 12
-BLUE, WHITE = (0, 90, 200), (255, 255, 255)
+LARGEST_SAMPLE = 7  # pixels, radius of the sampled point that has all the weight of its head
+BLUE, WHITE, BLACK = (0, 90, 200), (255, 255, 255), (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where attention by sampled points took its samples, in pixels of the picture."""
+
+    points: np.ndarray  # (heads, levels, points, 2), x and y
+    weights: np.ndarray  # (heads, levels, points)
+    reference: np.ndarray  # (2,) or (4,), where from: cx, cy, and w, h where it is a box
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Tile:
 
     caption: str
     map: np.ndarray | None = None  # (h, w), shares of the attention; None leaves the picture as it is
+    samples: Samples | None = None  # drawn over the map
     marks: Sequence[Mark] = ()
     points: Sequence[tuple[float, float, str]] = ()  # x, y in pixels of the picture, what is written there
 
@@ -37,19 +49,27 @@ class Matrix:
     columns: Sequence[str]
 
 
-def attention_sheet(
-    image: Image.Image, title: str, tiles: Sequence[Tile], across: int | None = None
+def tiles_figure(
+    image: Image.Image,
+    title: str,
+    tiles: Sequence[Tile],
+    across: int | None = None,
+    placement: Placement | None = None,
 ) -> Image.Image:
-    """All tiles under a title, `across` of them in a row."""
+    """All tiles under a title, `across` of them in a row.
+
+    Maps are over the network's input; without a placement the picture fills that.
+    """
     columns, cell = _layout(len(tiles), across)
-    return titled(title, sheet([(draw_tile(image, t, cell), t.caption) for t in tiles], columns, cell))
+    drawn = [(draw_tile(image, tile, cell, placement), tile.caption) for tile in tiles]
+    return titled(title, grid_figure(drawn, columns, cell))
 
 
-def matrix_sheet(title: str, matrices: Sequence[Matrix]) -> Image.Image:
+def matrix_figure(title: str, matrices: Sequence[Matrix]) -> Image.Image:
     """All matrices under a title."""
     drawn = [(draw_matrix(matrix), matrix.caption) for matrix in matrices]
     cell = max(max(picture.size) for picture, _ in drawn)
-    return titled(title, sheet(drawn, columns=max(1, min(len(drawn), 1600 // cell)), cell=cell))
+    return titled(title, grid_figure(drawn, columns=max(1, min(len(drawn), 1600 // cell)), cell=cell))
 
 
 def draw_matrix(matrix: Matrix) -> Image.Image:
@@ -93,13 +113,15 @@ def stacked(pages: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def draw_tile(image: Image.Image, tile: Tile, cell: int) -> Image.Image:
+def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | None = None) -> Image.Image:
     """A tile as large as fits in a square cell."""
     scale = min(cell / image.width, (cell - STRIP) / image.height)
     width, height = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     shown = image.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
     if tile.map is not None:
-        shown = overlay(shown, tile.map)
+        shown = overlay(shown, tile.map, placement)
+    if tile.samples is not None:
+        _samples(ImageDraw.Draw(shown), tile.samples, scale)
     marks = [Mark(_scaled(m.box, scale), m.name, m.category, m.score) for m in tile.marks]
     if marks:
         shown = mark(shown, marks).resize((width, height), Image.Resampling.LANCZOS)
@@ -114,10 +136,26 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int) -> Image.Image:
     return page
 
 
-def overlay(image: Image.Image, map_: np.ndarray) -> Image.Image:
+def overlay(image: Image.Image, map_: np.ndarray, placement: Placement | None = None) -> Image.Image:
     """A picture in grey under the colours of a map, of which the brightest cell has the last colour."""
-    colours = Image.fromarray(heat(smooth(map_ / (map_.max() or 1), image.size)))
+    whole = map_ / (map_.max() or 1)
+    colours = Image.fromarray(heat(smooth(whole, image.size, window(map_.shape, placement))))
     return Image.blend(colours, in_grey(image).convert("RGB"), SEEN_THROUGH)
+
+
+def window(cells: tuple[int, ...], placement: Placement | None) -> Box:
+    """The part of a map of (h, w) cells over the network's input that lies on the picture, in cells."""
+    h, w = cells
+    if placement is None or placement.fills:
+        return 0, 0, w, h
+    p = placement
+    across, down = w / p.width, h / p.height
+    return (
+        p.left * across,
+        p.top * down,
+        (p.left + p.picture_width) * across,
+        (p.top + p.picture_height) * down,
+    )
 
 
 def in_grey(image: Image.Image) -> Image.Image:
@@ -125,10 +163,10 @@ def in_grey(image: Image.Image) -> Image.Image:
     return ImageOps.autocontrast(image.convert("L"), 1)
 
 
-def smooth(map_: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map (h, w) of feature cells, spread over a picture of (width, height), without what overshoots."""
+def smooth(map_: np.ndarray, size: tuple[int, int], part: Box | None = None) -> np.ndarray:
+    """A map (h, w) of feature cells, or a part of it, over a picture of (width, height), without what overshoots."""
     cells = Image.fromarray(map_.astype(np.float32))
-    return np.asarray(cells.resize(size, Image.Resampling.BICUBIC)).clip(map_.min(), map_.max())
+    return np.asarray(cells.resize(size, Image.Resampling.BICUBIC, part)).clip(map_.min(), map_.max())
 
 
 def titled(title: str, page: Image.Image) -> Image.Image:
@@ -178,3 +216,20 @@ def _point(draw: ImageDraw.ImageDraw, x: float, y: float, text: str) -> None:
     for radius, colour, line in ((9, WHITE, 5), (8, BLUE, 3)):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=line)
     draw.text((x + 12, y - 8), text, fill=WHITE, font=default_font(18), stroke_width=2, stroke_fill=BLUE)
+
+
+def _samples(draw: ImageDraw.ImageDraw, samples: Samples, scale: float) -> None:
+    """A dot for each sampled point, its area by its weight; a cross at the reference, with its box if it has one."""
+    points, weights = scale * samples.points.reshape(-1, 2), samples.weights.ravel()
+    for i in np.argsort(weights, kind="stable").tolist():
+        (x, y), radius = points[i].tolist(), LARGEST_SAMPLE * float(max(weights[i], 0)) ** 0.5
+        around = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(around, fill=WHITE, outline=BLACK if radius >= 2 else None)
+    x, y, *sides = (scale * samples.reference).tolist()
+    if sides:
+        w, h = sides
+        for colour, line in ((WHITE, 3), (BLUE, 1)):
+            draw.rectangle((x - w / 2, y - h / 2, x + w / 2, y + h / 2), outline=colour, width=line)
+    for colour, line, arm in ((WHITE, 5, 9), (BLUE, 3, 8)):
+        draw.line((x - arm, y, x + arm, y), fill=colour, width=line)
+        draw.line((x, y - arm, x, y + arm), fill=colour, width=line)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detrcli.render.attention_figure import SEEN_THROUGH, in_grey
+from detrcli.render.attention_figure import SEEN_THROUGH, in_grey, window
 from detrcli.render.colour import colour_of, contrast, heat
 from detrcli.render.draw import Box
 from detrcli.render.page import Section, as_url, write_page
+from detrcli.resize import Placement
 from detrcli.system.text import visible
 
 LONGEST = 900  # pixels of the picture on the page
@@ -30,7 +31,7 @@ WIDGET = """
 
 @dataclass(frozen=True)
 class Answer:
-    """What a decoder layer says of a query."""
+    """What a decoder layer predicts by a query, on the page."""
 
     text: str
     category: int
@@ -44,13 +45,17 @@ def write_attention_page(
     queries: Sequence[int],
     answers: Sequence[Sequence[Answer]],
     maps: np.ndarray,
+    placement: Placement | None = None,
 ) -> None:
-    """The page for the answers of n queries in L layers each, and maps (L, n, 1 + heads, h, w), the mean first."""
+    """The page for the answers of n queries in L layers each, and maps (L, n, 1 + heads, h, w), the mean first.
+
+    Maps are over the network's input; without a placement the picture fills that.
+    """
     layers, _, kinds, h, w = maps.shape
     told: list[dict[str, Any]] = []
     for query, of_layers, own in zip(queries, answers, maps.swapaxes(0, 1), strict=True):
         most = own.max((-2, -1))  # (L, 1 + heads)
-        steps = (255 * own / most[..., None, None]).round().astype(np.uint8)
+        steps = (255 * own / np.where(most > 0, most, 1)[..., None, None]).round().astype(np.uint8)
         told.append(
             {
                 "query": query,
@@ -74,6 +79,7 @@ def write_attention_page(
         data={
             "picture": as_url(in_grey(shown)),
             "cells": [h, w],
+            "window": window((h, w), placement),
             "heads": ["mean", *map(str, range(kinds - 1))],
             "colours": _text(heat(np.linspace(0, 1, 256))),
             "seen_through": SEEN_THROUGH,

@@ -45,10 +45,10 @@ class Mark:
     box: Box
     name: str
     category: int  # decides on the colour
-    score: float | None = None  # surer marks lie on top; None for the truth
+    score: float | None = None  # surer marks lie on top; None for the ground truth
 
 
-def annotate(image: Image.Image, found: Detections) -> Image.Image:
+def draw_detections(image: Image.Image, found: Detections) -> Image.Image:
     """A copy of an RGB picture with all detections marked."""
     return mark(
         image,
@@ -62,7 +62,7 @@ def annotate(image: Image.Image, found: Detections) -> Image.Image:
 
 
 def marks_of(boxes: Sequence[Box], labels: Sequence[int], classes: Classes) -> list[Mark]:
-    """Marks at the objects of a truth, whose labels are class indices."""
+    """Marks at the objects of a ground truth, whose labels are class indices."""
     return [
         Mark(box, str(classes.names[label]), int(classes.ids[label]))
         for box, label in zip(boxes, labels, strict=True)
@@ -186,7 +186,9 @@ def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320) -> Image.Image:
+def grid_figure(
+    pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320
+) -> Image.Image:
     """Pictures with a caption each, in rows, none larger than its cell."""
     font, gap = default_font(14), 10
     fitted = [_fitted(picture, cell) for picture, _ in pictures]
@@ -202,6 +204,9 @@ def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: i
             (x + cell / 2, y + tallest + 4), text, fill="black", font=font_for(text, 14) or font, anchor="ma"
         )
     return page
+
+
+sheet = grid_figure  # until its callers have the new name
 
 
 def _fitted(picture: Image.Image, cell: int) -> Image.Image:

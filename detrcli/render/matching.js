@@ -44,7 +44,7 @@ function picture(layer) {
   const marks = [
     ...data.targets.map((target, n) => [target.box, "object", `${n} ${target.label}`]),
     ...layer.pairs.filter((pair) => pair.query !== state.query)
-      .map((pair) => [layer.boxes[pair.query], "given", `q${pair.query}`]),
+      .map((pair) => [layer.boxes[pair.query], "matched", `q${pair.query}`]),
   ];
   if (state.query !== null) marks.push([layer.boxes[state.query], "chosen", `q${state.query}`]);
   for (const [shape, kind] of marks) make("rect", { ...inPixels(shape), class: kind }, svg);
@@ -61,7 +61,7 @@ function costs(layer) {
   const table = by("costs");
   table.replaceChildren();
   by("scale").textContent = all.length
-    ? `${number(least)} (light, cheap) to ${number(most)}; framed: the pairs` : "no objects, no costs";
+    ? `${number(least)} (light, cheap) to ${number(most)}; framed: the matched queries` : "no objects, no costs";
   const head = make("tr", {}, table);
   make("th", {}, head, "query");
   data.targets.forEach((target, n) => make("th", {}, head, `${n} ${target.label}`));
@@ -71,9 +71,9 @@ function costs(layer) {
     row.forEach((value, n) => {
       const light = most > least ? (most - value) / (most - least) : 1;
       const [red, green, blue] = data.heat[Math.round(light * (data.heat.length - 1))];
-      const given = layer.pairs.some((pair) => pair.query === query && pair.target === n);
+      const matched = layer.pairs.some((pair) => pair.query === query && pair.target === n);
       make("td", {
-        class: given ? "given" : "",
+        class: matched ? "matched" : "",
         style: `background: rgb(${red},${green},${blue}); color: ${light > 0.6 ? "black" : "white"}`,
       }, line, value.toFixed(2));
     });
@@ -84,14 +84,15 @@ function costs(layer) {
 function said(layer) {
   const query = state.query;
   if (query === null) return "Choose a query: in the list, or by a row of the costs.";
-  const answer = `Query ${query} says ${layer.labels[query]} (${number(layer.scores[query])}). `;
+  const best = `${layer.labels[query]} (${number(layer.scores[query])})`;
+  const answer = `Query ${query} predicts ${layer.nothing[query] ? `no object, at best ${best}` : best}. `;
   const pair = pairOfQuery(layer, query);
-  if (!pair) return `${answer}It was given no object.`;
+  if (!pair) return `${answer}It is unmatched.`;
   const target = `object ${pair.target} (${data.targets[pair.target].label})`;
   const margin = pair.margin === null ? "" : `, margin ${number(pair.margin)}`;
-  const second = pair.runner_up === null ? "no query would take it instead" : `runner-up: query ${pair.runner_up}`;
+  const second = pair.runner_up === null ? "no other query would take it" : `runner-up: query ${pair.runner_up}`;
   const decided = pair.decided === null ? "" : `, decided by ${pair.decided}`;
-  return `${answer}It was given ${target}; ${second}${margin}${decided}.`;
+  return `${answer}It is matched to ${target}; ${second}${margin}${decided}.`;
 }
 
 function show() {

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from detrcli.boxes import corners
-from detrcli.config import MatchingConfig
-from detrcli.inspection.matching import TERMS, UNMATCHED, Layer, weights_of
+from detrcli.inspection.matching import UNMATCHED, LayerMatching
+from detrcli.inspection.report import MatchReport
 from detrcli.render.colour import Colour, contrast, heat
 from detrcli.render.draw import (
     Box,
@@ -21,13 +19,12 @@ from detrcli.render.draw import (
     text_size,
     write,
 )
-from detrcli.structures import Classes, Target
 from detrcli.system.text import visible
 
 # Okabe and Ito's, told apart by the colour-blind too.
-OBJECT: Colour = (0, 114, 178)
-GIVEN: Colour = (230, 159, 0)
-SURE: Colour = (204, 121, 167)
+TRUTH: Colour = (0, 114, 178)
+MATCHED: Colour = (230, 159, 0)
+UNMATCHED_QUERY: Colour = (204, 121, 167)
 
 PICTURE, CROWDED = 560, 840  # pixels of its longer side; the latter where there are many objects
 MANY = 12
@@ -36,17 +33,10 @@ LEAST_CELL, GREATEST_CELL = 13, 30
 NAMES = 110  # pixels for the names of rows, at most
 
 
-def matching_sheet(
-    image: Image.Image,
-    layers: Sequence[Layer],
-    target: Target,
-    classes: Classes,
-    threshold: float,
-    config: MatchingConfig,
-) -> Image.Image:
-    """A block for each layer, one below the other, and what the colours mean at the top."""
-    blocks = [_block(image, layer, target, classes, threshold, config) for layer in layers]
-    legend = _legend(threshold)
+def matching_figure(report: MatchReport, image: Image.Image) -> Image.Image:
+    """A block for each layer that is shown, one below the other, and what the colours mean at the top."""
+    blocks = [_block(report, layer, image) for layer in report.layers_shown]
+    legend = _legend(report.threshold, max((block.width for block in blocks), default=0))
     width = max(block.width for block in [legend, *blocks]) + 2 * GAP
     height = legend.height + sum(block.height + GAP for block in blocks) + 2 * GAP
     page = Image.new("RGB", (width, height), "white")
@@ -58,28 +48,29 @@ def matching_sheet(
     return page
 
 
-def paired_picture(
-    image: Image.Image, layer: Layer, target: Target, classes: Classes, threshold: float
-) -> Image.Image:
-    """The objects and the boxes of their queries, joined; and the sure queries without an object."""
-    scale = (PICTURE if len(target.labels) <= MANY else CROWDED) / max(image.size)
+def paired_picture(report: MatchReport, layer: LayerMatching, image: Image.Image) -> Image.Image:
+    """Ground truth and predictions of the matched queries, joined; and the unmatched queries with a detection."""
+    target, classes = report.target, report.classes
+    scale = (PICTURE if len(target) <= MANY else CROWDED) / max(image.size)
     canvas = image.resize(
         (max(1, round(scale * image.width)), max(1, round(scale * image.height))), Image.Resampling.BICUBIC
     )
     draw = ImageDraw.Draw(canvas, "RGBA")
-    objects, found = _pixels(target.boxes.cpu().numpy(), canvas), _pixels(layer.boxes, canvas)
-    sure = np.setdiff1d(np.flatnonzero(layer.scores >= threshold), layer.queries).tolist()
+    objects, found = (
+        _on_canvas(report, boxes, canvas) for boxes in (target.boxes.cpu().numpy(), layer.boxes)
+    )
+    sure = np.setdiff1d(np.flatnonzero(layer.scores >= report.threshold), layer.queries).tolist()
 
     labelled: list[tuple[Box, str, Colour]] = []
     for query in sure:
-        outline(draw, found[query], SURE, 2)
-        labelled.append((found[query], f"q{query} {classes.names[layer.labels[query]]}", SURE))
+        outline(draw, found[query], UNMATCHED_QUERY, 2)
+        labelled.append((found[query], f"q{query} {classes.names[layer.labels[query]]}", UNMATCHED_QUERY))
     for n, query in enumerate(layer.queries.tolist()):
-        outline(draw, objects[n], OBJECT, 3)
-        labelled.append((objects[n], f"{n} {classes.names[target.labels[n]]}", OBJECT))
+        outline(draw, objects[n], TRUTH, 3)
+        labelled.append((objects[n], f"{n} {classes.names[target.labels[n]]}", TRUTH))
         if query != UNMATCHED:
-            outline(draw, found[query], GIVEN, 2)
-            labelled.append((found[query], f"q{query}", GIVEN))
+            outline(draw, found[query], MATCHED, 2)
+            labelled.append((found[query], f"q{query}", MATCHED))
     for n, query in enumerate(layer.queries.tolist()):
         if query != UNMATCHED:
             _join(draw, objects[n], found[query])
@@ -100,34 +91,30 @@ def _join(draw: ImageDraw.ImageDraw, a: Box, b: Box) -> None:
     start, end = (((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in (a, b))
     draw.line((*start, *end), fill=(0, 0, 0, 255), width=5)
     draw.line((*start, *end), fill=(255, 255, 255, 255), width=2)
-    for (x, y), colour, radius in ((start, OBJECT, 4), (end, GIVEN, 3)):
+    for (x, y), colour, radius in ((start, TRUTH, 4), (end, MATCHED, 3)):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="white")
 
 
-def _pixels(boxes: np.ndarray, canvas: Image.Image) -> list[Box]:
-    scaled = corners(torch.from_numpy(boxes)).numpy() * np.array([canvas.width, canvas.height] * 2)
-    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in scaled.tolist()]
+def _on_canvas(report: MatchReport, boxes: np.ndarray, canvas: Image.Image) -> list[Box]:
+    scale = np.array([canvas.width / report.width, canvas.height / report.height] * 2)
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in (scale * report.pixels(boxes)).tolist()]
 
 
-def _block(
-    image: Image.Image,
-    layer: Layer,
-    target: Target,
-    classes: Classes,
-    threshold: float,
-    config: MatchingConfig,
-) -> Image.Image:
-    picture = paired_picture(image, layer, target, classes, threshold)
-    queries = layer.that_matter(threshold)
-    names = [f"{n} {classes.names[label]}" for n, label in enumerate(target.labels.tolist())]
-    weights = weights_of(config)
-    tables = {f"{name}, times {weights[name]:g}": weights[name] * layer.terms[name] for name in TERMS}
+def _block(report: MatchReport, layer: LayerMatching, image: Image.Image) -> Image.Image:
+    picture = paired_picture(report, layer, image)
+    queries = layer.that_matter(report.threshold)
+    names = [f"{n} {report.target_name(n)}" for n in range(len(report.target))]
+    tables = {
+        f"{name}, times {weight:g}": weight * layer.terms[name]
+        for name, weight in report.cost_weights.items()
+    }
     panels = [
-        _costs(title, values, queries, names, layer)
+        cost_map(title, values, queries, names, layer)
         for title, values in {**tables, "total": layer.total}.items()
     ]
     across, down = (max(panel.size[axis] for panel in panels) + GAP for axis in (0, 1))
-    height = 2 * TITLE + max(picture.height, 2 * down - GAP)
+    rows = -(-len(panels) // 2)
+    height = 2 * TITLE + max(picture.height, rows * down - GAP)
     block = Image.new("RGB", (picture.width + GAP + 2 * across - GAP, height), "white")
     ImageDraw.Draw(block).text((0, 0), f"layer {layer.layer}", fill="black", font=default_font(TITLE))
     block.paste(picture, (0, 2 * TITLE))
@@ -136,8 +123,8 @@ def _block(
     return block
 
 
-def _costs(
-    title: str, values: np.ndarray, queries: Sequence[int], names: Sequence[str], layer: Layer
+def cost_map(
+    title: str, values: np.ndarray, queries: Sequence[int], names: Sequence[str], layer: LayerMatching
 ) -> Image.Image:
     """A heat map of `values` (Q, N): a row for each object, a column for each query that matters."""
     font, small = default_font(TITLE), default_font(TEXT)
@@ -198,24 +185,27 @@ def _upright(text: str, font: Font) -> Image.Image:
     return lying.rotate(90, expand=True)
 
 
-def _legend(threshold: float) -> Image.Image:
-    """What the colours and the marks mean."""
-    font = default_font(TEXT)
+def _legend(threshold: float, width: int) -> Image.Image:
+    """What the colours and the marks mean, in as many lines as the figure is narrow."""
+    font, line = default_font(TEXT), TEXT + 8
     entries: list[tuple[Colour | None, str]] = [
-        (OBJECT, "an object"),
-        (GIVEN, "the box of its query"),
-        (SURE, f"a query with a score of {threshold:g} or more and no object"),
-        (
-            None,
-            "costs: light is cheap; framed: the pair; dot: the runner-up; columns: the queries that matter",
-        ),
+        (TRUTH, "ground truth"),
+        (MATCHED, "prediction of the matched query"),
+        (UNMATCHED_QUERY, f"unmatched query with a score of {threshold:g} or more"),
+        (None, "costs: light is cheap; framed: the matched query; dot: the runner-up"),
+        (None, "columns: matched queries, runners-up and detections"),
     ]
-    widths = [round(font.getlength(text)) + (0 if colour is None else 22) + 24 for colour, text in entries]
-    legend = Image.new("RGB", (sum(widths), TEXT + 8), "white")
-    draw, x = ImageDraw.Draw(legend), 0
-    for (colour, text), width in zip(entries, widths, strict=True):
+    places, x, y = [], 0, 0
+    for colour, text in entries:
+        long = round(font.getlength(text)) + (0 if colour is None else 22) + 24
+        if x and x + long > width:
+            x, y = 0, y + line
+        places.append((x, y, long))
+        x += long
+    legend = Image.new("RGB", (max(x + long for x, _, long in places), y + line), "white")
+    draw = ImageDraw.Draw(legend)
+    for (colour, text), (x, y, _) in zip(entries, places, strict=True):
         if colour is not None:
-            draw.rectangle((x, 4, x + 16, TEXT + 2), fill=colour)
-        draw.text((x + (0 if colour is None else 22), 2), text, fill="black", font=font)
-        x += width
+            draw.rectangle((x, y + 4, x + 16, y + TEXT + 2), fill=colour)
+        draw.text((x + (0 if colour is None else 22), y + 2), text, fill="black", font=font)
     return legend

@@ -1,6 +1,5 @@
 """A page to walk through the layers and queries of a matching."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detrcli.config import MatchingConfig
-from detrcli.inspection.matching import Layer, weights_of
+from detrcli.inspection.explained import of_picture
+from detrcli.inspection.report import MatchReport
+from detrcli.losses.scoring import NOTHING
 from detrcli.render.colour import heat
-from detrcli.render.matching_figure import GIVEN, OBJECT, SURE
+from detrcli.render.matching_figure import MATCHED, TRUTH, UNMATCHED_QUERY
 from detrcli.render.page import Section, as_url, write_page
-from detrcli.structures import Classes, Target
 from detrcli.system.text import visible
 
 SCRIPT = Path(__file__).with_name("matching.js")
@@ -29,13 +28,13 @@ WIDGET = """
 #boxes line {{ stroke: white; filter: drop-shadow(0 0 1px black); }}
 #boxes text {{ paint-order: stroke; stroke-width: .4em; stroke-linejoin: round; font-family: sans-serif; }}
 #boxes .object {{ stroke: rgb{object}; }} #boxes text.object {{ fill: white; }}
-#boxes .given {{ stroke: rgb{given}; }} #boxes text.given {{ fill: black; }}
+#boxes .matched {{ stroke: rgb{matched}; }} #boxes text.matched {{ fill: black; }}
 #boxes .chosen {{ stroke: rgb{chosen}; }} #boxes text.chosen {{ fill: black; }}
 #boxes rect.chosen {{ stroke-width: 4; }}
 #side {{ overflow-x: auto; }}
 #costs td {{ padding: 0 .4rem; text-align: right; font-variant-numeric: tabular-nums; }}
 #costs th {{ padding: 0 .6rem 0 0; font-weight: normal; }}
-#costs td.given {{ outline: 3px solid rgb{given}; outline-offset: -3px; font-weight: bold; }}
+#costs td.matched {{ outline: 3px solid rgb{matched}; outline-offset: -3px; font-weight: bold; }}
 #costs tr {{ cursor: pointer; }}
 #costs tr.chosen th {{ background: rgb{chosen}; color: black; }}
 </style>
@@ -52,44 +51,42 @@ WIDGET = """
 """
 
 
-def write_matching_page(
-    path: Path,
-    image: Image.Image,
-    name: str,
-    layers: Sequence[Layer],
-    target: Target,
-    classes: Classes,
-    config: MatchingConfig,
-) -> None:
+def write_matching_page(path: Path, report: MatchReport, image: Image.Image) -> None:
     """Write the page of one image; all that it shows is in it."""
-    widget = WIDGET.format(object=OBJECT, given=GIVEN, chosen=SURE, picture=as_url(image))
+    widget = WIDGET.format(object=TRUTH, matched=MATCHED, chosen=UNMATCHED_QUERY, picture=as_url(image))
     write_page(
         path,
         "How the matching decided",
-        f"{name}. Blue: the objects. Orange: the boxes of the queries that they were given to. "
+        f"{report.file}. Blue: the ground truth. Orange: the predictions of the matched queries. "
         "Pink: the query that you chose.",
         [Section("Layers, queries, costs", widget=widget)],
-        data=_data(image, layers, target, classes, config),
+        data=_data(report, image),
         script=SCRIPT.read_text(encoding="utf-8"),
     )
 
 
-def _data(
-    image: Image.Image, layers: Sequence[Layer], target: Target, classes: Classes, config: MatchingConfig
-) -> dict[str, Any]:
-    names = [visible(str(name)) for name in classes.names]
+def _data(report: MatchReport, image: Image.Image) -> dict[str, Any]:
+    names = [visible(str(name)) for name in report.classes.names]
+
+    def shares(boxes: np.ndarray) -> list[list[float]]:
+        """cx, cy, w, h in [0, 1] of the picture."""
+        return of_picture(boxes, report.placement).tolist()
+
     return {
         "image": {"width": image.width, "height": image.height},
         "heat": heat(np.linspace(0, 1, 64)).tolist(),
-        "weights": {**weights_of(config), "total": 1},
+        "weights": {**report.cost_weights, "total": 1},
         "targets": [
             {"label": names[label], "box": box}
-            for label, box in zip(target.labels.tolist(), target.boxes.tolist(), strict=True)
+            for label, box in zip(
+                report.target.labels.tolist(), shares(report.target.boxes.numpy()), strict=True
+            )
         ],
         "layers": [
             {
-                "boxes": layer.boxes.tolist(),
+                "boxes": shares(layer.boxes),
                 "labels": [names[label] for label in layer.labels.tolist()],
+                "nothing": (layer.top == NOTHING).tolist(),
                 "scores": layer.scores.tolist(),
                 "cost": {
                     term: np.round(values, 5).tolist()
@@ -97,6 +94,6 @@ def _data(
                 },
                 "pairs": [asdict(pair) for pair in layer.pairs],
             }
-            for layer in layers
+            for layer in report.layers
         ],
     }

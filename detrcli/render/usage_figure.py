@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from detrcli.inspection.usage import SMALL, HardExample, Usage
 from detrcli.render.colour import Colour
-from detrcli.render.draw import Mark, default_font, mark, sheet
+from detrcli.render.draw import Mark, default_font, grid_figure, mark
 from detrcli.structures import Classes
 
 TILE, GAP, TEXT = 104, 12, 12
@@ -25,17 +25,15 @@ KINDS: dict[str, Colour] = {
 }
 
 
-def usage_sheet(
-    usage: Usage,
-    picture: Callable[[int], Image.Image],
-    classes: Classes,
-) -> Image.Image:
+def usage_figure(usage: Usage, picture: Callable[[int], Image.Image]) -> Image.Image:
     """The atlas, and below it the worst objects; `picture` opens an image by its place in the split."""
     parts = [atlas(usage)]
     if usage.worst:
         parts += [
-            _line("wrong labels are among these: loss, image, and what the object's query says of it"),
-            worst_sheet(usage.worst, picture, classes),
+            _line(
+                "the largest losses, wrong labels among them: loss, image, and what the object's query predicts"
+            ),
+            hard_examples_figure(usage.worst, picture, usage.classes),
         ]
     page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
     y = 0
@@ -50,7 +48,7 @@ def atlas(usage: Usage) -> Image.Image:
     queries = len(usage.boxes)
     columns, counts = min(COLUMNS, queries), usage.used.sum(1)
     head = _legend(
-        f"all boxes of each query over {usage.images:,} pictures; below, how many objects it was given"
+        f"all boxes of each query over {usage.images:,} pictures; below, how many objects it was matched to"
     )
     across, down = TILE + GAP, TILE + GAP + TEXT + 6
     rows = -(-queries // columns)
@@ -61,14 +59,14 @@ def atlas(usage: Usage) -> Image.Image:
     draw, font = ImageDraw.Draw(page), default_font(TEXT)
     for query, boxes in enumerate(usage.boxes):
         x, y = GAP + query % columns * across, head.height + query // columns * down
-        page.paste(_tile(boxes, usage.image_sizes), (x, y))
+        page.paste(query_tile(boxes, usage.image_sizes), (x, y))
         caption = f"{query}: {counts[query]:,}" if counts[query] else f"{query}: none"
         draw.text((x + TILE / 2, y + TILE + 3), caption, fill="black", font=font, anchor="ma")
     return page
 
 
-def _tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
-    """Drawn at four times the size, so that points are round."""
+def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
+    """A point for each box (I, 4) of a query; drawn at four times the size, so that points are round."""
     fine = 4
     tile = Image.new("RGB", (fine * TILE, fine * TILE), (240, 240, 240))
     draw = ImageDraw.Draw(tile)
@@ -85,29 +83,29 @@ def _tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
     return tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
-def worst_sheet(
-    cases: Sequence[HardExample], picture: Callable[[int], Image.Image], classes: Classes
+def hard_examples_figure(
+    examples: Sequence[HardExample], picture: Callable[[int], Image.Image], classes: Classes
 ) -> Image.Image:
-    """Each object in its surroundings, with its label, its loss, and what its query says."""
+    """Each object in its surroundings, with its label, its loss, and what its query predicts."""
     cells = []
-    for case in cases:
-        image = picture(case.place)
-        cells.append((_cut_out(image, case, classes), _caption(case, classes)))
-    return sheet(cells, columns=WORST_COLUMNS * (1 if len(cells) <= MANY else 2), cell=WORST_CELL)
+    for one in examples:
+        image = picture(one.place)
+        cells.append((_cut_out(image, one, classes), _caption(one, classes)))
+    return grid_figure(cells, columns=WORST_COLUMNS * (1 if len(cells) <= MANY else 2), cell=WORST_CELL)
 
 
-def _cut_out(image: Image.Image, case: HardExample, classes: Classes) -> Image.Image:
-    cx, cy, w, h = case.box * np.array([image.width, image.height] * 2)
+def _cut_out(image: Image.Image, one: HardExample, classes: Classes) -> Image.Image:
+    cx, cy, w, h = one.box * np.array([image.width, image.height] * 2)
     side = max(AROUND * max(w, h), LEAST_SHARE * min(image.size))
     left, top = max(0, round(cx - side / 2)), max(0, round(cy - side / 2))
     right, bottom = min(image.width, round(cx + side / 2)), min(image.height, round(cy + side / 2))
     box = (cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top)
     shown = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-    return mark(shown, [Mark(box, str(classes.names[case.label]), int(classes.ids[case.label]))])
+    return mark(shown, [Mark(box, str(classes.names[one.label]), int(classes.ids[one.label]))])
 
 
-def _caption(case: HardExample, classes: Classes) -> str:
-    return f"{case.whole_loss:.1f}  {case.image_id}: {classes.names[case.said]} {case.score:.2f}"
+def _caption(one: HardExample, classes: Classes) -> str:
+    return f"{one.total_loss:.1f}  {one.image_id}: {classes.names[one.predicted]} {one.score:.2f}"
 
 
 def _legend(text: str) -> Image.Image:

@@ -1,38 +1,57 @@
-"""The members of the family, by name. A member is one file here and its lines in these tables."""
+"""The members of the family. A member is one file here and its line in the table, or an entry point of a package."""
 
+from functools import cache
+from importlib import metadata
 from typing import Any
 
-from detrcli.config import Preprocessing
-from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.config import ModelConfig
+from detrcli.errors import UsageError
 from detrcli.variants import detr, tiny
-from detrcli.variants.variant import Kind, ModelConfig
+from detrcli.variants.variant import Variant
 
-VARIANTS: dict[str, ModelConfig] = {
-    **detr.PRESETS,
-    "detr-tiny": tiny.TinyConfig(),
-}
+ENTRY_POINTS = "detrcli.variants"  # the group in which other packages name theirs
 
-KINDS: dict[str, Kind[Any]] = {
-    kind.name: kind
-    for kind in (
-        detr.KIND,
-        tiny.KIND,
-    )
-}
-
-_KIND_OF = {kind.config: kind for kind in KINDS.values()}
+_VARIANTS: list[Variant[Any]] = [
+    detr.VARIANT,
+    tiny.VARIANT,
+]
 
 
-def kind_of(config: ModelConfig) -> Kind[Any]:
+def register(variant: Variant[Any]) -> None:
+    """Make a member known for as long as the program runs."""
+    if variant.name not in {known.name for known in _VARIANTS}:
+        _VARIANTS.append(variant)
+
+
+def variants() -> dict[str, Variant[Any]]:
+    """All members by their names, those of installed packages too."""
+    return {variant.name: variant for variant in (*_VARIANTS, *_installed())}
+
+
+def presets() -> dict[str, ModelConfig]:
+    """What `--model` takes, by name."""
+    return {name: config for variant in variants().values() for name, config in variant.presets.items()}
+
+
+def preset(name: str) -> ModelConfig:
+    """The model of this name."""
+    known = presets()
+    if name not in known:
+        raise UsageError(f"--model {name}: there is {', '.join(known)}.")
+    return known[name]
+
+
+def variant_of(config: ModelConfig) -> Variant[Any]:
     """Which member has such a config."""
-    return _KIND_OF[type(config)]
+    return next(variant for variant in variants().values() if variant.config is type(config))
 
 
-def build(config: ModelConfig) -> DetectionTransformer:
-    """The network, with its random start."""
-    return kind_of(config).build(config)
-
-
-def preprocessing(config: ModelConfig) -> Preprocessing:
-    """How such a model's pictures are prepared unless told otherwise."""
-    return kind_of(config).preprocessing
+@cache
+def _installed() -> list[Variant[Any]]:
+    found: list[Variant[Any]] = []
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        variant = point.load()
+        if not isinstance(variant, Variant):
+            raise UsageError(f"{point.value}: the entry point {point.name} of {ENTRY_POINTS} is no Variant.")
+        found.append(variant)
+    return found

@@ -1,19 +1,25 @@
 """DETR as published (arXiv 2005.12872)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from detrcli.config import LossConfig, MatchingConfig, Preprocessing
-from detrcli.losses.criterion import ClassTerm, Criterion, GIoUTerm, L1Term
+from detrcli.config import Count, Layers, LossConfig, ModelConfig, Preprocessing, Share, Width
+from detrcli.errors import UsageError
+from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import Matcher
+from detrcli.losses.scoring import Softmax
+from detrcli.losses.terms import class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss
 from detrcli.model.backbone import NORMS, ResNet
+from detrcli.model.dense_attention import DenseInspectable
 from detrcli.model.detr import DETR
 from detrcli.model.position import LearnedPosition, SinePosition
 from detrcli.model.transformer import Decoder, Encoder
-from detrcli.variants.variant import Kind, ModelConfig
+from detrcli.variants import detr_names
+from detrcli.variants.variant import TrainedBackbone, Variant
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,24 @@ class DETRConfig(ModelConfig):
     dilated: bool = False  # DC5: the last stage keeps its resolution
     position: Literal["sine", "learned"] = "sine"
     pre_norm: bool = False
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    dim: int = 256
-    heads: int = 8
-    feed_forward: int = 2048
-    dropout: float = 0.1
-    queries: int = 100
-    classes: int = 91  # the highest COCO id + 1; "no object" comes on top
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
+    dim: Width = 256
+    heads: Width = 8
+    feed_forward: Width = 2048
+    dropout: Share = 0.1
+    queries: Count = 100
+    classes: Count = 91  # the highest COCO id + 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self.dim, self.heads)
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Heads share out the dimensions, and positions take them by four."""
+    if dim % heads or dim % 4:
+        raise UsageError(f"dim = {dim}: it is a multiple of 4 and of the {heads} heads.")
 
 
 PRESETS = {
@@ -56,21 +72,56 @@ def build(config: DETRConfig) -> DETR:
         decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=c.pre_norm),
         dim=c.dim,
         queries=c.queries,
-        classes=c.classes,
+        rows=Softmax().rows(c.classes),
     )
 
 
-KIND = Kind(
+def set_prediction_loss(config: ModelConfig, loss: LossConfig) -> Criterion:
+    """The paper's loss: class, L1 and generalised IoU, of every decoder layer."""
+    scoring = replace(Softmax(), no_object=loss.no_object)
+    cost, weight = loss.cost, loss.loss
+    matcher = Matcher(
+        [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
+        loss.matching,
+    )
+    terms = [class_loss(scoring, weight["class"]), l1_loss(weight["l1"]), giou_loss(weight["giou"])]
+    return Criterion(scoring, matcher, terms)
+
+
+def class_head_rows(dim: int, rows: int) -> Mapping[str, Tensor]:
+    """A class head as it starts."""
+    head = nn.Linear(dim, rows)
+    return {"class_head.weight": head.weight.detach(), "class_head.bias": head.bias.detach()}
+
+
+def _difference(found: DETRConfig, wanted: DETRConfig) -> str:
+    if (found.backbone, found.dilated) == (wanted.backbone, wanted.dilated):
+        return ""
+    return f"its backbone is {found.backbone}{' dilated' if found.dilated else ''}"
+
+
+def _no_statistics(config: DETRConfig) -> str | None:
+    if config.norm != "group":
+        return None
+    return (
+        "ImageNet weights were trained with batch norm, and group norm has no place for their statistics.\n"
+        "Use norm = frozen or batch."
+    )
+
+
+VARIANT = Variant(
     name="detr",
     config=DETRConfig,
+    presets=PRESETS,
     build=build,
+    scoring=lambda config: Softmax(),
+    make_loss=set_prediction_loss,
+    inspect=DenseInspectable,
     preprocessing=Preprocessing(),
-    per_query={"queries.weight": lambda c: torch.randn(c.queries, c.dim)},
+    class_rows=lambda c: class_head_rows(c.dim, Softmax().rows(c.classes)),
+    query_rows=lambda c: {"queries.weight": torch.randn(c.queries, c.dim)},
+    difference=_difference,
+    published=detr_names.published(DETRConfig),
+    hugging_face={"detr": detr_names.hugging_face(DETRConfig)},
+    backbone=TrainedBackbone(lambda c: c.backbone, "backbone.body.", _no_statistics),
 )
-
-
-def build_criterion(loss: LossConfig | None = None, matching: MatchingConfig | None = None) -> Criterion:
-    """The set prediction loss, with the published weights unless told otherwise."""
-    loss = loss or LossConfig()
-    terms = (ClassTerm(loss.loss_class, loss.no_object), L1Term(loss.loss_l1), GIoUTerm(loss.loss_giou))
-    return Criterion(Matcher(matching), terms)

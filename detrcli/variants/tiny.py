@@ -7,13 +7,17 @@ from typing import Literal
 import torch
 from torch import nn
 
-from detrcli.config import Preprocessing
+from detrcli.config import Count, Layers, ModelConfig, Preprocessing, Share, Width
+from detrcli.losses.scoring import Softmax
 from detrcli.model.backbone import Norm
+from detrcli.model.dense_attention import DenseInspectable
 from detrcli.model.position import SinePosition
 from detrcli.model.refinement import RefiningDETR, spread
 from detrcli.model.tiny_backbone import TinyBackbone
 from detrcli.model.transformer import Decoder, Encoder
-from detrcli.variants.variant import Kind, ModelConfig
+from detrcli.resize import ShortestEdge
+from detrcli.variants.detr import check_heads, class_head_rows, set_prediction_loss
+from detrcli.variants.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -21,15 +25,19 @@ class TinyConfig(ModelConfig):
     """All numbers of the model."""
 
     norm: Literal["batch", "group"] = "batch"  # none is frozen: nobody has trained this backbone before
-    width: int = 24  # channels after the first convolution; the features have four times as many
-    encoder_layers: int = 2
-    decoder_layers: int = 3
-    dim: int = 128
-    heads: int = 4  # narrow heads are slow on a CPU
-    feed_forward: int = 512
-    dropout: float = 0.0
-    queries: int = 25
-    classes: int = 5  # those of `shapes`
+    width: Width = 24  # channels after the first convolution; the features have four times as many
+    encoder_layers: Layers = 2
+    decoder_layers: Layers = 3
+    dim: Width = 128
+    heads: Width = 4  # narrow heads are slow on a CPU
+    feed_forward: Width = 512
+    dropout: Share = 0.0
+    queries: Count = 25
+    classes: Count = 5  # those of `shapes`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self.dim, self.heads)
 
 
 # Eight groups, since not all of its channels can be shared out among ResNet's 32.
@@ -46,17 +54,22 @@ def build(config: TinyConfig) -> RefiningDETR:
         decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
         dim=c.dim,
         queries=c.queries,
-        classes=c.classes,
+        rows=Softmax().rows(c.classes),
     )
 
 
-KIND = Kind(
+VARIANT = Variant(
     name="detr-tiny",
     config=TinyConfig,
+    presets={"detr-tiny": TinyConfig()},
     build=build,
-    preprocessing=Preprocessing(size=128, max_size=213),
-    per_query={
-        "queries.contents": lambda c: torch.randn(c.queries, c.dim),
-        "queries.references": lambda c: spread(c.queries),
+    scoring=lambda config: Softmax(),
+    make_loss=set_prediction_loss,
+    inspect=DenseInspectable,
+    preprocessing=Preprocessing(ShortestEdge(128, 213)),
+    class_rows=lambda c: class_head_rows(c.dim, Softmax().rows(c.classes)),
+    query_rows=lambda c: {
+        "queries.contents": torch.randn(c.queries, c.dim),
+        "queries.references": spread(c.queries),
     },
 )

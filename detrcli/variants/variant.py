@@ -1,34 +1,88 @@
-"""What all members of the family have in common."""
+"""What there is to know of a member of the family wherever any member will do. The core asks here and knows no member."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from detrcli.config import Config, Preprocessing
+from detrcli.config import LossConfig, ModelConfig, Preprocessing
+from detrcli.errors import UsageError
+from detrcli.losses.loss import Loss
+from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
-
-
-@dataclass(frozen=True)
-class ModelConfig(Config):
-    """All numbers of a model. These are every member's; each adds its own."""
-
-    queries: int
-    classes: int  # without "no object", which comes on top
-    dropout: float
-    norm: str  # of the backbone; each member lists those it can have
-
+from detrcli.model.inspectable import Inspectable
 
 C = TypeVar("C", bound=ModelConfig)
 
 
 @dataclass(frozen=True)
-class Kind(Generic[C]):
-    """A member: what there is to know of it wherever any model will do."""
+class ForeignNames(Generic[C]):
+    """A member's tensors as others name and keep them."""
+
+    known_by: Callable[[Collection[str]], bool]  # whether these are names of it
+    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]  # to our names
+    # Where they are from, the tensors under our names, what stands beside them (a script's args, a config.json), and
+    # the model that they are said to be, if any: to the config that holds them, or a WeightsError.
+    infer: Callable[[str, Mapping[str, Tensor], Mapping[str, Any], C | None], C]
+
+
+@dataclass(frozen=True)
+class TrainedBackbone(Generic[C]):
+    """A backbone that others have trained to classify pictures."""
+
+    architecture: Callable[[C], str]  # torchvision's name of it
+    prefix: str  # of our names, where torchvision's follow
+    refuse: Callable[[C], str | None] = lambda config: None  # why a config cannot take them
+
+
+@dataclass(frozen=True)
+class FolderFormat(Generic[C]):
+    """How a model is kept that one file of ours does not hold: as the files of a folder."""
+
+    write: Callable[[C, Mapping[str, Tensor]], Mapping[str, bytes]]  # by their names
+    read: Callable[[Path], dict[str, Tensor]]
+
+
+def _backbone_apart(model: DetectionTransformer) -> dict[str, list[nn.Parameter]]:
+    """What is trained, in groups that have a learning rate each; the backbone's is the lower one."""
+    backbone = set(model.backbone.parameters())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return {
+        "transformer": [parameter for parameter in trained if parameter not in backbone],
+        "backbone": [parameter for parameter in trained if parameter in backbone],
+    }
+
+
+@dataclass(frozen=True)
+class Variant(Generic[C]):
+    """A member of the family: one file that makes one of these, and one line that registers it."""
 
     name: str  # in the header of our own files
     config: type[C]
-    build: Callable[[C], DetectionTransformer]
+    presets: Mapping[str, C]  # what `--model` takes
+    build: Callable[[C], DetectionTransformer]  # with its random start
+    scoring: Callable[[C], Scoring]
+    make_loss: Callable[[C, LossConfig], Loss]
+    inspect: Callable[[Any], Inspectable]  # of what `build` gives
     preprocessing: Preprocessing  # what it wants to see unless told otherwise
-    per_query: Mapping[str, Callable[[C], Tensor]]  # its tensors of one row per query -> how they start
+    class_rows: Callable[[C], Mapping[str, Tensor]]  # its tensors of one row per class, as they start
+    query_rows: Callable[[C], Mapping[str, Tensor]]  # likewise per query
+    loss: LossConfig = field(default_factory=LossConfig)  # as it is trained unless told otherwise
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # settings of training where the user says nothing
+    parameter_groups: Callable[[DetectionTransformer], Mapping[str, list[nn.Parameter]]] = _backbone_apart
+    difference: Callable[[C, C], str] = lambda found, wanted: ""  # what makes one another model than the other
+    published: ForeignNames[C] | None = None  # as the published training script saves it
+    hugging_face: Mapping[str, ForeignNames[C]] = field(default_factory=dict)  # by transformers' `model_type`
+    backbone: TrainedBackbone[C] | None = None
+    folder: FolderFormat[C] | None = None  # None: kept as one file of ours
+
+    def changed(self, config: C, **changes: Any) -> C:
+        """The config with other values, where they are given; a UsageError for what such a model does not have."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        known = {one.name for one in fields(config)}
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{name}: a {self.name} has no such number.")
+        return replace(config, **given)

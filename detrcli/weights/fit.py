@@ -3,11 +3,9 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from detrcli.structures import Classes
 from detrcli.system.text import key
-from detrcli.variants import kind_of
 from detrcli.weights.coco import UNUSED
 from detrcli.weights.weights import Weights
 
@@ -27,25 +25,24 @@ class Fitted:
 def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitted:
     """Keep what is known by name and start the rest as a new model would, from torch's random state.
 
-    Names are compared without regard to case and surrounding space. The row of "no object" always stays.
+    Names are compared without regard to case and surrounding space. A head's rows behind those of the classes,
+    such as that of "no object", always stay.
     """
-    tensors = dict(weights.tensors)
+    variant, tensors = weights.variant, dict(weights.tensors)
     known = {key(name): row for row, name in enumerate(weights.classes.names) if name != UNUSED}
     rows = {index: known[key(name)] for index, name in enumerate(classes.names) if key(name) in known}
+    before, wanted = weights.config.queries, queries or weights.config.queries
+    config = variant.changed(weights.config, classes=len(classes), queries=wanted)
 
-    head = nn.Linear(tensors["class_head.weight"].shape[1], len(classes) + 1)
-    for part, new in (("weight", head.weight), ("bias", head.bias)):
-        old = tensors[f"class_head.{part}"]
-        new[-1] = old[-1]
+    for name, fresh in variant.class_rows(config).items():
+        old, new = tensors[name], fresh.clone()
+        new[len(classes) :] = old[weights.config.classes :]
         for index, row in rows.items():
             new[index] = old[row]
-        tensors[f"class_head.{part}"] = new.detach()
-
-    before, wanted = weights.config.queries, queries or weights.config.queries
-    config = replace(weights.config, classes=len(classes), queries=wanted)
-    for name, start in kind_of(config).per_query.items():
+        tensors[name] = new
+    for name, fresh in variant.query_rows(config).items():
         common = min(before, wanted)
-        tensors[name] = torch.cat([tensors[name][:common], start(config)[common:]])
+        tensors[name] = torch.cat([tensors[name][:common], fresh[common:]])
 
     kept = [str(classes.names[index]) for index in rows]
     found = set(map(key, kept))

@@ -4,28 +4,26 @@ import hashlib
 import re
 from pathlib import Path
 
-from detrcli.errors import UsageError, WeightsError
-from detrcli.variants import VARIANTS, kind_of
-from detrcli.variants.detr import PRESETS, DETRConfig
-from detrcli.variants.variant import ModelConfig
+from detrcli.config import ModelConfig
+from detrcli.errors import NO_MASKS, UsageError, WeightsError
+from detrcli.variants import preset, variant_of
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
-from detrcli.weights.formats import hugging_face, native, published
+from detrcli.weights.formats import folder, hugging_face, native, published
 from detrcli.weights.registry import PUBLISHED, SHIPPED
-from detrcli.weights.weights import NO_MASKS, Weights
+from detrcli.weights.save import find
+from detrcli.weights.weights import Weights
 
-BEST = "best.safetensors"
+BEST = "best"  # what a run calls its best weights
 
 
 def load_weights(
     source: str, *, model: str | None = None, sha256: str | None = None, progress: Progress = no_progress
 ) -> Weights:
     """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` says what they are: tensors cannot tell DC5."""
-    if model is not None and model not in VARIANTS:
-        raise UsageError(f"--model {model}: there is {', '.join(VARIANTS)}.")
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits.")
-    wanted = None if model is None else VARIANTS[model]
-    loaded = _load(source, wanted.dilated if isinstance(wanted, DETRConfig) else None, sha256, progress)
+    wanted = None if model is None else preset(model)
+    loaded = _load(source, wanted, sha256, progress)
     if wanted is not None and (is_a := _difference(loaded.config, wanted)):
         raise UsageError(f"{source}: not a {model}: {is_a}.")
     return loaded
@@ -33,16 +31,13 @@ def load_weights(
 
 def _difference(found: ModelConfig, wanted: ModelConfig) -> str:
     """What makes it another model; nothing where it is the same, whatever its numbers."""
-    if kind_of(found) is not kind_of(wanted):
-        return f"it is a {kind_of(found).name}"
-    if not (isinstance(found, DETRConfig) and isinstance(wanted, DETRConfig)):
-        return ""
-    if (found.backbone, found.dilated) == (wanted.backbone, wanted.dilated):
-        return ""
-    return f"its backbone is {found.backbone}{' dilated' if found.dilated else ''}"
+    variant = variant_of(found)
+    if variant is not variant_of(wanted):
+        return f"it is a {variant.name}"
+    return variant.difference(found, wanted)
 
 
-def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progress) -> Weights:
+def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress: Progress) -> Weights:
     if source in SHIPPED:
         return native.load(SHIPPED[source].path, source)
     if source in PUBLISHED:
@@ -50,23 +45,25 @@ def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progr
         if known.panoptic:
             raise WeightsError(NO_MASKS.format(source))
         path = fetch(known.url, known.sha256, progress)
-        return published.load(path, source, dilated=PRESETS[source].dilated)
+        return published.load(path, source, preset(source))
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source)
     if re.match(r"https?://", source):
-        wanted = sha256 or hash_in_name(source)
-        if wanted is None:
+        promised = sha256 or hash_in_name(source)
+        if promised is None:
             raise UsageError(f"{source}: the file's name holds no hash; give it as --sha256 HEX.")
-        return _load_file(fetch(source, wanted, progress), source, dilated)
+        return _load_file(fetch(source, promised, progress), source, wanted)
 
     path = Path(source).expanduser()
-    if (path / BEST).is_file():
-        return native.load(path / BEST, source)
+    if best := find(path, BEST):
+        return _load_kept(best, source)
+    if folder.is_one(path):
+        return folder.load(path, source)
     if (path / hugging_face.CONFIG).is_file():
         return hugging_face.load(path, source)
     if path.is_dir():
         raise WeightsError(
-            f"{source}: this folder is neither a run (no {BEST}) nor a Hugging Face model (no {hugging_face.CONFIG})."
+            f"{source}: this folder is neither a run (no {BEST} weights) nor a Hugging Face model (no {hugging_face.CONFIG})."
         )
     if path.is_file():
         if sha256 is not None:
@@ -74,13 +71,17 @@ def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progr
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != sha256.lower():
                 raise WeightsError(f"{source}: it has the SHA-256 {found}, not {sha256}.")
-        return _load_file(path, source, dilated)
+        return _load_file(path, source, wanted)
     raise WeightsError(
         f"{source}: no such file or folder, and no name of weights. `detr models` lists the names."
     )
 
 
-def _load_file(path: Path, source: str, dilated: bool | None) -> Weights:
+def _load_kept(path: Path, source: str) -> Weights:
+    return native.load(path, source) if path.is_file() else folder.load(path, source)
+
+
+def _load_file(path: Path, source: str, wanted: ModelConfig | None) -> Weights:
     if path.suffix == ".safetensors":
         return native.load(path, source)
-    return published.load(path, source, dilated=dilated)
+    return published.load(path, source, wanted)

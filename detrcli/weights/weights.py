@@ -1,29 +1,24 @@
 """Weights: a model's tensors with all that it takes to use them."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from detrcli.config import Preprocessing
+from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import WeightsError
+from detrcli.losses.loss import Loss
+from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.model.inspectable import Inspectable
 from detrcli.structures import Classes
 from detrcli.system.text import some
-from detrcli.variants import build
-from detrcli.variants.detr import DETRConfig
-from detrcli.variants.variant import ModelConfig
+from detrcli.variants import variant_of
+from detrcli.variants.variant import Variant
 from detrcli.weights.coco import NAMES
-
-# By the number of blocks in their third stage.
-_BACKBONES: dict[int, Literal["resnet50", "resnet101"]] = {6: "resnet50", 23: "resnet101"}
-
-
-NO_MASKS = "{}: these weights have a mask head (panoptic segmentation), which is not in this version yet."
 
 
 @dataclass(frozen=True)
@@ -35,17 +30,34 @@ class Weights:
     tensors: Mapping[str, Tensor]
     classes: Classes
     preprocessing: Preprocessing
+    loss: LossConfig  # how it was trained
+
+    @property
+    def variant(self) -> Variant[Any]:
+        """Which member of the family it is."""
+        return variant_of(self.config)
+
+    @property
+    def scoring(self) -> Scoring:
+        """What the numbers of its class head mean."""
+        return self.variant.scoring(self.config)
+
+    def make_loss(self) -> Loss:
+        """The loss that it was trained with."""
+        return self.variant.make_loss(self.config, self.loss)
+
+    def inspect(self, model: DetectionTransformer) -> Inspectable:
+        """How to look into a model of these weights."""
+        return self.variant.inspect(model)
 
     def resized(self, size: int | None = None, max_size: int | None = None) -> "Weights":
         """The same weights, shown pictures of another size."""
-        ours = self.preprocessing
-        wanted = replace(ours, size=size or ours.size, max_size=max_size or ours.max_size)
-        return replace(self, preprocessing=wanted)
+        return replace(self, preprocessing=self.preprocessing.with_size(size, max_size))
 
     def model(self) -> DetectionTransformer:
-        """The network with these weights, for inference."""
+        """A network with these weights, for inference. It has tensors of its own: training it changes no others."""
         with torch.device("meta"):  # no random start that would be thrown away
-            model = build(self.config)
+            model = self.variant.build(self.config)
         wanted = model.state_dict()
         explain_mismatch(self.source, wanted, self.tensors)
         broken = [name for name, tensor in self.tensors.items() if not tensor.isfinite().all()]
@@ -53,42 +65,11 @@ class Weights:
             raise WeightsError(
                 f"{self.source}: {len(broken)} tensors hold numbers that are not finite: {some(sorted(broken), 3)}."
             )
-        fitting = {name: tensor.to(wanted[name].dtype) for name, tensor in self.tensors.items()}
+        fitting = {
+            name: tensor.detach().to(wanted[name].dtype, copy=True) for name, tensor in self.tensors.items()
+        }
         model.load_state_dict(fitting, assign=True)
         return model.eval()
-
-
-def infer_config(source: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> DETRConfig:
-    """What a model must look like to hold these tensors; `known` says what they cannot tell."""
-    if any(name.startswith(("mask_head.", "bbox_attention.", "detr.")) for name in tensors):
-        raise WeightsError(NO_MASKS.format(source))
-    try:
-        queries, dim = tensors["queries.weight"].shape
-        heads = known.get("heads", DETRConfig.heads)
-        if not isinstance(heads, int) or heads < 1 or dim % heads:
-            raise WeightsError(f"{source}: {heads!r} attention heads do not divide {dim} dimensions.")
-        return DETRConfig(
-            backbone=_BACKBONES[_count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
-            position="learned" if "position.rows.weight" in tensors else "sine",
-            pre_norm="encoder.norm.weight" in tensors,
-            encoder_layers=_count(r"encoder\.layers\.(\d+)\.", tensors),
-            decoder_layers=_count(r"decoder\.layers\.(\d+)\.", tensors),
-            dim=dim,
-            feed_forward=len(tensors["encoder.layers.0.feed_forward.linear1.weight"]),
-            queries=queries,
-            classes=len(tensors["class_head.weight"]) - 1,
-            **known,
-        )
-    except (KeyError, ValueError) as missing:
-        raise WeightsError(
-            f"{source}: these are not the weights of a DETR with ResNet-50 or ResNet-101: "
-            f"{missing} was looked for among {len(tensors)} tensors."
-        ) from None
-
-
-def _count(pattern: str, names: Iterable[str]) -> int:
-    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
 
 
 def explain_mismatch(source: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -10,13 +10,25 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from detrcli.boxes import corners
 from detrcli.config import Preprocessing
 from detrcli.data import augmentation as module
-from detrcli.data.augmentation import CROP, SCALES, Sample, augment, crop, flip, resize, view
-from detrcli.data.dataset import to_target
-from detrcli.data.preprocessing import input_size
+from detrcli.data.augmentation import CROP, SCALES, Sample, augment, crop, flip, resize, sample
+from detrcli.data.dataset import to_input
+from detrcli.data.preprocessing import as_picture
+from detrcli.resize import ShortestEdge
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def seen_with(image: Image.Image, boxes: Tensor, labels: Tensor) -> Sample:
+    return sample(image, {"boxes": boxes, "labels": labels})
+
+
+def augmented(seen: Sample, preprocessing: Preprocessing, chance: torch.Generator) -> Sample:
+    """A sample as the network sees it: augmented, then brought to the network's size."""
+    after, now = augment(seen, preprocessing, chance)
+    return resize(after, now.resize)
 
 
 def painted(g: torch.Generator, width: int, height: int) -> Sample:
@@ -31,7 +43,7 @@ def painted(g: torch.Generator, width: int, height: int) -> Sample:
         y1 = y0 + int(torch.randint(height // 8, height // 2, (), generator=g))
         draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
         boxes.append([x0, y0, x1, y1])
-    return view(image, torch.tensor(boxes, dtype=torch.float32), torch.arange(3))
+    return seen_with(image, torch.tensor(boxes, dtype=torch.float32), torch.arange(3))
 
 
 def seen_box(pixels: np.ndarray, channel: int) -> tuple[float, float, float, float] | None:
@@ -47,8 +59,14 @@ def seen_box(pixels: np.ndarray, channel: int) -> tuple[float, float, float, flo
 @counted(1000, seeds(), st.integers(60, 300), st.integers(60, 300), st.sampled_from([64, 200, 800]))
 def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, height: int, size: int) -> None:
     """Within the blur of two resizings; every colour that can be seen well has its box and no other label."""
-    after = augment(painted(g, width, height), Preprocessing(size=size, max_size=2 * size), g)
-    pixels = np.asarray(after.image)
+    seen, preprocessing = augment(painted(g, width, height), Preprocessing(ShortestEdge(size, 2 * size)), g)
+    after = resize(seen, preprocessing.resize)
+    inputs, target = to_input(seen, preprocessing)
+    pixels = np.asarray(as_picture(inputs, preprocessing))
+    assert pixels.shape[:2] == (after.image.height, after.image.width)
+    assert target.labels.tolist() == after.labels.tolist()
+    scaled = corners(target.boxes) * torch.tensor([after.image.width, after.image.height] * 2)
+    torch.testing.assert_close(scaled, after.boxes, rtol=0, atol=1e-2)
     labels = after.labels.tolist()
     tolerance = 1.5 + 1.5 * max(after.image.size) / min(width, height)
     for label, box in zip(labels, after.boxes.tolist(), strict=True):
@@ -63,12 +81,15 @@ def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, heigh
 
 
 def test_target_is_in_the_unit_of_the_picture() -> None:
-    seen = view(Image.new("RGB", (200, 100)), torch.tensor([[20.0, 10, 60, 40]]), torch.tensor([2]))
-    target = to_target(seen)
+    p = Preprocessing(ShortestEdge(30, 60))
+    seen = seen_with(Image.new("RGB", (200, 100)), torch.tensor([[20.0, 10, 60, 40]]), torch.tensor([2]))
+    pixels, target = to_input(seen, p)
+    assert pixels.shape == (3, 30, 60)
     torch.testing.assert_close(target.boxes, torch.tensor([[0.2, 0.25, 0.2, 0.3]]))
     assert type(target.boxes) is Tensor
     assert target.labels.tolist() == [2]
-    assert to_target(view(Image.new("RGB", (9, 9)), torch.zeros(0, 4), torch.zeros(0))).boxes.shape == (0, 4)
+    nothing = seen_with(Image.new("RGB", (9, 9)), torch.zeros(0, 4), torch.zeros(0))
+    assert to_input(nothing, p)[1].boxes.shape == (0, 4)
 
 
 @counted(5000, seeds(), st.integers(20, 200), st.integers(20, 200))
@@ -88,7 +109,7 @@ def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: i
     corners = torch.min(shifted.reshape(-1, 2, 2), torch.tensor([w, h], dtype=torch.float32)).clamp(min=0)
     keep = (corners[:, 1] > corners[:, 0]).all(1)
 
-    after = crop(view(Image.new("RGB", (width, height)), boxes, torch.arange(12)), top, left, h, w)
+    after = crop(seen_with(Image.new("RGB", (width, height)), boxes, torch.arange(12)), top, left, h, w)
     assert after.image.size == (w, h)
     assert after.labels.tolist() == torch.arange(12)[keep].tolist()
     torch.testing.assert_close(after.boxes.as_subclass(Tensor), corners.reshape(-1, 4)[keep])
@@ -96,7 +117,7 @@ def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: i
 
 @counted(2000, seeds(), st.integers(30, 1500), st.integers(30, 1500))
 def test_crops_keep_their_bounds(g: torch.Generator, width: int, height: int) -> None:
-    seen = view(Image.new("1", (width, height)), torch.zeros(0, 4), torch.zeros(0))
+    seen = seen_with(Image.new("1", (width, height)), torch.zeros(0, 4), torch.zeros(0))
     after = module.random_crop(seen, *CROP, g)
     for got, whole in ((after.image.width, width), (after.image.height, height)):
         assert min(CROP[0], whole) <= got <= min(CROP[1], whole)
@@ -109,8 +130,8 @@ def test_every_scale_flip_and_way_is_taken() -> None:
     image = Image.new("1", (100, 100))
     image.putpixel((0, 0), 1)
     for _ in range(600):
-        start = view(image, torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]))
-        after = augment(start, Preprocessing(), g)
+        start = seen_with(image, torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]))
+        after = augmented(start, Preprocessing(), g)
         shorter[min(after.image.size)] += 1
         whole = after.image.size[0] == after.image.size[1] and len(after.boxes) == 1
         wide = whole and abs(float(after.boxes[0, 2] - after.boxes[0, 0]) / after.image.width - 0.1) < 1e-4
@@ -124,17 +145,19 @@ def test_every_scale_flip_and_way_is_taken() -> None:
 
 def test_scales_follow_the_size() -> None:
     g = torch.Generator().manual_seed(1)
-    seen = view(Image.new("RGB", (640, 480)), torch.zeros(0, 4), torch.zeros(0))
-    sizes = {min(augment(seen, Preprocessing(size=100, max_size=167), g).image.size) for _ in range(200)}
+    seen = seen_with(Image.new("RGB", (640, 480)), torch.zeros(0, 4), torch.zeros(0))
+    p = Preprocessing(ShortestEdge(100, 167))
+    sizes = {min(augmented(seen, p, g).image.size) for _ in range(200)}
     assert max(sizes) == 100
     assert {60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 100} <= sizes
 
 
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (3000, 200)])
 def test_resize_uses_the_published_size(size: tuple[int, int]) -> None:
-    seen = view(Image.new("RGB", size), torch.tensor([[0.0, 0, *size]]), torch.tensor([0]))
-    after = resize(seen, 800, 1333)
-    assert after.image.size[::-1] == input_size(size[1], size[0], 800, 1333)
+    seen = seen_with(Image.new("RGB", size), torch.tensor([[0.0, 0, *size]]), torch.tensor([0]))
+    after = resize(seen, ShortestEdge(800, 1333))
+    placement = ShortestEdge(800, 1333).place(size[1], size[0])
+    assert after.image.size == (placement.width, placement.height)
     assert after.boxes[0].tolist() == [0, 0, *after.image.size]
 
 
@@ -144,3 +167,22 @@ def test_flip_is_its_own_inverse() -> None:
     torch.testing.assert_close(twice.boxes, seen.boxes)
     assert twice.image.tobytes() == seen.image.tobytes()
     assert not torch.equal(flip(seen).boxes, seen.boxes)
+
+
+def test_what_is_known_of_an_object_stays_with_it() -> None:
+    """Whatever it is: through a part, a flip, another size and a crop."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 30], [50, 5, 60, 9]])
+    objects = {"boxes": boxes, "labels": torch.tensor([4, 5, 6]), "tracks": torch.tensor([70, 71, 72])}
+    objects["parts"] = torch.arange(6.0).reshape(3, 2)  # of any shape behind the first axis
+    seen = sample(Image.new("RGB", (64, 48)), objects)
+    some = seen.part(torch.tensor([True, False, True]))
+    assert some.objects.keys() == objects.keys()
+    assert some.objects["tracks"].tolist() == [70, 72]
+    assert some.boxes.tolist() == boxes[[0, 2]].tolist()
+
+    cut = crop(flip(resize(seen, ShortestEdge(96, 200))), 0, 0, 60, 100)  # the right half, at the top
+    assert cut.image.size == (100, 60)
+    assert cut.labels.tolist() == [5, 6]
+    assert cut.objects["tracks"].tolist() == [71, 72]
+    assert cut.objects["parts"].tolist() == [[2, 3], [4, 5]]
+    torch.testing.assert_close(cut.boxes, torch.tensor([[48.0, 40, 88, 60], [8, 10, 28, 18]]))

@@ -19,6 +19,7 @@ from detrcli.data.examine import examine
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
+from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 
 IDS = [4_000_000_007, 3, 90]  # of bee, ant, cow: not in order, with gaps, ten digits
@@ -71,7 +72,8 @@ def test_ids_are_contiguous_inside_and_the_datas_own_outside(truth: tuple[Annota
     assert annotations.image_ids.tolist() == [400, 100, 300, 500, 200]
     found = {
         int(annotations.image_ids[i]): [
-            (classes.ids[label], box.tolist()) for box, label in zip(*annotations.objects(i), strict=True)
+            (classes.ids[label], box.tolist())
+            for box, label in zip(*annotations.objects(i).values(), strict=True)
         ]
         for i in range(len(annotations))
     }
@@ -102,7 +104,7 @@ def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations,
 
 def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
-    p = Preprocessing(size=64, max_size=100)
+    p = Preprocessing(ShortestEdge(64, 100))
     example = DetectionDataset(annotations, p, augmentation="none")[1, 1]
     assert isinstance(example, Example)
     with Image.open(annotations.path(1)) as image:
@@ -113,7 +115,7 @@ def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -
 
 def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examples]:
     dataset = DetectionDataset(
-        annotations, Preprocessing(size=64, max_size=100), augmentation="published", seed=5
+        annotations, Preprocessing(ShortestEdge(64, 100)), augmentation="published", seed=5
     )
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
@@ -138,7 +140,7 @@ def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(
     truth: tuple[Annotations, Classes],
 ) -> None:
     annotations, _ = truth
-    p = Preprocessing(size=64, max_size=100)
+    p = Preprocessing(ShortestEdge(64, 100))
     plain, flipping = (DetectionDataset(annotations, p, augmentation=which) for which in ("none", "flip"))
     flipped = 0
     for epoch in range(40):

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from detrcli.config import Preprocessing
 from detrcli.data.images import open_picture
-from detrcli.data.preprocessing import input_size, prepare
+from detrcli.data.preprocessing import prepare
+from detrcli.resize import ShortestEdge
+
+
+def input_size(height: int, width: int, size: int, max_size: int) -> tuple[int, int]:
+    placement = ShortestEdge(size, max_size).place(height, width)
+    assert placement.fills
+    return placement.height, placement.width
 
 
 def published_size(w: int, h: int, size: int, longest: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrcli.structures import Prediction, Target
+from detrcli.structures import Group, Prediction, Target
 
 
 def counted(full: int, *strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
@@ -31,6 +31,12 @@ def counted(full: int, *strategies: st.SearchStrategy[Any]) -> Callable[[Callabl
 def random_prediction(g: torch.Generator, images: int, queries: int, classes: int) -> Prediction:
     logits = 2 * torch.randn(images, queries, classes + 1, generator=g)
     return Prediction(logits, random_boxes(g, images, queries))
+
+
+def group_of(*layers: Prediction, name: str = "decoder", **facts: Any) -> Group:
+    """Predictions of one layer after the other as a group."""
+    logits, boxes = (torch.stack([getattr(one, what) for one in layers]) for what in ("logits", "boxes"))
+    return Group(name, logits, boxes, **facts)
 
 
 def random_target(g: torch.Generator, objects: int, classes: int) -> Target:

@@ -7,13 +7,13 @@ import torch
 from golden_rules import Golden, tensor_by_name
 from torch import Tensor
 
-from detrcli.config import Preprocessing
+from detrcli.config import LossConfig, ModelConfig, Preprocessing
+from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
-from detrcli.variants import build
+from detrcli.variants import variant_of
 from detrcli.variants.detr import DETRConfig
+from detrcli.variants.detr_names import PUBLISHED, rename
 from detrcli.variants.tiny import TinyConfig
-from detrcli.variants.variant import ModelConfig
-from detrcli.weights.formats.names import PUBLISHED, rename
 from detrcli.weights.weights import Weights
 
 CONFIG = DETRConfig(
@@ -26,7 +26,7 @@ TINY = TinyConfig(queries=9, classes=3)
 def small_weights(config: ModelConfig = CONFIG) -> Weights:
     """Weights by the rules of the reference values, under our own names. Not to be changed: they are shared."""
     with torch.device("meta"):
-        state = build(config).state_dict()
+        state = variant_of(config).build(config).state_dict()
     gains = {"cross_attention.out_proj": 6.0, "box_head": 2.0, "class_head": 2.0}
     return Weights(
         source="small",
@@ -40,7 +40,8 @@ def small_weights(config: ModelConfig = CONFIG) -> Weights:
         classes=Classes(
             ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])
         ),
-        preprocessing=Preprocessing(size=64, max_size=106),
+        preprocessing=Preprocessing(ShortestEdge(64, 106)),
+        loss=LossConfig(),
     )
 
 

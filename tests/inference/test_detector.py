@@ -1,9 +1,7 @@
 """Pictures in, detections out: the same whatever the company, the order and the kind of picture object."""
 
-import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +12,9 @@ from PIL import Image
 from small import TINY, small_weights
 
 import detrcli
-from detrcli.errors import DataError, DivergedError, MachineError, UsageError, WeightsError
-from detrcli.inference.detector import Detector, exact_float32, find_device, prefetch
-from detrcli.structures import Detections
+from detrcli.errors import DataError, DivergedError, UsageError, WeightsError
+from detrcli.inference.detector import Detector
+from detrcli.structures import Batch, Detections, Output
 
 SIZES = [(64, 96), (100, 60), (64, 96), (96, 64), (32, 48), (200, 300), (64, 96), (70, 70)]
 
@@ -75,17 +73,17 @@ def test_only_equal_sizes_share_a_batch(
     detector: Detector, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    forward = Detector.forward
+    engine = detector.engine
 
-    def watched(self: Detector, pixels: list[torch.Tensor]) -> object:
-        shapes.append([tuple(p.shape) for p in pixels])
-        return forward(self, pixels)
+    def watched(batch: Batch) -> Output:
+        assert batch.padding is None
+        shapes.append(tuple(batch.images.shape))
+        return engine(batch)
 
-    monkeypatch.setattr(Detector, "forward", watched)
+    monkeypatch.setattr(detector, "engine", watched)
     detector.predict(pictures, batch_size=3)
-    assert all(len(set(batch)) == 1 for batch in shapes)
-    assert max(map(len, shapes)) == 3
-    assert sum(map(len, shapes)) == len(pictures)
+    assert max(count for count, *_ in shapes) == 3
+    assert sum(count for count, *_ in shapes) == len(pictures)
 
 
 def test_every_kind_of_picture_object_is_the_same_picture(detector: Detector, pictures: list[Path]) -> None:
@@ -147,24 +145,9 @@ def test_bf16_on_a_cpu_without_it_warns(monkeypatch: pytest.MonkeyPatch) -> None
         Detector.of(small_weights(), "cpu", "bf16")
 
 
-def test_devices() -> None:
-    assert find_device("cpu").type == "cpu"
-    assert find_device("auto").type in ("cuda", "mps", "cpu")
-    for name in ("gpu", "cuda:x", "", "meta"):
-        with pytest.raises(UsageError, match="device"):
-            find_device(name)
-    with pytest.raises(MachineError, match=r"no such device here\. There is .*cpu"):
-        find_device("cuda:99")
+def test_a_precision_that_there_is_not() -> None:
     with pytest.raises(UsageError, match="precision 'half'"):
         Detector.of(small_weights(), "cpu", "half")
-
-
-def test_float32_is_float32_and_settings_come_back() -> None:
-    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    before = [switch.fp32_precision for switch in switches]
-    with exact_float32():
-        assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]
-    assert [switch.fp32_precision for switch in switches] == before
 
 
 def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: Detector) -> None:
@@ -178,27 +161,6 @@ def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: 
     same(found, detector.predict(pictures[0], threshold=0), 0)
     with pytest.raises(AttributeError, match="nothing"):
         detrcli.nothing  # noqa: B018  # the look-up itself is what fails
-
-
-def test_ahead_keeps_order_and_does_not_run_away() -> None:
-    taken = 0
-
-    def items() -> object:
-        nonlocal taken
-        for i in range(50):
-            taken += 1
-            yield i
-
-    with ThreadPoolExecutor(4) as pool:
-        results = prefetch(pool, lambda i: (time.sleep(0.001 * (i % 3)), i)[1], items(), depth=5)
-        assert next(results) == 0
-        assert taken <= 5
-        assert list(results) == list(range(1, 50))
-
-
-def test_ahead_passes_errors_on() -> None:
-    with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
-        list(prefetch(pool, lambda i: 1 // i, [1, 0, 2], depth=2))
 
 
 def test_forward_computes_in_exact_float32(detector: Detector, pictures: list[Path]) -> None:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from small import CONFIG, TINY, small_weights
 
+from detrcli.config import ModelConfig, Preprocessing
 from detrcli.data.batching import collate
-from detrcli.inspection.faithfulness import SHARES, area, curves, random_maps, stages
+from detrcli.inference.detector import Detector
+from detrcli.inspection.faithfulness import SHARES, area, curves, hidden, mean_colour, random_maps, stages
 from detrcli.inspection.maps import box_coverage, brightest, cell_at, mask_coverage
-from detrcli.variants.variant import ModelConfig
+from detrcli.resize import Letterbox
 
 
 def test_area() -> None:
@@ -34,11 +36,12 @@ def test_the_cells_with_most_weight_go_first() -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 def test_curves_one_picture_at_a_time(config: ModelConfig) -> None:
-    model = small_weights(config).model()
+    detector = Detector.of(small_weights(config), "cpu")
+    model = detector.model
     pixels = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))
     h, w = (2, 3) if config is CONFIG else (8, 12)
     maps = random_maps((h, w), 2, seed=3)
-    found = curves(model, pixels, 4, maps)
+    found = curves(detector, pixels, 4, maps)
     with torch.inference_mode():
         whole = model(collate([pixels])).last.logits[0, 4].softmax(-1)[:-1]
         label = whole.argmax()
@@ -56,6 +59,25 @@ def test_curves_one_picture_at_a_time(config: ModelConfig) -> None:
     assert found[0].deletion[0] == pytest.approx(whole[label].item(), abs=1e-6)
     assert found[0].deletion[0] == pytest.approx(found[0].insertion[-1], abs=1e-6)
     assert np.ptp(found[0].deletion) > 1e-4
+
+
+def test_hidden_cells_are_grey_whatever_the_network_is_shown() -> None:
+    """0 for a network that sees normalised pixels; the mean colour itself for one that sees them as they are."""
+    torch.testing.assert_close(mean_colour(Preprocessing()), torch.zeros(3))
+    plain = mean_colour(Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)))
+    torch.testing.assert_close(plain, torch.tensor([0.485, 0.456, 0.406]))
+    gone = torch.tensor([[[True, False]]])
+    left, right = hidden(torch.ones(3, 2, 4), gone, plain)[0].split(2, dim=-1)  # (3, 2, 2) each
+    torch.testing.assert_close(left, plain[:, None, None].expand(3, 2, 2))
+    torch.testing.assert_close(right, torch.ones(3, 2, 2))
+
+
+def test_a_mask_of_a_picture_in_a_letterbox() -> None:
+    """The picture lies in the two middle columns of four; the mask is its left half."""
+    mask = np.zeros((6, 6), dtype=bool)
+    mask[:, :3] = True
+    covered = mask_coverage(mask, (1, 4), Letterbox(8, 16).place(6, 6))
+    np.testing.assert_allclose(covered, [[0, 1, 0, 0]])
 
 
 def test_coverage() -> None:

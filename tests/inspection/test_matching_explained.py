@@ -5,32 +5,48 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from cases import counted, random_prediction, random_target, seeds
+from cases import counted, random_boxes, random_target, seeds
 from hypothesis import strategies as st
 
-from detrcli.config import MatchingConfig
+from detrcli.config import LossConfig
+from detrcli.errors import UsageError
 from detrcli.inspection.matching import (
     OTHERS,
     UNMATCHED,
+    LayerMatching,
     changed,
-    explain,
+    explain_matching,
     queries_of,
     reweighted,
-    weights_of,
 )
-from detrcli.structures import Group, Output, Prediction, Target
-from detrcli.variants.detr import build_criterion
+from detrcli.losses.matching import Matcher
+from detrcli.losses.scoring import NOTHING, Sigmoid, Softmax
+from detrcli.losses.terms import class_cost, l1_cost
+from detrcli.structures import Group, Output, Target
+from detrcli.variants import preset
+from detrcli.variants.detr import set_prediction_loss
 
-CONFIGS = [
-    MatchingConfig(),
-    MatchingConfig(class_cost="log"),
-    MatchingConfig(cost_class=2, cost_l1=0, cost_giou=0.5),
+CONFIG = preset("detr-r50")
+
+
+def matcher(**loss: object) -> Matcher:
+    return set_prediction_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]
+
+
+MATCHERS = [
+    matcher(),
+    matcher(class_cost="log"),
+    matcher(cost={"class": 2.0, "l1": 0.0, "giou": 0.5}),
 ]
 
 
-def random_output(g: torch.Generator, layers: int, queries: int, classes: int) -> Output:
-    *auxiliary, last = (random_prediction(g, 1, queries, classes) for _ in range(layers))
-    return Output(last, tuple(Group(f"layer {i}", one) for i, one in enumerate(auxiliary)))
+def random_group(g: torch.Generator, layers: int, queries: int, classes: int) -> Group:
+    logits = 2 * torch.randn(layers, 1, queries, classes + 1, generator=g)
+    return Group("decoder", logits, random_boxes(g, layers, 1, queries))
+
+
+def explain(group: Group, target: Target, matcher: Matcher = MATCHERS[0]) -> list[LayerMatching]:
+    return explain_matching(group, target, matcher, Softmax())
 
 
 def assignments(queries: int, targets: int) -> list[set[tuple[int, int]]]:
@@ -43,12 +59,12 @@ def assignments(queries: int, targets: int) -> list[set[tuple[int, int]]]:
     return [set(enumerate(chosen)) for chosen in itertools.permutations(range(targets), queries)]
 
 
-@counted(1000, seeds(), st.integers(1, 5), st.integers(0, 6), st.sampled_from(CONFIGS))
+@counted(1000, seeds(), st.integers(1, 5), st.integers(0, 6), st.sampled_from(MATCHERS))
 def test_pairs_runners_up_and_margins_are_those_of_brute_force(
-    g: torch.Generator, queries: int, objects: int, config: MatchingConfig
+    g: torch.Generator, queries: int, objects: int, matcher: Matcher
 ) -> None:
     target = random_target(g, objects, 4)
-    for layer in explain(random_output(g, 2, queries, 4), target, config):
+    for layer in explain(random_group(g, 2, queries, 4), target, matcher):
         possible = assignments(queries, objects)
 
         def cost(pairs: set[tuple[int, int]], total: np.ndarray = layer.total) -> float:
@@ -71,17 +87,17 @@ def test_pairs_runners_up_and_margins_are_those_of_brute_force(
             assert pair.total == pytest.approx(float(layer.total[pair.query, pair.target]))
 
 
-def by_hand() -> tuple[Output, Target]:
+def by_hand() -> tuple[Group, Target]:
     """Two queries in place of one object, a third far away; boxes and classes that can be summed in the head."""
-    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.2, 0.2]]])
-    logits = torch.log(torch.tensor([[[0.2, 0.1, 0.7], [0.9, 0.05, 0.05], [0.25, 0.25, 0.5]]]))
+    boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.2, 0.2]]]])
+    logits = torch.log(torch.tensor([[[[0.2, 0.1, 0.7], [0.9, 0.05, 0.05], [0.25, 0.25, 0.5]]]]))
     target = Target(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
-    return Output(Prediction(logits, boxes), ()), target
+    return Group("decoder", logits, boxes), target
 
 
 def test_a_case_worked_by_hand() -> None:
     """Query 0 costs -0.2 + 0 - 2, query 1 costs -0.9 + 5 * 0.4 - 2 * 0.25; so the boxes decide, L1 by 2."""
-    (layer,) = explain(*by_hand(), MatchingConfig())
+    (layer,) = explain(*by_hand())
     assert layer.terms["class"][:, 0].tolist() == pytest.approx([-0.2, -0.9, -0.25], abs=1e-6)
     assert layer.terms["l1"][:2, 0].tolist() == pytest.approx([0, 0.4], abs=1e-6)
     assert layer.terms["giou"][:2, 0].tolist() == pytest.approx([-1, -0.25], abs=1e-6)
@@ -92,25 +108,31 @@ def test_a_case_worked_by_hand() -> None:
     assert layer.scores.tolist() == pytest.approx([0.2, 0.9, 0.25], abs=1e-6)
     assert layer.queries.tolist() == [0]
 
-    other = reweighted(MatchingConfig(), 10, None, 0)
-    assert weights_of(other) == {"class": 10, "l1": 5, "giou": 0}
+    assert layer.top.tolist() == [NOTHING, 0, NOTHING]
+    assert layer.labels.tolist() == [0, 0, 0]
+    assert layer.probabilities.shape == (3, 2)
+
+    other = reweighted(MATCHERS[0], {"class": 10, "giou": 0})
+    assert other.weights == {"class": 10, "l1": 5, "giou": 0}
+    with pytest.raises(UsageError, match="no such term; it has class, l1, giou"):
+        reweighted(MATCHERS[0], {"dice": 1})
     assert explain(*by_hand(), other)[0].pairs[0].query == 1
 
 
 def test_where_another_object_needs_the_runner_up() -> None:
     """Both objects would have query 0; it goes to object 1, that query 1 could not serve. No term speaks for 1."""
-    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.3, 0.3]]])
-    logits = torch.log(torch.tensor([[[0.45, 0.45, 0.1], [0.1, 0.1, 0.8]]]))
+    boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.3, 0.3]]]])
+    logits = torch.log(torch.tensor([[[[0.45, 0.45, 0.1], [0.1, 0.1, 0.8]]]]))
     target = Target(torch.tensor([0, 1]), torch.tensor([[0.5, 0.5, 0.24, 0.24], [0.5, 0.5, 0.2, 0.2]]))
-    (layer,) = explain(Output(Prediction(logits, boxes), ()), target, MatchingConfig())
+    (layer,) = explain(Group("decoder", logits, boxes), target)
     assert layer.queries.tolist() == [1, 0]
     assert [pair.decided for pair in layer.pairs] == [OTHERS, "giou"]
 
 
 def test_more_objects_than_queries() -> None:
     g = torch.Generator().manual_seed(0)
-    output, target = random_output(g, 1, 2, 3), random_target(g, 4, 3)
-    (layer,) = explain(output, target, MatchingConfig())
+    group, target = random_group(g, 1, 2, 3), random_target(g, 4, 3)
+    (layer,) = explain(group, target)
     assert (layer.queries == UNMATCHED).sum() == 2
     assert len(layer.pairs) == 2
     assert all(pair.margin is not None for pair in layer.pairs)
@@ -120,17 +142,49 @@ def test_more_objects_than_queries() -> None:
 def test_the_pairs_are_those_that_the_criterion_charges_for(
     g: torch.Generator, objects: int, matching: str
 ) -> None:
-    config = MatchingConfig(matching=matching)
-    output, target = random_output(g, 3, 6, 4), random_target(g, objects, 4)
-    charged = build_criterion(matching=config)(output, [target]).matches.values()
-    layers, kept = explain(output, target, config), queries_of(output, target, config)
-    for layer, row, match in zip(layers, kept, charged, strict=True):
+    criterion = set_prediction_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]
+    group, target = random_group(g, 3, 6, 4), random_target(g, objects, 4)
+    charged = criterion.compute_loss(Output(group), [target]).matches["decoder"]
+    layers, kept = explain(group, target, criterion.matcher), queries_of(group, target, criterion.matcher)
+    assert len(layers) == len(kept) == 3
+    for layer, row in zip(layers, kept, strict=True):
+        match = charged.layer(layer.layer)
         assert dict(zip(match.targets.tolist(), match.queries.tolist(), strict=True)) == {
             pair.target: pair.query for pair in layer.pairs
         }
         assert row.tolist() == layer.queries.tolist()
         for pair in layer.pairs:
             assert pair.total == pytest.approx(float(layer.total[pair.query, pair.target]))
+
+
+def test_the_matcher_is_asked_once() -> None:
+    """A match that is given is explained as it is, and reasons are the same as if it were found."""
+    group, target = by_hand()
+    match = MATCHERS[0](group, [target])
+
+    class Asked(Matcher):
+        def __call__(self, *_: object) -> None:
+            raise AssertionError
+
+    asked = Asked(MATCHERS[0].terms)
+    (given,) = explain_matching(group, target, asked, Softmax(), match)
+    assert given.pairs == explain(group, target)[0].pairs
+
+
+def test_terms_of_any_name_and_sigmoid_scores() -> None:
+    """Focal class cost and L1 alone; each query can be a detection of several classes, and none says nothing."""
+    scoring = Sigmoid(most=3)
+    focal = Matcher([class_cost(scoring, "focal", 2), l1_cost(5)])
+    group, target = by_hand()
+    logits = torch.tensor([[[[2.0, 1.0], [-1.0, -3.0], [0.5, -2.0]]]])
+    (layer,) = explain_matching(Group("decoder", logits, group.boxes), target, focal, scoring)
+    assert list(layer.terms) == ["class", "l1"]
+    np.testing.assert_allclose(layer.total, 2 * layer.terms["class"] + 5 * layer.terms["l1"], rtol=1e-6)
+    np.testing.assert_allclose(layer.probabilities, logits[0, 0].sigmoid())
+    assert layer.top.tolist() == [0, 0, 0]
+    assert layer.selected.tolist() == [[0, 0], [0, 1], [2, 0]]
+    assert layer.detections(0.7).tolist() == [[0, 0], [0, 1]]
+    assert layer.queries.tolist() == [0]
 
 
 def test_instability_of_an_example_worked_by_hand() -> None:

@@ -1,35 +1,32 @@
 """Missed objects and detections too many, each case made by hand."""
 
 import torch
+from test_matching_explained import explain
 
-from detrcli.config import MatchingConfig
-from detrcli.inspection.matching import Layer, explain
+from detrcli.inspection.matching import LayerMatching, explain_matching
 from detrcli.inspection.mistakes import extra, missed
-from detrcli.structures import Group, Output, Prediction, Target
+from detrcli.losses.matching import Matcher
+from detrcli.losses.scoring import Sigmoid
+from detrcli.losses.terms import class_cost, l1_cost
+from detrcli.structures import Group, Target
 
 LEFT, RIGHT, FAR = [0.25, 0.5, 0.3, 0.4], [0.75, 0.5, 0.3, 0.4], [0.5, 0.1, 0.1, 0.1]
 SHIFTED = [0.35, 0.6, 0.3, 0.4]  # an IoU of 0.2 * 0.3 / 0.18 = 1/3 with LEFT
 CAT, DOG, NOTHING = [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]
 
 
-def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target) -> list[Layer]:
+def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target) -> list[LayerMatching]:
     """Each layer as the (probabilities, box) of its queries."""
-    *before, last = (
-        Prediction(
-            torch.log(torch.tensor([[says for says, _ in layer]])),
-            torch.tensor([[box for _, box in layer]]),
-        )
-        for layer in predictions
-    )
-    output = Output(last, tuple(Group(f"layer {i}", one) for i, one in enumerate(before)))
-    return explain(output, objects, MatchingConfig())
+    says = [[[says for says, _ in layer]] for layer in predictions]
+    boxes = [[[box for _, box in layer]] for layer in predictions]
+    return explain(Group("decoder", torch.log(torch.tensor(says)), torch.tensor(boxes)), objects)
 
 
 def objects(*pairs: tuple[int, list[float]]) -> Target:
     return Target(torch.tensor([label for label, _ in pairs]), torch.tensor([box for _, box in pairs]))
 
 
-def whys(found: list[Layer], target: Target) -> dict[int, list[str | None]]:
+def whys(found: list[LayerMatching], target: Target) -> dict[int, list[str | None]]:
     return {one.target: [answer.why for answer in one.answers] for one in missed(found, target, 0.7)}
 
 
@@ -97,3 +94,19 @@ def test_without_objects_every_detection_is_of_the_background() -> None:
     found = layers([(CAT, LEFT), (NOTHING, LEFT)], objects=none)
     assert missed(found, none, 0.7) == []
     assert [e.kind for e in extra(found[-1], none, 0.7)] == ["background"]
+
+
+def test_a_second_class_of_a_matched_query_is_a_false_positive() -> None:
+    """With sigmoid scores a query may stand for several classes: only one of them is its object's."""
+    focal = Matcher([class_cost(Sigmoid(), "focal", 1), l1_cost(5)])
+    one = objects((0, LEFT))
+    logits = torch.tensor([[[[3.0, 2.0], [-5.0, -5.0]]]])
+    group = Group("decoder", logits, torch.tensor([[[LEFT, FAR]]]))
+    (layer,) = explain_matching(group, one, focal, Sigmoid())
+    assert missed([layer], one, 0.7) == []
+    assert [(e.query, e.label, e.kind) for e in extra(layer, one, 0.7)] == [(0, 1, "other-class")]
+    # Its object is found by a class that it says less.
+    other = objects((1, LEFT))
+    (layer,) = explain_matching(group, other, focal, Sigmoid())
+    assert missed([layer], other, 0.7) == []
+    assert [(e.query, e.label) for e in extra(layer, other, 0.7)] == [(0, 0)]

@@ -4,10 +4,12 @@ import pytest
 import torch
 from small import CONFIG, TINY, small_weights
 
+from detrcli.config import ModelConfig
 from detrcli.data.batching import collate
-from detrcli.inspection.attention import recorded
-from detrcli.inspection.relevance import in_queries, normalised, relevance, share, with_gradient
-from detrcli.variants.variant import ModelConfig
+from detrcli.errors import UsageError
+from detrcli.inference.detector import Detector
+from detrcli.inspection.relevance import in_queries, normalised, relevance, share
+from detrcli.model.inspectable import Inspectable
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 
@@ -46,16 +48,20 @@ def test_normalised_and_share() -> None:
 
 @BOTH
 def test_the_way_with_gradient_gives_the_same(config: ModelConfig) -> None:
-    model = small_weights(config).model()
-    batch = collate([picture()])
-    with recorded(model) as recording, torch.inference_mode():
+    weights = small_weights(config)
+    model = weights.model()
+    inspectable, batch = weights.inspect(model), collate([picture()])
+    with inspectable.recorded() as forward, torch.inference_mode():
         plain = model(batch)
-    with with_gradient(model) as attention:
+    with inspectable.with_gradient() as recorded:
         output = model(batch)
+        gradients = recorded()
     torch.testing.assert_close(output.last.logits, plain.last.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(output.last.boxes, plain.last.boxes, rtol=0, atol=1e-5)
-    cross = attention["decoder.layers.1.cross_attention"][0].detach()  # (heads, Q, S)
-    torch.testing.assert_close(cross.transpose(0, 1), recording.cross(1, range(9))[0].flatten(2))
+    cross = gradients.decoder[1][1][0].detach()  # (heads, Q, S)
+    torch.testing.assert_close(
+        cross.transpose(0, 1), forward.cross(1, range(9)).density()[0].flatten(2).clone()
+    )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -77,8 +83,15 @@ def test_gradients_are_what_a_little_more_attention_does(config: ModelConfig, na
     model.box_head.float()
     model.box_head.layers[2].weight = torch.nn.Parameter(torch.zeros_like(model.box_head.layers[2].weight))
     batch, query = collate([picture().double()]), 4
-    with with_gradient(model) as attention:
+    inspectable = small_weights(config).inspect(model)
+    with inspectable.with_gradient() as recorded:
         logit = model(batch).last.logits[0, query, :-1].max()
+        record = recorded()
+    attention = {
+        "encoder.layers.0.self_attention": record.encoder[0],
+        "decoder.layers.0.cross_attention": record.decoder[0][1],
+        "decoder.layers.1.self_attention": record.decoder[1][0],
+    }
     (gradient,) = torch.autograd.grad(logit, attention[name])
     head, asker, token, little = 2, query if "decoder" in name else 5, 3, 1e-6
 
@@ -103,11 +116,19 @@ def test_gradients_are_what_a_little_more_attention_does(config: ModelConfig, na
 
 @BOTH
 def test_maps_of_queries(config: ModelConfig) -> None:
-    model = small_weights(config).model()
-    maps = relevance(model, picture(), [8, 1])
+    detector = Detector.of(small_weights(config), "cpu")
+    maps = relevance(detector, picture(), [8, 1])
     assert maps.shape[0] == 2
     assert (maps >= 0).all()
     torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
-    torch.testing.assert_close(relevance(model, picture(), [1])[0], maps[1])
+    torch.testing.assert_close(relevance(detector, picture(), [1])[0], maps[1])
     assert (maps[0] - maps[1]).abs().max() > 1e-4
-    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is None for p in detector.model.parameters())
+
+
+def test_a_model_without_relevance_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector.of(small_weights(TINY), "cpu")
+    inspectable = detector.inspect()
+    monkeypatch.setattr(type(inspectable), "with_gradient", Inspectable.with_gradient)
+    with pytest.raises(UsageError, match="no relevance to show"):
+        relevance(detector, picture(), [0])

@@ -4,16 +4,26 @@ import pytest
 import torch
 from small import CONFIG, TINY, small_weights
 
+from detrcli.config import LossConfig, ModelConfig, Preprocessing
+from detrcli.inference.detector import Detector
 from detrcli.inspection.walk import shapes_at, walk
-from detrcli.variants import VARIANTS, build
+from detrcli.structures import Group, Output
+from detrcli.variants import preset, variant_of
 from detrcli.variants.detr import DETRConfig
-from detrcli.variants.variant import ModelConfig
+from detrcli.weights.weights import Weights, classes_by_index
+
+
+def hollow(config: ModelConfig) -> Detector:
+    """A detector whose tensors have shapes and no numbers."""
+    with torch.device("meta"):
+        model = variant_of(config).build(config).eval()
+    classes = classes_by_index(config.classes)
+    weights = Weights("hollow", config, model.state_dict(), classes, Preprocessing(), LossConfig())
+    return Detector(weights, torch.device("meta"), model=model)
 
 
 def test_the_published_model_at_800_x_600() -> None:
-    with torch.device("meta"):
-        model = build(VARIANTS["detr-r50"]).eval()
-        stops = walk(model, torch.empty(3, 800, 600))
+    stops = walk(hollow(preset("detr-r50")), torch.empty(3, 800, 600, device="meta"))
     assert {stop.name: stop.shape for stop in stops} == {
         "picture": (3, 800, 600),
         "backbone": (2048, 25, 19),
@@ -33,22 +43,36 @@ def test_the_published_model_at_800_x_600() -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 def test_shapes_at_another_size_are_those_of_a_run_at_it(config: ModelConfig) -> None:
-    model = small_weights(config).model()
+    detector = Detector.of(small_weights(config), "cpu")
+    model = detector.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert shapes_at(model, 70, 97) == [stop.shape for stop in walk(model, torch.zeros(3, 70, 97))]
+    assert shapes_at(detector, 70, 97) == [stop.shape for stop in walk(detector, torch.zeros(3, 70, 97))]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_size_that_a_model_cannot_see() -> None:
-    with torch.device("meta"):
-        model = build(VARIANTS["detr-r50"]).eval()
-        learned = build(DETRConfig(position="learned")).eval()
-    assert shapes_at(model, 2000, 320) is not None
-    assert shapes_at(learned, 2000, 320) is None
+    assert shapes_at(hollow(preset("detr-r50")), 2000, 320) is not None
+    assert shapes_at(hollow(DETRConfig(position="learned")), 2000, 320) is None
+
+
+def test_other_groups_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector.of(small_weights(TINY), "cpu")
+    forward = type(detector.model).forward
+
+    def with_proposals(model: torch.nn.Module, batch: object, targets: object = None) -> Output:
+        decoder = forward(model, batch, targets).decoder
+        proposals = Group("encoder", decoder.logits[:1, :, :7], decoder.boxes[:1, :, :7])
+        return Output(decoder, (proposals,))
+
+    monkeypatch.setattr(type(detector.model), "forward", with_proposals)
+    *_, told, answers = walk(detector, torch.zeros(3, 64, 64))
+    assert (told.name, told.shape) == ("encoder", (7, 4))
+    assert "7 further queries" in told.what
+    assert answers.name == "answers"
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 266), (266, 1), (160, 160), (129, 97)])
 def test_the_size_of_a_cell_does_not_depend_on_the_picture(height: int, width: int) -> None:
-    backbone = walk(small_weights(TINY).model(), torch.zeros(3, height, width))[1]
+    backbone = walk(Detector.of(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
     assert "each cell of 8 x 8 pixels" in backbone.what

@@ -2,18 +2,33 @@
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
-from cases import counted, random_boxes, random_prediction, random_target, seeds
+from cases import counted, group_of, random_boxes, random_prediction, random_target, seeds
 from hypothesis import strategies as st
 from torchvision.ops import generalized_box_iou
 
 from detrcli.boxes import corners, generalised_iou
-from detrcli.config import MatchingConfig
+from detrcli.config import LossConfig
 from detrcli.errors import DataError, DivergedError, UsageError
-from detrcli.losses.matching import Matcher, costs
-from detrcli.structures import Match, Prediction, Target
+from detrcli.losses.matching import Matcher
+from detrcli.losses.scoring import Sigmoid
+from detrcli.losses.terms import class_cost
+from detrcli.structures import Group, Match, Prediction, Target
+from detrcli.variants.detr import DETRConfig, set_prediction_loss
+
+
+def matcher_of(**choices: Any) -> Matcher:
+    """The published matching, or with other choices."""
+    return set_prediction_loss(DETRConfig(), LossConfig(**choices)).matcher
+
+
+def by_layer(matcher: Matcher, layers: Sequence[Prediction], targets: Sequence[Target]) -> list[Match]:
+    match = matcher(group_of(*layers), targets)
+    return [match.layer(layer) for layer in range(len(layers))]
 
 
 def pair_cost(prediction: Prediction, image: int, query: int, target: Target, n: int, log: bool) -> float:
@@ -39,6 +54,30 @@ def of_image(match: Match, image: int, start: int) -> list[tuple[int, int]]:
     return sorted(zip(match.queries[here].tolist(), (match.targets[here] - start).tolist(), strict=True))
 
 
+def none_is_cheaper(match: Match, layer: Prediction, targets: Sequence[Target], *, log: bool) -> None:
+    """Every assignment of every image is tried."""
+    queries, start = layer.logits.shape[1], 0
+    for image, target in enumerate(targets):
+        pairs = of_image(match, image, start)
+        start += len(target)
+        size = min(queries, len(target))
+        assert len({q for q, _ in pairs}) == len({n for _, n in pairs}) == len(pairs) == size
+
+        def total(chosen, image=image, target=target) -> float:
+            return sum(pair_cost(layer, image, q, target, n, log) for q, n in chosen)
+
+        if len(target) <= queries:
+            options = (
+                list(zip(chosen, range(len(target)), strict=True))
+                for chosen in itertools.permutations(range(queries), len(target))
+            )
+        else:
+            options = (
+                list(enumerate(chosen)) for chosen in itertools.permutations(range(len(target)), queries)
+            )
+        assert total(pairs) <= min(map(total, options)) + 1e-4
+
+
 @counted(
     1000,
     seeds(),
@@ -50,41 +89,21 @@ def test_equals_brute_force(g: torch.Generator, queries: int, counts: list[int],
     """No assignment of any image is cheaper; more objects than queries and empty images included."""
     layers = [random_prediction(g, len(counts), queries, 4) for _ in range(2)]
     targets = [random_target(g, n, 4) for n in counts]
-    matches = Matcher(MatchingConfig(class_cost=class_cost))(layers, targets)
+    matches = by_layer(matcher_of(class_cost=class_cost), layers, targets)
 
     for layer, match in zip(layers, matches, strict=True):
-        start = 0
-        for image, target in enumerate(targets):
-            pairs = of_image(match, image, start)
-            start += len(target.labels)
-            size = min(queries, len(target.labels))
-            assert len({q for q, _ in pairs}) == len({n for _, n in pairs}) == len(pairs) == size
-
-            def total(chosen, layer=layer, image=image, target=target) -> float:
-                return sum(pair_cost(layer, image, q, target, n, class_cost == "log") for q, n in chosen)
-
-            if len(target.labels) <= queries:
-                options = (
-                    list(zip(chosen, range(len(target.labels)), strict=True))
-                    for chosen in itertools.permutations(range(queries), len(target.labels))
-                )
-            else:
-                options = (
-                    list(enumerate(chosen))
-                    for chosen in itertools.permutations(range(len(target.labels)), queries)
-                )
-            assert total(pairs) <= min(map(total, options)) + 1e-4
+        none_is_cheaper(match, layer, targets, log=class_cost == "log")
 
 
 @counted(200, seeds(), st.lists(st.integers(0, 9), min_size=1, max_size=4))
 def test_batched_equals_one_by_one(g: torch.Generator, counts: list[int]) -> None:
     layers = [random_prediction(g, len(counts), 7, 5) for _ in range(3)]
     targets = [random_target(g, n, 5) for n in counts]
-    together = Matcher()(layers, targets)
+    together = by_layer(matcher_of(), layers, targets)
     start = 0
     for image, target in enumerate(targets):
         alone = [Prediction(p.logits[image : image + 1], p.boxes[image : image + 1]) for p in layers]
-        for match, single in zip(together, Matcher()(alone, [target]), strict=True):
+        for match, single in zip(together, by_layer(matcher_of(), alone, [target]), strict=True):
             assert of_image(match, image, start) == of_image(single, 0, 0)
         start += len(target.labels)
 
@@ -94,46 +113,77 @@ def test_cost_terms_are_those_that_decide() -> None:
     g = torch.Generator().manual_seed(0)
     prediction = random_prediction(g, 2, 6, 3)
     targets = [random_target(g, 2, 3), random_target(g, 1, 3)]
-    config = MatchingConfig()
-    terms = costs(prediction.logits[None], prediction.boxes[None], targets, config)
-    total = terms.total(config)
+    matcher = matcher_of()
+    terms = matcher.costs(prediction.logits[None], prediction.boxes[None], targets)
+    total = matcher.total(terms)
     assert total.shape == (1, 3, 6)
     for row, (image, n) in enumerate([(0, 0), (0, 1), (1, 0)]):
         for query in range(6):
             expected = pair_cost(prediction, image, query, targets[image], n, log=False)
             assert total[0, row, query].item() == pytest.approx(expected, abs=1e-5)
-    assert (terms.classes >= -1).all()
-    assert (terms.classes <= 0).all()
-    assert (terms.l1 >= 0).all()
-    assert (terms.giou >= -1).all()
-    assert (terms.giou <= 1).all()
+    assert (terms["class"] >= -1).all()
+    assert (terms["class"] <= 0).all()
+    assert (terms["l1"] >= 0).all()
+    assert (terms["giou"] >= -1).all()
+    assert (terms["giou"] <= 1).all()
 
 
 def test_last_layer_decides_for_all() -> None:
     g = torch.Generator().manual_seed(1)
     layers = [random_prediction(g, 2, 8, 3) for _ in range(4)]
     targets = [random_target(g, 3, 3), random_target(g, 2, 3)]
-    each = Matcher()(layers, targets)
-    last = Matcher(MatchingConfig(matching="last"))(layers, targets)
+    each = by_layer(matcher_of(), layers, targets)
+    last = by_layer(matcher_of(matching="last"), layers, targets)
     assert len(last) == len(each) == 4
-    assert all(torch.equal(match.queries, each[-1].queries) for match in last)
+    for match in last:
+        assert torch.equal(match.queries, each[-1].queries)
+        assert torch.equal(match.targets, each[-1].targets)
     assert not torch.equal(each[0].queries, each[-1].queries)
 
 
-def test_no_objects_in_the_batch() -> None:
+@counted(200, seeds(), st.integers(1, 4), st.lists(st.integers(0, 5), min_size=1, max_size=3))
+def test_pairs_of_the_last_layer_equal_brute_force(
+    g: torch.Generator, queries: int, counts: list[int]
+) -> None:
+    """They hold for every layer, with unequal numbers of objects, and stand in the order that is promised."""
+    layers = [random_prediction(g, len(counts), queries, 4) for _ in range(3)]
+    targets = [random_target(g, n, 4) for n in counts]
+    match = matcher_of(matching="last")(group_of(*layers), targets)
+    pairs = sum(min(queries, n) for n in counts)
+    assert match.layers.tolist() == [layer for layer in range(3) for _ in range(pairs)]
+    for layer in range(3):
+        of_layer = match.layer(layer)
+        assert of_layer.images.tolist() == sorted(of_layer.images.tolist())
+        none_is_cheaper(of_layer, layers[-1], targets, log=False)
+
+
+@pytest.mark.parametrize("matching", ["each", "last"])
+def test_no_objects_in_the_batch(matching: str) -> None:
     g = torch.Generator().manual_seed(2)
     layers = [random_prediction(g, 2, 4, 3) for _ in range(3)]
-    for match in Matcher()(layers, [random_target(g, 0, 3)] * 2):
+    for match in by_layer(matcher_of(matching=matching), layers, [random_target(g, 0, 3)] * 2):
         assert match.images.shape == match.queries.shape == match.targets.shape == (0,)
         assert match.queries.dtype == torch.int64
+
+
+def test_a_member_may_match_by_other_terms() -> None:
+    """By the focal class cost alone each query takes the object whose class it speaks for."""
+    logits = torch.full((1, 1, 3, 3), -4.0)
+    logits[0, 0, [0, 1, 2], [2, 0, 1]] = 4
+    target = Target(torch.tensor([0, 1, 2]), torch.rand(3, 4))
+    matcher = Matcher([class_cost(Sigmoid(), "focal", 2)])
+    match = matcher(Group("decoder", logits, torch.rand(1, 1, 3, 4)), [target])
+    assert of_image(match, 0, 0) == [(0, 2), (1, 0), (2, 1)]
+    assert matcher.weights == {"class": 2}
 
 
 def test_half_precision_is_matched_in_float32() -> None:
     g = torch.Generator().manual_seed(3)
     layer = random_prediction(g, 1, 4, 3)
     half = Prediction(layer.logits.bfloat16(), layer.boxes.bfloat16())
-    terms = costs(half.logits[None], half.boxes[None], [random_target(g, 2, 3)], MatchingConfig())
-    assert terms.total(MatchingConfig()).dtype == torch.float32
+    matcher = matcher_of()
+    terms = matcher.costs(half.logits[None], half.boxes[None], [random_target(g, 2, 3)])
+    assert matcher.total(terms).dtype == torch.float32
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -145,7 +195,7 @@ def test_what_is_not_finite_is_named(value: float, counts: tuple[int, int]) -> N
         layers = [random_prediction(g, 2, 4, 3) for _ in range(2)]
         getattr(layers[0], what)[1, 2, 0] = value
         with pytest.raises(DivergedError, match=f"{what} of image 1 "):
-            Matcher()(layers, [random_target(g, n, 3) for n in counts])
+            matcher_of()(group_of(*layers), [random_target(g, n, 3) for n in counts])
 
 
 def test_targets_that_are_not_finite_are_named() -> None:
@@ -153,12 +203,12 @@ def test_targets_that_are_not_finite_are_named() -> None:
     targets = [random_target(g, 1, 3), random_target(g, 2, 3)]
     targets[1].boxes[1, 3] = float("nan")
     with pytest.raises(DataError, match="target boxes of image 1 "):
-        Matcher()([random_prediction(g, 2, 4, 3)], targets)
+        matcher_of()(group_of(random_prediction(g, 2, 4, 3)), targets)
 
 
 def test_unknown_choices_are_refused() -> None:
     with pytest.raises(UsageError, match=r"matching = 'first'.*'each', 'last'"):
-        MatchingConfig(matching="first")
+        LossConfig(matching="first")
 
 
 @counted(500, seeds())
@@ -187,4 +237,4 @@ def test_targets_beyond_all_measure_are_named() -> None:
     targets = [random_target(g, 1, 3), random_target(g, 2, 3)]
     targets[1].boxes[0] = 1e30
     with pytest.raises(DataError, match="target boxes of image 1 "):
-        Matcher()([random_prediction(g, 2, 4, 3)], targets)
+        matcher_of()(group_of(random_prediction(g, 2, 4, 3)), targets)

@@ -11,8 +11,7 @@ from torch import nn
 from detrcli.errors import UsageError
 from detrcli.model.backbone import NORMS, Backbone, Part, ResNet
 from detrcli.model.tiny_backbone import TinyBackbone
-from detrcli.variants import build
-from detrcli.variants.detr import DETRConfig
+from detrcli.variants.detr import DETRConfig, build
 
 SMALL = pytest.mark.parametrize(
     "backbone",
@@ -83,8 +82,8 @@ def test_frozen_batch_norm_neither_learns_nor_counts(backbone: Callable[[], Back
     for part, unchanged in (("all", True), ("none", False)):
         net.freeze(part)
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-        expected = net.eval()(images)
-        seen = net.train()(images)
+        (expected,) = net.eval()(images)
+        (seen,) = net.train()(images)
         same = all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
         assert same is unchanged
         assert torch.equal(seen, expected) is unchanged

@@ -12,14 +12,14 @@ from detrcli.model.backbone import NORMS, ResNet
 from detrcli.model.detr import DETR, downsample_padding, tokens
 from detrcli.model.position import LearnedPosition, SinePosition
 from detrcli.structures import Batch
-from detrcli.variants import VARIANTS
+from detrcli.variants import preset
 from detrcli.variants.detr import DETRConfig, build
 
 
 @pytest.fixture(scope="module")
 def detr() -> DETR:
     torch.manual_seed(0)
-    return build(VARIANTS["detr-r50"]).eval()
+    return build(preset("detr-r50")).eval()
 
 
 def test_r50_counts(detr: DETR) -> None:
@@ -28,7 +28,7 @@ def test_r50_counts(detr: DETR) -> None:
 
 
 def test_r101_builds_counts_and_runs() -> None:
-    r101 = build(VARIANTS["detr-r101"]).eval()
+    r101 = build(preset("detr-r101")).eval()
     assert sum(p.numel() for p in r101.parameters()) == 60_464_672
     with torch.no_grad():
         output = r101(collate([torch.randn(3, 64, 96)]))
@@ -40,9 +40,8 @@ def test_r101_builds_counts_and_runs() -> None:
 @pytest.mark.parametrize(("dilated", "cells"), [(False, (19, 25)), (True, (38, 50))])
 def test_cells_of_a_picture_of_800_by_600(dilated: bool, cells: tuple[int, int]) -> None:
     with torch.device("meta"):
-        assert ResNet("resnet50", norm=NORMS["frozen"], dilated=dilated)(
-            torch.zeros(1, 3, 600, 800)
-        ).shape == (1, 2048, *cells)
+        (features,) = ResNet("resnet50", norm=NORMS["frozen"], dilated=dilated)(torch.zeros(1, 3, 600, 800))
+    assert features.shape == (1, 2048, *cells)
 
 
 def test_transformer_ignores_what_is_in_padded_cells(detr: DETR) -> None:
@@ -63,7 +62,7 @@ def test_transformer_ignores_what_is_in_padded_cells(detr: DETR) -> None:
 
 @torch.no_grad()
 def from_features(detr: DETR, features: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-    position = tokens(detr.position(padding))
+    position = tokens(detr.position(features, padding))
     memory = detr.encoder(tokens(features), position, padding.flatten(1))
     hidden = detr.decoder(detr.queries.weight, memory, position, padding.flatten(1))
     return detr.class_head(hidden), detr.box_head(hidden)
@@ -82,7 +81,7 @@ def test_positions_reach_queries_and_keys_at_every_layer_and_never_values(detr: 
     for hook in hooks:
         hook.remove()
 
-    position = tokens(detr.position(torch.zeros(1, 2, 3, dtype=torch.bool)))
+    position = tokens(detr.position(torch.zeros(1, 256, 2, 3), None))
     objects = detr.queries.weight
     assert len(calls) == 18
     for name, queries, keys, values in calls:
@@ -101,7 +100,7 @@ def test_positions_reach_queries_and_keys_at_every_layer_and_never_values(detr: 
 def test_sine_position_by_hand() -> None:
     """Channel 2k of a half is sin(angle / 10000^(2k / half)), channel 2k + 1 its cosine; rows come first."""
     padding = torch.tensor([[[False, False, True], [False, False, True]]])  # 2 rows, 2 columns of picture
-    position = SinePosition(8)(padding)[0]
+    position = SinePosition(8)(torch.zeros(1, 8, 2, 3), padding)[0]
     row, column = 2 / (2 + 1e-6) * 2 * math.pi, 1 / (2 + 1e-6) * 2 * math.pi  # second row, first column
     expected = [
         f(angle / 10000 ** (k / 2)) for angle in (row, column) for k in (0, 1) for f in (math.sin, math.cos)
@@ -111,10 +110,10 @@ def test_sine_position_by_hand() -> None:
 
 def test_learned_positions_end_with_an_error_at_50() -> None:
     position = LearnedPosition(8)
-    assert position(torch.zeros(2, 50, 50, dtype=torch.bool)).shape == (2, 8, 50, 50)
+    assert position(torch.zeros(2, 8, 50, 50), None).shape == (2, 8, 50, 50)
     for h, w in ((51, 10), (10, 51)):
         with pytest.raises(UsageError, match=rf"50 x 50 feature cells, not {w} x {h}"):
-            position(torch.zeros(1, h, w, dtype=torch.bool))
+            position(torch.zeros(1, 8, h, w), None)
 
 
 def test_first_cell_of_a_picture_is_never_padding() -> None:
@@ -132,6 +131,18 @@ def test_collate_pads_right_and_bottom() -> None:
     assert torch.equal(batch.images[:, 0] == 0, batch.padding)
     assert not batch.padding[0, :2].any()
     assert batch.padding[0, 2:].all()
+
+
+def test_equal_sizes_are_not_padded(detr: DETR) -> None:
+    """No padding is the same as padding that is nowhere."""
+    g = torch.Generator().manual_seed(3)
+    batch = collate([torch.randn(3, 64, 96, generator=g) for _ in range(2)])
+    assert batch.padding is None
+    nowhere = Batch(batch.images, torch.zeros(2, 64, 96, dtype=torch.bool))
+    with torch.no_grad():
+        without, there = detr(batch).last, detr(nowhere).last
+    torch.testing.assert_close(without.logits, there.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(without.boxes, there.boxes, rtol=0, atol=1e-5)
 
 
 def test_starts_as_published() -> None:

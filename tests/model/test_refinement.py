@@ -7,21 +7,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detrcli.config import LossConfig
 from detrcli.errors import UsageError
-from detrcli.losses.criterion import Criterion
 from detrcli.model.backbone import Backbone
 from detrcli.model.detr import tokens
 from detrcli.model.refinement import RefiningDETR, spread
+from detrcli.resize import ShortestEdge
 from detrcli.structures import Batch, Target
-from detrcli.variants import VARIANTS, build, preprocessing
-from detrcli.variants.detr import build_criterion
-from detrcli.variants.tiny import TinyConfig
+from detrcli.variants import preset, variant_of
+from detrcli.variants.detr import set_prediction_loss
+from detrcli.variants.tiny import TinyConfig, build
 
 
 @pytest.fixture
 def tiny() -> RefiningDETR:
     torch.manual_seed(0)
-    return build(VARIANTS["detr-tiny"]).eval()
+    return build(TinyConfig()).eval()
 
 
 def pictures(count: int = 2) -> Batch:
@@ -37,12 +38,11 @@ def test_size_and_shapes(norm: str) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
     with torch.no_grad():
         output = model(pictures())
-        assert model.backbone(pictures().images).shape[-2:] == (16, 16)
-    assert [group.name for group in output.groups] == ["layer 0", "layer 1", "last"]
-    for group in output.groups:
-        assert group.prediction.logits.shape == (2, 25, 6)
-        assert group.prediction.boxes.shape == (2, 25, 4)
-        assert ((group.prediction.boxes > 0) & (group.prediction.boxes < 1)).all()
+        assert model.backbone(pictures().images)[-1].shape[-2:] == (16, 16)
+    assert [group.name for group in output.groups] == ["decoder"]
+    assert output.decoder.logits.shape == (3, 2, 25, 6)
+    assert output.decoder.boxes.shape == (3, 2, 25, 4)
+    assert ((output.decoder.boxes > 0) & (output.decoder.boxes < 1)).all()
 
 
 def test_its_norms_are_learned() -> None:
@@ -51,8 +51,8 @@ def test_its_norms_are_learned() -> None:
 
 
 def test_it_sees_small_pictures() -> None:
-    assert (preprocessing(TinyConfig()).size, preprocessing(TinyConfig()).max_size) == (128, 213)
-    assert preprocessing(VARIANTS["detr-r50"]).size == 800
+    assert variant_of(TinyConfig()).preprocessing.resize == ShortestEdge(128, 213)
+    assert variant_of(preset("detr-r50")).preprocessing.resize == ShortestEdge(800, 1333)
 
 
 class Given(Backbone):
@@ -65,24 +65,25 @@ class Given(Backbone):
     def stem(self) -> Sequence[nn.Module]:
         return ()
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.features
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.features,)
 
 
 @torch.no_grad()
 def from_features(model: RefiningDETR, features: Tensor, padding: Tensor) -> Iterator[Tensor]:
     model.backbone = Given(features)
     pixels = padding.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    for group in model(Batch(torch.zeros(1, 3, *pixels.shape[1:]), pixels)).groups:
-        yield from (group.prediction.logits, group.prediction.boxes)
+    decoder = model(Batch(torch.zeros(1, 3, *pixels.shape[1:]), pixels)).decoder
+    yield from (decoder.logits, decoder.boxes)
 
 
 def test_transformer_ignores_what_is_in_padded_cells(tiny: RefiningDETR) -> None:
     """The same features with padded cells of any content, and with no padded cells at all."""
     move_boxes(tiny)
     g = torch.Generator().manual_seed(1)
-    features = torch.randn(1, tiny.backbone.channels, 6, 7, generator=g)
-    padded = torch.zeros(1, tiny.backbone.channels, 9, 10)
+    channels = tiny.backbone.channels[-1]
+    features = torch.randn(1, channels, 6, 7, generator=g)
+    padded = torch.zeros(1, channels, 9, 10)
     padded[..., :6, :7] = features
     outside = torch.ones(1, 9, 10, dtype=torch.bool)
     outside[..., :6, :7] = False
@@ -97,7 +98,7 @@ def test_transformer_ignores_what_is_in_padded_cells(tiny: RefiningDETR) -> None
 def test_a_query_begins_by_looking_at_what_is_around_it(tiny: RefiningDETR) -> None:
     """Of an empty picture, whose cells differ by their place alone: near its centre, on average over heads."""
     attention = tiny.decoder.layers[0].cross_attention
-    position = tokens(tiny.position(torch.zeros(1, 16, 16, dtype=torch.bool)))  # (1, 256, C)
+    position = tokens(tiny.position(torch.zeros(1, 128, 16, 16), None))  # (1, 256, C)
     looking = tiny.locate(tiny.queries.references[None])
     _, weights = attention(looking, position, position)  # (1, Q, 256)
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
@@ -114,8 +115,8 @@ def move_boxes(model: RefiningDETR) -> None:
 
 def test_boxes_begin_as_the_references(tiny: RefiningDETR) -> None:
     with torch.no_grad():
-        for group in tiny(pictures()).groups:
-            assert torch.equal(group.prediction.boxes, tiny.queries.references.sigmoid().expand(2, -1, -1))
+        boxes = tiny(pictures()).decoder.boxes
+    assert torch.equal(boxes, tiny.queries.references.sigmoid().expand(3, 2, -1, -1))
 
 
 def test_layers_add_up(tiny: RefiningDETR) -> None:
@@ -123,25 +124,25 @@ def test_layers_add_up(tiny: RefiningDETR) -> None:
     step = torch.tensor([0.1, -0.2, 0.3, -0.4])
     with torch.no_grad():
         tiny.box_head.layers[-1].bias.copy_(step)
-        for layer, group in enumerate(tiny(pictures()).groups, start=1):
+        for layer, boxes in enumerate(tiny(pictures()).decoder.boxes, start=1):
             expected = (tiny.queries.references + layer * step).sigmoid().expand(2, -1, -1)
-            torch.testing.assert_close(group.prediction.boxes, expected)
+            torch.testing.assert_close(boxes, expected)
 
 
 def test_a_layer_looks_from_where_the_last_one_went(tiny: RefiningDETR) -> None:
     """What the first layer moves, the second one sees, in the logits too."""
     tiny.box_head.layers[-1].bias.data.fill_(0)
     with torch.no_grad():
-        still = tiny(pictures())
+        still = tiny(pictures()).decoder.logits
         tiny.box_head.layers[-1].bias.data.fill_(0.5)
-        moved = tiny(pictures())
-    assert torch.equal(still.groups[0].prediction.logits, moved.groups[0].prediction.logits)
-    assert not torch.equal(still.groups[1].prediction.logits, moved.groups[1].prediction.logits)
+        moved = tiny(pictures()).decoder.logits
+    assert torch.equal(still[0], moved[0])
+    assert not torch.equal(still[1], moved[1])
 
 
 def test_a_query_has_the_code_of_the_cell_that_it_is_at(tiny: RefiningDETR) -> None:
     """Rows first, as the cells have it: height and width follow."""
-    cells = tiny.position(torch.zeros(1, 4, 8, dtype=torch.bool))  # (1, C, 4, 8)
+    cells = tiny.position(torch.zeros(1, 128, 4, 8), None)  # (1, C, 4, 8)
     box = torch.tensor([5 / 8, 3 / 4, 0.2, 0.3]).logit()  # column 5 of 8, row 3 of 4, counted from 1
     codes: list[Tensor] = []
     hook = tiny.place.register_forward_pre_hook(lambda _, args: codes.append(args[0]))
@@ -159,8 +160,8 @@ def test_gradients_reach_everything(tiny: RefiningDETR) -> None:
     move_boxes(tiny)
     torch.nn.init.normal_(tiny.place[-1].weight, std=0.1)
     targets = [Target(torch.tensor([1, 3]), torch.rand(2, 4) * 0.3 + 0.3) for _ in range(2)]
-    criterion: Criterion = build_criterion()
-    criterion(tiny.train()(pictures()), targets).total.backward()
+    loss = set_prediction_loss(TinyConfig(), LossConfig())
+    loss.compute_loss(tiny.train()(pictures()), targets).total.backward()
     for name, parameter in tiny.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -169,9 +170,9 @@ def test_gradients_reach_everything(tiny: RefiningDETR) -> None:
 def test_a_layer_is_not_charged_for_the_steps_of_those_before(tiny: RefiningDETR) -> None:
     """A later box says nothing to the references except by how the query looks from them."""
     output = tiny(pictures())  # the box head's start: no way through its hidden states
-    assert torch.autograd.grad(
-        output.groups[0].prediction.boxes.sum(), tiny.queries.references, retain_graph=True
-    )[0].any()
+    assert torch.autograd.grad(output.decoder.boxes[0].sum(), tiny.queries.references, retain_graph=True)[
+        0
+    ].any()
     later = torch.autograd.grad(output.last.boxes.sum(), tiny.queries.references)[0]
     assert not later.any()
 

@@ -1,4 +1,4 @@
-"""The page shows the same colours as the sheets, and every control changes them."""
+"""The page shows the same colours as the figures, and every control changes them."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from PIL import Image
 
 from detrcli.render.attention_figure import overlay
 from detrcli.render.attention_page import LONGEST, Answer, write_attention_page
+from detrcli.resize import Letterbox, Placement
 
 EVIL = "</script><img src=x>\x1b"
 QUERIES, LAYERS, HEADS, CELLS = [7, 2], 3, 2, (5, 8)
@@ -26,17 +27,24 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 
 
+@pytest.fixture(params=[None, Letterbox(64, 128)], ids=["whole", "letterbox"])
+def placement(request: pytest.FixtureRequest) -> Placement | None:
+    return None if request.param is None else request.param.place(60, 90)
+
+
 @pytest.fixture
-def page(tmp_path: Path, picture: Image.Image) -> Path:
+def page(tmp_path: Path, picture: Image.Image, placement: Placement | None) -> Path:
     answers = [
         [Answer(f"{EVIL} {layer}", 3, (10 + layer, 10, 40 + 20 * i, 40)) for layer in range(LAYERS)]
         for i in range(len(QUERIES))
     ]
-    write_attention_page(tmp_path / "a.html", EVIL, picture, QUERIES, answers, random_maps())
+    write_attention_page(tmp_path / "a.html", EVIL, picture, QUERIES, answers, random_maps(), placement)
     return tmp_path / "a.html"
 
 
-def test_every_control_changes_the_canvas_to_what_the_sheet_shows(page: Path, picture: Image.Image) -> None:
+def test_every_control_changes_the_canvas_to_what_the_figure_shows(
+    page: Path, picture: Image.Image, placement: Placement | None
+) -> None:
     maps = random_maps()
     large = picture.resize((LONGEST, LONGEST * 2 // 3), Image.Resampling.BICUBIC)
     with opened(page) as shown:
@@ -48,7 +56,7 @@ def test_every_control_changes_the_canvas_to_what_the_sheet_shows(page: Path, pi
             return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
         def expect(query: int, layer: int, head: int) -> None:
-            wanted = np.asarray(overlay(large, maps[layer, query, head])).astype(int)
+            wanted = np.asarray(overlay(large, maps[layer, query, head], placement)).astype(int)
             difference = np.abs(seen() - wanted)
             # A map is sent in 256 steps, so that a pixel can have the next colour of the scale.
             assert difference.max() <= 8

@@ -8,7 +8,7 @@ from PIL import Image
 
 from detrcli.render import draw
 from detrcli.render.colour import colour_of, contrast
-from detrcli.render.draw import LABELS_SHARE, annotate, overlap
+from detrcli.render.draw import LABELS_SHARE, draw_detections, overlap
 from detrcli.structures import Detections
 from detrcli.system.text import visible
 
@@ -47,7 +47,7 @@ def plates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
 
 def test_box_is_drawn_where_it_is() -> None:
     image = Image.new("RGB", (400, 300), "grey")
-    drawn = annotate(image, found([(100, 80, 301, 221)]))
+    drawn = draw_detections(image, found([(100, 80, 301, 221)]))
     assert drawn.size == image.size
     for at in ((100, 150), (300, 150), (200, 80), (200, 220)):
         assert drawn.getpixel(at) == colour_of(0)
@@ -58,7 +58,7 @@ def test_box_is_drawn_where_it_is() -> None:
 
 def test_nothing_found_changes_nothing() -> None:
     image = Image.effect_noise((320, 240), 60).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(annotate(image, found([]))), np.asarray(image))
+    np.testing.assert_array_equal(np.asarray(draw_detections(image, found([]))), np.asarray(image))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_nothing_found_changes_nothing() -> None:
 def test_labels_do_not_collide_nor_hide_the_picture(
     plates: list[tuple[float, ...]], n: int, size: tuple[int, int]
 ) -> None:
-    drawn = annotate(Image.new("RGB", size), crowd(n, *size))
+    drawn = draw_detections(Image.new("RGB", size), crowd(n, *size))
     assert plates
     assert not any(overlap(a, b) for a, b in itertools.combinations(plates, 2))
     for x0, y0, x1, y1 in plates:
@@ -81,19 +81,19 @@ def test_labels_do_not_collide_nor_hide_the_picture(
     "box", [(-50, -50, 900, 900), (5, 5, 5, 5), (300, 200, 320, 240), (0, 0, 320, 240), (9, 9, 8, 8)]
 )
 def test_boxes_at_and_beyond_the_edge(box: tuple[float, ...], plates: list[tuple[float, ...]]) -> None:
-    annotate(Image.new("RGB", (320, 240)), found([box]))
+    draw_detections(Image.new("RGB", (320, 240)), found([box]))
     assert len(plates) == 1
 
 
 def test_small_pictures_are_enlarged_whole() -> None:
-    assert annotate(Image.new("RGB", (60, 45)), found([(5, 5, 30, 30)])).size == (360, 270)
-    assert annotate(Image.new("RGB", (1, 1)), found([(0, 0, 1, 1)])).size == (240, 240)
-    assert annotate(Image.new("RGB", (5000, 2)), found([(0, 0, 9, 1)])).size == (5000, 2)
+    assert draw_detections(Image.new("RGB", (60, 45)), found([(5, 5, 30, 30)])).size == (360, 270)
+    assert draw_detections(Image.new("RGB", (1, 1)), found([(0, 0, 1, 1)])).size == (240, 240)
+    assert draw_detections(Image.new("RGB", (5000, 2)), found([(0, 0, 9, 1)])).size == (5000, 2)
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 500, "狗", "کلب", "a\nb", "\x1b[31m", "[/x]", "👩‍🚀"])
 def test_any_name_can_be_written(name: str) -> None:
-    annotate(Image.new("RGB", (320, 240)), found([(20, 30, 90, 120)], [name]))
+    draw_detections(Image.new("RGB", (320, 240)), found([(20, 30, 90, 120)], [name]))
 
 
 def test_colours_can_be_told_apart() -> None:

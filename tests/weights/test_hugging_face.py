@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from detrcli.data.batching import collate
 from detrcli.errors import WeightsError
+from detrcli.resize import ShortestEdge
 from detrcli.variants.detr import DETRConfig, build
-from detrcli.weights.formats.names import HUGGING_FACE, join_projections, rename
+from detrcli.variants.detr_names import HUGGING_FACE, join_projections, rename
 from detrcli.weights.load import load_weights
 
 transformers = pytest.importorskip("transformers")
@@ -103,7 +104,7 @@ def test_classes_and_preprocessing(folder: Path) -> None:
     weights = load_weights(str(folder))
     assert weights.classes.ids.tolist() == [0, 1, 2]
     assert weights.classes.names.tolist() == ["N/A", "cat", "dog"]
-    assert (weights.preprocessing.size, weights.preprocessing.max_size) == (64, 96)
+    assert weights.preprocessing.resize == ShortestEdge(64, 96)
     assert weights.preprocessing.mean == (0.5, 0.4, 0.3)
     assert weights.preprocessing.std == (0.2, 0.3, 0.4)
 
@@ -155,6 +156,6 @@ def test_older_ways_to_say_it(folder: Path, tmp_path: Path) -> None:
     changed(tmp_path, PREPROCESSOR, size=70, max_size=99, do_normalize=False)
     changed(tmp_path, CONFIG, dilation=False, backbone_config={"output_stride": 16})
     weights = load_weights(str(tmp_path))
-    assert (weights.preprocessing.size, weights.preprocessing.max_size) == (70, 99)
+    assert weights.preprocessing.resize == ShortestEdge(70, 99)
     assert (weights.preprocessing.mean, weights.preprocessing.std) == ((0, 0, 0), (1, 1, 1))
     assert weights.config.dilated

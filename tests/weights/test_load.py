@@ -8,7 +8,7 @@ from server import serving, whole
 from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import UsageError, WeightsError
-from detrcli.variants import VARIANTS
+from detrcli.variants import presets
 from detrcli.weights import registry
 from detrcli.weights.formats import native
 from detrcli.weights.load import load_weights
@@ -56,7 +56,7 @@ def test_registry_agrees_with_itself() -> None:
         assert known.sha256.startswith(known.file.rsplit("-", 1)[1].removesuffix(".pth"))
         assert known.file.startswith(name)
         assert len(known.sha256) in (8, 64)
-        assert known.panoptic or name in VARIANTS
+        assert known.panoptic or name in presets()
 
 
 def test_panoptic_names_say_what_is_missing() -> None:

@@ -14,8 +14,9 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import WeightsError
 from detrcli.structures import Classes
-from detrcli.variants import build
+from detrcli.variants.detr import build
 from detrcli.weights.formats import native
+from detrcli.weights.formats.header import FORMAT, checksum
 from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
 
@@ -35,6 +36,7 @@ def test_round_trip(tmp_path: Path, saved: tuple[Weights, bytes]) -> None:
     loaded = load_weights(str(tmp_path / "w.safetensors"))
     assert loaded.config == weights.config
     assert loaded.preprocessing == weights.preprocessing
+    assert loaded.loss == weights.loss
     assert loaded.classes.ids.tolist() == [7, 1, 4_000_000_007]
     assert loaded.classes.names.tolist() == ["cat", "dog", "Żubr"]
     assert loaded.tensors.keys() == weights.tensors.keys()
@@ -56,16 +58,19 @@ def test_a_file_from_before_there_were_norms(tmp_path: Path) -> None:
     weights, path = small_weights(), tmp_path / "w.safetensors"
     config = {key: value for key, value in asdict(weights.config).items() if key != "norm"}
     header = {
-        "format": native.FORMAT,
+        "format": FORMAT,
         "variant": "detr",
         "config": json.dumps(config),
         "classes": json.dumps({"ids": [0, 1, 2], "names": ["a", "b", "c"]}),
-        "preprocessing": json.dumps(asdict(weights.preprocessing)),
+        "preprocessing": json.dumps(
+            {"size": 64, "max_size": 106, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        ),
     }
     tensors = dict(weights.tensors)
-    save_file(tensors, path, {**header, "checksum": native.checksum(header, tensors)})
+    save_file(tensors, path, {**header, "checksum": checksum(header, tensors)})
     loaded = load_weights(str(path))
     assert loaded.config == weights.config
+    assert loaded.preprocessing == weights.preprocessing
     loaded.model()
 
 
@@ -118,21 +123,21 @@ def test_foreign_and_future_files(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="another version of detr"):
         load_weights(str(path))
     header = {
-        "format": native.FORMAT,
+        "format": FORMAT,
         "variant": "detr",
         "config": json.dumps({"novelty": 1}),
         "classes": "{}",
         "preprocessing": "{}",
     }
     tensors = {"a": torch.zeros(1)}
-    save_file(tensors, path, {**header, "checksum": native.checksum(header, tensors)})
+    save_file(tensors, path, {**header, "checksum": checksum(header, tensors)})
     with pytest.raises(WeightsError, match="another version of detr"):
         load_weights(str(path))
 
 
 def test_a_model_of_another_kind(tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"format": native.FORMAT, "variant": "dino"})
-    with pytest.raises(WeightsError, match="of a kind that this version does not know"):
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"format": FORMAT, "variant": "dino"})
+    with pytest.raises(WeightsError, match="of a kind that is not known here .*dino"):
         load_weights(str(tmp_path / "w.safetensors"))
 
 

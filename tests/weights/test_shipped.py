@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from detrcli.data.shapes import DEFAULT
-from detrcli.variants import VARIANTS
+from detrcli.resize import ShortestEdge
+from detrcli.variants import preset
 from detrcli.weights.load import load_weights
 from detrcli.weights.registry import SHIPPED
 
@@ -21,9 +22,9 @@ def test_they_are_small_and_say_where_they_come_from() -> None:
 
 def test_they_are_a_tiny_detr_of_the_default_shapes() -> None:
     weights = load_weights("shapes")
-    assert weights.config == VARIANTS["detr-tiny"]
+    assert weights.config == preset("detr-tiny")
     assert tuple(weights.classes.names) == DEFAULT
-    assert (weights.preprocessing.size, weights.preprocessing.max_size) == (160, 266)
+    assert weights.preprocessing.resize == ShortestEdge(160, 266)
 
 
 def test_they_reach_what_is_recorded() -> None:

@@ -1,4 +1,4 @@
-"""Trained weights for the backbone alone, to start from where a whole DETR has to be learned."""
+"""Trained weights for the backbone alone, to start from where a whole model has to be learned."""
 
 from pathlib import Path
 
@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from detrcli.config import ModelConfig
 from detrcli.errors import UsageError, WeightsError
-from detrcli.variants import build, kind_of
-from detrcli.variants.detr import DETRConfig
-from detrcli.variants.variant import ModelConfig
+from detrcli.variants import variant_of
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats.published import read_pickle
 from detrcli.weights.weights import explain_mismatch
@@ -20,35 +19,35 @@ COUNTER = "num_batches_tracked"
 
 def is_there(config: ModelConfig) -> bool:
     """Whether such a model's backbone can start from ImageNet."""
-    return isinstance(config, DETRConfig) and config.norm != "group"
+    trained = variant_of(config).backbone
+    return trained is not None and trained.refuse(config) is None
 
 
 def backbone_weights(config: ModelConfig, source: str, progress: Progress = no_progress) -> dict[str, Tensor]:
     """The backbone's part of such a model's state dict, trained to classify pictures.
 
-    `source` is "imagenet", for torchvision's first weights of that ResNet (those that the published DETRs started
+    `source` is "imagenet", for torchvision's first weights of that network (those that the published DETRs started
     from), or the path of a state dict as torchvision saves it.
     """
-    if not isinstance(config, DETRConfig):
-        raise UsageError(
-            f"{source}: there are no trained weights for the backbone of a {kind_of(config).name}."
-        )
-    if config.norm == "group":
-        raise WeightsError(
-            f"{source}: ImageNet weights were trained with batch norm, and group norm has no place for their"
-            " statistics.\nUse norm = frozen or batch."
-        )
-    path = _fetch(config.backbone, progress) if source == IMAGENET else Path(source).expanduser()
+    variant = variant_of(config)
+    trained = variant.backbone
+    if trained is None:
+        raise UsageError(f"{source}: there are no trained weights for the backbone of a {variant.name}.")
+    if refusal := trained.refuse(config):
+        raise WeightsError(f"{source}: {refusal}")
+    path = (
+        _fetch(trained.architecture(config), progress) if source == IMAGENET else Path(source).expanduser()
+    )
     if not path.is_file():
         raise WeightsError(f"{source}: no such file; there is the name {IMAGENET}, or a path.")
     theirs = {
-        f"backbone.body.{name}": value
+        f"{trained.prefix}{name}": value
         for name, value in read_pickle(path, source).items()
         if isinstance(value, Tensor) and not name.startswith("fc.") and not name.endswith(COUNTER)
     }
     with torch.device("meta"):
-        state = build(config).state_dict()
-    wanted = {name: value for name, value in state.items() if name.startswith("backbone.")}
+        state = variant.build(config).state_dict()
+    wanted = {name: value for name, value in state.items() if name.startswith(trained.prefix)}
     # Batches are counted anew, since some of their files have no counts.
     counters = {name: torch.tensor(0) for name in wanted if name.endswith(COUNTER)}
     explain_mismatch(source, wanted, theirs | counters)

@@ -1,4 +1,4 @@
-"""DETR as Hugging Face transformers keeps it: a folder, here or on the hub."""
+"""Models as Hugging Face transformers keeps them: a folder, here or on the hub."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from detrcli.config import Preprocessing
-from detrcli.errors import WeightsError
+from detrcli.errors import UsageError, WeightsError
+from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
-from detrcli.weights.formats.names import HUGGING_FACE, join_projections, rename
-from detrcli.weights.weights import Weights, infer_config
+from detrcli.variants import variants
+from detrcli.weights.weights import Weights
 
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 
@@ -22,7 +23,7 @@ def load(folder: Path, source: str) -> Weights:
     """Read such a folder."""
     try:
         return _load(folder, source)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, UsageError) as error:
         raise WeightsError(
             f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error})."
         ) from None
@@ -30,46 +31,33 @@ def load(folder: Path, source: str) -> Weights:
 
 def _load(folder: Path, source: str) -> Weights:
     facts = _read_json(folder / CONFIG, source)
-    if facts.get("model_type") != "detr":
+    known = {
+        model_type: (variant, names)
+        for variant in variants().values()
+        for model_type, names in variant.hugging_face.items()
+    }
+    if facts.get("model_type") not in known:
         raise WeightsError(
-            f"{source}: config.json is of a model of type {facts.get('model_type')!r}, not 'detr'."
+            f"{source}: {CONFIG} is of a model of type {facts.get('model_type')!r}; read is {', '.join(known)}."
         )
-    if facts.get("activation_function", "relu") != "relu":
-        raise WeightsError(
-            f"{source}: its activation is {facts['activation_function']!r}; only 'relu' is built."
-        )
+    variant, theirs = known[facts["model_type"]]
     try:
-        theirs = load_file(folder / TENSORS)
+        tensors = theirs.rename(load_file(folder / TENSORS))
     except FileNotFoundError:
         raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.") from None
     except SafetensorError as error:
         raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).") from None
-    tensors = join_projections(
-        {
-            rename(name, HUGGING_FACE): tensor
-            for name, tensor in theirs.items()
-            if not name.endswith("num_batches_tracked")
-        }
-    )
-    if facts.get("decoder_attention_heads", 8) != facts.get("encoder_attention_heads", 8):
-        raise WeightsError(f"{source}: encoder and decoder have different numbers of attention heads.")
-    stride = (facts.get("backbone_config") or {}).get("output_stride")
-    known = {
-        "dilated": bool(facts.get("dilation")) or stride == 16,
-        "heads": facts.get("encoder_attention_heads", 8),
-        "dropout": facts.get("dropout", 0.1),
-    }
-    config = infer_config(source, tensors, known)
+    config = theirs.infer(source, tensors, facts, None)
     names = {int(index): name for index, name in (facts.get("id2label") or {}).items()}
     classes = Classes(
         ids=np.arange(config.classes),
         names=np.array([names.get(index, f"class {index}") for index in range(config.classes)]),
     )
-    return Weights(source, config, tensors, classes, _preprocessing(folder, source))
+    return Weights(source, config, tensors, classes, _preprocessing(folder, source), variant.loss)
 
 
 def _preprocessing(folder: Path, source: str) -> Preprocessing:
-    default = Preprocessing()
+    default, rule = Preprocessing(), ShortestEdge()
     if not (folder / PREPROCESSOR).exists():
         return default
     facts = _read_json(folder / PREPROCESSOR, source)
@@ -79,7 +67,7 @@ def _preprocessing(folder: Path, source: str) -> Preprocessing:
         facts |= {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
     size = facts.get("size", {})
     if isinstance(size, int):  # as older versions of transformers write it
-        size = {"shortest_edge": size, "longest_edge": facts.get("max_size", default.max_size)}
+        size = {"shortest_edge": size, "longest_edge": facts.get("max_size", rule.max_size)}
     if "shortest_edge" not in size:
         raise WeightsError(f"{source}: {PREPROCESSOR} wants pictures of {size}, not of a shortest edge.")
     red, green, blue = map(float, facts.get("image_mean", default.mean))
@@ -88,8 +76,7 @@ def _preprocessing(folder: Path, source: str) -> Preprocessing:
     if not (red and green and blue):
         raise WeightsError(f"{source}: {PREPROCESSOR} divides by a deviation of 0.")
     return Preprocessing(
-        size=int(size["shortest_edge"]),
-        max_size=int(size.get("longest_edge") or default.max_size),
+        ShortestEdge(int(size["shortest_edge"]), int(size.get("longest_edge") or rule.max_size)),
         mean=mean,
         std=(red, green, blue),
     )

@@ -1,4 +1,4 @@
-"""Checkpoints as the published training script writes them: a pickle with a state dict, bare or under "model"."""
+"""Checkpoints as the published training scripts write them: a pickle with a state dict, bare or under "model"."""
 
 import argparse
 import pickle
@@ -11,34 +11,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrcli.config import Preprocessing
+from detrcli.config import ModelConfig
 from detrcli.errors import WeightsError
-from detrcli.weights.formats.names import PUBLISHED, rename
-from detrcli.weights.weights import Weights, classes_by_index, infer_config
+from detrcli.variants import variant_of, variants
+from detrcli.variants.variant import ForeignNames, Variant
+from detrcli.weights.weights import Weights, classes_by_index
 
 
-def load(path: Path, source: str, *, dilated: bool | None = None) -> Weights:
-    """Read such a file. Tensors do not show DC5: `dilated` says it, else the file's `args`, else its name."""
+def load(path: Path, source: str, wanted: ModelConfig | None = None) -> Weights:
+    """Read such a file; `wanted` is the model that it is said to be."""
     checkpoint = read_pickle(path, source)
     args = checkpoint.get("args")
-    settings: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
+    facts: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
     inner = checkpoint.get("model", checkpoint)
     state = inner if isinstance(inner, Mapping) else {}
-    tensors = {
-        rename(name, PUBLISHED): value
-        for name, value in state.items()
-        if isinstance(value, Tensor) and not name.endswith("num_batches_tracked")
-    }
+    theirs = {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
-    known: dict[str, Any] = {}
-    if "nheads" in settings:
-        known["heads"] = settings["nheads"]
-    if isinstance(settings.get("dropout"), float):
-        known["dropout"] = settings["dropout"]
-    if dilated is None:
-        dilated = bool(settings["dilation"]) if "dilation" in settings else "dc5" in path.name.lower()
-    config = infer_config(source, tensors, {**known, "dilated": dilated})
-    return Weights(source, config, tensors, classes_by_index(config.classes), Preprocessing())
+    variant, names = _whose(theirs, wanted)
+    tensors = names.rename(theirs)
+    same = wanted if isinstance(wanted, variant.config) else None
+    config = names.infer(source, tensors, {**facts, "file": path.name}, same)
+    return Weights(
+        source, config, tensors, classes_by_index(config.classes), variant.preprocessing, variant.loss
+    )
+
+
+def _whose(theirs: Mapping[str, Tensor], wanted: ModelConfig | None) -> tuple[Variant[Any], ForeignNames[Any]]:
+    """The member whose names these are; else the one that they are said to be, which then explains what is missing."""
+    kept_so = [(v, v.published) for v in variants().values() if v.published is not None]
+    known = [(v, names) for v, names in kept_so if names.known_by(theirs.keys())]
+    if not known and wanted is not None:
+        known = [(v, names) for v, names in kept_so if v is variant_of(wanted)]
+    return (known or kept_so)[0]
 
 
 def read_pickle(path: Path, source: str) -> Mapping[str, Any]:

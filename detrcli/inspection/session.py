@@ -1,0 +1,120 @@
+"""The images of a split with their ground truth in the weights' classes, and what every layer of a model predicts."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from detrcli.data.annotations import Annotations, annotate
+from detrcli.data.checks import Split
+from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
+from detrcli.data.images import open_picture
+from detrcli.errors import DataError, UsageError
+from detrcli.evaluation.class_mapping import ClassMapping
+from detrcli.inference.detector import Detector
+from detrcli.losses.loss import Loss
+from detrcli.resize import Placement
+from detrcli.structures import Classes, Output
+from detrcli.system.prefetch import prefetch
+
+
+@dataclass(frozen=True)
+class InspectionSession:
+    """A split as training would see it, without augmentation; labels are the weights' class indices."""
+
+    detector: Detector
+    loss: Loss  # that the weights were trained with
+    classes: Classes  # the weights' names, with the data's ids
+    annotations: Annotations
+    dataset: DetectionDataset
+    skip_bad: bool  # whether a picture that cannot be read is left out; else it is an error
+    note: Callable[[str], None]  # is told of what is left out
+
+    @classmethod
+    def of(
+        cls,
+        detector: Detector,
+        split: Split,
+        class_mapping: ClassMapping,
+        *,
+        skip_bad: bool = False,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> "InspectionSession":
+        """The usable images of a split; objects whose class the weights do not know are left out."""
+        annotations = annotate(split, class_mapping.classes)
+        if not len(annotations):
+            raise DataError("There are no pictures in this split that can be used.")
+        dataset = DetectionDataset(annotations, detector.preprocessing, augmentation="none")
+        loss = detector.weights.make_loss()
+        return cls(detector, loss, class_mapping.classes, annotations, dataset, skip_bad, note)
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def find(self, image: str | int | None = None) -> int:
+        """The place of an image by its id or its file; the first one where none is named."""
+        if image is None:
+            return 0
+        image, ids = str(image), self.annotations.image_ids.tolist()
+        if image.lstrip("-").isdecimal() and int(image) in ids:
+            return ids.index(int(image))
+        paths = [self.path(i) for i in range(len(ids))]
+        if os.path.exists(image):
+            named = [i for i, path in enumerate(paths) if path.samefile(image)]
+        else:
+            named = [i for i, path in enumerate(paths) if path.as_posix().endswith(f"/{image}")]
+        if len(named) == 1:
+            return named[0]
+        if named:
+            raise UsageError(
+                f"image {image}: {len(named)} pictures end so. Give more of the path, or the id."
+            )
+        raise UsageError(f"image {image}: no picture of this split has that id or file.")
+
+    def path(self, i: int) -> Path:
+        """An image's file."""
+        return self.annotations.path(i)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of the picture as it is displayed."""
+        height, width = self.annotations.sizes[i].tolist()
+        return height, width
+
+    def placement(self, i: int) -> Placement:
+        """Where the picture lies in the network's input."""
+        return self.detector.preprocessing.resize.place(*self.size(i))
+
+    def annotation_ids(self, i: int) -> list[int]:
+        """The data's own ids of an image's objects."""
+        ends = self.annotations.ends
+        return self.annotations.annotation_ids[int(ends[i - 1]) if i else 0 : int(ends[i])].tolist()
+
+    def example(self, i: int) -> Example:
+        """The network's input and the objects of an image."""
+        example = self.dataset[0, i]
+        if isinstance(example, UnreadableSample):
+            raise DataError(f"{example.message}.")
+        return example
+
+    def output(self, example: Example) -> Output:
+        """What every layer says of it."""
+        return self.detector.output([example.pixels])
+
+    def picture(self, i: int) -> Image.Image:
+        """The picture as it is displayed."""
+        return open_picture(self.path(i), turn=bool(self.annotations.turned[i])).image
+
+    def __iter__(self) -> Iterator[tuple[int, Example, Output]]:
+        """All images with what is said of them, while the next ones are being read."""
+        places = [(0, i) for i in range(len(self))]
+        with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
+            for i, example in enumerate(prefetch(pool, self.dataset.__getitem__, places, depth=16)):
+                if isinstance(example, Example):
+                    yield i, example, self.output(example)
+                elif self.skip_bad:
+                    self.note(f"left out: {example.message}")
+                else:
+                    raise DataError(f"{example.message}.\n--skip-bad leaves out what cannot be read.")

@@ -1,0 +1,156 @@
+"""The terms of matching cost and loss as data: a name, a weight, a function. A member of the family lists its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrcli.boxes import corners, generalised_iou
+from detrcli.losses.scoring import NOTHING, Scoring
+from detrcli.structures import Group, Match, Target
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Each of the T objects of a batch beside the Q queries of its own image, in all L layers, in float32."""
+
+    logits: Tensor  # (L, B, Q, R)
+    boxes: Tensor  # (L, T, Q, 4), predicted in the object's image
+    images: Tensor  # (T,), of which image an object is
+    labels: Tensor  # (T,)
+    truth: Tensor  # (T, 1, 4), the objects' boxes
+
+
+def candidates(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Candidates:
+    """Put objects beside queries, image by image: so the work grows with T and not with B * T."""
+    images = torch.arange(len(targets), device=logits.device).repeat_interleave(
+        torch.tensor([len(target) for target in targets], device=logits.device)
+    )
+    return Candidates(
+        logits=logits.float(),
+        boxes=boxes.float()[:, images],
+        images=images,
+        labels=torch.cat([target.labels for target in targets]),
+        truth=torch.cat([target.boxes for target in targets]).float()[:, None],
+    )
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """One part of the matching cost."""
+
+    name: str
+    weight: float
+    values: Callable[[Candidates], Tensor]  # (L, T, Q), not weighted
+
+
+def class_cost(scoring: Scoring, kind: str, weight: float) -> CostTerm:
+    """As small as the query speaks for the object's class."""
+
+    def values(seen: Candidates) -> Tensor:
+        by_class = scoring.class_cost(seen.logits, kind)  # (L, B, Q, K)
+        return by_class.transpose(2, 3)[:, seen.images, seen.labels]
+
+    return CostTerm("class", weight, values)
+
+
+def l1_cost(weight: float) -> CostTerm:
+    """L1 distance of cx, cy, w, h."""
+    return CostTerm("l1", weight, lambda seen: (seen.boxes - seen.truth).abs().sum(-1))
+
+
+def giou_cost(weight: float) -> CostTerm:
+    """Minus the generalised IoU."""
+    return CostTerm(
+        "giou", weight, lambda seen: -generalised_iou(corners(seen.boxes), corners(seen.truth))
+    )
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A group's predictions beside the ground truth that its queries are matched to, in float32."""
+
+    group: Group
+    match: Match
+    logits: Tensor  # (L, B, Q, R)
+    labels: Tensor  # (L, B, Q), what each query should say; NOTHING where it is matched to no object
+    boxes: Tensor  # (P, 4), predicted by the matched queries
+    truth: Tensor  # (P, 4), the boxes of their objects
+
+
+def pair_up(group: Group, match: Match, targets: Sequence[Target]) -> Matched:
+    """Put what was predicted beside what should have been."""
+    labels = torch.cat([target.labels for target in targets])  # (T,)
+    boxes = torch.cat([target.boxes for target in targets])  # (T, 4)
+    wanted = torch.full(group.logits.shape[:3], NOTHING, device=labels.device)  # (L, B, Q)
+    matched = match.layers, match.images, match.queries
+    wanted[matched] = labels[match.targets]
+    return Matched(
+        group=group,
+        match=match,
+        logits=group.logits.float(),
+        labels=wanted,
+        boxes=group.boxes[matched].float(),
+        truth=boxes[match.targets].float(),
+    )
+
+
+class Count(Protocol):
+    """What a term is divided by, from the objects and queries of one image."""
+
+    def __call__(self, objects: int, queries: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One part of the loss: a value for each query, or for each pair, and what their sum is divided by."""
+
+    name: str
+    weight: float
+    values: Callable[[Matched], Tensor]  # (L, B, Q), or (P,); neither weighted nor normalised
+    count: Count
+    min_normaliser: float = 1.0
+
+    def by_layer(self, matched: Matched) -> Tensor:
+        """The sums, (L,)."""
+        values = self.values(matched)
+        if values.dim() == 3:
+            return values.flatten(1).sum(1)
+        return values.new_zeros(len(matched.logits)).index_add(0, matched.match.layers, values)
+
+
+def per_object(objects: int, queries: int) -> float:
+    """The number of objects, those that no query is left for included."""
+    return objects
+
+
+def class_loss(scoring: Scoring, weight: float) -> LossTerm:
+    """What the scoring charges each query for its class."""
+
+    def count(objects: int, queries: int) -> float:
+        return scoring.class_normaliser(min(objects, queries), queries)
+
+    return LossTerm(
+        "class",
+        weight,
+        lambda m: scoring.class_loss(m.logits, m.labels),
+        count,
+        min_normaliser=scoring.min_class_normaliser,
+    )
+
+
+def l1_loss(weight: float) -> LossTerm:
+    """L1 distance of cx, cy, w, h."""
+    return LossTerm(
+        "l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1), per_object
+    )
+
+
+def giou_loss(weight: float) -> LossTerm:
+    """One minus the generalised IoU."""
+    return LossTerm(
+        "giou", weight, lambda m: 1 - generalised_iou(corners(m.boxes), corners(m.truth)), per_object
+    )

@@ -1,0 +1,196 @@
+"""How others name and keep the tensors of DETR."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from detrcli.errors import NO_MASKS, DetrError, WeightsError
+from detrcli.variants.variant import ForeignNames
+
+if TYPE_CHECKING:
+    from detrcli.variants.detr import DETRConfig
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+# The published checkpoints'.
+PUBLISHED: tuple[Rule, ...] = (
+    (r"^module\.", ""),  # left by DistributedDataParallel
+    (r"^backbone\.0\.body\.", "backbone.body."),
+    (r"^backbone\.1\.row_embed\.", "position.rows."),
+    (r"^backbone\.1\.col_embed\.", "position.columns."),
+    (r"^input_proj\.", "projection."),
+    (r"^transformer\.", ""),
+    (r"\.self_attn\.", ".self_attention."),
+    (r"\.multihead_attn\.", ".cross_attention."),
+    (r"\.(linear\d)\.", r".feed_forward.\1."),
+    (r"\.norm(\d)\.", r".add_norm\1.norm."),
+    (r"^query_embed\.", "queries."),
+    (r"^class_embed\.", "class_head."),
+    (r"^bbox_embed\.", "box_head."),
+)
+
+
+def _of_stage(match: re.Match[str]) -> str:
+    stage, block, part = match[1], match[2], match[3]
+    return f"backbone.body.layer{int(stage) + 1}.{block}.{part}"
+
+
+def _of_block(match: re.Match[str]) -> str:
+    kind = {"convolution": "conv", "normalization": "bn"}[match[2]]
+    return f".{kind}{int(match[1]) + 1}."
+
+
+# Those of transformers 4 and 5, on disk and in memory, over timm's ResNet or transformers' own.
+HUGGING_FACE: tuple[Rule, ...] = (
+    (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.body."),
+    (r"^backbone\.body\.embedder\.embedder\.convolution\.", "backbone.body.conv1."),
+    (r"^backbone\.body\.embedder\.embedder\.normalization\.", "backbone.body.bn1."),
+    (r"^backbone\.body\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(.*)", _of_stage),
+    (r"\.layer\.(\d)\.(convolution|normalization)\.", _of_block),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    (r"^model\.(backbone\.)?position_embedding\.row_embeddings\.", "position.rows."),
+    (r"^model\.(backbone\.)?position_embedding\.column_embeddings\.", "position.columns."),
+    (r"^model\.input_projection\.", "projection."),
+    (r"^model\.query_position_embeddings\.", "queries."),
+    (r"^model\.(encoder|decoder)\.", r"\1."),
+    (r"^decoder\.layernorm\.", "decoder.norm."),
+    (r"\.self_attn_layer_norm\.", ".add_norm1.norm."),
+    (r"\.encoder_attn_layer_norm\.", ".add_norm2.norm."),
+    (r"^(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.add_norm2.norm."),
+    (r"^(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.add_norm3.norm."),
+    (r"\.self_attn\.", ".self_attention."),
+    (r"\.encoder_attn\.", ".cross_attention."),
+    (r"\.o_proj\.", ".out_proj."),
+    (r"\.(mlp\.)?fc([12])\.", r".feed_forward.linear\2."),
+    (r"^class_labels_classifier\.", "class_head."),
+    (r"^bbox_predictor\.", "box_head."),
+)
+
+
+def rename(name: str, rules: tuple[Rule, ...]) -> str:
+    """Our name of a tensor that others name by these rules, which apply one after the other."""
+    for theirs, ours in rules:
+        name = re.sub(theirs, ours, name)
+    return name
+
+
+def join_projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Query, key and value projections that are stored apart, as the one tensor that attention holds."""
+    joined: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        apart = re.fullmatch(r"(.*)\.([qkv])_proj\.(weight|bias)", name)
+        if not apart:
+            joined[name] = tensor
+        elif apart[2] == "q":
+            three = [tensors.get(f"{apart[1]}.{part}_proj.{apart[3]}") for part in "qkv"]
+            joined[f"{apart[1]}.in_proj_{apart[3]}"] = torch.cat([part for part in three if part is not None])
+    return joined
+
+
+COUNTER = "num_batches_tracked"
+
+# By the number of blocks in their third stage.
+_BACKBONES: dict[int, Literal["resnet50", "resnet101"]] = {6: "resnet50", 23: "resnet101"}
+
+
+def published(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
+    """A state dict of the published training script, with that script's args."""
+
+    def infer(
+        source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: "DETRConfig | None"
+    ) -> "DETRConfig":
+        known: dict[str, Any] = {}
+        if "nheads" in args:
+            known["heads"] = args["nheads"]
+        if isinstance(args.get("dropout"), float):
+            known["dropout"] = args["dropout"]
+        # Tensors do not show DC5: the model's name says it, else the args, else the file's name.
+        if wanted is not None:
+            known["dilated"] = wanted.dilated
+        else:
+            known["dilated"] = bool(args.get("dilation", "dc5" in str(args.get("file", "")).lower()))
+        return _infer(config, source, tensors, known)
+
+    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            rename(name, PUBLISHED): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)
+        }
+
+    return ForeignNames(_is_detr, names, infer)
+
+
+def hugging_face(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
+    """The tensors of transformers, with its config.json."""
+
+    def infer(
+        source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: "DETRConfig | None"
+    ) -> "DETRConfig":
+        if facts.get("activation_function", "relu") != "relu":
+            raise WeightsError(
+                f"{source}: its activation is {facts['activation_function']!r}; only 'relu' is built."
+            )
+        if facts.get("decoder_attention_heads", 8) != facts.get("encoder_attention_heads", 8):
+            raise WeightsError(f"{source}: encoder and decoder have different numbers of attention heads.")
+        stride = (facts.get("backbone_config") or {}).get("output_stride")
+        known = {
+            "dilated": bool(facts.get("dilation")) or stride == 16,
+            "heads": facts.get("encoder_attention_heads", 8),
+            "dropout": facts.get("dropout", 0.1),
+        }
+        return _infer(config, source, tensors, known)
+
+    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return join_projections(
+            {
+                rename(name, HUGGING_FACE): tensor
+                for name, tensor in tensors.items()
+                if not name.endswith(COUNTER)
+            }
+        )
+
+    return ForeignNames(_is_detr, names, infer)
+
+
+def _is_detr(names: Collection[str]) -> bool:
+    return any(name.endswith("transformer.encoder.layers.0.self_attn.in_proj_weight") for name in names)
+
+
+def _infer(
+    config: "type[DETRConfig]", source: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]
+) -> "DETRConfig":
+    """What a model must look like to hold these tensors; `known` says what they cannot tell."""
+    if any(name.startswith(("mask_head.", "bbox_attention.", "detr.")) for name in tensors):
+        raise WeightsError(NO_MASKS.format(source))
+    try:
+        queries, dim = tensors["queries.weight"].shape
+        heads = known.get("heads", config.heads)
+        if not isinstance(heads, int) or heads < 1 or dim % heads:
+            raise WeightsError(f"{source}: {heads!r} attention heads do not divide {dim} dimensions.")
+        return config(
+            backbone=_BACKBONES[_count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
+            position="learned" if "position.rows.weight" in tensors else "sine",
+            pre_norm="encoder.norm.weight" in tensors,
+            encoder_layers=_count(r"encoder\.layers\.(\d+)\.", tensors),
+            decoder_layers=_count(r"decoder\.layers\.(\d+)\.", tensors),
+            dim=dim,
+            feed_forward=len(tensors["encoder.layers.0.feed_forward.linear1.weight"]),
+            queries=queries,
+            classes=len(tensors["class_head.weight"]) - 1,
+            **known,
+        )
+    except (KeyError, ValueError) as missing:
+        raise WeightsError(
+            f"{source}: these are not the weights of a DETR with ResNet-50 or ResNet-101: "
+            f"{missing} was looked for among {len(tensors)} tensors."
+        ) from None
+    except DetrError as error:
+        raise WeightsError(f"{source}: {error}") from None
+
+
+def _count(pattern: str, names: Iterable[str]) -> int:
+    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1

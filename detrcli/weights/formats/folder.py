@@ -1,0 +1,45 @@
+"""Our own folder, for members that one file does not hold: their files as they want them, and beside these our header."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from detrcli.errors import WeightsError
+from detrcli.system.files import whole_folder, write_whole_folder
+from detrcli.weights.formats.header import CHECKSUM, checksum, from_header, header_of, known_variant
+from detrcli.weights.weights import Weights
+
+HEADER = "detrcli.json"
+
+
+def save(weights: Weights, path: Path) -> None:
+    """Write the folder, whole or not at all; one of that name is replaced."""
+    own = weights.variant.folder
+    assert own is not None, weights.variant.name
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
+    header = header_of(weights)
+    header[CHECKSUM] = checksum(header, tensors)
+    facts = json.dumps(header, indent=2).encode()
+    write_whole_folder(path, {**own.write(weights.config, tensors), HEADER: facts})
+
+
+def is_one(path: Path) -> bool:
+    """Whether this is such a folder."""
+    return (whole_folder(path) / HEADER).is_file()
+
+
+def load(path: Path, source: str) -> Weights:
+    """Read such a folder, and refuse it if a bit of its tensors has changed."""
+    path = whole_folder(path)
+    try:
+        header: dict[str, str] = json.loads((path / HEADER).read_text(encoding="utf-8"))
+        variant = known_variant(header, source)
+        if variant.folder is None:
+            raise WeightsError(f"{source}: a {variant.name} is not kept as a folder.")
+        tensors = variant.folder.read(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise WeightsError(f"{source}: this folder cannot be read ({error}).") from None
+    if checksum(header, tensors) != header.get(CHECKSUM):
+        raise WeightsError(f"{source}: the folder is damaged: its contents do not fit its checksum.")
+    return from_header(header, tensors, source)

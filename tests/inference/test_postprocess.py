@@ -1,0 +1,60 @@
+"""From what the heads say to detections, whatever the scoring and however the picture was resized."""
+
+import numpy as np
+import pytest
+import torch
+
+from detrcli.config import Preprocessing
+from detrcli.errors import DivergedError
+from detrcli.inference.postprocess import detections
+from detrcli.losses.scoring import Sigmoid, Softmax
+from detrcli.resize import ExactSize, Letterbox
+from detrcli.structures import Classes, Prediction
+
+CLASSES = Classes(ids=np.array([10, 20]), names=np.array(["ant", "bee"]))
+# Odds of 3, 1, 1/9 and 1/3 to one are 0.75, 0.5, 0.1 and 0.25.
+LOGITS = torch.tensor([[3.0, 1], [1 / 9, 1 / 3]]).log()[None]
+BOXES = torch.tensor([[[0.5, 0.5, 0.25, 1], [0.25, 0.5, 0.5, 0.5]]])
+
+
+def test_a_query_may_be_found_as_several_classes() -> None:
+    """With the same box and by falling score; a threshold cuts off."""
+    prediction = Prediction(LOGITS, BOXES)
+    (every,) = detections(prediction, [(100, 200)], CLASSES, Sigmoid(), Preprocessing())
+    assert every.queries.tolist() == [0, 0, 1, 1]
+    assert every.category_ids.tolist() == [10, 20, 20, 10]
+    assert every.labels.tolist() == ["ant", "bee", "bee", "ant"]
+    np.testing.assert_allclose(every.scores, [0.75, 0.5, 0.25, 0.1], rtol=0, atol=1e-6)
+    assert every.boxes[0].tolist() == every.boxes[1].tolist() == [75, 0, 125, 100]
+    (some,) = detections(prediction, [(100, 200)], CLASSES, Sigmoid(), Preprocessing(), 0.3)
+    assert some.queries.tolist() == [0, 0]
+
+
+def test_with_softmax_a_query_is_found_once() -> None:
+    logits = torch.tensor([[[1.0, 2, 5], [6, 1, 1]]]).log()
+    (every,) = detections(Prediction(logits, BOXES), [(100, 200)], CLASSES, Softmax(), Preprocessing())
+    assert every.queries.tolist() == [0, 1]
+    assert every.category_ids.tolist() == [20, 10]
+    np.testing.assert_allclose(every.scores, [0.25, 0.75], rtol=0, atol=1e-6)
+    (sorted_,) = detections(Prediction(logits, BOXES), [(100, 200)], CLASSES, Softmax(), Preprocessing(), 0.1)
+    assert sorted_.queries.tolist() == [1, 0]
+
+
+def test_boxes_are_in_pixels_of_the_picture() -> None:
+    """However it was brought into the input: 100 x 200 pixels are 32 x 64 in the middle of 64 x 64."""
+    box = torch.tensor([[[0.25, 0.5, 0.5, 0.25]]])  # 0..32 by 24..40 of the input
+    prediction = Prediction(LOGITS[:, :1], box)
+    letterbox, exact = Preprocessing(Letterbox(64, 64)), Preprocessing(ExactSize(64, 64))
+    (found,) = detections(prediction, [(100, 200)], CLASSES, Softmax(), letterbox)
+    np.testing.assert_allclose(found.boxes, [[0, 25, 100, 75]], rtol=0, atol=1e-4)
+    (found,) = detections(prediction, [(100, 200)], CLASSES, Softmax(), exact)
+    np.testing.assert_allclose(found.boxes, [[0, 37.5, 100, 62.5]], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scoring", [Softmax(), Sigmoid()], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("what", ["logits", "boxes"])
+def test_what_is_not_finite_is_an_error(scoring: object, what: str) -> None:
+    parts = {"logits": LOGITS.clone(), "boxes": BOXES.clone()}
+    parts[what][0, 1, 0] = float("nan")
+    with pytest.raises(DivergedError, match="not finite"):
+        detections(Prediction(**parts), [(9, 9)], CLASSES, scoring, Preprocessing())

@@ -1,0 +1,72 @@
+"""Files and folders that are whole or not there."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrcli.system.files import whole_folder, write_arrays, write_whole, write_whole_folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_file_takes_the_place_of_another(tmp_path: Path) -> None:
+    for data in (b"one", b"two"):
+        write_whole(tmp_path / "a", data)
+        assert contents(tmp_path) == {"a": data}
+
+
+def test_a_file_that_cannot_be_written_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"nowhere.a"):
+        write_whole(tmp_path / "nowhere" / "a", b"one")
+    assert contents(tmp_path) == {}
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    """All of it: a file that the new one does not have is gone."""
+    write_whole_folder(tmp_path / "a", {"x": b"1", "deep/er/y": b"2"})
+    assert contents(tmp_path) == {"a/x": b"1", "a/deep/er/y": b"2"}
+    write_whole_folder(tmp_path / "a", {"x": b"3"})
+    assert contents(tmp_path) == {"a/x": b"3"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert whole_folder(tmp_path / "a") == tmp_path / "a"
+
+
+def test_the_folder_before_is_found_if_the_new_one_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second rename fails, as on a disk that goes away."""
+    write_whole_folder(tmp_path / "a", {"x": b"old"})
+    rename, done = os.replace, []
+
+    def once(*paths: Path) -> None:
+        if done:
+            raise OSError(5, "Input/output error")
+        done.append(rename(*paths))
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "replace", once)
+        with pytest.raises(OSError, match=r"Input/output error.*a"):
+            write_whole_folder(tmp_path / "a", {"x": b"new"})
+    assert not (tmp_path / "a").exists()
+    assert contents(whole_folder(tmp_path / "a")) == {"x": b"old"}
+    write_whole_folder(tmp_path / "a", {"x": b"newer"})
+    assert contents(tmp_path) == {"a/x": b"newer"}
+
+
+def test_a_folder_that_never_was(tmp_path: Path) -> None:
+    assert whole_folder(tmp_path / "a") == tmp_path / "a"
+
+
+def test_arrays(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "a.npz", {"x": np.arange(3), "y": 2.5})
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["x"].tolist() == [0, 1, 2]
+        assert file["y"] == 2.5

@@ -1,0 +1,29 @@
+"""Work that is done ahead of whoever asks for it."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from detrcli.system.prefetch import prefetch
+
+
+def test_ahead_keeps_order_and_does_not_run_away() -> None:
+    taken = 0
+
+    def items() -> object:
+        nonlocal taken
+        for i in range(50):
+            taken += 1
+            yield i
+
+    with ThreadPoolExecutor(4) as pool:
+        results = prefetch(pool, lambda i: (time.sleep(0.001 * (i % 3)), i)[1], items(), depth=5)
+        assert next(results) == 0
+        assert taken <= 5
+        assert list(results) == list(range(1, 50))
+
+
+def test_ahead_passes_errors_on() -> None:
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
+        list(prefetch(pool, lambda i: 1 // i, [1, 0, 2], depth=2))

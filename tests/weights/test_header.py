@@ -1,0 +1,137 @@
+"""What stands beside the tensors: every way to resize pictures, the loss, and what earlier versions wrote."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import CONFIG, TINY, small_weights
+
+from detrcli.config import LossConfig, ModelConfig, Preprocessing
+from detrcli.errors import WeightsError
+from detrcli.resize import ExactSize, Letterbox, Placement, Resize, ShortestEdge
+from detrcli.weights.formats.header import from_header, header_of
+from detrcli.weights.weights import Weights
+
+
+@dataclass(frozen=True)
+class Thirds(Resize):
+    """A rule of another package: pictures of a third of their size."""
+
+    kind = "test-thirds"
+    least: int = 9
+
+    def place(self, height: int, width: int) -> Placement:
+        return Placement.filling(max(self.least, height // 3), max(self.least, width // 3))
+
+    def with_size(self, size: int | None, max_size: int | None) -> "Thirds":
+        return replace(self, least=size or self.least)
+
+    @property
+    def side(self) -> int:
+        return self.least
+
+
+def there_and_back(weights: Weights, **changes: Any) -> Weights:
+    """Through a header whose parts are changed: a value takes a part's place, None leaves it out."""
+    header = header_of(weights)
+    for part, value in changes.items():
+        if value is None:
+            del header[part]
+        else:
+            header[part] = json.dumps(value)
+    return from_header(header, weights.tensors, "there")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ShortestEdge(600, 999),
+        ShortestEdge(600, 999, divisor=32),
+        ExactSize(480, 640),
+        Letterbox(320, 416, fill=0),
+        Thirds(12),
+    ],
+    ids=str,
+)
+def test_preprocessing_goes_in_and_comes_out(rule: Resize) -> None:
+    p = Preprocessing(
+        rule, "bicubic", antialias=False, rescale_first=True, mean=(0.5, 0.4, 0.3), std=(1.0, 2.0, 3.0)
+    )
+    again = there_and_back(replace(small_weights(), preprocessing=p)).preprocessing
+    assert again == p
+    assert again.resize.place(200, 300) == rule.place(200, 300)
+
+
+@pytest.mark.parametrize("config", [CONFIG, TINY, replace(CONFIG, norm="group", position="learned")])
+def test_config_and_loss_go_in_and_come_out(config: ModelConfig) -> None:
+    loss = LossConfig(
+        matching="last", class_cost="log", no_object=0.3, cost={"class": 2.0, "l1": 0.0, "giou": 1.0}
+    )
+    again = there_and_back(replace(small_weights(config), loss=loss))
+    assert (again.config, again.loss) == (config, loss)
+    assert again.make_loss().matcher.weights == {"class": 2.0, "l1": 0.0, "giou": 1.0}
+
+
+OLD = {"size": 600, "max_size": 999, "mean": [0.5, 0.4, 0.3], "std": [1.0, 2.0, 3.0]}
+
+
+def test_as_version_0_1_wrote_it() -> None:
+    """Its pictures all had a shortest edge, and its files did not say how they were trained."""
+    again = there_and_back(small_weights(), preprocessing=OLD, loss=None)
+    assert again.preprocessing == Preprocessing(
+        ShortestEdge(600, 999), mean=(0.5, 0.4, 0.3), std=(1.0, 2.0, 3.0)
+    )
+    assert again.loss == LossConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("cost_class = 2.0\nloss_giou = 0.5\n", {"cost": (2.0, 5.0, 2.0), "loss": (1.0, 5.0, 0.5)}),
+        ('matching = "last"\nclass_cost = "log"\nno_object = 0.2\n', {"no_object": 0.2, "class_cost": "log"}),
+        ("lr = 0.1\n", {}),
+        ("this is no TOML", {}),
+        (None, {}),
+    ],
+)
+def test_the_settings_of_a_run_of_version_0_1(
+    tmp_path: Path, settings: str | None, expected: dict[str, Any]
+) -> None:
+    if settings is not None:
+        (tmp_path / "config.toml").write_text(settings)
+    header = header_of(small_weights()) | {"preprocessing": json.dumps(OLD)}
+    del header["loss"]
+    loss = from_header(header, small_weights().tensors, "run", tmp_path).loss
+    published = LossConfig()
+    for table in ("cost", "loss"):
+        weights = expected.get(table, (1.0, 5.0, 2.0))
+        assert getattr(loss, table) == dict(zip(("class", "l1", "giou"), weights, strict=True))
+    for name in ("no_object", "class_cost"):
+        assert getattr(loss, name) == expected.get(name, getattr(published, name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"preprocessing": {**OLD, "resize": {"kind": "spiral"}}}, "a rule 'spiral' that is not known"),
+        ({"preprocessing": {"resize": {"kind": "letterbox", "depth": 3}}}, "another version"),
+        ({"preprocessing": {"resize": {"kind": "letterbox"}, "mean": [0, 0, 0]}}, "another version"),
+        ({"preprocessing": {**OLD, "size": -4}}, "size = -4"),
+        ({"config": {"encoder_layers": 10**6}}, "encoder_layers = 1000000"),
+        ({"config": {"encoder_layers": "6"}}, "encoder_layers = '6'"),
+        ({"loss": {"matching": "never"}}, "matching = 'never'"),
+        ({"loss": {"cost": {"class": "much"}}}, "cost.class = 'much'"),
+        ({"classes": {"ids": [1]}}, "another version"),
+        ({"preprocessing": None}, "another version"),
+        ({"config": 7}, "another version"),
+        ({"preprocessing": 7}, "another version"),
+        ({"classes": []}, "another version"),
+    ],
+    ids=str,
+)
+def test_headers_that_cannot_be_understood(changes: dict[str, Any], said: str) -> None:
+    """Whatever is wrong with them, it is said of which weights."""
+    with pytest.raises(WeightsError, match=f"^there: .*{said}"):
+        there_and_back(small_weights(), **changes)
