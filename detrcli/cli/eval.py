@@ -85,9 +85,7 @@ def evaluate(
     if save is not None:
         check_free(save, overwrite=overwrite)
         check_not_inputs([save], [path for path in (val_ann, Path(weights)) if path])
-        for folder in (data, val_images):
-            if folder is not None:
-                check_not_in_data(save, folder)
+        check_not_in_data(save, data, val_images)
         save.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     source = open_source(data, {"val": (val_ann, val_images)})
     examined = headers_only(source, [split], exif, pictures=predictions is None, leave_out_bad=skip_bad)

@@ -21,7 +21,7 @@ from detrcli.cli.options import (
     ValAnn,
     ValImages,
 )
-from detrcli.cli.outputs import check_free
+from detrcli.cli.outputs import check_free, check_not_in_data
 from detrcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def train(
         where = Where.of(data, files, exif, skip_bad=skip_bad)
         if out is not None:
             check_free(out, folder=True)
+            check_not_in_data(out, data, train_images, val_images)
     else:
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
         given += [name for name, value in (("--out", out), ("--config", config)) if value is not None]

@@ -470,11 +470,12 @@ def test_results_that_do_not_fit(
         (["data", "--predictions", "r.json", "--save", "s.json"], 2, "there is no model"),
         (["data", "--weights", "nowhere.pth"], 4, "no such file or folder"),
         (["data", "--device", "gpu"], 2, "device 'gpu'"),
-        (["data", "--save", "data/annotations/instances_val.json/r.json"], 6, "instances_val.json"),
+        (["data", "--save", "file/r.json"], 6, "file"),
         (["data", "--limit", "0"], 2, "--limit"),
     ],
 )
 def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, said: str) -> None:
+    Path("file").touch()
     shown = detr("eval", *args)
     assert shown.code == code
     assert said in shown.err
