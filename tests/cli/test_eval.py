@@ -387,6 +387,23 @@ def test_options_of_what_counts(detr: Detr, data: Data) -> None:
     assert some["metrics"] == pytest.approx(twelve(data.document, kept), rel=0, abs=1e-9)
 
 
+def test_negative_scores_count_as_written(detr: Detr, data: Data) -> None:
+    """As logits are; and not with a threshold that says otherwise."""
+    perfect = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": -0.3 - i}
+        for i, a in enumerate(data.document["annotations"])
+        if not a["iscrowd"]
+    ]
+    expected = twelve(data.document, perfect)
+    assert expected["AP"] == 1
+    shown = of_results(detr, data.root, perfect)
+    assert shown["metrics"] == pytest.approx(expected, rel=0, abs=1e-9)
+    assert shown["threshold"] is None
+    table = detr("eval", "data", "--predictions", "data/results.json")
+    assert (table.code, table.out.splitlines()[3].split()[:2]) == (0, ["AP", "1.000"])
+    assert of_results(detr, data.root, perfect, "--threshold", 0)["metrics"]["AP"] == 0
+
+
 def test_what_brings_pycocotools_down_does_not_matter(detr: Detr, data: Data) -> None:
     """Annotation id 0 twice, and polygons of NaN and infinity."""
     expected = twelve(data.document, data.results)

@@ -86,15 +86,15 @@ def visualize_attn(
     if html is not None and encoder:
         raise UsageError("--html shows queries, --encoder places: one at a time.")
     endings = ((out, PICTURES), (raw, (".npz",)), (html, (".html", ".htm")))
-    outputs = [path for path, _ in endings if path is not None]
+    outputs = [given for given, _ in endings if given is not None]
     if len(set(outputs)) < len(outputs):
         raise UsageError("--out, --raw and --html are different files.")
     for path in outputs:
         check_free(path, overwrite=overwrite)
     check_not_inputs(outputs, [path for path in (image, Path(weights), masks) if path])
-    for path, allowed in endings:
-        if path is not None:
-            check_ending(path, *allowed)
+    for given, allowed in endings:
+        if given is not None:
+            check_ending(given, *allowed)
 
     from detrcli.cli.console import print_json, print_table, warn
     from detrcli.cli.loading import load_detector
