@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from detrcli.errors import UsageError
+from detrcli.system.lock import LOCK
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -16,8 +17,12 @@ def check_free(path: Path, *, overwrite: bool = False, folder: bool = False) -> 
         return
     if folder != path.is_dir():
         raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}. Give another place.")
-    if not overwrite and not (folder and not any(path.iterdir())):
+    if not overwrite and not (folder and _is_empty(path)):
         raise UsageError(f"{path} exists. Give another place, or --overwrite where there is such an option.")
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name == LOCK for path in folder.iterdir())
 
 
 def check_ending(path: Path, *endings: str) -> None:

@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -120,6 +121,7 @@ def train(
     from detrcli.data.examine import examine
     from detrcli.inference.detector import find_device
     from detrcli.system import distributed
+    from detrcli.system.lock import locked
     from detrcli.training.interrupts import Interrupts
     from detrcli.training.loop import Training
     from detrcli.training.run_folder import RunFolder
@@ -161,11 +163,14 @@ def train(
         def folder() -> Path:
             path = resume or out
             if path is None:
-                return next_free_folder(DEFAULT_OUT)
+                path = next_free_folder(DEFAULT_OUT)
             path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(path))
+            if path == out:
+                check_free(path, folder=True)  # another training may have been faster
             return path
 
-        with Display(quiet=distributed.rank() > 0) as display:
+        with Display(quiet=distributed.rank() > 0) as display, ExitStack() as held:
             training = Training(begun, taken, chosen, place, None, display, asdict(where))
             if state is not None:
                 training.restore(state)
