@@ -5,12 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import python
 from here import Detr
 
 from detrcli.data.make import make_shapes
@@ -41,14 +41,13 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def command(*args: Any) -> list[str]:
-    return [sys.executable, "-m", "detrcli", "train", *map(str, args)]
+    return python("-m", "detrcli", "train", *args)
 
 
 def torchrun(*args: Any) -> list[str]:
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "detrcli", "train", *map(str, args),
-    ]  # fmt: skip
+    return python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detrcli", "train", *args
+    )  # fmt: skip
 
 
 def test_a_run_is_numbered_shown_and_told(detr: Detr, data: Path, tmp_path: Path) -> None:
