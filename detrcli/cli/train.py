@@ -124,6 +124,7 @@ def train(
     from detrcli.system.lock import locked
     from detrcli.training.interrupts import Interrupts
     from detrcli.training.loop import Training
+    from detrcli.training.machine import Neighbours
     from detrcli.training.run_folder import RunFolder
     from detrcli.training.setup import begin, resumed, take
 
@@ -170,7 +171,8 @@ def train(
                 check_free(path, folder=True)  # another training may have been faster
             return path
 
-        with Display(quiet=distributed.rank() > 0) as display, ExitStack() as held:
+        neighbours = Neighbours() if place.type == "cpu" else None
+        with Display(quiet=distributed.rank() > 0, neighbours=neighbours) as display, ExitStack() as held:
             training = Training(begun, taken, chosen, place, None, display, asdict(where))
             if state is not None:
                 training.restore(state)

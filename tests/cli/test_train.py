@@ -176,6 +176,17 @@ def test_few_pictures_for_training_from_scratch(detr: Detr, data: Path) -> None:
     assert "118,287" in shown.err
 
 
+def test_too_many_programs_are_told_once(detr: Detr, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detrcli.training.machine.Neighbours.__init__.__defaults__", (0.0, 3, 0.0))
+    monkeypatch.setattr("detrcli.training.machine.running_elsewhere", lambda: 1000)
+    assert (
+        detr("train", data, *SMALL, "--epochs", 2).err.count("warning: about 1000 threads of other programs")
+        == 1
+    )
+    monkeypatch.setattr("detrcli.training.machine.running_elsewhere", lambda: 0)
+    assert "threads of other programs" not in detr("train", data, *SMALL, "--epochs", 1).err
+
+
 def test_two_trainings_at_once_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     both = [
