@@ -43,7 +43,7 @@ class Weights:
         return replace(self, preprocessing=wanted)
 
     def model(self) -> DetectionTransformer:
-        """The network with these weights, for inference."""
+        """A network of its own with these weights, for inference: what becomes of it leaves them as they are."""
         with torch.device("meta"):  # no random start that would be thrown away
             model = build(self.config)
         wanted = model.state_dict()
@@ -53,7 +53,7 @@ class Weights:
             raise WeightsError(
                 f"{self.source}: {len(broken)} tensors hold numbers that are not finite: {some(sorted(broken), 3)}."
             )
-        fitting = {name: tensor.to(wanted[name].dtype) for name, tensor in self.tensors.items()}
+        fitting = {name: tensor.to(wanted[name].dtype, copy=True) for name, tensor in self.tensors.items()}
         model.load_state_dict(fitting, assign=True)
         return model.eval()
 
