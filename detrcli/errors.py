@@ -43,6 +43,15 @@ class MachineError(DetrError):
     exit_code = 6
 
 
+def loader_was_killed(error: BaseException) -> bool:
+    """Whether a process that loads pictures ended from outside; an exception inside one is no such thing.
+
+    torch says "DataLoader worker (pid 7) is killed by signal" or "(pid(s) 7, 8) exited unexpectedly" of the
+    one, and "Caught KeyError in DataLoader worker process 0." of the other.
+    """
+    return str(error).startswith("DataLoader worker (pid")
+
+
 def explain(error: BaseException) -> DetrError | None:
     """What a foreign exception means to the user; None if it is not one that users cause."""
     if isinstance(error, DetrError):
@@ -65,7 +74,7 @@ def explain(error: BaseException) -> DetrError | None:
             "norm = batch has a single value of each channel to normalise, so small are batch and pictures.\n"
             "Give a larger --batch-size or --size, or --set norm=group."
         )
-    if "DataLoader worker" in str(error):
+    if loader_was_killed(error):
         return MachineError(
             "A process that loads pictures was killed; memory, or shared memory, may have run out.\n"
             "Use fewer of them (--set workers=N; 0 loads in the main process), or a smaller --batch-size."

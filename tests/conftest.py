@@ -9,7 +9,6 @@ import pytest
 import torch
 from here import Detr, Shown
 from hypothesis import HealthCheck, settings
-from PIL import Image
 
 from detrcli.cli.app import main
 
@@ -50,7 +49,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def detr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Detr:
     """The command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
     def run(*args: object) -> Shown:

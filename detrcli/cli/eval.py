@@ -44,8 +44,14 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(metavar="P", min=0, max=1, help="Least score to keep; more than 0 lowers AP.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0,
+            max=1,
+            help="Least score to keep; more than 0 lowers AP. [0; with --predictions every entry counts]",
+        ),
+    ] = None,
     max_detections: Annotated[
         int, typer.Option(metavar="N", min=1, help="Of an image and class, the best that count.")
     ] = 100,
@@ -85,9 +91,7 @@ def evaluate(
     if save is not None:
         check_free(save, overwrite=overwrite)
         check_not_inputs([save], [path for path in (val_ann, Path(weights)) if path])
-        for folder in (data, val_images):
-            if folder is not None:
-                check_not_in_data(save, folder)
+        check_not_in_data(save, data, val_images)
         save.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     source = open_source(data, {"val": (val_ann, val_images)})
     examined = headers_only(source, [split], exif, pictures=predictions is None, leave_out_bad=skip_bad)
@@ -97,6 +101,8 @@ def evaluate(
     if not len(truth.images):
         raise DataError(f"There are no pictures in {split} that can be used.")
 
+    if predictions is None and threshold is None:
+        threshold = 0.0
     facts: dict[str, Any] = {"split": split, "threshold": threshold, "max_detections": max_detections}
     if predictions is None:
         from detrcli.cli.console import Status, warn
@@ -125,7 +131,7 @@ def evaluate(
                     checked,
                     truth,
                     pairing,
-                    threshold=threshold,
+                    threshold=threshold or 0.0,
                     batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
                     advance=status.advance,
                 )
@@ -147,7 +153,8 @@ def evaluate(
         }
     else:
         results = read_results(predictions, checked.written.image_ids, checked.written.category_ids)
-        results = results.part(results.scores >= threshold)
+        if threshold is not None:  # else every entry counts as written, those of negative scores too
+            results = results.part(results.scores >= threshold)
         facts["predictions"] = str(predictions)
 
     start = time.perf_counter()
@@ -181,7 +188,7 @@ def _show(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> None:
     what = facts["weights"] if "weights" in facts else facts["predictions"]
     objects = int((~truth.crowd).sum())
     print(f"{visible(what)} on {facts['split']}: {len(truth.images):,} pictures, {objects:,} objects")
-    if facts["threshold"] > 0:
+    if facts["threshold"]:
         print(f"Only detections with a score of {facts['threshold']} or more count, which lowers AP.")
     print()
     most = facts["max_detections"]

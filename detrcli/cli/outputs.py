@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from detrcli.errors import UsageError
+from detrcli.system.lock import LOCK
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -15,8 +17,12 @@ def check_free(path: Path, *, overwrite: bool = False, folder: bool = False) -> 
         return
     if folder != path.is_dir():
         raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}. Give another place.")
-    if not overwrite and not (folder and not any(path.iterdir())):
+    if not overwrite and not (folder and _is_empty(path)):
         raise UsageError(f"{path} exists. Give another place, or --overwrite where there is such an option.")
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name == LOCK for path in folder.iterdir())
 
 
 def check_ending(path: Path, *endings: str) -> None:
@@ -69,7 +75,23 @@ def check_not_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
             )
 
 
-def check_not_in_data(out: Path, data: Path) -> None:
-    """Nothing in a data folder is overwritten, with or without --overwrite."""
-    if out.exists() and out.resolve().is_relative_to(data.resolve()):
-        raise UsageError(f"{out} lies in the data folder; nothing there is overwritten. Give another place.")
+def check_not_in_data(out: Path, *data: Path | None) -> None:
+    """No output lies where data lies: it might be taken for a part of it. `data` is as the user named it."""
+    from detrcli.data.source import folders_of
+
+    for folder in (folder for given in data if given is not None for folder in folders_of(given)):
+        if _lies_in(out, folder):
+            raise UsageError(
+                f"{out} lies in the data folder {folder}; nothing there is overwritten or added.\n"
+                "Give another place."
+            )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    # By the name as it is given, and by the place that links on its way lead to.
+    for way in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
+        for place in (way, *way.parents):
+            with suppress(OSError):  # most often it is not there yet
+                if place.samefile(folder):
+                    return True
+    return False

@@ -75,14 +75,9 @@ def predict(
     if not named:
         raise DataError("No picture was named on stdin.")
 
-    from PIL import Image
-
     from detrcli.cli.drawing import drawn, places
     from detrcli.cli.loading import load_detector
 
-    Image.MAX_IMAGE_PIXELS = (
-        None  # --max-pixels is the limit here; Pillow's own is lower and cannot be argued with
-    )
     if out is not None and not no_images:
         check_not_inputs((out / place for place in places(named)), [item.path for item in named])
     detector = load_detector(

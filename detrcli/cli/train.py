@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +22,7 @@ from detrcli.cli.options import (
     ValAnn,
     ValImages,
 )
-from detrcli.cli.outputs import check_free
+from detrcli.cli.outputs import check_free, check_not_in_data
 from detrcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def train(
         where = Where.of(data, files, exif, skip_bad=skip_bad)
         if out is not None:
             check_free(out, folder=True)
+            check_not_in_data(out, data, train_images, val_images)
     else:
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
         given += [name for name, value in (("--out", out), ("--config", config)) if value is not None]
@@ -119,8 +121,10 @@ def train(
     from detrcli.data.examine import examine
     from detrcli.inference.detector import find_device
     from detrcli.system import distributed
+    from detrcli.system.lock import locked
     from detrcli.training.interrupts import Interrupts
     from detrcli.training.loop import Training
+    from detrcli.training.machine import Neighbours
     from detrcli.training.run_folder import RunFolder
     from detrcli.training.setup import begin, resumed, take
 
@@ -160,11 +164,15 @@ def train(
         def folder() -> Path:
             path = resume or out
             if path is None:
-                return next_free_folder(DEFAULT_OUT)
+                path = next_free_folder(DEFAULT_OUT)
             path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(path))
+            if path == out:
+                check_free(path, folder=True)  # another training may have been faster
             return path
 
-        with Display(quiet=distributed.rank() > 0) as display:
+        neighbours = Neighbours() if place.type == "cpu" else None
+        with Display(quiet=distributed.rank() > 0, neighbours=neighbours) as display, ExitStack() as held:
             training = Training(begun, taken, chosen, place, None, display, asdict(where))
             if state is not None:
                 training.restore(state)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detrcli.data.examine import DatasetReport
     from detrcli.training.dry_run import Measured
     from detrcli.training.loop import Training
+    from detrcli.training.machine import Neighbours
     from detrcli.training.progress import Outcome, Progress
     from detrcli.training.run_folder import Row
 
@@ -28,8 +29,9 @@ BAR = 24
 class Display:
     """What the user sees while a model learns."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, neighbours: "Neighbours | None" = None) -> None:
         self._quiet = quiet
+        self._neighbours = None if quiet else neighbours
         self._live: Live | None = None
         self._last = time.monotonic()
         self._progress: Progress | None = None
@@ -51,6 +53,8 @@ class Display:
 
     def step(self, progress: "Progress") -> None:
         """After each step."""
+        if self._neighbours and (said := self._neighbours.after_step()):
+            self.note(said)
         self._progress = progress
         self._show(lambda: " | ".join(_lines(progress)), lambda: "\n".join(_lines(progress, bar=True)))
 

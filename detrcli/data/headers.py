@@ -2,16 +2,15 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, UnidentifiedImageError
 
-from detrcli.data.images import FORMATS, UPRIGHT
+from detrcli.data.images import FORMATS, UPRIGHT, opened
 from detrcli.system.cache import cache_folder
 from detrcli.system.files import write_whole
 
@@ -40,9 +39,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 def read_header(path: Path) -> Header:
     """The header of one file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return Header(problem="it is no file")  # a pipe would be waited for
-        with Image.open(path, formats=FORMATS) as image:
+        with opened(path) as image:
             try:
                 orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
             except Exception:  # a damaged EXIF says nothing

@@ -1,22 +1,53 @@
 """Pictures as people have them, opened as they are seen: upright, in colour, on white."""
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+from PIL.ImageFile import ImageFile
 
 from detrcli.errors import DataError
 from detrcli.system.text import visible
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 200_000_000  # of what is opened anywhere, unless told otherwise
 
 UPRIGHT = 1
 _SIXTEEN_BITS = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    def load_prepare(self) -> None:
+        if self._im is None:  # where Pillow would ask for its own limit
+            self.im = Image.new(self.mode, self._tile_size).im
+        super().load_prepare()
+
+
+_READERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": _Tiff,
+    "GIF": GifImagePlugin.GifImageFile,
+}
+FORMATS = tuple(_READERS)
 
 
 @dataclass(frozen=True)
@@ -38,18 +69,40 @@ class Picture:
     notes: Sequence[str]  # what a user should know of how it was read
 
 
+@contextmanager
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
+    """A file's header, its pixels not yet decoded.
+
+    Pillow's readers are called without Image.open, which has a limit of its own: one for the whole process, of
+    which others may have their own opinion. (Its reader of WebP keeps that limit, 179 megapixels, here too.)
+    They are given an open file, because of a path they map the memory, and that scrambles a TIFF that is to be
+    turned sideways.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError("it is a folder, or another thing that is no file")  # a pipe would be waited for
+    with path.open("rb") as file, _read(file) as image:
+        if image.width * image.height > max_pixels:
+            raise DataError(
+                f"it has {image.width} x {image.height} pixels, more than the {max_pixels:,} allowed"
+            )
+        yield image
+
+
+def _read(file: IO[bytes]) -> ImageFile:
+    for read in _READERS.values():
+        file.seek(0)
+        with suppress(SyntaxError):  # Pillow's word for a file of another format
+            return read(file)
+    raise UnidentifiedImageError
+
+
 def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True) -> Picture:
     """Decode a file whole, turned as EXIF says unless told otherwise.
 
     What is wrong with it is a DataError that says so, without naming the file.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError("it is a folder, or another thing that is no file")  # a pipe would be waited for
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise DataError(f"it has {width} x {height} pixels, more than the {max_pixels:,} allowed")
+        with opened(path, max_pixels) as image:
             # A photograph may carry a second, smaller one (MPO), which is no frame. Asked before the pixels
             # are loaded, because a TIFF forgets them when it counts.
             animated = getattr(image, "is_animated", False) and image.format != "MPO"

@@ -1,14 +1,16 @@
 """A user's DATA: its splits, whatever their layout, with a validation split made where there is none."""
 
 import hashlib
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from detrcli.data.layouts.find import Layout, find
+from detrcli.data.layouts.find import Layout, find, named_places
 from detrcli.data.make import built_in
 from detrcli.data.raw_annotations import Problem, RawAnnotations
 from detrcli.errors import UsageError
@@ -59,6 +61,19 @@ class Source:
 def open_data(data: Path) -> Source:
     """The data set behind DATA: a folder, a data.yaml, or `shapes` (a folder of that name is ./shapes)."""
     return Source(find(built_in() if str(data) == BUILT_IN else data))
+
+
+def folders_of(data: Path) -> list[Path]:
+    """Where the files of DATA lie, links to folders followed; nowhere of the user's for the built-in ones."""
+    if str(data) == BUILT_IN:
+        return []
+    if data.is_file():
+        return [data, *(named_places(data) if data.suffix in (".yaml", ".yml") else [])]
+    linked: list[Path] = []
+    for folder in (data, data / "images", data / "labels"):
+        with suppress(OSError):
+            linked += [Path(entry) for entry in os.scandir(folder) if entry.is_symlink() and entry.is_dir()]
+    return [data, *linked]
 
 
 def held_out(files: Sequence[str]) -> np.ndarray:

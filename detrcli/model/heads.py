@@ -3,8 +3,16 @@
 from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
+
+
+class _Linear(nn.Linear):
+    """A linear layer that computes in float32 whatever its weights were converted to, by `model.bfloat16()` say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.float(), self.bias.float())
 
 
 class BoxHead(nn.Module):
@@ -12,7 +20,7 @@ class BoxHead(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 4)])
+        self.layers = nn.ModuleList([_Linear(dim, dim), _Linear(dim, dim), _Linear(dim, 4)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Hidden states (..., C) to boxes (..., 4)."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from detrcli.data.annotations import annotate
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
-from detrcli.errors import DataError, DivergedError, UsageError
+from detrcli.errors import DataError, DivergedError, UsageError, loader_was_killed
 from detrcli.evaluation.class_mapping import pair
 from detrcli.evaluation.metrics import METRICS, Scores, score
 from detrcli.evaluation.run import Run, readable, run
@@ -188,7 +188,7 @@ class Training:
             # A signal to the whole group may have reached the loader's processes before they could ignore it.
             # Several processes cannot save then: the others do not know that they should, too.
             alone = distributed.world_size() == 1
-            if interrupts.code is None or "DataLoader worker" not in str(error) or not alone:
+            if interrupts.code is None or not loader_was_killed(error) or not alone:
                 raise
             code = interrupts.code
             self.save()

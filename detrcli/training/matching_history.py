@@ -49,6 +49,8 @@ def keep(run: Path, epoch: int, detector: Detector, truth: Annotations, config: 
     except DataError:
         old = None
     now = _match(detector, truth, config, epoch, None if old is None else old.image_ids)
+    if now is None:
+        return
     if (
         old is not None
         and np.array_equal(old.image_ids, now.image_ids)
@@ -81,8 +83,11 @@ def _match(
     config: MatchingConfig,
     epoch: int,
     image_ids: np.ndarray | None,
-) -> Matchings:
-    """The pictures with these ids; else some that lie evenly over the split, as many as the time allows."""
+) -> Matchings | None:
+    """The pictures with these ids; else some that lie evenly over the split, as many as the time allows.
+
+    None where there is no such picture: none that can be read, or none with an object.
+    """
     dataset = DetectionDataset(truth, detector.preprocessing, augmentation="none")
     places = _places(truth, image_ids)
     began = time.perf_counter()
@@ -95,6 +100,8 @@ def _match(
         seen.append((example.image_id, queries_of(output, target, config)))
         if image_ids is None and time.perf_counter() - began > SECONDS:
             break
+    if not seen:
+        return None
     return Matchings(
         image_ids=np.array([image_id for image_id, _ in seen], dtype=np.int64),
         counts=np.array([queries.shape[1] for _, queries in seen], dtype=np.int64),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser import opened
+from children import python
 
 from detrcli.cli import demo
 from detrcli.weights.registry import SHIPPED
@@ -51,7 +52,7 @@ def test_its_training_is_saved_when_it_is_stopped(
     send: Callable[[int, int], None], sent: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "detrcli", "demo"],
+        python("-P", "-m", "detrcli", "demo"),
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     run = tmp_path / demo.FOLDER / demo.RUN

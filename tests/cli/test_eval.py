@@ -387,6 +387,23 @@ def test_options_of_what_counts(detr: Detr, data: Data) -> None:
     assert some["metrics"] == pytest.approx(twelve(data.document, kept), rel=0, abs=1e-9)
 
 
+def test_negative_scores_count_as_written(detr: Detr, data: Data) -> None:
+    """As logits are; and not with a threshold that says otherwise."""
+    perfect = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": -0.3 - i}
+        for i, a in enumerate(data.document["annotations"])
+        if not a["iscrowd"]
+    ]
+    expected = twelve(data.document, perfect)
+    assert expected["AP"] == 1
+    shown = of_results(detr, data.root, perfect)
+    assert shown["metrics"] == pytest.approx(expected, rel=0, abs=1e-9)
+    assert shown["threshold"] is None
+    table = detr("eval", "data", "--predictions", "data/results.json")
+    assert (table.code, table.out.splitlines()[3].split()[:2]) == (0, ["AP", "1.000"])
+    assert of_results(detr, data.root, perfect, "--threshold", 0)["metrics"]["AP"] == 0
+
+
 def test_what_brings_pycocotools_down_does_not_matter(detr: Detr, data: Data) -> None:
     """Annotation id 0 twice, and polygons of NaN and infinity."""
     expected = twelve(data.document, data.results)
@@ -470,11 +487,12 @@ def test_results_that_do_not_fit(
         (["data", "--predictions", "r.json", "--save", "s.json"], 2, "there is no model"),
         (["data", "--weights", "nowhere.pth"], 4, "no such file or folder"),
         (["data", "--device", "gpu"], 2, "device 'gpu'"),
-        (["data", "--save", "data/annotations/instances_val.json/r.json"], 6, "instances_val.json"),
+        (["data", "--save", "file/r.json"], 6, "file"),
         (["data", "--limit", "0"], 2, "--limit"),
     ],
 )
 def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, said: str) -> None:
+    Path("file").touch()
     shown = detr("eval", *args)
     assert shown.code == code
     assert said in shown.err

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from golden_rules import GOLDEN, PIXEL, VALUE, Golden
 from here import Detr
 from PIL import Image
 from small import small_weights
 
+from detrcli.cli.app import app
+from detrcli.data.images import MAX_PIXELS
 from detrcli.weights.formats import native
 
 
@@ -390,3 +393,9 @@ def test_hash_and_model_are_held_against_the_file(detr: Detr, weights: Path, tmp
     wrong = detr(*call, "--model", "detr-r101-dc5")
     assert wrong.code == 2
     assert "not a detr-r101-dc5: its backbone is resnet50" in wrong.err
+
+
+def test_the_limit_of_pixels_is_that_of_python() -> None:
+    options = typer.main.get_command(app).commands["predict"].params
+    (limit,) = (option for option in options if option.name == "max_pixels")
+    assert limit.default == MAX_PIXELS

@@ -5,15 +5,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import python
 from here import Detr
 
 from detrcli.data.make import make_shapes
+from detrcli.system.lock import LOCK, locked
 from detrcli.training.run_folder import MACHINE
 from detrcli.training.settings import settings
 from detrcli.weights.load import load_weights
@@ -40,14 +41,13 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def command(*args: Any) -> list[str]:
-    return [sys.executable, "-m", "detrcli", "train", *map(str, args)]
+    return python("-m", "detrcli", "train", *args)
 
 
 def torchrun(*args: Any) -> list[str]:
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "detrcli", "train", *map(str, args),
-    ]  # fmt: skip
+    return python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detrcli", "train", *args
+    )  # fmt: skip
 
 
 def test_a_run_is_numbered_shown_and_told(detr: Detr, data: Path, tmp_path: Path) -> None:
@@ -174,6 +174,50 @@ def test_few_pictures_for_training_from_scratch(detr: Detr, data: Path) -> None:
     assert shown.code == 0, shown.err
     assert "warning: 10 pictures are few for training from scratch" in shown.err
     assert "118,287" in shown.err
+
+
+def test_too_many_programs_are_told_once(detr: Detr, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detrcli.training.machine.Neighbours.__init__.__defaults__", (0.0, 3, 0.0))
+    monkeypatch.setattr("detrcli.training.machine.running_elsewhere", lambda: 1000)
+    assert (
+        detr("train", data, *SMALL, "--epochs", 2).err.count("warning: about 1000 threads of other programs")
+        == 1
+    )
+    monkeypatch.setattr("detrcli.training.machine.running_elsewhere", lambda: 0)
+    assert "threads of other programs" not in detr("train", data, *SMALL, "--epochs", 1).err
+
+
+def test_two_trainings_at_once_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    both = [
+        subprocess.Popen(
+            command(data, *SMALL, "--epochs", 8, "--out", run), stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = {process.communicate()[1]: process.returncode for process in both}
+    assert sorted(said.values()) == [0, 2], said
+    (refused,) = (text for text, code in said.items() if code)
+    assert "run is being written by process" in refused or "run exists" in refused
+    assert [row["epoch"] for row in rows(run)] == [str(epoch) for epoch in range(1, 9)]
+    assert LOCK not in {path.name for path in run.iterdir()}
+
+
+def test_a_folder_that_another_process_writes_to(detr: Detr, data: Path, tmp_path: Path) -> None:
+    """It counts as free as long as it is empty, and is not touched; nor is a run that is going on."""
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        shown = detr("train", data, *SMALL, "--epochs", 1, "--out", "run")
+        assert (shown.code, [path.name for path in (tmp_path / "run").iterdir()]) == (2, [LOCK])
+        assert f"run is being written by process {os.getpid()} on" in shown.err
+    assert detr("train", data, *SMALL, "--epochs", 1, "--out", "run").code == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with locked(tmp_path / "run"):
+        shown = detr("train", "--resume", "run", "--epochs", 2)
+        assert shown.code == 2
+        assert "is being written by process" in shown.err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    assert detr("train", "--resume", "run", "--epochs", 2).code == 0
 
 
 @pytest.mark.parametrize(

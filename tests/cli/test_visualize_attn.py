@@ -226,6 +226,8 @@ def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
         (["--html", "a.html", "--encoder", "1,1"], "one at a time"),
         (["--html", "b.png", "--out", "b.png"], "different files"),
         (["--out", "a.txt"], ".png"),
+        (["--raw", "b.txt"], ".npz"),
+        (["--html", "b.jpg"], ".html or .htm"),
         (["--out", "a.png"], "exists"),
         (["--out", "a.png", "--overwrite"], "one of the files given"),
         (["--raw", "w.safetensors", "--overwrite"], "one of the files given"),

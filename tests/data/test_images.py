@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrcli.data.images import open_picture
+from detrcli.data.decode import look
+from detrcli.data.headers import read_header
+from detrcli.data.images import MAX_PIXELS, open_picture
 from detrcli.errors import DataError
 
 WIDTH, HEIGHT = 48, 32
@@ -81,6 +83,49 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     stored = RGB if undo is None else RGB.transpose(undo)
     stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
     close(seen(tmp_path / f"a.{suffix}"), CORNERS, 40)
+
+
+# Stored rows and columns as they are seen, by the meaning of each orientation.
+TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_turned_tiff_to_the_pixel(
+    mode: str, compression: str | None, orientation: int, tmp_path: Path
+) -> None:
+    """Pillow turns a TIFF by itself, and some kinds of it wrongly when it is given a path."""
+    values = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
+    if mode == "I;16":
+        stored = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    else:
+        stored = Image.fromarray(values).convert(mode)
+    plain, turned, exif = tmp_path / "plain.tif", tmp_path / "turned.tif", Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(plain, compression=compression)
+    stored.save(turned, compression=compression, exif=exif.tobytes())
+    wanted = TURNED[orientation](np.asarray(open_picture(plain).image))
+    np.testing.assert_array_equal(np.asarray(open_picture(turned).image), wanted)
+    assert read_header(turned).displayed == wanted.shape[:2]
+
+
+def test_a_grey_tiff_on_its_side_is_not_scrambled(tmp_path: Path) -> None:
+    values, exif = np.arange(1000, dtype=np.uint8).reshape(20, 50), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(values).save(tmp_path / "a.tif", exif=exif.tobytes())
+    image = open_picture(tmp_path / "a.tif").image
+    assert image.size == (20, 50)
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rot90(values, -1))
 
 
 def test_broken_exif_is_passed_over(tmp_path: Path) -> None:
@@ -214,9 +259,21 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"pixels"):
         open_picture(tmp_path / "bomb.png")
     RGB.save(tmp_path / "a.png")
+    assert "60000 x 60000 pixels" in str(read_header(tmp_path / "bomb.png").problem)
     with pytest.raises(DataError, match=r"48 x 32 pixels, more than the 1,535 allowed"):
         open_picture(tmp_path / "a.png", max_pixels=48 * 32 - 1)
     assert open_picture(tmp_path / "a.png", max_pixels=48 * 32).image.size == (48, 32)
+
+
+@pytest.mark.parametrize(("suffix", "how"), [("png", {}), ("tif", {"compression": "group4"})])
+def test_what_pillow_alone_would_refuse(suffix: str, how: dict[str, str], tmp_path: Path) -> None:
+    """More than Pillow's limit and less than ours: in the check's headers and wherever pictures are decoded."""
+    width, height, path = 14_000, 13_500, tmp_path / f"a.{suffix}"
+    assert 2 * (before := Image.MAX_IMAGE_PIXELS or 0) < width * height < MAX_PIXELS
+    Image.new("1", (width, height), 1).save(path, **how)
+    assert read_header(path).displayed == (height, width)
+    assert look(path).problem is None
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:

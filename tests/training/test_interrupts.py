@@ -19,6 +19,18 @@ def test_a_signal_is_a_wish_to_stop(name: str, code: int) -> None:
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_is_heard_where_it_was_ignored() -> None:
+    """As in all that a shell starts with `&`: a signal that is sent all the same is meant."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert interrupts.wish() == 130
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_second_ctrl_c_ends_at_once() -> None:
     with Interrupts():
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,5 +1,6 @@
 """What a training keeps of its matching: the same pictures each time, a row an evaluation, none twice."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,20 @@ def test_what_is_no_such_file(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"PK broken")
     with pytest.raises(DataError, match=r"matching\.npz"):
         read(tmp_path)
+
+
+def test_a_validation_split_without_objects(tmp_path: Path) -> None:
+    """There is nothing to match, nor to measure; the training goes on, and its last weights are kept."""
+    make_shapes(tmp_path / "data", images=10, size=32, classes=("circle",), objects=2)
+    path = tmp_path / "data" / "annotations" / "instances_val.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    data, told = data_of(tmp_path / "data"), Told()
+    outcome = new(data, tmp_path / "run", told, epochs=2).go(Interrupts())
+    assert (outcome.epochs, outcome.best) == (2, None)
+    assert [row["AP"] for row in told.rows] == [-1, -1]
+    assert not (tmp_path / "run" / FILE).exists()
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    assert resume(data, tmp_path / "run", epochs=3).go(Interrupts()).epochs == 3
 
 
 def test_without_a_folder_nothing_is_kept(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from children import python
 from server import Server, breaking, failing, redirect, serving, whole
 
 from detrcli.errors import WeightsError
@@ -162,7 +163,7 @@ def test_interrupted_leaves_no_half_file(
 
     server.answers[f"/w-{SHA[:8]}.pth"] = endless
     process = subprocess.Popen(
-        [sys.executable, "-m", "detrcli", "predict", __file__, "--weights", f"{server.url}/w-{SHA[:8]}.pth"],
+        python("-m", "detrcli", "predict", __file__, "--weights", f"{server.url}/w-{SHA[:8]}.pth"),
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not server.asked and process.poll() is None:

@@ -94,9 +94,7 @@ def match_debug(
             continue
         check_ending(path, *endings)
         check_free(path, overwrite=overwrite)
-        for folder in (data, val_images):
-            if folder is not None:
-                check_not_in_data(path, folder)
+        check_not_in_data(path, data, val_images)
         path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     if run is not None:
         from detrcli.cli.match_debug.run import show_run

@@ -85,14 +85,16 @@ def visualize_attn(
         raise UsageError("Relevance is compared with one layer and one head, or their mean: not with all.")
     if html is not None and encoder:
         raise UsageError("--html shows queries, --encoder places: one at a time.")
-    outputs = [path for path in (out, raw, html) if path is not None]
+    endings = ((out, PICTURES), (raw, (".npz",)), (html, (".html", ".htm")))
+    outputs = [given for given, _ in endings if given is not None]
     if len(set(outputs)) < len(outputs):
         raise UsageError("--out, --raw and --html are different files.")
     for path in outputs:
         check_free(path, overwrite=overwrite)
     check_not_inputs(outputs, [path for path in (image, Path(weights), masks) if path])
-    if out is not None:
-        check_ending(out, *PICTURES)
+    for given, allowed in endings:
+        if given is not None:
+            check_ending(given, *allowed)
 
     from detrcli.cli.console import print_json, print_table, warn
     from detrcli.cli.loading import load_detector

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,9 +105,7 @@ def _yolo(data: Path) -> Layout | None:
 def _yolo_by_yaml(path: Path) -> Layout:
     facts = yolo.read_yaml(path)
     names = yolo.names_of(facts, path)
-    base = path.parent / str(facts.get("path") or "")
-    if not base.is_dir():
-        base = path.parent  # `path` is of the machine that it was written on
+    base = _base(path, facts)
     readers: dict[str, Reader] = {}
     for word, split in SPLITS.items():
         said = facts.get(word)
@@ -116,6 +115,26 @@ def _yolo_by_yaml(path: Path) -> Layout:
     if not readers:
         raise DataError(f"{path}: it names no train, val or test.")
     return Layout("yolo", readers)
+
+
+def _base(path: Path, facts: Mapping[str, Any]) -> Path:
+    base = path.parent / str(facts.get("path") or "")
+    return base if base.is_dir() else path.parent  # `path` is of the machine that it was written on
+
+
+def named_places(path: Path) -> list[Path]:
+    """What a data.yaml names, as far as it is there: pictures and labels of each split, and the base they share."""
+    facts = yolo.read_yaml(path)
+    base = _base(path, facts)
+    places: list[Path] = []
+    for word in SPLITS:
+        said = facts.get(word) or []
+        for entry in said if isinstance(said, list) else [said]:
+            with suppress(DataError):
+                place = _place(base, entry, path)
+                places += [place, yolo.label_of(place / "picture").parent] if place.is_dir() else [place]
+    inside = any(place.resolve().is_relative_to(base.resolve()) for place in places)
+    return [base, *places] if inside else places
 
 
 def _read_yolo(

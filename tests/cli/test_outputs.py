@@ -1,0 +1,101 @@
+"""Where outputs may go: nowhere in the user's data, by whatever way."""
+
+from pathlib import Path
+
+import pytest
+from here import Detr
+
+from detrcli.cli.outputs import check_not_in_data
+from detrcli.data.make import make_shapes
+from detrcli.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with data in `d`, of which `d/val` is a link to `pictures`, and a link `d-too` to `d`."""
+    for name in (
+        "d/train",
+        "d/annotations",
+        "pictures/val",
+        "yolo/images/train",
+        "yolo/labels/train",
+        "project",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "d" / "val").symlink_to(tmp_path / "pictures" / "val")
+    (tmp_path / "d-too").symlink_to("d")
+    (tmp_path / "d" / "data.yaml").write_text("{train: train, names: [a]}")
+    (tmp_path / "yolo" / "data.yaml").write_text("{train: ../images/train, names: [a]}")
+    (tmp_path / "project" / "data.yaml").write_text("{path: ../yolo, train: images/train, names: [a]}")
+    (tmp_path / "project" / "far.yaml").write_text(f"{{train: {tmp_path}/yolo/images/train, names: [a]}}")
+    (tmp_path / "out.png").symlink_to("d/train/linked.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("out", "data"),
+    [
+        ("d/new.png", "d"),
+        ("d/train/new.png", "d"),
+        ("d/data.yaml", "d"),
+        ("d/new/deep/run", "d"),
+        ("d", "d"),
+        ("d-too/train/new.png", "d"),
+        ("d/train/new.png", "d-too"),
+        ("pictures/../d/new.png", "d"),
+        ("d/nowhere/../new.png", "d/../d"),
+        ("d/val/new.png", "d"),  # which is a link away from there
+        ("pictures/val/new.png", "d"),  # where that link leads
+        ("out.png", "d"),
+        ("d/new.png", "d/data.yaml"),
+        ("yolo/new.png", "project/data.yaml"),
+        ("project/data.yaml", "project/data.yaml"),
+        ("yolo/images/train/new.png", "project/far.yaml"),
+        ("yolo/labels/train/new.txt", "project/far.yaml"),
+    ],
+)
+def test_in_the_data(out: str, data: str, folder: Path) -> None:
+    for given in (Path(out), folder / out):
+        with pytest.raises(UsageError, match="lies in the data folder"):
+            check_not_in_data(given, None, Path(data))
+    with pytest.raises(UsageError, match="lies in the data folder"):
+        check_not_in_data(Path(out), folder / data, None)
+
+
+@pytest.mark.parametrize(
+    ("out", "data"),
+    [
+        ("new.png", "d"),
+        ("d/../new.png", "d"),
+        ("d.png", "d"),
+        ("dd/new.png", "d"),
+        ("pictures/new.png", "d"),
+        ("project/runs/new", "project/data.yaml"),  # it lies elsewhere, and its data.yaml in a project
+        ("project/runs/new", "project/far.yaml"),
+        ("shapes/new.png", "shapes"),  # the built-in ones
+        ("d/new.png", "nowhere"),
+    ],
+)
+def test_beside_the_data(out: str, data: str, folder: Path) -> None:
+    check_not_in_data(Path(out), Path(data))
+
+
+def test_every_command_refuses_it(detr: Detr, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "d", images=3, size=32, classes=("circle",), objects=1)
+    named = ["--val-ann", "d/annotations/instances_val.json", "--val-images", "d/val"]
+    for call in (
+        ["data", "show", "d", "--out", "d/train/new.png"],
+        ["eval", "d", "--weights", "shapes", "--save", "d/annotations/instances_test.json"],
+        ["eval", *named, "--weights", "shapes", "--save", "d/val/new.json"],
+        ["match-debug", "d", "--weights", "shapes", "--out", "d/new.png"],
+        ["match-debug", "d", "--weights", "shapes", "--html", "d/new.html"],
+        ["match-debug", *named, "--weights", "shapes", "--raw", "d/val/new.npz"],
+        ["train", "d", "--model", "detr-tiny", "--out", "d/run"],
+        ["train", *[name.replace("val", "train") for name in named], *named, "--out", "d/val/run"],
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        shown = detr(*call)
+        assert (shown.code, shown.out) == (2, ""), call
+        assert "lies in the data folder" in shown.err
+        assert sorted(tmp_path.rglob("*")) == before

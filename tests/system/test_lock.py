@@ -1,0 +1,109 @@
+"""One process at a time, told who it is, and free again however that process ended."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detrcli.errors import UsageError
+from detrcli.system.lock import LOCK, locked
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from detrcli.system.lock import locked
+with locked(Path(sys.argv[1])):
+    if sys.argv[2:] and not os.fork():
+        time.sleep(60)  # as a loader's process that has not noticed yet
+        os._exit(0)
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+# Whoever is let in finds nobody inside. The file is made and removed each time.
+COMPETE = """
+import sys, time
+from pathlib import Path
+from detrcli.errors import UsageError
+from detrcli.system.lock import locked
+folder, entered = Path(sys.argv[1]), 0
+while entered < 40:
+    try:
+        with locked(folder):
+            (folder / "inside").mkdir()
+            (folder / "inside").rmdir()
+            entered += 1
+    except UsageError:
+        time.sleep(0)
+"""
+
+
+def holder(folder: Path, *args: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), *args],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_another_process_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        for _ in range(2):
+            with pytest.raises(UsageError) as refused, locked(tmp_path):
+                pass
+            assert f"is being written by process {process.pid} on {socket.gethostname()}" in str(
+                refused.value
+            )
+        process.communicate("\n")
+    assert process.returncode == 0
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals and forks")
+def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    """Nor do the processes that it has started."""
+    with holder(tmp_path, "with a child") as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert (tmp_path / LOCK).exists()
+        with locked(tmp_path):
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_process_does_not_lock_twice(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        with pytest.raises(UsageError, match=f"by process {os.getpid()} on"), locked(tmp_path):
+            pass
+        other = subprocess.run(
+            [sys.executable, "-c", HOLD, str(tmp_path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert f"by process {os.getpid()} on" in other.stderr  # nothing was given up by asking
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        raise ZeroDivisionError
+    with locked(tmp_path):
+        pass
+
+
+def test_folders_are_locked_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with locked(tmp_path), locked(tmp_path / "a"):
+        assert (tmp_path / LOCK).exists()
+        assert (tmp_path / "a" / LOCK).exists()
+
+
+def test_of_several_that_compete_one_is_inside(tmp_path: Path) -> None:
+    several = [subprocess.Popen([sys.executable, "-c", COMPETE, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait(60) for process in several] == [0, 0, 0]
