@@ -20,6 +20,7 @@ from detrcli.cli.options import (
     TrainImages,
     ValAnn,
     ValImages,
+    known_weights,
 )
 from detrcli.cli.outputs import check_free
 from detrcli.errors import DataError, UsageError
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 DEFAULT_OUT = "runs/train"
 
 
+def _known_or_none(value: str | None) -> str | None:
+    return value if value in (None, "none") else known_weights(value)
+
+
 def train(
     data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or `shapes`.")] = None,
     model: Annotated[
@@ -39,7 +44,11 @@ def train(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="W|none", help="What to start from, as in `detr predict`; none for scratch."),
+        typer.Option(
+            metavar="W|none",
+            callback=_known_or_none,
+            help="What to start from, as in `detr predict`; none for scratch.",
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", help="How often each picture is seen. [50]")

@@ -10,6 +10,7 @@ from detrcli.variants.detr import PRESETS, DETRConfig
 from detrcli.variants.variant import ModelConfig
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats import hugging_face, native, published
+from detrcli.weights.known import unknown_weights
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.weights import NO_MASKS, Weights
 
@@ -75,9 +76,7 @@ def _load(source: str, dilated: bool | None, sha256: str | None, progress: Progr
             if found != sha256.lower():
                 raise WeightsError(f"{source}: it has the SHA-256 {found}, not {sha256}.")
         return _load_file(path, source, dilated)
-    raise WeightsError(
-        f"{source}: no such file or folder, and no name of weights. `detr models` lists the names."
-    )
+    raise unknown_weights(source)
 
 
 def _load_file(path: Path, source: str, dilated: bool | None) -> Weights:
