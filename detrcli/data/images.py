@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from detrcli.data.not_pictures import missing, no_file, no_picture
 from detrcli.errors import DataError
 from detrcli.system.text import visible
 
@@ -45,7 +46,7 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True)
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError("it is a folder, or another thing that is no file")  # a pipe would be waited for
+            raise DataError(no_file(path, SUFFIXES))  # a pipe would be waited for
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
@@ -59,11 +60,11 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True)
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError("there is no such file") from None
+        raise DataError(missing(path)) from None
     except PermissionError:
         raise DataError("it may not be read (permission denied)") from None
     except UnidentifiedImageError:
-        raise DataError(f"it is none of {', '.join(FORMATS)}") from None
+        raise DataError(no_picture(path, ", ".join(FORMATS))) from None
     except Exception as error:  # there is nothing that Pillow's decoders do not raise for a broken file
         raise DataError(f"it cannot be decoded ({visible(str(error)) or type(error).__name__})") from error
 

@@ -208,7 +208,7 @@ def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) 
     assert none.code == 3
     assert none.json["images"] == []
     assert [s["reason"].split(" (")[0] for s in none.json["skipped"]] == [
-        "it cannot be decoded", "it is a folder, or another thing that is no file", "there is no such file",
+        "it cannot be decoded", "it is a folder without pictures", "there is no such file",
     ]  # fmt: skip
 
 
