@@ -19,6 +19,7 @@ def _debug(context: typer.Context, value: bool) -> None:
         cast("Session", context.find_root().obj).debug = True
 
 
+DATA = "A folder in any known layout, its data.yaml or annotations, or `shapes`."
 THRESHOLD = 0.7  # the score from which a query counts as a detection, where nothing else is asked for
 
 
@@ -41,7 +42,7 @@ Weights = Annotated[
         help="A name from `detr models`, a file, a run or Hugging Face folder, hf:OWNER/NAME, or a URL.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N (or N) or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
 Model = Annotated[

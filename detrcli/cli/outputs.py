@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from detrcli.data.place import folder_of
 from detrcli.errors import UsageError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -71,5 +72,5 @@ def check_not_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
 
 def check_not_in_data(out: Path, data: Path) -> None:
     """Nothing in a data folder is overwritten, with or without --overwrite."""
-    if out.exists() and out.resolve().is_relative_to(data.resolve()):
+    if out.exists() and out.resolve().is_relative_to(folder_of(data).resolve()):
         raise UsageError(f"{out} lies in the data folder; nothing there is overwritten. Give another place.")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from detrcli.cli.inputs import check_folder
 from detrcli.cli.options import (
+    DATA,
     Debug,
     Device,
     Exif,
@@ -23,7 +25,7 @@ from detrcli.cli.options import (
     known_weights,
 )
 from detrcli.cli.outputs import check_free
-from detrcli.errors import DataError, UsageError
+from detrcli.errors import DataError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from detrcli.data.examine import DatasetReport
@@ -37,7 +39,7 @@ def _known_or_none(value: str | None) -> str | None:
 
 
 def train(
-    data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or `shapes`.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The model; its published weights are the start. [detr-r50]"),
@@ -109,6 +111,7 @@ def train(
         if out is not None:
             check_free(out, folder=True)
     else:
+        check_folder("--resume", resume, WeightsError)
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
         given += [name for name, value in (("--out", out), ("--config", config)) if value is not None]
         given += [name for name, value in (("--exif", exif != "auto"), ("--skip-bad", skip_bad)) if value]

@@ -1,17 +1,17 @@
 """What stands where a picture is meant, in words that say what to do about it."""
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 
+from detrcli.data.place import is_web_address
 from detrcli.system.text import visible
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})  # of videos
 
 
 def missing(path: Path) -> str:
-    """Why there is nothing under this name; `Path` makes one slash of a URL's two."""
-    if re.match(r"(https?|ftp|s3|gs):/", str(path)):
+    """Why there is nothing under this name."""
+    if is_web_address(path):
         return "it is a web address, and no picture is fetched: download it, and give the file"
     return "there is no such file"
 
@@ -31,4 +31,8 @@ def no_file(path: Path, endings: Collection[str]) -> str:
     if not path.is_dir():
         return "it is no file, but a pipe or the like"
     inside = min((file.name for file in path.iterdir() if file.suffix.lower() in endings), default=None)
-    return f"it is a folder; name one picture, such as {visible(inside)}" if inside else "it is a folder without pictures"
+    return (
+        f"it is a folder; name one picture, such as {visible(inside)}"
+        if inside
+        else "it is a folder without pictures"
+    )

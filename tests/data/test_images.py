@@ -221,13 +221,6 @@ def test_a_web_address_and_a_video_are_told(tmp_path: Path) -> None:
         open_picture(tmp_path / "a.bin")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match="it is no file, but a pipe"):
-        open_picture(tmp_path / "a.jpg")
-
-
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     """The file is a header without any pixels, so decoding it would fail in another way."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)

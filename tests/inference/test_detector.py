@@ -155,6 +155,8 @@ def test_devices() -> None:
             find_device(name)
     with pytest.raises(MachineError, match=r"no such device here\. There is .*cpu"):
         find_device("cuda:99")
+    with pytest.raises(MachineError, match="device 'cuda:99'"):
+        find_device("99")
     with pytest.raises(UsageError, match="precision 'half'"):
         Detector.of(small_weights(), "cpu", "half")
 
