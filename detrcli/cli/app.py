@@ -24,6 +24,7 @@ from detrcli.cli.predict import predict
 from detrcli.cli.train import train
 from detrcli.cli.visualize_attn.command import visualize_attn
 from detrcli.errors import UsageError, explain
+from detrcli.system.allocator import keep_large_blocks
 from detrcli.system.launch import launch
 from detrcli.system.text import visible
 
@@ -75,6 +76,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         arguments = completed(sys.argv[1:])
+        if not {"-h", "--help"}.intersection(arguments):
+            keep_large_blocks()
         code = typer.main.get_command(app)(arguments, prog_name="detr", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except SystemExit as error:
