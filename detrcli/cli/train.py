@@ -66,7 +66,7 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="Run folder, else runs/train, numbered.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run, as if it had never stopped.")
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run; the latest if none is named.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random. [0]")] = None,
     device: Device = "auto",
