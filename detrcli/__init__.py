@@ -11,6 +11,11 @@ __version__ = "0.1.0"
 __all__ = ["Detections", "Detector", "__version__", "load"]
 
 
+def __dir__() -> list[str]:
+    """What there is, whether it was asked for yet or not."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import what takes torch only when it is asked for."""
     if name in ("Detector", "load"):

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import detrcli
+from detrcli.cli.arguments import completed
 from detrcli.cli.data import data_app
 from detrcli.cli.demo import demo
 from detrcli.cli.eval import evaluate
@@ -18,15 +19,22 @@ from detrcli.cli.explain import explain as explain_command
 from detrcli.cli.match_debug.command import match_debug
 from detrcli.cli.models import models
 from detrcli.cli.options import Session
+from detrcli.cli.other_names import answer
 from detrcli.cli.predict import predict
 from detrcli.cli.train import train
 from detrcli.cli.visualize_attn.command import visualize_attn
 from detrcli.errors import UsageError, explain
+from detrcli.system.allocator import keep_large_blocks
 from detrcli.system.launch import launch
 from detrcli.system.text import visible
 
 # Plain help screens: rich ones take twice the time and cut lines off in narrow terminals.
-app = typer.Typer(name="detr", rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="detr",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("predict")(predict)
@@ -67,7 +75,10 @@ def main() -> NoReturn:
     # So that what was begun is tidied up, as it is after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        code = typer.main.get_command(app)(prog_name="detr", standalone_mode=False, obj=session)
+        arguments = completed(sys.argv[1:])
+        if not {"-h", "--help"}.intersection(arguments):
+            keep_large_blocks()
+        code = typer.main.get_command(app)(arguments, prog_name="detr", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except SystemExit as error:
         # typer leaves so when the reader of a pipe went away.
@@ -95,7 +106,7 @@ def _report(error: BaseException, session: Session) -> int:
         command = context.command_path if context else "detr"
         code, message = (
             UsageError.exit_code,
-            f"{error.format_message()}\n`{command} --help` shows the options.",
+            f"{answer(error) or error.format_message()}\n`{command} --help` shows the options.",
         )
     elif known := explain(error):
         code, message = known.exit_code, str(known)

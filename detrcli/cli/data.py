@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from detrcli.cli.options import (
+    DATA,
     Debug,
     Exif,
     Json,
@@ -26,9 +27,7 @@ data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set and check
 
 @data_app.command("check")
 def check(
-    data: Annotated[
-        Path | None, typer.Argument(help="A folder in any known layout, a data.yaml, or `shapes`.")
-    ] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
     train_ann: TrainAnn = None,
     train_images: TrainImages = None,
     val_ann: ValAnn = None,
@@ -57,7 +56,7 @@ def check(
 
 @data_app.command("show")
 def show(
-    data: Annotated[Path, typer.Argument(help="A folder in any known layout, a data.yaml, or `shapes`.")],
+    data: Annotated[Path, typer.Argument(help=DATA)],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture to write.")],
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "train",
     images: Annotated[int, typer.Option(metavar="N", min=1, help="How many pictures.")] = 16,

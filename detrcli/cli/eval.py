@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detrcli.cli.options import (
+    DATA,
     Debug,
     Device,
     Exif,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or `shapes`.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
     weights: Weights = "detr-r50",
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
     val_ann: ValAnn = None,

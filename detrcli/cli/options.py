@@ -19,7 +19,17 @@ def _debug(context: typer.Context, value: bool) -> None:
         cast("Session", context.find_root().obj).debug = True
 
 
+DATA = "A folder in any known layout, its data.yaml or annotations, or `shapes`."
 THRESHOLD = 0.7  # the score from which a query counts as a detection, where nothing else is asked for
+
+
+def known_weights(value: str) -> str:
+    """A mistyped name is told at once: torch takes seconds to import, and data may take minutes to check."""
+    from detrcli.weights.known import check_weights
+
+    check_weights(value)
+    return value
+
 
 Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document in place of a table.")]
@@ -28,10 +38,11 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         metavar="W",
+        callback=known_weights,
         help="A name from `detr models`, a file, a run or Hugging Face folder, hf:OWNER/NAME, or a URL.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N (or N) or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
 Model = Annotated[

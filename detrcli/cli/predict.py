@@ -34,6 +34,9 @@ def predict(
     threshold: Annotated[
         float, typer.Option(metavar="P", min=0, max=1, help="Least score to keep.")
     ] = THRESHOLD,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Only these classes, by the weights' names.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where annotated pictures go, else predictions/, numbered."),
@@ -77,6 +80,7 @@ def predict(
 
     from detrcli.cli.drawing import drawn, places
     from detrcli.cli.loading import load_detector
+    from detrcli.inference.class_filter import chosen_ids, of_classes
 
     if out is not None and not no_images:
         check_not_inputs((out / place for place in places(named)), [item.path for item in named])
@@ -91,6 +95,8 @@ def predict(
     )
     paths = (item.path for item in named)
     stream = detector.stream(paths, threshold, batch_size, max_pixels, keep_images=not no_images)
+    if classes is not None:
+        stream = of_classes(stream, chosen_ids(detector.classes, classes))
 
     results: list[show.Result] = []
     with Status("predicting", len(named), quiet=len(named) == 1) as status:

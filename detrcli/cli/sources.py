@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrcli.cli.console import warn
+from detrcli.cli.inputs import check_folder
 from detrcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def open_source(data: Path | None, files: Mapping[str, tuple[Path | None, Path |
     from detrcli.data.layouts.find import explicit
     from detrcli.data.source import Source, open_data
 
+    for split, (_, images) in files.items():
+        check_folder(f"--{split}-images", images)
     named = {split: (ann, images) for split, (ann, images) in files.items() if ann and images}
     half = [split for split, pair in files.items() if any(pair) and split not in named]
     if half:
@@ -28,7 +31,24 @@ def open_source(data: Path | None, files: Mapping[str, tuple[Path | None, Path |
     if (data is None) == (not named):
         options = " and ".join(f"--{split}-ann and --{split}-images" for split in files)
         raise UsageError(f"Give DATA, or {options}.")
-    return Source(explicit(named)) if data is None else open_data(data)
+    if data is None:
+        return Source(explicit(named))
+    source = open_data(data)
+    return source if "train" in files else _looked_at(data, source)
+
+
+def _looked_at(data: Path, source: "Source") -> "Source":
+    """What eval and match-debug make of an annotation file that was named: alone, all of it."""
+    from detrcli.data.layouts.find import Layout
+    from detrcli.data.source import Source
+
+    layout = source.layout
+    if layout.alone:
+        warn(f"{data}: all of its pictures are looked at; `detr train {data}` would hold out a tenth as val")
+        return Source(Layout(layout.name, dict.fromkeys(("train", "val"), layout.readers["train"])))
+    if layout.named == "train":
+        warn(f"{data}: this is train, and val lies beside it; --split says which is looked at")
+    return source
 
 
 def tell_problems(found: "DatasetReport") -> None:

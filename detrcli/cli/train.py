@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from detrcli.cli.inputs import check_folder
 from detrcli.cli.options import (
+    DATA,
     Debug,
     Device,
     Exif,
@@ -21,9 +23,10 @@ from detrcli.cli.options import (
     TrainImages,
     ValAnn,
     ValImages,
+    known_weights,
 )
 from detrcli.cli.outputs import check_free, check_not_in_data
-from detrcli.errors import DataError, UsageError
+from detrcli.errors import DataError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from detrcli.data.examine import DatasetReport
@@ -32,15 +35,23 @@ if TYPE_CHECKING:
 DEFAULT_OUT = "runs/train"
 
 
+def _known_or_none(value: str | None) -> str | None:
+    return value if value in (None, "none") else known_weights(value)
+
+
 def train(
-    data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or `shapes`.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The model; its published weights are the start. [detr-r50]"),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="W|none", help="What to start from, as in `detr predict`; none for scratch."),
+        typer.Option(
+            metavar="W|none",
+            callback=_known_or_none,
+            help="What to start from, as in `detr predict`; none for scratch.",
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", help="How often each picture is seen. [50]")
@@ -56,7 +67,7 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="Run folder, else runs/train, numbered.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run, as if it had never stopped.")
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run; the latest if none is named.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random. [0]")] = None,
     device: Device = "auto",
@@ -102,6 +113,7 @@ def train(
             check_free(out, folder=True)
             check_not_in_data(out, data, train_images, val_images)
     else:
+        check_folder("--resume", resume, WeightsError)
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
         given += [name for name, value in (("--out", out), ("--config", config)) if value is not None]
         given += [name for name, value in (("--exif", exif != "auto"), ("--skip-bad", skip_bad)) if value]

@@ -54,20 +54,30 @@ class InspectionSession:
         if image is None:
             return 0
         ids = self.annotations.image_ids.tolist()
-        if image.lstrip("-").isdecimal() and int(image) in ids:
-            return ids.index(int(image))
-        paths = [self.annotations.path(i) for i in range(len(ids))]
-        if os.path.exists(image):
-            named = [i for i, path in enumerate(paths) if path.samefile(image)]
-        else:
-            named = [i for i, path in enumerate(paths) if path.as_posix().endswith(f"/{image}")]
+        by_id = ids.index(int(image)) if image.lstrip("-").isdecimal() and int(image) in ids else None
+        if by_id is not None and image == str(ids[by_id]):
+            return by_id
+        named = self._named(image)
         if len(named) == 1:
             return named[0]
         if named:
             raise UsageError(
                 f"--image {image}: {len(named)} pictures end so. Give more of the path, or the id."
             )
+        if by_id is not None:  # 000139, where no file is called so
+            return by_id
         raise UsageError(f"--image {image}: no picture of this split has that id or file.")
+
+    def _named(self, image: str) -> list[int]:
+        """The places of the images whose path ends so, or would without the file's ending."""
+        paths = [self.annotations.path(i) for i in range(len(self.annotations))]
+        if os.path.exists(image):
+            return [i for i, path in enumerate(paths) if path.samefile(image)]
+        whole, bare = (
+            [i for i, path in enumerate(paths) if name(path).as_posix().endswith(f"/{image}")]
+            for name in (Path, lambda path: path.with_suffix(""))
+        )
+        return whole or bare
 
     def example(self, i: int) -> Example:
         """The network's input and the objects of an image."""

@@ -22,6 +22,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
+from detrcli.data.not_pictures import missing, no_file, no_picture
 from detrcli.errors import DataError
 from detrcli.system.text import visible
 
@@ -79,7 +80,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
     turned sideways.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise DataError("it is a folder, or another thing that is no file")  # a pipe would be waited for
+        raise DataError(no_file(path, SUFFIXES))  # a pipe would be waited for
     with path.open("rb") as file, _read(file) as image:
         if image.width * image.height > max_pixels:
             raise DataError(
@@ -112,11 +113,11 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True)
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError("there is no such file") from None
+        raise DataError(missing(path)) from None
     except PermissionError:
         raise DataError("it may not be read (permission denied)") from None
     except UnidentifiedImageError:
-        raise DataError(f"it is none of {', '.join(FORMATS)}") from None
+        raise DataError(no_picture(path, ", ".join(FORMATS))) from None
     except Exception as error:  # there is nothing that Pillow's decoders do not raise for a broken file
         raise DataError(f"it cannot be decoded ({visible(str(error)) or type(error).__name__})") from error
 

@@ -59,7 +59,10 @@ class Source:
 
 
 def open_data(data: Path) -> Source:
-    """The data set behind DATA: a folder, a data.yaml, or `shapes` (a folder of that name is ./shapes)."""
+    """The data set behind DATA: a folder, its data.yaml or an annotation file, or `shapes`.
+
+    A folder of that name is ./shapes.
+    """
     return Source(find(built_in() if str(data) == BUILT_IN else data))
 
 

@@ -11,6 +11,8 @@ def find_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, usable in there.items() if usable)
+    if name.isdecimal():  # as nvidia-smi counts them
+        name = f"cuda:{name}"
     if name == "cuda" and launch().world > 1:
         name = f"cuda:{launch().local}"
     try:
@@ -18,7 +20,7 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in there:
-        raise UsageError(f"device {name!r}: there is auto, cpu, cuda, cuda:N and mps.")
+        raise UsageError(f"device {name!r}: there is auto, cpu, cuda, cuda:N (or N) and mps.")
     if not there[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         usable = ", ".join(kind for kind, usable in there.items() if usable)
         raise MachineError(f"device {name!r}: there is no such device here. There is {usable}.")

@@ -17,6 +17,7 @@ from detrcli.evaluation.metrics import METRICS, Scores, score
 from detrcli.evaluation.run import Run, readable, run
 from detrcli.inference.detector import Detector
 from detrcli.system import distributed
+from detrcli.system.allocator import give_back
 from detrcli.training import matching_history as matchings
 from detrcli.training import run_folder as files
 from detrcli.training.interrupts import Interrupts, ignore_signals
@@ -325,6 +326,7 @@ class Training:
             self.folder.write_weights(self.weights(), best=best is row or best is None)
             self.folder.write_rows(self.rows)
         self.save()
+        give_back()
         self.report.epoch(row, best=best is row and (row["AP"] or 0) > 0)
         for note in notes:
             self.report.note(note)

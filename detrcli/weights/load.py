@@ -9,6 +9,7 @@ from detrcli.errors import NO_MASKS, UsageError, WeightsError
 from detrcli.variants import preset, variant_of
 from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats import folder, hugging_face, native, published
+from detrcli.weights.known import unknown_weights
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.save import find
 from detrcli.weights.weights import Weights
@@ -72,9 +73,7 @@ def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress:
             if found != sha256.lower():
                 raise WeightsError(f"{source}: it has the SHA-256 {found}, not {sha256}.")
         return _load_file(path, source, wanted)
-    raise WeightsError(
-        f"{source}: no such file or folder, and no name of weights. `detr models` lists the names."
-    )
+    raise unknown_weights(source)
 
 
 def _load_kept(path: Path, source: str) -> Weights:

@@ -36,6 +36,7 @@ def test_every_command_has_help(command: str) -> None:
     assert shown.stderr == ""
     assert f"Usage: detr {command}" in shown.stdout
     assert "--debug" in shown.stdout
+    assert detr(*command.split(), "-h").stdout == shown.stdout
     # A first sentence of its own, whole in the list of commands too.
     first = shown.stdout.splitlines()[2].strip()
     assert first in detr(*command.split()[:-1], "--help").stdout

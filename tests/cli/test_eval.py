@@ -157,6 +157,31 @@ def test_a_model_is_scored_as_pycocotools_does(detr: Detr, weights: Path, data: 
     assert shown.code == 0
 
 
+def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> None:
+    """Alone all of it counts, whatever its name; beside train it is val; nothing is written into its folder."""
+    (tmp_path / "r.json").write_text(json.dumps(data.results))
+    val = data.root / "annotations" / "instances_val.json"
+    call = ["--predictions", "r.json", "--json"]
+    whole = detr("eval", "data", *call).json
+    for name in ("instances_val.json", "instances_train.json", "mine.json"):
+        val.rename(val.with_name(name))
+        shown = detr("eval", val.with_name(name), *call)
+        assert (shown.json["images"], shown.json["metrics"]) == (5, whole["metrics"]), shown.err
+        assert f"{name}: all of its pictures are looked at; `detr train" in shown.err
+        val.with_name(name).rename(val)
+    train = val.with_name("instances_train.json")
+    train.write_text(json.dumps({**data.document, "images": data.document["images"][:1]}))
+    shown = detr("eval", val, *call)
+    assert shown.json["metrics"] == whole["metrics"]
+    assert str(val) not in shown.err
+    shown = detr("eval", train, *call)
+    assert shown.json["images"] == 5
+    assert f"{train}: this is train, and val lies beside it" in shown.err
+    inside = detr("eval", val, "--weights", "shapes", "--save", data.files[0], "--overwrite")
+    assert inside.code == 2
+    assert "lies in the data folder" in inside.err
+
+
 def test_a_table_for_people(detr: Detr, weights: Path, data: Data) -> None:
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu")
     lines = shown.out.splitlines()
@@ -483,6 +508,12 @@ def test_results_that_do_not_fit(
     [
         ([], 2, "Give DATA"),
         (["nowhere"], 3, "no such folder"),
+        (["data/val/0.png"], 3, "it is a file. DATA is a folder"),
+        (
+            ["--val-ann", "a.json", "--val-images", "data/val/0.png"],
+            3,
+            "a file, and --val-images takes a folder",
+        ),
         (["data", "--split", "train"], 2, "--split train: this data has val"),
         (["data", "--predictions", "r.json", "--save", "s.json"], 2, "there is no model"),
         (["data", "--weights", "nowhere.pth"], 4, "no such file or folder"),

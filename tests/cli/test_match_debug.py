@@ -65,6 +65,17 @@ def test_data_that_is_named_file_by_file(detr: Detr, match: Detr, root: Path) ->
     assert detr("match-debug", root / "data", *named, *weights).code == 2
 
 
+def test_an_annotation_file_alone_is_looked_at_whole(detr: Detr, root: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "mine.json"
+    alone.write_bytes((root / "data" / "annotations" / "instances_val.json").read_bytes())
+    (tmp_path / "images").symlink_to(root / "data" / "val")
+    weights = ["--weights", root / "w.safetensors", "--device", "cpu"]
+    shown = detr("match-debug", alone, *weights, "--all", "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["images"] == 6
+    assert f"{alone}: all of its pictures are looked at" in shown.err
+
+
 def image_with_most(root: Path) -> int:
     return max(range(1, 7), key=lambda image: len(truth_of(root, image)))
 
@@ -137,7 +148,11 @@ def test_images_are_found_by_id_and_by_file(match: Detr, root: Path) -> None:
     path = root / "data" / "val" / "000002.png"
     for named in ("3", "000002.png", "val/000002.png", path):
         assert match("--image", named, "--json").json["image"]["id"] == 3
-    assert match("--image", "002.png").code == 2
+    for named in ("000002", "val/000002"):
+        assert match("--image", named, "--json").json["image"]["id"] == 3
+    assert match("--image", "0002", "--json").json["image"]["id"] == 2  # no file is called so
+    for named in ("002.png", "0099", "000002.jpg"):
+        assert match("--image", named).code == 2
     shown = match("--image", 99)
     assert (shown.code, shown.out) == (2, "")
     assert "no picture of this split has that id or file" in shown.err

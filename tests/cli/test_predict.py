@@ -196,6 +196,43 @@ def test_never_over_an_input(detr: Detr, weights: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == data
 
 
+def test_only_some_classes(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """What is left are the same detections; names are as in eval, and an unknown one names what there is."""
+    a = picture(tmp_path / "a.png")
+    call = ["predict", a, "nowhere.png", "--weights", weights, "--threshold", 0, "--json", "--no-images"]
+    every = detr(*call).json["images"][0]["detections"]
+    labels = {row["label"] for row in every}
+    assert labels <= {"cat", "dog", "Żubr"}
+    for asked in ("cat", "dog, CAT", " żubr,,dog", "cat,dog,Żubr"):
+        names = {name.strip().casefold() for name in asked.split(",")}
+        shown = detr(*call, "--classes", asked)
+        assert shown.json["images"][0]["detections"] == [
+            row for row in every if row["label"].casefold() in names
+        ]
+        assert len(shown.json["skipped"]) == 1
+    shown = detr(*call, "--classes", "dog,Lynx")
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err == "detr: --classes: the weights have no Lynx. They have cat, dog, Żubr.\n"
+    assert detr(*call, "--classes", ",").code == 2
+
+
+def test_what_cannot_be_a_picture_is_told(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42 and so on")
+    (tmp_path / "folder").mkdir()
+    picture(tmp_path / "folder" / "b.png")
+    shown = detr(
+        "predict", "https://example.org/a.jpg", "a.mp4", "--weights", weights, "--json", "--no-images"
+    )
+    assert shown.code == 3
+    web, video = (entry["reason"] for entry in shown.json["skipped"])
+    assert "it is a web address" in web
+    assert "it is a video" in video
+    for command in ("visualize-attn", "explain"):
+        shown = detr(command, "folder", "--weights", weights)
+        assert (shown.code, shown.out) == (3, "")
+        assert shown.err == "detr: folder: it is a folder; name one picture, such as b.png.\n"
+
+
 def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
     good, bad = picture(tmp_path / "a.png"), tmp_path / "half.jpg"
     picture(tmp_path / "whole.jpg", size=(300, 300))
@@ -211,7 +248,7 @@ def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) 
     assert none.code == 3
     assert none.json["images"] == []
     assert [s["reason"].split(" (")[0] for s in none.json["skipped"]] == [
-        "it cannot be decoded", "it is a folder, or another thing that is no file", "there is no such file",
+        "it cannot be decoded", "it is a folder without pictures", "there is no such file",
     ]  # fmt: skip
 
 

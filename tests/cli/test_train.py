@@ -89,6 +89,18 @@ def test_a_runs_config_makes_the_same_run(detr: Detr, data: Path, tmp_path: Path
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    "file", ["annotations/instances_train.json", "annotations/instances_val.json", "one.json"]
+)
+def test_an_annotation_file_is_data(detr: Detr, data: Path, tmp_path: Path, file: str) -> None:
+    """The splits beside it are found; alone it is train, with a part of it held out."""
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copy(tmp_path / "data" / "annotations" / "instances_train.json", tmp_path / "data" / "one.json")
+    plan = detr("train", tmp_path / "data" / file, *SMALL, "--dry-run", "--json").json["data"]
+    images = {split: plan[split]["images"] for split in plan}
+    assert images == ({"train": 8, "val": 2} if file == "one.json" else {"train": 10, "val": 2})
+
+
 def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path: Path) -> None:
     shown = detr("train", data, *SMALL, "--dry-run", "--set", "freeze=stem")
     assert shown.code == 0, shown.err
@@ -119,6 +131,7 @@ def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path:
         ),
         (["nodata"], 3, "nodata"),
         (["--resume", "nowhere"], 4, "nowhere"),
+        (["--resume", "full/thesis.txt"], 4, "it is a file, and --resume takes a folder"),
         (["--resume", "nowhere", "--skip-bad"], 2, "--skip-bad cannot be given"),
         (["--resume", "nowhere", "--lr", "1"], 2, "--lr cannot be given"),
         (["--resume", "nowhere", "--set", "lr=1"], 2, "--set lr cannot be given"),
@@ -129,6 +142,7 @@ def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path:
 def test_mistakes(args: list[str], code: int, said: str, detr: Detr, data: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
+    (tmp_path / "w.safetensors").touch()
     shown = detr("train", *[str(data) if arg == "DATA" else arg for arg in args])
     assert (shown.code, shown.out) == (code, "")
     assert said in shown.err

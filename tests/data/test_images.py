@@ -247,8 +247,23 @@ def test_bad_pictures_say_why(tmp_path: Path, contents: bytes, reason: str) -> N
 def test_what_is_no_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         open_picture(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match="it is a folder"):
+    with pytest.raises(DataError, match="it is a folder without pictures"):
         open_picture(tmp_path)
+    (tmp_path / "b.PNG").touch()
+    with pytest.raises(DataError, match="it is a folder; name one picture, such as b.PNG"):
+        open_picture(tmp_path)
+
+
+def test_a_web_address_and_a_video_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="it is a web address"):
+        open_picture(Path("https://example.org/a.jpg"))
+    for name in ("a.mp4", "a.MOV"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypmp42 and so on")
+        with pytest.raises(DataError, match="it is a video"):
+            open_picture(tmp_path / name)
+    (tmp_path / "a.bin").write_bytes(b"neither")
+    with pytest.raises(DataError, match="none of JPEG"):
+        open_picture(tmp_path / "a.bin")
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:

@@ -225,6 +225,79 @@ def test_exports_of_one_file(tmp_path: Path, kind: str) -> None:
     assert objects(open_data(tmp_path).read("val")) == val
 
 
+@pytest.mark.parametrize(
+    ("kind", "named", "split"),
+    [
+        ("coco", "annotations/instances_train2017.json", "train"),
+        ("coco", "annotations/instances_val2017.json", "val"),
+        ("coco-images", "annotations/instances_val.json", "val"),
+        ("roboflow", "valid/_annotations.coco.json", "val"),
+        ("roboflow", "train/_annotations.coco.json", "train"),
+        ("yolo", "data.yaml", None),
+    ],
+)
+def test_a_file_of_a_data_set_stands_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, named: str, split: str | None
+) -> None:
+    """By a path from elsewhere, and by its bare name in its own folder."""
+    LAYOUTS[kind][1](tmp_path)
+    for folder, file in ((tmp_path.parent, tmp_path / named), ((tmp_path / named).parent, Path(named).name)):
+        monkeypatch.chdir(folder)
+        source = open_data(Path(file))
+        assert source.layout.named == split
+        assert not source.layout.alone
+        for part in ("train", "val"):
+            written = source.read(part)
+            assert objects(written, crowd=kind != "yolo") == expected(part, crowd=kind != "yolo")
+            assert all((written.folder / name).is_file() for name in written.files)
+
+
+@pytest.mark.parametrize(
+    ("file", "pictures"),
+    [
+        ("a.json", "."),
+        ("a.json", "images"),
+        ("a.json", "images/a"),
+        ("annotations/a.json", "images"),
+        ("annotations/a.json", "annotations"),
+        ("instances_val2017.json", "val2017"),
+        ("annotations/instances_default.json", "images"),
+        ("instances_test.json", "test"),
+        ("valid/_annotations.coco.json", "valid"),
+    ],
+)
+def test_an_annotation_file_alone(tmp_path: Path, file: str, pictures: str) -> None:
+    """Whatever its name, it is train, with a tenth held out."""
+    coco_file(tmp_path / file, "train")
+    coco_file(tmp_path / file.replace("instances", "captions"), "train")  # another kind beside it
+    for name, (size, _) in TRUTH["train"].items():
+        picture(tmp_path / pictures / name, size)
+    source = open_data(tmp_path / file)
+    assert (source.layout.name, source.layout.alone, source.holds_out) == ("coco", True, True)
+    written = source.read("train")
+    assert objects(written) | objects(source.read("val")) == expected("train")
+    assert all((written.folder / name).is_file() for name in written.files)
+
+
+def test_the_file_that_is_named_goes_before_others_of_its_split(tmp_path: Path) -> None:
+    for year, split in (("2014", "val"), ("2017", "train")):
+        coco_file(tmp_path / f"train{year}.json", split)
+        coco_file(tmp_path / f"val{year}.json", split)
+    source = open_data(tmp_path / "train2017.json")
+    assert objects(source.read("train")) == objects(source.read("val")) == expected("train")
+
+
+def test_a_file_that_cannot_be_data_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(DataError, match="a.zip: it is a file. DATA is a folder"):
+        open_data(tmp_path / "a.zip")
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(DataError, match="a.json: not a COCO annotation file"):
+        open_data(tmp_path / "a.json").read("train")
+    with pytest.raises(DataError, match="It is a web address"):
+        open_data(Path("https://example.org/a.zip"))
+
+
 def test_explicit_places(tmp_path: Path) -> None:
     coco_file(tmp_path / "a.json", "train")
     for name, (size, _) in TRUTH["train"].items():

@@ -67,6 +67,8 @@ def test_panoptic_names_say_what_is_missing() -> None:
 def test_what_is_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such file or folder, and no name of weights"):
         load_weights(str(tmp_path / "nowhere.pth"))
+    with pytest.raises(WeightsError, match="Did you mean detr-r50-dc5\\?"):
+        load_weights("DETR_R50-dc5")
     with pytest.raises(WeightsError, match="neither a run .* nor a Hugging Face model"):
         load_weights(str(tmp_path))
 

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from detrcli.cli.inputs import check_folder
 from detrcli.cli.options import (
+    DATA,
     THRESHOLD,
     Debug,
     Device,
@@ -27,7 +29,7 @@ WORST = 16  # what --all lists, unless told otherwise
 
 
 def match_debug(
-    data: Annotated[Path | None, typer.Argument(help="A folder in any known layout, or `shapes`.")] = None,
+    data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
     weights: Weights = "detr-r50",
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
     val_ann: ValAnn = None,
@@ -99,6 +101,7 @@ def match_debug(
     if run is not None:
         from detrcli.cli.match_debug.run import show_run
 
+        check_folder("--run", run)
         show_run(run, out, json=json)
         return
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from detrcli.data.layouts import coco, voc, yolo
+from detrcli.data.place import folder_of, is_web_address
 from detrcli.data.raw_annotations import RawAnnotations
 from detrcli.errors import DataError
 
 Reader = Callable[[], RawAnnotations]
 
+ROBOFLOW_FILE = "_annotations.coco.json"
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -23,14 +25,21 @@ class Layout:
 
     name: str
     readers: Mapping[str, Reader]
+    named: str | None = None  # the split whose annotation file was given as DATA; train where it stands alone
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a single annotation file, whose name says nothing of splits that lie beside it."""
+        return self.named is not None and len(self.readers) == 1
 
 
 def find(data: Path) -> Layout:
-    """Tell the layout of a folder (or of a data.yaml) by what is in it."""
-    if data.suffix in (".yaml", ".yml") and data.is_file():
-        return _yolo_by_yaml(data)
+    """Tell the layout of a folder by what is in it, or of a data.yaml or a COCO annotation file."""
+    if data.is_file():
+        return _by_file(data)
     if not data.is_dir():
-        raise DataError(f"{data}: there is no such folder.")
+        web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
+        raise DataError(f"{data}: there is no such folder.{web}")
     for known in (_coco, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
         if layout := known(data):
             return layout
@@ -39,6 +48,16 @@ def find(data: Path) -> Layout:
         "(Roboflow), data.yaml or images/train + labels/train (YOLO), Annotations/ + JPEGImages/ (VOC), "
         "result.json + images/ (Label Studio), labels.json + data/ (FiftyOne).\n"
         "Other places can be named: --train-ann, --train-images, --val-ann, --val-images."
+    )
+
+
+def _by_file(path: Path) -> Layout:
+    if path.suffix in (".yaml", ".yml"):
+        return _yolo_by_yaml(path)
+    if path.suffix == ".json":
+        return _coco_by_file(path)
+    raise DataError(
+        f"{path}: it is a file. DATA is a folder, its data.yaml, or a COCO annotation file (.json)."
     )
 
 
@@ -61,17 +80,67 @@ def _coco(data: Path) -> Layout | None:
         named = re.fullmatch(r"instances_(train|val|valid|validation|test|default)(\d{4})?\.json", path.name)
         if named:
             word, year = named[1], named[2] or ""
-            places = [word + year, word, f"images/{word}{year}", f"images/{word}", "images", "data", "."]
             split = SPLITS.get(word, "train")
-            readers.setdefault(split, partial(coco.read, path, [data / place for place in places]))
+            readers.setdefault(split, partial(coco.read, path, _places(data, word, year)))
     return Layout("coco", readers) if readers else None
+
+
+def _places(data: Path, word: str, year: str = "") -> list[Path]:
+    """Where the pictures of a COCO annotation file may lie."""
+    places = [word + year, word, f"images/{word}{year}", f"images/{word}", "images", "data", "."]
+    return [data / place for place in places]
+
+
+def _coco_by_file(path: Path) -> Layout:
+    """An annotation file, with the splits beside it where it is train or val and both are there."""
+    folder = path.absolute().parent
+    if path.name == ROBOFLOW_FILE:
+        named, beside = SPLITS.get(folder.name), _roboflow(folder.parent)
+        readers = dict(beside.readers) if beside else {}
+    else:
+        named, readers = _named_like(path)
+    if named in ("train", "val") and {"train", "val"} <= readers.keys():
+        return Layout("coco", readers, named)
+    return Layout("coco", {"train": partial(coco.read, path, _pictures_of(path))}, "train")
+
+
+def _named_like(path: Path) -> tuple[str | None, dict[str, Reader]]:
+    """Which split a file's name says it is, and the splits of the files beside it with such names."""
+    own = _says_split(path)
+    if own is None:
+        return None, {}
+    alike = [
+        (other, said)
+        for other in sorted(path.parent.glob("*.json"))
+        if (said := _says_split(other)) and said["prefix"] == own["prefix"]
+    ]
+    # The file that was named stands for its split, and those of its year go before others.
+    alike.sort(key=lambda one: (one[0] != path, one[1]["year"] != own["year"]))
+    readers: dict[str, Reader] = {}
+    for other, said in alike:
+        readers.setdefault(SPLITS[said["word"]], partial(coco.read, other, _pictures_of(other)))
+    return SPLITS[own["word"]], readers
+
+
+def _says_split(path: Path) -> re.Match[str] | None:
+    # As instances_train2017.json, person_keypoints_val2017.json and train.json do.
+    words = "|".join(sorted(SPLITS, key=len, reverse=True))
+    return re.fullmatch(rf"(?P<prefix>|.*[_-])(?P<word>{words})(?P<year>\d{{4}}|)\.json", path.name)
+
+
+def _pictures_of(path: Path) -> list[Path]:
+    """Where the pictures of an annotation file may lie that was named."""
+    said, folder = _says_split(path), folder_of(path)
+    if said:
+        return [*_places(folder, said["word"], said["year"]), path.parent]
+    return [*_places(folder, path.stem), path.parent, *_places(folder, "train")]
 
 
 def _roboflow(data: Path) -> Layout | None:
     readers = {
-        split: partial(coco.read, *_in(data / word / "_annotations.coco.json", data / word))
+        split: partial(coco.read, *_in(data / word / ROBOFLOW_FILE, data / word))
         for word, split in SPLITS.items()
-        if (data / word / "_annotations.coco.json").is_file()
+        if (data / word / ROBOFLOW_FILE).is_file()
     }
     return Layout("roboflow", readers) if readers else None
 

@@ -1,0 +1,27 @@
+"""Whether `--weights W` can mean anything, told before torch is imported."""
+
+import difflib
+import os
+from pathlib import Path
+
+from detrcli.errors import WeightsError
+from detrcli.weights.registry import PUBLISHED, SHIPPED
+
+REMOTE = ("hf:", "http://", "https://")  # what only a fetch can tell
+
+
+def check_weights(source: str) -> None:
+    """A name of the registry, something to be fetched, or a path that is there; else an error that says so."""
+    if source in PUBLISHED or source in SHIPPED or source.startswith(REMOTE):
+        return
+    if not os.path.exists(Path(source).expanduser()):
+        raise unknown_weights(source)
+
+
+def unknown_weights(source: str) -> WeightsError:
+    """What to say of a name that nothing is known by."""
+    near = difflib.get_close_matches(source.lower(), [*PUBLISHED, *SHIPPED], n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return WeightsError(
+        f"{source}: no such file or folder, and no name of weights.{meant} `detr models` lists the names."
+    )
