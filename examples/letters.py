@@ -4,8 +4,8 @@
     detr train letters --weights shapes --epochs 30 --batch-size 8 --lr 5e-4 --set schedule=cosine
     detr train letters --model detr-tiny --weights none --epochs 30 --batch-size 8 --lr 5e-4 --set schedule=cosine
 
-It makes 300 pictures for training and 100 for validation, 160 x 128 pixels, one to five letters in each. The README
-has a table of what the two trainings reach.
+It makes 300 pictures for training and 100 for validation, 160 x 128 pixels, one to five letters in each.
+`detr guide weights` has a table of what the two trainings reach.
 """
 
 import json

@@ -1,23 +1,30 @@
-"""The README tells the truth about commands, files and how to start."""
+"""The README is short, and tells the truth about commands and how to start."""
 
 import re
-from pathlib import Path
 
-import typer
-from here import leaves
+from documents import COMMANDS, README, fenced, read
 
-import detrcli
-from detrcli.cli.app import app
-
-ROOT = Path(detrcli.__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from detrcli.guide import TOPICS
 
 
-def test_every_command_is_there() -> None:
-    for name in leaves(typer.main.get_command(app)):
-        assert f"`detr {name}" in README
+def test_it_is_short() -> None:
+    assert README.stat().st_size <= 8192
+
+
+def test_every_command_is_in_its_table() -> None:
+    rows = re.findall(r"^\| `detr ([^`]+)` \|", read(README), flags=re.M)
+    assert len(rows) == len(COMMANDS)
+    for name in COMMANDS:
+        assert any(f"{row} ".startswith(f"{name} ") for row in rows), name
+
+
+def test_every_topic_of_the_guide_is_linked() -> None:
+    guide = read(README).partition("\n## Guide\n")[2]
+    assert re.findall(r"\(detrcli/guide/(\w+)\.md\)", guide) == list(TOPICS)
 
 
 def test_two_shell_blocks_of_one_line_each() -> None:
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, flags=re.M | re.S)
-    assert [len(block.splitlines()) for block in blocks] == [1, 1]
+    install, tests = fenced(read(README), "sh")
+    assert len(install.splitlines()) == len(tests.splitlines()) == 1
+    assert install.endswith("pip install . && detr demo\n")
+    assert tests.endswith("pip install -e '.[dev]' && pytest\n")

@@ -16,6 +16,7 @@ from detrcli.cli.data import data_app
 from detrcli.cli.demo import demo
 from detrcli.cli.eval import evaluate
 from detrcli.cli.explain import explain as explain_command
+from detrcli.cli.guide import guide
 from detrcli.cli.match_debug.command import match_debug
 from detrcli.cli.models import models
 from detrcli.cli.options import Session
@@ -43,6 +44,7 @@ app.command("match-debug")(match_debug)
 app.command("explain")(explain_command)
 app.command("demo")(demo)
 app.command("models")(models)
+app.command("guide")(guide)
 app.add_typer(data_app, name="data")
 
 

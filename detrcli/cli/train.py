@@ -76,7 +76,9 @@ def train(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the README's table; repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any setting that `detr guide training` lists; repeatable."
+        ),
     ] = None,
     train_ann: TrainAnn = None,
     train_images: TrainImages = None,

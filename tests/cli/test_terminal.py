@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from judge import coco_folder
 from PIL import Image
 from small import small_weights
 
+from detrcli.guide import TOPICS, page
 from detrcli.weights.formats import native
 
 pty = pytest.importorskip("pty")
@@ -110,3 +112,18 @@ def test_numbers_of_eval_fit_forty_columns(tmp_path: Path) -> None:
         ["AP", "1.000"], ["AP50", "1.000"], ["AP75", "1.000"],
     ]  # fmt: skip
     assert max(map(len, shown.splitlines()[3:15])) <= 40
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_page_of_the_guide_fits_its_terminal(topic: str, columns: int, tmp_path: Path) -> None:
+    shown = on_a_terminal("guide", topic, cwd=tmp_path, columns=columns)
+    assert "\x1b[" in shown
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown.split("\r\n")]
+    assert max(map(len, lines)) <= columns
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in line or "](" in line or "|--" in line for line in lines)
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_the_guide_is_its_markdown_where_no_escapes_are_wanted(tmp_path: Path, env: dict[str, str]) -> None:
+    assert on_a_terminal("guide", "training", cwd=tmp_path, **env).replace("\r\n", "\n") == page("training")

@@ -1,6 +1,6 @@
 """Settings: defaults as published, files, pairs, and mistakes that are met with help."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -84,10 +84,3 @@ def test_files_that_are_none(text: str | None, said: str, tmp_path: Path) -> Non
     with pytest.raises(UsageError) as error:
         settings(file)
     assert said in str(error.value)
-
-
-def test_every_setting_stands_in_the_readme_with_its_default_and_meaning() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    for one in fields(Settings):
-        default = "" if one.default is None else f"`{str(one.default).lower()}`"
-        assert f"| `{one.name}` | {default} | {one.metadata['meaning']} |" in readme, one.name
