@@ -3,12 +3,30 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrcli.inference.detector import Detector as Detector
-    from detrcli.inference.detector import load as load
+    from detrcli.api import Detector as Detector
+    from detrcli.api import check_data as check_data
+    from detrcli.api import evaluate as evaluate
+    from detrcli.api import explain_matching as explain_matching
+    from detrcli.api import load as load
+    from detrcli.api import look as look
+    from detrcli.api import predict as predict
+    from detrcli.api import train as train
+    from detrcli.api import walk as walk
     from detrcli.structures import Detections as Detections
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "__version__", "load"]
+_API = (
+    "Detector",
+    "check_data",
+    "evaluate",
+    "explain_matching",
+    "load",
+    "look",
+    "predict",
+    "train",
+    "walk",
+)
+__all__ = ["Detections", "__version__", *_API]
 
 
 def __dir__() -> list[str]:
@@ -18,14 +36,14 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Import what takes torch only when it is asked for."""
-    if name in ("Detector", "load"):
-        from detrcli.errors import explain
+    if name in _API:
+        from detrcli.errors import to_user_error
 
         try:
-            from detrcli.inference import detector
+            from detrcli import api
         except RuntimeError as error:
-            raise explain(error) or error from error
-        return getattr(detector, name)
+            raise to_user_error(error) or error from error
+        return getattr(api, name)
     if name == "Detections":
         from detrcli.structures import Detections
 

@@ -42,12 +42,13 @@ class Config:
     """A frozen dataclass whose values are of the kinds, and within the bounds, that its fields name."""
 
     def __post_init__(self) -> None:
-        for name, hint in hints_of(type(self)).items():
+        hints: dict[str, Any] = hints_of(type(self))  # type: ignore[arg-type]  # a type can be a key
+        for name, hint in hints.items():
             check(name, getattr(self, name), hint)
 
 
 @cache
-def hints_of(config: type) -> dict[str, Any]:
+def hints_of(config: type[Any]) -> dict[str, Any]:
     """The type of each field, bounds included."""
     hints = get_type_hints(config, include_extras=True)
     return {one.name: hints[one.name] for one in fields(config)}
@@ -116,12 +117,23 @@ class LossConfig(Config):
     cost: Weights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
     loss: Weights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
 
+    def weight(self, table: Literal["cost", "loss"], term: str) -> float:
+        """The weight of a term; a UsageError where it has none, as in a file of another version."""
+        weights = self.cost if table == "cost" else self.loss
+        if term not in weights:
+            raise UsageError(
+                f"{table}.{term}: there is no weight of this term; there is {', '.join(weights)}."
+            )
+        return weights[term]
+
     def with_weights(self, cost: Mapping[str, float], loss: Mapping[str, float]) -> Self:
         """The same with other weights of some terms."""
         for table, ours, theirs in (("cost", self.cost, cost), ("loss", self.loss, loss)):
             for name in theirs:
                 if name not in ours:
-                    raise UsageError(f"{table}.{name}: this model has no such term; it has {', '.join(ours)}.")
+                    raise UsageError(
+                        f"{table}.{name}: this model has no such term; it has {', '.join(ours)}."
+                    )
         return replace(self, cost={**self.cost, **cost}, loss={**self.loss, **loss})
 
 

@@ -52,7 +52,7 @@ def loader_was_killed(error: BaseException) -> bool:
     return str(error).startswith("DataLoader worker (pid")
 
 
-def explain(error: BaseException) -> DetrError | None:
+def to_user_error(error: BaseException) -> DetrError | None:
     """What a foreign exception means to the user; None if it is not one that users cause."""
     if isinstance(error, DetrError):
         return error

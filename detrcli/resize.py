@@ -1,4 +1,4 @@
-"""How a picture is brought to the network's size: rules as values, each with a name, and what they make of a picture."""
+"""How a picture is brought to the network's size: rules as values, each with a name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -40,13 +40,14 @@ class Resize(ABC):
     _kinds: ClassVar[dict[str, type["Resize"]]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls._kinds[cls.kind] = cls
+        if "kind" in vars(cls):  # else it is known as what it comes from
+            cls._kinds[cls.kind] = cls
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value = getattr(self, one.name)
-            if type(value) is not int or not 0 <= value <= LARGEST:
-                raise UsageError(f"{one.name} = {value!r}: it is a whole number from 0 to {LARGEST:,}.")
+            value, least = getattr(self, one.name), 0 if one.name == "fill" else 1
+            if type(value) is not int or not least <= value <= LARGEST:
+                raise UsageError(f"{one.name} = {value!r}: it is a whole number from {least} to {LARGEST:,}.")
 
     @abstractmethod
     def place(self, height: int, width: int) -> Placement:

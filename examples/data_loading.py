@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from detrcli.config import Preprocessing
-from detrcli.data.annotations import annotate, classes_of
+from detrcli.data.annotations import annotate, classes_in_report
 from detrcli.data.dataset import DetectionDataset
 from detrcli.data.examine import headers_only
 from detrcli.data.make import make_shapes
@@ -99,7 +99,7 @@ def loader(folder: Path, images: int, side: int, size: int) -> DetectionDataset:
     """Training's view of `shapes`."""
     make_shapes(folder, images=images, size=side)
     examined = headers_only(open_data(folder), ["train"])
-    annotations = annotate(examined.splits["train"], classes_of(examined))
+    annotations = annotate(examined.splits["train"], classes_in_report(examined))
     return DetectionDataset(
         annotations, Preprocessing(size, round(size * 1333 / 800)), augmentation="published"
     )

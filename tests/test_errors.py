@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from detrcli.errors import MachineError, explain, loader_was_killed
+from detrcli.errors import MachineError, loader_was_killed, to_user_error
 
 
 class _Loading(Dataset[int]):
@@ -50,10 +50,10 @@ def _raised(act: Callable[[], object]) -> BaseException:
 def test_a_loader_process_that_was_killed_is_the_machines_fault(act: Callable[[], object]) -> None:
     error = _raised(act)
     assert loader_was_killed(error)
-    assert isinstance(explain(error), MachineError)
+    assert isinstance(to_user_error(error), MachineError)
 
 
 def test_an_exception_inside_a_loader_process_is_a_bug_of_ours() -> None:
     error = _raised(_missing)
     assert not loader_was_killed(error)
-    assert explain(error) is None
+    assert to_user_error(error) is None

@@ -1,12 +1,16 @@
-"""The examples that make data."""
+"""The examples that are no benchmarks."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import pytest
 from here import Detr
+from nbclient import NotebookClient
 
-LETTERS = Path(__file__).parent.parent / "examples" / "letters.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+LETTERS = EXAMPLES / "letters.py"
 
 
 def test_letters_are_a_data_set_without_a_problem(detr: Detr, tmp_path: Path) -> None:
@@ -17,3 +21,12 @@ def test_letters_are_a_data_set_without_a_problem(detr: Detr, tmp_path: Path) ->
     assert (train["images"], val["images"]) == (300, 100)
     assert [known["category_id"] for known in train["classes"]] == [4, 7, 19, 20, 33, 90]
     assert all(known["boxes"] > 20 for split in (train, val) for known in split["classes"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    done = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    last = [cell["outputs"] for cell in done.cells if cell["cell_type"] == "code"][-1]
+    assert "AP" in last[0]["data"]["text/plain"]

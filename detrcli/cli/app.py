@@ -15,16 +15,16 @@ from detrcli.cli.arguments import completed
 from detrcli.cli.data import data_app
 from detrcli.cli.demo import demo
 from detrcli.cli.eval import evaluate
-from detrcli.cli.explain import explain as explain_command
+from detrcli.cli.explain import explain
 from detrcli.cli.guide import guide
-from detrcli.cli.match_debug.command import match_debug
+from detrcli.cli.match_debug import match_debug
 from detrcli.cli.models import models
 from detrcli.cli.options import Session
 from detrcli.cli.other_names import answer
 from detrcli.cli.predict import predict
 from detrcli.cli.train import train
-from detrcli.cli.visualize_attn.command import visualize_attn
-from detrcli.errors import UsageError, explain
+from detrcli.cli.visualize_attn import visualize_attn
+from detrcli.errors import UsageError, to_user_error
 from detrcli.system.allocator import keep_large_blocks
 from detrcli.system.launch import launch
 from detrcli.system.text import visible
@@ -41,7 +41,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("visualize-attn")(visualize_attn)
 app.command("match-debug")(match_debug)
-app.command("explain")(explain_command)
+app.command("explain")(explain)
 app.command("demo")(demo)
 app.command("models")(models)
 app.command("guide")(guide)
@@ -110,7 +110,7 @@ def _report(error: BaseException, session: Session) -> int:
             UsageError.exit_code,
             f"{answer(error) or error.format_message()}\n`{command} --help` shows the options.",
         )
-    elif known := explain(error):
+    elif known := to_user_error(error):
         code, message = known.exit_code, str(known)
     else:
         code = 1

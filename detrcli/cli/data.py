@@ -17,7 +17,7 @@ from detrcli.cli.options import (
     ValAnn,
     ValImages,
 )
-from detrcli.cli.sources import SHOWN, end_on_errors, open_source
+from detrcli.cli.sources import open_source
 
 if TYPE_CHECKING:
     from detrcli.data.examine import DatasetReport
@@ -41,12 +41,13 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Show what is in a data set and every problem of it."""
+    from detrcli.api.checking import check_data
     from detrcli.cli.console import Status, print_json
-    from detrcli.data.examine import examine
+    from detrcli.data.spec import end_on_errors
 
     source = open_source(data, {"train": (train_ann, train_images), "val": (val_ann, val_images)})
     with Status("looking at pictures") as status:
-        found = examine(source, exif=exif, full=full, leave_out_bad=skip_bad, advance=status.advance)
+        found = check_data(source, exif=exif, full=full, skip_bad=skip_bad, advance=status.advance)
     if json:
         print_json(_document(found, held_out=source.holds_out))
     else:
@@ -74,11 +75,11 @@ def show(
     check_free(out, overwrite=overwrite)
     check_not_in_data(out, data)
     check_ending(out, *PICTURES)
-    from detrcli.cli.sheets import truth_sheet
     from detrcli.data.source import open_data
+    from detrcli.render.data_figure import ground_truth_figure
     from detrcli.render.draw import save
 
-    save(truth_sheet(open_data(data), split, images, seed, size if augmented else None), out)
+    save(ground_truth_figure(open_data(data), split, images, seed, size if augmented else None), out)
 
 
 @data_app.command("make")
@@ -159,6 +160,9 @@ def _show(found: "DatasetReport", *, held_out: bool) -> None:
     if found.problems:
         print()
         print_table(("", "kind", "split", "count", "where", "what"), _grouped(found))
+
+
+SHOWN = 3  # problems of a kind that are listed
 
 
 def _grouped(found: "DatasetReport") -> list[tuple[str, str, str, int | None, str, str]]:

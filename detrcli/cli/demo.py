@@ -35,7 +35,8 @@ def demo(
 ) -> None:
     """Do the whole round on built-in data, in minutes."""
     from detrcli.cli.console import print_json, warn
-    from detrcli.cli.outputs import check_free, next_free_folder
+    from detrcli.cli.outputs import check_free
+    from detrcli.system.files import next_free_folder
 
     if out is None:
         out = next_free_folder(FOLDER)
@@ -152,7 +153,7 @@ def _write(
 ) -> None:
     from PIL import Image
 
-    from detrcli.render.draw import sheet
+    from detrcli.render.draw import grid_figure
     from detrcli.render.page import Section, write_page
 
     (
@@ -214,7 +215,7 @@ def _write(
                 "What it finds",
                 "Boxes with class and score, where it is at least half sure.",
                 predicted,
-                pictures=[(sheet(found), "The first pictures of the validation split")],
+                pictures=[(grid_figure(found), "The first pictures of the validation split")],
             ),
             Section(
                 "How it gets there",

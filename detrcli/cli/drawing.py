@@ -6,10 +6,12 @@ from pathlib import Path
 
 from detrcli.cli.console import warn
 from detrcli.cli.detections import Result
-from detrcli.cli.outputs import different, next_free_folder
+from detrcli.cli.outputs import different
 from detrcli.data.collect import Named
-from detrcli.inference.detector import ImageResult, prefetch
-from detrcli.render.draw import annotate, save
+from detrcli.inference.detector import ImageResult
+from detrcli.render.draw import draw_detections, save
+from detrcli.system.files import next_free_folder
+from detrcli.system.prefetch import prefetch
 
 DEFAULT_OUT = "predictions"
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
@@ -47,6 +49,6 @@ def _placed(
 def _draw(work: tuple[Named, ImageResult, Path | None]) -> Result:
     item, seen, path = work
     if path and seen.image and seen.detections is not None:
-        save(annotate(seen.image, seen.detections), path)
+        save(draw_detections(seen.image, seen.detections), path)
     height, width = seen.size or (0, 0)
     return Result(str(item.path), width, height, seen.detections, seen.notes, seen.problem)

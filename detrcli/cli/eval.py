@@ -1,6 +1,6 @@
 """`detr eval`: the COCO numbers of a model or of a results file."""
 
-import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,12 +24,14 @@ from detrcli.cli.options import (
     ValImages,
     Weights,
 )
-from detrcli.errors import DataError, UsageError
+from detrcli.errors import UsageError
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
-    from detrcli.evaluation.metrics import Scores
-    from detrcli.evaluation.truth import Truth
+    from collections.abc import Callable, Iterator
+
+    from detrcli.api.evaluating import Evaluation
+    from detrcli.inference.detector import Detector
 
 
 def evaluate(
@@ -79,13 +81,11 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure average precision, the twelve COCO numbers."""
-    from detrcli.cli.console import print_json
+    from detrcli.api.evaluating import evaluate as evaluate_split
+    from detrcli.cli.console import print_json, warn
     from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
-    from detrcli.cli.sources import open_source, tell_pairing, tell_problems
-    from detrcli.data.examine import headers_only
-    from detrcli.evaluation.metrics import score
-    from detrcli.evaluation.results import read_results, write_results
-    from detrcli.evaluation.truth import truth_of
+    from detrcli.cli.sources import open_source, tell_class_mapping
+    from detrcli.evaluation.results import write_results
 
     if predictions is not None and save is not None:
         raise UsageError("--save writes what a model finds; with --predictions there is no model.")
@@ -94,26 +94,11 @@ def evaluate(
         check_not_inputs([save], [path for path in (val_ann, Path(weights)) if path])
         check_not_in_data(save, data, val_images)
         save.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
-    source = open_source(data, {"val": (val_ann, val_images)})
-    examined = headers_only(source, [split], exif, pictures=predictions is None, leave_out_bad=skip_bad)
-    tell_problems(examined)
-    checked = examined.splits[split]
-    truth = truth_of(checked, limit=limit, classes=_names(classes))
-    if not len(truth.images):
-        raise DataError(f"There are no pictures in {split} that can be used.")
 
-    if predictions is None and threshold is None:
-        threshold = 0.0
-    facts: dict[str, Any] = {"split": split, "threshold": threshold, "max_detections": max_detections}
-    if predictions is None:
-        from detrcli.cli.console import Status, warn
+    def detector() -> "Detector":
         from detrcli.cli.loading import load_detector
-        from detrcli.evaluation.class_mapping import pair
-        from detrcli.evaluation.run import readable, run
-        from detrcli.evaluation.truth import classes_of
-        from detrcli.system import distributed
 
-        detector = load_detector(
+        return load_detector(
             weights,
             model=model,
             sha256=sha256,
@@ -122,82 +107,91 @@ def evaluate(
             device=device,
             precision=precision,
         )
-        pairing = pair(detector.classes, classes_of(checked))
-        tell_pairing(pairing)
-        with distributed.joined(detector.device):
-            first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
-            with Status("evaluating", share) as status:
-                found = run(
-                    detector,
-                    checked,
-                    truth,
-                    pairing,
-                    threshold=threshold or 0.0,
-                    batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
-                    advance=status.advance,
-                )
-        truth = readable(truth, found, skip_bad=skip_bad)
-        if not first:
-            return
-        for unread in found.unread.values():
-            warn(f"left out: {unread}")
-        results = found.results
-        facts |= {
-            "weights": weights,
-            "parameters": sum(p.numel() for p in detector.model.parameters()),
-            "paired_by": pairing.by,
-            "only_weights": list(pairing.only_weights),
-            "only_data": list(pairing.only_data),
-            "seconds_per_picture": {
-                stage: round(spent / share, 6) for stage, spent in detector.seconds.items()
-            },
-        }
-    else:
-        results = read_results(predictions, checked.written.image_ids, checked.written.category_ids)
-        if threshold is not None:  # else every entry counts as written, those of negative scores too
-            results = results.part(results.scores >= threshold)
-        facts["predictions"] = str(predictions)
 
-    start = time.perf_counter()
-    scores = score(truth, results, max_detections=max_detections)
-    facts["scoring_seconds"] = round(time.perf_counter() - start, 6)
+    found = evaluate_split(
+        open_source(data, {"val": (val_ann, val_images)}),
+        detector,
+        predictions=predictions,
+        split=split,
+        threshold=threshold,
+        max_detections=max_detections,
+        limit=limit,
+        classes=_names(classes),
+        batch_size=batch_size,
+        exif=exif,
+        skip_bad=skip_bad,
+        note=warn,
+        mapped=tell_class_mapping,
+        watch=_watch,
+    )
+    if not found.first:
+        return
+    for unread in found.unread:
+        warn(f"left out: {unread}")
+    name = weights if predictions is None else str(predictions)
     if json:
-        print_json(_document(truth, scores, facts))
+        print_json(_document(found, name))
     else:
-        _show(truth, scores, facts)
+        _show(found, name)
     if save is not None:
-        write_results(results, save)
+        write_results(found.results, save)
+
+
+@contextmanager
+def _watch(pictures: int) -> "Iterator[Callable[[], None]]":
+    from detrcli.cli.console import Status
+
+    with Status("evaluating", pictures) as status:
+        yield status.advance
 
 
 def _names(classes: str | None) -> list[str] | None:
     return None if classes is None else [name for name in classes.split(",") if name.strip()]
 
 
-def _document(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> dict[str, Any]:
+def _document(found: "Evaluation", name: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "split": found.split,
+        "threshold": found.threshold,
+        "max_detections": found.max_detections,
+    }
+    if found.class_mapping is not None:
+        facts |= {
+            "weights": name,
+            "parameters": found.parameters,
+            "paired_by": found.class_mapping.by,
+            "only_weights": list(found.class_mapping.only_weights),
+            "only_data": list(found.class_mapping.only_data),
+            "seconds_per_picture": {
+                stage: round(spent, 6) for stage, spent in (found.seconds_per_picture or {}).items()
+            },
+        }
+    else:
+        facts["predictions"] = name
     return {
         "schema": "detr.eval/1",
-        "images": len(truth.images),
-        "metrics": dict(scores.metrics),
-        "per_class": [asdict(one) for one in scores.per_class],
+        "images": len(found.truth.images),
+        "metrics": dict(found.metrics),
+        "per_class": [asdict(one) for one in found.per_class],
         **facts,
+        "scoring_seconds": round(found.scoring_seconds, 6),
     }
 
 
-def _show(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> None:
+def _show(found: "Evaluation", name: str) -> None:
     from detrcli.cli.console import print_table
 
-    what = facts["weights"] if "weights" in facts else facts["predictions"]
-    objects = int((~truth.crowd).sum())
-    print(f"{visible(what)} on {facts['split']}: {len(truth.images):,} pictures, {objects:,} objects")
-    if facts["threshold"]:
-        print(f"Only detections with a score of {facts['threshold']} or more count, which lowers AP.")
+    objects = int((~found.truth.crowd).sum())
+    print(f"{visible(name)} on {found.split}: {len(found.truth.images):,} pictures, {objects:,} objects")
+    if found.threshold:
+        print(f"Only detections with a score of {found.threshold} or more count, which lowers AP.")
     print()
-    most = facts["max_detections"]
+    most = found.max_detections
     print_table(
         ("", "", "IoU", "size", "at most"),
         [
-            (name, _number(scores.metrics[name]), iou, area, min(count or most, most))
-            for name, iou, area, count in _MEANINGS
+            (metric, _number(found.metrics[metric]), iou, area, min(count or most, most))
+            for metric, iou, area, count in _MEANINGS
         ],
     )
     print()
@@ -205,13 +199,13 @@ def _show(truth: "Truth", scores: "Scores", facts: dict[str, Any]) -> None:
         ("class", "id", "AP", "AP50", "objects"),
         [
             (one.label, str(one.category_id), _number(one.AP), _number(one.AP50), one.targets)
-            for one in sorted(scores.per_class, key=lambda one: (-one.AP, one.label))
+            for one in sorted(found.per_class, key=lambda one: (-one.AP, one.label))
         ],
     )
-    if "parameters" in facts:
-        stages = ", ".join(f"{name} {1000 * s:.1f} ms" for name, s in facts["seconds_per_picture"].items())
-        print(f"\nA picture takes: {stages}. Scoring all of them took {facts['scoring_seconds']:.2f} s.")
-        print(f"The model has {facts['parameters']:,} parameters.")
+    if found.seconds_per_picture is not None:
+        stages = ", ".join(f"{stage} {1000 * s:.1f} ms" for stage, s in found.seconds_per_picture.items())
+        print(f"\nA picture takes: {stages}. Scoring all of them took {found.scoring_seconds:.2f} s.")
+        print(f"The model has {found.parameters:,} parameters.")
 
 
 # Name, IoU, size of the objects, detections of an image and class that count (None: --max-detections).

@@ -23,15 +23,14 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Walk a picture through the model, step by step."""
+    from detrcli.api.inspecting import walk
     from detrcli.cli.console import print_json, print_table
     from detrcli.cli.loading import load_detector
     from detrcli.data.images import open_picture
-    from detrcli.data.preprocessing import prepare
-    from detrcli.inspection.walk import shapes_at, walk
     from detrcli.system.text import visible
 
     try:
-        picture = open_picture(image).image
+        open_picture(image)  # before anything is fetched
     except DataError as error:
         raise DataError(f"{image}: {error}.") from None
     detector = load_detector(
@@ -42,11 +41,8 @@ def explain(
         max_size=max_size,
         device=device,
     )
-    pixels = prepare(picture, detector.preprocessing).to(detector.device)  # (3, h, w)
-    stops = walk(detector.model, pixels)
-    own = shapes_at(detector.model, picture.height, picture.width)
-    found = detector.predict(picture, threshold=0)
-    best = (-found.scores).argsort(kind="stable")[:BEST]
+    way = walk(image, detector)
+    found, own = way.found, way.own_shapes
 
     if json:
         print_json(
@@ -54,8 +50,8 @@ def explain(
                 "schema": "detr.explain/1",
                 "file": str(image),
                 "weights": weights,
-                "width": picture.width,
-                "height": picture.height,
+                "width": way.width,
+                "height": way.height,
                 "steps": [
                     {
                         "step": stop.name,
@@ -63,7 +59,7 @@ def explain(
                         "shape_at_own_size": None if own is None else list(own[i]),
                         "what": stop.what,
                     }
-                    for i, stop in enumerate(stops)
+                    for i, stop in enumerate(way.stops)
                 ],
                 "best": [
                     {
@@ -73,29 +69,33 @@ def explain(
                         "score": round(float(found.scores[i]), 6),
                         "box": [round(value, 3) for value in found.boxes[i].tolist()],
                     }
-                    for i in best
+                    for i in range(min(BEST, len(found)))
                 ],
             }
         )
         return
-    _, height, width = pixels.shape
+    resized = (way.input_height, way.input_width) != (way.height, way.width)
     print(
         visible(
-            f"{image}: {picture.width} x {picture.height} pixels, shown to {weights} as {width} x {height}"
+            f"{image}: {way.width} x {way.height} pixels, resized to {way.input_width} x {way.input_height} "
+            f"for {weights}"
+            if resized
+            else f"{image}: {way.width} x {way.height} pixels, as {weights} takes it"
         )
     )
     print()
-    if (height, width) == (picture.height, picture.width):
-        print_table(
-            ("step", "shape", "what it is"), [(stop.name, _shape(stop.shape), stop.what) for stop in stops]
-        )
-    else:
+    if resized:
         print_table(
             ("step", "shape", "without resizing", "what it is"),
             [
                 (stop.name, _shape(stop.shape), "" if own is None else _shape(own[i]), stop.what)
-                for i, stop in enumerate(stops)
+                for i, stop in enumerate(way.stops)
             ],
+        )
+    else:
+        print_table(
+            ("step", "shape", "what it is"),
+            [(stop.name, _shape(stop.shape), stop.what) for stop in way.stops],
         )
     print()
     print_table(
@@ -107,13 +107,13 @@ def explain(
                 f"{found.scores[i]:.3f}",
                 *(f"{value:.1f}" for value in found.boxes[i].tolist()),
             )
-            for i in best
+            for i in range(min(BEST, len(found)))
         ],
     )
     sure = int((found.scores >= THRESHOLD).sum())
     print(
         f"\nBoxes are in pixels from the top left. A score of {THRESHOLD} or more counts as found in `detr predict`: "
-        f"{sure} of {len(found)} queries here."
+        f"{sure} of {len(found)} predictions."
     )
 
 

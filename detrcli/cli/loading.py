@@ -1,8 +1,7 @@
 """A detector from what the command line says."""
 
+from detrcli.api.detector import Detector, load
 from detrcli.cli.console import DownloadStatus
-from detrcli.inference.detector import Detector, find_device
-from detrcli.weights.load import load_weights
 
 
 def load_detector(
@@ -16,7 +15,14 @@ def load_detector(
     precision: str = "fp32",
 ) -> Detector:
     """Weights on a device, fetched if need be."""
-    find_device(device)  # before anything is fetched
     with DownloadStatus() as progress:
-        loaded = load_weights(weights, model=model, sha256=sha256, progress=progress)
-    return Detector.of(loaded.resized(size, max_size), device, precision)
+        return load(
+            weights,
+            device,
+            precision=precision,
+            model=model,
+            sha256=sha256,
+            size=size,
+            max_size=max_size,
+            progress=progress,
+        )

@@ -8,8 +8,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
     import torch
 
     from detrcli.cli.console import print_json, print_table
-    from detrcli.variants import kind_of
-    from detrcli.variants.detr import PRESETS, build
+    from detrcli.variants import preset, variant_of
     from detrcli.weights.download import cached_path
     from detrcli.weights.load import load_weights
     from detrcli.weights.registry import PUBLISHED, SHIPPED
@@ -20,10 +19,11 @@ def models(json: Json = False, debug: Debug = False) -> None:
         if known.panoptic:
             backbone = "mask head: to come"
         else:
-            config = PRESETS[name]
-            backbone = config.backbone + (" dilated" if config.dilated else "")
+            config = preset(name)
+            variant = variant_of(config)
+            backbone = variant.summary(config)
             with torch.device("meta"):  # counts without allocating
-                parameters = sum(p.numel() for p in build(config).parameters())
+                parameters = sum(p.numel() for p in variant.build(config).parameters())
         here = cached_path(known.url, known.sha256).exists()
         rows.append((name, backbone, parameters, "COCO val2017", known.ap, known.bytes, here))
     for name, shipped in SHIPPED.items():
@@ -33,7 +33,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
         rows.append(
             (
                 name,
-                kind_of(weights.config).name,
+                weights.variant.name,
                 parameters,
                 "shapes val",
                 ap,

@@ -31,19 +31,6 @@ def check_ending(path: Path, *endings: str) -> None:
         raise UsageError(f"{path}: its name ends in {' or '.join(endings)}.")
 
 
-def next_free_folder(name: str) -> Path:
-    """A new folder of this name, or with the next free number behind it."""
-    number = 1
-    while True:
-        path = Path(name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return path
-
-
 def next_free_file(name: str) -> Path:
     """A file name that is not taken: this one, or with the next free number behind it."""
     path, number = Path(name), 1

@@ -3,23 +3,31 @@
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from detrcli.cli.console import is_terminal, print_json, print_table, stderr_console, warn
+from detrcli.cli.console import (
+    DownloadStatus,
+    Status,
+    is_terminal,
+    print_json,
+    print_table,
+    stderr_console,
+    warn,
+)
+from detrcli.system.launch import launch
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
+    import torch
     from rich.live import Live
 
-    from detrcli.data.examine import DatasetReport
-    from detrcli.training.dry_run import Measured
-    from detrcli.training.loop import Training
+    from detrcli.api.training import Hooks, TrainingPlan, TrainingResult
     from detrcli.training.machine import Neighbours
-    from detrcli.training.progress import Outcome, Progress
+    from detrcli.training.progress import TrainingProgress
     from detrcli.training.run_folder import Row
 
 INTERVAL = 30.0  # seconds between two lines, where there is no terminal
@@ -34,7 +42,7 @@ class Display:
         self._neighbours = None if quiet else neighbours
         self._live: Live | None = None
         self._last = time.monotonic()
-        self._progress: Progress | None = None
+        self._progress: TrainingProgress | None = None
 
     def __enter__(self) -> Self:
         if not self._quiet and is_terminal(sys.stderr):
@@ -51,7 +59,7 @@ class Display:
             self._live.stop()
             self._live = None
 
-    def step(self, progress: "Progress") -> None:
+    def step(self, progress: "TrainingProgress") -> None:
         """After each step."""
         if self._neighbours and (said := self._neighbours.after_step()):
             self.note(said)
@@ -66,12 +74,10 @@ class Display:
 
     def epoch(self, row: "Row", *, best: bool) -> None:
         """After each epoch."""
-        parts = [
-            f"epoch {row['epoch']:.0f}",
-            f"loss {row['loss']:.3f}",
-            f"class error {row['class_error']:.1f}%",
-        ]
-        if row["AP"] is not None:
+        parts = [f"epoch {row['epoch']:.0f}", f"loss {row['loss']:.3f}"]
+        if row["class_error"] is not None:
+            parts.append(f"class error {row['class_error']:.1f}%")
+        if row.get("AP") is not None:
             parts += [f"AP {row['AP']:.3f}", f"AP50 {row['AP50']:.3f}" + (" (best)" if best else "")]
         parts += [f"lr {row['lr']:.1e}", f"{row['pictures_per_second']} pictures/s"]
         self._print("  ".join(parts))
@@ -100,7 +106,24 @@ class Display:
             print(visible(text), file=sys.stderr, flush=True)
 
 
-def _lines(p: "Progress", *, bar: bool = False) -> Iterator[str]:
+def hooks() -> "Hooks":
+    """What a training tells, as the command line shows it; of several processes only the first speaks."""
+    from detrcli.api.training import Hooks
+    from detrcli.training.machine import Neighbours
+
+    def report(device: "torch.device") -> Display:
+        neighbours = Neighbours() if device.type == "cpu" else None
+        return Display(quiet=launch().rank > 0, neighbours=neighbours)
+
+    @contextmanager
+    def watch(what: str) -> "Iterator[Callable[[], None]]":
+        with Status(what) as status:
+            yield status.advance
+
+    return Hooks(note=warn, watch=watch, download=DownloadStatus, report=report)
+
+
+def _lines(p: "TrainingProgress", *, bar: bool = False) -> Iterator[str]:
     """How far, how good, how fast."""
     yield (
         f"epoch {p.epoch}/{p.epochs} "
@@ -108,7 +131,8 @@ def _lines(p: "Progress", *, bar: bool = False) -> Iterator[str]:
         + f"{p.done:,}/{p.steps:,}"
     )
     parts = ", ".join(f"{name} {value:.3f}" for name, value in p.parts.items())
-    yield f"loss {p.loss:.3f} ({parts}), class error {p.class_error:.0f}%"
+    error = "" if p.class_error is None else f", class error {p.class_error:.0f}%"
+    yield f"loss {p.loss:.3f} ({parts}){error}"
     memory = "" if p.memory_mb is None else f", {p.memory_mb:,.0f} MB"
     left = timedelta(seconds=round(p.seconds_left))
     yield f"{p.pictures_per_second:.1f} pictures/s, {100 * p.waiting:.0f}% waiting for data{memory}, {left} left"
@@ -119,8 +143,9 @@ def _bar(done: int, total: int) -> str:
     return "━" * filled + "╌" * (BAR - filled)
 
 
-def show_outcome(run: Path, outcome: "Outcome", *, json: bool) -> None:
+def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
     """The end of a training."""
+    run = outcome.run
     best = outcome.best and {"epoch": int(outcome.best["epoch"] or 0), "AP": outcome.best["AP"]}
     if json:
         if outcome.stopped is None:
@@ -152,10 +177,10 @@ def show_outcome(run: Path, outcome: "Outcome", *, json: bool) -> None:
         warn(f"try it: detr predict img.jpg --weights {shlex.quote(str(run))}; look at {run / 'curves.png'}")
 
 
-def show_plan(examined: "DatasetReport", training: "Training", measured: "Measured", *, json: bool) -> None:
+def show_plan(plan: "TrainingPlan", *, json: bool) -> None:
     """What would be trained on what, and what it would take."""
-    data = {split: examined.summary(split) for split in examined.splits}
-    groups = training.groups()
+    data = {split: plan.examined.summary(split) for split in plan.examined.splits}
+    measured = plan.measured
     if json:
         print_json(
             {
@@ -165,10 +190,11 @@ def show_plan(examined: "DatasetReport", training: "Training", measured: "Measur
                     for split, s in data.items()
                 },
                 "parameters": [
-                    {"group": name, "parameters": parameters, "lr": lr} for name, parameters, lr in groups
+                    {"group": name, "parameters": parameters, "lr": lr}
+                    for name, parameters, lr in plan.parameters
                 ],
-                "steps_per_epoch": training.order.steps,
-                "pictures_per_step": training.order.step_size,
+                "steps_per_epoch": plan.steps_per_epoch,
+                "pictures_per_step": plan.pictures_per_step,
                 "seconds_per_step": round(measured.seconds, 4),
                 "seconds_of_training": round(measured.total_seconds),
                 "memory_mb": measured.memory_mb,
@@ -185,11 +211,11 @@ def show_plan(examined: "DatasetReport", training: "Training", measured: "Measur
     print()
     print_table(
         ("parameters of", "count", "learning rate"),
-        [(name, count, "frozen" if lr is None else f"{lr:g}") for name, count, lr in groups],
+        [(name, count, "frozen" if lr is None else f"{lr:g}") for name, count, lr in plan.parameters],
     )
     memory = "" if measured.memory_mb is None else f", {measured.memory_mb:,.0f} MB of memory"
     print(
-        f"\nper step: {training.order.step_size} pictures, {measured.seconds:.2f} s{memory}\n"
-        f"{training.order.steps:,} steps an epoch, {training.chosen.epochs} epochs: "
+        f"\nper step: {plan.pictures_per_step} pictures, {measured.seconds:.2f} s{memory}\n"
+        f"{plan.steps_per_epoch:,} steps an epoch, {plan.settings.epochs} epochs: "
         f"{timedelta(seconds=round(measured.total_seconds))} without evaluations"
     )

@@ -53,7 +53,7 @@ class Annotations:
         return {"boxes": self.boxes[part], "labels": self.labels[part]}
 
 
-def classes_of(examined: DatasetReport) -> Classes:
+def classes_in_report(examined: DatasetReport) -> Classes:
     """The classes of all splits by rising id, without those that only stand above others."""
     return classes_without(examined.splits, parents_without_boxes(examined.splits))
 

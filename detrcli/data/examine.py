@@ -9,7 +9,7 @@ import numpy as np
 from detrcli.data.checks import Exif, Split, check_split, check_together, parents_without_boxes, skip_bad
 from detrcli.data.decode import alike, look_at_all
 from detrcli.data.raw_annotations import Problem
-from detrcli.data.source import Source
+from detrcli.data.source import DataSource
 from detrcli.errors import DataError, UsageError
 
 
@@ -82,7 +82,7 @@ def _per_image(image_ids: np.ndarray, of_image: np.ndarray) -> np.ndarray:
 
 
 def examine(
-    source: Source,
+    source: DataSource,
     *,
     exif: Exif = "auto",
     full: bool = False,
@@ -142,7 +142,7 @@ def examine(
 
 
 def headers_only(
-    source: Source,
+    source: DataSource,
     splits: Sequence[str],
     exif: Exif = "auto",
     *,

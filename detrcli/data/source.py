@@ -12,6 +12,7 @@ import numpy as np
 
 from detrcli.data.layouts.find import Layout, find, named_places
 from detrcli.data.make import built_in
+from detrcli.data.place import folder_of
 from detrcli.data.raw_annotations import Problem, RawAnnotations
 from detrcli.errors import UsageError
 
@@ -20,7 +21,7 @@ HELD_OUT = 10  # one picture in so many, where the data has no validation split
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """The splits of a data set by name: train, val, test, whatever the folder calls them."""
 
     layout: Layout
@@ -58,12 +59,12 @@ class Source:
         return self.layout.readers["train"]()
 
 
-def open_data(data: Path) -> Source:
+def open_data(data: Path) -> DataSource:
     """The data set behind DATA: a folder, its data.yaml or an annotation file, or `shapes`.
 
     A folder of that name is ./shapes.
     """
-    return Source(find(built_in() if str(data) == BUILT_IN else data))
+    return DataSource(find(built_in() if str(data) == BUILT_IN else data))
 
 
 def folders_of(data: Path) -> list[Path]:
@@ -71,7 +72,10 @@ def folders_of(data: Path) -> list[Path]:
     if str(data) == BUILT_IN:
         return []
     if data.is_file():
-        return [data, *(named_places(data) if data.suffix in (".yaml", ".yml") else [])]
+        if data.suffix in (".yaml", ".yml"):
+            return [data, *named_places(data)]
+        of_coco = data.absolute().parent.name == "annotations"  # beside the pictures' folders
+        return [data, *([folder_of(data)] if of_coco else [])]
     linked: list[Path] = []
     for folder in (data, data / "images", data / "labels"):
         with suppress(OSError):

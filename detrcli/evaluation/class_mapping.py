@@ -11,20 +11,20 @@ from detrcli.structures import Classes
 from detrcli.system.text import key, some
 from detrcli.weights.coco import UNUSED
 
-NONE = -(2**63)  # the category id of a class that the data does not have
+UNKNOWN_CLASS = -(2**63)  # the category id of a class that the data does not have
 
 
 @dataclass(frozen=True)
 class ClassMapping:
     """The weights' classes in the data's terms, and what found no partner."""
 
-    classes: Classes  # (K,) of the weights, with the data's ids; NONE where it has none
+    classes: Classes  # (K,) of the weights, with the data's ids; UNKNOWN_CLASS where it has none
     by: Literal["name", "id"]
     only_weights: Sequence[str]
     only_data: Sequence[str]
 
 
-def pair(weights: Classes, data: Classes) -> ClassMapping:
+def map_classes(weights: Classes, data: Classes) -> ClassMapping:
     """By name, without regard to case and surrounding space; by id where not a single name matches.
 
     A name that stands twice in the data goes to the entry of the same id, else to the one of the lowest id.
@@ -38,11 +38,11 @@ def pair(weights: Classes, data: Classes) -> ClassMapping:
     ids = []
     for category, name in used:
         same = there.get(key(name), []) if name != UNUSED else []
-        ids.append(category if category in same else min(same, default=NONE))
-    if all(i == NONE for i in ids):
+        ids.append(category if category in same else min(same, default=UNKNOWN_CLASS))
+    if all(i == UNKNOWN_CLASS for i in ids):
         by, known = "id", set(data.ids.tolist())
-        ids = [category if category in known and name != UNUSED else NONE for category, name in used]
-    if all(i == NONE for i in ids):
+        ids = [category if category in known and name != UNUSED else UNKNOWN_CLASS for category, name in used]
+    if all(i == UNKNOWN_CLASS for i in ids):
         raise DataError(
             "No class of the weights is one of the data's, neither by name nor by id.\n"
             f"Weights: {some([name for _, name in used if name != UNUSED], 5)}. Data: {some(data.names.tolist(), 5)}."
@@ -51,7 +51,9 @@ def pair(weights: Classes, data: Classes) -> ClassMapping:
     return ClassMapping(
         classes=Classes(ids=np.array(ids, dtype=np.int64), names=weights.names),
         by=by,
-        only_weights=[name for (_, name), i in zip(used, ids, strict=True) if i == NONE and name != UNUSED],
+        only_weights=[
+            name for (_, name), i in zip(used, ids, strict=True) if i == UNKNOWN_CLASS and name != UNUSED
+        ],
         only_data=[
             str(name) for i, name in zip(data.ids.tolist(), data.names, strict=True) if i not in paired
         ],

@@ -43,7 +43,7 @@ class Scores:
 class _Columns:
     """Truth and results with images, categories and objects counted from 1, in the order of their own ids.
 
-    pycocotools takes an annotation of id 0 for none, and other ids need not fit what an engine counts with.
+    pycocotools takes an annotation of id 0 for none, and other ids need not fit what is counted with.
     The order decides how ties are broken and stays.
     """
 
@@ -59,7 +59,7 @@ class _Columns:
 
 # (columns, [1, 10, most detections]) to precision (IoU, recall, K, area, detections) and recall (IoU, K, area,
 # detections); -1 where there is nothing to find.
-Engine = Callable[[_Columns, list[int]], tuple[np.ndarray, np.ndarray]]
+Counting = Callable[[_Columns, list[int]], tuple[np.ndarray, np.ndarray]]
 
 
 def score(
@@ -67,7 +67,7 @@ def score(
     results: Results,
     *,
     max_detections: int = MAX_DETECTIONS,
-    engine: Engine | None = None,
+    counting: Counting | None = None,
 ) -> Scores:
     """The numbers that pycocotools gives, to the last bit. Results of other images or classes are passed over."""
     here = np.isin(results.image_ids, truth.image_ids) & np.isin(results.category_ids, truth.classes.ids)
@@ -75,7 +75,7 @@ def score(
     most = [1, min(10, max_detections), max_detections]
     if not len(truth.classes):
         return Scores(dict.fromkeys(METRICS, -1.0), [])
-    precision, recall = (engine or _engine())(columns, most)
+    precision, recall = (counting or _counting())(columns, most)
     targets = np.bincount(columns.of_category[~columns.crowd] - 1, minlength=len(truth.classes))
     return Scores(
         metrics=dict(
@@ -136,7 +136,7 @@ def _columns(truth: Truth, results: Results) -> _Columns:
     )
 
 
-def _engine() -> Engine:
+def _counting() -> Counting:
     return with_hotcoco if find_spec("hotcoco") else with_pycocotools
 
 

@@ -7,9 +7,8 @@ import numpy as np
 
 from detrcli.data.checks import Split
 from detrcli.data.images import File
-from detrcli.data.preprocessing import input_size
 from detrcli.errors import DataError
-from detrcli.evaluation.class_mapping import NONE, ClassMapping
+from detrcli.evaluation.class_mapping import UNKNOWN_CLASS, ClassMapping
 from detrcli.evaluation.results import Results, join
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
@@ -19,30 +18,30 @@ from detrcli.system.text import visible
 
 
 @dataclass(frozen=True)
-class Run:
+class DetectedSplit:
     """What a detector found in the images of a truth."""
 
     results: Results  # by rising image id
     unread: dict[int, str]  # image id -> why it could not be looked at
 
 
-def run(
+def detect_split(
     detector: Detector,
     split: Split,
     truth: Truth,
-    pairing: ClassMapping,
+    class_mapping: ClassMapping,
     *,
     threshold: float = 0.0,
     batch_size: int = 1,
     advance: Callable[[], None] = lambda: None,
-) -> Run:
+) -> DetectedSplit:
     """Detections in the data's own ids. Under several processes each takes its share, and all get the whole."""
     mine = np.arange(len(truth.images))[distributed.rank() :: distributed.world_size()]
     if batch_size > 1:  # equal input sizes side by side, so that batches are full
-        p = detector.preprocessing
+        place = detector.preprocessing.resize.place
         sizes = [
-            input_size(height, width, p.size, p.max_size)
-            for height, width in split.sizes[truth.images[mine]].tolist()
+            (there.height, there.width)
+            for there in (place(height, width) for height, width in split.sizes[truth.images[mine]].tolist())
         ]
         mine = mine[sorted(range(len(mine)), key=sizes.__getitem__)]
     files = [
@@ -51,7 +50,7 @@ def run(
 
     found: dict[int, Results] = {}
     unread: dict[int, str] = {}
-    stream = detector.naming(pairing.classes).stream(files, threshold, batch_size)
+    stream = detector.with_classes(class_mapping.classes).stream(files, threshold, batch_size)
     for image_id, seen in zip(truth.image_ids[mine].tolist(), stream, strict=True):
         if seen.detections is None:
             unread[image_id] = f"{visible(str(seen.source))}: {seen.problem}"
@@ -61,10 +60,10 @@ def run(
     for other_found, other_unread in distributed.gather((found, unread)):
         found |= other_found
         unread |= other_unread
-    return Run(join([found[image_id] for image_id in sorted(found)]), unread)
+    return DetectedSplit(join([found[image_id] for image_id in sorted(found)]), unread)
 
 
-def readable(truth: Truth, found: Run, *, skip_bad: bool) -> Truth:
+def readable(truth: Truth, found: DetectedSplit, *, skip_bad: bool) -> Truth:
     """The truth without the images that could not be looked at, which are an error unless they are skipped."""
     left = truth.part(~np.isin(truth.image_ids, list(found.unread)))
     if found.unread and not (skip_bad and len(left.images)):
@@ -78,7 +77,7 @@ def readable(truth: Truth, found: Run, *, skip_bad: bool) -> Truth:
 
 def _as_results(image_id: int, seen: Detections) -> Results:
     """With COCO's boxes, and without the classes that the data does not have."""
-    known = np.flatnonzero(seen.category_ids != NONE)
+    known = np.flatnonzero(seen.category_ids != UNKNOWN_CLASS)
     boxes = seen.boxes[known].astype(np.float64)  # (n, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return Results(

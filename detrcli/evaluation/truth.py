@@ -44,7 +44,7 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
     w = split.written
     images = np.flatnonzero(split.usable_images)[:limit]
     images = images[np.argsort(w.image_ids[images], kind="stable")]
-    chosen = classes_of(split) if classes is None else _chosen(classes_of(split), classes)
+    chosen = classes_in_split(split) if classes is None else _chosen(classes_in_split(split), classes)
     # A box without width or height, or outside of its picture, counts: so it does for pycocotools.
     objects = (
         np.isin(w.of_image, w.image_ids[images])
@@ -63,7 +63,7 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
     )
 
 
-def classes_of(split: Split) -> Classes:
+def classes_in_split(split: Split) -> Classes:
     """The classes of a split by rising id, without those that only stand above others and have no object at all."""
     only = {"": split}
     return classes_without(only, parents_without_boxes(only).keys() - set(split.written.of_category.tolist()))

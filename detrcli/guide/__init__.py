@@ -13,7 +13,9 @@ TOPICS = (
     "attention",
     "matching",
     "explain",
+    "python",
     "notes",
+    "architecture",
 )
 
 

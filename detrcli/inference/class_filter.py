@@ -1,13 +1,13 @@
 """Detections of some classes only."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
 from detrcli.errors import UsageError
 from detrcli.inference.detector import ImageResult
-from detrcli.structures import Classes, Detections
+from detrcli.structures import Classes
 from detrcli.system.text import key
 from detrcli.weights.coco import UNUSED
 
@@ -31,10 +31,5 @@ def of_classes(results: Iterable[ImageResult], ids: np.ndarray) -> Iterator[Imag
         yield (
             result
             if found is None
-            else replace(result, detections=part(found, np.isin(found.category_ids, ids)))
+            else replace(result, detections=found.part(np.isin(found.category_ids, ids)))
         )
-
-
-def part(found: Detections, kept: np.ndarray) -> Detections:
-    """Some of the detections, chosen by (N,) bool, in their order."""
-    return replace(found, **{field.name: getattr(found, field.name)[kept] for field in fields(found)})

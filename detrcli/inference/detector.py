@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detrcli.config import Preprocessing
 from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
@@ -28,7 +27,6 @@ from detrcli.model.inspectable import Inspectable
 from detrcli.structures import Classes, Detections, Output
 from detrcli.system.devices import find_device
 from detrcli.system.prefetch import prefetch
-from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
 
 ImageSource = str | Path | File | Image.Image | np.ndarray
@@ -187,19 +185,6 @@ class Detector:
     def output(self, pixels: Sequence[Tensor]) -> Output:
         """What every layer predicts for network inputs (3, h, w) of equal size."""
         return self.engine(collate(pixels))
-
-
-def load(
-    weights: str | Path = "detr-r50",
-    device: str = "auto",
-    *,
-    precision: str = "fp32",
-    model: str | None = None,
-    sha256: str | None = None,
-) -> Detector:
-    """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL."""
-    find_device(device)  # before anything is fetched
-    return Detector.of(load_weights(str(weights), model=model, sha256=sha256), device, precision)
 
 
 def _open(source: ImageSource, max_pixels: int) -> Picture:

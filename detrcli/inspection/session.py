@@ -59,13 +59,12 @@ class InspectionSession:
         if image is None:
             return 0
         image, ids = str(image), self.annotations.image_ids.tolist()
-        if image.lstrip("-").isdecimal() and int(image) in ids:
-            return ids.index(int(image))
-        paths = [self.path(i) for i in range(len(ids))]
-        if os.path.exists(image):
-            named = [i for i, path in enumerate(paths) if path.samefile(image)]
-        else:
-            named = [i for i, path in enumerate(paths) if path.as_posix().endswith(f"/{image}")]
+        by_id = ids.index(int(image)) if image.lstrip("-").isdecimal() and int(image) in ids else None
+        if by_id is not None and image == str(ids[by_id]):
+            return by_id
+        named = self._named(image)
+        if by_id is not None and not named:  # 000139, where no file is called so
+            return by_id
         if len(named) == 1:
             return named[0]
         if named:
@@ -73,6 +72,16 @@ class InspectionSession:
                 f"image {image}: {len(named)} pictures end so. Give more of the path, or the id."
             )
         raise UsageError(f"image {image}: no picture of this split has that id or file.")
+
+    def _named(self, image: str) -> list[int]:
+        """The places of the images whose path ends so, or would without the file's ending."""
+        paths = [self.path(i) for i in range(len(self))]
+        if os.path.exists(image):
+            return [i for i, path in enumerate(paths) if path.samefile(image)]
+        whole = [i for i, path in enumerate(paths) if path.as_posix().endswith(f"/{image}")]
+        return whole or [
+            i for i, path in enumerate(paths) if path.with_suffix("").as_posix().endswith(f"/{image}")
+        ]
 
     def path(self, i: int) -> Path:
         """An image's file."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.evaluation.class_mapping import NONE
+from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.structures import Classes
 
 Cell = str | int | float | None
@@ -26,7 +26,7 @@ def class_of(classes: Classes, label: int | None) -> dict[str, Any]:
     if label is None:
         return {"category_id": None, "label": None}
     category = int(classes.ids[label])
-    return {"category_id": None if category == NONE else category, "label": str(classes.names[label])}
+    return {"category_id": None if category == UNKNOWN_CLASS else category, "label": str(classes.names[label])}
 
 
 def rounded(values: Any) -> Any:

@@ -18,7 +18,9 @@ class LossBreakdown:
     total: Tensor  # (), what is minimised
     parts: Mapping[str, Tensor]  # what is reported, by name: (), not weighted
     matches: Mapping[str, Match] = field(default_factory=dict)  # by group, where they are known
-    layers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # group -> term -> (L,), likewise
+    layers: Mapping[str, Mapping[str, Tensor]] = field(
+        default_factory=dict
+    )  # group -> term -> (L,), likewise
 
 
 @dataclass
@@ -26,7 +28,9 @@ class Step:
     """What the batches of one training step share."""
 
     objects: Sequence[Sequence[int]]  # of each image, of every accumulated batch of this process
-    normalisers: dict[str, dict[str, float]] = field(default_factory=dict)  # group -> term, once they are known
+    normalisers: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # group -> term, once they are known
 
     @classmethod
     def of(cls, batches: Sequence[Sequence[Target]]) -> "Step":

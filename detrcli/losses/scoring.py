@@ -123,7 +123,10 @@ class Softmax(Scoring):
 
 @dataclass(frozen=True)
 class Sigmoid(Scoring):
-    """K rows, each by itself (arXiv 2010.04159): a query may stand for several classes, and no class is "no object"."""
+    """K rows, each by itself (arXiv 2010.04159): a query may stand for several classes.
+
+    None of them is "no object".
+    """
 
     most: int = 100  # pairs of query and class that are selected in a picture
     alpha: float = 0.25  # of the focal loss: the weight of what is there, against what is not

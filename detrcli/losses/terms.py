@@ -64,9 +64,7 @@ def l1_cost(weight: float) -> CostTerm:
 
 def giou_cost(weight: float) -> CostTerm:
     """Minus the generalised IoU."""
-    return CostTerm(
-        "giou", weight, lambda seen: -generalised_iou(corners(seen.boxes), corners(seen.truth))
-    )
+    return CostTerm("giou", weight, lambda seen: -generalised_iou(corners(seen.boxes), corners(seen.truth)))
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,7 @@ def class_loss(scoring: Scoring, weight: float) -> LossTerm:
 
 def l1_loss(weight: float) -> LossTerm:
     """L1 distance of cx, cy, w, h."""
-    return LossTerm(
-        "l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1), per_object
-    )
+    return LossTerm("l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1), per_object)
 
 
 def giou_loss(weight: float) -> LossTerm:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,8 @@ class DenseRecord(ForwardRecord):
         return bool((values == values[:, :1]).all())
 
     def _as_maps(self, weights: Tensor) -> Dense:
-        return Dense(weights.transpose(1, 2).unflatten(-1, self.cells))
+        B, heads, n, _ = weights.shape
+        return Dense(weights.transpose(1, 2).reshape(B, n, heads, *self.cells))
 
 
 class DenseInspectable(Inspectable):
@@ -84,9 +85,10 @@ class DenseInspectable(Inspectable):
     def __init__(self, model: DETR | RefiningDETR) -> None:
         self.model: DetectionTransformer = model
         self._parts = model
-        self.among_cells: list[nn.MultiheadAttention] = [x.self_attention for x in model.encoder.layers]
-        self.among_queries: list[nn.MultiheadAttention] = [x.self_attention for x in model.decoder.layers]
-        self.cross: list[nn.MultiheadAttention] = [x.cross_attention for x in model.decoder.layers]
+        encoder, decoder = model.encoder.layers, model.decoder.layers
+        self.among_cells = [cast("nn.MultiheadAttention", layer.self_attention) for layer in encoder]
+        self.among_queries = [cast("nn.MultiheadAttention", layer.self_attention) for layer in decoder]
+        self.cross = [cast("nn.MultiheadAttention", layer.cross_attention) for layer in decoder]
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
         self.heads = self.cross[0].num_heads
 

@@ -49,9 +49,7 @@ class DETR(DetectionTransformer):
 
         logits = self.class_head(hidden)  # (L, B, Q, R)
         boxes = self.box_head(hidden)  # (L, B, Q, 4)
-        return Output(
-            Group("decoder", logits, boxes, hidden), named={"features": features, "memory": memory}
-        )
+        return Output(Group("decoder", logits, boxes, hidden), named={"features": features, "memory": memory})
 
 
 def tokens(cells: Tensor) -> Tensor:

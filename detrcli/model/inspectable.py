@@ -56,7 +56,7 @@ class Sampled:
                 place = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
                 map_.scatter_add_(3, place, weights * of_column * of_row * inside)
         map_ = map_ / map_.sum(-1, keepdim=True).clamp(min=torch.finfo(map_.dtype).tiny)
-        return map_.unflatten(-1, (h, w))
+        return map_.view(*map_.shape[:3], h, w)
 
 
 Attention = Dense | Sampled
@@ -81,7 +81,7 @@ class ForwardRecord(ABC):
         raise cannot("query attention")
 
     def queries_are_alike(self, layer: int) -> bool:
-        """Whether all queries have the same to give in a decoder layer, so that it does not matter who looks at whom."""
+        """Whether all queries have the same to give in a decoder layer: then it does not matter who looks at whom."""
         return False
 
 
@@ -122,7 +122,7 @@ class Inspectable(ABC):
         """Records the forward passes in its block, of which the last one stays; nothing of them is changed."""
 
     def with_gradient(self) -> AbstractContextManager[Callable[[], GradientRecord]]:
-        """While it lasts attention is formed so that it has a gradient; what it gives is asked after the forward pass."""
+        """While it lasts attention has a gradient; what it gives is asked for after the forward pass."""
         raise cannot("relevance")
 
     def require(self, ability: Ability) -> None:

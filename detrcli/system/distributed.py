@@ -62,7 +62,7 @@ def greatest(value: float) -> float:
     return float(most)
 
 
-def from_first(make: Callable[[], T]) -> T:
+def broadcast_object(make: Callable[[], T]) -> T:
     """What the first process makes, for all. All must call it."""
     if world_size() == 1:
         return make()

@@ -62,3 +62,16 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)
     write_whole(path, data.getvalue())
+
+
+def next_free_folder(name: str) -> Path:
+    """A new folder of this name, or with the next free number behind it."""
+    number = 1
+    while True:
+        path = Path(name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return path

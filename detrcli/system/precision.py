@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,14 +12,15 @@ from detrcli.errors import UsageError
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Compute in these numbers where that is safe; float32 stays as it is."""
+    return torch.autocast(device.type, PRECISIONS[precision]) if precision != "fp32" else nullcontext()
+
+
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in these numbers on this device, and afterwards as before."""
-    reduced = precision != "fp32"
-    with (
-        torch.autocast(device.type, PRECISIONS[precision]) if reduced else nullcontext(),
-        exact_float32(),
-    ):
+    """Compute in these numbers on this device, what is float32 exactly, and afterwards as before."""
+    with autocast(precision, device), exact_float32():
         yield
 
 

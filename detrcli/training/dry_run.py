@@ -19,10 +19,10 @@ class Measured:
 def measure(training: Training) -> Measured:
     """Take two steps and time the second: the first also sets things up. The model is not to be used after."""
     batches = training.load()
-    seen = [next(batches) for _ in range(training.chosen.accumulate)]
+    seen = [next(batches) for _ in range(training.settings.accumulate)]
     for step in range(2):  # on the same pictures: a whole training may have no second step
         began = time.perf_counter()
-        training.engine.step(seen, step)
+        training.trainer.step(seen, step)
         seconds = time.perf_counter() - began
-    steps = training.order.steps * training.chosen.epochs
+    steps = training.order.steps * training.settings.epochs
     return Measured(seconds, seconds * steps, memory_mb(training.device))

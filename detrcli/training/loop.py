@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 from detrcli.data.annotations import annotate
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
 from detrcli.errors import DataError, DivergedError, UsageError, loader_was_killed
-from detrcli.evaluation.class_mapping import pair
-from detrcli.evaluation.metrics import METRICS, Scores, score
-from detrcli.evaluation.run import Run, readable, run
+from detrcli.evaluation.class_mapping import map_classes
+from detrcli.evaluation.evaluator import CocoEvaluator, Evaluator
+from detrcli.evaluation.run import DetectedSplit, detect_split, readable
 from detrcli.inference.detector import Detector
 from detrcli.system import distributed
 from detrcli.system.allocator import give_back
-from detrcli.training import matching_history as matchings
+from detrcli.training import matching_history
 from detrcli.training import run_folder as files
 from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import default_workers, memory_mb
@@ -26,14 +26,13 @@ from detrcli.training.monitor import Monitor, more_objects_than_queries
 from detrcli.training.optimiser import count, make_optimiser
 from detrcli.training.order import Batches, Order
 from detrcli.training.pictures import beside_truth, first_batch
-from detrcli.training.progress import EpochMetrics, Outcome, Progress, Report
-from detrcli.training.run_folder import RunFolder, best_of, since_best
+from detrcli.training.progress import EpochMetrics, Outcome, Report, TrainingProgress
+from detrcli.training.run_folder import LOSS, RunFolder, best_of, since_best
 from detrcli.training.settings import Settings
-from detrcli.training.setup import Data, Start
+from detrcli.training.setup import Data, Initial
 from detrcli.training.state import save_state
-from detrcli.training.step import AnotherDivergedError, Engine
-from detrcli.variants.detr import build_criterion
-from detrcli.weights.formats import native
+from detrcli.training.step import AnotherDivergedError, Trainer
+from detrcli.weights.formats.header import header_of
 from detrcli.weights.weights import Weights
 
 SAVE = 1.0  # what a process wishes for between two steps, beside the exit code to stop with
@@ -49,33 +48,36 @@ class Training:
 
     def __init__(
         self,
-        begun: Start,
+        initial: Initial,
         data: Data,
-        chosen: Settings,
         device: torch.device,
         folder: RunFolder | None,
         report: Report,
         source: Mapping[str, Any] | None = None,
+        evaluator: Evaluator | None = None,
     ) -> None:
-        self.begun, self.data, self.chosen, self.device = begun, data, chosen, device
+        self.initial, self.data, self.device = initial, data, device
+        self.settings: Settings = initial.settings
+        self.evaluator = evaluator or CocoEvaluator()
         self.folder, self.report = folder, report
         self.source = dict(source or {})  # whoever resumes finds here which data is meant
         self.order = Order(
             len(data.train),
-            chosen.batch_size,
-            chosen.accumulate,
-            chosen.seed,
+            self.settings.batch_size,
+            self.settings.accumulate,
+            self.settings.seed,
             distributed.rank(),
             distributed.world_size(),
         )
-        model = begun.weights.model().to(device)
-        model.backbone.freeze(begun.freeze)
-        self.model = model
-        self.engine = Engine(
-            model,
-            build_criterion(chosen.loss_config, chosen.matching_config),
-            make_optimiser(model, chosen, fresh_backbone=begun.fresh_backbone),
-            chosen,
+        self.model = initial.weights.model().to(device)
+        self.model.backbone.freeze(initial.freeze)
+        self.loss = initial.weights.make_loss()
+        self.parameter_groups = initial.weights.variant.parameter_groups(self.model)
+        self.trainer = Trainer(
+            self.model,
+            self.loss,
+            make_optimiser(self.parameter_groups, self.settings, fresh_backbone=initial.fresh_backbone),
+            self.settings,
             self.order.steps,
             device,
         )
@@ -91,7 +93,7 @@ class Training:
         """What is trained: name, parameters, learning rate; None for what stays as it is."""
         trained = [
             (group["name"], count(group["params"]), group["base"])
-            for group in self.engine.optimiser.param_groups
+            for group in self.trainer.optimiser.param_groups
         ]
         frozen = count(p for p in self.model.parameters() if not p.requires_grad)
         return [*trained, ("frozen", frozen, None)]
@@ -100,7 +102,7 @@ class Training:
         """What begins now, in a line."""
         processes = f" over {self.order.world} processes" if self.order.world > 1 else ""
         done = len(self.rows)
-        left = f"done after {done}" if self._finished else f"epochs {done + 1} to {self.chosen.epochs}"
+        left = f"done after {done}" if self._finished else f"epochs {done + 1} to {self.settings.epochs}"
         return (
             f"{run}: {len(self.data.train):,} pictures, {len(self.data.classes)} classes, "
             f"{self.order.step_size} pictures a step{processes}, {self.order.steps:,} steps an epoch, "
@@ -109,7 +111,7 @@ class Training:
 
     def count_queries(self) -> None:
         """Say it where there are too few of them."""
-        queries = self.begun.weights.config.queries
+        queries = self.initial.weights.config.queries
         objects = self.data.train.counts
         if crowded := int((objects > queries).sum()):
             self.report.note(more_objects_than_queries(int(objects.max()), crowded, queries))
@@ -119,19 +121,19 @@ class Training:
     def state(self, sums: Sequence[EpochMetrics]) -> dict[str, Any]:
         """Everything, in tensors and plain values. What is random follows from the seed and the step."""
         return {
-            "settings": asdict(self.chosen),
+            "settings": asdict(self.settings),
             "source": self.source,
             "fingerprint": self.data.fingerprint,
-            "weights": native.header_of(self.begun.weights),
-            "fresh_backbone": self.begun.fresh_backbone,
-            "freeze": self.begun.freeze,
+            "weights": header_of(self.initial.weights),
+            "fresh_backbone": self.initial.fresh_backbone,
+            "freeze": self.initial.freeze,
             "model": self.model.state_dict(),
-            "ema": self.engine.ema,
-            "optimiser": self.engine.optimiser.state_dict(),
-            "scaler": self.engine.scaler.state_dict(),
-            "overflows": self.engine.overflows,
+            "ema": self.trainer.ema,
+            "optimiser": self.trainer.optimiser.state_dict(),
+            "scaler": self.trainer.scaler.state_dict(),
+            "overflows": self.trainer.overflows,
             "step": self.step,
-            "sums": [asdict(one) for one in sums],  # of each process
+            "sums": [one.facts() for one in sums],  # of each process
             "rows": self.rows,
             "monitor": asdict(self.monitor),
             "seconds": self.seconds + time.perf_counter() - self._since,
@@ -145,14 +147,14 @@ class Training:
                 "other batches. Start as many."
             )
         self.model.load_state_dict(state["model"])
-        if self.engine.ema is not None:
+        if self.trainer.ema is not None:
             for name, value in state["ema"].items():
-                self.engine.ema[name].copy_(value)
-        self.engine.optimiser.load_state_dict(state["optimiser"])
-        self.engine.scaler.load_state_dict(state["scaler"])
-        self.engine.overflows = state["overflows"]
+                self.trainer.ema[name].copy_(value)
+        self.trainer.optimiser.load_state_dict(state["optimiser"])
+        self.trainer.scaler.load_state_dict(state["scaler"])
+        self.trainer.overflows = state["overflows"]
         self.step, self.rows = state["step"], state["rows"]
-        self.sums = EpochMetrics(**state["sums"][distributed.rank()])
+        self.sums = EpochMetrics.of(state["sums"][distributed.rank()])
         self.monitor = Monitor(**state["monitor"])
         self.seconds = state["seconds"]
 
@@ -193,7 +195,7 @@ class Training:
                 raise
             code = interrupts.code
             self.save()
-        best = best_of(self.rows)
+        best = best_of(self.rows, self.evaluator.best)
         return Outcome(len(self.rows), best, self.seconds + time.perf_counter() - self._since, code)
 
     @property
@@ -202,12 +204,15 @@ class Training:
 
     @property
     def _finished(self) -> bool:
-        done = len(self.rows) >= self.chosen.epochs
-        return done or (self.chosen.patience > 0 and since_best(self.rows) >= self.chosen.patience)
+        done = len(self.rows) >= self.settings.epochs
+        return done or (
+            self.settings.patience > 0
+            and since_best(self.rows, self.evaluator.best) >= self.settings.patience
+        )
 
     def _pause(self, interrupts: Interrupts) -> int | None:
         """Save where any process wishes so, or was told to stop; the exit code of the latter."""
-        due = time.perf_counter() - self._saved > 60 * self.chosen.save_every
+        due = time.perf_counter() - self._saved > 60 * self.settings.save_every
         wish = int(distributed.greatest(interrupts.wish() or (SAVE if due and self.folder else 0)))
         if wish:
             self.save()
@@ -215,17 +220,16 @@ class Training:
 
     def load(self) -> Iterator[Examples]:
         """The batches from here to the end of the last epoch, by one set of loader processes."""
-        chosen = self.chosen
         dataset = DetectionDataset(
             self.data.train,
-            self.begun.weights.preprocessing,
-            augmentation=chosen.augmentation,
-            seed=chosen.seed,
+            self.initial.weights.preprocessing,
+            augmentation=self.settings.augmentation,
+            seed=self.settings.seed,
         )
-        workers = default_workers(self.device) if chosen.workers is None else chosen.workers
+        workers = default_workers(self.device) if self.settings.workers is None else self.settings.workers
         loader: Any = DataLoader(
             dataset,
-            batch_sampler=Batches(self.order, self.step, chosen.epochs * self.order.steps),
+            batch_sampler=Batches(self.order, self.step, self.settings.epochs * self.order.steps),
             num_workers=workers,
             collate_fn=collate_examples,
             worker_init_fn=ignore_signals,
@@ -236,15 +240,15 @@ class Training:
 
     def _one_step(self, batches: Iterator[Examples]) -> None:
         began = time.perf_counter()
-        seen = [next(batches) for _ in range(self.chosen.accumulate)]
+        seen = [next(batches) for _ in range(self.settings.accumulate)]
         loaded = time.perf_counter()
         if self.step == 0 and self.folder:
-            weights = self.begun.weights
+            weights = self.initial.weights
             self.folder.write_picture(
                 first_batch(seen[0], weights.classes, weights.preprocessing), files.FIRST_BATCH
             )
         try:
-            done = self.engine.step(seen, self.step)
+            done = self.trainer.step(seen, self.step)
         except DivergedError as error:
             raise self._diverged(seen, error) from error
         ended = time.perf_counter()
@@ -254,21 +258,21 @@ class Training:
         self.step += 1
         self.report.step(self._progress())
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> TrainingProgress:
         sums, steps = self.sums, self.order.steps
         per_step = sums.seconds / sums.steps
-        return Progress(
+        return TrainingProgress(
             epoch=(self.step - 1) // steps + 1,
-            epochs=self.chosen.epochs,
+            epochs=self.settings.epochs,
             done=(self.step - 1) % steps + 1,
             steps=steps,
             loss=sums.loss / sums.steps,
-            parts={name: getattr(sums, f"loss_{name}") / sums.steps for name in ("class", "l1", "giou")},
+            parts={name: value / sums.steps for name, value in sums.parts.items()},
             class_error=sums.class_error,
             pictures_per_second=distributed.world_size() * sums.pictures / sums.seconds,
             waiting=sums.waiting / sums.seconds,
             memory_mb=memory_mb(self.device),
-            seconds_left=per_step * (self.chosen.epochs * steps - self.step),
+            seconds_left=per_step * (self.settings.epochs * steps - self.step),
         )
 
     def _diverged(self, seen: Sequence[Examples], error: DivergedError) -> DivergedError:
@@ -291,28 +295,28 @@ class Training:
 
     def _end_epoch(self, interrupts: Interrupts) -> None:
         epoch, sums = len(self.rows) + 1, self.sums
-        evaluated = epoch % self.chosen.eval_every == 0 or epoch == self.chosen.epochs
-        scores = None
+        evaluated = epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs
+        values: Mapping[str, float] = {}
         if evaluated and len(self.data.truth.images):
             self.save()  # an evaluation that is cut off costs no training
-            scores = self._evaluate(interrupts)
+            values = self._evaluate(interrupts)
 
-        loss, loss_class, loss_l1, loss_giou, matched, wrong = distributed.mean(
-            [sums.loss, sums.loss_class, sums.loss_l1, sums.loss_giou, sums.matched, sums.wrong]
+        names = list(sums.parts)
+        loss, matched, wrong, *parts = distributed.mean(
+            [sums.loss, sums.matched, sums.wrong, *(sums.parts[name] for name in names)]
         )
-        rates = {group["name"]: group["lr"] for group in self.engine.optimiser.param_groups}
+        rates = {group["name"]: group["lr"] for group in self.trainer.optimiser.param_groups}
+        first, *others = self.parameter_groups
         row: dict[str, float | None] = {
             "epoch": epoch,
             "loss": loss / sums.steps,
-            "loss_class": loss_class / sums.steps,
-            "loss_l1": loss_l1 / sums.steps,
-            "loss_giou": loss_giou / sums.steps,
-            "class_error": 100 * wrong / max(1, matched),
+            **{LOSS + name: part / sums.steps for name, part in zip(names, parts, strict=True)},
+            "class_error": 100 * wrong / matched if matched else None,
             "grad_norm": sums.norm / sums.updates if sums.updates else None,
-            "lr": rates["transformer"],
-            "lr_backbone": rates.get("backbone", 0.0),
-            **dict.fromkeys(METRICS),
-            **(scores.metrics if scores else {}),
+            "lr": rates.get(first, 0.0),
+            **{f"lr_{name}": rates.get(name, 0.0) for name in others},
+            **dict.fromkeys(self.evaluator.names),
+            **values,
             "pictures_per_second": round(distributed.world_size() * sums.pictures / sums.seconds, 2),
             "waiting": round(sums.waiting / sums.seconds, 4),
             "memory_mb": memory_mb(self.device),
@@ -320,30 +324,30 @@ class Training:
         }
         self.rows.append(row)
         self.sums = EpochMetrics()
-        notes = self.monitor.after_epoch(float(row["class_error"] or 0))
-        best = best_of(self.rows)
+        notes = self.monitor.after_epoch(row["class_error"])
+        best = best_of(self.rows, self.evaluator.best)
         if self.folder:
             self.folder.write_weights(self.weights(), best=best is row or best is None)
-            self.folder.write_rows(self.rows)
+            self.folder.write_rows(self.rows, self.evaluator.names)
         self.save()
         give_back()
-        self.report.epoch(row, best=best is row and (row["AP"] or 0) > 0)
+        self.report.epoch(row, best=best is row and (row[self.evaluator.best] or 0) > 0)
         for note in notes:
             self.report.note(note)
 
     def weights(self) -> Weights:
         """The weights as they are now, or their running mean."""
-        tensors = self.engine.ema or self.model.state_dict()
+        tensors = self.trainer.ema or self.model.state_dict()
         # Dropped out is only in training; what is kept is what it is evaluated with.
-        return replace(self.begun.weights, tensors=tensors)
+        return replace(self.initial.weights, tensors=tensors)
 
-    def _evaluate(self, interrupts: Interrupts) -> Scores:
+    def _evaluate(self, interrupts: Interrupts) -> Mapping[str, float]:
         """The code of `detr eval`, on the validation split."""
         data, weights = self.data, self.weights()
         # Batch norm counts in each process by itself: all evaluate what the first one keeps.
         distributed.broadcast(weights.tensors.values())
-        model = weights.model() if self.engine.ema else self.model.eval()
-        detector = Detector(model, weights.classes, weights.preprocessing, self.device, self.chosen.precision)
+        model = None if self.trainer.ema else self.model.eval()
+        detector = Detector(weights, self.device, self.settings.precision, model)
         share = -(-len(data.truth.images) // distributed.world_size())
         done = 0
 
@@ -355,12 +359,12 @@ class Training:
                 raise _Stopped
 
         try:
-            found: Run = run(
+            found: DetectedSplit = detect_split(
                 detector,
                 data.val,
                 data.truth,
-                pair(weights.classes, data.truth.classes),
-                batch_size=self.chosen.batch_size,
+                map_classes(weights.classes, data.truth.classes),
+                batch_size=self.settings.batch_size,
                 advance=advance,
             )
         except RuntimeError:
@@ -371,14 +375,15 @@ class Training:
         truth = readable(data.truth, found, skip_bad=False)
         if self.folder:
             self.folder.write_picture(beside_truth(data.val, truth, found.results), files.PREDICTIONS)
-            matchings.keep(
-                self.folder.path,
-                len(self.rows) + 1,
-                detector,
-                annotate(data.val, weights.classes),
-                self.chosen.matching_config,
-            )
-        return score(truth, found.results)
+            if self.loss.matcher is not None:
+                matching_history.keep(
+                    self.folder.path,
+                    len(self.rows) + 1,
+                    detector,
+                    annotate(data.val, weights.classes),
+                    self.loss.matcher,
+                )
+        return self.evaluator.evaluate(truth, found.results)
 
 
 def _as_plain(batches: Sequence[Examples]) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from detrcli.config import MatchingConfig
 from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.errors import DataError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.matching import changed, queries_of
+from detrcli.losses.matching import Matcher
 from detrcli.system.files import write_arrays
 
 FILE = "matching.npz"
@@ -42,13 +42,13 @@ class Matchings:
         return Matchings(self.image_ids, self.counts, self.epochs[kept], self.queries[kept])
 
 
-def keep(run: Path, epoch: int, detector: Detector, truth: Annotations, config: MatchingConfig) -> None:
+def keep(run: Path, epoch: int, detector: Detector, truth: Annotations, matcher: Matcher) -> None:
     """Match once more, and write all of it anew. The pictures are those of the first evaluation."""
     try:
         old = read(run).before(epoch)
     except DataError:
         old = None
-    now = _match(detector, truth, config, epoch, None if old is None else old.image_ids)
+    now = _match(detector, truth, matcher, epoch, None if old is None else old.image_ids)
     if now is None:
         return
     if (
@@ -80,7 +80,7 @@ def read(run: Path) -> Matchings:
 def _match(
     detector: Detector,
     truth: Annotations,
-    config: MatchingConfig,
+    matcher: Matcher,
     epoch: int,
     image_ids: np.ndarray | None,
 ) -> Matchings | None:
@@ -97,7 +97,7 @@ def _match(
         if not isinstance(example, Example):
             continue  # the evaluation says so
         output, target = detector.output([example.pixels]), example.target.to(detector.device)
-        seen.append((example.image_id, queries_of(output, target, config)))
+        seen.append((example.image_id, queries_of(output.decoder, target, matcher)))
         if image_ids is None and time.perf_counter() - began > SECONDS:
             break
     if not seen:

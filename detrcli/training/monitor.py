@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from detrcli.structures import Prediction
-from detrcli.training.step import Step
+from detrcli.training.step import StepResult
 
 FIRST_STEPS = 10  # without a single box in them, something is wrong with the data
 COLLAPSED_AFTER = 500  # steps in a row; a young model gives the same boxes because it has learned nothing yet
@@ -24,7 +24,7 @@ class Monitor:
     errors: list[float] = field(default_factory=list)  # class error of each epoch
     said: list[str] = field(default_factory=list)
 
-    def after_step(self, step: int, done: Step) -> list[str]:
+    def after_step(self, step: int, done: StepResult) -> list[str]:
         """What a step gives reason to say."""
         self.objects += done.objects
         notes = []
@@ -42,8 +42,10 @@ class Monitor:
             )
         return self._once(notes)
 
-    def after_epoch(self, class_error: float) -> list[str]:
+    def after_epoch(self, class_error: float | None) -> list[str]:
         """What an epoch gives reason to say."""
+        if class_error is None:
+            return []
         self.errors = [*self.errors[-STUCK_EPOCHS + 1 :], class_error]
         notes = []
         if len(self.errors) == STUCK_EPOCHS and min(self.errors) >= STUCK_AT:

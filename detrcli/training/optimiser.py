@@ -1,35 +1,33 @@
 """AdamW with a slower backbone, and the learning rate's course."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 from torch.optim import AdamW
 
 from detrcli.training.settings import Settings
 
+BACKBONE = "backbone"  # the group that learns more slowly
 DROP_AFTER, DROP = 2 / 3, 0.1  # published: 200 of 300 epochs, and 400 of 500 of the longest schedule
 
 
-def make_optimiser(model: nn.Module, chosen: Settings, *, fresh_backbone: bool) -> AdamW:
-    """Two groups of what is trained; a backbone that starts at random learns as fast as the rest."""
-    lr_backbone = chosen.lr_backbone
+def make_optimiser(
+    groups: Mapping[str, Sequence[nn.Parameter]], settings: Settings, *, fresh_backbone: bool
+) -> AdamW:
+    """The groups of what is trained; a backbone that starts at random learns as fast as the rest."""
+    lr_backbone = settings.lr_backbone
     if lr_backbone is None:
-        lr_backbone = chosen.lr if fresh_backbone else chosen.lr / 10
-    groups = [
-        {"name": name, "params": list(parameters), "lr": lr, "base": lr}
-        for name, parameters, lr in (
-            ("transformer", _trained(model, backbone=False), chosen.lr),
-            ("backbone", _trained(model, backbone=True), lr_backbone),
-        )
-    ]
-    return AdamW([group for group in groups if group["params"]], weight_decay=chosen.weight_decay)
-
-
-def _trained(model: nn.Module, *, backbone: bool) -> Iterator[nn.Parameter]:
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and name.startswith("backbone.") == backbone:
-            yield parameter
+        lr_backbone = settings.lr if fresh_backbone else settings.lr / 10
+    rates = {name: lr_backbone if name == BACKBONE else settings.lr for name in groups}
+    return AdamW(
+        [
+            {"name": name, "params": list(parameters), "lr": rates[name], "base": rates[name]}
+            for name, parameters in groups.items()
+            if parameters
+        ],
+        weight_decay=settings.weight_decay,
+    )
 
 
 def set_rate(optimiser: AdamW, factor: float) -> None:
@@ -38,14 +36,14 @@ def set_rate(optimiser: AdamW, factor: float) -> None:
         group["lr"] = factor * group["base"]
 
 
-def rate(chosen: Settings, step: int, steps_per_epoch: int) -> float:
+def rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
     """The share of the learning rate that a step has, which follows from its number alone."""
-    end = chosen.epochs * steps_per_epoch
-    if step < chosen.warmup:
-        return (step + 1) / (chosen.warmup + 1)
-    if chosen.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (step - chosen.warmup) / max(1, end - chosen.warmup)))
-    return DROP if step // steps_per_epoch >= round(DROP_AFTER * chosen.epochs) else 1.0
+    end = settings.epochs * steps_per_epoch
+    if step < settings.warmup:
+        return (step + 1) / (settings.warmup + 1)
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / max(1, end - settings.warmup)))
+    return DROP if step // steps_per_epoch >= round(DROP_AFTER * settings.epochs) else 1.0
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:

@@ -1,18 +1,18 @@
 """What the model saw and what it says, drawn."""
 
 import numpy as np
-import torch
 from PIL import Image
 
-from detrcli.boxes import corners
+from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.checks import Split
 from detrcli.data.dataset import Examples
 from detrcli.data.images import open_picture
+from detrcli.data.preprocessing import as_picture
 from detrcli.errors import DataError
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
-from detrcli.render.draw import Mark, mark, marks_of, sheet
+from detrcli.render.draw import Mark, grid_figure, mark, marks_of
 from detrcli.structures import Classes
 
 MOST = 8  # pictures on a sheet
@@ -21,22 +21,19 @@ SURE = 0.5  # score of the predictions that are drawn
 
 def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessing) -> Image.Image:
     """The pictures of a batch as the network gets them, padding left out, with their targets."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+    padding = examples.batch.padding
     cells = []
-    for pixels, padding, target, image_id in zip(
-        examples.batch.images[:MOST],
-        examples.batch.padding,
-        examples.targets,
-        examples.image_ids,
-        strict=False,
+    for i, (pixels, target, image_id) in enumerate(
+        zip(examples.batch.images[:MOST], examples.targets, examples.image_ids, strict=False)
     ):
-        height, width = int((~padding[:, 0]).sum()), int((~padding[0]).sum())
-        shown = (pixels[:, :height, :width] * std + mean).clamp(0, 1) * 255  # (3, h, w)
-        image = Image.fromarray(shown.round().byte().permute(1, 2, 0).numpy())
-        boxes = corners(target.boxes) * torch.tensor([width, height, width, height])  # (N, 4)
+        if padding is not None:
+            height, width = int((~padding[i, :, 0]).sum()), int((~padding[i, 0]).sum())
+            pixels = pixels[:, :height, :width]
+        image = as_picture(pixels, preprocessing)  # (3, h, w)
+        boxes = to_pixels(target.boxes, image.height, image.width)  # (N, 4)
         marks = marks_of(boxes.tolist(), target.labels.tolist(), classes)
-        cells.append((mark(image, marks), f"image {image_id}, {width} x {height}"))
-    return sheet(cells, columns=4)
+        cells.append((mark(image, marks), f"image {image_id}, {image.width} x {image.height}"))
+    return grid_figure(cells, columns=4)
 
 
 def beside_truth(split: Split, truth: Truth, results: Results) -> Image.Image:
@@ -56,10 +53,10 @@ def beside_truth(split: Split, truth: Truth, results: Results) -> Image.Image:
         wanted = _marks(truth.boxes[here], truth.of_category[here], names)
         found = _marks(results.boxes[sure], results.category_ids[sure], names, results.scores[sure])
         cells += [
-            (mark(image, wanted), f"{w.files[i]}: truth"),
+            (mark(image, wanted), f"{w.files[i]}: ground truth"),
             (mark(image, found), f"score {SURE} or more"),
         ]
-    return sheet(cells, columns=4)
+    return grid_figure(cells, columns=4)
 
 
 def _marks(

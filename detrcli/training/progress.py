@@ -1,15 +1,16 @@
 """What a training counts, and whom it tells."""
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self
 
 from detrcli.training.run_folder import Row
-from detrcli.training.step import Step
+from detrcli.training.step import StepResult
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """How far an epoch is, for a display."""
 
     epoch: int
@@ -17,8 +18,8 @@ class Progress:
     done: int  # steps of this epoch
     steps: int
     loss: float  # means over the epoch so far
-    parts: dict[str, float]
-    class_error: float
+    parts: Mapping[str, float]  # of the loss, by name
+    class_error: float | None  # None where the loss does not say what it matched
     pictures_per_second: float  # of all processes
     waiting: float  # share of the time in which there were no pictures to work on
     memory_mb: float | None
@@ -28,7 +29,7 @@ class Progress:
 class Report(Protocol):
     """Who is told how it goes. Only the first process tells."""
 
-    def step(self, progress: Progress) -> None:
+    def step(self, progress: TrainingProgress) -> None:
         """After each step."""
 
     def evaluating(self, done: int, pictures: int) -> None:
@@ -39,6 +40,25 @@ class Report(Protocol):
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Tells nobody, but for what the user should know."""
+
+    tell: Callable[[str], None] = lambda text: None
+
+    def step(self, progress: TrainingProgress) -> None:
+        pass
+
+    def evaluating(self, done: int, pictures: int) -> None:
+        pass
+
+    def epoch(self, row: Row, *, best: bool) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.tell(text)
 
 
 @dataclass(frozen=True)
@@ -58,9 +78,7 @@ class EpochMetrics:
     steps: int = 0
     pictures: int = 0
     loss: float = 0.0
-    loss_class: float = 0.0
-    loss_l1: float = 0.0
-    loss_giou: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)  # of the loss, by name
     matched: int = 0
     wrong: float = 0.0
     norm: float = 0.0
@@ -68,13 +86,13 @@ class EpochMetrics:
     seconds: float = 0.0
     waiting: float = 0.0
 
-    def add(self, step: Step, seconds: float, waiting: float) -> None:
+    def add(self, step: StepResult, seconds: float, waiting: float) -> None:
         """Count a step."""
         self.steps += 1
         self.pictures += step.pictures
         self.loss += step.loss
         for name, part in step.parts.items():
-            setattr(self, f"loss_{name}", getattr(self, f"loss_{name}") + part)
+            self.parts[name] = self.parts.get(name, 0.0) + part
         self.matched += step.matched
         self.wrong += step.wrong
         if math.isfinite(step.norm):
@@ -84,6 +102,19 @@ class EpochMetrics:
         self.waiting += waiting
 
     @property
-    def class_error(self) -> float:
-        """Percent of the matched queries with another class on top."""
-        return 100 * self.wrong / max(1, self.matched)
+    def class_error(self) -> float | None:
+        """Percent of the matched queries with another class on top; None where nothing was matched."""
+        return 100 * self.wrong / self.matched if self.matched else None
+
+    def facts(self) -> dict[str, Any]:
+        """In plain values, for a state."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """From these, or from those of version 0.1, where every part was a field."""
+        facts = dict(facts)
+        parts = facts.pop("parts", {})
+        for name in [name for name in facts if name.startswith("loss_")]:
+            parts[name.removeprefix("loss_")] = facts.pop(name)
+        return cls(parts=parts, **facts)

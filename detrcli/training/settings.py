@@ -2,25 +2,27 @@
 
 import difflib
 import json
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from detrcli.config import Config, LossConfig, MatchingConfig
+from detrcli.config import Bounds, Config, Count, LossConfig, Share, Weight, Weights, check, hints_of
 from detrcli.errors import UsageError
+from detrcli.resize import LARGEST
 
-NONE = "none"
+FROM_SCRATCH = "none"  # in place of weights
 DEFAULT_MODEL = "detr-r50"
 
+Side = Annotated[int, Bounds(1, LARGEST)]
 
-def _key(default: Any, meaning: str, least: float | None = None, below: float | None = None) -> Any:
-    """A setting; `least` is allowed, `below` is not."""
-    return field(default=default, metadata={"meaning": meaning, "least": least, "below": below})
+
+def meaning(text: str) -> dict[str, str]:
+    """What a setting is, for the guide and for errors."""
+    return {"meaning": text}
 
 
 @dataclass(frozen=True)
@@ -28,138 +30,189 @@ class Settings(Config):
     """The published recipe, unless told otherwise. None stands for what the meaning says of it."""
 
     # What is trained.
-    model: str | None = _key(
-        None, "the model; default: what the weights are, else detr-r50 with its published weights"
+    model: str | None = field(
+        default=None,
+        metadata=meaning(
+            "the model; default: what the weights are, else detr-r50 with its published weights"
+        ),
     )
-    weights: str | None = _key(
-        None, "what to start from; `none` for scratch; default: the model's own weights"
+    weights: str | None = field(
+        default=None,
+        metadata=meaning("what to start from; `none` for scratch; default: the model's own weights"),
     )
-    backbone_weights: str | None = _key(
-        None, "from scratch: `imagenet`, `none` or a FILE; default: imagenet where there are such"
+    backbone_weights: str | None = field(
+        default=None,
+        metadata=meaning(
+            "from scratch: `imagenet`, `none` or a FILE; default: imagenet where there are such"
+        ),
     )
-    norm: Literal["frozen", "batch", "group"] | None = _key(
-        None, "from scratch: normalisation in the backbone; default: the model's"
+    norm: Literal["frozen", "batch", "group"] | None = field(
+        default=None, metadata=meaning("from scratch: normalisation in the backbone; default: the model's")
     )
-    freeze: Literal["none", "stem", "all"] | None = _key(
-        None,
-        "what of the backbone stays as it is; default: stem and first stage, none if the backbone is random",
+    freeze: Literal["none", "stem", "all"] | None = field(
+        default=None,
+        metadata=meaning(
+            "what of the backbone stays as it is; default: stem and first stage, none if the backbone is random"
+        ),
     )
-    queries: int | None = _key(None, "object queries; default: as the weights or the model have them", 1)
-    dropout: float | None = _key(None, "in the transformer; default: the model's, published 0.1", 0, 1)
+    queries: Count | None = field(
+        default=None, metadata=meaning("object queries; default: as the weights or the model have them")
+    )
+    dropout: Share | None = field(
+        default=None, metadata=meaning("in the transformer; default: the model's, published 0.1")
+    )
 
     # What it sees.
-    size: int | None = _key(None, "shorter side of the input; default: the weights' or the model's", 1)
-    max_size: int | None = _key(None, "longest side of the input; default: grows with size", 1)
-    augmentation: Literal["published", "flip", "none"] = _key(
-        "published", "flips, 11 scales and crops; `flip`: flips alone, all at size; or `none`"
+    size: Side | None = field(
+        default=None, metadata=meaning("shorter side of the input; default: the weights' or the model's")
     )
-    batch_size: int = _key(2, "pictures at a time, of each process", 1)
-    accumulate: int = _key(1, "batches of a process that make one step", 1)
-    workers: int | None = _key(None, "processes that load pictures; default: by the machine", 0)
+    max_size: Side | None = field(
+        default=None, metadata=meaning("longest side of the input; default: grows with size")
+    )
+    augmentation: Literal["published", "flip", "none"] = field(
+        default="published",
+        metadata=meaning("flips, 11 scales and crops; `flip`: flips alone, all at size; or `none`"),
+    )
+    batch_size: Count = field(default=2, metadata=meaning("pictures at a time, of each process"))
+    accumulate: Count = field(default=1, metadata=meaning("batches of a process that make one step"))
+    workers: Annotated[int, Bounds(0, 256)] | None = field(
+        default=None, metadata=meaning("processes that load pictures; default: by the machine")
+    )
 
     # How it learns.
-    epochs: int = _key(50, "how often every picture is seen", 1)
-    lr: float = _key(1e-4, "learning rate", 0)
-    lr_backbone: float | None = _key(
-        None, "that of the backbone; default: a tenth of lr, or lr if the backbone is random", 0
+    epochs: Annotated[int, Bounds(1)] = field(default=50, metadata=meaning("how often every picture is seen"))
+    lr: Weight = field(default=1e-4, metadata=meaning("learning rate"))
+    lr_backbone: Weight | None = field(
+        default=None,
+        metadata=meaning("that of the backbone; default: a tenth of lr, or lr if the backbone is random"),
     )
-    schedule: Literal["step", "cosine"] = _key("step", "a tenth of lr after two thirds; or a cosine to 0")
-    warmup: int = _key(0, "steps in which lr rises from 0", 0)
-    weight_decay: float = _key(1e-4, "of AdamW", 0)
-    clip: float = _key(0.1, "greatest norm of the gradient; 0 for any", 0)
-    ema: float = _key(
-        0.0, "decay of a running mean of the weights, which is then evaluated and kept; 0: none", 0, 1
+    schedule: Literal["step", "cosine"] = field(
+        default="step", metadata=meaning("a tenth of lr after two thirds; or a cosine to 0")
     )
-    precision: Literal["fp32", "bf16", "fp16"] = _key(
-        "fp32", "of the network; boxes, matching and losses are float32 always"
+    warmup: Annotated[int, Bounds(0)] = field(default=0, metadata=meaning("steps in which lr rises from 0"))
+    weight_decay: Weight = field(default=1e-4, metadata=meaning("of AdamW"))
+    clip: Weight = field(default=0.1, metadata=meaning("greatest norm of the gradient; 0 for any"))
+    ema: Share = field(
+        default=0.0,
+        metadata=meaning("decay of a running mean of the weights, which is then evaluated and kept; 0: none"),
     )
-    matching: Literal["each", "last"] = _key(
-        MatchingConfig.matching, "each decoder layer by itself, or all by the last one's pairs"
+    precision: Literal["fp32", "bf16", "fp16"] = field(
+        default="fp32", metadata=meaning("of the network; boxes, matching and losses are float32 always")
     )
-    class_cost: Literal["probability", "log"] = _key(MatchingConfig.class_cost, "-p as published, or -log p")
-    cost_class: float = _key(MatchingConfig.cost_class, "weight of the class in the matching cost", 0)
-    cost_l1: float = _key(MatchingConfig.cost_l1, "weight of the boxes' L1 distance in it", 0)
-    cost_giou: float = _key(MatchingConfig.cost_giou, "weight of the generalised IoU in it", 0)
-    loss_class: float = _key(LossConfig.loss_class, "weight of the class in the loss", 0)
-    loss_l1: float = _key(LossConfig.loss_l1, "weight of the boxes' L1 distance in it", 0)
-    loss_giou: float = _key(LossConfig.loss_giou, "weight of the generalised IoU in it", 0)
-    no_object: float = _key(LossConfig.no_object, "weight of `no object` in the cross-entropy", 0)
-    seed: int = _key(0, "of everything that is random", 0, 2**63)
+    matching: Literal["each", "last"] | None = field(
+        default=None,
+        metadata=meaning(
+            "each decoder layer by itself, or `last`: all by the last one's pairs; default: the model's, `each`"
+        ),
+    )
+    class_cost: Literal["probability", "log", "focal"] | None = field(
+        default=None,
+        metadata=meaning(
+            "of the matching: -p as published, -log p, or focal; default: the model's, `probability`"
+        ),
+    )
+    no_object: Weight | None = field(
+        default=None,
+        metadata=meaning("weight of `no object` in the cross-entropy; default: the model's, 0.1"),
+    )
+    cost: Weights = field(
+        default_factory=dict,
+        metadata=meaning(
+            "weights of the matching cost's terms (`cost.class=2`); default: the model's, `class` 1, `l1` 5, `giou` 2"
+        ),
+    )
+    loss: Weights = field(
+        default_factory=dict,
+        metadata=meaning(
+            "weights of the loss's terms (`loss.class=2`); default: the model's, `class` 1, `l1` 5, `giou` 2"
+        ),
+    )
+    seed: Annotated[int, Bounds(0, below=2**63)] = field(
+        default=0, metadata=meaning("of everything that is random")
+    )
 
     # What it keeps.
-    eval_every: int = _key(1, "epochs between evaluations; the last epoch always has one", 1)
-    patience: int = _key(0, "evaluations without a better AP after which it ends; 0: never", 0)
-    save_every: float = _key(15.0, "minutes between saved states; one comes with every epoch too", 0)
-    tensorboard: bool = _key(False, "write events for TensorBoard (extra `tensorboard`)")
+    eval_every: Annotated[int, Bounds(1)] = field(
+        default=1, metadata=meaning("epochs between evaluations; the last epoch always has one")
+    )
+    patience: Annotated[int, Bounds(0)] = field(
+        default=0, metadata=meaning("evaluations without a better AP after which it ends; 0: never")
+    )
+    save_every: Weight = field(
+        default=15.0, metadata=meaning("minutes between saved states; one comes with every epoch too")
+    )
+    tensorboard: bool = field(
+        default=False, metadata=meaning("write events for TensorBoard (extra `tensorboard`)")
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for one in fields(self):
-            value, least, below = getattr(self, one.name), one.metadata["least"], one.metadata["below"]
-            if value is None or isinstance(value, bool | str):
-                continue
-            if (
-                not math.isfinite(value)
-                or (least is not None and value < least)
-                or (below is not None and value >= below)
-            ):
-                bounds = f"at least {least}" + (f" and below {below}" if below is not None else "")
-                raise UsageError(f"{one.name} = {value}: it is {bounds}.")
-
-    @property
-    def matching_config(self) -> MatchingConfig:
-        """The part that decides on the pairs."""
-        return MatchingConfig(self.matching, self.class_cost, self.cost_class, self.cost_l1, self.cost_giou)
-
-    @property
-    def loss_config(self) -> LossConfig:
-        """The part that weighs the loss."""
-        return LossConfig(self.loss_class, self.loss_l1, self.loss_giou, self.no_object)
+    def loss_config(self, model: LossConfig) -> LossConfig:
+        """How a model is matched and charged that is trained so: its own way, but for what is said here."""
+        with_weights = model.with_weights(self.cost, self.loss)
+        own = {
+            name: value
+            for name in ("matching", "class_cost", "no_object")
+            if (value := getattr(self, name)) is not None
+        }
+        return LossConfig(**{**vars(with_weights), **own})
 
 
-def settings(
+_TABLES = ("cost", "loss")
+
+
+def given_settings(
     file: Path | None = None, options: Mapping[str, Any] | None = None, pairs: Iterable[str] = ()
-) -> Settings:
-    """Settings from a TOML file, over these the options that were given, over these KEY=VALUE pairs."""
-    values: dict[str, Any] = _read(file) if file else {}
-    values |= {key: value for key, value in (options or {}).items() if value is not None}
+) -> dict[str, Any]:
+    """What a user says: a TOML file, over it the options that were given, over these KEY=VALUE pairs."""
+    values: dict[str, Any] = {}
+    _add(values, _read(file) if file else {})
+    _add(values, {key: value for key, value in (options or {}).items() if value is not None})
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"--set {pair}: it is KEY=VALUE.")
-        values[key.strip()] = _value(text.strip())
-    return of(values)
+        _add(values, {key.strip(): _value(text.strip())})
+    of(values)  # what is wrong is said at once
+    return values
 
 
-def of(values: Mapping[str, Any]) -> Settings:
-    """Settings from plain values; an unknown key or a value of another kind is an error that helps."""
-    hints = get_type_hints(Settings)
-    for key in values:
-        if key not in hints:
+def of(values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from plain values, over a model's own recipe; an unknown key or another kind of value is an error."""
+    merged: dict[str, Any] = {}
+    _add(merged, recipe or {})
+    _add(merged, values)
+    return Settings(**merged)
+
+
+def _add(values: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Put these over those, each as its setting has it. `loss_class`, as version 0.1 had it, is `loss.class`."""
+    hints = hints_of(Settings)
+    for key, value in more.items():
+        table, _, term = key.partition(".") if "." in key else key.partition("_")
+        if table in _TABLES and term and key not in hints:
+            check(f"{table}.{term}", value, Weight)
+            values[table] = {**values.get(table, {}), term: float(value)}
+        elif key in _TABLES:
+            check(key, value, Weights)
+            values[key] = {**values.get(key, {}), **value}
+        elif key in hints:
+            values[key] = _converted(value, hints[key])
+            check(key, values[key], hints[key])
+        else:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]}?" if near else f"There is {', '.join(hints)}."
             raise UsageError(f"There is no setting {key!r}. {hint}")
-    return Settings(**{key: _of_kind(key, value, hints[key]) for key, value in values.items()})
 
 
-def _of_kind(key: str, value: Any, hint: Any) -> Any:
-    kind = hint
-    if NoneType in get_args(hint):  # `int | None` is int where there is a value
-        if value is None:
-            return None
-        kind = next(kind for kind in get_args(hint) if kind is not NoneType)
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            choices = ", ".join(map(repr, get_args(kind)))
-            raise UsageError(f"{key} = {value!r} is not known: it is one of {choices}.")
-        return value
+def _converted(value: Any, hint: Any) -> Any:
+    """A whole number where any number may stand, and a number where a word is meant."""
+    kinds = (
+        [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    )
+    kind = get_args(kinds[0])[0] if get_origin(kinds[0]) is Annotated else kinds[0]
     if kind is float and type(value) is int:
         return float(value)
     if kind is str and type(value) in (int, float):
         return str(value)  # a file or folder whose name is a number
-    if type(value) is not kind:
-        name = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[kind]
-        raise UsageError(f"{key} = {value!r}: it is {name}.")
     return value
 
 
@@ -182,11 +235,16 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError(f"--config {file}: it is no TOML ({error}).") from None
 
 
-def to_toml(chosen: Settings) -> str:
+def to_toml(settings: Settings) -> str:
     """A file that gives the same settings again; what is None is left out."""
+    values = {key: value for key, value in asdict(settings).items() if value not in (None, {})}
+    lines = [_line(key, value) for key, value in values.items() if key not in _TABLES]
+    for table in _TABLES:
+        if table in values:
+            lines += [f"\n[{table}]\n", *(_line(term, weight) for term, weight in values[table].items())]
+    return "".join(lines)
+
+
+def _line(key: str, value: Any) -> str:
     # JSON's numbers, strings, true and false are TOML's too, but for its pairs of escapes and a bare DEL.
-    return "".join(
-        f"{key} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
-        for key, value in asdict(chosen).items()
-        if value is not None
-    )
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from detrcli.config import Preprocessing
-from detrcli.data.annotations import Annotations, annotate, classes_of
+from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
@@ -17,11 +17,12 @@ from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.model.backbone import Part
 from detrcli.structures import Classes
 from detrcli.system.text import some
-from detrcli.training.settings import DEFAULT_MODEL, NONE, Settings
-from detrcli.variants import VARIANTS, build, preprocessing
-from detrcli.weights.download import Progress, no_progress
+from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, of
+from detrcli.variants import preset, variant_of
+from detrcli.weights.download import DownloadProgress, no_progress
 from detrcli.weights.fit import fit
-from detrcli.weights.formats import backbone, native
+from detrcli.weights.formats import backbone
+from detrcli.weights.formats.header import from_header
 from detrcli.weights.load import load_weights
 from detrcli.weights.registry import PUBLISHED
 from detrcli.weights.weights import Weights
@@ -52,104 +53,124 @@ def take(name: str, examined: DatasetReport) -> Data:
     """What training takes of a data set that was looked through."""
     if "train" not in examined.splits:
         raise DataError(f"{name}: there is no train split; there is {', '.join(examined.splits)}.")
-    classes = classes_of(examined)
+    classes = classes_in_report(examined)
     train = annotate(examined.splits["train"], classes)
     val = examined.splits["val"]
     return Data(name, classes, train, val, truth_of(val))
 
 
 @dataclass(frozen=True)
-class Start:
-    """Weights to start from, and how they came about."""
+class Initial:
+    """What a training starts from: settings, weights, and how they came about."""
 
+    settings: Settings
     weights: Weights
     fresh_backbone: bool
     freeze: Part  # what of the backbone stays as it is
-    said: Sequence[str]  # lines for the user
+    notes: Sequence[str]  # lines for the user
 
 
-def begin(chosen: Settings, classes: Classes, pictures: int, progress: Progress = no_progress) -> Start:
-    """The weights that the settings ask for, fitted to the classes. Torch's random state decides what is fresh."""
-    torch.manual_seed(chosen.seed)
-    model = chosen.model or DEFAULT_MODEL
-    if model not in VARIANTS:
-        raise UsageError(f"--model {model}: there is {', '.join(VARIANTS)}.")
-    source = chosen.weights or (model if model in PUBLISHED else NONE)
-    if source == NONE:
-        begun = _from_scratch(model, chosen, classes, pictures, progress)
+def begin(
+    given: Mapping[str, Any], classes: Classes, pictures: int, progress: DownloadProgress = no_progress
+) -> Initial:
+    """The weights that a user's settings ask for, fitted to the classes, with the recipe of their model for the rest.
+
+    Torch's random state, which is seeded here, decides what is fresh.
+    """
+    asked = of(given)
+    torch.manual_seed(asked.seed)
+    model = asked.model or DEFAULT_MODEL
+    preset(model)  # which must be there
+    source = asked.weights or (model if model in PUBLISHED else FROM_SCRATCH)
+    if source == FROM_SCRATCH:
+        initial = _from_scratch(model, asked, classes, pictures, progress)
     else:
-        begun = _from_weights(source, chosen, classes, progress)
-    weights = begun.weights
-    if chosen.dropout is not None:
-        weights = replace(weights, config=replace(weights.config, dropout=chosen.dropout))
-    return replace(begun, weights=replace(weights, preprocessing=_sized(weights.preprocessing, chosen)))
+        initial = _from_weights(source, asked, classes, progress)
+    weights = initial.weights
+    variant = weights.variant
+    settings = of(given, variant.recipe)
+    weights = replace(
+        weights,
+        config=variant.changed(weights.config, dropout=settings.dropout),
+        preprocessing=_sized(weights.preprocessing, settings),
+        loss=settings.loss_config(variant.loss),
+    )
+    return replace(initial, settings=settings, weights=weights)
 
 
-def resumed(state: Mapping[str, Any], data: Data) -> Start:
+def resumed(state: Mapping[str, Any], data: Data) -> Initial:
     """What a saved run started from; its data must be what it was."""
     if state["fingerprint"] != data.fingerprint:
         raise DataError(
             f"{data.name}: its pictures, boxes or classes are not those that this run was begun with.\n"
             "Start a new run from its weights: --weights RUN."
         )
-    weights = native.from_header(state["weights"], state["model"], "the state")
-    return Start(weights, state["fresh_backbone"], state["freeze"], said=[])
+    settings = of(state["settings"])
+    weights = from_header(state["weights"], state["model"], "the state")
+    if "loss" not in state["weights"]:  # version 0.1 left that to the settings
+        weights = replace(weights, loss=settings.loss_config(weights.variant.loss))
+    return Initial(settings, weights, state["fresh_backbone"], state["freeze"], notes=[])
 
 
-def _from_weights(source: str, chosen: Settings, classes: Classes, progress: Progress) -> Start:
+def _from_weights(source: str, asked: Settings, classes: Classes, progress: DownloadProgress) -> Initial:
     for key in ("norm", "backbone_weights"):
-        if getattr(chosen, key) is not None:
+        if getattr(asked, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
-    loaded = load_weights(source, model=chosen.model, progress=progress)
-    fitted = fit(loaded, classes, chosen.queries)
+    loaded = load_weights(source, model=asked.model, progress=progress)
+    fitted = fit(loaded, classes, asked.queries)
     kept, fresh, dropped = (
         f"{len(names)} ({some(names, 6)})" if names else "none"
         for names in (fitted.kept, fitted.fresh, fitted.dropped)
     )
-    return Start(
+    return Initial(
+        asked,
         fitted.weights,
         fresh_backbone=False,
-        freeze=chosen.freeze or "stem",
-        said=[
+        freeze=asked.freeze or "stem",
+        notes=[
             f"weights: {source}: loaded but for the class head, {fitted.queries}",
             f"class head: kept by name: {kept}; starting anew: {fresh}; dropped: {dropped}",
         ],
     )
 
 
-def _from_scratch(model: str, chosen: Settings, classes: Classes, pictures: int, progress: Progress) -> Start:
-    config = VARIANTS[model]
-    config = replace(
-        config,
-        classes=len(classes),
-        queries=chosen.queries or config.queries,
-        norm=chosen.norm or config.norm,
-    )
-    source = chosen.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else NONE)
-    if source == NONE and config.norm == "frozen":
+def _from_scratch(
+    model: str, asked: Settings, classes: Classes, pictures: int, progress: DownloadProgress
+) -> Initial:
+    config = preset(model)
+    variant = variant_of(config)
+    config = variant.changed(config, classes=len(classes), queries=asked.queries, norm=asked.norm)
+    source = asked.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
+    norm: str | None = getattr(config, "norm", None)
+    if source == FROM_SCRATCH and norm == "frozen":
         raise UsageError(
             "A backbone of random weights does not train with norm = frozen: its batch norm never learns the "
             "statistics.\nGive --set norm=group or norm=batch, or --set backbone_weights=imagenet."
         )
-    tensors = build(config).state_dict()
-    if source != NONE:
+    tensors = variant.build(config).state_dict()
+    if source != FROM_SCRATCH:
         tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
-    said = [f"{model} from scratch, backbone: {source if source != NONE else 'random'}, norm: {config.norm}"]
+    start = source if source != FROM_SCRATCH else "random"
+    notes = [f"{model} from scratch, backbone: {start}" + (f", norm: {norm}" if norm else "")]
     if model in PUBLISHED and pictures < ENOUGH:
-        said.append(
+        notes.append(
             f"warning: {pictures:,} pictures are few for training from scratch: the published models took "
             f"118,287, 300 to 500 times over; --weights {model} starts from one of them"
         )
-    return Start(
-        Weights(f"{model} from scratch", config, tensors, classes, preprocessing(config)),
-        fresh_backbone=source == NONE,
-        freeze=chosen.freeze or ("none" if source == NONE else "stem"),
-        said=said,
+    return Initial(
+        asked,
+        Weights(f"{model} from scratch", config, tensors, classes, variant.preprocessing, variant.loss),
+        fresh_backbone=source == FROM_SCRATCH,
+        freeze=asked.freeze or ("none" if source == FROM_SCRATCH else "stem"),
+        notes=notes,
     )
 
 
-def _sized(theirs: Preprocessing, chosen: Settings) -> Preprocessing:
+def _sized(theirs: Preprocessing, settings: Settings) -> Preprocessing:
     """Where only the shorter side is given, the longer grows with it."""
-    size = chosen.size or theirs.size
-    grown = round(theirs.max_size * size / theirs.size)
-    return replace(theirs, size=size, max_size=chosen.max_size or grown)
+    rule = theirs.resize
+    if settings.size is not None:
+        rule = rule.grown(settings.size)
+    if settings.max_size is not None:
+        rule = rule.with_size(None, settings.max_size)
+    return replace(theirs, resize=rule)

@@ -13,10 +13,11 @@ from torch.optim import AdamW
 
 from detrcli.data.dataset import Examples
 from detrcli.errors import DivergedError
-from detrcli.inference.detector import PRECISIONS
-from detrcli.losses.criterion import Criterion, Losses, class_error
+from detrcli.losses.criterion import class_error
+from detrcli.losses.loss import Loss, LossBreakdown, Step
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
+from detrcli.system.precision import autocast, exact_float32
 from detrcli.system.seeds import mix
 from detrcli.training.optimiser import rate, set_rate
 from detrcli.training.settings import Settings
@@ -29,40 +30,39 @@ class AnotherDivergedError(DivergedError):
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What a step saw and cost, on this process; sums over its accumulated batches."""
 
     pictures: int
     objects: int
     loss: float  # all layers, weighted: what was minimised
-    parts: Mapping[str, float]  # term -> of the last layer, normalised, not weighted
-    matched: int  # pairs of the last layer
+    parts: Mapping[str, float]  # of the loss, by name, not weighted
+    matched: int  # pairs of the last layer, where the loss knows them
     wrong: float  # of them with another class on top
     norm: float  # of the gradient, before it was clipped
     last: Prediction  # of the last batch
 
 
-class Engine:
+class Trainer:
     """A model with all that changes it."""
 
     def __init__(
         self,
         model: nn.Module,
-        criterion: Criterion,
+        loss: Loss,
         optimiser: AdamW,
-        chosen: Settings,
+        settings: Settings,
         steps_per_epoch: int,
         device: torch.device,
     ) -> None:
-        self.model, self.criterion, self.optimiser = model, criterion, optimiser
-        self.chosen, self.steps_per_epoch, self.device = chosen, steps_per_epoch, device
-        self.precision = PRECISIONS[chosen.precision]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=chosen.precision == "fp16")
+        self.model, self.loss, self.optimiser = model, loss, optimiser
+        self.settings, self.steps_per_epoch, self.device = settings, steps_per_epoch, device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.overflows = 0
         # The running mean of everything that the state dict holds, where it is asked for.
         self.ema: dict[str, Tensor] | None = (
             {name: value.detach().clone() for name, value in model.state_dict().items()}
-            if chosen.ema > 0
+            if settings.ema > 0
             else None
         )
         # What changes in a forward pass already.
@@ -78,45 +78,46 @@ class Engine:
             else model
         )
 
-    def step(self, batches: Sequence[Examples], step: int) -> Step:
+    def step(self, batches: Sequence[Examples], step: int) -> StepResult:
         """Learn from the batches that make one step. Where it diverges, everything is as it was before."""
         before = [buffer.clone() for buffer in self._statistics]
         try:
-            return self._step(batches, step)
+            with exact_float32():
+                return self._step(batches, step)
         except DivergedError:
             for buffer, value in zip(self._statistics, before, strict=True):
                 buffer.copy_(value)
             raise
 
-    def _step(self, batches: Sequence[Examples], step: int) -> Step:
+    def _step(self, batches: Sequence[Examples], step: int) -> StepResult:
         # Dropout depends on the step alone; so going on needs no memory of what was drawn.
-        torch.manual_seed(mix(self.chosen.seed, step, distributed.rank()))
-        set_rate(self.optimiser, rate(self.chosen, step, self.steps_per_epoch))
+        torch.manual_seed(mix(self.settings.seed, step, distributed.rank()))
+        set_rate(self.optimiser, rate(self.settings, step, self.steps_per_epoch))
         self.model.train()
         self.optimiser.zero_grad()
 
         targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
-        normalisers: dict[str, float] | None = None
+        shared = Step.of(targets)
         loss, matched, wrong = 0.0, 0, 0.0
-        parts = {term.name: 0.0 for term in self.criterion.terms}
+        parts: dict[str, float] = {}
         for i, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
             with self._unsynchronised(i + 1 < len(batches)):
-                output = self._forward(batch)
-                if normalisers is None:
-                    normalisers = self.criterion.normalisers(targets, output.last.logits.shape[1])
-                losses, total = self._charge(output, wanted, normalisers)
-                self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
-            match = losses.matches["last"]
+                output = self._forward(batch, wanted)
+                breakdown, total = self._loss(output, wanted, shared)
+                self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
             loss += total
-            matched += len(match.images)
-            wrong += float(class_error(output.last, match, wanted)) / 100 * len(match.images)
-            for name, part in losses.parts["last"].items():
-                parts[name] += float(part.detach())
+            decoder = output.decoder
+            if (match := breakdown.matches.get(decoder.name)) is not None:
+                pairs = int((match.layers == len(decoder) - 1).sum())
+                matched += pairs
+                wrong += float(class_error(self.loss.scoring, decoder, match, wanted)) / 100 * pairs
+            for name, part in breakdown.parts.items():
+                parts[name] = parts.get(name, 0.0) + float(part.detach())
 
         norm = self._update(step)
-        return Step(
+        return StepResult(
             pictures=sum(len(batch.targets) for batch in batches),
-            objects=sum(len(target.labels) for batch in targets for target in batch),
+            objects=sum(len(target) for batch in targets for target in batch),
             loss=loss,
             parts=parts,
             matched=matched,
@@ -125,28 +126,25 @@ class Engine:
             last=Prediction(output.last.logits.detach().float(), output.last.boxes.detach()),
         )
 
-    def _forward(self, batch: Examples) -> Output:
-        reduced = self.precision is not torch.float32
-        with torch.autocast(self.device.type, self.precision) if reduced else nullcontext():
-            return self._replica(batch.batch.to(self.device))
+    def _forward(self, batch: Examples, targets: Sequence[Target]) -> Output:
+        with autocast(self.settings.precision, self.device):
+            return self._replica(batch.batch.to(self.device), targets)
 
-    def _charge(
-        self, output: Output, targets: Sequence[Target], normalisers: Mapping[str, float]
-    ) -> tuple[Losses, float]:
-        """The losses and their sum. Where it is not finite in one process, all of them stop here."""
-        error = losses = None
+    def _loss(self, output: Output, targets: Sequence[Target], step: Step) -> tuple[LossBreakdown, float]:
+        """The loss and its sum. Where it is not finite in one process, all of them stop here."""
+        error = breakdown = None
         total = 0.0
         try:
-            losses = self.criterion(output, targets, normalisers)
-            total = float(losses.total.detach())
+            breakdown = self.loss.compute_loss(output, targets, step)
+            total = float(breakdown.total.detach())
             if not math.isfinite(total):
                 error = DivergedError(f"The loss is {total}.")
         except DivergedError as not_finite:
             error = not_finite
         if distributed.greatest(error is not None):
             raise error or AnotherDivergedError("The loss is not finite in another process.")
-        assert losses is not None
-        return losses, total
+        assert breakdown is not None
+        return breakdown, total
 
     def _unsynchronised(self, more: bool) -> AbstractContextManager[None]:
         """Gradients are averaged over the processes once, with a step's last batch."""
@@ -157,7 +155,7 @@ class Engine:
     def _update(self, step: int) -> float:
         self.scaler.unscale_(self.optimiser)
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
-        limit = self.chosen.clip or torch.inf
+        limit = self.settings.clip or torch.inf
         norm = float(nn.utils.clip_grad_norm_(trained, limit))
         if not math.isfinite(norm):
             # fp16 looks for its scale so: the scaler passes over such a step and halves it.
@@ -170,7 +168,7 @@ class Engine:
         self.scaler.update()
         if self.ema is not None:
             # Young means forget faster, so that the random start does not linger.
-            decay = min(self.chosen.ema, (1 + step) / (10 + step))
+            decay = min(self.settings.ema, (1 + step) / (10 + step))
             for name, value in self.model.state_dict().items():
                 if value.is_floating_point():
                     self.ema[name].lerp_(value, 1 - decay)

@@ -79,12 +79,19 @@ def build(config: DETRConfig) -> DETR:
 def set_prediction_loss(config: ModelConfig, loss: LossConfig) -> Criterion:
     """The paper's loss: class, L1 and generalised IoU, of every decoder layer."""
     scoring = replace(Softmax(), no_object=loss.no_object)
-    cost, weight = loss.cost, loss.loss
     matcher = Matcher(
-        [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
+        [
+            class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),
+            l1_cost(loss.weight("cost", "l1")),
+            giou_cost(loss.weight("cost", "giou")),
+        ],
         loss.matching,
     )
-    terms = [class_loss(scoring, weight["class"]), l1_loss(weight["l1"]), giou_loss(weight["giou"])]
+    terms = [
+        class_loss(scoring, loss.weight("loss", "class")),
+        l1_loss(loss.weight("loss", "l1")),
+        giou_loss(loss.weight("loss", "giou")),
+    ]
     return Criterion(scoring, matcher, terms)
 
 
@@ -95,9 +102,12 @@ def class_head_rows(dim: int, rows: int) -> Mapping[str, Tensor]:
 
 
 def _difference(found: DETRConfig, wanted: DETRConfig) -> str:
-    if (found.backbone, found.dilated) == (wanted.backbone, wanted.dilated):
-        return ""
-    return f"its backbone is {found.backbone}{' dilated' if found.dilated else ''}"
+    same = (found.backbone, found.dilated) == (wanted.backbone, wanted.dilated)
+    return "" if same else f"its backbone is {_summary(found)}"
+
+
+def _summary(config: DETRConfig) -> str:
+    return config.backbone + (" dilated" if config.dilated else "")
 
 
 def _no_statistics(config: DETRConfig) -> str | None:
@@ -121,6 +131,7 @@ VARIANT = Variant(
     class_rows=lambda c: class_head_rows(c.dim, Softmax().rows(c.classes)),
     query_rows=lambda c: {"queries.weight": torch.randn(c.queries, c.dim)},
     difference=_difference,
+    summary=_summary,
     published=detr_names.published(DETRConfig),
     hugging_face={"detr": detr_names.hugging_face(DETRConfig)},
     backbone=TrainedBackbone(lambda c: c.backbone, "backbone.body.", _no_statistics),

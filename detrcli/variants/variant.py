@@ -1,4 +1,4 @@
-"""What there is to know of a member of the family wherever any member will do. The core asks here and knows no member."""
+"""What there is to know of a member of the family wherever any will do. The core asks here and knows no member."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -70,9 +70,14 @@ class Variant(Generic[C]):
     class_rows: Callable[[C], Mapping[str, Tensor]]  # its tensors of one row per class, as they start
     query_rows: Callable[[C], Mapping[str, Tensor]]  # likewise per query
     loss: LossConfig = field(default_factory=LossConfig)  # as it is trained unless told otherwise
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # settings of training where the user says nothing
+    recipe: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # settings of training where the user says nothing
     parameter_groups: Callable[[DetectionTransformer], Mapping[str, list[nn.Parameter]]] = _backbone_apart
-    difference: Callable[[C, C], str] = lambda found, wanted: ""  # what makes one another model than the other
+    difference: Callable[[C, C], str] = lambda found, wanted: (
+        ""
+    )  # what makes one another model than the other
+    summary: Callable[[C], str] = lambda config: ""  # what sets a preset apart, for a list of them
     published: ForeignNames[C] | None = None  # as the published training script saves it
     hugging_face: Mapping[str, ForeignNames[C]] = field(default_factory=dict)  # by transformers' `model_type`
     backbone: TrainedBackbone[C] | None = None

@@ -22,7 +22,7 @@ TIMEOUT = 30  # seconds without a byte
 PIECE = 1 << 20
 
 
-class Progress(Protocol):
+class DownloadProgress(Protocol):
     """Is told how far a download is; `total` is None where the server does not say."""
 
     def __call__(self, name: str, done: int, total: int | None) -> None: ...
@@ -48,7 +48,7 @@ def hash_in_name(url: str) -> str | None:
     return found[1] if found else None
 
 
-def fetch(url: str, sha256: str, progress: Progress = no_progress) -> Path:
+def fetch(url: str, sha256: str, progress: DownloadProgress = no_progress) -> Path:
     """The file behind an http(s) URL, from the cache or the web.
 
     It is written under a name of this process' own, checked against `sha256` (all of it, or its start) and
@@ -76,7 +76,7 @@ def fetch(url: str, sha256: str, progress: Progress = no_progress) -> Path:
     return path
 
 
-def _fill(file: IO[bytes], url: str, progress: Progress) -> None:
+def _fill(file: IO[bytes], url: str, progress: DownloadProgress) -> None:
     """Write the whole answer into the file; a broken connection is taken up where it broke, if the server can."""
     name = file_name(url)
     failure = ""

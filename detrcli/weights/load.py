@@ -7,7 +7,7 @@ from pathlib import Path
 from detrcli.config import ModelConfig
 from detrcli.errors import NO_MASKS, UsageError, WeightsError
 from detrcli.variants import preset, variant_of
-from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
+from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats import folder, hugging_face, native, published
 from detrcli.weights.known import unknown_weights
 from detrcli.weights.registry import PUBLISHED, SHIPPED
@@ -18,7 +18,11 @@ BEST = "best"  # what a run calls its best weights
 
 
 def load_weights(
-    source: str, *, model: str | None = None, sha256: str | None = None, progress: Progress = no_progress
+    source: str,
+    *,
+    model: str | None = None,
+    sha256: str | None = None,
+    progress: DownloadProgress = no_progress,
 ) -> Weights:
     """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` says what they are: tensors cannot tell DC5."""
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -38,7 +42,7 @@ def _difference(found: ModelConfig, wanted: ModelConfig) -> str:
     return variant.difference(found, wanted)
 
 
-def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress: Progress) -> Weights:
+def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress: DownloadProgress) -> Weights:
     if source in SHIPPED:
         return native.load(SHIPPED[source].path, source)
     if source in PUBLISHED:

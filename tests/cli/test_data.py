@@ -14,7 +14,7 @@ from here import Detr
 from PIL import Image
 from small import small_weights
 
-from detrcli.data.annotations import classes_of
+from detrcli.data.annotations import classes_in_report
 from detrcli.data.examine import headers_only
 from detrcli.data.source import open_data
 from detrcli.weights.fit import fit
@@ -291,7 +291,7 @@ def test_ids_of_the_data_come_out_of_predict(detr: Detr, data: Data, tmp_path: P
         for annotation in document["annotations"]:
             annotation["category_id"] = {7: 4_000_000_007, 1: 1}[annotation["category_id"]]
     data.write()
-    classes = classes_of(headers_only(open_data(tmp_path / "data"), ["train"]))
+    classes = classes_in_report(headers_only(open_data(tmp_path / "data"), ["train"]))
     native.save(fit(small_weights(), classes).weights, tmp_path / "w.safetensors")
     shown = detr(
         "predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images"

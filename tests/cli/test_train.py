@@ -16,7 +16,7 @@ from here import Detr
 from detrcli.data.make import make_shapes
 from detrcli.system.lock import LOCK, locked
 from detrcli.training.run_folder import MACHINE
-from detrcli.training.settings import settings
+from detrcli.training.settings import given_settings, of
 from detrcli.weights.load import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -157,7 +157,7 @@ def test_a_resumed_run_remembers_how_its_data_was_read(detr: Detr, data: Path, t
     (tmp_path / "new\nline").rename(tmp_path / "moved")
     shown = detr("train", "moved", "--resume", "run", "--epochs", 2)
     assert shown.code == 0, shown.err
-    assert settings(tmp_path / "run" / "config.toml").epochs == 2
+    assert of(given_settings(tmp_path / "run" / "config.toml")).epochs == 2
     assert "done after 2" in detr("train", "--resume", "run").err
 
 

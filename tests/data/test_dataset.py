@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
-from detrcli.data.annotations import Annotations, annotate, classes_of
+from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.dataset import DetectionDataset, Example, Examples, collate_examples, unbroken
 from detrcli.data.examine import examine
 from detrcli.data.preprocessing import prepare
@@ -61,7 +61,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def truth(root: Path) -> tuple[Annotations, Classes]:
     examined = examine(open_data(root))
-    classes = classes_of(examined)
+    classes = classes_in_report(examined)
     return annotate(examined.splits["train"], classes), classes
 
 
@@ -183,4 +183,4 @@ def test_parents_get_no_class(root: Path) -> None:
         for category in document["categories"][:3]:
             category["supercategory"] = "animals"
         path.write_text(json.dumps(document))
-    assert classes_of(examine(open_data(root))).names.tolist() == ["ant", "cow", "bee"]
+    assert classes_in_report(examine(open_data(root))).names.tolist() == ["ant", "cow", "bee"]

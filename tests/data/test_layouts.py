@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrcli.data.layouts.find import explicit
 from detrcli.data.raw_annotations import RawAnnotations
-from detrcli.data.source import Source, held_out, open_data
+from detrcli.data.source import DataSource, held_out, open_data
 from detrcli.errors import DataError, UsageError
 
 NAMES = ["ant", "bee & co", "cât"]
@@ -302,7 +302,7 @@ def test_explicit_places(tmp_path: Path) -> None:
     coco_file(tmp_path / "a.json", "train")
     for name, (size, _) in TRUTH["train"].items():
         picture(tmp_path / "somewhere" / name, size)
-    source = Source(explicit({"train": (tmp_path / "a.json", tmp_path / "somewhere")}))
+    source = DataSource(explicit({"train": (tmp_path / "a.json", tmp_path / "somewhere")}))
     assert source.holds_out
     assert objects(source.read("train")) | objects(source.read("val")) == expected("train")
 

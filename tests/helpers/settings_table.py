@@ -31,7 +31,7 @@ def _rows(kind: Any, prefix: str = "") -> Iterator[str]:
         if is_dataclass(default):  # a group of settings
             yield from _rows(default, f"{key}.")
         else:
-            shown = "" if default is None else f"`{str(default).lower()}`"
+            shown = "" if default in (None, {}) else f"`{str(default).lower()}`"
             yield f"| `{key}` | {shown} | {one.metadata['meaning']} |\n"
 
 

@@ -11,9 +11,8 @@ from detrcli.data.examine import examine
 from detrcli.data.source import open_data
 from detrcli.training.interrupts import TERMINATED, Interrupts
 from detrcli.training.loop import Training
-from detrcli.training.progress import Outcome, Progress
+from detrcli.training.progress import Outcome, TrainingProgress
 from detrcli.training.run_folder import MACHINE, Row, RunFolder
-from detrcli.training.settings import of
 from detrcli.training.setup import Data, begin, resumed, take
 from detrcli.training.state import load_state
 
@@ -34,13 +33,13 @@ SMALL = {
 class Told:
     """What a training reports; `at_step` and `while_evaluating` may do something then."""
 
-    at_step: Callable[[Progress], None] = lambda progress: None
+    at_step: Callable[[TrainingProgress], None] = lambda progress: None
     while_evaluating: Callable[[int], None] = lambda done: None
-    steps: list[Progress] = field(default_factory=list)
+    steps: list[TrainingProgress] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def step(self, progress: Progress) -> None:
+    def step(self, progress: TrainingProgress) -> None:
         self.steps.append(progress)
         self.at_step(progress)
 
@@ -59,17 +58,16 @@ def data_of(folder: Path) -> Data:
 
 
 def new(data: Data, run: Path | None, told: Told | None = None, **chosen: Any) -> Training:
-    settings = of(SMALL | chosen)
-    begun = begin(settings, data.classes, len(data.train))
+    initial = begin(SMALL | chosen, data.classes, len(data.train))
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
-    return Training(begun, data, settings, CPU, RunFolder(run) if run else None, told or Told())
+    return Training(initial, data, CPU, RunFolder(run) if run else None, told or Told())
 
 
 def resume(data: Data, run: Path, told: Told | None = None, **anew: Any) -> Training:
     state, _ = load_state(run)
-    settings = of(state["settings"] | anew)
-    training = Training(resumed(state, data), data, settings, CPU, RunFolder(run), told or Told())
+    initial = resumed(state | {"settings": state["settings"] | anew}, data)
+    training = Training(initial, data, CPU, RunFolder(run), told or Told())
     training.restore(state)
     return training
 

@@ -16,8 +16,8 @@ from detrcli.data.examine import headers_only
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
 from detrcli.errors import DataError, UsageError
-from detrcli.evaluation.class_mapping import pair
-from detrcli.evaluation.truth import classes_of
+from detrcli.evaluation.class_mapping import map_classes
+from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.mistakes import Answer
 from detrcli.inspection.report import MatchReport, match_report
@@ -50,7 +50,7 @@ def session_of(root: Path, resize: Resize | None = None, *, skip_bad: bool = Fal
         weights = replace(weights, preprocessing=replace(weights.preprocessing, resize=resize))
     detector = Detector.of(weights, "cpu")
     split = headers_only(open_data(root), ["val"]).splits["val"]
-    return InspectionSession.of(detector, split, pair(detector.classes, classes_of(split)), skip_bad=skip_bad)
+    return InspectionSession.of(detector, split, map_classes(detector.classes, classes_in_split(split)), skip_bad=skip_bad)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torchvision.models import get_model_weights
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError, WeightsError
 from detrcli.variants import variant_of
-from detrcli.weights.download import Progress, fetch, hash_in_name, no_progress
+from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats.published import read_pickle
 from detrcli.weights.weights import explain_mismatch
 
@@ -23,7 +23,9 @@ def is_there(config: ModelConfig) -> bool:
     return trained is not None and trained.refuse(config) is None
 
 
-def backbone_weights(config: ModelConfig, source: str, progress: Progress = no_progress) -> dict[str, Tensor]:
+def backbone_weights(
+    config: ModelConfig, source: str, progress: DownloadProgress = no_progress
+) -> dict[str, Tensor]:
     """The backbone's part of such a model's state dict, trained to classify pictures.
 
     `source` is "imagenet", for torchvision's first weights of that network (those that the published DETRs started
@@ -35,9 +37,7 @@ def backbone_weights(config: ModelConfig, source: str, progress: Progress = no_p
         raise UsageError(f"{source}: there are no trained weights for the backbone of a {variant.name}.")
     if refusal := trained.refuse(config):
         raise WeightsError(f"{source}: {refusal}")
-    path = (
-        _fetch(trained.architecture(config), progress) if source == IMAGENET else Path(source).expanduser()
-    )
+    path = _fetch(trained.architecture(config), progress) if source == IMAGENET else Path(source).expanduser()
     if not path.is_file():
         raise WeightsError(f"{source}: no such file; there is the name {IMAGENET}, or a path.")
     theirs = {
@@ -54,7 +54,7 @@ def backbone_weights(config: ModelConfig, source: str, progress: Progress = no_p
     return theirs | counters
 
 
-def _fetch(backbone: str, progress: Progress) -> Path:
+def _fetch(backbone: str, progress: DownloadProgress) -> Path:
     url: str = get_model_weights(backbone)["IMAGENET1K_V1"].url
     promised = hash_in_name(url)
     assert promised, url

@@ -1,4 +1,4 @@
-"""Our own folder, for members that one file does not hold: their files as they want them, and beside these our header."""
+"""Our own folder, for members that one file does not hold: their files, and beside these our header."""
 
 import json
 from pathlib import Path

@@ -111,7 +111,7 @@ def _loss_of_run(folder: Path | None, otherwise: LossConfig) -> LossConfig:
         for table in ("cost", "loss")
     }
     with_weights = otherwise.with_weights(**terms)
-    own = {
+    own: dict[str, Any] = {
         name: settings[name] for name in ("matching", "class_cost", "no_object") if name in settings
     }
     return LossConfig(**{**vars(with_weights), **own})

@@ -1,7 +1,8 @@
 """`detr match-debug`: how the matching decided, and why."""
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +25,12 @@ from detrcli.cli.options import (
     Weights,
 )
 from detrcli.errors import UsageError
+from detrcli.system.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from detrcli.inference.detector import Detector
 
 WORST = 16  # what --all lists, unless told otherwise
 
@@ -98,54 +105,69 @@ def match_debug(
         check_free(path, overwrite=overwrite)
         check_not_in_data(path, data, val_images)
         path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
+    from detrcli.api.inspecting import ImageMatching, explain_matching
+    from detrcli.cli.console import print_json, print_table, warn
+    from detrcli.cli.outputs import next_free_file
+    from detrcli.cli.sources import open_source, tell_class_mapping
+    from detrcli.render.draw import save
+    from detrcli.system.files import write_arrays
+
     if run is not None:
-        from detrcli.cli.match_debug.run import show_run
-
         check_folder("--run", run)
-        show_run(run, out, json=json)
-        return
 
-    from detrcli.cli.loading import load_detector
-    from detrcli.cli.sources import open_source, tell_pairing, tell_problems
-    from detrcli.cli.truths import InspectionSession, trained_with
-    from detrcli.data.examine import headers_only
-    from detrcli.evaluation.class_mapping import pair
-    from detrcli.evaluation.truth import classes_of
+    def detector() -> "Detector":
+        from detrcli.cli.loading import load_detector
 
-    source = open_source(data, {"val": (val_ann, val_images)})
-    examined = headers_only(source, [split], exif, leave_out_bad=skip_bad)
-    tell_problems(examined)
-    matching, loss = trained_with(weights)
-    detector = load_detector(
-        weights,
-        model=model,
-        sha256=sha256,
-        size=size,
-        max_size=max_size,
-        device=device,
+        return load_detector(weights, model=model, sha256=sha256, size=size, max_size=max_size, device=device)
+
+    costs = {"class": cost_class, "l1": cost_l1, "giou": cost_giou}
+    found = explain_matching(
+        None if run is not None else open_source(data, {"val": (val_ann, val_images)}),
+        detector,
+        image=image,
+        whole_split=all_,
+        run=run,
+        split=split,
+        layers=layer,
+        threshold=threshold,
+        other_weights={name: weight for name, weight in costs.items() if weight is not None},
+        most=worst or WORST,
+        exif=exif,
+        skip_bad=skip_bad,
+        note=warn,
+        mapped=tell_class_mapping,
+        watch=_watch,
     )
-    checked = examined.splits[split]
-    pairing = pair(detector.classes, classes_of(checked))
-    tell_pairing(pairing)
-    truths = InspectionSession.of(detector, checked, pairing, skip_bad=skip_bad)
-    if all_:
-        from detrcli.cli.match_debug.data import show_data
-
-        show_data(truths, matching, loss, threshold, worst or WORST, out, json=json)
-    else:
-        from detrcli.cli.match_debug.image import show_image
-        from detrcli.inspection.matching import reweighted
-
-        show_image(
-            truths,
-            truths.find(image),
-            layer,
-            threshold,
-            (matching, reweighted(matching, cost_class, cost_l1, cost_giou)),
-            loss,
-            {"picture": out, "raw": raw, "page": html},
-            json=json,
+    if out is None:
+        out = next_free_file(
+            "match-debug-run.png" if run else "match-debug-all.png" if all_ else "match-debug.png"
         )
+        warn(f"the picture goes to {out}")
+    save(found.figure, out)
+    files = {"picture": str(out)}
+    if isinstance(found, ImageMatching):
+        if raw is not None:
+            write_arrays(raw, found.arrays)
+            files["raw"] = str(raw)
+        if html is not None:
+            found.page(html)
+            files["page"] = str(html)
+    if json:
+        print_json({**found.document, "files": files})
+        return
+    for line in found.summary:
+        print(visible(line))
+    for table in found.tables:
+        print(f"\n{visible(table.title)}" if table.title else "")
+        print_table(table.columns, table.rows)
+
+
+@contextmanager
+def _watch(pictures: int) -> "Iterator[Callable[[], None]]":
+    from detrcli.cli.console import Status
+
+    with Status("matching", pictures) as status:
+        yield status.advance
 
 
 def _check_together(*, data: bool, run: bool, all_: bool, of_image: dict[str, bool], worst: bool) -> None:

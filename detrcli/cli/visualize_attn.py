@@ -1,7 +1,7 @@
 """`detr visualize-attn`: where each object query looks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from detrcli.cli.options import (
 )
 from detrcli.errors import DataError, UsageError
 from detrcli.system.text import visible
+
+if TYPE_CHECKING:
+    from detrcli.render.attention_report import Kind
 
 DEFAULT_OUT = "attention.png"
 
@@ -96,11 +99,12 @@ def visualize_attn(
         if given is not None:
             check_ending(given, *allowed)
 
-    from detrcli.cli.console import print_json, print_table, warn
+    points = _points(encoder or [])
+
+    from detrcli.api.inspecting import look
+    from detrcli.cli.console import Status, print_json, print_table, warn
     from detrcli.cli.loading import load_detector
     from detrcli.cli.outputs import next_free_file
-    from detrcli.cli.visualize_attn import attention as show
-    from detrcli.cli.visualize_attn import looking
     from detrcli.data.images import open_picture
     from detrcli.render.draw import save
     from detrcli.system.files import write_arrays
@@ -111,7 +115,6 @@ def visualize_attn(
         raise DataError(f"{image}: {error}.") from None
     for note in picture.notes:
         warn(f"{image}: {note}")
-    points = looking.chosen_points(encoder or [], picture.image)
     detector = load_detector(
         weights,
         model=model,
@@ -120,50 +123,53 @@ def visualize_attn(
         max_size=max_size,
         device=device,
     )
-
-    seen = looking.look(detector, image, picture.image)
-    transformer = detector.model.encoder if points else detector.model.decoder
-    count = len(transformer.layers)
-    layers = looking.chosen("--layer", layer, count, "last", count - 1)
-    heads = looking.chosen_heads(head, seen.recording.heads)
-    queries = [] if points else looking.chosen_queries(seen, query or [], threshold)
-    if points:
-        shown = show.of_points(seen, points, layers, heads)
-    elif self_:
-        shown = show.of_query_pairs(seen, queries, layers, heads)
-    elif relevance or faithfulness:
-        from detrcli.cli.visualize_attn.relevance import compared
-
-        shown = compared(seen, queries, layers[0], heads[0], measured=faithfulness, masks=masks)
-    else:
-        shown = show.of_queries(seen, queries, layers, heads)
-
+    kind: Kind = "cross"
+    for name, asked_for in (
+        ("encoder", points),
+        ("self", self_),
+        ("relevance", relevance),
+        ("faithfulness", faithfulness),
+    ):
+        if asked_for:
+            kind = name  # type: ignore[assignment]  # each is one of them
+    with Status("hiding cells", quiet=not faithfulness) as status:
+        found = look(
+            image,
+            detector,
+            queries=query,
+            threshold=threshold,
+            layers=layer,
+            heads=head,
+            kind=kind,
+            points=points,
+            masks=masks,
+            advance=status.advance,
+        )
     if out is None:
         out = next_free_file(DEFAULT_OUT)
         warn(f"the picture goes to {out}")
-    save(shown.picture, out)
+    save(found.figure, out)
     if raw is not None:
         raw.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(raw, shown.arrays | {"layers": layers, "image_size": picture.image.size[::-1]})
+        write_arrays(raw, found.arrays)
     if html is not None:
-        show.write_html(html, seen, queries)
+        found.page(html)
     if json:
-        print_json(
-            {
-                "schema": "detr.visualize-attn/1",
-                "file": str(image),
-                "weights": weights,
-                "width": picture.image.width,
-                "height": picture.image.height,
-                "out": str(out),
-                "raw": None if raw is None else str(raw),
-                "html": None if html is None else str(html),
-                "cells": list(seen.recording.cells),
-                "layers": layers,
-                **shown.document,
-            }
-        )
+        written = {name: None if path is None else str(path) for name, path in (("raw", raw), ("html", html))}
+        print_json({**found.document, "file": str(image), "weights": weights, "out": str(out), **written})
         return
-    print_table(shown.columns, shown.rows)
-    for remark in shown.remarks:
+    print_table(found.columns, found.rows)
+    for remark in found.remarks:
         print(visible(remark))
+
+
+def _points(asked: list[str]) -> list[tuple[float, float]]:
+    """Places X,Y in pixels of the picture."""
+    points = []
+    for text in asked:
+        try:
+            x, y = (float(part) for part in text.split(","))
+        except ValueError:
+            raise UsageError(f"--encoder {text}: give X,Y in pixels, such as 120,80.") from None
+        points.append((x, y))
+    return points

@@ -1,0 +1,86 @@
+"""A detector, and what one asks of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detrcli.inference.detector import Detector as _Detector
+from detrcli.inference.detector import ImageSource
+from detrcli.structures import Detections
+from detrcli.system.devices import find_device
+from detrcli.weights.download import DownloadProgress, no_progress
+from detrcli.weights.load import load_weights
+
+if TYPE_CHECKING:
+    from detrcli.inspection.explained import GroupMatching
+    from detrcli.render.attention_report import AttentionReport
+
+
+class Detector(_Detector):
+    """A model on a device, with all it takes to go from a picture to detections, and to look inside."""
+
+    def attention(self, image: ImageSource, **chosen: Any) -> "AttentionReport":
+        """Where queries look in a picture, as `detrcli.look` gives it."""
+        from detrcli.render.attention_report import look
+
+        return look(self, image, **chosen)
+
+    def match(self, image: ImageSource, boxes: Any, labels: Any) -> "GroupMatching":
+        """How the objects of a picture are matched: boxes x0, y0, x1, y1 in pixels, labels as names or indices."""
+        import torch
+
+        from detrcli.boxes import from_pixels
+        from detrcli.errors import DataError
+        from detrcli.inspection.explained import explain_group
+        from detrcli.inspection.look import record_picture
+        from detrcli.structures import Target
+        from detrcli.system.text import key
+
+        record = record_picture(self, image)
+        known = {key(str(name)): i for i, name in enumerate(self.classes.names)}
+        indices = []
+        for label in labels:
+            index = known.get(key(label)) if isinstance(label, str) else int(label)
+            if index is None or not 0 <= index < len(self.classes):
+                raise DataError(f"{label}: the weights have no such class.")
+            indices.append(index)
+        corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        height, width = record.size
+        target = Target(
+            torch.tensor(indices, dtype=torch.long), from_pixels(corners, height, width, record.placement)
+        )
+        target = target.to(self.device)
+        return explain_group(record.forward.output.decoder, target, self.weights.make_loss())
+
+
+def load(
+    weights: str | Path = "detr-r50",
+    device: str = "auto",
+    *,
+    precision: str = "fp32",
+    model: str | None = None,
+    sha256: str | None = None,
+    size: int | None = None,
+    max_size: int | None = None,
+    progress: DownloadProgress = no_progress,
+) -> Detector:
+    """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL."""
+    find_device(device)  # before anything is fetched
+    loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress)
+    return Detector.of(loaded.resized(size, max_size), device, precision)
+
+
+def as_detector(weights: "str | Path | _Detector", device: str = "auto") -> _Detector:
+    """A detector that is one already, or one with these weights."""
+    return weights if isinstance(weights, _Detector) else load(weights, device)
+
+
+def predict(
+    images: ImageSource | list[ImageSource],
+    weights: "str | Path | _Detector" = "detr-r50",
+    *,
+    threshold: float = 0.7,
+    batch_size: int = 1,
+    device: str = "auto",
+) -> Detections | list[Detections]:
+    """Detections with score >= threshold: of one picture, or of a list, in its order."""
+    return as_detector(weights, device).predict(images, threshold, batch_size)

@@ -1,0 +1,159 @@
+"""A model, or a file of results, against the ground truth of a split."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from detrcli.api.detector import as_detector
+from detrcli.data.checks import Exif
+from detrcli.data.examine import headers_only
+from detrcli.data.source import DataSource
+from detrcli.data.spec import open_source, tell_problems, to_be_looked_at
+from detrcli.errors import DataError
+from detrcli.evaluation.class_mapping import ClassMapping, map_classes
+from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
+from detrcli.evaluation.results import Results, read_results
+from detrcli.evaluation.run import detect_split, readable
+from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
+from detrcli.inference.detector import Detector
+from detrcli.system import distributed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good detections are."""
+
+    split: str
+    truth: Truth
+    results: Results
+    metrics: Mapping[str, float]  # the twelve COCO numbers, -1 where there is nothing to find
+    per_class: Sequence[ClassScore]
+    threshold: float | None  # None: every entry of a results file counts
+    max_detections: int
+    scoring_seconds: float
+    first: bool = True  # of several processes, the one that speaks
+    class_mapping: ClassMapping | None = None  # where a model was run
+    parameters: int | None = None
+    seconds_per_picture: Mapping[str, float] | None = None  # by stage
+    unread: Sequence[str] = ()  # pictures that were left out
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in list(self.metrics.items())[:3])
+        return f"{numbers} on {len(self.truth.images):,} pictures of {self.split}"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th>{name}</th><td>{value:.3f}</td></tr>" for name, value in self.metrics.items()
+        )
+        return f"<table>{cells}</table>"
+
+
+Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many pictures -> what counts them
+
+
+def _unwatched(pictures: int) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None)
+
+
+def evaluate(
+    data: str | Path | DataSource,
+    weights: "str | Path | Detector | Callable[[], Detector]" = "detr-r50",
+    *,
+    predictions: Path | None = None,
+    split: str = "val",
+    threshold: float | None = None,
+    max_detections: int = MAX_DETECTIONS,
+    limit: int | None = None,
+    classes: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    exif: Exif = "auto",
+    skip_bad: bool = False,
+    device: str = "auto",
+    note: Callable[[str], None] = lambda text: None,
+    mapped: Callable[[ClassMapping], None] = lambda mapping: None,
+    watch: Watch = _unwatched,
+) -> Evaluation:
+    """The numbers of a model on a split, or those of a file of COCO results (`predictions`; then no model is run).
+
+    A function as `weights` makes the detector once the data has been found good. `note` is told of warnings,
+    `mapped` of the classes' mapping, before the run.
+    """
+    if isinstance(data, DataSource):
+        source = data
+    else:
+        source = to_be_looked_at(open_source(Path(data)), str(data), note)
+    examined = headers_only(source, [split], exif, pictures=predictions is None, leave_out_bad=skip_bad)
+    tell_problems(examined, note)
+    checked = examined.splits[split]
+    truth = truth_of(checked, limit=limit, classes=classes)
+    if not len(truth.images):
+        raise DataError(f"There are no pictures in {split} that can be used.")
+    if predictions is not None:
+        results = read_results(predictions, checked.written.image_ids, checked.written.category_ids)
+        if threshold is not None:  # else every entry counts as written, those of negative scores too
+            results = results.part(results.scores >= threshold)
+        return _scored(truth, results, split, threshold, max_detections)
+
+    threshold = threshold or 0.0
+    detector = weights() if callable(weights) else as_detector(weights, device)
+    mapping = map_classes(detector.classes, classes_in_split(checked))
+    mapped(mapping)
+    with distributed.joined(detector.device):
+        first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
+        with watch(share) as advance:
+            found = detect_split(
+                detector,
+                checked,
+                truth,
+                mapping,
+                threshold=threshold,
+                batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
+                advance=advance,
+            )
+    truth = readable(truth, found, skip_bad=skip_bad)
+    return _scored(
+        truth,
+        found.results,
+        split,
+        threshold,
+        max_detections,
+        first=first,
+        class_mapping=mapping,
+        parameters=sum(p.numel() for p in detector.model.parameters()),
+        seconds_per_picture={stage: spent / share for stage, spent in detector.seconds.items()},
+        unread=tuple(found.unread.values()),
+    )
+
+
+def _scored(
+    truth: Truth,
+    results: Results,
+    split: str,
+    threshold: float | None,
+    max_detections: int,
+    *,
+    first: bool = True,
+    class_mapping: ClassMapping | None = None,
+    parameters: int | None = None,
+    seconds_per_picture: Mapping[str, float] | None = None,
+    unread: Sequence[str] = (),
+) -> Evaluation:
+    start = time.perf_counter()
+    scores = score(truth, results, max_detections=max_detections)
+    return Evaluation(
+        split=split,
+        truth=truth,
+        results=results,
+        metrics=scores.metrics,
+        per_class=scores.per_class,
+        threshold=threshold,
+        max_detections=max_detections,
+        scoring_seconds=time.perf_counter() - start,
+        first=first,
+        class_mapping=class_mapping,
+        parameters=parameters,
+        seconds_per_picture=seconds_per_picture,
+        unread=unread,
+    )

@@ -1,0 +1,340 @@
+"""Looking inside: where queries look, how the matching decided, a picture's way through the model."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from detrcli.api.detector import as_detector
+from detrcli.data.checks import Exif
+from detrcli.data.examine import headers_only
+from detrcli.data.masks import Mask
+from detrcli.data.preprocessing import prepare
+from detrcli.data.source import DataSource
+from detrcli.data.spec import open_source, tell_problems, to_be_looked_at
+from detrcli.errors import DataError, UsageError
+from detrcli.evaluation.class_mapping import ClassMapping, map_classes
+from detrcli.evaluation.truth import classes_in_split
+from detrcli.inference.detector import Detector, ImageSource
+from detrcli.inspection import report
+from detrcli.inspection import usage as using
+from detrcli.inspection import walk as walking
+from detrcli.inspection.explained import matcher_of
+from detrcli.inspection.look import record_picture
+from detrcli.inspection.maps import Point
+from detrcli.inspection.session import InspectionSession
+from detrcli.inspection.tables import Table, number
+from detrcli.model.inspectable import Shape
+from detrcli.render import attention_report
+from detrcli.render.attention_report import AttentionReport, Kind
+from detrcli.render.instability_figure import instability_figure
+from detrcli.render.matching_figure import matching_figure
+from detrcli.render.matching_page import write_matching_page
+from detrcli.render.usage_figure import usage_figure
+from detrcli.structures import Detections
+from detrcli.training.matching_history import read
+from detrcli.training.run_folder import METRICS_FILE
+
+Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them
+Weights = "str | Path | Detector | Callable[[], Detector]"
+
+
+def _unwatched(count: int) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None)
+
+
+def look(
+    picture: ImageSource,
+    weights: "str | Path | Detector" = "detr-r50",
+    *,
+    queries: Sequence[int] | None = None,
+    threshold: float = 0.7,
+    layers: str | int = "last",
+    heads: str | int = "mean",
+    kind: Kind = "cross",
+    points: Sequence[Point] = (),
+    masks: str | Path | Sequence[Mask] | None = None,
+    device: str = "auto",
+    advance: Callable[[], None] = lambda: None,
+) -> AttentionReport:
+    """Where a model looks in a picture; see `detr guide attention`."""
+    return attention_report.look(
+        as_detector(weights, device),
+        picture,
+        queries=queries,
+        threshold=threshold,
+        layers=layers,
+        heads=heads,
+        kind=kind,
+        points=points,
+        masks=masks,
+        advance=advance,
+    )
+
+
+class _Drawn:
+    """What a notebook shows as its figure."""
+
+    figure: Any
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.figure.save(data, "PNG")
+        return data.getvalue()
+
+
+@dataclass(frozen=True)
+class ImageMatching(_Drawn):
+    """How the matching decided on one image."""
+
+    report: report.MatchReport
+    picture: Image.Image
+
+    @property
+    def summary(self) -> Sequence[str]:
+        """What the tables are about."""
+        return self.report.summary
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """All of it for people."""
+        return self.report.tables()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it for programs."""
+        return self.report.document()
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The numbers by name."""
+        return self.report.arrays()
+
+    @cached_property
+    def figure(self) -> Image.Image:
+        """Ground truth joined to predictions, beside the costs that decided."""
+        return matching_figure(self.report, self.picture)
+
+    def page(self, path: Path) -> None:
+        """Write a page to walk through layers and queries."""
+        write_matching_page(path, self.report, self.picture)
+
+
+@dataclass(frozen=True)
+class DataMatching(_Drawn):
+    """What the queries of a model are used for over a split."""
+
+    usage: using.Usage
+    session: InspectionSession
+
+    @property
+    def summary(self) -> Sequence[str]:
+        """What the tables are about."""
+        return [self.usage.summary]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """All of it for people."""
+        return self.usage.tables()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it for programs."""
+        return self.usage.document()
+
+    @cached_property
+    def figure(self) -> Image.Image:
+        """A tile for each query, and the objects with the largest losses."""
+        return usage_figure(self.usage, self.session.picture)
+
+
+@dataclass(frozen=True)
+class RunMatching(_Drawn):
+    """How steady the matching became in a training."""
+
+    run: Path
+    images: int
+    targets: int
+    epochs: Sequence[int]  # of the evaluations from the second on
+    moved: np.ndarray  # (E, L), objects with another query than at the evaluation before
+    rows: Mapping[int, Mapping[str, float | None]]  # loss and AP by epoch
+
+    @property
+    def summary(self) -> Sequence[str]:
+        """What the table is about."""
+        return [
+            f"{self.run}: {self.targets:,} objects in {self.images:,} pictures, matched at {len(self.epochs) + 1} "
+            "evaluations; how many have another query than the time before"
+        ]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """All of it for people."""
+        layers = self.moved.shape[1]
+        rows = [
+            (
+                epoch,
+                *(f"{share:.1%}" for share in shares),
+                *(number(self.rows.get(epoch, {}).get(name)) for name in ("loss", "AP")),
+            )
+            for epoch, shares in zip(self.epochs, (self.moved / self.targets).tolist(), strict=True)
+        ]
+        return [Table("", ("epoch", *(f"layer {layer}" for layer in range(layers)), "loss", "AP"), rows)]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it for programs."""
+        return {
+            "schema": "detr.match-debug-run/1",
+            "run": str(self.run),
+            "images": self.images,
+            "targets": self.targets,
+            "evaluations": [
+                {
+                    "epoch": epoch,
+                    "changed": moved,
+                    "loss": self.rows.get(epoch, {}).get("loss"),
+                    "AP": self.rows.get(epoch, {}).get("AP"),
+                }
+                for epoch, moved in zip(self.epochs, self.moved.tolist(), strict=True)
+            ],
+        }
+
+    @cached_property
+    def figure(self) -> Image.Image:
+        """The shares by layer, loss and AP against epochs."""
+        curves = {
+            name: [(epoch, value) for epoch, row in self.rows.items() if (value := row.get(name)) is not None]
+            for name in ("loss", "AP")
+        }
+        return instability_figure(self.epochs, self.moved / self.targets, curves)
+
+
+def explain_matching(
+    data: str | Path | DataSource | None = None,
+    weights: "str | Path | Detector | Callable[[], Detector]" = "detr-r50",
+    *,
+    image: str | int | None = None,
+    whole_split: bool = False,
+    run: str | Path | None = None,
+    split: str = "val",
+    layers: str | int = "last",
+    threshold: float = 0.7,
+    other_weights: Mapping[str, float] | None = None,
+    most: int = 16,
+    exif: Exif = "auto",
+    skip_bad: bool = False,
+    device: str = "auto",
+    note: Callable[[str], None] = lambda text: None,
+    mapped: Callable[[ClassMapping], None] = lambda mapping: None,
+    watch: Watch = _unwatched,
+) -> ImageMatching | DataMatching | RunMatching:
+    """How the matching decided, and why: on one image, on a `whole_split`, or in a training (`run`).
+
+    See `detr guide matching`. A function as `weights` makes the detector once the data has been found good.
+    """
+    if run is not None:
+        return _matching_of_run(Path(run))
+    if data is None:
+        raise UsageError("Give data, or a run.")
+    if isinstance(data, DataSource):
+        source = data
+    else:
+        source = to_be_looked_at(open_source(Path(data)), str(data), note)
+    examined = headers_only(source, [split], exif, leave_out_bad=skip_bad)
+    tell_problems(examined, note)
+    detector = weights() if callable(weights) else as_detector(weights, device)
+    checked = examined.splits[split]
+    mapping = map_classes(detector.classes, classes_in_split(checked))
+    mapped(mapping)
+    session = InspectionSession.of(detector, checked, mapping, skip_bad=skip_bad, note=note)
+    matcher_of(session.loss)  # which must be known
+    if whole_split:
+        with watch(len(session)) as advance:
+            return DataMatching(
+                using.usage(session, threshold=threshold, most=most, advance=advance), session
+            )
+    place = session.find(image)
+    found = report.match_report(
+        session, place, layers=layers, threshold=threshold, other_weights=other_weights
+    )
+    return ImageMatching(found, session.picture(place))
+
+
+def _matching_of_run(run: Path) -> RunMatching:
+    kept = read(run)
+    if len(kept.epochs) < 2:
+        raise DataError(f"{run}: its matching was kept once so far; it takes two evaluations to compare.")
+    epochs = kept.epochs[1:].tolist()
+    rows = {epoch: row for epoch, row in _metrics(run) if epoch >= epochs[0]}
+    return RunMatching(run, len(kept.image_ids), int(kept.counts.sum()), epochs, kept.moved, rows)
+
+
+def _metrics(run: Path) -> Iterator[tuple[int, dict[str, float | None]]]:
+    """Loss and AP by epoch, where they were measured."""
+    try:
+        with (run / METRICS_FILE).open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                yield (
+                    int(row["epoch"]),
+                    {name: float(row[name]) if row.get(name) else None for name in ("loss", "AP")},
+                )
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{run / METRICS_FILE}: cannot be read as the figures of a training ({error})."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A picture's way through a model."""
+
+    width: int  # of the picture as it is displayed
+    height: int
+    input_width: int
+    input_height: int
+    stops: Sequence[walking.Stop]
+    own_shapes: Sequence[Shape] | None  # without resizing; None where the model cannot take that size
+    found: Detections  # of all queries, by falling score
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{stop.name}: {' x '.join(map(str, stop.shape))}: {stop.what}" for stop in self.stops
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{escape(stop.name)}</td><td>{' x '.join(map(str, stop.shape))}</td>"
+            f"<td>{escape(stop.what)}</td></tr>"
+            for stop in self.stops
+        )
+        return f"<table>{rows}</table>"
+
+
+def walk(
+    picture: ImageSource, weights: "str | Path | Detector" = "detr-r50", *, device: str = "auto"
+) -> Walk:
+    """The stages of a model with their shapes for a picture, and what is found in the end."""
+    detector = as_detector(weights, device)
+    image = record_picture(detector, picture).image
+    pixels = prepare(image, detector.preprocessing).to(detector.device)  # (3, h, w)
+    found = detector.predict(image, threshold=0)
+    _, height, width = pixels.shape
+    return Walk(
+        width=image.width,
+        height=image.height,
+        input_width=width,
+        input_height=height,
+        stops=walking.walk(detector, pixels),
+        own_shapes=walking.shapes_at(detector, image.height, image.width),
+        found=found.part(np.argsort(-found.scores, kind="stable")),
+    )

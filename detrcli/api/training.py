@@ -1,0 +1,225 @@
+"""A training, from data and settings to a run folder."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrcli.data.checks import Exif
+from detrcli.data.examine import DatasetReport, examine
+from detrcli.data.source import BUILT_IN
+from detrcli.data.spec import DataSpec, Files, tell_problems
+from detrcli.errors import DataError, UsageError
+from detrcli.system import distributed
+from detrcli.system.devices import find_device
+from detrcli.system.files import next_free_folder
+from detrcli.system.lock import LOCK, locked
+from detrcli.training.dry_run import Measured, measure
+from detrcli.training.interrupts import Interrupts
+from detrcli.training.loop import Training
+from detrcli.training.progress import Report, Silent
+from detrcli.training.run_folder import Row, RunFolder
+from detrcli.training.settings import Settings, given_settings
+from detrcli.training.setup import begin, resumed, take
+from detrcli.training.state import load_state
+from detrcli.weights.download import DownloadProgress, no_progress
+
+DEFAULT_OUT = "runs/train"
+ANEW = frozenset({"epochs", "workers"})  # the settings that --resume takes
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended, and what it left."""
+
+    run: Path
+    epochs: int
+    rows: Sequence[Row]  # a row per epoch, as in metrics.csv
+    best: Row | None  # that of the best epoch
+    seconds: float
+    stopped: int | None  # the exit code that it was interrupted with
+    settings: Settings
+    first: bool = True  # of several processes, the one that speaks
+
+    def _repr_png_(self) -> bytes:
+        return (self.run / "curves.png").read_bytes()
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What would be trained on what, and what it would take."""
+
+    examined: DatasetReport
+    parameters: Sequence[tuple[str, int, float | None]]  # group, how many, learning rate; None where frozen
+    settings: Settings
+    steps_per_epoch: int
+    pictures_per_step: int
+    measured: Measured
+    first: bool = True
+
+
+Watch = Callable[[str], AbstractContextManager[Callable[[], None]]]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Who is told what, while a training prepares itself and runs."""
+
+    note: Callable[[str], None] = lambda text: None
+    watch: Watch = lambda what: nullcontext(lambda: None)
+    download: Callable[[], AbstractContextManager[DownloadProgress]] = lambda: nullcontext(no_progress)
+    report: Callable[[torch.device], AbstractContextManager[Report]] = lambda device: nullcontext(Silent())
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    model: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    device: str = "auto",
+    config: Path | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    files: Files | None = None,
+    exif: Exif = "auto",
+    skip_bad: bool = False,
+    dry_run: bool = False,
+    hooks: Hooks | None = None,
+) -> "TrainingResult | TrainingPlan":
+    """Fine-tune a model on a data set, or train one from scratch (`weights="none"`); see `detr guide training`.
+
+    `settings` are any others, by key or as KEY=VALUE. With `resume` a run goes on as if it had never stopped. Signals
+    and torch's random state are afterwards as they were.
+    """
+    hooks = hooks or Hooks()
+    note = hooks.note
+    options = {
+        "model": model,
+        "weights": None if weights is None else str(weights),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "size": size,
+        "seed": seed,
+    }
+    pairs = [] if isinstance(settings, Mapping) else list(settings)
+    more = dict(settings) if isinstance(settings, Mapping) else {}
+    path = None if data is None else Path(data)
+    if resume is None:
+        given = given_settings(config, {**more, **options}, pairs)
+        spec, state = DataSpec.of(path, files, exif, skip_bad=skip_bad), None
+    else:
+        asked = given_settings(None, {**more, **options}, pairs)
+        refused = [
+            f"--{key.replace('_', '-')}" if key in options else f"--set {key}"
+            for key in sorted(asked.keys() - ANEW)
+        ]
+        refused += [name for name, value in (("--out", out), ("--config", config)) if value is not None]
+        refused += [name for name, value in (("--exif", exif != "auto"), ("--skip-bad", skip_bad)) if value]
+        state = _state_of(Path(resume), refused, note)
+        given = {**state["settings"], **asked}
+        spec = _data_of_run(state, path, files)
+    place = find_device(device)
+    with distributed.joined(place), torch.random.fork_rng(devices=[]), ExitStack() as held:
+
+        def look() -> DatasetReport:
+            with hooks.watch("looking at pictures") as advance:
+                return examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, advance=advance)
+
+        examined = distributed.broadcast_object(look)
+        tell_problems(examined, note)
+        taken = take(spec.name, examined)
+        if state is None:
+            with hooks.download() as progress:
+                initial = begin(given, taken.classes, len(taken.train), progress)
+        else:
+            initial = resumed({**state, "settings": given}, taken)
+        for line in initial.notes:
+            note(line)
+        first = distributed.rank() == 0
+        if dry_run:
+            return _plan(
+                Training(initial, taken, place, None, Silent(lambda text: note(f"warning: {text}"))),
+                examined,
+                first=first,
+            )
+
+        def folder() -> Path:
+            where = resume or out
+            run = next_free_folder(DEFAULT_OUT) if where is None else Path(where)
+            run.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(run))
+            if out is not None and any(one.name != LOCK for one in run.iterdir()):
+                # Another training may have been faster.
+                raise UsageError(f"{run} exists. Give another place.")
+            return run
+
+        with hooks.report(place) as report:
+            training = Training(initial, taken, place, None, report, asdict(spec))
+            if state is not None:
+                training.restore(state)
+            run = distributed.broadcast_object(folder)
+            if first:
+                training.folder = RunFolder(run, tensorboard=initial.settings.tensorboard)
+                training.folder.write_config(initial.settings, spec.name)
+            training.count_queries()
+            note(training.summary(run))
+            with Interrupts() as interrupts:
+                outcome = training.go(interrupts)
+    return TrainingResult(
+        run=run,
+        epochs=outcome.epochs,
+        rows=training.rows,
+        best=outcome.best,
+        seconds=outcome.seconds,
+        stopped=outcome.stopped,
+        settings=initial.settings,
+        first=first,
+    )
+
+
+def _plan(training: Training, examined: DatasetReport, *, first: bool) -> TrainingPlan:
+    training.count_queries()
+    parameters = training.groups()
+    return TrainingPlan(
+        examined=examined,
+        parameters=parameters,
+        settings=training.settings,
+        steps_per_epoch=training.order.steps,
+        pictures_per_step=training.order.step_size,
+        measured=measure(training),
+        first=first,
+    )
+
+
+def _state_of(run: Path, refused: Sequence[str], note: Callable[[str], None]) -> dict[str, Any]:
+    """A run's newest state; only what does not change its steps is taken anew."""
+    if refused:
+        raise UsageError(
+            f"--resume goes on with the settings of {run}: {', '.join(refused)} cannot be given.\n"
+            "Only --epochs, --device and --set workers=N can."
+        )
+    state, notes = load_state(run)
+    for line in notes:
+        note(line)
+    return state
+
+
+def _data_of_run(state: Mapping[str, Any], data: Path | None, files: Files | None) -> DataSpec:
+    """The data that a run was begun with, where it lies now."""
+    spec = DataSpec(**state["source"])
+    if data is not None or any(any(pair) for pair in (files or {}).values()):  # it lies elsewhere now
+        return DataSpec.of(data, files, spec.exif, skip_bad=spec.skip_bad)
+    if spec.data and spec.data != BUILT_IN and not os.path.exists(spec.data):
+        raise DataError(f"{spec.data} is no longer there. Give DATA too, where it lies now.")
+    return spec

@@ -1,1 +1,0 @@
-"""`detr match-debug`: of one image, of a data set, and of a training."""

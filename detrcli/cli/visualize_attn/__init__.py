@@ -1,1 +1,0 @@
-"""`detr visualize-attn`: attention, and relevance beside it."""

@@ -1,0 +1,36 @@
+"""What a training is judged by: named values of detections, of which one says which epoch is the best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from detrcli.evaluation.metrics import METRICS, score
+from detrcli.evaluation.results import Results
+from detrcli.evaluation.truth import Truth
+
+
+class Evaluator(Protocol):
+    """Turns the detections of a split into named values."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What it measures, in the order in which it is shown."""
+
+    @property
+    def best(self) -> str:
+        """Which of them says what is better: the higher the better, below 0 where there was nothing to measure."""
+
+    def evaluate(self, truth: Truth, results: Results) -> Mapping[str, float]:
+        """The values."""
+
+
+@dataclass(frozen=True)
+class CocoEvaluator:
+    """The twelve COCO numbers for boxes."""
+
+    names: Sequence[str] = METRICS
+    best: str = "AP"
+
+    def evaluate(self, truth: Truth, results: Results) -> Mapping[str, float]:
+        """The values, -1 where there is nothing to find."""
+        return score(truth, results).metrics

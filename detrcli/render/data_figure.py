@@ -1,0 +1,53 @@
+"""Pictures of a split with their ground truth, side by side."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from detrcli.boxes import to_pixels
+from detrcli.config import Preprocessing
+from detrcli.data.annotations import annotate, classes_in_report
+from detrcli.data.augmentation import augment, sample
+from detrcli.data.dataset import to_input
+from detrcli.data.examine import headers_only
+from detrcli.data.images import open_picture
+from detrcli.data.preprocessing import as_picture
+from detrcli.data.source import DataSource
+from detrcli.errors import DataError
+from detrcli.render.draw import grid_figure, mark, marks_of
+from detrcli.resize import ShortestEdge
+
+
+def ground_truth_figure(
+    source: DataSource, split: str, images: int, seed: int, augmented: int | None
+) -> Image.Image:
+    """Some pictures of a split with their boxes; `augmented` is the size for which training would augment them."""
+    examined = headers_only(source, [split])
+    classes = classes_in_report(examined)
+    annotations = annotate(examined.splits[split], classes)
+    chosen = np.random.default_rng(seed).permutation(len(annotations))[:images]
+    chance = torch.Generator().manual_seed(seed)
+
+    if not len(annotations):
+        raise DataError(f"There are no pictures in {split} that can be shown. `detr data check` says why.")
+    cells = []
+    for i in sorted(chosen.tolist()):
+        path = annotations.path(i)
+        try:
+            image = open_picture(path, turn=bool(annotations.turned[i])).image
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        seen = sample(image, annotations.objects(i))
+        boxes = seen.boxes
+        if augmented is not None:
+            published = Preprocessing(ShortestEdge().grown(augmented))
+            seen, preprocessing = augment(seen, published, chance)
+            pixels, target = to_input(seen, preprocessing)
+            image = as_picture(pixels, preprocessing)
+            boxes = to_pixels(target.boxes, image.height, image.width)
+        marks = marks_of(boxes.tolist(), seen.labels.tolist(), classes)
+        caption = Path(path).name if marks else f"{Path(path).name} (no objects)"
+        cells.append((mark(image, marks), caption))
+    return grid_figure(cells)

@@ -1,0 +1,262 @@
+"""A member of the family that lives in the tests alone: it differs from DETR in everything that may differ.
+
+Sigmoid scoring, a denoising group beside the decoder's queries, a backbone of two maps, attention by sampled points, a
+fourth term of the loss, pictures of one exact size. One line makes it known: `register(sampler.VARIANT)`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrcli.config import Layers, LossConfig, ModelConfig, Preprocessing, Width
+from detrcli.losses.criterion import Criterion
+from detrcli.losses.matching import Matcher
+from detrcli.losses.scoring import Sigmoid
+from detrcli.losses.terms import (
+    LossTerm,
+    class_cost,
+    class_loss,
+    giou_cost,
+    giou_loss,
+    l1_cost,
+    l1_loss,
+    per_object,
+)
+from detrcli.model.backbone import Backbone
+from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.model.heads import BoxHead
+from detrcli.model.inspectable import ForwardRecord, Inspectable, Sampled, Stage
+from detrcli.resize import ExactSize
+from detrcli.structures import Batch, Group, Match, ObjectCounts, Output, Target
+from detrcli.variants.variant import Variant
+
+HEADS, POINTS, REPEATS = 2, 3, 2
+
+
+@dataclass(frozen=True)
+class SamplerConfig(ModelConfig):
+    dim: Width = 16
+    layers: Layers = 2
+    queries: int = 7
+    classes: int = 5
+
+
+class TwoMaps(Backbone):
+    channels = (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+
+    def stem(self) -> Sequence[nn.Module]:
+        return (self.conv1,)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        fine = self.conv1(images).relu()
+        return fine, self.conv2(fine).relu()
+
+
+class SampledAttention(nn.Module):
+    """Each query takes from a few points around its reference on each map."""
+
+    def __init__(self, dim: int, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.offsets = nn.Linear(dim, HEADS * levels * POINTS * 2)
+        self.weights = nn.Linear(dim, HEADS * levels * POINTS)
+        self.values = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, references: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, Q, C) at references (B, Q, 4) to what they gather; points and weights besides."""
+        B, Q, C = x.shape
+        shape = (B, Q, HEADS, self.levels, POINTS)
+        offsets = self.offsets(x).view(*shape, 2)
+        centre, size = references[..., :2], references[..., 2:]
+        points = centre[:, :, None, None, None] + 0.5 * offsets.tanh() * size[:, :, None, None, None]
+        weights = self.weights(x).view(B, Q, HEADS, -1).softmax(-1).view(shape)
+        gathered = x.new_zeros(B, Q, HEADS, C // HEADS)
+        for level, map_ in enumerate(maps):
+            values = self.values(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, C, h, w)
+            by_head = values.unflatten(1, (HEADS, -1)).flatten(0, 1)  # (B * heads, C / heads, h, w)
+            at = points[:, :, :, level].transpose(1, 2).flatten(0, 1) * 2 - 1  # (B * heads, Q, P, 2)
+            taken = F.grid_sample(by_head, at, align_corners=False).unflatten(0, (B, HEADS))
+            gathered = gathered + torch.einsum("bhcqp,bqhp->bqhc", taken, weights[:, :, :, level])
+        return gathered.flatten(2), points, weights
+
+
+class Sampler(DetectionTransformer):
+    def __init__(self, config: SamplerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.backbone = TwoMaps()
+        self.projections = nn.ModuleList([nn.Conv2d(c, dim, 1) for c in TwoMaps.channels])
+        self.contents = nn.Parameter(torch.randn(config.queries, dim))
+        self.references = nn.Parameter(torch.randn(config.queries, 4))
+        self.label_contents = nn.Embedding(config.classes, dim)
+        self.attentions = nn.ModuleList([SampledAttention(dim, 2) for _ in range(config.layers)])
+        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(config.layers)])
+        self.class_head = nn.Linear(dim, Sigmoid().rows(config.classes))
+        self.box_head = BoxHead(dim)
+
+    def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
+        maps = [p(m) for p, m in zip(self.projections, self.backbone(batch.images), strict=True)]
+        B = len(batch.images)
+        decoder = self._decode(
+            "decoder", self.contents.expand(B, -1, -1), self.references.expand(B, -1, -1), maps
+        )
+        if not self.training or not targets or not any(map(len, targets)):
+            return Output(decoder, named={"features": maps[0]})
+        return Output(decoder, (self._denoise(targets, maps),), {"features": maps[0]})
+
+    def _decode(self, name: str, x: Tensor, boxes: Tensor, maps: Sequence[Tensor], **facts: Any) -> Group:
+        hidden, refined = [], []
+        for attention, norm in zip(self.attentions, self.norms, strict=True):
+            gathered, *_ = attention(x, boxes.sigmoid(), maps)
+            x = norm(x + gathered)
+            boxes = boxes + self.box_head.logits(x)
+            hidden.append(x)
+            refined.append(boxes.sigmoid())
+            boxes = boxes.detach()
+        states = torch.stack(hidden)
+        return Group(name, self.class_head(states), torch.stack(refined), states, **facts)
+
+    def _denoise(self, targets: Sequence[Target], maps: Sequence[Tensor]) -> Group:
+        """The objects of each picture some times over, as queries that begin at noisy boxes."""
+        most, device = max(map(len, targets)), maps[0].device
+        B, Q = len(targets), REPEATS * most
+        contents = torch.zeros(B, Q, self.contents.shape[1], device=device)
+        boxes = torch.zeros(B, Q, 4, device=device)
+        own, images, queries, objects = [], [], [], []
+        start = 0
+        for i, target in enumerate(targets):
+            n = REPEATS * len(target)
+            own.append(Target(target.labels.repeat(REPEATS), target.boxes.repeat(REPEATS, 1)))
+            noise = 0.1 * (2 * torch.rand(n, 4, device=device) - 1)
+            boxes[i, :n] = (own[-1].boxes + noise).clamp(0.01, 0.99).logit()
+            contents[i, :n] = self.label_contents(own[-1].labels)
+            images += [i] * n
+            queries += range(n)
+            objects += range(start, start + n)
+            start += n
+        L, P = len(self.attentions), len(images)
+        pairs = [torch.tensor(values, device=device).repeat(L) for values in (images, queries, objects)]
+        match = Match(torch.arange(L, device=device).repeat_interleave(P), *pairs)
+
+        def counts(objects: Sequence[int]) -> ObjectCounts:
+            return [REPEATS * n for n in objects], REPEATS * max(objects)
+
+        return self._decode(
+            "denoising", contents, boxes, maps, targets=own, match=match, weight=0.5, counts=counts
+        )
+
+
+class SamplerRecord(ForwardRecord):
+    def __init__(self) -> None:
+        self.calls: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # references, points, weights
+
+    def cross(self, layer: int, queries: Sequence[int]) -> Sampled:
+        references, points, weights = (value[:, list(queries)] for value in self.calls[layer])
+        return Sampled(points, weights, references, self.cells)
+
+
+class SamplerInspectable(Inspectable):
+    heads, encoder_layers = HEADS, 0
+    abilities = frozenset({"cross-attention"})
+
+    def __init__(self, model: Sampler) -> None:
+        self.model = model
+        self.decoder_layers = len(model.attentions)
+
+    @contextmanager
+    def recorded(self) -> Iterator[SamplerRecord]:
+        record = SamplerRecord()
+
+        def attended(layer: int) -> Any:
+            def hear(_module: nn.Module, inputs: Any, output: Any) -> None:
+                record.calls[layer] = (inputs[1].detach(), output[1].detach(), output[2].detach())
+                height, width = inputs[2][0].shape[-2:]
+                record.cells = height, width
+
+            return hear
+
+        def answered(_module: nn.Module, _inputs: Any, output: Output) -> None:
+            record.output = output
+
+        handles = [self.model.register_forward_hook(answered)]
+        for layer, module in enumerate(self.model.attentions):
+            handles.append(module.register_forward_hook(attended(layer)))
+        try:
+            yield record
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def stages(self) -> Sequence[Stage]:
+        return [
+            Stage("backbone", self.model.backbone, 3, lambda *_: "two maps", pick=lambda maps: maps[-1]),
+            Stage("class head", self.model.class_head, 2, lambda *_: "a number for each class"),
+        ]
+
+
+def centre(matched: Any) -> Tensor:
+    return (matched.boxes[:, :2] - matched.truth[:, :2]).square().sum(-1)
+
+
+def make_loss(config: ModelConfig, loss: LossConfig) -> Criterion:
+    scoring = Sigmoid(most=20)
+    cost, weight = loss.cost, loss.loss
+    return Criterion(
+        scoring,
+        Matcher(
+            [
+                class_cost(scoring, loss.class_cost, cost["class"]),
+                l1_cost(cost["l1"]),
+                giou_cost(cost["giou"]),
+            ],
+            loss.matching,
+        ),
+        [
+            class_loss(scoring, weight["class"]),
+            l1_loss(weight["l1"]),
+            giou_loss(weight["giou"]),
+            LossTerm("centre", weight["centre"], centre, per_object),
+        ],
+    )
+
+
+def class_rows(config: SamplerConfig) -> dict[str, Tensor]:
+    head, labels = nn.Linear(config.dim, config.classes), nn.Embedding(config.classes, config.dim)
+    return {
+        "class_head.weight": head.weight.detach(),
+        "class_head.bias": head.bias.detach(),
+        "label_contents.weight": labels.weight.detach(),
+    }
+
+
+VARIANT = Variant(
+    name="sampler",
+    config=SamplerConfig,
+    presets={"sampler": SamplerConfig()},
+    build=Sampler,
+    scoring=lambda config: Sigmoid(most=20),
+    make_loss=make_loss,
+    inspect=SamplerInspectable,
+    preprocessing=Preprocessing(ExactSize(32, 48)),
+    class_rows=class_rows,
+    query_rows=lambda c: {
+        "contents": torch.randn(c.queries, c.dim),
+        "references": torch.randn(c.queries, 4),
+    },
+    loss=LossConfig(
+        class_cost="focal",
+        cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
+        loss={"class": 2.0, "l1": 5.0, "giou": 2.0, "centre": 1.0},
+    ),
+    recipe={"lr": 2e-3, "schedule": "cosine", "clip": 1.0},
+)

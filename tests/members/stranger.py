@@ -1,0 +1,148 @@
+"""A member like a foreign model: its own loss, kept as a folder, its own rule of size, no attention to be shown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from detrcli.config import LossConfig, ModelConfig, Preprocessing
+from detrcli.losses.loss import LossBreakdown, Step
+from detrcli.losses.scoring import Scoring, Softmax
+from detrcli.model.backbone import Backbone
+from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.model.inspectable import Attention, ForwardRecord, Inspectable, Stage, cannot
+from detrcli.resize import Placement, Resize
+from detrcli.structures import Batch, Group, Output, Target
+from detrcli.variants.variant import FolderFormat, Variant
+
+
+@dataclass(frozen=True)
+class Square(Resize):
+    """The longer side decides, and both become it."""
+
+    kind = "strangers-square"
+    most: int = 32
+
+    def place(self, height: int, width: int) -> Placement:
+        side = min(self.most, max(height, width))
+        return Placement.filling(side, side)
+
+    def with_size(self, size: int | None, max_size: int | None) -> "Square":
+        return Square(size or self.most)
+
+    @property
+    def side(self) -> int:
+        return self.most
+
+
+@dataclass(frozen=True)
+class StrangerConfig(ModelConfig):
+    queries: int = 6
+    classes: int = 5
+
+
+class Grid(Backbone):
+    channels = (8,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+
+    def stem(self) -> Sequence[nn.Module]:
+        return ()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.conv(images).relu(),)
+
+
+class Stranger(DetectionTransformer):
+    def __init__(self, config: StrangerConfig) -> None:
+        super().__init__()
+        self.backbone = Grid()
+        self.queries = nn.Parameter(torch.randn(config.queries, 8))
+        self.labels = nn.Linear(8, Softmax().rows(config.classes))
+        self.boxes = nn.Linear(8, 4)
+
+    def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
+        (features,) = self.backbone(batch.images)
+        hidden = self.queries + features.mean((2, 3))[:, None]  # (B, Q, 8)
+        return Output(
+            Group("decoder", self.labels(hidden)[None], self.boxes(hidden).sigmoid()[None], hidden[None])
+        )
+
+
+class OwnLoss:
+    """What a foreign model gives: numbers with names, and not a word of who was matched with whom."""
+
+    scoring: Scoring = Softmax()
+    matcher = None
+
+    def compute_loss(
+        self, output: Output, targets: Sequence[Target], step: Step | None = None
+    ) -> LossBreakdown:
+        wanted = torch.stack(
+            [target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets]
+        )
+        boxes = (output.last.boxes - wanted[:, None]).abs().mean()
+        size = output.last.logits.square().mean()
+        return LossBreakdown(boxes + 0.01 * size, {"distance": boxes, "size": size})
+
+
+class NothingRecorded(ForwardRecord):
+    cells = (1, 1)
+
+    def cross(self, layer: int, queries: Sequence[int]) -> Attention:
+        raise cannot("cross-attention")
+
+
+class StrangerInspectable(Inspectable):
+    heads = encoder_layers = 0
+    decoder_layers = 1
+    abilities: frozenset[Any] = frozenset()
+
+    def __init__(self, model: Stranger) -> None:
+        self.model = model
+
+    @contextmanager
+    def recorded(self) -> Iterator[NothingRecorded]:
+        record = NothingRecorded()
+        handle = self.model.register_forward_hook(lambda _m, _i, output: setattr(record, "output", output))
+        try:
+            yield record
+        finally:
+            handle.remove()
+
+    def stages(self) -> Sequence[Stage]:
+        return [Stage("grid", self.model.backbone.conv, 3, lambda *_: "a coarse map")]
+
+
+def write(config: StrangerConfig, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    return {"weights/model.safetensors": save(dict(tensors)), "README": b"a stranger's weights"}
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    return load((folder / "weights/model.safetensors").read_bytes())
+
+
+VARIANT = Variant(
+    name="stranger",
+    config=StrangerConfig,
+    presets={"stranger": StrangerConfig()},
+    build=Stranger,
+    scoring=lambda config: Softmax(),
+    make_loss=lambda config, loss: OwnLoss(),
+    inspect=StrangerInspectable,
+    preprocessing=Preprocessing(Square(32)),
+    class_rows=lambda c: {
+        "labels.weight": torch.randn(Softmax().rows(c.classes), 8),
+        "labels.bias": torch.zeros(Softmax().rows(c.classes)),
+    },
+    query_rows=lambda c: {"queries": torch.randn(c.queries, 8)},
+    loss=LossConfig(cost={}, loss={}),
+    folder=FolderFormat(write, read),
+)
