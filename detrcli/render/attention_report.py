@@ -35,12 +35,21 @@ from detrcli.inspection.look import (
 )
 from detrcli.inspection.maps import Point
 from detrcli.inspection.tables import Cell
+from detrcli.model.inspectable import Ability
 from detrcli.render.attention_figure import Matrix, Samples, Tile, matrix_figure, stacked, tiles_figure
 from detrcli.render.attention_page import Answer, write_attention_page
 from detrcli.render.draw import Mark
 from detrcli.render.plot import Panel, plot
 
 Kind = Literal["cross", "encoder", "self", "relevance", "faithfulness"]
+
+NEEDED: dict[Kind, Ability] = {
+    "cross": "cross-attention",
+    "encoder": "encoder attention",
+    "self": "query attention",
+    "relevance": "relevance",
+    "faithfulness": "cross-attention",
+}
 
 
 @dataclass(frozen=True)
@@ -161,8 +170,7 @@ def look(
     record = record_picture(detector, picture)
     of_encoder = kind == "encoder"
     count = record.inspectable.encoder_layers if of_encoder else record.inspectable.decoder_layers
-    if of_encoder:
-        record.inspectable.require("encoder attention")
+    record.inspectable.require(NEEDED[kind])
     chosen, of = chosen_layers(layers, count), chosen_heads(heads, record.inspectable.heads)
     if of_encoder:
         check_points(record, points)

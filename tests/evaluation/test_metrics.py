@@ -1,4 +1,4 @@
-"""The twelve numbers and the AP of every class are those of pycocotools, whichever engine counts."""
+"""The twelve numbers and the AP of every class are those of pycocotools, whoever counts."""
 
 import json
 import sys
@@ -93,8 +93,8 @@ def same(ours: Scores, document: Document, results: list[Document]) -> None:
 
 @counted(200, sets())
 def test_random_sets(case: tuple[Document, list[Document]]) -> None:
-    for engine in (with_hotcoco, with_pycocotools):
-        same(score(*read(*case), engine=engine), *case)
+    for counting in (with_hotcoco, with_pycocotools):
+        same(score(*read(*case), counting=counting), *case)
 
 
 def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Document, list[Document]]:
@@ -127,12 +127,12 @@ def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Docum
     return truth, results
 
 
-@pytest.mark.parametrize("engine", [with_hotcoco, with_pycocotools])
+@pytest.mark.parametrize("counting", [with_hotcoco, with_pycocotools])
 @pytest.mark.parametrize("most", [1, 3, 100, 300])
-def test_another_number_of_detections(engine: scoring.Engine, most: int) -> None:
+def test_another_number_of_detections(counting: scoring.Counting, most: int) -> None:
     """Beside the arrays that pycocotools accumulates, since its summary knows 100 only."""
     document, results = crowded()
-    ours = score(*read(document, results), max_detections=most, engine=engine)
+    ours = score(*read(document, results), max_detections=most, counting=counting)
     theirs = judged(document, results, most).eval
     precision, recall = theirs["precision"], theirs["recall"]
     expected = {
@@ -148,9 +148,9 @@ def test_another_number_of_detections(engine: scoring.Engine, most: int) -> None
 
 
 def test_pycocotools_stands_in_where_there_is_no_hotcoco(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert scoring._engine() is with_hotcoco
+    assert scoring._counting() is with_hotcoco
     monkeypatch.setitem(sys.modules, "hotcoco", None)
-    assert scoring._engine() is with_pycocotools
+    assert scoring._counting() is with_pycocotools
 
 
 def test_results_of_other_images_and_classes_are_passed_over() -> None:

@@ -14,11 +14,11 @@ from trainings import Told, comparable, data_of, new, resume, stopped
 
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
-from detrcli.evaluation.metrics import METRICS, Scores
+from detrcli.evaluation.metrics import METRICS
 from detrcli.training import loop
 from detrcli.training.interrupts import TERMINATED, Interrupts
 from detrcli.training.loop import Training
-from detrcli.training.run_folder import COLUMNS
+from detrcli.training.run_folder import MACHINE
 from detrcli.training.setup import Data
 from detrcli.training.state import load_state
 from detrcli.weights.load import load_weights
@@ -103,12 +103,12 @@ def test_stopped_three_times_with_other_workers_each_time(
 
 def test_the_scale_of_fp16_is_kept(data: Data, tmp_path: Path) -> None:
     training = new(data, tmp_path, precision="fp16")
-    training.engine.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    training.engine.overflows = 7
+    training.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    training.trainer.overflows = 7
     training.seconds = 100.0
     training.save()
     again = resume(data, tmp_path)
-    assert (again.engine.scaler.get_scale(), again.engine.overflows) == (8.0, 7)
+    assert (again.trainer.scaler.get_scale(), again.trainer.overflows) == (8.0, 7)
     assert again.seconds > 100
 
 
@@ -141,7 +141,8 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
     }  # fmt: skip
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(COLUMNS)
+    losses = ("loss", "loss_class", "loss_l1", "loss_giou", "class_error", "grad_norm", "lr", "lr_backbone")
+    assert list(rows[0]) == ["epoch", *losses, *METRICS, *MACHINE]
     assert next(iter(rows[0])) == "epoch"
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [float(row["AP"]) for row in rows] == [row["AP"] for row in told.rows]
@@ -153,15 +154,15 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
             assert min(image.size) > 100
     weights = load_weights(str(tmp_path))
     assert weights.classes.names.tolist() == ["circle", "square"]
-    assert weights.preprocessing.size == 32
+    assert weights.preprocessing.resize.size == 32
 
 
 def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
     scores = iter((0.3, 0.5, 0.5, 0.2))
     lasts = []
     training = new(data, tmp_path, told := Told(), epochs=4)
-    training._evaluate = lambda _: Scores(
-        {name: next(scores) if name == "AP" else 0.0 for name in METRICS}, []
+    training._evaluate = lambda _: dict(
+        {name: next(scores) if name == "AP" else 0.0 for name in METRICS}
     )
     told.epoch = lambda *_, **__: lasts.append((tmp_path / "last.safetensors").read_bytes())
     outcome = training.go(Interrupts())
@@ -178,11 +179,11 @@ def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_what_is_kept_is_what_is_evaluated(ema: float, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     training, seen = new(data, None, ema=ema, epochs=1, precision="bf16"), []
-    monkeypatch.setattr(loop, "run", lambda detector, *_, **__: seen.append(detector) or 1 / 0)
+    monkeypatch.setattr(loop, "detect_split", lambda detector, *_, **__: seen.append(detector) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.go(Interrupts())
     assert not seen[0].model.training
-    assert seen[0].precision is torch.bfloat16
+    assert seen[0].engine.precision == "bf16"
     for name, tensor in training.weights().tensors.items():
         assert torch.equal(seen[0].model.state_dict()[name], tensor), name
 
@@ -198,7 +199,7 @@ def test_a_backbone_that_has_learned_keeps_its_stem_and_goes_slower(data: Data, 
         return ({n: v.clone() for n, v in part.state_dict().items()} for part in (stem, backbone))
 
     stem, backbone = parts(training)
-    rates = {group["name"]: group["lr"] for group in training.engine.optimiser.param_groups}
+    rates = {group["name"]: group["lr"] for group in training.trainer.optimiser.param_groups}
     assert rates["backbone"] == pytest.approx(rates["transformer"] / 10)
     told.at_step = lambda _: setattr(interrupts, "code", TERMINATED)
     training.go(interrupts := Interrupts())
@@ -243,7 +244,7 @@ def test_other_labels_are_other_data(data: Data) -> None:
 
 
 def test_the_longer_side_grows_with_the_shorter(data: Data) -> None:
-    sizes = [new(data, None, size=size).begun.weights.preprocessing.max_size for size in (32, 64)]
+    sizes = [new(data, None, size=size).initial.weights.preprocessing.resize.max_size for size in (32, 64)]
     assert sizes[1] == pytest.approx(2 * sizes[0], abs=1)
 
 

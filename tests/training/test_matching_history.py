@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from trainings import CPU, Told, data_of, new, resume, stopped
 
-from detrcli.config import MatchingConfig
 from detrcli.data.annotations import annotate
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
@@ -54,10 +53,10 @@ def test_an_evaluation_that_is_done_again_counts_once(data: Data, tmp_path: Path
     training = new(data, tmp_path)
     training.go(Interrupts())
     whole = arrays(tmp_path)
-    detector = Detector(training.model.eval(), data.classes, training.begun.weights.preprocessing, CPU)
-    keep(tmp_path, 3, detector, annotate(data.val, data.classes), training.chosen.matching_config)
+    detector = Detector(training.initial.weights, CPU, model=training.model.eval())
+    keep(tmp_path, 3, detector, annotate(data.val, data.classes), training.loss.matcher)
     assert arrays(tmp_path) == whole
-    keep(tmp_path, 2, detector, annotate(data.val, data.classes), training.chosen.matching_config)
+    keep(tmp_path, 2, detector, annotate(data.val, data.classes), training.loss.matcher)
     assert arrays(tmp_path)[2] == [1, 2]
 
 
@@ -66,18 +65,18 @@ def test_later_evaluations_take_the_pictures_of_the_first(
 ) -> None:
     """One picture, where the time was up at once; and that one again when there would be time for all."""
     training = new(data, None)
-    detector = Detector(training.model.eval(), data.classes, training.begun.weights.preprocessing, CPU)
+    detector = Detector(training.initial.weights, CPU, model=training.model.eval())
     truth = annotate(data.val, data.classes)
     monkeypatch.setattr(matchings, "SECONDS", 0)
-    keep(tmp_path, 1, detector, truth, MatchingConfig())
+    keep(tmp_path, 1, detector, truth, training.loss.matcher)
     monkeypatch.setattr(matchings, "SECONDS", 1e9)
-    keep(tmp_path, 2, detector, truth, MatchingConfig())
+    keep(tmp_path, 2, detector, truth, training.loss.matcher)
     kept = read(tmp_path)
     assert len(kept.image_ids) == 1
     assert kept.queries.shape == (2, 3, kept.counts.sum())
     assert kept.moved.tolist() == [[0, 0, 0]]
     (tmp_path / "more").mkdir()
-    keep(tmp_path / "more", 1, detector, truth, MatchingConfig())
+    keep(tmp_path / "more", 1, detector, truth, training.loss.matcher)
     counts = read(tmp_path / "more").counts
     assert len(counts) == (truth.counts > 0).sum()
 

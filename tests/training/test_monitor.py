@@ -15,7 +15,7 @@ from detrcli.training import monitor
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.monitor import Monitor
 from detrcli.training.setup import Data
-from detrcli.training.step import Step
+from detrcli.training.step import StepResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,7 +124,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(data: Data, tmp_path: Pat
 def test_a_note_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "COLLAPSED_AFTER", 2)
     same = Prediction(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 0.5))
-    step = Step(2, 1, 1.0, {}, 1, 0.0, 1.0, same)
+    step = StepResult(2, 1, 1.0, {}, 1, 0.0, 1.0, same)
     watching = Monitor()
     said = [note for i in range(9) for note in watching.after_step(i, step)]
     assert len(said) == 1

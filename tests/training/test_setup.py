@@ -30,14 +30,14 @@ def test_model_says_what_a_pth_cannot(folder: Path) -> None:
     """Else a DC5 would be trained at stride 32, without a word."""
     for model, dilated in ((None, False), ("detr-r50", False), ("detr-r50-dc5", True)):
         given = {"weights": str(folder / "w.pth")} | ({"model": model} if model else {})
-        config = begin(of(given), CLASSES, 10).weights.config
+        config = begin(given, CLASSES, 10).weights.config
         assert isinstance(config, DETRConfig)
         assert config.dilated is dilated
 
 
 def test_weights_say_what_they_are(folder: Path) -> None:
     weights = str(folder / "tiny.safetensors")
-    assert isinstance(begin(of({"weights": weights}), CLASSES, 10).weights.config, TinyConfig)
+    assert isinstance(begin({"weights": weights}, CLASSES, 10).weights.config, TinyConfig)
     with pytest.raises(UsageError, match="not a detr-r50: it is a detr-tiny"):
-        begin(of({"weights": weights, "model": "detr-r50"}), CLASSES, 10)
+        begin({"weights": weights, "model": "detr-r50"}, CLASSES, 10)
     assert "model" not in to_toml(of({"weights": weights}))

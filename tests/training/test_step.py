@@ -21,7 +21,8 @@ from detrcli.training.optimiser import make_optimiser, rate
 from detrcli.training.order import Order
 from detrcli.training.settings import Settings, of
 from detrcli.training.state import load_state
-from detrcli.training.step import Engine, Step
+from detrcli.training.step import StepResult, Trainer
+from detrcli.variants import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,11 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def steps_of(folder: Path, **chosen: Any) -> list[Step]:
+def steps_of(folder: Path, **chosen: Any) -> list[StepResult]:
     """Every step of a training."""
     training, steps = new(data_of(folder), None, **chosen), []
-    step = training.engine.step
-    training.engine.step = lambda *args: steps.append(step(*args)) or steps[-1]
+    step = training.trainer.step
+    training.trainer.step = lambda *args: steps.append(step(*args)) or steps[-1]
     training.go(Interrupts())
     return steps
 
@@ -70,11 +71,11 @@ def of_process(rank: int, folder: Path, out: Path, port: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole_batches(folder: Path) -> list[Step]:
+def whole_batches(folder: Path) -> list[StepResult]:
     return steps_of(folder, batch_size=4, **SHARED_OUT)
 
 
-def test_accumulated_batches_equal_one(folder: Path, whole_batches: list[Step]) -> None:
+def test_accumulated_batches_equal_one(folder: Path, whole_batches: list[StepResult]) -> None:
     halves = steps_of(folder, batch_size=2, accumulate=2, **SHARED_OUT)
     assert len(halves) == len(whole_batches) == 6
     for half, whole in zip(halves, whole_batches, strict=True):
@@ -85,7 +86,7 @@ def test_accumulated_batches_equal_one(folder: Path, whole_batches: list[Step]) 
         assert half.wrong == pytest.approx(whole.wrong)
 
 
-def test_two_processes_equal_one(folder: Path, whole_batches: list[Step], tmp_path: Path) -> None:
+def test_two_processes_equal_one(folder: Path, whole_batches: list[StepResult], tmp_path: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -116,7 +117,7 @@ def numbers_of(folder: Path) -> dict[str, list[float]]:
 
 
 def test_losses_are_what_they_were(folder: Path) -> None:
-    """Recorded by `python tests/training/test_engine.py`; only a change that is meant to change training may."""
+    """Recorded by `python tests/training/test_step.py`; only a change that is meant to change training may."""
     recorded, now = json.loads(GOLDEN.read_text()), numbers_of(folder)
     assert len(now["loss"]) == 20
     assert now.keys() == recorded.keys()
@@ -133,18 +134,21 @@ class Line(torch.nn.Module):
         self.head = torch.nn.Linear(2, 3)
 
 
+groups_of = tiny.VARIANT.parameter_groups
+
+
 def test_groups_have_the_published_rates() -> None:
     model = Line()
     model.backbone.weight.requires_grad_(False)
-    groups = make_optimiser(model, Settings(), fresh_backbone=False).param_groups
+    groups = make_optimiser(groups_of(model), Settings(), fresh_backbone=False).param_groups
     assert [(group["name"], group["lr"], len(group["params"])) for group in groups] == [
         ("transformer", 1e-4, 2),
         ("backbone", 1e-5, 1),
     ]
     assert {group["weight_decay"] for group in groups} == {1e-4}
-    fresh = make_optimiser(model, of({"lr": 0.5}), fresh_backbone=True).param_groups
+    fresh = make_optimiser(groups_of(model), of({"lr": 0.5}), fresh_backbone=True).param_groups
     assert [group["lr"] for group in fresh] == [0.5, 0.5]
-    told = make_optimiser(model, of({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True).param_groups
+    told = make_optimiser(groups_of(model), of({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True).param_groups
     assert [group["lr"] for group in told] == [0.5, 0.25]
 
 
@@ -172,7 +176,7 @@ def test_clipping_is_by_the_whole_gradient(folder: Path) -> None:
 
 def test_the_running_mean_of_the_weights(folder: Path) -> None:
     training = new(data_of(folder), None, ema=0.8, epochs=1, batch_size=4)
-    engine: Engine = training.engine
+    engine: Trainer = training.trainer
     assert engine.ema is not None
     name, mean = "class_head.weight", engine.ema["class_head.weight"].clone()
     batches = training.load()
