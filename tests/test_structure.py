@@ -14,14 +14,16 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "config", "errors", "guide", "structures", "system"),
+    ("boxes", "config", "errors", "guide", "resize", "structures", "system"),
     ("data", "losses", "model"),
     ("variants",),
     ("weights",),
     ("inference",),
-    ("evaluation", "inspection"),
+    ("evaluation",),
+    ("inspection",),
     ("render",),
     ("training",),
+    ("api",),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

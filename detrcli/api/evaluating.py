@@ -5,20 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detrcli.api.detector import as_detector
 from detrcli.data.checks import Exif
 from detrcli.data.examine import headers_only
 from detrcli.data.source import DataSource
 from detrcli.data.spec import open_source, tell_problems, to_be_looked_at
 from detrcli.errors import DataError
-from detrcli.evaluation.class_mapping import ClassMapping, map_classes
 from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
 from detrcli.evaluation.results import Results, read_results
-from detrcli.evaluation.run import detect_split, readable
 from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
-from detrcli.inference.detector import Detector
-from detrcli.system import distributed
+
+if TYPE_CHECKING:
+    from detrcli.evaluation.class_mapping import ClassMapping
+    from detrcli.inference.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Evaluation:
     max_detections: int
     scoring_seconds: float
     first: bool = True  # of several processes, the one that speaks
-    class_mapping: ClassMapping | None = None  # where a model was run
+    class_mapping: "ClassMapping | None" = None  # where a model was run
     parameters: int | None = None
     seconds_per_picture: Mapping[str, float] | None = None  # by stage
     unread: Sequence[str] = ()  # pictures that were left out
@@ -72,7 +72,7 @@ def evaluate(
     skip_bad: bool = False,
     device: str = "auto",
     note: Callable[[str], None] = lambda text: None,
-    mapped: Callable[[ClassMapping], None] = lambda mapping: None,
+    mapped: "Callable[[ClassMapping], None]" = lambda mapping: None,
     watch: Watch = _unwatched,
 ) -> Evaluation:
     """The numbers of a model on a split, or those of a file of COCO results (`predictions`; then no model is run).
@@ -95,6 +95,12 @@ def evaluate(
         if threshold is not None:  # else every entry counts as written, those of negative scores too
             results = results.part(results.scores >= threshold)
         return _scored(truth, results, split, threshold, max_detections)
+
+    # A file of results is scored without torch.
+    from detrcli.api.detector import as_detector
+    from detrcli.evaluation.class_mapping import map_classes
+    from detrcli.evaluation.run import detect_split, readable
+    from detrcli.system import distributed
 
     threshold = threshold or 0.0
     detector = weights() if callable(weights) else as_detector(weights, device)
@@ -135,7 +141,7 @@ def _scored(
     max_detections: int,
     *,
     first: bool = True,
-    class_mapping: ClassMapping | None = None,
+    class_mapping: "ClassMapping | None" = None,
     parameters: int | None = None,
     seconds_per_picture: Mapping[str, float] | None = None,
     unread: Sequence[str] = (),

@@ -30,7 +30,7 @@ from detrcli.inspection.explained import matcher_of
 from detrcli.inspection.look import record_picture
 from detrcli.inspection.maps import Point
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.tables import Table, number
+from detrcli.inspection.tables import Cell, Table, number
 from detrcli.model.inspectable import Shape
 from detrcli.render import attention_report
 from detrcli.render.attention_report import AttentionReport, Kind
@@ -43,7 +43,6 @@ from detrcli.training.matching_history import read
 from detrcli.training.run_folder import METRICS_FILE
 
 Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them
-Weights = "str | Path | Detector | Callable[[], Detector]"
 
 
 def _unwatched(count: int) -> AbstractContextManager[Callable[[], None]]:
@@ -178,7 +177,7 @@ class RunMatching(_Drawn):
     def tables(self) -> Sequence[Table]:
         """All of it for people."""
         layers = self.moved.shape[1]
-        rows = [
+        rows: list[tuple[Cell, ...]] = [
             (
                 epoch,
                 *(f"{share:.1%}" for share in shares),

@@ -120,8 +120,9 @@ def train(
         spec, state = DataSpec.of(path, files, exif, skip_bad=skip_bad), None
     else:
         asked = given_settings(None, {**more, **options}, pairs)
+        named = {key for key, value in options.items() if value is not None}
         refused = [
-            f"--{key.replace('_', '-')}" if key in options else f"--set {key}"
+            f"--{key.replace('_', '-')}" if key in named else f"--set {key}"
             for key in sorted(asked.keys() - ANEW)
         ]
         refused += [name for name, value in (("--out", out), ("--config", config)) if value is not None]

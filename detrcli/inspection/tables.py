@@ -26,7 +26,10 @@ def class_of(classes: Classes, label: int | None) -> dict[str, Any]:
     if label is None:
         return {"category_id": None, "label": None}
     category = int(classes.ids[label])
-    return {"category_id": None if category == UNKNOWN_CLASS else category, "label": str(classes.names[label])}
+    return {
+        "category_id": None if category == UNKNOWN_CLASS else category,
+        "label": str(classes.names[label]),
+    }
 
 
 def rounded(values: Any) -> Any:

@@ -68,7 +68,8 @@ def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress:
         return hugging_face.load(path, source)
     if path.is_dir():
         raise WeightsError(
-            f"{source}: this folder is neither a run (no {BEST} weights) nor a Hugging Face model (no {hugging_face.CONFIG})."
+            f"{source}: this folder is neither a run (no {BEST}{native.ENDING}) nor a Hugging Face model "
+            f"(no {hugging_face.CONFIG})."
         )
     if path.is_file():
         if sha256 is not None:

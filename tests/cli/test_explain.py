@@ -20,7 +20,7 @@ def picture(tmp_path: Path) -> Path:
 def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Path) -> None:
     shown = detr("explain", picture, "--weights", "small.safetensors", "--device", "cpu")
     assert shown.code == 0, shown.err
-    assert "90 x 60 pixels, shown to small.safetensors as 96 x 64" in shown.out
+    assert "90 x 60 pixels, resized to 96 x 64 for small.safetensors" in shown.out
     for step in (
         "picture",
         "backbone",

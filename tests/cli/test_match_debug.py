@@ -164,8 +164,8 @@ def test_the_tables(match: Detr, root: Path) -> None:
     assert shown.code == 0, shown.err
     assert shown.err == "detr: the picture goes to match-debug.png\n"
     for words in (
-        "given to",
-        "second",
+        "matched to",
+        "runner-up",
         "decided by",
         "the loss",
         "no object",
@@ -258,7 +258,7 @@ def test_arrays_are_those_of_the_document(match: Detr, tmp_path: Path) -> None:
         )
     assert arrays["cost_total"].dtype == np.float32
     assert arrays["queries"].tolist() == document["queries"]
-    assert arrays["probabilities"].shape == (3, 9, 4)
+    assert arrays["probabilities"].shape == (3, 9, 3)  # of the classes
     assert arrays["target_category_ids"].tolist() == [one["category_id"] for one in document["targets"]]
 
 
@@ -271,7 +271,7 @@ def test_the_page_moves_through_layers_and_queries(match: Detr, root: Path, tmp_
         assert "layer 2" in page.inner_text("#layer-name")
         assert page.locator("#boxes rect.object").count() == len(document["targets"])
         page.select_option("#query", str(pair["query"]))
-        assert f"was given object {pair['target']}" in page.inner_text("#said")
+        assert f"is matched to object {pair['target']}" in page.inner_text("#said")
         assert f"runner-up: query {pair['runner_up']}" in page.inner_text("#said")
         chosen = page.locator("#boxes rect.chosen")
         before = float(chosen.get_attribute("x"))

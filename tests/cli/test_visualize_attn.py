@@ -16,7 +16,7 @@ from small import CONFIG, TINY, small_weights
 from detrcli.config import Preprocessing
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
-from detrcli.inspection.attention import recorded
+from detrcli.resize import ShortestEdge
 from detrcli.weights.formats.native import save
 
 QUERIES = ["--query", 5, "--query", 0, "--query", 8]
@@ -52,14 +52,15 @@ def test_raw_holds_what_the_model_computed(detr: Detr, picture: Path, request: p
     with np.load("a.npz") as file:
         raw = dict(file)
     config = request.node.callspec.params["picture"]
-    model = small_weights(config).model()
-    pixels = prepare(Image.open(picture).convert("RGB"), Preprocessing(size=64, max_size=106))
-    with recorded(model) as recording, torch.inference_mode():
+    weights = small_weights(config)
+    model = weights.model()
+    pixels = prepare(Image.open(picture).convert("RGB"), Preprocessing(ShortestEdge(64, 106)))
+    with weights.inspect(model).recorded() as record, torch.inference_mode():
         model(collate([pixels]))
     assert raw["cross"].dtype == np.float32
-    assert raw["cross"].shape == (len(model.decoder.layers), 3, 4, *recording.cells)
+    assert raw["cross"].shape == (len(model.decoder.layers), 3, 4, *record.cells)
     for layer, maps in enumerate(raw["cross"]):
-        np.testing.assert_allclose(maps, recording.cross(layer, [5, 0, 8])[0], rtol=0, atol=VALUE)
+        np.testing.assert_allclose(maps, record.cross(layer, [5, 0, 8]).weights[0], rtol=0, atol=VALUE)
     np.testing.assert_allclose(raw["cross"].sum((-2, -1)), 1, rtol=0, atol=1e-5)
     assert raw["layers"].tolist() == list(range(len(model.decoder.layers)))
     assert raw["queries"].tolist() == [5, 0, 8]
@@ -123,7 +124,7 @@ def test_a_query_that_found_nothing_says_so(detr: Detr, tmp_path: Path, small: P
     weights = small_weights()
     bias = torch.tensor([0.0, 0.0, 0.0, 9.0])  # "no object" wins everywhere
     save(replace(weights, tensors={**weights.tensors, "class_head.bias": bias}), tmp_path / "w.safetensors")
-    assert "nothing, at best" in attn(detr, "--query", 2).out
+    assert "no object, at best" in attn(detr, "--query", 2).out
     assert attn(detr, "--query", 2, "--json").json["queries"][0]["nothing"] is True
 
 

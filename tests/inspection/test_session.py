@@ -50,7 +50,9 @@ def session_of(root: Path, resize: Resize | None = None, *, skip_bad: bool = Fal
         weights = replace(weights, preprocessing=replace(weights.preprocessing, resize=resize))
     detector = Detector.of(weights, "cpu")
     split = headers_only(open_data(root), ["val"]).splits["val"]
-    return InspectionSession.of(detector, split, map_classes(detector.classes, classes_in_split(split)), skip_bad=skip_bad)
+    return InspectionSession.of(
+        detector, split, map_classes(detector.classes, classes_in_split(split)), skip_bad=skip_bad
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A member of the family that lives in the tests alone: it differs from DETR in everything that may differ.
 
-Sigmoid scoring, a denoising group beside the decoder's queries, a backbone of two maps, attention by sampled points, a
-fourth term of the loss, pictures of one exact size. One line makes it known: `register(sampler.VARIANT)`.
+Sigmoid scoring, a denoising group beside the decoder's queries, a backbone of two maps, attention by sampled points,
+a fourth term of the loss, pictures of one exact size. One line makes it known: `register(sampler.VARIANT)`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -13,7 +13,6 @@ from here import Detr
 from members import sampler, stranger
 from trainings import comparable, data_of, new, resume, stopped
 
-
 import detrcli.variants
 from detrcli.data.make import make_shapes
 from detrcli.training.interrupts import Interrupts

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from detrcli.errors import UsageError
 from detrcli.config import LossConfig
+from detrcli.errors import UsageError
 from detrcli.training.settings import Settings, given_settings, of, to_toml
 
 

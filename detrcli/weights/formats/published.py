@@ -39,7 +39,7 @@ def load(path: Path, source: str, wanted: ModelConfig | None = None) -> Weights:
 def _whose(
     theirs: Mapping[str, Tensor], wanted: ModelConfig | None
 ) -> tuple[Variant[Any], ForeignNames[Any]]:
-    """The member whose names these are; else the one that they are said to be, which then explains what is missing."""
+    """The member whose names these are; else the one that they are said to be, which explains what is missing."""
     kept_so = [(v, v.published) for v in variants().values() if v.published is not None]
     known = [(v, names) for v, names in kept_so if names.known_by(theirs.keys())]
     if not known and wanted is not None:
