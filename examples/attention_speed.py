@@ -19,19 +19,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from detrcli.cli.visualize_attn.attention import of_queries
-from detrcli.cli.visualize_attn.looking import look
-from detrcli.config import Preprocessing
-from detrcli.data.images import open_picture
-from detrcli.inference.detector import Detector, find_device
-from detrcli.render.draw import annotate, save
-from detrcli.structures import Classes, Prediction
-from detrcli.variants import VARIANTS
-from detrcli.variants.detr import build
-from detrcli.weights.coco import NAMES
+from detrcli.inference.detector import Detector
+from detrcli.render.attention_report import look
+from detrcli.render.draw import draw_detections, save
+from detrcli.structures import Output
+from detrcli.variants import preset, variant_of
+from detrcli.weights.weights import Weights, classes_by_index
 
 ROUNDS = 12
-LAYERS = 6
 
 
 class Clocked(Detector):
@@ -39,11 +34,19 @@ class Clocked(Detector):
 
     network = 0.0
 
-    def forward(self, pixels: Sequence[Tensor]) -> Prediction:
+    def output(self, pixels: Sequence[Tensor]) -> Output:
         began = time.perf_counter()
-        prediction = super().forward(pixels)
+        output = super().output(pixels)
         self.network += time.perf_counter() - began
-        return prediction
+        return output
+
+
+def random_weights() -> Weights:
+    """A detr-r50 that has learned nothing; its speed is that of one that has."""
+    config = preset("detr-r50")
+    variant = variant_of(config)
+    tensors = variant.build(config).state_dict()
+    return Weights("random", config, tensors, classes_by_index(91), variant.preprocessing, variant.loss)
 
 
 def clocked(detector: Clocked, work: Callable[[], None]) -> tuple[float, float]:
@@ -54,8 +57,7 @@ def clocked(detector: Clocked, work: Callable[[], None]) -> tuple[float, float]:
 
 
 def main() -> None:
-    model, classes = build(VARIANTS["detr-r50"]).eval(), Classes(np.arange(91), np.array(NAMES))
-    detector = Clocked(model, classes, Preprocessing(), find_device("cpu"))
+    detector = Clocked.of(random_weights(), "cpu")
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "a.jpg"
         coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -65,12 +67,10 @@ def main() -> None:
             (seen,) = detector.stream([picture], threshold=0.7, keep_images=True)
             assert seen.image
             assert seen.detections is not None
-            save(annotate(seen.image, seen.detections), picture.with_name("predicted.jpg"))
+            save(draw_detections(seen.image, seen.detections), picture.with_name("predicted.jpg"))
 
         def attend() -> None:
-            seen = look(detector, picture, open_picture(picture).image)
-            shown = of_queries(seen, [17], [LAYERS - 1], [None])
-            save(shown.picture, picture.with_name("attention.png"))
+            save(look(detector, picture, queries=[17]).figure, picture.with_name("attention.png"))
 
         for work in (predict, attend):  # whatever is done only once
             work()

@@ -25,20 +25,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detrcli.config import Preprocessing
 from detrcli.data.examine import headers_only
 from detrcli.data.images import open_picture
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
-from detrcli.evaluation.class_mapping import pair
+from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.metrics import METRICS, score
-from detrcli.evaluation.run import run
-from detrcli.evaluation.truth import classes_of, truth_of
-from detrcli.inference.detector import Detector, find_device
-from detrcli.structures import Classes, Prediction
-from detrcli.variants import VARIANTS
-from detrcli.variants.detr import build
+from detrcli.evaluation.run import detect_split
+from detrcli.evaluation.truth import classes_in_split, truth_of
+from detrcli.inference.detector import Detector
+from detrcli.structures import Group, Output
+from detrcli.variants import preset, variant_of
 from detrcli.weights.coco import NAMES
+from detrcli.weights.weights import Weights, classes_by_index
 
 IMAGES, BOXES, DETECTIONS, CLASSES = 5_000, 36_000, 500_000, 80
 PICTURES, ROUNDS = 12, 3
@@ -170,10 +169,18 @@ def photographs(folder: Path) -> None:
 class Constant(Detector):
     """A detector that does everything but look."""
 
-    def forward(self, pixels: Sequence[Tensor]) -> Prediction:
+    def output(self, pixels: Sequence[Tensor]) -> Output:
         chance = torch.Generator().manual_seed(0)
-        logits = torch.randn(1, 100, len(self.classes) + 1, generator=chance)
-        return Prediction(logits, torch.rand(1, 100, 4, generator=chance))
+        logits = torch.randn(1, 1, 100, self.scoring.rows(len(self.classes)), generator=chance)
+        return Output(Group("decoder", logits, torch.rand(1, 1, 100, 4, generator=chance)))
+
+
+def random_weights() -> Weights:
+    """A detr-r50 that has learned nothing; its speed is that of one that has."""
+    config = preset("detr-r50")
+    variant = variant_of(config)
+    tensors = variant.build(config).state_dict()
+    return Weights("random", config, tensors, classes_by_index(91), variant.preprocessing, variant.loss)
 
 
 def clocked(work: Callable[[], None]) -> tuple[float, float]:
@@ -185,8 +192,8 @@ def clocked(work: Callable[[], None]) -> tuple[float, float]:
 
 def beside_the_model(folder: Path) -> dict[str, float]:
     photographs(folder)
-    model, classes = build(VARIANTS["detr-r50"]).eval(), Classes(np.arange(91), np.array(NAMES))
-    detector = Detector(model, classes, Preprocessing(), find_device("cpu"))
+    weights = random_weights()
+    detector = Detector.of(weights, "cpu")
     inputs = [
         prepare(open_picture(path).image, detector.preprocessing)
         for path in sorted((folder / "val").iterdir())
@@ -195,14 +202,15 @@ def beside_the_model(folder: Path) -> dict[str, float]:
     def evaluate(detector: Detector) -> None:
         split = headers_only(open_data(folder), ["val"]).splits["val"]
         truth = truth_of(split)
-        score(truth, run(detector, split, truth, pair(detector.classes, classes_of(split))).results)
+        mapping = map_classes(detector.classes, classes_in_split(split))
+        score(truth, detect_split(detector, split, truth, mapping).results)
 
     def bare() -> None:
         for pixels in inputs:
-            detector.forward([pixels])
+            detector.output([pixels])
 
-    detector.forward(inputs[:1])  # whatever is done only once
-    constant = Constant(model, classes, Preprocessing(), find_device("cpu"))
+    detector.output(inputs[:1])  # whatever is done only once
+    constant = Constant.of(weights, "cpu")
     rounds = [
         (clocked(lambda: evaluate(detector)), clocked(bare), clocked(lambda: evaluate(constant)))
         for _ in range(ROUNDS)

@@ -22,7 +22,6 @@ import detrcli
 from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.inference.detector import Detector
-from detrcli.inspection.attention import recorded
 from detrcli.inspection.faithfulness import curves, random_maps
 from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
@@ -39,8 +38,9 @@ def found(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float
     made = scene(SEED, FIRST + number)
     image = Image.fromarray(made.pixels)
     pixels = prepare(image, detector.preprocessing).to(detector.device)
-    with recorded(detector.model) as recording:
-        detector.forward([pixels])
+    inspectable = detector.inspect()
+    with inspectable.recorded() as record:
+        detector.output([pixels])
     seen = detector.predict(image, threshold=0)
     for label, mask, (x, y, w, h) in zip(made.labels, made.masks, made.boxes, strict=True):
         fits = [
@@ -50,12 +50,12 @@ def found(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float
         query = int(np.argmax(fits))
         if fits[query] < 0.5:
             continue
-        last = len(detector.model.decoder.layers) - 1
-        attention = recording.cross(last, [query])[0, 0].mean(0).cpu().numpy()  # (h, w)
-        relevant = relevance(detector.model, pixels, [query])[0].cpu().numpy()
-        chance = random_maps(recording.cells, 1, seed=number)
-        measured = curves(detector.model, pixels, query, [attention, relevant, *chance])
-        covered = mask_coverage(mask, recording.cells)
+        last = inspectable.decoder_layers - 1
+        attention = record.cross(last, [query]).density()[0, 0].mean(0).cpu().numpy()  # (h, w)
+        relevant = relevance(detector, pixels, [query])[0].cpu().numpy()
+        chance = random_maps(record.cells, 1, seed=number)
+        measured = curves(detector, pixels, query, [attention, relevant, *chance])
+        covered = mask_coverage(mask, record.cells)
         shares = (attention * covered).sum(), (relevant * covered).sum(), covered.mean()
         yield {
             name: {"deletion": one.deletion_area, "insertion": one.insertion_area, "in mask": float(share)}

@@ -54,14 +54,15 @@ allocator.OPTIONS, allocator.PRIMITIVES, _ = json.loads(sys.argv[1])
 allocator.keep_large_blocks()
 import torch
 from detrcli.structures import Batch
-from detrcli.variants import VARIANTS, build
-model = build(VARIANTS["detr-r50"]).eval()
+from detrcli.variants import preset, variant_of
+config = preset("detr-r50")
+model = variant_of(config).build(config).eval()
 sizes = [(480, 640), (512, 512), (416, 608), (640, 480)]
 def forward():
     start = time.perf_counter()
     with torch.inference_mode():
         for h, w in sizes:
-            model(Batch(torch.rand(1, 3, h, w), torch.zeros(1, h, w, dtype=torch.bool)))
+            model(Batch(torch.rand(1, 3, h, w), None))
     return (time.perf_counter() - start) / len(sizes)
 forward()
 print(min(forward() for _ in range(2)))

@@ -1,6 +1,7 @@
 """The plan of the house, held by reading the imports."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,64 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_model_knows_no_config() -> None:
     assert not any("config" in imports(path) for path in FILES if room_of(path) == "model")
+
+
+# A module or a tensor of a network, by its dotted name.
+DOTTED = re.compile(
+    r"(encoder|decoder|layers|self_attention|cross_attention|projection|class_head|box_head|queries|position)"
+    r"\\?\.(\w|\\)|backbone\\?\.(body|conv|stage)"
+)
+# Where networks are known by their parts: the models, their variants, and those who read others' files.
+OWNERS = ("model", "variants", "weights/formats")
+
+
+def owned(path: Path, *owners: str) -> bool:
+    return path.relative_to(PACKAGE).as_posix().startswith(owners)
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def strings(path: Path) -> Iterator[str]:
+    """The strings of a file that are no documentation."""
+    for node in nodes(path):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            yield node.value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_owners_name_the_parts_of_a_network(path: Path) -> None:
+    if not owned(path, *OWNERS):
+        assert not [text for text in strings(path) if DOTTED.match(text) and not text.endswith(".png")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_scoring_reads_class_logits(path: Path) -> None:
+    """No softmax, and no cutting off of a last class; a model's own attention and boxes aside."""
+    if owned(path, "losses/scoring", "model"):
+        return
+    for node in nodes(path):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            assert called not in ("softmax", "log_softmax", "sigmoid", "logsigmoid"), ast.unparse(node)
+        if isinstance(node, ast.Subscript):
+            assert ast.unparse(node.slice) != "(..., :-1)", ast.unparse(node)
+
+
+def test_only_variants_know_a_members_config() -> None:
+    members = {
+        node.name
+        for path in FILES
+        if owned(path, "variants")
+        for node in nodes(path)
+        if isinstance(node, ast.ClassDef) and "ModelConfig" in map(ast.unparse, node.bases)
+    }
+    assert {"DETRConfig", "TinyConfig"} <= members
+    for path in FILES:
+        if not owned(path, "variants"):
+            named = {node.id for node in nodes(path) if isinstance(node, ast.Name)}
+            assert not named & members, path
 
 
 def test_command_line_starts_without_torch_and_numpy() -> None:

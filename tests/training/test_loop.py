@@ -161,7 +161,7 @@ def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
     scores = iter((0.3, 0.5, 0.5, 0.2))
     lasts = []
     training = new(data, tmp_path, told := Told(), epochs=4)
-    training._evaluate = lambda _: dict({name: next(scores) if name == "AP" else 0.0 for name in METRICS})
+    training._evaluate = lambda _: {name: next(scores) if name == "AP" else 0.0 for name in METRICS}
     told.epoch = lambda *_, **__: lasts.append((tmp_path / "last.safetensors").read_bytes())
     outcome = training.go(Interrupts())
     assert outcome.best is not None
