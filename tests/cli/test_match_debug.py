@@ -220,7 +220,7 @@ def test_an_image_without_objects(match: Detr, tmp_path: Path) -> None:
     assert document["layers"][0]["cost"]["total"] == [[]] * 9
     with opened(tmp_path / "a.html") as page:
         page.select_option("#query", "4")
-        assert "no object" in page.inner_text("#said")
+        assert "It is unmatched" in page.inner_text("#said")
 
 
 def test_more_objects_than_queries(detr: Detr, root: Path, tmp_path: Path) -> None:
