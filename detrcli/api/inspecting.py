@@ -15,6 +15,7 @@ from PIL import Image
 from detrcli.api.detector import as_detector
 from detrcli.data.checks import Exif
 from detrcli.data.examine import headers_only
+from detrcli.data.images import File
 from detrcli.data.masks import Mask
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import DataSource
@@ -27,7 +28,6 @@ from detrcli.inspection import report
 from detrcli.inspection import usage as using
 from detrcli.inspection import walk as walking
 from detrcli.inspection.explained import matcher_of
-from detrcli.inspection.look import record_picture
 from detrcli.inspection.maps import Point
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, number
@@ -324,9 +324,13 @@ def walk(
 ) -> Walk:
     """The stages of a model with their shapes for a picture, and what is found in the end."""
     detector = as_detector(weights, device)
-    image = record_picture(detector, picture).image
+    (seen,) = detector.stream([picture], threshold=0, keep_images=True)
+    image, found = seen.image, seen.detections
+    if image is None or found is None:
+        raise DataError(
+            f"{picture if isinstance(picture, str | Path | File) else 'a picture'}: {seen.problem}."
+        )
     pixels = prepare(image, detector.preprocessing).to(detector.device)  # (3, h, w)
-    found = detector.predict(image, threshold=0)
     _, height, width = pixels.shape
     return Walk(
         width=image.width,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrcli.cli.inputs import check_folder
+from detrcli.cli.inputs import check_folder, options_named
 from detrcli.cli.options import (
     DATA,
     THRESHOLD,
@@ -121,23 +121,24 @@ def match_debug(
         return load_detector(weights, model=model, sha256=sha256, size=size, max_size=max_size, device=device)
 
     costs = {"class": cost_class, "l1": cost_l1, "giou": cost_giou}
-    found = explain_matching(
-        None if run is not None else open_source(data, {"val": (val_ann, val_images)}),
-        detector,
-        image=image,
-        whole_split=all_,
-        run=run,
-        split=split,
-        layers=layer,
-        threshold=threshold,
-        other_weights={name: weight for name, weight in costs.items() if weight is not None},
-        most=worst or WORST,
-        exif=exif,
-        skip_bad=skip_bad,
-        note=warn,
-        mapped=tell_class_mapping,
-        watch=_watch,
-    )
+    with options_named():
+        found = explain_matching(
+            None if run is not None else open_source(data, {"val": (val_ann, val_images)}),
+            detector,
+            image=image,
+            whole_split=all_,
+            run=run,
+            split=split,
+            layers=layer,
+            threshold=threshold,
+            other_weights={name: weight for name, weight in costs.items() if weight is not None},
+            most=worst or WORST,
+            exif=exif,
+            skip_bad=skip_bad,
+            note=warn,
+            mapped=tell_class_mapping,
+            watch=_watch,
+        )
     if out is None:
         out = next_free_file(
             "match-debug-run.png" if run else "match-debug-all.png" if all_ else "match-debug.png"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detrcli.cli.inputs import options_named
 from detrcli.cli.options import (
     THRESHOLD,
     Debug,
@@ -99,8 +100,6 @@ def visualize_attn(
         if given is not None:
             check_ending(given, *allowed)
 
-    points = _points(encoder or [])
-
     from detrcli.api.inspecting import look
     from detrcli.cli.console import Status, print_json, print_table, warn
     from detrcli.cli.loading import load_detector
@@ -115,6 +114,7 @@ def visualize_attn(
         raise DataError(f"{image}: {error}.") from None
     for note in picture.notes:
         warn(f"{image}: {note}")
+    points = _points(encoder or [], *picture.image.size)  # before anything is fetched
     detector = load_detector(
         weights,
         model=model,
@@ -132,7 +132,7 @@ def visualize_attn(
     ):
         if asked_for:
             kind = name  # type: ignore[assignment]  # each is one of them
-    with Status("hiding cells", quiet=not faithfulness) as status:
+    with options_named(), Status("hiding cells", quiet=not faithfulness) as status:
         found = look(
             image,
             detector,
@@ -163,13 +163,17 @@ def visualize_attn(
         print(visible(remark))
 
 
-def _points(asked: list[str]) -> list[tuple[float, float]]:
-    """Places X,Y in pixels of the picture."""
+def _points(asked: list[str], width: int, height: int) -> list[tuple[float, float]]:
+    """Places X,Y in pixels of a picture of this size."""
     points = []
     for text in asked:
         try:
             x, y = (float(part) for part in text.split(","))
         except ValueError:
             raise UsageError(f"--encoder {text}: give X,Y in pixels, such as 120,80.") from None
+        if not (0 <= x < width and 0 <= y < height):
+            raise UsageError(
+                f"--encoder {text}: the picture ends at {width - 1},{height - 1}; it begins at 0,0."
+            )
         points.append((x, y))
     return points

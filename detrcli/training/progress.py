@@ -66,7 +66,7 @@ class Outcome:
     """How a training ended."""
 
     epochs: int
-    best: Row | None  # the epoch with the best AP
+    best: Row | None  # the best epoch, by what it is judged by
     seconds: float
     stopped: int | None  # the exit code that it was interrupted with
 

@@ -83,19 +83,18 @@ def begin(
     preset(model)  # which must be there
     source = asked.weights or (model if model in PUBLISHED else FROM_SCRATCH)
     if source == FROM_SCRATCH:
-        initial = _from_scratch(model, asked, classes, pictures, progress)
+        initial = _from_scratch(model, given, classes, pictures, progress)
     else:
-        initial = _from_weights(source, asked, classes, progress)
-    weights = initial.weights
+        initial = _from_weights(source, given, classes, progress)
+    settings, weights = initial.settings, initial.weights
     variant = weights.variant
-    settings = of(given, variant.recipe)
     weights = replace(
         weights,
         config=variant.changed(weights.config, dropout=settings.dropout),
         preprocessing=_sized(weights.preprocessing, settings),
         loss=settings.loss_config(variant.loss),
     )
-    return replace(initial, settings=settings, weights=weights)
+    return replace(initial, weights=weights)
 
 
 def resumed(state: Mapping[str, Any], data: Data) -> Initial:
@@ -112,21 +111,25 @@ def resumed(state: Mapping[str, Any], data: Data) -> Initial:
     return Initial(settings, weights, state["fresh_backbone"], state["freeze"], notes=[])
 
 
-def _from_weights(source: str, asked: Settings, classes: Classes, progress: DownloadProgress) -> Initial:
+def _from_weights(
+    source: str, given: Mapping[str, Any], classes: Classes, progress: DownloadProgress
+) -> Initial:
+    asked = of(given)
     for key in ("norm", "backbone_weights"):
         if getattr(asked, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
     loaded = load_weights(source, model=asked.model, progress=progress)
-    fitted = fit(loaded, classes, asked.queries)
+    settings = of(given, loaded.variant.recipe)
+    fitted = fit(loaded, classes, settings.queries)
     kept, fresh, dropped = (
         f"{len(names)} ({some(names, 6)})" if names else "none"
         for names in (fitted.kept, fitted.fresh, fitted.dropped)
     )
     return Initial(
-        asked,
+        settings,
         fitted.weights,
         fresh_backbone=False,
-        freeze=asked.freeze or "stem",
+        freeze=settings.freeze or "stem",
         notes=[
             f"weights: {source}: loaded but for the class head, {fitted.queries}",
             f"class head: kept by name: {kept}; starting anew: {fresh}; dropped: {dropped}",
@@ -135,12 +138,13 @@ def _from_weights(source: str, asked: Settings, classes: Classes, progress: Down
 
 
 def _from_scratch(
-    model: str, asked: Settings, classes: Classes, pictures: int, progress: DownloadProgress
+    model: str, given: Mapping[str, Any], classes: Classes, pictures: int, progress: DownloadProgress
 ) -> Initial:
     config = preset(model)
     variant = variant_of(config)
-    config = variant.changed(config, classes=len(classes), queries=asked.queries, norm=asked.norm)
-    source = asked.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
+    settings = of(given, variant.recipe)
+    config = variant.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
+    source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
     norm: str | None = getattr(config, "norm", None)
     if source == FROM_SCRATCH and norm == "frozen":
         raise UsageError(
@@ -158,10 +162,10 @@ def _from_scratch(
             f"118,287, 300 to 500 times over; --weights {model} starts from one of them"
         )
     return Initial(
-        asked,
+        settings,
         Weights(f"{model} from scratch", config, tensors, classes, variant.preprocessing, variant.loss),
         fresh_backbone=source == FROM_SCRATCH,
-        freeze=asked.freeze or ("none" if source == FROM_SCRATCH else "stem"),
+        freeze=settings.freeze or ("none" if source == FROM_SCRATCH else "stem"),
         notes=notes,
     )
 

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from browser import opened
 from here import Detr
 from PIL import Image
-from small import TINY, small_weights
+from small import CONFIG, TINY, published_names, small_weights
 
+from detrcli.cli.visualize_attn import options_named
 from detrcli.data.make import make_shapes
+from detrcli.errors import UsageError
+from detrcli.inspection.matching import reweighted
+from detrcli.losses.matching import Matcher
 from detrcli.weights.formats.native import save
 
 EVIL = "cat</script>\x1b[31m"
@@ -155,7 +160,7 @@ def test_images_are_found_by_id_and_by_file(match: Detr, root: Path) -> None:
         assert match("--image", named).code == 2
     shown = match("--image", 99)
     assert (shown.code, shown.out) == (2, "")
-    assert "no picture of this split has that id or file" in shown.err
+    assert "--image 99: no picture of this split has that id or file" in shown.err
 
 
 def test_the_tables(match: Detr, root: Path) -> None:
@@ -437,6 +442,33 @@ def test_the_weights_of_a_run_bring_its_costs(detr: Detr, root: Path, tmp_path: 
     shown = detr("match-debug", "--run", "run")
     assert shown.code == 3
     assert "no matching was kept" in shown.err
+
+
+def test_a_name_inside_a_run_folder_has_not_that_runs_costs(
+    detr: Detr, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published weights, fetched by name, are matched as published, wherever one stands."""
+    trained = detr(
+        "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
+        "--set", "queries=6", "--set", "workers=0", "--set", "cost_class=3", "--epochs", 1, "--out", "run",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    torch.save({"model": published_names()}, tmp_path / "published.pth")
+    monkeypatch.setattr("detrcli.weights.load.fetch", lambda *_: tmp_path / "published.pth")
+    monkeypatch.setattr("detrcli.weights.load.preset", lambda _: CONFIG)  # a smaller one under that name
+    monkeypatch.chdir(tmp_path / "run")
+    args = ["match-debug", root / "data", "--device", "cpu", "--size", 64, "--json", "--out"]
+    for weights, of_class in (("detr-r50", 1), (".", 3), ("best.safetensors", 3)):
+        shown = detr(*args, tmp_path / f"{weights}.png", "--weights", weights)
+        assert shown.code == 0, shown.err
+        assert shown.json["cost_weights"] == {"class": of_class, "l1": 5, "giou": 2}
+
+
+def test_errors_name_their_option(match: Detr) -> None:
+    for option, value in (("--layer", "3"), ("--image", "99")):
+        assert f"detr: {option} {value}: " in match(option, value).err
+    with pytest.raises(UsageError, match="^--cost-l1: this model has no such term"), options_named():
+        reweighted(Matcher([], "each"), {"l1": 1})
 
 
 def test_names_from_files_stay_text(detr: Detr, root: Path, tmp_path: Path) -> None:

@@ -213,11 +213,11 @@ def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--query", 9], "queries 0 to 8"),
-        (["--layer", "2"], "last, all or a number from 0 to 1"),
-        (["--layer", "-1"], "last, all"),
-        (["--head", "four"], "mean, all or a number from 0 to 3"),
-        (["--encoder", "90,0"], "ends at 89,59"),
+        (["--query", 9], "--query 9: the model has queries 0 to 8"),
+        (["--layer", "2"], "--layer 2: it is last, all or a number from 0 to 1"),
+        (["--layer", "-1"], "--layer -1: it is last, all"),
+        (["--head", "four"], "--head four: it is mean, all or a number from 0 to 3"),
+        (["--encoder", "90,0"], "--encoder 90,0: the picture ends at 89,59"),
         (["--encoder", "1"], "X,Y"),
         (["--encoder", "nan,1"], "ends at"),
         (["--encoder", "1,1", "--query", 1], "one at a time"),
@@ -240,6 +240,13 @@ def test_what_cannot_be_asked(detr: Detr, small: Path, args: list[object], said:
     assert (shown.code, shown.out) == (2, "")
     assert said in shown.err
     assert sorted(Path().iterdir()) == before
+
+
+def test_a_place_outside_is_told_before_weights_are_loaded(detr: Detr, small: Path) -> None:
+    Path("broken.safetensors").write_bytes(b"no weights")
+    asked = ["visualize-attn", "a.png", "--weights", "broken.safetensors"]
+    assert detr(*asked, "--encoder", "1,1").code == 4
+    assert detr(*asked, "--encoder", "90,0").code == 2
 
 
 def test_no_picture(detr: Detr, small: Path) -> None:

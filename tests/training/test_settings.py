@@ -36,6 +36,42 @@ def test_weights_of_terms_by_either_name() -> None:
         given_settings(pairs=["loss.class=-1"])
 
 
+def test_tables_in_a_file(tmp_path: Path) -> None:
+    """As people and `config.toml` write them; whole numbers too, and version 0.1's names beside them."""
+    file = tmp_path / "a.toml"
+    file.write_text("cost_giou = 3\nloss_l1 = 4\n[loss]\nclass = 3\nno_such = 0.5\n[cost]\nl1 = 1.5\n")
+    chosen = given(file)
+    assert chosen.loss == {"l1": 4, "class": 3, "no_such": 0.5}
+    assert chosen.cost == {"giou": 3, "l1": 1.5}
+    text = to_toml(chosen)
+    assert "\n[cost]\n" in text
+    assert "\n[loss]\n" in text
+    file.write_text(text)
+    assert given(file) == chosen
+    assert given(file, pairs=["loss.class=2"]).loss == {"l1": 4, "class": 2, "no_such": 0.5}
+    with pytest.raises(
+        UsageError, match=r"loss\.no_such: this model has no such term; it has class, l1, giou"
+    ):
+        of({"loss": {"no_such": 0.5}}).loss_config(LossConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("loss = 3\n", "loss = 3: it is a table of names and values."),
+        ("[loss]\nclass = 'much'\n", "loss.class = 'much': it is a number."),
+        ("[cost]\nl1 = nan\n", "cost.l1 = nan: it is a number."),
+        ("[cost]\nl1 = -1\n", "cost.l1 = -1: it is at least 0."),
+    ],
+)
+def test_tables_with_mistakes(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as error:
+        given_settings(file)
+    assert str(error.value) == said
+
+
 def test_a_models_recipe_lies_under_what_the_user_says() -> None:
     recipe = {"lr": 1e-3, "clip": 1.0, "loss": {"class": 2.0}}
     settings = of({"lr": 2e-3, "loss.l1": 1}, recipe)

@@ -1,5 +1,6 @@
 """Where a training starts from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from small import TINY, published_names, small_weights
 
+import detrcli.variants
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
 from detrcli.training.settings import of, to_toml
 from detrcli.training.setup import begin
+from detrcli.variants import tiny
 from detrcli.variants.detr import DETRConfig
 from detrcli.variants.tiny import TinyConfig
 from detrcli.weights.formats import native
@@ -41,3 +44,29 @@ def test_weights_say_what_they_are(folder: Path) -> None:
     with pytest.raises(UsageError, match="not a detr-r50: it is a detr-tiny"):
         begin({"weights": weights, "model": "detr-r50"}, CLASSES, 10)
     assert "model" not in to_toml(of({"weights": weights}))
+
+
+@pytest.mark.parametrize("weights", ["none", "tiny.safetensors"])
+def test_a_models_recipe_where_the_user_says_nothing(
+    weights: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From scratch and from weights; it reaches all that is set up, and so does what is said over it."""
+    recipe = {"lr": 3e-3, "clip": 1.0, "dropout": 0.2, "size": 48, "freeze": "all", "queries": 4}
+    recipe["loss"] = {"class": 2.0, "l1": 4.0}
+    monkeypatch.setattr(detrcli.variants, "_VARIANTS", [replace(tiny.VARIANT, recipe=recipe)])
+    given = {"weights": weights if weights == "none" else str(folder / weights), "model": "detr-tiny"}
+
+    plain = begin(given, CLASSES, 10)
+    assert (plain.settings.lr, plain.settings.clip, plain.settings.epochs) == (3e-3, 1.0, 50)
+    assert plain.weights.loss.loss == {"class": 2, "l1": 4, "giou": 2}
+    assert (plain.weights.config.dropout, plain.weights.config.queries) == (0.2, 4)
+    assert plain.weights.preprocessing.resize.size == 48
+    assert plain.freeze == plain.settings.freeze == "all"
+
+    said = {"lr": 1e-2, "dropout": 0.0, "size": 32, "freeze": "none", "queries": 5, "loss.class": 6}
+    told = begin(given | said, CLASSES, 10)
+    assert (told.settings.lr, told.settings.clip) == (1e-2, 1.0)
+    assert told.weights.loss.loss == {"class": 6, "l1": 4, "giou": 2}
+    assert (told.weights.config.dropout, told.weights.config.queries) == (0.0, 5)
+    assert told.weights.preprocessing.resize.size == 32
+    assert told.freeze == told.settings.freeze == "none"

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,55 @@ def test_the_mean_norm_is_of_the_steps_that_were_taken(folder: Path) -> None:
     training.go(Interrupts())
     assert training.rows[0]["grad_norm"] is not None
     assert math.isfinite(training.rows[0]["grad_norm"])
+
+
+@pytest.fixture
+def rough() -> Iterator[dict[str, Any]]:
+    """Where float32 need not be exact, and is allowed not to be."""
+    backends = torch.backends
+    switches: dict[str, Any] = {
+        "cuda.matmul": backends.cuda.matmul,
+        "cudnn.conv": backends.cudnn.conv,
+        "mkldnn.matmul": backends.mkldnn.matmul,
+        "mkldnn.conv": backends.mkldnn.conv,
+    }
+    before = {name: switch.fp32_precision for name, switch in switches.items()}
+    for name, switch in switches.items():
+        switch.fp32_precision = "bf16" if name.startswith("mkldnn") else "tf32"
+    yield switches
+    for name, switch in switches.items():
+        switch.fp32_precision = before[name]
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_float32_is_exact_in_a_step_and_as_before_afterwards(
+    diverges: bool, folder: Path, rough: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the network, its loss and its gradients, whatever the program around it allows; also where it diverges."""
+
+    def precisions() -> dict[str, str]:
+        return {name: switch.fp32_precision for name, switch in rough.items()}
+
+    before, seen = precisions(), {}
+    training = new(data_of(folder), None, epochs=1)
+    head, compute_loss = training.model.class_head, training.loss.compute_loss
+
+    def forward(*hooked: Any) -> torch.Tensor | None:
+        seen["forward"] = precisions()
+        return hooked[2] * torch.nan if diverges else None
+
+    head.register_forward_hook(forward)
+    head.weight.register_hook(lambda _: seen.update(backward=precisions()))
+    monkeypatch.setattr(
+        training.loss, "compute_loss", lambda *args: seen.update(loss=precisions()) or compute_loss(*args)
+    )
+    with pytest.raises(DivergedError) if diverges else nullcontext():
+        training.trainer.step([next(training.load())], 0)
+    assert seen.keys() == {"forward", "loss"} | (set() if diverges else {"backward"})
+    for where, found in seen.items():
+        assert set(found.values()) == {"ieee"}, where
+    assert precisions() == before
+    assert set(before.values()) == {"tf32", "bf16"}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

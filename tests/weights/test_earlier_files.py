@@ -34,7 +34,7 @@ def answer(name: str) -> Any:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data that the run was trained on, which follows from its numbers."""
     folder = tmp_path_factory.mktemp("earlier") / "small"
-    make_shapes(folder, images=10, size=32, classes=("circle", "square", "triangle"), objects=2)
+    make_shapes(folder, images=12, size=32, classes=("circle", "square", "triangle"), objects=2)
     return folder.parent
 
 

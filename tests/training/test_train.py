@@ -1,0 +1,91 @@
+"""A training from Python: mistakes are refused before anything is done; the program around it stays as it was."""
+
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trainings import Told
+
+from detrcli.api import train
+from detrcli.api.training import Hooks
+from detrcli.data.make import make_shapes
+from detrcli.errors import UsageError
+from detrcli.training.interrupts import Interrupts
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = {"model": "detr-tiny", "weights": "none", "size": 32, "epochs": 1, "batch_size": 2}
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=4, size=32, classes=("circle",), objects=2)
+    return folder
+
+
+class Broken(Exception):  # noqa: N818  # no error of ours
+    """What nothing in a training catches."""
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_random_numbers_and_signals_are_afterwards_as_before(
+    breaks: bool, data: Path, tmp_path: Path
+) -> None:
+    """Also where it fails; in between both are the training's."""
+    seen: list[tuple[Any, torch.Tensor]] = []
+
+    def look(_: object) -> None:
+        seen.append((signal.getsignal(signal.SIGTERM), torch.random.get_rng_state()))
+        if breaks:
+            raise Broken
+
+    told = Told(at_step=look)
+    random, handlers = torch.random.get_rng_state(), [signal.getsignal(one) for one in SIGNALS]
+    with pytest.raises(Broken) if breaks else nullcontext():
+        train(
+            data, **SMALL, out=tmp_path / "run", device="cpu", settings={"workers": 0},
+            hooks=Hooks(report=lambda device: nullcontext(told)),
+        )  # fmt: skip
+    assert len(seen) == (1 if breaks else 2)
+    for handler, state in seen:
+        assert isinstance(handler.__self__, Interrupts)
+        assert not torch.equal(state, random)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert [signal.getsignal(one) for one in SIGNALS] == handlers
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "said"),
+    [
+        ({}, {"workers": 100_000}, "workers = 100000: it is between 0 and 256."),
+        ({}, ["workers=100000"], "workers = 100000: it is between 0 and 256."),
+        ({"epochs": 0}, {}, "epochs = 0: it is at least 1."),
+        ({"lr": float("nan")}, {}, "lr = nan: it is a number."),
+        ({}, ["lr=nan"], "lr = nan: it is a number."),
+        ({}, {"loss": {"class": float("inf")}}, "loss.class = inf: it is a number."),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_at_once(
+    options: Mapping[str, Any], settings: Mapping[str, Any] | Sequence[str], said: str, tmp_path: Path
+) -> None:
+    """Before anybody asks whether there is such data."""
+    with pytest.raises(UsageError) as error:
+        train(tmp_path / "nowhere", **options, out=tmp_path / "run", settings=settings)
+    assert str(error.value) == said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("pair", "name"), [("loss.centre=1", "loss.centre"), ("cost_mask=1", "cost.mask")])
+def test_a_term_that_the_model_does_not_have_is_named(
+    pair: str, name: str, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as error:
+        train(data, **SMALL, out=tmp_path / "run", settings=[pair])
+    assert str(error.value) == f"{name}: this model has no such term; it has class, l1, giou."
+    assert not list(tmp_path.iterdir())
