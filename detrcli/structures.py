@@ -73,7 +73,9 @@ ObjectCounts = tuple[Sequence[int], int]  # objects of each image, and queries
 class Group:
     """One set of queries through all its layers: the decoder's, a denoising group, the encoder's proposals.
 
-    What it leaves out is taken from the batch: its objects, and the pairs that the matcher finds.
+    What it leaves out is taken from the batch: its objects, and the pairs that the matcher finds. In training a model
+    gives the same groups for every batch, also for one without objects: processes and accumulated batches agree on
+    what their losses are divided by.
     """
 
     name: str

@@ -63,7 +63,7 @@ def _render(text: str) -> None:
     class Folded(TableElement):
         """A table whose long words go on in the next line, where rich would cut them off."""
 
-        def __rich_console__(self, console, options):  # type: ignore[no-untyped-def]
+        def __rich_console__(self, console, options):  # type: ignore[no-untyped-def]  # as rich has it, whose types are imported late
             for table in super().__rich_console__(console, options):
                 if isinstance(table, Table):
                     for column in table.columns:
@@ -73,7 +73,7 @@ def _render(text: str) -> None:
     class Page(Markdown):
         """Markdown with such tables."""
 
-        elements = {**Markdown.elements, "table_open": Folded}  # noqa: RUF012
+        elements = {**Markdown.elements, "table_open": Folded}  # noqa: RUF012  # rich's own, which it only reads
 
     # Code without a background: one that fits a dark terminal is wrong on a light one.
     console = Console(highlight=False, theme=Theme({"markdown.code": "bold cyan"}))

@@ -123,15 +123,9 @@ def visualize_attn(
         max_size=max_size,
         device=device,
     )
-    kind: Kind = "cross"
-    for name, asked_for in (
-        ("encoder", points),
-        ("self", self_),
-        ("relevance", relevance),
-        ("faithfulness", faithfulness),
-    ):
-        if asked_for:
-            kind = name  # type: ignore[assignment]  # each is one of them
+    kind: Kind = "encoder" if points else "self" if self_ else "relevance" if relevance else "cross"
+    if faithfulness:  # which shows relevance too
+        kind = "faithfulness"
     with options_named(), Status("hiding cells", quiet=not faithfulness) as status:
         found = look(
             image,

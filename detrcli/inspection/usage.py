@@ -49,7 +49,6 @@ class HardExample:
     pair: Pair
     predicted: int  # the likeliest class of its query
     score: float
-    predicted_box: np.ndarray  # (4,), likewise
     loss: np.ndarray | None  # (M,), of each term, weighted; None where the loss cannot be taken apart
 
     @property
@@ -321,10 +320,7 @@ def summed(
 def _examples(image: ExplainedImage) -> Iterator[HardExample]:
     matching = image.matching
     last, target = matching.layers[-1], matching.target
-    objects, found = (
-        of_picture(target.boxes.numpy(), image.placement),
-        of_picture(last.boxes, image.placement),
-    )
+    objects = of_picture(target.boxes.numpy(), image.placement)
     for pair in last.pairs:
         yield HardExample(
             place=image.place,
@@ -336,6 +332,5 @@ def _examples(image: ExplainedImage) -> Iterator[HardExample]:
             pair=pair,
             predicted=int(last.labels[pair.query]),
             score=float(last.scores[pair.query]),
-            predicted_box=found[pair.query],
             loss=None if matching.losses is None else matching.losses[-1].targets[pair.target],
         )

@@ -35,6 +35,7 @@ class Criterion:
             own = targets if group.targets is None else group.targets
             matches[group.name] = group.match or self.matcher(group, own)
             matched = pair_up(group, matches[group.name], own)
+            assert group.name in step.normalisers, f"group {group.name!r} is not in every batch of a step"
             normalisers = step.normalisers[group.name]
             layers[group.name] = {
                 term.name: term.by_layer(matched) / normalisers[term.name] for term in self.terms

@@ -28,9 +28,8 @@ class Step:
     """What the batches of one training step share."""
 
     objects: Sequence[Sequence[int]]  # of each image, of every accumulated batch of this process
-    normalisers: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # group -> term, once they are known
+    # Group -> term -> what it is divided by; filled with the first batch.
+    normalisers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batches: Sequence[Sequence[Target]]) -> "Step":

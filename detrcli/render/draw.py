@@ -206,9 +206,6 @@ def grid_figure(
     return page
 
 
-sheet = grid_figure  # until its callers have the new name
-
-
 def _fitted(picture: Image.Image, cell: int) -> Image.Image:
     """As large as a square cell takes."""
     scale = cell / max(picture.size)

@@ -97,7 +97,7 @@ def test_options_of_other_programs_are_answered(detr: Detr, given: str, said: st
 
 def test_the_names_that_are_answered_exist() -> None:
     """In a command at least, and none of the others' names is one of ours by now."""
-    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]  # a group has them
     options = {name for command in commands for parameter in command.params for name in parameter.opts}
     assert {ours.split()[0] for ours in OTHER_NAMES.values()} <= {*options, "IMAGE", "DATA"}
     assert not OTHER_NAMES.keys() & options

@@ -30,7 +30,7 @@ CONFIG = preset("detr-r50")
 
 
 def matcher(**loss: object) -> Matcher:
-    return set_prediction_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]
+    return set_prediction_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]  # any of its fields
 
 
 MATCHERS = [
@@ -142,7 +142,7 @@ def test_more_objects_than_queries() -> None:
 def test_the_pairs_are_those_that_the_criterion_charges_for(
     g: torch.Generator, objects: int, matching: str
 ) -> None:
-    criterion = set_prediction_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]
+    criterion = set_prediction_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
     group, target = random_group(g, 3, 6, 4), random_target(g, objects, 4)
     charged = criterion.compute_loss(Output(group), [target]).matches["decoder"]
     layers, kept = explain(group, target, criterion.matcher), queries_of(group, target, criterion.matcher)

@@ -293,4 +293,4 @@ def test_a_model_that_keeps_its_matching_to_itself(session: InspectionSession) -
         scoring, matcher = session.loss.scoring, None
 
     with pytest.raises(UsageError, match="does not say how its queries are matched"):
-        match_report(replace(session, loss=Foreign()), 0)  # type: ignore[arg-type]
+        match_report(replace(session, loss=Foreign()), 0)  # type: ignore[arg-type]  # with no scoring

@@ -110,7 +110,7 @@ class Sampler(DetectionTransformer):
         decoder = self._decode(
             "decoder", self.contents.expand(B, -1, -1), self.references.expand(B, -1, -1), maps
         )
-        if not self.training or not targets or not any(map(len, targets)):
+        if not self.training or targets is None:
             return Output(decoder, named={"features": maps[0]})
         return Output(decoder, (self._denoise(targets, maps),), {"features": maps[0]})
 
@@ -128,7 +128,7 @@ class Sampler(DetectionTransformer):
 
     def _denoise(self, targets: Sequence[Target], maps: Sequence[Tensor]) -> Group:
         """The objects of each picture some times over, as queries that begin at noisy boxes."""
-        most, device = max(map(len, targets)), maps[0].device
+        most, device = max(1, *map(len, targets)), maps[0].device
         B, Q = len(targets), REPEATS * most
         contents = torch.zeros(B, Q, self.contents.shape[1], device=device)
         boxes = torch.zeros(B, Q, 4, device=device)
@@ -145,11 +145,14 @@ class Sampler(DetectionTransformer):
             objects += range(start, start + n)
             start += n
         L, P = len(self.attentions), len(images)
-        pairs = [torch.tensor(values, device=device).repeat(L) for values in (images, queries, objects)]
+        pairs = [
+            torch.tensor(values, device=device, dtype=torch.long).repeat(L)
+            for values in (images, queries, objects)
+        ]
         match = Match(torch.arange(L, device=device).repeat_interleave(P), *pairs)
 
         def counts(objects: Sequence[int]) -> ObjectCounts:
-            return [REPEATS * n for n in objects], REPEATS * max(objects)
+            return [REPEATS * n for n in objects], REPEATS * max(1, *objects)
 
         return self._decode(
             "denoising", contents, boxes, maps, targets=own, match=match, weight=0.5, counts=counts

@@ -71,6 +71,19 @@ def test_a_term_that_only_it_has_can_be_set(detr: Detr, data: Path) -> None:
     assert "centre" in wrong.err
 
 
+def test_batches_without_objects_beside_others(detr: Detr, tmp_path: Path) -> None:
+    """Accumulated one by one, first or later, they do not disturb what the others are divided by."""
+    make_shapes(tmp_path / "data", images=6, size=32, objects=2)
+    path = tmp_path / "data" / "annotations" / "instances_train.json"
+    document = json.loads(path.read_text())
+    document["annotations"] = [one for one in document["annotations"] if one["image_id"] > 3]
+    path.write_text(json.dumps(document))
+    more = ("--batch-size", 1, "--set", "accumulate=2", "--set", "workers=0", "--epochs", 3)
+    shown = detr("train", "data", "--model", "sampler", "--weights", "none", "--out", "run", *more)
+    assert shown.code == 0, shown.err
+    assert {"loss_denoising_class", "loss_denoising_giou"} <= rows_of(Path("run"))[0].keys()
+
+
 @pytest.mark.parametrize("model", ["sampler", "stranger"])
 @pytest.mark.usefixtures("one_thread")
 def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["cross", "encoder", "self", "relevance", "faithfulness"])
 def test_every_kind_is_told_in_all_ways(detector: Detector, picture: Path, kind: Kind) -> None:
     asked = {"points": [(3, 5)]} if kind == "encoder" else {"queries": [5, 0]}
-    report = look(detector, picture, kind=kind, **asked)  # type: ignore[arg-type]
+    report = look(detector, picture, kind=kind, **asked)  # type: ignore[arg-type]  # by name
     document = json.loads(json.dumps(report.document, allow_nan=False))
     assert (document["file"], document["width"], document["height"]) == ("a.png", 90, 60)
     assert document["cells"] == list(report.record.forward.cells)
@@ -74,7 +74,7 @@ def test_queries_without_an_object_say_so(picture: Path) -> None:
     """With "no object" likeliest everywhere."""
     detector = Detector.of(small_weights(CONFIG), "cpu")
     head = detector.model.get_submodule("class_head")
-    head.bias.data.copy_(head.bias.data.new_tensor([0, 0, 0, 50]))  # type: ignore[union-attr, operator]
+    head.bias.data.copy_(head.bias.data.new_tensor([0, 0, 0, 50]))  # type: ignore[union-attr, operator]  # a module's attribute
     report = look(detector, picture, queries=[2])
     assert report.document["queries"][0]["nothing"] is True
     assert "no object, at best" in str(report.rows[0][1])
@@ -99,7 +99,7 @@ def test_queries_without_an_object_say_so(picture: Path) -> None:
 )
 def test_what_cannot_be_asked(detector: Detector, picture: Path, asked: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        look(detector, picture, **asked)  # type: ignore[arg-type]
+        look(detector, picture, **asked)  # type: ignore[arg-type]  # by name
 
 
 def test_no_picture(detector: Detector, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def plates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
 
     def watched(canvas: object, place: tuple[float, ...], *rest: object) -> None:
         places.append(place)
-        write(canvas, place, *rest)  # type: ignore[arg-type]
+        write(canvas, place, *rest)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(drawn_by, "write", watched)
     return places
