@@ -23,20 +23,26 @@ ROUNDS = 15
 
 
 def bare_app() -> str:
-    """The source of an app that declares what ours declares, and does nothing."""
-    lines = [
-        "from typing import Annotated",
-        "import typer",
-        "app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)",
-    ]
-    for name, command in typer.main.get_command(app).commands.items():
+    """The source of an app that declares what ours declares, groups of commands too, and does nothing."""
+    lines = ["from typing import Annotated", "import typer"]
+    declare_group(lines, "app", typer.main.get_command(app))
+    return "\n".join(lines)
+
+
+def declare_group(lines: list[str], called: str, group: Any) -> None:
+    lines.append(f"{called} = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)")
+    for name, command in group.commands.items():
+        inner = f"{called}_{name.replace('-', '_')}"
+        if hasattr(command, "commands"):
+            declare_group(lines, inner, command)
+            lines.append(f"{called}.add_typer({inner}, name={name!r}, help={command.help!r})")
+            continue
         parameters = [declare(p) for p in command.params if p.name != "help"]
         lines += [
-            f"@app.command({name!r})",
-            f"def {command.callback.__name__}({', '.join(parameters)}) -> None:",
+            f"@{called}.command({name!r})",
+            f"def {inner}({', '.join(parameters)}) -> None:",
             f"    {command.help!r}",
         ]
-    return "\n".join(lines)
 
 
 def declare(parameter: Any) -> str:

@@ -20,7 +20,6 @@ from detrcli.cli.guide import guide
 from detrcli.cli.match_debug import match_debug
 from detrcli.cli.models import models
 from detrcli.cli.options import Session
-from detrcli.cli.other_names import answer
 from detrcli.cli.predict import predict
 from detrcli.cli.train import train
 from detrcli.cli.visualize_attn import visualize_attn
@@ -104,6 +103,8 @@ def _report(error: BaseException, session: Session) -> int:
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, typer.TyperException):
+        from detrcli.cli.other_names import answer
+
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "detr"
         code, message = (

@@ -1,6 +1,5 @@
 """What is shown: tables and JSON on stdout; warnings and progress on stderr."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ def print_json(document: Any) -> None:
 
     It is all ASCII, so that it survives any terminal and pipe, and a name that would reorder the line cannot.
     """
+    import json  # on the way of every help screen, which needs none
+
     print(json.dumps(document, indent=2, allow_nan=False))
 
 

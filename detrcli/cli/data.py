@@ -17,7 +17,6 @@ from detrcli.cli.options import (
     ValAnn,
     ValImages,
 )
-from detrcli.cli.sources import open_source
 
 if TYPE_CHECKING:
     from detrcli.data.examine import DatasetReport
@@ -43,6 +42,7 @@ def check(
     """Show what is in a data set and every problem of it."""
     from detrcli.api.checking import check_data
     from detrcli.cli.console import Status, print_json
+    from detrcli.cli.sources import open_source
     from detrcli.data.spec import end_on_errors
 
     source = open_source(data, {"train": (train_ann, train_images), "val": (val_ann, val_images)})

@@ -22,7 +22,6 @@ from detrcli.cli.options import (
     ValImages,
     known_weights,
 )
-from detrcli.cli.outputs import check_free, check_not_in_data
 from detrcli.errors import WeightsError
 
 
@@ -87,6 +86,8 @@ def train(
     if hasattr(signal, "SIGUSR1"):
         # Until there is something to save, a scheduler's warning is as its SIGTERM.
         signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))
+    from detrcli.cli.outputs import check_free, check_not_in_data
+
     if resume is not None:
         check_folder("--resume", resume, WeightsError)
     elif out is not None:

@@ -1,7 +1,7 @@
 """A folder that one process at a time writes to."""
 
 import os
-import socket
+import platform
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = _take(path)
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()} {socket.gethostname()}".encode())
+        os.write(descriptor, f"{os.getpid()} {platform.node()}".encode())
         yield
     finally:
         with _guard:
@@ -56,7 +56,7 @@ def _take(path: Path) -> int:
         while True:
             with suppress(FileNotFoundError):
                 if _file(path) in _ours:
-                    raise _refusal(path.parent, f"process {os.getpid()} on {socket.gethostname()}")
+                    raise _refusal(path.parent, f"process {os.getpid()} on {platform.node()}")
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 _lock(descriptor)
