@@ -2,7 +2,7 @@
 
     python examples/help_speed.py
 
-Ratios of whole processes, run in turn. Expected: at most 1.3 for each screen.
+Ratios of whole processes, run in turn. Expected: at most 1.2 for each screen.
 """
 
 import json

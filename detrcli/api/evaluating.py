@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from detrcli.data.checks import Exif
 from detrcli.data.examine import headers_only
 from detrcli.data.source import DataSource
-from detrcli.data.spec import open_source, tell_problems, to_be_looked_at
+from detrcli.data.spec import Note, no_note, open_source, tell_problems, to_be_looked_at
 from detrcli.errors import DataError
 from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
 from detrcli.evaluation.results import Results, read_results
@@ -71,7 +71,7 @@ def evaluate(
     exif: Exif = "auto",
     skip_bad: bool = False,
     device: str = "auto",
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = no_note,
     mapped: "Callable[[ClassMapping], None]" = lambda mapping: None,
     watch: Watch = _unwatched,
 ) -> Evaluation:

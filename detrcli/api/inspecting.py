@@ -19,7 +19,7 @@ from detrcli.data.images import File
 from detrcli.data.masks import Mask
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import DataSource
-from detrcli.data.spec import open_source, tell_problems, to_be_looked_at
+from detrcli.data.spec import Note, no_note, open_source, tell_problems, to_be_looked_at
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping, map_classes
 from detrcli.evaluation.truth import classes_in_split
@@ -231,7 +231,7 @@ def explain_matching(
     exif: Exif = "auto",
     skip_bad: bool = False,
     device: str = "auto",
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = no_note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
     watch: Watch = _unwatched,
 ) -> ImageMatching | DataMatching | RunMatching:

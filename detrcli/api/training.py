@@ -12,8 +12,9 @@ import torch
 from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.source import BUILT_IN
-from detrcli.data.spec import DataSpec, Files, tell_problems
+from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
 from detrcli.errors import DataError, UsageError
+from detrcli.evaluation.evaluator import Evaluator
 from detrcli.system import distributed
 from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
@@ -69,7 +70,7 @@ Watch = Callable[[str], AbstractContextManager[Callable[[], None]]]
 class Hooks:
     """Who is told what, while a training prepares itself and runs."""
 
-    note: Callable[[str], None] = lambda text: None
+    note: Note = no_note
     watch: Watch = lambda what: nullcontext(lambda: None)
     download: Callable[[], AbstractContextManager[DownloadProgress]] = lambda: nullcontext(no_progress)
     report: Callable[[torch.device], AbstractContextManager[Report]] = lambda device: nullcontext(Silent())
@@ -94,12 +95,14 @@ def train(
     exif: Exif = "auto",
     skip_bad: bool = False,
     dry_run: bool = False,
+    evaluator: Evaluator | None = None,
     hooks: Hooks | None = None,
 ) -> "TrainingResult | TrainingPlan":
     """Fine-tune a model on a data set, or train one from scratch (`weights="none"`); see `detr guide training`.
 
-    `settings` are any others, by key or as KEY=VALUE. With `resume` a run goes on as if it had never stopped. Signals
-    and torch's random state are afterwards as they were.
+    `settings` are any others, by key or as KEY=VALUE. `evaluator` judges each epoch in place of the COCO numbers.
+    With `resume` a run goes on as if it had never stopped. Signals and torch's random state are afterwards as they
+    were.
     """
     hooks = hooks or Hooks()
     note = hooks.note
@@ -166,7 +169,7 @@ def train(
             return run
 
         with hooks.report(place) as report:
-            training = Training(initial, taken, place, None, report, asdict(spec))
+            training = Training(initial, taken, place, None, report, asdict(spec), evaluator)
             if state is not None:
                 training.restore(state)
             run = distributed.broadcast_object(folder)

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -129,16 +130,27 @@ class Status(_Bar):
             self._bar.advance(self._task)
 
 
+def counting(what: str) -> Callable[[int], AbstractContextManager[Callable[[], None]]]:
+    """What makes, of how many there are, a block in which each call counts one that is done."""
+
+    @contextmanager
+    def watch(total: int) -> Iterator[Callable[[], None]]:
+        with Status(what, total) as status:
+            yield status.advance
+
+    return watch
+
+
 class DownloadStatus(_Bar):
     """Says what is being fetched: a bar on a terminal, a line elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said = False
+        self._announced = False
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        if not self._said:
-            self._said = True
+        if not self._announced:
+            self._announced = True
             if is_terminal(sys.stderr):
                 from rich.progress import DownloadColumn, TransferSpeedColumn
 

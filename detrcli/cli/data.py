@@ -1,7 +1,7 @@
 """`detr data`: what is in a data set, what is wrong with it, what it looks like; and one made of shapes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,9 +17,6 @@ from detrcli.cli.options import (
     ValAnn,
     ValImages,
 )
-
-if TYPE_CHECKING:
-    from detrcli.data.examine import DatasetReport
 
 data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set and check it.")
 
@@ -42,6 +39,7 @@ def check(
     """Show what is in a data set and every problem of it."""
     from detrcli.api.checking import check_data
     from detrcli.cli.console import Status, print_json
+    from detrcli.cli.dataset_report import document, show_report
     from detrcli.cli.sources import open_source
     from detrcli.data.spec import end_on_errors
 
@@ -49,9 +47,9 @@ def check(
     with Status("looking at pictures") as status:
         found = check_data(source, exif=exif, full=full, skip_bad=skip_bad, advance=status.advance)
     if json:
-        print_json(_document(found, held_out=source.holds_out))
+        print_json(document(found, held_out=source.holds_out))
     else:
-        _show(found, held_out=source.holds_out)
+        show_report(found, held_out=source.holds_out)
     end_on_errors(found)
 
 
@@ -119,59 +117,3 @@ def make(
             seed=seed,
             advance=status.advance,
         )
-
-
-def _document(found: "DatasetReport", *, held_out: bool) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "schema": "detr.data-check/1",
-        "layout": found.layout,
-        "held_out": held_out,  # val is a part of train
-        "decoded": found.decoded,  # every picture, not its header only
-        "splits": {split: asdict(found.summary(split)) for split in found.splits},
-        "problems": [asdict(problem) for problem in found.problems],
-    }
-
-
-def _show(found: "DatasetReport", *, held_out: bool) -> None:
-    from detrcli.cli.console import print_table, warn
-
-    print(f"layout: {found.layout}")
-    if held_out:
-        warn("there is no validation split: a tenth of train is held out, by a hash of the file names")
-    if not found.decoded:
-        warn("the pictures' headers were read; decoding them all takes more than a minute: --full")
-    summaries = {split: found.summary(split) for split in found.splits}
-    print_table(
-        ("split", "images", "boxes", "empty images", "most boxes"),
-        [(split, s.images, s.boxes, s.empty_images, s.most_boxes) for split, s in summaries.items()],
-    )
-    classes = {(c.category_id, c.label) for s in summaries.values() for c in s.classes}
-    boxes = {split: {(c.category_id, c.label): c.boxes for c in s.classes} for split, s in summaries.items()}
-    print()
-    print_table(
-        ("id", "class", *(f"{split} boxes" for split in summaries)),
-        [
-            (str(i), label, *(boxes[split].get((i, label), 0) for split in summaries))
-            for i, label in sorted(classes)
-        ],
-    )
-    if found.problems:
-        print()
-        print_table(("", "kind", "split", "count", "where", "what"), _grouped(found))
-
-
-SHOWN = 3  # problems of a kind that are listed
-
-
-def _grouped(found: "DatasetReport") -> list[tuple[str, str, str, int | None, str, str]]:
-    """The first few problems of each kind and split, errors first."""
-    rows: list[tuple[str, str, str, int | None, str, str]] = []
-    for (severity, kind, split), members in found.by_kind().items():
-        for i, problem in enumerate(members[:SHOWN]):
-            first = (severity, kind, split or "all", len(members)) if i == 0 else ("", "", "", None)
-            rows.append((*first, problem.where, problem.what))
-        if len(members) > SHOWN:
-            rows.append(("", "", "", None, f"and {len(members) - SHOWN} more", "(--json lists all)"))
-    return rows

@@ -1,9 +1,7 @@
 """`detr eval`: the COCO numbers of a model or of a results file."""
 
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,12 +23,8 @@ from detrcli.cli.options import (
     Weights,
 )
 from detrcli.errors import UsageError
-from detrcli.system.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from detrcli.api.evaluating import Evaluation
     from detrcli.inference.detector import Detector
 
 
@@ -82,7 +76,8 @@ def evaluate(
 ) -> None:
     """Measure average precision, the twelve COCO numbers."""
     from detrcli.api.evaluating import evaluate as evaluate_split
-    from detrcli.cli.console import print_json, warn
+    from detrcli.cli.console import counting, print_json, warn
+    from detrcli.cli.evaluation_report import document, show_evaluation
     from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
     from detrcli.cli.sources import open_source, tell_class_mapping
     from detrcli.evaluation.results import write_results
@@ -122,7 +117,7 @@ def evaluate(
         skip_bad=skip_bad,
         note=warn,
         mapped=tell_class_mapping,
-        watch=_watch,
+        watch=counting("evaluating"),
     )
     if not found.first:
         return
@@ -130,100 +125,12 @@ def evaluate(
         warn(f"left out: {unread}")
     name = weights if predictions is None else str(predictions)
     if json:
-        print_json(_document(found, name))
+        print_json(document(found, name))
     else:
-        _show(found, name)
+        show_evaluation(found, name)
     if save is not None:
         write_results(found.results, save)
 
 
-@contextmanager
-def _watch(pictures: int) -> "Iterator[Callable[[], None]]":
-    from detrcli.cli.console import Status
-
-    with Status("evaluating", pictures) as status:
-        yield status.advance
-
-
 def _names(classes: str | None) -> list[str] | None:
     return None if classes is None else [name for name in classes.split(",") if name.strip()]
-
-
-def _document(found: "Evaluation", name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "split": found.split,
-        "threshold": found.threshold,
-        "max_detections": found.max_detections,
-    }
-    if found.class_mapping is not None:
-        facts |= {
-            "weights": name,
-            "parameters": found.parameters,
-            "paired_by": found.class_mapping.by,
-            "only_weights": list(found.class_mapping.only_weights),
-            "only_data": list(found.class_mapping.only_data),
-            "seconds_per_picture": {
-                stage: round(spent, 6) for stage, spent in (found.seconds_per_picture or {}).items()
-            },
-        }
-    else:
-        facts["predictions"] = name
-    return {
-        "schema": "detr.eval/1",
-        "images": len(found.truth.images),
-        "metrics": dict(found.metrics),
-        "per_class": [asdict(one) for one in found.per_class],
-        **facts,
-        "scoring_seconds": round(found.scoring_seconds, 6),
-    }
-
-
-def _show(found: "Evaluation", name: str) -> None:
-    from detrcli.cli.console import print_table
-
-    objects = int((~found.truth.crowd).sum())
-    print(f"{visible(name)} on {found.split}: {len(found.truth.images):,} pictures, {objects:,} objects")
-    if found.threshold:
-        print(f"Only detections with a score of {found.threshold} or more count, which lowers AP.")
-    print()
-    most = found.max_detections
-    print_table(
-        ("", "", "IoU", "size", "at most"),
-        [
-            (metric, _number(found.metrics[metric]), iou, area, min(count or most, most))
-            for metric, iou, area, count in _MEANINGS
-        ],
-    )
-    print()
-    print_table(
-        ("class", "id", "AP", "AP50", "objects"),
-        [
-            (one.label, str(one.category_id), _number(one.AP), _number(one.AP50), one.targets)
-            for one in sorted(found.per_class, key=lambda one: (-one.AP, one.label))
-        ],
-    )
-    if found.seconds_per_picture is not None:
-        stages = ", ".join(f"{stage} {1000 * s:.1f} ms" for stage, s in found.seconds_per_picture.items())
-        print(f"\nA picture takes: {stages}. Scoring all of them took {found.scoring_seconds:.2f} s.")
-        print(f"The model has {found.parameters:,} parameters.")
-
-
-# Name, IoU, size of the objects, detections of an image and class that count (None: --max-detections).
-_MEANINGS = (
-    ("AP", "0.50:0.95", "all", None),
-    ("AP50", "0.50", "all", None),
-    ("AP75", "0.75", "all", None),
-    ("APs", "0.50:0.95", "small", None),
-    ("APm", "0.50:0.95", "medium", None),
-    ("APl", "0.50:0.95", "large", None),
-    ("AR1", "0.50:0.95", "all", 1),
-    ("AR10", "0.50:0.95", "all", 10),
-    ("AR100", "0.50:0.95", "all", None),
-    ("ARs", "0.50:0.95", "small", None),
-    ("ARm", "0.50:0.95", "medium", None),
-    ("ARl", "0.50:0.95", "large", None),
-)
-
-
-def _number(value: float) -> str:
-    return "-1" if value == -1 else f"{value:.3f}"

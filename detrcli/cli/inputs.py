@@ -22,7 +22,23 @@ def options_named() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        said = re.sub(r"^cost\.", "cost-", str(error))
-        if OF_AN_OPTION.match(said):
-            raise UsageError(f"--{said}") from None
+        message = re.sub(r"^cost\.", "cost-", str(error))
+        if OF_AN_OPTION.match(message):
+            raise UsageError(f"--{message}") from None
         raise
+
+
+def places(asked: list[str], width: int, height: int) -> list[tuple[float, float]]:
+    """What --encoder asks for: places X,Y in pixels of a picture of this size."""
+    points = []
+    for text in asked:
+        try:
+            x, y = (float(part) for part in text.split(","))
+        except ValueError:
+            raise UsageError(f"--encoder {text}: give X,Y in pixels, such as 120,80.") from None
+        if not (0 <= x < width and 0 <= y < height):
+            raise UsageError(
+                f"--encoder {text}: the picture ends at {width - 1},{height - 1}; it begins at 0,0."
+            )
+        points.append((x, y))
+    return points

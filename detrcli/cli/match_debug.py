@@ -1,6 +1,5 @@
 """`detr match-debug`: how the matching decided, and why."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,8 +27,6 @@ from detrcli.errors import UsageError
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from detrcli.inference.detector import Detector
 
 WORST = 16  # what --all lists, unless told otherwise
@@ -106,7 +103,7 @@ def match_debug(
         check_not_in_data(path, data, val_images)
         path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     from detrcli.api.inspecting import ImageMatching, explain_matching
-    from detrcli.cli.console import print_json, print_table, warn
+    from detrcli.cli.console import counting, print_json, print_table, warn
     from detrcli.cli.outputs import next_free_file
     from detrcli.cli.sources import open_source, tell_class_mapping
     from detrcli.render.draw import save
@@ -137,7 +134,7 @@ def match_debug(
             skip_bad=skip_bad,
             note=warn,
             mapped=tell_class_mapping,
-            watch=_watch,
+            watch=counting("matching"),
         )
     if out is None:
         out = next_free_file(
@@ -161,14 +158,6 @@ def match_debug(
     for table in found.tables:
         print(f"\n{visible(table.title)}" if table.title else "")
         print_table(table.columns, table.rows)
-
-
-@contextmanager
-def _watch(pictures: int) -> "Iterator[Callable[[], None]]":
-    from detrcli.cli.console import Status
-
-    with Status("matching", pictures) as status:
-        yield status.advance
 
 
 def _check_together(*, data: bool, run: bool, all_: bool, of_image: dict[str, bool], worst: bool) -> None:

@@ -61,8 +61,8 @@ class Display:
 
     def step(self, progress: "TrainingProgress") -> None:
         """After each step."""
-        if self._neighbours and (said := self._neighbours.after_step()):
-            self.note(said)
+        if self._neighbours and (advice := self._neighbours.after_step()):
+            self.note(advice)
         self._progress = progress
         self._show(lambda: " | ".join(_lines(progress)), lambda: "\n".join(_lines(progress, bar=True)))
 

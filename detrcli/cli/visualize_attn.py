@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrcli.cli.inputs import options_named
+from detrcli.cli.inputs import options_named, places
 from detrcli.cli.options import (
     THRESHOLD,
     Debug,
@@ -114,7 +114,7 @@ def visualize_attn(
         raise DataError(f"{image}: {error}.") from None
     for note in picture.notes:
         warn(f"{image}: {note}")
-    points = _points(encoder or [], *picture.image.size)  # before anything is fetched
+    points = places(encoder or [], *picture.image.size)  # before anything is fetched
     detector = load_detector(
         weights,
         model=model,
@@ -155,19 +155,3 @@ def visualize_attn(
     print_table(found.columns, found.rows)
     for remark in found.remarks:
         print(visible(remark))
-
-
-def _points(asked: list[str], width: int, height: int) -> list[tuple[float, float]]:
-    """Places X,Y in pixels of a picture of this size."""
-    points = []
-    for text in asked:
-        try:
-            x, y = (float(part) for part in text.split(","))
-        except ValueError:
-            raise UsageError(f"--encoder {text}: give X,Y in pixels, such as 120,80.") from None
-        if not (0 <= x < width and 0 <= y < height):
-            raise UsageError(
-                f"--encoder {text}: the picture ends at {width - 1},{height - 1}; it begins at 0,0."
-            )
-        points.append((x, y))
-    return points

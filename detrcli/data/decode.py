@@ -19,19 +19,19 @@ ALIKE = 10  # bits of GRID * GRID that may differ between pictures that look the
 
 
 @dataclass(frozen=True)
-class Look:
+class DecodedPicture:
     """A picture's perceptual hash, or why it cannot be decoded."""
 
     bits: np.ndarray | None  # (GRID * GRID / 64,) uint64
     problem: str | None = None
 
 
-def look(path: Path) -> Look:
+def decode(path: Path) -> DecodedPicture:
     """Decode one picture."""
     try:
-        return Look(perceptual_hash(open_picture(path).image))
+        return DecodedPicture(perceptual_hash(open_picture(path).image))
     except DataError as error:
-        return Look(None, str(error))
+        return DecodedPicture(None, str(error))
 
 
 def perceptual_hash(image: Image.Image) -> np.ndarray:
@@ -40,27 +40,29 @@ def perceptual_hash(image: Image.Image) -> np.ndarray:
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(np.uint64)
 
 
-def look_at_all(paths: Sequence[Path], *, full: bool, advance: Callable[[], None]) -> list[Look] | None:
+def decode_all(
+    paths: Sequence[Path], *, full: bool, advance: Callable[[], None]
+) -> list[DecodedPicture] | None:
     """Decode every picture, in parallel; None where that would take too long and was not asked for."""
     workers = os.cpu_count() or 1
     sample = paths[:: max(1, len(paths) // 8)][:8]
     start = time.perf_counter()
     for path in sample:
-        look(path)
+        decode(path)
     expected = (time.perf_counter() - start) / max(len(sample), 1) * len(paths) / workers
     if expected > PATIENCE and not full:
         return None
 
-    def work(path: Path) -> Look:
-        seen = look(path)
+    def work(path: Path) -> DecodedPicture:
+        decoded = decode(path)
         advance()
-        return seen
+        return decoded
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, paths))
 
 
-def alike(a: Sequence[Look], b: Sequence[Look]) -> list[tuple[int, int]]:
+def alike(a: Sequence[DecodedPicture], b: Sequence[DecodedPicture]) -> list[tuple[int, int]]:
     """For each picture of `b` that looks like one of `a`: their places, the most alike of `a` first taken.
 
     A picture without any structure (all cells as bright as their neighbours) looks like nothing.
@@ -78,11 +80,11 @@ def alike(a: Sequence[Look], b: Sequence[Look]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _hashes(looks: Sequence[Look]) -> tuple[np.ndarray, list[int]]:
+def _hashes(pictures: Sequence[DecodedPicture]) -> tuple[np.ndarray, list[int]]:
     places = [
         i
-        for i, seen in enumerate(looks)
+        for i, seen in enumerate(pictures)
         if seen.bits is not None and np.bitwise_count(seen.bits).sum() > ALIKE
     ]
-    bits = [bits for i in places if (bits := looks[i].bits) is not None]
+    bits = [bits for i in places if (bits := pictures[i].bits) is not None]
     return np.array(bits, dtype=np.uint64).reshape(len(places), GRID * GRID // 64), places

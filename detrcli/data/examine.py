@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from detrcli.data.checks import Exif, Split, check_split, check_together, parents_without_boxes, skip_bad
-from detrcli.data.decode import alike, look_at_all
+from detrcli.data.decode import alike, decode_all
 from detrcli.data.raw_annotations import Problem
 from detrcli.data.source import DataSource
 from detrcli.errors import DataError, UsageError
@@ -109,9 +109,9 @@ def examine(
         (name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()
     ]
     paths = [splits[name].written.folder / splits[name].written.files[i] for name, i in order]
-    looks = look_at_all(paths, full=full, advance=advance)
-    if looks is not None:
-        broken = {place: seen.problem for place, seen in zip(order, looks, strict=True) if seen.problem}
+    decoded = decode_all(paths, full=full, advance=advance)
+    if decoded is not None:
+        broken = {place: one.problem for place, one in zip(order, decoded, strict=True) if one.problem}
         for (name, i), problem in broken.items():
             w = splits[name].written
             problems.append(
@@ -123,7 +123,7 @@ def examine(
         known = {(p.split, p.where) for p in problems if p.kind == "same-picture"}
         for a, b in combinations(splits, 2):
             here = [
-                [(i, seen) for (n, i), seen in zip(order, looks, strict=True) if n == name] for name in (a, b)
+                [(i, one) for (n, i), one in zip(order, decoded, strict=True) if n == name] for name in (a, b)
             ]
             pairs = [
                 (splits[a].written.files[here[0][x][0]], splits[b].written.files[here[1][y][0]])
@@ -138,7 +138,7 @@ def examine(
                 problems.append(Problem("warning", "near-duplicate", b, b, what))
     if leave_out_bad:
         problems = skip_bad(problems)
-    return DatasetReport(source.layout.name, splits, problems, looks is not None)
+    return DatasetReport(source.layout.name, splits, problems, decoded is not None)
 
 
 def headers_only(

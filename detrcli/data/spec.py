@@ -1,7 +1,7 @@
 """Which data a user means, in plain values: so a run remembers it."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,11 @@ from detrcli.errors import DataError, UsageError
 Files = Mapping[str, tuple[Path | None, Path | None]]  # split -> annotations, pictures
 Note = Callable[[str], None]
 
-SHOWN = 3  # problems of a kind that are told one by one
+SHOWN = 3  # problems of a kind that are listed
+
+
+def no_note(text: str) -> None:
+    """Where nobody listens, what is wrong stands in the error."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,26 @@ def to_be_looked_at(source: DataSource, name: str, note: Note) -> DataSource:
 
 
 def tell_problems(found: DatasetReport, note: Note) -> None:
-    """Tell what is wrong; an error of the data is raised."""
+    """Note what is wrong; an error of the data is raised."""
+    lines = []
     # Errors last: what ends the command stands at the end.
     for (severity, kind, split), members in sorted(
         found.by_kind().items(), key=lambda group: group[0][0] == "error"
     ):
         for problem in members[:SHOWN]:
-            note(f"{severity} in {split or 'data'}: {kind}: {problem.where}: {problem.what}")
+            lines.append(f"{severity} in {split or 'data'}: {kind}: {problem.where}: {problem.what}")
         if len(members) > SHOWN:
-            note(f"{severity} in {split or 'data'}: {kind}: and {len(members) - SHOWN:,} more")
-    end_on_errors(found, " `detr data check` shows all.")
+            lines.append(f"{severity} in {split or 'data'}: {kind}: and {len(members) - SHOWN:,} more")
+    for line in lines:
+        note(line)
+    unheard = [line for line in lines if line.startswith("error")] if note is no_note else []
+    end_on_errors(found, " `detr data check` shows all.", unheard)
 
 
-def end_on_errors(found: DatasetReport, more: str = "") -> None:
+def end_on_errors(found: DatasetReport, more: str = "", lines: Sequence[str] = ()) -> None:
     """Data with errors is not used."""
     errors = [problem for problem in found.problems if problem.severity == "error"]
     if errors:
         count = f"{len(errors):,} error{'s' if len(errors) > 1 else ''} in the data."
         hint = " --skip-bad leaves out what is broken." if all(p.kind in SKIPPABLE for p in errors) else ""
-        raise DataError(f"{count}{more}{hint}")
+        raise DataError("\n".join([f"{count}{more}{hint}", *lines]))

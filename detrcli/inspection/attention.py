@@ -37,8 +37,8 @@ class MapFact:
 
     def document(self) -> dict[str, Any]:
         """In plain values."""
-        told: dict[str, Any] = {"brightest": list(self.brightest), "most": self.most}
-        return told if self.in_box is None else {**told, "in_box": self.in_box}
+        fields: dict[str, Any] = {"brightest": list(self.brightest), "most": self.most}
+        return fields if self.in_box is None else {**fields, "in_box": self.in_box}
 
     def cells(self) -> list[str]:
         """For a table."""
@@ -64,7 +64,7 @@ class SampledPoints:
 
 
 class AttentionFindings(ABC):
-    """One kind of attention in a picture, in all the ways it is told."""
+    """One kind of attention in a picture, in all the forms it is shown in."""
 
     record: PictureRecord
     layers: Sequence[int]
@@ -164,15 +164,15 @@ class CrossAttention(AttentionFindings):
 
     @property
     def document(self) -> dict[str, Any]:
-        told: dict[int, dict[str, Any]] = {}
+        queries: dict[int, dict[str, Any]] = {}
         for one in self.entries:
-            entry = told.setdefault(one.last.query, {**one.last.document(), "maps": []})
+            entry = queries.setdefault(one.last.query, {**one.last.document(), "maps": []})
             fact = {"layer": one.layer, "head": _head(one.head), **one.fact.document()}
             if len(self.layers) > 1:  # what the layer itself predicts
-                said = one.prediction.document()
-                fact |= {key: said[key] for key in ("label", "score", "nothing", "box")}
+                predicted = one.prediction.document()
+                fact |= {key: predicted[key] for key in ("label", "score", "nothing", "box")}
             entry["maps"].append(fact)
-        return {"kind": "decoder", "queries": list(told.values())}
+        return {"kind": "decoder", "queries": list(queries.values())}
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -226,14 +226,14 @@ class EncoderAttention(AttentionFindings):
 
     @property
     def document(self) -> dict[str, Any]:
-        told: list[dict[str, Any]] = [
+        points: list[dict[str, Any]] = [
             {"point": list(point), "cell": cell, "maps": []}
             for point, cell in zip(self.points, self.cells, strict=True)
         ]
         for one in self.entries:
             fact = {"layer": one.layer, "head": _head(one.head), **one.fact.document()}
-            told[one.number]["maps"].append(fact)
-        return {"kind": "encoder", "points": told}
+            points[one.number]["maps"].append(fact)
+        return {"kind": "encoder", "points": points}
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

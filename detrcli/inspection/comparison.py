@@ -56,7 +56,7 @@ class MapComparison(AttentionFindings):
     def rows(self) -> list[tuple[Cell, ...]]:
         rows: list[tuple[Cell, ...]] = []
         for one in self.queries:
-            said = one.prediction
+            prediction = one.prediction
             for name in dict.fromkeys([*one.facts, *one.curves]):
                 row = one.facts[name].cells() if name in one.facts else ["", "", ""]
                 if self.with_masks:
@@ -64,7 +64,7 @@ class MapComparison(AttentionFindings):
                     row.append("" if inside is None else f"{100 * inside:.0f}%")
                 if self.measured:
                     row += [f"{one.curves[name].deletion_area:.3f}", f"{one.curves[name].insertion_area:.3f}"]
-                rows.append((said.query, said.name, f"{said.score:.3f}", name, *row))
+                rows.append((prediction.query, prediction.name, f"{prediction.score:.3f}", name, *row))
         return rows
 
     @property
@@ -85,7 +85,7 @@ class MapComparison(AttentionFindings):
     def remarks(self) -> list[str]:
         if not self.measured:
             return []
-        told = [
+        remarks = [
             "Deletion is the area under the score as the map's cells go: small is good. Insertion: as they come, "
             "large is good."
         ]
@@ -98,11 +98,11 @@ class MapComparison(AttentionFindings):
         insertion = sum(
             one.curves[better].insertion_area > one.curves[than].insertion_area for one in self.queries
         )
-        told.append(
+        remarks.append(
             f"{better.capitalize()} beats {than} for {deletion} of {len(self.queries)} by deletion, "
             f"for {insertion} by insertion."
         )
-        return told
+        return remarks
 
     def _entry(self, one: ComparedQuery) -> dict[str, Any]:
         maps: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _compared(
     measured: bool,
     masks: Sequence[Mask] | None,
 ) -> ComparedQuery:
-    said = record.prediction(-1, query)
+    prediction = record.prediction(-1, query)
     found: dict[str, Curves] = {}
     if measured:
         chance = random_maps(record.forward.cells, RANDOM)
@@ -164,19 +164,19 @@ def _compared(
         found = {**dict(zip(maps, each, strict=False)), "random": mean(each[len(maps) :])}
     box = record.box_in_input(-1, query)
     facts = {name: MapFact.of(map_, record, box) for name, map_ in maps.items()}
-    if mask := _mask_of(masks or (), said):
+    if mask := _mask_of(masks or (), prediction):
         facts = {
             name: replace(fact, in_mask=_inside(maps[name], mask, record)) for name, fact in facts.items()
         }
-    return ComparedQuery(said, maps, facts, found)
+    return ComparedQuery(prediction, maps, facts, found)
 
 
 def _inside(map_: np.ndarray, mask: Mask, record: PictureRecord) -> float:
     return round(float((map_ * mask_coverage(mask.pixels, map_.shape, record.placement)).sum()), 6)
 
 
-def _mask_of(masks: Sequence[Mask], said: QueryPrediction) -> Mask | None:
+def _mask_of(masks: Sequence[Mask], prediction: QueryPrediction) -> Mask | None:
     """The object that a query found: of its class, and where its box is, as far as that is in the picture."""
-    same = [mask for mask in masks if key(mask.label) == key(said.label)]
-    fits = [iou(mask.box, np.clip(said.box, 0, [*mask.pixels.shape[::-1]] * 2)) for mask in same]
+    same = [mask for mask in masks if key(mask.label) == key(prediction.label)]
+    fits = [iou(mask.box, np.clip(prediction.box, 0, [*mask.pixels.shape[::-1]] * 2)) for mask in same]
     return same[int(np.argmax(fits))] if max(fits, default=0) >= SAME else None

@@ -256,7 +256,7 @@ class MatchReport:
 
     def _layer(self, group: GroupMatching, i: int) -> dict[str, Any]:
         layer = group.layers[i]
-        told = {
+        entry = {
             "layer": layer.layer,
             "cost": {name: rounded(values) for name, values in {**layer.terms, "total": layer.total}.items()},
             "pairs": [plain(pair) for pair in layer.pairs],
@@ -272,14 +272,14 @@ class MatchReport:
         }
         if group.losses is not None:
             losses = group.losses[i]
-            told["loss"] = {
+            entry["loss"] = {
                 "targets": [
                     {"target": n, **dict(zip(losses.terms, rounded(row), strict=True))}
                     for n, row in enumerate(losses.targets)
                 ],
                 "no_object": rounded(losses.unmatched.sum()),
             }
-        return told
+        return entry
 
     def _pairs(self, layer: LayerMatching) -> Iterator[tuple[Cell, ...]]:
         """Two rows an object: its query, and the runner-up."""

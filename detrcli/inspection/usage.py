@@ -184,7 +184,7 @@ class Usage:
 
     def _example(self, one: HardExample) -> dict[str, Any]:
         pair = one.pair
-        told = {
+        entry = {
             "image": {"id": one.image_id, "file": one.file},
             "target": one.target,
             **class_of(self.classes, one.label),
@@ -197,8 +197,8 @@ class Usage:
         }
         if one.loss is not None:
             terms = dict(zip(self.loss_terms, rounded(one.loss), strict=True))
-            told["loss"] = {"total": rounded(one.total_loss), **terms}
-        return told
+            entry["loss"] = {"total": rounded(one.total_loss), **terms}
+        return entry
 
     def _row(self, one: HardExample) -> tuple[Cell, ...]:
         loss = () if one.loss is None else (*map(number, one.loss), number(one.total_loss))

@@ -81,13 +81,13 @@ def class_error(scoring: Scoring, group: Group, match: Match, targets: Sequence[
     """
     last = match.layer(len(group) - 1)
     labels = torch.cat([target.labels for target in targets])[last.targets]  # (M,)
-    said = scoring.top_class(group.logits[-1][last.images, last.queries])  # (M,)
-    return 100 * (said != labels).sum() / max(len(labels), 1)
+    predicted = scoring.top_class(group.logits[-1][last.images, last.queries])  # (M,)
+    return 100 * (predicted != labels).sum() / max(len(labels), 1)
 
 
 @torch.no_grad()
 def cardinality_error(scoring: Scoring, prediction: Prediction, targets: Sequence[Target]) -> Tensor:
     """How far the count of queries that say an object is from the count of objects, on average. A metric."""
-    said = (scoring.top_class(prediction.logits) >= 0).sum(1)  # (B,)
-    there = torch.tensor([len(target) for target in targets], device=said.device)  # (B,)
-    return (said - there).abs().float().mean()
+    predicted = (scoring.top_class(prediction.logits) >= 0).sum(1)  # (B,)
+    present = torch.tensor([len(target) for target in targets], device=predicted.device)  # (B,)
+    return (predicted - present).abs().float().mean()

@@ -2,11 +2,10 @@
 
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """One process among those that were started together."""
 
     rank: int = 0

@@ -1,6 +1,5 @@
 """Text from files and the web, made safe to show."""
 
-import unicodedata
 from collections.abc import Sequence
 
 # Characters that reorder a line, on top of the control characters.
@@ -9,6 +8,10 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 def visible(text: str) -> str:
     """The text with control, escape and bidi characters written out, as \\x1b is for escape."""
+    if text.isprintable():  # which none of those is
+        return text
+    import unicodedata  # slow to import, and on the way of every help screen
+
     return "".join(
         ascii(char)[1:-1] if char in _BIDI or unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} else char
         for char in text

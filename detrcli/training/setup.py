@@ -75,10 +75,9 @@ def begin(
 ) -> Initial:
     """The weights that a user's settings ask for, fitted to the classes, with the recipe of their model for the rest.
 
-    Torch's random state, which is seeded here, decides what is fresh.
+    The seed decides what is fresh.
     """
     asked = of(given)
-    torch.manual_seed(asked.seed)
     model = asked.model or DEFAULT_MODEL
     preset(model)  # which must be there
     source = asked.weights or (model if model in PUBLISHED else FROM_SCRATCH)
@@ -120,6 +119,7 @@ def _from_weights(
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
     loaded = load_weights(source, model=asked.model, progress=progress)
     settings = of(given, loaded.variant.recipe)
+    torch.manual_seed(settings.seed)
     fitted = fit(loaded, classes, settings.queries)
     kept, fresh, dropped = (
         f"{len(names)} ({some(names, 6)})" if names else "none"
@@ -143,6 +143,7 @@ def _from_scratch(
     config = preset(model)
     variant = variant_of(config)
     settings = of(given, variant.recipe)
+    torch.manual_seed(settings.seed)
     config = variant.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
     source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
     norm: str | None = getattr(config, "norm", None)

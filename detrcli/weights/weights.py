@@ -84,9 +84,11 @@ def explain_mismatch(source: str, wanted: Mapping[str, Tensor], given: Mapping[s
         "left over": given.keys() - wanted.keys(),
         "of another shape": shapes,
     }
-    said = [f"{len(names)} {what}: {some(sorted(names), 3)}" for what, names in differences.items() if names]
-    if said:
-        raise WeightsError(f"{source}: the tensors do not fit the model. " + "; ".join(said) + ".")
+    differing = [
+        f"{len(names)} {what}: {some(sorted(names), 3)}" for what, names in differences.items() if names
+    ]
+    if differing:
+        raise WeightsError(f"{source}: the tensors do not fit the model. " + "; ".join(differing) + ".")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrcli.data.decode import look
+from detrcli.data.decode import decode
 from detrcli.data.headers import read_header
 from detrcli.data.images import MAX_PIXELS, open_picture
 from detrcli.errors import DataError
@@ -287,7 +287,7 @@ def test_what_pillow_alone_would_refuse(suffix: str, how: dict[str, str], tmp_pa
     assert 2 * (before := Image.MAX_IMAGE_PIXELS or 0) < width * height < MAX_PIXELS
     Image.new("1", (width, height), 1).save(path, **how)
     assert read_header(path).displayed == (height, width)
-    assert look(path).problem is None
+    assert decode(path).problem is None
     assert before == Image.MAX_IMAGE_PIXELS
 
 

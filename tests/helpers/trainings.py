@@ -30,7 +30,7 @@ SMALL = {
 
 
 @dataclass
-class Told:
+class RecordingReport:
     """What a training reports; `at_step` and `while_evaluating` may do something then."""
 
     at_step: Callable[[TrainingProgress], None] = lambda progress: None
@@ -57,17 +57,17 @@ def data_of(folder: Path) -> Data:
     return take(str(folder), examine(open_data(folder)))
 
 
-def new(data: Data, run: Path | None, told: Told | None = None, **chosen: Any) -> Training:
+def new(data: Data, run: Path | None, report: RecordingReport | None = None, **chosen: Any) -> Training:
     initial = begin(SMALL | chosen, data.classes, len(data.train))
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
-    return Training(initial, data, CPU, RunFolder(run) if run else None, told or Told())
+    return Training(initial, data, CPU, RunFolder(run) if run else None, report or RecordingReport())
 
 
-def resume(data: Data, run: Path, told: Told | None = None, **anew: Any) -> Training:
+def resume(data: Data, run: Path, report: RecordingReport | None = None, **anew: Any) -> Training:
     state, _ = load_state(run)
     initial = resumed(state | {"settings": state["settings"] | anew}, data)
-    training = Training(initial, data, CPU, RunFolder(run), told or Told())
+    training = Training(initial, data, CPU, RunFolder(run), report or RecordingReport())
     training.restore(state)
     return training
 
@@ -82,11 +82,11 @@ def stopped(
         if here == there:
             interrupts.code = TERMINATED
 
-    told = Told(
+    report = RecordingReport(
         at_step=lambda progress: stop((progress.epoch - 1) * progress.steps + progress.done, step),
         while_evaluating=lambda done: stop(done, picture),
     )
-    return new(data, run, told, **chosen).go(interrupts)
+    return new(data, run, report, **chosen).go(interrupts)
 
 
 def comparable(training: Training) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainings import CPU, SMALL, Told, data_of
+from trainings import CPU, SMALL, RecordingReport, data_of
 
 from detrcli.data.make import make_shapes
 from detrcli.evaluation.metrics import METRICS
@@ -44,10 +44,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return data_of(folder)
 
 
-def new(data: Data, run: Path, evaluator: Found, told: Told | None = None, **chosen: object) -> Training:
+def new(
+    data: Data, run: Path, evaluator: Found, report: RecordingReport | None = None, **chosen: object
+) -> Training:
     initial = begin(SMALL | chosen, data.classes, len(data.train))
     run.mkdir()
-    return Training(initial, data, CPU, RunFolder(run), told or Told(), evaluator=evaluator)
+    return Training(initial, data, CPU, RunFolder(run), report or RecordingReport(), evaluator=evaluator)
 
 
 def column(run: Path) -> list[str]:
@@ -58,10 +60,10 @@ def column(run: Path) -> list[str]:
 
 
 def test_it_fills_its_column_and_decides_which_weights_are_best(data: Data, tmp_path: Path) -> None:
-    judge, told, lasts = Found([2.0, 7.0, 5.0]), Told(), []
+    judge, report, lasts = Found([2.0, 7.0, 5.0]), RecordingReport(), []
     run = tmp_path / "run"
-    told.epoch = lambda row, *, best: lasts.append((best, (run / "last.safetensors").read_bytes()))
-    outcome = new(data, run, judge, told).go(Interrupts())
+    report.epoch = lambda row, *, best: lasts.append((best, (run / "last.safetensors").read_bytes()))
+    outcome = new(data, run, judge, report).go(Interrupts())
     assert column(run) == ["2.0", "7.0", "5.0"]
     assert outcome.best is not None
     assert (outcome.best["epoch"], outcome.best["found"]) == (2, 7.0)
@@ -92,7 +94,7 @@ def test_a_resumed_training_is_judged_by_it_too(data: Data, tmp_path: Path) -> N
     best = (run / "best.safetensors").read_bytes()
     state, _ = load_state(run)
     initial = resumed(state | {"settings": state["settings"] | {"epochs": 2}}, data)
-    training = Training(initial, data, CPU, RunFolder(run), Told(), evaluator=Found([5.0]))
+    training = Training(initial, data, CPU, RunFolder(run), RecordingReport(), evaluator=Found([5.0]))
     training.restore(state)
     outcome = training.go(Interrupts())
     assert column(run) == ["7.0", "5.0"]

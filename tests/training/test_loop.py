@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from trainings import Told, comparable, data_of, new, resume, stopped
+from trainings import RecordingReport, comparable, data_of, new, resume, stopped
 
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
@@ -91,11 +91,11 @@ def test_stopped_three_times_with_other_workers_each_time(
     stopped(data, tmp_path, ema=0.9, step=3)
     for workers, after in ((2, 4), (0, 5)):
         interrupts = Interrupts()
-        told = Told()
-        told.at_step = lambda _, told=told, after=after, interrupts=interrupts: (
-            setattr(interrupts, "code", TERMINATED) if len(told.steps) == after else None
+        report = RecordingReport()
+        report.at_step = lambda _, report=report, after=after, interrupts=interrupts: (
+            setattr(interrupts, "code", TERMINATED) if len(report.steps) == after else None
         )
-        assert resume(data, tmp_path, told, workers=workers).go(interrupts).stopped == TERMINATED
+        assert resume(data, tmp_path, report, workers=workers).go(interrupts).stopped == TERMINATED
     training = resume(data, tmp_path, workers=1)
     training.go(Interrupts())
     assert comparable(training) == whole
@@ -117,14 +117,14 @@ def test_killed_without_a_word_it_goes_on_from_the_last_state(
 ) -> None:
     """As by SIGKILL: nothing is saved but what was."""
 
-    def kill(told: Told) -> None:
-        if len(told.steps) == 8:
+    def kill(report: RecordingReport) -> None:
+        if len(report.steps) == 8:
             raise KeyboardInterrupt  # which nothing in a training catches
 
-    told = Told()
-    told.at_step = lambda _: kill(told)
+    report = RecordingReport()
+    report.at_step = lambda _: kill(report)
     with pytest.raises(KeyboardInterrupt):
-        new(data, tmp_path, told, ema=0.9).go(Interrupts())
+        new(data, tmp_path, report, ema=0.9).go(Interrupts())
     training = resume(data, tmp_path)
     assert training.step == 6
     training.go(Interrupts())
@@ -132,8 +132,8 @@ def test_killed_without_a_word_it_goes_on_from_the_last_state(
 
 
 def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
-    told = Told()
-    outcome = new(data, tmp_path, told).go(Interrupts())
+    report = RecordingReport()
+    outcome = new(data, tmp_path, report).go(Interrupts())
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "best.safetensors", "last.safetensors", "state", "metrics.csv", "curves.png",
@@ -145,10 +145,10 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
     assert list(rows[0]) == ["epoch", *losses, *METRICS, *MACHINE]
     assert next(iter(rows[0])) == "epoch"
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert [float(row["AP"]) for row in rows] == [row["AP"] for row in told.rows]
+    assert [float(row["AP"]) for row in rows] == [row["AP"] for row in report.rows]
     assert outcome.epochs == 3
     assert outcome.best is not None
-    assert outcome.best["AP"] == max(row["AP"] or 0 for row in told.rows)
+    assert outcome.best["AP"] == max(row["AP"] or 0 for row in report.rows)
     for name in ("curves.png", "first-batch.png", "val-predictions.png"):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 100
@@ -160,9 +160,9 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
 def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
     scores = iter((0.3, 0.5, 0.5, 0.2))
     lasts = []
-    training = new(data, tmp_path, told := Told(), epochs=4)
+    training = new(data, tmp_path, report := RecordingReport(), epochs=4)
     training._evaluate = lambda _: {name: next(scores) if name == "AP" else 0.0 for name in METRICS}
-    told.epoch = lambda *_, **__: lasts.append((tmp_path / "last.safetensors").read_bytes())
+    report.epoch = lambda *_, **__: lasts.append((tmp_path / "last.safetensors").read_bytes())
     outcome = training.go(Interrupts())
     assert outcome.best is not None
     assert outcome.best["epoch"] == 3
@@ -188,8 +188,8 @@ def test_what_is_kept_is_what_is_evaluated(ema: float, data: Data, monkeypatch: 
 
 def test_a_backbone_that_has_learned_keeps_its_stem_and_goes_slower(data: Data, tmp_path: Path) -> None:
     new(data, tmp_path / "first", epochs=1).go(Interrupts())
-    told = Told()
-    training = new(data, tmp_path / "second", told, epochs=2, weights=str(tmp_path / "first"))
+    report = RecordingReport()
+    training = new(data, tmp_path / "second", report, epochs=2, weights=str(tmp_path / "first"))
 
     def parts(training: Training) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         backbone = training.model.backbone
@@ -199,7 +199,7 @@ def test_a_backbone_that_has_learned_keeps_its_stem_and_goes_slower(data: Data, 
     stem, backbone = parts(training)
     rates = {group["name"]: group["lr"] for group in training.trainer.optimiser.param_groups}
     assert rates["backbone"] == pytest.approx(rates["transformer"] / 10)
-    told.at_step = lambda _: setattr(interrupts, "code", TERMINATED)
+    report.at_step = lambda _: setattr(interrupts, "code", TERMINATED)
     training.go(interrupts := Interrupts())
     again = resume(data, tmp_path / "second")
     again.go(Interrupts())
@@ -209,10 +209,10 @@ def test_a_backbone_that_has_learned_keeps_its_stem_and_goes_slower(data: Data, 
 
 
 def test_evaluations_now_and_then_and_always_at_the_end(data: Data, tmp_path: Path) -> None:
-    told = Told()
-    new(data, tmp_path, told, eval_every=2, epochs=5).go(Interrupts())
-    assert [row["epoch"] for row in told.rows if row["AP"] is not None] == [2, 4, 5]
-    assert all((row["AP"] is None) == (row[name] is None) for row in told.rows for name in METRICS)
+    report = RecordingReport()
+    new(data, tmp_path, report, eval_every=2, epochs=5).go(Interrupts())
+    assert [row["epoch"] for row in report.rows if row["AP"] is not None] == [2, 4, 5]
+    assert all((row["AP"] is None) == (row[name] is None) for row in report.rows for name in METRICS)
 
 
 def test_patience_ends_it(data: Data, tmp_path: Path) -> None:
@@ -223,10 +223,10 @@ def test_patience_ends_it(data: Data, tmp_path: Path) -> None:
 
 def test_more_epochs_go_on_from_the_last(data: Data, tmp_path: Path) -> None:
     new(data, tmp_path).go(Interrupts())
-    told = Told()
-    outcome = resume(data, tmp_path, told, epochs=5).go(Interrupts())
+    report = RecordingReport()
+    outcome = resume(data, tmp_path, report, epochs=5).go(Interrupts())
     assert outcome.epochs == 5
-    assert [row["epoch"] for row in told.rows] == [4, 5]
+    assert [row["epoch"] for row in report.rows] == [4, 5]
 
 
 def test_other_data_is_refused(data: Data, tmp_path: Path) -> None:
@@ -268,14 +268,14 @@ def test_states_are_saved_by_the_clock_too(data: Data, tmp_path: Path) -> None:
 
 def test_a_picture_that_breaks_on_the_way_costs_nothing(tmp_path: Path) -> None:
     make_shapes(tmp_path / "data", images=6, size=32, classes=("circle",), objects=2)
-    data, told = data_of(tmp_path / "data"), Told()
+    data, report = data_of(tmp_path / "data"), RecordingReport()
     path = data.train.path(3)
     whole = path.read_bytes()
-    told.at_step = lambda _: path.write_bytes(b"broken")
+    report.at_step = lambda _: path.write_bytes(b"broken")
     with pytest.raises(DataError, match="cannot be decoded|it is none of"):
-        new(data, tmp_path / "run", told, epochs=3, augmentation="none").go(Interrupts())
+        new(data, tmp_path / "run", report, epochs=3, augmentation="none").go(Interrupts())
     path.write_bytes(whole)
-    steps = len(told.steps)
+    steps = len(report.steps)
     again = resume(data, tmp_path / "run")
     assert again.step == steps
     assert again.go(Interrupts()).epochs == 3

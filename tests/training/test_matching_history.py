@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainings import CPU, Told, data_of, new, resume, stopped
+from trainings import CPU, RecordingReport, data_of, new, resume, stopped
 
 from detrcli.data.annotations import annotate
 from detrcli.data.make import make_shapes
@@ -104,10 +104,10 @@ def test_a_validation_split_without_objects(tmp_path: Path) -> None:
     make_shapes(tmp_path / "data", images=10, size=32, classes=("circle",), objects=2)
     path = tmp_path / "data" / "annotations" / "instances_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
-    data, told = data_of(tmp_path / "data"), Told()
-    outcome = new(data, tmp_path / "run", told, epochs=2).go(Interrupts())
+    data, report = data_of(tmp_path / "data"), RecordingReport()
+    outcome = new(data, tmp_path / "run", report, epochs=2).go(Interrupts())
     assert (outcome.epochs, outcome.best) == (2, None)
-    assert [row["AP"] for row in told.rows] == [-1, -1]
+    assert [row["AP"] for row in report.rows] == [-1, -1]
     assert not (tmp_path / "run" / FILE).exists()
     assert (tmp_path / "run" / "best.safetensors").exists()
     assert resume(data, tmp_path / "run", epochs=3).go(Interrupts()).epochs == 3
@@ -117,5 +117,5 @@ def test_without_a_folder_nothing_is_kept(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    new(data, None, Told(), epochs=1).go(Interrupts())
+    new(data, None, RecordingReport(), epochs=1).go(Interrupts())
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import Told, data_of, new, resume
+from trainings import RecordingReport, data_of, new, resume
 
 from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
@@ -28,11 +28,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def notes_of(data: Data, **chosen: Any) -> list[str]:
-    told = Told()
-    training = new(data, None, told, **chosen)
+    report = RecordingReport()
+    training = new(data, None, report, **chosen)
     training.count_queries()
     training.go(Interrupts())
-    return told.notes
+    return report.notes
 
 
 def test_a_healthy_training_gives_no_reason(data: Data) -> None:
@@ -54,25 +54,25 @@ def test_no_boxes_in_the_first_batches(data: Data) -> None:
 
 def test_the_same_boxes_for_every_image(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "COLLAPSED_AFTER", 4)
-    told = Told()
-    training = new(data, None, told, epochs=1, lr=0.0)
+    report = RecordingReport()
+    training = new(data, None, report, epochs=1, lr=0.0)
 
     for layer in training.model.decoder.layers:  # a model that does not look at the picture
         layer.cross_attention.register_forward_hook(lambda *a: (torch.zeros_like(a[2][0]), None))
     training.go(Interrupts())
-    assert len(told.notes) == 1
-    assert told.notes[0].startswith("the model gives the same boxes for every image")
-    assert "lower lr" in told.notes[0]
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("the model gives the same boxes for every image")
+    assert "lower lr" in report.notes[0]
 
 
 def test_a_class_error_that_is_stuck(data: Data) -> None:
-    told = Told()
-    training = new(data, None, told, epochs=7, lr=0.0, eval_every=9)
+    report = RecordingReport()
+    training = new(data, None, report, epochs=7, lr=0.0, eval_every=9)
     with torch.no_grad():
         training.model.class_head.bias[-1] = 100.0  # everything is no object
     training.go(Interrupts())
-    assert len(told.notes) == 1
-    assert told.notes[0].startswith("the class error has stood at 100% for 5 epochs")
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("the class error has stood at 100% for 5 epochs")
 
 
 def test_more_objects_than_queries(data: Data) -> None:
@@ -85,17 +85,17 @@ def test_more_objects_than_queries(data: Data) -> None:
 
 
 def test_a_loss_that_is_not_finite(data: Data, tmp_path: Path) -> None:
-    told = Told()
-    training = new(data, tmp_path, told, epochs=2)
+    report = RecordingReport()
+    training = new(data, tmp_path, report, epochs=2)
     good: dict[str, torch.Tensor] = {}
 
     def poison(_: Any) -> None:
-        if len(told.steps) == 3:
+        if len(report.steps) == 3:
             good.update({name: value.clone() for name, value in training.model.state_dict().items()})
             handle = training.model.class_head.register_forward_hook(lambda *a: a[2] * torch.nan)
-            told.at_step = lambda _: handle.remove()
+            report.at_step = lambda _: handle.remove()
 
-    told.at_step = poison
+    report.at_step = poison
     with pytest.raises(DivergedError) as error:
         training.go(Interrupts())
     assert error.value.exit_code == 5

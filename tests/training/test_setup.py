@@ -64,9 +64,20 @@ def test_a_models_recipe_where_the_user_says_nothing(
     assert plain.freeze == plain.settings.freeze == "all"
 
     said = {"lr": 1e-2, "dropout": 0.0, "size": 32, "freeze": "none", "queries": 5, "loss.class": 6}
-    told = begin(given | said, CLASSES, 10)
-    assert (told.settings.lr, told.settings.clip) == (1e-2, 1.0)
-    assert told.weights.loss.loss == {"class": 6, "l1": 4, "giou": 2}
-    assert (told.weights.config.dropout, told.weights.config.queries) == (0.0, 5)
-    assert told.weights.preprocessing.resize.size == 32
-    assert told.freeze == told.settings.freeze == "none"
+    initial = begin(given | said, CLASSES, 10)
+    assert (initial.settings.lr, initial.settings.clip) == (1e-2, 1.0)
+    assert initial.weights.loss.loss == {"class": 6, "l1": 4, "giou": 2}
+    assert (initial.weights.config.dropout, initial.weights.config.queries) == (0.0, 5)
+    assert initial.weights.preprocessing.resize.size == 32
+    assert initial.freeze == initial.settings.freeze == "none"
+
+
+def test_the_recipes_seed_decides_what_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_tensor(given: dict[str, object]) -> torch.Tensor:
+        tensors = begin({"weights": "none", "model": "detr-tiny", **given}, CLASSES, 10).weights.tensors
+        return tensors[min(name for name in tensors if name.startswith("class"))]
+
+    asked = first_tensor({"seed": 7})
+    assert not torch.equal(first_tensor({}), asked)
+    monkeypatch.setattr(detrcli.variants, "_VARIANTS", [replace(tiny.VARIANT, recipe={"seed": 7})])
+    assert torch.equal(first_tensor({}), asked)

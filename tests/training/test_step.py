@@ -150,10 +150,10 @@ def test_groups_have_the_published_rates() -> None:
     assert {group["weight_decay"] for group in groups} == {1e-4}
     fresh = make_optimiser(groups_of(model), of({"lr": 0.5}), fresh_backbone=True).param_groups
     assert [group["lr"] for group in fresh] == [0.5, 0.5]
-    told = make_optimiser(
+    groups = make_optimiser(
         groups_of(model), of({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True
     ).param_groups
-    assert [group["lr"] for group in told] == [0.5, 0.25]
+    assert [group["lr"] for group in groups] == [0.5, 0.25]
 
 
 def test_the_rate_falls_after_two_thirds() -> None:

@@ -1,5 +1,6 @@
 """A training from Python: mistakes are refused before anything is done; the program around it stays as it was."""
 
+import json
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -8,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import Told
+from trainings import RecordingReport
 
 from detrcli.api import train
 from detrcli.api.training import Hooks
 from detrcli.data.make import make_shapes
-from detrcli.errors import UsageError
+from detrcli.errors import DataError, UsageError
+from detrcli.evaluation.results import Results
+from detrcli.evaluation.truth import Truth
 from detrcli.training.interrupts import Interrupts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,12 +48,12 @@ def test_random_numbers_and_signals_are_afterwards_as_before(
         if breaks:
             raise Broken
 
-    told = Told(at_step=look)
+    report = RecordingReport(at_step=look)
     random, handlers = torch.random.get_rng_state(), [signal.getsignal(one) for one in SIGNALS]
     with pytest.raises(Broken) if breaks else nullcontext():
         train(
             data, **SMALL, out=tmp_path / "run", device="cpu", settings={"workers": 0},
-            hooks=Hooks(report=lambda device: nullcontext(told)),
+            hooks=Hooks(report=lambda device: nullcontext(report)),
         )  # fmt: skip
     assert len(seen) == (1 if breaks else 2)
     for handler, state in seen:
@@ -89,3 +92,42 @@ def test_a_term_that_the_model_does_not_have_is_named(
         train(data, **SMALL, out=tmp_path / "run", settings=[pair])
     assert str(error.value) == f"{name}: this model has no such term; it has class, l1, giou."
     assert not list(tmp_path.iterdir())
+
+
+class Counted:
+    """Judges an epoch by how much is found."""
+
+    names: Sequence[str] = ("detections",)
+    best = "detections"
+
+    def evaluate(self, truth: Truth, results: Results) -> Mapping[str, float]:
+        return {"detections": float(len(results.scores))}
+
+
+def test_another_evaluator_judges_the_epochs(data: Path, tmp_path: Path) -> None:
+    settings = {"workers": 0}
+    result = train(data, **SMALL, out=tmp_path / "run", device="cpu", settings=settings, evaluator=Counted())
+    assert [row["detections"] for row in result.rows] == [
+        25.0
+    ]  # each of its queries, in the one picture of val
+    assert "AP" not in result.rows[0]
+
+
+def test_what_is_wrong_with_data_stands_in_the_error(data: Path, tmp_path: Path) -> None:
+    """Unless somebody is told line by line."""
+    broken = tmp_path / "broken"
+    (broken / "train").mkdir(parents=True)
+    labels = json.loads((data / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
+    (broken / "annotations").mkdir()
+    (broken / "annotations" / "instances_train.json").write_text(json.dumps(labels), encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        train(broken, **SMALL, out=tmp_path / "run", device="cpu")
+    first, *rest = str(error.value).splitlines()
+    assert "errors in the data" in first
+    assert labels["images"][0]["file_name"] in "".join(rest)
+
+    heard: list[str] = []
+    with pytest.raises(DataError) as error:
+        train(broken, **SMALL, out=tmp_path / "run", device="cpu", hooks=Hooks(note=heard.append))
+    assert str(error.value).splitlines() == [first]
+    assert [line for line in heard if line.startswith("error")] == rest

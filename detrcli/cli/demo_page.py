@@ -1,0 +1,127 @@
+"""The page that `detr demo` leaves: each command above what it gave."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from detrcli.data.images import open_picture
+from detrcli.render.draw import grid_figure
+from detrcli.render.page import Section
+from detrcli.render.page import write_page as write_sections
+
+PAGE = "index.html"
+DATA, RUN, FOUND = "unseen", "tuned", "found"  # in the demo's folder
+ATTENTION, MATCHING, QUERIES = "attention.png", "matching.png", "queries.png"
+
+
+def write_page(
+    out: Path,
+    commands: list[tuple[str, ...]],
+    shipped: dict[str, Any],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    walk: dict[str, Any],
+    seconds: float,
+) -> None:
+    """Write it into that folder, from the commands and the documents that they printed."""
+    (
+        evaluated, made, shown, evaluated_before, trained, evaluated_after,
+        predicted, explained, looked, matched, matched_all,
+    ) = (f"detr {shlex.join(command)}" for command in commands)  # fmt: skip
+    numbers = ("AP", "AP50", "AP75")
+
+    def row(name: str, answer: dict[str, Any]) -> tuple[str | float, ...]:
+        return (name, *(answer["metrics"][number] for number in numbers))
+
+    found = [(open_picture(path).image, path.name) for path in sorted((out / FOUND).iterdir())]
+    write_sections(
+        out / PAGE,
+        "The whole round of a detection transformer",
+        f"All that is on this page was made in {seconds / 60:.1f} minutes by `detr demo`, from weights that come "
+        "with the package and pictures drawn on the spot. The commands stand above what they gave; in this folder "
+        "they give it again, by hand.",
+        [
+            Section(
+                "A detector that is there",
+                "The `shapes` weights: a DETR of 1.7 million parameters, trained from scratch on circles, squares, "
+                "triangles, stars and crosses.",
+                evaluated,
+                ("data", *numbers),
+                [row("shapes", shipped)],
+            ),
+            Section(
+                "Data that it has never seen",
+                "Other shapes, in a folder like your own data would be.",
+                f"{made}\n{shown}",
+                pictures=[(open_picture(out / f"{DATA}.png").image, "Some of its pictures with their truth")],
+            ),
+            Section(
+                "What it makes of them at first",
+                "It knows none of these classes. Their ids are all it has to go by, so it is wrong.",
+                evaluated_before,
+                ("data", *numbers),
+                [row("before", before)],
+            ),
+            Section(
+                "Fine-tuning",
+                "The class head starts anew; all else has seen shapes before, and learns on.",
+                trained,
+                pictures=[
+                    (open_picture(out / RUN / "curves.png").image, "What training measured, epoch by epoch")
+                ],
+            ),
+            Section(
+                "What it makes of them now",
+                "The same pictures of the validation split, which training has not seen.",
+                evaluated_after,
+                ("data", *numbers),
+                [row("before", before), row("after", after)],
+            ),
+            Section(
+                "What it finds",
+                "Boxes with class and score, where it is at least half sure.",
+                predicted,
+                pictures=[(grid_figure(found), "The first pictures of the validation split")],
+            ),
+            Section(
+                "How it gets there",
+                f"The way of {walk['file']} through the model: what comes out of each part.",
+                explained,
+                ("step", "shape", "what it is"),
+                [(step["step"], " x ".join(map(str, step["shape"])), step["what"]) for step in walk["steps"]],
+            ),
+            Section(
+                "Where it looks",
+                "Each query that found something, and how it shares out its attention over the picture.",
+                looked,
+                pictures=[
+                    (
+                        open_picture(out / ATTENTION).image,
+                        "Decoder cross-attention, last layer, mean of the heads",
+                    )
+                ],
+            ),
+            Section(
+                "Which query answers for which object",
+                "Training pairs every object with one query, so that all pairs together cost least.",
+                matched,
+                pictures=[
+                    (
+                        open_picture(out / MATCHING).image,
+                        "Truth joined to prediction, beside the costs that decided",
+                    )
+                ],
+            ),
+            Section(
+                "What each query is for",
+                "Over the whole validation split every query has its own places and sizes.",
+                matched_all,
+                pictures=[
+                    (
+                        open_picture(out / QUERIES).image,
+                        "A tile per query: centres of its boxes; below, the objects that cost most",
+                    )
+                ],
+            ),
+        ],
+    )

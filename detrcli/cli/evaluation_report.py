@@ -1,0 +1,87 @@
+"""What `detr eval` prints of an evaluation."""
+
+from dataclasses import asdict
+from typing import Any
+
+from detrcli.api.evaluating import Evaluation
+from detrcli.cli.console import print_table
+from detrcli.system.text import visible
+
+# Name, IoU, size of the objects, detections of an image and class that count (None: --max-detections).
+MEANINGS = (
+    ("AP", "0.50:0.95", "all", None),
+    ("AP50", "0.50", "all", None),
+    ("AP75", "0.75", "all", None),
+    ("APs", "0.50:0.95", "small", None),
+    ("APm", "0.50:0.95", "medium", None),
+    ("APl", "0.50:0.95", "large", None),
+    ("AR1", "0.50:0.95", "all", 1),
+    ("AR10", "0.50:0.95", "all", 10),
+    ("AR100", "0.50:0.95", "all", None),
+    ("ARs", "0.50:0.95", "small", None),
+    ("ARm", "0.50:0.95", "medium", None),
+    ("ARl", "0.50:0.95", "large", None),
+)
+
+
+def document(found: Evaluation, name: str) -> dict[str, Any]:
+    """All of it, in plain values; `name` is of the weights, or of the file of results."""
+    facts: dict[str, Any] = {
+        "split": found.split,
+        "threshold": found.threshold,
+        "max_detections": found.max_detections,
+    }
+    if found.class_mapping is not None:
+        facts |= {
+            "weights": name,
+            "parameters": found.parameters,
+            "paired_by": found.class_mapping.by,
+            "only_weights": list(found.class_mapping.only_weights),
+            "only_data": list(found.class_mapping.only_data),
+            "seconds_per_picture": {
+                stage: round(spent, 6) for stage, spent in (found.seconds_per_picture or {}).items()
+            },
+        }
+    else:
+        facts["predictions"] = name
+    return {
+        "schema": "detr.eval/1",
+        "images": len(found.truth.images),
+        "metrics": dict(found.metrics),
+        "per_class": [asdict(one) for one in found.per_class],
+        **facts,
+        "scoring_seconds": round(found.scoring_seconds, 6),
+    }
+
+
+def show_evaluation(found: Evaluation, name: str) -> None:
+    """Print it for people."""
+    objects = int((~found.truth.crowd).sum())
+    print(f"{visible(name)} on {found.split}: {len(found.truth.images):,} pictures, {objects:,} objects")
+    if found.threshold:
+        print(f"Only detections with a score of {found.threshold} or more count, which lowers AP.")
+    print()
+    most = found.max_detections
+    print_table(
+        ("", "", "IoU", "size", "at most"),
+        [
+            (metric, _number(found.metrics[metric]), iou, area, min(count or most, most))
+            for metric, iou, area, count in MEANINGS
+        ],
+    )
+    print()
+    print_table(
+        ("class", "id", "AP", "AP50", "objects"),
+        [
+            (one.label, str(one.category_id), _number(one.AP), _number(one.AP50), one.targets)
+            for one in sorted(found.per_class, key=lambda one: (-one.AP, one.label))
+        ],
+    )
+    if found.seconds_per_picture is not None:
+        stages = ", ".join(f"{stage} {1000 * s:.1f} ms" for stage, s in found.seconds_per_picture.items())
+        print(f"\nA picture takes: {stages}. Scoring all of them took {found.scoring_seconds:.2f} s.")
+        print(f"The model has {found.parameters:,} parameters.")
+
+
+def _number(value: float) -> str:
+    return "-1" if value == -1 else f"{value:.3f}"
