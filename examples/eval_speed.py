@@ -17,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from timing import random_weights
 
+from detrcli.data.batching import collate
 from detrcli.data.examine import headers_only
 from detrcli.data.images import open_picture
 from detrcli.data.preprocessing import prepare
@@ -34,10 +35,9 @@ from detrcli.evaluation.metrics import METRICS, score
 from detrcli.evaluation.run import detect_split
 from detrcli.evaluation.truth import classes_in_split, truth_of
 from detrcli.inference.detector import Detector
-from detrcli.structures import Group, Output
-from detrcli.variants import preset, variant_of
+from detrcli.inference.engines import EngineName
+from detrcli.structures import Batch, Prediction
 from detrcli.weights.coco import NAMES
-from detrcli.weights.weights import Weights, classes_by_index
 
 IMAGES, BOXES, DETECTIONS, CLASSES = 5_000, 36_000, 500_000, 80
 PICTURES, ROUNDS = 12, 3
@@ -166,21 +166,20 @@ def photographs(folder: Path) -> None:
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
 
 
-class Constant(Detector):
-    """A detector that does everything but look."""
+class Constant:
+    """An engine that does not look."""
 
-    def output(self, pixels: Sequence[Tensor]) -> Output:
+    name: EngineName = "plain"
+    device = torch.device("cpu")
+
+    def __init__(self, rows: int) -> None:
         chance = torch.Generator().manual_seed(0)
-        logits = torch.randn(1, 1, 100, self.scoring.rows(len(self.classes)), generator=chance)
-        return Output(Group("decoder", logits, torch.rand(1, 1, 100, 4, generator=chance)))
+        self.prediction = Prediction(
+            torch.randn(1, 100, rows, generator=chance), torch.rand(1, 100, 4, generator=chance)
+        )
 
-
-def random_weights() -> Weights:
-    """A detr-r50 that has learned nothing; its speed is that of one that has."""
-    config = preset("detr-r50")
-    variant = variant_of(config)
-    tensors = variant.build(config).state_dict()
-    return Weights("random", config, tensors, classes_by_index(91), variant.preprocessing, variant.loss)
+    def __call__(self, batch: Batch) -> Prediction:
+        return self.prediction
 
 
 def clocked(work: Callable[[], None]) -> tuple[float, float]:
@@ -207,10 +206,10 @@ def beside_the_model(folder: Path) -> dict[str, float]:
 
     def bare() -> None:
         for pixels in inputs:
-            detector.output([pixels])
+            detector.engine(collate([pixels]))
 
-    detector.output(inputs[:1])  # whatever is done only once
-    constant = Constant.of(weights, "cpu")
+    bare()  # whatever is done only once
+    constant = Detector(weights, detector.device, engine=Constant(weights.scoring.rows(len(weights.classes))))
     rounds = [
         (clocked(lambda: evaluate(detector)), clocked(bare), clocked(lambda: evaluate(constant)))
         for _ in range(ROUNDS)

@@ -1,10 +1,14 @@
 """A detector, and what one asks of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector as _Detector
 from detrcli.inference.detector import ImageSource
+from detrcli.inference.engines import Engine, EngineName
+from detrcli.inference.export import CPU, Runtime, read_exported, runtime_of
 from detrcli.structures import Detections
 from detrcli.system.devices import find_device
 from detrcli.weights.download import DownloadProgress, no_progress
@@ -56,17 +60,43 @@ def load(
     weights: str | Path = "detr-r50",
     device: str = "auto",
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     model: str | None = None,
     sha256: str | None = None,
     size: int | None = None,
     max_size: int | None = None,
+    engine: EngineName | None = None,
     progress: DownloadProgress = no_progress,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Detector:
-    """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL."""
+    """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL.
+
+    `engine` says how the network is computed: plain, fast, openvino or onnx. It is fast where that helps.
+    """
     find_device(device)  # before anything is fetched
+    if runtime := runtime_of(str(weights)):
+        return _exported(Path(weights), runtime, device, precision, engine, size, max_size)
     loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress)
-    return Detector.of(loaded.resized(size, max_size), device, precision)
+    return Detector.of(loaded.resized(size, max_size), device, precision or "fp32", engine, note)
+
+
+def _exported(
+    path: Path,
+    runtime: Runtime,
+    device: str,
+    precision: str | None,
+    engine: EngineName | None,
+    size: int | None,
+    max_size: int | None,
+) -> Detector:
+    if engine not in (None, runtime.name):
+        raise UsageError(f"{path}: --engine {engine} cannot run it; it is {runtime.name}.")
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"{path}: {runtime.name} computes on the CPU: give --device cpu.")
+    weights, written_in = read_exported(path, runtime)
+    chosen = written_in if precision is None else precision
+    computed: Engine = runtime.code().engine(path, chosen)
+    return Detector(weights.resized(size, max_size), CPU, chosen, engine=computed)
 
 
 def as_detector(weights: "str | Path | _Detector", device: str = "auto") -> _Detector:

@@ -127,7 +127,7 @@ def evaluate(
         max_detections,
         first=first,
         class_mapping=mapping,
-        parameters=sum(p.numel() for p in detector.model.parameters()),
+        parameters=detector.parameters,
         seconds_per_picture={stage: spent / share for stage, spent in detector.seconds.items()},
         unread=tuple(found.unread.values()),
     )

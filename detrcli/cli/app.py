@@ -16,6 +16,7 @@ from detrcli.cli.data import data_app
 from detrcli.cli.demo import demo
 from detrcli.cli.eval import evaluate
 from detrcli.cli.explain import explain
+from detrcli.cli.export import export
 from detrcli.cli.guide import guide
 from detrcli.cli.match_debug import match_debug
 from detrcli.cli.models import models
@@ -42,6 +43,7 @@ app.command("visualize-attn")(visualize_attn)
 app.command("match-debug")(match_debug)
 app.command("explain")(explain)
 app.command("demo")(demo)
+app.command("export")(export)
 app.command("models")(models)
 app.command("guide")(guide)
 app.add_typer(data_app, name="data")

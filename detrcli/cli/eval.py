@@ -9,6 +9,7 @@ from detrcli.cli.options import (
     DATA,
     Debug,
     Device,
+    Engine,
     Exif,
     Json,
     MaxSize,
@@ -69,7 +70,8 @@ def evaluate(
     model: Model = None,
     sha256: Sha256 = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = None,
+    engine: Engine = None,
     overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
@@ -101,6 +103,7 @@ def evaluate(
             max_size=max_size,
             device=device,
             precision=precision,
+            engine=engine,
         )
 
     found = evaluate_split(

@@ -1,7 +1,8 @@
 """A detector from what the command line says."""
 
 from detrcli.api.detector import Detector, load
-from detrcli.cli.console import DownloadStatus
+from detrcli.cli.console import DownloadStatus, warn
+from detrcli.inference.engines import EngineName
 
 
 def load_detector(
@@ -12,7 +13,8 @@ def load_detector(
     size: int | None,
     max_size: int | None,
     device: str,
-    precision: str = "fp32",
+    precision: str | None = None,
+    engine: EngineName | None = None,
 ) -> Detector:
     """Weights on a device, fetched if need be."""
     with DownloadStatus() as progress:
@@ -20,6 +22,8 @@ def load_detector(
             weights,
             device,
             precision=precision,
+            engine=engine,
+            note=warn,
             model=model,
             sha256=sha256,
             size=size,

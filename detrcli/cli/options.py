@@ -55,7 +55,12 @@ MaxSize = Annotated[
     int | None, typer.Option("--max-size", metavar="N", min=1, help="Longest side of the input.")
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Numbers to compute in.")
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option("--precision", help="Numbers to compute in. [fp32, or that of an exported model]"),
+]
+Engine = Annotated[
+    Literal["plain", "fast", "openvino", "onnx"] | None,
+    typer.Option("--engine", help="How the network is computed. [fast on a CPU, else plain]"),
 ]
 Exif = Annotated[
     Literal["auto", "apply", "ignore"],

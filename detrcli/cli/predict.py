@@ -12,6 +12,7 @@ from detrcli.cli.options import (
     THRESHOLD,
     Debug,
     Device,
+    Engine,
     Json,
     MaxSize,
     Model,
@@ -57,7 +58,8 @@ def predict(
     model: Model = None,
     sha256: Sha256 = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = None,
+    engine: Engine = None,
     overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
@@ -92,6 +94,7 @@ def predict(
         max_size=max_size,
         device=device,
         precision=precision,
+        engine=engine,
     )
     paths = (item.path for item in named)
     stream = detector.stream(paths, threshold, batch_size, max_pixels, keep_images=not no_images)

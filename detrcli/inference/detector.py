@@ -4,9 +4,10 @@ import copy
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Self, overload
@@ -20,12 +21,13 @@ from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError, UsageError
-from detrcli.inference.engines import Engine, PlainEngine
+from detrcli.inference.engines import Engine, EngineName, FastEngine, PlainEngine, fastest
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
 from detrcli.structures import Classes, Detections, Output
 from detrcli.system.devices import find_device
+from detrcli.system.precision import check_precision, computing_in
 from detrcli.system.prefetch import prefetch
 from detrcli.weights.weights import Weights
 
@@ -53,12 +55,22 @@ class Detector:
         device: torch.device,
         precision: str = "fp32",
         model: DetectionTransformer | None = None,
+        engine: EngineName | Engine | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """With the network of these weights, or with one that has them already."""
-        self.model = (weights.model() if model is None else model).to(device)
-        # The model's own tensors: nothing is held twice.
-        self.weights = replace(weights, tensors=self.model.state_dict())
-        self.engine: Engine = PlainEngine(self.model, device, precision)
+        """With the network of these weights, or with one that has them already.
+
+        `engine` says how it is computed; one that is there already computes it without a model.
+        """
+        check_precision(precision, device)
+        self.weights, self._model = weights, None
+        if engine is None or isinstance(engine, str):
+            self._model = (weights.model() if model is None else model).to(device)
+            # The model's own tensors: nothing is held twice.
+            self.weights = replace(weights, tensors=self._model.state_dict())
+        self._engine = engine or fastest(device, precision)
+        self._note = note
+        self.precision = precision
         self.device = device
         self.scoring = weights.scoring
         self.classes = weights.classes
@@ -68,9 +80,48 @@ class Detector:
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, weights: Weights, device: str = "auto", precision: str = "fp32") -> Self:
+    def of(
+        cls,
+        weights: Weights,
+        device: str = "auto",
+        precision: str = "fp32",
+        engine: EngineName | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> Self:
         """A detector with these weights on a device by name."""
-        return cls(weights, find_device(device), precision)
+        return cls(weights, find_device(device), precision, engine=engine, note=note)
+
+    @property
+    def model(self) -> DetectionTransformer:
+        """The plain network."""
+        if self._model is None:
+            raise UsageError(
+                f"{self.weights.source}: an exported model computes, and shows nothing of how.\n"
+                "`detr predict` and `detr eval` take it; for all else give the weights that it was made from."
+            )
+        return self._model
+
+    @property
+    def parameters(self) -> int | None:
+        """How many numbers were learned; None where an export does not say."""
+        return None if self._model is None else sum(p.numel() for p in self._model.parameters())
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What computes the network, made ready for its first picture and then the same."""
+        if not isinstance(self._engine, str):
+            return self._engine
+        if self._engine in {"plain", "fast"}:
+            make = PlainEngine if self._engine == "plain" else FastEngine
+            return make(self.model, self.device, self.precision)
+        from detrcli.inference.export import RUNTIMES, cached_export
+
+        runtime = RUNTIMES[self._engine]
+        if self.device.type != "cpu":
+            raise UsageError(f"--engine {runtime.name} computes on the CPU: give --device cpu.")
+        path = cached_export(self.weights, runtime, self.precision, self._note)
+        engine: Engine = runtime.code().engine(path, self.precision)
+        return engine
 
     def with_classes(self, classes: Classes) -> Self:
         """The same detector with other ids and names of its classes."""
@@ -163,12 +214,13 @@ class Detector:
                 batch = places[start : start + batch_size]
                 sizes = [size for i in batch if (size := chunk[i][0].size)]
                 began = time.perf_counter()
-                output = self.output([pixels for i in batch if (pixels := chunk[i][1]) is not None])
+                inputs = [pixels for i in batch if (pixels := chunk[i][1]) is not None]
+                prediction = self.engine(collate(inputs))
                 if self.device.type == "cuda":  # else the network's time would count as what waits for it
                     torch.cuda.synchronize(self.device)
                 began = self._spent("network", began)
                 seen_in = detections(
-                    output.last, sizes, self.classes, self.scoring, self.preprocessing, threshold
+                    prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold
                 )
                 found |= zip(batch, seen_in, strict=True)
                 self._spent("postprocessing", began)
@@ -183,8 +235,9 @@ class Detector:
         return now
 
     def output(self, pixels: Sequence[Tensor]) -> Output:
-        """What every layer predicts for network inputs (3, h, w) of equal size."""
-        return self.engine(collate(pixels))
+        """What every layer of the plain model predicts for network inputs (3, h, w) of equal size."""
+        with torch.inference_mode(), computing_in(self.precision, self.device):
+            return self.model(collate(pixels).to(self.device))
 
 
 def _open(source: ImageSource, max_pixels: int) -> Picture:

@@ -41,7 +41,7 @@ class DETR(DetectionTransformer):
         *_, features = self.backbone(batch.images)
         features = self.projection(features)  # (B, C, h, w)
         padding = downsample_padding(batch.padding, features)  # (B, h, w)
-        position = tokens(self.position(features, padding))  # (B, S, C)
+        position = tokens(self.position(features, padding)).to(self.queries.weight.dtype)  # (B, S, C)
         padding = None if padding is None else padding.flatten(1)  # (B, S)
 
         memory = self.encoder(tokens(features), position, padding)  # (B, S, C)

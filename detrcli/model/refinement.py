@@ -61,12 +61,14 @@ class RefiningDETR(DetectionTransformer):
         *_, features = self.backbone(batch.images)
         features = self.projection(features)  # (B, C, h, w)
         padding = downsample_padding(batch.padding, features)  # (B, h, w)
-        position = tokens(self.position(features, padding))  # (B, S, C)
+        position = tokens(self.position(features, padding)).to(self.queries.contents.dtype)  # (B, S, C)
         padding = None if padding is None else padding.flatten(1)  # (B, S)
         memory = self.encoder(tokens(features), position, padding)  # (B, S, C)
 
-        x = self.queries.contents.expand(len(memory), -1, -1)  # (B, Q, C)
-        boxes = self.queries.references.expand(len(memory), -1, -1)  # (B, Q, 4), before the sigmoid
+        x = self.queries.contents.expand(memory.shape[0], -1, -1)  # (B, Q, C)
+        boxes = self.queries.references.float().expand(
+            memory.shape[0], -1, -1
+        )  # (B, Q, 4), before the sigmoid
         hidden, refined = [], []
         for layer in self.decoder.layers:
             x = layer(x, self.locate(boxes), memory, position, padding)
@@ -86,7 +88,9 @@ class RefiningDETR(DetectionTransformer):
         The centre has the code of the cell that lies there; what all four numbers say together is added.
         """
         cx, cy, w, h = boxes.sigmoid().unbind(-1)
-        code = self.position.encode(torch.stack([cy, cx, h, w], -1))  # (B, Q, 2 C)
+        code = self.position.encode(torch.stack([cy, cx, h, w], -1)).to(
+            self.queries.contents.dtype
+        )  # (B, Q, 2 C)
         centre, _ = code.chunk(2, -1)  # (B, Q, C)
         return centre + self.place(code)
 

@@ -113,7 +113,7 @@ class Decoder(nn.Module):
 
     def forward(self, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """Object queries (Q, C) and a memory (B, S, C) to the hidden states of all layers, (L, B, Q, C)."""
-        queries = queries.expand(len(memory), -1, -1)  # (B, Q, C)
+        queries = queries.expand(memory.shape[0], -1, -1)  # (B, Q, C)
         x = torch.zeros_like(queries)
         hidden = []
         for layer in self.layers:

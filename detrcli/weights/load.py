@@ -15,6 +15,7 @@ from detrcli.weights.save import find
 from detrcli.weights.weights import Weights
 
 BEST = "best"  # what a run calls its best weights
+EXPORTED = (".onnx", ".xml")
 
 
 def load_weights(
@@ -60,6 +61,11 @@ def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress:
         return _load_file(fetch(source, promised, progress), source, wanted)
 
     path = Path(source).expanduser()
+    if path.suffix.lower() in EXPORTED:
+        raise UsageError(
+            f"{source}: an exported model computes, and shows nothing of how.\n"
+            "`detr predict` and `detr eval` take it; for all else give the weights that it was made from."
+        )
     if best := find(path, BEST):
         return _load_kept(best, source)
     if folder.is_one(path):

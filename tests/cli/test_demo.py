@@ -13,7 +13,7 @@ import pytest
 from browser import opened
 from children import python
 
-from detrcli.cli import demo
+from detrcli.cli import demo, demo_page
 from detrcli.weights.registry import SHIPPED
 
 
@@ -55,7 +55,7 @@ def test_its_training_is_saved_when_it_is_stopped(
         python("-P", "-m", "detrcli", "demo"),
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    run = tmp_path / demo.FOLDER / demo.RUN
+    run = tmp_path / demo.FOLDER / demo_page.RUN
     while not (run / "metrics.csv").exists():
         assert process.poll() is None
         time.sleep(0.05)

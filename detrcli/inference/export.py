@@ -1,0 +1,202 @@
+"""A model written for another runtime, with all that it takes to use it, and held against the plain one.
+
+The network is traced once with torch.export, the number of pictures and their size left open. What tensors do not say
+(classes, preprocessing, scoring) travels as the header of our own files does.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detrcli.errors import MachineError, UsageError, WeightsError
+from detrcli.inference.engines import Engine, EngineName, PlainEngine
+from detrcli.losses.scoring import Scoring
+from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.structures import Batch, Prediction
+from detrcli.system.cache import cache_folder
+from detrcli.weights.formats.header import checksum, from_header, header_of
+from detrcli.weights.weights import Weights
+
+INPUT, OUTPUTS = "images", ("logits", "boxes")
+PRECISION = "precision"  # in the header of an export: what it was written in
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}  # of probabilities and boxes in [0, 1]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A format and who runs it."""
+
+    name: EngineName
+    ending: str
+    beside: Sequence[str]  # endings of the files that belong to it
+    precisions: Sequence[str]
+    packages: Sequence[str]  # what it takes, of the extra that has its name
+    module: str  # with `write`, `read_header` and `engine`
+
+    def code(self) -> ModuleType:
+        """Its module, where its packages are installed."""
+        for package in self.packages:
+            try:
+                import_module(package)
+            except ImportError:
+                raise MachineError(
+                    f"{self.name} needs the package {package}: pip install 'detrcli[{self.name}]'"
+                ) from None
+        return import_module(self.module)
+
+
+RUNTIMES = {
+    "onnx": Runtime(
+        "onnx",
+        ".onnx",
+        (),
+        ("fp32", "fp16"),
+        ("onnx", "onnxscript", "onnxruntime"),
+        "detrcli.inference.onnx_engine",
+    ),
+    "openvino": Runtime(
+        "openvino",
+        ".xml",
+        (".bin",),
+        ("fp32", "bf16", "fp16"),
+        ("openvino",),
+        "detrcli.inference.openvino_engine",
+    ),
+}
+
+
+def runtime_of(path: str | Path) -> Runtime | None:
+    """Who runs a file of this name; None where it is no export."""
+    return next((one for one in RUNTIMES.values() if str(path).lower().endswith(one.ending)), None)
+
+
+class LastLayer(nn.Module):
+    """A model as a function of tensors: pictures (B, 3, H, W) to logits (B, Q, R) and boxes (B, Q, 4)."""
+
+    def __init__(self, model: DetectionTransformer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        last = self.model(Batch(images.to(self.dtype), None)).last
+        return last.logits.float(), last.boxes.float()
+
+
+def trace(weights: Weights, dtype: torch.dtype = torch.float32) -> Any:
+    """The network of these weights as a torch.export.ExportedProgram."""
+    auto = torch.export.Dim.AUTO
+    height, width = _sizes(weights)[0]
+    exact = len(_sizes(weights)) == 1
+    open_axes = {0: auto} if exact else {0: auto, 2: auto, 3: auto}
+    with torch.no_grad(), _quiet():
+        return torch.export.export(
+            LastLayer(weights.model(), dtype),
+            (torch.zeros(2, 3, height, width),),
+            dynamic_shapes=(open_axes,),
+        )
+
+
+def export(
+    weights: Weights, runtime: Runtime, path: Path, precision: str = "fp32", *, sizes: int | None = None
+) -> float:
+    """Write the file, once it was seen to say what the model says; the largest difference of a number."""
+    if precision not in runtime.precisions:
+        raise UsageError(f"{runtime.name} is written in {' or '.join(runtime.precisions)}, not {precision}.")
+    header = {**header_of(weights), PRECISION: precision}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / path.name
+        with _quiet():
+            runtime.code().write(weights, header, draft, precision)
+        difference = verify(weights, runtime.code().engine(draft), precision, sizes)
+        # The file that the name stands for comes last.
+        for ending in (*runtime.beside, runtime.ending):
+            os.replace(draft.with_suffix(ending), path.with_suffix(ending))
+    return difference
+
+
+def verify(weights: Weights, engine: Engine, precision: str, sizes: int | None = None) -> float:
+    """Run both on noise of extreme sizes; a WeightsError where they differ by more than such numbers may."""
+    plain = PlainEngine(weights.model(), CPU)
+    random = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for height, width in _sizes(weights, sizes):
+        batch = Batch(torch.randn(1, 3, height, width, generator=random), None)
+        found = difference(engine(batch), plain(batch), weights.scoring)
+        if not found <= TOLERANCE[precision]:
+            raise WeightsError(
+                f"{weights.source}: the exported model differs from the plain one by {found:.2g} on a picture of "
+                f"{width} x {height} pixels; nothing was written.\nPlease report it."
+            )
+        worst = max(worst, found)
+    return worst
+
+
+def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
+    """The largest difference of a probability or of a box in [0, 1]; NaN where one is not a number."""
+    probabilities = (scoring.probabilities(a.logits) - scoring.probabilities(b.logits)).abs().max()
+    return float(torch.maximum(probabilities, (a.boxes - b.boxes).abs().max()))
+
+
+def _sizes(weights: Weights, count: int | None = None) -> list[tuple[int, int]]:
+    """Inputs (height, width) that the preprocessing gives: a usual one, a wide and a tall strip; or so many."""
+    random = torch.Generator().manual_seed(0)
+    asked = [(480, 640), (100, 1000), (1000, 100)]
+    asked += (torch.randint(50, 1000, ((count or 3) - 3, 2), generator=random)).tolist()
+    placed = (weights.preprocessing.resize.place(height, width) for height, width in asked)
+    return list(dict.fromkeys((place.height, place.width) for place in placed))
+
+
+def read_exported(path: Path, runtime: Runtime) -> tuple[Weights, str]:
+    """What an export says of itself, without tensors, and the precision that it was written in."""
+    header: Mapping[str, str] = runtime.code().read_header(path)
+    if "format" not in header:
+        raise WeightsError(
+            f"{path}: not written by `detr export`: it lacks the model's classes and preprocessing."
+        )
+    return from_header(header, {}, str(path)), header[PRECISION]
+
+
+def cached_export(weights: Weights, runtime: Runtime, precision: str, note: Callable[[str], None]) -> Path:
+    """Where the export of these weights is kept; it is made where it is not there yet."""
+    versions = [metadata.version(package) for package in ("torch", *runtime.packages)]
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
+    text = json.dumps([checksum(header_of(weights), tensors), runtime.name, precision, versions])
+    folder = cache_folder() / "exports" / hashlib.sha256(text.encode()).hexdigest()[:32]
+    path = folder / f"model{runtime.ending}"
+    if not path.exists():
+        note(f"{weights.source}: exporting for {runtime.name}, once; it is kept in {folder}")
+        export(replace(weights, tensors=tensors), runtime, path, precision)
+    return path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk of their inner life."""
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "torch.onnx", "onnx_ir")]
+    before = [(one.level, one.disabled) for one in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for one in loggers:
+            one.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for one, (level, disabled) in zip(loggers, before, strict=True):
+                one.setLevel(level)
+                one.disabled = disabled

@@ -1,0 +1,74 @@
+"""OpenVINO: its IR written, read, and run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import openvino
+import torch
+
+from detrcli.errors import WeightsError
+from detrcli.inference.engines import EngineName
+from detrcli.inference.export import CPU, INPUT, OUTPUTS, PRECISION, trace
+from detrcli.structures import Batch, Prediction
+from detrcli.weights.weights import Weights
+
+KEY = "detr"  # in the IR's runtime information
+
+
+def write(weights: Weights, header: Mapping[str, str], path: Path, precision: str) -> None:
+    """The model as `path` and a .bin beside it. In fp16 its weights are stored so; bf16 is a matter of computing."""
+    model = openvino.convert_model(trace(weights))
+    for port, name in zip((*model.inputs, *model.outputs), (INPUT, *OUTPUTS), strict=True):
+        port.get_tensor().set_names({name})
+    model.set_rt_info(json.dumps(dict(header)), [KEY])
+    openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
+
+
+def read_header(path: Path) -> Mapping[str, str]:
+    """What travels inside; nothing where another wrote the file."""
+    model = _read(path)
+    header: Mapping[str, str] = json.loads(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else {}
+    return header
+
+
+def _read(path: Path) -> openvino.Model:
+    try:
+        return openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})."
+        ) from None
+
+
+class OpenVinoEngine:
+    """An IR, compiled for this CPU."""
+
+    name: EngineName = "openvino"
+    device = CPU
+
+    def __init__(self, path: Path, precision: str | None = None) -> None:
+        """In the precision that it was written in, or in another."""
+        model = _read(path)
+        header = read_header(path)
+        # Asked for explicitly: by itself it takes what the CPU is fastest in.
+        hint = "bf16" if (precision or header.get(PRECISION)) == "bf16" else "f32"
+        self.compiled = openvino.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": hint,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            },
+        )
+        self.request = self.compiled.create_infer_request()
+
+    def __call__(self, batch: Batch) -> Prediction:
+        assert batch.padding is None, "pictures of one size share a batch"
+        self.request.infer({INPUT: batch.images.contiguous().numpy()}, share_inputs=True)
+        logits, boxes = (torch.from_numpy(self.request.get_tensor(name).data.copy()) for name in OUTPUTS)
+        return Prediction(logits, boxes)
+
+
+engine = OpenVinoEngine

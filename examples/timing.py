@@ -1,0 +1,89 @@
+"""What the benchmarks share: ways that are timed in turn, a table and a JSON line, and models to time."""
+
+import ctypes
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from detrcli.variants import preset, variant_of
+from detrcli.weights.weights import Weights, classes_by_index
+
+Way = Callable[[], Any]
+
+
+def in_turn(
+    ways: Mapping[str, Way], rounds: int, before: Callable[[str], None] = lambda name: None
+) -> dict[str, list[float]]:
+    """Seconds of each way, round by round: what disturbs one disturbs all. `before` prepares for a way, untimed."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(rounds + 1):
+        for name, way in ways.items():
+            before(name)
+            began = time.perf_counter()
+            way()
+            if round_:  # the first fills caches
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def compared(seconds: Mapping[str, Sequence[float]], base: str) -> list[dict[str, Any]]:
+    """Medians, and how many times as fast as `base` each way is: the median of the rounds' ratios."""
+    return [
+        {
+            "way": name,
+            "ms": round(1000 * statistics.median(spent), 2),
+            "times": round(statistics.median(a / b for a, b in zip(seconds[base], spent, strict=True)), 2),
+        }
+        for name, spent in seconds.items()
+    ]
+
+
+def show(rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
+    """A table, then one JSON line with all of it."""
+    columns = list(rows[0])
+    cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        first, *rest = (
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join((first, *rest)))
+    for name, value in more.items():
+        print(f"{name}: {value}")
+    print(json.dumps({"rows": rows, **more, "torch": torch.__version__, "threads": torch.get_num_threads()}))
+
+
+def random_weights(model: str = "detr-r50") -> Weights:
+    """A model that has learned nothing; its speed is that of one that has."""
+    config = preset(model)
+    variant = variant_of(config)
+    tensors = variant.build(config).state_dict()
+    return Weights(
+        "random", config, tensors, classes_by_index(config.classes), variant.preprocessing, variant.loss
+    )
+
+
+def photograph(path: Path, width: int = 640, height: int = 480, seed: int = 0) -> None:
+    """A picture as large and as smooth as a photograph, as a JPEG."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def allocator_as_it_is() -> None:
+    """The allocator as programs find it: glibc gives large blocks back, and their pages come anew."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    # Where glibc's own thresholds end up, since they follow what was freed, as far as they go.
+    for option, value in ((-3, 32 << 20), (-1, 64 << 20), (-2, 128 << 10)):
+        libc.mallopt(option, value)
+    libc.malloc_trim(0)

@@ -1,0 +1,160 @@
+"""All ways to compute a network give the same numbers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from golden_rules import Golden
+from members import sampler, stranger
+from small import CONFIG, TINY, small_weights
+from test_golden import CONFIGS
+from torch import nn
+
+import detrcli
+from detrcli.api.evaluating import evaluate
+from detrcli.config import ModelConfig
+from detrcli.inference import fuse as fusing
+from detrcli.inference.detector import Detector
+from detrcli.inference.engines import FastEngine, PlainEngine, fastest
+from detrcli.inference.fuse import FusedAttention, FusedConvolution, can_pack, fuse
+from detrcli.model.backbone import Backbone
+from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.structures import Batch
+from detrcli.variants import variant_of
+from detrcli.variants.detr_names import PUBLISHED, rename
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-4
+
+
+def same(model: DetectionTransformer, batch: Batch) -> None:
+    plain, fast = PlainEngine(model, CPU)(batch), FastEngine(model, CPU)(batch)
+    assert fast.logits.dtype == fast.boxes.dtype == torch.float32
+    torch.testing.assert_close(fast.logits.softmax(-1), plain.logits.softmax(-1), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(fast.logits.sigmoid(), plain.logits.sigmoid(), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(fast.boxes, plain.boxes, rtol=0, atol=TOLERANCE)
+    assert plain.logits.std() > 1e-3  # there is something to be wrong about
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_on_the_reference_values(name: str) -> None:
+    """Two pictures of different sizes, so one of them is padded; and the first alone."""
+    golden = Golden(name)
+    model = variant_of(CONFIGS[name]).build(CONFIGS[name])
+    model.load_state_dict({rename(key, PUBLISHED): value for key, value in golden.state_dict().items()})
+    model.eval()
+    batch = golden.batch()
+    assert batch.padding is not None
+    same(model, batch)
+    same(model, Batch(batch.images[:1], None))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY, replace(TINY, norm="group"), replace(CONFIG, norm="batch"), sampler.SamplerConfig()],
+    ids=["tiny", "group norm", "batch norm", "sampler"],
+)
+def test_on_other_members(config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    foreign = isinstance(config, sampler.SamplerConfig)
+    model = sampler.VARIANT.build(config).eval() if foreign else small_weights(config).model()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # that has counted something
+            nn.init.uniform_(module.running_mean, -1, 1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    same(model, Batch(torch.randn(2, 3, 64, 96), None))
+
+
+def test_everything_in_the_backbone_is_fused() -> None:
+    """Of a ResNet: 53 convolutions with their norms, sums and ReLUs; and no norm is left."""
+    fused = fuse(small_weights().model())
+    convolutions = [one for one in fused.backbone.modules() if isinstance(one, FusedConvolution)]
+    assert len(convolutions) == 53
+    assert sum(one.relu for one in convolutions) == 49  # all but the four shortcuts
+    names = {type(one).__name__ for one in fused.modules()}
+    assert not names & {"FrozenBatchNorm2d", "Conv2d", "Linear", "MultiheadAttention", "ReLU"}
+    assert sum(isinstance(one, FusedAttention) for one in fused.modules()) == 5
+
+
+def test_the_plain_model_stays_as_it_is() -> None:
+    weights = small_weights()
+    model = weights.model()
+    kinds = [type(one) for one in model.modules()]
+    fuse(model, torch.bfloat16)
+    assert [type(one) for one in model.modules()] == kinds
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights.tensors[name]), name
+
+
+class Forked(Backbone):
+    """Its way depends on the picture, so nobody can trace it."""
+
+    channels = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.conv(images) if images.mean() > 0 else -self.conv(images),)
+
+    def stem(self) -> tuple[nn.Module, ...]:
+        return (self.conv,)
+
+
+def test_a_backbone_that_cannot_be_traced_stays() -> None:
+    backbone = Forked()
+    assert fusing.fuse_convolutions(backbone, torch.float32, packed=False) is None
+
+
+def test_without_the_private_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of torch may not have them, or have them otherwise."""
+    model = small_weights().model()
+    batch = Batch(torch.randn(1, 3, 64, 64), None)
+    monkeypatch.setattr(fusing.torch.ops.mkldnn, "_linear_pointwise", None)
+    assert not can_pack(CPU, torch.float32)
+    same(model, batch)
+    monkeypatch.undo()
+    wrong = lambda x, weight, *rest: torch.zeros(*x.shape[:-1], len(weight))  # noqa: E731
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", type("Operation", (), {"default": wrong}))
+    assert not can_pack(CPU, torch.float32)
+
+
+def test_bf16_of_the_fast_engine() -> None:
+    """Computed in it, but for boxes; near the plain model's."""
+    model = small_weights(TINY).model()
+    batch = Batch(torch.randn(1, 3, 64, 64), None)
+    plain, fast = PlainEngine(model, CPU)(batch), FastEngine(model, CPU, "bf16")(batch)
+    assert fast.boxes.dtype == torch.float32
+    assert 1e-6 < (fast.boxes - plain.boxes).abs().max() < 0.02
+
+
+def test_fast_is_the_default_where_it_helps() -> None:
+    assert fastest(CPU, "fp32") == fastest(CPU, "bf16") == "fast"
+    assert fastest(torch.device("cuda"), "fp32") == fastest(CPU, "fp16") == "plain"
+    assert Detector.of(small_weights(), "cpu").engine.name == "fast"
+    assert Detector.of(small_weights(), "cpu", engine="plain").engine.name == "plain"
+
+
+def test_engines_agree_on_pictures() -> None:
+    found = [detrcli.load("shapes", "cpu", engine=name) for name in ("plain", "fast")]
+    images = [torch.randint(0, 255, (90, 120, 3), dtype=torch.uint8).numpy() for _ in range(3)]
+    for image in images:
+        plain, fast = (detector.predict(image, threshold=0) for detector in found)
+        assert plain.queries.tolist() == fast.queries.tolist()
+        torch.testing.assert_close(torch.tensor(plain.scores), torch.tensor(fast.scores), rtol=0, atol=1e-4)
+        torch.testing.assert_close(torch.tensor(plain.boxes), torch.tensor(fast.boxes), rtol=0, atol=0.01)
+
+
+@pytest.mark.slow
+def test_average_precision_in_bf16() -> None:
+    numbers = [
+        evaluate("shapes", detrcli.load("shapes", "cpu", precision=precision)).metrics["AP"]
+        for precision in ("fp32", "bf16")
+    ]
+    assert abs(numbers[0] - numbers[1]) <= 0.002, numbers
+
+
+def test_the_strangers_model_too() -> None:
+    torch.manual_seed(0)
+    same(stranger.VARIANT.build(stranger.StrangerConfig()).eval(), Batch(torch.randn(1, 3, 64, 64), None))

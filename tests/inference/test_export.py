@@ -1,0 +1,168 @@
+"""Models written for other runtimes: seen to be the same, whole, and used like any other weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from here import Detr
+from PIL import Image
+from small import CONFIG, TINY, small_weights
+
+import detrcli
+from detrcli.errors import MachineError, UsageError, WeightsError
+from detrcli.inference import export as exporting
+from detrcli.inference.detector import Detector
+from detrcli.inference.export import RUNTIMES, cached_export, export, runtime_of
+from detrcli.weights.formats import native
+
+pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runtime = RUNTIMES[request.param]
+    path = tmp_path_factory.mktemp("export") / f"model{runtime.ending}"
+    assert export(small_weights(TINY), runtime, path) <= 1e-4
+    return path
+
+
+def pictures(count: int = 3) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [
+        random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        for height, width in ((48, 64), (90, 40), (50, 201))[:count]
+    ]
+
+
+def test_an_export_is_used_like_any_weights(exported: Path) -> None:
+    """Classes with their ids, sizes and scores come out as from the weights."""
+    plain = Detector.of(small_weights(TINY), "cpu", engine="plain")
+    other = detrcli.load(exported)
+    assert other.engine.name == runtime_of(exported).name
+    for image in pictures():
+        a, b = plain.predict(image, threshold=0), other.predict(image, threshold=0)
+        assert len(a) == len(b) == 9
+        assert a.labels.tolist() == b.labels.tolist()
+        assert a.category_ids.tolist() == b.category_ids.tolist()
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=0.05)
+
+
+def test_several_pictures_at_once(exported: Path) -> None:
+    detector = detrcli.load(exported)
+    image = pictures(1)[0]
+    alone, together = detector.predict(image, threshold=0), detector.predict([image] * 3, 0.0, 3)
+    for one in together:
+        np.testing.assert_allclose(one.boxes, alone.boxes, atol=1e-3)
+
+
+def test_what_an_export_cannot_do_says_so(exported: Path, detr: Detr, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="shows nothing of how"):
+        _ = detrcli.load(exported).model
+    other = "openvino" if exported.suffix == ".onnx" else "onnx"
+    with pytest.raises(UsageError, match=f"--engine {other} cannot run it"):
+        detrcli.load(exported, engine=other)
+    with pytest.raises(UsageError, match="--device cpu"):
+        detrcli.load(exported, device="cuda" if torch.cuda.is_available() else "mps")
+    picture = tmp_path / "a.png"
+    Image.fromarray(pictures(1)[0]).save(picture)
+    for command in (("visualize-attn", picture), ("explain", picture), ("train", "shapes")):
+        shown = detr(*command, "--weights", exported)
+        assert shown.code == 2, shown.err
+        assert "shows nothing of how" in shown.err
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_export_predict_and_eval_as_commands(name: str, detr: Detr, tmp_path: Path) -> None:
+    native.save(small_weights(TINY), tmp_path / "w.safetensors")
+    out = tmp_path / f"small{RUNTIMES[name].ending}"
+    shown = detr("export", tmp_path / "w.safetensors", "--format", name, "--out", out, "--json")
+    assert shown.code == 0, shown.err
+    document = json.loads(shown.out)
+    assert document["schema"] == "detr.export/1"
+    assert document["file"] == str(out)
+    assert 0 < document["largest_difference"] <= 1e-4
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        f"small{ending}" for ending in (RUNTIMES[name].ending, *RUNTIMES[name].beside)
+    }
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    again = detr("export", tmp_path / "w.safetensors", "--format", name, "--out", out)
+    assert again.code == 2
+    picture = tmp_path / "a.png"
+    Image.fromarray(pictures(1)[0]).save(picture)
+    options = ("--threshold", 0, "--no-images", "--json")
+    found = [
+        json.loads(detr("predict", picture, "--weights", weights, *options).out)["images"][0]["detections"]
+        for weights in (tmp_path / "w.safetensors", out)
+    ]
+    assert [one["label"] for one in found[0]] == [one["label"] for one in found[1]]
+    np.testing.assert_allclose(*([one["box"] for one in detections] for detections in found), atol=0.05)
+    shown = detr("eval", "shapes", "--weights", out, "--limit", 3, "--json")
+    assert shown.code == 0, shown.err
+    assert json.loads(shown.out)["parameters"] is None
+
+
+def test_the_engine_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETR_CACHE", str(tmp_path))
+    notes: list[str] = []
+    for _ in range(2):
+        weights = small_weights(TINY)
+        detector = Detector.of(weights, "cpu", engine="openvino", note=notes.append)
+        detector.predict(pictures(1)[0])
+    assert len(notes) == 1
+    assert "once" in notes[0]
+    assert len(list(tmp_path.glob("exports/*/model.xml"))) == 1
+    other = small_weights(TINY)
+    changed = other.__class__(**{**vars(other), "tensors": {k: v + 1e-3 for k, v in other.tensors.items()}})
+    assert (
+        cached_export(changed, RUNTIMES["openvino"], "fp32", notes.append).parent.name
+        not in {path.name for path in list(tmp_path.glob("exports/*"))[:1]}
+        or len(list(tmp_path.glob("exports/*"))) == 2
+    )
+    assert len(notes) == 2
+
+
+def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = exporting.difference
+    monkeypatch.setattr(exporting, "difference", lambda *given: real(*given) + 2e-4)
+    with pytest.raises(WeightsError, match="differs from the plain one"):
+        export(small_weights(TINY), RUNTIMES["openvino"], tmp_path / "model.xml")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(exporting, "difference", lambda *_: float("nan"))
+    with pytest.raises(WeightsError, match="differs"):
+        export(small_weights(TINY), RUNTIMES["openvino"], tmp_path / "model.xml")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("onnx", "fp16"), ("openvino", "fp16"), ("openvino", "bf16")]
+)
+def test_other_precisions(name: str, precision: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{RUNTIMES[name].ending}"
+    difference = export(small_weights(TINY), RUNTIMES[name], path, precision)
+    assert 1e-6 < difference < 0.1
+    assert detrcli.load(path).precision == precision
+
+
+def test_what_is_not_ours_and_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    (tmp_path / "broken.xml").write_text("<nothing/>")
+    for path in tmp_path.iterdir():
+        with pytest.raises(WeightsError, match="cannot read it"):
+            detrcli.load(path)
+    with pytest.raises(UsageError, match="fp32 or fp16, not bf16"):
+        export(small_weights(TINY), RUNTIMES["onnx"], tmp_path / "model.onnx", "bf16")
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(MachineError, match="pip install 'detrcli\\[openvino\\]'"):
+        detrcli.load(tmp_path / "broken.xml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "tiny"])
+def test_on_fifty_sizes(name: str, config: object, tmp_path: Path) -> None:
+    path = tmp_path / f"model{RUNTIMES[name].ending}"
+    assert export(small_weights(config), RUNTIMES[name], path, sizes=50) <= 1e-4
