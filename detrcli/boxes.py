@@ -1,15 +1,15 @@
-"""Box geometry that torchvision leaves open. Here alone boxes change their unit."""
+"""Box geometry. Here alone boxes change their unit."""
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from detrcli.resize import Placement
 
 
 def corners(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) from cx, cy, w, h to x0, y0, x1, y1."""
-    return box_convert(boxes, "cxcywh", "xyxy")
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], dim=-1)
 
 
 def to_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:

@@ -45,13 +45,14 @@ class Sample:
 
     def moved(self, change: Callable[[Any], Any]) -> "Sample":
         """Picture and objects after one of torchvision's functions."""
-        return Sample(
-            change(self.image),
-            {
-                name: change(value) if isinstance(value, TVTensor) else value
-                for name, value in self.objects.items()
-            },
-        )
+        return Sample(change(self.image), self.moved_objects(change))
+
+    def moved_objects(self, change: Callable[[Any], Any]) -> Mapping[str, Tensor]:
+        """The objects alone, after the same."""
+        return {
+            name: change(value) if isinstance(value, TVTensor) else value
+            for name, value in self.objects.items()
+        }
 
     def part(self, stays: Tensor) -> "Sample":
         """Only some of the objects, (N,) bool."""
@@ -84,9 +85,9 @@ def augment(
         return seen, preprocessing
     rule = preprocessing.resize
     if _one_in_two(chance):
-        seen = resize(seen, ShortestEdge(_scaled(_one_of(CROP_SCALES, chance), rule.side), LARGEST))
+        enlarged = ShortestEdge(_scaled(_one_of(CROP_SCALES, chance), rule.side), LARGEST)
         least, greatest = (_scaled(side, rule.side) for side in CROP)
-        seen = random_crop(seen, least, greatest, chance)
+        seen = random_crop(seen, enlarged, least, greatest, chance)
     scale = _scaled(_one_of(SCALES, chance), rule.side)
     return seen, replace(preprocessing, resize=rule.with_side(scale))
 
@@ -96,33 +97,36 @@ def flip(seen: Sample) -> Sample:
     return seen.moved(v2.horizontal_flip)
 
 
-def resize(seen: Sample, rule: Resize) -> Sample:
-    """To the size that a rule gives a picture."""
+def random_crop(seen: Sample, rule: Resize, least: int, greatest: int, chance: Generator) -> Sample:
+    """Resize by a rule, and cut out a part with sides between the bounds, where it is smaller its own."""
     placement = rule.place(seen.image.height, seen.image.width)
-    wanted = [placement.picture_height, placement.picture_width]
-    return seen.moved(lambda value: v2.resize(value, wanted))
+    whole = placement.picture_width, placement.picture_height
+    width, height = (_between(min(least, side), min(greatest, side), chance) for side in whole)
+    left = _between(0, whole[0] - width, chance)
+    top = _between(0, whole[1] - height, chance)
+    return crop(seen, whole, top, left, height, width)
 
 
-def random_crop(seen: Sample, least: int, greatest: int, chance: Generator) -> Sample:
-    """Cut out a part whose sides are drawn between the bounds, or the picture's own where that is smaller."""
-    width, height = (
-        _between(min(least, side), min(greatest, side), chance)
-        for side in (seen.image.width, seen.image.height)
-    )
-    left = _between(0, seen.image.width - width, chance)
-    top = _between(0, seen.image.height - height, chance)
-    return crop(seen, top, left, height, width)
+def crop(seen: Sample, whole: tuple[int, int], top: int, left: int, height: int, width: int) -> Sample:
+    """A part of the sample resized to `whole`, of which only that part is computed.
 
-
-def crop(seen: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut out a part. A box is cut to it, and stays if anything is left of its width and height.
-
-    v2's SanitizeBoundingBoxes asks for at least a pixel, and would drop boxes that the published rule keeps.
+    A box is cut to it, and stays if anything is left of its width and height. v2's SanitizeBoundingBoxes asks for at
+    least a pixel, and would drop boxes that the published rule keeps.
     """
-    cut = seen.moved(lambda value: v2.crop(value, top, left, height, width))
-    boxes = v2.clamp_bounding_boxes(cut.objects["boxes"]).as_subclass(Tensor)
+    x, y = (old / new for old, new in zip(seen.image.size, whole, strict=True))
+    part = (
+        left * x,
+        top * y,
+        min((left + width) * x, seen.image.width),
+        min((top + height) * y, seen.image.height),
+    )
+    image = seen.image.resize((width, height), Image.Resampling.BILINEAR, box=part)
+    objects = seen.moved_objects(
+        lambda value: v2.crop(v2.resize(value, [*whole[::-1]]), top, left, height, width)
+    )
+    boxes = v2.clamp_bounding_boxes(objects["boxes"]).as_subclass(Tensor)
     stays = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return sample(cut.image, {**cut.objects, "boxes": boxes}).part(stays)
+    return sample(image, {**objects, "boxes": boxes}).part(stays)
 
 
 def _scaled(published: int, size: int) -> int:

@@ -71,15 +71,16 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
         seen, preprocessing = augment(
             sample(image, a.objects(i)), self.preprocessing, chance, self.augmentation
         )
-        return Example(*to_input(seen, preprocessing), int(a.image_ids[i]))
+        exact = self.augmentation == "none"
+        return Example(*to_input(seen, preprocessing, exact=exact), int(a.image_ids[i]))
 
 
-def to_input(seen: Sample, preprocessing: Preprocessing) -> tuple[Tensor, Target]:
+def to_input(seen: Sample, preprocessing: Preprocessing, *, exact: bool = True) -> tuple[Tensor, Target]:
     """A picture as the network's input (3, h, w), and its objects, with boxes in [0, 1] of that input."""
     height, width = seen.image.height, seen.image.width
     placement = preprocessing.resize.place(height, width)
     boxes = from_pixels(seen.boxes, height, width, placement)
-    return prepare(seen.image, preprocessing), Target(**{**seen.objects, "boxes": boxes})
+    return prepare(seen.image, preprocessing, exact=exact), Target(**{**seen.objects, "boxes": boxes})
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """What is done to a picture before the network sees it."""
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as v2
 
 from detrcli.config import Preprocessing
 from detrcli.resize import Placement
@@ -16,24 +16,63 @@ _PILLOW = {
 }
 
 
-def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """An RGB picture as the network's input, (3, h, w): resized and normalised."""
+def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = True) -> Tensor:
+    """An RGB picture as the network's input, (3, h, w): resized and normalised. In memory its channels come last.
+
+    What is not to be exact may differ by one grey level from what the weights' preprocessing says, and is faster.
+    """
     p = preprocessing
     placement = p.resize.place(image.height, image.width)
     size = placement.picture_height, placement.picture_width
-    if p.antialias and not p.rescale_first:
-        # By Pillow's filter, as the published code: torchvision's differs by a grey level here and there.
-        if image.size != size[::-1]:
-            image = image.resize(size[::-1], _PILLOW[p.filter])
-        pixels = _rescaled(image)
+    by_pillow = p.antialias and not p.rescale_first
+    if image.size == size[::-1]:
+        grey = _levels(image)
+    elif by_pillow and (exact or p.filter == "nearest"):
+        # By Pillow's filter, as the published code: torch's differs by a grey level here and there.
+        grey = _levels(image.resize(size[::-1], _PILLOW[p.filter]))
+    elif by_pillow:
+        # As a batch whose memory is seen to have the channels last: so they come out.
+        batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
+        grey = F.interpolate(batch, size, mode=p.filter, antialias=True)[0]
     else:
-        pixels = v2.pil_to_tensor(image)
-        if p.rescale_first:
-            pixels = v2.to_dtype(pixels, torch.float32, scale=True)
-        if image.size != size[::-1]:
-            pixels = v2.resize(pixels, list(size), InterpolationMode(p.filter), antialias=p.antialias)
-        pixels = v2.to_dtype(pixels, torch.float32, scale=True)
-    return _normalised(_on_canvas(pixels, placement, p), p)
+        grey = _resized_by_torchvision(_levels(image), size, p)
+    return _normalised(_on_canvas(grey, placement, p), p)
+
+
+def _levels(image: Image.Image) -> Tensor:
+    """Grey levels from 0 to 255, (3, h, w), uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _resized_by_torchvision(grey: Tensor, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
+    from torchvision.transforms.v2 import InterpolationMode  # slow to import, and of no use to most
+    from torchvision.transforms.v2.functional import resize
+
+    if preprocessing.rescale_first:  # then its levels are not rounded
+        grey = grey.float()
+    mode = InterpolationMode(preprocessing.filter)
+    return resize(grey, list(size), mode, antialias=preprocessing.antialias)
+
+
+def _normalised(grey: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Levels (3, h, w) / 255, from which the mean is taken, over the deviation: as one product and one sum."""
+    mean, std = (np.array(values) for values in (preprocessing.mean, preprocessing.std))
+    h, w = grey.shape[1:]
+    rows = grey.permute(1, 2, 0).float().reshape(h, w * 3)
+    gain, shift = (torch.from_numpy(np.tile(values, w)).float() for values in (1 / (255 * std), -mean / std))
+    # Row by row, not three numbers at a time: so the processor works on many at once.
+    torch.addcmul(shift, rows, gain, out=rows)
+    return rows.view(h, w, 3).permute(2, 0, 1)
+
+
+def _on_canvas(grey: Tensor, placement: Placement, preprocessing: Preprocessing) -> Tensor:
+    """A picture in the middle of what a letterbox leaves around it."""
+    if placement.fills:
+        return grey
+    p = placement
+    canvas = grey.new_full((p.height, p.width, 3), preprocessing.resize.grey).permute(2, 0, 1)
+    canvas[:, p.top : p.top + p.picture_height, p.left : p.left + p.picture_width] = grey
+    return canvas
 
 
 def as_picture(pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
@@ -41,21 +80,3 @@ def as_picture(pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
     mean, std = (pixels.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     shown = (pixels * std + mean).clamp(0, 1) * 255
     return Image.fromarray(shown.round().byte().permute(1, 2, 0).cpu().numpy())
-
-
-def _rescaled(image: Image.Image) -> Tensor:
-    return v2.to_dtype(v2.pil_to_tensor(image), torch.float32, scale=True)
-
-
-def _normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    return v2.normalize(pixels, list(preprocessing.mean), list(preprocessing.std))
-
-
-def _on_canvas(pixels: Tensor, placement: Placement, preprocessing: Preprocessing) -> Tensor:
-    """A picture in the middle of what a letterbox leaves around it."""
-    if placement.fills:
-        return pixels
-    p = placement
-    canvas = pixels.new_full((3, p.height, p.width), preprocessing.resize.grey / 255)
-    canvas[:, p.top : p.top + p.picture_height, p.left : p.left + p.picture_width] = pixels
-    return canvas

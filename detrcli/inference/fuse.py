@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torchvision.ops import FrozenBatchNorm2d
 
+from detrcli.model.backbone import FrozenBatchNorm2d
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.transformer import FeedForward
 

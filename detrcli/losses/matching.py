@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrcli.errors import DataError, DivergedError
@@ -44,6 +43,8 @@ class Matcher:
     @torch.no_grad()
     def __call__(self, group: Group, targets: Sequence[Target]) -> Match:
         """The pairs of every layer; with `layers = "last"` all have those of the last."""
+        from scipy.optimize import linear_sum_assignment  # slow to import, and of no use to who predicts
+
         first = 0 if self.layers == "each" else len(group) - 1
         logits, boxes = group.logits[first:], group.boxes[first:]
         cost = self.total(self.costs(logits, boxes, targets))  # (L, T, Q)

@@ -5,12 +5,32 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, Self
 
+import torch
 from torch import Tensor, nn
-from torchvision.models import get_model
-from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Callable[[int], nn.Module]  # a norm for so many channels
 Part = Literal["none", "stem", "all"]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with numbers that were learned once and never change: small batches would give poor ones."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()  # (channels,)
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
 
 NORMS: dict[str, Norm] = {
     "frozen": FrozenBatchNorm2d,
@@ -61,6 +81,8 @@ class ResNet(Backbone):
     """
 
     def __init__(self, name: str, *, norm: Norm, dilated: bool) -> None:
+        from torchvision.models import get_model  # slow to import, and of no use to other backbones
+
         super().__init__()
         resnet = get_model(
             name,

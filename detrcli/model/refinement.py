@@ -22,7 +22,7 @@ class Queries(nn.Module):
 
     def __init__(self, queries: int, dim: int) -> None:
         super().__init__()
-        self.contents = nn.Parameter(torch.randn(queries, dim))
+        self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
         self.references = nn.Parameter(spread(queries))  # (Q, 4), before the sigmoid
 
 
@@ -102,8 +102,9 @@ def spread(queries: int) -> Tensor:
     apart from each other, and those that are added fall into the gaps.
     """
     plastic = 1.3247179572447460  # x ** 3 = x + 1
-    step = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64)
-    centres = (0.5 + torch.arange(queries)[:, None] * step) % 1  # (Q, 2)
+    # Computed where numbers are, also where a model is built without any (on "meta").
+    step = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64, device="cpu")
+    centres = (0.5 + torch.arange(queries, device="cpu")[:, None] * step) % 1  # (Q, 2)
     sides = torch.full_like(centres, 0.2)
     return torch.cat([0.05 + 0.9 * centres, sides], 1).logit().float()
 

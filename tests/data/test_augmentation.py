@@ -9,20 +9,27 @@ from cases import counted, random_boxes, seeds
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.transforms.v2 import functional as v2
 
 from detrcli.boxes import corners
 from detrcli.config import Preprocessing
 from detrcli.data import augmentation as module
-from detrcli.data.augmentation import CROP, SCALES, Sample, augment, crop, flip, resize, sample
+from detrcli.data.augmentation import CROP, SCALES, Sample, augment, crop, flip, sample
 from detrcli.data.dataset import to_input
 from detrcli.data.preprocessing import as_picture
-from detrcli.resize import ShortestEdge
+from detrcli.resize import Resize, ShortestEdge
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def seen_with(image: Image.Image, boxes: Tensor, labels: Tensor) -> Sample:
     return sample(image, {"boxes": boxes, "labels": labels})
+
+
+def resize(seen: Sample, rule: Resize) -> Sample:
+    """To the size that a rule gives a picture: a crop that leaves nothing out."""
+    placement = rule.place(seen.image.height, seen.image.width)
+    return crop(seen, (placement.width, placement.height), 0, 0, placement.height, placement.width)
 
 
 def augmented(seen: Sample, preprocessing: Preprocessing, chance: torch.Generator) -> Sample:
@@ -109,7 +116,8 @@ def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: i
     corners = torch.min(shifted.reshape(-1, 2, 2), torch.tensor([w, h], dtype=torch.float32)).clamp(min=0)
     keep = (corners[:, 1] > corners[:, 0]).all(1)
 
-    after = crop(seen_with(Image.new("RGB", (width, height)), boxes, torch.arange(12)), top, left, h, w)
+    seen = seen_with(Image.new("RGB", (width, height)), boxes, torch.arange(12))
+    after = crop(seen, seen.image.size, top, left, h, w)
     assert after.image.size == (w, h)
     assert after.labels.tolist() == torch.arange(12)[keep].tolist()
     torch.testing.assert_close(after.boxes.as_subclass(Tensor), corners.reshape(-1, 4)[keep])
@@ -118,8 +126,10 @@ def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: i
 @counted(2000, seeds(), st.integers(30, 1500), st.integers(30, 1500))
 def test_crops_keep_their_bounds(g: torch.Generator, width: int, height: int) -> None:
     seen = seen_with(Image.new("1", (width, height)), torch.zeros(0, 4), torch.zeros(0))
-    after = module.random_crop(seen, *CROP, g)
-    for got, whole in ((after.image.width, width), (after.image.height, height)):
+    rule = ShortestEdge(500, 6000)
+    placement = rule.place(height, width)
+    after = module.random_crop(seen, rule, *CROP, g)
+    for got, whole in ((after.image.width, placement.width), (after.image.height, placement.height)):
         assert min(CROP[0], whole) <= got <= min(CROP[1], whole)
 
 
@@ -152,13 +162,23 @@ def test_scales_follow_the_size() -> None:
     assert {60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 100} <= sizes
 
 
-@pytest.mark.parametrize("size", [(640, 427), (427, 640), (3000, 200)])
-def test_resize_uses_the_published_size(size: tuple[int, int]) -> None:
-    seen = seen_with(Image.new("RGB", size), torch.tensor([[0.0, 0, *size]]), torch.tensor([0]))
-    after = resize(seen, ShortestEdge(800, 1333))
-    placement = ShortestEdge(800, 1333).place(size[1], size[0])
-    assert after.image.size == (placement.width, placement.height)
-    assert after.boxes[0].tolist() == [0, 0, *after.image.size]
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (900, 200)])
+def test_a_crop_is_a_part_of_the_whole_picture_resized(size: tuple[int, int]) -> None:
+    """Though no more than that part is computed: within a grey level, and boxes as torchvision moves them."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    boxes = torch.tensor([[0.0, 0, *size], [100, 50, 300, 150]])
+    placement = ShortestEdge(500, 6000).place(size[1], size[0])
+    whole = placement.width, placement.height
+    cut = crop(seen_with(image, boxes, torch.tensor([0, 1])), whole, 30, 50, 384, 400)
+    wanted = v2.crop(v2.resize(image, [*whole[::-1]]), 30, 50, 384, 400)
+    assert cut.image.size == wanted.size == (400, 384)
+    difference = np.abs(np.asarray(cut.image).astype(int) - np.asarray(wanted))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.5  # of noise, where each value counts
+    scale = torch.tensor([whole[0] / size[0], whole[1] / size[1]] * 2)
+    moved = boxes * scale - torch.tensor([50, 30, 50, 30])
+    torch.testing.assert_close(cut.boxes, moved.clamp(min=0).minimum(torch.tensor([400.0, 384, 400, 384])))
 
 
 def test_flip_is_its_own_inverse() -> None:
@@ -180,7 +200,7 @@ def test_what_is_known_of_an_object_stays_with_it() -> None:
     assert some.objects["tracks"].tolist() == [70, 72]
     assert some.boxes.tolist() == boxes[[0, 2]].tolist()
 
-    cut = crop(flip(resize(seen, ShortestEdge(96, 200))), 0, 0, 60, 100)  # the right half, at the top
+    cut = crop(flip(seen), (128, 96), 0, 0, 60, 100)  # enlarged; the right half, at the top
     assert cut.image.size == (100, 60)
     assert cut.labels.tolist() == [5, 6]
     assert cut.objects["tracks"].tolist() == [71, 72]

@@ -6,6 +6,7 @@ import torch
 from cases import counted
 from golden_rules import GOLDEN
 from hypothesis import strategies as st
+from PIL import Image
 
 from detrcli.config import Preprocessing
 from detrcli.data.images import open_picture
@@ -63,3 +64,22 @@ def test_network_input_equals_the_reference(name: str) -> None:
         np.testing.assert_allclose(pixels.mean((1, 2)), golden[f"{name}.input_mean"].reshape(-1), atol=1e-5)
         corner = golden[f"{name}.input_corner"].reshape(3, 4, 4)
         np.testing.assert_allclose(pixels[:, :4, :4], corner, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 900), (1500, 1100), (800, 800)])
+def test_equals_the_published_steps(size: tuple[int, int]) -> None:
+    """Resized by Pillow, divided by 255, the mean taken, over the deviation; and memory with the channels last."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    p = Preprocessing()
+    pixels = prepare(image, p)
+    placement = p.resize.place(size[1], size[0])
+    resized = image.resize((placement.width, placement.height), Image.Resampling.BILINEAR)
+    levels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).double() / 255
+    wanted = (levels - torch.tensor(p.mean)[:, None, None]) / torch.tensor(p.std)[:, None, None]
+    torch.testing.assert_close(pixels.double(), wanted, rtol=0, atol=2e-6)
+    assert pixels[None].is_contiguous(memory_format=torch.channels_last)
+    quick = prepare(image, p, exact=False)
+    level = 1 / 255 / min(p.std)
+    assert (quick - pixels).abs().max() <= level + 1e-5
+    assert ((quick - pixels).abs() > 1e-5).float().mean() < 0.1

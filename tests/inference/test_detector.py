@@ -14,6 +14,7 @@ from small import TINY, small_weights
 import detrcli
 from detrcli.errors import DataError, DivergedError, UsageError, WeightsError
 from detrcli.inference.detector import Detector
+from detrcli.inference.engines import EngineName, PlainEngine
 from detrcli.structures import Batch, Detections, Output
 
 SIZES = [(64, 96), (100, 60), (64, 96), (96, 64), (32, 48), (200, 300), (64, 96), (70, 70)]
@@ -163,11 +164,15 @@ def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: 
         detrcli.nothing  # noqa: B018  # the look-up itself is what fails
 
 
-def test_forward_computes_in_exact_float32(detector: Detector, pictures: list[Path]) -> None:
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_forward_computes_in_exact_float32(engine: EngineName, pictures: list[Path]) -> None:
     """Also where the process has been told that less will do: not a bit changes."""
+    detector = Detector.of(small_weights(), "cpu", engine=engine)
     exact = detector.predict(pictures[0], threshold=0)
     inside = []
-    hook = detector.model.register_forward_pre_hook(
+    computed = detector.engine
+    assert isinstance(computed, PlainEngine)
+    hook = computed.model.register_forward_pre_hook(
         lambda *_: inside.append(
             (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
         )

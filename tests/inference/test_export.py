@@ -66,8 +66,9 @@ def test_what_an_export_cannot_do_says_so(exported: Path, detr: Detr, tmp_path: 
     other = "openvino" if exported.suffix == ".onnx" else "onnx"
     with pytest.raises(UsageError, match=f"--engine {other} cannot run it"):
         detrcli.load(exported, engine=other)
-    with pytest.raises(UsageError, match="--device cpu"):
-        detrcli.load(exported, device="cuda" if torch.cuda.is_available() else "mps")
+    if torch.cuda.is_available():
+        with pytest.raises(UsageError, match="--device cpu"):
+            detrcli.load(exported, device="cuda")
     picture = tmp_path / "a.png"
     Image.fromarray(pictures(1)[0]).save(picture)
     for command in (("visualize-attn", picture), ("explain", picture), ("train", "shapes")):
