@@ -9,8 +9,11 @@ import pytest
 import torch
 from here import Detr, Shown
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
 from detrcli.cli.app import main
+from detrcli.data import augmentation, dataset
+from detrcli.data.preprocessing import prepare
 
 # The command line is tested as strangers' terminals see it, not as this one's is set up.
 for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "DETR_CACHE"):
@@ -43,6 +46,22 @@ def one_thread() -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees, or leaves something in, the user's cache."""
     monkeypatch.setenv("DETR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def pixels_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training resizes whole pictures by Pillow, as once; what it does now differs by a grey level here and there."""
+
+    def part(
+        image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int
+    ) -> Image.Image:
+        resized = image.resize(whole, Image.Resampling.BILINEAR)
+        return resized.crop((left, top, left + width, top + height))
+
+    monkeypatch.setattr(augmentation, "_part_resized", part)
+    monkeypatch.setattr(
+        dataset, "prepare", lambda image, preprocessing, *, exact: prepare(image, preprocessing)
+    )
 
 
 @pytest.fixture

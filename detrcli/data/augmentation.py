@@ -113,20 +113,22 @@ def crop(seen: Sample, whole: tuple[int, int], top: int, left: int, height: int,
     A box is cut to it, and stays if anything is left of its width and height. v2's SanitizeBoundingBoxes asks for at
     least a pixel, and would drop boxes that the published rule keeps.
     """
-    x, y = (old / new for old, new in zip(seen.image.size, whole, strict=True))
-    part = (
-        left * x,
-        top * y,
-        min((left + width) * x, seen.image.width),
-        min((top + height) * y, seen.image.height),
-    )
-    image = seen.image.resize((width, height), Image.Resampling.BILINEAR, box=part)
+    image = _part_resized(seen.image, whole, top, left, height, width)
     objects = seen.moved_objects(
         lambda value: v2.crop(v2.resize(value, [*whole[::-1]]), top, left, height, width)
     )
     boxes = v2.clamp_bounding_boxes(objects["boxes"]).as_subclass(Tensor)
     stays = (boxes[:, 2:] > boxes[:, :2]).all(1)
     return sample(image, {**objects, "boxes": boxes}).part(stays)
+
+
+def _part_resized(
+    image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int
+) -> Image.Image:
+    """Where Pillow goes along its other axis first, a value may differ by a level from that part of the whole."""
+    x, y = (old / new for old, new in zip(image.size, whole, strict=True))
+    right, bottom = min((left + width) * x, image.width), min((top + height) * y, image.height)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=(left * x, top * y, right, bottom))
 
 
 def _scaled(published: int, size: int) -> int:

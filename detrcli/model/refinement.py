@@ -23,7 +23,7 @@ class Queries(nn.Module):
     def __init__(self, queries: int, dim: int) -> None:
         super().__init__()
         self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
-        self.references = nn.Parameter(spread(queries))  # (Q, 4), before the sigmoid
+        self.references = nn.Parameter(spread(queries).to(self.contents.device))  # (Q, 4), before the sigmoid
 
 
 class RefiningDETR(DetectionTransformer):

@@ -111,9 +111,10 @@ def test_without_query_all_that_predict_keeps_in_its_order(detr: Detr, small: Pa
         "predict", "a.png", "--weights", "w.safetensors", "--threshold", threshold, "--no-images", "--json"
     ).json["images"][0]["detections"]
     drawn = attn(detr, "--threshold", threshold, "--json").json["queries"]
-    assert [(d["query"], d["label"], d["score"], d["box"]) for d in drawn] == [
-        (d["query"], d["label"], d["score"], d["box"]) for d in kept
-    ]
+    assert [(d["query"], d["label"]) for d in drawn] == [(d["query"], d["label"]) for d in kept]
+    for ours, theirs in zip(drawn, kept, strict=True):  # by the plain engine, and by the fast one
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+        assert ours["box"] == pytest.approx(theirs["box"], abs=0.01)
     assert 1 < len(kept) < 9
     shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--threshold", 1)
     assert (shown.code, shown.out) == (2, "")

@@ -139,7 +139,7 @@ def test_contents_of_the_small_model_differ_from_the_start() -> None:
 
 @BOTH
 def test_a_record_predicts_what_predict_does(config: ModelConfig, image: Image.Image) -> None:
-    detector = Detector.of(small_weights(config), "cpu")
+    detector = Detector.of(small_weights(config), "cpu", engine="plain")
     seen, found = record_picture(detector, image), detector.predict(image, threshold=0)
     np.testing.assert_array_equal(seen.last.queries, np.arange(9))
     for ours, theirs in zip(vars(seen.last).values(), vars(found).values(), strict=True):
@@ -208,7 +208,7 @@ def test_in_a_letterbox_maps_and_boxes_are_told_in_pixels_of_the_picture(image: 
     """The input is 128 x 64 and the picture 96 x 64 in its middle, so 16 columns of pixels are grey at each side."""
     weights = small_weights(TINY)
     boxed = replace(weights, preprocessing=replace(weights.preprocessing, resize=Letterbox(64, 128)))
-    detector = Detector.of(boxed, "cpu")
+    detector = Detector.of(boxed, "cpu", engine="plain")
     seen = record_picture(detector, image)
     found = detector.predict(image, threshold=0)
     np.testing.assert_array_equal(seen.last.boxes, found.boxes)

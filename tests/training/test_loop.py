@@ -181,7 +181,7 @@ def test_what_is_kept_is_what_is_evaluated(ema: float, data: Data, monkeypatch: 
     with pytest.raises(ZeroDivisionError):
         training.go(Interrupts())
     assert not seen[0].model.training
-    assert seen[0].engine.precision == "bf16"
+    assert seen[0].precision == "bf16"
     for name, tensor in training.weights().tensors.items():
         assert torch.equal(seen[0].model.state_dict()[name], tensor), name
 
