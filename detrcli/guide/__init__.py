@@ -10,6 +10,7 @@ TOPICS = (
     "weights",
     "predict",
     "evaluation",
+    "speed",
     "attention",
     "matching",
     "explain",
