@@ -7,9 +7,12 @@ from detrcli.resize import Placement
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) from cx, cy, w, h to x0, y0, x1, y1."""
+    """Boxes (..., 4) from cx, cy, w, h to x0, y0, x1, y1.
+
+    In memory all x0 come first, then all y0: what is computed with them runs along many numbers and not along four.
+    """
     cx, cy, w, h = boxes.unbind(-1)
-    return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], dim=-1)
+    return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h]).movedim(0, -1)
 
 
 def to_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:
@@ -45,21 +48,30 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     torchvision's function compares every box with every other, scores an inverted box 1 and two empty ones
     NaN. Here a box whose corners are swapped is empty, and what would be 0 / 0 is 0, gradients included.
     """
-    intersection = area(
-        torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
+    intersection = _product(
+        torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0), torch.minimum(ay1, by1) - torch.maximum(ay0, by0)
     )
-    hull = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1))
+    hull = _product(
+        torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0), torch.maximum(ay1, by1) - torch.minimum(ay0, by0)
+    )
     union = area(a) + area(b) - intersection
     return _ratio(intersection, union) - _ratio(hull - union, hull)
 
 
 def area(boxes: Tensor) -> Tensor:
     """Area of boxes (..., 4) given by their corners; 0 for inverted ones."""
-    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return _product(x1 - x0, y1 - y0)
+
+
+def _product(width: Tensor, height: Tensor) -> Tensor:
+    return width.clamp(min=0) * height.clamp(min=0)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     positive = whole > 0
+    if not torch.is_grad_enabled():
+        return (part / whole).masked_fill_(~positive, 0)
     # The inner where keeps 0 / 0 out of the backward pass too, where the outer one alone would give NaN.
     return torch.where(positive, part / torch.where(positive, whole, 1), 0)

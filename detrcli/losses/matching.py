@@ -37,7 +37,7 @@ class Matcher:
         first, *others = self.terms
         total = first.weight * costs[first.name]
         for term in others:
-            total = total + term.weight * costs[term.name]
+            total = torch.add(total, costs[term.name], alpha=term.weight)
         return total
 
     @torch.no_grad()
@@ -57,14 +57,18 @@ class Matcher:
             _name_what_is_not_finite(logits, boxes, targets)
 
         starts = np.cumsum([0, *(len(target) for target in targets)])
-        pairs = []  # for each layer and image: (4, M)
-        for layer, layer_cost in enumerate(numbers[: cost.numel()].reshape(cost.shape), first):
-            for image, start in enumerate(starts[:-1]):
-                # With more objects than queries, those go without whose absence makes the rest cheapest.
-                objects, queries = linear_sum_assignment(layer_cost[start : starts[image + 1]])
-                here = np.full_like(queries, image)
-                pairs.append(np.stack([np.full_like(here, layer), here, queries, objects + start]))
-        found = np.concatenate(pairs, axis=1)  # (4, P)
+        costs = numbers[: cost.numel()].reshape(cost.shape)
+        # Layer by layer, image by image. With more objects than queries, those go without whose absence makes the
+        # rest cheapest.
+        pairs = [
+            linear_sum_assignment(layer[start:end])
+            for layer in costs
+            for start, end in zip(starts[:-1], starts[1:], strict=True)
+        ]
+        sizes = np.array([len(objects) for objects, _ in pairs]).reshape(len(costs), len(targets))
+        layers, images = np.indices(sizes.shape).reshape(2, -1).repeat(sizes.reshape(-1), axis=1)  # each (P,)
+        objects, queries = np.concatenate(pairs, axis=1)
+        found = np.stack([layers + first, images, queries, objects + starts[images]])  # (4, P)
         if self.layers == "last":
             found = np.concatenate([_in_layer(found, layer) for layer in range(len(group))], axis=1)
         return Match(*torch.from_numpy(found).to(logits.device))

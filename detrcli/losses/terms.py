@@ -19,6 +19,7 @@ class Candidates:
 
     logits: Tensor  # (L, B, Q, R)
     boxes: Tensor  # (L, T, Q, 4), predicted in the object's image
+    corners: Tensor  # (L, T, Q, 4), of the same
     images: Tensor  # (T,), of which image an object is
     labels: Tensor  # (T,)
     truth: Tensor  # (T, 1, 4), the objects' boxes
@@ -29,9 +30,13 @@ def candidates(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Cand
     images = torch.arange(len(targets), device=logits.device).repeat_interleave(
         torch.tensor([len(target) for target in targets], device=logits.device)
     )
+    # One number of a box after the other, (8, L, B, Q): what is computed with them runs along many numbers.
+    by_number = torch.cat([boxes.float(), corners(boxes.float())], -1).movedim(-1, 0).contiguous()
+    beside = by_number[:, :, images].movedim(0, -1)  # (L, T, Q, 8)
     return Candidates(
         logits=logits.float(),
-        boxes=boxes.float()[:, images],
+        boxes=beside[..., :4],
+        corners=beside[..., 4:],
         images=images,
         labels=torch.cat([target.labels for target in targets]),
         truth=torch.cat([target.boxes for target in targets]).float()[:, None],
@@ -64,7 +69,7 @@ def l1_cost(weight: float) -> CostTerm:
 
 def giou_cost(weight: float) -> CostTerm:
     """Minus the generalised IoU."""
-    return CostTerm("giou", weight, lambda seen: -generalised_iou(corners(seen.boxes), corners(seen.truth)))
+    return CostTerm("giou", weight, lambda seen: -generalised_iou(seen.corners, corners(seen.truth)))
 
 
 @dataclass(frozen=True)
