@@ -80,7 +80,12 @@ def is_terminal(stream: IO[str]) -> bool:
 def warn(message: str) -> None:
     """A line on stderr; of several processes only the first speaks."""
     if launch().rank == 0:
-        print(f"detr: {visible(message)}", file=sys.stderr)
+        tell(message)
+
+
+def tell(message: str) -> None:
+    """A line on stderr about what this process alone has seen."""
+    print(f"detr: {visible(message)}", file=sys.stderr)
 
 
 class _Bar:

@@ -40,27 +40,26 @@ def _rows(found: "Detections | None") -> Iterator[dict[str, Any]]:
         }
 
 
+def as_line(result: Result) -> dict[str, Any]:
+    """One picture of the document below, or why it was skipped."""
+    if result.problem is not None:
+        return {"file": result.file, "reason": result.problem}
+    return {
+        "file": result.file,
+        "width": result.width,
+        "height": result.height,
+        "detections": list(_rows(result.detections)),
+    }
+
+
 def as_json(results: Sequence[Result], weights: str, threshold: float) -> dict[str, Any]:
     """The document `detr.predict/1`."""
     return {
         "schema": "detr.predict/1",
         "weights": weights,
         "threshold": threshold,
-        "images": [
-            {
-                "file": result.file,
-                "width": result.width,
-                "height": result.height,
-                "detections": list(_rows(result.detections)),
-            }
-            for result in results
-            if result.problem is None
-        ],
-        "skipped": [
-            {"file": result.file, "reason": result.problem}
-            for result in results
-            if result.problem is not None
-        ],
+        "images": [as_line(result) for result in results if result.problem is None],
+        "skipped": [as_line(result) for result in results if result.problem is not None],
     }
 
 

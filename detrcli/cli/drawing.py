@@ -27,16 +27,18 @@ def places(named: Sequence[Named]) -> list[Path]:
     )
 
 
-def drawn(named: Sequence[Named], stream: Iterable[ImageResult], out: Path | None) -> Iterator[Result]:
-    """The result of each picture, in order, while the annotated ones are drawn and written in other threads."""
+def drawn(
+    named: Sequence[tuple[Named, Path]], stream: Iterable[ImageResult], out: Path | None
+) -> Iterator[Result]:
+    """The result of each picture, in order, while the annotated ones are drawn in other threads under their names."""
     with ThreadPoolExecutor(2) as pool:
         yield from prefetch(pool, _draw, _placed(named, stream, out), depth=6)
 
 
 def _placed(
-    named: Sequence[Named], stream: Iterable[ImageResult], out: Path | None
+    named: Sequence[tuple[Named, Path]], stream: Iterable[ImageResult], out: Path | None
 ) -> Iterator[tuple[Named, ImageResult, Path | None]]:
-    for item, place, seen in zip(named, places(named), stream, strict=True):
+    for (item, place), seen in zip(named, stream, strict=True):
         if seen.image is None:
             yield item, seen, None
             continue

@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,6 +56,15 @@ def predict(
     max_pixels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Larger pictures are not opened.")
     ] = 200_000_000,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="Write results as they come, a line a picture, and print none."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --save's file: what stands in it is not done again.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if any picture was skipped.")] = False,
     model: Model = None,
     sha256: Sha256 = None,
@@ -70,48 +81,87 @@ def predict(
     format_ = "json" if json else format_
 
     import detrcli.cli.detections as show
-    from detrcli.cli.console import Status, print_json, warn
-    from detrcli.cli.outputs import check_free, check_not_inputs
+    from detrcli.cli.console import Status, print_json, tell, warn
+    from detrcli.cli.outputs import check_ending, check_free, check_not_inputs
     from detrcli.data.collect import collect
 
     if out is not None and not no_images:
-        check_free(out, overwrite=overwrite, folder=True)
+        check_free(out, overwrite=overwrite or resume, folder=True)
+    if resume and save is None:
+        raise UsageError("--resume goes on with the file that --save names.")
+    if save is not None:
+        if format_ is not None:
+            raise UsageError("--save writes the results, --json and --format print them: one at a time.")
+        check_free(save, overwrite=overwrite or resume)
+        check_ending(save, ".jsonl")
     named = list(collect(_arguments(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
 
-    from detrcli.cli.drawing import drawn, places
+    from detrcli.cli.drawing import DEFAULT_OUT, drawn, places
     from detrcli.cli.loading import load_detector
+    from detrcli.cli.prediction_lines import PredictionLines
     from detrcli.inference.class_filter import chosen_ids, of_classes
+    from detrcli.system import distributed
+    from detrcli.system.devices import find_device
+    from detrcli.system.files import next_free_folder
 
+    placed = list(zip(named, places(named), strict=True))
     if out is not None and not no_images:
-        check_not_inputs((out / place for place in places(named)), [item.path for item in named])
-    detector = load_detector(
-        weights,
-        model=model,
-        sha256=sha256,
-        size=size,
-        max_size=max_size,
-        device=device,
-        precision=precision,
-        engine=engine,
-    )
-    paths = (item.path for item in named)
-    stream = detector.stream(paths, threshold, batch_size, max_pixels, keep_images=not no_images)
-    if classes is not None:
-        stream = of_classes(stream, chosen_ids(detector.classes, classes))
+        check_not_inputs((out / place for _, place in placed), [item.path for item in named])
+    with distributed.joined(find_device(device)):
+        asked = {"weights": weights, "threshold": threshold, "classes": classes}
+        lines = None if save is None else PredictionLines(save, asked, resume=resume)
+        if lines is not None:
+            placed = [pair for pair in placed if str(pair[0].path) not in lines.done]
+        if distributed.world_size() > 1 and out is None and not no_images:  # one folder for all
+            out = distributed.broadcast_object(lambda: next_free_folder(DEFAULT_OUT))
+            warn(f"annotated pictures go to {out}")
+        mine = placed[distributed.rank() :: distributed.world_size()]
+        detector = load_detector(
+            weights,
+            model=model,
+            sha256=sha256,
+            size=size,
+            max_size=max_size,
+            device=device,
+            precision=precision,
+            engine=engine,
+        )
+        paths = (item.path for item, _ in mine)
+        stream = detector.stream(paths, threshold, batch_size, max_pixels, keep_images=not no_images)
+        if classes is not None:
+            stream = of_classes(stream, chosen_ids(detector.classes, classes))
 
-    results: list[show.Result] = []
-    with Status("predicting", len(named), quiet=len(named) == 1) as status:
-        for result in drawn(named, stream, out):
-            results.append(result)
-            status.advance()
-            for note in result.notes:
-                warn(f"{result.file}: {note}")
-            if result.problem:
-                warn(f"{result.file}: skipped: {result.problem}")
-
-    if format_ == "json":
+        results: list[
+            show.Result
+        ] = []  # of this process; only those that were skipped, where lines are written
+        objects = 0
+        with (
+            Status("predicting", len(mine), quiet=len(mine) == 1) as status,
+            nullcontext() if lines is None else lines.writing(),
+        ):
+            for result in drawn(mine, stream, out):
+                if lines is not None:
+                    lines.add(result)
+                    objects += len(result.detections or ())
+                if lines is None or result.problem:
+                    results.append(result)
+                status.advance()
+                for note in result.notes:
+                    tell(f"{result.file}: {note}")
+                if result.problem:
+                    tell(f"{result.file}: skipped: {result.problem}")
+        shares = distributed.gather((results, objects, len(mine)))
+        if distributed.rank():
+            return
+    # Every picture stands in the place that it was named in.
+    turns = zip_longest(*(results for results, _, _ in shares))
+    results = [result for turn in turns for result in turn if result is not None]
+    looked_at = sum(pictures for *_, pictures in shares)
+    if save is not None:
+        print(f"{looked_at:,} pictures, {sum(objects for _, objects, _ in shares):,} objects: {save}")
+    elif format_ == "json":
         print_json(show.as_json(results, weights, threshold))
     elif format_ == "coco":
         print_json(show.as_coco(results))
@@ -121,10 +171,10 @@ def predict(
         show.print_for_people(results, threshold)
 
     skipped = sum(result.problem is not None for result in results)
-    if skipped == len(results):
+    if looked_at and skipped == looked_at:
         raise DataError("No picture could be read.")
     if skipped and strict:
-        raise DataError(f"{skipped} of {len(results)} pictures were skipped.")
+        raise DataError(f"{skipped} of {looked_at} pictures were skipped.")
 
 
 def _arguments(images: list[str]) -> Iterator[str]:

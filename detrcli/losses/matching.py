@@ -1,6 +1,7 @@
 """The bipartite matching: which query answers for which object (section 3.1 of the paper)."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -61,9 +62,7 @@ class Matcher:
         # Layer by layer, image by image. With more objects than queries, those go without whose absence makes the
         # rest cheapest.
         pairs = [
-            linear_sum_assignment(layer[start:end])
-            for layer in costs
-            for start, end in zip(starts[:-1], starts[1:], strict=True)
+            linear_sum_assignment(layer[start:end]) for layer in costs for start, end in pairwise(starts)
         ]
         sizes = np.array([len(objects) for objects, _ in pairs]).reshape(len(costs), len(targets))
         layers, images = np.indices(sizes.shape).reshape(2, -1).repeat(sizes.reshape(-1), axis=1)  # each (P,)

@@ -27,6 +27,7 @@ def make_optimiser(
             if parameters
         ],
         weight_decay=settings.weight_decay,
+        fused=True,  # one pass over the weights in place of seven
     )
 
 

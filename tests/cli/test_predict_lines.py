@@ -1,0 +1,109 @@
+"""Results as JSON lines: written as they come, gone on with, shared out over processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from here import Detr
+from PIL import Image
+from small import TINY, small_weights
+
+from detrcli.weights.formats import native
+
+COUNT = 7
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six pictures and one that is none, and weights."""
+    native.save(small_weights(TINY), tmp_path / "w.safetensors")
+    (tmp_path / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for i in range(COUNT - 1):
+        noise = random.integers(0, 255, (40 + i, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "6.png").write_bytes(b"no picture")
+    return tmp_path / "photos"
+
+
+OPTIONS = ("--weights", "w.safetensors", "--no-images", "--threshold", 0.1, "--device", "cpu")
+
+
+def lines_of(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    head, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert len({line["file"] for line in lines}) == len(lines)  # each once
+    return head, {line["file"]: line for line in lines}
+
+
+def test_lines_are_what_the_document_says(detr: Detr, photos: Path, tmp_path: Path) -> None:
+    document = detr("predict", photos, *OPTIONS, "--json").json
+    shown = detr("predict", photos, *OPTIONS, "--save", "found.jsonl")
+    assert shown.code == 0, shown.err
+    objects = sum(len(image["detections"]) for image in document["images"])
+    assert shown.out == f"7 pictures, {objects} objects: found.jsonl\n"
+    head, lines = lines_of(tmp_path / "found.jsonl")
+    assert head["schema"] == "detr.predict-lines/1"
+    assert head["threshold"] == 0.1
+    assert list(lines.values())[:-1] == document["images"]
+    assert [lines[skipped["file"]] for skipped in document["skipped"]] == document["skipped"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, COUNT])
+@pytest.mark.parametrize("half", [b"", b'{"file": "half of a li'])
+def test_a_stopped_one_goes_on(kept: int, half: bytes, detr: Detr, photos: Path, tmp_path: Path) -> None:
+    """With what stands in the file, but for a line that was being written."""
+    detr("predict", photos, *OPTIONS, "--save", "found.jsonl")
+    whole = (tmp_path / "found.jsonl").read_bytes()
+    head, *lines = whole.splitlines(keepends=True)
+    (tmp_path / "found.jsonl").write_bytes(b"".join([head, *lines[:kept]]) + half)
+    shown = detr("predict", photos, *OPTIONS, "--save", "found.jsonl", "--resume")
+    assert shown.out.startswith(f"{COUNT - kept} pictures")
+    assert (tmp_path / "found.jsonl").read_bytes() == whole
+
+
+def test_what_does_not_go_together(detr: Detr, photos: Path, tmp_path: Path) -> None:
+    detr("predict", photos, *OPTIONS, "--save", "found.jsonl")
+    before = (tmp_path / "found.jsonl").read_bytes()
+    for options, said in (
+        (("--save", "found.jsonl"), "found.jsonl exists"),
+        (("--save", "found.jsonl", "--resume", "--classes", "cat"), "begun with another classes"),
+        (("--save", "found.txt"), "its name ends in .jsonl"),
+        (("--resume",), "--save names"),
+        (("--save", "other.jsonl", "--json"), "one at a time"),
+    ):
+        shown = detr("predict", photos, *OPTIONS, *options)
+        assert shown.code == 2, shown.err
+        assert said in shown.err
+    (tmp_path / "foreign.jsonl").write_text("[1]\n")
+    assert detr("predict", photos, *OPTIONS, "--save", "foreign.jsonl", "--resume").code == 3
+    assert (tmp_path / "found.jsonl").read_bytes() == before
+    assert (tmp_path / "foreign.jsonl").read_text() == "[1]\n"
+
+
+def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, "-m", "detrcli", "predict", *map(str, args)], capture_output=True, text=True, check=False
+    )
+
+
+def test_two_processes_say_the_same_once(detr: Detr, photos: Path, tmp_path: Path) -> None:
+    alone = detr("predict", photos, *OPTIONS, "--json").json
+    together = torchrun(photos, *OPTIONS, "--json")
+    assert together.returncode == 0, together.stderr
+    assert json.loads(together.stdout) == alone
+    assert together.stderr.count("6.png: skipped") == 1
+
+    detr("predict", photos, *OPTIONS, "--save", "one.jsonl")
+    head, *lines = (tmp_path / "one.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "two.jsonl").write_bytes(head + lines[0])
+    (tmp_path / "two.jsonl.part1").write_bytes(lines[3] + b'{"file": "half')  # of a run that was killed
+    done = torchrun(photos, *OPTIONS, "--save", "two.jsonl", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("5 pictures")
+    assert lines_of(tmp_path / "two.jsonl") == lines_of(tmp_path / "one.jsonl")
+    assert not list(tmp_path.glob("*.part*"))
