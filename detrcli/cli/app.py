@@ -12,6 +12,7 @@ import typer
 
 import detrcli
 from detrcli.cli.arguments import completed
+from detrcli.cli.bench import bench
 from detrcli.cli.data import data_app
 from detrcli.cli.demo import demo
 from detrcli.cli.eval import evaluate
@@ -44,6 +45,7 @@ app.command("match-debug")(match_debug)
 app.command("explain")(explain)
 app.command("demo")(demo)
 app.command("export")(export)
+app.command("bench")(bench)
 app.command("models")(models)
 app.command("guide")(guide)
 app.add_typer(data_app, name="data")

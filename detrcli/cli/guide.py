@@ -41,11 +41,13 @@ def guide(
 
 
 def _nearest(word: str) -> str | None:
-    """The topic of the command that was named, else the one that is spelled most like the word."""
+    """The topic that begins so, or that of the command that was named, else the one that is spelled most like it."""
     import difflib
 
     from detrcli.guide import TOPICS, page
 
+    if word and (beginning := [name for name in TOPICS if name.startswith(word)]):
+        return beginning[0]
     mentions = {name: len(re.findall(rf"detr {re.escape(word)}\b", page(name))) for name in TOPICS}
     most = max(TOPICS, key=lambda name: mentions[name])
     if mentions[most]:
