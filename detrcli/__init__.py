@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detrcli.api import Detector as Detector
+    from detrcli.api import bench as bench
     from detrcli.api import check_data as check_data
     from detrcli.api import evaluate as evaluate
     from detrcli.api import explain_matching as explain_matching
+    from detrcli.api import export as export
     from detrcli.api import load as load
     from detrcli.api import look as look
     from detrcli.api import predict as predict
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _API = (
     "Detector",
+    "bench",
     "check_data",
     "evaluate",
     "explain_matching",
+    "export",
     "load",
     "look",
     "predict",

@@ -4,12 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detrcli.api.benchmarking import Benchmark as Benchmark
+    from detrcli.api.benchmarking import bench as bench
     from detrcli.api.checking import check_data as check_data
     from detrcli.api.detector import Detector as Detector
     from detrcli.api.detector import load as load
     from detrcli.api.detector import predict as predict
     from detrcli.api.evaluating import Evaluation as Evaluation
     from detrcli.api.evaluating import evaluate as evaluate
+    from detrcli.api.exporting import export as export
     from detrcli.api.inspecting import explain_matching as explain_matching
     from detrcli.api.inspecting import look as look
     from detrcli.api.inspecting import walk as walk
@@ -19,13 +22,16 @@ if TYPE_CHECKING:
 
 # Where each is: who predicts shall not wait for what trains.
 _FILES = {
+    "Benchmark": "benchmarking",
     "Detector": "detector",
     "Evaluation": "evaluating",
     "TrainingPlan": "training",
     "TrainingResult": "training",
+    "bench": "benchmarking",
     "check_data": "checking",
     "evaluate": "evaluating",
     "explain_matching": "inspecting",
+    "export": "exporting",
     "load": "detector",
     "look": "inspecting",
     "predict": "detector",

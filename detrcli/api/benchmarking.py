@@ -14,7 +14,8 @@ from detrcli.inference.detector import Detector
 from detrcli.inference.engines import EngineName
 from detrcli.structures import Detections
 from detrcli.system.devices import find_device
-from detrcli.weights.weights import Weights
+from detrcli.weights.download import DownloadProgress, no_progress
+from detrcli.weights.load import load_weights
 
 ROUNDS = 5
 ENGINES: Sequence[tuple[EngineName, str]] = (
@@ -79,26 +80,32 @@ class Benchmark:
 
 
 def bench(
-    weights: Weights,
+    weights: str | Path = "detr-r50",
     image: Path | None = None,
     *,
-    device: str = "auto",
     rounds: int = ROUNDS,
+    device: str = "auto",
+    size: int | None = None,
+    max_size: int | None = None,
+    model: str | None = None,
+    sha256: str | None = None,
+    progress: DownloadProgress = no_progress,
     note: Callable[[str], None] = lambda text: None,
 ) -> Benchmark:
     """Time every engine that is installed, in turn, on a picture; without one a picture of 640 x 480 is made."""
     place = find_device(device)
+    loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress).resized(size, max_size)
     with tempfile.TemporaryDirectory() as folder:
         path = image or _photograph(Path(folder) / "picture.jpg")
         with Image.open(path) as opened:
-            size = opened.size
+            picture_size = opened.size
         detectors: dict[tuple[EngineName, str], Detector] = {}
         left_out: dict[str, str] = {}
         for engine, precision in ENGINES:
             if place.type != "cpu" and engine in ON_CPUS:
                 continue
             try:
-                detector = Detector(weights, place, precision, engine=engine, note=note)
+                detector = Detector(loaded, place, precision, engine=engine, note=note)
                 detector.predict(path)  # what is done only once
             except (MachineError, UsageError) as error:
                 left_out[engine] = str(error).splitlines()[0]
@@ -113,13 +120,13 @@ def bench(
                 detector.predict(path)
                 spent[key].append({stage: detector.seconds[stage] - before[stage] for stage in before})
     return Benchmark(
-        size,
+        picture_size,
         [
             EngineSpeed(
                 engine,
                 precision,
                 {stage: statistics.median(one[stage] for one in each) for stage in each[0]},
-                _difference(found[engine, precision], plain, size),
+                _difference(found[engine, precision], plain, picture_size),
             )
             for (engine, precision), each in spent.items()
         ],

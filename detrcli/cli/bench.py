@@ -33,7 +33,6 @@ def bench(
     from detrcli.cli.console import DownloadStatus, print_json, print_table, warn
     from detrcli.data.images import open_picture
     from detrcli.errors import DataError
-    from detrcli.weights.load import load_weights
 
     if image is not None:
         try:
@@ -41,8 +40,18 @@ def bench(
         except DataError as error:
             raise DataError(f"{image}: {error}.") from None
     with DownloadStatus() as progress:
-        loaded = load_weights(weights, model=model, sha256=sha256, progress=progress)
-    found = time_engines(loaded.resized(size, max_size), image, device=device, rounds=rounds, note=warn)
+        found = time_engines(
+            weights,
+            image,
+            rounds=rounds,
+            device=device,
+            size=size,
+            max_size=max_size,
+            model=model,
+            sha256=sha256,
+            progress=progress,
+            note=warn,
+        )
     for engine, why in found.left_out.items():
         warn(f"{engine} is left out: {why}")
     plain = found.speeds[0].total

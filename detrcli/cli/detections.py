@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from detrcli.cli.console import print_table
+from detrcli.cli.console import print_json, print_table
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
@@ -76,6 +76,18 @@ def as_coco(results: Sequence[Result]) -> list[dict[str, Any]]:
         for row in _rows(result.detections)
         for x0, y0, x1, y1 in [row["box"]]
     ]
+
+
+def print_results(results: Sequence[Result], format_: str | None, weights: str, threshold: float) -> None:
+    """In a format, or as a table for people."""
+    if format_ == "json":
+        print_json(as_json(results, weights, threshold))
+    elif format_ == "coco":
+        print_json(as_coco(results))
+    elif format_ == "csv":
+        print_csv(results)
+    else:
+        print_for_people(results, threshold)
 
 
 def print_csv(results: Sequence[Result]) -> None:

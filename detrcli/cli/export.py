@@ -36,15 +36,22 @@ def export(
     check_ending(out, ending)
     check_free(out, overwrite=overwrite)
 
+    from detrcli.api.exporting import export as write
     from detrcli.cli.console import DownloadStatus, print_json, warn
-    from detrcli.inference.export import RUNTIMES
-    from detrcli.inference.export import export as write
-    from detrcli.weights.load import load_weights
 
-    with DownloadStatus() as progress:
-        loaded = load_weights(weights, model=model, sha256=sha256, progress=progress)
     warn(f"tracing {weights}, which takes some ten seconds")
-    difference = write(loaded.resized(size, max_size), RUNTIMES[format_], out, precision)
+    with DownloadStatus() as progress:
+        difference = write(
+            weights,
+            out,
+            format_,
+            precision=precision,
+            size=size,
+            max_size=max_size,
+            model=model,
+            sha256=sha256,
+            progress=progress,
+        )
     if json:
         print_json(
             {

@@ -1,6 +1,8 @@
 """What is given to be read, looked at before anything is done with it."""
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,3 +44,17 @@ def places(asked: list[str], width: int, height: int) -> list[tuple[float, float
             )
         points.append((x, y))
     return points
+
+
+def paths_named(images: list[str]) -> Iterator[str]:
+    """The pictures that were named, those on stdin in the place of `-`."""
+    for image in images:
+        if not image:
+            raise UsageError("One of the pictures is named by nothing at all: an empty argument.")
+        if image == "-":
+            if sys.stdin is None:
+                raise UsageError("- means paths on stdin, and stdin is closed.")
+            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
+            yield from (line for line in lines if line)
+        else:
+            yield image

@@ -1,8 +1,5 @@
 """`detr predict`: detections in pictures."""
 
-import os
-import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
@@ -10,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from detrcli.cli.inputs import paths_named
 from detrcli.cli.options import (
     THRESHOLD,
     Debug,
@@ -81,7 +79,7 @@ def predict(
     format_ = "json" if json else format_
 
     import detrcli.cli.detections as show
-    from detrcli.cli.console import Status, print_json, tell, warn
+    from detrcli.cli.console import Status, tell, warn
     from detrcli.cli.outputs import check_ending, check_free, check_not_inputs
     from detrcli.data.collect import collect
 
@@ -94,7 +92,7 @@ def predict(
             raise UsageError("--save writes the results, --json and --format print them: one at a time.")
         check_free(save, overwrite=overwrite or resume)
         check_ending(save, ".jsonl")
-    named = list(collect(_arguments(images)))
+    named = list(collect(paths_named(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
 
@@ -161,31 +159,11 @@ def predict(
     looked_at = sum(pictures for *_, pictures in shares)
     if save is not None:
         print(f"{looked_at:,} pictures, {sum(objects for _, objects, _ in shares):,} objects: {save}")
-    elif format_ == "json":
-        print_json(show.as_json(results, weights, threshold))
-    elif format_ == "coco":
-        print_json(show.as_coco(results))
-    elif format_ == "csv":
-        show.print_csv(results)
     else:
-        show.print_for_people(results, threshold)
+        show.print_results(results, format_, weights, threshold)
 
     skipped = sum(result.problem is not None for result in results)
     if looked_at and skipped == looked_at:
         raise DataError("No picture could be read.")
     if skipped and strict:
         raise DataError(f"{skipped} of {looked_at} pictures were skipped.")
-
-
-def _arguments(images: list[str]) -> Iterator[str]:
-    """The pictures that were named, those on stdin in the place of `-`."""
-    for image in images:
-        if not image:
-            raise UsageError("One of the pictures is named by nothing at all: an empty argument.")
-        if image == "-":
-            if sys.stdin is None:
-                raise UsageError("- means paths on stdin, and stdin is closed.")
-            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-            yield from (line for line in lines if line)
-        else:
-            yield image

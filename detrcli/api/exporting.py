@@ -1,0 +1,26 @@
+"""A model written for another runtime."""
+
+from pathlib import Path
+from typing import Literal
+
+from detrcli.inference import export as exporting
+from detrcli.inference.export import RUNTIMES
+from detrcli.weights.download import DownloadProgress, no_progress
+from detrcli.weights.load import load_weights
+
+
+def export(
+    weights: str | Path,
+    out: str | Path,
+    format: Literal["onnx", "openvino"],  # as the option is called
+    *,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    size: int | None = None,
+    max_size: int | None = None,
+    model: str | None = None,
+    sha256: str | None = None,
+    progress: DownloadProgress = no_progress,
+) -> float:
+    """Write a model that `--weights` takes; how far it is from the plain one, in the worst of what was compared."""
+    loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress)
+    return exporting.export(loaded.resized(size, max_size), RUNTIMES[format], Path(out), precision)
