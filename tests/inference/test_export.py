@@ -27,7 +27,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-@pytest.fixture(scope="module", params=["onnx", "openvino"])
+@pytest.fixture(scope="module", params=[pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime = RUNTIMES[request.param]
     path = tmp_path_factory.mktemp("export") / f"model{runtime.ending}"

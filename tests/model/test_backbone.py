@@ -7,9 +7,10 @@ import pytest
 import torch
 from small import CONFIG
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d as TorchvisionNorm
 
 from detrcli.errors import UsageError
-from detrcli.model.backbone import NORMS, Backbone, Part, ResNet
+from detrcli.model.backbone import NORMS, Backbone, FrozenBatchNorm2d, Part, ResNet
 from detrcli.model.tiny_backbone import TinyBackbone
 from detrcli.variants.detr import DETRConfig, build
 
@@ -104,3 +105,17 @@ def test_a_built_model_starts_as_published() -> None:
     assert not any(name.startswith(STEM) for name in published)
     assert any(name.startswith("body.layer2") for name in published)
     assert "body.conv1.weight" in learning
+
+
+def test_a_frozen_norm_keeps_the_kind_of_its_input() -> None:
+    """In float32 by the published arithmetic; in bf16 with the same numbers, and as many bytes as came in."""
+    norm = FrozenBatchNorm2d(4)
+    theirs = TorchvisionNorm(4)
+    for name, buffer in norm.named_buffers():
+        buffer.copy_(torch.rand(4) + 0.5)
+        getattr(theirs, name).copy_(buffer)
+    x = torch.randn(2, 4, 5, 6)
+    assert torch.equal(norm(x), theirs(x))
+    half = norm(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), theirs(x), atol=0.05, rtol=0.02)
