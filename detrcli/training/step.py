@@ -43,6 +43,16 @@ class StepResult:
     last: Prediction  # of the last batch
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the loss of one batch was, as plain numbers."""
+
+    total: float
+    matched: int
+    wrong: float
+    parts: Mapping[str, float]
+
+
 class Trainer:
     """A model with all that changes it."""
 
@@ -103,16 +113,13 @@ class Trainer:
         for i, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
             with self._unsynchronised(i + 1 < len(batches)):
                 output = self._forward(batch, wanted)
-                breakdown, total = self._loss(output, wanted, shared)
+                breakdown, seen = self._loss(output, wanted, shared)
                 self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
-            loss += total
-            decoder = output.decoder
-            if (match := breakdown.matches.get(decoder.name)) is not None:
-                pairs = int((match.layers == len(decoder) - 1).sum())
-                matched += pairs
-                wrong += float(class_error(self.loss.scoring, decoder, match, wanted)) / 100 * pairs
-            for name, part in breakdown.parts.items():
-                parts[name] = parts.get(name, 0.0) + float(part.detach())
+            loss += seen.total
+            matched += seen.matched
+            wrong += seen.wrong
+            for name, part in seen.parts.items():
+                parts[name] = parts.get(name, 0.0) + part
 
         norm = self._update(step)
         return StepResult(
@@ -130,21 +137,39 @@ class Trainer:
         with autocast(self.settings.precision, self.device):
             return self._replica(batch.batch.to(self.device), targets)
 
-    def _loss(self, output: Output, targets: Sequence[Target], step: Step) -> tuple[LossBreakdown, float]:
-        """The loss and its sum. Where it is not finite in one process, all of them stop here."""
-        error = breakdown = None
-        total = 0.0
+    def _loss(self, output: Output, targets: Sequence[Target], step: Step) -> tuple[LossBreakdown, "_Seen"]:
+        """The loss, and what it was. Where it is not finite in one process, all of them stop here."""
+        error = breakdown = seen = None
         try:
             breakdown = self.loss.compute_loss(output, targets, step)
-            total = float(breakdown.total.detach())
-            if not math.isfinite(total):
-                error = DivergedError(f"The loss is {total}.")
+            seen = self._seen(output, breakdown, targets)
+            if not math.isfinite(seen.total):
+                error = DivergedError(f"The loss is {seen.total}.")
         except DivergedError as not_finite:
             error = not_finite
         if distributed.greatest(error is not None):
             raise error or AnotherDivergedError("The loss is not finite in another process.")
         assert breakdown is not None
-        return breakdown, total
+        assert seen is not None
+        return breakdown, seen
+
+    def _seen(self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]) -> "_Seen":
+        """All numbers in one transfer: a GPU waits with each."""
+        numbers = {f"part {name}": part for name, part in breakdown.parts.items()}
+        numbers["total"] = breakdown.total
+        decoder = output.decoder
+        if (match := breakdown.matches.get(decoder.name)) is not None:
+            pairs = (match.layers == len(decoder) - 1).sum()
+            numbers["matched"] = pairs
+            numbers["wrong"] = class_error(self.loss.scoring, decoder, match, targets) / 100 * pairs
+        values = torch.stack([value.detach().float() for value in numbers.values()]).tolist()
+        read = dict(zip(numbers, values, strict=True))
+        return _Seen(
+            total=read["total"],
+            matched=round(read.get("matched", 0)),
+            wrong=read.get("wrong", 0.0),
+            parts={name: read[f"part {name}"] for name in breakdown.parts},
+        )
 
     def _unsynchronised(self, more: bool) -> AbstractContextManager[None]:
         """Gradients are averaged over the processes once, with a step's last batch."""
