@@ -304,6 +304,7 @@ def test_two_processes_under_torchrun(data: Path, tmp_path: Path) -> None:
     assert rows(run) == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_eight_pictures_are_learned_by_heart(detr: Detr, tmp_path: Path) -> None:
     make_shapes(tmp_path / "eight", images=8, size=64, classes=("circle", "square", "star"), objects=3)
     val = tmp_path / "eight" / "annotations" / "instances_val.json"

@@ -38,6 +38,7 @@ def arrays(run: Path) -> list[list]:
     return [kept.image_ids.tolist(), kept.counts.tolist(), kept.epochs.tolist(), kept.queries.tolist()]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_keeps_what_a_whole_training_keeps(data: Data, tmp_path: Path) -> None:
     new(data, tmp_path / "whole").go(Interrupts())
     whole = arrays(tmp_path / "whole")

@@ -27,6 +27,7 @@ def test_they_are_a_tiny_detr_of_the_default_shapes() -> None:
     assert weights.preprocessing.resize == ShortestEdge(160, 266)
 
 
+@pytest.mark.slow
 def test_they_reach_what_is_recorded() -> None:
     command = [sys.executable, "-m", "detrcli", "eval", "shapes", "--weights", "shapes", "--json"]
     answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
