@@ -88,3 +88,7 @@ def to_user_error(error: BaseException) -> DetrError | None:
 
 
 NO_MASKS = "{}: these weights have a mask head (panoptic segmentation), which is not in this version yet."
+NOTHING_INSIDE = (
+    "{}: an exported model computes, and shows nothing of how.\n"
+    "`detr predict` and `detr eval` take it; for all else give the weights that it was made from."
+)

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from timing import photograph, random_weights
+from timing import random_weights
 from torch import nn
 
+from detrcli.api.benchmarking import photograph
 from detrcli.inference.detector import Detector
 from detrcli.render.attention_report import look
 from detrcli.render.draw import draw_detections, save

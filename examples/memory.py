@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from detrcli.api.benchmarking import photograph
+
 SETUP = {
     "ours": "from detrcli.system.allocator import keep_large_blocks; keep_large_blocks()",
     "transformers": "",
@@ -60,11 +62,7 @@ def peak(code: str, *args: str) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.jpg"
-        subprocess.run(
-            [sys.executable, "-c", f"from timing import *; photograph(Path({str(path)!r}))"],
-            check=True,
-            cwd=Path(__file__).parent,
-        )
+        photograph(path)
         found = {
             f"{work} {side}": peak(f"{SETUP[side]}\n{code[side]}", str(path))
             for work, code in (("predict", PREDICT), ("train", TRAIN))

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timing import allocator_as_it_is, compared, in_turn, photograph, random_weights, show
+from timing import allocator_as_it_is, compared, in_turn, random_weights, show
 
+from detrcli.api.benchmarking import photograph
 from detrcli.errors import MachineError
 from detrcli.inference.detector import Detector
 from detrcli.structures import Batch

@@ -10,7 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import compared, in_turn, photograph, show
+from timing import compared, in_turn, show
+
+from detrcli.api.benchmarking import photograph
 
 ROUNDS = 10
 BARE = "import torch and torchvision"

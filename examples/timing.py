@@ -6,12 +6,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from detrcli.variants import preset, variant_of
 from detrcli.weights.weights import Weights, classes_by_index
@@ -70,12 +67,6 @@ def random_weights(model: str = "detr-r50") -> Weights:
     return Weights(
         "random", config, tensors, classes_by_index(config.classes), variant.preprocessing, variant.loss
     )
-
-
-def photograph(path: Path, width: int = 640, height: int = 480, seed: int = 0) -> None:
-    """A picture as large and as smooth as a photograph, as a JPEG."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
 def allocator_as_it_is() -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torchvision.transforms.functional as F
 from PIL import Image
-from timing import compared, in_turn, photograph, show
+from timing import compared, in_turn, show
 
+from detrcli.api.benchmarking import photograph
 from detrcli.config import Preprocessing
 from detrcli.data.augmentation import CROP, CROP_SCALES, SCALES, augment, sample
 from detrcli.data.dataset import to_input

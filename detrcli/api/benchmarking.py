@@ -96,7 +96,7 @@ def bench(
     place = find_device(device)
     loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress).resized(size, max_size)
     with tempfile.TemporaryDirectory() as folder:
-        path = image or _photograph(Path(folder) / "picture.jpg")
+        path = image or photograph(Path(folder) / "picture.jpg")
         with Image.open(path) as opened:
             picture_size = opened.size
         detectors: dict[tuple[EngineName, str], Detector] = {}
@@ -141,7 +141,8 @@ def _difference(a: Detections, b: Detections, size: tuple[int, int]) -> float:
     return float(max(np.abs(a.scores - b.scores).max(initial=0), boxes.max(initial=0)))
 
 
-def _photograph(path: Path) -> Path:
-    coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
+def photograph(path: Path, width: int = 640, height: int = 480, seed: int = 0) -> Path:
+    """Make a picture as large and as smooth as a photograph, a JPEG."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
     return path

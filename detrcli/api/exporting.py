@@ -12,7 +12,7 @@ from detrcli.weights.load import load_weights
 def export(
     weights: str | Path,
     out: str | Path,
-    format: Literal["onnx", "openvino"],  # as the option is called
+    format: Literal["onnx", "openvino"],
     *,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     size: int | None = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from detrcli.cli.inputs import the_picture
 from detrcli.cli.options import Debug, Device, Json, MaxSize, Model, Sha256, Size, known_weights
 
 BAR = 40  # characters
@@ -31,14 +32,9 @@ def bench(
     """Time engines and precisions side by side."""
     from detrcli.api.benchmarking import bench as time_engines
     from detrcli.cli.console import DownloadStatus, print_json, print_table, warn
-    from detrcli.data.images import open_picture
-    from detrcli.errors import DataError
 
     if image is not None:
-        try:
-            open_picture(image)  # before anything is fetched
-        except DataError as error:
-            raise DataError(f"{image}: {error}.") from None
+        the_picture(image)
     with DownloadStatus() as progress:
         found = time_engines(
             weights,

@@ -80,6 +80,7 @@ def show_evaluation(found: Evaluation, name: str) -> None:
     if found.seconds_per_picture is not None:
         stages = ", ".join(f"{stage} {1000 * s:.1f} ms" for stage, s in found.seconds_per_picture.items())
         print(f"\nA picture takes: {stages}. Scoring all of them took {found.scoring_seconds:.2f} s.")
+    if found.parameters is not None:
         print(f"The model has {found.parameters:,} parameters.")
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from detrcli.cli.inputs import the_picture
 from detrcli.cli.options import THRESHOLD, Debug, Device, Json, MaxSize, Model, Sha256, Size, Weights
-from detrcli.errors import DataError
 
 BEST = 5  # detections that are shown at the end
 
@@ -26,13 +26,9 @@ def explain(
     from detrcli.api.inspecting import walk
     from detrcli.cli.console import print_json, print_table
     from detrcli.cli.loading import load_detector
-    from detrcli.data.images import open_picture
     from detrcli.system.text import visible
 
-    try:
-        open_picture(image)  # before anything is fetched
-    except DataError as error:
-        raise DataError(f"{image}: {error}.") from None
+    the_picture(image)
     detector = load_detector(
         weights,
         model=model,

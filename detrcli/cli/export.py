@@ -29,8 +29,9 @@ def export(
 ) -> None:
     """Write a model for onnxruntime or OpenVINO."""
     from detrcli.cli.outputs import check_ending, check_free
+    from detrcli.weights.known import EXPORTS
 
-    ending = {"onnx": ".onnx", "openvino": ".xml"}[format_]
+    ending = EXPORTS[format_]
     if out is None:
         out = Path(f"{Path(weights).stem or 'model'}{ending}")
     check_ending(out, ending)

@@ -6,8 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detrcli.errors import DataError, DetrError, UsageError
+
+if TYPE_CHECKING:
+    from detrcli.data.images import Picture
 
 OF_AN_OPTION = re.compile(r"(?:layer|head|query|image) [^:]*:|cost-\w+:")  # how errors about values begin
 
@@ -16,6 +20,16 @@ def check_folder(option: str, path: Path | None, error: type[DetrError] = DataEr
     """A file where a folder is meant; what is missing is told by whoever opens it."""
     if path is not None and path.is_file():
         raise error(f"{path}: it is a file, and {option} takes a folder.")
+
+
+def the_picture(path: Path) -> "Picture":
+    """The picture that a command is about, opened before anything is fetched."""
+    from detrcli.data.images import open_picture
+
+    try:
+        return open_picture(path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}.") from None
 
 
 @contextmanager

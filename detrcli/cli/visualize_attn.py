@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrcli.cli.inputs import options_named, places
+from detrcli.cli.inputs import options_named, places, the_picture
 from detrcli.cli.options import (
     THRESHOLD,
     Debug,
@@ -18,7 +18,7 @@ from detrcli.cli.options import (
     Size,
     Weights,
 )
-from detrcli.errors import DataError, UsageError
+from detrcli.errors import UsageError
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
@@ -104,14 +104,10 @@ def visualize_attn(
     from detrcli.cli.console import Status, print_json, print_table, warn
     from detrcli.cli.loading import load_detector
     from detrcli.cli.outputs import next_free_file
-    from detrcli.data.images import open_picture
     from detrcli.render.draw import save
     from detrcli.system.files import write_arrays
 
-    try:
-        picture = open_picture(image)
-    except DataError as error:
-        raise DataError(f"{image}: {error}.") from None
+    picture = the_picture(image)
     for note in picture.notes:
         warn(f"{image}: {note}")
     points = places(encoder or [], *picture.image.size)  # before anything is fetched

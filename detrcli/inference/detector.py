@@ -20,7 +20,7 @@ from torch import Tensor
 from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
-from detrcli.errors import DataError, UsageError
+from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
 from detrcli.inference.engines import Engine, EngineName, FastEngine, PlainEngine, fastest
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
@@ -95,10 +95,7 @@ class Detector:
     def model(self) -> DetectionTransformer:
         """The plain network."""
         if self._model is None:
-            raise UsageError(
-                f"{self.weights.source}: an exported model computes, and shows nothing of how.\n"
-                "`detr predict` and `detr eval` take it; for all else give the weights that it was made from."
-            )
+            raise UsageError(NOTHING_INSIDE.format(self.weights.source))
         return self._model
 
     @property

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from detrcli.errors import UsageError
 from detrcli.inference.fuse import fuse
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch, Prediction
@@ -49,6 +50,8 @@ class FastEngine(PlainEngine):
     def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
         # On a CPU what computes in bf16 is said layer by layer; elsewhere autocast knows best.
         by_layer = device.type == "cpu" and precision == "bf16"
+        if device.type == "cpu" and precision == "fp16":
+            raise UsageError("--engine fast computes in fp32 or bf16 on a CPU: for fp16 take --engine plain.")
         super().__init__(model, device, precision)
         self.model = fuse(model, PRECISIONS["bf16" if by_layer else "fp32"])
         if by_layer:

@@ -28,6 +28,7 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch, Prediction
 from detrcli.system.cache import cache_folder
 from detrcli.weights.formats.header import checksum, from_header, header_of
+from detrcli.weights.known import EXPORTS
 from detrcli.weights.weights import Weights
 
 INPUT, OUTPUTS = "images", ("logits", "boxes")
@@ -41,11 +42,15 @@ class Runtime:
     """A format and who runs it."""
 
     name: EngineName
-    ending: str
     beside: Sequence[str]  # endings of the files that belong to it
     precisions: Sequence[str]
     packages: Sequence[str]  # what it takes, of the extra that has its name
     module: str  # with `write`, `read_header` and `engine`
+
+    @property
+    def ending(self) -> str:
+        """How the name of its file ends."""
+        return EXPORTS[self.name]
 
     def code(self) -> ModuleType:
         """Its module, where its packages are installed."""
@@ -62,7 +67,6 @@ class Runtime:
 RUNTIMES = {
     "onnx": Runtime(
         "onnx",
-        ".onnx",
         (),
         ("fp32", "fp16"),
         ("onnx", "onnxscript", "onnxruntime"),
@@ -70,7 +74,6 @@ RUNTIMES = {
     ),
     "openvino": Runtime(
         "openvino",
-        ".xml",
         (".bin",),
         ("fp32", "bf16", "fp16"),
         ("openvino",),

@@ -7,6 +7,7 @@ from pathlib import Path
 from detrcli.errors import WeightsError
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 
+EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # who runs an exported model, and how its file ends
 REMOTE = ("hf:", "http://", "https://")  # what only a fetch can tell
 
 

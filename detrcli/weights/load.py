@@ -5,17 +5,16 @@ import re
 from pathlib import Path
 
 from detrcli.config import ModelConfig
-from detrcli.errors import NO_MASKS, UsageError, WeightsError
+from detrcli.errors import NO_MASKS, NOTHING_INSIDE, UsageError, WeightsError
 from detrcli.variants import preset, variant_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats import folder, hugging_face, native, published
-from detrcli.weights.known import unknown_weights
+from detrcli.weights.known import EXPORTS, unknown_weights
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.save import find
 from detrcli.weights.weights import Weights
 
 BEST = "best"  # what a run calls its best weights
-EXPORTED = (".onnx", ".xml")
 
 
 def load_weights(
@@ -61,11 +60,8 @@ def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress:
         return _load_file(fetch(source, promised, progress), source, wanted)
 
     path = Path(source).expanduser()
-    if path.suffix.lower() in EXPORTED:
-        raise UsageError(
-            f"{source}: an exported model computes, and shows nothing of how.\n"
-            "`detr predict` and `detr eval` take it; for all else give the weights that it was made from."
-        )
+    if path.suffix.lower() in EXPORTS.values():
+        raise UsageError(NOTHING_INSIDE.format(source))
     if best := find(path, BEST):
         return _load_kept(best, source)
     if folder.is_one(path):

@@ -1,6 +1,7 @@
 """All ways to compute a network give the same numbers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 import detrcli
 from detrcli.api.evaluating import evaluate
 from detrcli.config import ModelConfig
+from detrcli.errors import UsageError
 from detrcli.inference import fuse as fusing
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import FastEngine, PlainEngine, fastest
@@ -115,8 +117,11 @@ def test_without_the_private_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not can_pack(CPU, torch.float32)
     same(model, batch)
     monkeypatch.undo()
-    wrong = lambda x, weight, *rest: torch.zeros(*x.shape[:-1], len(weight))  # noqa: E731
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", type("Operation", (), {"default": wrong}))
+
+    def wrong(x: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
+        return torch.zeros(*x.shape[:-1], len(weight))
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", SimpleNamespace(default=wrong))
     assert not can_pack(CPU, torch.float32)
 
 
@@ -134,6 +139,8 @@ def test_fast_is_the_default_where_it_helps() -> None:
     assert fastest(torch.device("cuda"), "fp32") == fastest(CPU, "fp16") == "plain"
     assert Detector.of(small_weights(), "cpu").engine.name == "fast"
     assert Detector.of(small_weights(), "cpu", engine="plain").engine.name == "plain"
+    with pytest.raises(UsageError, match="fp32 or bf16 on a CPU"):
+        _ = Detector.of(small_weights(), "cpu", "fp16", engine="fast").engine
 
 
 def test_engines_agree_on_pictures() -> None:

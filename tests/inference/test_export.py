@@ -66,6 +66,14 @@ def test_several_pictures_at_once(exported: Path) -> None:
         np.testing.assert_allclose(one.boxes, alone.boxes, atol=1e-3)
 
 
+def test_an_export_is_evaluated(exported: Path, detr: Detr) -> None:
+    """As a table too: how many parameters it has it does not say."""
+    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2)
+    assert shown.code == 0, shown.err
+    assert "AP50" in shown.out
+    assert "parameters" not in shown.out
+
+
 def test_what_an_export_cannot_do_says_so(exported: Path, detr: Detr, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="shows nothing of how"):
         _ = detrcli.load(exported).model
@@ -140,22 +148,24 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
     assert len({path.parent for path in made}) == 3
 
 
-def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("difference", [0.01, float("nan")])
+def test_an_export_that_differs_is_not_written(
+    difference: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Other(PlainEngine):
         """Says what other weights say."""
 
         def __init__(self, path: Path) -> None:
             model = small_weights(TINY).model()
             with torch.no_grad():
-                model.get_submodule("class_head").get_parameter("bias").add_(difference)
+                model.get_submodule("class_head").get_parameter("bias")[0] += difference
             super().__init__(model, torch.device("cpu"))
 
     code = SimpleNamespace(write=lambda weights, header, path, precision: path.touch(), engine=Other)
     monkeypatch.setattr(Runtime, "code", lambda self: code)
-    for difference in (torch.tensor([0.01, 0, 0, 0]), torch.tensor(torch.nan)):  # noqa: B007  # read by Other
-        with pytest.raises(WeightsError, match="differs from the plain one"):
-            export(small_weights(TINY), RUNTIMES["onnx"], tmp_path / "model.onnx")
-        assert not list(tmp_path.iterdir())
+    with pytest.raises(WeightsError, match="differs from the plain one"):
+        export(small_weights(TINY), RUNTIMES["onnx"], tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
