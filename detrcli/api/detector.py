@@ -95,6 +95,8 @@ def _exported(
         raise UsageError(f"{path}: {runtime.name} computes on the CPU: give --device cpu.")
     weights, written_in = read_exported(path, runtime)
     chosen = written_in if precision is None else precision
+    if chosen != written_in and not {chosen, written_in} <= set(runtime.computes):
+        raise UsageError(f"{path}: it was written in {written_in}; export it again for {chosen}.")
     computed: Engine = runtime.code().engine(path, chosen)
     return Detector(weights.resized(size, max_size), CPU, chosen, engine=computed)
 

@@ -1,5 +1,6 @@
 """A model written for another runtime."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,11 @@ def export(
     model: str | None = None,
     sha256: str | None = None,
     progress: DownloadProgress = no_progress,
+    note: Callable[[str], None] = lambda text: None,
 ) -> float:
     """Write a model that `--weights` takes; how far it is from the plain one, in the worst of what was compared."""
+    runtime = RUNTIMES[format]
+    exporting.check_written_in(runtime, precision)  # before anything is fetched
     loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress)
-    return exporting.export(loaded.resized(size, max_size), RUNTIMES[format], Path(out), precision)
+    note(f"tracing {weights}, which takes some ten seconds")
+    return exporting.export(loaded.resized(size, max_size), runtime, Path(out), precision)

@@ -40,7 +40,6 @@ def export(
     from detrcli.api.exporting import export as write
     from detrcli.cli.console import DownloadStatus, print_json, warn
 
-    warn(f"tracing {weights}, which takes some ten seconds")
     with DownloadStatus() as progress:
         difference = write(
             weights,
@@ -52,6 +51,7 @@ def export(
             model=model,
             sha256=sha256,
             progress=progress,
+            note=warn,
         )
     if json:
         print_json(

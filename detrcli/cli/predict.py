@@ -108,7 +108,13 @@ def predict(
     if out is not None and not no_images:
         check_not_inputs((out / place for _, place in placed), [item.path for item in named])
     with distributed.joined(find_device(device)):
-        asked = {"weights": weights, "threshold": threshold, "classes": classes}
+        asked = {
+            "weights": weights,
+            "threshold": threshold,
+            "classes": classes,
+            "size": size,
+            "max_size": max_size,
+        }
         lines = None if save is None else PredictionLines(save, asked, resume=resume)
         if lines is not None:
             placed = [pair for pair in placed if str(pair[0].path) not in lines.done]

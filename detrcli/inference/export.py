@@ -43,7 +43,8 @@ class Runtime:
 
     name: EngineName
     beside: Sequence[str]  # endings of the files that belong to it
-    precisions: Sequence[str]
+    precisions: Sequence[str]  # that it can be written in
+    computes: Sequence[str]  # of these, those that are chosen anew when it is run
     packages: Sequence[str]  # what it takes, of the extra that has its name
     module: str  # with `write`, `read_header` and `engine`
 
@@ -69,6 +70,7 @@ RUNTIMES = {
         "onnx",
         (),
         ("fp32", "fp16"),
+        (),
         ("onnx", "onnxscript", "onnxruntime"),
         "detrcli.inference.onnx_engine",
     ),
@@ -76,6 +78,7 @@ RUNTIMES = {
         "openvino",
         (".bin",),
         ("fp32", "bf16", "fp16"),
+        ("fp32", "bf16"),
         ("openvino",),
         "detrcli.inference.openvino_engine",
     ),
@@ -118,8 +121,7 @@ def export(
     weights: Weights, runtime: Runtime, path: Path, precision: str = "fp32", *, sizes: int | None = None
 ) -> float:
     """Write the file, once it was seen to say what the model says; the largest difference of a number."""
-    if precision not in runtime.precisions:
-        raise UsageError(f"{runtime.name} is written in {' or '.join(runtime.precisions)}, not {precision}.")
+    check_written_in(runtime, precision)
     header = {**header_of(weights), PRECISION: precision}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -131,6 +133,12 @@ def export(
         for ending in (*runtime.beside, runtime.ending):
             os.replace(draft.with_suffix(ending), path.with_suffix(ending))
     return difference
+
+
+def check_written_in(runtime: Runtime, precision: str) -> None:
+    """A UsageError for a precision that a runtime's files do not come in."""
+    if precision not in runtime.precisions:
+        raise UsageError(f"{runtime.name} is written in {' or '.join(runtime.precisions)}, not {precision}.")
 
 
 def verify(weights: Weights, engine: Engine, precision: str, sizes: int | None = None) -> float:

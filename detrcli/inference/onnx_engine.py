@@ -6,7 +6,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from detrcli.errors import UsageError, WeightsError
+from detrcli.errors import WeightsError
 from detrcli.inference.engines import EngineName
 from detrcli.inference.export import CPU, INPUT, OUTPUTS, trace
 from detrcli.structures import Batch, Prediction
@@ -54,10 +54,6 @@ class OnnxEngine:
 
     def __init__(self, path: Path, precision: str | None = None) -> None:
         """In the precision that it was written in."""
-        if precision == "bf16":
-            raise UsageError(
-                "onnx is run in the precision of its file, fp32 or fp16; for bf16 take openvino."
-            )
         self.session = _session(path)
 
     def __call__(self, batch: Batch) -> Prediction:

@@ -80,6 +80,10 @@ def test_what_an_export_cannot_do_says_so(exported: Path, detr: Detr, tmp_path: 
     other = "openvino" if exported.suffix == ".onnx" else "onnx"
     with pytest.raises(UsageError, match=f"--engine {other} cannot run it"):
         detrcli.load(exported, engine=other)
+    with pytest.raises(UsageError, match="written in fp32; export it again for fp16"):
+        detrcli.load(exported, precision="fp16")
+    if exported.suffix == ".xml":  # which computes as it is asked to
+        assert detrcli.load(exported, precision="bf16").precision == "bf16"
     if torch.cuda.is_available():
         with pytest.raises(UsageError, match="--device cpu"):
             detrcli.load(exported, device="cuda")
