@@ -42,11 +42,12 @@ def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | N
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
 
 
-def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     """Generalised IoU of boxes given by their corners: (..., 4) and (..., 4), broadcast, to (...).
 
     torchvision's function compares every box with every other, scores an inverted box 1 and two empty ones
-    NaN. Here a box whose corners are swapped is empty, and what would be 0 / 0 is 0, gradients included.
+    NaN. Here a box whose corners are swapped is empty, and what would be 0 / 0 is 0, gradients included. DINO adds
+    an `eps` to what is divided by.
     """
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
     intersection = _product(
@@ -56,7 +57,7 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
         torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0), torch.maximum(ay1, by1) - torch.minimum(ay0, by0)
     )
     union = area(a) + area(b) - intersection
-    return _ratio(intersection, union) - _ratio(hull - union, hull)
+    return _ratio(intersection, union + eps) - _ratio(hull - union, hull + eps)
 
 
 def area(boxes: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from detrcli.inference.engines import Engine, EngineName, FastEngine, PlainEngin
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
-from detrcli.structures import Classes, Detections, Output
+from detrcli.structures import Classes, Detections, Output, Target
 from detrcli.system.devices import find_device
 from detrcli.system.precision import check_precision, computing_in
 from detrcli.system.prefetch import prefetch
@@ -231,10 +231,14 @@ class Detector:
             self.seconds[stage] += now - began
         return now
 
-    def output(self, pixels: Sequence[Tensor]) -> Output:
-        """What every layer of the plain model predicts for network inputs (3, h, w) of equal size."""
+    def output(self, pixels: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Output:
+        """What every layer of the plain model predicts for network inputs (3, h, w) of equal size.
+
+        With their targets, what the model makes of those in training stands beside it.
+        """
         with torch.inference_mode(), computing_in(self.precision, self.device):
-            return self.model(collate(pixels).to(self.device))
+            own = None if targets is None else [target.to(self.device) for target in targets]
+            return self.model(collate(pixels).to(self.device), own)
 
 
 def _open(source: ImageSource, max_pixels: int) -> Picture:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from detrcli.data.annotations import Annotations, annotate
@@ -109,8 +110,10 @@ class InspectionSession:
         return example
 
     def output(self, example: Example) -> Output:
-        """What every layer says of it."""
-        return self.detector.output([example.pixels])
+        """What every layer says of it, and what queries of training do, who draw the same each time."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            return self.detector.output([example.pixels], [example.target])
 
     def picture(self, i: int) -> Image.Image:
         """The picture as it is displayed."""

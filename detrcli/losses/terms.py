@@ -67,9 +67,9 @@ def l1_cost(weight: float) -> CostTerm:
     return CostTerm("l1", weight, lambda seen: (seen.boxes - seen.truth).abs().sum(-1))
 
 
-def giou_cost(weight: float) -> CostTerm:
+def giou_cost(weight: float, eps: float = 0.0) -> CostTerm:
     """Minus the generalised IoU."""
-    return CostTerm("giou", weight, lambda seen: -generalised_iou(seen.corners, corners(seen.truth)))
+    return CostTerm("giou", weight, lambda seen: -generalised_iou(seen.corners, corners(seen.truth), eps))
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def l1_loss(weight: float) -> LossTerm:
     return LossTerm("l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1), per_object)
 
 
-def giou_loss(weight: float) -> LossTerm:
+def giou_loss(weight: float, eps: float = 0.0) -> LossTerm:
     """One minus the generalised IoU."""
     return LossTerm(
-        "giou", weight, lambda m: 1 - generalised_iou(corners(m.boxes), corners(m.truth)), per_object
+        "giou", weight, lambda m: 1 - generalised_iou(corners(m.boxes), corners(m.truth), eps), per_object
     )

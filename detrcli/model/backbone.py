@@ -80,13 +80,13 @@ class Backbone(nn.Module, ABC):
 
 
 class ResNet(Backbone):
-    """A torchvision ResNet up to its last stage.
+    """A torchvision ResNet up to its last stage, and the maps of some of its four stages.
 
     `dilated` (DC5) trades the last stage's stride for dilation: twice the resolution, 16 pixels a cell in
     place of 32.
     """
 
-    def __init__(self, name: str, *, norm: Norm, dilated: bool) -> None:
+    def __init__(self, name: str, *, norm: Norm, dilated: bool, stages: Sequence[int] = (4,)) -> None:
         from torchvision.models import get_model  # slow to import, and of no use to other backbones
 
         super().__init__()
@@ -96,7 +96,8 @@ class ResNet(Backbone):
             norm_layer=norm,
             replace_stride_with_dilation=[False, False, dilated],
         )
-        self.channels = [resnet.fc.in_features]
+        self.stages = tuple(stages)
+        self.channels = [resnet.fc.in_features >> (4 - stage) for stage in stages]
         del resnet.fc, resnet.avgpool
         self.body = resnet
 
@@ -105,10 +106,11 @@ class ResNet(Backbone):
         return self.body.conv1, self.body.bn1, self.body.layer1
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to C5 alone, (B, 2048, h, w)."""
+        """Images (B, 3, H, W) to the maps of the stages, C2 to C5 for 1 to 4."""
         body = self.body
         x = body.maxpool(body.relu(body.bn1(body.conv1(images))))  # (B, 64, H/4, W/4)
-        x = body.layer1(x)  # (B, 256, H/4, W/4)
-        x = body.layer2(x)  # (B, 512, H/8, W/8)
-        x = body.layer3(x)  # (B, 1024, H/16, W/16)
-        return (body.layer4(x),)  # (B, 2048, H/32, W/32), or H/16, W/16 dilated
+        c2 = body.layer1(x)  # (B, 256, H/4, W/4)
+        c3 = body.layer2(c2)  # (B, 512, H/8, W/8)
+        c4 = body.layer3(c3)  # (B, 1024, H/16, W/16)
+        c5 = body.layer4(c4)  # (B, 2048, H/32, W/32), or H/16, W/16 dilated
+        return tuple((c2, c3, c4, c5)[stage - 1] for stage in self.stages)

@@ -13,22 +13,26 @@ class SinePosition(nn.Module):
 
     Rows and columns are counted over the cells that are not padding, and scaled to `turns` circles, so that the
     same place in a picture has the same code whatever the padding and the size. That is how often the shortest
-    wave goes up and down in a picture; the longest is almost `temperature` times as long.
+    wave goes up and down in a picture; the longest is almost `temperature` times as long. A cell's place is its far
+    edge, as in DETR, or with `centred` its middle, as in Deformable DETR.
     """
 
-    def __init__(self, dim: int, temperature: float = 10000, turns: int = 1) -> None:
+    def __init__(
+        self, dim: int, temperature: float = 10000, turns: int = 1, *, centred: bool = False
+    ) -> None:
         super().__init__()
         self.waves = dim // 2  # per axis, sines and cosines together
         self.temperature = temperature
         self.turns = turns
+        self.shift = 0.5 if centred else 0.0
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """Features (B, C, h, w), of which padding (B, h, w) is none, to positions (B, dim, h, w)."""
         B, _, h, w = features.shape
         cells = torch.ones(B, h, w, device=features.device) if padding is None else (~padding).float()
         rows, columns = cells.cumsum(1), cells.cumsum(2)  # (B, h, w), from 1
-        rows = rows / (rows[:, -1:] + 1e-6)
-        columns = columns / (columns[:, :, -1:] + 1e-6)
+        rows = (rows - self.shift) / (rows[:, -1:] + 1e-6)
+        columns = (columns - self.shift) / (columns[:, :, -1:] + 1e-6)
         return self.encode(torch.stack([rows, columns], 3)).permute(0, 3, 1, 2)
 
     def encode(self, places: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
-from detrcli.variants import detr, tiny
+from detrcli.variants import deformable_detr, detr, dino, tiny
 from detrcli.variants.variant import Variant
 
 ENTRY_POINTS = "detrcli.variants"  # the group in which other packages name theirs
@@ -14,6 +14,8 @@ ENTRY_POINTS = "detrcli.variants"  # the group in which other packages name thei
 _VARIANTS: list[Variant[Any]] = [
     detr.VARIANT,
     tiny.VARIANT,
+    deformable_detr.VARIANT,
+    dino.VARIANT,
 ]
 
 

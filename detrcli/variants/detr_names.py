@@ -94,7 +94,7 @@ def join_projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 COUNTER = "num_batches_tracked"
 
 # By the number of blocks in their third stage.
-_BACKBONES: dict[int, Literal["resnet50", "resnet101"]] = {6: "resnet50", 23: "resnet101"}
+BACKBONES: dict[int, Literal["resnet50", "resnet101"]] = {6: "resnet50", 23: "resnet101"}
 
 
 def published(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
@@ -171,11 +171,11 @@ def _infer(
         if not isinstance(heads, int) or heads < 1 or dim % heads:
             raise WeightsError(f"{source}: {heads!r} attention heads do not divide {dim} dimensions.")
         return config(
-            backbone=_BACKBONES[_count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
+            backbone=BACKBONES[count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
             position="learned" if "position.rows.weight" in tensors else "sine",
             pre_norm="encoder.norm.weight" in tensors,
-            encoder_layers=_count(r"encoder\.layers\.(\d+)\.", tensors),
-            decoder_layers=_count(r"decoder\.layers\.(\d+)\.", tensors),
+            encoder_layers=count(r"encoder\.layers\.(\d+)\.", tensors),
+            decoder_layers=count(r"decoder\.layers\.(\d+)\.", tensors),
             dim=dim,
             feed_forward=len(tensors["encoder.layers.0.feed_forward.linear1.weight"]),
             queries=queries,
@@ -191,6 +191,7 @@ def _infer(
         raise WeightsError(f"{source}: {error}") from None
 
 
-def _count(pattern: str, names: Iterable[str]) -> int:
+def count(pattern: str, names: Iterable[str]) -> int:
+    """How many of something there are that names number from 0."""
     found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
     return max(found, default=-1) + 1

@@ -40,9 +40,13 @@ class Golden:
             return dict(file)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights, under the published names."""
-        gains = self.facts["gains"]
-        return {name: tensor_by_name(name, shape, gains) for name, shape in self.facts["state_dict"].items()}
+        """The weights, under the published names; some of Deformable DETR and DINO stand there under several."""
+        gains, aliases = self.facts["gains"], self.facts.get("aliases", {})
+        return {
+            name: tensor_by_name(aliases.get(name, name), shape, gains)
+            for name, shape in self.facts["state_dict"].items()
+            if not name.endswith("num_batches_tracked")
+        }
 
     def batch(self) -> Batch:
         batch = collate([image(i, h, w) for i, (h, w) in enumerate(self.facts["image_sizes"])])
@@ -71,6 +75,8 @@ def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tens
         value = (n - n.mean((1, 2, 3), keepdims=True)) * gain / np.sqrt(np.prod(shape[1:]))
     elif n.ndim >= 2:
         value = n * gain / np.sqrt(np.prod(shape[1:]))
+    elif name.endswith("sampling_offsets.bias"):
+        value = n
     elif name.endswith("bias"):
         value = 0.1 * n
     else:

@@ -1,6 +1,7 @@
 """A DETR small enough to be run often: the real backbone, a narrow transformer, small pictures."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 from detrcli.variants import variant_of
+from detrcli.variants.deformable_detr import DeformableConfig
 from detrcli.variants.detr import DETRConfig
 from detrcli.variants.detr_names import PUBLISHED, rename
+from detrcli.variants.dino import DINOConfig
 from detrcli.variants.tiny import TinyConfig
 from detrcli.weights.weights import Weights
 
@@ -20,6 +23,12 @@ CONFIG = DETRConfig(
     encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3
 )
 TINY = TinyConfig(queries=9, classes=3)
+NARROW: dict[str, Any] = {
+    "encoder_layers": 1, "decoder_layers": 2, "dim": 32, "heads": 4, "feed_forward": 64, "queries": 9, "classes": 3
+}  # fmt: skip
+DEFORMABLE = DeformableConfig(**NARROW)
+TWO_STAGE = DeformableConfig(**NARROW, refine=True, two_stage=True, proposal_rows=3)
+DINO_CONFIG = DINOConfig(**NARROW, denoising=6)
 
 
 @cache
