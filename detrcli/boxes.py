@@ -60,6 +60,15 @@ def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     return _ratio(intersection, union + eps) - _ratio(hull - union, hull + eps)
 
 
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes given by their corners: (..., 4) and (..., 4), broadcast, to (...)."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
+    intersection = _product(
+        torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0), torch.minimum(ay1, by1) - torch.maximum(ay0, by0)
+    )
+    return _ratio(intersection, area(a) + area(b) - intersection)
+
+
 def area(boxes: Tensor) -> Tensor:
     """Area of boxes (..., 4) given by their corners; 0 for inverted ones."""
     x0, y0, x1, y1 = boxes.unbind(-1)

@@ -250,7 +250,7 @@ def test_the_selection_of_dino(run: Run) -> None:
     with torch.no_grad():
         batch = run.golden.batch()
         pyramid = run.model.pyramid(run.model.backbone(batch.images), batch)
-        logits, _ = run.model.proposer(run.output.named["memory"], pyramid)
+        logits, _, _ = run.model.selection.proposer(run.output.named["memory"], pyramid)
     assert (pyramid.padding.numpy() == arrays["token_padded"].astype(bool)).all()
     scores = logits.amax(-1)
     close(scores, arrays["token_scores"])

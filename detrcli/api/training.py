@@ -25,7 +25,7 @@ from detrcli.training.loop import Training
 from detrcli.training.progress import Report, Silent
 from detrcli.training.run_folder import Row, RunFolder
 from detrcli.training.settings import Settings, given_settings
-from detrcli.training.setup import begin, resumed, take
+from detrcli.training.setup import begin, facts_of, resumed, take
 from detrcli.training.state import load_state
 from detrcli.weights.download import DownloadProgress, no_progress
 
@@ -145,7 +145,7 @@ def train(
         taken = take(spec.name, examined)
         if state is None:
             with hooks.download() as progress:
-                initial = begin(given, taken.classes, len(taken.train), progress)
+                initial = begin(given, taken.classes, facts_of(taken.train), progress)
         else:
             initial = resumed({**state, "settings": given}, taken)
         for line in initial.notes:

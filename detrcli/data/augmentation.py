@@ -1,5 +1,6 @@
 """What training does to pictures, as published; on torchvision's transforms v2 and its boxes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,13 +14,16 @@ from torchvision.tv_tensors import BoundingBoxes, TVTensor, wrap
 from detrcli.config import Preprocessing
 from detrcli.resize import LARGEST, Resize, ShortestEdge
 
-Augmentation = Literal["published", "flip", "none"]
+Augmentation = Literal["published", "strong", "flip", "none"]
 
 # For a shorter side of 800; all of them grow and shrink with it.
 PUBLISHED_SIZE = 800
 SCALES = tuple(range(480, 801, 32))
 CROP_SCALES = (400, 500, 600)
 CROP = (384, 600)  # least and greatest side of a crop
+STRONG_SCALES = (0.8, 1.25)
+LEAST_PART = 0.3  # of an object that is cut, or it is not one any more
+GREY = (124, 116, 104)  # the mean of ImageNet
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ def augment(
     seen = flip(seen) if _one_in_two(chance) else seen
     if kind == "flip":
         return seen, preprocessing
+    if kind == "strong":
+        seen = other_colours(zoom(seen, _log_uniform(*STRONG_SCALES, chance), chance), chance)
+        return seen, preprocessing
     rule = preprocessing.resize
     if _one_in_two(chance):
         enlarged = ShortestEdge(_scaled(_one_of(CROP_SCALES, chance), rule.side), LARGEST)
@@ -107,7 +114,9 @@ def random_crop(seen: Sample, rule: Resize, least: int, greatest: int, chance: G
     return crop(seen, whole, top, left, height, width)
 
 
-def crop(seen: Sample, whole: tuple[int, int], top: int, left: int, height: int, width: int) -> Sample:
+def crop(
+    seen: Sample, whole: tuple[int, int], top: int, left: int, height: int, width: int, least: float = 0.0
+) -> Sample:
     """A part of the sample resized to `whole`, of which only that part is computed.
 
     A box is cut to it, and stays if anything is left of its width and height. v2's SanitizeBoundingBoxes asks for at
@@ -119,6 +128,10 @@ def crop(seen: Sample, whole: tuple[int, int], top: int, left: int, height: int,
     )
     boxes = v2.clamp_bounding_boxes(objects["boxes"]).as_subclass(Tensor)
     stays = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    if least:
+        scale = torch.tensor([whole[0] / seen.image.width, whole[1] / seen.image.height])
+        before, after = ((b[:, 2:] - b[:, :2]).prod(1) for b in (seen.boxes * scale.repeat(2), boxes))
+        stays &= after >= least * before
     return sample(image, {**objects, "boxes": boxes}).part(stays)
 
 
@@ -129,6 +142,71 @@ def _part_resized(
     x, y = (old / new for old, new in zip(image.size, whole, strict=True))
     right, bottom = min((left + width) * x, image.width), min((top + height) * y, image.height)
     return image.resize((width, height), Image.Resampling.BILINEAR, box=(left * x, top * y, right, bottom))
+
+
+def zoom(seen: Sample, factor: float, chance: Generator) -> Sample:
+    """The same sample larger or smaller on a canvas of its old size: batches of equal pictures stay unpadded."""
+    width, height = seen.image.size
+    whole = max(1, round(width * factor)), max(1, round(height * factor))
+    if factor >= 1:
+        left, top = _between(0, whole[0] - width, chance), _between(0, whole[1] - height, chance)
+        return crop(seen, whole, top, left, height, width, least=LEAST_PART)
+    left, top = _between(0, width - whole[0], chance), _between(0, height - whole[1], chance)
+    canvas = Image.new("RGB", (width, height), GREY)
+    canvas.paste(seen.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
+    scale = torch.tensor([whole[0] / width, whole[1] / height] * 2)
+    moved = seen.boxes * scale + torch.tensor([left, top, left, top])
+    return sample(canvas, {**seen.objects, "boxes": moved})
+
+
+def other_colours(seen: Sample, chance: Generator) -> Sample:
+    """Channels in another order, perhaps a negative, other contrast and brightness in each channel."""
+    bands = seen.image.split()
+    order = torch.randperm(3, generator=chance).tolist() if _one_in_two(chance) else [0, 1, 2]
+    negative = float(torch.rand((), generator=chance)) < 0.25
+    table: list[int] = []
+    for _ in bands:
+        gain, shift = _uniform(0.7, 1.3, chance), _uniform(-30, 30, chance)
+        values = ((255 - v if negative else v) for v in range(256))
+        table += [min(255, max(0, round((v - 128) * gain + 128 + shift))) for v in values]
+    image = Image.merge("RGB", [bands[i] for i in order]).point(table)
+    return replace(seen, image=image)
+
+
+def mosaic(samples: Sequence[Sample], width: int, height: int, chance: Generator) -> Sample:
+    """Four samples around a point of a picture of this size, each cut to its quarter."""
+    x, y = (round(_uniform(0.3, 0.7, chance) * side) for side in (width, height))
+    canvas = Image.new("RGB", (width, height))
+    quarters = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
+    parts: list[Mapping[str, Tensor]] = []
+    for one, (left, top, right, bottom) in zip(samples, quarters, strict=True):
+        # Large enough to fill the quarter, and no smaller than it is in the whole.
+        factor = max(
+            (right - left) / one.image.width, (bottom - top) / one.image.height, _uniform(0.7, 1, chance)
+        )
+        whole = round(one.image.width * factor), round(one.image.height * factor)
+        cut = crop(
+            one,
+            whole,
+            _between(0, max(0, whole[1] - (bottom - top)), chance),
+            _between(0, max(0, whole[0] - (right - left)), chance),
+            bottom - top,
+            right - left,
+            least=LEAST_PART,
+        )
+        canvas.paste(cut.image, (left, top))
+        offset = torch.tensor([left, top, left, top])
+        parts.append({**cut.objects, "boxes": cut.boxes + offset})
+    objects = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return sample(canvas, objects)
+
+
+def _log_uniform(low: float, high: float, chance: Generator) -> float:
+    return math.exp(_uniform(math.log(low), math.log(high), chance))
+
+
+def _uniform(low: float, high: float, chance: Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=chance))
 
 
 def _scaled(published: int, size: int) -> int:

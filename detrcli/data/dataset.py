@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from detrcli.boxes import from_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations
-from detrcli.data.augmentation import Augmentation, Sample, augment, sample
+from detrcli.data.augmentation import Augmentation, Sample, augment, mosaic, sample
 from detrcli.data.batching import collate
 from detrcli.data.images import open_picture
 from detrcli.data.preprocessing import prepare
@@ -60,19 +60,32 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
 
     def __getitem__(self, place: tuple[int, int]) -> Example | UnreadableSample:
         epoch, i = place
+        chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
+        try:
+            seen = self._mosaic(i, chance) if self.augmentation == "strong" else self._sample(i)
+        except DataError as error:
+            return UnreadableSample(str(error))
+        seen, preprocessing = augment(seen, self.preprocessing, chance, self.augmentation)
+        exact = self.augmentation == "none"
+        return Example(*to_input(seen, preprocessing, exact=exact), int(self.annotations.image_ids[i]))
+
+    def _sample(self, i: int) -> Sample:
         a, path = self.annotations, self.annotations.path(i)
         try:
             image = open_picture(path, turn=bool(a.turned[i])).image
         except DataError as error:
-            return UnreadableSample(f"{path}: {error}")
+            raise DataError(f"{path}: {error}") from None
         if (image.height, image.width) != tuple(a.sizes[i].tolist()):
-            return UnreadableSample(f"{path}: its size has changed since the data was checked")
-        chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
-        seen, preprocessing = augment(
-            sample(image, a.objects(i)), self.preprocessing, chance, self.augmentation
-        )
-        exact = self.augmentation == "none"
-        return Example(*to_input(seen, preprocessing, exact=exact), int(a.image_ids[i]))
+            raise DataError(f"{path}: its size has changed since the data was checked")
+        return sample(image, a.objects(i))
+
+    def _mosaic(self, i: int, chance: torch.Generator) -> Sample:
+        """Every second time a picture with three others around it."""
+        first = self._sample(i)
+        if torch.rand((), generator=chance) < 0.5:
+            return first
+        others = torch.randint(len(self), (3,), generator=chance).tolist()
+        return mosaic([first, *map(self._sample, others)], first.image.width, first.image.height, chance)
 
 
 def to_input(seen: Sample, preprocessing: Preprocessing, *, exact: bool = True) -> tuple[Tensor, Target]:

@@ -140,6 +140,14 @@ class MatchReport:
                     [(str(n), self.target_name(n), *or_none(queries[:, n])) for n in range(len(self.target))],
                 )
             )
+        if self.groups:
+            tables.append(
+                Table(
+                    "further queries of training, each group by its last layer",
+                    ("group", "layers", "queries", "matched", "loss"),
+                    list(self._groups()),
+                )
+            )
         if self.missed:
             tables.append(
                 Table(
@@ -312,6 +320,12 @@ class MatchReport:
         for name, label, terms in [*rows, ("none", "no object", losses.unmatched)]:
             share = terms.sum() / losses.total if losses.total else 0.0
             yield name, label, *map(number, terms), number(terms.sum()), f"{share:.0%}"
+
+    def _groups(self) -> Iterator[tuple[Cell, ...]]:
+        for group in self.groups:
+            last = group.layers[-1]
+            loss = None if group.losses is None else group.losses[-1].total
+            yield group.name, len(group.layers), len(last.boxes), len(last.pairs), number(loss)
 
     def _missed(self) -> Iterator[tuple[Cell, ...]]:
         for one in self.missed:

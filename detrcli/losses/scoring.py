@@ -166,6 +166,17 @@ class Sigmoid(Scoring):
         weight = self.alpha * wanted + (1 - self.alpha) * (1 - wanted)
         return (weight * entropy * (1 - right) ** self.gamma).sum(-1)
 
+    def quality_loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+        """Labels (...) are to be said with the probability `quality` (...), all others with 0; over all classes.
+
+        What is there weighs as much as its quality, the rest as in the focal loss (varifocal, arXiv 2008.13367).
+        """
+        rows = torch.arange(logits.shape[-1], device=logits.device)
+        wanted = (labels[..., None] == rows) * quality[..., None]  # (..., K)
+        entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        absent = (1 - self.alpha) * logits.detach().sigmoid() ** self.gamma
+        return (entropy * torch.where(wanted > 0, wanted, absent)).sum(-1)
+
     def class_normaliser(self, objects: int, queries: int) -> float:
         """The number of objects."""
         return objects

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrcli.boxes import corners, generalised_iou
-from detrcli.losses.scoring import NOTHING, Scoring
+from detrcli.boxes import corners, generalised_iou, iou
+from detrcli.losses.scoring import NOTHING, Scoring, Sigmoid
 from detrcli.structures import Group, Match, Target
 
 
@@ -143,6 +143,18 @@ def class_loss(scoring: Scoring, weight: float) -> LossTerm:
         count,
         min_normaliser=scoring.min_class_normaliser,
     )
+
+
+def quality_class_loss(scoring: Sigmoid, weight: float) -> LossTerm:
+    """As `class_loss`, but a matched query should say its class as surely as its box is good."""
+
+    def values(m: Matched) -> Tensor:
+        quality = torch.zeros(m.labels.shape, device=m.logits.device)  # (L, B, Q)
+        good = iou(corners(m.boxes.detach()), corners(m.truth))  # (P,)
+        quality[m.match.layers, m.match.images, m.match.queries] = good
+        return scoring.quality_loss(m.logits, m.labels, quality)
+
+    return LossTerm("class", weight, values, per_object)
 
 
 def l1_loss(weight: float) -> LossTerm:

@@ -50,16 +50,16 @@ class LearnedQueries(nn.Module):
 class ProposedQueries(nn.Module):
     """Every token proposes a box (two stages); the best become queries, which learn all else from their boxes."""
 
-    def __init__(self, queries: int, dim: int, rows: int) -> None:
+    def __init__(self, queries: int, dim: int, rows: int, cells: float | None = None) -> None:
         super().__init__()
         self.number = queries
-        self.proposer = Proposer(dim, rows)
+        self.proposer = Proposer(dim, rows, cells)
         self.code = SinePosition(dim)
         self.linear = nn.Linear(2 * dim, 2 * dim)
         self.norm = nn.LayerNorm(2 * dim)
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> QueryStart:
-        logits, boxes = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4)
+        logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4)
         # The first row says "an object", whatever its class.
         best = logits[..., 0].topk(min(self.number, logits.shape[1]), 1).indices  # (B, Q)
         references = chosen(boxes, best).detach().sigmoid()  # (B, Q, 4)

@@ -4,7 +4,7 @@ Nothing has to be matched there: each query knows its object. They see the match
 round, and no group sees another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,7 @@ class DenoisingQueries:
     images: Tensor  # (P,), ascending: of the pairs of query and object
     queries: Tensor  # (P,)
     objects: Tensor  # (P,), counted through the batch
+    counts: Callable[[Sequence[int]], ObjectCounts]  # of any batch: pairs of its images, and queries
 
     def match(self, layers: int) -> Match:
         """The pairs, the same in all layers."""
@@ -115,6 +116,7 @@ class Denoising(nn.Module):
             images[positive],
             queries_at[positive],
             torch.arange(total, device=device).repeat(halves)[positive],
+            self.counts,
         )
 
     @staticmethod

@@ -13,8 +13,8 @@ from detrcli.model.denoising import Denoising, DenoisingQueries
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead, init_focal_heads
 from detrcli.model.position import SinePosition
-from detrcli.model.proposals import Proposer, chosen
 from detrcli.model.pyramid import PyramidInput
+from detrcli.model.selection import MixedSelection, PureSelection
 from detrcli.model.transformer import init_weights
 from detrcli.structures import Batch, Group, Output, Target
 
@@ -22,7 +22,7 @@ EPS = 1e-3  # of the inverse sigmoid
 
 
 class DINO(DetectionTransformer):
-    """Queries have learned contents and begin at the best proposals (mixed query selection).
+    """Queries begin at the best proposals, with contents by the selection's rule.
 
     A box is the reference of the next layer, detached; what is predicted there is added to it not detached, so that
     its loss improves this layer's box too (look forward twice).
@@ -35,17 +35,16 @@ class DINO(DetectionTransformer):
         pyramid: PyramidInput,
         encoder: DeformableEncoder,
         layers: Sequence[DeformableDecoderLayer],
-        denoising: Denoising,
+        selection: MixedSelection | PureSelection,
+        denoising: Denoising | None,
         dim: int,
-        queries: int,
         rows: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pyramid = pyramid
         self.encoder = encoder
-        self.proposer = Proposer(dim, rows)
-        self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
+        self.selection = selection
         self.code = SinePosition(dim)
         self.place = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.decoder = nn.ModuleList(layers)
@@ -59,16 +58,11 @@ class DINO(DetectionTransformer):
         pyramid = self.pyramid(self.backbone(batch.images), batch)
         memory = self.encoder(pyramid)  # (B, S, C)
 
-        logits, boxes = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
-        best = logits.amax(-1).topk(min(len(self.contents), logits.shape[1]), 1).indices  # (B, Q)
-        logits, boxes = chosen(logits, best), chosen(boxes, best)
-        proposals = Group("proposals", logits[None], boxes.sigmoid()[None])
-
-        x = self.contents[: best.shape[1]].expand(len(memory), -1, -1)  # (B, Q, C)
-        references = boxes.detach()
+        selected = self.selection(memory, pyramid)
+        x, references = selected.contents, selected.references  # (B, Q, C), (B, Q, 4)
         noisy = None
-        if targets is not None:
-            noisy = self.denoising(targets, best.shape[1])
+        if targets is not None and self.denoising is not None:
+            noisy = self.denoising(targets, x.shape[1])
             x = torch.cat([noisy.contents.to(x.dtype), x], 1)  # (B, D + Q, C)
             references = torch.cat([noisy.references, references], 1)  # (B, D + Q, 4)
 
@@ -88,26 +82,27 @@ class DINO(DetectionTransformer):
         states = torch.stack(hidden)  # (L, B, D + Q, C)
         every = Group("decoder", self.class_head(states), torch.stack(moved), states)
         if noisy is None:
-            return Output(every, (proposals,), {"memory": memory})
-        decoder, denoising = self._apart(every, noisy)
-        return Output(decoder, (denoising, proposals), {"memory": memory})
+            return Output(every, (selected.proposals,), {"memory": memory})
+        decoder, denoising = _apart(every, noisy)
+        return Output(decoder, (denoising, selected.proposals), {"memory": memory})
 
     def positions(self, boxes: Tensor) -> Tensor:
         """Boxes (B, Q, 4), of the finest level, as positions of queries (B, Q, C)."""
         cx, cy, w, h = boxes.unbind(-1)
-        return self.place(self.code.encode(torch.stack([cy, cx, w, h], -1)).to(self.contents.dtype))
+        return self.place(self.code.encode(torch.stack([cy, cx, w, h], -1)).to(self.norm.weight.dtype))
 
-    def _apart(self, every: Group, noisy: DenoisingQueries) -> tuple[Group, Group]:
-        D = noisy.contents.shape[1]
-        first, rest = slice(0, D), slice(D, None)
-        assert every.hidden is not None
-        decoder, denoising = (
-            (every.logits[:, :, own], every.boxes[:, :, own], every.hidden[:, :, own])
-            for own in (rest, first)
-        )
-        return Group("decoder", *decoder), Group(
-            "denoising", *denoising, match=noisy.match(len(every)), counts=self.denoising.counts
-        )
+
+def _apart(every: Group, noisy: DenoisingQueries) -> tuple[Group, Group]:
+    """The matching queries, and the denoising ones, which stand before them."""
+    D = noisy.contents.shape[1]
+    assert every.hidden is not None
+    decoder, denoising = (
+        (every.logits[:, :, own], every.boxes[:, :, own], every.hidden[:, :, own])
+        for own in (slice(D, None), slice(0, D))
+    )
+    return Group("decoder", *decoder), Group(
+        "denoising", *denoising, match=noisy.match(len(every)), counts=noisy.counts
+    )
 
 
 def init_dino(dino: DINO) -> None:
@@ -116,7 +111,7 @@ def init_dino(dino: DINO) -> None:
         init_weights(part)
     init_projections(dino.pyramid)
     init_focal_heads(dino.class_head, dino.box_head)
-    init_proposer(dino.proposer)
+    init_proposer(dino.selection.proposer)
     for module in dino.modules():
         if isinstance(module, DeformableAttention):
             init_deformable(module)

@@ -11,23 +11,31 @@ from detrcli.model.pyramid import Pyramid
 
 @dataclass(frozen=True)
 class Anchors:
-    """A box around the middle of each token, twice as large on each coarser level."""
+    """A box around the middle of each token, larger on each coarser level."""
 
     logits: Tensor  # (B, S, 4), cx, cy, w, h before the sigmoid; infinite where there is none
-    valid: Tensor  # (B, S), not in the padding, and with all four numbers well within [0, 1]
+    valid: Tensor  # (B, S), not in the padding, and with all four numbers within [0, 1]
 
 
-def anchors(pyramid: Pyramid, size: float = 0.05) -> Anchors:
-    """Boxes of this part of the picture on the finest level."""
+def anchors(pyramid: Pyramid, cells: float | None = None) -> Anchors:
+    """Boxes of 0.05 of the picture on the finest level, as published; or of so many cells of each level."""
     middles = pyramid.cells()  # (B, S, 2)
-    sides = torch.cat(
-        [
-            torch.full((h * w,), size * 2**level, device=middles.device)
+    if cells is None:
+        sides = [
+            torch.full((len(middles), h * w, 2), 0.05 * 2**level, device=middles.device)
             for level, (h, w) in enumerate(pyramid.shapes)
         ]
-    )  # (S,)
-    boxes = torch.cat([middles, sides[:, None].expand_as(middles)], -1)  # (B, S, 4)
-    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1)  # (B, S)
+        margin = 0.01
+    else:
+        sides = [
+            (cells / (pyramid.picture[:, level] * torch.tensor([w, h], device=middles.device)))
+            .clamp(max=0.9)[:, None]
+            .expand(-1, h * w, -1)
+            for level, (h, w) in enumerate(pyramid.shapes)
+        ]
+        margin = 0.0
+    boxes = torch.cat([middles, torch.cat(sides, 1)], -1)  # (B, S, 4)
+    valid = ((boxes > margin) & (boxes < 1 - margin)).all(-1)  # (B, S)
     if pyramid.padding is not None:
         valid = valid & ~pyramid.padding
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], torch.inf)
@@ -55,14 +63,15 @@ def chosen(values: Tensor, places: Tensor) -> Tensor:
 class Proposer(nn.Module):
     """A class and a box for every token of the memory."""
 
-    def __init__(self, dim: int, rows: int) -> None:
+    def __init__(self, dim: int, rows: int, cells: float | None = None) -> None:
         super().__init__()
+        self.cells = cells  # of an anchor
         self.input = ProposalInput(dim)
         self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
 
-    def forward(self, memory: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """A memory (B, S, C) to logits (B, S, R) and boxes (B, S, 4), the latter before the sigmoid."""
-        anchored = anchors(pyramid)
+    def forward(self, memory: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
+        """A memory (B, S, C) to logits (B, S, R), boxes (B, S, 4) before the sigmoid, and what both saw."""
+        anchored = anchors(pyramid, self.cells)
         seen = self.input(memory, anchored.valid)
-        return self.class_head(seen), self.box_head.logits(seen) + anchored.logits
+        return self.class_head(seen), self.box_head.logits(seen) + anchored.logits, seen

@@ -12,7 +12,7 @@ from detrcli.model.deformable_attention import DeformableAttention
 from detrcli.model.deformable_detr import DeformableDETR, ProposedQueries
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer
 from detrcli.model.dino import DINO
-from detrcli.model.inspectable import ForwardRecord, Inspectable, Sampled, Shape, Stage
+from detrcli.model.inspectable import Ability, ForwardRecord, Inspectable, Sampled, Shape, Stage
 from detrcli.model.proposals import Proposer
 from detrcli.model.pyramid import Pyramid
 from detrcli.structures import Output
@@ -69,8 +69,6 @@ class SampledRecord(ForwardRecord):
 class SampledInspectable(Inspectable):
     """How to look into Deformable DETR and DINO. A cell is one of the finest level."""
 
-    abilities = frozenset({"cross-attention", "encoder attention", "query attention"})
-
     def __init__(self, model: DeformableDETR | DINO) -> None:
         self.model = model
         encoder = cast("Sequence[DeformableEncoderLayer]", model.encoder.layers)
@@ -80,6 +78,8 @@ class SampledInspectable(Inspectable):
         self.cross = [layer.cross_attention for layer in decoder]
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
         self.heads = self.cross[0].heads
+        of_encoder: frozenset[Ability] = frozenset({"encoder attention"} if self.among_cells else ())
+        self.abilities = of_encoder | {"cross-attention", "query attention"}
 
     @contextmanager
     def recorded(self) -> Iterator[SampledRecord]:
@@ -129,15 +129,18 @@ class SampledInspectable(Inspectable):
                 ),
                 pick=lambda pyramid: pyramid.tokens,
             ),
-            Stage(
-                "encoder",
-                model.encoder,
-                2,
-                lambda *_: (
-                    f"in {encoder} layers each token takes from {points} points of every level, around its own place"
-                ),
-            ),
         ]
+        if encoder:
+            stages.append(
+                Stage(
+                    "encoder",
+                    model.encoder,
+                    2,
+                    lambda *_: (
+                        f"in {encoder} layers each token takes from {points} points of every level around itself"
+                    ),
+                )
+            )
         proposer = self._proposer()
         if proposer is not None:
             stages.append(
@@ -186,7 +189,7 @@ class SampledInspectable(Inspectable):
 
     def _proposer(self) -> Proposer | None:
         if isinstance(self.model, DINO):
-            return self.model.proposer
+            return self.model.selection.proposer
         queries = self.model.queries
         return queries.proposer if isinstance(queries, ProposedQueries) else None
 

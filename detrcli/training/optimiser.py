@@ -22,13 +22,24 @@ def make_optimiser(
     rates = {name: lr_backbone if name == BACKBONE else settings.lr for name in groups}
     return AdamW(
         [
-            {"name": name, "params": list(parameters), "lr": rates[name], "base": rates[name]}
+            {"name": name, "params": own, "lr": rates[name], "base": rates[name], "weight_decay": decay}
             for name, parameters in groups.items()
-            if parameters
+            for own, decay in _by_decay(parameters, settings)
+            if own
         ],
-        weight_decay=settings.weight_decay,
+        betas=(0.9, settings.beta2),
         fused=True,  # one pass over the weights in place of seven
     )
+
+
+def _by_decay(
+    parameters: Sequence[nn.Parameter], settings: Settings
+) -> Sequence[tuple[list[nn.Parameter], float]]:
+    """All with the same weight decay, or matrices apart from vectors, which have none."""
+    if settings.decay == "all":
+        return [(list(parameters), settings.weight_decay)]
+    matrices, vectors = ([p for p in parameters if (p.dim() > 1) == several] for several in (True, False))
+    return [(matrices, settings.weight_decay), (vectors, 0.0)]
 
 
 def set_rate(optimiser: AdamW, factor: float) -> None:

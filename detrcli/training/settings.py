@@ -69,9 +69,12 @@ class Settings(Config):
     max_size: Side | None = field(
         default=None, metadata=meaning("longest side of the input; default: grows with size")
     )
-    augmentation: Literal["published", "flip", "none"] = field(
+    augmentation: Literal["published", "strong", "flip", "none"] = field(
         default="published",
-        metadata=meaning("flips, 11 scales and crops; `flip`: flips alone, all at size; or `none`"),
+        metadata=meaning(
+            "flips, 11 scales and crops; `strong`: flips, scales, colours, every second time a mosaic of four; "
+            "`flip`: flips alone, all at size; or `none`"
+        ),
     )
     batch_size: Count = field(default=2, metadata=meaning("pictures at a time, of each process"))
     accumulate: Count = field(default=1, metadata=meaning("batches of a process that make one step"))
@@ -91,6 +94,13 @@ class Settings(Config):
     )
     warmup: Annotated[int, Bounds(0)] = field(default=0, metadata=meaning("steps in which lr rises from 0"))
     weight_decay: Weight = field(default=1e-4, metadata=meaning("of AdamW"))
+    decay: Literal["all", "matrices"] = field(
+        default="all",
+        metadata=meaning(
+            "what weight_decay is of: all that is trained, or `matrices`: no biases, norms and codes"
+        ),
+    )
+    beta2: Share = field(default=0.999, metadata=meaning("of AdamW: how long it remembers squared gradients"))
     clip: Weight = field(default=0.1, metadata=meaning("greatest norm of the gradient; 0 for any"))
     ema: Share = field(
         default=0.0,

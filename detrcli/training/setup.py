@@ -19,6 +19,7 @@ from detrcli.structures import Classes
 from detrcli.system.text import some
 from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, of
 from detrcli.variants import preset, variant_of
+from detrcli.variants.variant import DataFacts, Variant
 from detrcli.weights.download import DownloadProgress, no_progress
 from detrcli.weights.fit import fit
 from detrcli.weights.formats import backbone
@@ -27,6 +28,7 @@ from detrcli.weights.load import load_weights
 from detrcli.weights.registry import PUBLISHED
 from detrcli.weights.weights import Weights
 
+CHOSEN = ("size", "queries", "batch_size", "epochs", "lr")  # what is said of a recipe that goes by the data
 ENOUGH = 20_000  # pictures from which training from scratch is not hopeless
 
 
@@ -71,7 +73,7 @@ class Initial:
 
 
 def begin(
-    given: Mapping[str, Any], classes: Classes, pictures: int, progress: DownloadProgress = no_progress
+    given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress = no_progress
 ) -> Initial:
     """The weights that a user's settings ask for, fitted to the classes, with the recipe of their model for the rest.
 
@@ -82,9 +84,9 @@ def begin(
     preset(model)  # which must be there
     source = asked.weights or (model if model in PUBLISHED else FROM_SCRATCH)
     if source == FROM_SCRATCH:
-        initial = _from_scratch(model, given, classes, pictures, progress)
+        initial = _from_scratch(model, given, classes, facts, progress)
     else:
-        initial = _from_weights(source, given, classes, progress)
+        initial = _from_weights(source, given, classes, facts, progress)
     settings, weights = initial.settings, initial.weights
     variant = weights.variant
     weights = replace(
@@ -111,14 +113,14 @@ def resumed(state: Mapping[str, Any], data: Data) -> Initial:
 
 
 def _from_weights(
-    source: str, given: Mapping[str, Any], classes: Classes, progress: DownloadProgress
+    source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
 ) -> Initial:
     asked = of(given)
     for key in ("norm", "backbone_weights"):
         if getattr(asked, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
     loaded = load_weights(source, model=asked.model, progress=progress)
-    settings = of(given, loaded.variant.recipe)
+    settings = of(given, loaded.variant.recipe_for(facts))
     torch.manual_seed(settings.seed)
     fitted = fit(loaded, classes, settings.queries)
     kept, fresh, dropped = (
@@ -133,16 +135,17 @@ def _from_weights(
         notes=[
             f"weights: {source}: loaded but for the class head, {fitted.queries}",
             f"class head: kept by name: {kept}; starting anew: {fresh}; dropped: {dropped}",
+            *_recipe_note(loaded.variant, given, facts),
         ],
     )
 
 
 def _from_scratch(
-    model: str, given: Mapping[str, Any], classes: Classes, pictures: int, progress: DownloadProgress
+    model: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
 ) -> Initial:
     config = preset(model)
     variant = variant_of(config)
-    settings = of(given, variant.recipe)
+    settings = of(given, variant.recipe_for(facts))
     torch.manual_seed(settings.seed)
     config = variant.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
     source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
@@ -157,9 +160,10 @@ def _from_scratch(
         tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
     start = source if source != FROM_SCRATCH else "random"
     notes = [f"{model} from scratch, backbone: {start}" + (f", norm: {norm}" if norm else "")]
-    if model in PUBLISHED and pictures < ENOUGH:
+    notes += _recipe_note(variant, given, facts)
+    if model in PUBLISHED and facts.pictures < ENOUGH:
         notes.append(
-            f"warning: {pictures:,} pictures are few for training from scratch: the published models took "
+            f"warning: {facts.pictures:,} pictures are few for training from scratch: the published models took "
             f"118,287, 300 to 500 times over; --weights {model} starts from one of them"
         )
     return Initial(
@@ -169,6 +173,22 @@ def _from_scratch(
         freeze=settings.freeze or ("none" if source == FROM_SCRATCH else "stem"),
         notes=notes,
     )
+
+
+def _recipe_note(variant: Variant[Any], given: Mapping[str, Any], facts: DataFacts) -> list[str]:
+    """What was chosen by the data and not by the user."""
+    if not callable(variant.recipe):
+        return []
+    chosen = {
+        key: value for key, value in variant.recipe_for(facts).items() if key in CHOSEN and key not in given
+    }
+    return [f"for {facts}: " + ", ".join(f"{key} {value}" for key, value in chosen.items())] if chosen else []
+
+
+def facts_of(train: Annotations) -> DataFacts:
+    """What a recipe may go by, of the pictures that are trained on."""
+    shorter, longer = (int(sides.float().median()) for sides in (train.sizes.amin(1), train.sizes.amax(1)))
+    return DataFacts(len(train), shorter, longer, int(train.counts.max()))
 
 
 def _sized(theirs: Preprocessing, settings: Settings) -> Preprocessing:

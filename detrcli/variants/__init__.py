@@ -6,7 +6,7 @@ from typing import Any
 
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
-from detrcli.variants import deformable_detr, detr, dino, tiny
+from detrcli.variants import deformable_detr, deformable_tiny, detr, dino, dino_tiny, tiny
 from detrcli.variants.variant import Variant
 
 ENTRY_POINTS = "detrcli.variants"  # the group in which other packages name theirs
@@ -16,6 +16,8 @@ _VARIANTS: list[Variant[Any]] = [
     tiny.VARIANT,
     deformable_detr.VARIANT,
     dino.VARIANT,
+    dino_tiny.VARIANT,
+    deformable_tiny.VARIANT,
 ]
 
 

@@ -56,11 +56,11 @@ DINO: tuple[Rule, ...] = (
     (r"^transformer\.decoder\.norm\.", "norm."),
     (r"^transformer\.decoder\.ref_point_head\.layers\.0\.", "place.0."),
     (r"^transformer\.decoder\.ref_point_head\.layers\.1\.", "place.2."),
-    (r"^transformer\.tgt_embed\.weight$", "contents"),
-    (r"^transformer\.enc_output\.", "proposer.input.linear."),
-    (r"^transformer\.enc_output_norm\.", "proposer.input.norm."),
-    (r"^transformer\.enc_out_class_embed\.", "proposer.class_head."),
-    (r"^transformer\.enc_out_bbox_embed\.", "proposer.box_head."),
+    (r"^transformer\.tgt_embed\.weight$", "selection.contents"),
+    (r"^transformer\.enc_output\.", "selection.proposer.input.linear."),
+    (r"^transformer\.enc_output_norm\.", "selection.proposer.input.norm."),
+    (r"^transformer\.enc_out_class_embed\.", "selection.proposer.class_head."),
+    (r"^transformer\.enc_out_bbox_embed\.", "selection.proposer.box_head."),
     (r"^label_enc\.", "denoising.label_contents."),
 )
 
@@ -134,7 +134,7 @@ def dino(config: "type[DINOConfig]") -> "ForeignNames[DINOConfig]":
             return config(
                 **_shared(tensors, args, config.heads),
                 dropout=_share(args.get("dropout"), config.dropout),
-                queries=len(tensors["contents"]),
+                queries=len(tensors["selection.contents"]),
                 classes=len(tensors["class_head.weight"]),
             )
 

@@ -17,6 +17,7 @@ from detrcli.model.heads import FOCAL_BIAS
 from detrcli.model.position import SinePosition
 from detrcli.model.pyramid import PyramidInput
 from detrcli.model.sampled_attention import SampledInspectable
+from detrcli.model.selection import MixedSelection
 from detrcli.variants import deformable_names
 from detrcli.variants.deformable_detr import check_pyramid, focal_loss
 from detrcli.variants.detr import check_heads
@@ -72,15 +73,15 @@ def build(config: DINOConfig) -> DINO:
             box_noise=c.box_noise,
             contrastive=True,
         ),
+        selection=MixedSelection(c.queries, c.dim, Sigmoid().rows(c.classes)),
         dim=c.dim,
-        queries=c.queries,
         rows=Sigmoid().rows(c.classes),
     )
 
 
 def _class_rows(config: DINOConfig) -> Mapping[str, Tensor]:
     rows: dict[str, Tensor] = {"denoising.label_contents.weight": torch.randn(config.classes + 1, config.dim)}
-    for name in ("class_head", "proposer.class_head"):
+    for name in ("class_head", "selection.proposer.class_head"):
         head = nn.Linear(config.dim, Sigmoid().rows(config.classes))
         nn.init.constant_(head.bias, FOCAL_BIAS)
         rows |= {f"{name}.{part}": value.detach() for part, value in head.named_parameters()}
@@ -105,7 +106,7 @@ VARIANT = Variant(
     inspect=SampledInspectable,
     preprocessing=Preprocessing(),
     class_rows=_class_rows,
-    query_rows=lambda c: {"contents": torch.randn(c.queries, c.dim)},
+    query_rows=lambda c: {"selection.contents": torch.randn(c.queries, c.dim)},
     loss=LossConfig(
         class_cost="focal",
         cost={"class": 2.0, "l1": 5.0, "giou": 2.0},

@@ -56,6 +56,19 @@ def _backbone_apart(model: DetectionTransformer) -> dict[str, list[nn.Parameter]
 
 
 @dataclass(frozen=True)
+class DataFacts:
+    """What a recipe may go by."""
+
+    pictures: int
+    shorter: int = 480  # of the sides, the median
+    longer: int = 640
+    objects: int = 10  # the most in one picture
+
+    def __str__(self) -> str:
+        return f"{self.pictures:,} pictures of {self.longer} x {self.shorter}, at most {self.objects} objects in each"
+
+
+@dataclass(frozen=True)
 class Variant(Generic[C]):
     """A member of the family: one file that makes one of these, and one line that registers it."""
 
@@ -70,9 +83,8 @@ class Variant(Generic[C]):
     class_rows: Callable[[C], Mapping[str, Tensor]]  # its tensors of one row per class, as they start
     query_rows: Callable[[C], Mapping[str, Tensor]]  # likewise per query
     loss: LossConfig = field(default_factory=LossConfig)  # as it is trained unless told otherwise
-    recipe: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # settings of training where the user says nothing
+    # Settings of training where the user says nothing: always the same, or by the data.
+    recipe: Mapping[str, Any] | Callable[[DataFacts], Mapping[str, Any]] = field(default_factory=dict)
     parameter_groups: Callable[[DetectionTransformer], Mapping[str, list[nn.Parameter]]] = _backbone_apart
     difference: Callable[[C, C], str] = lambda found, wanted: (
         ""
@@ -82,6 +94,10 @@ class Variant(Generic[C]):
     hugging_face: Mapping[str, ForeignNames[C]] = field(default_factory=dict)  # by transformers' `model_type`
     backbone: TrainedBackbone[C] | None = None
     folder: FolderFormat[C] | None = None  # None: kept as one file of ours
+
+    def recipe_for(self, facts: DataFacts) -> Mapping[str, Any]:
+        """Its recipe for such data."""
+        return self.recipe(facts) if callable(self.recipe) else self.recipe
 
     def changed(self, config: C, **changes: Any) -> C:
         """The config with other values, where they are given; a UsageError for what such a model does not have."""

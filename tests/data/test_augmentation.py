@@ -14,7 +14,19 @@ from torchvision.transforms.v2 import functional as v2
 from detrcli.boxes import corners
 from detrcli.config import Preprocessing
 from detrcli.data import augmentation as module
-from detrcli.data.augmentation import CROP, SCALES, Sample, augment, crop, flip, sample
+from detrcli.data.augmentation import (
+    CROP,
+    GREY,
+    SCALES,
+    Sample,
+    augment,
+    crop,
+    flip,
+    mosaic,
+    other_colours,
+    sample,
+    zoom,
+)
 from detrcli.data.dataset import to_input
 from detrcli.data.preprocessing import as_picture
 from detrcli.resize import Resize, ShortestEdge
@@ -206,3 +218,58 @@ def test_what_is_known_of_an_object_stays_with_it() -> None:
     assert cut.objects["tracks"].tolist() == [71, 72]
     assert cut.objects["parts"].tolist() == [[2, 3], [4, 5]]
     torch.testing.assert_close(cut.boxes, torch.tensor([[48.0, 40, 88, 60], [8, 10, 28, 18]]))
+
+
+@counted(300, seeds(), st.integers(60, 200), st.integers(60, 200), st.floats(0.5, 2))
+def test_zoom_keeps_the_size_and_moves_boxes_with_their_colours(
+    g: torch.Generator, width: int, height: int, factor: float
+) -> None:
+    seen = painted(g, width, height)
+    after = zoom(seen, factor, g)
+    assert after.image.size == (width, height)
+    pixels = np.asarray(after.image).copy()
+    pixels[(pixels == GREY).all(-1)] = 0  # what a smaller picture lies on
+    for label, box in zip(after.labels.tolist(), after.boxes.tolist(), strict=True):
+        found = seen_box(pixels, label)
+        if found is not None:
+            assert np.abs(np.array(found) - box).max() <= 1.5 + factor
+        assert 0 <= box[0] < box[2] <= width + 1e-3
+        assert 0 <= box[1] < box[3] <= height + 1e-3
+    if factor < 1:
+        assert after.labels.tolist() == [0, 1, 2]
+
+
+def test_a_mosaic_has_a_part_of_each_picture_in_its_quarter() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+    parts = [
+        seen_with(Image.new("RGB", (60, 40), c), torch.tensor([[0.0, 0, 60, 40]]), torch.tensor([i]))
+        for i, c in enumerate(colours)
+    ]
+    for seed in range(20):
+        made = mosaic(parts, 60, 40, torch.Generator().manual_seed(seed))
+        assert made.image.size == (60, 40)
+        pixels = np.asarray(made.image)
+        for label, (x0, y0, x1, y1) in zip(made.labels.tolist(), made.boxes.int().tolist(), strict=True):
+            assert (pixels[y0:y1, x0:x1] == colours[label]).all()
+        assert pixels.reshape(-1, 3).any(1).all()  # nothing is left empty
+
+
+def test_what_a_cut_leaves_of_an_object_is_one_from_a_part_on() -> None:
+    boxes = torch.tensor([[0.0, 0, 20, 20], [45, 0, 65, 20]])  # the second keeps a quarter of its width
+    seen = seen_with(Image.new("RGB", (80, 40)), boxes, torch.tensor([0, 1]))
+    assert crop(seen, (80, 40), 0, 0, 40, 50, least=0.3).labels.tolist() == [0]
+    assert crop(seen, (80, 40), 0, 0, 40, 50, least=0.2).labels.tolist() == [0, 1]
+    assert crop(seen, (160, 80), 0, 0, 80, 100, least=0.3).labels.tolist() == [0]  # at any scale
+
+
+def test_other_colours_leave_objects_and_shapes() -> None:
+    seen = painted(torch.Generator().manual_seed(3), 90, 60)
+    plain = np.asarray(seen.image)
+    changed = [
+        np.asarray(other_colours(seen, torch.Generator().manual_seed(seed)).image) for seed in range(10)
+    ]
+    assert len({one.tobytes() for one in changed}) == 10
+    for one in changed:  # what had one colour has one still
+        for x0, y0, x1, y1 in seen.boxes.int().tolist():
+            assert len(np.unique(one[y0:y1, x0:x1].reshape(-1, 3), axis=0)) == 1
+        assert len(np.unique(one.reshape(-1, 3), axis=0)) == len(np.unique(plain.reshape(-1, 3), axis=0))

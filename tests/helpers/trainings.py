@@ -13,7 +13,7 @@ from detrcli.training.interrupts import TERMINATED, Interrupts
 from detrcli.training.loop import Training
 from detrcli.training.progress import Outcome, TrainingProgress
 from detrcli.training.run_folder import MACHINE, Row, RunFolder
-from detrcli.training.setup import Data, begin, resumed, take
+from detrcli.training.setup import Data, begin, facts_of, resumed, take
 from detrcli.training.state import load_state
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def data_of(folder: Path) -> Data:
 
 
 def new(data: Data, run: Path | None, report: RecordingReport | None = None, **chosen: Any) -> Training:
-    initial = begin(SMALL | chosen, data.classes, len(data.train))
+    initial = begin(SMALL | chosen, data.classes, facts_of(data.train))
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
     return Training(initial, data, CPU, RunFolder(run) if run else None, report or RecordingReport())

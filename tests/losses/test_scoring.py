@@ -134,3 +134,14 @@ def test_pictures_are_selected_from_by_themselves() -> None:
     found = Sigmoid(most=2).select(both)
     assert found.queries.tolist() == [[0, 0], [1, 1]]
     assert found.labels.tolist() == [[0, 1], [0, 1]]
+
+
+def test_quality_loss_by_hand() -> None:
+    """The class that is there is charged by its quality, the others by how sure they are."""
+    logits = SIGMOID[0, :1]  # probabilities 3/4 and 1/2
+    (found,) = Sigmoid().quality_loss(logits, torch.tensor([0]), torch.tensor([0.6]))
+    there = 0.6 * -(0.6 * math.log(0.75) + 0.4 * math.log(0.25))
+    absent = 0.75 * 0.5**2 * -math.log(0.5)
+    assert found.item() == pytest.approx(there + absent)
+    (nothing,) = Sigmoid().quality_loss(logits, torch.tensor([NOTHING]), torch.tensor([0.0]))
+    assert nothing.item() == pytest.approx(0.75 * 0.75**2 * -math.log(0.25) + absent)

@@ -16,7 +16,7 @@ from detrcli.evaluation.truth import Truth
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.loop import Training
 from detrcli.training.run_folder import RunFolder
-from detrcli.training.setup import Data, begin, resumed
+from detrcli.training.setup import Data, begin, facts_of, resumed
 from detrcli.training.state import load_state
 from detrcli.weights.load import load_weights
 
@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def new(
     data: Data, run: Path, evaluator: Found, report: RecordingReport | None = None, **chosen: object
 ) -> Training:
-    initial = begin(SMALL | chosen, data.classes, len(data.train))
+    initial = begin(SMALL | chosen, data.classes, facts_of(data.train))
     run.mkdir()
     return Training(initial, data, CPU, RunFolder(run), report or RecordingReport(), evaluator=evaluator)
 

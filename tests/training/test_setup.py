@@ -16,6 +16,7 @@ from detrcli.training.setup import begin
 from detrcli.variants import tiny
 from detrcli.variants.detr import DETRConfig
 from detrcli.variants.tiny import TinyConfig
+from detrcli.variants.variant import DataFacts
 from detrcli.weights.formats import native
 
 CLASSES = Classes(np.array([3, 7]), np.array(["cat", "owl"]))
@@ -33,16 +34,16 @@ def test_model_says_what_a_pth_cannot(folder: Path) -> None:
     """Else a DC5 would be trained at stride 32, without a word."""
     for model, dilated in ((None, False), ("detr-r50", False), ("detr-r50-dc5", True)):
         given = {"weights": str(folder / "w.pth")} | ({"model": model} if model else {})
-        config = begin(given, CLASSES, 10).weights.config
+        config = begin(given, CLASSES, DataFacts(10)).weights.config
         assert isinstance(config, DETRConfig)
         assert config.dilated is dilated
 
 
 def test_weights_say_what_they_are(folder: Path) -> None:
     weights = str(folder / "tiny.safetensors")
-    assert isinstance(begin({"weights": weights}, CLASSES, 10).weights.config, TinyConfig)
+    assert isinstance(begin({"weights": weights}, CLASSES, DataFacts(10)).weights.config, TinyConfig)
     with pytest.raises(UsageError, match="not a detr-r50: it is a detr-tiny"):
-        begin({"weights": weights, "model": "detr-r50"}, CLASSES, 10)
+        begin({"weights": weights, "model": "detr-r50"}, CLASSES, DataFacts(10))
     assert "model" not in to_toml(of({"weights": weights}))
 
 
@@ -56,7 +57,7 @@ def test_a_models_recipe_where_the_user_says_nothing(
     monkeypatch.setattr(detrcli.variants, "_VARIANTS", [replace(tiny.VARIANT, recipe=recipe)])
     given = {"weights": weights if weights == "none" else str(folder / weights), "model": "detr-tiny"}
 
-    plain = begin(given, CLASSES, 10)
+    plain = begin(given, CLASSES, DataFacts(10))
     assert (plain.settings.lr, plain.settings.clip, plain.settings.epochs) == (3e-3, 1.0, 50)
     assert plain.weights.loss.loss == {"class": 2, "l1": 4, "giou": 2}
     assert (plain.weights.config.dropout, plain.weights.config.queries) == (0.2, 4)
@@ -64,7 +65,7 @@ def test_a_models_recipe_where_the_user_says_nothing(
     assert plain.freeze == plain.settings.freeze == "all"
 
     said = {"lr": 1e-2, "dropout": 0.0, "size": 32, "freeze": "none", "queries": 5, "loss.class": 6}
-    initial = begin(given | said, CLASSES, 10)
+    initial = begin(given | said, CLASSES, DataFacts(10))
     assert (initial.settings.lr, initial.settings.clip) == (1e-2, 1.0)
     assert initial.weights.loss.loss == {"class": 6, "l1": 4, "giou": 2}
     assert (initial.weights.config.dropout, initial.weights.config.queries) == (0.0, 5)
@@ -74,7 +75,9 @@ def test_a_models_recipe_where_the_user_says_nothing(
 
 def test_the_recipes_seed_decides_what_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     def first_tensor(given: dict[str, object]) -> torch.Tensor:
-        tensors = begin({"weights": "none", "model": "detr-tiny", **given}, CLASSES, 10).weights.tensors
+        tensors = begin(
+            {"weights": "none", "model": "detr-tiny", **given}, CLASSES, DataFacts(10)
+        ).weights.tensors
         return tensors[min(name for name in tensors if name.startswith("class"))]
 
     asked = first_tensor({"seed": 7})

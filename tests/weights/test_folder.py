@@ -195,7 +195,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path, weights: Weights) -> None:
     whole = json.loads((path / HEADER).read_text())
     for header, said in (
         (whole | {"format": "detrcli/9"}, "another version"),
-        (whole | {"variant": "dino"}, "not known here"),
+        (whole | {"variant": "dino-9"}, "not known here"),
         (whole | {"variant": "detr-tiny"}, "a detr-tiny is not kept as a folder"),
         ([], "cannot be read"),
         ({}, "cannot be read"),

@@ -74,7 +74,7 @@ def test_what_is_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_model_says_what_the_weights_are(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--model detr-r5: there is detr-r50, .*, detr-tiny.$"):
+    with pytest.raises(UsageError, match="--model detr-r5: there is detr-r50, .*, dino-r50-5scale, .*"):
         load_weights("x", model="detr-r5")
     tiny, usual = str(tmp_path / "tiny.safetensors"), str(tmp_path / "usual.safetensors")
     native.save(small_weights(TINY), Path(tiny))

@@ -1,0 +1,61 @@
+"""Which tokens become queries, and with what contents (section 3.3 of arXiv 2203.03605)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detrcli.model.proposals import Proposer, chosen
+from detrcli.model.pyramid import Pyramid
+from detrcli.structures import Group
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The queries before the first decoder layer."""
+
+    contents: Tensor  # (B, Q, C)
+    references: Tensor  # (B, Q, 4), before the sigmoid, detached
+    proposals: Group  # what of the encoder is supervised
+
+
+class MixedSelection(nn.Module):
+    """References from the best proposals, contents learned, by rank. Only what is selected is supervised."""
+
+    def __init__(self, queries: int, dim: int, rows: int) -> None:
+        super().__init__()
+        self.proposer = Proposer(dim, rows)
+        self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
+
+    def forward(self, memory: Tensor, pyramid: Pyramid) -> Selected:
+        logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
+        best = best_tokens(logits, len(self.contents))  # (B, Q)
+        logits, boxes = chosen(logits, best), chosen(boxes, best)
+        contents = self.contents[: best.shape[1]].expand(len(memory), -1, -1)
+        return Selected(contents, boxes.detach(), Group("proposals", logits[None], boxes.sigmoid()[None]))
+
+
+class PureSelection(nn.Module):
+    """References and contents from the best proposals; every token is supervised.
+
+    The contents are not detached: what the decoder learns, the tokens that it began with learn too.
+    """
+
+    def __init__(self, queries: int, dim: int, rows: int, *, cells: float) -> None:
+        super().__init__()
+        self.queries = queries
+        self.proposer = Proposer(dim, rows, cells=cells)
+
+    def forward(self, memory: Tensor, pyramid: Pyramid) -> Selected:
+        logits, boxes, seen = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
+        best = best_tokens(logits, self.queries)  # (B, Q)
+        return Selected(
+            chosen(seen, best),
+            chosen(boxes, best).detach(),
+            Group("proposals", logits[None], boxes.sigmoid()[None]),
+        )
+
+
+def best_tokens(logits: Tensor, queries: int) -> Tensor:
+    """The tokens (B, Q) whose likeliest class is likeliest, of logits (B, S, R)."""
+    return logits.amax(-1).topk(min(queries, logits.shape[1]), 1).indices
