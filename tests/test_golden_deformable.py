@@ -276,7 +276,11 @@ def test_dino_evaluated(dino_evaluated: Run) -> None:
         np.testing.assert_allclose(one.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The others of them take long, and differ from the first in nothing that is looked at here.
+SOME = [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow), pytest.param(NAMES[2], marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_the_fast_engine_says_the_same(name: str) -> None:
     golden = Golden(name)
     model, batch = built(golden).eval(), golden.batch()
@@ -287,7 +291,7 @@ def test_the_fast_engine_says_the_same(name: str) -> None:
     torch.testing.assert_close(fast.boxes, plain.boxes, rtol=0, atol=VALUE)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_a_published_file_is_known_for_what_it_is(name: str, tmp_path: Path) -> None:
     """By its tensors and the script's args, under any file name."""
     path = tmp_path / "checkpoint0049.pth"

@@ -7,6 +7,7 @@ from importlib import resources
 TOPICS = (
     "data",
     "training",
+    "models",
     "weights",
     "predict",
     "evaluation",

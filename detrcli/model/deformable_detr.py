@@ -14,7 +14,7 @@ from detrcli.model.deformable_transformer import DeformableDecoderLayer, Deforma
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead, init_focal_heads
 from detrcli.model.position import SinePosition
-from detrcli.model.proposals import Proposer, chosen
+from detrcli.model.proposals import Proposer, best_tokens, chosen
 from detrcli.model.pyramid import Pyramid, PyramidInput
 from detrcli.model.transformer import init_weights
 from detrcli.structures import Batch, Group, Output, Target
@@ -43,7 +43,7 @@ class LearnedQueries(nn.Module):
         nn.init.zeros_(self.reference.bias)
 
     def forward(self, memory: Tensor, _pyramid: Pyramid) -> QueryStart:
-        positions, contents = self.embedding.weight.expand(len(memory), -1, -1).chunk(2, -1)
+        positions, contents = self.embedding.weight.expand(memory.shape[0], -1, -1).chunk(2, -1)
         return QueryStart(contents, positions, self.reference(positions).float().sigmoid())
 
 
@@ -61,7 +61,7 @@ class ProposedQueries(nn.Module):
     def forward(self, memory: Tensor, pyramid: Pyramid) -> QueryStart:
         logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4)
         # The first row says "an object", whatever its class.
-        best = logits[..., 0].topk(min(self.number, logits.shape[1]), 1).indices  # (B, Q)
+        best = best_tokens(logits[..., 0], self.number)  # (B, Q)
         references = chosen(boxes, best).detach().sigmoid()  # (B, Q, 4)
         code = self.code.encode(references).to(memory.dtype)  # (B, Q, 2 C)
         positions, contents = self.norm(self.linear(code)).chunk(2, -1)

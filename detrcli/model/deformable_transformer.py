@@ -85,5 +85,4 @@ class DeformableDecoderLayer(nn.Module):
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     """The logit of numbers in [0, 1], as published: what is nearer than `eps` to an end stays finite."""
-    x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.model.heads import BoxHead
@@ -22,7 +23,7 @@ def anchors(pyramid: Pyramid, cells: float | None = None) -> Anchors:
     middles = pyramid.cells()  # (B, S, 2)
     if cells is None:
         sides = [
-            torch.full((len(middles), h * w, 2), 0.05 * 2**level, device=middles.device)
+            torch.full((middles.shape[0], h * w, 2), 0.05 * 2**level, device=middles.device)
             for level, (h, w) in enumerate(pyramid.shapes)
         ]
         margin = 0.01
@@ -55,9 +56,22 @@ class ProposalInput(nn.Module):
         return self.norm(self.linear(memory.masked_fill(~valid[..., None], 0)))
 
 
-def chosen(values: Tensor, places: Tensor) -> Tensor:
-    """The rows of values (B, S, C) at places (B, Q), (B, Q, C)."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
+def best_tokens(scores: Tensor, queries: int) -> Tensor:
+    """The places (B, Q) of the highest scores (B, S); places from S on where there are not so many.
+
+    So a model has the same number of queries for every picture, which exports need.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    return F.pad(scores, (0, queries), value=lowest).topk(queries, 1).indices
+
+
+def chosen(values: Tensor, places: Tensor, otherwise: float = 0.0) -> Tensor:
+    """The rows of values (B, S, C) at places (B, Q), (B, Q, C); `otherwise` at places beyond."""
+    longer = F.pad(values, (0, 0, 0, places.shape[1]), value=otherwise)
+    return longer.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
+
+
+NO_CLASS = -10.0  # the class logits of a query that no token was left for
 
 
 class Proposer(nn.Module):

@@ -71,7 +71,7 @@ class PyramidInput(nn.Module):
             rows.append(tokens(features))
             positions.append(tokens(self.position(features, padding)).to(code.dtype) + code)
             if padding is None:
-                shares.append(torch.ones(len(features), 2, device=features.device))
+                shares.append(torch.ones(features.shape[0], 2, device=features.device))
             else:
                 paddings.append(padding.flatten(1))
                 inside = ~padding

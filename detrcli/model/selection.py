@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detrcli.model.proposals import Proposer, chosen
+from detrcli.model.proposals import NO_CLASS, Proposer, best_tokens, chosen
 from detrcli.model.pyramid import Pyramid
 from detrcli.structures import Group
 
@@ -29,9 +29,9 @@ class MixedSelection(nn.Module):
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> Selected:
         logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
-        best = best_tokens(logits, len(self.contents))  # (B, Q)
-        logits, boxes = chosen(logits, best), chosen(boxes, best)
-        contents = self.contents[: best.shape[1]].expand(len(memory), -1, -1)
+        best = best_tokens(logits.amax(-1), len(self.contents))  # (B, Q)
+        logits, boxes = chosen(logits, best, NO_CLASS), chosen(boxes, best)
+        contents = self.contents.expand(memory.shape[0], -1, -1)
         return Selected(contents, boxes.detach(), Group("proposals", logits[None], boxes.sigmoid()[None]))
 
 
@@ -48,14 +48,9 @@ class PureSelection(nn.Module):
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> Selected:
         logits, boxes, seen = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
-        best = best_tokens(logits, self.queries)  # (B, Q)
+        best = best_tokens(logits.amax(-1), self.queries)  # (B, Q)
         return Selected(
             chosen(seen, best),
             chosen(boxes, best).detach(),
             Group("proposals", logits[None], boxes.sigmoid()[None]),
         )
-
-
-def best_tokens(logits: Tensor, queries: int) -> Tensor:
-    """The tokens (B, Q) whose likeliest class is likeliest, of logits (B, S, R)."""
-    return logits.amax(-1).topk(min(queries, logits.shape[1]), 1).indices

@@ -130,7 +130,7 @@ def recipe(facts: DataFacts) -> Mapping[str, Any]:
         "queries": max(30, 10 * -(-2 * facts.objects // 10)),
         "batch_size": batch_size,
         "epochs": epochs,
-        "lr": 2e-3 * (batch_size / 16) ** 0.5,
+        "lr": 3e-3 * (batch_size / 16) ** 0.5,
         "schedule": "cosine",
         "warmup": steps // 20,
         "weight_decay": 0.05,

@@ -1,0 +1,98 @@
+"""The small members that look by sampled points, through all commands, and the recipe that goes by the data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from here import Detr
+from trainings import comparable, data_of, new, resume, stopped
+
+from detrcli.data.make import make_shapes
+from detrcli.training.interrupts import Interrupts
+from detrcli.variants import preset, variant_of
+from detrcli.variants.variant import DataFacts
+from detrcli.weights.load import load_weights
+
+BOTH = pytest.mark.parametrize("model", ["dino-tiny", "deformable-tiny"])
+QUICK = ("--epochs", 2, "--batch-size", 4, "--set", "workers=0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=20, size=64, objects=3)
+    return folder
+
+
+@BOTH
+def test_all_commands(model: str, detr: Detr, data: Path) -> None:
+    trained = detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK)
+    assert trained.code == 0, trained.err
+    assert "for 20 pictures of 64 x 64, at most 3 objects in each: size 64, queries 30, lr" in trained.err
+    picture = data / "val" / "000000.png"
+    shown = detr("predict", picture, "--weights", "run", "--threshold", 0, "--json", "--no-images")
+    (image,) = json.loads(shown.out)["images"]
+    assert len(image["detections"]) == 100  # the best pairs of 30 queries with 5 classes
+    assert detr("eval", data, "--weights", "run", "--json").code == 0
+
+    looked = detr("visualize-attn", picture, "--weights", "run", "--raw", "maps.npz", "--query", 3)
+    assert looked.code == 0, looked.err
+    maps = np.load("maps.npz")
+    assert maps["points"].shape[1:] == (1, 4, 1, 4, 2)  # queries, heads, levels, points
+    np.testing.assert_allclose(maps["weights"].sum((-1, -2)), 1, atol=1e-5)
+    if model == "dino-tiny":
+        refused = detr("visualize-attn", picture, "--weights", "run", "--encoder", "20,20")
+        assert refused.code == 2
+        assert "no encoder attention" in refused.err
+    else:
+        assert detr("visualize-attn", picture, "--weights", "run", "--encoder", "20,20").code == 0
+
+    explained = detr("match-debug", data, "--weights", "run", "--image", 17, "--split", "val")
+    explained = explained if explained.code == 0 else detr("match-debug", data, "--weights", "run")
+    assert explained.code == 0, explained.err
+    assert "proposals" in explained.out
+    assert ("denoising" in explained.out) == (model == "dino-tiny")
+    walked = detr("explain", picture, "--weights", "run")
+    assert walked.code == 0
+    assert "levels" in walked.out
+    assert walked.out.count("proposals ") == 1
+
+
+@BOTH
+@pytest.mark.usefixtures("one_thread")
+def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> None:
+    """Denoising's draws and mosaics follow from the step."""
+    facts = {"model": model, "weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9}
+    facts |= {"augmentation": "strong"}
+    seen = data_of(data)
+    whole = new(seen, tmp_path / "whole", **facts)
+    whole.go(Interrupts())
+    stopped(seen, tmp_path / "parts", step=3, **facts)
+    parts = resume(seen, tmp_path / "parts")
+    parts.go(Interrupts())
+    assert comparable(parts) == comparable(whole)
+
+
+@BOTH
+def test_weights_that_fit_in_part(model: str, detr: Detr, data: Path, tmp_path: Path) -> None:
+    assert detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK).code == 0
+    other = tmp_path / "other"
+    make_shapes(other, images=8, size=64, objects=3)
+    for path in (other / "annotations").iterdir():
+        document = json.loads(path.read_text())
+        document["categories"][0]["name"] = "something new"
+        path.write_text(json.dumps(document))
+    again = detr("train", other, "--weights", "run", "--out", "more", *QUICK)
+    assert again.code == 0, again.err
+    assert "something new" in again.err
+    assert "something new" in load_weights("more").classes.names
+
+
+def test_the_recipe_goes_by_the_data() -> None:
+    variant = variant_of(preset("dino-tiny"))
+    small = variant.recipe_for(DataFacts(pictures=60, shorter=128, longer=160, objects=5))
+    assert (small["size"], small["queries"], small["batch_size"], small["epochs"]) == (128, 30, 15, 150)
+    large = variant.recipe_for(DataFacts(pictures=600, shorter=512, longer=512, objects=40))
+    assert (large["size"], large["queries"], large["batch_size"], large["epochs"]) == (256, 80, 16, 18)
+    assert large["warmup"] == 18 * (600 // 16) // 20
