@@ -277,7 +277,11 @@ def test_dino_evaluated(dino_evaluated: Run) -> None:
 
 
 # The others of them take long, and differ from the first in nothing that is looked at here.
-SOME = [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow), pytest.param(NAMES[2], marks=pytest.mark.slow)]
+SOME = [
+    NAMES[0],
+    pytest.param(NAMES[1], marks=pytest.mark.slow),
+    pytest.param(NAMES[2], marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -205,7 +205,7 @@ def test_a_page_begins_with_a_heading_and_a_sentence(topic: str) -> None:
         ("visualize-attn", "attention"),
         ("match-debug", "matching"),
         ("eval", "evaluation"),
-        ("models", "weights"),
+        ("weigths", "weights"),
         ("xyzzy", None),
     ],
 )

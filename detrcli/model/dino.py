@@ -59,6 +59,9 @@ class DINO(DetectionTransformer):
         memory = self.encoder(pyramid)  # (B, S, C)
 
         selected = self.selection(memory, pyramid)
+        if not self.decoder:  # the encoder alone: proposals are all there is
+            proposed = selected.proposals
+            return Output(Group("decoder", proposed.logits, proposed.boxes), named={"memory": memory})
         x, references = selected.contents, selected.references  # (B, Q, C), (B, Q, 4)
         noisy = None
         if targets is not None and self.denoising is not None:

@@ -77,9 +77,12 @@ class SampledInspectable(Inspectable):
         self.among_queries = [layer.self_attention for layer in decoder]
         self.cross = [layer.cross_attention for layer in decoder]
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
-        self.heads = self.cross[0].heads
+        self.heads = (*self.cross, *self.among_cells)[0].heads if self.cross or self.among_cells else 0
         of_encoder: frozenset[Ability] = frozenset({"encoder attention"} if self.among_cells else ())
-        self.abilities = of_encoder | {"cross-attention", "query attention"}
+        of_decoder: frozenset[Ability] = frozenset(
+            {"cross-attention", "query attention"} if self.cross else ()
+        )
+        self.abilities = of_encoder | of_decoder
 
     @contextmanager
     def recorded(self) -> Iterator[SampledRecord]:
@@ -112,7 +115,8 @@ class SampledInspectable(Inspectable):
 
     def stages(self) -> Sequence[Stage]:
         model, encoder, decoder = self.model, self.encoder_layers, self.decoder_layers
-        levels, points = self.cross[0].levels, self.cross[0].points
+        levels = model.pyramid.level_codes.shape[0]
+        points = next((one.points for one in (*self.cross, *self.among_cells)), 0)
 
         def maps(own: Shape, _before: Mapping[str, Shape]) -> str:
             return f"convolutions sum up the picture; the coarsest map has {own[0]:,} numbers for each of its cells"
@@ -153,22 +157,25 @@ class SampledInspectable(Inspectable):
                     ),
                 )
             )
+        if decoder:
+            stages.append(
+                Stage(
+                    "decoder",
+                    model.decoder[-1],
+                    2,
+                    lambda own, _: (
+                        f"{own[0]} object queries"
+                        + (
+                            ", begun at the best proposals"
+                            if proposer
+                            else ", learned slots for an object each"
+                        )
+                        + f": in {decoder} layers they gather from each other, then from {points} points a level"
+                    ),
+                )
+            )
         return [
             *stages,
-            Stage(
-                "decoder",
-                model.decoder[-1],
-                2,
-                lambda own, _: (
-                    f"{own[0]} object queries"
-                    + (
-                        ", which begin at the best proposals"
-                        if proposer
-                        else ", learned slots for one object each"
-                    )
-                    + f": in {decoder} layers they gather from each other, then from {points} points of every level"
-                ),
-            ),
             Stage(
                 "class head",
                 self._class_head(),
@@ -194,8 +201,14 @@ class SampledInspectable(Inspectable):
         return queries.proposer if isinstance(queries, ProposedQueries) else None
 
     def _class_head(self) -> nn.Module:
+        proposer = self._proposer()
+        if not self.cross and proposer is not None:
+            return proposer.class_head
         return self.model.class_head if isinstance(self.model, DINO) else self.model.class_heads[-1]
 
     def _box_head(self) -> nn.Module:
+        proposer = self._proposer()
+        if not self.cross and proposer is not None:
+            return proposer.box_head.layers[-1]
         head = self.model.box_head if isinstance(self.model, DINO) else self.model.box_heads[-1]
         return cast("nn.Module", cast("Any", head).layers[-1])

@@ -22,7 +22,7 @@ from detrcli.inference.fuse import FusedAttention, FusedConvolution, can_pack, f
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch
-from detrcli.variants import variant_of
+from detrcli.variants import preset, variant_of
 from detrcli.variants.detr_names import PUBLISHED, rename
 
 CPU = torch.device("cpu")
@@ -53,8 +53,15 @@ def test_on_the_reference_values(name: str) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [TINY, replace(TINY, norm="group"), replace(CONFIG, norm="batch"), sampler.SamplerConfig()],
-    ids=["tiny", "group norm", "batch norm", "sampler"],
+    [
+        TINY,
+        replace(TINY, norm="group"),
+        replace(CONFIG, norm="batch"),
+        sampler.SamplerConfig(),
+        preset("dino-tiny"),
+        preset("deformable-tiny"),
+    ],
+    ids=["tiny", "group norm", "batch norm", "sampler", "dino-tiny", "deformable-tiny"],
 )
 def test_on_other_members(config: ModelConfig) -> None:
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import CONFIG, TINY, small_weights
+from small import CONFIG, DEFORMABLE, DINO_CONFIG, TINY, TWO_STAGE, small_weights
 
 import detrcli
 from detrcli.errors import MachineError, UsageError, WeightsError
@@ -19,6 +19,7 @@ from detrcli.inference import export as exporting
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import PlainEngine
 from detrcli.inference.export import RUNTIMES, Runtime, cached_export, export, runtime_of
+from detrcli.variants import preset
 from detrcli.weights.formats import native
 from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
@@ -198,7 +199,11 @@ def test_what_is_not_ours_and_what_is_missing(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
-@pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "tiny"])
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, TINY, DEFORMABLE, TWO_STAGE, DINO_CONFIG, preset("dino-tiny")],
+    ids=["detr", "tiny", "deformable", "two stages", "dino", "dino-tiny"],
+)
 def test_on_fifty_sizes(name: str, config: object, tmp_path: Path) -> None:
     path = tmp_path / f"model{RUNTIMES[name].ending}"
     assert export(small_weights(config), RUNTIMES[name], path, sizes=50) <= 1e-4

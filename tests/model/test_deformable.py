@@ -17,7 +17,7 @@ from detrcli.model.position import SinePosition
 from detrcli.model.proposals import anchors
 from detrcli.model.pyramid import Pyramid, PyramidInput
 from detrcli.structures import Batch, Target
-from detrcli.variants import variant_of
+from detrcli.variants import preset, variant_of
 
 SHAPES = ((3, 5), (2, 2))
 S = sum(h * w for h, w in SHAPES)
@@ -234,3 +234,20 @@ def test_without_negatives_a_group_has_every_object_once() -> None:
     assert found.images.tolist() == [0] * 6 + [1] * 2
     assert found.queries.tolist() == [0, 1, 2, 3, 4, 5, 0, 3]
     assert found.objects.tolist() == [0, 1, 2, 0, 1, 2, 3, 3]
+
+
+def test_without_a_decoder_proposals_are_what_is_said() -> None:
+    config = replace(preset("dino-tiny"), decoder_layers=0, denoising=0)
+    variant = variant_of(config)
+    model = variant.build(config)
+    output = model(Batch(torch.randn(2, 3, 64, 96), None), small_targets())
+    assert output.others == ()
+    assert output.decoder.logits.shape == (1, 2, 8 * 12, config.classes)
+    loss = variant.make_loss(config, variant.loss).compute_loss(output, small_targets())
+    assert loss.total.isfinite()
+    assert variant.inspect(model).abilities == frozenset()
+    assert [stage.name for stage in variant.inspect(model).stages()][-3:] == [
+        "proposals",
+        "class head",
+        "box head",
+    ]
