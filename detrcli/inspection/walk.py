@@ -55,7 +55,7 @@ def _walk(model: nn.Module, inspectable: Inspectable, scoring: Scoring, pixels: 
             f"{group.boxes.shape[2]} further queries with classes and boxes of their own; layers: {len(group)}",
         )
         for group in output.others
-        if group.name not in shapes
+        if shapes.get(group.name) != tuple(group.boxes.shape[2:])  # else a stage told it
     ]
     return [
         Stop(

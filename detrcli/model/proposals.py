@@ -23,7 +23,7 @@ def anchors(pyramid: Pyramid, cells: float | None = None) -> Anchors:
     middles = pyramid.cells()  # (B, S, 2)
     if cells is None:
         sides = [
-            torch.full((middles.shape[0], h * w, 2), 0.05 * 2**level, device=middles.device)
+            torch.full((h * w, 2), 0.05 * 2**level, device=middles.device).expand_as(middles[:, : h * w])
             for level, (h, w) in enumerate(pyramid.shapes)
         ]
         margin = 0.01

@@ -23,6 +23,7 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_ends_it_with_its_exit_code(tmp_path: Path) -> None:
     ended = run(tmp_path, "--device", "cuda:99")
     assert ended.returncode in (2, 6)

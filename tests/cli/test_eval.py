@@ -564,6 +564,7 @@ def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
     """Five pictures in three sizes: each is looked at once, and stdout is one document."""
     call = ["eval", data.root, "--weights", weights, "--device", "cpu", "--json", "--save"]

@@ -68,7 +68,11 @@ def test_progress_moves_and_is_wiped(place: Path) -> None:
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1
 
 
-@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+@pytest.mark.parametrize(
+    "env",
+    [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)],
+    ids=["NO_COLOR", "dumb"],
+)
 def test_no_escape_bytes_for_those_who_want_none(place: Path, env: dict[str, str]) -> None:
     for call in (CALL, ("models",)):
         shown = on_a_terminal(*call, cwd=place, columns=30, **env)
@@ -124,6 +128,10 @@ def test_a_page_of_the_guide_fits_its_terminal(topic: str, columns: int, tmp_pat
     assert not any("\N{HORIZONTAL ELLIPSIS}" in line or "](" in line or "|--" in line for line in lines)
 
 
-@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+@pytest.mark.parametrize(
+    "env",
+    [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)],
+    ids=["NO_COLOR", "dumb"],
+)
 def test_the_guide_is_its_markdown_where_no_escapes_are_wanted(tmp_path: Path, env: dict[str, str]) -> None:
     assert on_a_terminal("guide", "training", cwd=tmp_path, **env).replace("\r\n", "\n") == page("training")

@@ -169,6 +169,7 @@ def test_relevance_beside_attention(detr: Detr, picture: Path) -> None:
     assert "shares_hidden" not in shown
 
 
+@pytest.mark.slow
 def test_faithfulness_with_masks(detr: Detr, small: Path) -> None:
     (said,) = attn(detr, "--query", 3, "--json", "--out", "b.png").json["queries"]
     x0, y0, x1, y1 = np.array(said["box"]).clip(0, [90, 60, 90, 60]).round().tolist()

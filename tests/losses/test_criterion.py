@@ -85,6 +85,7 @@ def half_in_a_process(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_the_whole(tmp_path: Path) -> None:
     """Through DistributedDataParallel, one process with 3 objects and the other with 6."""
     total, grads = whole_batch()

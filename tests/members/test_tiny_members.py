@@ -14,7 +14,9 @@ from detrcli.variants import preset, variant_of
 from detrcli.variants.variant import DataFacts
 from detrcli.weights.load import load_weights
 
-BOTH = pytest.mark.parametrize("model", ["dino-tiny", "deformable-tiny"])
+BOTH = pytest.mark.parametrize(
+    "model", ["dino-tiny", pytest.param("deformable-tiny", marks=pytest.mark.slow)]
+)
 QUICK = ("--epochs", 2, "--batch-size", 4, "--set", "workers=0")
 
 
