@@ -132,7 +132,13 @@ def export(
         draft = Path(folder) / path.name
         with _quiet():
             runtime.code().write(weights, header, draft, precision)
-        difference = verify(weights, runtime.code().engine(draft), precision, sizes)
+        try:
+            difference = verify(weights, runtime.code().engine(draft), precision, sizes)
+        except RuntimeError as error:  # as OpenVINO says that its own conversion does not fit the picture
+            raise WeightsError(
+                f"{weights.source}: {runtime.name} cannot compute this model as it was converted; nothing was "
+                f"written.\nAnother --format may do. It says: {str(error).strip().splitlines()[-1]}"
+            ) from None
         # The file that the name stands for comes last.
         for ending in (*runtime.beside, runtime.ending):
             os.replace(draft.with_suffix(ending), path.with_suffix(ending))

@@ -213,7 +213,7 @@ def test_on_fifty_sizes(name: str, config: object, tmp_path: Path) -> None:
     [
         ("onnx", DEFORMABLE),
         ("onnx", DINO_CONFIG),
-        ("openvino", TWO_STAGE),
+        ("onnx", TWO_STAGE),
         ("openvino", preset("dino-tiny")),
     ],
     ids=["deformable", "dino", "two stages", "dino-tiny"],
