@@ -106,7 +106,7 @@ def train(
     """
     hooks = hooks or Hooks()
     note = hooks.note
-    options = {
+    said = {
         "model": model,
         "weights": None if weights is None else str(weights),
         "epochs": epochs,
@@ -115,6 +115,9 @@ def train(
         "size": size,
         "seed": seed,
     }
+    options = {
+        key: value for key, value in said.items() if value is not None
+    }  # the others may be in `settings`
     pairs = [] if isinstance(settings, Mapping) else list(settings)
     more = dict(settings) if isinstance(settings, Mapping) else {}
     path = None if data is None else Path(data)
@@ -123,7 +126,7 @@ def train(
         spec, state = DataSpec.of(path, files, exif, skip_bad=skip_bad), None
     else:
         asked = given_settings(None, {**more, **options}, pairs)
-        named = {key for key, value in options.items() if value is not None}
+        named = options.keys()
         refused = [
             f"--{key.replace('_', '-')}" if key in named else f"--set {key}"
             for key in sorted(asked.keys() - ANEW)

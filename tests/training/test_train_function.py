@@ -131,3 +131,9 @@ def test_what_is_wrong_with_data_stands_in_the_error(data: Path, tmp_path: Path)
         train(broken, **SMALL, out=tmp_path / "run", device="cpu", hooks=Hooks(note=heard.append))
     assert str(error.value).splitlines() == [first]
     assert [line for line in heard if line.startswith("error")] == rest
+
+
+def test_a_setting_that_has_a_parameter_too_may_stand_among_the_others(data: Path, tmp_path: Path) -> None:
+    plan = train(data, model="detr-tiny", weights="none", out=tmp_path / "run", device="cpu", dry_run=True,
+                 settings={"epochs": 7, "lr": 0.25, "batch_size": 2, "workers": 0})  # fmt: skip
+    assert (plan.settings.epochs, plan.settings.lr, plan.settings.batch_size) == (7, 0.25, 2)
