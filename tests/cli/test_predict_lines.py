@@ -91,6 +91,7 @@ def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_say_the_same_once(detr: Detr, photos: Path, tmp_path: Path) -> None:
     alone = detr("predict", photos, *OPTIONS, "--json").json
     together = torchrun(photos, *OPTIONS, "--json")

@@ -201,6 +201,7 @@ def test_too_many_programs_are_told_once(detr: Detr, data: Path, monkeypatch: py
     assert "threads of other programs" not in detr("train", data, *SMALL, "--epochs", 1).err
 
 
+@pytest.mark.slow
 def test_two_trainings_at_once_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     both = [

@@ -56,6 +56,7 @@ def fetch(server: Server, name: str, folder: Path) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, "-c", FETCH, name], env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_from_the_hub(hub: Server, tmp_path: Path) -> None:
     for name in ("some/detr", "some/detr@v1"):
         folder = Path(fetch(hub, name, tmp_path).stdout.strip())
