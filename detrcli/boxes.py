@@ -50,9 +50,7 @@ def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     an `eps` to what is divided by.
     """
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
-    intersection = _product(
-        torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0), torch.minimum(ay1, by1) - torch.maximum(ay0, by0)
-    )
+    intersection = _intersection(a, b)
     hull = _product(
         torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0), torch.maximum(ay1, by1) - torch.minimum(ay0, by0)
     )
@@ -62,11 +60,15 @@ def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of boxes given by their corners: (..., 4) and (..., 4), broadcast, to (...)."""
+    intersection = _intersection(a, b)
+    return _ratio(intersection, area(a) + area(b) - intersection)
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
-    intersection = _product(
+    return _product(
         torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0), torch.minimum(ay1, by1) - torch.maximum(ay0, by0)
     )
-    return _ratio(intersection, area(a) + area(b) - intersection)
 
 
 def area(boxes: Tensor) -> Tensor:

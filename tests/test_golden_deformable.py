@@ -59,7 +59,7 @@ def built(golden: Golden) -> DetectionTransformer:
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
     if isinstance(model, DINO):
-        model.denoising.draw = given_noise(golden)  # type: ignore[method-assign]
+        model.denoising.draw = given_noise(golden)  # type: ignore[method-assign]  # the reference's draws
     return model
 
 

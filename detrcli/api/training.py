@@ -115,9 +115,8 @@ def train(
         "size": size,
         "seed": seed,
     }
-    options = {
-        key: value for key, value in said.items() if value is not None
-    }  # the others may be in `settings`
+    # Those that are not given may be in `settings`.
+    options = {key: value for key, value in said.items() if value is not None}
     pairs = [] if isinstance(settings, Mapping) else list(settings)
     more = dict(settings) if isinstance(settings, Mapping) else {}
     path = None if data is None else Path(data)

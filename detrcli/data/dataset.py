@@ -18,6 +18,8 @@ from detrcli.errors import DataError
 from detrcli.structures import Batch, Target
 from detrcli.system.seeds import mix
 
+LEAST_MOSAIC = 8  # pixels of a side, below which there is nothing to put together
+
 
 @dataclass(frozen=True)
 class Example:
@@ -82,7 +84,7 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
     def _mosaic(self, i: int, chance: torch.Generator) -> Sample:
         """Every second time a picture with three others around it."""
         first = self._sample(i)
-        if torch.rand((), generator=chance) < 0.5:
+        if torch.rand((), generator=chance) < 0.5 or min(first.image.size) < LEAST_MOSAIC:
             return first
         others = torch.randint(len(self), (3,), generator=chance).tolist()
         return mosaic([first, *map(self._sample, others)], first.image.width, first.image.height, chance)

@@ -108,9 +108,8 @@ def trace(weights: Weights, dtype: torch.dtype = torch.float32) -> Any:
     auto = torch.export.Dim.AUTO
     height, width = _sizes(weights)[0]
     exact = len(_sizes(weights)) == 1
-    if (
-        not exact
-    ):  # axes of length 1, as the coarsest of several levels would have them, are taken to be fixed
+    # Axes of length 1, as the coarsest of several levels would have them, are taken to be fixed.
+    if not exact:
         height, width = max(height, 320), max(width, 448)
     open_axes = {0: auto} if exact else {0: auto, 2: auto, 3: auto}
     with torch.no_grad(), _quiet():

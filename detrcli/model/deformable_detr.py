@@ -146,7 +146,7 @@ def init_projections(pyramid: PyramidInput) -> None:
     for projection in pyramid.projections.modules():
         if isinstance(projection, nn.Conv2d):
             nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(cast("Tensor", projection.bias))
 
 
 def init_proposer(proposer: Proposer) -> None:

@@ -1,6 +1,6 @@
 """Deformable DETR as published (arXiv 2010.04159)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from detrcli.config import Count, Layers, LossConfig, ModelConfig, Preprocessing, Share, Width
 from detrcli.errors import UsageError
-from detrcli.losses.criterion import Criterion
-from detrcli.losses.matching import Matcher
 from detrcli.losses.scoring import Sigmoid
-from detrcli.losses.terms import class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss
+from detrcli.losses.terms import class_loss
 from detrcli.model.backbone import NORMS, ResNet
 from detrcli.model.deformable_detr import DeformableDETR, LearnedQueries, ProposedQueries
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
@@ -21,7 +19,7 @@ from detrcli.model.position import SinePosition
 from detrcli.model.pyramid import PyramidInput
 from detrcli.model.sampled_attention import SampledInspectable
 from detrcli.variants import deformable_names
-from detrcli.variants.detr import check_heads
+from detrcli.variants.detr import check_heads, class_and_boxes
 from detrcli.variants.variant import TrainedBackbone, Variant
 
 
@@ -97,32 +95,19 @@ def build(config: DeformableConfig) -> DeformableDETR:
     )
 
 
-def focal_loss(loss: LossConfig, *, most: int, eps: float = 0.0) -> Criterion:
-    """Class by focal loss, L1 and generalised IoU, of every layer of every group."""
-    scoring = Sigmoid(most=most)
-    matcher = Matcher(
-        [
-            class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),
-            l1_cost(loss.weight("cost", "l1")),
-            giou_cost(loss.weight("cost", "giou"), eps),
-        ],
-        loss.matching,
-    )
-    terms = [
-        class_loss(scoring, loss.weight("loss", "class")),
-        l1_loss(loss.weight("loss", "l1")),
-        giou_loss(loss.weight("loss", "giou"), eps),
-    ]
-    return Criterion(scoring, matcher, terms)
-
-
 def class_rows(config: DeformableConfig) -> Mapping[str, Tensor]:
     """The class heads as they start."""
+    heads = range(config.decoder_layers if config.refine else 1)
+    return focal_rows([f"class_heads.{number}" for number in heads], config.dim, config.classes)
+
+
+def focal_rows(heads: Iterable[str], dim: int, classes: int, bias: float = FOCAL_BIAS) -> dict[str, Tensor]:
+    """Class heads of these names as they start."""
     rows: dict[str, Tensor] = {}
-    for number in range(config.decoder_layers if config.refine else 1):
-        head = nn.Linear(config.dim, Sigmoid().rows(config.classes))
-        nn.init.constant_(head.bias, FOCAL_BIAS)
-        rows |= {f"class_heads.{number}.{name}": value.detach() for name, value in head.named_parameters()}
+    for name in heads:
+        head = nn.Linear(dim, Sigmoid().rows(classes))
+        nn.init.constant_(head.bias, bias)
+        rows |= {f"{name}.{part}": value.detach() for part, value in head.named_parameters()}
     return rows
 
 
@@ -146,22 +131,24 @@ def _summary(config: DeformableConfig) -> str:
     return ", ".join([config.backbone, *(name for name, given in facts.items() if given)])
 
 
+FOCAL = LossConfig(
+    class_cost="focal",
+    cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
+    loss={"class": 2.0, "l1": 5.0, "giou": 2.0},
+)
+
 VARIANT = Variant(
     name="deformable-detr",
     config=DeformableConfig,
     presets=PRESETS,
     build=build,
     scoring=lambda config: Sigmoid(most=100),
-    make_loss=lambda config, loss: focal_loss(loss, most=100),
+    make_loss=lambda config, loss: class_and_boxes(Sigmoid(most=100), loss, class_loss),
     inspect=SampledInspectable,
     preprocessing=Preprocessing(),
     class_rows=class_rows,
     query_rows=_query_rows,
-    loss=LossConfig(
-        class_cost="focal",
-        cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
-        loss={"class": 2.0, "l1": 5.0, "giou": 2.0},
-    ),
+    loss=FOCAL,
     recipe={"lr": 2e-4},
     difference=_difference,
     summary=_summary,

@@ -1,8 +1,8 @@
 """DETR as published (arXiv 2005.12872)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from detrcli.config import Count, Layers, LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import UsageError
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import Matcher
-from detrcli.losses.scoring import Softmax
-from detrcli.losses.terms import class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss
+from detrcli.losses.scoring import Scoring, Softmax
+from detrcli.losses.terms import LossTerm, class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss
 from detrcli.model.backbone import NORMS, ResNet
 from detrcli.model.dense_attention import DenseInspectable
 from detrcli.model.detr import DETR
@@ -78,19 +78,28 @@ def build(config: DETRConfig) -> DETR:
 
 def set_prediction_loss(config: ModelConfig, loss: LossConfig) -> Criterion:
     """The paper's loss: class, L1 and generalised IoU, of every decoder layer."""
-    scoring = replace(Softmax(), no_object=loss.no_object)
+    return class_and_boxes(replace(Softmax(), no_object=loss.no_object), loss, class_loss)
+
+
+S = TypeVar("S", bound=Scoring)
+
+
+def class_and_boxes(
+    scoring: S, loss: LossConfig, class_term: Callable[[S, float], LossTerm], eps: float = 0.0
+) -> Criterion:
+    """Class, L1 and generalised IoU, as cost and as loss, of every layer of every group."""
     matcher = Matcher(
         [
             class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),
             l1_cost(loss.weight("cost", "l1")),
-            giou_cost(loss.weight("cost", "giou")),
+            giou_cost(loss.weight("cost", "giou"), eps),
         ],
         loss.matching,
     )
     terms = [
-        class_loss(scoring, loss.weight("loss", "class")),
+        class_term(scoring, loss.weight("loss", "class")),
         l1_loss(loss.weight("loss", "l1")),
-        giou_loss(loss.weight("loss", "giou")),
+        giou_loss(loss.weight("loss", "giou"), eps),
     ]
     return Criterion(scoring, matcher, terms)
 

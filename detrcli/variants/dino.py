@@ -1,26 +1,25 @@
 """DINO as published (arXiv 2203.03605)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detrcli.config import Count, Layers, LossConfig, ModelConfig, Preprocessing, Share, Weight, Width
+from detrcli.config import Count, Layers, ModelConfig, Preprocessing, Share, Weight, Width
 from detrcli.losses.scoring import Sigmoid
+from detrcli.losses.terms import class_loss
 from detrcli.model.backbone import NORMS, ResNet
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from detrcli.model.denoising import Denoising
 from detrcli.model.dino import DINO
-from detrcli.model.heads import FOCAL_BIAS
 from detrcli.model.position import SinePosition
 from detrcli.model.pyramid import PyramidInput
 from detrcli.model.sampled_attention import SampledInspectable
 from detrcli.model.selection import MixedSelection
 from detrcli.variants import deformable_names
-from detrcli.variants.deformable_detr import check_pyramid, focal_loss
-from detrcli.variants.detr import check_heads
+from detrcli.variants.deformable_detr import FOCAL, check_pyramid, focal_rows
+from detrcli.variants.detr import check_heads, class_and_boxes
 from detrcli.variants.variant import TrainedBackbone, Variant
 
 
@@ -65,27 +64,32 @@ def build(config: DINOConfig) -> DINO:
         pyramid=PyramidInput(backbone.channels, c.levels, c.dim, SinePosition(c.dim, temperature=20)),
         encoder=DeformableEncoder(c.encoder_layers, *shape),
         layers=[DeformableDecoderLayer(*shape) for _ in range(c.decoder_layers)],
-        denoising=Denoising(
-            c.dim,
-            c.classes,
-            number=c.denoising,
-            label_noise=c.label_noise,
-            box_noise=c.box_noise,
-            contrastive=True,
-        ),
+        denoising=denoising_of(c),
         selection=MixedSelection(c.queries, c.dim, Sigmoid().rows(c.classes)),
         dim=c.dim,
         rows=Sigmoid().rows(c.classes),
     )
 
 
-def _class_rows(config: DINOConfig) -> Mapping[str, Tensor]:
-    rows: dict[str, Tensor] = {"denoising.label_contents.weight": torch.randn(config.classes + 1, config.dim)}
-    for name in ("class_head", "selection.proposer.class_head"):
-        head = nn.Linear(config.dim, Sigmoid().rows(config.classes))
-        nn.init.constant_(head.bias, FOCAL_BIAS)
-        rows |= {f"{name}.{part}": value.detach() for part, value in head.named_parameters()}
-    return rows
+def denoising_of(config: Any) -> Denoising:
+    """Contrastive denoising by the numbers of a config that has them."""
+    c = config
+    return Denoising(
+        c.dim,
+        c.classes,
+        number=c.denoising,
+        label_noise=c.label_noise,
+        box_noise=c.box_noise,
+        contrastive=True,
+    )
+
+
+CLASS_HEADS = ("class_head", "selection.proposer.class_head")
+
+
+def label_rows(dim: int, classes: int) -> dict[str, Tensor]:
+    """The contents of denoising queries as they start."""
+    return {"denoising.label_contents.weight": torch.randn(classes + 1, dim)}
 
 
 def _summary(config: DINOConfig) -> str:
@@ -102,16 +106,12 @@ VARIANT = Variant(
     presets=PRESETS,
     build=build,
     scoring=lambda config: Sigmoid(most=300),
-    make_loss=lambda config, loss: focal_loss(loss, most=300, eps=1e-6),
+    make_loss=lambda config, loss: class_and_boxes(Sigmoid(most=300), loss, class_loss, eps=1e-6),
     inspect=SampledInspectable,
     preprocessing=Preprocessing(),
-    class_rows=_class_rows,
+    class_rows=lambda c: label_rows(c.dim, c.classes) | focal_rows(CLASS_HEADS, c.dim, c.classes),
     query_rows=lambda c: {"selection.contents": torch.randn(c.queries, c.dim)},
-    loss=LossConfig(
-        class_cost="focal",
-        cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
-        loss={"class": 1.0, "l1": 5.0, "giou": 2.0},
-    ),
+    loss=FOCAL.with_weights({}, {"class": 1.0}),
     recipe={"epochs": 12},
     difference=_difference,
     summary=_summary,

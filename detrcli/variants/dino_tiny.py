@@ -4,16 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from detrcli.config import Bounds, Count, Layers, LossConfig, ModelConfig, Preprocessing, Share, Weight, Width
-from detrcli.losses.criterion import Criterion
-from detrcli.losses.matching import Matcher
+from detrcli.config import Bounds, Count, Layers, ModelConfig, Preprocessing, Share, Weight, Width
 from detrcli.losses.scoring import Sigmoid
-from detrcli.losses.terms import class_cost, giou_cost, giou_loss, l1_cost, l1_loss, quality_class_loss
+from detrcli.losses.terms import quality_class_loss
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
-from detrcli.model.denoising import Denoising
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
 from detrcli.model.pyramid import PyramidInput
@@ -21,8 +17,9 @@ from detrcli.model.sampled_attention import SampledInspectable
 from detrcli.model.selection import PureSelection
 from detrcli.model.tiny_backbone import QuickBackbone
 from detrcli.resize import ShortestEdge
-from detrcli.variants.deformable_detr import check_pyramid
-from detrcli.variants.detr import check_heads
+from detrcli.variants.deformable_detr import FOCAL, check_pyramid, focal_rows
+from detrcli.variants.detr import check_heads, class_and_boxes
+from detrcli.variants.dino import CLASS_HEADS, denoising_of, label_rows
 from detrcli.variants.tiny import NORMS
 from detrcli.variants.variant import DataFacts, Variant
 
@@ -33,13 +30,13 @@ BIAS = -3.5  # of the class heads: every class begins with 0.03
 
 
 @dataclass(frozen=True)
-class DINOTinyConfig(ModelConfig):
-    """All numbers of the model."""
+class QuickConfig(ModelConfig):
+    """What the small members that sample points have in common."""
 
     norm: Literal["batch", "group"] = "batch"
     width: Width = 32  # channels after the first convolution; the features have four times as many
     blocks: Layers = 2  # of the backbone
-    encoder_layers: Layers = 0
+    encoder_layers: Layers = 1
     decoder_layers: Layers = 2
     dim: Width = 128
     heads: Width = 4
@@ -49,9 +46,6 @@ class DINOTinyConfig(ModelConfig):
     queries: Count = 30
     classes: Count = 5  # those of `shapes`
     anchor: Weight = 3.0  # side of a proposal before it is corrected, in cells of 8 pixels
-    denoising: Some = 20  # positive queries of the picture of most objects; 0: none
-    label_noise: Share = 0.5
-    box_noise: Weight = 0.4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,21 +53,21 @@ class DINOTinyConfig(ModelConfig):
         check_pyramid(1, self.dim)
 
 
+@dataclass(frozen=True)
+class DINOTinyConfig(QuickConfig):
+    """All numbers of the model."""
+
+    encoder_layers: Layers = 0
+    denoising: Some = 20  # positive queries of the picture of most objects; 0: none
+    label_noise: Share = 0.5
+    box_noise: Weight = 0.4
+
+
 def build(config: DINOTinyConfig) -> DINO:
     """The network, with its random start."""
     c = config
     backbone = QuickBackbone(c.width, c.blocks, norm=NORMS[c.norm])
     shape = (c.dim, c.heads, 1, c.points, c.feed_forward, c.dropout)
-    denoising = None
-    if c.denoising:
-        denoising = Denoising(
-            c.dim,
-            c.classes,
-            number=c.denoising,
-            label_noise=c.label_noise,
-            box_noise=c.box_noise,
-            contrastive=True,
-        )
     rows = Sigmoid().rows(c.classes)
     model = DINO(
         backbone=backbone,
@@ -81,7 +75,7 @@ def build(config: DINOTinyConfig) -> DINO:
         encoder=DeformableEncoder(c.encoder_layers, *shape),
         layers=[DeformableDecoderLayer(*shape) for _ in range(c.decoder_layers)],
         selection=PureSelection(c.queries, c.dim, rows, cells=c.anchor),
-        denoising=denoising,
+        denoising=denoising_of(c) if c.denoising else None,
         dim=c.dim,
         rows=rows,
     )
@@ -90,34 +84,9 @@ def build(config: DINOTinyConfig) -> DINO:
     return model
 
 
-def quality_focal_loss(loss: LossConfig) -> Criterion:
-    """Class by quality focal loss, L1 and generalised IoU, of every layer of every group."""
-    scoring = Sigmoid(most=100)
-    matcher = Matcher(
-        [
-            class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),
-            l1_cost(loss.weight("cost", "l1")),
-            giou_cost(loss.weight("cost", "giou")),
-        ],
-        loss.matching,
-    )
-    terms = [
-        quality_class_loss(scoring, loss.weight("loss", "class")),
-        l1_loss(loss.weight("loss", "l1")),
-        giou_loss(loss.weight("loss", "giou")),
-    ]
-    return Criterion(scoring, matcher, terms)
-
-
 def _class_rows(config: DINOTinyConfig) -> Mapping[str, Tensor]:
-    rows: dict[str, Tensor] = {}
-    if config.denoising:
-        rows["denoising.label_contents.weight"] = torch.randn(config.classes + 1, config.dim)
-    for name in ("class_head", "selection.proposer.class_head"):
-        head = nn.Linear(config.dim, Sigmoid().rows(config.classes))
-        nn.init.constant_(head.bias, BIAS)
-        rows |= {f"{name}.{part}": value.detach() for part, value in head.named_parameters()}
-    return rows
+    rows = label_rows(config.dim, config.classes) if config.denoising else {}
+    return rows | focal_rows(CLASS_HEADS, config.dim, config.classes, BIAS)
 
 
 def recipe(facts: DataFacts) -> Mapping[str, Any]:
@@ -143,23 +112,17 @@ def recipe(facts: DataFacts) -> Mapping[str, Any]:
     }
 
 
-LOSS = LossConfig(
-    class_cost="focal",
-    cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
-    loss={"class": 2.0, "l1": 5.0, "giou": 2.0},
-)
-
 VARIANT = Variant(
     name="dino-tiny",
     config=DINOTinyConfig,
     presets={"dino-tiny": DINOTinyConfig()},
     build=build,
     scoring=lambda config: Sigmoid(most=100),
-    make_loss=lambda config, loss: quality_focal_loss(loss),
+    make_loss=lambda config, loss: class_and_boxes(Sigmoid(most=100), loss, quality_class_loss),
     inspect=SampledInspectable,
     preprocessing=Preprocessing(ShortestEdge(128, 213)),
     class_rows=_class_rows,
     query_rows=lambda c: {},
-    loss=LOSS,
+    loss=FOCAL,
     recipe=recipe,
 )

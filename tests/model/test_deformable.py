@@ -186,7 +186,7 @@ def test_denoising_queries_leak_nothing() -> None:
     of_group = 2 * 3
 
     def outcome(noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        model.denoising.draw = lambda _rows, _device: noise  # type: ignore[method-assign]
+        model.denoising.draw = lambda _rows, _device: noise  # type: ignore[method-assign]  # what is drawn is given
         with torch.no_grad():
             output = model(batch, targets)
         denoising, _ = output.others
