@@ -148,6 +148,9 @@ class Preprocessing(Config):
     filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     antialias: bool = True  # as Pillow does; without it a pixel is made of its nearest neighbours alone
     rescale_first: bool = False  # values become numbers in [0, 1] before the picture is resized
+    backend: Literal["pillow", "torchvision"] = (
+        "pillow"  # whose arithmetic it is: they differ in the last digits
+    )
     mean: Colour = (0.485, 0.456, 0.406)
     std: Colour = (0.229, 0.224, 0.225)
 

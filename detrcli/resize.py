@@ -113,18 +113,58 @@ class ShortestEdge(Resize):
             short, long = (max(1, round(side / self.divisor)) * self.divisor for side in (short, long))
         return Placement.filling(*((short, long) if height <= width else (long, short)))
 
-    def with_size(self, size: int | None, max_size: int | None) -> "ShortestEdge":
+    def with_size(self, size: int | None, max_size: int | None) -> Self:
         return replace(self, size=size or self.size, max_size=max_size or self.max_size)
 
-    def with_side(self, side: int) -> "ShortestEdge":
+    def with_side(self, side: int) -> Self:
         return replace(self, size=side)
 
-    def grown(self, size: int) -> "ShortestEdge":
+    def grown(self, size: int) -> Self:
         return replace(self, size=size, max_size=round(self.max_size * size / self.size))
 
     @property
     def side(self) -> int:
         return self.size
+
+
+@dataclass(frozen=True)
+class BoundedEdges(ShortestEdge):
+    """As `transformers` has that rule: the longer side never passes `max_size`, and `divisor` cuts sides."""
+
+    kind = "bounded-edges"
+
+    def place(self, height: int, width: int) -> Placement:
+        shorter, longer = float(min(height, width)), float(max(height, width))
+        size, scale = self.size, float(self.size)
+        if longer / shorter * size > self.max_size:
+            scale = self.max_size * shorter / longer
+            size = round(scale)
+        if min(height, width) == size:
+            short, long = size, max(height, width)
+        else:
+            short, long = size, int(scale * longer / shorter)
+        short, long = (max(1, side - side % self.divisor) for side in (short, long))
+        return Placement.filling(*((short, long) if height <= width else (long, short)))
+
+
+@dataclass(frozen=True)
+class FitInside(Resize):
+    """As large as fits into this size without changing proportions, and nothing around it."""
+
+    kind = "fit-inside"
+    height: int = 640
+    width: int = 640
+
+    def place(self, height: int, width: int) -> Placement:
+        scale = min(self.height / height, self.width / width)
+        return Placement.filling(max(1, int(height * scale)), max(1, int(width * scale)))
+
+    def with_size(self, size: int | None, max_size: int | None) -> "Resize":
+        return _of_sides(self, size, max_size)
+
+    @property
+    def side(self) -> int:
+        return min(self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -174,7 +214,7 @@ class Letterbox(Resize):
         return self.fill
 
 
-def _of_sides(rule: "ExactSize | Letterbox", size: int | None, max_size: int | None) -> "Resize":
+def _of_sides(rule: "ExactSize | FitInside | Letterbox", size: int | None, max_size: int | None) -> "Resize":
     if max_size is not None:
         raise UsageError("This model takes pictures of one size: --size sets it, and there is no --max-size.")
     factor = (size or rule.side) / rule.side

@@ -23,6 +23,8 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = T
     """
     p = preprocessing
     placement = p.resize.place(image.height, image.width)
+    if p.backend == "torchvision":
+        return _by_torchvision(_levels(image), placement, p)
     size = placement.picture_height, placement.picture_width
     by_pillow = p.antialias and not p.rescale_first
     if image.size == size[::-1]:
@@ -42,6 +44,26 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = T
 def _levels(image: Image.Image) -> Tensor:
     """Grey levels from 0 to 255, (3, h, w), uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _by_torchvision(levels: Tensor, placement: Placement, preprocessing: Preprocessing) -> Tensor:
+    """Step by step as transformers goes: the same bits, where its processors compute with torchvision."""
+    from torchvision.transforms.v2 import InterpolationMode  # slow to import, and of no use to most
+    from torchvision.transforms.v2.functional import normalize, resize
+
+    p = preprocessing
+    size = [placement.picture_height, placement.picture_width]
+    factor = 1 / 255
+    pixels = levels.contiguous()
+    if p.rescale_first:
+        pixels = pixels * factor
+    pixels = resize(pixels, size, InterpolationMode(p.filter), antialias=p.antialias)
+    mean, std = torch.tensor(p.mean), torch.tensor(p.std)
+    if not mean.any() and (std == 1).all():
+        return pixels if p.rescale_first else pixels * factor
+    if not p.rescale_first:  # both in one step
+        mean, std = mean * (1.0 / factor), std * (1.0 / factor)
+    return normalize(pixels.float(), mean, std)
 
 
 def _resized_by_torchvision(grey: Tensor, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:

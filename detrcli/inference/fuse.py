@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from detrcli.model.backbone import FrozenBatchNorm2d
+from detrcli.model.backbone import Backbone, FrozenBatchNorm2d
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.transformer import FeedForward
 
@@ -29,7 +29,8 @@ def fuse(model: DetectionTransformer, dtype: torch.dtype = torch.float32) -> Det
     packed = can_pack(next(model.parameters()).device, dtype)
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fused = copy.deepcopy(model, shared).eval()
-    backbone = fuse_convolutions(fused.backbone, dtype, packed=packed)
+    ours = isinstance(fused.backbone, Backbone)  # others' cannot be put another in place of
+    backbone = fuse_convolutions(fused.backbone, dtype, packed=packed) if ours else None
     if backbone is not None:
         fused.backbone = backbone  # type: ignore[assignment]  # a traced one, which is called and no more
     _replace(fused, dtype, packed=packed)

@@ -316,7 +316,7 @@ def encoder_attention(
     """Where places, in pixels of the picture, look in it."""
     record.inspectable.require("encoder attention")
     places = to_input(points, record.size, record.placement)  # (n, 2)
-    cells = [cell_at(x, y, record.forward.cells) for x, y in places.tolist()]
+    cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in places.tolist()]
     seen = [record.forward.encoder(layer, cells) for layer in layers]
     maps = np.stack([of_heads(one.density()[0], heads, 1) for one in seen])  # (L, n, heads, h, w)
     return EncoderAttention(record, points, cells, layers, heads, maps, _sampled(record, seen, heads))

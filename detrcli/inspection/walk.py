@@ -33,11 +33,11 @@ def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None
     """The shapes on the way of a picture of another size, without the work; None where it cannot go it."""
     variant = detector.weights.variant
     with torch.device("meta"):  # where tensors have shapes and no numbers
-        model = variant.build(detector.weights.config).eval()
+        model = variant.build(detector.weights.config).eval().to("meta")
         pixels = torch.empty(3, height, width)
         try:
             stops = _walk(model, variant.inspect(model), detector.scoring, pixels)
-        except UsageError:  # learned positions end somewhere
+        except (UsageError, RuntimeError):  # learned positions end somewhere; some networks need numbers
             return None
     return [stop.shape for stop in stops]
 
@@ -80,7 +80,8 @@ def _heard(stages: Sequence[Stage]) -> Iterator[dict[str, Shape]]:
 
     def listen(stage: Stage) -> Any:
         def hear(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            shapes[stage.name] = tuple(stage.pick(output).shape[-stage.axes :])
+            shape = tuple(stage.pick(output).shape)
+            shapes[stage.name] = shape[1:] if stage.axes is None else shape[-stage.axes :]
 
         return stage.module.register_forward_hook(hear)
 

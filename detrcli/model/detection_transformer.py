@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from detrcli.model.backbone import Backbone
+from detrcli.model.backbone import Backbone, Part
 from detrcli.structures import Batch, Output, Target
 
 
@@ -13,6 +13,7 @@ class DetectionTransformer(nn.Module, ABC):
     """Pictures in, a prediction of every decoder layer out."""
 
     backbone: Backbone
+    may_leave_out = False  # whether a batch can have no use for some parameters, which then get no gradient
 
     @abstractmethod
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
@@ -21,3 +22,7 @@ class DetectionTransformer(nn.Module, ABC):
         Targets come with training, for those who make queries of them. What is drawn then comes from torch's
         random state, which training seeds with each step.
         """
+
+    def freeze(self, part: Part) -> None:
+        """Keep this part of the backbone as it is, and let all others learn."""
+        self.backbone.freeze(part)

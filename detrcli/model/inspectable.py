@@ -68,12 +68,17 @@ class ForwardRecord(ABC):
     output: Output
     cells: tuple[int, int]  # rows and columns of the map that attention is shown on
 
+    @property
+    def encoder_cells(self) -> tuple[int, int]:
+        """Likewise of the map whose cells the encoder's attention is of."""
+        return self.cells
+
     @abstractmethod
     def cross(self, layer: int, queries: Sequence[int]) -> Attention:
         """Where queries look in the picture."""
 
     def encoder(self, layer: int, cells: Sequence[int]) -> Attention:
-        """Where cells look in the picture; they are counted row by row on the map of `cells`."""
+        """Where cells look in the picture; they are counted row by row on the map of `encoder_cells`."""
         raise cannot("encoder attention")
 
     def among_queries(self, layer: int) -> Tensor:
@@ -100,7 +105,7 @@ class Stage:
 
     name: str
     module: nn.Module
-    axes: int  # the last so many of its output are a picture's own
+    axes: int | None  # the last so many of its output are a picture's own; None: all but the first
     what: Callable[[Shape, Mapping[str, Shape]], str]  # a sentence, from its shape and those before it
     pick: Callable[[Any], Tensor] = lambda output: output  # the tensor in what the module gives
 

@@ -70,7 +70,7 @@ class Training:
             distributed.world_size(),
         )
         self.model = initial.weights.model().to(device)
-        self.model.backbone.freeze(initial.freeze)
+        self.model.freeze(initial.freeze)
         self.loss = initial.weights.make_loss()
         self.parameter_groups = initial.weights.variant.parameter_groups(self.model)
         self.trainer = Trainer(

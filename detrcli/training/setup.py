@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from detrcli.config import Preprocessing
+from detrcli.config import ModelConfig, Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport
@@ -120,7 +120,7 @@ def _from_weights(
         if getattr(asked, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
     loaded = load_weights(source, model=asked.model, progress=progress)
-    settings = of(given, loaded.variant.recipe_for(facts))
+    settings = of(given, loaded.variant.recipe_for(loaded.config, facts))
     torch.manual_seed(settings.seed)
     fitted = fit(loaded, classes, settings.queries)
     kept, fresh, dropped = (
@@ -135,7 +135,7 @@ def _from_weights(
         notes=[
             f"weights: {source}: loaded but for the class head, {fitted.queries}",
             f"class head: kept by name: {kept}; starting anew: {fresh}; dropped: {dropped}",
-            *_recipe_note(loaded.variant, given, facts),
+            *_recipe_note(loaded.variant, loaded.config, given, facts),
         ],
     )
 
@@ -145,7 +145,7 @@ def _from_scratch(
 ) -> Initial:
     config = preset(model)
     variant = variant_of(config)
-    settings = of(given, variant.recipe_for(facts))
+    settings = of(given, variant.recipe_for(config, facts))
     torch.manual_seed(settings.seed)
     config = variant.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
     source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
@@ -160,7 +160,7 @@ def _from_scratch(
         tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
     start = source if source != FROM_SCRATCH else "random"
     notes = [f"{model} from scratch, backbone: {start}" + (f", norm: {norm}" if norm else "")]
-    notes += _recipe_note(variant, given, facts)
+    notes += _recipe_note(variant, config, given, facts)
     if model in PUBLISHED and facts.pictures < ENOUGH:
         notes.append(
             f"warning: {facts.pictures:,} pictures are few for training from scratch: the published models took "
@@ -175,12 +175,16 @@ def _from_scratch(
     )
 
 
-def _recipe_note(variant: Variant[Any], given: Mapping[str, Any], facts: DataFacts) -> list[str]:
+def _recipe_note(
+    variant: Variant[Any], config: ModelConfig, given: Mapping[str, Any], facts: DataFacts
+) -> list[str]:
     """What was chosen by the data and not by the user."""
     if not callable(variant.recipe):
         return []
     chosen = {
-        key: value for key, value in variant.recipe_for(facts).items() if key in CHOSEN and key not in given
+        key: value
+        for key, value in variant.recipe_for(config, facts).items()
+        if key in CHOSEN and key not in given
     }
     return [f"for {facts}: " + ", ".join(f"{key} {value}" for key, value in chosen.items())] if chosen else []
 

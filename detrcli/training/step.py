@@ -15,6 +15,7 @@ from detrcli.data.dataset import Examples
 from detrcli.errors import DivergedError
 from detrcli.losses.criterion import class_error
 from detrcli.losses.loss import Loss, LossBreakdown, Step
+from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
 from detrcli.system.precision import autocast, exact_float32
@@ -58,7 +59,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DetectionTransformer,
         loss: Loss,
         optimiser: AdamW,
         settings: Settings,
@@ -83,7 +84,11 @@ class Trainer:
             for buffer in module.buffers()
         ]
         self._replica = (
-            DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+            DistributedDataParallel(
+                model,
+                device_ids=[device] if device.type == "cuda" else None,
+                find_unused_parameters=model.may_leave_out,
+            )
             if distributed.world_size() > 1
             else model
         )

@@ -89,7 +89,7 @@ def _class_rows(config: DINOTinyConfig) -> Mapping[str, Tensor]:
     return rows | focal_rows(CLASS_HEADS, config.dim, config.classes, BIAS)
 
 
-def recipe(facts: DataFacts) -> Mapping[str, Any]:
+def recipe(_config: QuickConfig, facts: DataFacts) -> Mapping[str, Any]:
     """What learned best on sets of 60 to 600 small pictures, in minutes on two cores."""
     batch_size = max(4, min(16, facts.pictures // 4))
     epochs = max(12, min(150, round(PICTURES_SEEN / facts.pictures)))

@@ -1,11 +1,13 @@
 """What there is to know of a member of the family wherever any will do. The core asks here and knows no member."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import UsageError
@@ -13,6 +15,7 @@ from detrcli.losses.loss import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
+from detrcli.structures import Classes
 
 C = TypeVar("C", bound=ModelConfig)
 
@@ -41,8 +44,26 @@ class TrainedBackbone(Generic[C]):
 class FolderFormat(Generic[C]):
     """How a model is kept that one file of ours does not hold: as the files of a folder."""
 
-    write: Callable[[C, Mapping[str, Tensor]], Mapping[str, bytes]]  # by their names
+    write: Callable[[C, Mapping[str, Tensor], Classes, Preprocessing], Mapping[str, bytes]]  # by their names
     read: Callable[[Path], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class FoundModel(Generic[C]):
+    """What another library's folder holds."""
+
+    config: C
+    tensors: Mapping[str, Tensor]
+    names: Mapping[int, str]  # of the classes, where they have one
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Adapter(Generic[C]):
+    """A library that builds its models itself, and reads their folders."""
+
+    types: Collection[str]  # the kinds of model that are taken, by the `model_type` in their config.json
+    read: Callable[[Path, str], FoundModel[C]]  # the folder, and what the user called it; or a WeightsError
 
 
 def _backbone_apart(model: DetectionTransformer) -> dict[str, list[nn.Parameter]]:
@@ -53,6 +74,22 @@ def _backbone_apart(model: DetectionTransformer) -> dict[str, list[nn.Parameter]
         "transformer": [parameter for parameter in trained if parameter not in backbone],
         "backbone": [parameter for parameter in trained if parameter in backbone],
     }
+
+
+class _NoRandomStart(TorchFunctionMode):
+    """A model is built without numbers that would be thrown away: for them torch imports what takes a second."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 @dataclass(frozen=True)
@@ -84,7 +121,7 @@ class Variant(Generic[C]):
     query_rows: Callable[[C], Mapping[str, Tensor]]  # likewise per query
     loss: LossConfig = field(default_factory=LossConfig)  # as it is trained unless told otherwise
     # Settings of training where the user says nothing: always the same, or by the data.
-    recipe: Mapping[str, Any] | Callable[[DataFacts], Mapping[str, Any]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | Callable[[C, DataFacts], Mapping[str, Any]] = field(default_factory=dict)
     parameter_groups: Callable[[DetectionTransformer], Mapping[str, list[nn.Parameter]]] = _backbone_apart
     difference: Callable[[C, C], str] = lambda found, wanted: (
         ""
@@ -92,12 +129,21 @@ class Variant(Generic[C]):
     summary: Callable[[C], str] = lambda config: ""  # what sets a preset apart, for a list of them
     published: ForeignNames[C] | None = None  # as the published training script saves it
     hugging_face: Mapping[str, ForeignNames[C]] = field(default_factory=dict)  # by transformers' `model_type`
+    adapter: Adapter[C] | None = None  # where another library computes it
+    build_unfilled: Callable[[C], DetectionTransformer] | None = None  # where it cannot be built as ours are
     backbone: TrainedBackbone[C] | None = None
     folder: FolderFormat[C] | None = None  # None: kept as one file of ours
 
-    def recipe_for(self, facts: DataFacts) -> Mapping[str, Any]:
-        """Its recipe for such data."""
-        return self.recipe(facts) if callable(self.recipe) else self.recipe
+    def unfilled(self, config: C) -> DetectionTransformer:
+        """The network for tensors that are about to come: nothing is drawn for it."""
+        if self.build_unfilled is not None:
+            return self.build_unfilled(config)
+        with torch.device("meta"), _NoRandomStart():
+            return self.build(config)
+
+    def recipe_for(self, config: C, facts: DataFacts) -> Mapping[str, Any]:
+        """The recipe of such a model for such data."""
+        return self.recipe(config, facts) if callable(self.recipe) else self.recipe
 
     def changed(self, config: C, **changes: Any) -> C:
         """The config with other values, where they are given; a UsageError for what such a model does not have."""

@@ -40,7 +40,7 @@ def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitte
         for index, row in rows.items():
             new[index] = old[row]
         tensors[name] = new
-    for name, fresh in variant.query_rows(config).items():
+    for name, fresh in variant.query_rows(config).items() if wanted != before else ():
         common = min(before, wanted)
         tensors[name] = torch.cat([tensors[name][:common], fresh[common:]])
 

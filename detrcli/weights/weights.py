@@ -1,13 +1,11 @@
 """Weights: a model's tensors with all that it takes to use them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import WeightsError
@@ -57,8 +55,7 @@ class Weights:
 
     def model(self) -> DetectionTransformer:
         """A network with these weights, for inference. It has tensors of its own: training it changes no others."""
-        with torch.device("meta"), _NoRandomStart():
-            model = self.variant.build(self.config)
+        model = self.variant.unfilled(self.config)
         wanted = model.state_dict()
         explain_mismatch(self.source, wanted, self.tensors)
         broken = [name for name, tensor in self.tensors.items() if not tensor.isfinite().all()]
@@ -71,22 +68,6 @@ class Weights:
         }
         model.load_state_dict(fitting, assign=True)
         return model.eval()
-
-
-class _NoRandomStart(TorchFunctionMode):
-    """A model is built without numbers that would be thrown away: for them torch imports what takes a second."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
-            return args[0] if args else given["tensor"]
-        return func(*args, **given)
 
 
 def explain_mismatch(source: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

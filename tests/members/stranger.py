@@ -121,7 +121,7 @@ class StrangerInspectable(Inspectable):
         return [Stage("grid", self.model.backbone.conv, 3, lambda *_: "a coarse map")]
 
 
-def write(config: StrangerConfig, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+def write(config: StrangerConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> dict[str, bytes]:
     return {"weights/model.safetensors": save(dict(tensors)), "README": b"a stranger's weights"}
 
 

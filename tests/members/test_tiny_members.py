@@ -92,9 +92,10 @@ def test_weights_that_fit_in_part(model: str, detr: Detr, data: Path, tmp_path: 
 
 
 def test_the_recipe_goes_by_the_data() -> None:
-    variant = variant_of(preset("dino-tiny"))
-    small = variant.recipe_for(DataFacts(pictures=60, shorter=128, longer=160, objects=5))
+    config = preset("dino-tiny")
+    variant = variant_of(config)
+    small = variant.recipe_for(config, DataFacts(pictures=60, shorter=128, longer=160, objects=5))
     assert (small["size"], small["queries"], small["batch_size"], small["epochs"]) == (128, 30, 15, 150)
-    large = variant.recipe_for(DataFacts(pictures=600, shorter=512, longer=512, objects=40))
+    large = variant.recipe_for(config, DataFacts(pictures=600, shorter=512, longer=512, objects=40))
     assert (large["size"], large["queries"], large["batch_size"], large["epochs"]) == (256, 80, 16, 18)
     assert large["warmup"] == 18 * (600 // 16) // 20

@@ -34,7 +34,7 @@ class FolderConfig(tiny.TinyConfig):
     """As detr-tiny's, of a member of its own."""
 
 
-def write(config: FolderConfig, tensors: Mapping[str, Tensor]) -> Mapping[str, bytes]:
+def write(config: FolderConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> Mapping[str, bytes]:
     return {PART: to_bytes(dict(tensors)), NOTE: f"{config.queries} queries".encode()}
 
 

@@ -121,7 +121,7 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
     ("change", "said"),
     [
         (lambda f: (f / CONFIG).write_text("{"), "config.json cannot be read"),
-        (lambda f: (f / CONFIG).write_text('{"model_type": "yolos"}'), "of type 'yolos'"),
+        (lambda f: (f / CONFIG).write_text('{"model_type": "clip"}'), "of type 'clip'; read are detr, "),
         (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), "no whole safetensors"),
         (lambda f: changed(f, PREPROCESSOR, size={"height": 9}), "shortest edge"),

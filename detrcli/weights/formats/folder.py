@@ -21,7 +21,8 @@ def save(weights: Weights, path: Path) -> None:
     header = header_of(weights)
     header[CHECKSUM] = checksum(header, tensors)
     facts = json.dumps(header, indent=2).encode()
-    write_whole_folder(path, {**own.write(weights.config, tensors), HEADER: facts})
+    own_files = own.write(weights.config, tensors, weights.classes, weights.preprocessing)
+    write_whole_folder(path, {**own_files, HEADER: facts})
 
 
 def is_one(path: Path) -> bool:

@@ -14,6 +14,7 @@ from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 from detrcli.variants import variants
+from detrcli.variants.variant import Variant
 from detrcli.weights.weights import Weights
 
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -36,9 +37,18 @@ def _load(folder: Path, source: str) -> Weights:
         for variant in variants().values()
         for model_type, names in variant.hugging_face.items()
     }
+    adapted = {
+        model_type: variant
+        for variant in variants().values()
+        if variant.adapter is not None
+        for model_type in variant.adapter.types
+    }
+    if facts.get("model_type") in adapted:
+        return _by_adapter(adapted[facts["model_type"]], folder, source)
     if facts.get("model_type") not in known:
         raise WeightsError(
-            f"{source}: {CONFIG} is of a model of type {facts.get('model_type')!r}; read is {', '.join(known)}."
+            f"{source}: {CONFIG} is of a model of type {facts.get('model_type')!r}; read are "
+            f"{', '.join([*known, *adapted])}."
         )
     variant, theirs = known[facts["model_type"]]
     try:
@@ -54,6 +64,14 @@ def _load(folder: Path, source: str) -> Weights:
         names=np.array([names.get(index, f"class {index}") for index in range(config.classes)]),
     )
     return Weights(source, config, tensors, classes, _preprocessing(folder, source), variant.loss)
+
+
+def _by_adapter(variant: Variant[Any], folder: Path, source: str) -> Weights:
+    assert variant.adapter is not None
+    found = variant.adapter.read(folder, source)
+    names = np.array([found.names.get(index, f"class {index}") for index in range(found.config.classes)])
+    classes = Classes(ids=np.arange(len(names)), names=names)
+    return Weights(source, found.config, found.tensors, classes, found.preprocessing, variant.loss)
 
 
 def _preprocessing(folder: Path, source: str) -> Preprocessing:

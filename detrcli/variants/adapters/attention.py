@@ -1,0 +1,383 @@
+"""Looking into the networks of transformers: hooks on their attention modules, all of them here.
+
+A module is recorded with what it was asked, and asked again, by the code that gives its weights, when somebody looks.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detrcli.model.inspectable import (
+    Ability,
+    Attention,
+    Dense,
+    ForwardRecord,
+    GradientRecord,
+    Inspectable,
+    Sampled,
+    Stage,
+)
+from detrcli.structures import Output
+from detrcli.variants.adapters.network import AdaptedNetwork
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an attention module was asked."""
+
+    module: nn.Module
+    given: Mapping[str, Any]  # its arguments, by name
+
+    def again(self) -> tuple[Tensor, Tensor]:
+        """What it gathers, and the weights by which it does."""
+        with giving_weights(self.module):
+            answer = self.module(**self.given)
+        return answer[0], answer[1]
+
+    def sampled(self) -> Sampled:
+        """Where all its queries take their samples."""
+        given, module = self.given, _named(self.module)
+        heard: dict[str, Tensor] = {}
+        offsets_of: nn.Module = module.sampling_offsets
+        handle = offsets_of.register_forward_hook(lambda _m, _i, out: heard.update(offsets=out))
+        try:
+            _, weights = self.again()
+        finally:
+            handle.remove()
+        shapes = [(int(h), int(w)) for h, w in given["spatial_shapes_list"]]
+        counts = points_of(module, len(shapes))
+        B, n = weights.shape[:2]
+        heads = module.n_heads
+        weights = weights.reshape(B, n, heads, sum(counts))
+        offsets = heard["offsets"].view(B, n, heads, sum(counts), 2)
+        levels = [level for level, count in enumerate(counts) for _ in range(count)]
+        references = given["reference_points"]  # (B, n, levels or 1, 2 or 4)
+        if references.dim() == 3:
+            references = references[:, :, None]
+        beside = references.expand(B, n, len(shapes), references.shape[-1])[
+            :, :, levels
+        ]  # (B, n, points, 2 or 4)
+        if references.shape[-1] == 2:
+            sizes = offsets.new_tensor([(w, h) for h, w in shapes])[levels]  # (points, 2)
+            moved = offsets / sizes
+        else:
+            shares = offsets.new_tensor([1 / count for count in counts for _ in range(count)])[:, None]
+            scale = float(getattr(module, "offset_scale", 0.5))
+            moved = offsets * shares * beside[:, :, None, :, 2:] * scale
+        points = beside[:, :, None, :, :2] + moved  # (B, n, heads, all points, 2)
+        return Sampled(by_level(points, counts), by_level(weights, counts), references[:, :, 0], shapes[0])
+
+
+def points_of(module: Any, levels: int) -> list[int]:
+    """How many points a head samples on each level."""
+    count = module.n_points
+    return list(count) if isinstance(count, list | tuple) else [int(count)] * levels
+
+
+def by_level(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """What stands in one row, level by level (B, n, heads, all points, ...), on an axis of levels.
+
+    Levels of fewer points are filled up with zeros, which weigh nothing.
+    """
+    most = max(counts)
+    rows: Sequence[Tensor] = torch.split(values, list(counts), 3)
+    filled = [
+        torch.cat([row, row.new_zeros(*row.shape[:3], most - row.shape[3], *row.shape[4:])], 3)
+        for row in rows
+    ]
+    return torch.stack(filled, 3)
+
+
+@contextmanager
+def giving_weights(module: nn.Module) -> Iterator[None]:
+    """Attention computed by the code that also gives its weights; the fused kernels do not."""
+    config = getattr(module, "config", None)
+    before = getattr(config, "_attn_implementation", None)
+    asked = "output_attentions" in inspect.signature(module.forward).parameters
+    handle = None
+    if asked:
+        handle = module.register_forward_pre_hook(
+            lambda _m, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True
+        )
+    if before is not None:
+        config._attn_implementation = "eager"  # type: ignore[union-attr]  # it is there
+    try:
+        yield
+    finally:
+        if before is not None:
+            config._attn_implementation = before  # type: ignore[union-attr]
+        if handle is not None:
+            handle.remove()
+
+
+def _named(module: nn.Module) -> Any:
+    return module
+
+
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, by name."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    named = dict(bound.arguments)
+    return named | named.pop("kwargs", {})
+
+
+class AdaptedRecord(ForwardRecord):
+    """The calls of all attention modules."""
+
+    def __init__(self, inspected: "AdaptedInspectable") -> None:
+        self._inspected = inspected
+        self.calls: dict[nn.Module, Call] = {}
+        self.map: tuple[int, int] | None = None  # of the projection that dense attention looks at
+
+    @property
+    def cells(self) -> tuple[int, int]:  # type: ignore[override]  # it is read off what was recorded
+        """The finest level where points are sampled, else the map that is looked at."""
+        if self._inspected.kind == "sampled":
+            h, w = self.calls[self._inspected.cross[0]].given["spatial_shapes_list"][0]
+            return int(h), int(w)
+        assert self.map is not None
+        return self.map
+
+    @property
+    def encoder_cells(self) -> tuple[int, int]:
+        if self._inspected.kind == "dense" or self._inspected.encoder_kind == "sampled":
+            return self.cells
+        assert self.map is not None  # RT-DETR and its kin: the coarsest map alone
+        return self.map
+
+    @torch.inference_mode()
+    def cross(self, layer: int, queries: Sequence[int]) -> Attention:
+        call = self.calls[self._inspected.cross[layer]]
+        if self._inspected.kind == "sampled":
+            return _part(call.sampled(), queries)
+        _, weights = call.again()  # (B, heads, Q, S)
+        own = self._inspected.own_tokens
+        if own:  # queries are tokens beside the cells: what goes to cells counts, and is shared out anew
+            weights = weights[:, :, -own:, 1:-own]
+            weights = weights / weights.sum(-1, keepdim=True)
+        return _maps(weights[:, :, list(queries)], self.cells)
+
+    @torch.inference_mode()
+    def encoder(self, layer: int, cells: Sequence[int]) -> Attention:
+        call = self.calls[self._inspected.among_cells[layer]]
+        if self._inspected.encoder_kind == "sampled":
+            return _part(call.sampled(), cells)
+        _, weights = call.again()
+        own = self._inspected.own_tokens
+        if own:
+            weights = weights[:, :, 1:-own, 1:-own]
+            weights = weights / weights.sum(-1, keepdim=True)
+        return _maps(weights[:, :, list(cells)], self.encoder_cells)
+
+    @torch.inference_mode()
+    def among_queries(self, layer: int) -> Tensor:
+        _, weights = self.calls[self._inspected.among_queries[layer]].again()
+        own = self._inspected.own_tokens
+        if own:
+            weights = weights[:, :, -own:, -own:]
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights
+
+    def queries_are_alike(self, layer: int) -> bool:
+        given = self.calls[self._inspected.among_queries[layer]].given
+        values: Tensor = given.get("value_states", given["hidden_states"])
+        return not self._inspected.own_tokens and bool((values == values[:, :1]).all())
+
+
+def _part(found: Sampled, askers: Sequence[int]) -> Sampled:
+    chosen = list(askers)
+    return Sampled(
+        found.points[:, chosen], found.weights[:, chosen].float(), found.references[:, chosen], found.cells
+    )
+
+
+def _maps(weights: Tensor, cells: tuple[int, int]) -> Dense:
+    B, heads, n, _ = weights.shape
+    return Dense(weights.transpose(1, 2).reshape(B, n, heads, *cells))
+
+
+class AdaptedInspectable(Inspectable):
+    """How to look into any of the families."""
+
+    def __init__(self, model: AdaptedNetwork) -> None:
+        self.model = model
+        family = model.family
+        where = family.attentions
+        self.kind, self.encoder_kind = where.kind, where.encoder_kind
+        self.cross = model.modules_of(where.cross)
+        self.among_queries = model.modules_of(where.among_queries)
+        self.among_cells = model.modules_of(where.encoder) if where.encoder else []
+        # Queries that are tokens of the encoder, beside the cells and one more.
+        self.own_tokens = model.queries if where.cross == where.among_queries else 0
+        self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
+        self.heads = _heads(self.cross[0])
+        abilities: set[Ability] = {"cross-attention", "query attention"}
+        if self.among_cells:
+            abilities.add("encoder attention")
+        if self.kind == "dense" and not self.own_tokens:
+            abilities.add("relevance")
+        self.abilities = frozenset(abilities)
+        # Its output has the rows and columns of the map that dense attention is of.
+        self._projection = next(iter(model.modules_of(where.projection)), None) if where.projection else None
+
+    @property
+    def attentions(self) -> list[nn.Module]:
+        """All of them."""
+        return list(dict.fromkeys([*self.among_cells, *self.among_queries, *self.cross]))
+
+    @contextmanager
+    def recorded(self) -> Iterator[AdaptedRecord]:
+        record = AdaptedRecord(self)
+
+        def asked(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            record.calls[module] = Call(module, arguments(module, args, kwargs))
+
+        def answered(_module: nn.Module, _inputs: Any, output: Output) -> None:
+            record.output = output
+
+        def mapped(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            record.map = self._rows_and_columns(inputs, output)
+
+        handles = [
+            self.model.register_forward_hook(answered),
+            *(module.register_forward_pre_hook(asked, with_kwargs=True) for module in self.attentions),
+        ]
+        if self._projection is not None:
+            handles.append(self._projection.register_forward_hook(mapped))
+        try:
+            yield record
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _rows_and_columns(self, inputs: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+        if output.dim() == 4:
+            return int(output.shape[2]), int(output.shape[3])
+        patch: Any = self.model.network.config.patch_size  # patches in a row: (B, S, C)
+        height, width = patch if isinstance(patch, list | tuple) else (patch, patch)
+        return int(inputs[0].shape[2] // height), int(inputs[0].shape[3] // width)
+
+    @contextmanager
+    def with_gradient(self) -> Iterator[Callable[[], GradientRecord]]:
+        """Each module gathers by the weights that it gives. The graph begins behind the backbone."""
+        self.require("relevance")
+        seen: dict[nn.Module, Tensor] = {}  # weights (B, heads, A, S)
+        cells: list[tuple[int, int]] = []
+
+        def begin(_module: nn.Module, _args: Any, features: Tensor) -> Tensor:
+            cells[:] = [(int(features.shape[2]), int(features.shape[3]))]
+            return features.detach()
+
+        def gathered(module: nn.Module, _args: Any, output: Any) -> None:
+            seen[module] = output[1]
+
+        assert self._projection is not None
+        handles = [self._projection.register_forward_hook(begin)]
+        with ExitStack() as stack:
+            for module in self.attentions:
+                stack.enter_context(giving_weights(module))
+                handles.append(module.register_forward_hook(gathered))
+            try:
+                yield lambda: GradientRecord(
+                    cells[0],
+                    [seen[module] for module in self.among_cells],
+                    [(seen[a], seen[b]) for a, b in zip(self.among_queries, self.cross, strict=True)],
+                )
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+    def stages(self) -> Sequence[Stage]:
+        model, family = self.model, self.model.family
+        points = "looks at some sampled points" if self.kind == "sampled" else "weighs all cells"
+
+        def last(pattern: str) -> nn.Module:
+            found = model.modules_of(pattern)  # behind the decoder layers' heads stands that of the proposals
+            return found[min(len(found), self.decoder_layers) - 1]
+
+        stages = [
+            Stage(
+                "backbone",
+                model.backbone,
+                None,
+                lambda own, _: "sums up the picture; the shape is that of the last map that it gives",
+                pick=_last_tensor,
+            )
+        ]
+        if family.encoder:
+            stages.append(
+                Stage(
+                    "encoder",
+                    last(family.encoder),
+                    None,
+                    lambda own, _: "lets what was seen in one place tell of others, over all levels",
+                    pick=_last_tensor,
+                )
+            )
+        if family.proposals and model.modules_of(family.proposals):
+            stages.append(
+                Stage(
+                    "tokens",
+                    last(family.proposals),
+                    2,
+                    lambda own, _: (
+                        f"each of the {own[0]:,} proposes a box; the most promising become queries"
+                    ),
+                )
+            )
+        if self.own_tokens:
+            told = (
+                f"{self.own_tokens} object queries stand beside the patches of the picture in one row; in "
+                f"{self.decoder_layers} layers all gather from all"
+            )
+        else:
+            told = (
+                f"{model.queries} object queries: in {self.decoder_layers} layers they gather from each other, "
+                f"then from the picture, where each {points}"
+            )
+        numbers = "probabilities together" if family.scoring == "softmax" else "probabilities one by one"
+        return [
+            *stages,
+            Stage("decoder", last(family.decoder), 2, lambda *_: told, pick=_last_tensor),
+            Stage(
+                "class head",
+                last(family.class_head),
+                2,
+                lambda own, _: f"per query {own[1]} numbers, which become {numbers}",
+            ),
+            Stage(
+                "box head",
+                last(family.box_head),
+                2,
+                lambda own, _: (
+                    "per query how its box moves: centre x, centre y, width and height"
+                    if own[1] == 4
+                    else f"per query and side of its box {own[1] // 4} numbers: how likely the edge lies so far off"
+                ),
+            ),
+        ]
+
+
+def _heads(module: Any) -> int:
+    for name in ("n_heads", "num_heads", "num_attention_heads", "attention_heads"):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    return int(module.q_proj.out_features // module.head_dim)
+
+
+def _last_tensor(found: Any) -> Tensor:
+    """The last map or row of tokens in what a module gives, however it is packed."""
+    if isinstance(found, Tensor):
+        return found
+    if hasattr(found, "last_hidden_state"):
+        return _last_tensor(found.last_hidden_state)
+    if isinstance(found, Mapping):
+        return _last_tensor(list(found.values()))
+    # Maps stand beside their padding, which has no channels.
+    flat = [_last_tensor(one) for one in found if one is not None and not isinstance(one, str)]
+    return [one for one in flat if one.is_floating_point()][-1]

@@ -1,0 +1,186 @@
+"""What sets one family of transformers' detectors apart from the others: an entry in a table.
+
+Modules are named by patterns of their dotted names, where `*` stands for a layer's number.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Attentions:
+    """Where a family's attention modules are, one of each for every layer."""
+
+    kind: Literal["dense", "sampled"]  # of the decoder's cross-attention
+    cross: str = "model.decoder.layers.*.encoder_attn"
+    among_queries: str = "model.decoder.layers.*.self_attn"
+    encoder: str = ""  # of cells; none where there is no encoder, or no attention in it
+    encoder_kind: Literal["dense", "sampled"] = "dense"
+    projection: str = ""  # which gives the map that dense attention looks at, of cells or of the encoder
+
+
+@dataclass(frozen=True)
+class Family:
+    """A `model_type`."""
+
+    title: str
+    scoring: Literal["softmax", "sigmoid"]
+    processor: str  # the class of its image processor, where a folder does not say
+    attentions: Attentions
+    class_head: str  # the last one
+    box_head: str
+    backbone: str = "model.backbone"
+    encoder: str = ""  # what stands between backbone and decoder, if anything does
+    proposals: str = ""  # what makes every token ready to propose a box, where queries begin so
+    decoder: str = "model.decoder.layers.*"
+    detections: int | None = 100  # pairs of query and class that are selected; None: as many as queries
+    queries: str = "num_queries"  # in its config
+    masked: bool = True  # whether it is told what of a batch is padding
+    layers: Literal["first", "second"] = "first"  # which axis of what its loss sees counts the decoder layers
+    # The norm before its heads, where what the layers answer is computed beside the network: with `auxiliary_loss`
+    # these decoders would go on from normalised hidden states, which is another network than the paper's.
+    norm: str = ""
+    auxiliary: bool = True  # whether its loss takes the earlier layers' answers too
+    costs: tuple[str, str, str] = (
+        "class_cost",
+        "bbox_cost",
+        "giou_cost",
+    )  # of class, L1 and GIoU, in its config
+    denoises: bool = False  # in training
+    divisor: int = 1  # which both sides of its input are cut to a multiple of
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # where the user says nothing
+    published: str = ""  # a checkpoint whose AP is known: name, AP on COCO val2017, paper
+
+
+_RT = Family(
+    title="RT-DETR",
+    scoring="sigmoid",
+    processor="RTDetrImageProcessor",
+    attentions=Attentions(
+        "sampled", encoder="model.encoder.aifi.*.layers.*.self_attn", projection="model.encoder.aifi.*"
+    ),
+    class_head="model.decoder.class_embed.*",
+    box_head="model.decoder.bbox_embed.*",
+    encoder="model.encoder",
+    proposals="model.enc_bbox_head",
+    detections=None,
+    masked=False,
+    layers="second",
+    costs=("matcher_class_cost", "matcher_bbox_cost", "matcher_giou_cost"),
+    denoises=True,
+    recipe={
+        "lr": 1e-4,
+        "lr_backbone": 1e-5,
+        "weight_decay": 1e-4,
+        "decay": "matrices",
+        "clip": 0.1,
+        "ema": 0.9999,
+    },
+    published="PekingU/rtdetr_r50vd: 53.1 (arXiv 2304.08069)",
+)
+_LW = Family(
+    title="LW-DETR",
+    scoring="sigmoid",
+    processor="DeformableDetrImageProcessor",
+    attentions=Attentions("sampled", cross="model.decoder.layers.*.cross_attn"),
+    class_head="class_embed",
+    box_head="bbox_embed",
+    proposals="model.enc_out_bbox_embed.0",
+    recipe={"lr": 1e-4, "lr_backbone": 1.5e-4, "weight_decay": 1e-4, "clip": 0.1, "ema": 0.993},
+    published="AnnaZhang/lwdetr_medium_60e_coco: 52.5 (arXiv 2406.03459)",
+)
+_DETR = {"lr": 1e-4, "lr_backbone": 1e-5, "weight_decay": 1e-4, "clip": 0.1}
+_DENSE = Attentions("dense", encoder="model.encoder.layers.*.self_attn", projection="model.input_projection")
+
+FAMILIES: Mapping[str, Family] = {
+    "deformable_detr": Family(
+        title="Deformable DETR",
+        scoring="sigmoid",
+        processor="DeformableDetrImageProcessor",
+        attentions=Attentions("sampled", encoder="model.encoder.layers.*.self_attn", encoder_kind="sampled"),
+        class_head="class_embed.*",
+        box_head="bbox_embed.*",
+        encoder="model.encoder",
+        proposals="model.enc_output_norm",
+        recipe={**_DETR, "lr": 2e-4, "lr_backbone": 2e-5},
+        published="SenseTime/deformable-detr: 44.5 (arXiv 2010.04159)",
+    ),
+    "conditional_detr": Family(
+        title="Conditional DETR",
+        norm="model.decoder.layernorm",
+        scoring="sigmoid",
+        processor="ConditionalDetrImageProcessor",
+        attentions=_DENSE,
+        class_head="class_labels_classifier",
+        box_head="bbox_predictor",
+        encoder="model.encoder",
+        recipe=_DETR,
+        published="microsoft/conditional-detr-resnet-50: 41.0 (arXiv 2108.06152)",
+    ),
+    "dab-detr": Family(
+        title="DAB-DETR",
+        scoring="sigmoid",
+        processor="ConditionalDetrImageProcessor",
+        attentions=Attentions(
+            "dense",
+            cross="model.decoder.layers.*.cross_attn.cross_attn",
+            among_queries="model.decoder.layers.*.self_attn.self_attn",
+            encoder="model.encoder.layers.*.self_attn",
+            projection="model.input_projection",
+        ),
+        class_head="class_embed",
+        box_head="bbox_predictor",
+        encoder="model.encoder",
+        recipe=_DETR,
+        published="IDEA-Research/dab-detr-resnet-50: 42.2 (arXiv 2201.12329)",
+    ),
+    "table-transformer": Family(
+        title="Table Transformer",
+        norm="model.decoder.layernorm",
+        scoring="softmax",
+        processor="DetrImageProcessor",
+        attentions=_DENSE,
+        class_head="class_labels_classifier",
+        box_head="bbox_predictor",
+        encoder="model.encoder",
+        recipe={**_DETR, "lr": 5e-5},
+    ),
+    "rt_detr": _RT,
+    "rt_detr_v2": Family(**{**vars(_RT), "title": "RT-DETRv2", "published": ""}),
+    "d_fine": Family(**{**vars(_RT), "title": "D-FINE", "published": ""}),
+    "deimv2": Family(**{**vars(_RT), "title": "DEIMv2", "backbone": "model.conv_encoder", "published": ""}),
+    "lw_detr": _LW,
+    "rf_detr": Family(
+        **{
+            **vars(_LW),
+            "title": "RF-DETR",
+            "processor": "RfDetrImageProcessor",
+            "detections": None,
+            "published": "",
+        }
+    ),
+    "yolos": Family(
+        title="YOLOS",
+        scoring="softmax",
+        processor="YolosImageProcessor",
+        attentions=Attentions(
+            "dense",
+            cross="vit.encoder.layer.*.attention.attention",
+            among_queries="vit.encoder.layer.*.attention.attention",
+            encoder="vit.encoder.layer.*.attention.attention",
+            projection="vit.embeddings.patch_embeddings",
+        ),
+        class_head="class_labels_classifier",
+        box_head="bbox_predictor",
+        backbone="vit.embeddings",
+        decoder="vit.encoder.layer.*",
+        queries="num_detection_tokens",
+        masked=False,
+        norm="vit.layernorm",
+        auxiliary=False,
+        divisor=16,
+        recipe={"lr": 2.5e-5, "lr_backbone": 2.5e-5, "weight_decay": 1e-4, "clip": 0.1},
+        published="hustvl/yolos-small: 36.1 (arXiv 2106.00666)",
+    ),
+}

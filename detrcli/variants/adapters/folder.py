@@ -1,0 +1,171 @@
+"""Models in the folders that transformers writes: read by it, and written so that it reads them again."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detrcli.config import Preprocessing
+from detrcli.errors import WeightsError
+from detrcli.resize import BoundedEdges, ExactSize, FitInside, Resize
+from detrcli.structures import Classes
+from detrcli.variants.adapters.config import AdaptedConfig, queries_key, the_library
+from detrcli.variants.adapters.families import FAMILIES
+from detrcli.variants.adapters.network import AdaptedNetwork
+from detrcli.variants.variant import FoundModel
+
+CONFIG, TENSORS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+OWN = "network."  # before their names of tensors
+EXACT = ("lw_detr", "rf_detr")  # whose windows divide inputs of the backbone's size, and hardly others
+FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
+
+
+def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
+    """A folder of one of the families; code that lies in it is not run."""
+    transformers = the_library()
+    facts = (folder / CONFIG).read_text(encoding="utf-8")
+    model_type = json.loads(facts)["model_type"]
+    _refuse(json.loads(facts), source)
+    here = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        network, notes = transformers.AutoModelForObjectDetection.from_pretrained(
+            folder, dtype="float32", output_loading_info=True, use_safetensors=True, **here
+        )
+        processor = _processor(transformers, folder, network.config)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()
+        raise WeightsError(
+            f"{source}: transformers does not load it: {first[0] if first else error!r}"
+        ) from None
+    for what in ("missing_keys", "mismatched_keys"):
+        if notes[what]:
+            some = ", ".join(sorted(map(str, notes[what]))[:3])
+            raise WeightsError(f"{source}: the tensors do not fit the model. {what.split('_')[0]}: {some}.")
+    numbers = network.config
+    key = queries_key(FAMILIES[model_type], numbers)
+    config = AdaptedConfig(
+        queries=int(getattr(numbers, key)),
+        classes=int(numbers.num_labels),
+        model_type=model_type,
+        facts=json.dumps(numbers.to_dict()),
+        processor=json.dumps(processor.to_dict(), default=str),
+    )
+    return FoundModel(
+        config,
+        {OWN + name: tensor for name, tensor in network.state_dict().items()},
+        {int(index): str(name) for index, name in numbers.id2label.items()},
+        preprocessing(processor, model_type, source),
+    )
+
+
+def _refuse(facts: Mapping[str, Any], source: str) -> None:
+    """What looks like one of the families and is not taken."""
+    architectures = facts.get("architectures") or [""]
+    if "Segmentation" in architectures[0]:
+        raise WeightsError(
+            f"{source}: {architectures[0]} has masks; read are detectors (...ForObjectDetection)."
+        )
+    if facts.get("quantization_config"):
+        raise WeightsError(
+            f"{source}: its weights are quantised; read are those in float32, float16 or bfloat16."
+        )
+    if facts.get("use_focal_loss") is False:
+        raise WeightsError(
+            f"{source}: use_focal_loss = false is not read: its scores are no probabilities of classes."
+        )
+
+
+def _processor(transformers: Any, folder: Path, numbers: Any) -> Any:
+    """As transformers would choose it; of the family's kind, with its defaults, where the folder has none."""
+    if (folder / PROCESSOR).is_file():
+        return transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    made = getattr(transformers, FAMILIES[numbers.model_type].processor)
+    side = getattr(getattr(numbers, "backbone_config", None), "image_size", None)
+    if side is None or numbers.model_type not in EXACT:
+        return made()
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return made(size={"height": height, "width": width})
+
+
+def preprocessing(processor: Any, model_type: str, source: str) -> Preprocessing:
+    """What a processor does to a picture, as a value; a WeightsError where that cannot be said."""
+    if not (processor.do_resize and processor.do_rescale):
+        raise WeightsError(f"{source}: {PROCESSOR} wants pictures that are not resized or not rescaled.")
+    if abs(processor.rescale_factor - 1 / 255) > 1e-9:
+        raise WeightsError(f"{source}: {PROCESSOR} rescales by {processor.rescale_factor}, not by 1/255.")
+    if getattr(processor, "pad_size", None) or getattr(processor, "do_center_crop", False):
+        raise WeightsError(
+            f"{source}: {PROCESSOR} pads or cuts pictures to a size; read are those that resize."
+        )
+    resample = int(processor.resample)
+    if resample not in FILTERS:
+        raise WeightsError(f"{source}: {PROCESSOR} resizes by filter {resample}; read are {FILTERS}.")
+    first = model_type == "rf_detr"  # its processor rescales first, and does not antialias
+    normalised = processor.do_normalize
+    return Preprocessing(
+        _rule(dict(processor.size), FAMILIES[model_type].divisor, source),
+        filter=FILTERS[resample],  # type: ignore[arg-type]  # one of them
+        antialias=not first,
+        rescale_first=first,
+        mean=_colour(processor.image_mean) if normalised else (0.0, 0.0, 0.0),
+        std=_colour(processor.image_std) if normalised else (1.0, 1.0, 1.0),
+        backend="torchvision",
+    )
+
+
+def _colour(values: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _rule(size: Mapping[str, int | None], divisor: int, source: str) -> Resize:
+    given = {key: value for key, value in size.items() if value}
+    if given.keys() == {"shortest_edge", "longest_edge"}:
+        return BoundedEdges(given["shortest_edge"], given["longest_edge"], divisor)
+    if given.keys() == {"max_height", "max_width"}:
+        return FitInside(given["max_height"], given["max_width"])
+    if given.keys() == {"height", "width"}:
+        return ExactSize(given["height"], given["width"])
+    raise WeightsError(f"{source}: {PROCESSOR} wants pictures of {given}, which is no size that is read.")
+
+
+def _size(rule: Resize) -> dict[str, int]:
+    """The other way round."""
+    if isinstance(rule, BoundedEdges):
+        return {"shortest_edge": rule.size, "longest_edge": rule.max_size}
+    if isinstance(rule, FitInside):
+        return {"max_height": rule.height, "max_width": rule.width}
+    assert isinstance(rule, ExactSize)
+    return {"height": rule.height, "width": rule.width}
+
+
+def write(
+    config: AdaptedConfig, tensors: Mapping[str, Tensor], classes: Classes, preprocessing: Preprocessing
+) -> Mapping[str, bytes]:
+    """The files of a folder that transformers loads, with the names of the classes."""
+    network = AdaptedNetwork(config)
+    network.load_state_dict(dict(tensors))
+    inner = network.network
+    inner.config = copy.deepcopy(inner.config)
+    inner.config.id2label = {index: str(name) for index, name in enumerate(classes.names)}
+    inner.config.label2id = {name: index for index, name in inner.config.id2label.items()}
+    facts = json.loads(config.processor)
+    facts["size"] = _size(preprocessing.resize)
+    with tempfile.TemporaryDirectory() as place:
+        inner.save_pretrained(place, max_shard_size="100GB")
+        files = {path.name: path.read_bytes() for path in Path(place).iterdir()}
+    return {**files, PROCESSOR: json.dumps(facts, indent=2).encode()}
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder that was written here."""
+    network = the_library().AutoModelForObjectDetection.from_pretrained(
+        folder, dtype="float32", local_files_only=True, trust_remote_code=False
+    )
+    return {OWN + name: tensor for name, tensor in network.state_dict().items()}

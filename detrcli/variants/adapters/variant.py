@@ -1,0 +1,69 @@
+"""All families of transformers' detectors as one member: each is known by the `model_type` in its config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrcli.config import LossConfig, Preprocessing
+from detrcli.errors import UsageError
+from detrcli.variants.adapters import folder
+from detrcli.variants.adapters.attention import AdaptedInspectable
+from detrcli.variants.adapters.config import AdaptedConfig
+from detrcli.variants.adapters.families import FAMILIES
+from detrcli.variants.adapters.loss import OwnLoss, scoring
+from detrcli.variants.adapters.network import AdaptedNetwork
+from detrcli.variants.variant import Adapter, DataFacts, FolderFormat, Variant
+
+
+def build(config: AdaptedConfig) -> AdaptedNetwork:
+    """The network with the random start that transformers gives it. It computes numbers while it is being built."""
+    with torch.device("cpu"):
+        return AdaptedNetwork(config)
+
+
+def rows_of(config: AdaptedConfig, count: str) -> Mapping[str, Tensor]:
+    """The tensors that have a row for each of what is counted, as they start: those that grow with it."""
+    more = type(config)(**{**vars_of(config), count: getattr(config, count) + 1})
+    fresh, larger = (build(one).state_dict() for one in (config, more))
+    grown = {name: value for name, value in fresh.items() if larger[name].shape != value.shape}
+    for name, value in grown.items():
+        if larger[name].shape != (value.shape[0] + 1, *value.shape[1:]):
+            raise UsageError(f"{config.family.title}: its number of {count} cannot be changed ({name}).")
+    return grown
+
+
+def vars_of(config: AdaptedConfig) -> dict[str, Any]:
+    """Its fields, without what was computed from them."""
+    return {
+        name: getattr(config, name) for name in ("queries", "classes", "model_type", "facts", "processor")
+    }
+
+
+def recipe(config: AdaptedConfig, facts: DataFacts) -> Mapping[str, Any]:
+    """The family's own, with an augmentation that keeps to its input's size."""
+    return {"augmentation": "published", **config.family.recipe}
+
+
+VARIANT = Variant(
+    name="transformers",
+    config=AdaptedConfig,
+    presets={},
+    build=build,
+    build_unfilled=build,
+    scoring=scoring,
+    make_loss=lambda config, loss: OwnLoss(config),
+    inspect=AdaptedInspectable,
+    preprocessing=Preprocessing(),
+    class_rows=lambda config: rows_of(config, "classes"),
+    query_rows=lambda config: rows_of(config, "queries"),
+    loss=LossConfig(cost={}, loss={}),
+    recipe=recipe,
+    difference=lambda found, wanted: (
+        "" if found.model_type == wanted.model_type else f"it is a {found.family.title}"
+    ),
+    summary=lambda config: config.family.title,
+    adapter=Adapter(tuple(FAMILIES), folder.read),
+    folder=FolderFormat(folder.write, folder.tensors_of),
+)

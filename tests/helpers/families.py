@@ -1,0 +1,206 @@
+"""Small models of every family that transformers computes, with random weights, in folders as it writes them."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForObjectDetection
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+CLASSES = {0: "circle", 1: "square", 2: "triangle", 3: "star", 4: "cross"}
+SIDE = 64  # of what those with windows take
+
+
+def _resnet(*stages: str) -> Any:
+    return transformers.ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=list(stages),
+    )
+
+
+LEVELS = ("stage2", "stage3", "stage4")
+_LAYERS: dict[str, Any] = {
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "num_queries": 20,
+    "id2label": CLASSES,
+}
+
+
+def _rt(backbone: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "backbone_config": backbone,
+        "encoder_in_channels": [16, 24, 32],
+        "encoder_hidden_dim": 32,
+        "encoder_ffn_dim": 32,
+        "encoder_attention_heads": 2,
+        "d_model": 32,
+        "decoder_in_channels": [32, 32, 32],
+        "decoder_ffn_dim": 32,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "num_queries": 20,
+        "num_denoising": 10,
+        "id2label": CLASSES,
+        **more,
+    }
+
+
+def _rt_resnet() -> Any:
+    return transformers.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=list(LEVELS),
+    )
+
+
+def _hgnet() -> Any:
+    return transformers.HGNetV2Config(
+        embedding_size=8,
+        stem_channels=[3, 8, 8],
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 24, 32],
+        stage_in_channels=[8, 8, 16, 24],
+        stage_mid_channels=[8, 8, 8, 8],
+        stage_out_channels=[8, 16, 24, 32],
+        stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[1, 1, 1, 1],
+        out_features=list(LEVELS),
+    )
+
+
+def _windows(kind: str, **more: Any) -> dict[str, Any]:
+    backbone = {
+        "model_type": kind,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "patch_size": 8,
+        **more,
+    }
+    return {
+        "backbone_config": backbone,
+        "d_model": 32,
+        "decoder_ffn_dim": 32,
+        "decoder_layers": 2,
+        "decoder_self_attention_heads": 2,
+        "decoder_cross_attention_heads": 2,
+        "num_queries": 20,
+        "group_detr": 3,
+        "id2label": CLASSES,
+    }
+
+
+def config_of(name: str) -> Any:
+    """A small config, by the name of a case."""
+    lib = transformers
+    deformable = {"backbone_config": _resnet(*LEVELS), "d_model": 32, **_LAYERS}
+    stages = {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 20}
+    dense = {"backbone_config": _resnet("stage4"), **_LAYERS}
+    timm = lib.TimmBackboneConfig(
+        backbone="resnet10t", out_indices=[1, 2, 3, 4], use_pretrained_backbone=False
+    )
+    made = {
+        "deformable": lambda: lib.DeformableDetrConfig(**deformable),
+        "deformable-refine": lambda: lib.DeformableDetrConfig(**deformable, with_box_refine=True),
+        "deformable-two-stage": lambda: lib.DeformableDetrConfig(**deformable, **stages),
+        "conditional": lambda: lib.ConditionalDetrConfig(**dense, d_model=32),
+        "conditional-timm": lambda: lib.ConditionalDetrConfig(
+            **{**dense, "backbone_config": timm}, d_model=32
+        ),
+        "dab": lambda: lib.DabDetrConfig(**dense, hidden_size=32),
+        "table": lambda: lib.TableTransformerConfig(**dense, d_model=32),
+        "rt": lambda: lib.RTDetrConfig(**_rt(_rt_resnet())),
+        "rt-v2": lambda: lib.RTDetrV2Config(**_rt(_rt_resnet())),
+        "d-fine": lambda: lib.DFineConfig(**_rt(_hgnet(), decoder_n_points=[3, 4, 2])),
+        "deim-v2": lambda: lib.Deimv2Config(**_rt(_hgnet())),
+        "lw": lambda: lib.LwDetrConfig(
+            **_windows(
+                "lw_detr_vit", window_block_indices=[0], out_indices=[0, 1], num_windows=4,
+                pretrain_image_size=SIDE,
+            ),
+            projector_scale_factors=[1.0],
+        ),
+        "rf": lambda: lib.RfDetrConfig(**_windows("rf_detr_dinov2", num_windows=2, out_indices=[1, 2])),
+        "yolos": lambda: lib.YolosConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            image_size=[SIDE, SIDE], patch_size=8, num_detection_tokens=20, id2label=CLASSES,
+        ),
+    }  # fmt: skip
+    return made[name]()
+
+
+QUICK = ("deformable-two-stage", "conditional", "rt", "d-fine", "yolos")
+SLOW = (
+    "deformable", "deformable-refine", "conditional-timm", "dab", "table", "rt-v2", "deim-v2", "lw", "rf",
+)  # fmt: skip
+NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+
+
+def processor_of(name: str) -> Any:
+    """The family's processor, for small pictures."""
+    exact = {"size": {"height": 96, "width": 96}}
+    edges = {"size": {"shortest_edge": 96, "longest_edge": 150}}
+    kind = name.split("-")[0]
+    cls, given = {
+        "deformable": (transformers.DeformableDetrImageProcessor, edges),
+        "conditional": (transformers.ConditionalDetrImageProcessor, edges),
+        "dab": (transformers.ConditionalDetrImageProcessor, edges),
+        "table": (transformers.DetrImageProcessor, {"size": {"max_height": 120, "max_width": 100}}),
+        "rt": (transformers.RTDetrImageProcessor, exact),
+        "d": (transformers.RTDetrImageProcessor, exact),
+        "deim": (transformers.RTDetrImageProcessor, {**exact, "do_normalize": True}),
+        "lw": (transformers.DeformableDetrImageProcessor, {"size": {"height": SIDE, "width": SIDE}}),
+        "rf": (transformers.RfDetrImageProcessor, {"size": {"height": SIDE, "width": SIDE}}),
+        "yolos": (transformers.YolosImageProcessor, edges),
+    }[kind]
+    return cls(**given)
+
+
+@cache
+def _written() -> dict[str, Path]:
+    return {}
+
+
+def folder_of(name: str, factory: pytest.TempPathFactory) -> Path:
+    """A folder with model and processor, made once. Its numbers are moved, so that no two queries are equal."""
+    if name not in _written():
+        torch.manual_seed(0)
+        network = AutoModelForObjectDetection.from_config(config_of(name))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.dim() > 0 and parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        folder = factory.mktemp("families") / name
+        network.save_pretrained(folder)
+        processor_of(name).save_pretrained(folder)
+        _written()[name] = folder
+    return _written()[name]
+
+
+def pictures() -> Iterator[Any]:
+    """Three of unequal size."""
+    import numpy as np
+    from PIL import Image
+
+    from detrcli.data.shapes import scene
+
+    for number, size in enumerate(((120, 160), (150, 90), (96, 96))):
+        made = Image.fromarray(scene(7, number, 160).pixels)
+        yield Image.fromarray(np.array(made.resize(size[::-1])))
