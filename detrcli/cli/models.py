@@ -1,14 +1,22 @@
 """`detr models`: what there is to choose from."""
 
+from typing import TYPE_CHECKING
+
 from detrcli.cli.options import Debug, Json
+
+if TYPE_CHECKING:
+    from detrcli.variants.adapters.families import Family
 
 
 def models(json: Json = False, debug: Debug = False) -> None:
-    """List the weights that have a name, and their models."""
+    """List weights with a name, and families of models."""
+    from dataclasses import asdict
+
     import torch
 
     from detrcli.cli.console import print_json, print_table
     from detrcli.variants import preset, variant_of
+    from detrcli.variants.adapters.families import FAMILIES
     from detrcli.weights.download import cached_path
     from detrcli.weights.load import load_weights
     from detrcli.weights.registry import PUBLISHED, SHIPPED
@@ -45,7 +53,16 @@ def models(json: Json = False, debug: Debug = False) -> None:
     if json:
         keys = ("name", "backbone", "parameters", "data", "AP", "bytes", "cached")
         listed = [dict(zip(keys, row, strict=True)) for row in rows]
-        print_json({"schema": "detr.models/1", "models": listed})
+        families = [
+            {
+                "family": family.title,
+                "model_type": model_type,
+                "default": family.default and asdict(family.default),
+                "as_published": family.published and asdict(family.published),
+            }
+            for model_type, family in FAMILIES.items()
+        ]
+        print_json({"schema": "detr.models/1", "models": listed, "families": families})
     else:
         print_table(
             ("name", "backbone", "parameters", "evaluated on", "AP", "MB", "here"),
@@ -54,3 +71,21 @@ def models(json: Json = False, debug: Debug = False) -> None:
                 for name, backbone, parameters, data, ap, size, here in rows
             ],
         )
+        print()
+        print_table(
+            ("folders of transformers", "model_type", "parameters", "GFLOP", "at", "AP as published"),
+            [_row(model_type, family) for model_type, family in FAMILIES.items()],
+        )
+
+
+def _row(model_type: str, family: "Family") -> tuple[str, str, str, str, str, str]:
+    default, published = family.default, family.published
+    measured = ("", "", "")
+    if default is not None:
+        measured = (
+            f"{default.parameters:,}",
+            f"{default.gflop:.1f}",
+            f"{default.height} x {default.width}",
+        )
+    said = "" if published is None else f"{published.ap} ({published.model}, arXiv {published.paper})"
+    return (family.title, model_type, *measured, said)

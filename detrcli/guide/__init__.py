@@ -8,6 +8,7 @@ TOPICS = (
     "data",
     "training",
     "models",
+    "families",
     "weights",
     "predict",
     "evaluation",

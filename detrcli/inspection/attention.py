@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detrcli.boxes import to_pixels
@@ -378,7 +379,11 @@ def _sampled(
     count = sampled[0].weights.shape[2]
     kept = list(range(count)) if None in heads else [head for head in heads if head is not None]
     points = np.stack([one.points[0, :, kept].float().cpu().numpy() for one in sampled])
-    references = torch.stack([one.references[0].float().cpu() for one in sampled])  # (L, n, 2 or 4)
+    # Some begin with a point and go on with boxes: a point is then a box without extent.
+    most = max(one.references.shape[-1] for one in sampled)
+    references = torch.stack(  # (L, n, 2 or 4)
+        [F.pad(one.references[0].float().cpu(), (0, most - one.references.shape[-1])) for one in sampled]
+    )
     centres = to_picture(references[..., :2].numpy(), record.size, record.placement)
     if references.shape[-1] == 4:
         boxes = to_pixels(references, *record.size, record.placement).numpy()

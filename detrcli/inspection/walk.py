@@ -37,7 +37,11 @@ def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None
         pixels = torch.empty(3, height, width)
         try:
             stops = _walk(model, variant.inspect(model), detector.scoring, pixels)
-        except (UsageError, RuntimeError):  # learned positions end somewhere; some networks need numbers
+        except (
+            UsageError,
+            RuntimeError,
+            ValueError,
+        ):  # learned positions end somewhere; some networks need numbers
             return None
     return [stop.shape for stop in stops]
 

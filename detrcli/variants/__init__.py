@@ -7,7 +7,7 @@ from typing import Any
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
 from detrcli.variants import deformable_detr, deformable_tiny, detr, dino, dino_tiny, tiny
-from detrcli.variants.adapters import variant as adapters
+from detrcli.variants.adapters.variant import VARIANT as OF_TRANSFORMERS
 from detrcli.variants.variant import Variant
 
 ENTRY_POINTS = "detrcli.variants"  # the group in which other packages name theirs
@@ -19,7 +19,7 @@ _VARIANTS: list[Variant[Any]] = [
     dino.VARIANT,
     dino_tiny.VARIANT,
     deformable_tiny.VARIANT,
-    adapters.VARIANT,
+    OF_TRANSFORMERS,
 ]
 
 

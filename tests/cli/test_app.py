@@ -86,7 +86,10 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
         "no",
     ]
     assert lines[8][:5] == ["shapes", "detr-tiny", "1,660,742", "shapes", "val"]
-    assert len(lines) == 9
+    assert lines[9] == []
+    assert lines[15][:4] == ["RT-DETR", "rt_detr", "42,731,082", "136.7"]
+    assert "53.1 (R50, arXiv 2304.08069)" in table.stdout
+    assert len(lines) == 22
 
     document = json.loads(detr("models", "--json", DETR_CACHE=str(tmp_path)).stdout)
     assert document["schema"] == "detr.models/1"
@@ -100,6 +103,12 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
         "cached": True,
     }
     assert document["models"][4]["parameters"] is None
+    assert document["families"][4] == {
+        "family": "RT-DETR",
+        "model_type": "rt_detr",
+        "default": {"parameters": 42_731_082, "gflop": 136.7, "height": 640, "width": 640},
+        "as_published": {"model": "R50", "ap": 53.1, "paper": "2304.08069"},
+    }
 
 
 def test_a_bug_of_ours_is_one_and_debug_shows_its_traceback(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _windows(kind: str, **more: Any) -> dict[str, Any]:
 def config_of(name: str) -> Any:
     """A small config, by the name of a case."""
     lib = transformers
-    deformable = {"backbone_config": _resnet(*LEVELS), "d_model": 32, **_LAYERS}
+    deformable = {"backbone_config": _resnet(*LEVELS), "d_model": 64, **_LAYERS}
     stages = {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 20}
     dense = {"backbone_config": _resnet("stage4"), **_LAYERS}
     timm = lib.TimmBackboneConfig(

@@ -4,7 +4,7 @@ Modules are named by patterns of their dotted names, where `*` stands for a laye
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -18,6 +18,25 @@ class Attentions:
     encoder: str = ""  # of cells; none where there is no encoder, or no attention in it
     encoder_kind: Literal["dense", "sampled"] = "dense"
     projection: str = ""  # which gives the map that dense attention looks at, of cells or of the encoder
+
+
+@dataclass(frozen=True)
+class DefaultModel:
+    """What was measured of a model with random weights."""
+
+    parameters: int
+    gflop: float  # of one picture, a multiplication and an addition counted as two
+    height: int  # of that picture
+    width: int
+
+
+@dataclass(frozen=True)
+class PublishedAP:
+    """What a paper says that a model of the family reaches on COCO val2017; it was not measured here."""
+
+    model: str
+    ap: float
+    paper: str  # its number on arXiv
 
 
 @dataclass(frozen=True)
@@ -50,7 +69,10 @@ class Family:
     denoises: bool = False  # in training
     divisor: int = 1  # which both sides of its input are cut to a multiple of
     recipe: Mapping[str, Any] = field(default_factory=dict)  # where the user says nothing
-    published: str = ""  # a checkpoint whose AP is known: name, AP on COCO val2017, paper
+    default: "DefaultModel | None" = (
+        None  # the model that transformers' default config gives, where that is complete
+    )
+    published: "PublishedAP | None" = None
 
 
 _RT = Family(
@@ -77,7 +99,8 @@ _RT = Family(
         "clip": 0.1,
         "ema": 0.9999,
     },
-    published="PekingU/rtdetr_r50vd: 53.1 (arXiv 2304.08069)",
+    default=DefaultModel(42_731_082, 136.7, 640, 640),
+    published=PublishedAP("R50", 53.1, "2304.08069"),
 )
 _LW = Family(
     title="LW-DETR",
@@ -88,7 +111,7 @@ _LW = Family(
     box_head="bbox_embed",
     proposals="model.enc_out_bbox_embed.0",
     recipe={"lr": 1e-4, "lr_backbone": 1.5e-4, "weight_decay": 1e-4, "clip": 0.1, "ema": 0.993},
-    published="AnnaZhang/lwdetr_medium_60e_coco: 52.5 (arXiv 2406.03459)",
+    published=PublishedAP("medium", 52.5, "2406.03459"),
 )
 _DETR = {"lr": 1e-4, "lr_backbone": 1e-5, "weight_decay": 1e-4, "clip": 0.1}
 _DENSE = Attentions("dense", encoder="model.encoder.layers.*.self_attn", projection="model.input_projection")
@@ -103,8 +126,9 @@ FAMILIES: Mapping[str, Family] = {
         box_head="bbox_embed.*",
         encoder="model.encoder",
         proposals="model.enc_output_norm",
+        default=DefaultModel(40_046_792, 327.3, 800, 1066),
         recipe={**_DETR, "lr": 2e-4, "lr_backbone": 2e-5},
-        published="SenseTime/deformable-detr: 44.5 (arXiv 2010.04159)",
+        published=PublishedAP("R50", 43.8, "2010.04159"),
     ),
     "conditional_detr": Family(
         title="Conditional DETR",
@@ -116,7 +140,8 @@ FAMILIES: Mapping[str, Family] = {
         box_head="bbox_predictor",
         encoder="model.encoder",
         recipe=_DETR,
-        published="microsoft/conditional-detr-resnet-50: 41.0 (arXiv 2108.06152)",
+        default=DefaultModel(43_395_528, 165.0, 800, 1066),
+        published=PublishedAP("R50", 40.9, "2108.06152"),
     ),
     "dab-detr": Family(
         title="DAB-DETR",
@@ -133,7 +158,8 @@ FAMILIES: Mapping[str, Family] = {
         box_head="bbox_predictor",
         encoder="model.encoder",
         recipe=_DETR,
-        published="IDEA-Research/dab-detr-resnet-50: 42.2 (arXiv 2201.12329)",
+        default=DefaultModel(43_648_644, 173.1, 800, 1066),
+        published=PublishedAP("R50", 42.2, "2201.12329"),
     ),
     "table-transformer": Family(
         title="Table Transformer",
@@ -145,20 +171,26 @@ FAMILIES: Mapping[str, Family] = {
         box_head="bbox_predictor",
         encoder="model.encoder",
         recipe={**_DETR, "lr": 5e-5},
+        default=DefaultModel(41_502_407, 162.3, 800, 1066),
     ),
     "rt_detr": _RT,
-    "rt_detr_v2": Family(**{**vars(_RT), "title": "RT-DETRv2", "published": ""}),
-    "d_fine": Family(**{**vars(_RT), "title": "D-FINE", "published": ""}),
-    "deimv2": Family(**{**vars(_RT), "title": "DEIMv2", "backbone": "model.conv_encoder", "published": ""}),
+    "rt_detr_v2": replace(_RT, title="RT-DETRv2", published=PublishedAP("R50", 53.4, "2407.17140")),
+    "d_fine": replace(
+        _RT,
+        title="D-FINE",
+        default=DefaultModel(31_083_862, 94.6, 640, 640),
+        published=PublishedAP("L", 54.0, "2410.13842"),
+    ),
+    "deimv2": replace(
+        _RT,
+        title="DEIMv2",
+        backbone="model.conv_encoder",
+        default=DefaultModel(29_767_510, 91.6, 640, 640),
+        published=None,
+    ),
     "lw_detr": _LW,
-    "rf_detr": Family(
-        **{
-            **vars(_LW),
-            "title": "RF-DETR",
-            "processor": "RfDetrImageProcessor",
-            "detections": None,
-            "published": "",
-        }
+    "rf_detr": replace(
+        _LW, title="RF-DETR", processor="RfDetrImageProcessor", detections=None, published=None
     ),
     "yolos": Family(
         title="YOLOS",
@@ -181,6 +213,7 @@ FAMILIES: Mapping[str, Family] = {
         auxiliary=False,
         divisor=16,
         recipe={"lr": 2.5e-5, "lr_backbone": 2.5e-5, "weight_decay": 1e-4, "clip": 0.1},
-        published="hustvl/yolos-small: 36.1 (arXiv 2106.00666)",
+        default=DefaultModel(104_947_975, 313.2, 512, 864),
+        published=PublishedAP("base", 42.0, "2106.00666"),
     ),
 }

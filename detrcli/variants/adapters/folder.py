@@ -36,7 +36,7 @@ def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
             folder, dtype="float32", output_loading_info=True, use_safetensors=True, **here
         )
         processor = _processor(transformers, folder, network.config)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except Exception as error:  # whatever another library makes of what lies there
         first = str(error).strip().splitlines()
         raise WeightsError(
             f"{source}: transformers does not load it: {first[0] if first else error!r}"

@@ -1,0 +1,190 @@
+"""The commands on folders of transformers, as users call them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import NAMES, folder_of, processor_of
+from here import Detr
+from PIL import Image
+from transformers import AutoModelForObjectDetection
+
+from detrcli.data.make import make_shapes
+from detrcli.data.preprocessing import prepare
+from detrcli.errors import UsageError, WeightsError
+from detrcli.inference.detector import Detector
+from detrcli.inspection.relevance import relevance
+from detrcli.variants.adapters import config as adapted
+from detrcli.weights.load import load_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of(name, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=12, size=64, objects=3)
+    return folder
+
+
+def test_all_that_looks_inside(name: str, folder: Path, data: Path, detr: Detr) -> None:
+    picture = data / "val" / "000000.png"
+    looked = ("visualize-attn", picture, "--weights", folder)
+    shown = detr(*looked, "--query", 3, "--layer", "all", "--raw", "raw.npz", "--out", "cross.png", "--json")
+    assert shown.code == 0, shown.err
+    raw = np.load("raw.npz")
+    np.testing.assert_allclose(raw["cross"].sum((-1, -2)), 1, atol=1e-3)
+    family = load_weights(str(folder)).config.family
+    if family.attentions.kind == "sampled":
+        np.testing.assert_allclose(raw["weights"].sum((3, 4)), 1, atol=1e-5)  # of each head
+    assert detr(*looked, "--self", "--query", 3, "--out", "self.png").code == 0
+    encoder = detr(*looked, "--encoder", "30,30", "--layer", "all", "--out", "encoder.png")
+    assert encoder.code == (0 if family.attentions.encoder else 2), encoder.err
+    dense = family.attentions.kind == "dense" and family.title != "YOLOS"
+    relevant = detr(*looked, "--relevance", "--query", 3, "--out", "relevance.png")
+    assert relevant.code == (0 if dense else 2), relevant.err
+    assert dense or "This model has no relevance to show" in relevant.err
+    matched = detr("match-debug", data, "--weights", folder, "--json", "--out", "matched.png")
+    assert matched.code == 0, matched.err
+    assert detr("match-debug", data, "--all", "--weights", folder, "--overwrite").code == 0
+    explained = detr("explain", picture, "--weights", folder)
+    assert explained.code == 0, explained.err
+    assert "20 object queries" in " ".join(explained.out.split())
+
+
+def test_relevance_follows_the_gradient(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Attention to a cell counts as much as the score changes with it: held against the difference that it makes."""
+    weights = load_weights(str(folder_of("conditional", tmp_path_factory)))
+    detector = Detector(weights, CPU, engine="plain")
+    pixels = prepare(Image.new("RGB", (96, 96), (200, 40, 90)), weights.preprocessing)
+    (map_,) = relevance(detector, pixels, [3])
+    assert map_.shape == (3, 3)
+    assert map_.sum().item() == pytest.approx(1, abs=1e-5)
+    assert (map_ >= 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rt", "d-fine", "deformable-two-stage", "yolos", "lw", "conditional"])
+def test_two_processes(kind: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """Also where a batch has no object, and where the model has parts that no loss reaches."""
+    make_shapes(tmp_path / "data", images=8, size=64, objects=2)
+    path = tmp_path / "data" / "annotations" / "instances_train.json"
+    document = json.loads(path.read_text())
+    document["annotations"] = [one for one in document["annotations"] if one["image_id"] > 3]
+    path.write_text(json.dumps(document))
+    folder = folder_of(kind, tmp_path_factory)
+    command: list[Any] = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "detrcli",
+        "train", tmp_path / "data", "--weights", folder, "--epochs", 2, "--batch-size", 1,
+        "--set", "workers=0", "--out", tmp_path / "run", "--device", "cpu",
+    ]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    AutoModelForObjectDetection.from_pretrained(tmp_path / "run" / "last")
+
+
+def changed(source: Path, place: Path, **facts: Any) -> str:
+    shutil.copytree(source, place)
+    path = place / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+    return str(place)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"model_type": "mask2former"}, "of type 'mask2former'; read are detr, deformable_detr, .*yolos"),
+        ({"architectures": ["ConditionalDetrForSegmentation"]}, "has masks"),
+        ({"quantization_config": {"bits": 8}}, "quantised"),
+        ({"d_model": 48}, "the tensors do not fit|does not load"),
+        ({"d_model": "wide"}, "does not load|cannot be understood"),
+    ],
+)
+def test_what_is_not_read_is_said(
+    facts: dict[str, Any], said: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source = folder_of("conditional", tmp_path_factory)
+    with pytest.raises(WeightsError, match=said):
+        load_weights(changed(source, tmp_path / "changed", **facts))
+
+
+def test_code_in_a_folder_is_not_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    source = folder_of("conditional", tmp_path_factory)
+    own = {"AutoConfig": "evil.Config", "AutoModelForObjectDetection": "evil.Model"}
+    place = changed(source, tmp_path / "evil", auto_map=own)
+    (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    load_weights(place)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"do_resize": False}, "not resized"),
+        ({"rescale_factor": 1.0}, "rescales by"),
+        ({"resample": 1}, "filter 1"),
+        ({"pad_size": {"height": 200, "width": 200}}, "pads or cuts"),
+    ],
+)
+def test_processors_that_are_not_read(
+    facts: dict[str, Any], said: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shutil.copytree(folder_of("conditional", tmp_path_factory), tmp_path / "other")
+    path = tmp_path / "other" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+    with pytest.raises(WeightsError, match=said):
+        load_weights(str(tmp_path / "other"))
+
+
+def test_without_a_processor_the_familys_own(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for kind, rule in (("rt", "exact-size"), ("conditional", "bounded-edges")):
+        shutil.copytree(folder_of(kind, tmp_path_factory), tmp_path / kind)
+        (tmp_path / kind / "preprocessor_config.json").unlink()
+        assert load_weights(str(tmp_path / kind)).preprocessing.resize.kind == rule
+    assert processor_of("rt").size["height"] == 96
+
+
+def test_where_transformers_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = folder_of("conditional", tmp_path_factory)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises((UsageError, WeightsError), match=r"detrcli\[transformers\]"):
+        load_weights(str(folder))
+    assert "detrcli[transformers]" in adapted.NEEDED
+
+
+def test_another_number_of_queries(detr: Detr, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    more = ("--epochs", 1, "--batch-size", 4, "--set", "workers=0", "--set", "queries=25")
+    for kind in ("rt", "conditional"):
+        shown = detr("train", data, "--weights", folder_of(kind, tmp_path_factory), "--out", kind, *more)
+        assert shown.code == 0, shown.err
+        assert load_weights(kind).config.queries == 25
+    shown = detr("train", data, "--weights", folder_of("yolos", tmp_path_factory), "--out", "yolos", *more)
+    assert shown.code == 2
+    assert "YOLOS: its number of queries cannot be changed" in shown.err
