@@ -148,6 +148,17 @@ class BoundedEdges(ShortestEdge):
 
 
 @dataclass(frozen=True)
+class ScaledEdges(ShortestEdge):
+    """As torchvision's detectors have that rule: both sides by one factor, and cut to integers."""
+
+    kind = "scaled-edges"
+
+    def place(self, height: int, width: int) -> Placement:
+        scale = min(self.size / min(height, width), self.max_size / max(height, width))
+        return Placement.filling(max(1, int(height * scale)), max(1, int(width * scale)))
+
+
+@dataclass(frozen=True)
 class FitInside(Resize):
     """As large as fits into this size without changing proportions, and nothing around it."""
 

@@ -6,7 +6,15 @@ from typing import Any
 
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
-from detrcli.variants import deformable_detr, deformable_tiny, detr, dino, dino_tiny, tiny
+from detrcli.variants import (
+    deformable_detr,
+    deformable_tiny,
+    detr,
+    dino,
+    dino_tiny,
+    tiny,
+    torchvision_detectors,
+)
 from detrcli.variants.adapters.variant import VARIANT as OF_TRANSFORMERS
 from detrcli.variants.variant import Variant
 
@@ -20,6 +28,7 @@ _VARIANTS: list[Variant[Any]] = [
     dino_tiny.VARIANT,
     deformable_tiny.VARIANT,
     OF_TRANSFORMERS,
+    torchvision_detectors.VARIANT,
 ]
 
 

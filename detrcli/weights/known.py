@@ -8,7 +8,7 @@ from detrcli.errors import WeightsError
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 
 EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # who runs an exported model, and how its file ends
-REMOTE = ("hf:", "http://", "https://")  # what only a fetch can tell
+REMOTE = ("hf:", "http://", "https://", "torchvision:")  # what only a fetch, or another library, can tell
 
 
 def check_weights(source: str) -> None:

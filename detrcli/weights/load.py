@@ -8,7 +8,7 @@ from detrcli.config import ModelConfig
 from detrcli.errors import NO_MASKS, NOTHING_INSIDE, UsageError, WeightsError
 from detrcli.variants import preset, variant_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
-from detrcli.weights.formats import folder, hugging_face, native, published
+from detrcli.weights.formats import folder, hugging_face, native, published, torchvision
 from detrcli.weights.known import EXPORTS, unknown_weights
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.save import find
@@ -51,6 +51,8 @@ def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress:
             raise WeightsError(NO_MASKS.format(source))
         path = fetch(known.url, known.sha256, progress)
         return published.load(path, source, preset(source))
+    if source.startswith(torchvision.PREFIX):
+        return torchvision.load(source, progress)
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source)
     if re.match(r"https?://", source):

@@ -14,9 +14,9 @@ from detrcli.model.backbone import Part
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch, Group, Match, Output, Target
 from detrcli.variants.adapters.config import AdaptedConfig, the_library
+from detrcli.variants.own_loss import TOTAL
 
 STEM = ("embedder", "conv1", "bn1")  # what sees the picture first, by the names that backbones have for it
-LOSS = "loss"  # the name of their total in an output; its parts follow under theirs
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class AdaptedNetwork(DetectionTransformer):
         assert heard is not None
         noised = getattr(found, "denoising_meta_values", None)
         others = [*_proposals(heard, self.queries), *self._denoising(heard, noised, targets)]
-        named = {} if found.loss is None else {LOSS: found.loss, **found.loss_dict}
+        named = {} if found.loss is None else {TOTAL: found.loss, **found.loss_dict}
         logits, boxes = self._layers(heard)
         first = 0 if noised is None else noised["dn_num_split"][0]
         own = slice(first, first + self.queries)  # behind them other groups of the same queries may follow

@@ -12,8 +12,9 @@ from detrcli.variants.adapters import folder
 from detrcli.variants.adapters.attention import AdaptedInspectable
 from detrcli.variants.adapters.config import AdaptedConfig
 from detrcli.variants.adapters.families import FAMILIES
-from detrcli.variants.adapters.loss import OwnLoss, scoring
 from detrcli.variants.adapters.network import AdaptedNetwork
+from detrcli.variants.adapters.scoring import matcher, scoring
+from detrcli.variants.own_loss import OwnLoss
 from detrcli.variants.variant import Adapter, DataFacts, FolderFormat, Variant
 
 
@@ -53,7 +54,7 @@ VARIANT = Variant(
     build=build,
     build_unfilled=build,
     scoring=scoring,
-    make_loss=lambda config, loss: OwnLoss(config),
+    make_loss=lambda config, loss: OwnLoss(scoring(config), matcher(config)),
     inspect=AdaptedInspectable,
     preprocessing=Preprocessing(),
     class_rows=lambda config: rows_of(config, "classes"),

@@ -1,0 +1,30 @@
+"""How a family of transformers scores and matches, by our terms."""
+
+from dataclasses import replace
+
+from detrcli.losses.matching import Matcher
+from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
+from detrcli.losses.terms import class_cost, giou_cost, l1_cost
+from detrcli.variants.adapters.config import AdaptedConfig
+
+
+def scoring(config: AdaptedConfig) -> Scoring:
+    """What the numbers of its class head mean."""
+    if config.family.scoring == "softmax":
+        return Softmax()
+    return Sigmoid(most=config.family.detections or config.queries)
+
+
+def matcher(config: AdaptedConfig) -> Matcher:
+    """The family's own matching, by our terms."""
+    numbers = config.numbers
+    by_class, by_l1, by_giou = (float(getattr(numbers, name)) for name in config.family.costs)
+    of = scoring(config)
+    if isinstance(of, Sigmoid):
+        alpha, gamma = (
+            getattr(numbers, "matcher_alpha", of.alpha),
+            getattr(numbers, "matcher_gamma", of.gamma),
+        )
+        of = replace(of, alpha=alpha, gamma=gamma)
+    kind = "focal" if isinstance(of, Sigmoid) else "probability"
+    return Matcher([class_cost(of, kind, by_class), l1_cost(by_l1), giou_cost(by_giou)])
