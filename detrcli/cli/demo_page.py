@@ -10,7 +10,8 @@ from detrcli.render.page import Section
 from detrcli.render.page import write_page as write_sections
 
 PAGE = "index.html"
-DATA, RUN, FOUND = "unseen", "tuned", "found"  # in the demo's folder
+MODEL = "dino-tiny"  # that the shipped weights are, and that learns from nothing beside them
+DATA, RUN, SCRATCH, FOUND = "unseen", "tuned", "from-nothing", "found"  # in the demo's folder
 ATTENTION, MATCHING, QUERIES = "attention.png", "matching.png", "queries.png"
 
 
@@ -19,13 +20,13 @@ def write_page(
     commands: list[tuple[str, ...]],
     shipped: dict[str, Any],
     before: dict[str, Any],
-    after: dict[str, Any],
+    trained: dict[str, dict[str, Any]],
     walk: dict[str, Any],
     seconds: float,
 ) -> None:
     """Write it into that folder, from the commands and the documents that they printed."""
     (
-        evaluated, made, shown, evaluated_before, trained, evaluated_after,
+        evaluated, made, shown, evaluated_before, from_nothing, evaluated_nothing, tuned, evaluated_tuned,
         predicted, explained, looked, matched, matched_all,
     ) = (f"detr {shlex.join(command)}" for command in commands)  # fmt: skip
     numbers = ("AP", "AP50", "AP75")
@@ -43,8 +44,8 @@ def write_page(
         [
             Section(
                 "A detector that is there",
-                "The `shapes` weights: a DETR of 1.7 million parameters, trained from scratch on circles, squares, "
-                "triangles, stars and crosses.",
+                "The `shapes` weights: a small DINO of 1.3 million parameters, trained from scratch on circles, "
+                "squares, triangles, stars and crosses.",
                 evaluated,
                 ("data", *numbers),
                 [row("shapes", shipped)],
@@ -63,19 +64,28 @@ def write_page(
                 [row("before", before)],
             ),
             Section(
-                "Fine-tuning",
-                "The class head starts anew; all else has seen shapes before, and learns on.",
-                trained,
+                "Learning, from nothing and from what is there",
+                "The same model twice, for as many epochs: once with random weights, and once with the class head "
+                "alone anew, where all else has seen shapes before.",
+                f"{from_nothing}\n{tuned}",
                 pictures=[
-                    (open_picture(out / RUN / "curves.png").image, "What training measured, epoch by epoch")
+                    (open_picture(out / SCRATCH / "curves.png").image, "From nothing, epoch by epoch"),
+                    (
+                        open_picture(out / RUN / "curves.png").image,
+                        "From the shipped weights, epoch by epoch",
+                    ),
                 ],
             ),
             Section(
-                "What it makes of them now",
+                "What they make of them now",
                 "The same pictures of the validation split, which training has not seen.",
-                evaluated_after,
+                f"{evaluated_nothing}\n{evaluated_tuned}",
                 ("data", *numbers),
-                [row("before", before), row("after", after)],
+                [
+                    row("before", before),
+                    row("from nothing", trained[SCRATCH]),
+                    row("from the shipped weights", trained[RUN]),
+                ],
             ),
             Section(
                 "What it finds",

@@ -111,13 +111,31 @@ def trace(weights: Weights, dtype: torch.dtype = torch.float32) -> Any:
     # Axes of length 1, as the coarsest of several levels would have them, are taken to be fixed.
     if not exact:
         height, width = max(height, 320), max(width, 448)
-    open_axes = {0: auto} if exact else {0: auto, 2: auto, 3: auto}
-    with torch.no_grad(), _quiet():
-        return torch.export.export(
-            LastLayer(weights.model(), dtype),
-            (torch.zeros(2, 3, height, width),),
-            dynamic_shapes=(open_axes,),
+    model = weights.model()
+    if not (exact or model.open_batch):
+        raise UsageError(
+            f"{weights.source}: it takes inputs of many sizes, and of such models ours alone can be exported. One "
+            "whose processor resizes to a height and a width can."
         )
+    open_axes = {0: auto} if model.open_batch else {}
+    if not exact:
+        open_axes |= {2: auto, 3: auto}
+    pictures = torch.zeros(2 if model.open_batch else 1, 3, height, width)
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(LastLayer(model, dtype), (pictures,), dynamic_shapes=(open_axes,))
+    if not model.open_batch:
+        _drop_assertions(program)
+    return program
+
+
+def _drop_assertions(program: Any) -> None:
+    """Without what a network asserts of its own numbers: runtimes know no such operators."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if str(node.target).startswith(("aten._assert", "aten.sym_constrain")):
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def export(
@@ -168,9 +186,22 @@ def verify(weights: Weights, engine: Engine, precision: str, sizes: int | None =
 
 
 def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
-    """The largest difference of a probability or of a box in [0, 1]; NaN where one is not a number."""
-    probabilities = (scoring.probabilities(a.logits) - scoring.probabilities(b.logits)).abs().max()
-    return float(torch.maximum(probabilities, (a.boxes - b.boxes).abs().max()))
+    """The largest difference of a probability or of a box in [0, 1]; NaN where one is not a number.
+
+    Of queries that begin at the best proposals none has a place: nearly equal ones may come in another order. So each
+    is held against the one that it is closest to, one to one.
+    """
+    one, two = (torch.cat([scoring.probabilities(p.logits), p.boxes], -1) for p in (a, b))  # (B, Q, K + 4)
+    in_order = float((one - two).abs().max())
+    if not in_order > 1e-3:  # also where it is not a number
+        return in_order
+    from scipy.optimize import linear_sum_assignment
+
+    worst = 0.0
+    for ours, theirs in zip(one, two, strict=True):
+        apart = torch.cdist(ours, theirs, p=torch.inf)  # (Q, Q)
+        worst = max(worst, float(apart[linear_sum_assignment(apart)].max()))
+    return worst
 
 
 def _sizes(weights: Weights, count: int | None = None) -> list[tuple[int, int]]:
@@ -180,6 +211,12 @@ def _sizes(weights: Weights, count: int | None = None) -> list[tuple[int, int]]:
     asked += (torch.randint(50, 1000, ((count or 3) - 3, 2), generator=random)).tolist()
     placed = (weights.preprocessing.resize.place(height, width) for height, width in asked)
     return list(dict.fromkeys((place.height, place.width) for place in placed))
+
+
+def picture_by_picture(compute: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
+    """What a model says that was written for one picture at a time."""
+    found = [compute(image[None]) for image in images]
+    return Prediction(torch.cat([one.logits for one in found]), torch.cat([one.boxes for one in found]))
 
 
 def read_exported(path: Path, runtime: Runtime) -> tuple[Weights, str]:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import onnxruntime
 import torch
+from torch import Tensor
 
 from detrcli.errors import WeightsError
 from detrcli.inference.engines import EngineName
-from detrcli.inference.export import CPU, INPUT, OUTPUTS, trace
+from detrcli.inference.export import CPU, INPUT, OUTPUTS, picture_by_picture, trace
 from detrcli.structures import Batch, Prediction
 from detrcli.system.precision import PRECISIONS
 from detrcli.weights.weights import Weights
@@ -55,10 +56,16 @@ class OnnxEngine:
     def __init__(self, path: Path, precision: str | None = None) -> None:
         """In the precision that it was written in."""
         self.session = _session(path)
+        self.alone = self.session.get_inputs()[0].shape[0] == 1
 
     def __call__(self, batch: Batch) -> Prediction:
         assert batch.padding is None, "pictures of one size share a batch"
-        found = self.session.run(list(OUTPUTS), {INPUT: batch.images.contiguous().numpy()})
+        if self.alone and len(batch.images) > 1:
+            return picture_by_picture(self._compute, batch.images)
+        return self._compute(batch.images)
+
+    def _compute(self, images: Tensor) -> Prediction:
+        found = self.session.run(list(OUTPUTS), {INPUT: images.contiguous().numpy()})
         logits, boxes = (torch.from_numpy(one) for one in found)
         return Prediction(logits, boxes)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import openvino
 import torch
+from torch import Tensor
 
 from detrcli.errors import WeightsError
 from detrcli.inference.engines import EngineName
-from detrcli.inference.export import CPU, INPUT, OUTPUTS, PRECISION, trace
+from detrcli.inference.export import CPU, INPUT, OUTPUTS, PRECISION, picture_by_picture, trace
 from detrcli.structures import Batch, Prediction
 from detrcli.weights.weights import Weights
 
@@ -18,7 +19,11 @@ KEY = "detr"  # in the IR's runtime information
 
 def write(weights: Weights, header: Mapping[str, str], path: Path, precision: str) -> None:
     """The model as `path` and a .bin beside it. In fp16 its weights are stored so; bf16 is a matter of computing."""
-    model = openvino.convert_model(trace(weights))
+    program = trace(weights)
+    model = openvino.convert_model(program)
+    ((example,), _) = program.example_inputs
+    if len(example) == 1:  # traced for one picture, of which the conversion keeps nothing
+        model.reshape(list(example.shape))
     for port, name in zip((*model.inputs, *model.outputs), (INPUT, *OUTPUTS), strict=True):
         port.get_tensor().set_names({name})
     model.set_rt_info(json.dumps(dict(header)), [KEY])
@@ -50,6 +55,7 @@ class OpenVinoEngine:
     def __init__(self, path: Path, precision: str | None = None) -> None:
         """In the precision that it was written in, or in another."""
         model = _read(path)
+        self.alone = model.input(0).partial_shape[0].is_static
         header = read_header(path)
         # Asked for explicitly: by itself it takes what the CPU is fastest in.
         hint = "bf16" if (precision or header.get(PRECISION)) == "bf16" else "f32"
@@ -66,7 +72,12 @@ class OpenVinoEngine:
 
     def __call__(self, batch: Batch) -> Prediction:
         assert batch.padding is None, "pictures of one size share a batch"
-        self.request.infer({INPUT: batch.images.contiguous().numpy()}, share_inputs=True)
+        if self.alone and len(batch.images) > 1:
+            return picture_by_picture(self._compute, batch.images)
+        return self._compute(batch.images)
+
+    def _compute(self, images: Tensor) -> Prediction:
+        self.request.infer({INPUT: images.contiguous().numpy()}, share_inputs=True)
         logits, boxes = (torch.from_numpy(self.request.get_tensor(name).data.copy()) for name in OUTPUTS)
         return Prediction(logits, boxes)
 

@@ -13,6 +13,7 @@ class DetectionTransformer(nn.Module, ABC):
     """Pictures in, a prediction of every decoder layer out."""
 
     backbone: Backbone
+    open_batch = True  # whether an export of it can leave open how many pictures come together
     may_leave_out = False  # whether a batch can have no use for some parameters, which then get no gradient
 
     @abstractmethod

@@ -69,4 +69,7 @@ class Shipped:
         return record
 
 
-SHIPPED = {"shapes": Shipped(Path(__file__).with_name("shapes.safetensors"))}
+# Both of the same data: a small DINO, and the plain small DETR that it is compared with.
+SHIPPED = {
+    name: Shipped(Path(__file__).with_name(f"{name}.safetensors")) for name in ("shapes", "shapes-detr")
+}

@@ -188,3 +188,53 @@ def test_another_number_of_queries(detr: Detr, data: Path, tmp_path_factory: pyt
     shown = detr("train", data, "--weights", folder_of("yolos", tmp_path_factory), "--out", "yolos", *more)
     assert shown.code == 2
     assert "YOLOS: its number of queries cannot be changed" in shown.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rt", "rt-v2", "d-fine", "deformable"])
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_exports_say_the_same(
+    kind: str, to: str, data: Path, detr: Detr, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Of a model whose proposals are well apart, so that the last one chosen is the same everywhere."""
+    source = folder_of(kind, tmp_path_factory)
+    network = AutoModelForObjectDetection.from_pretrained(source)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.dim() == 4:
+                parameter.mul_(3)
+            if "enc_score_head.weight" in name:
+                parameter.mul_(50)
+    network.save_pretrained(tmp_path / "lively")
+    processor = type(processor_of(kind))(size={"height": 96, "width": 96})
+    processor.save_pretrained(tmp_path / "lively")
+    out = f"model.{'onnx' if to == 'onnx' else 'xml'}"
+    shown = detr("export", tmp_path / "lively", "--format", to, "--out", out)
+    assert shown.code == 0, shown.err
+    pictures = sorted((data / "val").iterdir())[:2]
+    told = [
+        detr(
+            "predict",
+            *pictures,
+            "--weights",
+            weights,
+            "--threshold",
+            0,
+            "--json",
+            "--no-images",
+            "--batch-size",
+            2,
+        )
+        for weights in (tmp_path / "lively", out)
+    ]
+    plain, exported = (json.loads(one.out)["images"] for one in told)
+    for a, b in zip(plain, exported, strict=True):
+        scores = [sorted(one["score"] for one in image["detections"]) for image in (a, b)]
+        np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
+
+
+def test_of_many_sizes_there_is_no_export(detr: Detr, tmp_path_factory: pytest.TempPathFactory) -> None:
+    shown = detr("export", folder_of("conditional", tmp_path_factory), "--format", "onnx", "--out", "x.onnx")
+    assert shown.code == 2
+    assert "inputs of many sizes" in shown.err

@@ -3,6 +3,7 @@
 import copy
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
     _refuse(json.loads(facts), source)
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
-        network, notes = transformers.AutoModelForObjectDetection.from_pretrained(
-            folder, dtype="float32", output_loading_info=True, use_safetensors=True, **here
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network, notes = transformers.AutoModelForObjectDetection.from_pretrained(
+                folder, dtype="float32", output_loading_info=True, use_safetensors=True, **here
+            )
         processor = _processor(transformers, folder, network.config)
     except Exception as error:  # whatever another library makes of what lies there
         first = str(error).strip().splitlines()

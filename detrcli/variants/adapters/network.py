@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,12 +100,15 @@ class AdaptedNetwork(DetectionTransformer):
     decoder's; in training its loss stands among what is named.
     """
 
+    open_batch = False  # its code reads that number, and an export keeps what it has read
     may_leave_out = True  # denoising embeddings in a batch without objects, and more
 
     def __init__(self, config: AdaptedConfig) -> None:
         super().__init__()
         self.family, self.queries = config.family, config.queries
-        self.network = the_library().AutoModelForObjectDetection.from_config(config.numbers)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on widths, for whoever designs a model
+            self.network = the_library().AutoModelForObjectDetection.from_config(config.numbers)
         self.listener = Listener(self.network.loss_function)
         self.listener.auxiliary = self.family.auxiliary
         self.network.loss_function = self.listener
