@@ -91,7 +91,8 @@ def evaluate(
     if not len(truth.images):
         raise DataError(f"There are no pictures in {split} that can be used.")
     if predictions is not None:
-        results = read_results(predictions, checked.written.image_ids, checked.written.category_ids)
+        w = checked.written
+        results = read_results(predictions, w.image_ids, w.category_ids, w.files)
         if threshold is not None:  # else every entry counts as written, those of negative scores too
             results = results.part(results.scores >= threshold)
         return _scored(truth, results, split, threshold, max_detections)

@@ -1,17 +1,23 @@
 """Detections as JSON, COCO results, CSV and tables."""
 
 import csv
+import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from detrcli.cli.console import print_json, print_table
+from detrcli.errors import DataError
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
     from detrcli.structures import Detections
+
+
+Threshold = float | dict[str, float]  # of all classes; or by their names, "all" for the rest
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def as_line(result: Result) -> dict[str, Any]:
     }
 
 
-def as_json(results: Sequence[Result], weights: str, threshold: float) -> dict[str, Any]:
+def as_json(results: Sequence[Result], weights: str, threshold: Threshold) -> dict[str, Any]:
     """The document `detr.predict/1`."""
     return {
         "schema": "detr.predict/1",
@@ -63,11 +69,12 @@ def as_json(results: Sequence[Result], weights: str, threshold: float) -> dict[s
     }
 
 
-def as_coco(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """COCO results. Images count from 1 in input order, those that were skipped included."""
+def as_coco(results: Sequence[Result], ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """COCO results. Without ids by their files' names images count from 1 in input order, skipped ones included."""
     return [
         {
-            "image_id": image_id,
+            "image_id": image_id if ids is None else ids[PurePath(result.file).name],
+            "file_name": result.file,
             "category_id": row["category_id"],
             "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
             "score": row["score"],
@@ -78,12 +85,33 @@ def as_coco(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def print_results(results: Sequence[Result], format_: str | None, weights: str, threshold: float) -> None:
+def ids_from(path: Path, files: Sequence[str]) -> dict[str, int]:
+    """The ids that COCO annotations give to files, by their names; a DataError where a file has none, or two."""
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        listed = [(PurePath(image["file_name"]).name, int(image["id"])) for image in images]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"--ids-from {path}: these are no COCO annotations ({error}).") from None
+    count = Counter(name for name, _ in listed)
+    for file in files:
+        name = PurePath(file).name
+        if count[name] != 1:
+            raise DataError(f"--ids-from {path}: there are {count[name]} images of the name {name}.")
+    return dict(listed)
+
+
+def print_results(
+    results: Sequence[Result],
+    format_: str | None,
+    weights: str,
+    threshold: Threshold,
+    ids: Mapping[str, int] | None = None,
+) -> None:
     """In a format, or as a table for people."""
     if format_ == "json":
         print_json(as_json(results, weights, threshold))
     elif format_ == "coco":
-        print_json(as_coco(results))
+        print_json(as_coco(results, ids))
     elif format_ == "csv":
         print_csv(results)
     else:
@@ -100,7 +128,7 @@ def print_csv(results: Sequence[Result]) -> None:
             writer.writerow([visible(str(value)) for value in (result.file, *values, *box)])
 
 
-def print_for_people(results: Sequence[Result], threshold: float) -> None:
+def print_for_people(results: Sequence[Result], threshold: Threshold) -> None:
     """One picture's detections, or how much of what was found in each of several."""
     if len(results) == 1 and results[0].problem is None:
         rows = [(*values, *box) for *values, box in (row.values() for row in _rows(results[0].detections))]
@@ -110,7 +138,12 @@ def print_for_people(results: Sequence[Result], threshold: float) -> None:
                 [(q, label, f"{s:.3f}", *(f"{v:.1f}" for v in box)) for q, _, label, s, *box in rows],
             )
         else:
-            print(f"Nothing found with a score of {threshold} or more.")
+            asked = (
+                f"a score of {threshold} or more"
+                if isinstance(threshold, float)
+                else "the score of its class"
+            )
+            print(f"Nothing found with {asked}.")
         return
     print_table(
         ("file", "objects", "what"),

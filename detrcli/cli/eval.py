@@ -41,6 +41,15 @@ def evaluate(
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results.")
     ] = None,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Count errors by kind, and what each costs in AP50 (TIDE).")
+    ] = False,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the scores of highest F1, for `detr predict --threshold FILE`."
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -82,15 +91,20 @@ def evaluate(
     from detrcli.cli.evaluation_report import document, show_evaluation
     from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
     from detrcli.cli.sources import open_source, tell_class_mapping
+    from detrcli.evaluation.errors import errors_of
     from detrcli.evaluation.results import write_results
+    from detrcli.evaluation.thresholds import best_thresholds, write_thresholds
 
     if predictions is not None and save is not None:
         raise UsageError("--save writes what a model finds; with --predictions there is no model.")
-    if save is not None:
-        check_free(save, overwrite=overwrite)
-        check_not_inputs([save], [path for path in (val_ann, Path(weights)) if path])
-        check_not_in_data(save, data, val_images)
-        save.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
+    for path in (save, thresholds):
+        if path is not None:
+            check_free(path, overwrite=overwrite)
+            check_not_inputs([path], [given for given in (val_ann, predictions, Path(weights)) if given])
+            check_not_in_data(path, data, val_images)
+            path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
+    if thresholds is not None and threshold:
+        raise UsageError("--thresholds looks for the best score among all: leave out --threshold.")
 
     def detector() -> "Detector":
         from detrcli.cli.loading import load_detector
@@ -127,10 +141,14 @@ def evaluate(
     for unread in found.unread:
         warn(f"left out: {unread}")
     name = weights if predictions is None else str(predictions)
+    kinds = errors_of(found.truth, found.results) if errors else None
+    best = None if thresholds is None else best_thresholds(found.truth, found.results)
     if json:
-        print_json(document(found, name))
+        print_json(document(found, name, kinds, best))
     else:
-        show_evaluation(found, name)
+        show_evaluation(found, name, kinds, best)
+    if best is not None and thresholds is not None:
+        write_thresholds(best, thresholds)
     if save is not None:
         write_results(found.results, save)
 

@@ -1,10 +1,13 @@
 """What `detr eval` prints of an evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from detrcli.api.evaluating import Evaluation
 from detrcli.cli.console import print_table
+from detrcli.evaluation.errors import KINDS, ErrorKind
+from detrcli.evaluation.thresholds import Thresholds
 from detrcli.system.text import visible
 
 # Name, IoU, size of the objects, detections of an image and class that count (None: --max-detections).
@@ -24,7 +27,9 @@ MEANINGS = (
 )
 
 
-def document(found: Evaluation, name: str) -> dict[str, Any]:
+def document(
+    found: Evaluation, name: str, errors: Sequence[ErrorKind] | None = None, best: Thresholds | None = None
+) -> dict[str, Any]:
     """All of it, in plain values; `name` is of the weights, or of the file of results."""
     facts: dict[str, Any] = {
         "split": found.split,
@@ -50,11 +55,15 @@ def document(found: Evaluation, name: str) -> dict[str, Any]:
         "metrics": dict(found.metrics),
         "per_class": [asdict(one) for one in found.per_class],
         **facts,
+        **({} if errors is None else {"errors": [asdict(one) for one in errors]}),
+        **({} if best is None else {"thresholds": best.document()}),
         "scoring_seconds": round(found.scoring_seconds, 6),
     }
 
 
-def show_evaluation(found: Evaluation, name: str) -> None:
+def show_evaluation(
+    found: Evaluation, name: str, errors: Sequence[ErrorKind] | None = None, best: Thresholds | None = None
+) -> None:
     """Print it for people."""
     objects = int((~found.truth.crowd).sum())
     print(f"{visible(name)} on {found.split}: {len(found.truth.images):,} pictures, {objects:,} objects")
@@ -77,6 +86,21 @@ def show_evaluation(found: Evaluation, name: str) -> None:
             for one in sorted(found.per_class, key=lambda one: (-one.AP, one.label))
         ],
     )
+    if errors is not None:
+        print()
+        print_table(
+            ("error", "what it is", "count", "AP50 without"),
+            [(one.kind, KINDS[one.kind][1], one.count, f"+{one.cost:.3f}") for one in errors],
+        )
+    if best is not None:
+        print()
+        print_table(
+            ("highest F1", "from score", "F1", "precision", "recall"),
+            [
+                (name, *(f"{value:.3f}" for value in (one.threshold, one.f1, one.precision, one.recall)))
+                for name, one in (("all classes", best.overall), *best.by_class.items())
+            ],
+        )
     if found.seconds_per_picture is not None:
         stages = ", ".join(f"{stage} {1000 * s:.1f} ms" for stage, s in found.seconds_per_picture.items())
         print(f"\nA picture takes: {stages}. Scoring all of them took {found.scoring_seconds:.2f} s.")

@@ -33,8 +33,11 @@ def predict(
     ],
     weights: Weights = "detr-r50",
     threshold: Annotated[
-        float, typer.Option(metavar="P", min=0, max=1, help="Least score to keep.")
-    ] = THRESHOLD,
+        str,
+        typer.Option(
+            metavar="P|FILE", help="Least score to keep, or those of each class that `detr eval` wrote."
+        ),
+    ] = str(THRESHOLD),
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Only these classes, by the weights' names.")
     ] = None,
@@ -45,6 +48,10 @@ def predict(
     no_images: Annotated[bool, typer.Option("--no-images", help="Draw nothing.")] = False,
     format_: Annotated[
         Format | None, typer.Option("--format", help="Print this in place of a table.")
+    ] = None,
+    ids_from: Annotated[
+        Path | None,
+        typer.Option(metavar="ANN", help="COCO annotations whose ids --format coco takes, by file name."),
     ] = None,
     size: Size = None,
     max_size: MaxSize = None,
@@ -92,14 +99,18 @@ def predict(
             raise UsageError("--save writes the results, --json and --format print them: one at a time.")
         check_free(save, overwrite=overwrite or resume)
         check_ending(save, ".jsonl")
+    overall, by_class = _thresholds(threshold)
+    if ids_from is not None and format_ != "coco":
+        raise UsageError("--ids-from is for --format coco: other formats name the files.")
     named = list(collect(paths_named(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
+    ids = None if ids_from is None else show.ids_from(ids_from, [str(item.path) for item in named])
 
     from detrcli.cli.drawing import DEFAULT_OUT, drawn, places
     from detrcli.cli.loading import load_detector
     from detrcli.cli.prediction_lines import PredictionLines
-    from detrcli.inference.class_filter import chosen_ids, of_classes
+    from detrcli.inference.class_filter import above, chosen_ids, of_classes
     from detrcli.system import distributed
     from detrcli.system.devices import find_device
     from detrcli.system.files import next_free_folder
@@ -110,7 +121,7 @@ def predict(
     with distributed.joined(find_device(device)):
         asked = {
             "weights": weights,
-            "threshold": threshold,
+            "threshold": overall if not by_class else {"all": overall, **by_class},
             "classes": classes,
             "size": size,
             "max_size": max_size,
@@ -133,7 +144,10 @@ def predict(
             engine=engine,
         )
         paths = (item.path for item, _ in mine)
-        stream = detector.stream(paths, threshold, batch_size, max_pixels, keep_images=not no_images)
+        least = min((overall, *by_class.values()))
+        stream = detector.stream(paths, least, batch_size, max_pixels, keep_images=not no_images)
+        if by_class:
+            stream = above(stream, detector.classes, overall, by_class)
         if classes is not None:
             stream = of_classes(stream, chosen_ids(detector.classes, classes))
 
@@ -166,10 +180,26 @@ def predict(
     if save is not None:
         print(f"{looked_at:,} pictures, {sum(objects for _, objects, _ in shares):,} objects: {save}")
     else:
-        show.print_results(results, format_, weights, threshold)
+        asked_for = overall if not by_class else {"all": overall, **by_class}
+        show.print_results(results, format_, weights, asked_for, ids)
 
     skipped = sum(result.problem is not None for result in results)
     if looked_at and skipped == looked_at:
         raise DataError("No picture could be read.")
     if skipped and strict:
         raise DataError(f"{skipped} of {looked_at} pictures were skipped.")
+
+
+def _thresholds(given: str) -> tuple[float, dict[str, float]]:
+    """One score for all classes, or a file of those of each."""
+    from detrcli.evaluation.thresholds import read_thresholds
+
+    try:
+        score = float(given)
+    except ValueError:
+        return read_thresholds(Path(given).expanduser())
+    if not 0 <= score <= 1:
+        raise UsageError(
+            f"--threshold {given}: it is a score between 0 and 1, or a file of `detr eval --thresholds`."
+        )
+    return score, {}

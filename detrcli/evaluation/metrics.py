@@ -40,7 +40,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """Truth and results with images, categories and objects counted from 1, in the order of their own ids.
 
     pycocotools takes an annotation of id 0 for none, and other ids need not fit what is counted with.
@@ -59,7 +59,7 @@ class _Columns:
 
 # (columns, [1, 10, most detections]) to precision (IoU, recall, K, area, detections) and recall (IoU, K, area,
 # detections); -1 where there is nothing to find.
-Counting = Callable[[_Columns, list[int]], tuple[np.ndarray, np.ndarray]]
+Counting = Callable[[Columns, list[int]], tuple[np.ndarray, np.ndarray]]
 
 
 def score(
@@ -70,8 +70,7 @@ def score(
     counting: Counting | None = None,
 ) -> Scores:
     """The numbers that pycocotools gives, to the last bit. Results of other images or classes are passed over."""
-    here = np.isin(results.image_ids, truth.image_ids) & np.isin(results.category_ids, truth.classes.ids)
-    columns = _columns(truth, results.part(here))
+    columns = columns_of(truth, results)
     most = [1, min(10, max_detections), max_detections]
     if not len(truth.classes):
         return Scores(dict.fromkeys(METRICS, -1.0), [])
@@ -113,11 +112,15 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(there)) if len(there) else -1.0
 
 
-def _columns(truth: Truth, results: Results) -> _Columns:
+def columns_of(truth: Truth, results: Results) -> Columns:
+    """Truth and results in columns; results of other images or classes are passed over."""
+    here = np.isin(results.image_ids, truth.image_ids) & np.isin(results.category_ids, truth.classes.ids)
+    results = results.part(here)
+
     def count(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
         return np.searchsorted(known, ids) + 1
 
-    return _Columns(
+    return Columns(
         images=len(truth.image_ids),
         categories=len(truth.classes),
         of_image=count(truth.of_image, truth.image_ids),
@@ -140,8 +143,13 @@ def _counting() -> Counting:
     return with_hotcoco if find_spec("hotcoco") else with_pycocotools
 
 
-def with_hotcoco(columns: _Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def with_hotcoco(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """In Rust, over all cores."""
+    return _run(hotcoco_evaluation(columns), most)
+
+
+def hotcoco_evaluation(columns: Columns) -> Any:
+    """Its evaluation of these columns, which has not begun yet."""
     from hotcoco import COCO, COCOeval
 
     c = columns
@@ -154,11 +162,10 @@ def with_hotcoco(columns: _Columns, most: list[int]) -> tuple[np.ndarray, np.nda
         area=c.areas,
         iscrowd=c.crowd,
     )
-    evaluation = COCOeval(truth, truth.load_res(c.found), "bbox")
-    return _run(evaluation, most)
+    return COCOeval(truth, truth.load_res(c.found), "bbox")
 
 
-def with_pycocotools(columns: _Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def with_pycocotools(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Where hotcoco has no wheel."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -52,18 +52,27 @@ class _Entry(msgspec.Struct, gc=False):
     category_id: int
     bbox: tuple[float, float, float, float]
     score: float
+    file_name: str | None = None  # as `detr predict` says it
 
 
-def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray) -> Results:
-    """A list of COCO detections of these images and categories; what does not fit is named by its entry."""
+def read_results(
+    path: Path, image_ids: np.ndarray, category_ids: np.ndarray, files: Sequence[str] = ()
+) -> Results:
+    """A list of COCO detections of these images and categories; what does not fit is named by its entry.
+
+    Where entries name their files, these must be those of their images.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--predictions {path}: cannot be read ({error.strerror}).") from None
     try:
-        results = _as_results(msgspec.json.decode(data, type=list[_Entry]))
+        entries = msgspec.json.decode(data, type=list[_Entry])
+        results = _as_results(entries)
     except (msgspec.DecodeError, OverflowError):
-        results = _as_results(_read_slowly(path, data))
+        entries = _read_slowly(path, data)
+        results = _as_results(entries)
+    _check_files(path, entries, dict(zip(image_ids.tolist(), files, strict=False)))
     for what, known, given in (
         ("image", image_ids, results.image_ids),
         ("category", category_ids, results.category_ids),
@@ -76,6 +85,19 @@ def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray) ->
                 "Are these the results of another split or data set?"
             )
     return results
+
+
+def _check_files(path: Path, entries: Sequence[_Entry], files: Mapping[int, str]) -> None:
+    for i, entry in enumerate(entries):
+        if entry.file_name is None:
+            continue
+        known = files.get(entry.image_id, "nothing")
+        if PurePath(entry.file_name).name != PurePath(known).name:
+            raise DataError(
+                f"{path}: entry {i} is of {entry.file_name}, but image {entry.image_id} of the data is {known}.\n"
+                "`detr predict --format coco` counts its pictures from 1; with --ids-from ANN they have the ids of "
+                "those annotations."
+            )
 
 
 def _as_results(entries: Sequence[_Entry]) -> Results:

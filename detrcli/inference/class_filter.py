@@ -1,6 +1,6 @@
-"""Detections of some classes only."""
+"""Detections of some classes only, or from another score on in each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,22 @@ def chosen_ids(known: Classes, asked: str) -> np.ndarray:
         what = f"the weights have no {', '.join(missing)}" if missing else "no class is named"
         raise UsageError(f"--classes: {what}. They have {', '.join(there)}.")
     return known.ids[[one in wanted for one in keys]]
+
+
+def above(
+    results: Iterable[ImageResult], classes: Classes, overall: float, by_class: Mapping[str, float]
+) -> Iterator[ImageResult]:
+    """The results with detections whose score reaches the threshold of their class, by the keys of the names."""
+    least = {
+        int(id_): by_class.get(key(name), overall)
+        for id_, name in zip(classes.ids, classes.names.tolist(), strict=True)
+    }
+    for result in results:
+        found = result.detections
+        if found is not None:
+            wanted = np.array([least[int(id_)] for id_ in found.category_ids])
+            result = replace(result, detections=found.part(found.scores >= wanted))
+        yield result
 
 
 def of_classes(results: Iterable[ImageResult], ids: np.ndarray) -> Iterator[ImageResult]:

@@ -47,11 +47,15 @@ def network_of(architecture: str) -> Any:
     return network
 
 
-@pytest.fixture(scope="module")
-def source(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp(architecture) / "weights.pth"
+def kept(architecture: str, folder: Path) -> str:
+    path = folder / f"{architecture}.pth"
     torch.save(network_of(architecture).state_dict(), path)
     return f"torchvision:{architecture}={path}"
+
+
+@pytest.fixture(scope="module")
+def source(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return kept(architecture, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +128,8 @@ def test_class_rows(architecture: str, source: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_it_trains_and_resumes_to_the_same_bits(source: str, data: Path, tmp_path: Path) -> None:
-    seen = data_of(data)
+def test_it_trains_and_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
+    seen, source = data_of(data), kept("fasterrcnn_mobilenet_v3_large_fpn", tmp_path)
     facts: dict[str, Any] = {
         "model": None, "weights": source, "queries": None, "dropout": None, "size": 64, "batch_size": 2, "epochs": 2,
         "lr": 1e-4,
@@ -138,7 +142,10 @@ def test_it_trains_and_resumes_to_the_same_bits(source: str, data: Path, tmp_pat
     assert comparable(parts) == comparable(whole)
 
 
-def test_commands(architecture: str, source: str, data: Path, detr: Detr) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["fasterrcnn_mobilenet_v3_large_fpn", "retinanet_resnet50_fpn"])
+def test_commands(architecture: str, data: Path, detr: Detr, tmp_path: Path) -> None:
+    source = kept(architecture, tmp_path)
     picture = data / "val" / "000000.png"
     assert detr("predict", picture, "--weights", source, "--size", 96, "--no-images").code == 0
     more = ("--epochs", 1, "--batch-size", 4, "--size", 64, "--set", "workers=0")

@@ -146,9 +146,10 @@ def config_of(name: str) -> Any:
     return made[name]()
 
 
-QUICK = ("deformable-two-stage", "conditional", "rt", "d-fine", "yolos")
+QUICK = ("conditional", "rt")
 SLOW = (
-    "deformable", "deformable-refine", "conditional-timm", "dab", "table", "rt-v2", "deim-v2", "lw", "rf",
+    "deformable", "deformable-refine", "deformable-two-stage", "conditional-timm", "dab", "table", "rt-v2", "d-fine",
+    "deim-v2", "lw", "rf", "yolos",
 )  # fmt: skip
 NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
