@@ -198,7 +198,7 @@ def average_precision() -> Panel:
     """AP by milliseconds a picture, where --size is what changes."""
     points = []
     for size in SHAPES_SIZES:
-        found = evaluate("shapes", Detector.of(load_weights("shapes").resized(size), "cpu"))
+        found = evaluate("shapes", Detector.of(load_weights("shapes-detr").resized(size), "cpu"))
         assert found.seconds_per_picture is not None
         points.append((1000 * sum(found.seconds_per_picture.values()), found.metrics["AP"]))
         print(f"shapes at --size {size}: AP {points[-1][1]:.3f} in {points[-1][0]:.1f} ms a picture")

@@ -1,4 +1,4 @@
-"""How long `detr predict` takes for one small picture with the `shapes` weights, as a whole process.
+"""How long `detr predict` takes for one small picture with the `shapes-detr` weights, as a whole process.
 
     python examples/start_speed.py
 
@@ -23,7 +23,15 @@ def main() -> None:
         photograph(Path(folder) / "picture.jpg", 160, 128)
         commands = {
             BARE: ["-c", "import torch, torchvision"],
-            "detr predict": ["-m", "detrcli", "predict", "picture.jpg", "--weights", "shapes", "--no-images"],
+            "detr predict": [
+                "-m",
+                "detrcli",
+                "predict",
+                "picture.jpg",
+                "--weights",
+                "shapes-detr",
+                "--no-images",
+            ],
         }
         ways = {
             name: lambda command=command: subprocess.run(

@@ -1,7 +1,6 @@
 """The guide and the README tell the truth: commands, options, links, tables and Python."""
 
 import ast
-import json
 import os
 import re
 import subprocess
@@ -31,6 +30,7 @@ from settings_table import TABLE, settings_table
 from detrcli.data.checks import SKIPPABLE
 from detrcli.guide import TOPICS, first_sentence, page
 from detrcli.training.settings import given_settings
+from detrcli.weights.registry import SHIPPED
 
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 
@@ -136,9 +136,10 @@ def test_the_table_of_problems_is_that_of_the_check() -> None:
     assert set(rows) == expected
 
 
-def test_the_model_card_has_the_recorded_numbers_and_commands() -> None:
-    record = json.loads(read(PACKAGE / "weights" / "shapes.json"))
-    card = page("weights")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_model_cards_have_the_recorded_numbers_and_commands(name: str) -> None:
+    record = SHIPPED[name].record
+    card = page("weights").split(f"## Model card: `{name}`\n")[1].split("\n## ")[0]
     names, _, numbers = re.search(r"^(\| AP \|.*\n)(.*\n)(.*)\n", card, flags=re.M).groups()  # type: ignore[union-attr]
     shown = [f"{value:.3f}" if value >= 0 else "-1" for value in record["metrics"].values()]
     assert names.strip("| \n").split(" | ") == list(record["metrics"])

@@ -70,6 +70,7 @@ def evaluate(
     batch_size: int | None = None,
     exif: Exif = "auto",
     skip_bad: bool = False,
+    pair_by_id: bool = False,
     device: str = "auto",
     note: Note = no_note,
     mapped: "Callable[[ClassMapping], None]" = lambda mapping: None,
@@ -105,7 +106,7 @@ def evaluate(
 
     threshold = threshold or 0.0
     detector = weights() if callable(weights) else as_detector(weights, device)
-    mapping = map_classes(detector.classes, classes_in_split(checked))
+    mapping = map_classes(detector.classes, classes_in_split(checked), pair_by_id=pair_by_id)
     mapped(mapping)
     with distributed.joined(detector.device):
         first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())

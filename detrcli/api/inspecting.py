@@ -230,6 +230,7 @@ def explain_matching(
     most: int = 16,
     exif: Exif = "auto",
     skip_bad: bool = False,
+    pair_by_id: bool = False,
     device: str = "auto",
     note: Note = no_note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
@@ -251,7 +252,7 @@ def explain_matching(
     tell_problems(examined, note)
     detector = weights() if callable(weights) else as_detector(weights, device)
     checked = examined.splits[split]
-    mapping = map_classes(detector.classes, classes_in_split(checked))
+    mapping = map_classes(detector.classes, classes_in_split(checked), pair_by_id=pair_by_id)
     mapped(mapping)
     session = InspectionSession.of(detector, checked, mapping, skip_bad=skip_bad, note=note)
     matcher_of(session.loss)  # which must be known

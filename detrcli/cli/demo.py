@@ -56,7 +56,7 @@ def demo(
     steps.say(_in_words(shipped))
     steps.run("data", "make", "shapes", DATA, "--images", str(PICTURES), "--classes", CLASSES)
     steps.run("data", "show", DATA, "--out", f"{DATA}.png")
-    before = steps.ask("eval", DATA, "--weights", "shapes")
+    before = steps.ask("eval", DATA, "--weights", "shapes", "--pair-by-id")
     steps.say(_in_words(before))
     trained = {}
     for run, start in ((SCRATCH, ("--model", MODEL, "--weights", "none")), (RUN, ("--weights", "shapes"))):

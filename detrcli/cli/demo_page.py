@@ -58,7 +58,7 @@ def write_page(
             ),
             Section(
                 "What it makes of them at first",
-                "It knows none of these classes. Their ids are all it has to go by, so it is wrong.",
+                "It knows none of these classes. It is told to go by their ids (--pair-by-id), so it is wrong.",
                 evaluated_before,
                 ("data", *numbers),
                 [row("before", before)],

@@ -66,6 +66,12 @@ Exif = Annotated[
     Literal["auto", "apply", "ignore"],
     typer.Option("--exif", help="Whether photographs are turned; auto takes what the annotated size says."),
 ]
+PairById = Annotated[
+    bool,
+    typer.Option(
+        "--pair-by-id", help="Where no class has the same name in weights and data, pair equal ids."
+    ),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out what is broken, with a warning.")]
 TrainAnn = Annotated[
     Path | None, typer.Option("--train-ann", metavar="FILE", help="COCO annotations of train.")

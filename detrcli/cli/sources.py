@@ -40,7 +40,9 @@ def tell_problems(found: "DatasetReport") -> None:
 def tell_class_mapping(mapping: "ClassMapping") -> None:
     """Say which classes of weights and data found no partner, and where names did not help."""
     if mapping.by == "id":
-        warn("no class of the weights has a name that the data knows: paired by id")
+        pairs = [f"{ours} = {theirs}" for ours, theirs in mapping.pairs[:MOST_NAMED]]
+        more = f" and {len(mapping.pairs) - MOST_NAMED:,} more" if len(mapping.pairs) > MOST_NAMED else ""
+        warn(f"paired by id, weights = data: {', '.join(pairs)}{more}")
     for who, names in (("weights", mapping.only_weights), ("data", mapping.only_data)):
         if names:
             more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""

@@ -22,10 +22,11 @@ class ClassMapping:
     by: Literal["name", "id"]
     only_weights: Sequence[str]
     only_data: Sequence[str]
+    pairs: Sequence[tuple[str, str]] = ()  # of the weights and of the data, where names do not tell
 
 
-def map_classes(weights: Classes, data: Classes) -> ClassMapping:
-    """By name, without regard to case and surrounding space; by id where not a single name matches.
+def map_classes(weights: Classes, data: Classes, *, pair_by_id: bool = False) -> ClassMapping:
+    """By name, without regard to case and surrounding space; by id where no name matches, if that is wanted.
 
     A name that stands twice in the data goes to the entry of the same id, else to the one of the lowest id.
     """
@@ -39,15 +40,22 @@ def map_classes(weights: Classes, data: Classes) -> ClassMapping:
     for category, name in used:
         same = there.get(key(name), []) if name != UNUSED else []
         ids.append(category if category in same else min(same, default=UNKNOWN_CLASS))
+    ours = some([name for _, name in used if name != UNUSED], 5)
+    nothing = f"Weights: {ours}. Data: {some(data.names.tolist(), 5)}."
     if all(i == UNKNOWN_CLASS for i in ids):
+        if not pair_by_id:
+            raise DataError(
+                f"No class of the weights has the name of one of the data's.\n{nothing}\n"
+                "Where equal ids mean equal classes, --pair-by-id pairs them so."
+            )
         by, known = "id", set(data.ids.tolist())
         ids = [category if category in known and name != UNUSED else UNKNOWN_CLASS for category, name in used]
     if all(i == UNKNOWN_CLASS for i in ids):
         raise DataError(
-            "No class of the weights is one of the data's, neither by name nor by id.\n"
-            f"Weights: {some([name for _, name in used if name != UNUSED], 5)}. Data: {some(data.names.tolist(), 5)}."
+            f"No class of the weights is one of the data's, neither by name nor by id.\n{nothing}"
         )
     paired = set(ids)
+    theirs = dict(zip(data.ids.tolist(), map(str, data.names), strict=True))
     return ClassMapping(
         classes=Classes(ids=np.array(ids, dtype=np.int64), names=weights.names),
         by=by,
@@ -57,4 +65,7 @@ def map_classes(weights: Classes, data: Classes) -> ClassMapping:
         only_data=[
             str(name) for i, name in zip(data.ids.tolist(), data.names, strict=True) if i not in paired
         ],
+        pairs=[(name, theirs[i]) for (_, name), i in zip(used, ids, strict=True) if i in theirs]
+        if by == "id"
+        else (),
     )

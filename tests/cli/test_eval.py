@@ -301,8 +301,11 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     for annotation in data.document["annotations"]:
         annotation["category_id"] = {70: 1}.get(annotation["category_id"], annotation["category_id"])
     data.write()
-    shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json")
-    assert "paired by id" in shown.err
+    call = ("eval", "data", "--weights", weights, "--device", "cpu")
+    refused = detr(*call)
+    assert (refused.code, "--pair-by-id" in refused.err) == (3, True)
+    shown = detr(*call, "--json", "--pair-by-id")
+    assert "paired by id, weights = data: " in shown.err
     assert "classes only in the weights: cat, Żubr\n" in shown.err
     assert shown.json["paired_by"] == "id"
     found = [{**r, "category_id": 1} for r in data.results if r["category_id"] == 70]
@@ -310,7 +313,7 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     data.document["categories"][0]["id"] = 2
     data.document["annotations"] = []
     data.write()
-    nothing = detr("eval", "data", "--weights", weights, "--device", "cpu")
+    nothing = detr(*call, "--pair-by-id")
     assert nothing.code == 3
     assert "neither by name nor by id" in nothing.err
 

@@ -457,7 +457,7 @@ def test_a_name_inside_a_run_folder_has_not_that_runs_costs(
     monkeypatch.setattr("detrcli.weights.load.fetch", lambda *_: tmp_path / "published.pth")
     monkeypatch.setattr("detrcli.weights.load.preset", lambda _: CONFIG)  # a smaller one under that name
     monkeypatch.chdir(tmp_path / "run")
-    args = ["match-debug", root / "data", "--device", "cpu", "--size", 64, "--json", "--out"]
+    args = ["match-debug", root / "data", "--device", "cpu", "--size", 64, "--pair-by-id", "--json", "--out"]
     for weights, of_class in (("detr-r50", 1), (".", 3), ("best.safetensors", 3)):
         shown = detr(*args, tmp_path / f"{weights}.png", "--weights", weights)
         assert shown.code == 0, shown.err
