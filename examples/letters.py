@@ -1,8 +1,8 @@
 """A data set that is not `shapes`: letters in Pillow's own font, in COCO layout, with gaps in its ids.
 
     python examples/letters.py letters
-    detr train letters --weights shapes --epochs 30 --batch-size 8 --lr 5e-4 --set schedule=cosine
-    detr train letters --model detr-tiny --weights none --epochs 30 --batch-size 8 --lr 5e-4 --set schedule=cosine
+    detr train letters --weights shapes
+    detr train letters --model dino-tiny --weights none
 
 It makes 300 pictures for training and 100 for validation, 160 x 128 pixels, one to five letters in each.
 `detr guide weights` has a table of what the two trainings reach.

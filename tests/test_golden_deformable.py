@@ -296,6 +296,7 @@ def test_the_fast_engine_says_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SOME)
+@pytest.mark.slow
 def test_a_published_file_is_known_for_what_it_is(name: str, tmp_path: Path) -> None:
     """By its tensors and the script's args, under any file name."""
     path = tmp_path / "checkpoint0049.pth"

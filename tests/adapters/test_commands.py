@@ -179,6 +179,7 @@ def test_where_transformers_is_missing(
     assert "detrcli[transformers]" in adapted.NEEDED
 
 
+@pytest.mark.slow
 def test_another_number_of_queries(detr: Detr, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     more = ("--epochs", 1, "--batch-size", 4, "--set", "workers=0", "--set", "queries=25")
     for kind in ("rt", "conditional"):

@@ -337,6 +337,7 @@ def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -
     assert "--classes: the data has no wolf. It has" in wrong.err
 
 
+@pytest.mark.slow
 def test_weights_of_the_published_form(detr: Detr, tmp_path: Path) -> None:
     """A .pth by the golden rules: eval says what predict and pycocotools say."""
     golden = Golden("detr-r50")

@@ -235,9 +235,8 @@ def test_a_folder_that_another_process_writes_to(detr: Detr, data: Path, tmp_pat
     assert detr("train", "--resume", "run", "--epochs", 2).code == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["SIGINT", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGTERM", "SIGUSR1"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_and_resume_ends_in_the_same_bytes(name: str, data: Path, tmp_path: Path) -> None:
     """In processes of their own, with loader processes, the signal sent to the whole group as a terminal does."""
     options = [data, *SMALL, "--epochs", 6, "--set", "workers=2"]

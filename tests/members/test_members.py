@@ -178,6 +178,7 @@ def test_what_the_stranger_cannot_show(detr: Detr, data: Path) -> None:
         assert "bug" not in refused.err
 
 
+@pytest.mark.slow
 def test_a_member_of_another_package(data: Path, tmp_path: Path) -> None:
     """An installed package names its member as an entry point, and `detr` knows it."""
     (tmp_path / "toy_detr.py").write_text((HERE / "sampler.py").read_text())

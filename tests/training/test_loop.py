@@ -64,7 +64,7 @@ def places(*by_default: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("place", places(0, 2, 5, 6, 15, 18))
+@pytest.mark.parametrize("place", places(2, 6, 18))
 def test_stopped_and_resumed_is_as_never_stopped(
     place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -75,7 +75,7 @@ def test_stopped_and_resumed_is_as_never_stopped(
     assert comparable(training) == whole
 
 
-@pytest.mark.parametrize("place", places(3, 18))
+@pytest.mark.parametrize("place", places(3))
 def test_stopped_and_resumed_with_loader_processes(
     place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -85,6 +85,7 @@ def test_stopped_and_resumed_with_loader_processes(
     assert comparable(training) == whole
 
 
+@pytest.mark.slow
 def test_stopped_three_times_with_other_workers_each_time(
     data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_patience_ends_it(data: Data, tmp_path: Path) -> None:
     assert resume(data, tmp_path).go(Interrupts()).epochs == 4
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_from_the_last(data: Data, tmp_path: Path) -> None:
     new(data, tmp_path).go(Interrupts())
     report = RecordingReport()

@@ -88,6 +88,7 @@ def test_accumulated_batches_equal_one(folder: Path, whole_batches: list[StepRes
         assert half.wrong == pytest.approx(whole.wrong)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(folder: Path, whole_batches: list[StepResult], tmp_path: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

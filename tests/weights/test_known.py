@@ -64,6 +64,7 @@ def test_commands_tell_it_before_torch_is_imported(command: tuple[str, str], tmp
     )
 
 
+@pytest.mark.slow
 def test_train_starts_from_scratch_with_none(tmp_path: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "detrcli", "train", str(tmp_path / "nodata"), "--weights", "none"],

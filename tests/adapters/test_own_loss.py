@@ -89,6 +89,7 @@ def test_the_loss_is_theirs(name: str, folder: Path) -> None:
     assert breakdown.matches["decoder"].queries.max() < 20
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_it_resumes_to_the_same_bits(folder: Path, data: Path, tmp_path: Path) -> None:
     facts = {**QUICK, "weights": str(folder), "ema": 0.9}
