@@ -43,6 +43,7 @@ def whole(data: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     return comparable(training)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
     data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_backbone_that_has_learned_keeps_its_stem_and_goes_slower(data: Data, 
     assert not all(torch.equal(backbone_after[name], value) for name, value in backbone.items())
 
 
+@pytest.mark.slow
 def test_evaluations_now_and_then_and_always_at_the_end(data: Data, tmp_path: Path) -> None:
     report = RecordingReport()
     new(data, tmp_path, report, eval_every=2, epochs=5).go(Interrupts())

@@ -49,6 +49,7 @@ def test_stopped_and_resumed_keeps_what_a_whole_training_keeps(data: Data, tmp_p
         assert arrays(tmp_path / name) == whole
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_done_again_counts_once(data: Data, tmp_path: Path) -> None:
     """As after a kill between the evaluation and the state that would know of it."""
     training = new(data, tmp_path)
