@@ -159,51 +159,51 @@ class ScaledEdges(ShortestEdge):
 
 
 @dataclass(frozen=True)
-class FitInside(Resize):
+class OneSize(Resize):
+    """Rules that know one height and one width."""
+
+    height: int = 640
+    width: int = 640
+
+    def with_size(self, size: int | None, max_size: int | None) -> Self:
+        if max_size is not None:
+            raise UsageError(
+                "This model takes pictures of one size: --size sets it, and there is no --max-size."
+            )
+        factor = (size or self.side) / self.side
+        return replace(self, height=round(factor * self.height), width=round(factor * self.width))
+
+    @property
+    def side(self) -> int:
+        return min(self.height, self.width)
+
+
+@dataclass(frozen=True)
+class ExactSize(OneSize):
+    """Every picture has this size, whatever becomes of its proportions."""
+
+    kind = "exact-size"
+
+    def place(self, height: int, width: int) -> Placement:
+        return Placement.filling(self.height, self.width)
+
+
+@dataclass(frozen=True)
+class FitInside(OneSize):
     """As large as fits into this size without changing proportions, and nothing around it."""
 
     kind = "fit-inside"
-    height: int = 640
-    width: int = 640
 
     def place(self, height: int, width: int) -> Placement:
         scale = min(self.height / height, self.width / width)
         return Placement.filling(max(1, int(height * scale)), max(1, int(width * scale)))
 
-    def with_size(self, size: int | None, max_size: int | None) -> "Resize":
-        return _of_sides(self, size, max_size)
-
-    @property
-    def side(self) -> int:
-        return min(self.height, self.width)
-
 
 @dataclass(frozen=True)
-class ExactSize(Resize):
-    """Every picture has this size, whatever becomes of its proportions."""
-
-    kind = "exact-size"
-    height: int = 640
-    width: int = 640
-
-    def place(self, height: int, width: int) -> Placement:
-        return Placement.filling(self.height, self.width)
-
-    def with_size(self, size: int | None, max_size: int | None) -> "Resize":
-        return _of_sides(self, size, max_size)
-
-    @property
-    def side(self) -> int:
-        return min(self.height, self.width)
-
-
-@dataclass(frozen=True)
-class Letterbox(Resize):
+class Letterbox(OneSize):
     """As large as fits into this size without changing proportions, in the middle, the rest filled with grey."""
 
     kind = "letterbox"
-    height: int = 640
-    width: int = 640
     fill: int = 114
 
     def place(self, height: int, width: int) -> Placement:
@@ -213,20 +213,6 @@ class Letterbox(Resize):
             self.height, self.width, (self.height - inside[0]) // 2, (self.width - inside[1]) // 2, *inside
         )
 
-    def with_size(self, size: int | None, max_size: int | None) -> "Resize":
-        return _of_sides(self, size, max_size)
-
-    @property
-    def side(self) -> int:
-        return min(self.height, self.width)
-
     @property
     def grey(self) -> int:
         return self.fill
-
-
-def _of_sides(rule: "ExactSize | FitInside | Letterbox", size: int | None, max_size: int | None) -> "Resize":
-    if max_size is not None:
-        raise UsageError("This model takes pictures of one size: --size sets it, and there is no --max-size.")
-    factor = (size or rule.side) / rule.side
-    return replace(rule, height=round(factor * rule.height), width=round(factor * rule.width))

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from detrcli.structures import Detections
 
 
-Threshold = float | dict[str, float]  # of all classes; or by their names, "all" for the rest
+Threshold = (
+    float | dict[str, Any]
+)  # of all classes; or those of "classes" by their names, and "all" for the rest
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def predict(
         check_free(save, overwrite=overwrite or resume)
         check_ending(save, ".jsonl")
     overall, by_class = _thresholds(threshold)
+    asked_for = {"all": overall, "classes": by_class} if by_class else overall
     if ids_from is not None and format_ != "coco":
         raise UsageError("--ids-from is for --format coco: other formats name the files.")
     named = list(collect(paths_named(images)))
@@ -121,7 +122,7 @@ def predict(
     with distributed.joined(find_device(device)):
         asked = {
             "weights": weights,
-            "threshold": overall if not by_class else {"all": overall, **by_class},
+            "threshold": asked_for,
             "classes": classes,
             "size": size,
             "max_size": max_size,
@@ -180,7 +181,6 @@ def predict(
     if save is not None:
         print(f"{looked_at:,} pictures, {sum(objects for _, objects, _ in shares):,} objects: {save}")
     else:
-        asked_for = overall if not by_class else {"all": overall, **by_class}
         show.print_results(results, format_, weights, asked_for, ids)
 
     skipped = sum(result.problem is not None for result in results)

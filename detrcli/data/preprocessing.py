@@ -23,22 +23,19 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = T
     """
     p = preprocessing
     placement = p.resize.place(image.height, image.width)
-    if p.backend == "torchvision":
+    if p.backend == "torchvision" or p.rescale_first or not p.antialias:  # which Pillow cannot
         return _by_torchvision(_levels(image), placement, p)
     size = placement.picture_height, placement.picture_width
-    by_pillow = p.antialias and not p.rescale_first
     if image.size == size[::-1]:
         grey = _levels(image)
-    elif by_pillow and (exact or p.filter == "nearest"):
+    elif exact or p.filter == "nearest":
         # By Pillow's filter, as the published code: torch's differs by a grey level here and there.
         grey = _levels(image.resize(size[::-1], _PILLOW[p.filter]))
-    elif by_pillow:
+    else:
         # As a batch whose memory is seen to have the channels last: so they come out.
         batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
         grey = F.interpolate(batch, size, mode=p.filter, antialias=True)[0]
-    else:
-        grey = _resized_by_torchvision(_levels(image), size, p)
-    return _normalised(_on_canvas(grey, placement, p), p)
+    return _normalised(_on_canvas(grey, placement, p.resize.grey), p)
 
 
 def _levels(image: Image.Image) -> Tensor:
@@ -58,22 +55,13 @@ def _by_torchvision(levels: Tensor, placement: Placement, preprocessing: Preproc
     if p.rescale_first:
         pixels = pixels * factor
     pixels = resize(pixels, size, InterpolationMode(p.filter), antialias=p.antialias)
+    pixels = _on_canvas(pixels, placement, p.resize.grey * (factor if p.rescale_first else 1))
     mean, std = torch.tensor(p.mean), torch.tensor(p.std)
     if not mean.any() and (std == 1).all():
         return pixels if p.rescale_first else pixels * factor
     if not p.rescale_first:  # both in one step
         mean, std = mean * (1.0 / factor), std * (1.0 / factor)
     return normalize(pixels.float(), mean, std)
-
-
-def _resized_by_torchvision(grey: Tensor, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
-    from torchvision.transforms.v2 import InterpolationMode  # slow to import, and of no use to most
-    from torchvision.transforms.v2.functional import resize
-
-    if preprocessing.rescale_first:  # then its levels are not rounded
-        grey = grey.float()
-    mode = InterpolationMode(preprocessing.filter)
-    return resize(grey, list(size), mode, antialias=preprocessing.antialias)
 
 
 def _normalised(grey: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -87,12 +75,12 @@ def _normalised(grey: Tensor, preprocessing: Preprocessing) -> Tensor:
     return rows.view(h, w, 3).permute(2, 0, 1)
 
 
-def _on_canvas(grey: Tensor, placement: Placement, preprocessing: Preprocessing) -> Tensor:
+def _on_canvas(grey: Tensor, placement: Placement, fill: float) -> Tensor:
     """A picture in the middle of what a letterbox leaves around it."""
     if placement.fills:
         return grey
     p = placement
-    canvas = grey.new_full((p.height, p.width, 3), preprocessing.resize.grey).permute(2, 0, 1)
+    canvas = grey.new_full((p.height, p.width, 3), fill).permute(2, 0, 1)
     canvas[:, p.top : p.top + p.picture_height, p.left : p.left + p.picture_width] = grey
     return canvas
 

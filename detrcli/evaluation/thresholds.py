@@ -1,7 +1,7 @@
 """From which score on detections should count: where F1 is highest, of all classes and of each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from detrcli.errors import DataError
+from detrcli.evaluation.errors import SAME
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.system.files import write_whole
 from detrcli.system.text import key
 
 SCHEMA = "detr.thresholds/1"
-SAME = 0.5  # IoU from which a detection finds an object
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,14 @@ def true_positives(truth: Truth, results: Results) -> tuple[np.ndarray, np.ndarr
     crowd, and finds nothing else, counts as neither right nor wrong.
     """
     right, counts = np.zeros(len(results), dtype=bool), np.ones(len(results), dtype=bool)
-    order = np.lexsort((-results.scores, results.category_ids, results.image_ids))
-    groups = np.stack([results.image_ids[order], results.category_ids[order]])  # (2, M)
-    starts = np.flatnonzero((groups[:, 1:] != groups[:, :-1]).any(0)) + 1
-    for places in np.split(order, starts) if len(order) else []:
-        image, category = results.image_ids[places[0]], results.category_ids[places[0]]
-        objects = np.flatnonzero((truth.of_image == image) & (truth.of_category == category))
+    in_order = np.lexsort((-results.scores, results.category_ids, results.image_ids))
+    objects_of = dict(
+        _groups(truth.of_image, truth.of_category, np.lexsort((truth.of_category, truth.of_image)))
+    )
+    for pair, places in _groups(results.image_ids, results.category_ids, in_order):
+        objects = objects_of.get(pair)
+        if objects is None:
+            continue
         overlaps = _overlaps(results.boxes[places], truth.boxes[objects], truth.crowd[objects])  # (m, n)
         crowd, taken = truth.crowd[objects], np.zeros(len(objects), dtype=bool)
         for place, row in zip(places, overlaps, strict=True):
@@ -110,6 +112,16 @@ def true_positives(truth: Truth, results: Results) -> tuple[np.ndarray, np.ndarr
             elif np.where(crowd, row, -1.0).max(initial=-1.0) >= SAME:
                 counts[place] = False
     return right, counts
+
+
+def _groups(
+    images: np.ndarray, categories: np.ndarray, order: np.ndarray
+) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """The places of every pair of image and category, which `order` puts one after the other."""
+    pairs = np.stack([images, categories])[:, order]  # (2, M)
+    starts = np.flatnonzero((pairs[:, 1:] != pairs[:, :-1]).any(0)) + 1
+    for places in np.split(order, starts) if len(order) else []:
+        yield (int(images[places[0]]), int(categories[places[0]])), places
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:

@@ -53,6 +53,8 @@ class FastEngine(PlainEngine):
         if device.type == "cpu" and precision == "fp16":
             raise UsageError("--engine fast computes in fp32 or bf16 on a CPU: for fp16 take --engine plain.")
         super().__init__(model, device, precision)
+        if by_layer and not model.casts_itself:
+            return
         self.model = fuse(model, PRECISIONS["bf16" if by_layer else "fp32"])
         if by_layer:
             self.precision = "fp32"

@@ -4,8 +4,8 @@ A points from which is looked (queries, cells), n of them that are asked for, S 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,6 +134,33 @@ class Inspectable(ABC):
         """Raise a UsageError where the model cannot show this."""
         if ability not in self.abilities:
             raise cannot(ability, self.abilities)
+
+
+class _NothingRecorded(ForwardRecord):
+    cells = (1, 1)
+
+    def cross(self, layer: int, queries: Sequence[int]) -> Attention:
+        raise cannot("cross-attention")
+
+
+class NoAttention(Inspectable):
+    """A model that has no attention to show. Its stages it may have."""
+
+    heads = encoder_layers = 0
+    decoder_layers = 1
+    abilities = frozenset()
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @contextmanager
+    def recorded(self) -> Iterator[ForwardRecord]:
+        record = _NothingRecorded()
+        handle = self.model.register_forward_hook(lambda _m, _i, output: setattr(record, "output", output))
+        try:
+            yield record
+        finally:
+            handle.remove()
 
 
 def cannot(ability: Ability, abilities: frozenset[Ability] = frozenset()) -> UsageError:

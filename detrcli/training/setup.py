@@ -28,7 +28,10 @@ from detrcli.weights.load import load_weights
 from detrcli.weights.registry import PUBLISHED
 from detrcli.weights.weights import Weights
 
-CHOSEN = ("size", "queries", "batch_size", "epochs", "lr")  # what is said of a recipe that goes by the data
+# What is said of a recipe that goes by the model or the data.
+CHOSEN = (
+    "size", "queries", "batch_size", "epochs", "lr", "lr_backbone", "weight_decay", "clip", "ema", "freeze",
+)  # fmt: skip
 ENOUGH = 20_000  # pictures from which training from scratch is not hopeless
 
 

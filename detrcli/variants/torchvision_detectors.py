@@ -4,9 +4,8 @@ What is not like a transformer is said: there is no attention to draw and no mat
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,10 @@ from detrcli.boxes import corners
 from detrcli.config import Count, LossConfig, ModelConfig, Preprocessing, Share
 from detrcli.errors import WeightsError
 from detrcli.losses.scoring import Scoring, Selection, Sigmoid
-from detrcli.model.backbone import Part
-from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.inspectable import Attention, ForwardRecord, Inspectable, Stage, cannot
+from detrcli.model.inspectable import NoAttention, Stage
 from detrcli.resize import ScaledEdges
 from detrcli.structures import Batch, Group, Output, Target
+from detrcli.variants.foreign import OWN, ForeignNetwork
 from detrcli.variants.own_loss import TOTAL, OwnLoss
 from detrcli.variants.variant import Variant
 
@@ -31,10 +29,9 @@ Architecture = Literal[
     "retinanet_resnet50_fpn_v2",
     "fcos_resnet50_fpn",
 ]
-ARCHITECTURES: tuple[str, ...] = Architecture.__args__  # type: ignore[attr-defined]  # what it lists
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 # Whose published weights have a frozen norm that adds nothing to the variance, and so have those trained from them.
 NO_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
-OWN = "network."  # before their names of tensors
 # The tensors with rows of classes: in the first ones for each anchor, in the last one four for each class.
 CLASS_ROWS = ("roi_heads.box_predictor.cls_score", "head.classification_head.cls_logits")
 BOX_ROWS = "roi_heads.box_predictor.bbox_pred"
@@ -61,7 +58,7 @@ class Suppressed(Sigmoid):
         return Selection(found.queries, found.labels, found.scores.where(found.scores > 0, -1.0))
 
 
-class TorchvisionDetector(DetectionTransformer):
+class TorchvisionDetector(ForeignNetwork):
     """The network. Its class rows stand one after the other, that of the background last, as ours do."""
 
     def __init__(self, config: TorchvisionConfig) -> None:
@@ -70,7 +67,7 @@ class TorchvisionDetector(DetectionTransformer):
 
         super().__init__()
         self.classes, self.places = config.classes, config.queries
-        self.network: Any = get_model(
+        self.network = get_model(
             config.architecture, weights=None, weights_backbone=None, num_classes=config.classes + 1
         )
         suppressing = getattr(self.network, "roi_heads", self.network)
@@ -82,26 +79,13 @@ class TorchvisionDetector(DetectionTransformer):
         transform: Any = GeneralizedRCNNTransform(800, 1333, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
         transform.resize = _as_given
         self.network.transform = transform
-        self._frozen: Sequence[nn.Module] = ()
 
-    @property
-    def backbone(self) -> nn.Module:  # type: ignore[override]  # one of theirs
-        """What sees the picture first."""
+    def their_backbone(self) -> nn.Module:
         return cast("nn.Module", self.network.backbone)
 
-    def freeze(self, part: Part) -> None:
-        body: Any = self.network.backbone.body
-        stem = [body[name] for name in ("conv1", "bn1", "layer1") if name in body] or [body["0"]]
-        self._frozen = {"none": [], "stem": stem, "all": [self.backbone]}[part]
-        for module in self._frozen:
-            module.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "TorchvisionDetector":
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
+    def stem(self) -> Sequence[nn.Module]:
+        body = self.network.backbone.body
+        return [body[name] for name in ("conv1", "bn1", "layer1") if name in body] or [body["0"]]
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         images = [pixels[:, :h, :w] for pixels, (h, w) in zip(batch.images, _sizes(batch), strict=True)]
@@ -197,33 +181,8 @@ def _shares(boxes: Tensor, image: Tensor) -> Tensor:
     return torch.stack([(x0 + x1) / (2 * w), (y0 + y1) / (2 * h), (x1 - x0) / w, (y1 - y0) / h], -1)
 
 
-class NothingRecorded(ForwardRecord):
-    """There is no attention in it."""
-
-    cells = (1, 1)
-
-    def cross(self, layer: int, queries: Sequence[int]) -> Attention:
-        raise cannot("cross-attention")
-
-
-class TorchvisionInspectable(Inspectable):
+class TorchvisionInspectable(NoAttention):
     """What can be seen of it: the maps of its backbone."""
-
-    heads = encoder_layers = 0
-    decoder_layers = 1
-    abilities = frozenset()
-
-    def __init__(self, model: TorchvisionDetector) -> None:
-        self.model = model
-
-    @contextmanager
-    def recorded(self) -> Iterator[NothingRecorded]:
-        record = NothingRecorded()
-        handle = self.model.register_forward_hook(lambda _m, _i, output: setattr(record, "output", output))
-        try:
-            yield record
-        finally:
-            handle.remove()
 
     def stages(self) -> Sequence[Stage]:
         return [
@@ -276,9 +235,9 @@ def _queries(architecture: str) -> int:
 
 
 VARIANT = Variant(
-    name="torchvision",
+    name="torchvision-detector",
     config=TorchvisionConfig,
-    presets={name: TorchvisionConfig(architecture=name, queries=_queries(name)) for name in ARCHITECTURES},  # type: ignore[arg-type]
+    presets={name: TorchvisionConfig(architecture=name, queries=_queries(name)) for name in ARCHITECTURES},
     build=TorchvisionDetector,
     scoring=scoring,
     make_loss=lambda config, loss: OwnLoss(scoring(config), None),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import NAMES, folder_of, processor_of
+from families import folder_of, processor_of
 from here import Detr
+from judge import twelve
 from PIL import Image
 from transformers import AutoModelForObjectDetection
 
@@ -25,23 +26,6 @@ from detrcli.variants.adapters import config as adapted
 from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of(name, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=12, size=64, objects=3)
-    return folder
 
 
 def test_all_that_looks_inside(name: str, folder: Path, data: Path, detr: Detr) -> None:
@@ -248,3 +232,66 @@ def test_of_many_sizes_there_is_no_export(detr: Detr, tmp_path_factory: pytest.T
     shown = detr("export", folder_of("conditional", tmp_path_factory), "--format", "onnx", "--out", "x.onnx")
     assert shown.code == 2
     assert "inputs of many sizes" in shown.err
+
+
+def test_half_the_precision(name: str, folder: Path, data: Path, detr: Detr) -> None:
+    """Theirs mix numbers of both kinds, which torch has to sort out."""
+    pictures = sorted((data / "val").iterdir())[:1]
+    call = (
+        "predict",
+        *pictures,
+        "--weights",
+        folder,
+        "--threshold",
+        0,
+        "--no-images",
+        "--json",
+        "--device",
+        "cpu",
+    )
+    shown = detr(*call, "--precision", "bf16")
+    assert shown.code == 0, shown.err
+    (halved,), (whole,) = (json.loads(one.out)["images"] for one in (shown, detr(*call)))
+    best = [max(one["score"] for one in image["detections"]) for image in (halved, whole)]
+    assert best[0] == pytest.approx(best[1], abs=0.05)
+
+
+def test_it_is_evaluated_as_pycocotools_would(folder: Path, tmp_path: Path, name: str, detr: Detr) -> None:
+    """Their pipeline, picture by picture, and pycocotools in the plainest way.
+
+    What a random network says becomes the ground truth in part, a little moved: so there is something to find.
+    """
+    make_shapes(tmp_path / "data", images=30, size=96, objects=3)
+    path = tmp_path / "data" / "annotations" / "instances_val.json"
+    truth = json.loads(path.read_text())
+    network, processor = AutoModelForObjectDetection.from_pretrained(folder).eval(), processor_of(name)
+    ids = {one["name"]: one["id"] for one in truth["categories"]}
+    found: list[dict[str, Any]] = []
+    truth["annotations"] = []
+    for image in truth["images"]:
+        picture = Image.open(tmp_path / "data" / "val" / image["file_name"]).convert("RGB")
+        with torch.no_grad():
+            output = network(processor(images=picture, return_tensors="pt")["pixel_values"])
+        size = [(picture.height, picture.width)]
+        (answer,) = processor.post_process_object_detection(output, threshold=0.0, target_sizes=size)
+        rows = zip(
+            answer["scores"].tolist(), answer["labels"].tolist(), answer["boxes"].tolist(), strict=True
+        )
+        for number, (score, label, (x0, y0, x1, y1)) in enumerate(rows):
+            one = {
+                "image_id": image["id"],
+                "category_id": ids[network.config.id2label[label]],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+            }
+            found.append({**one, "score": score})
+            if number % 4 == 0:
+                moved = [x0 + number % 7, y0 + number % 5, x1 - x0, y1 - y0]
+                area = (x1 - x0) * (y1 - y0)
+                own = {"id": len(truth["annotations"]) + 1, "iscrowd": 0, "area": area}
+                truth["annotations"].append({**one, **own, "bbox": moved})
+    path.write_text(json.dumps(truth))
+    wanted = twelve(truth, found)
+    shown = detr("eval", tmp_path / "data", "--weights", folder, "--json", "--device", "cpu")
+    assert shown.code == 0, shown.err
+    assert wanted["AR100"] > 0.05
+    assert json.loads(shown.out)["metrics"] == pytest.approx(wanted, abs=5e-3)

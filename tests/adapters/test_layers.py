@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import NAMES, folder_of, pictures
+from families import pictures
 from torch import Tensor
 from transformers import AutoModelForObjectDetection
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
@@ -25,16 +25,6 @@ from detrcli.weights.load import load_weights
 from detrcli.weights.weights import Weights
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of(name, tmp_path_factory)
 
 
 @pytest.fixture

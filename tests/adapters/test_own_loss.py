@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import NAMES, folder_of, pictures
+from families import folder_of, pictures
 from here import Detr
 from trainings import comparable, data_of, new, resume, stopped
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
@@ -25,23 +25,6 @@ CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {
     "model": None, "queries": None, "size": None, "dropout": None, "batch_size": 4, "epochs": 2, "lr": 1e-3,
 }  # fmt: skip
-
-
-@pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of(name, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=12, size=64, objects=3)
-    return folder
 
 
 def targets() -> list[Target]:
@@ -104,8 +87,6 @@ def test_it_resumes_to_the_same_bits(folder: Path, data: Path, tmp_path: Path) -
 
 def test_what_is_kept_is_read_by_transformers(name: str, folder: Path, data: Path, detr: Detr) -> None:
     """With other classes: rows of those that are known stay, and the names are in its config."""
-    path = data / "annotations" / "instances_train.json"
-    document = json.loads(path.read_text())
     wide = data.parent / "renamed"
     if not wide.exists():
         make_shapes(wide, images=8, size=64, objects=3)
@@ -150,3 +131,24 @@ def test_what_is_kept_is_read_by_transformers(name: str, folder: Path, data: Pat
     tensors = kept / "model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x01")
     assert detr("predict", data / "val" / "000000.png", "--weights", kept).code == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "frozen"),
+    [("conditional-timm", {"conv1", "layer1"}), ("rt", {"embedder"}), ("yolos", set())],
+)
+def test_the_stem_alone_is_frozen(
+    kind: str, frozen: set[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In the blocks behind it the names of its parts come again."""
+    model = load_weights(str(folder_of(kind, tmp_path_factory))).model().train()
+    backbone = model.backbone
+    model.freeze("stem")
+    still = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+    parts = {next((one for one in frozen if f"{one}." in name), name) for name in still}
+    assert parts == frozen
+    assert not any("layer2" in name or "stages" in name for name in still)
+    assert model.training
+    model.freeze("all")
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert not any(module.training for module in backbone.modules())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import NAMES, folder_of, pictures, processor_of
+from families import folder_of, pictures, processor_of
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
@@ -16,16 +16,6 @@ from detrcli.inference.detector import Detector
 from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of(name, tmp_path_factory)
 
 
 def test_predictions_are_theirs(name: str, folder: Path) -> None:

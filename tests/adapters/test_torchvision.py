@@ -13,7 +13,6 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from trainings import comparable, data_of, new, resume, stopped
 
 from detrcli.data.batching import collate
-from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
@@ -56,13 +55,6 @@ def kept(architecture: str, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def source(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return kept(architecture, tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=8, size=64, objects=3)
-    return folder
 
 
 def test_predictions_are_theirs(architecture: str, source: str) -> None:

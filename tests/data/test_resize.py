@@ -167,3 +167,13 @@ def test_augmentation_leaves_inputs_of_one_size(rule: Resize) -> None:
         pixels, target = to_input(*augment(seen, Preprocessing(rule), g))
         assert pixels.shape == (3, rule.height, rule.width)
         assert ((corners(target.boxes) > -1e-6) & (corners(target.boxes) < 1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("rescale_first", [False, True])
+def test_torchvision_leaves_the_same_canvas(rescale_first: bool) -> None:
+    """Around a letterbox too, grey levels or shares of one."""
+    by_pillow = replace(PLAIN, resize=Letterbox(48, 60))
+    by_torchvision = replace(by_pillow, backend="torchvision", rescale_first=rescale_first)
+    a, b = (prepare(picture(), p) for p in (by_pillow, by_torchvision))
+    assert a.shape == b.shape
+    assert (a - b).abs().max() < 2.1 / 255

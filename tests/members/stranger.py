@@ -1,7 +1,6 @@
 """A member like a foreign model: its own loss, kept as a folder, its own rule of size, no attention to be shown."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from detrcli.losses.loss import LossBreakdown, Step
 from detrcli.losses.scoring import Scoring, Softmax
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.inspectable import Attention, ForwardRecord, Inspectable, Stage, cannot
+from detrcli.model.inspectable import NoAttention, Stage
 from detrcli.resize import Placement, Resize
 from detrcli.structures import Batch, Group, Output, Target
 from detrcli.variants.variant import FolderFormat, Variant
@@ -93,30 +92,7 @@ class OwnLoss:
         return LossBreakdown(boxes + 0.01 * size, {"distance": boxes, "size": size})
 
 
-class NothingRecorded(ForwardRecord):
-    cells = (1, 1)
-
-    def cross(self, layer: int, queries: Sequence[int]) -> Attention:
-        raise cannot("cross-attention")
-
-
-class StrangerInspectable(Inspectable):
-    heads = encoder_layers = 0
-    decoder_layers = 1
-    abilities: frozenset[Any] = frozenset()
-
-    def __init__(self, model: Stranger) -> None:
-        self.model = model
-
-    @contextmanager
-    def recorded(self) -> Iterator[NothingRecorded]:
-        record = NothingRecorded()
-        handle = self.model.register_forward_hook(lambda _m, _i, output: setattr(record, "output", output))
-        try:
-            yield record
-        finally:
-            handle.remove()
-
+class StrangerInspectable(NoAttention):
     def stages(self) -> Sequence[Stage]:
         return [Stage("grid", self.model.backbone.conv, 3, lambda *_: "a coarse map")]
 

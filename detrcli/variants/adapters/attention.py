@@ -24,6 +24,7 @@ from detrcli.model.inspectable import (
 )
 from detrcli.structures import Output
 from detrcli.variants.adapters.network import AdaptedNetwork
+from detrcli.variants.adapters.stages import stages_of
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Call:
 
     def sampled(self) -> Sampled:
         """Where all its queries take their samples."""
-        given, module = self.given, _named(self.module)
+        given = self.given
+        module: Any = self.module
         heard: dict[str, Tensor] = {}
-        offsets_of: nn.Module = module.sampling_offsets
-        handle = offsets_of.register_forward_hook(lambda _m, _i, out: heard.update(offsets=out))
+        handle = module.sampling_offsets.register_forward_hook(lambda _m, _i, out: heard.update(offsets=out))
         try:
             _, weights = self.again()
         finally:
@@ -96,27 +97,25 @@ def by_level(values: Tensor, counts: Sequence[int]) -> Tensor:
 @contextmanager
 def giving_weights(module: nn.Module) -> Iterator[None]:
     """Attention computed by the code that also gives its weights; the fused kernels do not."""
-    config = getattr(module, "config", None)
-    before = getattr(config, "_attn_implementation", None)
-    asked = "output_attentions" in inspect.signature(module.forward).parameters
-    handle = None
-    if asked:
+    if "output_attentions" in inspect.signature(module.forward).parameters:  # it has to be asked
         handle = module.register_forward_pre_hook(
             lambda _m, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True
         )
-    if before is not None:
-        config._attn_implementation = "eager"  # type: ignore[union-attr]  # it is there
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    config: Any = getattr(module, "config", None)
+    if config is None:  # it samples points, and always gives their weights
+        yield
+        return
+    before = config._attn_implementation
+    config._attn_implementation = "eager"
     try:
         yield
     finally:
-        if before is not None:
-            config._attn_implementation = before  # type: ignore[union-attr]
-        if handle is not None:
-            handle.remove()
-
-
-def _named(module: nn.Module) -> Any:
-    return module
+        config._attn_implementation = before
 
 
 def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,23 +131,12 @@ class AdaptedRecord(ForwardRecord):
     def __init__(self, inspected: "AdaptedInspectable") -> None:
         self._inspected = inspected
         self.calls: dict[nn.Module, Call] = {}
-        self.map: tuple[int, int] | None = None  # of the projection that dense attention looks at
-
-    @property
-    def cells(self) -> tuple[int, int]:  # type: ignore[override]  # it is read off what was recorded
-        """The finest level where points are sampled, else the map that is looked at."""
-        if self._inspected.kind == "sampled":
-            h, w = self.calls[self._inspected.cross[0]].given["spatial_shapes_list"][0]
-            return int(h), int(w)
-        assert self.map is not None
-        return self.map
+        self.map: tuple[int, int] | None = None  # that dense attention looks at, if any does
 
     @property
     def encoder_cells(self) -> tuple[int, int]:
-        if self._inspected.kind == "dense" or self._inspected.encoder_kind == "sampled":
-            return self.cells
-        assert self.map is not None  # RT-DETR and its kin: the coarsest map alone
-        return self.map
+        """Another map than the decoder's in RT-DETR and its kin, whose encoder attends on the coarsest alone."""
+        return self.cells if self.map is None or self._inspected.encoder_kind == "sampled" else self.map
 
     @torch.inference_mode()
     def cross(self, layer: int, queries: Sequence[int]) -> Attention:
@@ -235,13 +223,19 @@ class AdaptedInspectable(Inspectable):
         record = AdaptedRecord(self)
 
         def asked(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            record.calls[module] = Call(module, arguments(module, args, kwargs))
+            given = arguments(module, args, kwargs)
+            record.calls[module] = Call(module, given)
+            if "spatial_shapes_list" in given:
+                h, w = given["spatial_shapes_list"][0]  # the finest level
+                record.cells = int(h), int(w)
 
         def answered(_module: nn.Module, _inputs: Any, output: Output) -> None:
             record.output = output
 
         def mapped(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             record.map = self._rows_and_columns(inputs, output)
+            if self.kind == "dense":
+                record.cells = record.map
 
         handles = [
             self.model.register_forward_hook(answered),
@@ -293,74 +287,7 @@ class AdaptedInspectable(Inspectable):
                     handle.remove()
 
     def stages(self) -> Sequence[Stage]:
-        model, family = self.model, self.model.family
-        points = "looks at some sampled points" if self.kind == "sampled" else "weighs all cells"
-
-        def last(pattern: str) -> nn.Module:
-            found = model.modules_of(pattern)  # behind the decoder layers' heads stands that of the proposals
-            return found[min(len(found), self.decoder_layers) - 1]
-
-        stages = [
-            Stage(
-                "backbone",
-                model.backbone,
-                None,
-                lambda own, _: "sums up the picture; the shape is that of the last map that it gives",
-                pick=_last_tensor,
-            )
-        ]
-        if family.encoder:
-            stages.append(
-                Stage(
-                    "encoder",
-                    last(family.encoder),
-                    None,
-                    lambda own, _: "lets what was seen in one place tell of others, over all levels",
-                    pick=_last_tensor,
-                )
-            )
-        if family.proposals and model.modules_of(family.proposals):
-            stages.append(
-                Stage(
-                    "tokens",
-                    last(family.proposals),
-                    2,
-                    lambda own, _: (
-                        f"each of the {own[0]:,} proposes a box; the most promising become queries"
-                    ),
-                )
-            )
-        if self.own_tokens:
-            told = (
-                f"{self.own_tokens} object queries stand beside the patches of the picture in one row; in "
-                f"{self.decoder_layers} layers all gather from all"
-            )
-        else:
-            told = (
-                f"{model.queries} object queries: in {self.decoder_layers} layers they gather from each other, "
-                f"then from the picture, where each {points}"
-            )
-        numbers = "probabilities together" if family.scoring == "softmax" else "probabilities one by one"
-        return [
-            *stages,
-            Stage("decoder", last(family.decoder), 2, lambda *_: told, pick=_last_tensor),
-            Stage(
-                "class head",
-                last(family.class_head),
-                2,
-                lambda own, _: f"per query {own[1]} numbers, which become {numbers}",
-            ),
-            Stage(
-                "box head",
-                last(family.box_head),
-                2,
-                lambda own, _: (
-                    "per query how its box moves: centre x, centre y, width and height"
-                    if own[1] == 4
-                    else f"per query and side of its box {own[1] // 4} numbers: how likely the edge lies so far off"
-                ),
-            ),
-        ]
+        return stages_of(self.model, self.decoder_layers, self.own_tokens)
 
 
 def _heads(module: Any) -> int:
@@ -368,16 +295,3 @@ def _heads(module: Any) -> int:
         if hasattr(module, name):
             return int(getattr(module, name))
     return int(module.q_proj.out_features // module.head_dim)
-
-
-def _last_tensor(found: Any) -> Tensor:
-    """The last map or row of tokens in what a module gives, however it is packed."""
-    if isinstance(found, Tensor):
-        return found
-    if hasattr(found, "last_hidden_state"):
-        return _last_tensor(found.last_hidden_state)
-    if isinstance(found, Mapping):
-        return _last_tensor(list(found.values()))
-    # Maps stand beside their padding, which has no channels.
-    flat = [_last_tensor(one) for one in found if one is not None and not isinstance(one, str)]
-    return [one for one in flat if one.is_floating_point()][-1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detrcli.config import ModelConfig
-from detrcli.errors import UsageError
+from detrcli.errors import UsageError, WeightsError
 from detrcli.variants.adapters.families import FAMILIES, Family
 
 NEEDED = "Models of transformers need it to be installed: pip install 'detrcli[transformers]'"
@@ -48,7 +48,7 @@ def the_library() -> Any:
     try:
         import transformers
     except ImportError:
-        raise UsageError(NEEDED) from None
+        raise WeightsError(NEEDED) from None
     library: Any = transformers
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()

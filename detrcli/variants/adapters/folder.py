@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -17,12 +17,13 @@ from detrcli.structures import Classes
 from detrcli.variants.adapters.config import AdaptedConfig, queries_key, the_library
 from detrcli.variants.adapters.families import FAMILIES
 from detrcli.variants.adapters.network import AdaptedNetwork
+from detrcli.variants.foreign import OWN
 from detrcli.variants.variant import FoundModel
 
 CONFIG, TENSORS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-OWN = "network."  # before their names of tensors
 EXACT = ("lw_detr", "rf_detr")  # whose windows divide inputs of the backbone's size, and hardly others
-FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
+# By Pillow's numbers.
+FILTERS: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
 
 def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
@@ -108,12 +109,13 @@ def preprocessing(processor: Any, model_type: str, source: str) -> Preprocessing
         )
     resample = int(processor.resample)
     if resample not in FILTERS:
-        raise WeightsError(f"{source}: {PROCESSOR} resizes by filter {resample}; read are {FILTERS}.")
+        known = ", ".join(FILTERS.values())
+        raise WeightsError(f"{source}: {PROCESSOR} resizes by filter {resample}; read are {known}.")
     first = model_type == "rf_detr"  # its processor rescales first, and does not antialias
     normalised = processor.do_normalize
     return Preprocessing(
         _rule(dict(processor.size), FAMILIES[model_type].divisor, source),
-        filter=FILTERS[resample],  # type: ignore[arg-type]  # one of them
+        filter=FILTERS[resample],
         antialias=not first,
         rescale_first=first,
         mean=_colour(processor.image_mean) if normalised else (0.0, 0.0, 0.0),

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrcli.model.backbone import Part
-from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch, Group, Match, Output, Target
 from detrcli.variants.adapters.config import AdaptedConfig, the_library
+from detrcli.variants.foreign import ForeignNetwork
 from detrcli.variants.own_loss import TOTAL
 
-STEM = ("embedder", "conv1", "bn1")  # what sees the picture first, by the names that backbones have for it
+STEM = ("embedder", "conv1", "bn1", "layer1")  # what sees the picture first, by the names that backbones have
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,12 @@ def _float32(values: Any) -> Any:
     return values
 
 
-class AdaptedNetwork(DetectionTransformer):
+class AdaptedNetwork(ForeignNetwork):
     """The network, and the loss that it has itself.
 
     In training, and where targets are given, the output also holds the groups that its loss supervises beside the
     decoder's; in training its loss stands among what is named.
     """
-
-    open_batch = False  # its code reads that number, and an export keeps what it has read
-    may_leave_out = True  # denoising embeddings in a batch without objects, and more
 
     def __init__(self, config: AdaptedConfig) -> None:
         super().__init__()
@@ -112,30 +108,24 @@ class AdaptedNetwork(DetectionTransformer):
         self.listener = Listener(self.network.loss_function)
         self.listener.auxiliary = self.family.auxiliary
         self.network.loss_function = self.listener
-        self._frozen: Sequence[nn.Module] = ()
 
     def modules_of(self, pattern: str) -> list[nn.Module]:
         """Those of a dotted name, in which `*` stands for a number, in their order."""
         wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
         return [module for name, module in self.network.named_modules() if wanted.fullmatch(name)]
 
-    @property
-    def backbone(self) -> nn.Module:  # type: ignore[override]  # one of theirs
-        """What sees the picture first."""
+    def their_backbone(self) -> nn.Module:
         return self.modules_of(self.family.backbone)[0]
 
-    def freeze(self, part: Part) -> None:
-        stem = [module for name, module in self.backbone.named_modules() if name.split(".")[-1] in STEM]
-        self._frozen = {"none": [], "stem": stem, "all": [self.backbone]}[part]
-        for module in self._frozen:
-            module.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "AdaptedNetwork":
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
+    def stem(self) -> Sequence[nn.Module]:
+        """The outermost modules of these names: in the blocks behind them names come again."""
+        named = [
+            (name.count("."), module)
+            for name, module in self.backbone.named_modules()
+            if name.rpartition(".")[2] in STEM
+        ]
+        outermost = min((depth for depth, _ in named), default=0)
+        return [module for depth, module in named if depth == outermost]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Tensors that the network has under several names are one again."""

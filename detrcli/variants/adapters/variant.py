@@ -48,7 +48,7 @@ def recipe(config: AdaptedConfig, facts: DataFacts) -> Mapping[str, Any]:
 
 
 VARIANT = Variant(
-    name="transformers",
+    name="transformers-detector",
     config=AdaptedConfig,
     presets={},
     build=build,
