@@ -131,9 +131,10 @@ class LossConfig(Config):
         for table, ours, theirs in (("cost", self.cost, cost), ("loss", self.loss, loss)):
             for name in theirs:
                 if name not in ours:
-                    raise UsageError(
-                        f"{table}.{name}: this model has no such term; it has {', '.join(ours)}."
+                    there = (
+                        f"it has {', '.join(ours)}" if ours else "its loss is its own, with its own weights"
                     )
+                    raise UsageError(f"{table}.{name}: this model has no such term; {there}.")
         return replace(self, cost={**self.cost, **cost}, loss={**self.loss, **loss})
 
 

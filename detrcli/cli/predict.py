@@ -194,10 +194,13 @@ def _thresholds(given: str) -> tuple[float, dict[str, float]]:
     """One score for all classes, or a file of those of each."""
     from detrcli.evaluation.thresholds import read_thresholds
 
+    path = Path(given).expanduser()
+    if path.is_file():
+        return read_thresholds(path)
     try:
         score = float(given)
     except ValueError:
-        return read_thresholds(Path(given).expanduser())
+        score = -1.0  # neither
     if not 0 <= score <= 1:
         raise UsageError(
             f"--threshold {given}: it is a score between 0 and 1, or a file of `detr eval --thresholds`."
