@@ -177,13 +177,15 @@ class FusedFeedForward(nn.Module):
         return self.linear2(self.linear1(x))
 
 
-class _Float32LayerNorm(nn.Module):
-    def __init__(self, plain: nn.LayerNorm) -> None:
-        super().__init__()
-        self.plain = plain
+class _Float32LayerNorm(nn.LayerNorm):
+    """Still a norm for whoever asks for its weight."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.plain(x.float())
+    def __init__(self, plain: nn.LayerNorm) -> None:
+        super().__init__(plain.normalized_shape, plain.eps, device="meta")
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float())
 
 
 class FusedAttention(nn.Module):

@@ -50,7 +50,8 @@ class DeformableAttention(nn.Module):
 def sample(values: Tensor, shapes: Sequence[tuple[int, int]], points: Tensor, weights: Tensor) -> Tensor:
     """What values (B, S, heads, D) are at the points, bilinearly, weighted and summed: (B, Q, heads, D).
 
-    A point outside of a level takes nothing there.
+    A point outside of a level takes nothing there. The map is read in the points' dtype: bfloat16 is too coarse
+    to tell where in a level a point lies, and torch's own sampling in it is wrong where a map is not contiguous.
     """
     B, Q, heads, levels, P, _ = points.shape
     grid = (2 * points - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, P, 2), in [-1, 1]
@@ -59,12 +60,12 @@ def sample(values: Tensor, shapes: Sequence[tuple[int, int]], points: Tensor, we
         h, w = shapes[level]
         map_ = own.permute(0, 2, 3, 1).reshape(B * heads, -1, h, w)  # (B * heads, D, h, w)
         taken.append(
-            F.grid_sample(map_, grid[:, :, level].to(map_.dtype), padding_mode="zeros", align_corners=False)
+            F.grid_sample(map_.to(grid.dtype), grid[:, :, level], padding_mode="zeros", align_corners=False)
         )  # (B * heads, D, Q, P)
     at_points = torch.cat(taken, -1)  # (B * heads, D, Q, levels * P)
     share = weights.transpose(1, 2).reshape(B * heads, 1, Q, levels * P)
     summed = (at_points * share).sum(-1)  # (B * heads, D, Q)
-    return summed.view(B, heads, -1, Q).permute(0, 3, 1, 2)
+    return summed.view(B, heads, -1, Q).permute(0, 3, 1, 2).to(values.dtype)
 
 
 @torch.no_grad()

@@ -141,6 +141,17 @@ def test_bf16_of_the_fast_engine() -> None:
     assert 1e-6 < (fast.boxes - plain.boxes).abs().max() < 0.02
 
 
+def test_bf16_of_sampled_attention() -> None:
+    """Of most queries: where two proposals are about as good, the other one may be selected."""
+    plain, fast = (
+        detrcli.load("shapes", "cpu", engine=engine, precision=precision).engine
+        for engine, precision in (("plain", "fp32"), ("fast", "bf16"))
+    )
+    for _ in range(5):
+        batch = Batch(torch.randn(1, 3, 160, 160), None)
+        assert (fast(batch).boxes - plain(batch).boxes).abs().median() < 0.01
+
+
 def test_fast_is_the_default_where_it_helps() -> None:
     assert fastest(CPU, "fp32") == fastest(CPU, "bf16") == "fast"
     assert fastest(torch.device("cuda"), "fp32") == fastest(CPU, "fp16") == "plain"

@@ -71,7 +71,7 @@ def test_several_pictures_at_once(exported: Path) -> None:
 
 def test_an_export_is_evaluated(exported: Path, detr: Detr) -> None:
     """As a table too: how many parameters it has it does not say."""
-    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2)
+    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2, "--pair-by-id")
     assert shown.code == 0, shown.err
     assert "AP50" in shown.out
     assert "parameters" not in shown.out
@@ -125,7 +125,7 @@ def test_export_predict_and_eval_as_commands(name: str, detr: Detr, tmp_path: Pa
     ]
     assert [one["label"] for one in found[0]] == [one["label"] for one in found[1]]
     np.testing.assert_allclose(*([one["box"] for one in detections] for detections in found), atol=0.05)
-    shown = detr("eval", "shapes", "--weights", out, "--limit", 3, "--json")
+    shown = detr("eval", "shapes", "--weights", out, "--limit", 3, "--pair-by-id", "--json")
     assert shown.code == 0, shown.err
     assert json.loads(shown.out)["parameters"] is None
 

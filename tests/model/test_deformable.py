@@ -63,6 +63,17 @@ def test_sampling_is_what_one_does_by_hand(seed: int) -> None:
     torch.testing.assert_close(sample(values, SHAPES, points, weights), by_hand(values, points, weights))
 
 
+def test_sampling_in_bfloat16_is_near_that_in_float32() -> None:
+    """On many points of maps that are not contiguous."""
+    torch.manual_seed(0)
+    values, points = torch.randn(1, 400, 4, 32), torch.rand(1, 30, 4, 1, 4, 2) * 1.1 - 0.05
+    weights = torch.rand(1, 30, 4, 1, 4)
+    wanted = sample(values, [(20, 20)], points, weights)
+    found = sample(values.bfloat16(), [(20, 20)], points, weights)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0.05)
+
+
 def test_sampling_has_the_gradients_of_finite_differences() -> None:
     values, points, weights = (value.requires_grad_() for value in drawn(7, images=1, queries=2))
     assert torch.autograd.gradcheck(
