@@ -1,13 +1,18 @@
-"""What makes a small detection transformer learn fast: ingredients left out one at a time, over seeds and minutes.
+"""What makes a small detection transformer learn fast: ingredients one after the other, and left out one at a time.
 
     pip install . && python examples/letters.py letters
     python examples/convergence.py letters runs/convergence
 
-Each way is trained from scratch on the same number of pictures with three seeds, in turn, on two threads: dino-tiny
-as it stands, the same without one of its ingredients or with one more, deformable-tiny and detr-tiny. What is done
-already is not done again, so it can be stopped and started, and several can share the work by --seeds. It prints a
-table of means over the seeds with the spread between them, and draws AP against minutes and epochs. A way takes a
-minute and a half for each seed on two cores.
+Each way is trained from scratch on the same number of pictures with three seeds: from a plain small DETR on, an
+ingredient more each time, to dino-tiny; then dino-tiny without one of its ingredients or with one more. What is done
+already is not done again, so it can be stopped and started, and several can share the work by --seeds. A way takes
+a minute and a half for each seed on two cores.
+
+How fast each way trains is measured by itself at the end (--speed, on an idle machine): minutes are pictures seen by
+pictures a second. It prints a table of means over the seeds with half of their spread, and draws AP against minutes
+and epochs with a band from the worst seed to the best. Instability is the share of objects that the last layer
+matches with another query than at the evaluation before, over the second half of the training. Duplicates are
+detections, over objects, of an object that a surer one has found, among those whose score gives the best F1.
 """
 
 import argparse
@@ -15,55 +20,156 @@ import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from timing import show
+from torch import nn
 
+from detrcli.api.evaluating import evaluate
 from detrcli.api.training import train
 from detrcli.config import ModelConfig
+from detrcli.evaluation.errors import errors_of
+from detrcli.evaluation.thresholds import best_thresholds
+from detrcli.losses.scoring import Softmax
+from detrcli.model.dense_attention import DenseInspectable
+from detrcli.model.detr import DETR
+from detrcli.model.position import SinePosition
+from detrcli.model.tiny_backbone import TinyBackbone
+from detrcli.model.transformer import Decoder, Encoder
 from detrcli.render.plot import Panel, plot
-from detrcli.variants import preset, variants
+from detrcli.training.matching_history import read
+from detrcli.variants import preset, register, variants
+from detrcli.variants.detr import class_head_rows, set_prediction_loss
+from detrcli.variants.tiny import NORMS, TinyConfig
+from detrcli.variants.variant import Variant
 
-TINY = preset("dino-tiny")
-# The model, and settings of training, by what they are called.
-WAYS: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
-    "dino-tiny": (TINY, {}),
-    "no denoising": (replace(TINY, denoising=0), {}),
-    "flips alone": (TINY, {"augmentation": "flip"}),
-    "an encoder layer more": (replace(TINY, encoder_layers=1), {}),
-    "one decoder layer": (replace(TINY, decoder_layers=1), {}),
-    "no decoder": (replace(TINY, decoder_layers=0, denoising=0), {}),
-    "lr 1e-3": (TINY, {"lr": 1e-3}),
-    "deformable-tiny": (preset("deformable-tiny"), {}),
-    "detr-tiny": (preset("detr-tiny"), {"lr": 5e-4, "schedule": "cosine", "batch_size": 16, "eval_every": 3}),
-}
-# Which curves stand in a panel together.
-MEMBERS = ("dino-tiny", "deformable-tiny", "detr-tiny")
-LEFT_OUT = (
-    ("dino-tiny", "no denoising", "flips alone"),
-    ("dino-tiny", "an encoder layer more", "one decoder layer", "no decoder"),
+
+@dataclass(frozen=True)
+class PlainConfig(TinyConfig):
+    """detr-tiny without its refining queries: learned ones, as the paper has them."""
+
+
+def build_plain(config: PlainConfig) -> DETR:
+    """The network, with its random start."""
+    c = config
+    return DETR(
+        backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
+        position=SinePosition(c.dim),
+        encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
+        decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
+        dim=c.dim,
+        queries=c.queries,
+        rows=Softmax().rows(c.classes),
+    )
+
+
+register(
+    Variant(
+        name="plain-tiny",
+        config=PlainConfig,
+        presets={"plain-tiny": PlainConfig()},
+        build=build_plain,
+        scoring=lambda config: Softmax(),
+        make_loss=set_prediction_loss,
+        inspect=DenseInspectable,
+        preprocessing=variants()["detr-tiny"].preprocessing,
+        class_rows=lambda c: class_head_rows(c.dim, Softmax().rows(c.classes)),
+        query_rows=lambda c: {"queries.weight": nn.Embedding(c.queries, c.dim).weight.detach()},
+    )
 )
 
+TINY = preset("dino-tiny")
+DEFORMABLE = preset("deformable-tiny")
+PLAINLY: Mapping[str, Any] = {"lr": 5e-4, "schedule": "cosine", "batch_size": 16}
+# The model, and settings of training, by what they are called. First what is added ...
+ADDED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
+    "plain DETR": (PlainConfig(), PLAINLY),
+    "+ refining queries (detr-tiny)": (preset("detr-tiny"), PLAINLY),
+    "+ augmentation, EMA, clipping": (
+        preset("detr-tiny"),
+        {**PLAINLY, "augmentation": "strong", "ema": 0.998, "clip": 1.0, "decay": "matrices"},
+    ),
+    "+ sampled points, proposals (deformable-tiny)": (DEFORMABLE, {"lr": 5e-4}),
+    "+ the recipe's learning rate": (DEFORMABLE, {}),
+    "+ quality loss, no encoder": (replace(TINY, denoising=0), {}),
+    "+ denoising (dino-tiny)": (TINY, {}),
+}
+# ... then what is left out of the last, or added to it.
+CHANGED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
+    "flips alone": (TINY, {"augmentation": "flip"}),
+    "no EMA": (TINY, {"ema": 0.0}),
+    "lr 1e-3": (TINY, {"lr": 1e-3}),
+    "one decoder layer": (replace(TINY, decoder_layers=1), {}),
+    "no decoder": (replace(TINY, decoder_layers=0, denoising=0), {}),
+    "an encoder layer": (replace(TINY, encoder_layers=1), {}),
+    "40 denoising queries": (replace(TINY, denoising=40), {}),
+}
+WAYS = {**ADDED, **CHANGED}
+LAST = "+ denoising (dino-tiny)"
+COLUMNS = ("AP", "AP50", "APs")
 
-def run(data: Path, out: Path, name: str, seed: int, pictures: int) -> None:
-    """Train one way with one seed, unless it was done before."""
-    folder = out / f"{name.replace(' ', '-')}-{seed}"
-    if (folder / "metrics.csv").exists():
-        return
+
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """Where a run of a way stands."""
+    words = "".join(letter if letter.isalnum() else " " for letter in name).split()
+    return out / "-".join((*words, str(seed)))
+
+
+def train_way(data: Path, folder: Path, name: str, seed: int, pictures: int) -> None:
+    """Train one way with one seed."""
     model, settings = WAYS[name]
     for variant in variants().values():
         if variant.config is type(model):
             variant.presets["as measured"] = model  # type: ignore[index]  # for this process alone
-    epochs = max(1, round(pictures / len(json.loads(labels(data).read_text())["images"])))
+    epochs = max(1, round(pictures / count(data)))
     chosen = {"epochs": epochs, "eval_every": max(1, epochs // 6), "workers": 0, **settings}
     train(data, model="as measured", weights="none", seed=seed, out=folder, settings=chosen)
 
 
-def labels(data: Path) -> Path:
-    return data / "annotations" / "instances_train.json"
+def count(data: Path) -> int:
+    """Pictures to train on."""
+    return len(json.loads((data / "annotations" / "instances_train.json").read_text())["images"])
+
+
+def run(data: Path, out: Path, name: str, seed: int, pictures: int) -> None:
+    """One way with one seed, and what its detections are worth, unless it was done before."""
+    folder = folder_of(out, name, seed)
+    measured = folder / "duplicates.json"
+    if measured.exists():
+        return
+    if not (folder / "metrics.csv").exists():
+        train_way(data, folder, name, seed, pictures)
+    found = evaluate(data, folder / "last.safetensors")
+    kept = found.results.part(
+        found.results.scores >= best_thresholds(found.truth, found.results).overall.threshold
+    )
+    errors = {one.kind: one.count for one in errors_of(found.truth, kept)}
+    moved = read(folder)
+    late = moved.moved[len(moved.moved) // 2 :, -1].mean() / moved.counts.sum()
+    measured.write_text(
+        json.dumps(
+            {
+                "duplicates": errors["duplicate"] / int((~found.truth.crowd).sum()),
+                "instability": float(late),
+            }
+        )
+    )
+
+
+def measure_speed(data: Path, out: Path, ways: Sequence[str]) -> None:
+    """Pictures a second of each way's training, in turn, the best of three epochs of two rounds."""
+    speeds: dict[str, float] = {}
+    for _ in range(2):
+        for name in ways:
+            folder = folder_of(out, f"speed {name}", len(list(out.glob("speed*"))))
+            train_way(data, folder, name, 0, 3 * count(data))
+            with (folder / "metrics.csv").open() as file:
+                fastest = max(float(row["pictures_per_second"]) for row in csv.DictReader(file))
+            speeds[name] = max(speeds.get(name, 0.0), fastest)
+    (out / "speed.json").write_text(json.dumps(speeds))
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
@@ -76,67 +182,80 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
         ]
 
 
-def mean_curve(
-    runs: Sequence[list[dict[str, float]]], across: str, factor: float
-) -> list[tuple[float, float]]:
-    """AP of the seeds' mean, at the mean of where they were."""
-    return [
-        (
-            factor * statistics.mean(row[across] for row in rows),
-            statistics.mean(row["AP"] for row in rows),
-        )
-        for rows in zip(*runs, strict=False)
-    ]
-
-
-def table(found: Mapping[str, list[list[dict[str, float]]]]) -> list[dict[str, Any]]:
-    def of(runs: list[list[dict[str, float]]], key: str) -> str:
-        values = [rows[-1].get(key, float("nan")) for rows in runs]
-        spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.3f}{spread}"
-
-    return [
-        {
-            "way": name,
-            "seeds": len(runs),
-            **{key: of(runs, key) for key in ("AP", "AP50", "APs")},
-            "minutes": round(statistics.mean(rows[-1]["seconds"] for rows in runs) / 60, 1),
-        }
-        for name, runs in found.items()
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--pictures", type=int, default=5400, help="seen in each training")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--speed", action="store_true", help="measure how fast each way trains")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
     for seed in asked.seeds:
         for name in asked.ways:
             run(asked.data, asked.out, name, seed, asked.pictures)
-    found = {
-        name: runs
-        for name in WAYS
-        if (runs := [rows_of(path) for path in sorted(asked.out.glob(f"{name.replace(' ', '-')}-[0-9]*"))])
-    }
+    if asked.speed:
+        measure_speed(asked.data, asked.out, asked.ways)
+    report(asked.data, asked.out)
 
-    def panel(across: str, column: str, factor: float, ways: Sequence[str]) -> Panel:
-        shown = {name: mean_curve(found[name], column, factor) for name in ways if name in found}
-        return Panel("AP", across, shown, 0)
 
+def report(data: Path, out: Path) -> None:
+    """The table and the figure of all that is done."""
+    runs = {name: sorted(out.glob(f"{folder_of(out, name, 0).name[:-1]}[0-9]")) for name in WAYS}
+    runs = {name: [one for one in done if (one / "duplicates.json").exists()] for name, done in runs.items()}
+    speed = json.loads((out / "speed.json").read_text()) if (out / "speed.json").exists() else {}
+    table, curves = [], {}
+    for name, done in runs.items():
+        if not done:
+            continue
+        rows = [rows_of(one) for one in done]
+        also = [json.loads((one / "duplicates.json").read_text()) for one in done]
+        seen = count(data) * rows[0][-1]["epoch"]
+        table.append(
+            {
+                "way": name,
+                "seeds": len(done),
+                **{key: spread([one[-1].get(key, float("nan")) for one in rows]) for key in COLUMNS},
+                "instability": spread([one["instability"] for one in also]),
+                "duplicates": spread([one["duplicates"] for one in also]),
+                "pictures/s": round(speed[name], 1) if name in speed else "",
+                "minutes": round(seen / speed[name] / 60, 1) if name in speed else "",
+            }
+        )
+        curves[name] = [
+            (epoch[0]["epoch"], [one["AP"] for one in epoch]) for epoch in zip(*rows, strict=False)
+        ]
+
+    def panel(title: str, ways: Sequence[str], *, minutes: bool) -> Panel:
+        shown = {}
+        bands = {}
+        for name in ways:
+            if name in curves and (not minutes or name in speed):
+                factor = count(data) / speed[name] / 60 if minutes else 1
+                short = name if name == LAST else name.split(" (")[0]
+                shown[short] = [(factor * epoch, statistics.mean(values)) for epoch, values in curves[name]]
+                bands[short] = [
+                    (factor * epoch, min(values), max(values)) for epoch, values in curves[name]
+                ]
+        return Panel(title, "minutes on this machine" if minutes else "epochs", shown, 0, bands=bands)
+
+    added, changed = list(ADDED), [LAST, *CHANGED]
     panels = [
-        panel("minutes", "seconds", 1 / 60, MEMBERS),
-        panel("epochs", "epoch", 1, MEMBERS),
-        *(panel("minutes", "seconds", 1 / 60, ways) for ways in LEFT_OUT),
+        panel("AP, one ingredient more", added, minutes=False),
+        panel("AP, one ingredient more", added, minutes=True),
+        panel("AP, one change", changed, minutes=False),
+        panel("AP, one change", changed, minutes=True),
     ]
-    plot(panels).save(asked.out / "convergence.png")
-    show(table(found))
+    plot(panels).save(out / "convergence.png")
+    show(table)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and half of the way from the least to the most."""
+    return f"{statistics.mean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
 
 
 if __name__ == "__main__":
