@@ -237,9 +237,7 @@ def report(data: Path, out: Path) -> None:
                 factor = count(data) / speed[name] / 60 if minutes else 1
                 short = name if name == LAST else name.split(" (")[0]
                 shown[short] = [(factor * epoch, statistics.mean(values)) for epoch, values in curves[name]]
-                bands[short] = [
-                    (factor * epoch, min(values), max(values)) for epoch, values in curves[name]
-                ]
+                bands[short] = [(factor * epoch, min(values), max(values)) for epoch, values in curves[name]]
         return Panel(title, "minutes on this machine" if minutes else "epochs", shown, 0, bands=bands)
 
     added, changed = list(ADDED), [LAST, *CHANGED]

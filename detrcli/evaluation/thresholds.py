@@ -1,7 +1,7 @@
 """From which score on detections should count: where F1 is highest, of all classes and of each."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from detrcli.errors import DataError
 from detrcli.evaluation.errors import SAME
+from detrcli.evaluation.pairing import IGNORED, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.system.files import write_whole
@@ -46,11 +47,12 @@ def best_thresholds(truth: Truth, results: Results) -> Thresholds:
     """From detections of all scores."""
     here = np.isin(results.image_ids, truth.image_ids) & np.isin(results.category_ids, truth.classes.ids)
     results = results.part(here)
-    right, counts = true_positives(truth, results)
+    found = found_objects(truth, results)
+    right, counts = found >= 0, found != IGNORED
     real = ~truth.crowd
 
-    def best(found: np.ndarray, objects: int) -> BestThreshold:
-        chosen = found & counts
+    def best(of_class: np.ndarray, objects: int) -> BestThreshold:
+        chosen = of_class & counts
         return best_threshold(results.scores[chosen], right[chosen], objects)
 
     return Thresholds(
@@ -85,54 +87,6 @@ def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestT
         recall=float(hits[best] / objects) if objects else 0.0,
         objects=objects,
     )
-
-
-def true_positives(truth: Truth, results: Results) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections find an object, and which count at all, both (M,), as COCO's evaluation matches.
-
-    In every image and class the surest comes first and takes the free object that it overlaps most; what lies on a
-    crowd, and finds nothing else, counts as neither right nor wrong.
-    """
-    right, counts = np.zeros(len(results), dtype=bool), np.ones(len(results), dtype=bool)
-    in_order = np.lexsort((-results.scores, results.category_ids, results.image_ids))
-    objects_of = dict(
-        _groups(truth.of_image, truth.of_category, np.lexsort((truth.of_category, truth.of_image)))
-    )
-    for pair, places in _groups(results.image_ids, results.category_ids, in_order):
-        objects = objects_of.get(pair)
-        if objects is None:
-            continue
-        overlaps = _overlaps(results.boxes[places], truth.boxes[objects], truth.crowd[objects])  # (m, n)
-        crowd, taken = truth.crowd[objects], np.zeros(len(objects), dtype=bool)
-        for place, row in zip(places, overlaps, strict=True):
-            free = np.where(taken | crowd, -1.0, row)
-            if free.max(initial=-1.0) >= SAME:
-                taken[int(free.argmax())] = True
-                right[place] = True
-            elif np.where(crowd, row, -1.0).max(initial=-1.0) >= SAME:
-                counts[place] = False
-    return right, counts
-
-
-def _groups(
-    images: np.ndarray, categories: np.ndarray, order: np.ndarray
-) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """The places of every pair of image and category, which `order` puts one after the other."""
-    pairs = np.stack([images, categories])[:, order]  # (2, M)
-    starts = np.flatnonzero((pairs[:, 1:] != pairs[:, :-1]).any(0)) + 1
-    for places in np.split(order, starts) if len(order) else []:
-        yield (int(images[places[0]]), int(categories[places[0]])), places
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of x, y, w, h (m, 4) with (n, 4); over a crowd the share of the box that lies in it."""
-    first, second = boxes[:, None], others[None]
-    top = np.maximum(first[..., :2], second[..., :2])
-    end = np.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
-    common = (end - top).clip(min=0).prod(-1)  # (m, n)
-    own, theirs = first[..., 2:].prod(-1), second[..., 2:].prod(-1)
-    whole = np.where(crowd, own, own + theirs - common)
-    return np.divide(common, whole, out=np.zeros_like(common), where=whole > 0)
 
 
 def write_thresholds(thresholds: Thresholds, path: Path) -> None:

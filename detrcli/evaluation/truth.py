@@ -18,6 +18,7 @@ class Truth:
     images: np.ndarray  # (I,) places of the images in the split, by rising id
     image_ids: np.ndarray  # (I,) int64, rising
     classes: Classes  # by rising id
+    annotation_ids: np.ndarray  # (N,) int64, as written
     of_image: np.ndarray  # (N,) int64, an image's id
     of_category: np.ndarray  # (N,) int64, a category's id
     boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels
@@ -31,6 +32,7 @@ class Truth:
             self,
             images=self.images[images],
             image_ids=self.image_ids[images],
+            annotation_ids=self.annotation_ids[objects],
             of_image=self.of_image[objects],
             of_category=self.of_category[objects],
             boxes=self.boxes[objects],
@@ -55,6 +57,7 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
         images=images,
         image_ids=w.image_ids[images],
         classes=chosen,
+        annotation_ids=w.annotation_ids[objects],
         of_image=w.of_image[objects],
         of_category=w.of_category[objects],
         boxes=w.boxes[objects],

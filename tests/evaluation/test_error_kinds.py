@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +11,21 @@ import pytest
 from here import Detr
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from split import CAT, DOG, results, truth
 
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
 from detrcli.evaluation.errors import KINDS, errors_of
 from detrcli.evaluation.metrics import score
+from detrcli.evaluation.pairing import IGNORED, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import (
     best_threshold,
     best_thresholds,
     read_thresholds,
-    true_positives,
     write_thresholds,
 )
 from detrcli.evaluation.truth import Truth
-from detrcli.structures import Classes
-
-Box = tuple[float, float, float, float]
-CAT, DOG = 3, 8
-
-
-def truth(*objects: tuple[int, int, Box], crowd: Sequence[bool] | None = None, images: int = 4) -> Truth:
-    """Objects as image, category, box."""
-    boxes = np.array([box for *_, box in objects], dtype=float).reshape(-1, 4)
-    return Truth(
-        images=np.arange(images),
-        image_ids=np.arange(1, images + 1),
-        classes=Classes(np.array([CAT, DOG]), np.array(["cat", "dog"])),
-        of_image=np.array([image for image, *_ in objects], dtype=np.int64),
-        of_category=np.array([category for _, category, _ in objects], dtype=np.int64),
-        boxes=boxes,
-        areas=boxes[:, 2] * boxes[:, 3],
-        crowd=np.array(crowd if crowd is not None else [False] * len(objects), dtype=bool),
-    )
-
-
-def results(*found: tuple[int, int, Box, float]) -> Results:
-    """Detections as image, category, box, score."""
-    return Results(
-        np.array([image for image, *_ in found], dtype=np.int64),
-        np.array([category for _, category, *_ in found], dtype=np.int64),
-        np.array([box for *_, box, _ in found], dtype=float).reshape(-1, 4),
-        np.array([score for *_, score in found], dtype=float),
-    )
-
 
 TRUE = truth(
     (1, CAT, (0, 0, 100, 100)),
@@ -109,9 +79,7 @@ def _rows(found: Results, changed: dict[int, Any]) -> list[Any]:
 
 
 def test_true_positives_by_hand() -> None:
-    right, counts = true_positives(TRUE, FOUND)
-    assert right.tolist() == [True, False, False, False, False, False]
-    assert counts.all()
+    assert found_objects(TRUE, FOUND).tolist() == [0, -1, -1, -1, -1, -1]
 
 
 def test_a_crowd_takes_what_finds_nothing_else() -> None:
@@ -119,9 +87,7 @@ def test_a_crowd_takes_what_finds_nothing_else() -> None:
     found = results(
         (1, CAT, (0, 0, 50, 50), 0.9), (1, CAT, (100, 100, 50, 50), 0.8), (1, CAT, (290, 290, 50, 50), 0.7)
     )
-    right, counts = true_positives(true, found)
-    assert right.tolist() == [True, False, False]
-    assert counts.tolist() == [True, False, True]
+    assert found_objects(true, found).tolist() == [0, IGNORED, -1]
 
 
 def random_case(seed: int) -> tuple[Truth, Results]:
@@ -196,9 +162,9 @@ def test_true_positives_are_those_of_pycocotools(seed: int) -> None:
             ):
                 right[place - 1] = matched > 0 and not ignored
                 counts[place - 1] = not ignored
-    ours = true_positives(true, found)
-    assert (ours[0] == right).all()
-    assert (ours[1] == counts).all()
+    ours = found_objects(true, found)
+    assert ((ours >= 0) == right).all()
+    assert ((ours != IGNORED) == counts).all()
 
 
 @pytest.mark.parametrize("seed", range(20))
