@@ -28,6 +28,7 @@ from detrcli.inspection import report
 from detrcli.inspection import usage as using
 from detrcli.inspection import walk as walking
 from detrcli.inspection.explained import matcher_of
+from detrcli.inspection.look import record_picture
 from detrcli.inspection.maps import Point
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, number
@@ -36,8 +37,9 @@ from detrcli.render import attention_report
 from detrcli.render.attention_report import AttentionReport, Kind
 from detrcli.render.instability_figure import instability_figure
 from detrcli.render.matching_figure import matching_figure
-from detrcli.render.matching_page import write_matching_page
 from detrcli.render.usage_figure import usage_figure
+from detrcli.render.viewer import inside_of, write_viewer_page
+from detrcli.render.views import view_of_matching
 from detrcli.structures import Detections
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import METRICS_FILE
@@ -95,6 +97,7 @@ class ImageMatching(_Drawn):
 
     report: report.MatchReport
     picture: Image.Image
+    detector: Detector
 
     @property
     def summary(self) -> Sequence[str]:
@@ -123,7 +126,17 @@ class ImageMatching(_Drawn):
 
     def page(self, path: Path) -> None:
         """Write a page to walk through layers and queries."""
-        write_matching_page(path, self.report, self.picture)
+        found = self.report
+        record = record_picture(self.detector, self.picture, found.file)
+        queries = found.layers[-1].that_matter(found.threshold)
+        write_viewer_page(
+            path,
+            "How the matching decided",
+            f"{found.file}: the ground truth, what each layer predicts, and which query each object is matched to.",
+            view_of_matching(found, record.nothing),
+            self.picture,
+            inside_of(record, queries, found.layers, found.cost_weights),
+        )
 
 
 @dataclass(frozen=True)
@@ -265,7 +278,7 @@ def explain_matching(
     found = report.match_report(
         session, place, layers=layers, threshold=threshold, other_weights=other_weights
     )
-    return ImageMatching(found, session.picture(place))
+    return ImageMatching(found, session.picture(place), detector)
 
 
 def _matching_of_run(run: Path) -> RunMatching:

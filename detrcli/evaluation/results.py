@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 
 from detrcli.errors import DataError, UsageError
+from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
+from detrcli.structures import Detections
 from detrcli.system.files import write_whole
 
 LARGEST = sys.float_info.max
@@ -44,6 +46,19 @@ def join(parts: list[Results]) -> Results:
         np.concatenate([part.category_ids for part in parts]),
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.scores for part in parts]),
+    )
+
+
+def of_detections(image_id: int, found: Detections) -> Results:
+    """What was found in an image, without the classes that the data does not have."""
+    known = np.flatnonzero(found.category_ids != UNKNOWN_CLASS)
+    boxes = found.boxes[known].astype(np.float64)  # (n, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return Results(
+        image_ids=np.full(len(known), image_id, dtype=np.int64),
+        category_ids=found.category_ids[known],
+        boxes=boxes,
+        scores=found.scores[known].astype(np.float64),
     )
 
 

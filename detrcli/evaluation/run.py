@@ -8,11 +8,10 @@ import numpy as np
 from detrcli.data.checks import Split
 from detrcli.data.images import File
 from detrcli.errors import DataError
-from detrcli.evaluation.class_mapping import UNKNOWN_CLASS, ClassMapping
-from detrcli.evaluation.results import Results, join
+from detrcli.evaluation.class_mapping import ClassMapping
+from detrcli.evaluation.results import Results, join, of_detections
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
-from detrcli.structures import Detections
 from detrcli.system import distributed
 from detrcli.system.text import visible
 
@@ -55,7 +54,7 @@ def detect_split(
         if seen.detections is None:
             unread[image_id] = f"{visible(str(seen.source))}: {seen.problem}"
         else:
-            found[image_id] = _as_results(image_id, seen.detections)
+            found[image_id] = of_detections(image_id, seen.detections)
         advance()
     for other_found, other_unread in distributed.gather((found, unread)):
         found |= other_found
@@ -73,16 +72,3 @@ def readable(truth: Truth, found: DetectedSplit, *, skip_bad: bool) -> Truth:
             + (" --skip-bad leaves them out." if len(left.images) else "")
         )
     return left
-
-
-def _as_results(image_id: int, seen: Detections) -> Results:
-    """With COCO's boxes, and without the classes that the data does not have."""
-    known = np.flatnonzero(seen.category_ids != UNKNOWN_CLASS)
-    boxes = seen.boxes[known].astype(np.float64)  # (n, 4)
-    boxes[:, 2:] -= boxes[:, :2]
-    return Results(
-        image_ids=np.full(len(known), image_id, dtype=np.int64),
-        category_ids=seen.category_ids[known],
-        boxes=boxes,
-        scores=seen.scores[known].astype(np.float64),
-    )

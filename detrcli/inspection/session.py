@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
+from detrcli.boxes import to_pixels
 from detrcli.data.annotations import Annotations, annotate
 from detrcli.data.checks import Split
 from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
@@ -88,6 +90,10 @@ class InspectionSession:
         """An image's file."""
         return self.annotations.path(i)
 
+    def file(self, i: int) -> str:
+        """The same as the annotations name it."""
+        return self.annotations.path(i).relative_to(self.annotations.folder).as_posix()
+
     def size(self, i: int) -> tuple[int, int]:
         """Height and width of the picture as it is displayed."""
         height, width = self.annotations.sizes[i].tolist()
@@ -119,13 +125,18 @@ class InspectionSession:
         """The picture as it is displayed."""
         return open_picture(self.path(i), turn=bool(self.annotations.turned[i])).image
 
+    def pixels(self, i: int, boxes: torch.Tensor) -> np.ndarray:
+        """Boxes (..., 4), cx, cy, w, h in [0, 1] of the network's input, to corners in pixels of the picture."""
+        moved: np.ndarray = to_pixels(boxes.float(), *self.size(i), self.placement(i)).cpu().numpy()
+        return moved
+
     def __iter__(self) -> Iterator[tuple[int, Example, Output]]:
         """All images with what is said of them, while the next ones are being read."""
         places = [(0, i) for i in range(len(self))]
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
             for i, example in enumerate(prefetch(pool, self.dataset.__getitem__, places, depth=16)):
                 if isinstance(example, Example):
-                    yield i, example, self.output(example)
+                    yield i, example, self.detector.output([example.pixels])
                 elif self.skip_bad:
                     self.note(f"left out: {example.message}")
                 else:

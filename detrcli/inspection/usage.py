@@ -20,6 +20,7 @@ from detrcli.system.text import some
 
 SIZES = ("small", "medium", "large")
 SMALL, MEDIUM = 32**2, 96**2  # pixels of a box' area up to which an object is called so, as COCO does
+MOST = 16  # of the closest and the worst objects, unless told otherwise
 SHOWN = 10  # queries in the table; the document has all
 
 
@@ -226,7 +227,7 @@ def usage(
     session: InspectionSession,
     *,
     threshold: float = 0.7,
-    most: int = 16,
+    most: int = MOST,
     advance: Callable[[], None] = lambda: None,
 ) -> Usage:
     """Match all images of a split; the `most` closest and worst objects are kept. `advance` is called after each."""
@@ -246,16 +247,24 @@ def explained_images(session: InspectionSession) -> Iterator[ExplainedImage]:
     loss = session.loss
     ones = {term.name: 1.0 for term in loss.terms} if isinstance(loss, Criterion) else None
     for i, example, output in session:
-        height, width = session.size(i)
-        yield ExplainedImage(
-            place=i,
-            image_id=example.image_id,
-            file=str(session.path(i)),
-            height=height,
-            width=width,
-            placement=session.placement(i),
-            matching=explain_group(output.decoder, example.target, loss, ones),
-        )
+        matching = explain_group(output.decoder, example.target, loss, ones)
+        yield explained(session, i, example.image_id, matching)
+
+
+def explained(
+    session: InspectionSession, place: int, image_id: int, matching: GroupMatching
+) -> ExplainedImage:
+    """An image of a split with its matching."""
+    height, width = session.size(place)
+    return ExplainedImage(
+        place=place,
+        image_id=image_id,
+        file=str(session.path(place)),
+        height=height,
+        width=width,
+        placement=session.placement(place),
+        matching=matching,
+    )
 
 
 def summed(

@@ -37,9 +37,9 @@ from detrcli.inspection.maps import Point
 from detrcli.inspection.tables import Cell
 from detrcli.model.inspectable import Ability
 from detrcli.render.attention_figure import Matrix, Samples, Tile, matrix_figure, stacked, tiles_figure
-from detrcli.render.attention_page import Answer, write_attention_page
 from detrcli.render.draw import Mark
 from detrcli.render.plot import Panel, plot
+from detrcli.render.viewer import inside_of, view_of_record, write_viewer_page
 
 Kind = Literal["cross", "encoder", "self", "relevance", "faithfulness"]
 
@@ -122,12 +122,16 @@ class AttentionReport:
         """Write a page to move through the queries with their cross-attention in all layers and heads."""
         if not self.queries:
             raise UsageError("The page shows queries, and this shows places: one at a time.")
-        record = self.record
-        layers = range(len(record.layers))
-        heads: list[Head] = [None, *range(record.inspectable.heads)]
-        maps = cross_attention(record, self.queries, layers, heads).maps
-        answers = [[_answer(record.prediction(layer, query)) for layer in layers] for query in self.queries]
-        write_attention_page(path, record.name, record.image, self.queries, answers, maps, record.placement)
+        self.record.inspectable.require("cross-attention")
+        write_viewer_page(
+            path,
+            f"Where queries look in {self.record.name}",
+            "The decoder's cross-attention over the picture, and what each layer predicts.",
+            view_of_record(self.record, min(self.record.last.scores[self.queries].min(), 0.5)),
+            self.record.image,
+            inside_of(self.record, self.queries),
+            self.queries[0],
+        )
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
@@ -283,10 +287,6 @@ def _samples(sampled: SampledPoints | None, layer: int, n: int, head: int) -> Sa
     points, weights = sampled.points[layer, n], sampled.weights[layer, n]  # of all heads that are kept
     part = slice(None) if sampled.of_mean else slice(head, head + 1)
     return Samples(points[part], weights[part], sampled.references[layer, n])
-
-
-def _answer(said: QueryPrediction) -> Answer:
-    return Answer(f"{said.name} {said.score:.2f}", said.category_id, said.box)
 
 
 def _mark(said: QueryPrediction) -> Mark:

@@ -78,7 +78,7 @@ def as_url(image: Image.Image) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<h2>{_text(section.title)}</h2>"]
+    parts = [f"<h2>{_text(section.title)}</h2>"] if section.title else []
     if section.text:
         parts.append(f"<p>{_prose(section.text)}</p>")
     if section.command:
