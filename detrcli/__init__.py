@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from detrcli.api import load as load
     from detrcli.api import look as look
     from detrcli.api import predict as predict
+    from detrcli.api import report as report
     from detrcli.api import train as train
     from detrcli.api import walk as walk
     from detrcli.structures import Detections as Detections
@@ -27,6 +28,7 @@ _API = (
     "load",
     "look",
     "predict",
+    "report",
     "train",
     "walk",
 )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from detrcli.api.inspecting import explain_matching as explain_matching
     from detrcli.api.inspecting import look as look
     from detrcli.api.inspecting import walk as walk
+    from detrcli.api.reporting import Report as Report
+    from detrcli.api.reporting import report as report
     from detrcli.api.training import TrainingPlan as TrainingPlan
     from detrcli.api.training import TrainingResult as TrainingResult
     from detrcli.api.training import train as train
@@ -25,6 +27,7 @@ _FILES = {
     "Benchmark": "benchmarking",
     "Detector": "detector",
     "Evaluation": "evaluating",
+    "Report": "reporting",
     "TrainingPlan": "training",
     "TrainingResult": "training",
     "bench": "benchmarking",
@@ -35,6 +38,7 @@ _FILES = {
     "load": "detector",
     "look": "inspecting",
     "predict": "detector",
+    "report": "reporting",
     "train": "training",
     "walk": "inspecting",
 }

@@ -1,52 +1,151 @@
 """Why a model fails on somebody's data, and what to mend."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from detrcli.api.detector import as_detector
 from detrcli.data.checks import Exif
 from detrcli.data.examine import headers_only
 from detrcli.data.source import DataSource
-from detrcli.data.spec import Note, no_note, open_source, tell_problems, to_be_looked_at
+from detrcli.data.spec import DataSpec, Note, no_note, open_source, tell_problems, to_be_looked_at
+from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping, map_classes
+from detrcli.evaluation.thresholds import write_thresholds
 from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
 from detrcli.inspection.session import InspectionSession
+from detrcli.render.report_page import IMAGES, Steadiness, write_report
+from detrcli.training.matching_history import read
+from detrcli.training.run_folder import is_run, source_of
 
 Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them
+THRESHOLDS = "thresholds.json"
 
 
 def _unwatched(count: int) -> AbstractContextManager[Callable[[], None]]:
     return nullcontext(lambda: None)
 
 
-def failures(
-    data: str | Path | DataSource,
-    weights: str | Path | Detector | Callable[[], Detector] = "detr-r50",
+@dataclass(frozen=True)
+class Report:
+    """What a model finds, misses and invents on a split, why, and which annotations are probably wrong."""
+
+    failures: Failures
+    steadiness: Steadiness | None  # of the matching, where a run was asked about
+    examples: Mapping[int, int] | None  # objects of each category in the training split
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it for programs."""
+        return self.failures.document()
+
+    def page(self, folder: str | Path, *, images: int = IMAGES, seconds: float | None = None) -> Path:
+        """Write it as a page with its pictures into a folder; give the page's file."""
+        folder = Path(folder)
+        page = write_report(
+            folder,
+            self.failures,
+            steadiness=self.steadiness,
+            examples=self.examples,
+            most=images,
+            seconds=seconds,
+        )
+        write_thresholds(self.failures.thresholds, folder / THRESHOLDS)
+        return page
+
+    def __str__(self) -> str:
+        outcomes = self.failures.outcomes
+        alarms = sum(outcomes.false_alarms_by_kind.values())
+        return (
+            f"AP {self.failures.metrics['AP']:.3f}: {outcomes.found:,} of {outcomes.objects:,} objects found, "
+            f"{alarms:,} false alarms"
+        )
+
+    def _repr_html_(self) -> str:
+        outcomes = self.failures.outcomes
+        rows = {
+            "found": outcomes.found,
+            **{f"missed: {k}": n for k, n in outcomes.missed_by_kind.items()},
+        } | {f"false alarm: {kind}": count for kind, count in outcomes.false_alarms_by_kind.items()}
+        cells = "".join(f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in rows.items())
+        return f"<p>{self}</p><table>{cells}</table>"
+
+
+def report(
+    subject: str | Path | DataSource,
+    weights: "str | Path | Detector | Callable[[], Detector] | None" = None,
     *,
     split: str = "val",
     threshold: float | None = None,
     seconds: float | None = None,
-    exif: Exif = "auto",
-    skip_bad: bool = False,
+    exif: Exif | None = None,
+    skip_bad: bool | None = None,
     pair_by_id: bool = False,
     device: str = "auto",
     note: Note = no_note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
     watch: Watch = _unwatched,
-) -> Failures:
-    if isinstance(data, DataSource):
-        source = data
+) -> Report:
+    """Why a model fails on a split: of a run (its best weights and its data), or of data and `weights`.
+
+    Detections are what reaches `threshold`, else the score of the best F1. At most for so many `seconds`: then it is
+    about as many pictures as there was time for.
+    """
+    run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
+    spec = None if run is None else DataSpec(**source_of(run))
+    if isinstance(subject, DataSource):
+        source = subject
+    elif spec is not None:
+        source = spec.open()
     else:
-        source = to_be_looked_at(open_source(Path(data)), str(data), note)
+        source = to_be_looked_at(open_source(Path(subject)), str(subject), note)
+    # A run's pictures are read as its training read them.
+    if exif is None:
+        exif = "auto" if spec is None else spec.exif
+    if skip_bad is None:
+        skip_bad = False if spec is None else spec.skip_bad
     examined = headers_only(source, [split], exif, leave_out_bad=skip_bad)
     tell_problems(examined, note)
-    detector = weights() if callable(weights) else as_detector(weights, device)
+    detector = weights() if callable(weights) else as_detector(weights or run or "detr-r50", device)
     checked = examined.splits[split]
     mapping = map_classes(detector.classes, classes_in_split(checked), pair_by_id=pair_by_id)
     mapped(mapping)
     session = InspectionSession.of(detector, checked, mapping, skip_bad=skip_bad, note=note)
     with watch(len(session)) as advance:
-        return failures_of(session, checked, split, threshold=threshold, seconds=seconds, advance=advance)
+        failures = failures_of(session, checked, split, threshold=threshold, seconds=seconds, advance=advance)
+    return Report(failures, None if run is None else _steadiness(run), _examples(source, split))
+
+
+def report_of_run(run: Path, *, device: str, seconds: float, folder: Path) -> Path:
+    """Write the page of a run that has just ended, in about so many seconds."""
+    began = time.monotonic()
+    found = report(run, device=device, seconds=seconds / 2)
+    return found.page(folder, seconds=max(0.0, seconds - (time.monotonic() - began)))
+
+
+def _steadiness(run: Path) -> Steadiness | None:
+    """How steady the matching of a run became, where it was kept."""
+    try:
+        kept = read(run)
+    except DataError:
+        return None
+    return Steadiness(kept.epochs[1:].tolist(), kept.moved / max(1, int(kept.counts.sum())))
+
+
+def _examples(source: DataSource, split: str) -> dict[int, int] | None:
+    """How many objects of each category the training split has, where another one is looked at."""
+    if split == "train" or "train" not in source.splits:
+        return None
+    try:
+        train = source.read("train")
+    except (DataError, UsageError):
+        return None
+    ids, counts = np.unique(train.of_category[~train.crowd], return_counts=True)
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True))

@@ -13,7 +13,7 @@ from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.source import BUILT_IN
 from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
-from detrcli.errors import DataError, UsageError
+from detrcli.errors import DataError, DetrError, UsageError
 from detrcli.evaluation.evaluator import Evaluator
 from detrcli.system import distributed
 from detrcli.system.devices import find_device
@@ -30,6 +30,8 @@ from detrcli.training.state import load_state
 from detrcli.weights.download import DownloadProgress, no_progress
 
 DEFAULT_OUT = "runs/train"
+REPORT, REPORT_SHARE = "report", 0.05  # its folder in the run, and of the training's time
+LEAST_REPORT = 4.0  # seconds, below which there is none
 ANEW = frozenset({"epochs", "workers"})  # the settings that --resume takes
 
 
@@ -38,6 +40,7 @@ class TrainingResult:
     """How a training ended, and what it left."""
 
     run: Path
+    report: Path | None  # the page of what went wrong, where there was time for it
     epochs: int
     rows: Sequence[Row]  # a row per epoch, as in metrics.csv
     best: Row | None  # that of the best epoch
@@ -95,14 +98,16 @@ def train(
     exif: Exif = "auto",
     skip_bad: bool = False,
     dry_run: bool = False,
+    report: bool = True,
     evaluator: Evaluator | None = None,
     hooks: Hooks | None = None,
 ) -> "TrainingResult | TrainingPlan":
     """Fine-tune a model on a data set, or train one from scratch (`weights="none"`); see `detr guide training`.
 
     `settings` are any others, by key or as KEY=VALUE. `evaluator` judges each epoch in place of the COCO numbers.
-    With `resume` a run goes on as if it had never stopped. Signals and torch's random state are afterwards as they
-    were.
+    With `report` the end is a page of what went wrong on the validation split, in at most a twentieth of the
+    training's time. With `resume` a run goes on as if it had never stopped. Signals and torch's random state are
+    afterwards as they were.
     """
     hooks = hooks or Hooks()
     note = hooks.note
@@ -170,20 +175,25 @@ def train(
                 raise UsageError(f"{run} exists. Give another place.")
             return run
 
-        with hooks.report(place) as report:
-            training = Training(initial, taken, place, None, report, asdict(spec), evaluator)
+        with hooks.report(place) as shown:
+            training = Training(initial, taken, place, None, shown, asdict(spec), evaluator)
             if state is not None:
                 training.restore(state)
             run = distributed.broadcast_object(folder)
             if first:
                 training.folder = RunFolder(run, tensorboard=initial.settings.tensorboard)
                 training.folder.write_config(initial.settings, spec.name)
+                training.folder.write_source(asdict(spec))
             training.count_queries()
             note(training.summary(run))
             with Interrupts() as interrupts:
                 outcome = training.go(interrupts)
+    page = None
+    if report and first and outcome.stopped is None:
+        page = _reported(run, outcome.seconds, str(place), note)
     return TrainingResult(
         run=run,
+        report=page,
         epochs=outcome.epochs,
         rows=training.rows,
         best=outcome.best,
@@ -192,6 +202,20 @@ def train(
         settings=initial.settings,
         first=first,
     )
+
+
+def _reported(run: Path, spent: float, device: str, note: Note) -> Path | None:
+    """The page of what went wrong, if there is time for it; a training that is done does not fail by it."""
+    seconds = REPORT_SHARE * spent
+    if seconds < LEAST_REPORT:
+        return None
+    from detrcli.api.reporting import report_of_run
+
+    try:
+        return report_of_run(run, device=device, seconds=seconds, folder=next_free_folder(str(run / REPORT)))
+    except (DetrError, OSError) as error:
+        note(f"no report: {error}")
+        return None
 
 
 def _plan(training: Training, examined: DatasetReport, *, first: bool) -> TrainingPlan:

@@ -23,6 +23,7 @@ from detrcli.cli.match_debug import match_debug
 from detrcli.cli.models import models
 from detrcli.cli.options import Session
 from detrcli.cli.predict import predict
+from detrcli.cli.report import report
 from detrcli.cli.train import train
 from detrcli.cli.visualize_attn import visualize_attn
 from detrcli.errors import UsageError, to_user_error
@@ -42,6 +43,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("visualize-attn")(visualize_attn)
 app.command("match-debug")(match_debug)
+app.command("report")(report)
 app.command("explain")(explain)
 app.command("demo")(demo)
 app.command("export")(export)

@@ -156,6 +156,7 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
                     "epochs": outcome.epochs,
                     "best": best,
                     "seconds": round(outcome.seconds, 1),
+                    "report": None if outcome.report is None else str(outcome.report),
                 }
             )
         return
@@ -175,6 +176,10 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
     )
     if outcome.stopped is None:
         warn(f"try it: detr predict img.jpg --weights {shlex.quote(str(run))}; look at {run / 'curves.png'}")
+        if outcome.report is not None:
+            warn(f"what went wrong on the validation split: {outcome.report}")
+        else:
+            warn(f"what went wrong on the validation split: detr report {shlex.quote(str(run))}")
 
 
 def show_plan(plan: "TrainingPlan", *, json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Why a model fails on a split: what it finds and misses, by which layers and queries, and which annotations to mend."""
+"""Why a model fails on a split: what it finds and misses, by which queries, and which annotations to mend."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass

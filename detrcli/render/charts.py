@@ -37,13 +37,14 @@ def lines(
     x: tuple[float, float] | None = None,
     y: tuple[float, float] | None = (0, 1),
     dots: bool = False,
+    legend: bool = True,
     promise: Points = (),
 ) -> str:
     """Curves by name, or dots; `promise` is a line to compare with. Ranges not given are those of the points."""
     points = [point for curve in series.values() for point in curve]
     if not points:
         return "<p>There is nothing to draw.</p>"
-    names = [name for name in series if name]
+    names = list(series) if legend else []
     height = HEIGHT + LEGEND * _rows(names)
     columns = ticks(*(x or (min(a for a, _ in points), max(a for a, _ in points))))
     rows = ticks(*(y or (min(b for _, b in points), max(b for _, b in points))))

@@ -27,6 +27,8 @@ img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; }
 td, th { padding: .1rem 1.2rem .1rem 0; text-align: left; vertical-align: top; }
 td:not(:last-child) { white-space: nowrap; }
+@media (max-width: 600px) { td:not(:last-child) { white-space: normal; } td, th { padding-right: .6rem; } }
+.wide { overflow-x: auto; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
@@ -84,7 +86,7 @@ def _section(section: Section) -> str:
     if section.command:
         parts.append(f"<pre>{_text(section.command)}</pre>")
     if section.rows:
-        parts.append(_table(section.columns, section.rows))
+        parts.append(f'<div class="wide">{_table(section.columns, section.rows)}</div>')
     parts.append(section.widget)
     parts += [
         f'<figure><img alt="{_text(what)}" src="{as_url(image)}"><figcaption>{_text(what)}</figcaption></figure>'

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import Any
 
 from PIL import Image
 
-from detrcli.errors import MachineError
+from detrcli.errors import DataError, MachineError
 from detrcli.render.draw import save as save_picture
 from detrcli.render.plot import Panel, plot
 from detrcli.system.files import write_whole
 from detrcli.system.text import visible
 from detrcli.training.settings import Settings, to_toml
+from detrcli.training.state import load_state
 from detrcli.weights.load import BEST
 from detrcli.weights.save import save as save_weights
 from detrcli.weights.weights import Weights
 
 LAST, METRICS_FILE, CURVES, CONFIG = "last", "metrics.csv", "curves.png", "config.toml"
+SOURCE = "data.json"  # which data it was trained on
 FIRST_BATCH, PREDICTIONS = "first-batch.png", "val-predictions.png"
 
 LOSS = "loss_"  # before the name of a part of the loss, in a row
@@ -38,6 +41,10 @@ class RunFolder:
     def write_config(self, settings: Settings, data: str) -> None:
         """The settings, which `--config` takes again."""
         write_whole(self.path / CONFIG, f"# detr train {visible(data)}\n{to_toml(settings)}".encode())
+
+    def write_source(self, source: Mapping[str, Any]) -> None:
+        """The data, in the plain values of a DataSpec."""
+        write_whole(self.path / SOURCE, (json.dumps(source, indent=2) + "\n").encode())
 
     def write_weights(self, weights: Weights, *, best: bool) -> None:
         """The last weights, which may be the best ones."""
@@ -64,6 +71,23 @@ class RunFolder:
     def write_picture(self, picture: Image.Image, name: str) -> None:
         """A picture under one of the names above."""
         save_picture(picture, self.path / name)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a training has left this folder."""
+    return (folder / CONFIG).is_file() and (folder / METRICS_FILE).is_file()
+
+
+def source_of(run: Path) -> dict[str, Any]:
+    """The data that a run was trained on, in the plain values of a DataSpec."""
+    try:
+        found: dict[str, Any] = json.loads((run / SOURCE).read_bytes())
+        return {key: found[key] for key in ("data", "files", "exif", "skip_bad")}
+    except FileNotFoundError:  # of an earlier version
+        state, _ = load_state(run)
+        return dict(state["source"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run / SOURCE}: it does not say which data was trained on ({error}).") from None
 
 
 def best_of(rows: Sequence[Row], best: str) -> Row | None:

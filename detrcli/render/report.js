@@ -1,0 +1,182 @@
+// The report: galleries of tiles, marks that are exported as a list, and the viewer over them.
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const AT_ONCE = 60;
+const categories = new Map(data.categories);
+const waiting = new Map(), pieces = new Map();
+
+// Pages opened from disk may load scripts and nothing else: each image is one that calls this.
+function arrived(name, values) {
+  pieces.set(name, values);
+  waiting.get(name)?.(values);
+}
+function load(kind, image) {
+  const name = `${kind}:${image}`, file = kind === "piece" ? image : `${image}-${kind}`;
+  if (pieces.has(name)) return Promise.resolve(pieces.get(name));
+  return new Promise((resolve) => {
+    waiting.set(name, resolve);
+    make("script", { src: `pieces/${file}.js` }, document.head).onerror = () => resolve(null);
+  });
+}
+
+const store = `detr report ${data.split} ${data.images.length} ${data.images[0]?.[1] ?? ""}`;
+const keyOf = (tile) => [tile.kind, tile.image, tile.annotation ?? "", tile.annotation === null ? tile.other.join() : ""].join(" ");
+let marks = {};
+try { marks = JSON.parse(localStorage.getItem(store) ?? "{}"); } catch { /* not everywhere may a page remember */ }
+function mark(tile, verdict) {
+  if (marks[keyOf(tile)] === verdict) delete marks[keyOf(tile)];
+  else marks[keyOf(tile)] = verdict;
+  try { localStorage.setItem(store, JSON.stringify(marks)); } catch { /* it stays for as long as the page is open */ }
+}
+
+function words(tile, gallery) {
+  const own = categories.get(tile.category) ?? tile.category, said = categories.get(tile.said), score = tile.score?.toFixed(2);
+  if (gallery === "missing_label") return `${own} ${score}`;
+  if (gallery === "wrong_label") return `${own}: predicted ${said} ${score}`;
+  if (gallery === "loose_box") return `${own} ${score}, IoU ${tile.iou.toFixed(2)}`;
+  if (gallery === "duplicate") return `${own}, as annotation ${tile.of}`;
+  if (gallery === "missed") return `${own}: ${data.reasons.missed[tile.kind]}${said ? ` (${said} ${score})` : ""}`;
+  return `${own} ${score}: ${data.reasons.alarm[tile.kind]}`;
+}
+
+// A part of the picture around some boxes, which are drawn over it.
+function crop(parent, image, boxes) {
+  const [, , width, height, url] = data.images[image];
+  let [x0, y0, side] = [0, 0, Math.max(width, height)];
+  if (boxes.length) {
+    const all = boxes.map(([box]) => box), low = (i) => Math.min(...all.map((box) => box[i])), high = (i) => Math.max(...all.map((box) => box[i]));
+    side = Math.min(Math.max(1.7 * Math.max(high(2) - low(0), high(3) - low(1)), 0.18 * Math.max(width, height)), Math.max(width, height));
+    const place = (centre, whole) => (side >= whole ? (whole - side) / 2 : Math.min(Math.max(0, centre - side / 2), whole - side));
+    [x0, y0] = [place((low(0) + high(2)) / 2, width), place((low(1) + high(3)) / 2, height)];
+  } else [x0, y0] = [(width - side) / 2, (height - side) / 2];
+  const box = make("div", { class: "crop" }, parent);
+  const shown = make("img", { src: url, loading: "lazy", decoding: "async", alt: "" }, box);
+  Object.assign(shown.style, { width: `${(100 * width) / side}%`, left: `${(-100 * x0) / side}%`, top: `${(-100 * y0) / side}%` });
+  const drawing = make("svg", { viewBox: `${x0} ${y0} ${side} ${side}` }, box);
+  for (const [[a, b, c, d], kind] of boxes) make("rect", { x: a, y: b, width: Math.max(c - a, 0), height: Math.max(d - b, 0), class: kind }, drawing);
+}
+
+function drawTile(parent, tile, tiles, gallery, mend) {
+  const box = make("div", { class: "tile" }, parent), button = make("button", { type: "button" }, box);
+  crop(button, tile.image, [...(tile.box ? [[tile.box, "truth"]] : []), ...(tile.other ? [[tile.other, "other"]] : [])]);
+  make("p", {}, button, words(tile, gallery));
+  const [id, file] = data.images[tile.image];
+  const annotation = tile.annotation === null || tile.annotation === undefined ? "" : `, annotation ${tile.annotation}`;
+  make("p", { class: "keys" }, button, `${file} (image ${id}${annotation})`);
+  button.onclick = () => open(tiles, tiles.indexOf(tile));
+  if (!mend) return;
+  const row = make("div", { class: "marks", role: "group", "aria-label": "the annotation is" }, box);
+  for (const verdict of ["right", "wrong", "unsure"]) {
+    const choice = make("button", { type: "button", title: `the annotation is ${verdict}` }, row, verdict);
+    const show = () => choice.setAttribute("aria-pressed", marks[keyOf(tile)] === verdict);
+    choice.onclick = () => { mark(tile, verdict); row.querySelectorAll("button").forEach((one) => one.show()); };
+    choice.show = show;
+    show();
+  }
+}
+
+function fill(parent, tiles, draw) {
+  let shown = 0;
+  const more = make("button", { type: "button" }, null);
+  const next = () => {
+    more.remove();
+    tiles.slice(shown, shown + AT_ONCE).forEach((tile) => draw(parent, tile));
+    shown = Math.min(tiles.length, shown + AT_ONCE);
+    if (shown < tiles.length) {
+      more.textContent = `${tiles.length - shown} more`;
+      parent.append(more);
+    }
+  };
+  more.onclick = next;
+  parent.replaceChildren();
+  next();
+  if (!tiles.length) make("p", { class: "keys" }, parent, "None.");
+}
+
+function gallery(parent) {
+  const { kind, mend } = parent.dataset, all = data.tiles[kind];
+  const bar = make("div", { class: "bar" }, parent), grid = make("div", { class: "tiles" }, parent);
+  const count = (values) => [...new Set(values)].map((value) => [value, values.filter((one) => one === value).length]).sort((a, b) => b[1] - a[1]);
+  const choice = (name, options) => {
+    const label = make("label", {}, bar, `${name} `), input = make("select", {}, label);
+    make("option", { value: "" }, input, `all (${all.length})`);
+    for (const [value, text, number] of options) make("option", { value }, input, `${text} (${number})`);
+    input.onchange = draw;
+    return input;
+  };
+  let reason = null;
+  const reasons = data.reasons[kind];
+  const draw = () => {
+    const tiles = all.filter((tile) => (!byClass.value || String(tile.category) === byClass.value) && (!reason?.value || tile.kind === reason.value));
+    fill(grid, tiles, (box, tile) => drawTile(box, tile, tiles, kind, mend));
+  };
+  const byClass = choice("class", count(all.map((tile) => tile.category)).map(([id, number]) => [id, categories.get(id) ?? id, number]));
+  if (Object.keys(reasons).length) reason = choice("reason", count(all.map((tile) => tile.kind)).map(([one, number]) => [one, reasons[one], number]));
+  if (mend) {
+    const save = make("button", { type: "button", class: "export" }, bar, "save the marks as a list");
+    save.onclick = () => download(exported());
+  }
+  draw();
+}
+
+// All marks, as `detr data mend --list` takes them.
+function exported() {
+  const changes = [];
+  for (const kind of ["wrong_label", "missing_label", "loose_box", "duplicate"])
+    for (const tile of data.tiles[kind]) {
+      const verdict = marks[keyOf(tile)];
+      if (!verdict) continue;
+      const [image_id, file] = data.images[tile.image];
+      changes.push({
+        kind, verdict, image_id, file, annotation_id: tile.annotation ?? null,
+        category_id: tile.said ?? tile.category, box: tile.other ?? tile.box, of: tile.of ?? null,
+      });
+    }
+  return { schema: "detr.mend/1", split: data.split, changes };
+}
+function download(list) {
+  const link = make("a", { href: URL.createObjectURL(new Blob([JSON.stringify(list, null, 2)], { type: "application/json" })), download: "mend.json" }, document.body);
+  link.click();
+  link.remove();
+}
+
+const dialog = at("dialog"), viewer = new Viewer(at("viewer"), data.names, data.colours);
+let place = 0, row = [];
+async function open(tiles, index) {
+  [row, place] = [tiles, index];
+  const tile = row[place], [id, file] = data.images[tile.image];
+  if (!dialog.open) dialog.showModal();
+  at("which").textContent = `${place + 1} of ${row.length}: ${file} (image ${id})`;
+  const piece = await load("piece", tile.image);
+  if (!piece || row[place] !== tile) return;
+  viewer.show(piece, tile.chosen);
+  if (tile.query !== undefined && viewer.query === null) viewer.choose({ query: tile.query });
+  if (piece.deep) {
+    const inside = await load("inside", tile.image);
+    if (inside && row[place] === tile) await viewer.look(inside);
+  }
+  dialog.dataset.shown = `${tile.image}`;
+}
+const step = (by) => open(row, (place + by + row.length) % row.length);
+at("close").onclick = () => dialog.close();
+at("back").onclick = () => step(-1);
+at("on").onclick = () => step(1);
+dialog.onkeydown = (event) => {
+  if (event.target.tagName === "SELECT" || event.target.type === "range") return;
+  if (event.key === "ArrowLeft") step(-1);
+  else if (event.key === "ArrowRight") step(1);
+  else if (!viewer.key(event.key)) return;
+  event.preventDefault();
+};
+
+document.querySelectorAll(".gallery").forEach(gallery);
+const everything = data.images.map((_, image) => ({ image, chosen: null }));
+fill(at("all"), everything, (parent, tile) => {
+  const box = make("div", { class: "tile" }, parent), button = make("button", { type: "button" }, box);
+  crop(button, tile.image, []);
+  const [id, file, , , , objects, missed, alarms] = data.images[tile.image];
+  make("p", {}, button, `${objects} objects, ${missed} missed, ${alarms} false alarms`);
+  make("p", { class: "keys" }, button, `${file} (image ${id})`);
+  button.onclick = () => open(everything, tile.image);
+});
+document.body.dataset.ready = "yes";
