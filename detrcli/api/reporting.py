@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detrcli.api.detector import as_detector
+from detrcli.api.folds import suspects_by_folds
 from detrcli.data.checks import Exif
 from detrcli.data.examine import headers_only
 from detrcli.data.source import DataSource
@@ -23,7 +24,8 @@ from detrcli.inspection.failures import Failures, failures_of
 from detrcli.inspection.session import InspectionSession
 from detrcli.render.report_page import IMAGES, Steadiness, write_report
 from detrcli.training.matching_history import read
-from detrcli.training.run_folder import is_run, source_of
+from detrcli.training.run_folder import CONFIG, is_run, source_of
+from detrcli.training.settings import given_settings
 
 Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them
 THRESHOLDS = "thresholds.json"
@@ -84,6 +86,7 @@ def report(
     *,
     split: str = "val",
     threshold: float | None = None,
+    folds: int = 0,
     seconds: float | None = None,
     exif: Exif | None = None,
     skip_bad: bool | None = None,
@@ -95,7 +98,8 @@ def report(
 ) -> Report:
     """Why a model fails on a split: of a run (its best weights and its data), or of data and `weights`.
 
-    Detections are what reaches `threshold`, else the score of the best F1. At most for so many `seconds`: then it is
+    Detections are what reaches `threshold`, else the score of the best F1. With `folds` the annotations of a run's
+    training split are suspected by models that have not seen them, which are trained for that. At most for so many `seconds`: then it is
     about as many pictures as there was time for.
     """
     run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
@@ -111,6 +115,8 @@ def report(
         exif = "auto" if spec is None else spec.exif
     if skip_bad is None:
         skip_bad = False if spec is None else spec.skip_bad
+    if folds and (run is None or split != "train"):
+        raise UsageError("Folds are for the training split of a run, whose settings they are trained with.")
     examined = headers_only(source, [split], exif, leave_out_bad=skip_bad)
     tell_problems(examined, note)
     detector = weights() if callable(weights) else as_detector(weights or run or "detr-r50", device)
@@ -120,6 +126,12 @@ def report(
     session = InspectionSession.of(detector, checked, mapping, skip_bad=skip_bad, note=note)
     with watch(len(session)) as advance:
         failures = failures_of(session, checked, split, threshold=threshold, seconds=seconds, advance=advance)
+    if folds and run is not None:
+        suspects = suspects_by_folds(
+            checked, folds, given_settings(run / CONFIG), load=lambda made: as_detector(made, device),
+            device=device, note=note,
+        )  # fmt: skip
+        failures = replace(failures, suspects=suspects)
     return Report(failures, None if run is None else _steadiness(run), _examples(source, split))
 
 

@@ -117,3 +117,30 @@ def make(
             seed=seed,
             advance=status.advance,
         )
+
+
+@data_app.command("mend")
+def mend(
+    data: Annotated[Path, typer.Argument(help=DATA)],
+    list_: Annotated[
+        Path, typer.Option("--list", metavar="FILE", help="Marks, as the page of `detr report` saves them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="NEW", help="A new folder, in COCO layout.")],
+    debug: Debug = False,
+) -> None:
+    """Write a corrected copy of a data set; the original stays as it is."""
+    from detrcli.cli.outputs import check_free, check_not_in_data
+
+    check_free(out, folder=True)
+    check_not_in_data(out, data)
+    from detrcli.cli.console import Status, warn
+    from detrcli.data.mend import mend as write_mended
+    from detrcli.data.mend import read_list
+    from detrcli.data.source import open_data
+
+    wanted = read_list(list_)
+    with Status("copying pictures") as status:
+        write_mended(open_data(data), wanted, out, note=warn, advance=status.advance)
+    warn(
+        f"{len(wanted.changes):,} changes in {wanted.split}, {wanted.kept:,} marks that change nothing: {out}"
+    )

@@ -49,6 +49,12 @@ def report(
         float | None,
         typer.Option(metavar="P", min=0, max=1, help="Score of a detection. [that of the best F1]"),
     ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            metavar="K", min=0, help="With --split train: suspect by K models that have not seen the labels."
+        ),
+    ] = 0,
     images: Annotated[
         int, typer.Option(metavar="N", min=1, help="At most so many pictures in the page, the worst first.")
     ] = 1000,
@@ -91,6 +97,7 @@ def report(
         detector,
         split=split,
         threshold=threshold,
+        folds=folds,
         exif=None if of_run and exif == "auto" else exif,
         skip_bad=None if of_run and not skip_bad else skip_bad,
         pair_by_id=pair_by_id,

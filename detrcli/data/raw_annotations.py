@@ -38,6 +38,7 @@ class RawAnnotations:
     names: Sequence[str]  # (K,)
     parents: Sequence[str]  # (K,), the category above, "" for none
     problems: Sequence[Problem] = field(default=())  # found while reading
+    annotation_file: Path | None = None  # that all of it stands in, where it is COCO's
 
 
 NO_ID = -(2**63)  # stands for an id that is none

@@ -20,7 +20,7 @@ STYLE = """
 .s0 { stroke: #0072b2; fill: #0072b2; } .s1 { stroke: #d55e00; fill: #d55e00; }
 .s2 { stroke: #009e73; fill: #009e73; } .s3 { stroke: #cc79a7; fill: #cc79a7; }
 .s4 { stroke: #e69f00; fill: #e69f00; } .s5 { stroke: #56b4e9; fill: #56b4e9; } .s6 { stroke: #888; fill: #888; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem 1.5rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem 1.5rem; }
 .charts figure { margin: 0; } .charts figcaption { color: inherit; }
 .parts { display: flex; height: 1.6rem; border-radius: .3rem; overflow: hidden; margin: .3rem 0; }
 .parts span { min-width: 2px; }
@@ -37,10 +37,14 @@ def lines(
     x: tuple[float, float] | None = None,
     y: tuple[float, float] | None = (0, 1),
     dots: bool = False,
+    radius: Mapping[str, float] | None = None,
     legend: bool = True,
     promise: Points = (),
 ) -> str:
-    """Curves by name, or dots; `promise` is a line to compare with. Ranges not given are those of the points."""
+    """Curves by name, or dots; `promise` is a line to compare with. Ranges not given are those of the points.
+
+    With a `radius` by name all dots have one colour.
+    """
     points = [point for curve in series.values() for point in curve]
     if not points:
         return "<p>There is nothing to draw.</p>"
@@ -75,15 +79,16 @@ def lines(
     if promise:
         parts.append(_line(promise, place, "promise"))
     for i, (name, curve) in enumerate(series.items()):
-        kind = f"s{i % COLOURS}"
+        kind = "s0" if radius else f"s{i % COLOURS}"
         if not dots and len(curve) > 1:
             parts.append(_line(curve, place, kind))
         if dots or len(curve) == 1:
             for a, b in curve:
                 cx, cy = place(a, b)
+                size = (radius or {}).get(name, 3)
+                told = f"<title>{_text(name)} {a:g}, {b:.3g}</title>"
                 parts.append(
-                    f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="3"><title>{_text(name)} {a:g}, {b:.3g}'
-                    "</title></circle>"
+                    f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{size:.1f}">{told}</circle>'
                 )
     parts += _legend(names, series)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'

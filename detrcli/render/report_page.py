@@ -387,17 +387,24 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
     )
     yield figure("AP by size of the objects (32 and 96 pixels)", f"<table>{rows}</table>")
     counts = examples or {id_: one.targets for id_, one in per_class.items()}
-    dots = {
-        one.label: [(float(np.log10(max(1, counts.get(id_, 0)))), one.AP)]
-        for id_, one in per_class.items()
-        if one.AP >= 0
+    measured = {
+        one.label: (max(1, counts.get(id_, 0)), one.AP) for id_, one in per_class.items() if one.AP >= 0
     }
-    if dots:
+    if measured:
+        numbers = [count for count, _ in measured.values()]
+        wide = max(numbers) > 20 * min(numbers)
+        dots = {
+            name: [(float(np.log10(count)) if wide else float(count), ap)]
+            for name, (count, ap) in measured.items()
+        }
         where = "in training" if examples else f"in {failures.split}"
         yield figure(
             f"AP by class against its number of objects {where}",
-            charts.lines(dots, "objects (powers of ten)", "AP", dots=True, legend=len(dots) <= 12),
-        )
+            charts.lines(
+                dots, "objects, as a power of ten" if wide else "objects", "AP", dots=True,
+                legend=len(dots) <= 12,
+            ),
+        )  # fmt: skip
 
 
 def _confusion(failures: Failures) -> str:
@@ -453,6 +460,7 @@ def _of_the_transformer(failures: Failures, steadiness: Steadiness | None) -> It
             for (a, b), count in zip(pairs.tolist(), counts.tolist(), strict=True)
         },
         "objects in a picture", "detections", y=None, dots=True, legend=False,
+        radius={f"{count} pictures": 2 + 8 * (count / counts.max()) ** 0.5 for count in counts.tolist()},
         promise=[(0, 0), (float(objects.max()), float(objects.max()))],
     )  # fmt: skip
     figures = [

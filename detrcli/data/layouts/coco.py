@@ -64,7 +64,7 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             sizes=whole_numbers(v or 0 for image in images for v in (image.height, image.width)).reshape(
                 -1, 2
             ),
-            annotation_ids=_annotation_ids(entries),
+            annotation_ids=annotation_ids([entry.id for entry in entries]),
             of_image=whole_numbers((entry.image_id for entry in entries), otherwise=NO_ID),
             of_category=whole_numbers((entry.category_id for entry in entries), otherwise=NO_ID),
             boxes=boxes,
@@ -73,6 +73,7 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             category_ids=whole_numbers(category.id for category in categories),
             names=[str(category.name) for category in categories],
             parents=[str(category.supercategory or "") for category in categories],
+            annotation_file=annotations,
         )
     except ValueError as error:
         raise DataError(f"{annotations}: among its ids and sizes, {error}.") from None
@@ -107,11 +108,11 @@ def _folder_of(names: Sequence[str], folders: Sequence[Path]) -> Path:
     return folders[found.index(max(found))]
 
 
-def _annotation_ids(entries: Sequence[_Annotation]) -> np.ndarray:
-    # Some exports leave them out; then they are counted.
-    if all(entry.id is None for entry in entries):
-        return np.arange(1, len(entries) + 1)
-    ids = whole_numbers((entry.id for entry in entries), otherwise=NO_ID)
+def annotation_ids(written: Sequence[Any]) -> np.ndarray:
+    """The ids of annotations in their order. Some exports leave them out; then they are counted."""
+    if all(one is None for one in written):
+        return np.arange(1, len(written) + 1)
+    ids = whole_numbers(written, otherwise=NO_ID)
     missing = ids == NO_ID
     ids[missing] = max(ids.max(), 0) + 1 + np.arange(np.count_nonzero(missing))
     return ids

@@ -1,0 +1,71 @@
+"""Suspects of a training split by models that have not seen its labels: a model learns wrong ones by heart."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrcli.api.training import Hooks, train
+from detrcli.data.checks import Split
+from detrcli.data.coco_writer import coco_document
+from detrcli.data.examine import headers_only
+from detrcli.data.source import images_of
+from detrcli.data.spec import DataSpec, Files, Note
+from detrcli.errors import UsageError
+from detrcli.evaluation.class_mapping import map_classes
+from detrcli.evaluation.truth import classes_in_split
+from detrcli.inference.detector import Detector
+from detrcli.inspection.failures import failures_of
+from detrcli.inspection.session import InspectionSession
+from detrcli.inspection.suspects import KINDS, Suspect
+
+
+def suspects_by_folds(
+    split: Split,
+    folds: int,
+    settings: Mapping[str, Any],
+    *,
+    load: Callable[[Path], Detector],
+    device: str,
+    note: Note,
+) -> dict[str, list[Suspect]]:
+    """Train `folds` times without a part of the pictures each, and suspect that part by what was learned from the rest.
+
+    `settings` are those of a training; `load` makes a detector of a run.
+    """
+    usable = np.flatnonzero(split.usable_images)
+    if len(usable) < 2 * folds:
+        raise UsageError(f"--folds {folds}: there are {len(usable)} pictures to train on.")
+    fold_of = np.full(len(split.usable_images), -1)
+    fold_of[usable] = np.random.default_rng(0).permutation(len(usable)) % folds
+    found: dict[str, list[Suspect]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory() as place:
+        for fold in range(folds):
+            note(
+                f"fold {fold + 1} of {folds}: training without a part of the pictures, which is looked at then"
+            )
+            files: Files = {
+                name: (_written(split, chosen, Path(place, f"{name}-{fold}.json")), split.written.folder)
+                for name, chosen in (("train", (fold_of != fold) & (fold_of >= 0)), ("val", fold_of == fold))
+            }
+            run = Path(place, f"run-{fold}")
+            train(
+                files=files, settings=settings, out=run, device=device, skip_bad=True, report=False,
+                hooks=Hooks(),
+            )  # fmt: skip
+            held = headers_only(DataSpec.of(None, files).open(), ["val"], leave_out_bad=True).splits["val"]
+            detector = load(run)
+            mapping = map_classes(detector.classes, classes_in_split(held))
+            session = InspectionSession.of(detector, held, mapping, skip_bad=True)
+            for kind, members in failures_of(session, held, "val").suspects.items():
+                found[kind] += members
+    return {kind: sorted(members, key=lambda one: -one.suspicion) for kind, members in found.items()}
+
+
+def _written(split: Split, images: np.ndarray, path: Path) -> Path:
+    """Some images of a split as an annotation file."""
+    path.write_text(json.dumps(coco_document(images_of(split.written, images))), encoding="utf-8")
+    return path
