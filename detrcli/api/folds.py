@@ -32,7 +32,7 @@ def suspects_by_folds(
     device: str,
     note: Note,
 ) -> dict[str, list[Suspect]]:
-    """Train `folds` times without a part of the pictures each, and suspect that part by what was learned from the rest.
+    """Train `folds` times, each time without a part of the pictures, which are suspected by what was learned then.
 
     `settings` are those of a training; `load` makes a detector of a run.
     """

@@ -1,7 +1,7 @@
 """Why a model fails on somebody's data, and what to mend."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,14 @@ from detrcli.data.source import DataSource
 from detrcli.data.spec import DataSpec, Note, no_note, open_source, tell_problems, to_be_looked_at
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping, map_classes
+from detrcli.evaluation.comparison import Difference, compared
 from detrcli.evaluation.thresholds import write_thresholds
 from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
 from detrcli.inspection.session import InspectionSession
-from detrcli.render.report_page import IMAGES, Steadiness, write_report
+from detrcli.render.comparison_page import write_comparison
+from detrcli.render.report_page import IMAGES, Steadiness, worst_first, write_report
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import CONFIG, is_run, source_of
 from detrcli.training.settings import given_settings
@@ -99,8 +101,8 @@ def report(
     """Why a model fails on a split: of a run (its best weights and its data), or of data and `weights`.
 
     Detections are what reaches `threshold`, else the score of the best F1. With `folds` the annotations of a run's
-    training split are suspected by models that have not seen them, which are trained for that. At most for so many `seconds`: then it is
-    about as many pictures as there was time for.
+    training split are suspected by models that have not seen them, which are trained for that. At most for so many
+    `seconds`: then it is about as many pictures as there was time for.
     """
     run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
     spec = None if run is None else DataSpec(**source_of(run))
@@ -133,6 +135,59 @@ def report(
         )  # fmt: skip
         failures = replace(failures, suspects=suspects)
     return Report(failures, None if run is None else _steadiness(run), _examples(source, split))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several models on the same split, each beside the first."""
+
+    names: Sequence[str]
+    reports: Sequence[Report]
+    differences: Sequence[Difference]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it for programs."""
+        return {
+            "schema": "detr.report-compare/1",
+            "models": [
+                {"name": name, **one.document} for name, one in zip(self.names, self.reports, strict=True)
+            ],
+            "differences": [
+                {
+                    "name": one.name,
+                    "against": self.names[0],
+                    "metrics": {
+                        metric: {"difference": gain.value, "low": gain.low, "high": gain.high}
+                        for metric, gain in one.gains.items()
+                    },
+                }
+                for one in self.differences
+            ],
+        }
+
+    def page(self, folder: str | Path, *, images: int = IMAGES) -> Path:
+        """Write them side by side, and the page of each in a folder of it."""
+        folder = Path(folder)
+        failures = [one.failures for one in self.reports]
+        places = []
+        for i, one in enumerate(self.reports):
+            one.page(folder / str(i), images=images)
+            places.append([image.image_id for image in worst_first(one.failures)[:images]])
+        return write_comparison(folder, self.names, failures, self.differences, places)
+
+    def __str__(self) -> str:
+        return " ".join(one.verdict for one in self.differences)
+
+
+def compare(named: Sequence[tuple[str, Report]]) -> Comparison:
+    """Reports of several models on the same split, by name: better, or lucky."""
+    names, reports = [name for name, _ in named], [one for _, one in named]
+    truths = [one.failures.truth for one in reports]
+    if any(not np.array_equal(one.image_ids, truths[0].image_ids) for one in truths):
+        raise UsageError("Only reports on the same pictures can be compared.")
+    found = compared(truths[0], [(name, one.failures.results) for name, one in named])
+    return Comparison(names, reports, found)
 
 
 def report_of_run(run: Path, *, device: str, seconds: float, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """`detr report`: why a model fails on somebody's data, and what to mend."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
 SUBJECT = "A run, or data as in `detr eval`."
 
 
-def _known(value: str | None) -> str | None:
-    return None if value is None else known_weights(value)
+def _known(values: list[str] | None) -> list[str] | None:
+    return None if values is None else [known_weights(value) for value in values]
 
 
 def report(
-    subject: Annotated[Path, typer.Argument(metavar="RUN|DATA", help=SUBJECT)],
+    subjects: Annotated[list[Path], typer.Argument(metavar="RUN|DATA...", help=SUBJECT)],
     weights: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--weights",
             metavar="W",
             callback=_known,
-            help="As in `detr predict`. [those of the run; detr-r50]",
+            help="As in `detr predict`; several are compared. [those of the run; detr-r50]",
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
@@ -69,47 +70,60 @@ def report(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show why a model fails on your data, and which annotations to mend."""
+    """Show why a model fails on your data, and which annotations to mend; several runs side by side."""
     from detrcli.cli.outputs import check_free, check_not_in_data
 
     if out is not None:
         check_free(out, folder=True)
-        check_not_in_data(out, subject)
+        for subject in subjects:
+            check_not_in_data(out, subject)
+    from detrcli.api.reporting import compare
     from detrcli.api.reporting import report as report_on
     from detrcli.cli.console import Status, counting, print_json, warn
-    from detrcli.cli.failure_report import show_report
+    from detrcli.cli.failure_report import show_comparison, show_report
     from detrcli.cli.sources import tell_class_mapping
     from detrcli.system.files import next_free_folder
     from detrcli.training.run_folder import is_run
 
-    of_run = is_run(subject)
-    if not of_run and str(subject) != "shapes" and not subject.exists():
-        raise UsageError(f"{subject}: there is no such run or data.")
+    first, of_run = subjects[0], is_run(subjects[0])
+    if len(subjects) > 1 and (weights or not all(map(is_run, subjects))):
+        raise UsageError(
+            "Several RUNs are compared on the first one's data; weights by --weights, on one DATA."
+        )
+    for subject in subjects:
+        if str(subject) != "shapes" and not subject.exists():
+            raise UsageError(f"{subject}: there is no such run or data.")
 
-    def detector() -> "Detector":
+    def detector(named: str) -> "Detector":
         from detrcli.cli.loading import load_detector
 
-        named = weights or (str(subject) if of_run else "detr-r50")
         return load_detector(named, model=model, sha256=sha256, size=size, max_size=max_size, device=device)
 
-    found = report_on(
-        subject,
-        detector,
-        split=split,
-        threshold=threshold,
-        folds=folds,
-        exif=None if of_run and exif == "auto" else exif,
-        skip_bad=None if of_run and not skip_bad else skip_bad,
-        pair_by_id=pair_by_id,
-        note=warn,
-        mapped=tell_class_mapping,
-        watch=counting("looking at pictures"),
-    )
+    named = weights or (list(map(str, subjects)) if of_run else ["detr-r50"])
+    found = [
+        report_on(
+            first,
+            partial(detector, one),
+            split=split,
+            threshold=threshold,
+            folds=folds,
+            exif=None if of_run and exif == "auto" else exif,
+            skip_bad=None if of_run and not skip_bad else skip_bad,
+            pair_by_id=pair_by_id,
+            note=warn,
+            mapped=tell_class_mapping,
+            watch=counting("looking at pictures"),
+        )
+        for one in named
+    ]
+    compared = compare(list(zip(named, found, strict=True))) if len(found) > 1 else None
     folder = next_free_folder("report") if out is None else out
     with Status("writing the page"):
-        page = found.page(folder, images=images)
+        page = (compared or found[0]).page(folder, images=images)
     if json:
-        print_json({**found.document, "page": str(page)})
+        print_json({**(compared or found[0]).document, "page": str(page)})
+    elif compared is not None:
+        show_comparison(compared)
     else:
-        show_report(found)
+        show_report(found[0])
     warn(f"the page: {page}")

@@ -179,4 +179,8 @@ fill(at("all"), everything, (parent, tile) => {
   make("p", { class: "keys" }, button, `${file} (image ${id})`);
   button.onclick = () => open(everything, tile.image);
 });
+// A link may name the picture that is wanted.
+const wanted = Number(new URLSearchParams(location.hash.slice(1)).get("image"));
+const named = data.images.findIndex(([id]) => location.hash && id === wanted);
+if (named >= 0) open(everything, named);
 document.body.dataset.ready = "yes";

@@ -70,7 +70,7 @@ def write_report(
     ends = None if seconds is None else time.monotonic() + seconds
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     (folder / PIECES).mkdir(exist_ok=True)
-    images = _worst_first(failures)[:most]
+    images = worst_first(failures)[:most]
     shown = {one.image_id: i for i, one in enumerate(images)}
     urls = []
     for i, one in enumerate(images):
@@ -127,7 +127,7 @@ def _counts(failures: Failures, image: SurveyedImage) -> tuple[int, int, int]:
     return int(objects.sum()), int(missed.sum()), int(alarms.sum())
 
 
-def _worst_first(failures: Failures) -> list[SurveyedImage]:
+def worst_first(failures: Failures) -> list[SurveyedImage]:
     """By how suspicious their annotations are and how much went wrong in them, in turn."""
     wrong = {one.image_id: sum(_counts(failures, one)[1:]) for one in failures.survey.images}
     suspicion: dict[int, float] = {}
