@@ -127,7 +127,7 @@ class AttentionReport:
             path,
             f"Where queries look in {self.record.name}",
             "The decoder's cross-attention over the picture, and what each layer predicts.",
-            view_of_record(self.record, min(self.record.last.scores[self.queries].min(), 0.5)),
+            view_of_record(self.record, min(0.5, float(self.record.last.scores[list(self.queries)].min()))),
             self.record.image,
             inside_of(self.record, self.queries),
             self.queries[0],

@@ -16,8 +16,11 @@ BROWSER = next(
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A page opened from disk. When the block ends, it must have asked for nothing and met no error."""
+def opened(path: Path, *, width: int = 1280, folder: bool = False) -> Iterator[Any]:
+    """A page opened from disk. When the block ends, it must have asked for nothing and met no error.
+
+    With `folder` it may ask for what lies beside it.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
     if BROWSER is None:
         pytest.skip("there is no browser")
@@ -25,7 +28,7 @@ def opened(path: Path) -> Iterator[Any]:
         browser = playwright.chromium.launch(
             executable_path=BROWSER, args=["--no-sandbox"] if os.geteuid() == 0 else []
         )
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": width, "height": 900})
         asked: list[str] = []
         errors: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -37,5 +40,9 @@ def opened(path: Path) -> Iterator[Any]:
         page.goto(path.resolve().as_uri())
         yield page
         browser.close()
-    assert [url for url in asked if not url.startswith("data:")] == [path.resolve().as_uri()]
+    asked = [url for url in asked if not url.startswith(("data:", "blob:"))]
+    if folder:
+        assert all(url.startswith(path.resolve().parent.as_uri()) for url in asked), asked
+    else:
+        assert asked == [path.resolve().as_uri()]
     assert errors == []
