@@ -153,17 +153,7 @@ class Comparison:
             "models": [
                 {"name": name, **one.document} for name, one in zip(self.names, self.reports, strict=True)
             ],
-            "differences": [
-                {
-                    "name": one.name,
-                    "against": self.names[0],
-                    "metrics": {
-                        metric: {"difference": gain.value, "low": gain.low, "high": gain.high}
-                        for metric, gain in one.gains.items()
-                    },
-                }
-                for one in self.differences
-            ],
+            "differences": [one.document(self.names[0]) for one in self.differences],
         }
 
     def page(self, folder: str | Path, *, images: int = IMAGES) -> Path:

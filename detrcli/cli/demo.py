@@ -35,6 +35,7 @@ def demo(
         MODEL,
         PAGE,
         QUERIES,
+        REPORT,
         RUN,
         SCRATCH,
         write_page,
@@ -60,7 +61,7 @@ def demo(
     steps.say(_in_words(before))
     trained = {}
     for run, start in ((SCRATCH, ("--model", MODEL, "--weights", "none")), (RUN, ("--weights", "shapes"))):
-        training = steps.ask("train", DATA, *start, "--epochs", EPOCHS, "--out", run)
+        training = steps.ask("train", DATA, *start, "--epochs", EPOCHS, "--out", run, "--no-report")
         steps.say(f"{training['epochs']} epochs in {training['seconds']:.0f} s")
         trained[run] = steps.ask("eval", DATA, "--weights", run)
         steps.say(_in_words(trained[run]))
@@ -71,9 +72,10 @@ def demo(
     steps.ask("visualize-attn", richest, "--weights", RUN, "--threshold", "0.5", "--out", ATTENTION)
     steps.ask("match-debug", DATA, "--image", Path(richest).name, "--weights", RUN, "--out", MATCHING)
     steps.ask("match-debug", DATA, "--all", "--weights", RUN, "--out", QUERIES)
+    report = steps.ask("report", RUN, "--out", REPORT)
 
     seconds = time.perf_counter() - began
-    write_page(out, steps.commands, shipped, before, trained, walk, seconds)
+    write_page(out, steps.commands, shipped, before, trained, walk, report, seconds)
     if json:
         print_json(
             {

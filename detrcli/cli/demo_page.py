@@ -12,7 +12,7 @@ from detrcli.render.page import write_page as write_sections
 PAGE = "index.html"
 MODEL = "dino-tiny"  # that the shipped weights are, and that learns from nothing beside them
 DATA, RUN, SCRATCH, FOUND = "unseen", "tuned", "from-nothing", "found"  # in the demo's folder
-ATTENTION, MATCHING, QUERIES = "attention.png", "matching.png", "queries.png"
+ATTENTION, MATCHING, QUERIES, REPORT = "attention.png", "matching.png", "queries.png", "report"
 
 
 def write_page(
@@ -22,12 +22,13 @@ def write_page(
     before: dict[str, Any],
     trained: dict[str, dict[str, Any]],
     walk: dict[str, Any],
+    report: dict[str, Any],
     seconds: float,
 ) -> None:
     """Write it into that folder, from the commands and the documents that they printed."""
     (
         evaluated, made, shown, evaluated_before, from_nothing, evaluated_nothing, tuned, evaluated_tuned,
-        predicted, explained, looked, matched, matched_all,
+        predicted, explained, looked, matched, matched_all, reported,
     ) = (f"detr {shlex.join(command)}" for command in commands)  # fmt: skip
     numbers = ("AP", "AP50", "AP75")
 
@@ -132,6 +133,14 @@ def write_page(
                         "A tile per query: centres of its boxes; below, the objects that cost most",
                     )
                 ],
+            ),
+            Section(
+                "What goes wrong, and why",
+                f"Of {report['objects']['total']} objects {report['objects']['found']} are found. "
+                "The page of the report says of each other one why it was missed, shows what was invented, which "
+                "annotations look wrong, and opens every picture with its matching and attention.",
+                reported,
+                widget=f'<p><a href="{REPORT}/index.html">Open the report</a></p>',
             ),
         ],
     )

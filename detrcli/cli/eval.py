@@ -1,5 +1,6 @@
 """`detr eval`: the COCO numbers of a model or of a results file."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +18,12 @@ from detrcli.cli.options import (
     Overwrite,
     PairById,
     Precision,
+    SeveralWeights,
     Sha256,
     Size,
     SkipBad,
     ValAnn,
     ValImages,
-    Weights,
 )
 from detrcli.errors import UsageError
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
-    weights: Weights = "detr-r50",
+    weights: SeveralWeights = ["detr-r50"],  # noqa: B006  # typer copies it
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
     val_ann: ValAnn = None,
     val_images: ValImages = None,
@@ -50,6 +51,10 @@ def evaluate(
         typer.Option(
             metavar="FILE", help="Write the scores of highest F1, for `detr predict --threshold FILE`."
         ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the page of `detr report` too, into a new folder."),
     ] = None,
     threshold: Annotated[
         float | None,
@@ -88,7 +93,9 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure average precision, the twelve COCO numbers."""
+    from detrcli.api.evaluating import Evaluation
     from detrcli.api.evaluating import evaluate as evaluate_split
+    from detrcli.cli.comparison import compared_document, show_compared
     from detrcli.cli.console import counting, print_json, warn
     from detrcli.cli.evaluation_report import document, show_evaluation
     from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
@@ -97,22 +104,32 @@ def evaluate(
     from detrcli.evaluation.results import write_results
     from detrcli.evaluation.thresholds import best_thresholds, write_thresholds
 
-    if predictions is not None and save is not None:
-        raise UsageError("--save writes what a model finds; with --predictions there is no model.")
+    of_one = {"--predictions": predictions, "--save": save, "--thresholds": thresholds, "--report": report}
+    for option, given in of_one.items():
+        if given is not None and len(weights) > 1:
+            raise UsageError(f"{option} is for one model; --weights is given {len(weights)} times.")
+    if predictions is not None and (save is not None or report is not None):
+        raise UsageError("--save and --report are of what a model finds; with --predictions there is no model.")
+    if report is not None and (limit is not None or classes is not None or threshold):
+        raise UsageError("--report is about the whole split: leave out --limit, --classes and --threshold.")
     for path in (save, thresholds):
         if path is not None:
             check_free(path, overwrite=overwrite)
-            check_not_inputs([path], [given for given in (val_ann, predictions, Path(weights)) if given])
+            inputs = [val_ann, predictions, *map(Path, weights)]
+            check_not_inputs([path], [given for given in inputs if given])
             check_not_in_data(path, data, val_images)
             path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
+    if report is not None:
+        check_free(report, folder=True)
+        check_not_in_data(report, data, val_images)
     if thresholds is not None and threshold:
         raise UsageError("--thresholds looks for the best score among all: leave out --threshold.")
 
-    def detector() -> "Detector":
+    def detector(named: str) -> "Detector":
         from detrcli.cli.loading import load_detector
 
         return load_detector(
-            weights,
+            named,
             model=model,
             sha256=sha256,
             size=size,
@@ -122,28 +139,40 @@ def evaluate(
             engine=engine,
         )
 
-    found = evaluate_split(
-        open_source(data, {"val": (val_ann, val_images)}),
-        detector,
-        predictions=predictions,
-        split=split,
-        threshold=threshold,
-        max_detections=max_detections,
-        limit=limit,
-        classes=_names(classes),
-        batch_size=batch_size,
-        exif=exif,
-        skip_bad=skip_bad,
-        pair_by_id=pair_by_id,
-        note=warn,
-        mapped=tell_class_mapping,
-        watch=counting("evaluating"),
-    )
+    source = open_source(data, {"val": (val_ann, val_images)})
+
+    def evaluated(named: str) -> Evaluation:
+        return evaluate_split(
+            source,
+            partial(detector, named),
+            predictions=predictions,
+            split=split,
+            threshold=threshold,
+            max_detections=max_detections,
+            limit=limit,
+            classes=_names(classes),
+            batch_size=batch_size,
+            exif=exif,
+            skip_bad=skip_bad,
+            pair_by_id=pair_by_id,
+            note=warn,
+            mapped=tell_class_mapping,
+            watch=counting("evaluating"),
+        )
+
+    if len(weights) > 1:
+        several = [evaluated(named) for named in weights]
+        if several[0].first and json:
+            print_json(compared_document(weights, several))
+        elif several[0].first:
+            show_compared(weights, several)
+        return
+    found = evaluated(weights[0])
     if not found.first:
         return
     for unread in found.unread:
         warn(f"left out: {unread}")
-    name = weights if predictions is None else str(predictions)
+    name = weights[0] if predictions is None else str(predictions)
     kinds = errors_of(found.truth, found.results) if errors else None
     best = None if thresholds is None else best_thresholds(found.truth, found.results)
     if json:
@@ -154,6 +183,14 @@ def evaluate(
         write_thresholds(best, thresholds)
     if save is not None:
         write_results(found.results, save)
+    if report is not None:
+        from detrcli.api.reporting import report as report_on
+
+        why = report_on(
+            source, partial(detector, name), split=split, exif=exif, skip_bad=skip_bad, pair_by_id=pair_by_id,
+            watch=counting("looking at pictures"),
+        )  # fmt: skip
+        warn(f"the page: {why.page(report)}")
 
 
 def _names(classes: str | None) -> list[str] | None:

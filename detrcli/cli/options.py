@@ -42,6 +42,18 @@ Weights = Annotated[
         help="A name from `detr models`, a file, a run or Hugging Face folder, hf:OWNER/NAME, or a URL.",
     ),
 ]
+
+
+def _all_known(values: list[str]) -> list[str]:
+    return [known_weights(value) for value in values]
+
+
+SeveralWeights = Annotated[
+    list[str],
+    typer.Option(
+        "--weights", metavar="W", callback=_all_known, help="As in `detr predict`; several are compared."
+    ),
+]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N (or N) or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 

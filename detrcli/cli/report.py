@@ -14,10 +14,10 @@ from detrcli.cli.options import (
     MaxSize,
     Model,
     PairById,
+    SeveralWeights,
     Sha256,
     Size,
     SkipBad,
-    known_weights,
 )
 from detrcli.errors import UsageError
 
@@ -27,21 +27,9 @@ if TYPE_CHECKING:
 SUBJECT = "A run, or data as in `detr eval`."
 
 
-def _known(values: list[str] | None) -> list[str] | None:
-    return None if values is None else [known_weights(value) for value in values]
-
-
 def report(
     subjects: Annotated[list[Path], typer.Argument(metavar="RUN|DATA...", help=SUBJECT)],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--weights",
-            metavar="W",
-            callback=_known,
-            help="As in `detr predict`; several are compared. [those of the run; detr-r50]",
-        ),
-    ] = None,
+    weights: SeveralWeights = [],  # noqa: B006  # typer copies it; those of the run, or detr-r50
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the page, else report, numbered.")

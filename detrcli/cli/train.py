@@ -79,9 +79,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure one step, say what it would take, and stop.")
     ] = False,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="End with a page of what went wrong on val.")
-    ] = True,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Do not end with a page of what went wrong on val.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -123,7 +123,7 @@ def train(
         exif=exif,
         skip_bad=skip_bad,
         dry_run=dry_run,
-        report=report,
+        report=not no_report,
         hooks=hooks(),
     )
     if isinstance(result, TrainingPlan):

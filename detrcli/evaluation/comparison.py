@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,17 @@ class Difference:
         if gain.covers_zero:
             return f"{self.name} may be as good: {between}."
         return f"{self.name} is {'better' if gain.value > 0 else 'worse'}: {between}."
+
+    def document(self, first: str) -> dict[str, Any]:
+        """In plain values."""
+        return {
+            "name": self.name,
+            "against": first,
+            "metrics": {
+                metric: {"difference": gain.value, "low": gain.low, "high": gain.high}
+                for metric, gain in self.gains.items()
+            },
+        }
 
 
 def compared(truth: Truth, named: Sequence[tuple[str, Results]]) -> list[Difference]:

@@ -12,6 +12,7 @@ TOPICS = (
     "weights",
     "predict",
     "evaluation",
+    "report",
     "speed",
     "attention",
     "matching",
