@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from detrcli.api import Detector as Detector
     from detrcli.api import bench as bench
     from detrcli.api import check_data as check_data
+    from detrcli.api import doctor as doctor
     from detrcli.api import evaluate as evaluate
     from detrcli.api import explain_matching as explain_matching
     from detrcli.api import export as export
@@ -22,6 +23,7 @@ _API = (
     "Detector",
     "bench",
     "check_data",
+    "doctor",
     "evaluate",
     "explain_matching",
     "export",

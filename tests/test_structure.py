@@ -24,6 +24,7 @@ FLOORS = (
     ("inspection",),
     ("render",),
     ("training",),
+    ("doctor",),
     ("api",),
     ("cli",),
 )

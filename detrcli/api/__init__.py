@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from detrcli.api.detector import Detector as Detector
     from detrcli.api.detector import load as load
     from detrcli.api.detector import predict as predict
+    from detrcli.api.doctoring import Diagnosis as Diagnosis
+    from detrcli.api.doctoring import doctor as doctor
     from detrcli.api.evaluating import Evaluation as Evaluation
     from detrcli.api.evaluating import evaluate as evaluate
     from detrcli.api.exporting import export as export
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
 _FILES = {
     "Benchmark": "benchmarking",
     "Detector": "detector",
+    "Diagnosis": "doctoring",
     "Evaluation": "evaluating",
     "Report": "reporting",
     "TrainingPlan": "training",
     "TrainingResult": "training",
     "bench": "benchmarking",
     "check_data": "checking",
+    "doctor": "doctoring",
     "evaluate": "evaluating",
     "explain_matching": "inspecting",
     "export": "exporting",

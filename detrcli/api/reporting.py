@@ -89,6 +89,7 @@ def report(
     split: str = "val",
     threshold: float | None = None,
     folds: int = 0,
+    limit: int | None = None,
     seconds: float | None = None,
     exif: Exif | None = None,
     skip_bad: bool | None = None,
@@ -101,8 +102,8 @@ def report(
     """Why a model fails on a split: of a run (its best weights and its data), or of data and `weights`.
 
     Detections are what reaches `threshold`, else the score of the best F1. With `folds` the annotations of a run's
-    training split are suspected by models that have not seen them, which are trained for that. At most for so many
-    `seconds`: then it is about as many pictures as there was time for.
+    training split are suspected by models that have not seen them, which are trained for that. It is about at most
+    `limit` pictures, and as many as `seconds` allow.
     """
     run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
     spec = None if run is None else DataSpec(**source_of(run))
@@ -127,7 +128,9 @@ def report(
     mapped(mapping)
     session = InspectionSession.of(detector, checked, mapping, skip_bad=skip_bad, note=note)
     with watch(len(session)) as advance:
-        failures = failures_of(session, checked, split, threshold=threshold, seconds=seconds, advance=advance)
+        failures = failures_of(
+            session, checked, split, threshold=threshold, limit=limit, seconds=seconds, advance=advance
+        )
     if folds and run is not None:
         suspects = suspects_by_folds(
             checked, folds, given_settings(run / CONFIG), load=lambda made: as_detector(made, device),

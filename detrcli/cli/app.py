@@ -15,6 +15,7 @@ from detrcli.cli.arguments import completed
 from detrcli.cli.bench import bench
 from detrcli.cli.data import data_app
 from detrcli.cli.demo import demo
+from detrcli.cli.doctor import doctor
 from detrcli.cli.eval import evaluate
 from detrcli.cli.explain import explain
 from detrcli.cli.export import export
@@ -44,6 +45,7 @@ app.command("predict")(predict)
 app.command("visualize-attn")(visualize_attn)
 app.command("match-debug")(match_debug)
 app.command("report")(report)
+app.command("doctor")(doctor)
 app.command("explain")(explain)
 app.command("demo")(demo)
 app.command("export")(export)

@@ -109,7 +109,9 @@ def evaluate(
         if given is not None and len(weights) > 1:
             raise UsageError(f"{option} is for one model; --weights is given {len(weights)} times.")
     if predictions is not None and (save is not None or report is not None):
-        raise UsageError("--save and --report are of what a model finds; with --predictions there is no model.")
+        raise UsageError(
+            "--save and --report are of what a model finds; with --predictions there is no model."
+        )
     if report is not None and (limit is not None or classes is not None or threshold):
         raise UsageError("--report is about the whole split: leave out --limit, --classes and --threshold.")
     for path in (save, thresholds):

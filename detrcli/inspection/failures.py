@@ -104,12 +104,13 @@ def failures_of(
     name: str,
     *,
     threshold: float | None = None,
+    limit: int | None = None,
     seconds: float | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Failures:
     """Go through a split and gather what went wrong; detections reach the threshold, else that of the best F1.
 
-    At most for so many seconds: then it is about the images that there was time for.
+    At most `limit` images are gone through, and as many as `seconds` allow.
     """
     whole = truth_of(split)
     known = session.classes.ids[np.isin(session.classes.ids, whole.classes.ids)]
@@ -118,7 +119,7 @@ def failures_of(
     def looked(image: SurveyedImage, predictions: Predictions) -> None:
         suspicions.look(image.image_id, predictions, image.results())
 
-    surveyed = survey(session, looked, seconds=seconds, advance=advance)
+    surveyed = survey(session, looked, limit=limit, seconds=seconds, advance=advance)
     truth = whole.part(np.isin(whole.image_ids, [one.image_id for one in surveyed.images]))
     suspicions.truth = truth
     results = surveyed.results()

@@ -83,10 +83,11 @@ def survey(
     session: InspectionSession,
     looked: Callable[[SurveyedImage, Predictions], None] = lambda image, predictions: None,
     *,
+    limit: int | None = None,
     seconds: float | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Survey:
-    """Go through a split, at most for so many seconds; `looked` is given each image and what its
+    """Go through a split, at most so many images and seconds; `looked` is given each image and what its
     queries say of all classes.
     """
     began = time.monotonic()
@@ -101,7 +102,8 @@ def survey(
     def each() -> Iterator[using.ExplainedImage | None]:
         nonlocal complete
         for place, example, output in session:
-            if images and seconds is not None and time.monotonic() - began > seconds:
+            late = seconds is not None and time.monotonic() - began > seconds
+            if images and (late or len(images) == limit):
                 complete = False
                 return
             matching = explain_group(output.decoder, example.target, loss, ones) if matches else None

@@ -36,7 +36,6 @@ from detrcli.weights.formats.header import header_of
 from detrcli.weights.weights import Weights
 
 SAVE = 1.0  # what a process wishes for between two steps, beside the exit code to stop with
-DIVERGED = "diverged.pt"
 
 
 class _Stopped(Exception):  # noqa: N818  # no error
@@ -282,8 +281,8 @@ class Training:
         self.save()
         where = ""
         if self.folder:
-            torch.save({"step": self.step, "batches": guilty}, self.folder.path / DIVERGED)
-            where = f" The state before it and {DIVERGED}, the batch that did it, are in {self.folder.path}."
+            torch.save({"step": self.step, "batches": guilty}, self.folder.path / files.DIVERGED)
+            where = f" The state before it and {files.DIVERGED}, the batch that did it, are in {self.folder.path}."
         ids = ", ".join(str(i) for batch in guilty or [] for i in batch["image_ids"][:4])
         epoch, place = self.order.place(self.step)
         return DivergedError(

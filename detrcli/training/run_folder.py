@@ -23,6 +23,7 @@ from detrcli.weights.weights import Weights
 
 LAST, METRICS_FILE, CURVES, CONFIG = "last", "metrics.csv", "curves.png", "config.toml"
 SOURCE = "data.json"  # which data it was trained on
+DIVERGED = "diverged.pt"  # the batch at which the loss was no number any more
 FIRST_BATCH, PREDICTIONS = "first-batch.png", "val-predictions.png"
 
 LOSS = "loss_"  # before the name of a part of the loss, in a row

@@ -1,0 +1,119 @@
+"""What is probably wrong with data or a training, most likely first."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrcli.api.detector import as_detector
+from detrcli.api.reporting import Report, report
+from detrcli.data.examine import DatasetReport, examine
+from detrcli.data.spec import DataSpec, Note, no_note, open_source
+from detrcli.doctor.data_rules import of_data
+from detrcli.doctor.failure_rules import of_failures
+from detrcli.doctor.finding import Finding, likeliest_first
+from detrcli.doctor.run_rules import RunFacts, of_run
+from detrcli.errors import DetrError
+from detrcli.inspection.failures import Failures
+from detrcli.training.matching_history import read
+from detrcli.training.run_folder import CONFIG, DIVERGED, METRICS_FILE, is_run, source_of
+from detrcli.training.settings import given_settings, of
+from detrcli.training.setup import take
+from detrcli.weights.load import load_weights
+from detrcli.weights.weights import Weights
+
+SCHEMA = "detr.doctor/1"
+LOOKED_AT = 120  # pictures of train
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is probably wrong with a run or data, most likely first."""
+
+    subject: str
+    findings: Sequence[Finding]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it for programs."""
+        return {
+            "schema": SCHEMA,
+            "subject": self.subject,
+            "findings": [one.document() for one in self.findings],
+        }
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return f"{self.subject}: nothing stands out."
+        return "\n".join(f"{i}. {one}" for i, one in enumerate(self.findings, 1))
+
+
+def doctor(
+    subject: str | Path,
+    *,
+    device: str = "auto",
+    note: Note = no_note,
+    advance: Callable[[], None] = lambda: None,
+) -> Diagnosis:
+    """What is probably wrong with a run (its data, settings, curves and mistakes) or with data alone."""
+    path = Path(subject)
+    if not is_run(path):
+        found = examine(open_source(path), advance=advance)
+        return Diagnosis(str(subject), likeliest_first(list(of_data(found))))
+    spec = DataSpec(**source_of(path))
+    examined = examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, advance=advance)
+    findings = list(of_data(examined))
+    if examined.ok and "train" in examined.splits:
+        findings += _of_run(path, examined, spec, device, note)
+    return Diagnosis(str(subject), likeliest_first(findings))
+
+
+def _of_run(run: Path, examined: DatasetReport, spec: DataSpec, device: str, note: Note) -> list[Finding]:
+    weights = _weights_of(run)
+    if weights is None:
+        return []
+    facts = RunFacts(
+        settings=of(given_settings(run / CONFIG)),
+        weights=weights,
+        data=take(spec.name, examined),
+        rows=_rows(run),
+        moved=_moved(run),
+        diverged=(run / DIVERGED).exists(),
+    )
+    findings = list(of_run(facts))
+    detector = as_detector(run, device)
+    failures: dict[str, Failures] = {}
+    for split in ("val", "train"):
+        try:
+            found: Report = report(run, detector, split=split, seconds=None, limit=LOOKED_AT, device=device)
+        except DetrError as error:
+            note(f"{split} is not looked at: {error}")
+            continue
+        failures[split] = found.failures
+    if "val" in failures:
+        findings += of_failures(failures["val"], failures.get("train"))
+    return findings
+
+
+def _weights_of(run: Path) -> Weights | None:
+    try:
+        return load_weights(str(run))
+    except DetrError:
+        return None
+
+
+def _rows(run: Path) -> list[dict[str, float]]:
+    with (run / METRICS_FILE).open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _moved(run: Path) -> np.ndarray:
+    try:
+        kept = read(run)
+    except DetrError:
+        return np.zeros(0)
+    shares: np.ndarray = kept.moved[:, -1] / max(1, int(kept.counts.sum()))
+    return shares
