@@ -35,6 +35,7 @@ from detrcli.inspection.tables import Cell, Table, number
 from detrcli.model.inspectable import Shape
 from detrcli.render import attention_report
 from detrcli.render.attention_report import AttentionReport, Kind
+from detrcli.render.explain_page import write_explain_page
 from detrcli.render.instability_figure import instability_figure
 from detrcli.render.matching_figure import matching_figure
 from detrcli.render.usage_figure import usage_figure
@@ -316,6 +317,14 @@ class Walk:
     stops: Sequence[walking.Stop]
     own_shapes: Sequence[Shape] | None  # without resizing; None where the model cannot take that size
     found: Detections  # of all queries, by falling score
+    picture: ImageSource
+    detector: Detector
+
+    def page(self, path: str | Path, threshold: float = 0.5) -> None:
+        """Write it as a page: what the model makes of the picture at each step."""
+        record = record_picture(self.detector, self.picture)
+        maps = walking.feature_maps(self.detector, record.pixels)
+        write_explain_page(Path(path), record, self.stops, maps, threshold)
 
     def __str__(self) -> str:
         return "\n".join(
@@ -354,4 +363,6 @@ def walk(
         stops=walking.walk(detector, pixels),
         own_shapes=walking.shapes_at(detector, image.height, image.width),
         found=found.part(np.argsort(-found.scores, kind="stable")),
+        picture=picture,
+        detector=detector,
     )

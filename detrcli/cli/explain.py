@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from detrcli.cli.inputs import the_picture
-from detrcli.cli.options import THRESHOLD, Debug, Device, Json, MaxSize, Model, Sha256, Size, Weights
+from detrcli.cli.options import (
+    THRESHOLD,
+    Debug,
+    Device,
+    Json,
+    MaxSize,
+    Model,
+    Overwrite,
+    Sha256,
+    Size,
+    Weights,
+)
 
 BEST = 5  # detections that are shown at the end
 
@@ -14,11 +25,16 @@ BEST = 5  # detections that are shown at the end
 def explain(
     image: Annotated[Path, typer.Argument(help="A picture.")],
     weights: Weights = "detr-r50",
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page too: what each step makes of the picture."),
+    ] = None,
     size: Size = None,
     max_size: MaxSize = None,
     model: Model = None,
     sha256: Sha256 = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -26,9 +42,14 @@ def explain(
     from detrcli.api.inspecting import walk
     from detrcli.cli.console import print_json, print_table
     from detrcli.cli.loading import load_detector
+    from detrcli.cli.outputs import check_ending, check_free
     from detrcli.system.text import visible
 
     the_picture(image)
+    if html is not None:
+        check_ending(html, ".html", ".htm")
+        check_free(html, overwrite=overwrite)
+        html.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
     detector = load_detector(
         weights,
         model=model,
@@ -39,6 +60,8 @@ def explain(
     )
     way = walk(image, detector)
     found, own = way.found, way.own_shapes
+    if html is not None:
+        way.page(html)
 
     if json:
         print_json(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,30 @@ class Stop:
 def walk(detector: Detector, pixels: Tensor) -> list[Stop]:
     """What every part of the model gives for a picture (3, H, W), in the order of the work."""
     return _walk(detector.model, detector.inspect(), detector.scoring, pixels)
+
+
+@torch.inference_mode()
+def feature_maps(detector: Detector, pixels: Tensor) -> dict[str, np.ndarray]:
+    """What the stages before the encoder put out for a picture (3, H, W), (C, h, w) each, by their names."""
+    maps: dict[str, np.ndarray] = {}
+    handles = []
+
+    def listen(stage: Stage) -> None:
+        def hear(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            found = stage.pick(output)
+            if found.ndim == 4 and stage.axes == 3:
+                maps[stage.name] = found[0].float().cpu().numpy()
+
+        handles.append(stage.module.register_forward_hook(hear))
+
+    for stage in detector.inspect().stages():
+        listen(stage)
+    try:
+        detector.model(collate([pixels]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return maps
 
 
 def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None:

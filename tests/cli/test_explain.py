@@ -1,8 +1,10 @@
 """`detr explain` says what predict does."""
 
+import json
 from pathlib import Path
 
 import pytest
+from browser import opened
 from here import Detr
 from PIL import Image
 from small import small_weights
@@ -51,3 +53,23 @@ def test_what_is_no_picture(detr: Detr, picture: Path) -> None:
         shown = detr("explain", name, "--weights", "small.safetensors")
         assert (shown.code, shown.out) == (3, "")
         assert name in shown.err
+
+
+@pytest.mark.parametrize("weights", ["shapes", "shapes-detr"])
+def test_as_a_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> None:
+    """What each step made of the picture, offline; attention where the model has it, and every step of the table."""
+    out = tmp_path / "way.html"
+    shown = detr("explain", picture, "--weights", weights, "--html", out, "--json")
+    assert shown.code == 0, shown.err
+    steps = [step["step"] for step in json.loads(shown.out)["steps"]]
+    with opened(out, width=420) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 420
+        text = page.inner_text("body")
+        assert "A picture is numbers" in text
+        assert all(step in text for step in steps)
+        assert ("Every cell asks the others" in text) == (weights == "shapes-detr")
+        pictures = page.locator("img").count()
+        assert pictures >= 5
+        assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+    assert detr("explain", picture, "--weights", weights, "--html", out).code == 2  # it is there
+    assert detr("explain", picture, "--weights", weights, "--html", tmp_path / "a.txt").code == 2
