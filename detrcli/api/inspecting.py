@@ -30,6 +30,8 @@ from detrcli.inspection import walk as walking
 from detrcli.inspection.explained import matcher_of
 from detrcli.inspection.look import record_picture
 from detrcli.inspection.maps import Point
+from detrcli.inspection.matching import explain_matching as explain_layers
+from detrcli.inspection.mistakes import extra, missed
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, number
 from detrcli.model.inspectable import Shape
@@ -41,10 +43,11 @@ from detrcli.render.matching_figure import matching_figure
 from detrcli.render.usage_figure import usage_figure
 from detrcli.render.viewer import inside_of, write_viewer_page
 from detrcli.render.views import view_of_matching
-from detrcli.structures import Detections
+from detrcli.structures import Detections, Group
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import METRICS_FILE
 
+WORST_OF = 50  # pictures among which the worst is looked for, where none is named
 Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them
 
 
@@ -275,11 +278,29 @@ def explain_matching(
             return DataMatching(
                 using.usage(session, threshold=threshold, most=most, advance=advance), session
             )
-    place = session.find(image)
+    place = _worst(session, threshold, note) if image is None else session.find(image)
     found = report.match_report(
         session, place, layers=layers, threshold=threshold, other_weights=other_weights
     )
     return ImageMatching(found, session.picture(place), detector)
+
+
+def _worst(session: InspectionSession, threshold: float, note: Note) -> int:
+    """The image in which most went wrong: missed objects and false positives of the first pictures of a split."""
+    matcher, worst, place = matcher_of(session.loss), -1, 0
+    for looked_at, (i, example, output) in enumerate(session):
+        if looked_at == WORST_OF:
+            break
+        last = Group("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
+        (layer,) = explain_layers(last, example.target, matcher, session.loss.scoring)
+        wrong = len(missed([layer], example.target, threshold)) + len(extra(layer, example.target, threshold))
+        if wrong > worst:
+            worst, place = wrong, i
+    among = f"the first {WORST_OF}" if len(session) > WORST_OF else f"{len(session)}"
+    note(
+        f"{session.path(place).name}: of {among} pictures, that in which most went wrong; --image names another"
+    )
+    return place
 
 
 def _matching_of_run(run: Path) -> RunMatching:

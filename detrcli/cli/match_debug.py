@@ -40,7 +40,7 @@ def match_debug(
     val_ann: ValAnn = None,
     val_images: ValImages = None,
     image: Annotated[
-        str | None, typer.Option(metavar="ID|FILE", help="Which image. [the first of the split]")
+        str | None, typer.Option(metavar="ID|FILE", help="Which image. [the worst of the first 50]")
     ] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="All images of the split: which queries are used.")

@@ -117,9 +117,8 @@ class MatchReport:
                 tables.append(
                     Table(
                         f"layer {layer.layer} of 0 to {len(self.layers) - 1}: which query each object is matched to, "
-                        "and the runner-up",
-                        ("object", "class", "", "query", "predicts", "score", *layer.terms, "total", "margin",
-                         "decided by"),
+                        "the runner-up, and what decided",
+                        ("object", "query", "predicts", *layer.terms, "total", "margin", "by"),
                         list(self._pairs(layer)),
                     )
                 )  # fmt: skip
@@ -297,14 +296,11 @@ class MatchReport:
             for role, query in rows:
                 first = query == pair.query
                 yield (
-                    str(pair.target) if first else "",
-                    self.target_name(pair.target) if first else "",
-                    role,
+                    f"{pair.target} {self.target_name(pair.target)}" if first else role,
                     query,
-                    self.class_name(int(layer.labels[query])),
-                    number(layer.scores[query]),
+                    f"{self.class_name(int(layer.labels[query]))} {layer.scores[query]:.3f}",
                     *(
-                        number(self.cost_weights[name] * values[query, pair.target])
+                        f"{self.cost_weights[name] * values[query, pair.target]:z.2f}"
                         for name, values in layer.terms.items()
                     ),
                     number(layer.total[query, pair.target]),
@@ -331,14 +327,12 @@ class MatchReport:
         for one in self.missed:
             for i, answer in enumerate(one.answers):
                 yield (
-                    str(one.target) if i == 0 else "",
-                    self.target_name(one.target) if i == 0 else "",
+                    f"{one.target} {self.target_name(one.target)}" if i == 0 else "",
                     answer.layer,
                     answer.query,
-                    self.class_name(answer.label),
-                    number(answer.score),
+                    f"{self.class_name(answer.label)} {number(answer.score)}".strip(),
                     number(answer.own_score),
-                    number(answer.iou),
+                    "" if answer.iou is None else f"{answer.iou:.2f}",
                     self.why(answer),
                 )
 

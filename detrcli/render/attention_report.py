@@ -205,6 +205,9 @@ def _cross_figure(found: CrossAttention) -> Image.Image:
         )
         for one, place in zip(found.entries, places, strict=True)
     ]
+    if len(found.heads) == len(found.layers) == 1:  # else tiles stand in rows of their own
+        marks = [_mark(record.prediction(-1, query)) for query in found.queries]
+        tiles.insert(0, Tile("the picture", marks=marks))
     kind = f"where queries look (decoder cross-attention), {_which(found)}; {_colours(found)}"
     across = max(len(found.heads), 1) if len(found.heads) > 1 else len(found.layers)
     return tiles_figure(
