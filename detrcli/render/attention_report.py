@@ -205,7 +205,8 @@ def _cross_figure(found: CrossAttention) -> Image.Image:
         )
         for one, place in zip(found.entries, places, strict=True)
     ]
-    kind = f"where queries look (decoder cross-attention), {_which(found)}; {_colours(found)}"
+    looks_by = record.inspectable.looks_by
+    kind = f"where queries look ({looks_by}), {_which(found)}; {_colours(found)}"
     across = max(len(found.heads), 1) if len(found.heads) > 1 else len(found.layers)
     return tiles_figure(
         record.image, f"{record.name}: {kind}", tiles, across if across > 1 else None, record.placement

@@ -214,8 +214,10 @@ class TransformersInspectable(Inspectable):
         where = model.family.attentions
         self.kind, self.encoder_kind = where.kind, where.encoder_kind
         self.cross = model.modules_of(where.cross)
-        if row is not None and row.cells == row.queries:
-            self.cross = self.cross[-1:]  # its heads read the last layer's tokens, and were taught no others
+        if row is not None:
+            self.looks_by = "encoder self-attention"
+            if row.cells == row.queries:  # heads that read the last layer's tokens, and were taught no others
+                self.cross, self.looks_by = self.cross[-1:], "self-attention in the encoder's last layer"
         self.among_queries = model.modules_of(where.among_queries)
         self.among_cells = model.modules_of(where.encoder)
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
