@@ -159,7 +159,7 @@ def test_blur_takes_out_what_is_too_fine() -> None:
     image = Image.fromarray(stripes)
     sampled = replace(PLAIN, resize=ExactSize(21, 21), antialias=False, rescale_first=True)
     sharp, blurred = (prepare(image, replace(sampled, blur=blur))[0] for blur in (False, True))
-    assert sharp.std() > 0.3
+    assert sharp.std() > 0.25
     assert blurred[2:-2, 2:-2].std() < 0.05
     assert blurred[2:-2, 2:-2].mean() == pytest.approx(0.5, abs=0.01)
     grown = replace(sampled, resize=ExactSize(90, 90))
