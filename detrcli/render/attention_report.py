@@ -126,7 +126,7 @@ class AttentionReport:
         write_viewer_page(
             path,
             f"Where queries look in {self.record.name}",
-            "The decoder's cross-attention over the picture, and what each layer predicts.",
+            f"The {self.record.inspectable.looks_by} over the picture, and what each layer predicts.",
             view_of_record(self.record, min(0.5, float(self.record.last.scores[list(self.queries)].min()))),
             self.record.image,
             inside_of(self.record, self.queries),

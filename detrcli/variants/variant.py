@@ -138,9 +138,7 @@ class Variant(Generic[C]):
     published: ForeignNames[C] | None = None  # as the published training script saves it
     hugging_face: Mapping[str, ForeignNames[C]] = field(default_factory=dict)  # by transformers' `model_type`
     adapter: Adapter[C] | None = None  # where another library computes it
-    phrases: PhraseAdapter[C] | None = (
-        None  # likewise, and its classes are phrases that are given with --text
-    )
+    phrases: PhraseAdapter[C] | None = None  # likewise, where phrases that are given become its classes
     build_unfilled: Callable[[C], DetectionTransformer] | None = None  # where it cannot be built as ours are
     backbone: TrainedBackbone[C] | None = None
     folder: FolderFormat[C] | None = None  # None: kept as one file of ours

@@ -36,7 +36,7 @@ def load_weights(
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits.")
     wanted = None if model is None else preset(model)
-    if phrases is not None and not _may_be_hugging_face(source):  # before anything is fetched
+    if phrases is not None and _takes_none(source):  # before anything is fetched
         raise _own_classes(source)
     loaded = _load(source, wanted, sha256, progress, phrases or phrases_of_classes(class_names))
     if phrases is not None and loaded.variant.phrases is None:
@@ -46,8 +46,10 @@ def load_weights(
     return loaded
 
 
-def _may_be_hugging_face(source: str) -> bool:
-    return source.startswith("hf:") or (Path(source).expanduser() / hugging_face.CONFIG).is_file()
+def _takes_none(source: str) -> bool:
+    """Whether a name alone tells that these are no weights that look for phrases."""
+    named = source in PUBLISHED or source in SHIPPED or source.endswith(tuple(EXPORTS.values()))
+    return named or source.startswith((torchvision.PREFIX, "http://", "https://"))
 
 
 def _own_classes(source: str) -> UsageError:

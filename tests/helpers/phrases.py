@@ -82,8 +82,11 @@ def _config(name: str, vocabulary: int) -> Any:
             projection_dim=32,
         )
     kind = transformers.GroundingDinoConfig if name == "grounding" else transformers.MMGroundingDinoConfig
+    windows = transformers.SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4, out_indices=[2, 3, 4]
+    )
     return kind(
-        backbone_config=resnet(*LEVELS),
+        backbone_config=windows if name == "grounding" else resnet(*LEVELS),
         text_config=transformers.BertConfig(**text, num_hidden_layers=1),
         d_model=64,
         encoder_layers=2,

@@ -173,11 +173,8 @@ class AdaptedRecord(ForwardRecord):
         return self._inspected.row is None and bool((values == values[:, :1]).all())
 
 
-VALUES = (
-    "value_states",
-    "values",
-    "hidden_states",
-)  # what is gathered, by the names that modules have for it
+# What is gathered, by the names that modules have for it.
+VALUES = ("value_states", "values", "hidden_states")
 
 
 @dataclass(frozen=True)
