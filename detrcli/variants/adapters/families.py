@@ -293,12 +293,12 @@ OPEN_VOCABULARY: Mapping[str, OpenVocabulary] = {
         title="OWLv2",
         processor="Owlv2ImageProcessor",
         resizing="padded first",
-        default=DefaultModel(153_971_464, 407.9, 768, 768),
+        default=DefaultModel(153_971_464, 407.7, 768, 768),
     ),
     "owlvit": _owl(
         "owlvit",
         title="OWL-ViT",
         processor="OwlViTImageProcessor",
-        default=DefaultModel(153_231_879, 103.5, 768, 768),
+        default=DefaultModel(153_231_879, 103.3, 768, 768),
     ),
 }
