@@ -471,6 +471,19 @@ def test_older_folders(name: str, folder: Path, weights: Weights, tmp_path: Path
         assert (default.side, default.kind) == (800, "bounded-edges")
 
 
+@pytest.mark.parametrize("key", ["image_processor_type", "feature_extractor_type"])
+def test_processors_by_their_names_of_old(
+    key: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source = folder_of("owlv2", tmp_path_factory)
+    place = changed(source, tmp_path / "old", "processor_config.json")
+    facts = AutoProcessor.from_pretrained(source).image_processor.to_dict()
+    del facts["image_processor_type"]
+    (place / "preprocessor_config.json").write_text(json.dumps({**facts, key: "Owlv2FeatureExtractor"}))
+    wanted = load_weights(str(source), phrases=PHRASES).preprocessing
+    assert load_weights(str(place), phrases=PHRASES).preprocessing == wanted
+
+
 def test_a_folder_without_a_tokenizer(
     name: str, folder: Path, data: Path, tmp_path: Path, detr: Detr
 ) -> None:

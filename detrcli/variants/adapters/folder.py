@@ -130,9 +130,12 @@ def _refuse(facts: Mapping[str, Any], source: str) -> None:
 def _processor(folder: Path, family: Family, numbers: Any) -> Any:
     """As transformers would choose it; of the family's kind, with its defaults, where the folder has none."""
     transformers = the_library()
-    if any((folder / name).is_file() for name in (PROCESSOR, WITH_TOKENIZER)):
-        return transformers.AutoImageProcessor.from_pretrained(folder, **LOCAL)
     made = getattr(transformers, family.processor)
+    if any((folder / name).is_file() for name in (PROCESSOR, WITH_TOKENIZER)):
+        try:
+            return transformers.AutoImageProcessor.from_pretrained(folder, **LOCAL)
+        except ValueError:  # of a class that transformers had once
+            return made.from_pretrained(folder, **LOCAL)
     if not family.side:
         return made()
     side = attrgetter(family.side)(numbers)

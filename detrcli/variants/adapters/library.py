@@ -9,6 +9,8 @@ NEEDED = "Models of transformers need it to be installed: pip install 'detrcli[t
 # To all that reads a folder: nothing is fetched, and no code that lies in it is run.
 LOCAL: Mapping[str, bool] = {"local_files_only": True, "trust_remote_code": False}
 
+MOST = 300  # characters of an error of its: some list all that it knows
+
 
 def the_library() -> Any:
     """Transformers, which speaks up for itself only where something is wrong; an error where it is not there."""
@@ -28,6 +30,5 @@ def loaded(source: str, load: Callable[[], Any]) -> Any:
         return load()
     except Exception as error:  # whatever another library makes of what lies there
         first = str(error).strip().splitlines()
-        raise WeightsError(
-            f"{source}: transformers does not load it: {first[0] if first else error!r}"
-        ) from None
+        what = first[0][:MOST] if first else repr(error)
+        raise WeightsError(f"{source}: transformers does not load it: {what}") from None
