@@ -277,6 +277,16 @@ def test_phrases_and_classes_of_the_data_are_paired_by_name(folder: Path, data: 
     assert "No class of the weights has the name of one of the data's" in nobody.err
 
 
+def test_why_it_fails(data: Path, detr: Detr, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The report asks the model again, for the same phrases."""
+    folder = folder_of("owlv2", tmp_path_factory)
+    for text in ((), ("--text", "star. circle")):
+        place = f"report{len(text)}"
+        shown = detr("eval", data, "--weights", folder, *text, "--report", place, "--device", "cpu")
+        assert shown.code == 0, shown.err
+        assert (Path(place) / "index.html").is_file()
+
+
 def test_predict_shows_phrases_as_they_were_written(folder: Path, data: Path, detr: Detr) -> None:
     picture = data / "val" / "000000.png"
     call = ("predict", picture, "--weights", folder, "--threshold", 0, "--no-images", "--device", "cpu")
