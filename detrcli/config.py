@@ -148,6 +148,7 @@ class Preprocessing(Config):
     resize: Resize = field(default_factory=ShortestEdge)
     filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     antialias: bool = True  # as Pillow does; without it a pixel is made of its nearest neighbours alone
+    blur: bool = False  # by a Gaussian before a picture is made smaller, as scikit-image does
     rescale_first: bool = False  # values become numbers in [0, 1] before the picture is resized
     backend: Literal["pillow", "torchvision"] = (
         "pillow"  # whose arithmetic it is: they differ in the last digits

@@ -18,8 +18,8 @@ class Placement:
     width: int
     top: int  # of the picture in it
     left: int
-    picture_height: int
-    picture_width: int
+    picture_height: float  # not whole where it is padded before it is resized
+    picture_width: float
 
     @classmethod
     def filling(cls, height: int, width: int) -> Self:
@@ -30,6 +30,11 @@ class Placement:
     def fills(self) -> bool:
         """Whether the picture takes all of the input."""
         return (self.height, self.width) == (self.picture_height, self.picture_width)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the picture in whole pixels."""
+        return round(self.picture_height), round(self.picture_width)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ class Resize(ABC):
     def grey(self) -> int:
         """What the input is filled with, from 0 to 255, where there is no picture."""
         return 0
+
+    @property
+    def pads_first(self) -> bool:
+        """Whether a picture is padded before it is resized, and not afterwards."""
+        return False
 
     def facts(self) -> dict[str, Any]:
         """The rule in plain values, with its kind."""
@@ -197,6 +207,23 @@ class FitInside(OneSize):
     def place(self, height: int, width: int) -> Placement:
         scale = min(self.height / height, self.width / width)
         return Placement.filling(max(1, int(height * scale)), max(1, int(width * scale)))
+
+
+@dataclass(frozen=True)
+class PaddedSquare(OneSize):
+    """As OWLv2 has it: padded with black at the right or the bottom to a square, which then gets this size."""
+
+    kind = "padded-square"
+
+    def place(self, height: int, width: int) -> Placement:
+        side = max(height, width)
+        return Placement(
+            self.height, self.width, 0, 0, self.height * height / side, self.width * width / side
+        )
+
+    @property
+    def pads_first(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

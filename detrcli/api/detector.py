@@ -1,6 +1,6 @@
 """A detector, and what one asks of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,9 @@ from detrcli.structures import Detections
 from detrcli.system.devices import find_device
 from detrcli.weights.download import DownloadProgress, no_progress
 from detrcli.weights.load import load_weights
+from detrcli.weights.phrases import phrases_of
+
+Text = str | Sequence[str] | None  # what a model that takes phrases shall look for
 
 if TYPE_CHECKING:
     from detrcli.inspection.explained import GroupMatching
@@ -65,18 +68,30 @@ def load(
     sha256: str | None = None,
     size: int | None = None,
     max_size: int | None = None,
+    text: Text = None,
+    class_names: Sequence[str] = (),
     engine: EngineName | None = None,
     progress: DownloadProgress = no_progress,
     note: Callable[[str], None] = lambda text: None,
 ) -> Detector:
     """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL.
 
-    `engine` says how the network is computed: plain, fast, openvino or onnx. It is fast where that helps.
+    Models that look for phrases look for those of `text`: "a cat. a remote control.", or a list; where there is none,
+    for `class_names`. `engine` says how the network is computed: plain, fast, openvino or onnx. It is fast where that
+    helps.
     """
     find_device(device)  # before anything is fetched
-    if runtime := runtime_of(str(weights)):
+    phrases = None if text is None else phrases_of(text)
+    if phrases is None and (runtime := runtime_of(str(weights))):
         return _exported(Path(weights), runtime, device, precision, engine, size, max_size)
-    loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress)
+    loaded = load_weights(
+        str(weights),
+        model=model,
+        sha256=sha256,
+        progress=progress,
+        phrases=phrases,
+        class_names=class_names,
+    )
     return Detector.of(loaded.resized(size, max_size), device, precision or "fp32", engine, note)
 
 
@@ -101,9 +116,18 @@ def _exported(
     return Detector(weights.resized(size, max_size), CPU, chosen, engine=computed)
 
 
-def as_detector(weights: "str | Path | _Detector", device: str = "auto") -> _Detector:
+def as_detector(
+    weights: "str | Path | _Detector",
+    device: str = "auto",
+    text: Text = None,
+    class_names: Sequence[str] = (),
+) -> _Detector:
     """A detector that is one already, or one with these weights."""
-    return weights if isinstance(weights, _Detector) else load(weights, device)
+    if not isinstance(weights, _Detector):
+        return load(weights, device, text=text, class_names=class_names)
+    if text is not None:
+        raise UsageError("A detector looks for what it was made for: give the text when it is loaded.")
+    return weights
 
 
 def predict(
@@ -112,7 +136,8 @@ def predict(
     *,
     threshold: float = 0.7,
     batch_size: int = 1,
+    text: Text = None,
     device: str = "auto",
 ) -> Detections | list[Detections]:
     """Detections with score >= threshold: of one picture, or of a list, in its order."""
-    return as_detector(weights, device).predict(images, threshold, batch_size)
+    return as_detector(weights, device, text).predict(images, threshold, batch_size)

@@ -17,6 +17,7 @@ from detrcli.evaluation.results import Results, read_results
 from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
 
 if TYPE_CHECKING:
+    from detrcli.api.detector import Text
     from detrcli.evaluation.class_mapping import ClassMapping
     from detrcli.inference.detector import Detector
 
@@ -59,7 +60,7 @@ def _unwatched(pictures: int) -> AbstractContextManager[Callable[[], None]]:
 
 def evaluate(
     data: str | Path | DataSource,
-    weights: "str | Path | Detector | Callable[[], Detector]" = "detr-r50",
+    weights: "str | Path | Detector | Callable[[Sequence[str]], Detector]" = "detr-r50",
     *,
     predictions: Path | None = None,
     split: str = "val",
@@ -71,6 +72,7 @@ def evaluate(
     exif: Exif = "auto",
     skip_bad: bool = False,
     pair_by_id: bool = False,
+    text: "Text" = None,
     device: str = "auto",
     note: Note = no_note,
     mapped: "Callable[[ClassMapping], None]" = lambda mapping: None,
@@ -78,8 +80,9 @@ def evaluate(
 ) -> Evaluation:
     """The numbers of a model on a split, or those of a file of COCO results (`predictions`; then no model is run).
 
-    A function as `weights` makes the detector once the data has been found good. `note` is told of warnings,
-    `mapped` of the classes' mapping, before the run.
+    A function as `weights` makes the detector once the data has been found good, and is given the names of its
+    classes: models that take phrases look for those where there is no `text`. `note` is told of warnings, `mapped`
+    of the classes' mapping, before the run.
     """
     if isinstance(data, DataSource):
         source = data
@@ -105,8 +108,10 @@ def evaluate(
     from detrcli.system import distributed
 
     threshold = threshold or 0.0
-    detector = weights() if callable(weights) else as_detector(weights, device)
-    mapping = map_classes(detector.classes, classes_in_split(checked), pair_by_id=pair_by_id)
+    theirs = classes_in_split(checked)
+    names = theirs.names.tolist()
+    detector = weights(names) if callable(weights) else as_detector(weights, device, text, names)
+    mapping = map_classes(detector.classes, theirs, pair_by_id=pair_by_id)
     mapped(mapping)
     with distributed.joined(detector.device):
         first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())

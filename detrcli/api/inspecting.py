@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detrcli.api.detector import as_detector
+from detrcli.api.detector import Text, as_detector
 from detrcli.data.checks import Exif
 from detrcli.data.examine import headers_only
 from detrcli.data.images import File
@@ -66,12 +66,13 @@ def look(
     kind: Kind = "cross",
     points: Sequence[Point] = (),
     masks: str | Path | Sequence[Mask] | None = None,
+    text: Text = None,
     device: str = "auto",
     advance: Callable[[], None] = lambda: None,
 ) -> AttentionReport:
     """Where a model looks in a picture; see `detr guide attention`."""
     return attention_report.look(
-        as_detector(weights, device),
+        as_detector(weights, device, text),
         picture,
         queries=queries,
         threshold=threshold,

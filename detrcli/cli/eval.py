@@ -1,5 +1,6 @@
 """`detr eval`: the COCO numbers of a model or of a results file."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ from detrcli.cli.options import (
     Sha256,
     Size,
     SkipBad,
+    Text,
     ValAnn,
     ValImages,
 )
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 def evaluate(
     data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
     weights: SeveralWeights = ["detr-r50"],  # noqa: B006  # typer copies it
+    text: Text = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
     val_ann: ValAnn = None,
     val_images: ValImages = None,
@@ -127,7 +130,7 @@ def evaluate(
     if thresholds is not None and threshold:
         raise UsageError("--thresholds looks for the best score among all: leave out --threshold.")
 
-    def detector(named: str) -> "Detector":
+    def detector(named: str, class_names: Sequence[str]) -> "Detector":
         from detrcli.cli.loading import load_detector
 
         return load_detector(
@@ -137,6 +140,8 @@ def evaluate(
             size=size,
             max_size=max_size,
             device=device,
+            text=text,
+            class_names=class_names,
             precision=precision,
             engine=engine,
         )
@@ -189,8 +194,8 @@ def evaluate(
         from detrcli.api.reporting import report as report_on
 
         why = report_on(
-            source, partial(detector, name), split=split, exif=exif, skip_bad=skip_bad, pair_by_id=pair_by_id,
-            watch=counting("looking at pictures"),
+            source, partial(detector, name, found.truth.classes.names.tolist()), split=split, exif=exif,
+            skip_bad=skip_bad, pair_by_id=pair_by_id, watch=counting("looking at pictures"),
         )  # fmt: skip
         warn(f"the page: {why.page(report)}")
 

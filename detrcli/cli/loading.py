@@ -1,5 +1,7 @@
 """A detector from what the command line says."""
 
+from collections.abc import Sequence
+
 from detrcli.api.detector import Detector, load
 from detrcli.cli.console import DownloadStatus, warn
 from detrcli.inference.engines import EngineName
@@ -13,6 +15,8 @@ def load_detector(
     size: int | None,
     max_size: int | None,
     device: str,
+    text: str | None = None,
+    class_names: Sequence[str] = (),
     precision: str | None = None,
     engine: EngineName | None = None,
 ) -> Detector:
@@ -28,5 +32,7 @@ def load_detector(
             sha256=sha256,
             size=size,
             max_size=max_size,
+            text=text,
+            class_names=class_names,
             progress=progress,
         )

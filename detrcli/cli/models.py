@@ -16,11 +16,12 @@ def models(json: Json = False, debug: Debug = False) -> None:
 
     from detrcli.cli.console import print_json, print_table
     from detrcli.variants import preset, variant_of
-    from detrcli.variants.adapters.families import FAMILIES
+    from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY
     from detrcli.weights.download import cached_path
     from detrcli.weights.load import load_weights
     from detrcli.weights.registry import PUBLISHED, SHIPPED
 
+    known_families: dict[str, Family] = {**FAMILIES, **OPEN_VOCABULARY}
     rows = []
     for name, known in PUBLISHED.items():
         parameters = None
@@ -60,7 +61,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
                 "default": family.default and asdict(family.default),
                 "as_published": family.published and asdict(family.published),
             }
-            for model_type, family in FAMILIES.items()
+            for model_type, family in known_families.items()
         ]
         print_json({"schema": "detr.models/1", "models": listed, "families": families})
     else:
@@ -74,7 +75,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
         print()
         print_table(
             ("folders of transformers", "model_type", "parameters", "GFLOP", "at", "AP as published"),
-            [_row(model_type, family) for model_type, family in FAMILIES.items()],
+            [_row(model_type, family) for model_type, family in known_families.items()],
         )
 
 

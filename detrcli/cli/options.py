@@ -31,6 +31,14 @@ def known_weights(value: str) -> str:
     return value
 
 
+def _with_phrases(value: str | None) -> str | None:
+    if value is not None:
+        from detrcli.weights.phrases import phrases_of
+
+        phrases_of(value)  # an error where there are none
+    return value
+
+
 Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document in place of a table.")]
 Weights = Annotated[
@@ -57,6 +65,15 @@ SeveralWeights = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N (or N) or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
+Text = Annotated[
+    str | None,
+    typer.Option(
+        "--text",
+        metavar="PHRASES",
+        callback=_with_phrases,
+        help='What to look for, as "a cat. a dog.", with weights that take phrases.',
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help="What a .pth cannot tell (DC5): a name from `detr models`."),

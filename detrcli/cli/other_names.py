@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-# Ultralytics', YOLOv5's and the published DETR script's names; all with hyphens, underscores mean the same.
+# Names of Ultralytics, YOLOv5, Grounding DINO, MMDetection and the published DETR script. All are with hyphens;
+# underscores mean the same.
 OTHER_NAMES = {
     "--conf": "--threshold",
     "--conf-thres": "--threshold",
@@ -14,6 +15,9 @@ OTHER_NAMES = {
     "--img-size": "--size",
     "--image-size": "--size",
     "--batch": "--batch-size",
+    "--text-prompt": "--text",
+    "--prompt": "--text",
+    "--texts": "--text",
     "--source": "IMAGE",
     "--input": "IMAGE",
     "--data": "DATA",

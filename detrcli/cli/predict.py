@@ -20,6 +20,7 @@ from detrcli.cli.options import (
     Precision,
     Sha256,
     Size,
+    Text,
     Weights,
 )
 from detrcli.errors import DataError, UsageError
@@ -32,6 +33,7 @@ def predict(
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, or - for paths on stdin.")
     ],
     weights: Weights = "detr-r50",
+    text: Text = None,
     threshold: Annotated[
         str,
         typer.Option(
@@ -122,6 +124,7 @@ def predict(
     with distributed.joined(find_device(device)):
         asked = {
             "weights": weights,
+            "text": text,
             "threshold": asked_for,
             "classes": classes,
             "size": size,
@@ -141,6 +144,7 @@ def predict(
             size=size,
             max_size=max_size,
             device=device,
+            text=text,
             precision=precision,
             engine=engine,
         )

@@ -16,6 +16,7 @@ from detrcli.cli.options import (
     Overwrite,
     Sha256,
     Size,
+    Text,
     Weights,
 )
 from detrcli.errors import UsageError
@@ -62,6 +63,7 @@ def visualize_attn(
         Path | None, typer.Option(metavar="FILE", help="The picture to write, else attention.png, numbered.")
     ] = None,
     weights: Weights = "detr-r50",
+    text: Text = None,
     size: Size = None,
     max_size: MaxSize = None,
     model: Model = None,
@@ -118,6 +120,7 @@ def visualize_attn(
         size=size,
         max_size=max_size,
         device=device,
+        text=text,
     )
     kind: Kind = "encoder" if points else "self" if self_ else "relevance" if relevance else "cross"
     if faithfulness:  # which shows relevance too

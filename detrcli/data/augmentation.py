@@ -106,8 +106,7 @@ def flip(seen: Sample) -> Sample:
 
 def random_crop(seen: Sample, rule: Resize, least: int, greatest: int, chance: Generator) -> Sample:
     """Resize by a rule, and cut out a part with sides between the bounds, where it is smaller its own."""
-    placement = rule.place(seen.image.height, seen.image.width)
-    whole = placement.picture_width, placement.picture_height
+    whole = rule.place(seen.image.height, seen.image.width).picture_size[::-1]
     width, height = (_between(min(least, side), min(greatest, side), chance) for side in whole)
     left = _between(0, whole[0] - width, chance)
     top = _between(0, whole[1] - height, chance)

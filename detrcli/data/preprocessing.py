@@ -23,9 +23,10 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = T
     """
     p = preprocessing
     placement = p.resize.place(image.height, image.width)
-    if p.backend == "torchvision" or p.rescale_first or not p.antialias:  # which Pillow cannot
+    beyond_pillow = p.rescale_first or p.blur or not p.antialias or p.resize.pads_first
+    if p.backend == "torchvision" or beyond_pillow:
         return _by_torchvision(_levels(image), placement, p)
-    size = placement.picture_height, placement.picture_width
+    size = placement.picture_size
     if image.size == size[::-1]:
         grey = _levels(image)
     elif exact or p.filter == "nearest":
@@ -49,19 +50,38 @@ def _by_torchvision(levels: Tensor, placement: Placement, preprocessing: Preproc
     from torchvision.transforms.v2.functional import normalize, resize
 
     p = preprocessing
-    size = [placement.picture_height, placement.picture_width]
+    size = list(placement.picture_size)
     factor = 1 / 255
     pixels = levels.contiguous()
     if p.rescale_first:
         pixels = pixels * factor
+    if p.resize.pads_first:
+        height, width = pixels.shape[1:]
+        side, size = max(height, width), [placement.height, placement.width]
+        pixels = F.pad(pixels, (0, side - width, 0, side - height))
+    if p.blur:
+        pixels = _blurred(pixels, size)
     pixels = resize(pixels, size, InterpolationMode(p.filter), antialias=p.antialias)
-    pixels = _on_canvas(pixels, placement, p.resize.grey * (factor if p.rescale_first else 1))
+    if not p.resize.pads_first:
+        pixels = _on_canvas(pixels, placement, p.resize.grey * (factor if p.rescale_first else 1))
     mean, std = torch.tensor(p.mean), torch.tensor(p.std)
     if not mean.any() and (std == 1).all():
         return pixels if p.rescale_first else pixels * factor
     if not p.rescale_first:  # both in one step
         mean, std = mean * (1.0 / factor), std * (1.0 / factor)
     return normalize(pixels.float(), mean, std)
+
+
+def _blurred(pixels: Tensor, size: list[int]) -> Tensor:
+    """What would be too fine for the new size taken out, where both sides become smaller."""
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    sigma = (torch.tensor(pixels.shape[1:]) / torch.tensor(size) - 1) / 2
+    if not (sigma > 0).all():
+        return pixels
+    kernel = 2 * (3 * sigma).ceil().int() + 1
+    # As transformers hands them over: height before width, and sizes as tensors, on which the last bits hang.
+    return gaussian_blur(pixels, list(kernel), sigma.tolist())
 
 
 def _normalised(grey: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -80,8 +100,9 @@ def _on_canvas(grey: Tensor, placement: Placement, fill: float) -> Tensor:
     if placement.fills:
         return grey
     p = placement
+    height, width = p.picture_size
     canvas = grey.new_full((p.height, p.width, 3), fill).permute(2, 0, 1)
-    canvas[:, p.top : p.top + p.picture_height, p.left : p.left + p.picture_width] = grey
+    canvas[:, p.top : p.top + height, p.left : p.left + width] = grey
     return canvas
 
 

@@ -105,6 +105,10 @@ class LastLayer(nn.Module):
 
 def trace(weights: Weights, dtype: torch.dtype = torch.float32) -> Any:
     """The network of these weights as a torch.export.ExportedProgram."""
+    if weights.variant.phrases is not None:
+        raise UsageError(
+            f"{weights.source}: models that look for phrases are not exported; --engine plain or fast computes them."
+        )
     auto = torch.export.Dim.AUTO
     height, width = _sizes(weights)[0]
     exact = len(_sizes(weights)) == 1

@@ -67,6 +67,13 @@ class Scoring(ABC):
         )
 
 
+def best_of_each(probabilities: Tensor) -> Selection:
+    """Every query of (B, Q, K) with its best class, in their order."""
+    scores, labels = probabilities.max(-1)  # (B, Q)
+    queries = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    return Selection(queries, labels, scores)
+
+
 @dataclass(frozen=True)
 class Softmax(Scoring):
     """K + 1 rows, the last one is "no object" (section 3.1 of the paper). A query has one class."""
@@ -115,10 +122,7 @@ class Softmax(Scoring):
         return objects + self.no_object * (queries - objects)
 
     def select(self, logits: Tensor) -> Selection:
-        """Every query with its best class, in their order."""
-        scores, labels = self.probabilities(logits).max(-1)  # (B, Q)
-        queries = torch.arange(logits.shape[1], device=logits.device).expand_as(labels)
-        return Selection(queries, labels, scores)
+        return best_of_each(self.probabilities(logits))
 
 
 @dataclass(frozen=True)

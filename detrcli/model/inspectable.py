@@ -117,6 +117,7 @@ class Inspectable(ABC):
     encoder_layers: int
     decoder_layers: int
     abilities: frozenset[Ability]
+    looks_by: str = "decoder cross-attention"  # what it is by which queries look at the picture
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:

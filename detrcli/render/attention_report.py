@@ -126,7 +126,7 @@ class AttentionReport:
         write_viewer_page(
             path,
             f"Where queries look in {self.record.name}",
-            "The decoder's cross-attention over the picture, and what each layer predicts.",
+            f"The {self.record.inspectable.looks_by} over the picture, and what each layer predicts.",
             view_of_record(self.record, min(0.5, float(self.record.last.scores[list(self.queries)].min()))),
             self.record.image,
             inside_of(self.record, self.queries),
@@ -206,9 +206,9 @@ def _cross_figure(found: CrossAttention) -> Image.Image:
         for one, place in zip(found.entries, places, strict=True)
     ]
     if len(found.heads) == len(found.layers) == 1:  # else tiles stand in rows of their own
-        marks = [_mark(record.prediction(-1, query)) for query in found.queries]
-        tiles.insert(0, Tile("the picture", marks=marks))
-    kind = f"where queries look (decoder cross-attention), {_which(found)}; {_colours(found)}"
+        tiles.insert(0, Tile("the picture"))
+    looks_by = record.inspectable.looks_by
+    kind = f"where queries look ({looks_by}), {_which(found)}; {_colours(found)}"
     across = max(len(found.heads), 1) if len(found.heads) > 1 else len(found.layers)
     return tiles_figure(
         record.image, f"{record.name}: {kind}", tiles, across if across > 1 else None, record.placement

@@ -15,6 +15,7 @@ from detrcli.variants import (
     tiny,
     torchvision_detectors,
 )
+from detrcli.variants.adapters.variant import FOR_PHRASES
 from detrcli.variants.adapters.variant import VARIANT as OF_TRANSFORMERS
 from detrcli.variants.variant import Variant
 
@@ -28,6 +29,7 @@ _VARIANTS: list[Variant[Any]] = [
     dino_tiny.VARIANT,
     deformable_tiny.VARIANT,
     OF_TRANSFORMERS,
+    FOR_PHRASES,
     torchvision_detectors.VARIANT,
 ]
 

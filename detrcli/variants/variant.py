@@ -66,6 +66,14 @@ class Adapter(Generic[C]):
     read: Callable[[Path, str], FoundModel[C]]  # the folder, and what the user called it; or a WeightsError
 
 
+@dataclass(frozen=True)
+class PhraseAdapter(Generic[C]):
+    """A library whose models look for phrases: these become the classes."""
+
+    types: Collection[str]
+    read: Callable[[Path, str, Sequence[str]], FoundModel[C]]  # likewise, and the phrases; or a UsageError
+
+
 def _backbone_apart(model: DetectionTransformer) -> dict[str, list[nn.Parameter]]:
     """What is trained, in groups that have a learning rate each; the backbone's is the lower one."""
     backbone = set(model.backbone.parameters())
@@ -130,6 +138,7 @@ class Variant(Generic[C]):
     published: ForeignNames[C] | None = None  # as the published training script saves it
     hugging_face: Mapping[str, ForeignNames[C]] = field(default_factory=dict)  # by transformers' `model_type`
     adapter: Adapter[C] | None = None  # where another library computes it
+    phrases: PhraseAdapter[C] | None = None  # likewise, where phrases that are given become its classes
     build_unfilled: Callable[[C], DetectionTransformer] | None = None  # where it cannot be built as ours are
     backbone: TrainedBackbone[C] | None = None
     folder: FolderFormat[C] | None = None  # None: kept as one file of ours

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from detrcli.config import ModelConfig
@@ -10,6 +11,7 @@ from detrcli.variants import preset, variant_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats import folder, hugging_face, native, published, torchvision
 from detrcli.weights.known import EXPORTS, unknown_weights
+from detrcli.weights.phrases import phrases_of_classes
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.save import find
 from detrcli.weights.weights import Weights
@@ -23,15 +25,38 @@ def load_weights(
     model: str | None = None,
     sha256: str | None = None,
     progress: DownloadProgress = no_progress,
+    phrases: Sequence[str] | None = None,
+    class_names: Sequence[str] = (),
 ) -> Weights:
-    """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` says what they are: tensors cannot tell DC5."""
+    """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` says what they are: tensors cannot tell DC5.
+
+    Models that look for phrases look for these, or for the names of classes where there are none; for others phrases
+    are an error.
+    """
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits.")
     wanted = None if model is None else preset(model)
-    loaded = _load(source, wanted, sha256, progress)
+    if phrases is not None and _takes_none(source):  # before anything is fetched
+        raise _own_classes(source)
+    loaded = _load(source, wanted, sha256, progress, phrases or phrases_of_classes(class_names))
+    if phrases is not None and loaded.variant.phrases is None:
+        raise _own_classes(source)
     if wanted is not None and (is_a := _difference(loaded.config, wanted)):
         raise UsageError(f"{source}: not a {model}: {is_a}.")
     return loaded
+
+
+def _takes_none(source: str) -> bool:
+    """Whether a name alone tells that these are no weights that look for phrases."""
+    named = source in PUBLISHED or source in SHIPPED or source.endswith(tuple(EXPORTS.values()))
+    return named or source.startswith((torchvision.PREFIX, "http://", "https://"))
+
+
+def _own_classes(source: str) -> UsageError:
+    return UsageError(
+        f"--text: {source} has classes of its own. Phrases are for folders and hf:OWNER/NAME of the types "
+        f"{', '.join(hugging_face.types_for_phrases())}."
+    )
 
 
 def _difference(found: ModelConfig, wanted: ModelConfig) -> str:
@@ -42,7 +67,13 @@ def _difference(found: ModelConfig, wanted: ModelConfig) -> str:
     return variant.difference(found, wanted)
 
 
-def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress: DownloadProgress) -> Weights:
+def _load(
+    source: str,
+    wanted: ModelConfig | None,
+    sha256: str | None,
+    progress: DownloadProgress,
+    phrases: Sequence[str],
+) -> Weights:
     if source in SHIPPED:
         return native.load(SHIPPED[source].path, source)
     if source in PUBLISHED:
@@ -54,7 +85,7 @@ def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress:
     if source.startswith(torchvision.PREFIX):
         return torchvision.load(source, progress)
     if source.startswith("hf:"):
-        return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source)
+        return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
     if re.match(r"https?://", source):
         promised = sha256 or hash_in_name(source)
         if promised is None:
@@ -69,7 +100,7 @@ def _load(source: str, wanted: ModelConfig | None, sha256: str | None, progress:
     if folder.is_one(path):
         return folder.load(path, source)
     if (path / hugging_face.CONFIG).is_file():
-        return hugging_face.load(path, source)
+        return hugging_face.load(path, source, phrases)
     if path.is_dir():
         raise WeightsError(
             f"{source}: this folder is neither a run (no {BEST}{native.ENDING}) nor a Hugging Face model "

@@ -22,7 +22,7 @@ from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.relevance import relevance
-from detrcli.variants.adapters import config as adapted
+from detrcli.variants.adapters.library import NEEDED
 from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
@@ -160,7 +160,7 @@ def test_where_transformers_is_missing(
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises((UsageError, WeightsError), match=r"detrcli\[transformers\]"):
         load_weights(str(folder))
-    assert "detrcli[transformers]" in adapted.NEEDED
+    assert "detrcli[transformers]" in NEEDED
 
 
 @pytest.mark.slow

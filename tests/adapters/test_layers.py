@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from families import pictures
-from torch import Tensor
+from gathering import from_cells, from_points
 from transformers import AutoModelForObjectDetection
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
 from transformers.loss.loss_for_object_detection import HungarianMatcher
@@ -100,61 +100,6 @@ def test_attention_is_what_the_modules_compute(weights: Weights) -> None:
             torch.testing.assert_close(shares.sum(-1), torch.ones(shares.shape[:-1]), atol=1e-5, rtol=0)
             gathered = from_cells(module, shares, call.given)
         torch.testing.assert_close(gathered, own, atol=1e-5, rtol=1e-4)
-
-
-def from_points(module: Any, found: Sampled, given: dict[str, Any]) -> Tensor:
-    total = found.weights.flatten(3).sum(-1)
-    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
-    memory: Tensor = given["encoder_hidden_states"]
-    project = hasattr(module, "value_proj")
-    values = module.value_proj(memory) if project else memory
-    mask = given.get("attention_mask")
-    if mask is not None:
-        values = values.masked_fill(~mask[..., None], 0.0)
-    B, S, C = values.shape
-    shapes = [(int(h), int(w)) for h, w in given["spatial_shapes_list"]]
-    heads = values.view(B, S, module.n_heads, C // module.n_heads)
-    gathered = torch.zeros(B, found.points.shape[1], module.n_heads, C // module.n_heads)
-    start = 0
-    for level, (h, w) in enumerate(shapes):  # point by point, by hand
-        map_ = heads[:, start : start + h * w].view(B, h, w, module.n_heads, -1)
-        start += h * w
-        for point in range(found.points.shape[4]):
-            places = found.points[:, :, :, level, point]  # (B, n, heads, 2)
-            share = found.weights[:, :, :, level, point, None]
-            gathered += share * bilinear(map_, places[..., 0] * w - 0.5, places[..., 1] * h - 0.5)
-    flat = gathered.flatten(2)
-    return module.output_proj(flat) if project else flat
-
-
-def bilinear(map_: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Of a map (B, h, w, heads, c) at places (B, n, heads) in cells; nothing lies outside."""
-    B, h, w, heads, c = map_.shape
-    found = torch.zeros(*x.shape, c)
-    image = torch.arange(B)[:, None, None]
-    head = torch.arange(heads)[None, None]
-    for column, across in ((x.floor(), 1 - (x - x.floor())), (x.floor() + 1, x - x.floor())):
-        for row, down in ((y.floor(), 1 - (y - y.floor())), (y.floor() + 1, y - y.floor())):
-            inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-            there = map_[image, row.clamp(0, h - 1).long(), column.clamp(0, w - 1).long(), head]
-            found += (across * down * inside)[..., None] * there
-    return found
-
-
-def from_cells(module: Any, shares: Tensor, given: dict[str, Any]) -> Tensor:
-    hidden: Tensor = given["hidden_states"]
-    across = given.get("key_value_states", given.get("encoder_hidden_states"))
-    values = given.get("value_states", hidden if across is None else across)
-    project = getattr(module, "v_proj", getattr(module, "value", None))
-    values = values if project is None else project(values)
-    B, S, C = values.shape
-    heads = shares.shape[1]
-    gathered = shares @ values.view(B, S, heads, C // heads).transpose(1, 2)
-    flat = gathered.transpose(1, 2).flatten(2)
-    for end in ("o_proj", "out_proj", "output_proj"):
-        if hasattr(module, end):
-            return getattr(module, end)(flat)
-    return flat
 
 
 @torch.no_grad()

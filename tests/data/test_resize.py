@@ -16,7 +16,7 @@ from detrcli.data.augmentation import augment, sample
 from detrcli.data.dataset import to_input
 from detrcli.data.preprocessing import as_picture, prepare
 from detrcli.errors import UsageError
-from detrcli.resize import ExactSize, Letterbox, Placement, Resize, ShortestEdge
+from detrcli.resize import ExactSize, Letterbox, PaddedSquare, Placement, Resize, ShortestEdge
 
 RULES = [
     ShortestEdge(60, 90),
@@ -46,6 +46,9 @@ def in_unit(image: Image.Image) -> torch.Tensor:
         (Letterbox(64, 64), (10, 20), Placement(64, 64, 16, 0, 32, 64)),  # a small one grows
         (Letterbox(64, 64), (64, 64), Placement(64, 64, 0, 0, 64, 64)),
         (Letterbox(64, 64), (1, 6400), Placement(64, 64, 31, 0, 1, 64)),
+        (PaddedSquare(64, 64), (100, 50), Placement(64, 64, 0, 0, 64, 32)),
+        (PaddedSquare(960, 960), (427, 640), Placement(960, 960, 0, 0, 640.5, 960)),
+        (PaddedSquare(64, 64), (7, 7), Placement(64, 64, 0, 0, 64, 64)),
         (ShortestEdge(800, 1333, divisor=32), (480, 640), Placement(800, 1056, 0, 0, 800, 1056)),
         (ShortestEdge(800, 1333, divisor=32), (640, 480), Placement(1056, 800, 0, 0, 1056, 800)),
         (ShortestEdge(800, 1333, divisor=32), (9000, 1), Placement(1344, 32, 0, 0, 1344, 32)),
@@ -54,7 +57,7 @@ def in_unit(image: Image.Image) -> torch.Tensor:
 def test_placements_by_hand(rule: Resize, size: tuple[int, int], expected: Placement) -> None:
     placement = rule.place(*size)
     assert placement == expected
-    assert placement.fills is not (isinstance(rule, Letterbox) and size[0] != size[1])
+    assert placement.fills is not (isinstance(rule, Letterbox | PaddedSquare) and size[0] != size[1])
 
 
 def test_sizes_that_are_asked_for() -> None:
@@ -65,7 +68,7 @@ def test_sizes_that_are_asked_for() -> None:
     assert ExactSize(480, 640).with_size(240, None) == ExactSize(240, 320)
     assert Letterbox(640, 640, fill=3).with_size(320, None) == Letterbox(320, 320, fill=3)
     assert Preprocessing(ExactSize(480, 640)).with_size() == Preprocessing(ExactSize(480, 640))
-    for rule in (ExactSize(), Letterbox()):
+    for rule in (ExactSize(), Letterbox(), PaddedSquare()):
         with pytest.raises(UsageError, match="no --max-size"):
             Preprocessing(rule).with_size(max_size=900)
 
@@ -122,7 +125,9 @@ def test_without_antialias(rescale_first: bool) -> None:
     assert (expected - prepare(picture(), replace(p, antialias=True))).abs().max() > 0.1
 
 
-@counted(200, seeds(), st.sampled_from(RULES), st.integers(1, 300), st.integers(1, 300))
+@counted(
+    200, seeds(), st.sampled_from([*RULES, PaddedSquare(48, 48)]), st.integers(1, 300), st.integers(1, 300)
+)
 def test_boxes_there_and_back(g: torch.Generator, rule: Resize, height: int, width: int) -> None:
     """To the network's input and back to the picture, and inside of where the picture lies."""
     placement = rule.place(height, width)
@@ -136,6 +141,29 @@ def test_boxes_there_and_back(g: torch.Generator, rule: Resize, height: int, wid
     assert (y0 * p.height >= p.top - tiny).all()
     assert (x1 * p.width <= p.left + p.picture_width + tiny).all()
     assert (y1 * p.height <= p.top + p.picture_height + tiny).all()
+
+
+def test_padded_first() -> None:
+    """What is added is part of what is resized: black flows into the picture's edge, and into nothing else."""
+    image = Image.new("RGB", (80, 40), "white")
+    pixels = prepare(image, replace(PLAIN, resize=PaddedSquare(20, 20)))[0]
+    assert (pixels[:9] == 1).all()
+    assert ((pixels[9:11] > 0) & (pixels[9:11] < 1)).all()
+    assert (pixels[11:] == 0).all()
+
+
+def test_blur_takes_out_what_is_too_fine() -> None:
+    """Stripes that sampling alone makes coarse ones of; a picture that grows stays as it is."""
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    image = Image.fromarray(stripes)
+    sampled = replace(PLAIN, resize=ExactSize(21, 21), antialias=False, rescale_first=True)
+    sharp, blurred = (prepare(image, replace(sampled, blur=blur))[0] for blur in (False, True))
+    assert sharp.std() > 0.25
+    assert blurred[2:-2, 2:-2].std() < 0.05
+    assert blurred[2:-2, 2:-2].mean() == pytest.approx(0.5, abs=0.01)
+    grown = replace(sampled, resize=ExactSize(90, 90))
+    assert torch.equal(prepare(image, grown), prepare(image, replace(grown, blur=True)))
 
 
 def test_a_box_in_a_letterbox_by_hand() -> None:

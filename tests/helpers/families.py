@@ -17,7 +17,7 @@ CLASSES = {0: "circle", 1: "square", 2: "triangle", 3: "star", 4: "cross"}
 SIDE = 64  # of what those with windows take
 
 
-def _resnet(*stages: str) -> Any:
+def resnet(*stages: str) -> Any:
     return transformers.ResNetConfig(
         embedding_size=8,
         hidden_sizes=[8, 16, 24, 32],
@@ -110,9 +110,9 @@ def _windows(kind: str, **more: Any) -> dict[str, Any]:
 def config_of(name: str) -> Any:
     """A small config, by the name of a case."""
     lib = transformers
-    deformable = {"backbone_config": _resnet(*LEVELS), "d_model": 64, **_LAYERS}
+    deformable = {"backbone_config": resnet(*LEVELS), "d_model": 64, **_LAYERS}
     stages = {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 20}
-    dense = {"backbone_config": _resnet("stage4"), **_LAYERS}
+    dense = {"backbone_config": resnet("stage4"), **_LAYERS}
     timm = lib.TimmBackboneConfig(
         backbone="resnet10t", out_indices=[1, 2, 3, 4], use_pretrained_backbone=False
     )

@@ -10,7 +10,7 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import WeightsError
-from detrcli.resize import ExactSize, Letterbox, Placement, Resize, ShortestEdge
+from detrcli.resize import ExactSize, Letterbox, PaddedSquare, Placement, Resize, ShortestEdge
 from detrcli.weights.formats.header import from_header, header_of
 from detrcli.weights.weights import Weights
 
@@ -51,13 +51,20 @@ def there_and_back(weights: Weights, **changes: Any) -> Weights:
         ShortestEdge(600, 999, divisor=32),
         ExactSize(480, 640),
         Letterbox(320, 416, fill=0),
+        PaddedSquare(960, 960),
         Thirds(12),
     ],
     ids=str,
 )
 def test_preprocessing_goes_in_and_comes_out(rule: Resize) -> None:
     p = Preprocessing(
-        rule, "bicubic", antialias=False, rescale_first=True, mean=(0.5, 0.4, 0.3), std=(1.0, 2.0, 3.0)
+        rule,
+        "bicubic",
+        antialias=False,
+        blur=True,
+        rescale_first=True,
+        mean=(0.5, 0.4, 0.3),
+        std=(1.0, 2.0, 3.0),
     )
     again = there_and_back(replace(small_weights(), preprocessing=p)).preprocessing
     assert again == p

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detrcli.errors import UsageError
 from detrcli.model.inspectable import (
     Ability,
     Attention,
@@ -23,6 +24,7 @@ from detrcli.model.inspectable import (
     Stage,
 )
 from detrcli.structures import Output
+from detrcli.variants.adapters.base import TransformersNetwork
 from detrcli.variants.adapters.network import AdaptedNetwork
 from detrcli.variants.adapters.stages import stages_of
 
@@ -128,7 +130,7 @@ def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
 class AdaptedRecord(ForwardRecord):
     """The calls of all attention modules."""
 
-    def __init__(self, inspected: "AdaptedInspectable") -> None:
+    def __init__(self, inspected: "TransformersInspectable") -> None:
         self._inspected = inspected
         self.calls: dict[nn.Module, Call] = {}
         self.map: tuple[int, int] | None = None  # that dense attention looks at, if any does
@@ -144,10 +146,8 @@ class AdaptedRecord(ForwardRecord):
         if self._inspected.kind == "sampled":
             return _part(call.sampled(), queries)
         _, weights = call.again()  # (B, heads, Q, S)
-        own = self._inspected.own_tokens
-        if own:  # queries are tokens beside the cells: what goes to cells counts, and is shared out anew
-            weights = weights[:, :, -own:, 1:-own]
-            weights = weights / weights.sum(-1, keepdim=True)
+        if (row := self._inspected.row) is not None:
+            weights = _part_of(weights, row.queries, row.cells)
         return _maps(weights[:, :, list(queries)], self.cells)
 
     @torch.inference_mode()
@@ -156,25 +156,39 @@ class AdaptedRecord(ForwardRecord):
         if self._inspected.encoder_kind == "sampled":
             return _part(call.sampled(), cells)
         _, weights = call.again()
-        own = self._inspected.own_tokens
-        if own:
-            weights = weights[:, :, 1:-own, 1:-own]
-            weights = weights / weights.sum(-1, keepdim=True)
+        if (row := self._inspected.row) is not None:
+            weights = _part_of(weights, row.cells, row.cells)
         return _maps(weights[:, :, list(cells)], self.encoder_cells)
 
     @torch.inference_mode()
     def among_queries(self, layer: int) -> Tensor:
         _, weights = self.calls[self._inspected.among_queries[layer]].again()
-        own = self._inspected.own_tokens
-        if own:
-            weights = weights[:, :, -own:, -own:]
-            weights = weights / weights.sum(-1, keepdim=True)
+        if (row := self._inspected.row) is not None:
+            weights = _part_of(weights, row.queries, row.queries)
         return weights
 
     def queries_are_alike(self, layer: int) -> bool:
         given = self.calls[self._inspected.among_queries[layer]].given
-        values: Tensor = given.get("value_states", given["hidden_states"])
-        return not self._inspected.own_tokens and bool((values == values[:, :1]).all())
+        values: Tensor = next(given[name] for name in VALUES if name in given)
+        return self._inspected.row is None and bool((values == values[:, :1]).all())
+
+
+# What is gathered, by the names that modules have for it.
+VALUES = ("value_states", "values", "hidden_states")
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """Where cells and queries stand among the tokens of an encoder that no decoder follows; the first is neither."""
+
+    cells: slice
+    queries: slice
+
+
+def _part_of(weights: Tensor, askers: slice, asked: slice) -> Tensor:
+    """Weights (B, heads, S, S) from some tokens to some: what goes to those counts, and is shared out anew."""
+    part = weights[:, :, askers, asked]
+    return part / part.sum(-1, keepdim=True)
 
 
 def _part(found: Sampled, askers: Sequence[int]) -> Sampled:
@@ -189,29 +203,32 @@ def _maps(weights: Tensor, cells: tuple[int, int]) -> Dense:
     return Dense(weights.transpose(1, 2).reshape(B, n, heads, *cells))
 
 
-class AdaptedInspectable(Inspectable):
-    """How to look into any of the families."""
+class TransformersInspectable(Inspectable):
+    """How to look into the attention of any of the families."""
 
-    def __init__(self, model: AdaptedNetwork) -> None:
-        self.model = model
-        family = model.family
-        where = family.attentions
+    def __init__(self, model: TransformersNetwork, row: TokenRow | None) -> None:
+        self.model, self.row = model, row
+        where = model.family.attentions
         self.kind, self.encoder_kind = where.kind, where.encoder_kind
         self.cross = model.modules_of(where.cross)
+        if row is not None:
+            self.looks_by = "encoder self-attention"
+            if row.cells == row.queries:  # heads that read the last layer's tokens, and were taught no others
+                self.cross, self.looks_by = self.cross[-1:], "self-attention in the encoder's last layer"
         self.among_queries = model.modules_of(where.among_queries)
-        self.among_cells = model.modules_of(where.encoder) if where.encoder else []
-        # Queries that are tokens of the encoder, beside the cells and one more.
-        self.own_tokens = model.queries if where.cross == where.among_queries else 0
+        self.among_cells = model.modules_of(where.encoder)
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
         self.heads = _heads(self.cross[0])
-        abilities: set[Ability] = {"cross-attention", "query attention"}
+        abilities: set[Ability] = {"cross-attention"}
+        if self.among_queries:
+            abilities.add("query attention")
         if self.among_cells:
             abilities.add("encoder attention")
-        if self.kind == "dense" and not self.own_tokens:
+        if self.kind == "dense" and row is None:
             abilities.add("relevance")
         self.abilities = frozenset(abilities)
         # Its output has the rows and columns of the map that dense attention is of.
-        self._projection = next(iter(model.modules_of(where.projection)), None) if where.projection else None
+        self._projection = next(iter(model.modules_of(where.projection)), None)
 
     @property
     def attentions(self) -> list[nn.Module]:
@@ -286,8 +303,33 @@ class AdaptedInspectable(Inspectable):
                 for handle in handles:
                     handle.remove()
 
+
+class AdaptedInspectable(TransformersInspectable):
+    """How to look into those that have classes of their own."""
+
+    model: AdaptedNetwork
+
+    def __init__(self, model: AdaptedNetwork) -> None:
+        behind = model.family.attentions.queries == "behind the cells"
+        super().__init__(
+            model, TokenRow(slice(1, -model.queries), slice(-model.queries, None)) if behind else None
+        )
+
     def stages(self) -> Sequence[Stage]:
-        return stages_of(self.model, self.decoder_layers, self.own_tokens)
+        return stages_of(self.model, self.decoder_layers, in_one_row=self.row is not None)
+
+
+class OpenVocabularyInspectable(TransformersInspectable):
+    """How to look into those that look for phrases."""
+
+    def __init__(self, model: TransformersNetwork) -> None:
+        same = model.family.attentions.queries == "the cells"
+        super().__init__(model, TokenRow(slice(1, None), slice(1, None)) if same else None)
+
+    def stages(self) -> Sequence[Stage]:
+        raise UsageError(
+            "`detr explain` takes models with classes of their own, and none that look for phrases."
+        )
 
 
 def _heads(module: Any) -> int:

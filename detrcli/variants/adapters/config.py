@@ -1,14 +1,13 @@
-"""A model of transformers as a value: its kind, and what its two JSON files say."""
+"""A model of transformers as a value: its kind, what its JSON files say, and phrases as it reads them."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from detrcli.config import ModelConfig
-from detrcli.errors import UsageError, WeightsError
-from detrcli.variants.adapters.families import FAMILIES, Family
-
-NEEDED = "Models of transformers need it to be installed: pip install 'detrcli[transformers]'"
+from detrcli.errors import UsageError
+from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY, ClosedSet, OpenVocabulary
+from detrcli.variants.adapters.library import the_library
 
 
 @dataclass(frozen=True)
@@ -25,17 +24,14 @@ class AdaptedConfig(ModelConfig):
             raise UsageError(f"model_type {self.model_type!r}: there is {', '.join(FAMILIES)}.")
 
     @property
-    def family(self) -> Family:
+    def family(self) -> ClosedSet:
         """What is known of its kind."""
         return FAMILIES[self.model_type]
 
     @property
     def numbers(self) -> Any:
         """The config as transformers has it, with our numbers of classes and queries."""
-        transformers = the_library()
-        found = transformers.AutoConfig.for_model(
-            self.model_type, **_without_downloads({**json.loads(self.facts)})
-        )
+        found = _numbers(self.model_type, self.facts)
         found.num_labels = self.classes
         setattr(found, queries_key(self.family, found), self.queries)
         if self.family.auxiliary and not self.family.norm:
@@ -43,19 +39,38 @@ class AdaptedConfig(ModelConfig):
         return found
 
 
-def the_library() -> Any:
-    """Transformers, which speaks up for itself only where something is wrong; an error where it is not there."""
-    try:
-        import transformers
-    except ImportError:
-        raise WeightsError(NEEDED) from None
-    library: Any = transformers
-    library.logging.set_verbosity_error()
-    library.logging.disable_progress_bar()
-    return library
+@dataclass(frozen=True)
+class OpenVocabularyConfig(ModelConfig):
+    """Everything that transformers needs to build the network, and the phrases that are its classes, in tokens."""
+
+    model_type: str
+    facts: str  # config.json
+    texts: tuple[tuple[int, ...], ...]  # tokens of one text with all phrases, or of one of each
+    spans: tuple[
+        tuple[int, int], ...
+    ] = ()  # in the one text, of each phrase: its first token, the next after it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_type not in OPEN_VOCABULARY:
+            raise UsageError(f"model_type {self.model_type!r}: there is {', '.join(OPEN_VOCABULARY)}.")
+
+    @property
+    def family(self) -> OpenVocabulary:
+        """What is known of its kind."""
+        return OPEN_VOCABULARY[self.model_type]
+
+    @property
+    def numbers(self) -> Any:
+        """The config as transformers has it."""
+        return _numbers(self.model_type, self.facts)
 
 
-def queries_key(family: Family, numbers: Any) -> str:
+def _numbers(model_type: str, facts: str) -> Any:
+    return the_library().AutoConfig.for_model(model_type, **_without_downloads({**json.loads(facts)}))
+
+
+def queries_key(family: ClosedSet, numbers: Any) -> str:
     """Where a config keeps how many queries there are."""
     return "two_stage_num_proposals" if getattr(numbers, "two_stage", False) else family.queries
 

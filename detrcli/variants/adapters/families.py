@@ -3,7 +3,7 @@
 Modules are named by patterns of their dotted names, where `*` stands for a layer's number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ class Attentions:
     encoder: str = ""  # of cells; none where there is no encoder, or no attention in it
     encoder_kind: Literal["dense", "sampled"] = "dense"
     projection: str = ""  # which gives the map that dense attention looks at, of cells or of the encoder
+    # Where there is no decoder, queries are tokens of the encoder: some behind its cells, or the cells themselves.
+    queries: Literal["of the decoder", "behind the cells", "the cells"] = "of the decoder"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class DefaultModel:
     """What was measured of a model with random weights."""
 
     parameters: int
-    gflop: float  # of one picture, a multiplication and an addition counted as two
+    gflop: float  # of one picture, and of two short phrases; a multiplication and an addition counted as two
     height: int  # of that picture
     width: int
 
@@ -39,23 +41,35 @@ class PublishedAP:
     paper: str  # its number on arXiv
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """A `model_type`."""
 
     title: str
-    scoring: Literal["softmax", "sigmoid"]
     processor: str  # the class of its image processor, where a folder does not say
+    side: str = ""  # in its config, that of such a processor's input, where only one size will do
+    resizing: Literal["antialiased", "rescaled first", "padded first"] = "antialiased"
+    divisor: int = 1  # which both sides of its input are cut to a multiple of
     attentions: Attentions
+    backbone: str = "model.backbone"
+    masked: bool = True  # whether it is told what of a batch is padding
+    # The model that transformers' default config gives, where that is complete.
+    default: DefaultModel | None = None
+    published: PublishedAP | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedSet(Family):
+    """One whose classes are rows of its head."""
+
+    scoring: Literal["softmax", "sigmoid"]
     class_head: str  # the last one
     box_head: str
-    backbone: str = "model.backbone"
     encoder: str = ""  # what stands between backbone and decoder, if anything does
     proposals: str = ""  # what makes every token ready to propose a box, where queries begin so
     decoder: str = "model.decoder.layers.*"
     detections: int | None = 100  # pairs of query and class that are selected; None: as many as queries
     queries: str = "num_queries"  # in its config
-    masked: bool = True  # whether it is told what of a batch is padding
     layers: Literal["first", "second"] = "first"  # which axis of what its loss sees counts the decoder layers
     # The norm before its heads, where what the layers answer is computed beside the network: with `auxiliary_loss`
     # these decoders would go on from normalised hidden states, which is another network than the paper's.
@@ -67,15 +81,20 @@ class Family:
         "giou_cost",
     )  # of class, L1 and GIoU, in its config
     denoises: bool = False  # in training
-    divisor: int = 1  # which both sides of its input are cut to a multiple of
     recipe: Mapping[str, Any] = field(default_factory=dict)  # where the user says nothing
-    default: "DefaultModel | None" = (
-        None  # the model that transformers' default config gives, where that is complete
-    )
-    published: "PublishedAP | None" = None
 
 
-_RT = Family(
+@dataclass(frozen=True, kw_only=True)
+class OpenVocabulary(Family):
+    """One whose classes are phrases that a user gives; its folder holds a tokenizer too."""
+
+    # How phrases are read: as one text, of which queries answer to each token, or as a text each.
+    text: Literal["together", "apart"]
+    tokenizer: str  # its class
+    vocabulary: Sequence[str]  # the files of it, where there is no tokenizer.json
+
+
+_RT = ClosedSet(
     title="RT-DETR",
     scoring="sigmoid",
     processor="RTDetrImageProcessor",
@@ -102,10 +121,11 @@ _RT = Family(
     default=DefaultModel(42_731_082, 136.7, 640, 640),
     published=PublishedAP("R50", 53.1, "2304.08069"),
 )
-_LW = Family(
+_LW = ClosedSet(
     title="LW-DETR",
     scoring="sigmoid",
     processor="DeformableDetrImageProcessor",
+    side="backbone_config.image_size",  # which its windows divide, and hardly others
     attentions=Attentions("sampled", cross="model.decoder.layers.*.cross_attn"),
     class_head="class_embed",
     box_head="bbox_embed",
@@ -116,8 +136,8 @@ _LW = Family(
 _DETR = {"lr": 1e-4, "lr_backbone": 1e-5, "weight_decay": 1e-4, "clip": 0.1}
 _DENSE = Attentions("dense", encoder="model.encoder.layers.*.self_attn", projection="model.input_projection")
 
-FAMILIES: Mapping[str, Family] = {
-    "deformable_detr": Family(
+FAMILIES: Mapping[str, ClosedSet] = {
+    "deformable_detr": ClosedSet(
         title="Deformable DETR",
         scoring="sigmoid",
         processor="DeformableDetrImageProcessor",
@@ -130,7 +150,7 @@ FAMILIES: Mapping[str, Family] = {
         recipe={**_DETR, "lr": 2e-4, "lr_backbone": 2e-5},
         published=PublishedAP("R50", 43.8, "2010.04159"),
     ),
-    "conditional_detr": Family(
+    "conditional_detr": ClosedSet(
         title="Conditional DETR",
         norm="model.decoder.layernorm",
         scoring="sigmoid",
@@ -143,7 +163,7 @@ FAMILIES: Mapping[str, Family] = {
         default=DefaultModel(43_395_528, 165.0, 800, 1066),
         published=PublishedAP("R50", 40.9, "2108.06152"),
     ),
-    "dab-detr": Family(
+    "dab-detr": ClosedSet(
         title="DAB-DETR",
         scoring="sigmoid",
         processor="ConditionalDetrImageProcessor",
@@ -161,7 +181,7 @@ FAMILIES: Mapping[str, Family] = {
         default=DefaultModel(43_648_644, 173.1, 800, 1066),
         published=PublishedAP("R50", 42.2, "2201.12329"),
     ),
-    "table-transformer": Family(
+    "table-transformer": ClosedSet(
         title="Table Transformer",
         norm="model.decoder.layernorm",
         scoring="softmax",
@@ -190,9 +210,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "lw_detr": _LW,
     "rf_detr": replace(
-        _LW, title="RF-DETR", processor="RfDetrImageProcessor", detections=None, published=None
+        _LW,
+        title="RF-DETR",
+        processor="RfDetrImageProcessor",
+        resizing="rescaled first",
+        detections=None,
+        published=None,
     ),
-    "yolos": Family(
+    "yolos": ClosedSet(
         title="YOLOS",
         scoring="softmax",
         processor="YolosImageProcessor",
@@ -202,6 +227,7 @@ FAMILIES: Mapping[str, Family] = {
             among_queries="vit.encoder.layer.*.attention.attention",
             encoder="vit.encoder.layer.*.attention.attention",
             projection="vit.embeddings.patch_embeddings",
+            queries="behind the cells",
         ),
         class_head="class_labels_classifier",
         box_head="bbox_predictor",
@@ -215,5 +241,64 @@ FAMILIES: Mapping[str, Family] = {
         recipe={"lr": 2.5e-5, "lr_backbone": 2.5e-5, "weight_decay": 1e-4, "clip": 0.1},
         default=DefaultModel(104_947_975, 313.2, 512, 864),
         published=PublishedAP("base", 42.0, "2106.00666"),
+    ),
+}
+
+_GROUNDING = OpenVocabulary(
+    title="Grounding DINO",
+    processor="GroundingDinoImageProcessor",
+    attentions=Attentions(
+        "sampled", encoder="model.encoder.layers.*.deformable_layer.self_attn", encoder_kind="sampled"
+    ),
+    text="together",
+    tokenizer="BertTokenizer",
+    vocabulary=("vocab.txt",),
+    default=DefaultModel(172_250_626, 656.0, 800, 1066),
+    published=PublishedAP("T, zero-shot", 48.4, "2303.05499"),
+)
+
+
+def _owl(name: str, **more: Any) -> OpenVocabulary:
+    """One of the two, by the name of its main part: queries are the patches of its vision encoder."""
+    layers = f"{name}.vision_model.encoder.layers.*.self_attn"
+    return OpenVocabulary(
+        side="vision_config.image_size",
+        attentions=Attentions(
+            "dense",
+            cross=layers,
+            among_queries="",
+            encoder=layers,
+            projection=f"{name}.vision_model.embeddings.patch_embedding",
+            queries="the cells",
+        ),
+        backbone=f"{name}.vision_model",
+        masked=False,
+        text="apart",
+        tokenizer="CLIPTokenizer",
+        vocabulary=("vocab.json", "merges.txt"),
+        **more,
+    )
+
+
+OPEN_VOCABULARY: Mapping[str, OpenVocabulary] = {
+    "grounding-dino": _GROUNDING,
+    "mm-grounding-dino": replace(
+        _GROUNDING,
+        title="MM Grounding DINO",
+        default=DefaultModel(172_250_628, 656.0, 800, 1066),
+        published=None,
+    ),
+    "owlv2": _owl(
+        "owlv2",
+        title="OWLv2",
+        processor="Owlv2ImageProcessor",
+        resizing="padded first",
+        default=DefaultModel(153_971_464, 407.7, 768, 768),
+    ),
+    "owlvit": _owl(
+        "owlvit",
+        title="OWL-ViT",
+        processor="OwlViTImageProcessor",
+        default=DefaultModel(153_231_879, 103.3, 768, 768),
     ),
 }

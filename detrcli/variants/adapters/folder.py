@@ -4,7 +4,8 @@ import copy
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,45 +13,29 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.errors import WeightsError
-from detrcli.resize import BoundedEdges, ExactSize, FitInside, Resize
+from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, Resize
 from detrcli.structures import Classes
-from detrcli.variants.adapters.config import AdaptedConfig, queries_key, the_library
-from detrcli.variants.adapters.families import FAMILIES
+from detrcli.variants.adapters.config import AdaptedConfig, OpenVocabularyConfig, queries_key
+from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY, Family
+from detrcli.variants.adapters.library import LOCAL, loaded, the_library
 from detrcli.variants.adapters.network import AdaptedNetwork
+from detrcli.variants.adapters.phrases import READERS, tokenizer_of
 from detrcli.variants.foreign import OWN
 from detrcli.variants.variant import FoundModel
 
 CONFIG, TENSORS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-EXACT = ("lw_detr", "rf_detr")  # whose windows divide inputs of the backbone's size, and hardly others
+WITH_TOKENIZER = "processor_config.json"  # in its place, where the processor has a tokenizer too
 # By Pillow's numbers.
 FILTERS: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
 
 def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
     """A folder of one of the families; code that lies in it is not run."""
-    transformers = the_library()
-    facts = (folder / CONFIG).read_text(encoding="utf-8")
-    model_type = json.loads(facts)["model_type"]
-    _refuse(json.loads(facts), source)
-    here = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network, notes = transformers.AutoModelForObjectDetection.from_pretrained(
-                folder, dtype="float32", output_loading_info=True, use_safetensors=True, **here
-            )
-        processor = _processor(transformers, folder, network.config)
-    except Exception as error:  # whatever another library makes of what lies there
-        first = str(error).strip().splitlines()
-        raise WeightsError(
-            f"{source}: transformers does not load it: {first[0] if first else error!r}"
-        ) from None
-    for what in ("missing_keys", "mismatched_keys"):
-        if notes[what]:
-            some = ", ".join(sorted(map(str, notes[what]))[:3])
-            raise WeightsError(f"{source}: the tensors do not fit the model. {what.split('_')[0]}: {some}.")
+    model_type = _type_of(folder, source)
+    family = FAMILIES[model_type]
+    network, processor = _loaded(the_library().AutoModelForObjectDetection, folder, family, source)
     numbers = network.config
-    key = queries_key(FAMILIES[model_type], numbers)
+    key = queries_key(family, numbers)
     config = AdaptedConfig(
         queries=int(getattr(numbers, key)),
         classes=int(numbers.num_labels),
@@ -62,8 +47,67 @@ def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
         config,
         {OWN + name: tensor for name, tensor in network.state_dict().items()},
         {int(index): str(name) for index, name in numbers.id2label.items()},
-        preprocessing(processor, model_type, source),
+        preprocessing(processor, family, source),
     )
+
+
+def read_for_phrases(folder: Path, source: str, phrases: Sequence[str]) -> FoundModel[OpenVocabularyConfig]:
+    """Likewise of one that looks for phrases, which are read by the tokenizer that lies in the folder."""
+    transformers = the_library()
+    model_type = _type_of(folder, source)
+    family = OPEN_VOCABULARY[model_type]
+    tokenizer = tokenizer_of(folder, family, source)
+    numbers = loaded(source, lambda: transformers.AutoConfig.from_pretrained(folder, **LOCAL))
+    texts, spans = READERS[family.text](phrases, tokenizer, numbers, source)  # before the tensors are read
+    network, processor = _loaded(transformers.AutoModelForZeroShotObjectDetection, folder, family, source)
+    config = OpenVocabularyConfig(
+        queries=_queries(numbers),
+        classes=len(phrases),
+        model_type=model_type,
+        facts=json.dumps(numbers.to_dict()),
+        texts=texts,
+        spans=spans,
+    )
+    return FoundModel(
+        config,
+        {OWN + name: tensor for name, tensor in network.state_dict().items()},
+        dict(enumerate(phrases)),
+        preprocessing(processor, family, source),
+    )
+
+
+def _queries(numbers: Any) -> int:
+    """How many there are; patches of the picture where it has no others."""
+    if hasattr(numbers, "num_queries"):
+        return int(numbers.num_queries)
+    of_picture = numbers.vision_config
+    return int((of_picture.image_size // of_picture.patch_size) ** 2)
+
+
+def _type_of(folder: Path, source: str) -> str:
+    """Its `model_type`; a WeightsError where it is not read all the same."""
+    facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    _refuse(facts, source)
+    return str(facts["model_type"])
+
+
+def _loaded(task: Any, folder: Path, family: Family, source: str) -> tuple[Any, Any]:
+    """Network and image processor, by the class of a task."""
+
+    def load() -> tuple[Any, Any, Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network, notes = task.from_pretrained(
+                folder, dtype="float32", output_loading_info=True, use_safetensors=True, **LOCAL
+            )
+        return network, _processor(folder, family, network.config), notes
+
+    network, processor, notes = loaded(source, load)
+    for what in ("missing_keys", "mismatched_keys"):
+        if notes[what]:
+            some = ", ".join(sorted(map(str, notes[what]))[:3])
+            raise WeightsError(f"{source}: the tensors do not fit the model. {what.split('_')[0]}: {some}.")
+    return network, processor
 
 
 def _refuse(facts: Mapping[str, Any], source: str) -> None:
@@ -83,21 +127,23 @@ def _refuse(facts: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _processor(transformers: Any, folder: Path, numbers: Any) -> Any:
+def _processor(folder: Path, family: Family, numbers: Any) -> Any:
     """As transformers would choose it; of the family's kind, with its defaults, where the folder has none."""
-    if (folder / PROCESSOR).is_file():
-        return transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    made = getattr(transformers, FAMILIES[numbers.model_type].processor)
-    side = getattr(getattr(numbers, "backbone_config", None), "image_size", None)
-    if side is None or numbers.model_type not in EXACT:
+    transformers = the_library()
+    made = getattr(transformers, family.processor)
+    if any((folder / name).is_file() for name in (PROCESSOR, WITH_TOKENIZER)):
+        try:
+            return transformers.AutoImageProcessor.from_pretrained(folder, **LOCAL)
+        except ValueError:  # of a class that transformers had once
+            return made.from_pretrained(folder, **LOCAL)
+    if not family.side:
         return made()
+    side = attrgetter(family.side)(numbers)
     height, width = side if isinstance(side, list | tuple) else (side, side)
     return made(size={"height": height, "width": width})
 
 
-def preprocessing(processor: Any, model_type: str, source: str) -> Preprocessing:
+def preprocessing(processor: Any, family: Family, source: str) -> Preprocessing:
     """What a processor does to a picture, as a value; a WeightsError where that cannot be said."""
     if not (processor.do_resize and processor.do_rescale):
         raise WeightsError(f"{source}: {PROCESSOR} wants pictures that are not resized or not rescaled.")
@@ -111,13 +157,20 @@ def preprocessing(processor: Any, model_type: str, source: str) -> Preprocessing
     if resample not in FILTERS:
         known = ", ".join(FILTERS.values())
         raise WeightsError(f"{source}: {PROCESSOR} resizes by filter {resample}; read are {known}.")
-    first = model_type == "rf_detr"  # its processor rescales first, and does not antialias
-    normalised = processor.do_normalize
+    rule, padded = _rule(dict(processor.size), family.divisor, source), family.resizing == "padded first"
+    if padded:
+        if not (isinstance(rule, ExactSize) and processor.do_pad):
+            raise WeightsError(
+                f"{source}: {PROCESSOR} does not pad to a square of one size; read are those that do."
+            )
+        rule = PaddedSquare(rule.height, rule.width)
+    antialiased, normalised = family.resizing == "antialiased", processor.do_normalize
     return Preprocessing(
-        _rule(dict(processor.size), FAMILIES[model_type].divisor, source),
-        filter=FILTERS[resample],
-        antialias=not first,
-        rescale_first=first,
+        rule,
+        filter="bilinear" if padded else FILTERS[resample],  # such a processor asks for no other
+        antialias=antialiased,
+        blur=padded,
+        rescale_first=not antialiased,
         mean=_colour(processor.image_mean) if normalised else (0.0, 0.0, 0.0),
         std=_colour(processor.image_std) if normalised else (1.0, 1.0, 1.0),
         backend="torchvision",
@@ -170,7 +223,5 @@ def write(
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
     """The tensors of a folder that was written here."""
-    network = the_library().AutoModelForObjectDetection.from_pretrained(
-        folder, dtype="float32", local_files_only=True, trust_remote_code=False
-    )
+    network = the_library().AutoModelForObjectDetection.from_pretrained(folder, dtype="float32", **LOCAL)
     return {OWN + name: tensor for name, tensor in network.state_dict().items()}

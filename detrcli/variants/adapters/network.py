@@ -1,8 +1,6 @@
 """A network of transformers as one of ours: pictures in, a prediction of every decoder layer out."""
 
 import copy
-import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.structures import Batch, Group, Match, Output, Target
-from detrcli.variants.adapters.config import AdaptedConfig, the_library
-from detrcli.variants.foreign import ForeignNetwork
+from detrcli.variants.adapters.base import TransformersNetwork
+from detrcli.variants.adapters.config import AdaptedConfig
+from detrcli.variants.adapters.families import ClosedSet
+from detrcli.variants.adapters.library import the_library
 from detrcli.variants.own_loss import TOTAL
-
-STEM = ("embedder", "conv1", "bn1", "layer1")  # what sees the picture first, by the names that backbones have
 
 
 @dataclass(frozen=True)
@@ -92,46 +90,21 @@ def _float32(values: Any) -> Any:
     return values
 
 
-class AdaptedNetwork(ForeignNetwork):
+class AdaptedNetwork(TransformersNetwork):
     """The network, and the loss that it has itself.
 
     In training, and where targets are given, the output also holds the groups that its loss supervises beside the
     decoder's; in training its loss stands among what is named.
     """
 
+    family: ClosedSet
+
     def __init__(self, config: AdaptedConfig) -> None:
-        super().__init__()
-        self.family, self.queries = config.family, config.queries
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on widths, for whoever designs a model
-            self.network = the_library().AutoModelForObjectDetection.from_config(config.numbers)
+        super().__init__(the_library().AutoModelForObjectDetection, config.numbers, config.family)
+        self.queries = config.queries
         self.listener = Listener(self.network.loss_function)
         self.listener.auxiliary = self.family.auxiliary
         self.network.loss_function = self.listener
-
-    def modules_of(self, pattern: str) -> list[nn.Module]:
-        """Those of a dotted name, in which `*` stands for a number, in their order."""
-        wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-        return [module for name, module in self.network.named_modules() if wanted.fullmatch(name)]
-
-    def their_backbone(self) -> nn.Module:
-        return self.modules_of(self.family.backbone)[0]
-
-    def stem(self) -> Sequence[nn.Module]:
-        """The outermost modules of these names: in the blocks behind them names come again."""
-        named = [
-            (name.count("."), module)
-            for name, module in self.backbone.named_modules()
-            if name.rpartition(".")[2] in STEM
-        ]
-        outermost = min((depth for depth, _ in named), default=0)
-        return [module for depth, module in named if depth == outermost]
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Tensors that the network has under several names are one again."""
-        result = super().load_state_dict(*args, **kwargs)
-        self.network.tie_weights()
-        return result
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         given: dict[str, Any] = {"pixel_values": batch.images}

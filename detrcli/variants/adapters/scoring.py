@@ -2,10 +2,21 @@
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from detrcli.losses.matching import Matcher
-from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
+from detrcli.losses.scoring import Scoring, Selection, Sigmoid, Softmax, best_of_each
 from detrcli.losses.terms import class_cost, giou_cost, l1_cost
 from detrcli.variants.adapters.config import AdaptedConfig
+
+
+class BestPhrase(Sigmoid):
+    """Each phrase by itself; a query stands with the best one alone."""
+
+    name = "best phrase"
+
+    def select(self, logits: Tensor) -> Selection:
+        return best_of_each(self.probabilities(logits))
 
 
 def scoring(config: AdaptedConfig) -> Scoring:

@@ -9,8 +9,8 @@ from detrcli.model.inspectable import Stage
 from detrcli.variants.adapters.network import AdaptedNetwork
 
 
-def stages_of(model: AdaptedNetwork, layers: int, own_tokens: int) -> Sequence[Stage]:
-    """In the order of the work; `own_tokens` are queries that are tokens beside the cells, if they are."""
+def stages_of(model: AdaptedNetwork, layers: int, *, in_one_row: bool) -> Sequence[Stage]:
+    """In the order of the work; whether queries stand in one row with the cells, in an encoder alone."""
     family = model.family
 
     def last(pattern: str) -> nn.Module:
@@ -45,9 +45,9 @@ def stages_of(model: AdaptedNetwork, layers: int, own_tokens: int) -> Sequence[S
                 lambda own, _: f"each of the {own[0]:,} proposes a box; the most promising become queries",
             )
         )
-    if own_tokens:
+    if in_one_row:
         told = (
-            f"{own_tokens} object queries stand beside the patches of the picture in one row; in {layers} layers "
+            f"{model.queries} object queries stand beside the patches of the picture in one row; in {layers} layers "
             "all gather from all"
         )
     else:

@@ -1,4 +1,7 @@
-"""All families of transformers' detectors as one member: each is known by the `model_type` in its config."""
+"""All families of transformers' detectors as one member, and those that look for phrases as another.
+
+Each family is known by the `model_type` in its config.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,19 +12,27 @@ from torch import Tensor
 from detrcli.config import LossConfig, Preprocessing
 from detrcli.errors import UsageError
 from detrcli.variants.adapters import folder
-from detrcli.variants.adapters.attention import AdaptedInspectable
-from detrcli.variants.adapters.config import AdaptedConfig
-from detrcli.variants.adapters.families import FAMILIES
+from detrcli.variants.adapters.attention import AdaptedInspectable, OpenVocabularyInspectable
+from detrcli.variants.adapters.config import AdaptedConfig, OpenVocabularyConfig
+from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY
 from detrcli.variants.adapters.network import AdaptedNetwork
-from detrcli.variants.adapters.scoring import matcher, scoring
+from detrcli.variants.adapters.open_vocabulary import OpenVocabularyNetwork, PatchNetwork, TokenNetwork
+from detrcli.variants.adapters.scoring import BestPhrase, matcher, scoring
 from detrcli.variants.own_loss import OwnLoss
-from detrcli.variants.variant import Adapter, DataFacts, FolderFormat, Variant
+from detrcli.variants.variant import Adapter, DataFacts, FolderFormat, PhraseAdapter, Variant
 
 
 def build(config: AdaptedConfig) -> AdaptedNetwork:
     """The network with the random start that transformers gives it. It computes numbers while it is being built."""
     with torch.device("cpu"):
         return AdaptedNetwork(config)
+
+
+def build_for_phrases(config: OpenVocabularyConfig) -> OpenVocabularyNetwork:
+    """Likewise."""
+    network = {"together": TokenNetwork, "apart": PatchNetwork}[config.family.text]
+    with torch.device("cpu"):
+        return network(config)
 
 
 def rows_of(config: AdaptedConfig, count: str) -> Mapping[str, Tensor]:
@@ -67,4 +78,24 @@ VARIANT = Variant(
     summary=lambda config: config.family.title,
     adapter=Adapter(tuple(FAMILIES), folder.read),
     folder=FolderFormat(folder.write, folder.tensors_of),
+)
+
+FOR_PHRASES = Variant(
+    name="transformers-open-vocabulary",
+    config=OpenVocabularyConfig,
+    presets={},
+    build=build_for_phrases,
+    build_unfilled=build_for_phrases,
+    scoring=lambda config: BestPhrase(),
+    make_loss=lambda config, loss: OwnLoss(BestPhrase(), None),
+    inspect=OpenVocabularyInspectable,
+    preprocessing=Preprocessing(),
+    class_rows=lambda config: {},
+    query_rows=lambda config: {},
+    loss=LossConfig(cost={}, loss={}),
+    difference=lambda found, wanted: (
+        "" if found.model_type == wanted.model_type else f"it is a {found.family.title}"
+    ),
+    summary=lambda config: config.family.title,
+    phrases=PhraseAdapter(tuple(OPEN_VOCABULARY), folder.read_for_phrases),
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,42 @@ from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 from detrcli.variants import variants
-from detrcli.variants.variant import Variant
+from detrcli.variants.variant import FoundModel, Variant
+from detrcli.weights.phrases import NEEDED
 from detrcli.weights.weights import Weights
 
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+# Of models that look for phrases: what a processor is that has a tokenizer too, and the tokenizer.
+TOKENIZER = (
+    "processor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
 
 
-def load(folder: Path, source: str) -> Weights:
-    """Read such a folder."""
+def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Weights:
+    """Read such a folder. Where its model looks for phrases, these are its classes; a UsageError without any."""
+    variant = _for_phrases(folder, source)
     try:
-        return _load(folder, source)
+        if variant is None or variant.phrases is None:
+            return _load(folder, source)
+        if not phrases:
+            raise UsageError(NEEDED.format(source))
+        return _found(variant, variant.phrases.read(folder, source, phrases), source)
     except (TypeError, ValueError, AttributeError, KeyError, UsageError) as error:
+        if variant is not None and isinstance(error, UsageError):  # it is about the phrases
+            raise
         raise WeightsError(
             f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error})."
         ) from None
+
+
+def _for_phrases(folder: Path, source: str) -> Variant[Any] | None:
+    """The member that a folder is of, where that looks for phrases."""
+    model_type = _read_json(folder / CONFIG, source).get("model_type")
+    return next(
+        (one for one in variants().values() if one.phrases is not None and model_type in one.phrases.types),
+        None,
+    )
 
 
 def _load(folder: Path, source: str) -> Weights:
@@ -38,17 +61,18 @@ def _load(folder: Path, source: str) -> Weights:
         for model_type, names in variant.hugging_face.items()
     }
     adapted = {
-        model_type: variant
+        model_type: (variant, variant.adapter.read)
         for variant in variants().values()
         if variant.adapter is not None
         for model_type in variant.adapter.types
     }
     if facts.get("model_type") in adapted:
-        return _by_adapter(adapted[facts["model_type"]], folder, source)
+        variant, read = adapted[facts["model_type"]]
+        return _found(variant, read(folder, source), source)
     if facts.get("model_type") not in known:
         raise WeightsError(
             f"{source}: {CONFIG} is of a model of type {facts.get('model_type')!r}; read are "
-            f"{', '.join([*known, *adapted])}."
+            f"{', '.join([*known, *adapted, *types_for_phrases()])}."
         )
     variant, theirs = known[facts["model_type"]]
     try:
@@ -66,9 +90,14 @@ def _load(folder: Path, source: str) -> Weights:
     return Weights(source, config, tensors, classes, _preprocessing(folder, source), variant.loss)
 
 
-def _by_adapter(variant: Variant[Any], folder: Path, source: str) -> Weights:
-    assert variant.adapter is not None
-    found = variant.adapter.read(folder, source)
+def types_for_phrases() -> list[str]:
+    """The `model_type` of all that look for phrases."""
+    return [
+        one for variant in variants().values() if variant.phrases is not None for one in variant.phrases.types
+    ]
+
+
+def _found(variant: Variant[Any], found: FoundModel[Any], source: str) -> Weights:
     names = np.array([found.names.get(index, f"class {index}") for index in range(found.config.classes)])
     classes = Classes(ids=np.arange(len(names)), names=names)
     return Weights(source, found.config, found.tensors, classes, found.preprocessing, variant.loss)
@@ -111,7 +140,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
 
 
 def fetch(source: str) -> Path:
-    """The folder of `OWNER/NAME[@REVISION]` on the hub, fetched once; the tensors are checked against their hash."""
+    """The folder of `OWNER/NAME[@REVISION]` on the hub, fetched once; each file is checked against its hash."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -128,19 +157,29 @@ def fetch(source: str) -> Path:
                 raise WeightsError(f"hf:{source}: there is no {wanted} in this repository.")
         paths = {
             name: Path(hub.hf_hub_download(repository, name, revision=info.sha))
-            for name in (CONFIG, TENSORS, PREPROCESSOR)
+            for name in (CONFIG, TENSORS, PREPROCESSOR, *TOKENIZER)
             if name in there
         }
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"hf:{source}: could not be fetched: {first}") from None
-    stored = there[TENSORS].lfs
-    if stored is not None:
-        with paths[TENSORS].open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != stored.sha256:
-            paths[TENSORS].resolve().unlink()
-            raise WeightsError(
-                f"hf:{source}: {TENSORS} has the SHA-256 {found}, not {stored.sha256}. Try again."
-            )
+    for name, path in paths.items():
+        kind, promised = _promised(there[name])
+        found = _hash(path, kind)
+        if promised is not None and found != promised:
+            path.resolve().unlink()
+            raise WeightsError(f"hf:{source}: {name} has the {kind} {found}, not {promised}. Try again.")
     return paths[CONFIG].parent
+
+
+def _promised(file: Any) -> tuple[str, str | None]:
+    """The hash that the hub says a file has: a large one by itself, others as git names them."""
+    return ("SHA-256", file.lfs.sha256) if file.lfs is not None else ("git hash", file.blob_id)
+
+
+def _hash(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        if kind == "SHA-256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        contents = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(contents) + contents, usedforsecurity=False).hexdigest()
