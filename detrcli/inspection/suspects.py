@@ -22,6 +22,7 @@ APART = 0.3  # IoU below which a prediction lies on no annotated object
 TIGHT = 0.75  # IoU from which two boxes say the same
 TWICE = 0.85  # IoU from which two annotations of a class mean one object
 LEAST = 0.1  # suspicion that is worth a look
+UNSURE = 0.01  # probability that says nothing
 CONFIDENT = 0.3  # score from which a prediction on nothing is worth one
 
 
@@ -83,8 +84,9 @@ class Suspicions:
             annotated = float(best[own[0]])
             others = np.where(self.category_ids == t.of_category[place], -1.0, best)
             other = int(others.argmax())
-            suspicion = float(others[other]) * (1 - annotated)
-            if suspicion >= LEAST and others[other] > annotated:
+            # How many times as likely the other class is: of a model that is sure of little, too.
+            suspicion = (float(others[other]) + UNSURE) / (float(others[other]) + annotated + 2 * UNSURE)
+            if others[other] >= LEAST and suspicion > 0.5:
                 yield Suspect(
                     "wrong_label",
                     suspicion,
