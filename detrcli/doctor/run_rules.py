@@ -127,13 +127,6 @@ def _of_optimisation(run: RunFacts) -> Iterator[Finding]:
             f"Train with --lr {recipe.lr:.2g}.",
             IMPOSSIBLE + 4,
         )
-    if s.ema and s.ema**run.steps > 0.2:
-        yield Finding(
-            "The running mean of the weights still holds much of the random start.",
-            f"ema = {s.ema:g} keeps {s.ema**run.steps:.0%} of it after {run.steps:,} steps; this mean is evaluated.",
-            f"Train longer, or with --set ema={max(0.0, 1 - 10 / run.steps):.3f}.",
-            IMPOSSIBLE + 2,
-        )
     if s.warmup > 0.5 * run.steps and s.warmup > 4:
         yield Finding(
             "The learning rate was still rising when the training ended.",
