@@ -109,6 +109,7 @@ CHANGED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
 }
 WAYS = {**ADDED, **CHANGED}
 LAST = "+ denoising (dino-tiny)"
+MEASURED = "as measured"  # what the model of a way is called while it is trained
 COLUMNS = ("AP", "AP50", "APs")
 
 
@@ -122,11 +123,13 @@ def train_way(data: Path, folder: Path, name: str, seed: int, pictures: int) -> 
     """Train one way with one seed."""
     model, settings = WAYS[name]
     for variant in variants().values():
+        presets: dict[str, ModelConfig] = variant.presets  # type: ignore[assignment]  # for this process alone
+        presets.pop(MEASURED, None)
         if variant.config is type(model):
-            variant.presets["as measured"] = model  # type: ignore[index]  # for this process alone
+            presets[MEASURED] = model
     epochs = max(1, round(pictures / count(data)))
     chosen = {"epochs": epochs, "eval_every": max(1, epochs // 6), "workers": 0, **settings}
-    train(data, model="as measured", weights="none", seed=seed, out=folder, settings=chosen)
+    train(data, model=MEASURED, weights="none", seed=seed, out=folder, settings=chosen, report=False)
 
 
 def count(data: Path) -> int:

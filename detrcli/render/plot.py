@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import cycle
 
 from PIL import Image, ImageDraw
 
@@ -28,6 +29,11 @@ class Panel:
     curves: Mapping[str, Sequence[tuple[float, float]]]  # name -> points, by rising x
     least: float | None = None  # where the y axis begins, else where the curves do
     most: float | None = None
+    span: tuple[float, float] | None = None  # of the x axis, else that of the curves
+    mark: tuple[float, str] | None = None  # a place of the x axis that is marked, and its name
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(
+        default_factory=dict
+    )  # x, from, to by name
 
 
 def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
@@ -50,7 +56,7 @@ def _draw(panel: Panel) -> Image.Image:
     if not points:
         draw.text(((x0 + x1) / 2, (y0 + y1) / 2), "nothing yet", fill=GREY, font=font, anchor="mm")
         return picture
-    across = ticks(min(x for x, _ in points), max(x for x, _ in points), whole=True)
+    across = ticks(*(panel.span or (min(x for x, _ in points), max(x for x, _ in points))), whole=True)
     up = ticks(
         min(y for _, y in points) if panel.least is None else panel.least,
         max(y for _, y in points) if panel.most is None else panel.most,
@@ -72,7 +78,20 @@ def _draw(panel: Panel) -> Image.Image:
         draw.text((column, y1 + SCALE * 6), f"{x:g}", fill="black", font=small, anchor="ma")
     draw.line((x0, y1, x1, y1), fill="black", width=SCALE)
 
-    for curve, colour in zip(panel.curves.values(), COLOURS, strict=False):
+    if panel.mark is not None:
+        column, _ = place(panel.mark[0], up[0])
+        draw.line((column, y0, column, y1), fill="grey", width=SCALE)
+        near_end = column > x1 - SCALE * 40
+        anchor, shift = ("ra", -4) if near_end else ("la", 4)
+        draw.text((column + SCALE * shift, y0), panel.mark[1], fill="grey", font=small, anchor=anchor)
+    for name, colour in zip(panel.curves, cycle(COLOURS)):
+        band = panel.bands.get(name, ())
+        if len(band) > 1:
+            edge = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
+            faint = Image.new("RGBA", picture.size)
+            ImageDraw.Draw(faint).polygon(edge, fill=(*colour, 40))
+            picture.paste(faint, (0, 0), faint)
+    for curve, colour in zip(panel.curves.values(), cycle(COLOURS)):
         places = [place(x, y) for x, y in curve if math.isfinite(y)]
         if len(places) > 1:
             draw.line(places, fill=colour, width=2 * SCALE, joint="curve")
@@ -85,13 +104,23 @@ def _draw(panel: Panel) -> Image.Image:
 
 
 def _legend(draw: ImageDraw.ImageDraw, panel: Panel, right: float) -> None:
-    """Names in a row above the curves, from the right."""
-    small, x = default_font(SCALE * 11), right
-    for (name, _), colour in reversed(list(zip(panel.curves.items(), COLOURS, strict=False))):
-        x -= draw.textlength(name, font=small)
-        draw.text((x, SCALE * 10), name, fill="black", font=small)
-        draw.line((x - SCALE * 20, SCALE * 17, x - SCALE * 5, SCALE * 17), fill=colour, width=3 * SCALE)
-        x -= SCALE * 32
+    """Names in a row above the curves, from the right; where they do not fit there, below each other over them."""
+    small = default_font(SCALE * 11)
+    named = list(zip(panel.curves, cycle(COLOURS)))
+    title = SCALE * LEFT + draw.textlength(panel.title, font=default_font(SCALE * 14))
+    if right - sum(draw.textlength(name, font=small) + SCALE * 32 for name, _ in named) > title:
+        x = right
+        for name, colour in reversed(named):
+            x -= draw.textlength(name, font=small)
+            draw.text((x, SCALE * 10), name, fill="black", font=small)
+            draw.line((x - SCALE * 20, SCALE * 17, x - SCALE * 5, SCALE * 17), fill=colour, width=3 * SCALE)
+            x -= SCALE * 32
+        return
+    x = SCALE * (LEFT + 30)
+    for row, (name, colour) in enumerate(named):
+        y = SCALE * (TOP + 4 + 13 * row)
+        draw.line((x - SCALE * 20, y + SCALE * 7, x - SCALE * 5, y + SCALE * 7), fill=colour, width=3 * SCALE)
+        draw.text((x, y), name, fill="black", font=small)
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:

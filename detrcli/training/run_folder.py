@@ -118,16 +118,24 @@ def curves(rows: Sequence[Row], evaluated: Sequence[str]) -> Image.Image:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     parts = [name.removeprefix(LOSS) for name in columns if name.startswith(LOSS)]
     rates = [name for name in columns if name == "lr" or name.startswith("lr_")]
+    best = best_of(rows, evaluated[0]) if evaluated else None
+    mark = None if best is None else (float(best["epoch"] or 0), "best")
+    span = (float(rows[0]["epoch"] or 0), float(rows[-1]["epoch"] or 0)) if rows else None
+
+    def panel(
+        title: str, names: Mapping[str, str], least: float | None = 0, most: float | None = None
+    ) -> Panel:
+        shown = {name: curve(column) for name, column in names.items()}
+        return Panel(title, "epoch", shown, least, most, span, mark)
+
     return plot(
         [
-            Panel("loss, all layers, weighted", "epoch", {"loss": curve("loss")}, least=0),
-            Panel(
-                "loss, last layer, by term", "epoch", {name: curve(LOSS + name) for name in parts}, least=0
-            ),
-            Panel("validation", "epoch", {name: curve(name) for name in evaluated[:3]}, 0, 1),
-            Panel("class error, %", "epoch", {"class error": curve("class_error")}, 0, 100),
-            Panel("gradient norm", "epoch", {"before clipping": curve("grad_norm")}, least=0),
-            Panel("learning rate", "epoch", {_rate(name): curve(name) for name in rates}, least=0),
+            panel("loss, all layers, weighted", {"loss": "loss"}),
+            panel("loss, last layer, by term", {name: LOSS + name for name in parts}),
+            panel("validation", {name: name for name in evaluated[:3]}, 0, 1),
+            panel("class error, %", {"class error": "class_error"}, 0, 100),
+            panel("gradient norm", {"before clipping": "grad_norm"}),
+            panel("learning rate", {_rate(name): name for name in rates}),
         ],
         columns=3,
     )
