@@ -13,6 +13,7 @@ TOPICS = (
     "predict",
     "evaluation",
     "report",
+    "doctor",
     "speed",
     "attention",
     "matching",
