@@ -16,6 +16,7 @@ COLOURS: tuple[Colour, ...] = (
 )  # fmt: skip
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 40
+ROW = 14  # height of a row of the legend
 GREY = (205, 205, 205)
 SCALE = 2  # drawn larger, for screens and print
 
@@ -48,7 +49,9 @@ def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
 def _draw(panel: Panel) -> Image.Image:
     picture = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
     draw, font, small = ImageDraw.Draw(picture), default_font(SCALE * 14), default_font(SCALE * 11)
-    x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    rows = _rows(panel)
+    below = 0 if len(rows) == 1 and _beside(panel) else ROW * len(rows)  # the title
+    x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP + below, WIDTH - RIGHT, HEIGHT - BOTTOM))
     draw.text((x0, SCALE * 8), panel.title, fill="black", font=font)
     draw.text(((x0 + x1) / 2, SCALE * (HEIGHT - 16)), panel.across, fill="black", font=small, anchor="ma")
 
@@ -99,28 +102,46 @@ def _draw(panel: Panel) -> Image.Image:
             for x, y in places:
                 radius = SCALE * 2.2
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-    _legend(draw, panel, x1)
+    _legend(draw, panel, rows if below else [])
     return picture
 
 
-def _legend(draw: ImageDraw.ImageDraw, panel: Panel, right: float) -> None:
-    """Names in a row above the curves, from the right; where they do not fit there, below each other over them."""
+def _lengths(panel: Panel) -> dict[str, float]:
+    """How long each name of the legend is, with its line."""
     small = default_font(SCALE * 11)
-    named = list(zip(panel.curves, cycle(COLOURS)))
-    title = SCALE * LEFT + draw.textlength(panel.title, font=default_font(SCALE * 14))
-    if right - sum(draw.textlength(name, font=small) + SCALE * 32 for name, _ in named) > title:
-        x = right
-        for name, colour in reversed(named):
-            x -= draw.textlength(name, font=small)
-            draw.text((x, SCALE * 10), name, fill="black", font=small)
-            draw.line((x - SCALE * 20, SCALE * 17, x - SCALE * 5, SCALE * 17), fill=colour, width=3 * SCALE)
-            x -= SCALE * 32
-        return
-    x = SCALE * (LEFT + 30)
-    for row, (name, colour) in enumerate(named):
-        y = SCALE * (TOP + 4 + 13 * row)
-        draw.line((x - SCALE * 20, y + SCALE * 7, x - SCALE * 5, y + SCALE * 7), fill=colour, width=3 * SCALE)
-        draw.text((x, y), name, fill="black", font=small)
+    return {name: small.getlength(name) + SCALE * 32 for name in panel.curves}
+
+
+def _beside(panel: Panel) -> bool:
+    """Whether all names fit in the title's row."""
+    title = default_font(SCALE * 14).getlength(panel.title)
+    return sum(_lengths(panel).values()) + title < SCALE * (WIDTH - LEFT - RIGHT)
+
+
+def _rows(panel: Panel) -> list[list[str]]:
+    """The names in as many rows as they take."""
+    rows: list[list[str]] = [[]]
+    used = 0.0
+    for name, long in _lengths(panel).items():
+        if rows[-1] and used + long > SCALE * (WIDTH - LEFT - RIGHT):
+            rows.append([])
+            used = 0.0
+        rows[-1].append(name)
+        used += long
+    return rows
+
+
+def _legend(draw: ImageDraw.ImageDraw, panel: Panel, rows: Sequence[Sequence[str]]) -> None:
+    """Names in rows below the title; without rows beside it, from the right."""
+    small, lengths = default_font(SCALE * 11), _lengths(panel)
+    colours = dict(zip(panel.curves, cycle(COLOURS), strict=False))
+    beside = [(list(panel.curves), SCALE * (WIDTH - RIGHT) - sum(lengths.values()), SCALE * 10.0)]
+    below = [(row, SCALE * float(LEFT), SCALE * (TOP - 4.0 + ROW * i)) for i, row in enumerate(rows)]
+    for names, x, y in below or beside:
+        for name in names:
+            draw.line((x + SCALE * 8, y + SCALE * 7, x + SCALE * 23, y + SCALE * 7), colours[name], 3 * SCALE)
+            draw.text((x + SCALE * 28, y), name, fill="black", font=small)
+            x += lengths[name]
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:

@@ -117,10 +117,17 @@ def curves(rows: Sequence[Row], evaluated: Sequence[str]) -> Image.Image:
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
     parts = [name.removeprefix(LOSS) for name in columns if name.startswith(LOSS)]
+    own = [name for name in parts if "_" not in name]  # else it is of a further group, as denoising_class
+    groups = list(dict.fromkeys(name.partition("_")[0] for name in parts if "_" in name))
     rates = [name for name in columns if name == "lr" or name.startswith("lr_")]
     best = best_of(rows, evaluated[0]) if evaluated else None
     mark = None if best is None else (float(best["epoch"] or 0), "best")
     span = (float(rows[0]["epoch"] or 0), float(rows[-1]["epoch"] or 0)) if rows else None
+
+    def summed(group: str) -> list[tuple[float, float]]:
+        """All terms of a group of queries."""
+        terms = [curve(LOSS + name) for name in parts if name.startswith(f"{group}_")]
+        return [(one[0][0], sum(value for _, value in one)) for one in zip(*terms, strict=False)]
 
     def panel(
         title: str, names: Mapping[str, str], least: float | None = 0, most: float | None = None
@@ -131,7 +138,15 @@ def curves(rows: Sequence[Row], evaluated: Sequence[str]) -> Image.Image:
     return plot(
         [
             panel("loss, all layers, weighted", {"loss": "loss"}),
-            panel("loss, last layer, by term", {name: LOSS + name for name in parts}),
+            Panel(
+                "loss, last layer, by term",
+                "epoch",
+                {name: curve(LOSS + name) for name in own} | {group: summed(group) for group in groups},
+                0,
+                None,
+                span,
+                mark,
+            ),
             panel("validation", {name: name for name in evaluated[:3]}, 0, 1),
             panel("class error, %", {"class error": "class_error"}, 0, 100),
             panel("gradient norm", {"before clipping": "grad_norm"}),
