@@ -15,7 +15,7 @@ def doctor(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what is probably wrong with a training or data, most likely first."""
+    """Say what is probably wrong, most likely first."""
     if str(subject) != "shapes" and not subject.exists():
         raise UsageError(f"{subject}: there is no such run or data.")
     from detrcli.api.doctoring import doctor as look_at

@@ -58,7 +58,7 @@ def report(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show why a model fails on your data, and which annotations to mend; several runs side by side."""
+    """Show why a model fails on your data, and what to mend."""
     from detrcli.cli.outputs import check_free, check_not_in_data
 
     if out is not None:

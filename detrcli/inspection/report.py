@@ -151,7 +151,7 @@ class MatchReport:
             tables.append(
                 Table(
                     f"missed: no detection with a score of {self.threshold:g} or more stands for these objects",
-                    ("object", "class", "layer", "query", "predicts", "score", "its class", "IoU", "why"),
+                    ("object", "layer", "query", "predicts", "its class", "IoU", "why"),
                     list(self._missed()),
                 )
             )

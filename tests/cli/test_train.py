@@ -58,10 +58,11 @@ def test_a_run_is_numbered_shown_and_told(detr: Detr, data: Path, tmp_path: Path
     assert (
         "runs/train: 10 pictures, 2 classes, 2 pictures a step, 5 steps an epoch, epochs 1 to 2" in shown.err
     )
-    assert [line.split("  ")[0] for line in shown.err.splitlines()][-3:-1] == ["epoch 1", "epoch 2"]
+    assert [line.split("  ")[0] for line in shown.err.splitlines()][-4:-2] == ["epoch 1", "epoch 2"]
+    assert shown.err.endswith("what went wrong on the validation split: detr report runs/train\n")
     assert "\x1b" not in shown.out + shown.err
     again = detr("train", data, *SMALL, "--epochs", 1, "--json")
-    assert again.json.keys() == {"schema", "run", "epochs", "best", "seconds"}
+    assert again.json.keys() == {"schema", "run", "epochs", "best", "seconds", "report"}
     assert again.json["schema"] == "detr.train/1"
     assert again.json["run"] == "runs/train-2"
     assert again.json["epochs"] == again.json["best"]["epoch"] == 1
