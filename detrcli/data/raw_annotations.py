@@ -63,13 +63,13 @@ def whole_numbers(values: Iterable[Any], otherwise: int | None = None) -> np.nda
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or value is None or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r:.40} is no whole number")
     try:
         number = int(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is no whole number") from None
+        raise ValueError(f"{value!r:.40} is no whole number") from None
     if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{value!r} is too large a number")
+        raise ValueError(f"{value!r:.40} is too large a number")
     return number
 
 

@@ -18,6 +18,11 @@ def visible(text: str) -> str:
     )
 
 
+def writable(text: str) -> str:
+    """The text without what no file can hold: half a pair of surrogates, and NUL, written out."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 def key(name: str) -> str:
     """What names have in common that differ in case and surrounding space only."""
     return name.strip().casefold()
