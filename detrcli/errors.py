@@ -4,6 +4,7 @@ A message says what is wrong, with which file or item, and what to do, in one to
 that is raised is a bug of ours.
 """
 
+from errno import ENAMETOOLONG
 from typing import ClassVar
 
 
@@ -83,6 +84,8 @@ def to_user_error(error: BaseException) -> DetrError | None:
         return MachineError("Another process of this command has ended, or is out of reach; it said why.")
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
+        if error.errno == ENAMETOOLONG:
+            return UsageError(f"{error.strerror}{where}\nGive a shorter name.")
         return MachineError(f"{error.strerror}{where}")
     return None
 

@@ -127,7 +127,13 @@ def print_csv(results: Sequence[Result]) -> None:
     for result in results:
         for row in _rows(result.detections):
             *values, box = row.values()
-            writer.writerow([visible(str(value)) for value in (result.file, *values, *box)])
+            writer.writerow([_cell(value) for value in (result.file, *values, *box)])
+
+
+def _cell(value: str | float) -> str:
+    """Words that a spreadsheet would compute are quoted, as it would quote them itself."""
+    text = visible(str(value))
+    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
 def print_for_people(results: Sequence[Result], threshold: Threshold) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def folder_of(data: Path) -> Path:
     """The folder of a data set, also where a file of it is named; COCO keeps those in annotations/."""
-    if not data.is_file():
+    if not os.path.isfile(data):
         return data
     folder = data.absolute().parent
     return folder.parent if folder.name == "annotations" else data.parent

@@ -36,9 +36,9 @@ class Layout:
 
 def find(data: Path) -> Layout:
     """Tell the layout of a folder by what is in it, or of a data.yaml or a COCO annotation file."""
-    if data.is_file():
+    if os.path.isfile(data):
         return _by_file(data)
-    if not data.is_dir():
+    if not os.path.isdir(data):
         web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
         raise DataError(f"{data}: there is no such folder.{web}")
     for known in (_coco, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
