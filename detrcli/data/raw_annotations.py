@@ -74,12 +74,12 @@ def _whole(value: Any) -> int:
 
 
 def box_array(boxes: Sequence[Any]) -> np.ndarray:
-    """Boxes as (N, 4) float64; a row of NaN for one that is not four finite numbers."""
+    """Boxes as (N, 4) float64; a row of NaN for one that is not four numbers with a product that is finite."""
     try:
         array = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError, OverflowError):
         array = np.array([_box(box) for box in boxes], dtype=np.float64).reshape(len(boxes), 4)
-    array[~np.isfinite(array).all(1)] = math.nan
+    array[~(np.abs(array) < 1e150).all(1)] = math.nan
     return array
 
 

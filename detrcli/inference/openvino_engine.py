@@ -42,7 +42,8 @@ def _read(path: Path) -> openvino.Model:
         return openvino.Core().read_model(path)
     except RuntimeError as error:
         raise WeightsError(
-            f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})."
+            f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]:.200}).\n"
+            "Write it again with `detr export`."
         ) from None
 
 

@@ -172,6 +172,17 @@ def test_long_numbers_of_voc_are_problems_of_their_picture(digits: int, tmp_path
     assert len(checked.problems) == 1
 
 
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_boxes_beyond_all_measure_are_none(layout: str, tmp_path: Path) -> None:
+    """Their areas would overflow, with a warning of numpy's."""
+    if layout == "coco":
+        written = train_of(coco(annotations__bbox=[1e200, 1, 1e200, 1e200])(tmp_path))
+    else:
+        written = train_of(voc("<xmax>20<", "<xmax>1e200<")(tmp_path))
+    assert np.isnan(written.boxes).all()
+    assert [one.kind for one in check_split("train", written).problems] == ["bad-box"]
+
+
 def test_characters_that_no_file_holds_are_written_out(tmp_path: Path) -> None:
     written = train_of(coco(categories__name="a\0", images__file_name="b\ud800\0.png")(tmp_path))
     assert (written.names, written.files) == (["a\\x00"], ["b\\ud800\\x00.png"])

@@ -81,6 +81,8 @@ def test_files_that_are_no_list(tmp_path: Path, content: str | bytes, said: str)
         ({**GOOD, "score": True}, "True in its score is no finite number"),
         ({**GOOD, "score": 10**400}, "10{39} in its score is no finite number"),
         ({**GOOD, "score": None}, "None in its score is no finite number"),
+        ({**GOOD, "file_name": 5.0}, "its file_name is 5.0, which is no name"),
+        ({**GOOD, "file_name": ["a"]}, r"its file_name is \['a'\], which is no name"),
         ({**GOOD, "image_id": 5}, "is of image 5, which the data does not have"),
         ({**GOOD, "category_id": 1}, "is of category 1, which the data does not have"),
     ],

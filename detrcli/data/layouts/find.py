@@ -40,7 +40,9 @@ def find(data: Path) -> Layout:
         return _by_file(data)
     if not os.path.isdir(data):
         web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
-        raise DataError(f"{data}: there is no such folder.{web}")
+        raise DataError(
+            f"{data}: there is no such folder.{web}\n`detr guide data` says what can be given as DATA."
+        )
     for known in (_coco, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
         if layout := known(data):
             return layout
@@ -181,7 +183,7 @@ def _yolo_by_yaml(path: Path) -> Layout:
         if entries := yolo.words(facts.get(word), path):
             readers[split] = partial(_read_yolo, path, base, entries, names, split, pose="kpt_shape" in facts)
     if not readers:
-        raise DataError(f"{path}: it names no train, val or test.")
+        raise DataError(f"{path}: it names no train, val or test; one of them is needed.")
     return Layout("yolo", readers)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from detrcli.data.images import SUFFIXES
 from detrcli.data.place import lies_inside
-from detrcli.data.raw_annotations import Problem, RawAnnotations
+from detrcli.data.raw_annotations import Problem, RawAnnotations, box_array
 from detrcli.errors import DataError
 from detrcli.structures import check_class_names
 from detrcli.system.text import writable
@@ -68,7 +68,7 @@ def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> 
             x0, y0, x1, y1 = corners
             # The first pixel is 1 and the last belongs to the box.
             rows.append((image_id, number[name], [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1], difficult))
-    boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
+    boxes = box_array([row[2] for row in rows])
     return RawAnnotations(
         folder=pictures,
         image_ids=np.arange(1, len(files) + 1),

@@ -16,6 +16,7 @@ from detrcli.structures import MOST_CLASSES, check_class_names
 from detrcli.system.text import writable
 
 LARGEST_YAML = 1_000_000  # bytes, which are read in two seconds; a thousand classes take 20,000
+HINT = "`train`, `val` and `names` are enough, as in `train: images/train`, `val: images/val`, `names: [cat, dog]`."
 _NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
 _KINDS = 2**31  # the number of a class is lower
 
@@ -30,11 +31,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has more than {LARGEST_YAML:,} bytes")
         facts = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except RecursionError:
-        raise DataError(f"{path}: cannot be read (lists in lists without end).") from None
+        raise DataError(f"{path}: cannot be read (lists in lists without end).\n{HINT}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}).\n{HINT}") from None
     if not isinstance(facts, dict):
-        raise DataError(f"{path}: not a YOLO data.yaml: it holds no keys.")
+        raise DataError(f"{path}: not a YOLO data.yaml: it holds no keys.\n{HINT}")
     return facts
 
 

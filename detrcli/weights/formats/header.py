@@ -65,14 +65,16 @@ def from_header(
 
 def known_variant(header: Mapping[str, str], source: str) -> Variant[Any]:
     """The member that a header names."""
-    if header["format"] != FORMAT:
+    if header.get("format") != FORMAT:
         raise WeightsError(
-            f"{source}: written by another version of detr ({header['format']}, not {FORMAT})."
+            f"{source}: written by another version of detr ({header.get('format')!s:.40}, not {FORMAT}).\n"
+            "Update detr, or save it again."
         )
-    variant = variants().get(header.get("variant", ""))
+    variant = variants().get(str(header.get("variant")))
     if variant is None:
         raise WeightsError(
-            f"{source}: holds a model of a kind that is not known here ({header.get('variant')!r})."
+            f"{source}: holds a model of a kind that is not known here ({header.get('variant')!r:.40}).\n"
+            "Update detr, or install the package that this model comes from."
         )
     return variant
 

@@ -19,6 +19,7 @@ from detrcli.weights.formats.tensors import tensors_in
 from detrcli.weights.phrases import NEEDED
 from detrcli.weights.weights import Weights
 
+AGAIN = "Fetch the folder again, or save the model anew with save_pretrained()."
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 # Of models that look for phrases: what a processor is that has a tokenizer too, and the tokenizer.
 TOKENIZER = (
@@ -37,12 +38,12 @@ def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Weights:
             raise UsageError(NEEDED.format(source))
         return _found(variant, variant.phrases.read(folder, source, phrases), source)
     except RecursionError:
-        raise WeightsError(f"{source}: {CONFIG} or {PREPROCESSOR} is nested without end.") from None
+        raise WeightsError(f"{source}: {CONFIG} or {PREPROCESSOR} is nested without end.\n{AGAIN}") from None
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, UsageError) as error:
         if variant is not None and isinstance(error, UsageError):  # it is about the phrases
             raise
         raise WeightsError(
-            f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error})."
+            f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error!s:.200}).\n{AGAIN}"
         ) from None
 
 
@@ -80,9 +81,9 @@ def _load(folder: Path, source: str) -> Weights:
     try:
         tensors = theirs.rename(tensors_in(load_file(folder / TENSORS), source))
     except FileNotFoundError:
-        raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.") from None
+        raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.\n{AGAIN}") from None
     except SafetensorError as error:
-        raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).") from None
+        raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).\n{AGAIN}") from None
     config = theirs.infer(source, tensors, facts, None)
     names = {int(index): str(name) for index, name in (facts.get("id2label") or {}).items()}
     classes = _classes(names, config.classes)
@@ -133,7 +134,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{source}: {path.name} cannot be read ({error}).") from None
+        raise WeightsError(f"{source}: {path.name} cannot be read ({error}).\n{AGAIN}") from None
     if not isinstance(facts, dict):
         raise WeightsError(f"{source}: {path.name} is not a JSON object.")
     return facts

@@ -28,10 +28,10 @@ def to_file(weights: Weights) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     header = header_of(weights)
     header[CHECKSUM] = checksum(header, tensors)
-    return _in_order(to_bytes(tensors, header))
+    return in_order(to_bytes(tensors, header))
 
 
-def _in_order(file: bytes) -> bytes:
+def in_order(file: bytes) -> bytes:
     """With the keys of its header sorted: safetensors shuffles them, and equal weights should be equal files."""
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
