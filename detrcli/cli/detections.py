@@ -92,7 +92,7 @@ def ids_from(path: Path, files: Sequence[str]) -> dict[str, int]:
     try:
         images = json.loads(path.read_text(encoding="utf-8"))["images"]
         listed = [(PurePath(image["file_name"]).name, int(image["id"])) for image in images]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"--ids-from {path}: these are no COCO annotations ({error}).") from None
     count = Counter(name for name, _ in listed)
     for file in files:

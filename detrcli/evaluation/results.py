@@ -84,7 +84,7 @@ def read_results(
     try:
         entries = msgspec.json.decode(data, type=list[_Entry])
         results = _as_results(entries)
-    except (msgspec.DecodeError, OverflowError):
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         entries = _read_slowly(path, data)
         results = _as_results(entries)
     _check_files(path, entries, dict(zip(image_ids.tolist(), files, strict=False)))

@@ -52,6 +52,7 @@ def test_other_keys_are_passed_over(tmp_path: Path) -> None:
         ("[{", "no JSON"),
         (b"\xff\xfe\x00", "no JSON"),
         ("[" * 100_000, "no JSON"),
+        (json.dumps([{**GOOD, "file_name": "caf\u00e9"}], ensure_ascii=False).encode("latin-1"), "no JSON"),
         ('{"annotations": []}', "a list of detections; this is a dict"),
         ("null", "this is a NoneType"),
     ],
