@@ -62,11 +62,11 @@ def check(name: str, value: Any, hint: Any) -> None:
         check(name, value, kind)
         for bound in bounds:
             if isinstance(bound, Bounds) and value not in bound:
-                raise UsageError(f"{name} = {value}: it is {bound}.")
+                raise UsageError(f"{name} = {value!r:.40}: it is {bound}.")
     elif origin is Literal:
         if value not in arguments:
             choices = ", ".join(repr(choice) for choice in arguments)
-            raise UsageError(f"{name} = {value!r} is not known: it is one of {choices}.")
+            raise UsageError(f"{name} = {value!r:.40} is not known: it is one of {choices}.")
     elif origin in (Union, UnionType):
         if value is not None:
             check(name, value, next(kind for kind in arguments if kind is not NoneType))
@@ -74,20 +74,20 @@ def check(name: str, value: Any, hint: Any) -> None:
             raise UsageError(f"{name} is missing.")
     elif origin is tuple:
         if not isinstance(value, tuple) or (arguments[-1] is not ... and len(value) != len(arguments)):
-            raise UsageError(f"{name} = {value!r}: it is a row of {len(arguments)} values.")
+            raise UsageError(f"{name} = {value!r:.40}: it is a row of {len(arguments)} values.")
         for one in value:
             check(name, one, arguments[0])
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise UsageError(f"{name} = {value!r}: it is a table of names and values.")
+            raise UsageError(f"{name} = {value!r:.40}: it is a table of names and values.")
         for key, one in value.items():
             check(f"{name}.{key}", one, arguments[1])
     elif hint in _WORDS:
         accepted = (int, float) if hint is float else (hint,)
         if type(value) not in accepted or (hint is float and not math.isfinite(value)):
-            raise UsageError(f"{name} = {value!r}: it is {_WORDS[hint]}.")
+            raise UsageError(f"{name} = {value!r:.40}: it is {_WORDS[hint]}.")
     elif isinstance(hint, type) and not isinstance(value, hint):
-        raise UsageError(f"{name} = {value!r}: it is a {hint.__name__}.")
+        raise UsageError(f"{name} = {value!r:.40}: it is a {hint.__name__}.")
 
 
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -160,6 +160,12 @@ class Preprocessing(Config):
         super().__post_init__()
         if not all(self.std):
             raise UsageError("std: a deviation of 0 cannot be divided by.")
+        # What lies beyond is none of a picture's values, and float32 cannot hold what comes of it.
+        if not all(1e-6 <= deviation <= 1e6 for deviation in self.std) or any(
+            abs(m) > 1e6 for m in self.mean
+        ):
+            raise UsageError(f"mean = {self.mean}, std = {self.std}: these are no values of pixels.")
+        self.resize.place(1000, 1000)  # which raises for an input that is too large
 
     def with_size(self, size: int | None = None, max_size: int | None = None) -> Self:
         """The same for inputs of another size."""

@@ -4,6 +4,7 @@ A message says what is wrong, with which file or item, and what to do, in one to
 that is raised is a bug of ours.
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -41,6 +42,16 @@ class MachineError(DetrError):
     """The disk, permissions, devices, memory, and libraries that do not fit each other."""
 
     exit_code = 6
+
+
+_WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room there, or give another place."),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "Give another place, or the right to use this one."
+    ),
+    errno.ENOTDIR: "A part of that path is a file: give another place.",
+    errno.EMFILE: "Too many files are open: raise `ulimit -n`, or use fewer --set workers=N.",
+}
 
 
 def loader_was_killed(error: BaseException) -> bool:
@@ -83,7 +94,10 @@ def to_user_error(error: BaseException) -> DetrError | None:
         return MachineError("Another process of this command has ended, or is out of reach; it said why.")
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
-        return MachineError(f"{error.strerror}{where}")
+        if error.errno == errno.ENAMETOOLONG:
+            return UsageError(f"{error.strerror}{where}\nGive a shorter name.")
+        way = _WAYS_OUT.get(error.errno or 0)
+        return MachineError(f"{error.strerror}{where}" + (f"\n{way}" if way else ""))
     return None
 
 

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Self
 from detrcli.errors import UsageError
 
 LARGEST = 32_768  # pixels of a side, more than any picture that is opened has
+MOST_PIXELS = (
+    2**25
+)  # of an input, for which a network takes 10 GB; more may be asked for by a file that is broken
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,13 @@ class Placement:
     left: int
     picture_height: float  # not whole where it is padded before it is resized
     picture_width: float
+
+    def __post_init__(self) -> None:
+        if self.height * self.width > MOST_PIXELS:
+            raise UsageError(
+                f"an input of {self.width:,} x {self.height:,} pixels is more than the {MOST_PIXELS:,} allowed.\n"
+                "Give a smaller --size or --max-size."
+            )
 
     @classmethod
     def filling(cls, height: int, width: int) -> Self:
@@ -50,9 +60,12 @@ class Resize(ABC):
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value, least = getattr(self, one.name), 0 if one.name == "fill" else 1
-            if type(value) is not int or not least <= value <= LARGEST:
-                raise UsageError(f"{one.name} = {value!r}: it is a whole number from {least} to {LARGEST:,}.")
+            value = getattr(self, one.name)
+            least, most = (0, 255) if one.name == "fill" else (1, LARGEST)
+            if type(value) is not int or not least <= value <= most:
+                raise UsageError(
+                    f"{one.name} = {value!r:.40}: it is a whole number from {least} to {most:,}."
+                )
 
     @abstractmethod
     def place(self, height: int, width: int) -> Placement:

@@ -116,12 +116,41 @@ class Output:
         return self.decoder.layer(-1)
 
 
+MOST_CLASSES = 30_000
+LONGEST_NAME = 1_000  # characters; an array of names gives to each the room of the longest
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """A ValueError for more classes, or longer names, than anybody has: they would fill the memory."""
+    if len(names) > MOST_CLASSES:
+        raise ValueError(f"there are {len(names):,} classes, more than the {MOST_CLASSES:,} allowed")
+    longest = max(names, key=len, default="")
+    if len(longest) > LONGEST_NAME:
+        raise ValueError(
+            f"the class name {longest[:20]!r}... has {len(longest):,} characters, more than the "
+            f"{LONGEST_NAME:,} allowed"
+        )
+
+
 @dataclass(frozen=True)
 class Classes:
     """What a class index means: the data's own ids and names, which travel with the weights."""
 
     ids: np.ndarray  # (K,), int64
     names: np.ndarray  # (K,), str
+
+    @classmethod
+    def of(cls, ids: Sequence[int], names: Sequence[str]) -> Self:
+        """From lists that a file holds; a ValueError where they are none of classes."""
+        import numpy as np  # slow to import, and most who come here want names alone
+
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ValueError("the class names are no list of words")
+        check_class_names(names)
+        numbers = np.array(ids, dtype=np.int64)
+        if numbers.shape != (len(names),):
+            raise ValueError(f"there are {len(names)} class names for ids of shape {numbers.shape}")
+        return cls(numbers, np.array(names, dtype=np.str_))
 
     def __len__(self) -> int:
         return len(self.ids)

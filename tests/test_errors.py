@@ -3,12 +3,13 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from detrcli.errors import MachineError, loader_was_killed, to_user_error
+from detrcli.errors import MachineError, UsageError, loader_was_killed, to_user_error
 
 
 class _Loading(Dataset[int]):
@@ -57,3 +58,12 @@ def test_an_exception_inside_a_loader_process_is_a_bug_of_ours() -> None:
     error = _raised(_missing)
     assert not loader_was_killed(error)
     assert to_user_error(error) is None
+
+
+def test_a_name_that_is_too_long_is_the_users_to_change(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too long") as caught:
+        (tmp_path / ("a" * 300)).touch()
+    error = to_user_error(caught.value)
+    assert isinstance(error, UsageError)
+    assert str(tmp_path) in str(error)
+    assert "Give a shorter name." in str(error)

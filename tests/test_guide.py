@@ -8,6 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import bad_data
+import bad_options
+import bad_pictures
+import bad_weights
 import pytest
 from documents import (
     DOCUMENTS,
@@ -217,3 +221,18 @@ def test_an_unknown_topic_is_met_with_the_nearest_and_the_list(
     assert (shown.code, shown.out) == (2, "")
     assert (f"Did you mean {near}?" in shown.err) == (near is not None)
     assert ", ".join(TOPICS) in shown.err
+
+
+def test_the_tests_that_show_what_is_promised_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page("safety"))
+    assert len(named) > 10
+    for path, name in named:
+        functions = {
+            node.name for node in ast.walk(ast.parse(read(ROOT / path))) if isinstance(node, ast.FunctionDef)
+        }
+        assert not name or name in functions, f"{path}::{name}"
+
+
+def test_the_kinds_of_bad_inputs_are_counted() -> None:
+    tables = (bad_data, bad_options, bad_pictures, bad_weights)
+    assert f"has {sum(len(table.KINDS) for table in tables)} kinds" in page("safety")

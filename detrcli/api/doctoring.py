@@ -18,8 +18,9 @@ from detrcli.doctor.finding import Finding, likeliest_first
 from detrcli.doctor.run_rules import RunFacts, of_run
 from detrcli.errors import DetrError
 from detrcli.inspection.failures import Failures
+from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
-from detrcli.training.run_folder import CONFIG, DIVERGED, METRICS_FILE, is_run, source_of
+from detrcli.training.run_folder import DIVERGED, METRICS_FILE, is_run, source_of
 from detrcli.training.settings import given_settings, of
 from detrcli.training.setup import take
 from detrcli.weights.load import load_weights

@@ -25,8 +25,9 @@ from detrcli.inspection.failures import Failures, failures_of
 from detrcli.inspection.session import InspectionSession
 from detrcli.render.comparison_page import write_comparison
 from detrcli.render.report_page import IMAGES, Steadiness, worst_first, write_report
+from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
-from detrcli.training.run_folder import CONFIG, is_run, source_of
+from detrcli.training.run_folder import is_run, source_of
 from detrcli.training.settings import given_settings
 
 Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them

@@ -1,8 +1,8 @@
 """A training, from data and settings to a run folder."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.source import BUILT_IN
 from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
-from detrcli.errors import DataError, DetrError, UsageError
+from detrcli.errors import DataError, DetrError, UsageError, WeightsError
 from detrcli.evaluation.evaluator import Evaluator
 from detrcli.system import distributed
 from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
 from detrcli.system.lock import LOCK, locked
+from detrcli.training.begun import is_unbegun
 from detrcli.training.dry_run import Measured, measure
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.loop import Training
@@ -138,8 +139,9 @@ def train(
         refused += [name for name, value in (("--out", out), ("--config", config)) if value is not None]
         refused += [name for name, value in (("--exif", exif != "auto"), ("--skip-bad", skip_bad)) if value]
         state = _state_of(Path(resume), refused, note)
-        given = {**state["settings"], **asked}
-        spec = _data_of_run(state, path, files)
+        with _understood(Path(resume)):
+            given = {**state["settings"], **asked}
+            spec = _data_of_run(state, path, files)
     place = find_device(device)
     with distributed.joined(place), torch.random.fork_rng(devices=[]), ExitStack() as held:
 
@@ -154,7 +156,8 @@ def train(
             with hooks.download() as progress:
                 initial = begin(given, taken.classes, facts_of(taken.train), progress)
         else:
-            initial = resumed({**state, "settings": given}, taken)
+            with _understood(Path(str(resume))):
+                initial = resumed({**state, "settings": given}, taken)
         for line in initial.notes:
             note(line)
         first = distributed.rank() == 0
@@ -170,7 +173,8 @@ def train(
             run = next_free_folder(DEFAULT_OUT) if where is None else Path(where)
             run.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(run))
-            if out is not None and any(one.name != LOCK for one in run.iterdir()):
+            begun = any(one.name != LOCK for one in run.iterdir()) and not is_unbegun(run)
+            if out is not None and begun:
                 # Another training may have been faster.
                 raise UsageError(f"{run} exists. Give another place.")
             return run
@@ -178,7 +182,8 @@ def train(
         with hooks.report(place) as shown:
             training = Training(initial, taken, place, None, shown, asdict(spec), evaluator)
             if state is not None:
-                training.restore(state)
+                with _understood(Path(str(resume))):
+                    training.restore(state)
             run = distributed.broadcast_object(folder)
             if first:
                 training.folder = RunFolder(run, tensorboard=initial.settings.tensorboard)
@@ -243,6 +248,18 @@ def _state_of(run: Path, refused: Sequence[str], note: Callable[[str], None]) ->
     for line in notes:
         note(line)
     return state
+
+
+@contextmanager
+def _understood(run: Path) -> Iterator[None]:
+    """A state is whole and says all the same what this version does not understand."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise WeightsError(
+            f"{run}: its state was written by another version of detr ({error!r:.200}).\n"
+            f"Start a new run from its weights: --weights {run}."
+        ) from error
 
 
 def _data_of_run(state: Mapping[str, Any], data: Path | None, files: Files | None) -> DataSpec:

@@ -92,7 +92,7 @@ def ids_from(path: Path, files: Sequence[str]) -> dict[str, int]:
     try:
         images = json.loads(path.read_text(encoding="utf-8"))["images"]
         listed = [(PurePath(image["file_name"]).name, int(image["id"])) for image in images]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"--ids-from {path}: these are no COCO annotations ({error}).") from None
     count = Counter(name for name, _ in listed)
     for file in files:
@@ -127,7 +127,13 @@ def print_csv(results: Sequence[Result]) -> None:
     for result in results:
         for row in _rows(result.detections):
             *values, box = row.values()
-            writer.writerow([visible(str(value)) for value in (result.file, *values, *box)])
+            writer.writerow([_cell(value) for value in (result.file, *values, *box)])
+
+
+def _cell(value: str | float) -> str:
+    """Words that a spreadsheet would compute are quoted, as it would quote them itself."""
+    text = visible(str(value))
+    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
 def print_for_people(results: Sequence[Result], threshold: Threshold) -> None:

@@ -18,7 +18,7 @@ OF_AN_OPTION = re.compile(r"(?:layer|head|query|image) [^:]*:|cost-\w+:")  # how
 
 def check_folder(option: str, path: Path | None, error: type[DetrError] = DataError) -> None:
     """A file where a folder is meant; what is missing is told by whoever opens it."""
-    if path is not None and path.is_file():
+    if path is not None and os.path.isfile(path):
         raise error(f"{path}: it is a file, and {option} takes a folder.")
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from errno import ENAMETOOLONG
 from pathlib import Path
 
 from detrcli.errors import UsageError
@@ -13,7 +14,11 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 def check_free(path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
     """An explicit output that exists is an error unless it may be overwritten; an empty folder counts as free."""
-    if not os.path.lexists(path):
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:  # told before a long run, and not at its end
+            raise
         return
     if folder != path.is_dir():
         raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}. Give another place.")

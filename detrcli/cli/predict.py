@@ -1,5 +1,6 @@
 """`detr predict`: detections in pictures."""
 
+import os
 from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
@@ -199,7 +200,7 @@ def _thresholds(given: str) -> tuple[float, dict[str, float]]:
     from detrcli.evaluation.thresholds import read_thresholds
 
     path = Path(given).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):
         return read_thresholds(path)
     try:
         score = float(given)

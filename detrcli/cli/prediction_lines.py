@@ -36,10 +36,10 @@ class PredictionLines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, (json.dumps(self.head) + "\n").encode())
             return
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open(encoding="utf-8", errors="replace") as file:
             try:
                 before = json.loads(file.readline() or "{}")
-            except ValueError:
+            except (ValueError, RecursionError):
                 before = None
         if not isinstance(before, dict) or before.get("schema") != SCHEMA:
             raise DataError(f"{self.path}: not a file of `detr predict --save`.")
@@ -82,10 +82,18 @@ def _beside(path: Path, rank: int) -> Path:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         next(file)
-        for line in file:
-            yield json.loads(line)
+        for number, line in enumerate(file, 2):
+            try:
+                found = json.loads(line)
+                if not isinstance(found["file"], str):
+                    raise ValueError("no file is named")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise DataError(
+                    f"{path}: line {number} is none of `detr predict --save` ({error}).\nLeave it out, or begin anew."
+                ) from None
+            yield found
 
 
 def _cut_what_is_half_written(path: Path) -> None:

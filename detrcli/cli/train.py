@@ -90,11 +90,13 @@ def train(
         # Until there is something to save, a scheduler's warning is as its SIGTERM.
         signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))
     from detrcli.cli.outputs import check_free, check_not_in_data
+    from detrcli.training.begun import is_unbegun
 
     if resume is not None:
         check_folder("--resume", resume, WeightsError)
     elif out is not None:
-        check_free(out, folder=True)
+        if not is_unbegun(out):
+            check_free(out, folder=True)
         check_not_in_data(out, data, train_images, val_images)
     from detrcli.cli.sources import check_picture_folders
 

@@ -1,8 +1,7 @@
 """What is wrong with a data set, said before it costs a night; and what of it can be used all the same."""
 
 import hashlib
-import posixpath
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,7 @@ import numpy as np
 
 from detrcli.data.headers import Header, read_headers
 from detrcli.data.images import UPRIGHT
+from detrcli.data.place import lies_inside
 from detrcli.data.raw_annotations import NO_ID, Problem, RawAnnotations
 from detrcli.structures import Classes
 
@@ -86,8 +86,7 @@ def _repeated(ids: np.ndarray) -> list[int]:
 def _check_paths(split: _SplitChecker) -> np.ndarray:
     inside = np.ones(len(split.written.files), dtype=bool)
     for i, file in enumerate(split.written.files):
-        path = posixpath.normpath(file)
-        if posixpath.isabs(path) or path == ".." or path.startswith("../") or path[1:3] == ":/":
+        if not lies_inside(split.written.folder, file):
             inside[i] = False
             split.error(
                 "leaves-folder", _image(split, i), f"its file {file} lies outside {split.written.folder}"
@@ -235,10 +234,12 @@ def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
         )
     }
     used = {i for split in splits.values() for i in split.written.of_category[split.usable].tolist()}
+    below = Counter(parent for name, parent in named.values() if parent != name)
+    own = Counter(name for name, parent in named.values() if parent == name)
     return {
         i: name
-        for i, (name, _) in named.items()
-        if i not in used and any(parent == name for other, (_, parent) in named.items() if other != i)
+        for i, (name, parent) in named.items()
+        if i not in used and below[name] + own[name] > (parent == name)
     }
 
 

@@ -36,7 +36,9 @@ def make_shapes(
     """Write train and val, whole or not at all. Category ids count from 1 in the order of the classes."""
     unknown = [name for name in classes if name not in CATALOGUE]
     if unknown or not classes or len(set(classes)) < len(classes):
-        raise UsageError(f"--classes takes each of these once at most: {', '.join(CATALOGUE)}.")
+        raise UsageError(
+            f"--classes {','.join(classes):.80} takes each of these once at most: {', '.join(CATALOGUE)}."
+        )
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         _write(temporary, images, size, classes, objects, seed, advance)

@@ -58,7 +58,7 @@ def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[M
         file = msgspec.json.decode(annotations.read_bytes(), type=_File)
     except OSError as error:
         raise DataError(f"{annotations}: cannot be read ({error.strerror}).") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{annotations}: not a COCO annotation file ({error}).") from None
     ids = {image.id for image in file.images if posixpath.basename(image.file_name) == picture}
     if len(ids) != 1:
@@ -68,15 +68,16 @@ def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[M
     for one in file.annotations:
         if one.image_id in ids and one.segmentation and not one.iscrowd:
             try:
-                pixels = _decoded(one.segmentation, height, width)
-            except (TypeError, ValueError, KeyError, IndexError):
+                rows, columns = _size(one.segmentation, height, width)
+                fits = (rows, columns) == (height, width)
+                pixels = _decoded(one.segmentation, height, width) if fits else None
+            except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError):
                 raise DataError(
                     f"{annotations}: a segmentation in {picture} is neither polygons nor RLE."
                 ) from None
-            if pixels.shape != (height, width):
+            if pixels is None:
                 raise DataError(
-                    f"{annotations}: a mask of {picture} is {pixels.shape[1]} x {pixels.shape[0]}, "
-                    f"the picture {width} x {height}."
+                    f"{annotations}: a mask of {picture} is {columns} x {rows}, the picture {width} x {height}."
                 )
             masks.append(Mask(names.get(one.category_id, f"category {one.category_id}"), pixels))
     if not masks:
@@ -84,13 +85,50 @@ def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[M
     return masks
 
 
+def _size(segmentation: Any, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a mask; a polygon is of its picture."""
+    if isinstance(segmentation, list):
+        return height, width
+    rows, columns = segmentation["size"]
+    return int(rows), int(columns)
+
+
 def _decoded(segmentation: Any, height: int, width: int) -> np.ndarray:
-    if isinstance(segmentation, list):  # polygons
-        encoded = rle.merge(rle.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = rle.frPyObjects(segmentation, *segmentation["size"])
-    else:
-        encoded = segmentation
+    """The pixels, (H, W); a ValueError or the like for what is no mask of this size.
+
+    Run lengths are counted here, since pycocotools writes as far as they say.
+    """
+    if isinstance(segmentation, list):
+        return _of_polygons(segmentation, height, width)
+    counts = segmentation["counts"]
+    lengths = np.array(counts if isinstance(counts, list) else _run_lengths(counts.encode()), dtype=np.int64)
+    if (lengths < 0).any() or lengths.sum() != height * width:
+        raise ValueError("the runs do not fill the picture")
+    on = np.arange(len(lengths)) % 2 == 1  # column by column: off, on, off
+    return np.repeat(on, lengths).reshape(width, height).T
+
+
+def _of_polygons(polygons: list[Any], height: int, width: int) -> np.ndarray:
+    corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in polygons])
+    if not (np.abs(corners) < 10 * max(height, width)).all():  # each pixel of an outline takes memory
+        raise ValueError("a polygon lies far outside")
+    encoded = rle.merge(rle.frPyObjects(polygons, height, width))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
         return np.asarray(rle.decode(encoded), dtype=bool)
+
+
+def _run_lengths(text: bytes) -> list[int]:
+    """COCO's compressed counts: five bits a character, the lowest first, from the third on as differences."""
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:  # negative
+                value -= 1 << shift
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return lengths

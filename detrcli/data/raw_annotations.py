@@ -63,23 +63,23 @@ def whole_numbers(values: Iterable[Any], otherwise: int | None = None) -> np.nda
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or value is None or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r:.40} is no whole number")
     try:
         number = int(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is no whole number") from None
+        raise ValueError(f"{value!r:.40} is no whole number") from None
     if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{value!r} is too large a number")
+        raise ValueError(f"{value!r:.40} is too large a number")
     return number
 
 
 def box_array(boxes: Sequence[Any]) -> np.ndarray:
-    """Boxes as (N, 4) float64; a row of NaN for one that is not four finite numbers."""
+    """Boxes as (N, 4) float64; a row of NaN for one that is not four numbers with a product that is finite."""
     try:
         array = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError, OverflowError):
         array = np.array([_box(box) for box in boxes], dtype=np.float64).reshape(len(boxes), 4)
-    array[~np.isfinite(array).all(1)] = math.nan
+    array[~(np.abs(array) < 1e150).all(1)] = math.nan
     return array
 
 

@@ -71,7 +71,7 @@ def folders_of(data: Path) -> list[Path]:
     """Where the files of DATA lie, links to folders followed; nowhere of the user's for the built-in ones."""
     if str(data) == BUILT_IN:
         return []
-    if data.is_file():
+    if os.path.isfile(data):
         if data.suffix in (".yaml", ".yml"):
             return [data, *named_places(data)]
         of_coco = data.absolute().parent.name == "annotations"  # beside the pictures' folders

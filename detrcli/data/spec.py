@@ -104,5 +104,7 @@ def end_on_errors(found: DatasetReport, more: str = "", lines: Sequence[str] = (
     errors = [problem for problem in found.problems if problem.severity == "error"]
     if errors:
         count = f"{len(errors):,} error{'s' if len(errors) > 1 else ''} in the data."
-        hint = " --skip-bad leaves out what is broken." if all(p.kind in SKIPPABLE for p in errors) else ""
-        raise DataError("\n".join([f"{count}{more}{hint}", *lines]))
+        skippable = all(problem.kind in SKIPPABLE for problem in errors)
+        guide = "`detr guide data` says what each kind means."
+        hint = "--skip-bad leaves out what is broken." if skippable else guide
+        raise DataError("\n".join([f"{count}{more} {hint}", *lines]))

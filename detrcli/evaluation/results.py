@@ -84,7 +84,7 @@ def read_results(
     try:
         entries = msgspec.json.decode(data, type=list[_Entry])
         results = _as_results(entries)
-    except (msgspec.DecodeError, OverflowError):
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         entries = _read_slowly(path, data)
         results = _as_results(entries)
     _check_files(path, entries, dict(zip(image_ids.tolist(), files, strict=False)))
@@ -132,7 +132,9 @@ def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
     try:
         found: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: it is no JSON ({error}).") from None
+        raise DataError(
+            f"{path}: it is no JSON ({error}).\n`detr eval --save FILE` writes such results."
+        ) from None
     if not isinstance(found, list):
         raise DataError(f"{path}: COCO results are a list of detections; this is a {type(found).__name__}.")
     for i, entry in enumerate(found):
@@ -143,7 +145,11 @@ def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
             raise DataError(f"{path}: entry {i} lacks {', '.join(missing)}.")
         for key in ("image_id", "category_id"):
             if type(entry[key]) is not int or not -(2**63) <= entry[key] < 2**63:
-                raise DataError(f"{path}: entry {i}: its {key} is {entry[key]!r}, which is no id.")
+                raise DataError(f"{path}: entry {i}: its {key} is {entry[key]!r:.40}, which is no id.")
+        if not isinstance(entry.get("file_name"), str | None):
+            raise DataError(
+                f"{path}: entry {i}: its file_name is {entry['file_name']!r:.40}, which is no name."
+            )
         if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
             raise DataError(f"{path}: entry {i}: its bbox is not four numbers x, y, width, height.")
         for key, value in (("score", entry["score"]), *(("bbox", side) for side in entry["bbox"])):

@@ -107,6 +107,6 @@ def read_thresholds(path: Path) -> tuple[float, dict[str, float]]:
         }
         if not all(0 <= value <= 1 for value in (overall, *by_class.values())):
             raise ValueError("a threshold is no score between 0 and 1")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: no thresholds of `detr eval --thresholds` ({error}).") from None
     return overall, by_class

@@ -19,6 +19,7 @@ TOPICS = (
     "matching",
     "explain",
     "python",
+    "safety",
     "notes",
     "architecture",
 )

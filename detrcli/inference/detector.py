@@ -170,7 +170,7 @@ class Detector:
         """What is seen in each picture, in their order, while the next ones are being read.
 
         Pictures share a batch only where their input sizes are equal, so nothing is padded and a result does
-        not depend on the company.
+        not depend on the company, but for the rounding of another batch size.
         """
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold {threshold}: it is a score between 0 and 1.")

@@ -226,7 +226,7 @@ def picture_by_picture(compute: Callable[[Tensor], Prediction], images: Tensor) 
 def read_exported(path: Path, runtime: Runtime) -> tuple[Weights, str]:
     """What an export says of itself, without tensors, and the precision that it was written in."""
     header: Mapping[str, str] = runtime.code().read_header(path)
-    if "format" not in header:
+    if not {"format", PRECISION} <= header.keys():
         raise WeightsError(
             f"{path}: not written by `detr export`: it lacks the model's classes and preprocessing."
         )

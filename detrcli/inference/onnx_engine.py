@@ -44,7 +44,10 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has its own classes, of which none is public
-        raise WeightsError(f"{path}: onnxruntime cannot read it ({str(error).splitlines()[0]}).") from None
+        first = str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path}: onnxruntime cannot read it ({first:.200}).\nWrite it again with `detr export`."
+        ) from None
 
 
 class OnnxEngine:

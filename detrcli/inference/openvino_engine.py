@@ -33,8 +33,13 @@ def write(weights: Weights, header: Mapping[str, str], path: Path, precision: st
 def read_header(path: Path) -> Mapping[str, str]:
     """What travels inside; nothing where another wrote the file."""
     model = _read(path)
-    header: Mapping[str, str] = json.loads(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else {}
-    return header
+    try:
+        header: Mapping[str, str] = (
+            json.loads(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else {}
+        )
+    except (ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def _read(path: Path) -> openvino.Model:
@@ -42,7 +47,8 @@ def _read(path: Path) -> openvino.Model:
         return openvino.Core().read_model(path)
     except RuntimeError as error:
         raise WeightsError(
-            f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})."
+            f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]:.200}).\n"
+            "Write it again with `detr export`."
         ) from None
 
 

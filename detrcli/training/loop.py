@@ -20,6 +20,7 @@ from detrcli.system import distributed
 from detrcli.system.allocator import give_back
 from detrcli.training import matching_history
 from detrcli.training import run_folder as files
+from detrcli.training.begun import FIRST_BATCH
 from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import default_workers, memory_mb
 from detrcli.training.monitor import Monitor, more_objects_than_queries
@@ -123,6 +124,7 @@ class Training:
             "settings": asdict(self.settings),
             "source": self.source,
             "fingerprint": self.data.fingerprint,
+            "marks": self.data.marks,
             "weights": header_of(self.initial.weights),
             "fresh_backbone": self.initial.fresh_backbone,
             "freeze": self.initial.freeze,
@@ -244,7 +246,7 @@ class Training:
         if self.step == 0 and self.folder:
             weights = self.initial.weights
             self.folder.write_picture(
-                first_batch(seen[0], weights.classes, weights.preprocessing), files.FIRST_BATCH
+                first_batch(seen[0], weights.classes, weights.preprocessing), FIRST_BATCH
             )
         try:
             done = self.trainer.step(seen, self.step)

@@ -15,16 +15,15 @@ from detrcli.render.draw import save as save_picture
 from detrcli.render.plot import Panel, plot
 from detrcli.system.files import write_whole
 from detrcli.system.text import visible
+from detrcli.training.begun import CONFIG, HEAD, SOURCE, TENSORBOARD
 from detrcli.training.settings import Settings, to_toml
 from detrcli.training.state import load_state
 from detrcli.weights.load import BEST
 from detrcli.weights.save import save as save_weights
 from detrcli.weights.weights import Weights
 
-LAST, METRICS_FILE, CURVES, CONFIG = "last", "metrics.csv", "curves.png", "config.toml"
-SOURCE = "data.json"  # which data it was trained on
+LAST, METRICS_FILE, CURVES, PREDICTIONS = "last", "metrics.csv", "curves.png", "val-predictions.png"
 DIVERGED = "diverged.pt"  # the batch at which the loss was no number any more
-FIRST_BATCH, PREDICTIONS = "first-batch.png", "val-predictions.png"
 
 LOSS = "loss_"  # before the name of a part of the loss, in a row
 MACHINE = ("pictures_per_second", "waiting", "memory_mb", "seconds")  # differ from run to run
@@ -41,7 +40,7 @@ class RunFolder:
 
     def write_config(self, settings: Settings, data: str) -> None:
         """The settings, which `--config` takes again."""
-        write_whole(self.path / CONFIG, f"# detr train {visible(data)}\n{to_toml(settings)}".encode())
+        write_whole(self.path / CONFIG, f"{HEAD}{visible(data)}\n{to_toml(settings)}".encode())
 
     def write_source(self, source: Mapping[str, Any]) -> None:
         """The data, in the plain values of a DataSpec."""
@@ -167,4 +166,4 @@ def _tensorboard(path: Path) -> Any:
         raise MachineError(
             "tensorboard = true needs TensorBoard, which is not installed: pip install 'detrcli[tensorboard]'"
         ) from None
-    return SummaryWriter(str(path / "tensorboard"))
+    return SummaryWriter(str(path / TENSORBOARD))

@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from detrcli.config import ModelConfig, Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.checks import Split
+from detrcli.data.contents import marks_of
 from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
@@ -52,6 +54,24 @@ class Data:
         for tensor in (self.train.image_ids, self.train.ends, self.train.boxes, self.train.labels):
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def marks(self) -> Tensor:
+        """A number for the contents of each picture that is trained on, (I,)."""
+        return marks_of(self.train)
+
+    def check_same(self, fingerprint: str, marks: Tensor | None) -> None:
+        """A DataError where it is not what it was when these were taken of it; version 0.1 took no marks."""
+        changed = "its pictures, boxes or classes are not those that this run was begun with"
+        if fingerprint == self.fingerprint:
+            if marks is None or torch.equal(marks, self.marks):
+                return
+            others = (marks != self.marks).nonzero().flatten().tolist()
+            first = self.train.path(others[0])
+            changed = f"{len(others):,} pictures have changed since this run was begun: {first} and more"
+            if len(others) == 1:
+                changed = f"{first} has changed since this run was begun"
+        raise DataError(f"{self.name}: {changed}.\nStart a new run from its weights: --weights RUN.")
 
 
 def take(name: str, examined: DatasetReport) -> Data:
@@ -103,11 +123,7 @@ def begin(
 
 def resumed(state: Mapping[str, Any], data: Data) -> Initial:
     """What a saved run started from; its data must be what it was."""
-    if state["fingerprint"] != data.fingerprint:
-        raise DataError(
-            f"{data.name}: its pictures, boxes or classes are not those that this run was begun with.\n"
-            "Start a new run from its weights: --weights RUN."
-        )
+    data.check_same(state["fingerprint"], state.get("marks"))
     settings = of(state["settings"])
     weights = from_header(state["weights"], state["model"], "the state")
     if "loss" not in state["weights"]:  # version 0.1 left that to the settings

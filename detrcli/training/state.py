@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from detrcli.errors import WeightsError
+from detrcli.training.begun import is_unbegun
 
 FOLDER = "state"
 FORMAT = 1  # of what is in a state
@@ -55,16 +56,37 @@ def load_state(run: Path) -> tuple[dict[str, Any], list[str]]:
             if hashlib.sha256(data).hexdigest()[:16] != path.stem.split("-")[1]:
                 problem = "it is damaged: its contents do not fit the hash in its name"
             else:
-                state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-                if state["format"] != FORMAT:
-                    raise WeightsError(f"{path}: written by another version of detr.")
+                state = _load(data)
+                if state.get("format") != FORMAT:
+                    raise WeightsError(
+                        f"{path}: written by another version of detr.\n"
+                        f"Start a new run from the weights of this one: --weights {run}."
+                    )
                 return state, notes
         except OSError as error:
             problem = f"it cannot be read ({error.strerror})"
+        except ValueError as error:
+            problem = f"it is none of ours ({error})"
         notes.append(f"{path}: {problem}; falling back to the state before it")
     if notes:
         raise WeightsError(f"{run}: no state of this run is whole.\n{notes[0].partition(';')[0]}.")
-    raise WeightsError(f"{run}: there is no training state in it (no {FOLDER}/*.pt).")
+    hint = (
+        "It was stopped before its first one: begin it again, with the same --out."
+        if is_unbegun(run)
+        else "Name the folder of a run."
+    )
+    raise WeightsError(f"{run}: there is no training state in it (no {FOLDER}/*.pt).\n{hint}")
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    """The contents of a state; a ValueError where they are none, though the hash fits them."""
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # there is nothing that torch's reader does not raise
+        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    return state
 
 
 def _states(run: Path) -> list[Path]:

@@ -1,20 +1,18 @@
 """How the published training scripts of Deformable DETR and DINO name and keep their tensors."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from detrcli.errors import DetrError, WeightsError
-from detrcli.variants.detr_names import BACKBONES, COUNTER, Rule, count, rename
+from detrcli.errors import DetrError
+from detrcli.variants.detr_names import BACKBONES, COUNTER, Rule, count, inferred, rename
 from detrcli.variants.variant import ForeignNames
 
 if TYPE_CHECKING:
     from detrcli.variants.deformable_detr import DeformableConfig
     from detrcli.variants.dino import DINOConfig
-
-C = TypeVar("C")
 
 
 def _other_order(match: re.Match[str]) -> str:
@@ -103,7 +101,7 @@ def deformable_detr(config: "type[DeformableConfig]") -> "ForeignNames[Deformabl
             return config(
                 **_shared(tensors, args, config.heads),
                 dilated=dilated,
-                dropout=_share(args.get("dropout"), config.dropout),
+                dropout=args.get("dropout", config.dropout),
                 refine="box_heads.1.layers.0.weight" in tensors,
                 two_stage=proposals is not None,
                 queries=len(learned)
@@ -113,7 +111,7 @@ def deformable_detr(config: "type[DeformableConfig]") -> "ForeignNames[Deformabl
                 proposal_rows=config.proposal_rows if proposals is None else len(proposals),
             )
 
-        return _inferred(source, tensors, "Deformable DETR", make)
+        return inferred(source, tensors, "Deformable DETR", make)
 
     def known(names: Collection[str]) -> bool:
         return _is_deformable(names) and not _is_dino(names)
@@ -133,12 +131,12 @@ def dino(config: "type[DINOConfig]") -> "ForeignNames[DINOConfig]":
         def make() -> "DINOConfig":
             return config(
                 **_shared(tensors, args, config.heads),
-                dropout=_share(args.get("dropout"), config.dropout),
+                dropout=args.get("dropout", config.dropout),
                 queries=len(tensors["selection.contents"]),
                 classes=len(tensors["class_head.weight"]),
             )
 
-        return _inferred(source, tensors, "DINO", make)
+        return inferred(source, tensors, "DINO", make)
 
     return ForeignNames(lambda names: _is_deformable(names) and _is_dino(names), names, infer)
 
@@ -151,10 +149,6 @@ def _is_deformable(names: Collection[str]) -> bool:
 
 def _is_dino(names: Collection[str]) -> bool:
     return any(name.endswith("label_enc.weight") for name in names)
-
-
-def _share(value: Any, default: float) -> float:
-    return value if isinstance(value, float) else default
 
 
 def _shared(tensors: Mapping[str, Tensor], args: Mapping[str, Any], heads: int) -> dict[str, Any]:
@@ -175,15 +169,3 @@ def _shared(tensors: Mapping[str, Tensor], args: Mapping[str, Any], heads: int) 
         "points": sampled // (heads * levels),
         "feed_forward": len(tensors["encoder.layers.0.feed_forward.linear1.weight"]),
     }
-
-
-def _inferred(source: str, tensors: Mapping[str, Tensor], what: str, make: Callable[[], C]) -> C:
-    try:
-        return make()
-    except (KeyError, ValueError, IndexError) as missing:
-        raise WeightsError(
-            f"{source}: these are not the weights of a {what} with ResNet-50 or ResNet-101: "
-            f"{missing} was looked for among {len(tensors)} tensors."
-        ) from None
-    except DetrError as error:
-        raise WeightsError(f"{source}: {error}") from None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -86,8 +86,12 @@ def join_projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not apart:
             joined[name] = tensor
         elif apart[2] == "q":
-            three = [tensors.get(f"{apart[1]}.{part}_proj.{apart[3]}") for part in "qkv"]
-            joined[f"{apart[1]}.in_proj_{apart[3]}"] = torch.cat([part for part in three if part is not None])
+            names = [f"{apart[1]}.{part}_proj.{apart[3]}" for part in "qkv"]
+            three = {one: tensors[one] for one in names if one in tensors}
+            if len({part.shape[1:] for part in three.values()}) == 1 and all(map(Tensor.dim, three.values())):
+                joined[f"{apart[1]}.in_proj_{apart[3]}"] = torch.cat([*three.values()])
+            else:
+                joined |= three  # which fit no model, and are told so by their names
     return joined
 
 
@@ -103,11 +107,8 @@ def published(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
     def infer(
         source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: "DETRConfig | None"
     ) -> "DETRConfig":
-        known: dict[str, Any] = {}
-        if "nheads" in args:
-            known["heads"] = args["nheads"]
-        if isinstance(args.get("dropout"), float):
-            known["dropout"] = args["dropout"]
+        ours = {"nheads": "heads", "dropout": "dropout"}
+        known: dict[str, Any] = {ours[name]: args[name] for name in ours if name in args}
         # Tensors do not show DC5: the model's name says it, else the args, else the file's name.
         if wanted is not None:
             known["dilated"] = wanted.dilated
@@ -165,11 +166,12 @@ def _infer(
     """What a model must look like to hold these tensors; `known` says what they cannot tell."""
     if any(name.startswith(("mask_head.", "bbox_attention.", "detr.")) for name in tensors):
         raise WeightsError(NO_MASKS.format(source))
-    try:
+
+    def make() -> "DETRConfig":
         queries, dim = tensors["queries.weight"].shape
         heads = known.get("heads", config.heads)
         if not isinstance(heads, int) or heads < 1 or dim % heads:
-            raise WeightsError(f"{source}: {heads!r} attention heads do not divide {dim} dimensions.")
+            raise DetrError(f"{heads!r} attention heads do not divide {dim} dimensions.")
         return config(
             backbone=BACKBONES[count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
             position="learned" if "position.rows.weight" in tensors else "sine",
@@ -182,11 +184,22 @@ def _infer(
             classes=len(tensors["class_head.weight"]) - 1,
             **known,
         )
-    except (KeyError, ValueError) as missing:
-        raise WeightsError(
-            f"{source}: these are not the weights of a DETR with ResNet-50 or ResNet-101: "
-            f"{missing} was looked for among {len(tensors)} tensors."
-        ) from None
+
+    return inferred(source, tensors, "DETR", make)
+
+
+C = TypeVar("C")
+
+
+def inferred(source: str, tensors: Mapping[str, Tensor], what: str, make: Callable[[], C]) -> C:
+    """A config that is read off tensors; a WeightsError where they are not those of such a model."""
+    not_those = f"{source}: these are not the weights of a {what} with ResNet-50 or ResNet-101: "
+    try:
+        return make()
+    except KeyError as missing:
+        raise WeightsError(f"{not_those}{missing} was looked for among {len(tensors)} tensors.") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise WeightsError(f"{not_those}a tensor has another name or shape ({error}).") from None
     except DetrError as error:
         raise WeightsError(f"{source}: {error}") from None
 

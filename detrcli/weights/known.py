@@ -2,21 +2,32 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 from detrcli.errors import WeightsError
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 
 EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # who runs an exported model, and how its file ends
-REMOTE = ("hf:", "http://", "https://", "torchvision:")  # what only a fetch, or another library, can tell
 
 
 def check_weights(source: str) -> None:
     """A name of the registry, something to be fetched, or a path that is there; else an error that says so."""
-    if source in PUBLISHED or source in SHIPPED or source.startswith(REMOTE):
+    # What only a fetch, or another library, can tell.
+    if (
+        source in PUBLISHED
+        or source in SHIPPED
+        or source.startswith(("hf:", "torchvision:"))
+        or is_url(source)
+    ):
         return
     if not os.path.exists(Path(source).expanduser()):
         raise unknown_weights(source)
+
+
+def is_url(source: str) -> bool:
+    """Whether it is to be fetched from the web."""
+    return re.match(r"https?://", source, re.IGNORECASE) is not None
 
 
 def unknown_weights(source: str) -> WeightsError:

@@ -10,7 +10,7 @@ from detrcli.errors import NO_MASKS, NOTHING_INSIDE, UsageError, WeightsError
 from detrcli.variants import preset, variant_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats import folder, hugging_face, native, published, torchvision
-from detrcli.weights.known import EXPORTS, unknown_weights
+from detrcli.weights.known import EXPORTS, is_url, unknown_weights
 from detrcli.weights.phrases import phrases_of_classes
 from detrcli.weights.registry import PUBLISHED, SHIPPED
 from detrcli.weights.save import find
@@ -86,7 +86,7 @@ def _load(
         return torchvision.load(source, progress)
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
-    if re.match(r"https?://", source):
+    if is_url(source):
         promised = sha256 or hash_in_name(source)
         if promised is None:
             raise UsageError(f"{source}: the file's name holds no hash; give it as --sha256 HEX.")

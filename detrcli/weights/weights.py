@@ -31,6 +31,12 @@ class Weights:
     preprocessing: Preprocessing
     loss: LossConfig  # how it was trained
 
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.config.classes:
+            raise WeightsError(
+                f"{self.source}: {len(self.classes)} classes have a name, and the model has {self.config.classes}."
+            )
+
     @property
     def variant(self) -> Variant[Any]:
         """Which member of the family it is."""

@@ -383,7 +383,7 @@ def test_many_problems_of_a_kind_are_counted(detr: Detr, data: Data) -> None:
     data.write()
     shown = detr("data", "check", "data")
     assert "and 3 more" in shown.out
-    assert shown.err.endswith("detr: 7 errors in the data.\n")
+    assert shown.err.endswith("detr: 7 errors in the data. `detr guide data` says what each kind means.\n")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from here import Detr
 
-from detrcli.cli.outputs import check_not_in_data
+from detrcli.cli.outputs import check_free, check_not_in_data
 from detrcli.data.make import make_shapes
 from detrcli.errors import UsageError
 
@@ -99,3 +99,14 @@ def test_every_command_refuses_it(detr: Detr, tmp_path: Path) -> None:
         assert (shown.code, shown.out) == (2, ""), call
         assert "lies in the data folder" in shown.err
         assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_that_no_disk_takes_is_told_before_a_long_run(tmp_path: Path, detr: Detr) -> None:
+    with pytest.raises(OSError, match="too long"):
+        check_free(tmp_path / ("a" * 300))
+    check_free(tmp_path / "a" / "b" / "c")
+    shown = detr("eval", "shapes", "--weights", "nowhere", "--save", f"{'a' * 300}.json")
+    assert shown.code == 4  # what is asked for is looked at in the order of what it costs
+    shown = detr("eval", "shapes", "--weights", "shapes", "--save", f"{'a' * 300}.json")
+    assert (shown.code, shown.out) == (2, "")
+    assert "Give a shorter name." in shown.err

@@ -286,6 +286,24 @@ def test_first_frame_is_said(detr: Detr, weights: Path, tmp_path: Path) -> None:
     )
 
 
+def test_no_cell_of_csv_is_a_formula(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """A name that a spreadsheet would compute is quoted; negative numbers stay numbers."""
+    names = ["=1+1.png", "+a.png", "@a.png", "-a.png", "a=.png"]
+    for name in names:
+        picture(tmp_path / name)
+    arguments = ["--weights", weights, "--no-images", "--format", "csv", "--threshold", 0]
+    shown = detr("predict", *arguments, "--", *names)
+    rows = list(csv.DictReader(shown.out.splitlines()))
+    assert [*dict.fromkeys(row["file"] for row in rows)] == [
+        "'=1+1.png",
+        "'+a.png",
+        "'@a.png",
+        "'-a.png",
+        "a=.png",
+    ]
+    assert all(float(row["x0"]) < float(row["x1"]) for row in rows)
+
+
 def test_names_from_files_are_made_visible(detr: Detr, weights: Path, tmp_path: Path) -> None:
     name = "a\x1b[31m\u202e.png"
     picture(tmp_path / name)

@@ -84,6 +84,17 @@ def test_what_does_not_go_together(detr: Detr, photos: Path, tmp_path: Path) -> 
     assert (tmp_path / "foreign.jsonl").read_text() == "[1]\n"
 
 
+@pytest.mark.parametrize("line", [b"{", b"\xff", b"5", b'{"file": 3}', b"[" * 100_000])
+def test_a_line_that_was_changed_is_told(line: bytes, detr: Detr, photos: Path, tmp_path: Path) -> None:
+    detr("predict", photos, *OPTIONS, "--save", "found.jsonl")
+    head, first, *rest = (tmp_path / "found.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "found.jsonl").write_bytes(b"".join([head, first, line + b"\n", *rest[1:]]))
+    shown = detr("predict", photos, *OPTIONS, "--save", "found.jsonl", "--resume")
+    assert shown.code == 3
+    assert "found.jsonl: line 3 is none of `detr predict --save`" in shown.err
+    assert "Leave it out" in shown.err
+
+
 def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from children import python
 from here import Detr
+from PIL import Image
 
 from detrcli.data.make import make_shapes
 from detrcli.system.lock import LOCK, locked
 from detrcli.training.run_folder import MACHINE
 from detrcli.training.settings import given_settings, of
+from detrcli.training.state import load_state, save_state
 from detrcli.weights.load import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -138,6 +140,16 @@ def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path:
         (["--resume", "nowhere", "--set", "lr=1"], 2, "--set lr cannot be given"),
         (["DATA", "--device", "cuda:99"], 6, "no such device"),
         (["DATA", "--config", "none.toml"], 2, "none.toml"),
+        (["DATA", "--size", "100000", "--dry-run"], 2, "size = 100000: it is between 1 and 32768"),
+        (
+            ["DATA", "--size", "19000", "--dry-run", *SMALL[:2]],
+            2,
+            "pixels is more than the 33,554,432 allowed",
+        ),
+        (["DATA", "--set", "workers=100000"], 2, "workers = 100000: it is between 0 and 256"),
+        (["DATA", "--out", "a" * 300], 2, "Give a shorter name"),
+        (["a" * 300], 3, "there is no such folder"),
+        (["--resume", "a" * 300], 4, "there is no training state in it"),
     ],
 )
 def test_mistakes(args: list[str], code: int, said: str, detr: Detr, data: Path, tmp_path: Path) -> None:
@@ -160,6 +172,45 @@ def test_a_resumed_run_remembers_how_its_data_was_read(detr: Detr, data: Path, t
     assert shown.code == 0, shown.err
     assert of(given_settings(tmp_path / "run" / "config.toml")).epochs == 2
     assert "done after 2" in detr("train", "--resume", "run").err
+
+
+def test_a_run_killed_before_its_first_state_is_begun_again(detr: Detr, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "state").mkdir(parents=True)
+    (tmp_path / "run" / "config.toml").write_text("# detr train data\nseed = 3\n")
+    shown = detr("train", "--resume", "run")
+    assert shown.code == 4
+    assert "stopped before its first one: begin it again, with the same --out" in shown.err
+    assert detr("train", data, *SMALL, "--epochs", 1, "--out", "run").code == 0
+    assert of(given_settings(tmp_path / "run" / "config.toml")).seed == 0
+    shown = detr("train", data, *SMALL, "--epochs", 1, "--out", "run")
+    assert (shown.code, "run exists" in shown.err) == (2, True)
+
+
+def test_a_picture_of_equal_size_and_other_contents(detr: Detr, data: Path, tmp_path: Path) -> None:
+    """Its boxes are those of the old one."""
+    shutil.copytree(data, tmp_path / "data")
+    assert detr("train", "data", *SMALL, "--epochs", 1, "--out", "run").code == 0
+    picture = sorted((tmp_path / "data" / "train").glob("*.png"))[3]
+    before = picture.read_bytes()
+    with Image.open(picture) as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(picture)
+    shown = detr("train", "--resume", "run", "--epochs", 2)
+    assert shown.code == 3
+    assert f"{picture.name} has changed since this run was begun" in shown.err
+    assert "--weights RUN" in shown.err
+    picture.write_bytes(before)
+    assert detr("train", "--resume", "run", "--epochs", 2).code == 0
+
+
+def test_a_state_that_lacks_what_it_should_hold(detr: Detr, data: Path, tmp_path: Path) -> None:
+    assert detr("train", data, *SMALL, "--epochs", 1, "--out", "run").code == 0
+    for name, value in (("optimiser", {}), ("sums", [5]), ("settings", 7), ("source", {}), ("weights", {})):
+        state, _ = load_state(tmp_path / "run")
+        save_state(tmp_path / "other", {**state, name: value})
+        shown = detr("train", "--resume", "other", "--epochs", 2)
+        assert shown.code == 4, shown.err
+        assert "was written by another version of detr" in shown.err
+        shutil.rmtree(tmp_path / "other")
 
 
 def test_a_dry_run_of_a_single_step(detr: Detr, data: Path) -> None:

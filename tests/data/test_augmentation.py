@@ -145,6 +145,20 @@ def test_crops_keep_their_bounds(g: torch.Generator, width: int, height: int) ->
         assert min(CROP[0], whole) <= got <= min(CROP[1], whole)
 
 
+def test_crops_reach_every_edge() -> None:
+    """A box in each corner: each is seen by some crops, and the outermost pixel as well."""
+    width, height, corner = 12, 13, 0.5
+    boxes = torch.tensor(
+        [[x, y, x + corner, y + corner] for x in (0, width - corner) for y in (0, height - corner)]
+    )
+    seen = seen_with(Image.new("RGB", (width, height)), boxes, torch.arange(4))
+    g, rule = torch.Generator().manual_seed(0), ShortestEdge(12, 13)
+    counts = collections.Counter(
+        label for _ in range(400) for label in module.random_crop(seen, rule, 10, 10, g).labels.tolist()
+    )
+    assert all(15 < counts[label] < 60 for label in range(4)), counts  # one of three places by one of four
+
+
 def test_every_scale_flip_and_way_is_taken() -> None:
     """On 600 draws: 11 scales about evenly, flips and crops about half of the time."""
     g = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as rle
 
 from detrcli.data.make import VAL_FIRST, make_shapes
 from detrcli.data.masks import masks_of
@@ -49,6 +50,17 @@ def test_polygons_and_counts(tmp_path: Path) -> None:
     assert mask.pixels.tolist() == [[False, True, False], [True, False, False]]
 
 
+def test_compressed_counts_are_those_of_pycocotools(tmp_path: Path) -> None:
+    """Of masks at random, from few long runs to many short ones."""
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 0.99, 1.0):
+        pixels = np.asfortranarray(rng.random((57, 83)) < share, dtype=np.uint8)
+        encoded = rle.encode(pixels)
+        segmentation = {"size": [57, 83], "counts": encoded["counts"].decode()}
+        (mask,) = masks_of(written(tmp_path / "a.json", segmentation), "a.png", 57, 83)
+        assert np.array_equal(mask.pixels, pixels)
+
+
 @pytest.mark.parametrize(
     ("segmentation", "picture", "said"),
     [
@@ -57,6 +69,14 @@ def test_polygons_and_counts(tmp_path: Path) -> None:
         ({"size": [2, 3], "counts": [1, 2, 3]}, "a.png", "is 3 x 2, the picture 9 x 9"),
         ("mask", "a.png", "neither polygons nor RLE"),
         ([1], "a.png", "neither polygons nor RLE"),
+        ([[0, 0, 1e9, 1, 1, 1e9]], "a.png", "neither polygons nor RLE"),
+        ([[0, 0, "x", 1, 1, 0]], "a.png", "neither polygons nor RLE"),
+        ({"size": [10**6, 10**6], "counts": [10**12]}, "a.png", "is 1000000 x 1000000, the picture 9 x 9"),
+        ({"size": [9, 9], "counts": [10**12]}, "a.png", "neither polygons nor RLE"),
+        ({"size": [9, 9], "counts": [90, -9]}, "a.png", "neither polygons nor RLE"),
+        ({"size": [9, 9], "counts": "o" * 5000}, "a.png", "neither polygons nor RLE"),
+        ({"size": [9, 9], "counts": 5}, "a.png", "neither polygons nor RLE"),
+        ({"size": 9, "counts": [81]}, "a.png", "neither polygons nor RLE"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, segmentation: object, picture: str, said: str) -> None:

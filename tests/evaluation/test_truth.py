@@ -53,6 +53,14 @@ def test_nothing_is_clipped_or_left_out(document: dict[str, Any], tmp_path: Path
     assert score(truth, found).metrics["AP"] > 0
 
 
+def test_a_box_that_is_none_is_no_object(document: dict[str, Any], tmp_path: Path) -> None:
+    for i, box in ((0, [1, 2, 3]), (5, [1, 2, float("nan"), 4]), (6, None)):
+        document["annotations"][i]["bbox"] = box
+    truth = truth_of(checked(document, tmp_path))
+    assert truth.boxes.tolist() == [*BOXES[1:], BOXES[0], BOXES[3]]
+    assert truth.of_image.tolist() == [9, 9, 9, 3, 3]
+
+
 def test_area_is_that_of_the_box_where_none_is_written(document: dict[str, Any], tmp_path: Path) -> None:
     for annotation in document["annotations"]:
         del annotation["area"]

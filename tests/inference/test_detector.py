@@ -228,10 +228,11 @@ def test_odd_calls_are_explained(detector: Detector, tmp_path: Path) -> None:
         detector.predict(lazy)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["box_head.layers.2.bias", "class_head.bias"])
-def test_weights_that_are_not_finite_are_refused(name: str) -> None:
+def test_weights_that_are_not_finite_are_refused(name: str, value: float) -> None:
     small = small_weights()
-    broken = {**small.tensors, name: torch.full_like(small.tensors[name], float("nan"))}
+    broken = {**small.tensors, name: torch.full_like(small.tensors[name], value)}
     with pytest.raises(WeightsError, match=f"not finite: {name}"):
         Detector.of(replace(small, tensors=broken), "cpu")
 

@@ -51,6 +51,23 @@ def test_boxes_are_in_pixels_of_the_picture() -> None:
     np.testing.assert_allclose(found.boxes, [[0, 37.5, 100, 62.5]], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_equal_scores_stand_in_the_order_of_their_queries(threshold: float) -> None:
+    """More than a sort that is not stable leaves in order by chance."""
+    logits = torch.zeros(1, 60, 3)
+    logits[0, ::2, 0] = 3
+    (found,) = detections(
+        Prediction(logits, torch.full((1, 60, 4), 0.5)),
+        [(9, 9)],
+        CLASSES,
+        Softmax(),
+        Preprocessing(),
+        threshold,
+    )
+    expected = range(60) if threshold == 0 else [*range(0, 60, 2), *range(1, 60, 2)]
+    assert found.queries.tolist() == list(expected)
+
+
 @pytest.mark.parametrize("scoring", [Softmax(), Sigmoid()], ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("what", ["logits", "boxes"])
 def test_what_is_not_finite_is_an_error(scoring: object, what: str) -> None:

@@ -89,6 +89,19 @@ def test_kinds_of_detections_too_many() -> None:
     assert extra(found[-1], one, 0.99) == []
 
 
+def test_half_of_two_boxes_in_common_is_the_same_place() -> None:
+    """An IoU of exactly 0.5, in numbers that float32 holds exactly."""
+    whole, half = [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.25]
+    one = objects((0, whole))
+    found = layers([(CAT, half), (NOTHING, FAR)], objects=one)
+    assert missed(found, one, 0.7) == []
+    beside = layers([([0.98, 0.01, 0.01], whole), (CAT, half), (DOG, half)], objects=one)
+    seen = [(e.query, e.kind, e.iou) for e in extra(beside[-1], one, 0.7)]
+    assert seen == [(1, "duplicate", 0.5), (2, "other-class", 0.5)]
+    forgotten = layers([(CAT, half)], [(NOTHING, half)], objects=one)
+    assert whys(forgotten, one) == {0: [None, "no-object"]}
+
+
 def test_without_objects_every_detection_is_of_the_background() -> None:
     none = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     found = layers([(CAT, LEFT), (NOTHING, LEFT)], objects=none)

@@ -250,6 +250,23 @@ def test_usage_counts_the_images_one_by_one(session: InspectionSession) -> None:
         assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
+def test_sizes_are_those_of_coco(tmp_path: Path) -> None:
+    """Up to 32 x 32 pixels an object is small, and up to 96 x 96 it is medium."""
+    sides = [(32, 32), (33, 32), (96, 96), (97, 96)]
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 128, "height": 128}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": [0, 0, w, h]} for i, (w, h) in enumerate(sides)
+        ],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    for folder in ("val", "annotations"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (128, 128)).save(tmp_path / "val" / "a.png")
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    assert usage(session_of(tmp_path)).sizes.sum(0).tolist() == [1, 2, 1]
+
+
 def test_usage_is_told_in_shares_of_the_picture(root: Path) -> None:
     """In a letterbox boxes are shares of an input twice as wide as the picture."""
     session = session_of(root, Letterbox(64, 128))

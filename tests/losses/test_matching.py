@@ -14,6 +14,7 @@ from torchvision.ops import generalized_box_iou
 from detrcli.boxes import corners, generalised_iou
 from detrcli.config import LossConfig
 from detrcli.errors import DataError, DivergedError, UsageError
+from detrcli.losses import matching
 from detrcli.losses.matching import Matcher
 from detrcli.losses.scoring import Sigmoid
 from detrcli.losses.terms import class_cost
@@ -184,6 +185,26 @@ def test_half_precision_is_matched_in_float32() -> None:
     matcher = matcher_of()
     terms = matcher.costs(half.logits[None], half.boxes[None], [random_target(g, 2, 3)])
     assert matcher.total(terms).dtype == torch.float32
+
+
+def test_half_precision_costs_what_its_numbers_cost_in_float32() -> None:
+    """Corners and areas too, which half precision would round once more."""
+    g = torch.Generator().manual_seed(3)
+    layer, targets = random_prediction(g, 1, 40, 3), [random_target(g, 5, 3)]
+    logits, boxes = layer.logits[None].bfloat16(), layer.boxes[None].bfloat16()
+    costs, exact = (
+        matcher_of().costs(*given, targets) for given in ((logits, boxes), (logits.float(), boxes.float()))
+    )
+    for name, values in costs.items():
+        assert torch.equal(values, exact[name]), name
+
+
+def test_many_queries_of_half_precision_are_not_taken_for_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum of their boxes is beyond what float16 holds."""
+    monkeypatch.setattr(matching, "_name_what_is_not_finite", lambda *_: pytest.fail("they are finite"))
+    logits, boxes = torch.zeros(1, 1, 70_000, 2).half(), torch.full((1, 1, 70_000, 4), 0.5).half()
+    nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    assert len(matcher_of()(Group("decoder", logits, boxes), [nothing]).queries) == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

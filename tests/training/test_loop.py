@@ -245,6 +245,12 @@ def test_other_labels_are_other_data(data: Data) -> None:
     assert relabelled.fingerprint != data.fingerprint
 
 
+@pytest.mark.parametrize("part", ["image_ids", "ends", "boxes", "labels"])
+def test_the_fingerprint_is_of_all_that_is_trained_on(part: str, data: Data) -> None:
+    changed = replace(data, train=replace(data.train, **{part: getattr(data.train, part) + 1}))
+    assert changed.fingerprint != data.fingerprint
+
+
 def test_the_longer_side_grows_with_the_shorter(data: Data) -> None:
     sizes = [new(data, None, size=size).initial.weights.preprocessing.resize.max_size for size in (32, 64)]
     assert sizes[1] == pytest.approx(2 * sizes[0], abs=1)

@@ -1,5 +1,7 @@
 """States on disk: whole or not at all, known when damaged, the last two kept."""
 
+import hashlib
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from detrcli.errors import WeightsError
+from detrcli.training.begun import is_unbegun
 from detrcli.training.state import load_state, save_state
 
 
@@ -76,3 +79,42 @@ def test_a_write_that_fails_leaves_what_was(tmp_path: Path, monkeypatch: pytest.
         saved(tmp_path, 3)
     assert str(tmp_path) in str(error.value.filename)
     assert {path: path.read_bytes() for path in states(tmp_path)} == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x02.", pickle.dumps([1]), pickle.dumps(Path("a"))], ids=ascii
+)
+def test_contents_that_are_none_though_the_hash_fits_them(content: bytes, tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    name = f"00000002-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    (tmp_path / "state" / name).write_bytes(content)
+    state, notes = load_state(tmp_path)
+    assert state["step"] == 1
+    assert f"{name}: it is none of ours" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "unbegun"),
+    [
+        (["config.toml"], True),
+        (["config.toml", "first-batch.png", "tensorboard", "state", f".{'a' * 32}"], True),
+        (["config.toml", "state", "state/.unfinished"], True),
+        (["config.toml", "state", "state/00000001-bea7f14df9bb86b6.pt"], False),
+        (["config.toml", "last.safetensors"], False),
+        (["config.toml", "notes.txt"], False),
+        (["first-batch.png"], False),
+        ([], False),
+    ],
+)
+def test_a_run_that_has_not_begun(names: list[str], unbegun: bool, tmp_path: Path) -> None:
+    for name in names:
+        path = tmp_path / name
+        path.mkdir() if name in ("state", "tensorboard") else path.write_text("# detr train shapes\n")
+    assert is_unbegun(tmp_path) == unbegun
+    if unbegun:
+        with pytest.raises(
+            WeightsError, match="stopped before its first one: begin it again, with the same --out"
+        ):
+            load_state(tmp_path)
+        (tmp_path / "config.toml").write_text("[project]\n")
+        assert not is_unbegun(tmp_path)

@@ -1,21 +1,26 @@
 """Fetching, against a server on 127.0.0.1 that redirects, breaks off, lies and is not there."""
 
+import contextlib
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from children import python
-from server import Server, breaking, failing, redirect, serving, whole
+from server import Server, breaking, failing, redirect, send, serving, whole
 
 from detrcli.errors import WeightsError
 from detrcli.weights import download
 from detrcli.weights.download import cached_path, fetch, file_name, hash_in_name
+from detrcli.weights.known import is_url
+from detrcli.weights.load import load_weights
 
 BODY = bytes(range(256)) * 4000
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -175,6 +180,120 @@ def test_interrupted_leaves_no_half_file(
     assert process.returncode == code
     assert "Traceback" not in said
     assert files(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://[::1/w.pth", "Invalid IPv6 URL"),
+        ("http:///w.pth", "its host is ''"),
+        ("http://a b/w.pth", "its host is 'a b'"),
+        (f"http://{'a' * 300}.org/w.pth", "label empty or too long"),
+        ("http://a..org/w.pth", "label empty or too long"),
+        ("http://127.0.0.1:99999/w.pth", "Port out of range"),
+        ("http://127.0.0.1:x/w.pth", "Port could not be cast"),
+        ("http://me:word@127.0.0.1/w.pth", "names and passwords in it are not sent"),
+        ("http://\udce9/w.pth", "Invalid character"),
+    ],
+)
+def test_what_is_no_address_is_told_at_once(
+    url: str, said: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_open", lambda *_: pytest.fail("it was asked"))
+    with pytest.raises(WeightsError, match=rf"no web address that can be asked: .*{said}"):
+        load_weights(url, sha256=SHA)
+    assert not cache.exists()
+
+
+def test_accents_and_spaces_are_sent_in_ascii(server: Server) -> None:
+    server.answers["/mod%C3%A8le%20a.pth"] = whole(BODY)
+    url = f"{server.url}/mod\u00e8le a.pth".replace("http", "HTTP")
+    assert is_url(url)
+    assert fetch(url, SHA).name == "mod_le_a.pth"
+    assert download._address("http://\u00e9.org:80/%41/\u00e9?q=\u00e9#part") == (
+        "http://xn--9ca.org:80/%41/%C3%A9?q=%C3%A9"
+    )
+    assert download._address("http://[::1]:8/a") == "http://[::1]:8/a"
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3", "", "9" * 5000, "3, 3", "\u00b2"])
+def test_a_length_that_is_none_is_passed_over(server: Server, length: str) -> None:
+    def answer(request: BaseHTTPRequestHandler, _: int) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", length)
+        request.end_headers()
+        request.wfile.write(BODY)
+
+    server.answers["/w.pth"] = answer
+    told: list[int | None] = []
+    assert fetch(f"{server.url}/w.pth", SHA, lambda *progress: told.append(progress[2])).read_bytes() == BODY
+    assert set(told) == {None}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://[::1",
+        "http://\u00e9/x",
+        "http://127.0.0.1:99999/",
+        "ftp://127.0.0.1/w.pth",
+        "file:///etc/hosts",
+    ],
+)
+def test_redirects_lead_to_the_web_alone(server: Server, cache: Path, place: str) -> None:
+    server.answers["/w.pth"] = redirect(place)
+    with pytest.raises(WeightsError, match=r"it leads to|no web address|is not allowed"):
+        fetch(f"{server.url}/w.pth", SHA)
+    assert server.asked == ["/w.pth"]
+    assert files(cache) == []
+
+
+def test_from_https_nothing_leads_to_http() -> None:
+    request = urllib.request.Request("https://a.org/w.pth")
+    with pytest.raises(WeightsError, match=r"it leads to http://a.org/w.pth, where nothing is fetched from"):
+        download._Redirects().redirect_request(request, None, 302, "", {}, "http://a.org/w.pth")
+    followed = download._Redirects().redirect_request(request, None, 302, "", {}, "https://b.org/\u00e9")
+    assert followed.full_url == "https://b.org/%C3%A9"
+
+
+def test_a_byte_now_and_then_is_a_broken_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+
+    def answer(request: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 2:
+            send(request, BODY)
+            return
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(BODY)))
+        request.end_headers()
+        with contextlib.suppress(OSError):  # the other side goes away
+            for place in range(100):
+                request.wfile.write(BODY[place : place + 1])
+                time.sleep(0.05)
+
+    server.answers["/w.pth"] = answer
+    assert fetch(f"{server.url}/w.pth", SHA).read_bytes() == BODY
+    assert len(server.asked) == 3
+
+
+def test_a_full_disk_names_the_file(server: Server, cache: Path) -> None:
+    server.answers["/w.pth"] = whole(BODY)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*w\.pth") as error:
+        fetch(f"{server.url}/w.pth", SHA, full)
+    assert error.value.filename == str(cached_path(f"{server.url}/w.pth", SHA))
+    assert files(cache) == []
+
+
+def test_file_names_are_such_as_a_disk_takes() -> None:
+    """The hash stands at their end, and more is written around them for a while."""
+    url = f"http://h/{'a' * 300}-{SHA[:8]}.pth"
+    assert len(file_name(url)) == 200
+    assert hash_in_name(url) == SHA[:8]
+    assert file_name("http://h/\u72d7.pth") == "_.pth"
 
 
 def test_file_names_stay_in_their_folder(cache: Path) -> None:

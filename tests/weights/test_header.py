@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import CONFIG, TINY, small_weights
 
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import WeightsError
 from detrcli.resize import ExactSize, Letterbox, PaddedSquare, Placement, Resize, ShortestEdge
-from detrcli.weights.formats.header import from_header, header_of
+from detrcli.weights.formats.header import CHECKSUM, checksum, from_header, header_of
 from detrcli.weights.weights import Weights
 
 
@@ -79,6 +80,21 @@ def test_config_and_loss_go_in_and_come_out(config: ModelConfig) -> None:
     again = there_and_back(replace(small_weights(config), loss=loss))
     assert (again.config, again.loss) == (config, loss)
     assert again.make_loss().matcher.weights == {"class": 2.0, "l1": 0.0, "giou": 1.0}
+
+
+def test_the_checksum_is_of_names_kinds_shapes_and_bytes() -> None:
+    """Of two tensors with the same bytes each is another."""
+    tensors = {
+        (name, kind, shape): torch.zeros(6, dtype=kind).reshape(shape)
+        for name in "ab"
+        for kind in (torch.float32, torch.int32)
+        for shape in ((6,), (2, 3), (3, 2), (6, 1))
+    }
+    sums = {checksum({}, {key[0]: tensor}) for key, tensor in tensors.items()}
+    assert len(sums) == len(tensors)
+    assert len({checksum(header, {}) for header in ({}, {"a": "b"}, {"a": "c"}, {"b": "b"})}) == 4
+    assert checksum({"a": "b", CHECKSUM: "c"}, {}) == checksum({"a": "b"}, {})
+    assert checksum({}, {"a": torch.zeros(2)}) != checksum({}, {"a": torch.tensor([0.0, 1.0])})
 
 
 OLD = {"size": 600, "max_size": 999, "mean": [0.5, 0.4, 0.3], "std": [1.0, 2.0, 3.0]}

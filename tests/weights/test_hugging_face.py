@@ -136,13 +136,34 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
         ),
         (lambda f: changed(f, CONFIG, decoder_attention_heads=2), "different numbers of attention heads"),
         (lambda f: changed(f, CONFIG, id2label=["a"]), "cannot be understood"),
+        (lambda f: changed(f, CONFIG, id2label={"1": "x" * 2_000_000}), "has 2,000,000 characters"),
+        (lambda f: changed(f, CONFIG, dropout=None), "dropout = None"),
+        (lambda f: changed(f, CONFIG, dropout="x"), "dropout = 'x'"),
+        (lambda f: changed(f, CONFIG, dropout=float("nan")), "dropout = nan"),
+        (lambda f: changed(f, PREPROCESSOR, size={"shortest_edge": float("inf")}), "cannot be understood"),
+        (lambda f: changed(f, PREPROCESSOR, size={"shortest_edge": 64, "longest_edge": -1}), "max_size = -1"),
+        (
+            lambda f: changed(f, PREPROCESSOR, size={"shortest_edge": 30000, "longest_edge": 30000}),
+            "more than the",
+        ),
+        (lambda f: changed(f, PREPROCESSOR, image_mean=[float("nan")] * 3), "mean = nan"),
+        (lambda f: (f / PREPROCESSOR).write_text("[" * 100_000), "preprocessor_config.json"),
+        (lambda f: shortened(f, "k_proj"), "do not fit the model.* left over: .*k_proj"),
     ],
 )
 def test_folders_that_do_not_fit(folder: Path, tmp_path: Path, change: Any, said: str) -> None:
     copied(folder, tmp_path)
     change(tmp_path)
     with pytest.raises(WeightsError, match=said):
-        load_weights(str(tmp_path))
+        load_weights(str(tmp_path)).model()
+
+
+def shortened(folder: Path, name: str) -> None:
+    """Projections that have lost a column."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    short = {key: value[..., :-1].contiguous() for key, value in tensors.items() if f"{name}.weight" in key}
+    save_file({**tensors, **short}, path)
 
 
 def copied(folder: Path, to: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations, box_array, whole_numbers
 from detrcli.errors import DataError
+from detrcli.structures import check_class_names
+from detrcli.system.text import writable
 
 _TRUE = frozenset({"1", "1.0", "true"})
 
@@ -71,12 +73,12 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             areas=_areas(entries, boxes),
             crowd=np.fromiter((str(entry.iscrowd).lower() in _TRUE for entry in entries), dtype=bool),
             category_ids=whole_numbers(category.id for category in categories),
-            names=[str(category.name) for category in categories],
-            parents=[str(category.supercategory or "") for category in categories],
+            names=_class_names([category.name for category in categories]),
+            parents=[_word(category.supercategory or "") for category in categories],
             annotation_file=annotations,
         )
     except ValueError as error:
-        raise DataError(f"{annotations}: among its ids and sizes, {error}.") from None
+        raise DataError(f"{annotations}: among its ids, sizes and classes, {error}.") from None
 
 
 def _decode(path: Path) -> _File:
@@ -88,18 +90,30 @@ def _decode(path: Path) -> _File:
         return msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         # Python's own reader is slower, and knows the NaN that Python's own writer writes.
         return msgspec.convert(json.loads(data), _File)
-    except (ValueError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | dict):
+        raise ValueError(f"{value!r:.40} is no name")
+    return writable(str(value))
+
+
+def _class_names(values: Sequence[Any]) -> list[str]:
+    names = [_word(value) for value in values]
+    check_class_names(names)
+    return names
 
 
 def _file_name(name: Any) -> str:
     # Label Studio on Windows writes backslashes.
-    return str(name).replace("\\", "/").encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    return writable(str(name).replace("\\", "/"))
 
 
 def _folder_of(names: Sequence[str], folders: Sequence[Path]) -> Path:
@@ -114,7 +128,9 @@ def annotation_ids(written: Sequence[Any]) -> np.ndarray:
         return np.arange(1, len(written) + 1)
     ids = whole_numbers(written, otherwise=NO_ID)
     missing = ids == NO_ID
-    ids[missing] = max(ids.max(), 0) + 1 + np.arange(np.count_nonzero(missing))
+    greatest = max(int(ids.max()), 0)
+    first = greatest + 1 if greatest < 2**62 else 1  # ids that are there twice are told
+    ids[missing] = first + np.arange(np.count_nonzero(missing))
     return ids
 
 

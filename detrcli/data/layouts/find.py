@@ -1,5 +1,6 @@
 """Which kind of folder is this, and how are its splits read?"""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -35,11 +36,13 @@ class Layout:
 
 def find(data: Path) -> Layout:
     """Tell the layout of a folder by what is in it, or of a data.yaml or a COCO annotation file."""
-    if data.is_file():
+    if os.path.isfile(data):
         return _by_file(data)
-    if not data.is_dir():
+    if not os.path.isdir(data):
         web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
-        raise DataError(f"{data}: there is no such folder.{web}")
+        raise DataError(
+            f"{data}: there is no such folder.{web}\n`detr guide data` says what can be given as DATA."
+        )
     for known in (_coco, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
         if layout := known(data):
             return layout
@@ -177,18 +180,16 @@ def _yolo_by_yaml(path: Path) -> Layout:
     base = _base(path, facts)
     readers: dict[str, Reader] = {}
     for word, split in SPLITS.items():
-        said = facts.get(word)
-        if said:
-            entries = said if isinstance(said, list) else [said]
+        if entries := yolo.words(facts.get(word), path):
             readers[split] = partial(_read_yolo, path, base, entries, names, split, pose="kpt_shape" in facts)
     if not readers:
-        raise DataError(f"{path}: it names no train, val or test.")
+        raise DataError(f"{path}: it names no train, val or test; one of them is needed.")
     return Layout("yolo", readers)
 
 
 def _base(path: Path, facts: Mapping[str, Any]) -> Path:
-    base = path.parent / str(facts.get("path") or "")
-    return base if base.is_dir() else path.parent  # `path` is of the machine that it was written on
+    base = path.parent.joinpath(*yolo.words(facts.get("path"), path)[:1])
+    return base if os.path.isdir(base) else path.parent  # `path` is of the machine that it was written on
 
 
 def named_places(path: Path) -> list[Path]:
@@ -197,8 +198,7 @@ def named_places(path: Path) -> list[Path]:
     base = _base(path, facts)
     places: list[Path] = []
     for word in SPLITS:
-        said = facts.get(word) or []
-        for entry in said if isinstance(said, list) else [said]:
+        for entry in yolo.words(facts.get(word), path):
             with suppress(DataError):
                 place = _place(base, entry, path)
                 places += [place, yolo.label_of(place / "picture").parent] if place.is_dir() else [place]
@@ -207,19 +207,20 @@ def named_places(path: Path) -> list[Path]:
 
 
 def _read_yolo(
-    path: Path, base: Path, entries: list[Any], names: dict[int, str], split: str, *, pose: bool
+    path: Path, base: Path, entries: list[str], names: dict[int, str], split: str, *, pose: bool
 ) -> RawAnnotations:
     return yolo.read([_place(base, entry, path) for entry in entries], names, split, pose=pose)
 
 
-def _place(base: Path, entry: Any, path: Path) -> Path:
+def _place(base: Path, entry: str, path: Path) -> Path:
     # Roboflow writes ../train/images for what lies beside the file.
-    inside = re.sub(r"^(\.\./)+", "", str(entry))
-    tried = [folder / name for folder in dict.fromkeys((base, path.parent)) for name in (str(entry), inside)]
+    inside = re.sub(r"^(\.\./)+", "", entry)
+    tried = [folder / name for folder in dict.fromkeys((base, path.parent)) for name in (entry, inside)]
     for place in tried:
-        if place.exists():
+        if os.path.exists(place):
             return place
-    raise DataError(f"{path}: {entry} is not there; tried {', '.join(map(str, dict.fromkeys(tried)))}.")
+    places = ", ".join(f"{place!s:.300}" for place in dict.fromkeys(tried))
+    raise DataError(f"{path}: {entry:.300} is not there; tried {places}.")
 
 
 def _voc(data: Path) -> Layout | None:

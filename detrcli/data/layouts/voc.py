@@ -1,5 +1,6 @@
 """Pascal VOC folders: an XML file a picture, boxes in pixels counted from 1."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -7,8 +8,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from detrcli.data.images import SUFFIXES
-from detrcli.data.raw_annotations import Problem, RawAnnotations
+from detrcli.data.place import lies_inside
+from detrcli.data.raw_annotations import Problem, RawAnnotations, box_array
 from detrcli.errors import DataError
+from detrcli.structures import check_class_names
+from detrcli.system.text import writable
+
+BEYOND = 10**9  # in place of a number of pixels that no picture has
 
 
 def class_names(annotations: Path) -> list[str]:
@@ -16,23 +22,34 @@ def class_names(annotations: Path) -> list[str]:
     names = set()
     for path in sorted(annotations.glob("[!.]*.xml")):
         names |= {name for name, *_ in _objects(_parse(path))}
+    try:
+        check_class_names(sorted(names))
+    except ValueError as error:
+        raise DataError(f"{annotations}: {error}.") from None
     return sorted(names)
 
 
 def stems_of(listing: Path, annotations: Path) -> list[str]:
     """The pictures that an ImageSets file lists, a line each, some with a mark of 1, 0 or -1 behind the name."""
     try:
-        lines = [
-            line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-        ]
+        text = listing.read_text(encoding="utf-8-sig")
+        lines = [writable(line.strip()) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"{listing}: cannot be read ({error}).") from None
     # A name may itself end in " 1".
-    return [line if (annotations / f"{line}.xml").is_file() else line.rsplit(maxsplit=1)[0] for line in lines]
+    stems = [
+        line if os.path.isfile(annotations / f"{line}.xml") else line.rsplit(maxsplit=1)[0] for line in lines
+    ]
+    for stem in stems:
+        if not lies_inside(annotations, stem):
+            raise DataError(f"{listing}: {stem} lies outside {annotations}.")
+    return stems
 
 
 def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> RawAnnotations:
     """Read the pictures of these names."""
+    if not stems:
+        raise DataError(f"{root / 'Annotations'}: there are no annotations (.xml) in {split}.")
     number = {name: i for i, name in enumerate(names, 1)}
     pictures = root / "JPEGImages"
     beside = {path.stem: path.name for path in sorted(pictures.iterdir()) if path.suffix.lower() in SUFFIXES}
@@ -41,7 +58,7 @@ def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> 
     for image_id, stem in enumerate(stems, 1):
         path = root / "Annotations" / f"{stem}.xml"
         tree = _parse(path)
-        files.append(beside.get(stem) or tree.findtext("filename") or f"{stem}.jpg")
+        files.append(beside.get(stem) or (tree.findtext("filename") or f"{stem}.jpg").replace("\\", "/"))
         sizes.append([_size(tree, "height"), _size(tree, "width")])
         for count, (name, corners, difficult) in enumerate(_objects(tree), 1):
             if corners is None:
@@ -51,7 +68,7 @@ def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> 
             x0, y0, x1, y1 = corners
             # The first pixel is 1 and the last belongs to the box.
             rows.append((image_id, number[name], [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1], difficult))
-    boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
+    boxes = box_array([row[2] for row in rows])
     return RawAnnotations(
         folder=pictures,
         image_ids=np.arange(1, len(files) + 1),
@@ -73,13 +90,15 @@ def read(root: Path, stems: Sequence[str], names: Sequence[str], split: str) -> 
 def _parse(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two of encodings
         raise DataError(f"{path}: cannot be read as VOC annotations ({error}).") from None
 
 
 def _size(tree: ElementTree.Element, side: str) -> int:
-    said = tree.findtext(f"size/{side}") or "0"
-    return int(said) if said.strip().isdecimal() else 0
+    said = (tree.findtext(f"size/{side}") or "").strip()
+    if not said.isdecimal():
+        return 0
+    return int(said) if len(said) < 10 else BEYOND
 
 
 def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, bool]]:
@@ -92,6 +111,6 @@ def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, b
             ]
         except ValueError:
             corners = None
-        name = (thing.findtext("name") or "").strip()
+        name = writable((thing.findtext("name") or "").strip())
         found.append((name, corners, (thing.findtext("difficult") or "0").strip() == "1"))
     return found

@@ -12,29 +12,65 @@ from detrcli.data.headers import read_headers
 from detrcli.data.images import SUFFIXES
 from detrcli.data.raw_annotations import Problem, RawAnnotations
 from detrcli.errors import DataError
+from detrcli.structures import MOST_CLASSES, check_class_names
+from detrcli.system.text import writable
+
+LARGEST_YAML = 1_000_000  # bytes, which are read in two seconds; a thousand classes take 20,000
+HINT = "`train`, `val` and `names` are enough, as in `train: images/train`, `val: images/val`, `names: [cat, dog]`."
+_NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
+_KINDS = 2**31  # the number of a class is lower
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A data.yaml."""
+    """A data.yaml: words, and lists and maps of them.
+
+    What looks like a number or a date stays a word, and keys are not merged (<<): some of those take for ever.
+    """
     try:
-        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_YAML:
+            raise ValueError(f"it has more than {LARGEST_YAML:,} bytes")
+        facts = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    except RecursionError:
+        raise DataError(f"{path}: cannot be read (lists in lists without end).\n{HINT}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}).\n{HINT}") from None
     if not isinstance(facts, dict):
-        raise DataError(f"{path}: not a YOLO data.yaml: it holds no keys.")
+        raise DataError(f"{path}: not a YOLO data.yaml: it holds no keys.\n{HINT}")
     return facts
+
+
+def words(said: Any, path: Path) -> list[str]:
+    """One word, or a list of them; none where a key has no value."""
+    values = said if isinstance(said, list) else [said]
+    if any(not isinstance(value, str | None) for value in values):
+        raise DataError(
+            f"{path}: `train`, `val`, `test` and `path` must be names of folders, or lists of them."
+        )
+    return [writable(value) for value in values if value is not None and value not in _NOTHING]
 
 
 def names_of(facts: Mapping[str, Any], path: Path) -> dict[int, str]:
     """Class names by id, from a list or a map; numbers where there is only `nc`."""
-    names = facts.get("names")
+    names, count = facts.get("names"), str(facts.get("nc", ""))
     if isinstance(names, list):
-        return {index: str(name) for index, name in enumerate(names)}
-    if isinstance(names, dict) and all(isinstance(index, int) for index in names):
-        return {index: str(name) for index, name in sorted(names.items())}
-    if names is None and isinstance(facts.get("nc"), int):
-        return {index: f"class {index}" for index in range(facts["nc"])}
-    raise DataError(f"{path}: `names` must be a list or a map of class names.")
+        names = dict(enumerate(names))
+    elif names in (None, "") and count.isdecimal():
+        if len(count) > len(str(MOST_CLASSES)):
+            raise DataError(f"{path}: `nc` is more than the {MOST_CLASSES:,} classes allowed.")
+        names = {index: f"class {index}" for index in range(int(count))}
+    if not isinstance(names, dict) or not all(_is_class(index, name) for index, name in names.items()):
+        raise DataError(f"{path}: `names` must be a list or a map of class names, their numbers from 0.")
+    named = {int(index): writable(name) for index, name in names.items()}
+    try:
+        check_class_names(list(named.values()))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}.") from None
+    return dict(sorted(named.items()))
+
+
+def _is_class(index: Any, name: Any) -> bool:
+    number = str(index)
+    return isinstance(name, str) and number.isdecimal() and len(number) < 11 and int(number) < _KINDS
 
 
 def pictures(places: Sequence[Path]) -> Iterator[Path]:
@@ -48,7 +84,7 @@ def pictures(places: Sequence[Path]) -> Iterator[Path]:
                 lines = place.read_text(encoding="utf-8-sig").split("\n")
             except (OSError, ValueError) as error:
                 raise DataError(f"{place}: cannot be read ({error}).") from None
-            yield from (place.parent / line.strip() for line in lines if line.strip())
+            yield from (place.parent / writable(line.strip()) for line in lines if line.strip())
 
 
 def read(
@@ -124,7 +160,7 @@ def _box(line: str, *, pose: bool = False) -> tuple[int, float, float, float, fl
     category, *numbers = line.split()
     values = np.array(numbers, dtype=np.float64)
     kind = float(category)
-    if not np.isfinite(values).all() or not kind.is_integer() or not 0 <= kind < 2**31:
+    if not np.isfinite(values).all() or not kind.is_integer() or not 0 <= kind < _KINDS:
         raise ValueError
     if pose:
         values = values[:4]

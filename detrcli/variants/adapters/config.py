@@ -22,6 +22,7 @@ class AdaptedConfig(ModelConfig):
         super().__post_init__()
         if self.model_type not in FAMILIES:
             raise UsageError(f"model_type {self.model_type!r}: there is {', '.join(FAMILIES)}.")
+        check_numbers(json.loads(self.facts))
 
     @property
     def family(self) -> ClosedSet:
@@ -54,6 +55,7 @@ class OpenVocabularyConfig(ModelConfig):
         super().__post_init__()
         if self.model_type not in OPEN_VOCABULARY:
             raise UsageError(f"model_type {self.model_type!r}: there is {', '.join(OPEN_VOCABULARY)}.")
+        check_numbers(json.loads(self.facts))
 
     @property
     def family(self) -> OpenVocabulary:
@@ -64,6 +66,24 @@ class OpenVocabularyConfig(ModelConfig):
     def numbers(self) -> Any:
         """The config as transformers has it."""
         return _numbers(self.model_type, self.facts)
+
+
+MOST_LAYERS, LARGEST = 1_000, 100_000  # far above any of these models, and too little to fill the memory
+
+
+def check_numbers(facts: Any, key: str = "") -> None:
+    """A UsageError where a config.json, or a part of it, asks for more than anybody builds."""
+    if isinstance(facts, dict):
+        for name, value in facts.items():
+            if name not in ("id2label", "label2id"):
+                check_numbers(value, name)
+    elif isinstance(facts, list):
+        for value in facts:
+            check_numbers(value, key)
+    elif isinstance(facts, int):
+        most = MOST_LAYERS if "layers" in key or "depth" in key else LARGEST
+        if facts > most:
+            raise UsageError(f"{key} = {facts!r:.40}: it is at most {most:,}.")
 
 
 def _numbers(model_type: str, facts: str) -> Any:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from detrcli.config import Preprocessing
-from detrcli.errors import WeightsError
+from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, Resize
 from detrcli.structures import Classes
-from detrcli.variants.adapters.config import AdaptedConfig, OpenVocabularyConfig, queries_key
+from detrcli.variants.adapters.config import AdaptedConfig, OpenVocabularyConfig, check_numbers, queries_key
 from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY, Family
 from detrcli.variants.adapters.library import LOCAL, loaded, the_library
 from detrcli.variants.adapters.network import AdaptedNetwork
@@ -88,6 +88,10 @@ def _type_of(folder: Path, source: str) -> str:
     """Its `model_type`; a WeightsError where it is not read all the same."""
     facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     _refuse(facts, source)
+    try:
+        check_numbers(facts)
+    except UsageError as error:
+        raise WeightsError(f"{source}: {CONFIG}: {error}") from None
     return str(facts["model_type"])
 
 

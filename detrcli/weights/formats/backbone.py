@@ -11,6 +11,7 @@ from detrcli.errors import UsageError, WeightsError
 from detrcli.variants import variant_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats.published import read_pickle
+from detrcli.weights.formats.tensors import tensors_in
 from detrcli.weights.weights import explain_mismatch
 
 IMAGENET = "imagenet"
@@ -42,8 +43,8 @@ def backbone_weights(
         raise WeightsError(f"{source}: no such file; there is the name {IMAGENET}, or a path.")
     theirs = {
         f"{trained.prefix}{name}": value
-        for name, value in read_pickle(path, source).items()
-        if isinstance(value, Tensor) and not name.startswith("fc.") and not name.endswith(COUNTER)
+        for name, value in tensors_in(read_pickle(path, source), source).items()
+        if not name.startswith("fc.") and not name.endswith(COUNTER)
     }
     with torch.device("meta"):
         state = variant.build(config).state_dict()

@@ -39,7 +39,17 @@ def load(path: Path, source: str) -> Weights:
         if variant.folder is None:
             raise WeightsError(f"{source}: a {variant.name} is not kept as a folder.")
         tensors = variant.folder.read(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except PermissionError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise WeightsError(f"{source}: this folder cannot be read ({error}).") from None
     if checksum(header, tensors) != header.get(CHECKSUM):
         raise WeightsError(f"{source}: the folder is damaged: its contents do not fit its checksum.")

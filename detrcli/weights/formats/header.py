@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,24 +52,29 @@ def from_header(
             source=source,
             config=variant.config(**json.loads(header["config"])),
             tensors=tensors,
-            classes=Classes(ids=np.array(classes["ids"], dtype=np.int64), names=np.array(classes["names"])),
+            classes=Classes.of(classes["ids"], classes["names"]),
             preprocessing=_preprocessing(json.loads(header["preprocessing"])),
             loss=loss,
         )
-    except (KeyError, TypeError, ValueError, DetrError) as error:
-        raise WeightsError(f"{source}: written by another version of detr ({error}).") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, DetrError) as error:
+        raise WeightsError(
+            f"{source}: written by another version of detr, or by another program ({error!s:.200}).\n"
+            "Update detr, or save it again."
+        ) from None
 
 
 def known_variant(header: Mapping[str, str], source: str) -> Variant[Any]:
     """The member that a header names."""
-    if header["format"] != FORMAT:
+    if header.get("format") != FORMAT:
         raise WeightsError(
-            f"{source}: written by another version of detr ({header['format']}, not {FORMAT})."
+            f"{source}: written by another version of detr ({header.get('format')!s:.40}, not {FORMAT}).\n"
+            "Update detr, or save it again."
         )
-    variant = variants().get(header.get("variant", ""))
+    variant = variants().get(str(header.get("variant")))
     if variant is None:
         raise WeightsError(
-            f"{source}: holds a model of a kind that is not known here ({header.get('variant')!r})."
+            f"{source}: holds a model of a kind that is not known here ({header.get('variant')!r:.40}).\n"
+            "Update detr, or install the package that this model comes from."
         )
     return variant
 

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -16,9 +15,11 @@ from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 from detrcli.variants import variants
 from detrcli.variants.variant import FoundModel, Variant
+from detrcli.weights.formats.tensors import tensors_in
 from detrcli.weights.phrases import NEEDED
 from detrcli.weights.weights import Weights
 
+AGAIN = "Fetch the folder again, or save the model anew with save_pretrained()."
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 # Of models that look for phrases: what a processor is that has a tokenizer too, and the tokenizer.
 TOKENIZER = (
@@ -36,11 +37,13 @@ def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Weights:
         if not phrases:
             raise UsageError(NEEDED.format(source))
         return _found(variant, variant.phrases.read(folder, source, phrases), source)
-    except (TypeError, ValueError, AttributeError, KeyError, UsageError) as error:
+    except RecursionError:
+        raise WeightsError(f"{source}: {CONFIG} or {PREPROCESSOR} is nested without end.\n{AGAIN}") from None
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError, UsageError) as error:
         if variant is not None and isinstance(error, UsageError):  # it is about the phrases
             raise
         raise WeightsError(
-            f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error})."
+            f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error!s:.200}).\n{AGAIN}"
         ) from None
 
 
@@ -76,17 +79,14 @@ def _load(folder: Path, source: str) -> Weights:
         )
     variant, theirs = known[facts["model_type"]]
     try:
-        tensors = theirs.rename(load_file(folder / TENSORS))
+        tensors = theirs.rename(tensors_in(load_file(folder / TENSORS), source))
     except FileNotFoundError:
-        raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.") from None
+        raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.\n{AGAIN}") from None
     except SafetensorError as error:
-        raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).") from None
+        raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).\n{AGAIN}") from None
     config = theirs.infer(source, tensors, facts, None)
-    names = {int(index): name for index, name in (facts.get("id2label") or {}).items()}
-    classes = Classes(
-        ids=np.arange(config.classes),
-        names=np.array([names.get(index, f"class {index}") for index in range(config.classes)]),
-    )
+    names = {int(index): str(name) for index, name in (facts.get("id2label") or {}).items()}
+    classes = _classes(names, config.classes)
     return Weights(source, config, tensors, classes, _preprocessing(folder, source), variant.loss)
 
 
@@ -98,9 +98,12 @@ def types_for_phrases() -> list[str]:
 
 
 def _found(variant: Variant[Any], found: FoundModel[Any], source: str) -> Weights:
-    names = np.array([found.names.get(index, f"class {index}") for index in range(found.config.classes)])
-    classes = Classes(ids=np.arange(len(names)), names=names)
+    classes = _classes(found.names, found.config.classes)
     return Weights(source, found.config, found.tensors, classes, found.preprocessing, variant.loss)
+
+
+def _classes(names: Mapping[int, str], count: int) -> Classes:
+    return Classes.of(range(count), [names.get(index, f"class {index}") for index in range(count)])
 
 
 def _preprocessing(folder: Path, source: str) -> Preprocessing:
@@ -120,8 +123,6 @@ def _preprocessing(folder: Path, source: str) -> Preprocessing:
     red, green, blue = map(float, facts.get("image_mean", default.mean))
     mean = red, green, blue
     red, green, blue = map(float, facts.get("image_std", default.std))
-    if not (red and green and blue):
-        raise WeightsError(f"{source}: {PREPROCESSOR} divides by a deviation of 0.")
     return Preprocessing(
         ShortestEdge(int(size["shortest_edge"]), int(size.get("longest_edge") or rule.max_size)),
         mean=mean,
@@ -133,7 +134,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{source}: {path.name} cannot be read ({error}).") from None
+        raise WeightsError(f"{source}: {path.name} cannot be read ({error}).\n{AGAIN}") from None
     if not isinstance(facts, dict):
         raise WeightsError(f"{source}: {path.name} is not a JSON object.")
     return facts

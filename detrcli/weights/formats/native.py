@@ -12,6 +12,7 @@ from safetensors.torch import save as to_bytes
 from detrcli.errors import WeightsError
 from detrcli.system.files import write_whole
 from detrcli.weights.formats.header import CHECKSUM, checksum, from_header, header_of, known_variant
+from detrcli.weights.formats.tensors import tensors_in
 from detrcli.weights.weights import Weights
 
 ENDING = ".safetensors"
@@ -27,10 +28,10 @@ def to_file(weights: Weights) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     header = header_of(weights)
     header[CHECKSUM] = checksum(header, tensors)
-    return _in_order(to_bytes(tensors, header))
+    return in_order(to_bytes(tensors, header))
 
 
-def _in_order(file: bytes) -> bytes:
+def in_order(file: bytes) -> bytes:
     """With the keys of its header sorted: safetensors shuffles them, and equal weights should be equal files."""
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
@@ -43,15 +44,21 @@ def load(path: Path, source: str) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except SafetensorError as error:
-        raise WeightsError(f"{source}: this is no whole safetensors file ({error}).") from None
+        raise WeightsError(
+            f"{source}: this is no whole safetensors file ({error}).\n"
+            "It may be damaged, or half a download: fetch or save it again."
+        ) from None
     if not header.get("format", "").startswith("detrcli/"):
         raise WeightsError(
             f"{source}: this safetensors file is not one of detr's: it lacks the model's config and classes.\n"
             "For a Hugging Face model give its folder, with config.json."
         )
     known_variant(header, source)  # before the checksum: another version may have another
+    tensors = tensors_in(found, source)
     if checksum(header, tensors) != header.get(CHECKSUM):
-        raise WeightsError(f"{source}: the file is damaged: its contents do not fit its checksum.")
+        raise WeightsError(
+            f"{source}: the file is damaged: its contents do not fit its checksum.\nFetch or save it again."
+        )
     return from_header(header, tensors, source, path.parent)

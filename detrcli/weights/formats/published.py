@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from detrcli.config import ModelConfig
 from detrcli.errors import WeightsError
 from detrcli.variants import variant_of, variants
 from detrcli.variants.variant import ForeignNames, Variant
+from detrcli.weights.formats.tensors import tensors_in
 from detrcli.weights.weights import Weights, classes_by_index
 
 
@@ -24,8 +26,7 @@ def load(path: Path, source: str, wanted: ModelConfig | None = None) -> Weights:
     args = checkpoint.get("args")
     facts: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
     inner = checkpoint.get("model", checkpoint)
-    state = inner if isinstance(inner, Mapping) else {}
-    theirs = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    theirs = tensors_in(inner if isinstance(inner, Mapping) else {}, source)
 
     variant, names = _whose(theirs, wanted)
     tensors = names.rename(theirs)
@@ -50,7 +51,8 @@ def _whose(
 def read_pickle(path: Path, source: str) -> Mapping[str, Any]:
     """Unpickle tensors, plain values and argparse's Namespace; anything else is refused and does not run."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused anyway
             # Mapped where the format allows it, so that only what is used is read.
             mapped = zipfile.is_zipfile(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -61,9 +63,14 @@ def read_pickle(path: Path, source: str) -> Mapping[str, Any]:
             f"{source}: refused, and nothing of it was run: {what}.\n"
             "Only tensors, plain values and argparse.Namespace are read from a pickle."
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # there is nothing that torch's reader does not raise for a broken file
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{source}: this file cannot be read as PyTorch weights ({first}).") from None
+        raise WeightsError(
+            f"{source}: this file cannot be read as PyTorch weights ({first:.200}).\n"
+            "It may be damaged, or half a download: fetch or save it again."
+        ) from None
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{source}: this file holds a {type(checkpoint).__name__}, not a state dict.")
     return checkpoint

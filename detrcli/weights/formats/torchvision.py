@@ -1,15 +1,16 @@
 """Detectors of torchvision by their names there, `torchvision:NAME`, or `torchvision:NAME=FILE` with a state dict."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from detrcli.errors import UsageError, WeightsError
 from detrcli.structures import Classes
 from detrcli.variants.torchvision_detectors import ARCHITECTURES, VARIANT, config_of, detector_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats.published import read_pickle
+from detrcli.weights.formats.tensors import tensors_in
 from detrcli.weights.weights import Weights, explain_mismatch
 
 PREFIX = "torchvision:"
@@ -24,8 +25,8 @@ def load(source: str, progress: DownloadProgress = no_progress) -> Weights:
     if not path.is_file():
         raise WeightsError(f"{source}: there is no file {file}.")
     found = read_pickle(path, source)
-    found = found.get("model", found)
-    theirs = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    inner = found.get("model", found)
+    theirs = tensors_in(inner if isinstance(inner, Mapping) else {}, source)
     config = config_of(name, theirs, source)
     detector = detector_of(config)
     explain_mismatch(source, detector.network.state_dict(), theirs)

@@ -1,0 +1,43 @@
+"""Bad inputs of every kind, as users meet them: the exit code, the item and the way out named, and nothing left."""
+
+from pathlib import Path
+
+import bad_data
+import bad_options
+import bad_pictures
+import bad_weights
+import pytest
+from here import Detr
+
+TABLES = (bad_data, bad_pictures, bad_weights, bad_options)
+KINDS = {kind: bad for table in TABLES for kind, bad in table.KINDS.items()}
+
+
+def contents(root: Path) -> dict[str, tuple[float, bytes]]:
+    """Every file and folder below, with its time and what is in it."""
+    return {
+        path.relative_to(root).as_posix(): (
+            path.lstat().st_mtime_ns,
+            path.read_bytes() if path.is_file() and not path.is_symlink() else b"",
+        )
+        for path in sorted(root.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_input(kind: str, detr: Detr, tmp_path: Path) -> None:
+    bad = KINDS[kind]
+    bad.make(tmp_path)
+    before = contents(tmp_path)
+    shown = detr(*bad.args)
+    said = shown.err + shown.out
+    assert shown.code == bad.code, said
+    assert bad.item in said
+    assert bad.way in said
+    assert "Traceback" not in said
+    assert "A bug of ours" not in said
+    assert contents(tmp_path) == before
+
+
+def test_there_are_many_kinds_and_none_twice() -> None:
+    assert len(KINDS) == sum(len(table.KINDS) for table in TABLES) >= 190

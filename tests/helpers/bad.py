@@ -1,0 +1,69 @@
+"""A bad input: what is put into an empty folder, the command, and what has to be said of it."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folders
+from PIL import Image
+
+Make = Callable[[Path], object]
+
+
+def nothing(root: Path) -> None:
+    """Where nothing has to be there."""
+
+
+def at(name: str, content: str | bytes) -> Make:
+    return lambda root: folders.written(root / name, content)
+
+
+def both(*makes: Make) -> Make:
+    return lambda root: [make(root) for make in makes]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A bad input."""
+
+    make: Make
+    args: tuple[Any, ...]
+    code: int
+    item: str  # said of what
+    way: str  # said of what to do
+
+
+def asked(*args: Any, say: str, way: str, make: Make = nothing) -> Bad:
+    return Bad(make, args, 2, say, way)
+
+
+def coco(change: Callable[[dict[str, Any]], object] = lambda document: None) -> Make:
+    """Two pictures, of which the second is val by the hash of its name; the document is changed first."""
+    document = deepcopy(folders.DOCUMENT)
+    document["annotations"] = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [1 + i, 2, 9, 9]} for i in range(5)
+    ]
+    change(document)
+    return lambda root: folders.coco(root / "data", json.dumps(document))
+
+
+def noise(name: str, keep: int | None = None, **how: Any) -> Make:
+    def make(root: Path) -> None:
+        Image.effect_noise((200, 200), 50).save(root / name, **how)
+        if keep is not None:
+            (root / name).write_bytes((root / name).read_bytes()[:keep])
+
+    return make
+
+
+def look(name: str) -> tuple[Any, ...]:
+    """The command that opens its picture before anything else."""
+    return ("visualize-attn", name, "--weights", "shapes", "--device", "cpu")
+
+
+PREDICT = ("predict", "a.png", "--weights", "shapes")
+TRAIN = ("train", "data", "--weights", "shapes", "--device", "cpu")
+SCORE = ("eval", "data", "--split", "train", "--predictions", "r.json")

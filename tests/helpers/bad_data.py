@@ -1,0 +1,281 @@
+"""Bad data folders, annotation files and results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import folders
+from bad import SCORE, TRAIN, Bad, Make, at, both, coco, noise, nothing
+from PIL import Image
+
+
+def text(content: str | bytes) -> Make:
+    return lambda root: folders.coco(root / "data", content)
+
+
+def one(table: str, **values: Any) -> Make:
+    return coco(lambda document: document[table][0].update(values))
+
+
+def voc(old: str = "", new: str = "", listed: str | bytes | None = None) -> Make:
+    return lambda root: folders.voc(
+        root / "data", folders.VOC.replace(old, new) if old else folders.VOC, listed
+    )
+
+
+def xml(content: str | bytes | None) -> Make:
+    return lambda root: folders.voc(root / "data", content)
+
+
+def yolo(yaml: str = folders.YAML, label: str | bytes = folders.LABEL) -> Make:
+    return lambda root: folders.yolo(root / "data", yaml, label)
+
+
+def linked_out(root: Path) -> None:
+    coco(lambda document: document["images"][0].update(file_name="link/../a.png"))(root)
+    (root / "elsewhere" / "deep").mkdir(parents=True)
+    (root / "data" / "train" / "link").symlink_to(root / "elsewhere" / "deep")
+
+
+def flat(size: tuple[int, int]) -> Make:
+    return lambda root: Image.new("RGB", size).save(root / "data" / "train" / "a.png")
+
+
+CHECK = ("data", "check", "data")
+GUIDE, HINT = "detr guide data", "`train`, `val` and `names` are enough"  # the ways out of most of it
+EVAL = ("eval", "data", "--weights", "shapes", "--split", "train")
+
+
+KINDS: dict[str, Bad] = {
+    "a folder that is not there": Bad(nothing, ("data", "check", "nowhere"), 3, "nowhere", GUIDE),
+    "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org", "download it"),
+    "an empty folder": Bad(
+        lambda root: (root / "data").mkdir(), CHECK, 3, "data: no known layout", "--train-ann"
+    ),
+    "a folder of pictures alone": Bad(
+        lambda root: folders.picture(root / "data" / "a.png"), CHECK, 3, "data:", "--train-ann"
+    ),
+    "a file that is no annotations": Bad(
+        at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt", "COCO annotation file"
+    ),
+    "a split that there is not": Bad(
+        coco(), ("eval", "data", "--weights", "shapes", "--split", "test"), 2, "--split test", "train, val"
+    ),
+    "JSON that ends too early": Bad(text('{"images": ['), CHECK, 3, "instances_train.json", GUIDE),
+    "JSON that is a list": Bad(text("[1]"), CHECK, 3, "instances_train.json", GUIDE),
+    "JSON of another encoding": Bad(
+        text(folders.COCO.replace("ant", "caf\xe9").encode("latin-1")),
+        CHECK,
+        3,
+        "instances_train.json",
+        GUIDE,
+    ),
+    "JSON nested without end": Bad(text('{"x": ' + "[" * 100_000), CHECK, 3, "instances_train.json", GUIDE),
+    "an empty annotation file": Bad(text(""), CHECK, 3, "instances_train.json", GUIDE),
+    "annotations without images": Bad(text('{"images": []}'), CHECK, 3, "instances_train.json", GUIDE),
+    "an image without an id": Bad(one("images", id=None), CHECK, 3, "instances_train.json", GUIDE),
+    "an id of 20 digits": Bad(one("images", id=10**20), CHECK, 3, "instances_train.json", GUIDE),
+    "a class name that is a list": Bad(
+        one("categories", name=["ant"]), CHECK, 3, "instances_train.json", GUIDE
+    ),
+    "a class name of 2 MB": Bad(
+        one("categories", name="x" * 2_000_000), CHECK, 3, "instances_train.json", GUIDE
+    ),
+    "a picture that is not there": Bad(one("images", file_name="b.png"), CHECK, 3, "b.png", GUIDE),
+    "a picture of another size": Bad(
+        one("images", width=51), CHECK, 3, "a.png is 50 x 40, annotated as 51 x 40", GUIDE
+    ),
+    "a name that leaves its folder": Bad(one("images", file_name="../a.png"), CHECK, 3, "../a.png", GUIDE),
+    "an absolute name": Bad(one("images", file_name="/etc/a.png"), CHECK, 3, "/etc/a.png", GUIDE),
+    "a name on a drive": Bad(one("images", file_name="C:\\a.png"), CHECK, 3, "C:/a.png", GUIDE),
+    "a name on a share": Bad(one("images", file_name="\\\\host\\a.png"), CHECK, 3, "//host/a.png", GUIDE),
+    "a name behind a link": Bad(linked_out, CHECK, 3, "link/../a.png", "outside"),
+    "a name with NUL": Bad(one("images", file_name="a\0.png"), CHECK, 3, "a\\x00.png", GUIDE),
+    "a name of 5,000 letters": Bad(one("images", file_name="a" * 5000), CHECK, 3, "image 1", GUIDE),
+    "a name that is a web address": Bad(
+        one("images", file_name="http://a.org/a.png"), CHECK, 3, "http://a.org/a.png", GUIDE
+    ),
+    "two images of one id": Bad(
+        coco(lambda d: d["images"].append(d["images"][0])), CHECK, 3, "image 1", GUIDE
+    ),
+    "two classes of one id": Bad(
+        coco(lambda d: d["categories"].append({"id": 1, "name": "b"})), CHECK, 3, "category 1", GUIDE
+    ),
+    "a box of three numbers": Bad(
+        one("annotations", bbox=[1, 2, 3]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
+    ),
+    "a box of NaN": Bad(
+        one("annotations", bbox=[1, 2, 3, float("nan")]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
+    ),
+    "a box beyond all measure": Bad(
+        one("annotations", bbox=[1, 2, 1e300, 1e300]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
+    ),
+    "an annotation of no image": Bad(
+        one("annotations", image_id=9), CHECK, 3, "there is no image 9", "--skip-bad leaves out"
+    ),
+    "an annotation of no class": Bad(
+        one("annotations", category_id=9), CHECK, 3, "there is no category 9", "--skip-bad leaves out"
+    ),
+    "corners in place of sizes": Bad(
+        coco(lambda d: [a.update(bbox=[20 + i, 15, 45 + i, 39]) for i, a in enumerate(d["annotations"])]),
+        CHECK,
+        3,
+        "annotation 0",
+        GUIDE,
+    ),
+    "no boxes at all": Bad(coco(lambda d: d.update(annotations=[])), CHECK, 3, "no-boxes", GUIDE),
+    "an annotation file that may not be read": Bad(
+        both(
+            coco(),
+            lambda root: (root / "data/annotations/instances_train.json").unlink(),
+            lambda root: (root / "data/annotations/instances_train.json").mkdir(),
+        ),
+        CHECK,
+        3,
+        "instances_train.json",
+        GUIDE,
+    ),
+    "a folder of VOC without XML": Bad(xml(None), CHECK, 3, "Annotations", GUIDE),
+    "XML that ends too early": Bad(xml("<annotation>"), CHECK, 3, "a.xml", GUIDE),
+    "XML of an unknown encoding": Bad(
+        xml('<?xml version="1.0" encoding="gb2312"?><a/>'), CHECK, 3, "a.xml", GUIDE
+    ),
+    "XML that grows": Bad(
+        xml('<!DOCTYPE a [<!ENTITY a "' + "l" * 100_000 + '">]><a>' + "&a;" * 1000 + "</a>"),
+        CHECK,
+        3,
+        "a.xml",
+        GUIDE,
+    ),
+    "XML that asks for a file": Bad(
+        xml('<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><a>&a;</a>'), CHECK, 3, "a.xml", GUIDE
+    ),
+    "a box of VOC that is none": Bad(voc("<xmin>3<", "<xmin>x<"), CHECK, 3, "a.xml, object 1", GUIDE),
+    "a size of VOC of 5,000 digits": Bad(
+        voc("<width>50<", f"<width>{'9' * 5000}<"), CHECK, 3, "a.png is 50 x 40", GUIDE
+    ),
+    "a list of VOC that leaves its folder": Bad(voc(listed="../../a"), CHECK, 3, "train.txt: ../../a", GUIDE),
+    "a list of VOC with NUL": Bad(voc(listed=b"a\0b"), CHECK, 3, "a\\x00b", GUIDE),
+    "a list of VOC of what there is not": Bad(voc(listed="b"), CHECK, 3, "b.xml", GUIDE),
+    "YAML that ends too early": Bad(yolo("names: ["), CHECK, 3, "data.yaml", HINT),
+    "YAML without names": Bad(yolo("train: images\n"), CHECK, 3, "data.yaml", "`names`"),
+    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml", "train, val or test"),
+    "YAML of a folder that is not there": Bad(
+        yolo("train: nowhere\nnames: [ant]\n"), CHECK, 3, "nowhere is not there", GUIDE
+    ),
+    "YAML of three million classes": Bad(
+        yolo("train: images\nnc: 3000000\n"), CHECK, 3, "data.yaml", "30,000 classes allowed"
+    ),
+    "YAML of a class below 0": Bad(
+        yolo("train: images\nnames: {-1: ant}\n"), CHECK, 3, "data.yaml", "from 0"
+    ),
+    "YAML of 3,000 brackets": Bad(yolo("names: " + "[" * 3000), CHECK, 3, "data.yaml", HINT),
+    "YAML of references": Bad(
+        yolo("a: &a [x, x]\nb: &b [*a, *a]\ntrain: *b\nnames: [ant]\n"),
+        CHECK,
+        3,
+        "data.yaml",
+        "must be names",
+    ),
+    "YAML of two megabytes": Bad(
+        yolo(f"train: images\nnames: [ant]\nx: {'x' * 2_000_000}\n"), CHECK, 3, "data.yaml", HINT
+    ),
+    "YAML that is a word": Bad(yolo("ant"), CHECK, 3, "data.yaml", HINT),
+    "a label that is no number": Bad(yolo(label="x .5 .5 .2 .2"), CHECK, 3, "a.txt, line 1", GUIDE),
+    "a label in pixels": Bad(yolo(label="0 20 20 10 10"), CHECK, 3, "a.txt, line 1", GUIDE),
+    "a label of a class that there is not": Bad(
+        yolo(label="7 .5 .5 .2 .2"), CHECK, 3, "there is no category 7", GUIDE
+    ),
+    "a label of other bytes": Bad(yolo(label=b"\xff\xfe\x00"), CHECK, 3, "a.txt", GUIDE),
+    "a list of pictures that is none": Bad(
+        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", b"\xff\xfe\x00")),
+        CHECK,
+        3,
+        "list.txt",
+        GUIDE,
+    ),
+    "a list of pictures elsewhere": Bad(
+        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", "../../b.png\n")),
+        CHECK,
+        3,
+        "b.png",
+        GUIDE,
+    ),
+    "a folder without pictures": Bad(
+        both(yolo("train: none\nnames: [ant]\n"), lambda root: (root / "data/none").mkdir()),
+        CHECK,
+        3,
+        "none",
+        GUIDE,
+    ),
+    "half of the explicit places": Bad(
+        coco(),
+        ("data", "check", "--train-ann", "data/annotations/instances_train.json"),
+        2,
+        "--train-ann",
+        "belong together",
+    ),
+    "training on broken data": Bad(one("images", width=51), TRAIN, 3, "a.png is 50 x 40", GUIDE),
+    "evaluating broken data": Bad(one("images", width=51), EVAL, 3, "a.png is 50 x 40", "--skip-bad"),
+}
+
+GOOD = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+def results(content: Any) -> Make:
+    return both(coco(), at("r.json", content if isinstance(content, str) else json.dumps(content)))
+
+
+def thresholds(content: str) -> Bad:
+    return Bad(
+        both(noise("a.png"), at("t.json", content)),
+        ("predict", "a.png", "--weights", "shapes", "--threshold", "t.json"),
+        3,
+        "t.json",
+        "detr eval --thresholds",
+    )
+
+
+KINDS |= {
+    "results that are not there": Bad(coco(), SCORE, 2, "--predictions r.json", "No such file"),
+    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json: it is no JSON", "detr eval --save"),
+    "results nested without end": Bad(
+        results("[" * 100_000), SCORE, 3, "r.json: it is no JSON", "detr eval --save"
+    ),
+    "results that are no list": Bad(results({"a": 1}), SCORE, 3, "r.json", "a list of detections"),
+    "a result that lacks its score": Bad(
+        results([{**GOOD, "score": None}]), SCORE, 3, "r.json: entry 0", "no finite number"
+    ),
+    "a result of no image": Bad(
+        results([{**GOOD, "image_id": 9}]),
+        SCORE,
+        3,
+        "r.json: entry 0 is of image 9",
+        "another split or data set",
+    ),
+    "a result of no class": Bad(
+        results([{**GOOD, "category_id": 9}]),
+        SCORE,
+        3,
+        "r.json: entry 0 is of category 9",
+        "another split or data set",
+    ),
+    "a result of another file": Bad(
+        results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "r.json: entry 0 is of b.png", "--ids-from ANN"
+    ),
+    "a result whose file is a number": Bad(
+        results([{**GOOD, "file_name": 5}]), SCORE, 3, "r.json: entry 0", "no name"
+    ),
+    "a result whose box is a word": Bad(
+        results([{**GOOD, "bbox": "box"}]), SCORE, 3, "r.json: entry 0", "four numbers"
+    ),
+    "thresholds that are no JSON": thresholds("{"),
+    "thresholds of another schema": thresholds('{"schema": "x"}'),
+    "ids that are no annotations": Bad(
+        both(noise("a.png"), at("ann.json", "[]")),
+        ("predict", "a.png", "--weights", "shapes", "--format", "coco", "--ids-from", "ann.json"),
+        3,
+        "--ids-from ann.json",
+        "no COCO annotations",
+    ),
+}

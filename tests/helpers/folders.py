@@ -1,0 +1,56 @@
+"""A data folder of one picture in each layout, with annotations as they stand in a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+DOCUMENT: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 50, "height": 40}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 10]}],
+    "categories": [{"id": 1, "name": "ant"}],
+}
+COCO = json.dumps(DOCUMENT)
+VOC = (
+    "<annotation><filename>a.png</filename><size><width>50</width><height>40</height></size><object><name>ant</name>"
+    "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox></object></annotation>"
+)
+YAML = "train: images\nnames: [ant]\n"
+LABEL = "0 .5 .5 .2 .2\n"
+
+
+def written(path: Path, text: str | bytes) -> Path:
+    """A file in a folder that may not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (50, 40), "orange").save(path)
+    return path
+
+
+def coco(root: Path, text: str | bytes = COCO) -> Path:
+    picture(root / "train" / "a.png")
+    written(root / "annotations" / "instances_train.json", text)
+    return root
+
+
+def voc(root: Path, text: str | bytes | None = VOC, listed: str | bytes | None = None) -> Path:
+    picture(root / "JPEGImages" / "a.png")
+    (root / "Annotations").mkdir()
+    if text is not None:
+        written(root / "Annotations" / "a.xml", text)
+    if listed is not None:
+        written(root / "ImageSets" / "Main" / "train.txt", listed)
+    return root
+
+
+def yolo(root: Path, text: str | bytes = YAML, label: str | bytes = LABEL) -> Path:
+    picture(root / "images" / "a.png")
+    written(root / "labels" / "a.txt", label)
+    written(root / "data.yaml", text)
+    return root

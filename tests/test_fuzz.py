@@ -1,0 +1,98 @@
+"""A seeded part of `examples/fuzz.py`, and that it would notice what it looks for."""
+
+import importlib.util
+import json
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from detrcli.errors import DataError, WeightsError
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "fuzz.py"
+CASES = 20  # of each kind; the script runs thousands
+
+
+def loaded() -> ModuleType:
+    found = importlib.util.spec_from_file_location("fuzz", SCRIPT)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules["fuzz"] = module  # where its dataclasses look for it
+    found.loader.exec_module(module)
+    return module
+
+
+fuzz = loaded()
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", fuzz.KINDS)
+def test_broken_files_are_read_or_told(kind: str, tmp_path: Path) -> None:
+    for number in range(CASES):
+        (tmp_path / str(number)).mkdir()
+        case = fuzz.run(kind, number, 0, tmp_path / str(number))
+        assert case.outcome in ("read", "told"), case
+        assert case.seconds < fuzz.SECONDS, case
+
+
+def test_a_case_is_always_the_same_file(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for kind in ("voc", "results", "png", "own"):
+            fuzz.run(kind, 7, 3, tmp_path / folder)
+    files = [
+        path.relative_to(tmp_path / "a") for path in sorted((tmp_path / "a").rglob("*")) if path.is_file()
+    ]
+    assert len(files) >= 5
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def raising(error: Exception) -> Callable[[Path, random.Random], None]:
+    def read(folder: Path, chance: random.Random) -> None:
+        raise error
+
+    return read
+
+
+def warning(folder: Path, chance: random.Random) -> None:
+    warnings.warn("overflow encountered in multiply", RuntimeWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize(
+    ("read", "outcome"),
+    [
+        (raising(DataError("a.jpg: it is none.\nGive another.")), "told"),
+        (raising(DataError("a\n" * 4)), "DataError"),
+        (raising(WeightsError("a.pth: of another kind")), "WeightsError"),
+        (raising(KeyError("format")), "KeyError"),
+        (raising(MemoryError()), "MemoryError"),
+        (warning, "RuntimeWarning: overflow"),
+    ],
+)
+def test_what_is_a_failure(
+    read: Callable[[Path, random.Random], None], outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four lines, the code of another room, an exception of ours, no memory, and a warning of numpy's."""
+    monkeypatch.setattr(fuzz, "KINDS", {"odd": ("pictures", read, frozenset({3}))})
+    case = fuzz.run("odd", 0, 0, tmp_path)
+    assert case.outcome.startswith(outcome)
+    assert replace(case, megabytes=0).failed == (outcome != "told")
+    assert replace(case, outcome="read", megabytes=1001).failed
+    assert replace(case, outcome="read", megabytes=0, seconds=5.1).failed
+
+
+@pytest.mark.slow
+def test_the_script_itself() -> None:
+    options = ("--annotations", "60", "--pictures", "30", "--weights", "25", "--processes", "1")
+    shown = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True)
+    document = json.loads(shown.stdout.splitlines()[-1])
+    assert sum(row["cases"] for row in document["rows"]) == 115
+    assert document["failed"] == []
