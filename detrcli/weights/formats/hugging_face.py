@@ -133,6 +133,8 @@ def _preprocessing(folder: Path, source: str) -> Preprocessing:
 def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise WeightsError(f"{source}: {path.name} is nested without end.\n{AGAIN}") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{source}: {path.name} cannot be read ({error}).\n{AGAIN}") from None
     if not isinstance(facts, dict):
