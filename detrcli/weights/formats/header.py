@@ -66,7 +66,9 @@ def from_header(
 def known_variant(header: Mapping[str, str], source: str) -> Variant[Any]:
     """The member that a header names."""
     if "format" not in header:
-        raise WeightsError(f"{source}: its header cannot be read: it names no format.\nFetch or save it again.")
+        raise WeightsError(
+            f"{source}: its header cannot be read: it names no format.\nFetch or save it again."
+        )
     if header["format"] != FORMAT:
         raise WeightsError(
             f"{source}: written by another version of detr ({header['format']!s:.40}, not {FORMAT}).\n"
