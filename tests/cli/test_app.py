@@ -138,7 +138,9 @@ def test_machine_errors_have_their_code(tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise OSError(28, 'No space left on device', 'out.json')")
     shown = detr("models", PYTHONPATH=str(tmp_path))
     assert shown.returncode == 6
-    assert shown.stderr == "detr: No space left on device: out.json\n"
+    assert shown.stderr == (
+        "detr: No space left on device: out.json\ndetr: Make room there, or give another place.\n"
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no /dev/full and no head")

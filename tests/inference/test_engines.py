@@ -58,8 +58,8 @@ def test_on_the_reference_values(name: str) -> None:
         replace(TINY, norm="group"),
         replace(CONFIG, norm="batch"),
         sampler.SamplerConfig(),
-        preset("dino-tiny"),
-        preset("deformable-tiny"),
+        replace(preset("dino-tiny"), classes=3),
+        replace(preset("deformable-tiny"), classes=3),
     ],
     ids=["tiny", "group norm", "batch norm", "sampler", "dino-tiny", "deformable-tiny"],
 )
