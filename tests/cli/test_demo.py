@@ -56,14 +56,14 @@ def test_its_training_is_saved_when_it_is_stopped(
         python("-P", "-m", "detrcli", "demo"),
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    run = tmp_path / demo.FOLDER / demo_page.RUN
+    run = tmp_path / demo.FOLDER / demo_page.SCRATCH  # its first training
     while not (run / "metrics.csv").exists():
         assert process.poll() is None
         time.sleep(0.05)
     send(process.pid, sent)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code, error
-    assert "stopped and saved; go on with: detr train --resume tuned" in error
+    assert "stopped and saved; go on with: detr train --resume from-nothing" in error
     assert "Traceback" not in error
     assert list((run / "state").iterdir())
 
