@@ -39,7 +39,7 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     ),
     "resume": (
         ["training/state.py", "training/order.py", "training/begun.py", "data/contents.py"],
-        ["training/test_state.py", "training/test_order.py", "training/test_loop.py"],
+        ["training/test_state.py", "training/test_order.py", "training/test_loop.py", "data/test_dataset.py"],
     ),
     "weights": (
         ["weights/weights.py", "weights/fit.py", "weights/formats/header.py", "weights/formats/tensors.py"],
@@ -53,6 +53,14 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     ),
 }  # fmt: skip
 SECONDS = 600  # after which tests count as failed: the change made them endless
+# A change may also ask for all the memory that there is.
+LIMITED = """
+import contextlib, sys, pytest
+with contextlib.suppress(ImportError):  # not on Windows
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (10 << 30, 10 << 30))
+sys.exit(pytest.main(sys.argv[1:]))
+"""
 
 COMPARISONS: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -155,7 +163,7 @@ def survives(one: Mutant, copy: Path) -> bool:
     options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *tests],
+            [sys.executable, "-c", LIMITED, *options, *tests],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
@@ -200,23 +208,25 @@ def main() -> None:
         def tried(one: Mutant) -> bool:
             copy = copies.get()
             try:
-                return survives(one, copy)
+                alive = survives(one, copy)
             finally:
                 copies.put(copy)
+            print(f"{'alive ' if alive else 'killed'} {one.file}:{one.line}", file=sys.stderr, flush=True)
+            return alive
 
         lived = list(pool.map(tried, chosen))
 
     print(f"{'':12}{'possible':>10}{'tried':>8}{'killed':>8}")
     rows = []
     for room in rooms:
-        mine = [alive for one, alive in zip(chosen, lived, strict=True) if one.room == room]
+        mine = [lives for one, lives in zip(chosen, lived, strict=True) if one.room == room]
         row = {"room": room, "possible": len(possible[room]), "tried": len(mine), "killed": mine.count(False)}
         rows.append(row)
         print(f"{room:12}{row['possible']:>10}{row['tried']:>8}{row['killed']:>8}")
-    alive = [one for one, lives in zip(chosen, lived, strict=True) if lives]
-    for one in alive:
+    survivors = [one for one, lives in zip(chosen, lived, strict=True) if lives]
+    for one in survivors:
         print(f"\n{one.file}:{one.line}\n  {one.before}\n  {one.after}")
-    left = [{name: value for name, value in asdict(one).items() if name != "source"} for one in alive]
+    left = [{name: value for name, value in asdict(one).items() if name != "source"} for one in survivors]
     print(json.dumps({"rows": rows, "survivors": left, "seconds": round(time.perf_counter() - began)}))
 
 

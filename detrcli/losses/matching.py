@@ -67,7 +67,7 @@ class Matcher:
         sizes = np.array([len(objects) for objects, _ in pairs]).reshape(len(costs), len(targets))
         layers, images = np.indices(sizes.shape).reshape(2, -1).repeat(sizes.reshape(-1), axis=1)  # each (P,)
         objects, queries = np.concatenate(pairs, axis=1)
-        found = np.stack([layers + first, images, queries, objects + starts[images]])  # (4, P)
+        found = np.stack([layers, images, queries, objects + starts[images]])  # (4, P)
         if self.layers == "last":
             found = np.concatenate([_in_layer(found, layer) for layer in range(len(group))], axis=1)
         return Match(*torch.from_numpy(found).to(logits.device))

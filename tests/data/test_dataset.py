@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
+from detrcli.data.contents import _mark
 from detrcli.data.dataset import DetectionDataset, Example, Examples, collate_examples, unbroken
 from detrcli.data.examine import examine
 from detrcli.data.preprocessing import prepare
@@ -173,6 +174,21 @@ def test_a_picture_that_breaks_later_is_named(truth: tuple[Annotations, Classes]
     Image.new("RGB", (10, 10)).save(path)
     with pytest.raises(DataError, match="its size has changed"):
         loaded(annotations, workers)
+
+
+def test_marks_tell_other_contents_of_equal_length(tmp_path: Path) -> None:
+    """By the middle of a long file, and by any byte of a short one; what is not there has none."""
+    for length in (10, 4096, 4097, 50_000):
+        whole = bytes(range(256)) * 200
+        for place in (0, length // 2, length - 1) if length <= 4096 else (length // 2,):
+            changed = bytearray(whole[:length])
+            changed[place] ^= 1
+            marks = []
+            for content in (whole[:length], bytes(changed), whole[:length]):
+                (tmp_path / "a").write_bytes(content)
+                marks.append(_mark(tmp_path / "a"))
+            assert marks[0] == marks[2] != marks[1], (length, place)
+    assert _mark(tmp_path / "nowhere") == 0
 
 
 def test_parents_get_no_class(root: Path) -> None:

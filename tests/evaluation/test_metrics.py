@@ -145,6 +145,8 @@ def test_another_number_of_detections(counting: scoring.Counting, most: int) -> 
         assert ours.metrics[name] == pytest.approx(there.mean() if len(there) else -1, rel=0, abs=1e-9), name
     if most == 100:
         same(ours, document, results)
+    real = [one["category_id"] for one in document["annotations"] if not one["iscrowd"]]
+    assert {one.category_id: one.targets for one in ours.per_class} == {i: real.count(i) for i in set(real)}
 
 
 def test_pycocotools_stands_in_where_there_is_no_hotcoco(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,9 @@ def test_usage_counts_the_images_one_by_one(session: InspectionSession) -> None:
     last = np.concatenate([one.layers[-1].queries for one in reports])
     np.testing.assert_array_equal(found.used.sum(1), np.bincount(last, minlength=9))
     assert found.dead == sorted(set(range(9)) - set(last.tolist()))
+    assert found.dead
+    assert found.summary.endswith(f"were matched to none ({', '.join(map(str, found.dead))})")
+    assert replace(found, used=found.used + 1).summary.endswith("0 of 9 queries were matched to none")
     np.testing.assert_array_equal(found.sizes.sum(1), found.used.sum(1))
     queries = np.concatenate([one.decoder.queries for one in reports], axis=1)
     np.testing.assert_array_equal(found.moved, (queries[1:] != queries[:-1]).sum(1))
@@ -239,6 +242,11 @@ def test_usage_counts_the_images_one_by_one(session: InspectionSession) -> None:
     assert [one.margin for one in found.closest] == pytest.approx(margins[:5], abs=1e-6)
 
     document = json.loads(json.dumps(found.document(), allow_nan=False))
+    assert [one["margin"] for one in document["smallest_margins"]] == pytest.approx(margins[:5], abs=1e-3)
+    instability = [(one["layer"], one["changed"]) for one in document["instability"]]
+    assert instability == [*enumerate(found.moved.tolist(), 1)]
+    of_one = replace(found, targets=1, moved=np.ones_like(found.moved)).document()
+    assert {one["share"] for one in of_one["instability"]} == {1}
     losses = [one["loss"]["total"] for one in document["largest_losses"]]
     assert losses == sorted(losses, reverse=True)
     for one in document["largest_losses"]:

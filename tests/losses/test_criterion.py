@@ -155,6 +155,8 @@ def test_class_error_by_hand() -> None:
     targets = [Target(torch.tensor([3, 1]), torch.rand(2, 4))]
     match = Match(torch.tensor([0, 0]), torch.tensor([0, 0]), torch.tensor([2, 0]), torch.tensor([0, 1]))
     assert class_error(Softmax(), group_of(prediction), match, targets).item() == 50
+    single = Match(*(part[:1] for part in (match.layers, match.images, match.queries, match.targets)))
+    assert class_error(Softmax(), group_of(prediction), single, targets).item() == 100
     none = Match(*(torch.zeros(0, dtype=torch.int64) for _ in range(4)))
     nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     assert class_error(Softmax(), group_of(prediction), none, [nothing]) == 0

@@ -127,6 +127,7 @@ def test_sigmoid_selects_the_best_pairs() -> None:
     assert found.labels.tolist() == [[0, 1, 1]]
     torch.testing.assert_close(found.scores, torch.tensor([[0.75, 0.5, 0.25]]))
     assert Sigmoid().select(SIGMOID).scores.shape == (1, 4)  # all there are
+    assert Sigmoid().select(torch.zeros(1, 60, 2)).scores.shape == (1, 100)  # as published
 
 
 def test_pictures_are_selected_from_by_themselves() -> None:
