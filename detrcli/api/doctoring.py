@@ -1,6 +1,5 @@
 """What is probably wrong with data or a training, most likely first."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from detrcli.errors import DetrError
 from detrcli.inspection.failures import Failures
 from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
-from detrcli.training.run_folder import DIVERGED, METRICS_FILE, is_run, source_of
+from detrcli.training.run_folder import DIVERGED, data_of, is_run, read_rows
 from detrcli.training.settings import given_settings, of
 from detrcli.training.setup import take
 from detrcli.weights.load import load_weights
@@ -64,7 +63,7 @@ def doctor(
     if not is_run(path):
         found = examine(open_source(path), advance=advance)
         return Diagnosis(str(subject), likeliest_first(list(of_data(found))))
-    spec = DataSpec(**source_of(path))
+    spec = DataSpec(**data_of(path))
     examined = examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, advance=advance)
     findings = list(of_data(examined))
     if examined.ok and "train" in examined.splits:
@@ -80,7 +79,7 @@ def _of_run(run: Path, examined: DatasetReport, spec: DataSpec, device: str, not
         settings=of(given_settings(run / CONFIG)),
         weights=weights,
         data=take(spec.name, examined),
-        rows=_rows(run),
+        rows=read_rows(run),
         moved=_moved(run),
         diverged=(run / DIVERGED).exists(),
     )
@@ -106,15 +105,9 @@ def _weights_of(run: Path) -> Weights | None:
         return None
 
 
-def _rows(run: Path) -> list[dict[str, float]]:
-    with (run / METRICS_FILE).open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-
-
 def _moved(run: Path) -> np.ndarray:
     try:
         kept = read(run)
     except DetrError:
         return np.zeros(0)
-    shares: np.ndarray = kept.moved[:, -1] / max(1, int(kept.counts.sum()))
-    return shares
+    return kept.shares[:, -1]

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detrcli.api.opening import Watch, checked_split, source_of, unwatched
 from detrcli.data.checks import Exif
-from detrcli.data.examine import headers_only
 from detrcli.data.source import DataSource
-from detrcli.data.spec import Note, no_note, open_source, tell_problems, to_be_looked_at
+from detrcli.data.spec import Note, no_note
 from detrcli.errors import DataError
 from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
 from detrcli.evaluation.results import Results, read_results
@@ -51,13 +50,6 @@ class Evaluation:
         return f"<table>{cells}</table>"
 
 
-Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many pictures -> what counts them
-
-
-def _unwatched(pictures: int) -> AbstractContextManager[Callable[[], None]]:
-    return nullcontext(lambda: None)
-
-
 def evaluate(
     data: str | Path | DataSource,
     weights: "str | Path | Detector | Callable[[Sequence[str]], Detector]" = "detr-r50",
@@ -76,7 +68,7 @@ def evaluate(
     device: str = "auto",
     note: Note = no_note,
     mapped: "Callable[[ClassMapping], None]" = lambda mapping: None,
-    watch: Watch = _unwatched,
+    watch: Watch = unwatched,
 ) -> Evaluation:
     """The numbers of a model on a split, or those of a file of COCO results (`predictions`; then no model is run).
 
@@ -84,13 +76,9 @@ def evaluate(
     classes: models that take phrases look for those where there is no `text`. `note` is told of warnings, `mapped`
     of the classes' mapping, before the run.
     """
-    if isinstance(data, DataSource):
-        source = data
-    else:
-        source = to_be_looked_at(open_source(Path(data)), str(data), note)
-    examined = headers_only(source, [split], exif, pictures=predictions is None, leave_out_bad=skip_bad)
-    tell_problems(examined, note)
-    checked = examined.splits[split]
+    checked = checked_split(
+        source_of(data, note), split, exif, note, skip_bad=skip_bad, pictures=predictions is None
+    )
     truth = truth_of(checked, limit=limit, classes=classes)
     if not len(truth.images):
         raise DataError(f"There are no pictures in {split} that can be used.")

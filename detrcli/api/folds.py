@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.api.training import Hooks, train
+from detrcli.api.opening import checked_split
+from detrcli.api.sessions import session_of
+from detrcli.api.training import train
 from detrcli.data.checks import Split
 from detrcli.data.coco_writer import coco_document
-from detrcli.data.examine import headers_only
 from detrcli.data.source import images_of
-from detrcli.data.spec import DataSpec, Files, Note
+from detrcli.data.spec import DataSpec, Files, Note, no_note
 from detrcli.errors import UsageError
-from detrcli.evaluation.class_mapping import map_classes
-from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import failures_of
-from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.suspects import KINDS, Suspect
 
 
@@ -52,14 +50,9 @@ def suspects_by_folds(
                 for name, chosen in (("train", (fold_of != fold) & (fold_of >= 0)), ("val", fold_of == fold))
             }
             run = Path(place, f"run-{fold}")
-            train(
-                files=files, settings=settings, out=run, device=device, skip_bad=True, report=False,
-                hooks=Hooks(),
-            )  # fmt: skip
-            held = headers_only(DataSpec.of(None, files).open(), ["val"], leave_out_bad=True).splits["val"]
-            detector = load(run)
-            mapping = map_classes(detector.classes, classes_in_split(held))
-            session = InspectionSession.of(detector, held, mapping, skip_bad=True)
+            train(files=files, settings=settings, out=run, device=device, skip_bad=True, report=False)
+            held = checked_split(DataSpec.of(None, files).open(), "val", "auto", no_note, skip_bad=True)
+            session = session_of(load(run), held, skip_bad=True, pair_by_id=False, note=no_note)
             for kind, members in failures_of(session, held, "val").suspects.items():
                 found[kind] += members
     return {kind: sorted(members, key=lambda one: -one.suspicion) for kind, members in found.items()}

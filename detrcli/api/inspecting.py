@@ -1,9 +1,7 @@
 """Looking inside: where queries look, how the matching decided, a picture's way through the model."""
 
-import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +11,16 @@ import numpy as np
 from PIL import Image
 
 from detrcli.api.detector import Text, as_detector
+from detrcli.api.opening import Watch, checked_split, source_of, unwatched
+from detrcli.api.sessions import session_of
 from detrcli.data.checks import Exif
-from detrcli.data.examine import headers_only
 from detrcli.data.images import File
 from detrcli.data.masks import Mask
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import DataSource
-from detrcli.data.spec import Note, no_note, open_source, tell_problems, to_be_looked_at
+from detrcli.data.spec import Note, no_note
 from detrcli.errors import DataError, UsageError
-from detrcli.evaluation.class_mapping import ClassMapping, map_classes
-from detrcli.evaluation.truth import classes_in_split
+from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.inference.detector import Detector, ImageSource
 from detrcli.inspection import report
 from detrcli.inspection import usage as using
@@ -45,14 +43,9 @@ from detrcli.render.viewer import inside_of, write_viewer_page
 from detrcli.render.views import view_of_matching
 from detrcli.structures import Detections, Group
 from detrcli.training.matching_history import read
-from detrcli.training.run_folder import METRICS_FILE
+from detrcli.training.run_folder import read_rows
 
 WORST_OF = 50  # pictures among which the worst is looked for, where none is named
-Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them
-
-
-def _unwatched(count: int) -> AbstractContextManager[Callable[[], None]]:
-    return nullcontext(lambda: None)
 
 
 def look(
@@ -252,7 +245,7 @@ def explain_matching(
     device: str = "auto",
     note: Note = no_note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
-    watch: Watch = _unwatched,
+    watch: Watch = unwatched,
 ) -> ImageMatching | DataMatching | RunMatching:
     """How the matching decided, and why: on one image, on a `whole_split`, or in a training (`run`).
 
@@ -262,17 +255,11 @@ def explain_matching(
         return _matching_of_run(Path(run))
     if data is None:
         raise UsageError("Give data, or a run.")
-    if isinstance(data, DataSource):
-        source = data
-    else:
-        source = to_be_looked_at(open_source(Path(data)), str(data), note)
-    examined = headers_only(source, [split], exif, leave_out_bad=skip_bad)
-    tell_problems(examined, note)
+    checked = checked_split(source_of(data, note), split, exif, note, skip_bad=skip_bad)
     detector = weights() if callable(weights) else as_detector(weights, device)
-    checked = examined.splits[split]
-    mapping = map_classes(detector.classes, classes_in_split(checked), pair_by_id=pair_by_id)
-    mapped(mapping)
-    session = InspectionSession.of(detector, checked, mapping, skip_bad=skip_bad, note=note)
+    session = session_of(
+        detector, checked, skip_bad=skip_bad, pair_by_id=pair_by_id, note=note, mapped=mapped
+    )
     matcher_of(session.loss)  # which must be known
     if whole_split:
         with watch(len(session)) as advance:
@@ -309,23 +296,12 @@ def _matching_of_run(run: Path) -> RunMatching:
     if len(kept.epochs) < 2:
         raise DataError(f"{run}: its matching was kept once so far; it takes two evaluations to compare.")
     epochs = kept.epochs[1:].tolist()
-    rows = {epoch: row for epoch, row in _metrics(run) if epoch >= epochs[0]}
+    rows = {
+        int(row["epoch"]): {name: row.get(name) for name in ("loss", "AP")}
+        for row in read_rows(run)
+        if row["epoch"] >= epochs[0]
+    }
     return RunMatching(run, len(kept.image_ids), int(kept.counts.sum()), epochs, kept.moved, rows)
-
-
-def _metrics(run: Path) -> Iterator[tuple[int, dict[str, float | None]]]:
-    """Loss and AP by epoch, where they were measured."""
-    try:
-        with (run / METRICS_FILE).open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                yield (
-                    int(row["epoch"]),
-                    {name: float(row[name]) if row.get(name) else None for name in ("loss", "AP")},
-                )
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{run / METRICS_FILE}: cannot be read as the figures of a training ({error})."
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,26 @@ import numpy as np
 
 from detrcli.api.detector import as_detector
 from detrcli.api.folds import suspects_by_folds
+from detrcli.api.opening import Watch, checked_split, source_of, unwatched
+from detrcli.api.sessions import session_of
 from detrcli.data.checks import Exif
-from detrcli.data.examine import headers_only
 from detrcli.data.source import DataSource
-from detrcli.data.spec import DataSpec, Note, no_note, open_source, tell_problems, to_be_looked_at
+from detrcli.data.spec import DataSpec, Note, no_note
 from detrcli.errors import DataError, UsageError
-from detrcli.evaluation.class_mapping import ClassMapping, map_classes
+from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.evaluation.comparison import Difference, compared
 from detrcli.evaluation.thresholds import write_thresholds
-from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
-from detrcli.inspection.session import InspectionSession
 from detrcli.render.comparison_page import write_comparison
-from detrcli.render.report_page import IMAGES, Steadiness, worst_first, write_report
+from detrcli.render.report_page import IMAGES, worst_first, write_report
+from detrcli.render.report_sections import Steadiness
 from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
-from detrcli.training.run_folder import is_run, source_of
+from detrcli.training.run_folder import data_of, is_run
 from detrcli.training.settings import given_settings
 
-Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]  # how many -> what counts them
 THRESHOLDS = "thresholds.json"
-
-
-def _unwatched(count: int) -> AbstractContextManager[Callable[[], None]]:
-    return nullcontext(lambda: None)
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ def report(
     device: str = "auto",
     note: Note = no_note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
-    watch: Watch = _unwatched,
+    watch: Watch = unwatched,
 ) -> Report:
     """Why a model fails on a split: of a run (its best weights and its data), or of data and `weights`.
 
@@ -107,27 +101,19 @@ def report(
     `limit` pictures, and as many as `seconds` allow.
     """
     run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
-    spec = None if run is None else DataSpec(**source_of(run))
-    if isinstance(subject, DataSource):
-        source = subject
-    elif spec is not None:
-        source = spec.open()
-    else:
-        source = to_be_looked_at(open_source(Path(subject)), str(subject), note)
-    # A run's pictures are read as its training read them.
-    if exif is None:
-        exif = "auto" if spec is None else spec.exif
-    if skip_bad is None:
-        skip_bad = False if spec is None else spec.skip_bad
     if folds and (run is None or split != "train"):
         raise UsageError("Folds are for the training split of a run, whose settings they are trained with.")
-    examined = headers_only(source, [split], exif, leave_out_bad=skip_bad)
-    tell_problems(examined, note)
+    spec = None if run is None else DataSpec(**data_of(run))
+    source = source_of(subject, note) if spec is None else spec.open()
+    # A run's pictures are read as its training read them.
+    exif = exif or ("auto" if spec is None else spec.exif)
+    if skip_bad is None:
+        skip_bad = False if spec is None else spec.skip_bad
+    checked = checked_split(source, split, exif, note, skip_bad=skip_bad)
     detector = weights() if callable(weights) else as_detector(weights or run or "detr-r50", device)
-    checked = examined.splits[split]
-    mapping = map_classes(detector.classes, classes_in_split(checked), pair_by_id=pair_by_id)
-    mapped(mapping)
-    session = InspectionSession.of(detector, checked, mapping, skip_bad=skip_bad, note=note)
+    session = session_of(
+        detector, checked, skip_bad=skip_bad, pair_by_id=pair_by_id, note=note, mapped=mapped
+    )
     with watch(len(session)) as advance:
         failures = failures_of(
             session, checked, split, threshold=threshold, limit=limit, seconds=seconds, advance=advance
@@ -197,7 +183,7 @@ def _steadiness(run: Path) -> Steadiness | None:
         kept = read(run)
     except DataError:
         return None
-    return Steadiness(kept.epochs[1:].tolist(), kept.moved / max(1, int(kept.counts.sum())))
+    return Steadiness(kept.epochs[1:].tolist(), kept.shares)
 
 
 def _examples(source: DataSource, split: str) -> dict[int, int] | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from detrcli.doctor.finding import ANNOTATIONS, BROKEN, LITTLE, SETTINGS, Finding
 from detrcli.evaluation.errors import SAME
-from detrcli.evaluation.pairing import groups, overlaps
+from detrcli.evaluation.pairing import by_image, overlaps
 from detrcli.inspection.failures import Failures
 
 ENOUGH = 20  # objects, below which nothing is concluded
@@ -25,23 +25,12 @@ def of_failures(val: Failures, train: Failures | None) -> Iterator[Finding]:
 def _best_overlap(failures: Failures, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """The best IoU of each object, its box changed, with a prediction of any class, (N,)."""
     truth, results = failures.truth, failures.results
-    kept = np.flatnonzero(results.scores >= HEARD)
-    of_image = {
-        image: kept[places]
-        for (image,), places in groups(
-            results.image_ids[kept], np.argsort(results.image_ids[kept], kind="stable")
-        )
-    }
-    real = np.flatnonzero(~truth.crowd)
-    best = np.zeros(len(real))
-    boxes = change(truth.boxes)
-    for (image,), places in groups(truth.of_image[real], np.argsort(truth.of_image[real], kind="stable")):
-        found = of_image.get(image)
-        if found is not None:
-            own = real[places]
-            ious = overlaps(results.boxes[found], boxes[own], np.zeros(len(own), dtype=bool))
-            best[places] = ious.max(0)
-    return best
+    of_image = by_image(results.image_ids, results.scores >= HEARD)
+    best, boxes = np.zeros(len(truth.boxes)), change(truth.boxes)
+    for image, own in by_image(truth.of_image, ~truth.crowd).items():
+        if image in of_image:
+            best[own] = overlaps(results.boxes[of_image[image]], boxes[own]).max(0)
+    return best[~truth.crowd]
 
 
 def _of_geometry(failures: Failures) -> Iterator[Finding]:
@@ -108,18 +97,12 @@ def _said(failures: Failures) -> np.ndarray:
     truth, results = failures.truth, failures.results
     ids = truth.classes.ids
     said = np.zeros((len(ids), len(ids)))
-    kept = np.flatnonzero((results.scores >= HEARD) & np.isin(results.category_ids, ids))
-    of_image = {
-        image: kept[places]
-        for (image,), places in groups(
-            results.image_ids[kept], np.argsort(results.image_ids[kept], kind="stable")
-        )
-    }
+    of_image = by_image(results.image_ids, (results.scores >= HEARD) & np.isin(results.category_ids, ids))
     for n in np.flatnonzero(~truth.crowd).tolist():
         found = of_image.get(int(truth.of_image[n]))
         if found is None:
             continue
-        ious = overlaps(results.boxes[found], truth.boxes[[n]], np.zeros(1, dtype=bool))[:, 0]
+        ious = overlaps(results.boxes[found], truth.boxes[[n]])[:, 0]
         there = found[ious >= SAME]
         if len(there):
             surest = there[results.scores[there].argmax()]

@@ -50,15 +50,7 @@ def compared(truth: Truth, named: Sequence[tuple[str, Results]]) -> list[Differe
 
 def image_scores(outcomes: Outcomes) -> np.ndarray:
     """F1 of each image, (I,): 1 where there is nothing to find and nothing is detected."""
-    truth, results = outcomes.truth, outcomes.results
-    count = len(truth.images)
-
-    def per_image(ids: np.ndarray) -> np.ndarray:
-        return np.bincount(np.searchsorted(truth.image_ids, ids), minlength=count)
-
-    objects = per_image(truth.of_image[~truth.crowd])
-    found = per_image(truth.of_image[outcomes.found_by >= 0])
-    alarms = per_image(results.image_ids[outcomes.wrong != ""])
+    objects, found, alarms = outcomes.per_image
     total = objects + found + alarms
     scores: np.ndarray = np.where(total > 0, 2 * found / np.maximum(total, 1), 1.0)
     return scores

@@ -9,12 +9,11 @@ import numpy as np
 
 from detrcli.errors import MachineError
 from detrcli.evaluation.errors import SAME
-from detrcli.evaluation.metrics import ALL, IOU_50, columns_of, hotcoco_evaluation
+from detrcli.evaluation.metrics import ALL, IOU_50, RECALLS, columns_of, hotcoco_evaluation
 from detrcli.evaluation.pairing import IGNORED, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
-RECALLS = np.linspace(0, 1, 101)
 SCORES = np.linspace(0, 1, 101)
 BINS = 10
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrcli.evaluation.metrics import MAX_DETECTIONS
+from detrcli.evaluation.metrics import MAX_DETECTIONS, RECALLS
 from detrcli.evaluation.pairing import IGNORED, groups, paired
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
@@ -18,7 +18,6 @@ CONFIDENCE = 0.95
 DRAWS = 1000  # of a small split; a larger one needs fewer, as its figures vary less
 WORK = 400_000  # images drawn in all, about
 IOUS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
 # Pixels of the objects that count, from and below; the largest is COCO's bound.
 SIZES = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
 

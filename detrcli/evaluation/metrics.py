@@ -13,6 +13,7 @@ from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+RECALLS = np.linspace(0, 1, 101)  # at which precision is read
 MAX_DETECTIONS = 100  # of an image and class that count
 
 # Where COCO's evaluation keeps things: at axis "area" all, small, medium, large; at axis "detections" 1, 10, all.

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from detrcli.evaluation.errors import NEAR, SAME
-from detrcli.evaluation.pairing import NONE, found_objects, groups, overlaps
+from detrcli.evaluation.pairing import NONE, by_image, found_objects, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
@@ -51,6 +51,22 @@ class Outcomes:
         return int((self.found_by >= 0).sum())
 
     @property
+    def false_alarms(self) -> int:
+        """How many detections are wrong."""
+        return int((self.wrong != "").sum())
+
+    @cached_property
+    def per_image(self) -> np.ndarray:
+        """Objects, found objects and false alarms of each image, (3, I)."""
+        truth, count = self.truth, len(self.truth.images)
+        ids = (
+            truth.of_image[~truth.crowd],
+            truth.of_image[self.found_by >= 0],
+            self.results.image_ids[self.wrong != ""],
+        )
+        return np.stack([np.bincount(np.searchsorted(truth.image_ids, one), minlength=count) for one in ids])
+
+    @property
     def missed_by_kind(self) -> Mapping[str, int]:
         """How many are missed, by why."""
         return {kind: int((self.missed == kind).sum()) for kind in MISSED}
@@ -83,12 +99,9 @@ def outcomes_of(
     missed[real] = "nothing"
     missed[found_by >= 0] = ""
 
-    of_image = {
-        image: real[places] for (image,), places in groups(truth.of_image[real], _by(truth.of_image[real]))
-    }
-    heard = np.flatnonzero(known & (sure | (results.scores >= HEARD)))
-    for (image,), places in groups(results.image_ids[heard], _by(results.image_ids[heard])):
-        own, objects = heard[places], of_image.get(image, np.zeros(0, dtype=int))
+    of_image = by_image(truth.of_image, ~truth.crowd)
+    for image, own in by_image(results.image_ids, known & (sure | (results.scores >= HEARD))).items():
+        objects = of_image.get(image, np.zeros(0, dtype=int))
         alarms = own[sure[own] & (finds[own] == NONE)]
         if not len(objects):
             wrong[alarms] = "background"
@@ -124,7 +137,3 @@ def _kind(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
     if own.max() >= NEAR:
         return "poor_box", int(own.argmax())
     return "background", NONE
-
-
-def _by(ids: np.ndarray) -> np.ndarray:
-    return np.argsort(ids, kind="stable")

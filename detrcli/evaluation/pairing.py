@@ -64,12 +64,21 @@ def groups(*ids_and_order: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.nda
         yield tuple(int(one[places[0]]) for one in ids), places
 
 
-def overlaps(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of x, y, w, h (m, 4) with (n, 4), (m, n); over a crowd the share of the box that lies in it."""
+def by_image(image_ids: np.ndarray, chosen: np.ndarray) -> dict[int, np.ndarray]:
+    """The places that are chosen, (M,) bool, of each image, in their order."""
+    places = np.flatnonzero(chosen)
+    ids = image_ids[places]
+    return {image: places[own] for (image,), own in groups(ids, np.argsort(ids, kind="stable"))}
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
+    """IoU of x, y, w, h (m, 4) with (n, 4), (m, n); over a crowd (n,) the share of the box that lies in it."""
     first, second = boxes[:, None], others[None]
     top = np.maximum(first[..., :2], second[..., :2])
     end = np.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
     common = (end - top).clip(min=0).prod(-1)  # (m, n)
     own, theirs = first[..., 2:].prod(-1), second[..., 2:].prod(-1)
-    whole = np.where(crowd, own, own + theirs - common)
+    whole = own + theirs - common
+    if crowd is not None:
+        whole = np.where(crowd, own, whole)
     return np.divide(common, whole, out=np.zeros_like(common), where=whole > 0)

@@ -48,16 +48,15 @@ class FastEngine(PlainEngine):
     name: EngineName = "fast"
 
     def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
-        # On a CPU what computes in bf16 is said layer by layer; elsewhere autocast knows best.
-        by_layer = device.type == "cpu" and precision == "bf16"
         if device.type == "cpu" and precision == "fp16":
             raise UsageError("--engine fast computes in fp32 or bf16 on a CPU: for fp16 take --engine plain.")
-        super().__init__(model, device, precision)
+        # What computes in fewer bits is said layer by layer, which spares the casts that autocast puts everywhere.
+        by_layer = precision != "fp32" and device.type in {"cpu", "cuda"}
+        super().__init__(model, device, "fp32" if by_layer else precision)
         if by_layer and not model.casts_itself:
+            self.precision = precision
             return
-        self.model = fuse(model, PRECISIONS["bf16" if by_layer else "fp32"])
-        if by_layer:
-            self.precision = "fp32"
+        self.model = fuse(model, PRECISIONS[precision if by_layer else "fp32"])
 
 
 def fastest(device: torch.device, precision: str) -> EngineName:

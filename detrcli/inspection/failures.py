@@ -15,6 +15,7 @@ from detrcli.evaluation.errors import ErrorKind, errors_of
 from detrcli.evaluation.interval import Interval, interval_of_ap
 from detrcli.evaluation.metrics import Scores, score
 from detrcli.evaluation.outcomes import Outcomes, outcomes_of
+from detrcli.evaluation.pairing import by_image
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
 from detrcli.evaluation.truth import Truth, truth_of
@@ -64,6 +65,16 @@ class Failures:
     def place_of(self) -> Mapping[int, int]:
         """The place of an image in the session, by its id."""
         return {one.image_id: one.place for one in self.survey.images}
+
+    @cached_property
+    def objects_of(self) -> Mapping[int, np.ndarray]:
+        """The objects of an image, crowds too, counted through the truth."""
+        return by_image(self.truth.of_image, np.ones(len(self.truth.of_image), dtype=bool))
+
+    @cached_property
+    def alarms_of(self) -> Mapping[int, np.ndarray]:
+        """The false alarms of an image, counted through the results."""
+        return by_image(self.results.image_ids, self.outcomes.wrong != "")
 
     def file(self, image_id: int) -> str:
         """An image's file, as the annotations name it."""

@@ -73,7 +73,7 @@ class Suspicions:
         t = self.truth
         if not len(objects) or not probabilities.size:
             return
-        ious = overlaps(boxes, t.boxes[objects], np.zeros(len(objects), dtype=bool))  # (Q, n)
+        ious = overlaps(boxes, t.boxes[objects])  # (Q, n)
         speaks_of = np.where(ious.max(1) >= SAME, ious.argmax(1), -1)  # (Q,)
         for n, place in enumerate(objects.tolist()):
             queries = np.flatnonzero(speaks_of == n)
@@ -103,7 +103,7 @@ class Suspicions:
         t, found, used = self.truth, [], np.zeros(len(detections), dtype=bool)
         if not len(objects) or not len(detections):
             return [], used
-        ious = overlaps(detections.boxes, t.boxes[objects], np.zeros(len(objects), dtype=bool))  # (m, n)
+        ious = overlaps(detections.boxes, t.boxes[objects])  # (m, n)
         same = detections.category_ids[:, None] == t.of_category[objects]  # (m, n)
         ious = np.where(same, ious, 0)
         speaks_of = np.where(ious.max(1) >= NEAR, ious.argmax(1), -1)  # (m,)
@@ -144,10 +144,7 @@ class Suspicions:
         kept: list[int] = []
         for place in places.tolist():
             others = detections.boxes[kept]
-            if (
-                len(kept)
-                and overlaps(detections.boxes[[place]], others, np.zeros(len(kept), dtype=bool)).max() >= SAME
-            ):
+            if len(kept) and overlaps(detections.boxes[[place]], others).max() >= SAME:
                 continue
             kept.append(place)
             score = float(detections.scores[place])
@@ -176,7 +173,7 @@ def duplicates(truth: Truth) -> Iterator[Suspect]:
     order = np.lexsort((t.of_category[real], t.of_image[real]))
     for (image, category), own in groups(t.of_image[real], t.of_category[real], order):
         places = np.sort(real[own])
-        ious = np.triu(overlaps(t.boxes[places], t.boxes[places], np.zeros(len(places), dtype=bool)), 1)
+        ious = np.triu(overlaps(t.boxes[places], t.boxes[places]), 1)
         for n in np.flatnonzero(ious.max(0) >= TWICE).tolist():
             first = int(ious[:, n].argmax())
             iou = float(ious[first, n])

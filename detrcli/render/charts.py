@@ -1,10 +1,9 @@
 """Charts as SVG, which take the page's colours: light and dark, and told apart by the colour-blind."""
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 
-from detrcli.render.plot import ticks
-from detrcli.system.text import visible
+from detrcli.render.page import escaped
+from detrcli.render.plot import COLOURS, ticks
 
 Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 440, 260
@@ -12,21 +11,23 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
 LEGEND = 18  # height of a line of the legend
 LETTER = 6.6  # width of one, about, in 12 px
 
-STYLE = """
+_KINDS = "\n".join(f".s{i} {{ stroke: var(--s{i}); fill: var(--s{i}); }}" for i in range(len(COLOURS)))
+_ROOT = " ".join(f"--s{i}: rgb{colour};" for i, colour in enumerate(COLOURS))
+STYLE = f"""
+:root {{ {_ROOT} }}
+{_KINDS}
+"""
+STYLE += """
 .chart { width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: currentColor; }
 .chart .grid { stroke: #8884; } .chart .axis { stroke: currentColor; }
 .chart polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .chart .promise { stroke: #888; stroke-dasharray: 4 4; }
-.s0 { stroke: #0072b2; fill: #0072b2; } .s1 { stroke: #d55e00; fill: #d55e00; }
-.s2 { stroke: #009e73; fill: #009e73; } .s3 { stroke: #cc79a7; fill: #cc79a7; }
-.s4 { stroke: #e69f00; fill: #e69f00; } .s5 { stroke: #56b4e9; fill: #56b4e9; } .s6 { stroke: #888; fill: #888; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem 1.5rem; }
 .charts figure { margin: 0; } .charts figcaption { color: inherit; }
 .parts { display: flex; height: 1.6rem; border-radius: .3rem; overflow: hidden; margin: .3rem 0; }
 .parts span { min-width: 2px; }
-@media (prefers-color-scheme: dark) { .s0 { stroke: #4da6e0; fill: #4da6e0; } }
+@media (prefers-color-scheme: dark) { :root { --s0: #4da6e0; --s6: #ccc; } }
 """
-COLOURS = 7
 
 
 def lines(
@@ -71,22 +72,22 @@ def lines(
         parts.append(f'<text x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(
-        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{_text(across)}</text>'
+        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escaped(across)}</text>'
     )
     parts.append(
-        f'<text transform="translate(12 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">{_text(up)}</text>'
+        f'<text transform="translate(12 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">{escaped(up)}</text>'
     )
     if promise:
         parts.append(_line(promise, place, "promise"))
     for i, (name, curve) in enumerate(series.items()):
-        kind = "s0" if radius else f"s{i % COLOURS}"
+        kind = "s0" if radius else f"s{i % len(COLOURS)}"
         if not dots and len(curve) > 1:
             parts.append(_line(curve, place, kind))
         if dots or len(curve) == 1:
             for a, b in curve:
                 cx, cy = place(a, b)
                 size = (radius or {}).get(name, 3)
-                told = f"<title>{_text(name)} {a:g}, {b:.3g}</title>"
+                told = f"<title>{escaped(name)} {a:g}, {b:.3g}</title>"
                 parts.append(
                     f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{size:.1f}">{told}</circle>'
                 )
@@ -121,11 +122,11 @@ def _legend(names: Sequence[str], series: Mapping[str, Points]) -> list[str]:
     order = list(series)
     for name, (x, row) in zip(names, _places(names)[0], strict=False):
         y = HEIGHT + LEGEND * row + 8
-        kind = f"s{order.index(name) % COLOURS}"
+        kind = f"s{order.index(name) % len(COLOURS)}"
         parts.append(
             f'<line class="{kind}" x1="{x}" x2="{x + 14}" y1="{y - 4}" y2="{y - 4}" stroke-width="3"/>'
         )
-        parts.append(f'<text x="{x + 18}" y="{y}">{_text(name)}</text>')
+        parts.append(f'<text x="{x + 18}" y="{y}">{escaped(name)}</text>')
     return parts
 
 
@@ -133,18 +134,14 @@ def parts(shares: Mapping[str, int]) -> str:
     """One bar of what a whole consists of, with a line for each part; the first is in the first colour, and so on."""
     whole = max(1, sum(shares.values()))
     bar = "".join(
-        f'<span class="s{i % COLOURS}" style="flex: {count}; background: var(--s{i % COLOURS})" '
-        f'title="{_text(name)}: {count:,}"></span>'
+        f'<span class="s{i % len(COLOURS)}" style="flex: {count}; background: var(--s{i % len(COLOURS)})" '
+        f'title="{escaped(name)}: {count:,}"></span>'
         for i, (name, count) in enumerate(shares.items())
         if count
     )
     rows = "".join(
-        f'<tr><td><i class="dot" style="background: var(--s{i % COLOURS})"></i>{_text(name)}</td>'
+        f'<tr><td><i class="dot" style="background: var(--s{i % len(COLOURS)})"></i>{escaped(name)}</td>'
         f"<td class=number>{count:,}</td><td class=number>{count / whole:.0%}</td></tr>"
         for i, (name, count) in enumerate(shares.items())
     )
     return f'<div class="parts">{bar}</div><table>{rows}</table>'
-
-
-def _text(text: str) -> str:
-    return escape(visible(text))

@@ -1,7 +1,6 @@
 """The page of several models side by side: what differs, by how much, and in which pictures."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,8 @@ import numpy as np
 from detrcli.evaluation.comparison import Difference, image_scores
 from detrcli.evaluation.metrics import METRICS
 from detrcli.inspection.failures import Failures
-from detrcli.render.page import Cell, Section, as_url, write_page
+from detrcli.render.page import Cell, Section, as_url, escaped, measured, write_page
 from detrcli.render.viewer import shrunk
-from detrcli.system.text import visible
 
 PAGE = "index.html"
 SHOWN = 40  # pictures that differ most
@@ -37,18 +35,16 @@ def write_comparison(
     `places` are the ids of the images in each of those pages, in their order.
     """
     rows: list[tuple[Cell, ...]] = [
-        (metric, *(_number(one.metrics[metric]) for one in failures)) for metric in METRICS
+        (metric, *(measured(one.metrics[metric]) for one in failures)) for metric in METRICS
     ]
     outcomes = [one.outcomes for one in failures]
     rows += [
         ("found", *(one.found for one in outcomes)),
         ("missed", *(one.objects - one.found for one in outcomes)),
-        ("false alarms", *(sum(one.false_alarms_by_kind.values()) for one in outcomes)),
+        ("false alarms", *(one.false_alarms for one in outcomes)),
         ("parameters", *(f"{one.session.detector.parameters or 0:,}" for one in failures)),
     ]
-    links = "".join(
-        f'<li><a href="{i}/index.html">{escape(visible(name))}</a></li>' for i, name in enumerate(names)
-    )
+    links = "".join(f'<li><a href="{i}/index.html">{escaped(name)}</a></li>' for i, name in enumerate(names))
     write_page(
         folder / PAGE,
         "Models side by side",
@@ -66,10 +62,6 @@ def write_comparison(
         ],
     )  # fmt: skip
     return folder / PAGE
-
-
-def _number(value: float) -> str:
-    return "none" if value == -1 else f"{value:.3f}"
 
 
 def _gains(first: str, differences: Sequence[Difference]) -> Iterator[Section]:
@@ -105,11 +97,11 @@ def _pictures(
         image = shrunk(failures[0].session.picture(failures[0].place_of[image_id]))
         image.thumbnail((TILE, TILE))
         links = ", ".join(
-            f'<a href="{k}/index.html#image={image_id}">{escape(visible(names[k]))}</a> {scores[n]:.2f}'
+            f'<a href="{k}/index.html#image={image_id}">{escaped(names[k])}</a> {scores[n]:.2f}'
             for k, scores in ((0, first), (i, other))
             if image_id in places[k]
         )
-        file = escape(visible(failures[0].file(image_id)))
+        file = escaped(failures[0].file(image_id))
         tiles.append(
             f'<figure><img alt="" src="{as_url(image)}"><figcaption>{file}<br>F1: {links}</figcaption></figure>'
         )

@@ -59,17 +59,22 @@ def write_page(
 ) -> None:
     """Write a page. Its script finds the data as JSON in the element `data`."""
     numbers = json.dumps(data or {}, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
-    parts = [f"<h1>{_text(title)}</h1>", f"<p>{_prose(introduction)}</p>", *map(_section, sections)]
+    parts = [f"<h1>{escaped(title)}</h1>", f"<p>{_prose(introduction)}</p>", *map(_section, sections)]
     if script:
         parts.append(f'<script type="application/json" id="data">{numbers}</script><script>{script}</script>')
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n<link rel="icon" href="data:,">\n'
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
         "<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page.encode())
+
+
+def measured(value: float) -> str:
+    """A COCO number, which is -1 where there is nothing to find."""
+    return "none" if value == -1 else f"{value:.3f}"
 
 
 def as_url(image: Image.Image) -> str:
@@ -80,16 +85,16 @@ def as_url(image: Image.Image) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<h2>{_text(section.title)}</h2>"] if section.title else []
+    parts = [f"<h2>{escaped(section.title)}</h2>"] if section.title else []
     if section.text:
         parts.append(f"<p>{_prose(section.text)}</p>")
     if section.command:
-        parts.append(f"<pre>{_text(section.command)}</pre>")
+        parts.append(f"<pre>{escaped(section.command)}</pre>")
     if section.rows:
         parts.append(f'<div class="wide">{_table(section.columns, section.rows)}</div>')
     parts.append(section.widget)
     parts += [
-        f'<figure><img alt="{_text(what)}" src="{as_url(image)}"><figcaption>{_text(what)}</figcaption></figure>'
+        f'<figure><img alt="{escaped(what)}" src="{as_url(image)}"><figcaption>{escaped(what)}</figcaption></figure>'
         for image, what in section.pictures
     ]
     return "".join(parts)
@@ -100,7 +105,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
     def line(tag: str, values: Sequence[Cell]) -> str:
         cells = (
-            f"<{tag}{' class=number' if number else ''}>{_text(_shown(value))}</{tag}>"
+            f"<{tag}{' class=number' if number else ''}>{escaped(_shown(value))}</{tag}>"
             for value, number in zip(values, numeric, strict=True)
         )
         return f"<tr>{''.join(cells)}</tr>"
@@ -114,8 +119,9 @@ def _shown(value: Cell) -> str:
 
 def _prose(text: str) -> str:
     """Text in which `words` stand for themselves."""
-    return re.sub("`([^`]+)`", r"<code>\1</code>", _text(text))
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escaped(text))
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text of anybody's as a page may hold it."""
     return escape("\n".join(visible(line) for line in text.split("\n")))

@@ -49,7 +49,7 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
     size = np.array([width, height, width, height])
     places = _objects(failures, image)
     queries = failures.queries
-    own = np.flatnonzero((outcomes.wrong != "") & (failures.results.image_ids == image.image_id))
+    alarms = failures.alarms_of.get(image.image_id, np.zeros(0, dtype=int))
     names = dict(zip(truth.classes.ids.tolist(), truth.classes.names.tolist(), strict=True))
 
     def shown(n: int) -> ObjectView:
@@ -77,13 +77,13 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
         threshold=outcomes.threshold,
         objects=[shown(n) for n in places],
         pairs=image.pairs or (),
-        alarms={int(queries[m]): FALSE_ALARMS[str(outcomes.wrong[m])] for m in own.tolist()},
+        alarms={int(queries[m]): FALSE_ALARMS[str(outcomes.wrong[m])] for m in alarms.tolist()},
     )
 
 
 def _objects(failures: Failures, image: SurveyedImage) -> list[int]:
     """The objects of an image, counted through the truth: first those that were matched, in their order."""
-    own = np.flatnonzero(failures.truth.of_image == image.image_id).tolist()
+    own = failures.objects_of.get(image.image_id, np.zeros(0, dtype=int)).tolist()
     by_id: dict[int, list[int]] = {}
     for n in own:
         by_id.setdefault(int(failures.truth.annotation_ids[n]), []).append(n)

@@ -36,6 +36,12 @@ class Matchings:
         count: np.ndarray = changed(self.queries[:-1], self.queries[1:]).sum(2)
         return count
 
+    @property
+    def shares(self) -> np.ndarray:
+        """The same as shares of all objects, (E - 1, L): the instability of arXiv 2203.01305."""
+        part: np.ndarray = self.moved / max(1, int(self.counts.sum()))
+        return part
+
     def before(self, epoch: int) -> "Matchings":
         """Without what a training that was stopped and resumed does again."""
         kept = self.epochs < epoch

@@ -78,7 +78,7 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / METRICS_FILE).is_file()
 
 
-def source_of(run: Path) -> dict[str, Any]:
+def data_of(run: Path) -> dict[str, Any]:
     """The data that a run was trained on, in the plain values of a DataSpec."""
     try:
         found: dict[str, Any] = json.loads((run / SOURCE).read_bytes())
@@ -88,6 +88,21 @@ def source_of(run: Path) -> dict[str, Any]:
         return dict(state["source"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{run / SOURCE}: it does not say which data was trained on ({error}).") from None
+
+
+def read_rows(run: Path) -> list[dict[str, float]]:
+    """What `metrics.csv` has of each epoch, of what was measured in it."""
+    path = run / METRICS_FILE
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [
+                {name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)
+            ]
+        if not all("epoch" in row for row in rows):
+            raise ValueError("a row has no epoch")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read as the figures of a training ({error}).") from None
+    return rows
 
 
 def best_of(rows: Sequence[Row], best: str) -> Row | None:

@@ -11,7 +11,7 @@ from detrcli.api import training
 from detrcli.api.training import TrainingResult
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
-from detrcli.training.run_folder import SOURCE, is_run, source_of
+from detrcli.training.run_folder import SOURCE, data_of, is_run
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +41,17 @@ def test_its_page(run: Path) -> None:
 def test_it_is_found_again(run: Path, tmp_path: Path, detr: Detr) -> None:
     assert is_run(run)
     assert not is_run(tmp_path)
-    assert source_of(run)["data"] == str(run.parent / "data")
+    assert data_of(run)["data"] == str(run.parent / "data")
     shown = detr("report", run, "--out", tmp_path / "page", "--json")
     assert shown.code == 0, shown.err
     kept = json.loads((run / "report" / "report.json").read_text())
     assert json.loads(shown.out)["metrics"] == kept["metrics"]
     named = json.loads((run / SOURCE).read_text())
     (run / SOURCE).unlink()  # as runs of earlier versions are
-    assert source_of(run) == named
+    assert data_of(run) == named
     (run / SOURCE).write_text("{}")
     with pytest.raises(DataError, match="does not say which data"):
-        source_of(run)
+        data_of(run)
     (run / SOURCE).write_text(json.dumps(named))
 
 
