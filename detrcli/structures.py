@@ -24,8 +24,13 @@ class Batch:
     padding: Tensor | None  # (B, H, W), True where there is no picture; None where nothing is padded
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
-        return Batch(self.images.to(device), None if self.padding is None else self.padding.to(device))
+        """The same on another device; from pinned memory without waiting for it."""
+        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
+        return Batch(self.images.to(device, non_blocking=True), padding)
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
+        return Batch(self.images.pin_memory(), None if self.padding is None else self.padding.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,13 @@ class Target:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return replace(self, **{one.name: getattr(self, one.name).to(device) for one in fields(self)})
+        """The same on another device; from pinned memory without waiting for it."""
+        moved = {one.name: getattr(self, one.name).to(device, non_blocking=True) for one in fields(self)}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Self:
+        """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
+        return replace(self, **{one.name: getattr(self, one.name).pin_memory() for one in fields(self)})
 
 
 @dataclass(frozen=True)

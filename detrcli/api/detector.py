@@ -77,8 +77,8 @@ def load(
     """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL.
 
     Models that look for phrases look for those of `text`: "a cat. a remote control.", or a list; where there is none,
-    for `class_names`. `engine` says how the network is computed: plain, fast, openvino or onnx. It is fast where that
-    helps.
+    for `class_names`. `engine` says how the network is computed: plain, fast, compiled, openvino or onnx. It is
+    fast where that helps.
     """
     find_device(device)  # before anything is fetched
     phrases = None if text is None else phrases_of(text)

@@ -88,7 +88,7 @@ Precision = Annotated[
     typer.Option("--precision", help="Numbers to compute in. [fp32, or that of an exported model]"),
 ]
 Engine = Annotated[
-    Literal["plain", "fast", "openvino", "onnx"] | None,
+    Literal["plain", "fast", "compiled", "openvino", "onnx"] | None,
     typer.Option("--engine", help="How the network is computed. [fast on a CPU, else plain]"),
 ]
 Exif = Annotated[

@@ -106,6 +106,11 @@ class Examples:
     targets: list[Target]
     image_ids: list[int]
 
+    def pin_memory(self) -> "Examples":
+        """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
+        targets = [target.pin_memory() for target in self.targets]
+        return Examples(self.batch.pin_memory(), targets, self.image_ids)
+
 
 def collate_examples(examples: Sequence[Example | UnreadableSample]) -> Examples | UnreadableSample:
     """The collate function of a loader."""

@@ -21,7 +21,7 @@ from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
-from detrcli.inference.engines import Engine, EngineName, FastEngine, PlainEngine, fastest
+from detrcli.inference.engines import ENGINES, Engine, EngineName, fastest
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
@@ -108,8 +108,7 @@ class Detector:
         """What computes the network, made ready for its first picture and then the same."""
         if not isinstance(self._engine, str):
             return self._engine
-        if self._engine in {"plain", "fast"}:
-            make = PlainEngine if self._engine == "plain" else FastEngine
+        if (make := ENGINES.get(self._engine)) is not None:
             return make(self.model, self.device, self.precision)
         from detrcli.inference.export import RUNTIMES, cached_export
 

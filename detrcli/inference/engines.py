@@ -4,6 +4,7 @@ The model as it stands is the plain way, which training and those who look insid
 the same numbers, in float32 to 1e-4.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 import torch
@@ -11,10 +12,10 @@ import torch
 from detrcli.errors import UsageError
 from detrcli.inference.fuse import fuse
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.structures import Batch, Prediction
+from detrcli.structures import Batch, Output, Prediction
 from detrcli.system.precision import PRECISIONS, computing_in
 
-EngineName = Literal["plain", "fast", "openvino", "onnx"]
+EngineName = Literal["plain", "fast", "compiled", "openvino", "onnx"]
 
 
 class Engine(Protocol):
@@ -46,6 +47,7 @@ class FastEngine(PlainEngine):
     """The model with its operators fused, from the weights that it has now."""
 
     name: EngineName = "fast"
+    packs = True
 
     def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
         if device.type == "cpu" and precision == "fp16":
@@ -56,7 +58,64 @@ class FastEngine(PlainEngine):
         if by_layer and not model.casts_itself:
             self.precision = precision
             return
-        self.model = fuse(model, PRECISIONS[precision if by_layer else "fp32"])
+        self.model = fuse(model, PRECISIONS[precision if by_layer else "fp32"], pack=self.packs)
+
+
+class CompiledEngine(FastEngine):
+    """The fused model through torch.compile; on a GPU each size of batch, once seen, is a CUDA graph."""
+
+    name: EngineName = "compiled"
+    packs = False
+    most_graphs = 16  # each holds its inputs, outputs and what lies between them
+
+    def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
+        super().__init__(model, device, precision)
+        # The compiled code goes by the size, as the graphs do; with more sizes than these torch lets the size vary.
+        self._compiled: Callable[[Batch], Output] = torch.compile(self.model)
+        self._graphs: dict[tuple[object, ...], _Graph] = {}
+
+    def __call__(self, batch: Batch) -> Prediction:
+        with torch.inference_mode(), computing_in(self.precision, self.device):
+            batch = batch.to(self.device)
+            if self.device.type != "cuda":
+                return self._compiled(batch).last
+            key = batch.images.shape, batch.padding is None
+            if (graph := self._graphs.get(key)) is None:
+                self._compiled(batch)  # what is done once per size cannot be a part of a graph
+                if len(self._graphs) == self.most_graphs:
+                    return self._compiled(batch).last
+                graph = self._graphs[key] = _Graph(self._compiled, batch)
+            return graph(batch)
+
+
+class _Graph:
+    """A network's kernels for one size of batch, which a GPU plays again without waiting for Python."""
+
+    def __init__(self, compute: Callable[[Batch], Output], batch: Batch) -> None:
+        padding = None if batch.padding is None else batch.padding.clone()
+        self.given = Batch(batch.images.clone(), padding)
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch says nothing of it
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            compute(self.given)  # torch asks for a run on the stream that is recorded
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.last = compute(self.given).last
+
+    def __call__(self, batch: Batch) -> Prediction:
+        self.given.images.copy_(batch.images)
+        if self.given.padding is not None and batch.padding is not None:
+            self.given.padding.copy_(batch.padding)
+        self.graph.replay()
+        return Prediction(self.last.logits.clone(), self.last.boxes.clone())
+
+
+ENGINES: Mapping[str, type[PlainEngine]] = {
+    "plain": PlainEngine,
+    "fast": FastEngine,
+    "compiled": CompiledEngine,
+}
 
 
 def fastest(device: torch.device, precision: str) -> EngineName:

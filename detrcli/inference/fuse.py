@@ -21,12 +21,15 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.transformer import FeedForward
 
 
-def fuse(model: DetectionTransformer, dtype: torch.dtype = torch.float32) -> DetectionTransformer:
+def fuse(
+    model: DetectionTransformer, dtype: torch.dtype = torch.float32, *, pack: bool = True
+) -> DetectionTransformer:
     """A model for inference that says what the given one says; they share the weights that stay as they are.
 
     With `dtype` bfloat16 convolutions, linear layers and attention compute in that; sums, norms and boxes do not.
+    Without `pack` nothing is private to oneDNN, as a compiler wants it.
     """
-    packed = can_pack(next(model.parameters()).device, dtype)
+    packed = pack and can_pack(next(model.parameters()).device, dtype)
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fused = copy.deepcopy(model, shared).eval()
     ours = isinstance(fused.backbone, Backbone)  # others' cannot be put another in place of
@@ -51,6 +54,8 @@ def _replace(module: nn.Module, dtype: torch.dtype, *, packed: bool) -> None:
             new = FusedAttention(child, dtype=dtype, packed=packed)
         elif type(child) is nn.LayerNorm and dtype != torch.float32:
             new = _Float32LayerNorm(child)
+        elif type(child) is nn.GroupNorm and dtype != torch.float32:
+            new = _Float32GroupNorm(child)
         if new is None:
             _replace(child, dtype, packed=packed)
         else:
@@ -182,6 +187,15 @@ class _Float32LayerNorm(nn.LayerNorm):
 
     def __init__(self, plain: nn.LayerNorm) -> None:
         super().__init__(plain.normalized_shape, plain.eps, device="meta")
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float())
+
+
+class _Float32GroupNorm(nn.GroupNorm):
+    def __init__(self, plain: nn.GroupNorm) -> None:
+        super().__init__(plain.num_groups, plain.num_channels, plain.eps, device="meta")
         self.weight, self.bias = plain.weight, plain.bias
 
     def forward(self, input: Tensor) -> Tensor:

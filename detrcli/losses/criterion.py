@@ -79,10 +79,11 @@ def class_error(scoring: Scoring, group: Group, match: Match, targets: Sequence[
 
     0 where nothing is matched: there is nothing to be wrong about (the published code says 100).
     """
-    last = match.layer(len(group) - 1)
-    labels = torch.cat([target.labels for target in targets])[last.targets]  # (M,)
-    predicted = scoring.top_class(group.logits[-1][last.images, last.queries])  # (M,)
-    return 100 * (predicted != labels).sum() / max(len(labels), 1)
+    labels = torch.cat([target.labels for target in targets])[match.targets]  # (P,)
+    predicted = scoring.top_class(group.logits[-1][match.images, match.queries])  # (P,)
+    # Of all pairs those of the last layer are counted and not picked, for which a GPU would be waited for.
+    last = match.layers == len(group) - 1
+    return 100 * ((predicted != labels) & last).sum() / last.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 from detrcli.errors import DataError, DivergedError
 from detrcli.losses.terms import CostTerm, candidates
 from detrcli.structures import Group, Match, Target
+from detrcli.system.devices import send
 
 
 class Matcher:
@@ -70,7 +71,7 @@ class Matcher:
         found = np.stack([layers, images, queries, objects + starts[images]])  # (4, P)
         if self.layers == "last":
             found = np.concatenate([_in_layer(found, layer) for layer in range(len(group))], axis=1)
-        return Match(*torch.from_numpy(found).to(logits.device))
+        return Match(*send(torch.from_numpy(found), logits.device))
 
 
 def _in_layer(pairs: np.ndarray, layer: int) -> np.ndarray:

@@ -107,7 +107,7 @@ class Softmax(Scoring):
         no_object = logits.shape[-1] - 1
         labels = torch.where(labels == NOTHING, no_object, labels)
         weights = logits.new_ones(logits.shape[-1])
-        weights[-1] = self.no_object
+        weights[-1:].fill_(self.no_object)  # an assignment would wait for a GPU
         losses = F.cross_entropy(
             logits.flatten(0, -2), labels.flatten(), weights.to(logits.dtype), reduction="none"
         )

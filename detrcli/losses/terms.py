@@ -11,6 +11,7 @@ from torch import Tensor
 from detrcli.boxes import corners, generalised_iou, iou
 from detrcli.losses.scoring import NOTHING, Scoring, Sigmoid
 from detrcli.structures import Group, Match, Target
+from detrcli.system.devices import send
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,8 @@ class Candidates:
 
 def candidates(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Candidates:
     """Put objects beside queries, image by image: so the work grows with T and not with B * T."""
-    images = torch.arange(len(targets), device=logits.device).repeat_interleave(
-        torch.tensor([len(target) for target in targets], device=logits.device)
-    )
+    counts = torch.tensor([len(target) for target in targets], dtype=torch.long)
+    images = send(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
     # One number of a box after the other, (8, L, B, Q): what is computed with them runs along many numbers.
     by_number = torch.cat([boxes.float(), corners(boxes.float())], -1).movedim(-1, 0).contiguous()
     beside = by_number[:, :, images].movedim(0, -1)  # (L, T, Q, 8)

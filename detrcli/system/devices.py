@@ -25,3 +25,8 @@ def find_device(name: str) -> torch.device:
         usable = ", ".join(kind for kind, usable in there.items() if usable)
         raise MachineError(f"device {name!r}: there is no such device here. There is {usable}.")
     return device
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device is at."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

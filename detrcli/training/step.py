@@ -44,16 +44,6 @@ class StepResult:
     last: Prediction  # of the last batch
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What the loss of one batch was, as plain numbers."""
-
-    total: float
-    matched: int
-    wrong: float
-    parts: Mapping[str, float]
-
-
 class Trainer:
     """A model with all that changes it."""
 
@@ -92,6 +82,7 @@ class Trainer:
             if distributed.world_size() > 1
             else model
         )
+        self._compute = torch.compile(self._replica) if settings.compile else self._replica
 
     def step(self, batches: Sequence[Examples], step: int) -> StepResult:
         """Learn from the batches that make one step. Where it diverges, everything is as it was before."""
@@ -113,53 +104,54 @@ class Trainer:
 
         targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
         shared = Step.of(targets)
-        loss, matched, wrong = 0.0, 0, 0.0
-        parts: dict[str, float] = {}
+        seen: list[dict[str, Tensor]] = []  # of each batch
         for i, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
             with self._unsynchronised(i + 1 < len(batches)):
                 output = self._forward(batch, wanted)
-                breakdown, seen = self._loss(output, wanted, shared)
+                breakdown = self._loss(output, wanted, shared)
                 self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
-            loss += seen.total
-            matched += seen.matched
-            wrong += seen.wrong
-            for name, part in seen.parts.items():
-                parts[name] = parts.get(name, 0.0) + part
+            seen.append(self._numbers(output, breakdown, wanted))
 
-        norm = self._update(step)
+        self.scaler.unscale_(self.optimiser)
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.settings.clip or torch.inf)
+        sums = self._read([*seen, {"norm": norm}])
+        if distributed.greatest(not math.isfinite(sums["total"])):
+            if math.isfinite(sums["total"]):
+                raise AnotherDivergedError("The loss is not finite in another process.")
+            raise DivergedError(f"The loss is {sums['total']}.")
+        self._update(step, sums["norm"])
         return StepResult(
             pictures=sum(len(batch.targets) for batch in batches),
             objects=sum(len(target) for batch in targets for target in batch),
-            loss=loss,
-            parts=parts,
-            matched=matched,
-            wrong=wrong,
-            norm=norm,
+            loss=sums["total"],
+            parts={name: sums[f"part {name}"] for name in breakdown.parts},
+            matched=round(sums.get("matched", 0)),
+            wrong=sums.get("wrong", 0.0),
+            norm=sums["norm"],
             last=Prediction(output.last.logits.detach().float(), output.last.boxes.detach()),
         )
 
     def _forward(self, batch: Examples, targets: Sequence[Target]) -> Output:
         with autocast(self.settings.precision, self.device):
-            return self._replica(batch.batch.to(self.device), targets)
+            return cast("Output", self._compute(batch.batch.to(self.device), targets))
 
-    def _loss(self, output: Output, targets: Sequence[Target], step: Step) -> tuple[LossBreakdown, "_Seen"]:
-        """The loss, and what it was. Where it is not finite in one process, all of them stop here."""
-        error = breakdown = seen = None
+    def _loss(self, output: Output, targets: Sequence[Target], step: Step) -> LossBreakdown:
+        """The loss; where one process cannot match what is not finite, all of them stop here."""
+        error = breakdown = None
         try:
             breakdown = self.loss.compute_loss(output, targets, step)
-            seen = self._seen(output, breakdown, targets)
-            if not math.isfinite(seen.total):
-                error = DivergedError(f"The loss is {seen.total}.")
         except DivergedError as not_finite:
             error = not_finite
         if distributed.greatest(error is not None):
             raise error or AnotherDivergedError("The loss is not finite in another process.")
         assert breakdown is not None
-        assert seen is not None
-        return breakdown, seen
+        return breakdown
 
-    def _seen(self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]) -> "_Seen":
-        """All numbers in one transfer: a GPU waits with each."""
+    def _numbers(
+        self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """What a batch adds to the step's result, still on the device."""
         numbers = {f"part {name}": part for name, part in breakdown.parts.items()}
         numbers["total"] = breakdown.total
         decoder = output.decoder
@@ -167,14 +159,15 @@ class Trainer:
             pairs = (match.layers == len(decoder) - 1).sum()
             numbers["matched"] = pairs
             numbers["wrong"] = class_error(self.loss.scoring, decoder, match, targets) / 100 * pairs
-        values = torch.stack([value.detach().float() for value in numbers.values()]).tolist()
-        read = dict(zip(numbers, values, strict=True))
-        return _Seen(
-            total=read["total"],
-            matched=round(read.get("matched", 0)),
-            wrong=read.get("wrong", 0.0),
-            parts={name: read[f"part {name}"] for name in breakdown.parts},
-        )
+        return {name: value.detach() for name, value in numbers.items()}
+
+    def _read(self, numbers: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+        """Their sums by name, in one transfer: beside the matching the only one that a GPU is waited for in."""
+        flat = [(name, value.float()) for batch in numbers for name, value in batch.items()]
+        sums: dict[str, float] = {}
+        for (name, _), value in zip(flat, torch.stack([value for _, value in flat]).tolist(), strict=True):
+            sums[name] = sums.get(name, 0.0) + value
+        return sums
 
     def _unsynchronised(self, more: bool) -> AbstractContextManager[None]:
         """Gradients are averaged over the processes once, with a step's last batch."""
@@ -182,11 +175,8 @@ class Trainer:
             return cast("AbstractContextManager[None]", self._replica.no_sync())
         return nullcontext()
 
-    def _update(self, step: int) -> float:
-        self.scaler.unscale_(self.optimiser)
-        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
-        limit = self.settings.clip or torch.inf
-        norm = float(nn.utils.clip_grad_norm_(trained, limit))
+    def _update(self, step: int, norm: float) -> None:
+        """Change the weights by their gradients, which had this norm."""
         if not math.isfinite(norm):
             # fp16 looks for its scale so: the scaler passes over such a step and halves it.
             self.overflows += 1
@@ -196,12 +186,12 @@ class Trainer:
             self.overflows = 0
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        if self.ema is not None:
-            # Young means forget faster, so that the random start does not linger.
-            decay = min(self.settings.ema, (1 + step) / (10 + step))
-            for name, value in self.model.state_dict().items():
-                if value.is_floating_point():
-                    self.ema[name].lerp_(value, 1 - decay)
-                else:
-                    self.ema[name].copy_(value)
-        return norm
+        if self.ema is None:
+            return
+        # Young means forget faster, so that the random start does not linger.
+        decay = min(self.settings.ema, (1 + step) / (10 + step))
+        state = self.model.state_dict()
+        means = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.ema[name] for name in means], [state[name] for name in means], 1 - decay)
+        for name in state.keys() - means:
+            self.ema[name].copy_(state[name])

@@ -1,7 +1,9 @@
 """All ways to compute a network give the same numbers."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from members import sampler, stranger
 from small import CONFIG, TINY, small_weights
 from test_golden import CONFIGS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import detrcli
 from detrcli.api.evaluating import evaluate
@@ -17,7 +20,7 @@ from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
 from detrcli.inference import fuse as fusing
 from detrcli.inference.detector import Detector
-from detrcli.inference.engines import FastEngine, PlainEngine, fastest
+from detrcli.inference.engines import CompiledEngine, FastEngine, PlainEngine, fastest
 from detrcli.inference.fuse import FusedAttention, FusedConvolution, can_pack, fuse
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
@@ -150,6 +153,45 @@ def test_bf16_of_sampled_attention() -> None:
     for _ in range(5):
         batch = Batch(torch.randn(1, 3, 160, 160), None)
         assert (fast(batch).boxes - plain(batch).boxes).abs().median() < 0.01
+
+
+@pytest.mark.parametrize("name", ["detr-tiny", "dino-tiny", "deformable-tiny"])
+def test_bf16_meets_float32_in_sums_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs take a norm whose weights have another dtype than its input; GPUs refuse it."""
+    mixed = set()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = [one for one in args if isinstance(one, torch.Tensor) and one.is_floating_point()]
+            if len({one.dtype for one in given if one.dim()}) > 1:
+                mixed.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(fusing, "can_pack", lambda device, dtype: False)  # as on a GPU
+    config = preset(name)
+    engine = FastEngine(variant_of(config).build(config).eval(), CPU, "bf16")
+    with Watching():
+        engine(Batch(torch.randn(1, 3, 64, 96), None))
+    assert mixed <= {"add", "sub", "mul", "div", "copy_", "_to_copy"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile has no C++ compiler here")
+@pytest.mark.parametrize("name", ["detr-tiny", "dino-tiny"])
+def test_the_compiled_engine(name: str) -> None:
+    """Of several sizes, with and without padding."""
+    config = preset(name)
+    torch.manual_seed(0)
+    model = variant_of(config).build(config).eval()
+    plain, compiled = PlainEngine(model, CPU), CompiledEngine(model, CPU)
+    for height, width in ((64, 96), (96, 64)):
+        images = torch.randn(2, 3, height, width)
+        padding = torch.zeros(2, height, width, dtype=torch.bool)
+        padding[1, :, width // 2 :] = True
+        for batch in (Batch(images, None), Batch(images, padding)):
+            a, b = plain(batch), compiled(batch)
+            torch.testing.assert_close(a.logits.sigmoid(), b.logits.sigmoid(), rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=TOLERANCE)
 
 
 def test_fast_is_the_default_where_it_helps() -> None:
