@@ -120,4 +120,4 @@ ENGINES: Mapping[str, type[PlainEngine]] = {
 
 def fastest(device: torch.device, precision: str) -> EngineName:
     """The engine where none is asked for: the prepared one where that was measured to help."""
-    return "fast" if device.type == "cpu" and precision in {"fp32", "bf16"} else "plain"
+    return "fast" if device.type in {"cpu", "cuda"} and precision in {"fp32", "bf16"} else "plain"

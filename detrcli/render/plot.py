@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
@@ -87,23 +87,56 @@ def _draw(panel: Panel) -> Image.Image:
         near_end = column > x1 - SCALE * 40
         anchor, shift = ("ra", -4) if near_end else ("la", 4)
         draw.text((column + SCALE * shift, y0), panel.mark[1], fill="grey", font=small, anchor=anchor)
-    for name, colour in zip(panel.curves, cycle(COLOURS)):
+    styles = _styles(panel)
+    for name, (colour, _) in styles.items():
         band = panel.bands.get(name, ())
         if len(band) > 1:
             edge = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
             faint = Image.new("RGBA", picture.size)
             ImageDraw.Draw(faint).polygon(edge, fill=(*colour, 40))
             picture.paste(faint, (0, 0), faint)
-    for curve, colour in zip(panel.curves.values(), cycle(COLOURS)):
-        places = [place(x, y) for x, y in curve if math.isfinite(y)]
+    for name, (colour, dashed) in styles.items():
+        places = [place(x, y) for x, y in panel.curves[name] if math.isfinite(y)]
         if len(places) > 1:
-            draw.line(places, fill=colour, width=2 * SCALE, joint="curve")
+            _line(draw, places, colour, 2 * SCALE, dashed=dashed)
         if len(places) <= 60:
             for x, y in places:
                 radius = SCALE * 2.2
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     _legend(draw, panel, rows if below else [])
     return picture
+
+
+def _styles(panel: Panel) -> dict[str, tuple[Colour, bool]]:
+    """The colour of each curve, and whether it is dashed: with more curves than colours the others are."""
+    return {
+        name: (COLOURS[place % len(COLOURS)], place >= len(COLOURS))
+        for place, name in enumerate(panel.curves)
+    }
+
+
+def _line(
+    draw: ImageDraw.ImageDraw,
+    places: Sequence[tuple[float, float]],
+    colour: Colour,
+    width: int,
+    *,
+    dashed: bool,
+) -> None:
+    if not dashed:
+        draw.line(places, fill=colour, width=width, joint="curve")
+        return
+    dash, done = SCALE * 4.0, 0.0  # as long a stroke as a gap; how far we have come
+    for (x0, y0), (x1, y1) in pairwise(places):
+        length = math.hypot(x1 - x0, y1 - y0)
+        at = 0.0
+        while at < length:
+            end = min(length, at + dash - done % dash)
+            if int(done // dash) % 2 == 0:
+                ends = [at / length, end / length]
+                draw.line([(x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in ends], fill=colour, width=width)
+            done += max(end - at, 1e-6)
+            at = max(end, at + 1e-6)
 
 
 def _lengths(panel: Panel) -> dict[str, float]:
@@ -133,13 +166,14 @@ def _rows(panel: Panel) -> list[list[str]]:
 
 def _legend(draw: ImageDraw.ImageDraw, panel: Panel, rows: Sequence[Sequence[str]]) -> None:
     """Names in rows below the title; without rows beside it, from the right."""
-    small, lengths = default_font(SCALE * 11), _lengths(panel)
-    colours = dict(zip(panel.curves, cycle(COLOURS), strict=False))
+    small, lengths, styles = default_font(SCALE * 11), _lengths(panel), _styles(panel)
     beside = [(list(panel.curves), SCALE * (WIDTH - RIGHT) - sum(lengths.values()), SCALE * 10.0)]
     below = [(row, SCALE * float(LEFT), SCALE * (TOP - 4.0 + ROW * i)) for i, row in enumerate(rows)]
     for names, x, y in below or beside:
         for name in names:
-            draw.line((x + SCALE * 8, y + SCALE * 7, x + SCALE * 23, y + SCALE * 7), colours[name], 3 * SCALE)
+            colour, dashed = styles[name]
+            ends = [(x + SCALE * 8, y + SCALE * 7), (x + SCALE * 23, y + SCALE * 7)]
+            _line(draw, ends, colour, 3 * SCALE, dashed=dashed)
             draw.text((x + SCALE * 28, y), name, fill="black", font=small)
             x += lengths[name]
 

@@ -111,9 +111,7 @@ class Settings(Config):
     )
     compile: bool = field(
         default=False,
-        metadata=meaning(
-            "the network by torch.compile: on a GPU nearly twice as fast, after a minute or more for each new size"
-        ),
+        metadata=meaning("the network by torch.compile: pays on a GPU where pictures have one size, or few"),
     )
     matching: Literal["each", "last"] | None = field(
         default=None,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from here import Detr
 from PIL import Image
-from small import small_weights
+from small import TINY, small_weights
 
 from detrcli.data.annotations import classes_in_report
 from detrcli.data.examine import headers_only
@@ -273,7 +273,7 @@ def test_exif_can_be_settled(detr: Detr, data: Data) -> None:
 def test_no_command_changes_the_data(detr: Detr, data: Data, tmp_path: Path) -> None:
     data.write()
     before = data.fingerprint()
-    native.save(small_weights(), tmp_path / "w.safetensors")
+    native.save(small_weights(TINY), tmp_path / "w.safetensors")
     for call in (
         ["data", "check", "data", "--full"],
         ["data", "show", "data", "--out", "sheet.png"],
@@ -292,14 +292,14 @@ def test_ids_of_the_data_come_out_of_predict(detr: Detr, data: Data, tmp_path: P
             annotation["category_id"] = {7: 4_000_000_007, 1: 1}[annotation["category_id"]]
     data.write()
     classes = classes_in_report(headers_only(open_data(tmp_path / "data"), ["train"]))
-    native.save(fit(small_weights(), classes).weights, tmp_path / "w.safetensors")
+    native.save(fit(small_weights(TINY), classes).weights, tmp_path / "w.safetensors")
     shown = detr(
         "predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images"
     )
     found = {(row["category_id"], row["label"]) for row in shown.json["images"][0]["detections"]}
     assert found <= {(1, "ant"), (4_000_000_007, "bee")}
     only_bee = replace(classes, ids=classes.ids[1:], names=classes.names[1:])
-    native.save(fit(small_weights(), only_bee).weights, tmp_path / "w.safetensors")
+    native.save(fit(small_weights(TINY), only_bee).weights, tmp_path / "w.safetensors")
     shown = detr(
         "predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images"
     )

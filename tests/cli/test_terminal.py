@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from judge import coco_folder
 from PIL import Image
-from small import small_weights
+from small import TINY, small_weights
 
 from detrcli.guide import TOPICS, page
 from detrcli.weights.formats import native
@@ -49,7 +49,7 @@ def on_a_terminal(*args: object, cwd: Path, columns: int = 80, **env: str) -> st
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("terminal")
-    native.save(small_weights(), folder / "w.safetensors")
+    native.save(small_weights(TINY), folder / "w.safetensors")
     rng = np.random.default_rng(0)
     for i in range(6):
         pixels = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)

@@ -196,7 +196,8 @@ def test_the_compiled_engine(name: str) -> None:
 
 def test_fast_is_the_default_where_it_helps() -> None:
     assert fastest(CPU, "fp32") == fastest(CPU, "bf16") == "fast"
-    assert fastest(torch.device("cuda"), "fp32") == fastest(CPU, "fp16") == "plain"
+    assert fastest(torch.device("cuda"), "fp32") == fastest(torch.device("cuda"), "bf16") == "fast"
+    assert fastest(torch.device("mps"), "fp32") == fastest(CPU, "fp16") == "plain"
     assert Detector.of(small_weights(), "cpu").engine.name == "fast"
     assert Detector.of(small_weights(), "cpu", engine="plain").engine.name == "plain"
     with pytest.raises(UsageError, match="fp32 or bf16 on a CPU"):

@@ -17,7 +17,7 @@ from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.suspects import KINDS
 
-IMAGES = 240  # of train; val is a fifth
+IMAGES = 140  # of train; val is a fifth
 
 
 @pytest.fixture(scope="module")

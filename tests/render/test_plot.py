@@ -59,3 +59,12 @@ def test_what_is_not_finite_is_left_out_and_nothing_is_said_to_be_nothing() -> N
         SCALE * WIDTH,
         SCALE * HEIGHT,
     )
+
+
+def test_more_curves_than_colours() -> None:
+    """The others have a colour again, dashed, in the plot and in the legend."""
+    curves = {f"way {i}": [(0.0, 0.1 * i), (10.0, 0.1 * i)] for i in range(len(COLOURS) + 1)}
+    picture = np.asarray(plot([Panel("AP", "epochs", curves, 0)]))
+    blue = (picture == COLOURS[0]).all(-1).sum(1)  # by row
+    whole, dashed = sorted(blue[blue > blue.max() / 4])[-2:][::-1], blue[blue > blue.max() / 4].min()
+    assert 0.4 < dashed / whole[0] < 0.6
