@@ -1,5 +1,6 @@
 """What is probably wrong with data or a training, most likely first."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from detrcli.doctor.finding import Finding, likeliest_first
 from detrcli.doctor.run_rules import RunFacts, of_run
 from detrcli.errors import DetrError
 from detrcli.inspection.failures import Failures
+from detrcli.render.report_sections import Advice
 from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import DIVERGED, data_of, is_run, read_rows
@@ -67,22 +69,29 @@ def doctor(
     examined = examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, advance=advance)
     findings = list(of_data(examined))
     if examined.ok and "train" in examined.splits:
-        findings += _of_run(path, examined, spec, device, note)
+        findings += _of_run(path, examined, device, note)
     return Diagnosis(str(subject), likeliest_first(findings))
 
 
-def _of_run(run: Path, examined: DatasetReport, spec: DataSpec, device: str, note: Note) -> list[Finding]:
-    weights = _weights_of(run)
-    if weights is None:
+def end_of_run(
+    run: Path, examined: DatasetReport, *, device: str, seconds: float, folder: Path
+) -> tuple[Path, Diagnosis]:
+    """The page of a training that has just ended, and what it shows of its data and settings, in so many seconds."""
+    began = time.monotonic()
+    found = report(run, device=device, seconds=seconds / 2)
+    facts = _facts(run, examined)
+    findings = [*of_data(examined), *of_failures(found.failures, None)]
+    findings += [] if facts is None else of_run(facts)
+    diagnosis = Diagnosis(str(run), likeliest_first(findings))
+    advice = [Advice(one.finding, one.evidence, one.remedy) for one in diagnosis.findings]
+    left = max(0.0, seconds - (time.monotonic() - began))
+    return found.page(folder, advice=advice, seconds=left), diagnosis
+
+
+def _of_run(run: Path, examined: DatasetReport, device: str, note: Note) -> list[Finding]:
+    facts = _facts(run, examined)
+    if facts is None:
         return []
-    facts = RunFacts(
-        settings=of(given_settings(run / CONFIG)),
-        weights=weights,
-        data=take(spec.name, examined),
-        rows=read_rows(run),
-        moved=_moved(run),
-        diverged=(run / DIVERGED).exists(),
-    )
     findings = list(of_run(facts))
     detector = as_detector(run, device)
     failures: dict[str, Failures] = {}
@@ -96,6 +105,21 @@ def _of_run(run: Path, examined: DatasetReport, spec: DataSpec, device: str, not
     if "val" in failures:
         findings += of_failures(failures["val"], failures.get("train"))
     return findings
+
+
+def _facts(run: Path, examined: DatasetReport) -> RunFacts | None:
+    """What is known of a run; nothing where it left no weights."""
+    weights = _weights_of(run)
+    if weights is None:
+        return None
+    return RunFacts(
+        settings=of(given_settings(run / CONFIG)),
+        weights=weights,
+        data=take(DataSpec(**data_of(run)).name, examined),
+        rows=read_rows(run),
+        moved=_moved(run),
+        diverged=(run / DIVERGED).exists(),
+    )
 
 
 def _weights_of(run: Path) -> Weights | None:

@@ -1,6 +1,5 @@
 """Why a model fails on somebody's data, and what to mend."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
 from detrcli.render.comparison_page import write_comparison
 from detrcli.render.report_page import IMAGES, worst_first, write_report
-from detrcli.render.report_sections import Steadiness
+from detrcli.render.report_sections import Advice, Steadiness
 from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import data_of, is_run
@@ -45,12 +44,20 @@ class Report:
         """All of it for programs."""
         return self.failures.document()
 
-    def page(self, folder: str | Path, *, images: int = IMAGES, seconds: float | None = None) -> Path:
+    def page(
+        self,
+        folder: str | Path,
+        *,
+        advice: Sequence[Advice] | None = None,
+        images: int = IMAGES,
+        seconds: float | None = None,
+    ) -> Path:
         """Write it as a page with its pictures into a folder; give the page's file."""
         folder = Path(folder)
         page = write_report(
             folder,
             self.failures,
+            advice=advice,
             steadiness=self.steadiness,
             examples=self.examples,
             most=images,
@@ -168,13 +175,6 @@ def compare(named: Sequence[tuple[str, Report]]) -> Comparison:
         raise UsageError("Only reports on the same pictures can be compared.")
     found = compared(truths[0], [(name, one.failures.results) for name, one in named])
     return Comparison(names, reports, found)
-
-
-def report_of_run(run: Path, *, device: str, seconds: float, folder: Path) -> Path:
-    """Write the page of a run that has just ended, in about so many seconds."""
-    began = time.monotonic()
-    found = report(run, device=device, seconds=seconds / 2)
-    return found.page(folder, seconds=max(0.0, seconds - (time.monotonic() - began)))
 
 
 def _steadiness(run: Path) -> Steadiness | None:

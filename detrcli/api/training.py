@@ -13,6 +13,7 @@ from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.source import BUILT_IN
 from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
+from detrcli.doctor.finding import Finding
 from detrcli.errors import DataError, DetrError, UsageError, WeightsError
 from detrcli.evaluation.evaluator import Evaluator
 from detrcli.system import distributed
@@ -42,6 +43,7 @@ class TrainingResult:
 
     run: Path
     report: Path | None  # the page of what went wrong, where there was time for it
+    findings: Sequence[Finding] | None  # what is probably wrong, most likely first; likewise
     epochs: int
     rows: Sequence[Row]  # a row per epoch, as in metrics.csv
     best: Row | None  # that of the best epoch
@@ -193,12 +195,13 @@ def train(
             note(training.summary(run))
             with Interrupts() as interrupts:
                 outcome = training.go(interrupts)
-    page = None
+    page, findings = None, None
     if report and first and outcome.stopped is None:
-        page = _reported(run, outcome.seconds, str(place), note)
+        page, findings = _reported(run, examined, outcome.seconds, str(place), note)
     return TrainingResult(
         run=run,
         report=page,
+        findings=findings,
         epochs=outcome.epochs,
         rows=training.rows,
         best=outcome.best,
@@ -209,18 +212,22 @@ def train(
     )
 
 
-def _reported(run: Path, spent: float, device: str, note: Note) -> Path | None:
+def _reported(
+    run: Path, examined: DatasetReport, spent: float, device: str, note: Note
+) -> tuple[Path, Sequence[Finding]] | tuple[None, None]:
     """The page of what went wrong, if there is time for it; a training that is done does not fail by it."""
     seconds = REPORT_SHARE * spent
     if seconds < LEAST_REPORT:
-        return None
-    from detrcli.api.reporting import report_of_run
+        return None, None
+    from detrcli.api.doctoring import end_of_run
 
+    folder = next_free_folder(str(run / REPORT))
     try:
-        return report_of_run(run, device=device, seconds=seconds, folder=next_free_folder(str(run / REPORT)))
+        page, diagnosis = end_of_run(run, examined, device=device, seconds=seconds, folder=folder)
     except (DetrError, OSError) as error:
         note(f"no report: {error}")
-        return None
+        return None, None
+    return page, diagnosis.findings
 
 
 def _plan(training: Training, examined: DatasetReport, *, first: bool) -> TrainingPlan:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 30.0  # seconds between two lines, where there is no terminal
 BAR = 24
+SAID = 3  # findings at the end of a training; the report has all
 
 
 class Display:
@@ -157,6 +158,9 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
                     "best": best,
                     "seconds": round(outcome.seconds, 1),
                     "report": None if outcome.report is None else str(outcome.report),
+                    "findings": None
+                    if outcome.findings is None
+                    else [one.document() for one in outcome.findings],
                 }
             )
         return
@@ -176,6 +180,8 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
     )
     if outcome.stopped is None:
         warn(f"try it: detr predict img.jpg --weights {shlex.quote(str(run))}; look at {run / 'curves.png'}")
+        for one in (outcome.findings or ())[:SAID]:
+            warn(f"probably wrong: {one}")
         if outcome.report is not None:
             warn(f"what went wrong on the validation split: {outcome.report}")
         else:

@@ -26,6 +26,7 @@ STYLE += """
 .charts figure { margin: 0; } .charts figcaption { color: inherit; }
 .parts { display: flex; height: 1.6rem; border-radius: .3rem; overflow: hidden; margin: .3rem 0; }
 .parts span { min-width: 2px; }
+.charts table { width: 100%; } .charts table td:not(:last-child) { white-space: normal; }
 @media (prefers-color-scheme: dark) { :root { --s0: #4da6e0; --s6: #ccc; } }
 """
 

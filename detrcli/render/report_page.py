@@ -6,7 +6,7 @@ when it is opened.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from detrcli.inspection.look import record_picture
 from detrcli.inspection.survey import SurveyedImage
 from detrcli.inspection.suspects import KINDS as SUSPECTS
 from detrcli.render.page import write_page
-from detrcli.render.report_sections import Steadiness, sections_of
+from detrcli.render.report_sections import Advice, Steadiness, sections_of
 from detrcli.render.report_tiles import tiles_of
 from detrcli.render.viewer import COLOURS, inside_of, shrunk
 from detrcli.render.viewer import SCRIPT as VIEWER
@@ -37,6 +37,7 @@ def write_report(
     folder: Path,
     failures: Failures,
     *,
+    advice: Sequence[Advice] | None = None,
     steadiness: Steadiness | None = None,
     examples: Mapping[int, int] | None = None,
     most: int = IMAGES,
@@ -44,8 +45,9 @@ def write_report(
 ) -> Path:
     """Write the page into a new folder; give its file.
 
-    `examples` are how many objects of each category the model was trained on. At most `most` images are shown, the
-    worst first, and attention is kept as far as `seconds` allow.
+    `advice` is what is probably wrong, most likely first, where that was asked. `examples` are how many objects of
+    each category the model was trained on. At most `most` images are shown, the worst first, and attention is kept
+    as far as `seconds` allow.
     """
     ends = None if seconds is None else time.monotonic() + seconds
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def write_report(
         folder / PAGE,
         f"{failures.session.detector.weights.source} on {failures.split}",
         _summary(failures),
-        list(sections_of(failures, steadiness, examples)),
+        list(sections_of(failures, advice, steadiness, examples)),
         data={
             "names": [visible(str(name)) for name in failures.session.classes.names],
             "categories": [

@@ -23,6 +23,15 @@ CONFUSED = 24  # classes in the confusion matrix
 
 
 @dataclass(frozen=True)
+class Advice:
+    """What is probably wrong, what shows it, and what to do."""
+
+    finding: str
+    evidence: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Steadiness:
     """How many objects of a training's pictures got another query from one evaluation to the next."""
 
@@ -32,10 +41,21 @@ class Steadiness:
 
 def sections_of(
     failures: Failures,
+    advice: Sequence[Advice] | None,
     steadiness: Steadiness | None,
     examples: Mapping[int, int] | None,
 ) -> Iterator[Section]:
     yield Section("", widget=f"<style>{charts.STYLE}{VIEWER_STYLE}{STYLE}</style>{_cards(failures)}")
+    if advice is not None:
+        items = "".join(
+            f"<li><b>{escaped(one.finding)}</b> {escaped(one.evidence)}<br>{escaped(one.remedy)}</li>"
+            for one in advice
+        )
+        yield Section(
+            "What is probably wrong",
+            "Most likely first." if advice else "Nothing stands out in data, settings and curves.",
+            widget=f'<ol class="advice">{items}</ol>' if advice else "",
+        )
     outcomes = failures.outcomes
     found = {"found": outcomes.found} | {MISSED[kind]: n for kind, n in outcomes.missed_by_kind.items()}
     alarms = {"right": outcomes.found} | {

@@ -28,6 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )  # fmt: skip
     assert isinstance(ended, TrainingResult)
     assert ended.report == root / "run" / "report" / "index.html"
+    assert ended.findings
+    assert any("too short" in one.finding for one in ended.findings)
     return root / "run"
 
 
@@ -35,7 +37,10 @@ def test_its_page(run: Path) -> None:
     document = json.loads((run / "report" / "report.json").read_text())
     assert document["schema"] == "detr.report/1"
     assert document["images"] == 4
-    assert "Objects and detections" in (run / "report" / "index.html").read_text()
+    page = (run / "report" / "index.html").read_text()
+    assert (
+        page.index("What is probably wrong") < page.index("too short") < page.index("Objects and detections")
+    )
 
 
 def test_it_is_found_again(run: Path, tmp_path: Path, detr: Detr) -> None:
@@ -61,7 +66,7 @@ def test_a_short_training_has_none(run: Path, tmp_path: Path) -> None:
         settings={"epochs": 1, "batch_size": 4, "workers": 0},
     )  # fmt: skip
     assert isinstance(ended, TrainingResult)
-    assert ended.report is None
+    assert ended.report is ended.findings is None
     assert not (tmp_path / "run" / "report").exists()
 
 
