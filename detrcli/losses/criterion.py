@@ -16,6 +16,8 @@ from detrcli.system import distributed
 class Criterion:
     """Matches every group of an output with its objects and sums the terms of the loss."""
 
+    in_training_alone = False
+
     def __init__(self, scoring: Scoring, matcher: Matcher, terms: Sequence[LossTerm]) -> None:
         self.scoring = scoring
         self.matcher = matcher

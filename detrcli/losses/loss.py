@@ -44,6 +44,10 @@ class Loss(Protocol):
     def scoring(self) -> Scoring: ...
 
     @property
+    def in_training_alone(self) -> bool:
+        """Whether it is known only for what a network in training mode computed."""
+
+    @property
     def matcher(self) -> Matcher | None:
         """How the decoder's queries are matched; None where the model does not say."""
 

@@ -28,11 +28,12 @@ from detrcli.training.optimiser import count, make_optimiser
 from detrcli.training.order import Batches, Order
 from detrcli.training.pictures import beside_truth, first_batch
 from detrcli.training.progress import EpochMetrics, Outcome, Report, TrainingProgress
-from detrcli.training.run_folder import LOSS, RunFolder, best_of, since_best
+from detrcli.training.run_folder import LOSS, VALIDATION_LOSS, RunFolder, best_of, since_best
 from detrcli.training.settings import Settings
 from detrcli.training.setup import Data, Initial
 from detrcli.training.state import save_state
 from detrcli.training.step import AnotherDivergedError, Trainer
+from detrcli.training.validation_loss import validation_loss
 from detrcli.weights.formats.header import header_of
 from detrcli.weights.weights import Weights
 
@@ -298,9 +299,10 @@ class Training:
         epoch, sums = len(self.rows) + 1, self.sums
         evaluated = epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs
         values: Mapping[str, float] = {}
+        beside: float | None = None
         if evaluated and len(self.data.truth.images):
             self.save()  # an evaluation that is cut off costs no training
-            values = self._evaluate(interrupts)
+            values, beside = self._evaluate(interrupts)
 
         names = list(sums.parts)
         loss, matched, wrong, *parts = distributed.mean(
@@ -311,6 +313,7 @@ class Training:
         row: dict[str, float | None] = {
             "epoch": epoch,
             "loss": loss / sums.steps,
+            VALIDATION_LOSS: beside,
             **{LOSS + name: part / sums.steps for name, part in zip(names, parts, strict=True)},
             "class_error": 100 * wrong / matched if matched else None,
             "grad_norm": sums.norm / sums.updates if sums.updates else None,
@@ -342,8 +345,8 @@ class Training:
         # Dropped out is only in training; what is kept is what it is evaluated with.
         return replace(self.initial.weights, tensors=tensors)
 
-    def _evaluate(self, interrupts: Interrupts) -> Mapping[str, float]:
-        """The code of `detr eval`, on the validation split."""
+    def _evaluate(self, interrupts: Interrupts) -> tuple[Mapping[str, float], float | None]:
+        """The code of `detr eval`, on the validation split; and its loss."""
         data, weights = self.data, self.weights()
         # Batch norm counts in each process by itself: all evaluate what the first one keeps.
         distributed.broadcast(weights.tensors.values())
@@ -374,6 +377,7 @@ class Training:
                 raise
             raise _Stopped from None
         truth = readable(data.truth, found, skip_bad=False)
+        annotated = annotate(data.val, weights.classes)
         if self.folder:
             self.folder.write_picture(beside_truth(data.val, truth, found.results), files.PREDICTIONS)
             if self.loss.matcher is not None:
@@ -381,10 +385,10 @@ class Training:
                     self.folder.path,
                     len(self.rows) + 1,
                     detector,
-                    annotate(data.val, weights.classes),
+                    annotated,
                     self.loss.matcher,
                 )
-        return self.evaluator.evaluate(truth, found.results)
+        return self.evaluator.evaluate(truth, found.results), validation_loss(detector, annotated, self.loss)
 
 
 def _as_plain(batches: Sequence[Examples]) -> list[dict[str, Any]]:

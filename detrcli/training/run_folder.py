@@ -26,6 +26,7 @@ LAST, METRICS_FILE, CURVES, PREDICTIONS = "last", "metrics.csv", "curves.png", "
 DIVERGED = "diverged.pt"  # the batch at which the loss was no number any more
 
 LOSS = "loss_"  # before the name of a part of the loss, in a row
+VALIDATION_LOSS = "val_loss"
 MACHINE = ("pictures_per_second", "waiting", "memory_mb", "seconds")  # differ from run to run
 
 Row = Mapping[str, float | None]  # None where nothing was measured
@@ -151,7 +152,7 @@ def curves(rows: Sequence[Row], evaluated: Sequence[str]) -> Image.Image:
 
     return plot(
         [
-            panel("loss, all layers, weighted", {"loss": "loss"}),
+            panel("loss, all layers, weighted", {"training": "loss", "validation": VALIDATION_LOSS}),
             Panel(
                 "loss, last layer, by term",
                 "epoch",

@@ -20,6 +20,7 @@ class OwnLoss:
 
     scoring: Scoring
     matcher: Matcher | None  # as the network matches, where it does so by a cost
+    in_training_alone: bool = True
 
     def compute_loss(
         self, output: Output, targets: Sequence[Target], step: Step | None = None

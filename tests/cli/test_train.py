@@ -64,7 +64,7 @@ def test_a_run_is_numbered_shown_and_told(detr: Detr, data: Path, tmp_path: Path
     assert shown.err.endswith("what went wrong on the validation split: detr report runs/train\n")
     assert "\x1b" not in shown.out + shown.err
     again = detr("train", data, *SMALL, "--epochs", 1, "--json")
-    assert again.json.keys() == {"schema", "run", "epochs", "best", "seconds", "report"}
+    assert again.json.keys() == {"schema", "run", "epochs", "best", "seconds", "report", "findings"}
     assert again.json["schema"] == "detr.train/1"
     assert again.json["run"] == "runs/train-2"
     assert again.json["epochs"] == again.json["best"]["epoch"] == 1

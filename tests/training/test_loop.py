@@ -143,7 +143,17 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
     }  # fmt: skip
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    losses = ("loss", "loss_class", "loss_l1", "loss_giou", "class_error", "grad_norm", "lr", "lr_backbone")
+    losses = (
+        "loss",
+        "val_loss",
+        "loss_class",
+        "loss_l1",
+        "loss_giou",
+        "class_error",
+        "grad_norm",
+        "lr",
+        "lr_backbone",
+    )
     assert list(rows[0]) == ["epoch", *losses, *METRICS, *MACHINE]
     assert next(iter(rows[0])) == "epoch"
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -163,7 +173,7 @@ def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
     scores = iter((0.3, 0.5, 0.5, 0.2))
     lasts = []
     training = new(data, tmp_path, report := RecordingReport(), epochs=4)
-    training._evaluate = lambda _: {name: next(scores) if name == "AP" else 0.0 for name in METRICS}
+    training._evaluate = lambda _: ({name: next(scores) if name == "AP" else 0.0 for name in METRICS}, None)
     report.epoch = lambda *_, **__: lasts.append((tmp_path / "last.safetensors").read_bytes())
     outcome = training.go(Interrupts())
     assert outcome.best is not None
