@@ -123,7 +123,14 @@ def report(
     )
     with watch(len(session)) as advance:
         failures = failures_of(
-            session, checked, split, threshold=threshold, limit=limit, seconds=seconds, advance=advance
+            session,
+            checked,
+            split,
+            learned=split == "train" and not folds,
+            threshold=threshold,
+            limit=limit,
+            seconds=seconds,
+            advance=advance,
         )
     if folds and run is not None:
         suspects = suspects_by_folds(

@@ -114,6 +114,7 @@ def failures_of(
     split: Split,
     name: str,
     *,
+    learned: bool = False,
     threshold: float | None = None,
     limit: int | None = None,
     seconds: float | None = None,
@@ -121,16 +122,18 @@ def failures_of(
 ) -> Failures:
     """Go through a split and gather what went wrong; detections reach the threshold, else that of the best F1.
 
+    Where the labels are those that the model learned, mirror images are asked as well: what was learned by heart
+    holds less for them.
     At most `limit` images are gone through, and as many as `seconds` allow.
     """
     whole = truth_of(split)
     known = session.classes.ids[np.isin(session.classes.ids, whole.classes.ids)]
     suspicions = Suspicions(whole, known)
 
-    def looked(image: SurveyedImage, predictions: Predictions) -> None:
+    def looked(image: SurveyedImage, predictions: Sequence[Predictions]) -> None:
         suspicions.look(image.image_id, predictions, image.results())
 
-    surveyed = survey(session, looked, limit=limit, seconds=seconds, advance=advance)
+    surveyed = survey(session, looked, mirrored=learned, limit=limit, seconds=seconds, advance=advance)
     truth = whole.part(np.isin(whole.image_ids, [one.image_id for one in surveyed.images]))
     suspicions.truth = truth
     results = surveyed.results()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.results import Results, join, of_detections
@@ -14,7 +15,7 @@ from detrcli.inspection.matching import Pair
 from detrcli.inspection.session import InspectionSession
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.scoring import NOTHING
-from detrcli.structures import Detections, Output
+from detrcli.structures import Detections, Output, Prediction
 
 SURE = 0.5  # score from which a query counts as used for something
 
@@ -81,14 +82,17 @@ class Survey:
 
 def survey(
     session: InspectionSession,
-    looked: Callable[[SurveyedImage, Predictions], None] = lambda image, predictions: None,
+    looked: Callable[[SurveyedImage, Sequence[Predictions]], None] = lambda image, predictions: None,
     *,
+    mirrored: bool = False,
     limit: int | None = None,
     seconds: float | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Survey:
-    """Go through a split, at most so many images and seconds; `looked` is given each image and what its
-    queries say of all classes.
+    """Go through a split, at most so many images and seconds.
+
+    `looked` is given each image and what its queries say of all classes; with `mirrored` what those of its mirror
+    image say, too, their boxes where they lie in the image.
     """
     began = time.monotonic()
     images: list[SurveyedImage] = []
@@ -109,10 +113,18 @@ def survey(
             matching = explain_group(output.decoder, example.target, loss, ones) if matches else None
             one = seen(place, example.image_id, output, matching)
             images.append(one)
-            probabilities = detector.scoring.probabilities(output.last.logits[0]).cpu().numpy()[:, known]
-            looked(one, Predictions(session.pixels(place, output.last.boxes[0]), probabilities))
+            predictions = [said(place, output.last)]
+            if mirrored:
+                last = detector.output([example.pixels.flip(-1)]).last
+                boxes = torch.cat([1 - last.boxes[..., :1], last.boxes[..., 1:]], -1)
+                predictions.append(said(place, Prediction(last.logits, boxes)))
+            looked(one, predictions)
             advance()
             yield None if matching is None else using.explained(session, place, example.image_id, matching)
+
+    def said(place: int, last: Prediction) -> Predictions:
+        probabilities = detector.scoring.probabilities(last.logits[0]).cpu().numpy()[:, known]
+        return Predictions(session.pixels(place, last.boxes[0]), probabilities)
 
     def seen(place: int, image_id: int, output: Output, matching: GroupMatching | None) -> SurveyedImage:
         size = session.size(place)

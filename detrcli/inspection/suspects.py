@@ -54,33 +54,28 @@ class Suspicions:
     category_ids: np.ndarray  # (K,), of the classes that predictions are of
     found: list[Suspect] = field(default_factory=list)
 
-    def look(self, image_id: int, predictions: Predictions, detections: Results) -> None:
-        """At what a model says of one image: of all classes by each query, and what it detects."""
+    def look(self, image_id: int, predictions: Sequence[Predictions], detections: Results) -> None:
+        """At what a model says of one image: of all classes by each query, once or twice, and what it detects."""
         t = self.truth
         objects = np.flatnonzero((t.of_image == image_id) & ~t.crowd)
-        boxes = predictions.boxes.astype(np.float64).copy()  # (Q, 4)
-        boxes[:, 2:] -= boxes[:, :2]
-        self.found += self._wrong_labels(objects, boxes, predictions.probabilities)
+        self.found += self._wrong_labels(objects, predictions)
         loose, used = self._loose_boxes(objects, detections)
         self.found += loose
         crowds = np.flatnonzero((t.of_image == image_id) & t.crowd)
         self.found += self._missing(image_id, np.concatenate([objects, crowds]), detections, used)
 
-    def _wrong_labels(
-        self, objects: np.ndarray, boxes: np.ndarray, probabilities: np.ndarray
-    ) -> Iterator[Suspect]:
+    def _wrong_labels(self, objects: np.ndarray, predictions: Sequence[Predictions]) -> Iterator[Suspect]:
         """By the queries of each object: those that overlap it by half, and no other one more."""
         t = self.truth
-        if not len(objects) or not probabilities.size:
+        if not len(self.category_ids):
             return
-        ious = overlaps(boxes, t.boxes[objects])  # (Q, n)
-        speaks_of = np.where(ious.max(1) >= SAME, ious.argmax(1), -1)  # (Q,)
+        said = [self._said_of(objects, one) for one in predictions]
         for n, place in enumerate(objects.tolist()):
-            queries = np.flatnonzero(speaks_of == n)
+            heard = [vector for one in said if (vector := one[n]) is not None]
             own = np.flatnonzero(self.category_ids == t.of_category[place])
-            if not len(queries) or not len(own):
+            if not heard or not len(own):
                 continue
-            best = probabilities[queries].max(0)  # (K,)
+            best = np.mean(heard, axis=0)  # (K,)
             annotated = float(best[own[0]])
             others = np.where(self.category_ids == t.of_category[place], -1.0, best)
             other = int(others.argmax())
@@ -97,6 +92,19 @@ class Suspicions:
                     annotation_id=int(t.annotation_ids[place]),
                     suggested_category_id=int(self.category_ids[other]),
                 )
+
+    def _said_of(self, objects: np.ndarray, predictions: Predictions) -> list[np.ndarray | None]:
+        """The highest probability of each class (K,) among the queries of each object; None where it has none."""
+        if not len(objects):
+            return []
+        boxes = predictions.boxes.astype(np.float64).copy()  # (Q, 4)
+        boxes[:, 2:] -= boxes[:, :2]
+        ious = overlaps(boxes, self.truth.boxes[objects])  # (Q, n)
+        speaks_of = np.where(ious.max(1) >= SAME, ious.argmax(1), -1)  # (Q,)
+        return [
+            predictions.probabilities[speaks_of == n].max(0) if (speaks_of == n).any() else None
+            for n in range(len(objects))
+        ]
 
     def _loose_boxes(self, objects: np.ndarray, detections: Results) -> tuple[list[Suspect], np.ndarray]:
         """By the surest detection of its class that speaks of an object; and which detections those are."""

@@ -1,7 +1,7 @@
 """What went wrong on a split: the same figures as an evaluation has, and the planted faults of its annotations."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,16 @@ from here import Detr
 from small import TINY, small_weights
 
 import detrcli
+from detrcli.api.opening import checked_split
+from detrcli.api.sessions import session_of
 from detrcli.data.make import make_shapes
+from detrcli.data.source import open_data
+from detrcli.data.spec import no_note
 from detrcli.errors import UsageError
+from detrcli.evaluation.truth import truth_of
 from detrcli.inference.detector import Detector
-from detrcli.inspection.suspects import KINDS
+from detrcli.inspection.survey import Predictions, SurveyedImage, survey
+from detrcli.inspection.suspects import KINDS, Suspicions
 
 IMAGES = 140  # of train; val is a fifth
 
@@ -89,6 +95,30 @@ def test_planted_faults_come_first(spoiled: Callable[..., Path]) -> None:
     for members in suspects.values():
         scores = [one["score"] for one in members if "iou" not in one]
         assert all(0 <= score <= 1 for score in scores)
+
+
+def test_mirror_images_say_what_the_image_says(data: Path) -> None:
+    """Of the same objects in the same places; so both count for a suspicion of what was learned by heart."""
+    checked = checked_split(open_data(data), "val", "auto", no_note, skip_bad=False)
+    session = session_of(
+        detrcli.load("shapes", "cpu"), checked, skip_bad=False, pair_by_id=False, note=no_note
+    )
+    truth = truth_of(checked)
+    suspicions = Suspicions(truth, truth.classes.ids)
+    right = []
+
+    def looked(image: SurveyedImage, predictions: Sequence[Predictions]) -> None:
+        objects = np.flatnonzero(truth.of_image == image.image_id)
+        own = np.searchsorted(truth.classes.ids, truth.of_category[objects])
+        for one in predictions:
+            said = suspicions._said_of(objects, one)
+            right.append([v is not None and v.argmax() == k for v, k in zip(said, own, strict=True)])
+
+    survey(session, looked, mirrored=True)
+    plain, mirrored = np.concatenate(right[::2]), np.concatenate(right[1::2])
+    assert len(plain) == len(mirrored) > 60
+    assert plain.mean() > 0.95
+    assert mirrored.mean() > 0.95
 
 
 def test_more_objects_than_queries(spoiled: Callable[..., Path]) -> None:
