@@ -27,7 +27,7 @@ from detrcli.data.make import make_shapes
 from detrcli.errors import DetrError
 
 IMAGES, SIZE, EPOCHS = 240, 96, 10
-SCRATCH: Mapping[str, Any] = {"weights": "none", "epochs": 30}
+SCRATCH: Mapping[str, Any] = {"model": "dino-tiny", "weights": "none", "epochs": 30}
 Document = dict[str, Any]
 
 
@@ -261,7 +261,7 @@ def first_sentence(folder: Path, case: Case) -> str:
     case.data(data)
     if case.trained:
         settings = {
-            "model": "dino-tiny", "weights": "shapes", "epochs": EPOCHS, "workers": 0, "eval_every": 3, **case.settings,
+            "weights": "shapes", "epochs": EPOCHS, "workers": 0, "eval_every": 3, **case.settings,
         }  # fmt: skip
         try:
             train(data, out=run, report=False, settings=settings)

@@ -22,7 +22,7 @@ STYLE += """
 .chart .grid { stroke: #8884; } .chart .axis { stroke: currentColor; }
 .chart polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .chart .promise { stroke: #888; stroke-dasharray: 4 4; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem 1.5rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem 1.5rem; }
 .charts figure { margin: 0; } .charts figcaption { color: inherit; }
 .parts { display: flex; height: 1.6rem; border-radius: .3rem; overflow: hidden; margin: .3rem 0; }
 .parts span { min-width: 2px; }

@@ -137,7 +137,7 @@ def _inside(failures: Failures, image: SurveyedImage) -> dict[str, Any]:
 
 def _summary(failures: Failures) -> str:
     objects, images = failures.outcomes.objects, len(failures.truth.images)
-    part = "" if failures.survey.complete else " (as many as there was time for)"
+    part = "" if failures.survey.complete else " (a part of the split)"
     return (
         f"{images:,} pictures{part} with {objects:,} objects. A detection is what scores at least "
         f"{failures.outcomes.threshold:.2f}; objects are found where their class is detected with an IoU of 0.5."
