@@ -9,6 +9,7 @@ import typer
 from detrcli.cli.options import Debug, Device, Json
 
 FOLDER = "demo"
+DOCUMENT = "demo.json"  # in it: what --json prints
 CLASSES = "ring,hexagon,arrow,ell,moon"  # shapes that the shipped weights were never shown
 PICTURES = 300
 EPOCHS = "8"  # of both trainings; else they follow the model's recipe
@@ -25,6 +26,7 @@ def demo(
 ) -> None:
     """Do the whole round on built-in data, in minutes."""
     import shlex
+    from json import dumps as to_json
 
     from detrcli.cli.console import print_json, warn
     from detrcli.cli.demo_page import (
@@ -42,7 +44,7 @@ def demo(
     )
     from detrcli.cli.outputs import check_free
     from detrcli.cli.steps import Steps
-    from detrcli.system.files import next_free_folder
+    from detrcli.system.files import next_free_folder, write_whole
 
     if out is None:
         out = next_free_folder(FOLDER)
@@ -76,20 +78,20 @@ def demo(
 
     seconds = time.perf_counter() - began
     write_page(out, steps.commands, shipped, before, trained, walk, report, seconds)
+    document = {
+        "schema": "detr.demo/1",
+        "folder": str(out),
+        "page": str(out / PAGE),
+        "commands": [f"detr {shlex.join(command)}" for command in steps.commands],
+        "shapes": shipped["metrics"],
+        "before": before["metrics"],
+        "from_nothing": trained[SCRATCH]["metrics"],
+        "after": trained[RUN]["metrics"],
+        "seconds": round(seconds, 1),
+    }
+    write_whole(out / DOCUMENT, (to_json(document) + "\n").encode())
     if json:
-        print_json(
-            {
-                "schema": "detr.demo/1",
-                "folder": str(out),
-                "page": str(out / PAGE),
-                "commands": [f"detr {shlex.join(command)}" for command in steps.commands],
-                "shapes": shipped["metrics"],
-                "before": before["metrics"],
-                "from_nothing": trained[SCRATCH]["metrics"],
-                "after": trained[RUN]["metrics"],
-                "seconds": round(seconds, 1),
-            }
-        )
+        print_json(document)
     else:
         print(f"\nDone in {seconds / 60:.1f} minutes. What happened, to look at: {out / PAGE}")
 

@@ -289,7 +289,7 @@ def fuse_convolutions(backbone: nn.Module, dtype: torch.dtype, *, packed: bool) 
         with graph.inserting_before(end):
             fused = graph.call_module(name, (*node.args, *([other] if other is not None else ())))
         end.replace_all_uses_with(fused)
-        graph.eliminate_dead_code()
+    graph.eliminate_dead_code()
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if not _is(node, modules, FusedConvolution) or len(node.args) < 2:
