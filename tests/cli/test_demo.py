@@ -70,7 +70,7 @@ def test_its_training_is_saved_when_it_is_stopped(
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """Where a demo has run: one that is named, as where the commands of the README were just followed, or a new one."""
+    """Where a demo has run: one that is named, as after the commands of the README, or a new one."""
     if "DETR_DEMO" in os.environ:
         return Path(os.environ["DETR_DEMO"])
     ended = run(tmp_path, "--json")
