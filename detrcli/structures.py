@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,18 +39,33 @@ class Target:
 
     labels: Tensor  # (N,), contiguous class indices
     boxes: Tensor  # (N, 4), cx, cy, w, h in [0, 1]
+    masks: Tensor | None = None  # (N, H, W) bool, in the network's input; None where nobody needs them
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Self:
         """The same on another device; from pinned memory without waiting for it."""
-        moved = {one.name: getattr(self, one.name).to(device, non_blocking=True) for one in fields(self)}
-        return replace(self, **moved)
+        return replace(self, **{name: one.to(device, non_blocking=True) for name, one in self._known()})
 
     def pin_memory(self) -> Self:
         """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
-        return replace(self, **{one.name: getattr(self, one.name).pin_memory() for one in fields(self)})
+        return replace(self, **{name: one.pin_memory() for name, one in self._known()})
+
+    def _known(self) -> list[tuple[str, Tensor]]:
+        every = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return [(name, tensor) for name, tensor in every if tensor is not None]
+
+
+class Masks(Protocol):
+    """Which pixels are a query's, computed for those that are asked for: a mask head runs once per query."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """H and W of the network's input, padding included, which the masks cover."""
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Mask logits of some queries, by their images (P,) and numbers (P,): (P, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,7 @@ class Prediction:
 
     logits: Tensor  # (B, Q, R), which a Scoring makes sense of
     boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1]
+    masks: Masks | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,7 @@ class Group:
     targets: Sequence[Target] | None = None  # its own objects
     match: Match | None = None  # its own pairs
     weight: float = 1.0  # of all its losses
+    masks: Masks | None = None  # of the last layer
     # The group's own counts for the objects of a batch's images, where they are not the batch's: what its losses are
     # divided by is counted over all batches of a step, most of which it has not seen.
     counts: Callable[[Sequence[int]], ObjectCounts] | None = None
@@ -104,7 +121,8 @@ class Group:
 
     def layer(self, index: int) -> Prediction:
         """One layer's predictions."""
-        return Prediction(self.logits[index], self.boxes[index])
+        last = index in (-1, len(self) - 1)
+        return Prediction(self.logits[index], self.boxes[index], self.masks if last else None)
 
 
 @dataclass(frozen=True)
@@ -113,12 +131,17 @@ class Output:
 
     decoder: Group
     others: tuple[Group, ...] = ()  # supervised beside it
-    named: Mapping[str, Tensor] = field(default_factory=dict)  # what other heads need: feature maps, memory
+    named: Mapping[str, Tensor] = field(default_factory=dict)  # what other heads need: features, memory
+    maps: Sequence[Tensor] = ()  # likewise the backbone's, (B, channels, h, w), the finest first
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """Every supervised group, the decoder's first."""
         return (self.decoder, *self.others)
+
+    def with_masks(self, masks: Masks) -> Self:
+        """The same with masks of the decoder's queries."""
+        return replace(self, decoder=replace(self.decoder, masks=masks))
 
     @property
     def last(self) -> Prediction:
