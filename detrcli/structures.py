@@ -39,7 +39,8 @@ class Target:
 
     labels: Tensor  # (N,), contiguous class indices
     boxes: Tensor  # (N, 4), cx, cy, w, h in [0, 1]
-    masks: Tensor | None = None  # (N, H, W) bool, in the network's input; None where nobody needs them
+    # (N, H, W) bool, in the network's input; None where nobody needs them
+    masks: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
