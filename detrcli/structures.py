@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from detrcli.run_lengths import MaskRows
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -199,10 +201,14 @@ class Detections:
     category_ids: np.ndarray  # (N,), the data's own ids
     queries: np.ndarray  # (N,), which object query found it
     labels: np.ndarray  # (N,), names of the classes
+    masks: MaskRows | None = field(
+        default=None, kw_only=True
+    )  # (N,), each (H, W); None where the model has none
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def part(self, chosen: np.ndarray) -> Self:
         """Some of them."""
-        return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
+        every = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return replace(self, **{name: value[chosen] for name, value in every if value is not None})

@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 from pycocotools import mask as rle
 
+from detrcli.run_lengths import decode, encode
+
 NOTHING = (b"", b"null", b"[]")  # what stands in place of an outline where there is none
 
 
@@ -43,18 +45,11 @@ def size_of(segmentation: Any, height: int, width: int) -> tuple[int, int]:
 
 
 def decoded(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The pixels, (H, W) bool; a ValueError or the like for what is no mask of this size.
-
-    Run lengths are counted here, since pycocotools writes as far as they say.
-    """
+    """The pixels, (H, W) bool; a ValueError or the like for what is no mask of this size."""
     if isinstance(segmentation, list):
         return _of_polygons(segmentation, height, width)
     counts = segmentation["counts"]
-    lengths = np.array(counts if isinstance(counts, list) else _run_lengths(counts.encode()), dtype=np.int64)
-    if (lengths < 0).any() or lengths.sum() != height * width:
-        raise ValueError("the runs do not fill the picture")
-    on = np.arange(len(lengths)) % 2 == 1  # column by column: off, on, off
-    return np.repeat(on, lengths).reshape(width, height).T
+    return decode(counts if isinstance(counts, list) else counts.encode(), height, width)
 
 
 # What `decoded` and `size_of` raise for what is no mask.
@@ -75,8 +70,7 @@ def mask_of(text: bytes, height: int, width: int) -> np.ndarray:
 
 def encoded(mask: np.ndarray) -> dict[str, Any]:
     """A mask (H, W) as COCO writes it: its size and compressed run lengths."""
-    runs = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in mask.shape], "counts": runs["counts"].decode("ascii")}
+    return {"size": [int(side) for side in mask.shape], "counts": encode(mask).decode("ascii")}
 
 
 def as_text(segmentation: Any) -> bytes:
@@ -97,19 +91,3 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
         return np.asarray(rle.decode(runs), dtype=bool)
-
-
-def _run_lengths(text: bytes) -> list[int]:
-    """COCO's compressed counts: five bits a character, the lowest first, from the third on as differences."""
-    lengths: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:  # negative
-                value -= 1 << shift
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return lengths

@@ -144,6 +144,10 @@ def published_with_masks(config: "type[DETRConfig]", detector: str) -> "ForeignN
             for name, tensor in tensors.items()
             if name.startswith(detector)
         }
+        first, queries = tensors.get("mask_head.convs.0.bias"), inner.get("queries.weight")
+        if first is not None and queries is not None and queries.dim() == 2:
+            # It gets the features and a map of each head.
+            args = {**args, "nheads": first.numel() - queries.shape[1]}
         return alone.infer(source, inner, args, wanted)
 
     def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
