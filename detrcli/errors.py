@@ -101,7 +101,10 @@ def to_user_error(error: BaseException) -> DetrError | None:
     return None
 
 
-NO_MASKS = "{}: these weights have a mask head (panoptic segmentation), which is not in this version yet."
+NO_MASKS = (
+    "{}: these weights have a mask head under the names of transformers, which are not read.\n"
+    "The same weights as published are: --weights detr-r50-panoptic."
+)
 NOTHING_INSIDE = (
     "{}: an exported model computes, and shows nothing of how.\n"
     "`detr predict` and `detr eval` take it; for all else give the weights that it was made from."

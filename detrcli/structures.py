@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    from detrcli.run_lengths import MaskRows
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,34 @@ class Target:
 
     labels: Tensor  # (N,), contiguous class indices
     boxes: Tensor  # (N, 4), cx, cy, w, h in [0, 1]
+    # (N, H, W) bool, in the network's input; None where nobody needs them
+    masks: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Self:
         """The same on another device; from pinned memory without waiting for it."""
-        moved = {one.name: getattr(self, one.name).to(device, non_blocking=True) for one in fields(self)}
-        return replace(self, **moved)
+        return replace(self, **{name: one.to(device, non_blocking=True) for name, one in self._known()})
 
     def pin_memory(self) -> Self:
         """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
-        return replace(self, **{one.name: getattr(self, one.name).pin_memory() for one in fields(self)})
+        return replace(self, **{name: one.pin_memory() for name, one in self._known()})
+
+    def _known(self) -> list[tuple[str, Tensor]]:
+        every = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return [(name, tensor) for name, tensor in every if tensor is not None]
+
+
+class Masks(Protocol):
+    """Which pixels are a query's, computed for those that are asked for: a mask head runs once per query."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """H and W of the network's input, padding included, which the masks cover."""
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Mask logits of some queries, by their images (P,) and numbers (P,): (P, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,7 @@ class Prediction:
 
     logits: Tensor  # (B, Q, R), which a Scoring makes sense of
     boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1]
+    masks: Masks | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,7 @@ class Group:
     targets: Sequence[Target] | None = None  # its own objects
     match: Match | None = None  # its own pairs
     weight: float = 1.0  # of all its losses
+    masks: Masks | None = None  # of the last layer
     # The group's own counts for the objects of a batch's images, where they are not the batch's: what its losses are
     # divided by is counted over all batches of a step, most of which it has not seen.
     counts: Callable[[Sequence[int]], ObjectCounts] | None = None
@@ -104,7 +124,8 @@ class Group:
 
     def layer(self, index: int) -> Prediction:
         """One layer's predictions."""
-        return Prediction(self.logits[index], self.boxes[index])
+        last = index in (-1, len(self) - 1)
+        return Prediction(self.logits[index], self.boxes[index], self.masks if last else None)
 
 
 @dataclass(frozen=True)
@@ -113,12 +134,17 @@ class Output:
 
     decoder: Group
     others: tuple[Group, ...] = ()  # supervised beside it
-    named: Mapping[str, Tensor] = field(default_factory=dict)  # what other heads need: feature maps, memory
+    named: Mapping[str, Tensor] = field(default_factory=dict)  # what other heads need: features, memory
+    maps: Sequence[Tensor] = ()  # likewise the backbone's, (B, channels, h, w), the finest first
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """Every supervised group, the decoder's first."""
         return (self.decoder, *self.others)
+
+    def with_masks(self, masks: Masks) -> Self:
+        """The same with masks of the decoder's queries."""
+        return replace(self, decoder=replace(self.decoder, masks=masks))
 
     @property
     def last(self) -> Prediction:
@@ -175,10 +201,14 @@ class Detections:
     category_ids: np.ndarray  # (N,), the data's own ids
     queries: np.ndarray  # (N,), which object query found it
     labels: np.ndarray  # (N,), names of the classes
+    masks: MaskRows | None = field(
+        default=None, kw_only=True
+    )  # (N,), each (H, W); None where the model has none
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def part(self, chosen: np.ndarray) -> Self:
         """Some of them."""
-        return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
+        every = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return replace(self, **{name: value[chosen] for name, value in every if value is not None})

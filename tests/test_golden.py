@@ -4,19 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from golden_rules import PIXEL, VALUE, Golden
 from torch import Tensor, nn
 
-from detrcli.config import LossConfig, Preprocessing
+from detrcli.config import Preprocessing
 from detrcli.inference.postprocess import detections
 from detrcli.losses.criterion import cardinality_error, class_error
 from detrcli.losses.loss import LossBreakdown
 from detrcli.losses.scoring import Softmax
+from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.detr import DETR
+from detrcli.model.masks import Segmenter
 from detrcli.structures import Classes, Output
-from detrcli.variants import preset
-from detrcli.variants.detr import DETRConfig, build, set_prediction_loss
-from detrcli.variants.detr_names import PUBLISHED, rename
+from detrcli.variants import preset, variant_of
+from detrcli.variants.detr import DETRConfig
+from detrcli.variants.detr_names import PUBLISHED, masked_name, rename
+from detrcli.variants.with_masks import DETECTOR
 
 CONFIGS = {
     "detr-r50": preset("detr-r50"),
@@ -24,7 +28,12 @@ CONFIGS = {
     "detr-r50-learned-prenorm": DETRConfig(
         position="learned", pre_norm=True, encoder_layers=3, decoder_layers=4
     ),
+    "detr-r50-panoptic": preset("detr-r50-panoptic"),
 }
+
+
+def our_name(name: str, masks: bool) -> str:
+    return masked_name(name, DETECTOR) if masks else rename(name, PUBLISHED)
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Run:
     """One forward and backward pass of our model on the reference's weights and inputs."""
 
     golden: Golden
-    model: DETR
+    model: DetectionTransformer
     output: Output
     losses: LossBreakdown
     memory: Tensor  # (B, S, C)
@@ -45,8 +54,11 @@ class Run:
 def run(request: pytest.FixtureRequest) -> Run:
     golden = Golden(request.param)
     model_config = CONFIGS[request.param]
-    model = build(model_config)
-    model.load_state_dict({rename(name, PUBLISHED): value for name, value in golden.state_dict().items()})
+    variant = variant_of(model_config)
+    model = variant.build(model_config)
+    model.load_state_dict(
+        {our_name(name, model.has_masks): value for name, value in golden.state_dict().items()}
+    )
     # Training mode without dropout, as the reference ran.
     model.train()
     for module in model.modules():
@@ -56,15 +68,15 @@ def run(request: pytest.FixtureRequest) -> Run:
             module.dropout = 0.0
 
     seen: dict[str, Tensor] = {}
-    watch_attention(model.encoder.layers[-1].self_attention, "encoder", seen)
-    watch_attention(model.decoder.layers[-1].cross_attention, "cross", seen)
-    model.encoder.register_forward_hook(lambda _m, _i, memory: seen.update(memory=memory))
-    model.decoder.layers[0].self_attention.register_forward_hook(
-        lambda _m, _i, out: seen.update(first=out[0])
-    )
+    detr = model.detector if isinstance(model, Segmenter) else model
+    assert isinstance(detr, DETR)
+    watch_attention(detr.encoder.layers[-1].self_attention, "encoder", seen)
+    watch_attention(detr.decoder.layers[-1].cross_attention, "cross", seen)
+    detr.encoder.register_forward_hook(lambda _m, _i, memory: seen.update(memory=memory))
+    detr.decoder.layers[0].self_attention.register_forward_hook(lambda _m, _i, out: seen.update(first=out[0]))
 
     output = model(golden.batch())
-    losses = set_prediction_loss(model_config, LossConfig()).compute_loss(output, golden.targets())
+    losses = variant.make_loss(model_config, variant.loss).compute_loss(output, golden.targets())
     losses.total.backward()
     return Run(golden, model, output, losses, seen["memory"], seen["encoder"], seen["cross"], seen["first"])
 
@@ -83,7 +95,9 @@ def close(ours: Tensor | np.ndarray, theirs: np.ndarray, tolerance: float = VALU
 
 
 def test_tensors_have_the_published_names_and_shapes(run: Run) -> None:
-    theirs = {rename(name, PUBLISHED): shape for name, shape in run.golden.facts["state_dict"].items()}
+    theirs = {
+        our_name(name, run.model.has_masks): shape for name, shape in run.golden.facts["state_dict"].items()
+    }
     assert {name: list(value.shape) for name, value in run.model.state_dict().items()} == theirs
     assert sum(p.numel() for p in run.model.parameters()) == run.golden.facts["num_parameters"]
 
@@ -91,6 +105,16 @@ def test_tensors_have_the_published_names_and_shapes(run: Run) -> None:
 def test_every_layer_predicts_the_same(run: Run) -> None:
     close(run.output.decoder.logits, run.golden.arrays["pred_logits"])
     close(run.output.decoder.boxes, run.golden.arrays["pred_boxes"])
+
+
+def test_masks_of_three_queries(run: Run) -> None:
+    masks = run.output.last.masks
+    if masks is None:
+        assert not run.model.has_masks
+        return
+    with torch.no_grad():
+        for image, theirs in enumerate(run.golden.arrays["pred_masks_queries_0_17_99"]):
+            close(masks(torch.full((3,), image), torch.tensor([0, 17, 99])), theirs)
 
 
 def test_memory_and_attention(run: Run) -> None:
@@ -115,13 +139,18 @@ def test_every_pair(run: Run) -> None:
 
 def test_every_loss_and_the_total(run: Run) -> None:
     theirs = run.golden.facts["losses"]
-    names = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
+    names = {
+        "class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou", "mask": "loss_mask", "dice": "loss_dice"
+    }  # fmt: skip
     targets = run.golden.targets()
     ours = {}
     decoder = run.output.decoder
     for layer in range(len(decoder)):
         suffix = "" if layer == len(decoder) - 1 else f"_{layer}"
         for term, values in run.losses.layers["decoder"].items():
+            if term in ("mask", "dice") and layer < len(decoder) - 1:
+                assert values[layer] == 0
+                continue
             ours[names[term] + suffix] = values[layer].item()
         ours["cardinality_error" + suffix] = cardinality_error(
             Softmax(), decoder.layer(layer), targets
@@ -136,7 +165,9 @@ def test_every_gradient(run: Run) -> None:
     ours = {
         name: None if p.grad is None else p.grad.norm().item() for name, p in run.model.named_parameters()
     }
-    theirs = {rename(name, PUBLISHED): norm for name, norm in run.golden.facts["grad_norms"].items()}
+    theirs = {
+        our_name(name, run.model.has_masks): norm for name, norm in run.golden.facts["grad_norms"].items()
+    }
     assert ours.keys() == theirs.keys()
     assert {name for name, norm in ours.items() if norm is None} == {
         name for name, norm in theirs.items() if norm is None
@@ -147,7 +178,8 @@ def test_every_gradient(run: Run) -> None:
 
 
 def test_postprocessing(run: Run) -> None:
-    every_index = Classes(ids=np.arange(91), names=np.array([str(i) for i in range(91)]))
+    count = run.output.decoder.logits.shape[-1] - 1
+    every_index = Classes(ids=np.arange(count), names=np.array([str(i) for i in range(count)]))
     arrays = run.golden.arrays
     for i, found in enumerate(
         detections(run.output.last, [(480, 640)] * 2, every_index, Softmax(), Preprocessing())

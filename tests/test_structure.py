@@ -15,7 +15,7 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "config", "errors", "guide", "resize", "structures", "system"),
+    ("boxes", "config", "errors", "guide", "resize", "run_lengths", "structures", "system"),
     ("data", "losses", "model"),
     ("variants",),
     ("weights",),
@@ -99,8 +99,8 @@ def test_only_owners_name_the_parts_of_a_network(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_scoring_reads_class_logits(path: Path) -> None:
-    """No softmax, and no cutting off of a last class; a model's own attention and boxes aside."""
-    if owned(path, "losses/scoring", "model", "variants/adapters/network"):
+    """No softmax, and no cutting off of a last class; a model's own attention and boxes, and masks, aside."""
+    if owned(path, "losses/scoring", "losses/masks", "model", "variants/adapters/network"):
         return
     for node in nodes(path):
         if isinstance(node, ast.Call):

@@ -11,6 +11,7 @@ from detrcli.data.checks import Exif
 from detrcli.data.source import DataSource
 from detrcli.data.spec import Note, no_note
 from detrcli.errors import DataError
+from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
 from detrcli.evaluation.results import Results, read_results
 from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
@@ -38,6 +39,7 @@ class Evaluation:
     parameters: int | None = None
     seconds_per_picture: Mapping[str, float] | None = None  # by stage
     unread: Sequence[str] = ()  # pictures that were left out
+    masks: Mapping[str, float] | None = None  # the same twelve of masks, where model and data have them
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in list(self.metrics.items())[:3])
@@ -143,6 +145,8 @@ def _scored(
 ) -> Evaluation:
     start = time.perf_counter()
     scores = score(truth, results, max_detections=max_detections)
+    masks = None if results.masks is None else truth_masks(truth)
+    of_masks = None if masks is None else score(truth, results, max_detections=max_detections, masks=masks)
     return Evaluation(
         split=split,
         truth=truth,
@@ -157,4 +161,5 @@ def _scored(
         parameters=parameters,
         seconds_per_picture=seconds_per_picture,
         unread=unread,
+        masks=None if of_masks is None else of_masks.metrics,
     )

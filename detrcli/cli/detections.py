@@ -22,6 +22,9 @@ Threshold = (
 )  # of all classes; or those of "classes" by their names, and "all" for the rest
 
 
+COLUMNS = ("query", "category_id", "label", "score", "box")  # of what is printed in lines
+
+
 @dataclass(frozen=True)
 class Result:
     """What became of one picture."""
@@ -45,6 +48,7 @@ def _rows(found: "Detections | None") -> Iterator[dict[str, Any]]:
             "label": str(found.labels[i]),
             "score": round(float(found.scores[i]), 6),
             "box": [round(value, 3) for value in found.boxes[i].tolist()],
+            **({} if found.masks is None else {"mask": found.masks.rle(i)}),
         }
 
 
@@ -80,6 +84,7 @@ def as_coco(results: Sequence[Result], ids: Mapping[str, int] | None = None) -> 
             "category_id": row["category_id"],
             "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
             "score": row["score"],
+            **({"segmentation": row["mask"]} if "mask" in row else {}),
         }
         for image_id, result in enumerate(results, 1)
         for row in _rows(result.detections)
@@ -126,7 +131,7 @@ def print_csv(results: Sequence[Result]) -> None:
     writer.writerow(["file", "query", "category_id", "label", "score", "x0", "y0", "x1", "y1"])
     for result in results:
         for row in _rows(result.detections):
-            *values, box = row.values()
+            *values, box = (row[key] for key in COLUMNS)
             writer.writerow([_cell(value) for value in (result.file, *values, *box)])
 
 
@@ -139,7 +144,8 @@ def _cell(value: str | float) -> str:
 def print_for_people(results: Sequence[Result], threshold: Threshold) -> None:
     """One picture's detections, or how much of what was found in each of several."""
     if len(results) == 1 and results[0].problem is None:
-        rows = [(*values, *box) for *values, box in (row.values() for row in _rows(results[0].detections))]
+        found = ([row[key] for key in COLUMNS] for row in _rows(results[0].detections))
+        rows = [(*values, *box) for *values, box in found]
         if rows:
             print_table(
                 ("query", "label", "score", "x0", "y0", "x1", "y1"),

@@ -53,6 +53,7 @@ def document(
         "schema": "detr.eval/1",
         "images": len(found.truth.images),
         "metrics": dict(found.metrics),
+        **({} if found.masks is None else {"masks": dict(found.masks)}),
         "per_class": [asdict(one) for one in found.per_class],
         **facts,
         **({} if errors is None else {"errors": [asdict(one) for one in errors]}),
@@ -71,10 +72,17 @@ def show_evaluation(
         print(f"Only detections with a score of {found.threshold} or more count, which lowers AP.")
     print()
     most = found.max_detections
+    measured = {"": found.metrics} if found.masks is None else {"boxes": found.metrics, "masks": found.masks}
     print_table(
-        ("", "", "IoU", "size", "at most"),
+        ("", *measured, "IoU", "size", "at most"),
         [
-            (metric, _number(found.metrics[metric]), iou, area, min(count or most, most))
+            (
+                metric,
+                *(_number(one[metric]) for one in measured.values()),
+                iou,
+                area,
+                min(count or most, most),
+            )
             for metric, iou, area, count in MEANINGS
         ],
     )

@@ -24,15 +24,11 @@ def models(json: Json = False, debug: Debug = False) -> None:
     known_families: dict[str, Family] = {**FAMILIES, **OPEN_VOCABULARY}
     rows = []
     for name, known in PUBLISHED.items():
-        parameters = None
-        if known.panoptic:
-            backbone = "mask head: to come"
-        else:
-            config = preset(name)
-            variant = variant_of(config)
-            backbone = variant.summary(config)
-            with torch.device("meta"):  # counts without allocating
-                parameters = sum(p.numel() for p in variant.build(config).parameters())
+        config = preset(name)
+        variant = variant_of(config)
+        backbone = variant.summary(config)
+        with torch.device("meta"):  # counts without allocating
+            parameters = sum(p.numel() for p in variant.build(config).parameters())
         here = cached_path(known.url, known.sha256).exists()
         rows.append((name, backbone, parameters, "COCO val2017", known.ap, known.bytes, here))
     for name, shipped in SHIPPED.items():

@@ -1,6 +1,7 @@
 """The truth that training learns from, held so that loader processes share it."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from detrcli.data.checks import Split, classes_without, parents_without_boxes
 from detrcli.data.examine import DatasetReport
+from detrcli.data.placed_masks import PlacedMasks
+from detrcli.errors import DataError
 from detrcli.structures import Classes
 
 
@@ -30,6 +33,8 @@ class Annotations:
     boxes: Tensor  # (N, 4) float32, x0, y0, x1, y1 in pixels, clipped to the picture
     labels: Tensor  # (N,) int64, contiguous class indices
     annotation_ids: Tensor  # (N,) int64, the data's own
+    outlines: Tensor | None = None  # uint8, those of all boxes one after the other, where masks are asked for
+    outline_ends: Tensor | None = None  # (N,) int64
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -49,8 +54,21 @@ class Annotations:
 
     def objects(self, i: int) -> dict[str, Tensor]:
         """What is known of the objects of an image, a row each: boxes (n, 4) and labels (n,)."""
-        part = slice(int(self.ends[i - 1]) if i else 0, int(self.ends[i]))
+        part = slice(*self._rows(i))
         return {"boxes": self.boxes[part], "labels": self.labels[part]}
+
+    def masks(self, i: int) -> PlacedMasks | None:
+        """The masks of the objects of an image, where they were asked for."""
+        if self.outlines is None or self.outline_ends is None:
+            return None
+        first, last = self._rows(i)
+        ends = [int(self.outline_ends[first - 1]) if first else 0, *self.outline_ends[first:last].tolist()]
+        texts = [bytes(self.outlines[start:end].numpy()) for start, end in pairwise(ends)]
+        height, width = self.sizes[i].tolist()
+        return PlacedMasks.of(texts, height, width)
+
+    def _rows(self, i: int) -> tuple[int, int]:
+        return int(self.ends[i - 1]) if i else 0, int(self.ends[i])
 
 
 def classes_in_report(examined: DatasetReport) -> Classes:
@@ -58,8 +76,11 @@ def classes_in_report(examined: DatasetReport) -> Classes:
     return classes_without(examined.splits, parents_without_boxes(examined.splits))
 
 
-def annotate(split: Split, classes: Classes) -> Annotations:
-    """What a split teaches: usable images, the empty ones too, and their boxes without crowds."""
+def annotate(split: Split, classes: Classes, *, masks: bool = False) -> Annotations:
+    """What a split teaches: usable images, the empty ones too, and their boxes without crowds, perhaps with masks.
+
+    With masks every object must have one, else it is a DataError.
+    """
     w = split.written
     images = np.flatnonzero(split.usable_images)
     by_id = np.argsort(w.image_ids[images], kind="stable")
@@ -91,7 +112,25 @@ def annotate(split: Split, classes: Classes) -> Annotations:
         boxes=_shared(boxes.astype(np.float32).reshape(-1, 4)),
         labels=_shared(labels.astype(np.int64)),
         annotation_ids=_shared(w.annotation_ids[taught][order]),
+        **(_outlines(split, np.flatnonzero(taught)[order]) if masks else {}),
     )
+
+
+def _outlines(split: Split, objects: np.ndarray) -> dict[str, Tensor]:
+    """The outlines of some annotations, by their places."""
+    w = split.written
+    texts = [b""] * len(objects) if w.outlines is None else w.outlines.part(objects).texts()
+    without = [place for place, text in zip(objects.tolist(), texts, strict=True) if not text]
+    if without:
+        raise DataError(
+            f"{w.folder}: {len(without):,} of {len(objects):,} objects have no mask, the first of them is "
+            f"annotation {w.annotation_ids[without[0]]}.\n"
+            "A model with a mask head learns from data in which every object has a polygon or RLE."
+        )
+    return {
+        "outlines": _shared(np.frombuffer(b"".join(texts), dtype=np.uint8)),
+        "outline_ends": _shared(np.cumsum([len(text) for text in texts], dtype=np.int64)),
+    }
 
 
 def _shared(array: np.ndarray) -> Tensor:

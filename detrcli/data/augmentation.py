@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as v2
 from torchvision.tv_tensors import BoundingBoxes, TVTensor, wrap
 
 from detrcli.config import Preprocessing
+from detrcli.data.placed_masks import PlacedMask, PlacedMasks
 from detrcli.resize import LARGEST, Resize, ShortestEdge
 
 Augmentation = Literal["published", "strong", "flip", "none"]
@@ -36,6 +37,7 @@ class Sample:
 
     image: Image.Image  # RGB
     objects: Mapping[str, Tensor]
+    masks: PlacedMasks | None = None  # likewise a row each, where the network is to learn them
 
     @property
     def boxes(self) -> Tensor:
@@ -47,12 +49,8 @@ class Sample:
         """(N,)"""
         return self.objects["labels"]
 
-    def moved(self, change: Callable[[Any], Any]) -> "Sample":
-        """Picture and objects after one of torchvision's functions."""
-        return Sample(change(self.image), self.moved_objects(change))
-
     def moved_objects(self, change: Callable[[Any], Any]) -> Mapping[str, Tensor]:
-        """The objects alone, after the same."""
+        """The objects after one of torchvision's functions."""
         return {
             name: change(value) if isinstance(value, TVTensor) else value
             for name, value in self.objects.items()
@@ -66,13 +64,14 @@ class Sample:
                 name: wrap(value[stays], like=value) if isinstance(value, TVTensor) else value[stays]
                 for name, value in self.objects.items()
             },
+            self.masks and self.masks.part(stays),
         )
 
 
-def sample(image: Image.Image, objects: Mapping[str, Tensor]) -> Sample:
+def sample(image: Image.Image, objects: Mapping[str, Tensor], masks: PlacedMasks | None = None) -> Sample:
     """A picture with what is known of its objects, boxes in its pixels."""
     boxes = BoundingBoxes(objects["boxes"], format="XYXY", canvas_size=(image.height, image.width))
-    return Sample(image, {**objects, "boxes": boxes})
+    return Sample(image, {**objects, "boxes": boxes}, masks)
 
 
 def augment(
@@ -101,7 +100,8 @@ def augment(
 
 def flip(seen: Sample) -> Sample:
     """Left is right."""
-    return seen.moved(v2.horizontal_flip)
+    masks = seen.masks and seen.masks.flipped(seen.image.width)
+    return Sample(v2.horizontal_flip(seen.image), seen.moved_objects(v2.horizontal_flip), masks)
 
 
 def random_crop(seen: Sample, rule: Resize, least: int, greatest: int, chance: Generator) -> Sample:
@@ -131,7 +131,11 @@ def crop(
         scale = torch.tensor([whole[0] / seen.image.width, whole[1] / seen.image.height])
         before, after = ((b[:, 2:] - b[:, :2]).prod(1) for b in (seen.boxes * scale.repeat(2), boxes))
         stays &= after >= least * before
-    return sample(image, {**objects, "boxes": boxes}).part(stays)
+    masks = seen.masks
+    if masks is not None:
+        enlarged = masks.resized(whole[0] / seen.image.width, whole[1] / seen.image.height)
+        masks = enlarged.moved(-left, -top).cut(width, height)
+    return sample(image, {**objects, "boxes": boxes}, masks).part(stays)
 
 
 def _part_resized(
@@ -153,9 +157,11 @@ def zoom(seen: Sample, factor: float, chance: Generator) -> Sample:
     left, top = _between(0, width - whole[0], chance), _between(0, height - whole[1], chance)
     canvas = Image.new("RGB", (width, height), GREY)
     canvas.paste(seen.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
-    scale = torch.tensor([whole[0] / width, whole[1] / height] * 2)
-    moved = seen.boxes * scale + torch.tensor([left, top, left, top])
-    return sample(canvas, {**seen.objects, "boxes": moved})
+    x, y = whole[0] / width, whole[1] / height
+    moved = seen.boxes * torch.tensor([x, y, x, y]) + torch.tensor([left, top, left, top])
+    return sample(
+        canvas, {**seen.objects, "boxes": moved}, seen.masks and seen.masks.resized(x, y).moved(left, top)
+    )
 
 
 def other_colours(seen: Sample, chance: Generator) -> Sample:
@@ -178,6 +184,7 @@ def mosaic(samples: Sequence[Sample], width: int, height: int, chance: Generator
     canvas = Image.new("RGB", (width, height))
     quarters = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
     parts: list[Mapping[str, Tensor]] = []
+    masks: list[PlacedMask] = []
     for one, (left, top, right, bottom) in zip(samples, quarters, strict=True):
         # Large enough to fill the quarter, and no smaller than it is in the whole.
         factor = max(
@@ -196,8 +203,9 @@ def mosaic(samples: Sequence[Sample], width: int, height: int, chance: Generator
         canvas.paste(cut.image, (left, top))
         offset = torch.tensor([left, top, left, top])
         parts.append({**cut.objects, "boxes": cut.boxes + offset})
+        masks += cut.masks.moved(left, top).rows if cut.masks else ()
     objects = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return sample(canvas, objects)
+    return sample(canvas, objects, None if samples[0].masks is None else PlacedMasks(masks))
 
 
 def _log_uniform(low: float, high: float, chance: Generator) -> float:

@@ -69,7 +69,11 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
             return UnreadableSample(str(error))
         seen, preprocessing = augment(seen, self.preprocessing, chance, self.augmentation)
         exact = self.augmentation == "none"
-        return Example(*to_input(seen, preprocessing, exact=exact), int(self.annotations.image_ids[i]))
+        try:
+            pixels, target = to_input(seen, preprocessing, exact=exact)
+        except ValueError as error:  # of an outline
+            return UnreadableSample(f"{self.annotations.path(i)}: {error}")
+        return Example(pixels, target, int(self.annotations.image_ids[i]))
 
     def _sample(self, i: int) -> Sample:
         a, path = self.annotations, self.annotations.path(i)
@@ -79,7 +83,7 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
             raise DataError(f"{path}: {error}") from None
         if (image.height, image.width) != tuple(a.sizes[i].tolist()):
             raise DataError(f"{path}: its size has changed since the data was checked")
-        return sample(image, a.objects(i))
+        return sample(image, a.objects(i), a.masks(i))
 
     def _mosaic(self, i: int, chance: torch.Generator) -> Sample:
         """Every second time a picture with three others around it."""
@@ -95,7 +99,14 @@ def to_input(seen: Sample, preprocessing: Preprocessing, *, exact: bool = True) 
     height, width = seen.image.height, seen.image.width
     placement = preprocessing.resize.place(height, width)
     boxes = from_pixels(seen.boxes, height, width, placement)
-    return prepare(seen.image, preprocessing, exact=exact), Target(**{**seen.objects, "boxes": boxes})
+    masks = seen.masks
+    if masks is not None:
+        resized = masks.resized(placement.picture_width / width, placement.picture_height / height)
+        masks = resized.moved(placement.left, placement.top)
+    return prepare(seen.image, preprocessing, exact=exact), Target(
+        **{**seen.objects, "boxes": boxes},
+        masks=None if masks is None else masks.pixels(placement.height, placement.width),
+    )
 
 
 @dataclass(frozen=True)

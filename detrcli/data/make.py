@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
+from detrcli.data.outlines import encoded
 from detrcli.data.shapes import CATALOGUE, DEFAULT, Scene, scene
 from detrcli.errors import UsageError
 from detrcli.system.cache import cache_folder
@@ -81,7 +81,6 @@ def _document(scenes: Any, size: int, classes: Sequence[str]) -> dict[str, Any]:
     for image_id, (name, made) in enumerate(scenes, 1):
         images.append({"id": image_id, "file_name": name, "width": size, "height": size})
         for label, mask, box in zip(made.labels.tolist(), made.masks, made.boxes.tolist(), strict=True):
-            encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -90,7 +89,7 @@ def _document(scenes: Any, size: int, classes: Sequence[str]) -> dict[str, Any]:
                     "bbox": box,
                     "area": int(np.count_nonzero(mask)),
                     "iscrowd": 0,
-                    "segmentation": {"size": [size, size], "counts": encoded["counts"].decode("ascii")},
+                    "segmentation": encoded(mask),
                 }
             )
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes, 1)]

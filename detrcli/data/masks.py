@@ -1,15 +1,14 @@
 """Masks of objects, from the segmentations of a COCO annotation file."""
 
 import posixpath
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from pycocotools import mask as rle
 
+from detrcli.data.outlines import WRONG, decoded, size_of
 from detrcli.errors import DataError
 
 
@@ -68,10 +67,10 @@ def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[M
     for one in file.annotations:
         if one.image_id in ids and one.segmentation and not one.iscrowd:
             try:
-                rows, columns = _size(one.segmentation, height, width)
+                rows, columns = size_of(one.segmentation, height, width)
                 fits = (rows, columns) == (height, width)
-                pixels = _decoded(one.segmentation, height, width) if fits else None
-            except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError):
+                pixels = decoded(one.segmentation, height, width) if fits else None
+            except WRONG:
                 raise DataError(
                     f"{annotations}: a segmentation in {picture} is neither polygons nor RLE."
                 ) from None
@@ -83,52 +82,3 @@ def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[M
     if not masks:
         raise DataError(f"{annotations}: there are no masks in {picture}.")
     return masks
-
-
-def _size(segmentation: Any, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a mask; a polygon is of its picture."""
-    if isinstance(segmentation, list):
-        return height, width
-    rows, columns = segmentation["size"]
-    return int(rows), int(columns)
-
-
-def _decoded(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The pixels, (H, W); a ValueError or the like for what is no mask of this size.
-
-    Run lengths are counted here, since pycocotools writes as far as they say.
-    """
-    if isinstance(segmentation, list):
-        return _of_polygons(segmentation, height, width)
-    counts = segmentation["counts"]
-    lengths = np.array(counts if isinstance(counts, list) else _run_lengths(counts.encode()), dtype=np.int64)
-    if (lengths < 0).any() or lengths.sum() != height * width:
-        raise ValueError("the runs do not fill the picture")
-    on = np.arange(len(lengths)) % 2 == 1  # column by column: off, on, off
-    return np.repeat(on, lengths).reshape(width, height).T
-
-
-def _of_polygons(polygons: list[Any], height: int, width: int) -> np.ndarray:
-    corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in polygons])
-    if not (np.abs(corners) < 10 * max(height, width)).all():  # each pixel of an outline takes memory
-        raise ValueError("a polygon lies far outside")
-    encoded = rle.merge(rle.frPyObjects(polygons, height, width))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
-        return np.asarray(rle.decode(encoded), dtype=bool)
-
-
-def _run_lengths(text: bytes) -> list[int]:
-    """COCO's compressed counts: five bits a character, the lowest first, from the third on as differences."""
-    lengths: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:  # negative
-                value -= 1 << shift
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return lengths

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from detrcli.data.outlines import Outlines
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -39,6 +41,7 @@ class RawAnnotations:
     parents: Sequence[str]  # (K,), the category above, "" for none
     problems: Sequence[Problem] = field(default=())  # found while reading
     annotation_file: Path | None = None  # that all of it stands in, where it is COCO's
+    outlines: Outlines | None = None  # where the layout has any
 
 
 NO_ID = -(2**63)  # stands for an id that is none

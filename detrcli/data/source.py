@@ -118,4 +118,5 @@ def images_of(written: RawAnnotations, keep: np.ndarray) -> RawAnnotations:
         boxes=written.boxes[objects],
         areas=written.areas[objects],
         crowd=written.crowd[objects],
+        outlines=written.outlines and written.outlines.part(objects),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from detrcli.evaluation.masks import areas, objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
@@ -56,6 +57,13 @@ class Columns:
     areas: np.ndarray  # (N,)
     crowd: np.ndarray  # (N,)
     found: np.ndarray  # (M, 7), image, x, y, width, height, score, category
+    masks: list[Any] | None = None  # (N,) run lengths of the objects, where masks are compared and not boxes
+    found_masks: list[Any] | None = None  # (M,) of the results
+
+    @property
+    def compares(self) -> str:
+        """What is compared, by COCO's word for it."""
+        return "bbox" if self.masks is None else "segm"
 
 
 # (columns, [1, 10, most detections]) to precision (IoU, recall, K, area, detections) and recall (IoU, K, area,
@@ -69,9 +77,13 @@ def score(
     *,
     max_detections: int = MAX_DETECTIONS,
     counting: Counting | None = None,
+    masks: np.ndarray | None = None,
 ) -> Scores:
-    """The numbers that pycocotools gives, to the last bit. Results of other images or classes are passed over."""
-    columns = columns_of(truth, results)
+    """The numbers that pycocotools gives, to the last bit. Results of other images or classes are passed over.
+
+    With the `masks` of the truth's objects, (N,), it is the masks that are compared.
+    """
+    columns = columns_of(truth, results, masks)
     most = [1, min(10, max_detections), max_detections]
     if not len(truth.classes):
         return Scores(dict.fromkeys(METRICS, -1.0), [])
@@ -113,7 +125,7 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(there)) if len(there) else -1.0
 
 
-def columns_of(truth: Truth, results: Results) -> Columns:
+def columns_of(truth: Truth, results: Results, masks: np.ndarray | None = None) -> Columns:
     """Truth and results in columns; results of other images or classes are passed over."""
     here = np.isin(results.image_ids, truth.image_ids) & np.isin(results.category_ids, truth.classes.ids)
     results = results.part(here)
@@ -137,6 +149,8 @@ def columns_of(truth: Truth, results: Results) -> Columns:
                 count(results.category_ids, truth.classes.ids),
             ]
         ),
+        masks=None if masks is None else list(masks),
+        found_masks=None if masks is None or results.masks is None else list(results.masks),
     )
 
 
@@ -162,8 +176,12 @@ def hotcoco_evaluation(columns: Columns) -> Any:
         c.boxes,
         area=c.areas,
         iscrowd=c.crowd,
+        segmentation=c.masks,
     )
-    return COCOeval(truth, truth.load_res(c.found), "bbox")
+    found = truth.load_res(c.found, segmentation=c.found_masks)
+    if c.found_masks:  # small, medium or large by the mask, not by the box
+        found.update_anns(ids=np.arange(1, len(c.found) + 1), area=areas(objects(c.found_masks)))
+    return COCOeval(truth, found, c.compares)
 
 
 def with_pycocotools(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +190,7 @@ def with_pycocotools(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.
     from pycocotools.cocoeval import COCOeval
 
     c = columns
-    images = [{"id": i} for i in range(1, c.images + 1)]
+    images = [{"id": i, "height": 0, "width": 0} for i in range(1, c.images + 1)]  # run lengths have a size
     categories = [{"id": k} for k in range(1, c.categories + 1)]
 
     def coco(annotations: list[dict[str, Any]]) -> COCO:
@@ -214,8 +232,15 @@ def with_pycocotools(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.
         }
         for i, (image, x, y, w, h, score, category) in enumerate(c.found.tolist(), 1)
     ]
+    if c.masks is not None and c.found_masks is not None:
+        for entry, mask in zip(truth, c.masks, strict=True):
+            entry["segmentation"] = mask
+        for entry, mask, area in zip(
+            found, c.found_masks, areas(objects(list(c.found_masks))).tolist(), strict=True
+        ):
+            entry |= {"segmentation": mask, "area": area}
     with contextlib.redirect_stdout(io.StringIO()):  # it talks
-        return _run(COCOeval(coco(truth), coco(found), "bbox"), most)
+        return _run(COCOeval(coco(truth), coco(found), c.compares), most)
 
 
 def _run(evaluation: Any, most: list[int]) -> tuple[np.ndarray, np.ndarray]:

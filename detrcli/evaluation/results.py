@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
+from detrcli.evaluation.masks import objects, read_mask, rows_of
 from detrcli.structures import Detections
 from detrcli.system.files import write_whole
 
@@ -26,6 +27,7 @@ class Results:
     category_ids: np.ndarray  # (N,) int64
     boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels
     scores: np.ndarray  # (N,) float64
+    masks: np.ndarray | None = None  # (N,) of run lengths, where there are any
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -33,7 +35,11 @@ class Results:
     def part(self, chosen: np.ndarray) -> "Results":
         """Some of them."""
         return Results(
-            self.image_ids[chosen], self.category_ids[chosen], self.boxes[chosen], self.scores[chosen]
+            self.image_ids[chosen],
+            self.category_ids[chosen],
+            self.boxes[chosen],
+            self.scores[chosen],
+            None if self.masks is None else self.masks[chosen],
         )
 
 
@@ -41,11 +47,13 @@ def join(parts: list[Results]) -> Results:
     """Several in a row."""
     if not parts:
         return Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+    masks = [part.masks for part in parts if part.masks is not None]
     return Results(
         np.concatenate([part.image_ids for part in parts]),
         np.concatenate([part.category_ids for part in parts]),
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.scores for part in parts]),
+        np.concatenate(masks) if len(masks) == len(parts) else None,
     )
 
 
@@ -59,6 +67,7 @@ def of_detections(image_id: int, found: Detections) -> Results:
         category_ids=found.category_ids[known],
         boxes=boxes,
         scores=found.scores[known].astype(np.float64),
+        masks=None if found.masks is None else rows_of(found.masks[known]),
     )
 
 
@@ -68,6 +77,7 @@ class _Entry(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float]
     score: float
     file_name: str | None = None  # as `detr predict` says it
+    segmentation: Any = None
 
 
 def read_results(
@@ -87,6 +97,7 @@ def read_results(
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         entries = _read_slowly(path, data)
         results = _as_results(entries)
+    results = replace(results, masks=_masks(path, entries))
     _check_files(path, entries, dict(zip(image_ids.tolist(), files, strict=False)))
     for what, known, given in (
         ("image", image_ids, results.image_ids),
@@ -122,6 +133,21 @@ def _as_results(entries: Sequence[_Entry]) -> Results:
         np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4),
         np.fromiter((entry.score for entry in entries), np.float64, len(entries)),
     )
+
+
+def _masks(path: Path, entries: Sequence[_Entry]) -> np.ndarray | None:
+    """Those of all entries; None where some have none. Polygons are none, as pycocotools has it."""
+    if not entries or any(
+        entry.segmentation is None or isinstance(entry.segmentation, list) for entry in entries
+    ):
+        return None
+    rows = []
+    for i, entry in enumerate(entries):
+        try:
+            rows.append(read_mask(entry.segmentation))
+        except ValueError as error:
+            raise DataError(f"{path}: entry {i}: {error}.") from None
+    return objects(rows)
 
 
 def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
@@ -164,13 +190,16 @@ def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
 
 def write_results(results: Results, path: Path) -> None:
     """The file as pycocotools reads it, with every digit."""
+    masks = [None] * len(results) if results.masks is None else results.masks
     entries = [
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(
+        | ({} if mask is None else {"segmentation": {**mask, "counts": mask["counts"].decode("ascii")}})
+        for image, category, box, score, mask in zip(
             results.image_ids.tolist(),
             results.category_ids.tolist(),
             results.boxes.tolist(),
             results.scores.tolist(),
+            masks,
             strict=True,
         )
     ]

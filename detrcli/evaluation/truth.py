@@ -1,11 +1,12 @@
 """The truth that detections are scored against: as written, neither clipped nor mended."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from detrcli.data.checks import Split, classes_without, parents_without_boxes
+from detrcli.data.outlines import Outlines
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
 from detrcli.system.text import key
@@ -24,6 +25,8 @@ class Truth:
     boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels
     areas: np.ndarray  # (N,) float64, of the masks where the data says so; they decide what is small
     crowd: np.ndarray  # (N,) bool
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))  # (I, 2), height and width
+    outlines: Outlines | None = None  # of the objects, where the data has any
 
     def part(self, images: np.ndarray) -> "Truth":
         """Only some of the images, which are chosen by (I,) bool."""
@@ -38,6 +41,8 @@ class Truth:
             boxes=self.boxes[objects],
             areas=self.areas[objects],
             crowd=self.crowd[objects],
+            sizes=self.sizes[images] if len(self.sizes) else self.sizes,
+            outlines=self.outlines and self.outlines.part(objects),
         )
 
 
@@ -63,6 +68,8 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
         boxes=w.boxes[objects],
         areas=w.areas[objects],
         crowd=w.crowd[objects],
+        sizes=split.sizes[images],
+        outlines=w.outlines and w.outlines.part(objects),
     )
 
 

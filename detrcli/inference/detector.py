@@ -27,7 +27,7 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
 from detrcli.structures import Classes, Detections, Output, Target
 from detrcli.system.devices import find_device
-from detrcli.system.precision import check_precision, computing_in
+from detrcli.system.precision import check_precision, computing_in, exact_float32
 from detrcli.system.prefetch import prefetch
 from detrcli.weights.weights import Weights
 
@@ -215,9 +215,10 @@ class Detector:
                 if self.device.type == "cuda":  # else the network's time would count as what waits for it
                     torch.cuda.synchronize(self.device)
                 began = self._spent("network", began)
-                seen_in = detections(
-                    prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold
-                )
+                with exact_float32():  # masks are computed only now
+                    seen_in = detections(
+                        prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold
+                    )
                 found |= zip(batch, seen_in, strict=True)
                 self._spent("postprocessing", began)
         for i, (seen, _) in enumerate(chunk):

@@ -69,6 +69,10 @@ class CompiledEngine(FastEngine):
     most_graphs = 16  # each holds its inputs, outputs and what lies between them
 
     def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
+        if model.has_masks:
+            raise UsageError(
+                "--engine compiled: a model with a mask head is computed by --engine fast or plain."
+            )
         super().__init__(model, device, precision)
         # The compiled code goes by the size, as the graphs do; with more sizes than these torch lets the size vary.
         self._compiled: Callable[[Batch], Output] = torch.compile(self.model)

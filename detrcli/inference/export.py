@@ -116,6 +116,10 @@ def trace(weights: Weights, dtype: torch.dtype = torch.float32) -> Any:
     if not exact:
         height, width = max(height, 320), max(width, 448)
     model = weights.model()
+    if model.has_masks:
+        raise UsageError(
+            f"{weights.source}: models with a mask head are not exported; --engine plain or fast computes them."
+        )
     if not (exact or model.open_batch):
         raise UsageError(
             f"{weights.source}: it takes inputs of many sizes, and of such models ours alone can be exported. One "

@@ -35,7 +35,7 @@ def fuse(
     ours = isinstance(fused.backbone, Backbone)  # others' cannot be put another in place of
     backbone = fuse_convolutions(fused.backbone, dtype, packed=packed) if ours else None
     if backbone is not None:
-        fused.backbone = backbone  # type: ignore[assignment]  # a traced one, which is called and no more
+        fused.replace_backbone(backbone)
     _replace(fused, dtype, packed=packed)
     return fused
 

@@ -8,6 +8,7 @@ import torch
 from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
+from detrcli.inference.masks import masks_of_queries
 from detrcli.losses.scoring import Scoring
 from detrcli.structures import Classes, Detections, Prediction
 
@@ -40,6 +41,12 @@ def detections(
         kept = np.flatnonzero(scores >= threshold)
         if threshold > 0:
             kept = kept[np.argsort(-scores[kept], kind="stable")]
+        masks = None
+        if prediction.masks is not None:
+            # A query may stand in several detections and has one mask.
+            asked, places = np.unique(queries[kept], return_inverse=True)
+            wanted = chosen.queries.new_tensor(asked)
+            masks = masks_of_queries(prediction.masks, i, wanted, (height, width), placement)[places]
         found.append(
             Detections(
                 boxes=boxes[queries[kept]],
@@ -47,6 +54,7 @@ def detections(
                 category_ids=classes.ids[labels[kept]],
                 queries=queries[kept],
                 labels=classes.names[labels[kept]],
+                masks=masks,
             )
         )
     return found

@@ -1,6 +1,7 @@
 """The set prediction loss: weighted terms, summed over every layer of every supervised group of queries."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class Criterion:
         self, output: Output, targets: Sequence[Target], step: Step | None = None
     ) -> LossBreakdown:
         """The loss of one forward pass, as a part of a step; of one that sees this batch alone by default."""
+        if any(target.masks is None for target in targets):  # masks then cost nothing
+            output = replace(output, decoder=replace(output.decoder, masks=None))
         step = step or Step.of([targets])
         if not step.normalisers:
             step.normalisers = self.normalisers(output, step)
@@ -40,9 +43,15 @@ class Criterion:
             assert group.name in step.normalisers, f"group {group.name!r} is not in every batch of a step"
             normalisers = step.normalisers[group.name]
             layers[group.name] = {
-                term.name: term.by_layer(matched) / normalisers[term.name] for term in self.terms
+                term.name: term.by_layer(matched) / normalisers[term.name]
+                for term in self.terms
+                if term.goes_with(group)
             }
-            total += [group.weight * term.weight * layers[group.name][term.name].sum() for term in self.terms]
+            total += [
+                group.weight * term.weight * layers[group.name][term.name].sum()
+                for term in self.terms
+                if term.goes_with(group)
+            ]
         parts = {
             name if group is output.decoder else f"{group.name}_{name}": value[-1]
             for group in output.groups

@@ -1,8 +1,8 @@
 """The terms of matching cost and loss as data: a name, a weight, a function. A member of the family lists its own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from detrcli.boxes import corners, generalised_iou, iou
 from detrcli.losses.scoring import NOTHING, Scoring, Sigmoid
 from detrcli.structures import Group, Match, Target
 from detrcli.system.devices import send
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,14 @@ class Matched:
     labels: Tensor  # (L, B, Q), what each query should say; NOTHING where it is matched to no object
     boxes: Tensor  # (P, 4), predicted by the matched queries
     truth: Tensor  # (P, 4), the boxes of their objects
+    targets: Sequence[Target]  # of all images
+    _made: dict[object, Any] = field(default_factory=dict)
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What several terms need, made by the first that asks for it."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 def pair_up(group: Group, match: Match, targets: Sequence[Target]) -> Matched:
@@ -98,6 +108,7 @@ def pair_up(group: Group, match: Match, targets: Sequence[Target]) -> Matched:
         labels=wanted,
         boxes=group.boxes[matched].float(),
         truth=boxes[match.targets].float(),
+        targets=targets,
     )
 
 
@@ -116,6 +127,11 @@ class LossTerm:
     values: Callable[[Matched], Tensor]  # (L, B, Q), or (P,); neither weighted nor normalised
     count: Count
     min_normaliser: float = 1.0
+    of_masks: bool = False  # whether it is for queries and objects with masks alone
+
+    def goes_with(self, group: Group) -> bool:
+        """Whether these queries are charged with it."""
+        return not self.of_masks or group.masks is not None
 
     def by_layer(self, matched: Matched) -> Tensor:
         """The sums, (L,)."""

@@ -96,7 +96,8 @@ class DeformableDETR(DetectionTransformer):
         init_deformable_detr(self)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        pyramid = self.pyramid(self.backbone(batch.images), batch)
+        maps = self.backbone(batch.images)
+        pyramid = self.pyramid(maps, batch)
         memory = self.encoder(pyramid)  # (B, S, C)
         start = self.queries(memory, pyramid)
 
@@ -113,7 +114,7 @@ class DeformableDETR(DetectionTransformer):
             if self.refine:
                 references = boxes[-1].detach()
         decoder = Group("decoder", torch.stack(logits), torch.stack(boxes), torch.stack(hidden))
-        return Output(decoder, _proposals(start, targets), {"memory": memory})
+        return Output(decoder, _proposals(start, targets), {"memory": memory}, maps)
 
 
 def _proposals(start: QueryStart, targets: Sequence[Target] | None) -> tuple[Group, ...]:

@@ -38,8 +38,8 @@ class DETR(DetectionTransformer):
         init_detr(self)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        *_, features = self.backbone(batch.images)
-        features = self.projection(features)  # (B, C, h, w)
+        maps = self.backbone(batch.images)
+        features = self.projection(maps[-1])  # (B, C, h, w)
         padding = downsample_padding(batch.padding, features)  # (B, h, w)
         position = tokens(self.position(features, padding)).to(self.queries.weight.dtype)  # (B, S, C)
         padding = None if padding is None else padding.flatten(1)  # (B, S)
@@ -49,7 +49,8 @@ class DETR(DetectionTransformer):
 
         logits = self.class_head(hidden)  # (L, B, Q, R)
         boxes = self.box_head(hidden)  # (L, B, Q, 4)
-        return Output(Group("decoder", logits, boxes, hidden), named={"features": features, "memory": memory})
+        decoder = Group("decoder", logits, boxes, hidden)
+        return Output(decoder, named={"features": features, "memory": memory}, maps=maps)
 
 
 def tokens(cells: Tensor) -> Tensor:

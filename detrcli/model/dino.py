@@ -55,13 +55,15 @@ class DINO(DetectionTransformer):
         init_dino(self)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        pyramid = self.pyramid(self.backbone(batch.images), batch)
+        maps = self.backbone(batch.images)
+        pyramid = self.pyramid(maps, batch)
         memory = self.encoder(pyramid)  # (B, S, C)
 
         selected = self.selection(memory, pyramid)
         if not self.decoder:  # the encoder alone: proposals are all there is
             proposed = selected.proposals
-            return Output(Group("decoder", proposed.logits, proposed.boxes), named={"memory": memory})
+            only = Group("decoder", proposed.logits, proposed.boxes)
+            return Output(only, named={"memory": memory}, maps=maps)
         x, references = selected.contents, selected.references  # (B, Q, C), (B, Q, 4)
         noisy = None
         if targets is not None and self.denoising is not None:
@@ -85,9 +87,9 @@ class DINO(DetectionTransformer):
         states = torch.stack(hidden)  # (L, B, D + Q, C)
         every = Group("decoder", self.class_head(states), torch.stack(moved), states)
         if noisy is None:
-            return Output(every, (selected.proposals,), {"memory": memory})
+            return Output(every, (selected.proposals,), {"memory": memory}, maps)
         decoder, denoising = _apart(every, noisy)
-        return Output(decoder, (denoising, selected.proposals), {"memory": memory})
+        return Output(decoder, (denoising, selected.proposals), {"memory": memory}, maps)
 
     def positions(self, boxes: Tensor) -> Tensor:
         """Boxes (B, Q, 4), of the finest level, as positions of queries (B, Q, C)."""

@@ -58,8 +58,8 @@ class RefiningDETR(DetectionTransformer):
         init_refining(self)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        *_, features = self.backbone(batch.images)
-        features = self.projection(features)  # (B, C, h, w)
+        maps = self.backbone(batch.images)
+        features = self.projection(maps[-1])  # (B, C, h, w)
         padding = downsample_padding(batch.padding, features)  # (B, h, w)
         position = tokens(self.position(features, padding)).to(self.queries.contents.dtype)  # (B, S, C)
         padding = None if padding is None else padding.flatten(1)  # (B, S)
@@ -80,6 +80,7 @@ class RefiningDETR(DetectionTransformer):
         return Output(
             Group("decoder", self.class_head(states), torch.stack(refined), states),
             named={"features": features, "memory": memory},
+            maps=maps,
         )
 
     def locate(self, boxes: Tensor) -> Tensor:

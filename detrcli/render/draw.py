@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrcli.render.colour import Colour, colour_of, contrast
+from detrcli.render.overlay import overlay
 from detrcli.structures import Classes, Detections
 from detrcli.system.files import write_whole
 from detrcli.system.text import visible
@@ -46,6 +48,7 @@ class Mark:
     name: str
     category: int  # decides on the colour
     score: float | None = None  # surer marks lie on top; None for the ground truth
+    mask: np.ndarray | None = None  # (H, W) bool, drawn in place of the box
 
 
 def draw_detections(image: Image.Image, found: Detections) -> Image.Image:
@@ -53,9 +56,14 @@ def draw_detections(image: Image.Image, found: Detections) -> Image.Image:
     return mark(
         image,
         [
-            Mark((x0, y0, x1, y1), str(name), int(category), float(score))
-            for (x0, y0, x1, y1), name, category, score in zip(
-                found.boxes.tolist(), found.labels, found.category_ids, found.scores, strict=True
+            Mark((x0, y0, x1, y1), str(name), int(category), float(score), mask)
+            for (x0, y0, x1, y1), name, category, score, mask in zip(
+                found.boxes.tolist(),
+                found.labels,
+                found.category_ids,
+                found.scores,
+                found.masks or [None] * len(found),
+                strict=True,
             )
         ],
     )
@@ -79,15 +87,23 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     zoom = max(1, min(zoom, LARGEST_ZOOMED // max(image.size)))
     canvas = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.BICUBIC)
     canvas.info = dict(image.info)
+    rising = sorted(marks, key=lambda mark: mark.score or 0.0)
+    masks = [
+        (one.mask.repeat(zoom, 0).repeat(zoom, 1), colour_of(one.category))
+        for one in rising
+        if one.mask is not None
+    ]
+    if masks:
+        canvas.paste(overlay(np.asarray(canvas), masks))
     draw = ImageDraw.Draw(canvas, "RGBA")
     shorter = min(canvas.size)
     line = max(1, round(math.sqrt(shorter) / 12))
     size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(marks) <= 25 else 0.75)))
 
-    rising = sorted(marks, key=lambda mark: mark.score or 0.0)
     placed = [(mark, tuple(zoom * value for value in mark.box)) for mark in rising]
     for mark_, (x0, y0, x1, y1) in placed:
-        outline(draw, (x0, y0, x1, y1), colour_of(mark_.category), line)
+        if mark_.mask is None:
+            outline(draw, (x0, y0, x1, y1), colour_of(mark_.category), line)
 
     taken: list[Box] = []
     left = LABELS_SHARE * canvas.width * canvas.height

@@ -57,7 +57,7 @@ class Training:
         source: Mapping[str, Any] | None = None,
         evaluator: Evaluator | None = None,
     ) -> None:
-        self.initial, self.data, self.device = initial, data, device
+        self.initial, self.device = initial, device
         self.settings: Settings = initial.settings
         self.evaluator = evaluator or CocoEvaluator()
         self.folder, self.report = folder, report
@@ -72,6 +72,7 @@ class Training:
         )
         self.model = initial.weights.model().to(device)
         self.model.freeze(initial.freeze)
+        self.data = data.with_masks() if self.model.has_masks else data
         self.loss = initial.weights.make_loss()
         self.parameter_groups = initial.weights.variant.parameter_groups(self.model)
         self.trainer = Trainer(

@@ -49,10 +49,11 @@ class Settings(Config):
     norm: Literal["frozen", "batch", "group"] | None = field(
         default=None, metadata=meaning("from scratch: normalisation in the backbone; default: the model's")
     )
-    freeze: Literal["none", "stem", "all"] | None = field(
+    freeze: Literal["none", "stem", "all", "detector"] | None = field(
         default=None,
         metadata=meaning(
-            "what of the backbone stays as it is; default: stem and first stage, none if the backbone is random"
+            "what of the backbone stays as it is, or `detector`: all but the mask head; default: stem and first "
+            "stage, none if the backbone is random"
         ),
     )
     queries: Count | None = field(

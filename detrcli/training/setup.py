@@ -16,14 +16,14 @@ from detrcli.data.contents import marks_of
 from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
-from detrcli.model.backbone import Part
+from detrcli.model.detection_transformer import Frozen
 from detrcli.structures import Classes
 from detrcli.system.text import some
 from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, of
 from detrcli.variants import preset, variant_of
 from detrcli.variants.variant import DataFacts, Variant
 from detrcli.weights.download import DownloadProgress, no_progress
-from detrcli.weights.fit import fit
+from detrcli.weights.fit import fit, with_mask_head
 from detrcli.weights.formats import backbone
 from detrcli.weights.formats.header import from_header
 from detrcli.weights.load import load_weights
@@ -46,6 +46,11 @@ class Data:
     train: Annotations
     val: Split
     truth: Truth  # of val
+    train_split: Split  # that `train` is taken from
+
+    def with_masks(self) -> "Data":
+        """The same with the masks of the objects that are trained on; a DataError where one has none."""
+        return replace(self, train=annotate(self.train_split, self.classes, masks=True))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,9 +84,8 @@ def take(name: str, examined: DatasetReport) -> Data:
     if "train" not in examined.splits:
         raise DataError(f"{name}: there is no train split; there is {', '.join(examined.splits)}.")
     classes = classes_in_report(examined)
-    train = annotate(examined.splits["train"], classes)
-    val = examined.splits["val"]
-    return Data(name, classes, train, val, truth_of(val))
+    train, val = examined.splits["train"], examined.splits["val"]
+    return Data(name, classes, annotate(train, classes), val, truth_of(val), train)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Initial:
     settings: Settings
     weights: Weights
     fresh_backbone: bool
-    freeze: Part  # what of the backbone stays as it is
+    freeze: Frozen  # what stays as it is
     notes: Sequence[str]  # lines for the user
 
 
@@ -138,7 +142,7 @@ def _from_weights(
     for key in ("norm", "backbone_weights"):
         if getattr(asked, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
-    loaded = load_weights(source, model=asked.model, progress=progress)
+    loaded, notes = _load(source, asked, progress)
     settings = of(given, loaded.variant.recipe_for(loaded.config, facts))
     torch.manual_seed(settings.seed)
     fitted = fit(loaded, classes, settings.queries)
@@ -152,11 +156,23 @@ def _from_weights(
         fresh_backbone=False,
         freeze=settings.freeze or "stem",
         notes=[
+            *notes,
             f"weights: {source}: loaded but for the class head, {fitted.queries}",
             f"class head: kept by name: {kept}; starting anew: {fresh}; dropped: {dropped}",
             *_recipe_note(loaded.variant, loaded.config, given, facts),
         ],
     )
+
+
+def _load(source: str, asked: Settings, progress: DownloadProgress) -> tuple[Weights, list[str]]:
+    """The weights, with a fresh mask head where such a model is asked for and they have none; and notes of that."""
+    detector = asked.model and variant_of(preset(asked.model)).detector
+    if asked.model and detector:
+        loaded = load_weights(source, progress=progress)
+        if loaded.variant is detector:
+            torch.manual_seed(asked.seed)
+            return with_mask_head(loaded, asked.model), [f"{source} has no mask head: a new one is put on it"]
+    return load_weights(source, model=asked.model, progress=progress), []
 
 
 def _from_scratch(

@@ -10,6 +10,7 @@ from detrcli.variants import (
     deformable_detr,
     deformable_tiny,
     detr,
+    detr_masks,
     dino,
     dino_tiny,
     tiny,
@@ -23,6 +24,7 @@ ENTRY_POINTS = "detrcli.variants"  # the group in which other packages name thei
 
 _VARIANTS: list[Variant[Any]] = [
     detr.VARIANT,
+    detr_masks.VARIANT,
     tiny.VARIANT,
     deformable_detr.VARIANT,
     dino.VARIANT,

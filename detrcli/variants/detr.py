@@ -1,6 +1,6 @@
 """DETR as published (arXiv 2005.12872)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -59,10 +59,13 @@ PRESETS = {
 }
 
 
-def build(config: DETRConfig) -> DETR:
-    """The network, with the published random start. Frozen norms come with a frozen stem, as published."""
+def build(config: DETRConfig, stages: Sequence[int] = (4,)) -> DETR:
+    """The network, with the published random start. Frozen norms come with a frozen stem, as published.
+
+    DETR itself needs the backbone's last stage alone.
+    """
     c = config
-    backbone = ResNet(c.backbone, norm=NORMS[c.norm], dilated=c.dilated)
+    backbone = ResNet(c.backbone, norm=NORMS[c.norm], dilated=c.dilated, stages=stages)
     backbone.freeze("stem" if c.norm == "frozen" else "none")
     position: nn.Module = LearnedPosition(c.dim) if c.position == "learned" else SinePosition(c.dim)
     return DETR(

@@ -32,6 +32,16 @@ PUBLISHED: tuple[Rule, ...] = (
     (r"^bbox_embed\.", "box_head."),
 )
 
+# Those of the mask head, where the detector's begin with "detr.".
+MASK_HEAD: tuple[Rule, ...] = (
+    (r"^bbox_attention\.q_linear\.", "mask_head.attention.query."),
+    (r"^bbox_attention\.k_linear\.", "mask_head.attention.key."),
+    (r"^mask_head\.lay(\d)\.", lambda layer: f"mask_head.convs.{int(layer[1]) - 1}."),
+    (r"^mask_head\.gn(\d)\.", lambda layer: f"mask_head.norms.{int(layer[1]) - 1}."),
+    (r"^mask_head\.adapter(\d)\.", lambda layer: f"mask_head.laterals.{int(layer[1]) - 1}."),
+    (r"^mask_head\.out_lay\.", "mask_head.last."),
+)
+
 
 def _of_stage(match: re.Match[str]) -> str:
     stage, block, part = match[1], match[2], match[3]
@@ -121,7 +131,41 @@ def published(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
             rename(name, PUBLISHED): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)
         }
 
-    return ForeignNames(_is_detr, names, infer)
+    return ForeignNames(lambda names: _is_detr(names) and not _has_masks(names), names, infer)
+
+
+def published_with_masks(config: "type[DETRConfig]", detector: str) -> "ForeignNames[Any]":
+    """The same of a detector with a mask head; `detector` stands before the names of the first."""
+    alone = published(config)
+
+    def infer(source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: Any) -> Any:
+        inner = {
+            name.removeprefix(detector): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(detector)
+        }
+        first, queries = tensors.get("mask_head.convs.0.bias"), inner.get("queries.weight")
+        if first is not None and queries is not None and queries.dim() == 2:
+            # It gets the features and a map of each head.
+            args = {**args, "nheads": first.numel() - queries.shape[1]}
+        return alone.infer(source, inner, args, wanted)
+
+    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            masked_name(name, detector): tensor
+            for name, tensor in tensors.items()
+            if not name.endswith(COUNTER)
+        }
+
+    return ForeignNames(_has_masks, names, infer)
+
+
+def masked_name(name: str, detector: str) -> str:
+    """Our name of a tensor of a published detector with a mask head."""
+    name = name.removeprefix("module.")  # left by DistributedDataParallel
+    if name.startswith("detr."):
+        return detector + rename(name.removeprefix("detr."), PUBLISHED)
+    return rename(name, MASK_HEAD)
 
 
 def hugging_face(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
@@ -154,6 +198,10 @@ def hugging_face(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
         )
 
     return ForeignNames(_is_detr, names, infer)
+
+
+def _has_masks(names: Collection[str]) -> bool:
+    return any("mask_head.lay1." in name for name in names)
 
 
 def _is_detr(names: Collection[str]) -> bool:

@@ -37,7 +37,7 @@ class ForeignNetwork(DetectionTransformer):
     def stem(self) -> Sequence[nn.Module]:
         """Its first layers, which learn edges and colours."""
 
-    def freeze(self, part: Part) -> None:
+    def _freeze_backbone(self, part: Part) -> None:
         self._frozen = {"none": (), "stem": self.stem(), "all": (self.backbone,)}[part]
         for module in self._frozen:
             module.requires_grad_(False)

@@ -141,6 +141,7 @@ class Variant(Generic[C]):
     phrases: PhraseAdapter[C] | None = None  # likewise, where phrases that are given become its classes
     build_unfilled: Callable[[C], DetectionTransformer] | None = None  # where it cannot be built as ours are
     backbone: TrainedBackbone[C] | None = None
+    detector: "Variant[Any] | None" = None  # the member that it puts a mask head on
     folder: FolderFormat[C] | None = None  # None: kept as one file of ours
 
     def unfilled(self, config: C) -> DetectionTransformer:

@@ -20,3 +20,40 @@ NAMES = [UNUSED] * 91
 for _first, _names in _NAMES.items():
     for _id, _name in enumerate(_names.split(), _first):
         NAMES[_id] = _name.replace("_", " ")
+
+# What has no number of its own in a picture: sky, grass, walls. Its ids follow those of the things.
+_STUFF = {
+    92: "banner blanket",
+    95: "bridge",
+    100: "cardboard",
+    107: "counter",
+    109: "curtain",
+    112: "door-stuff",
+    118: "floor-wood flower",
+    122: "fruit",
+    125: "gravel",
+    128: "house",
+    130: "light",
+    133: "mirror-stuff",
+    138: "net",
+    141: "pillow",
+    144: "platform playingfield",
+    147: "railroad river road",
+    151: "roof",
+    154: "sand sea shelf",
+    159: "snow",
+    161: "stairs",
+    166: "tent",
+    168: "towel",
+    171: "wall-brick",
+    175: "wall-stone wall-tile wall-wood water-other",
+    180: "window-blind window-other",
+    184: "tree-merged fence-merged ceiling-merged sky-other-merged cabinet-merged table-merged "
+    "floor-other-merged pavement-merged mountain-merged grass-merged dirt-merged paper-merged "
+    "food-other-merged building-other-merged rock-merged wall-other-merged rug-merged",
+}
+
+PANOPTIC_NAMES = [*NAMES, *[UNUSED] * (250 - len(NAMES))]
+for _first, _names in _STUFF.items():
+    for _id, _name in enumerate(_names.split(), _first):
+        PANOPTIC_NAMES[_id] = _name

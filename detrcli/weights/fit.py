@@ -1,11 +1,14 @@
 """Weights made to fit other classes, or another number of queries."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
+from detrcli.errors import UsageError
 from detrcli.structures import Classes
 from detrcli.system.text import key
+from detrcli.variants import preset, variant_of
+from detrcli.variants.with_masks import DETECTOR
 from detrcli.weights.coco import UNUSED
 from detrcli.weights.weights import Weights
 
@@ -53,6 +56,19 @@ def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitte
         dropped=[str(name) for name in weights.classes.names if name != UNUSED and key(name) not in found],
         queries=_what_became_of_queries(before, wanted),
     )
+
+
+def with_mask_head(weights: Weights, model: str) -> Weights:
+    """A detector's weights in a model that has a mask head on such a detector; the head starts from torch's state."""
+    wanted = preset(model)
+    variant = variant_of(wanted)
+    if difference := variant.difference(weights.config, wanted):
+        raise UsageError(f"{weights.source}: not the detector of a {model}: {difference}.")
+    config = variant.config(**{one.name: getattr(weights.config, one.name) for one in fields(weights.config)})
+    tensors = variant.build(config).state_dict()
+    tensors |= {DETECTOR + name: tensor for name, tensor in weights.tensors.items()}
+    terms = {**variant.loss.loss, **weights.loss.loss}
+    return replace(weights, config=config, tensors=tensors, loss=replace(weights.loss, loss=terms))
 
 
 def _what_became_of_queries(old: int, wanted: int) -> str:

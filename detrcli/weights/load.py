@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detrcli.config import ModelConfig
-from detrcli.errors import NO_MASKS, NOTHING_INSIDE, UsageError, WeightsError
+from detrcli.errors import NOTHING_INSIDE, UsageError, WeightsError
 from detrcli.variants import preset, variant_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
 from detrcli.weights.formats import folder, hugging_face, native, published, torchvision
@@ -78,8 +78,6 @@ def _load(
         return native.load(SHIPPED[source].path, source)
     if source in PUBLISHED:
         known = PUBLISHED[source]
-        if known.panoptic:
-            raise WeightsError(NO_MASKS.format(source))
         path = fetch(known.url, known.sha256, progress)
         return published.load(path, source, preset(source))
     if source.startswith(torchvision.PREFIX):

@@ -16,7 +16,6 @@ class Published:
     sha256: str  # whole where it is known, else its start
     ap: float  # box AP on COCO val2017
     bytes: int | None = None  # None where it is not known
-    panoptic: bool = False
 
     @property
     def url(self) -> str:
@@ -49,9 +48,9 @@ PUBLISHED = {
         44.9,
         242_846_568,
     ),
-    "detr-r50-panoptic": Published("detr-r50-panoptic-00ce5173.pth", "00ce5173", 38.8, panoptic=True),
-    "detr-r50-dc5-panoptic": Published("detr-r50-dc5-panoptic-da08f1b1.pth", "da08f1b1", 40.2, panoptic=True),
-    "detr-r101-panoptic": Published("detr-r101-panoptic-40021d53.pth", "40021d53", 40.1, panoptic=True),
+    "detr-r50-panoptic": Published("detr-r50-panoptic-00ce5173.pth", "00ce5173", 38.8),
+    "detr-r50-dc5-panoptic": Published("detr-r50-dc5-panoptic-da08f1b1.pth", "da08f1b1", 40.2),
+    "detr-r101-panoptic": Published("detr-r101-panoptic-40021d53.pth", "40021d53", 40.1),
 }
 
 

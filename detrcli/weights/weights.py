@@ -17,7 +17,7 @@ from detrcli.structures import Classes
 from detrcli.system.text import some
 from detrcli.variants import variant_of
 from detrcli.variants.variant import Variant
-from detrcli.weights.coco import NAMES
+from detrcli.weights.coco import NAMES, PANOPTIC_NAMES
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def classes_by_index(count: int) -> Classes:
-    """Classes of weights that do not name them: COCO's where there are 91, else numbers."""
-    names = NAMES if count == len(NAMES) else [f"class {index}" for index in range(count)]
+    """Classes of weights that do not name them: COCO's where there are as many, things or panoptic; else numbers."""
+    coco = {len(names): names for names in (NAMES, PANOPTIC_NAMES)}
+    names = coco.get(count) or [f"class {index}" for index in range(count)]
     return Classes(ids=np.arange(count), names=np.array(names))

@@ -113,12 +113,12 @@ KINDS: dict[str, Bad] = {
         "is of complex64",
         "Save the model's",
     ),
-    "a mask head": Bad(
+    "a mask head alone": Bad(
         saved({"mask_head.lay1.weight": torch.zeros(1)}),
         PTH,
         4,
-        "w.pth: these weights have a mask head",
-        "not in this version",
+        "w.pth: these are not the weights of a DETR",
+        "among 0 tensors",
     ),
     "weights that are another model than is said": Bad(
         own_file(),

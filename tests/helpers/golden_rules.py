@@ -55,7 +55,13 @@ class Golden:
         return replace(batch, images=batch.images.contiguous())
 
     def targets(self) -> list[Target]:
-        return [target(i, n) for i, n in enumerate(self.facts["targets_per_image"])]
+        counts, sizes = self.facts["targets_per_image"], self.facts["image_sizes"]
+        if "--masks" not in self.facts["args"]:
+            return [target(i, n) for i, n in enumerate(counts)]
+        targets = [target(i, n, classes=250) for i, n in enumerate(counts)]
+        return [
+            replace(one, masks=masks(one.boxes, h, w)) for one, (h, w) in zip(targets, sizes, strict=True)
+        ]
 
 
 def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tensor:
@@ -100,3 +106,12 @@ def target(i: int, n: int, classes: int = 91) -> Target:
     labels = r.randint(0, classes, (n,))
     boxes = np.concatenate([centre, size], 1).astype(np.float32)
     return Target(torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(boxes))
+
+
+def masks(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Each box filled, (n, H, W)."""
+    filled = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+    for mask, (cx, cy, w, h) in zip(filled, boxes.tolist(), strict=True):
+        rows = slice(int((cy - h / 2) * height), int((cy + h / 2) * height))
+        mask[rows, int((cx - w / 2) * width) : int((cx + w / 2) * width)] = True
+    return filled

@@ -23,8 +23,8 @@ def _silent() -> Iterator[None]:
 
 
 @_silent()
-def judged(truth: Document, results: list[Document], most: int = 100) -> COCOeval:
-    """An evaluation run to its end, with `most` detections of an image and class."""
+def judged(truth: Document, results: list[Document], most: int = 100, kind: str = "bbox") -> COCOeval:
+    """An evaluation run to its end, with `most` detections of an image and class; of masks where `kind` is "segm"."""
     gt = COCO()
     gt.dataset = copy.deepcopy(truth)
     for i, annotation in enumerate(gt.dataset["annotations"], 1):
@@ -33,7 +33,7 @@ def judged(truth: Document, results: list[Document], most: int = 100) -> COCOeva
     found = COCO()  # it cannot load an empty list
     found.dataset = {**gt.dataset, "annotations": []}
     found.createIndex()
-    evaluation = COCOeval(gt, gt.loadRes(copy.deepcopy(results)) if results else found, "bbox")
+    evaluation = COCOeval(gt, gt.loadRes(copy.deepcopy(results)) if results else found, kind)
     evaluation.params.maxDets = [1, min(10, most), most]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -41,9 +41,9 @@ def judged(truth: Document, results: list[Document], most: int = 100) -> COCOeva
 
 
 @_silent()
-def twelve(truth: Document, results: list[Document]) -> dict[str, float]:
+def twelve(truth: Document, results: list[Document], kind: str = "bbox") -> dict[str, float]:
     """The numbers as pycocotools prints them."""
-    evaluation = judged(truth, results)
+    evaluation = judged(truth, results, kind=kind)
     evaluation.summarize()
     return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
 

@@ -14,9 +14,11 @@ from detrcli.structures import Classes
 from detrcli.variants import variant_of
 from detrcli.variants.deformable_detr import DeformableConfig
 from detrcli.variants.detr import DETRConfig
-from detrcli.variants.detr_names import PUBLISHED, rename
+from detrcli.variants.detr_masks import DETRMasksConfig
+from detrcli.variants.detr_names import PUBLISHED, masked_name, rename
 from detrcli.variants.dino import DINOConfig
 from detrcli.variants.tiny import TinyConfig
+from detrcli.variants.with_masks import DETECTOR
 from detrcli.weights.weights import Weights
 
 CONFIG = DETRConfig(
@@ -26,6 +28,7 @@ TINY = TinyConfig(queries=9, classes=3)
 NARROW: dict[str, Any] = {
     "encoder_layers": 1, "decoder_layers": 2, "dim": 32, "heads": 4, "feed_forward": 64, "queries": 9, "classes": 3
 }  # fmt: skip
+MASKED = DETRMasksConfig(**NARROW)
 DEFORMABLE = DeformableConfig(**NARROW)
 TWO_STAGE = DeformableConfig(**NARROW, refine=True, two_stage=True, proposal_rows=3)
 DINO_CONFIG = DINOConfig(**NARROW, denoising=6)
@@ -57,6 +60,10 @@ def small_weights(config: ModelConfig = CONFIG) -> Weights:
 def published_names(config: DETRConfig = CONFIG) -> dict[str, Tensor]:
     """The small model's tensors under the published names, by inverting a model's own list."""
     small = small_weights(config).tensors
+    if isinstance(config, DETRMasksConfig):
+        golden = Golden("detr-r50-panoptic").facts["state_dict"]
+        theirs = {masked_name(name, DETECTOR): name for name in golden}
+        return {theirs[name]: tensor for name, tensor in small.items()}
     golden = Golden("detr-r50-learned-prenorm").facts["state_dict"] | Golden("detr-r50").facts["state_dict"]
     theirs = {rename(name, PUBLISHED): name for name in golden}
     return {theirs[name]: tensor for name, tensor in small.items()}

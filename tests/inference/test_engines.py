@@ -10,7 +10,7 @@ import torch
 from golden_rules import Golden
 from members import sampler, stranger
 from small import CONFIG, TINY, small_weights
-from test_golden import CONFIGS
+from test_golden import CONFIGS, our_name
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,7 +26,6 @@ from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch
 from detrcli.variants import preset, variant_of
-from detrcli.variants.detr_names import PUBLISHED, rename
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
@@ -39,6 +38,11 @@ def same(model: DetectionTransformer, batch: Batch) -> None:
     torch.testing.assert_close(fast.logits.sigmoid(), plain.logits.sigmoid(), rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(fast.boxes, plain.boxes, rtol=0, atol=TOLERANCE)
     assert plain.logits.std() > 1e-3  # there is something to be wrong about
+    if plain.masks is not None and fast.masks is not None:
+        some = torch.arange(len(plain.logits)), torch.arange(len(plain.logits))  # a query of each picture
+        masks = plain.masks(*some)
+        torch.testing.assert_close(fast.masks(*some).sigmoid(), masks.sigmoid(), rtol=0, atol=TOLERANCE)
+        assert masks.std() > 1e-3
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -46,7 +50,9 @@ def test_on_the_reference_values(name: str) -> None:
     """Two pictures of different sizes, so one of them is padded; and the first alone."""
     golden = Golden(name)
     model = variant_of(CONFIGS[name]).build(CONFIGS[name])
-    model.load_state_dict({rename(key, PUBLISHED): value for key, value in golden.state_dict().items()})
+    model.load_state_dict(
+        {our_name(key, model.has_masks): value for key, value in golden.state_dict().items()}
+    )
     model.eval()
     batch = golden.batch()
     assert batch.padding is not None

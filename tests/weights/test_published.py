@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from small import CONFIG, published_names, small_weights
+from small import CONFIG, MASKED, published_names, small_weights
 from torch import Tensor
 
-from detrcli.errors import WeightsError
-from detrcli.weights.coco import NAMES
+from detrcli.errors import UsageError, WeightsError
+from detrcli.variants.detr_masks import DETRMasksConfig
+from detrcli.weights.coco import NAMES, PANOPTIC_NAMES
 from detrcli.weights.load import load_weights
 
 ARGS: dict[str, Any] = {
@@ -84,6 +85,28 @@ def test_where_dc5_comes_from(tmp_path: Path, state: dict[str, Tensor]) -> None:
     assert not load_weights(named, model="detr-r50").config.dilated
     assert not load_weights(both).config.dilated
     assert load_weights(both, model="detr-r50-dc5").config.dilated
+
+
+@pytest.mark.parametrize("before", ["", "module."])
+def test_a_mask_head_shows_in_the_names(tmp_path: Path, before: str) -> None:
+    state = {before + name: tensor for name, tensor in published_names(MASKED).items()}
+    loaded = load_weights(save(tmp_path / "w.pth", {"model": state}))
+    assert isinstance(loaded.config, DETRMasksConfig)
+    assert loaded.config == MASKED  # the heads' number shows in the mask head
+    expected = small_weights(MASKED).tensors
+    assert loaded.tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.tensors.items())
+    with pytest.raises(UsageError, match="not a detr-r50: it is a detr-masks"):
+        load_weights(str(tmp_path / "w.pth"), model="detr-r50")
+
+
+def test_250_classes_are_coco_panoptic() -> None:
+    assert len(PANOPTIC_NAMES) == 250
+    assert sum(name != "N/A" for name in PANOPTIC_NAMES) == 80 + 53
+    assert PANOPTIC_NAMES[:91] == NAMES
+    assert [PANOPTIC_NAMES[i] for i in (92, 107, 149, 187, 200)] == [
+        "banner", "counter", "road", "sky-other-merged", "rug-merged",
+    ]  # fmt: skip
 
 
 def test_91_classes_are_coco() -> None:

@@ -4,12 +4,14 @@ import json
 import os
 import posixpath
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from detrcli.data.outlines import Outlines, as_text
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations, box_array, whole_numbers
 from detrcli.errors import DataError
 from detrcli.structures import check_class_names
@@ -76,16 +78,43 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             names=_class_names([category.name for category in categories]),
             parents=[_word(category.supercategory or "") for category in categories],
             annotation_file=annotations,
+            outlines=Outlines(partial(_outlines, annotations), np.arange(len(entries))),
         )
     except ValueError as error:
         raise DataError(f"{annotations}: among its ids, sizes and classes, {error}.") from None
 
 
-def _decode(path: Path) -> _File:
+class _Outline(msgspec.Struct):
+    segmentation: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Outlines(msgspec.Struct):
+    """The segmentations alone, which are left as they are written."""
+
+    annotations: list[_Outline] | None = None
+
+
+def _outlines(path: Path) -> list[bytes]:
+    """What each annotation of a file has, in their order."""
+    data = _bytes(path)
     try:
-        data = path.read_bytes()
+        file = msgspec.json.decode(data, type=_Outlines)
+        return [bytes(entry.segmentation) for entry in file.annotations or []]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    entries = json.loads(data).get("annotations") or []  # as `_decode` has read it before
+    return [as_text(entry.get("segmentation")) for entry in entries]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _decode(path: Path) -> _File:
+    data = _bytes(path)
     try:
         return msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError as error:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from detrcli.data.headers import read_headers
 from detrcli.data.images import SUFFIXES
+from detrcli.data.outlines import Outlines, as_text
 from detrcli.data.raw_annotations import Problem, RawAnnotations
 from detrcli.errors import DataError
 from detrcli.structures import MOST_CLASSES, check_class_names
@@ -100,6 +102,7 @@ def read(
     headers = read_headers(folder, files)
 
     rows: list[tuple[int, int, list[float]]] = []
+    polygons: list[tuple[str, int, int] | None] = []  # a row's line, height and width, where it is a polygon
     problems: list[Problem] = []
     for image_id, (path, header) in enumerate(zip(paths, headers, strict=True), 1):
         height, width = header.displayed
@@ -110,6 +113,7 @@ def read(
                 where = f"{label_of(path)}, line {number}"
                 problems.append(Problem("error", "bad-box", split, where, f"not a class and a box: {line!r}"))
                 continue
+            polygons.append((line, height, width) if len(line.split()) > 5 else None)
             rows.append(
                 (image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height])
             )
@@ -131,7 +135,19 @@ def read(
         names=[names[i] if names is not None else f"class {i}" for i in ids],
         parents=[""] * len(ids),
         problems=problems,
+        outlines=None if pose else Outlines(partial(_outlines, polygons), np.arange(len(rows))),
     )
+
+
+def _outlines(polygons: Sequence[tuple[str, int, int] | None]) -> list[bytes]:
+    """In pixels; nothing for a box."""
+    return [b"" if one is None else _outline(*one) for one in polygons]
+
+
+def _outline(line: str, height: int, width: int) -> bytes:
+    _, *numbers = line.split()
+    corners = np.array(numbers, dtype=np.float64).reshape(-1, 2) * (width, height)
+    return as_text([corners.flatten().tolist()])
 
 
 def label_of(picture: Path) -> Path:

@@ -1,0 +1,93 @@
+"""Where the outlines of annotated objects stand, and what one says: polygons or run lengths, as COCO has them.
+
+They are read when masks are asked for and not before: in COCO they are nine tenths of the file.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from pycocotools import mask as rle
+
+from detrcli.run_lengths import decode, encode
+
+NOTHING = (b"", b"null", b"[]")  # what stands in place of an outline where there is none
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Those of N annotations, among all of the files that they stand in."""
+
+    read: Callable[[], Sequence[bytes]]  # all of them, each as JSON
+    rows: np.ndarray  # (N,), which of them an annotation has
+
+    def part(self, chosen: np.ndarray) -> "Outlines":
+        """Those of some annotations."""
+        return Outlines(self.read, self.rows[chosen])
+
+    def texts(self) -> list[bytes]:
+        """Each as JSON; nothing where there is none."""
+        every = self.read()
+        found = (every[row] for row in self.rows.tolist())
+        return [b"" if text in NOTHING else text for text in found]
+
+
+def size_of(segmentation: Any, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a mask; a polygon is of its picture."""
+    if isinstance(segmentation, list):
+        return height, width
+    rows, columns = segmentation["size"]
+    return int(rows), int(columns)
+
+
+def decoded(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The pixels, (H, W) bool; a ValueError or the like for what is no mask of this size."""
+    if isinstance(segmentation, list):
+        return _of_polygons(segmentation, height, width)
+    counts = segmentation["counts"]
+    return decode(counts if isinstance(counts, list) else counts.encode(), height, width)
+
+
+# What `decoded` and `size_of` raise for what is no mask.
+WRONG = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, msgspec.DecodeError)
+
+
+def mask_of(text: bytes, height: int, width: int) -> np.ndarray:
+    """The pixels of a picture's object, (H, W) bool, from its outline; a ValueError that says what is wrong."""
+    try:
+        segmentation = msgspec.json.decode(text)
+        rows, columns = size_of(segmentation, height, width)
+        if (rows, columns) == (height, width):
+            return decoded(segmentation, height, width)
+    except WRONG:
+        raise ValueError("a segmentation is neither polygons nor RLE") from None
+    raise ValueError(f"a mask is {columns} x {rows}, the picture {width} x {height}")
+
+
+def encoded(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) as COCO writes it: its size and compressed run lengths."""
+    return {"size": [int(side) for side in mask.shape], "counts": encode(mask).decode("ascii")}
+
+
+def as_text(segmentation: Any) -> bytes:
+    """An outline as JSON."""
+    return json.dumps(segmentation).encode()
+
+
+def _of_polygons(polygons: list[Any], height: int, width: int) -> np.ndarray:
+    if any(len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a corner of a polygon lacks a number")
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # fewer corners enclose nothing
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in polygons])
+    if not (np.abs(corners) < 10 * max(height, width)).all():  # each pixel of an outline takes memory
+        raise ValueError("a polygon lies far outside")
+    runs = rle.merge(rle.frPyObjects(polygons, height, width))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
+        return np.asarray(rle.decode(runs), dtype=bool)

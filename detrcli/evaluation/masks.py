@@ -1,0 +1,64 @@
+"""Masks of a whole split, as run lengths: those of its objects, and those that were found."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from pycocotools import mask as rle
+
+from detrcli.data.outlines import WRONG, mask_of
+from detrcli.errors import DataError
+from detrcli.evaluation.truth import Truth
+from detrcli.run_lengths import MaskRows, encode
+
+RunLengths = dict[str, Any]  # "size" and the compressed "counts", as bytes
+
+
+def rows_of(masks: MaskRows) -> np.ndarray:
+    """The masks of a picture as objects, (N,)."""
+    return objects([{"size": list(masks.size), "counts": counts} for counts in masks.counts])
+
+
+def objects(rows: list[RunLengths]) -> np.ndarray:
+    """An array (N,) of them."""
+    array = np.empty(len(rows), dtype=object)
+    array[:] = rows
+    return array
+
+
+def truth_masks(truth: Truth) -> np.ndarray | None:
+    """The masks of all objects as they are written, (N,); None where some have none."""
+    if truth.outlines is None:
+        return None
+    texts = truth.outlines.texts()
+    if not all(texts):
+        return None
+    places = np.searchsorted(truth.image_ids, truth.of_image)
+    rows = []
+    for text, (height, width), number in zip(
+        texts, truth.sizes[places].tolist(), truth.annotation_ids.tolist(), strict=True
+    ):
+        try:
+            rows.append(run_lengths(text, height, width))
+        except ValueError as error:
+            raise DataError(f"annotation {number}: {error}.") from None
+    return objects(rows)
+
+
+def run_lengths(text: bytes, height: int, width: int) -> RunLengths:
+    """An outline (JSON) as run lengths; a ValueError that says what is wrong."""
+    return {"size": [height, width], "counts": encode(mask_of(text, height, width))}
+
+
+def read_mask(segmentation: Any) -> RunLengths:
+    """What a file of results has of a mask, checked; a ValueError where it is no RLE."""
+    try:
+        height, width = (int(side) for side in segmentation["size"])
+        return run_lengths(msgspec.json.encode(segmentation), height, width)
+    except (*WRONG, MemoryError):
+        raise ValueError("its segmentation is no RLE") from None
+
+
+def areas(masks: np.ndarray) -> np.ndarray:
+    """How many pixels each has, (N,) float64."""
+    return rle.area(list(masks)).astype(np.float64) if len(masks) else np.zeros(0)

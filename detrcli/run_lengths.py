@@ -1,0 +1,75 @@
+"""Masks by the lengths of their runs, as COCO keeps them: a thousandth of the memory that their pixels take."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, overload
+
+import numpy as np
+from pycocotools import mask as rle
+
+
+def encode(mask: np.ndarray) -> bytes:
+    """The compressed runs of a mask (H, W), column by column."""
+    counts: bytes = rle.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts
+
+
+def decode(counts: bytes | Sequence[int], height: int, width: int) -> np.ndarray:
+    """A mask (H, W) bool from its runs, compressed or not; a ValueError where they are not of that size.
+
+    Runs are counted here, since pycocotools writes as far as they say.
+    """
+    lengths = np.array(read_lengths(counts) if isinstance(counts, bytes) else counts, dtype=np.int64)
+    if (lengths < 0).any() or lengths.sum() != height * width:
+        raise ValueError("the runs do not fill the picture")
+    on = np.arange(len(lengths)) % 2 == 1  # column by column: off, on, off
+    return np.repeat(on, lengths).reshape(width, height).T
+
+
+def read_lengths(text: bytes) -> list[int]:
+    """COCO's compressed counts: five bits a character, the lowest first, from the third on as differences."""
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:  # negative
+                value -= 1 << shift
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return lengths
+
+
+@dataclass(frozen=True)
+class MaskRows:
+    """The masks of N objects of a picture. A row is an array (H, W) bool; more of them are again such rows."""
+
+    size: tuple[int, int]  # H and W
+    counts: Sequence[bytes]  # (N,), compressed
+
+    @classmethod
+    def of(cls, masks: Sequence[np.ndarray], size: tuple[int, int]) -> Self:
+        """From arrays (H, W)."""
+        return cls(size, [encode(mask) for mask in masks])
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @overload
+    def __getitem__(self, chosen: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, chosen: np.ndarray) -> "MaskRows": ...
+    def __getitem__(self, chosen: int | np.ndarray) -> "np.ndarray | MaskRows":
+        if isinstance(chosen, np.ndarray):
+            places = np.arange(len(self))[chosen].tolist()
+            return MaskRows(self.size, [self.counts[place] for place in places])
+        return decode(self.counts[chosen], *self.size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (decode(counts, *self.size) for counts in self.counts)
+
+    def rle(self, i: int) -> dict[str, Any]:
+        """A mask as COCO writes it."""
+        return {"size": list(self.size), "counts": self.counts[i].decode("ascii")}

@@ -1,0 +1,54 @@
+"""DETR with the mask head of its paper (section 4 of arXiv 2005.12872), for instances and for panoptic pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from detrcli.config import Count, LossConfig
+from detrcli.losses.masks import dice, every_pixel, focal, mask_loss
+from detrcli.losses.terms import LossTerm
+from detrcli.model.masks import ConvolutionalMaskHead, Segmenter
+from detrcli.variants import detr, detr_names
+from detrcli.variants.detr import DETRConfig
+from detrcli.variants.with_masks import DETECTOR, with_masks
+
+
+@dataclass(frozen=True)
+class DETRMasksConfig(DETRConfig):
+    """All numbers of the model."""
+
+    classes: Count = 250  # the highest id of COCO's things and stuff, and some that are unused
+
+
+PRESETS = {
+    "detr-r50-panoptic": DETRMasksConfig(),
+    "detr-r50-dc5-panoptic": DETRMasksConfig(dilated=True),
+    "detr-r101-panoptic": DETRMasksConfig(backbone="resnet101"),
+}
+
+
+def build(config: DETRMasksConfig) -> Segmenter:
+    """The network, with the published random start."""
+    detector = detr.build(config, stages=(1, 2, 3, 4))
+    return Segmenter(
+        detector, ConvolutionalMaskHead(config.dim, config.heads, detector.backbone.channels[:-1])
+    )
+
+
+def mask_terms(loss: LossConfig) -> Sequence[LossTerm]:
+    """The published loss of masks."""
+    return [
+        mask_loss("mask", loss.weight("loss", "mask"), focal, every_pixel),
+        mask_loss("dice", loss.weight("loss", "dice"), dice, every_pixel),
+    ]
+
+
+VARIANT = with_masks(
+    detr.VARIANT,
+    name="detr-masks",
+    config=DETRMasksConfig,
+    presets=PRESETS,
+    build=build,
+    terms=mask_terms,
+    weights={"mask": 1.0, "dice": 1.0},
+    published=detr_names.published_with_masks(DETRMasksConfig, DETECTOR),
+)

@@ -1,0 +1,98 @@
+"""Masks on the command line: from published weights to JSON, COCO results and pictures."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from here import Detr
+from PIL import Image
+from pycocotools import mask as rle
+from server import serving, whole
+from small import MASKED, published_names
+
+import detrcli
+from detrcli.weights import registry
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the published training script saves a small model with a mask head."""
+    path = tmp_path_factory.mktemp("weights") / "masks.pth"
+    torch.save({"model": published_names(MASKED)}, path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((240, 160)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_masks_in_json_are_those_of_python(detr: Detr, weights: Path, picture: Path) -> None:
+    asked = ("--weights", weights, "--threshold", 0, "--size", 64)
+    shown = detr("predict", picture, *asked, "--json", "--out", "drawn")
+    assert shown.code == 0, shown.err
+    found = shown.json["images"][0]["detections"]
+    assert len(found) == MASKED.queries
+    detector = detrcli.load(str(weights), device="cpu", size=64)
+    detections = detector.predict(str(picture), threshold=0)
+    assert detections.masks is not None
+    for one, mask in zip(found, detections.masks, strict=True):
+        assert one["mask"]["size"] == [160, 240] == list(mask.shape)
+        assert 0 < int(mask.sum()) == int(rle.area(one["mask"])) < mask.size
+    with Image.open("drawn/a.png") as drawn:
+        assert drawn.size == (240, 160)
+
+
+def test_the_other_formats(detr: Detr, weights: Path, picture: Path) -> None:
+    asked = ("predict", picture, "--weights", weights, "--threshold", 0.2, "--size", 64, "--no-images")
+    coco = detr(*asked, "--format", "coco").json
+    assert coco
+    assert all(entry["segmentation"]["size"] == [160, 240] for entry in coco)
+    header, first, *_ = detr(*asked, "--format", "csv").out.splitlines()
+    assert header.count(",") == first.count(",") == 8
+    assert "query" in detr(*asked).out
+    assert detr(*asked, "--save", "lines.jsonl").code == 0
+    line = json.loads(Path("lines.jsonl").read_text().splitlines()[1])
+    assert len(line["detections"]) == len(coco)
+    assert line["detections"][0]["mask"] == coco[0]["segmentation"]
+
+
+def test_a_published_name_is_fetched_and_has_masks(
+    detr: Detr, weights: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real names and the real code, with another file at another address."""
+    body = weights.read_bytes()
+    digest = hashlib.sha256(body).hexdigest()
+    for name in ("detr-r50-panoptic", "detr-r50-dc5-panoptic"):
+        file = registry.PUBLISHED[name].file
+        with serving() as server:
+            monkeypatch.setattr(registry, "BASE", server.url + "/detr/")
+            monkeypatch.setitem(registry.PUBLISHED, name, registry.Published(file, digest, 38.8))
+            server.answers[f"/detr/{file}"] = whole(body)
+            asked = ("--weights", name, "--threshold", 0, "--size", 64, "--no-images", "--json")
+            shown = detr("predict", picture, *asked)
+            assert shown.code == 0, shown.err
+            assert server.asked == [f"/detr/{file}"]
+        found = shown.json["images"][0]["detections"]
+        assert all("mask" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("predict", "a.png", "--engine", "compiled"), "--engine fast or plain"),
+        (("export",), "models with a mask head are not exported"),
+    ],
+)
+def test_what_masks_do_not_go_with_is_said(
+    detr: Detr, weights: Path, picture: Path, command: tuple[str, ...], said: str
+) -> None:
+    place = (weights, "--format", "onnx") if command == ("export",) else ("--weights", weights)
+    shown = detr(*command, *place)
+    assert shown.code == 2
+    assert said in shown.err

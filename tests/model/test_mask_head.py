@@ -1,0 +1,86 @@
+"""Mask heads compute the masks that are asked for, whoever else is in the batch."""
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+import torch
+from small import MASKED, small_weights
+
+from detrcli.data.batching import collate
+from detrcli.model.masks import Segmenter
+from detrcli.structures import Batch, Masks
+from detrcli.variants.detr_masks import build
+
+LARGE, SMALL = torch.randn(3, 64, 96), torch.randn(3, 50, 40)
+
+
+@pytest.fixture(scope="module")
+def model() -> Segmenter:
+    return cast("Segmenter", small_weights(MASKED).model())
+
+
+def masks_in(model: Segmenter, batch: Batch) -> Masks:
+    masks = model(batch).last.masks
+    assert masks is not None
+    return masks
+
+
+@torch.no_grad()
+def test_a_mask_does_not_depend_on_which_others_are_asked_for(model: Segmenter) -> None:
+    masks = masks_in(model, collate([LARGE, SMALL]))
+    images, queries = torch.arange(2).repeat_interleave(9), torch.arange(9).repeat(2)
+    every = masks(images, queries)  # (18, h, w)
+    assert every.shape == (18, 16, 24)
+    assert masks.input_size == (64, 96)
+    for i in (0, 7, 11):
+        alone = masks(images[i : i + 1], queries[i : i + 1])
+        torch.testing.assert_close(alone[0], every[i], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_maps_leave_out_the_padding(model: Segmenter) -> None:
+    seen = []
+    handle = model.mask_head.attention.register_forward_hook(lambda _m, _i, maps: seen.append(maps))
+    try:
+        masks_in(model, collate([LARGE, SMALL]))(torch.tensor([1, 0]), torch.tensor([3, 3]))
+    finally:
+        handle.remove()
+    (maps,) = seen  # (2, heads, h, w)
+    torch.testing.assert_close(maps.flatten(1).sum(1), torch.ones(2))  # over all heads together
+    assert (maps[0, :, :, 2:] == 0).all()
+    assert (maps[1, :, :, 2:] > 0).all()
+
+
+def test_nothing_that_is_asked_for_still_reaches_every_parameter() -> None:
+    """Processes that train together wait for the gradients of all parameters, in a batch without objects too."""
+    head = build(MASKED)
+    nobody = torch.zeros(0, dtype=torch.long)
+    masks_in(head, collate([LARGE]))(nobody, nobody).sum().backward()
+    assert all((p.grad == 0).all() for p in head.mask_head.parameters() if p.grad is not None)
+    assert [name for name, p in head.mask_head.named_parameters() if p.grad is None] == []
+
+
+def test_a_frozen_detector_stays_as_it_is() -> None:
+    model = build(replace(MASKED, norm="batch"))
+    model.freeze("detector")
+    model.train()
+    assert model.mask_head.training
+    assert not any(module.training for module in model.detector.modules())
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {f"mask_head.{name}" for name, _ in model.mask_head.named_parameters()}
+    model.freeze("stem")
+    assert model.detector.training
+    assert all(p.requires_grad for p in model.detector.encoder.parameters())
+    assert not any(p.requires_grad for p in model.backbone.stem()[0].parameters())
+
+
+def test_masks_are_computed_as_their_forward_pass_was(model: Segmenter) -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        masks = masks_in(model, collate([LARGE]))
+    with torch.no_grad():
+        exact = masks_in(model, collate([LARGE]))
+        one = torch.tensor([0]), torch.tensor([4])
+        rough = masks(*one)
+        assert rough.dtype == torch.float32
+        assert 0 < (rough - exact(*one)).abs().max() < 0.2 * exact(*one).std()
