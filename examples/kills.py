@@ -202,7 +202,8 @@ def main() -> None:
                     break
                 one = found[ways.pop()]
                 one.stopped += 1
-                done = max((step for kind, step in seen if kind == STEP), default=0)
+                # The last one, since steps that an earlier stop cost are done again.
+                done = next((step for kind, step in reversed(seen) if kind in (STEP, BEGUN)), 0)
                 saved = max((step for kind, step in seen if kind == SAVED), default=0)
                 last = (one, done, saved)
             runs += 1

@@ -127,7 +127,8 @@ def _of_optimisation(run: RunFacts) -> Iterator[Finding]:
             f"Train with --lr {recipe.lr:.2g}.",
             IMPOSSIBLE + 4,
         )
-    if s.warmup > 0.5 * run.steps and s.warmup > 4:
+    # The recipe's own warm-up is too long only where the training is too short, which is said otherwise.
+    if s.warmup > 0.5 * run.steps and s.warmup > max(4, recipe.warmup):
         yield Finding(
             "The learning rate was still rising when the training ended.",
             f"warmup = {s.warmup:,} steps, and there were {run.steps:,}.",
