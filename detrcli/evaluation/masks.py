@@ -11,6 +11,7 @@ from detrcli.errors import DataError
 from detrcli.evaluation.truth import Truth
 from detrcli.run_lengths import MaskRows, encode
 
+AT_ONCE = 200  # masks that pycocotools is asked for: with numpy 2 it cannot count beyond 255
 RunLengths = dict[str, Any]  # "size" and the compressed "counts", as bytes
 
 
@@ -61,4 +62,5 @@ def read_mask(segmentation: Any) -> RunLengths:
 
 def areas(masks: np.ndarray) -> np.ndarray:
     """How many pixels each has, (N,) float64."""
-    return rle.area(list(masks)).astype(np.float64) if len(masks) else np.zeros(0)
+    parts = [list(masks[start : start + AT_ONCE]) for start in range(0, len(masks), AT_ONCE)]
+    return np.concatenate([np.zeros(0), *(rle.area(part) for part in parts)])
