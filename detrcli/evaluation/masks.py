@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from pycocotools import mask as rle
 
 from detrcli.data.outlines import WRONG, mask_of
 from detrcli.errors import DataError
@@ -62,5 +61,7 @@ def read_mask(segmentation: Any) -> RunLengths:
 
 def areas(masks: np.ndarray) -> np.ndarray:
     """How many pixels each has, (N,) float64."""
+    from pycocotools import mask as rle  # of no use to who has no masks
+
     parts = [list(masks[start : start + AT_ONCE]) for start in range(0, len(masks), AT_ONCE)]
     return np.concatenate([np.zeros(0), *(rle.area(part) for part in parts)])
