@@ -109,6 +109,9 @@ def test_a_mask_head_on_a_detector_that_stays_as_it_is(detr: Detr, data: Path) -
     )
     assert wrong.code == 2
     assert "freeze = detector is for models with a mask head" in wrong.err
+    compiled = detr("train", data, *asked, "--set", "compile=true", *QUICK[:4])
+    assert compiled.code == 2
+    assert "a model with a mask head is not compiled" in compiled.err
     other = detr("train", data, "--model", "detr-tiny-masks", "--weights", "shapes", *QUICK)
     assert other.code == 2
     assert "not a detr-tiny-masks: it is a dino-tiny" in other.err
