@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Self, overload
 
 import numpy as np
-from pycocotools import mask as rle
 
 
 def encode(mask: np.ndarray) -> bytes:
     """The compressed runs of a mask (H, W), column by column."""
+    from pycocotools import mask as rle  # of no use to who has no masks
+
     counts: bytes = rle.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
     return counts
 

@@ -174,9 +174,10 @@ class Classes:
 
     ids: np.ndarray  # (K,), int64
     names: np.ndarray  # (K,), str
+    things: np.ndarray | None = None  # (K,), bool, those that are no stuff; None: all of them
 
     @classmethod
-    def of(cls, ids: Sequence[int], names: Sequence[str]) -> Self:
+    def of(cls, ids: Sequence[int], names: Sequence[str], things: Sequence[bool] | None = None) -> Self:
         """From lists that a file holds; a ValueError where they are none of classes."""
         import numpy as np  # slow to import, and most who come here want names alone
 
@@ -186,7 +187,11 @@ class Classes:
         numbers = np.array(ids, dtype=np.int64)
         if numbers.shape != (len(names),):
             raise ValueError(f"there are {len(names)} class names for ids of shape {numbers.shape}")
-        return cls(numbers, np.array(names, dtype=np.str_))
+        if things is not None and (len(things) != len(names) or not all(type(one) is bool for one in things)):
+            raise ValueError("which classes are things is not said of each of them")
+        return cls(
+            numbers, np.array(names, dtype=np.str_), None if things is None else np.array(things, bool)
+        )
 
     def __len__(self) -> int:
         return len(self.ids)

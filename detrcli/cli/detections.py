@@ -14,6 +14,7 @@ from detrcli.errors import DataError
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
+    from detrcli.inference.panoptic import Segment
     from detrcli.structures import Detections
 
 
@@ -35,6 +36,7 @@ class Result:
     detections: "Detections | None"
     notes: Sequence[str]
     problem: str | None
+    segments: "Sequence[Segment] | None" = None  # of its panoptic map, where it has one
 
 
 def _rows(found: "Detections | None") -> Iterator[dict[str, Any]]:

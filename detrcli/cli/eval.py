@@ -43,6 +43,13 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Score these COCO results; no model is run.")
     ] = None,
+    panoptic: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="COCO panoptic ground truth, for --predictions by `detr predict --format panoptic`.",
+        ),
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results.")
     ] = None,
@@ -96,6 +103,9 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure average precision, the twelve COCO numbers."""
+    if panoptic is not None:
+        _panoptic(data, panoptic, predictions, as_json=json)
+        return
     from detrcli.api.evaluating import Evaluation
     from detrcli.api.evaluating import evaluate as evaluate_split
     from detrcli.cli.comparison import compared_document, show_compared
@@ -198,6 +208,23 @@ def evaluate(
             skip_bad=skip_bad, pair_by_id=pair_by_id, watch=counting("looking at pictures"),
         )  # fmt: skip
         warn(f"the page: {why.page(report)}")
+
+
+def _panoptic(data: Path | None, truth: Path, predictions: Path | None, *, as_json: bool) -> None:
+    if data is not None or predictions is None:
+        raise UsageError(
+            "--panoptic FILE is compared with --predictions, the panoptic.json of `detr predict --format panoptic`; "
+            "DATA is left out."
+        )
+    from detrcli.cli.console import print_json
+    from detrcli.cli.panoptic_report import panoptic_document, show_panoptic
+    from detrcli.evaluation.panoptic import panoptic_quality
+
+    found = panoptic_quality(truth, predictions)
+    if as_json:
+        print_json(panoptic_document(found, str(predictions)))
+    else:
+        show_panoptic(found, str(predictions))
 
 
 def _names(classes: str | None) -> list[str] | None:

@@ -3,6 +3,7 @@
 import os
 from contextlib import nullcontext
 from itertools import zip_longest
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,10 +27,12 @@ from detrcli.cli.options import (
 )
 from detrcli.errors import DataError, UsageError
 
-Format = Literal["json", "coco", "csv"]
+PANOPTIC_THRESHOLD = 0.85  # as published; the module that has it needs torch
+Format = Literal["json", "coco", "csv", "panoptic"]
 
 
 def predict(
+    context: typer.Context,
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, or - for paths on stdin.")
     ],
@@ -89,11 +92,13 @@ def predict(
     format_ = "json" if json else format_
 
     import detrcli.cli.detections as show
-    from detrcli.cli.console import Status, tell, warn
+    import detrcli.cli.panoptic as maps
+    from detrcli.cli.console import Status, print_json, tell, warn
     from detrcli.cli.outputs import check_ending, check_free, check_not_inputs
     from detrcli.data.collect import collect
 
-    if out is not None and not no_images:
+    panoptic = format_ == "panoptic"
+    if out is not None and (panoptic or not no_images):
         check_free(out, overwrite=overwrite or resume, folder=True)
     if resume and save is None:
         raise UsageError("--resume goes on with the file that --save names.")
@@ -102,10 +107,14 @@ def predict(
             raise UsageError("--save writes the results, --json and --format print them: one at a time.")
         check_free(save, overwrite=overwrite or resume)
         check_ending(save, ".jsonl")
+    if panoptic and getattr(context.get_parameter_source("threshold"), "name", "") == "DEFAULT":
+        threshold = str(PANOPTIC_THRESHOLD)
     overall, by_class = _thresholds(threshold)
+    if panoptic and (by_class or classes is not None):
+        raise UsageError("--format panoptic takes one --threshold for all classes, and no --classes.")
     asked_for = {"all": overall, "classes": by_class} if by_class else overall
-    if ids_from is not None and format_ != "coco":
-        raise UsageError("--ids-from is for --format coco: other formats name the files.")
+    if ids_from is not None and format_ not in ("coco", "panoptic"):
+        raise UsageError("--ids-from is for --format coco and panoptic: other formats name the files.")
     named = list(collect(paths_named(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
@@ -115,9 +124,10 @@ def predict(
     from detrcli.cli.loading import load_detector
     from detrcli.cli.prediction_lines import PredictionLines
     from detrcli.inference.class_filter import above, chosen_ids, of_classes
+    from detrcli.inference.panoptic import PanopticRule
     from detrcli.system import distributed
     from detrcli.system.devices import find_device
-    from detrcli.system.files import next_free_folder
+    from detrcli.system.files import next_free_folder, write_whole
 
     placed = list(zip(named, places(named), strict=True))
     if out is not None and not no_images:
@@ -134,7 +144,8 @@ def predict(
         lines = None if save is None else PredictionLines(save, asked, resume=resume)
         if lines is not None:
             placed = [pair for pair in placed if str(pair[0].path) not in lines.done]
-        if distributed.world_size() > 1 and out is None and not no_images:  # one folder for all
+        alone = distributed.world_size() == 1 and not panoptic
+        if not alone and out is None and (panoptic or not no_images):  # one folder for all
             out = distributed.broadcast_object(lambda: next_free_folder(DEFAULT_OUT))
             warn(f"annotated pictures go to {out}")
         mine = placed[distributed.rank() :: distributed.world_size()]
@@ -151,7 +162,12 @@ def predict(
         )
         paths = (item.path for item, _ in mine)
         least = min((overall, *by_class.values()))
-        stream = detector.stream(paths, least, batch_size, max_pixels, keep_images=not no_images)
+        rule = PanopticRule(overall) if panoptic else None
+        stream = detector.stream(
+            paths, least, batch_size, max_pixels, keep_images=not no_images, panoptic=rule
+        )
+        if panoptic and out is not None:
+            stream = maps.written([place for _, place in mine], stream, out)
         if by_class:
             stream = above(stream, detector.classes, overall, by_class)
         if classes is not None:
@@ -185,6 +201,12 @@ def predict(
     looked_at = sum(pictures for *_, pictures in shares)
     if save is not None:
         print(f"{looked_at:,} pictures, {sum(objects for _, objects, _ in shares):,} objects: {save}")
+    elif panoptic and out is not None:
+        by_file = {str(item.path): place for item, place in placed}
+        found = maps.document(results, by_file, detector.classes, ids)
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / maps.FILE, dumps(found).encode())
+        print_json(found)
     else:
         show.print_results(results, format_, weights, asked_for, ids)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from pycocotools import mask as rle
 
 from detrcli.run_lengths import decode, encode
 
@@ -87,6 +86,8 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> np.ndarray:
     corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in polygons])
     if not (np.abs(corners) < 10 * max(height, width)).all():  # each pixel of an outline takes memory
         raise ValueError("a polygon lies far outside")
+    from pycocotools import mask as rle  # of no use to who has no masks
+
     runs = rle.merge(rle.frPyObjects(polygons, height, width))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet

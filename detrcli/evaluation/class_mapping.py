@@ -57,7 +57,7 @@ def map_classes(weights: Classes, data: Classes, *, pair_by_id: bool = False) ->
     paired = set(ids)
     theirs = dict(zip(data.ids.tolist(), map(str, data.names), strict=True))
     return ClassMapping(
-        classes=Classes(ids=np.array(ids, dtype=np.int64), names=weights.names),
+        classes=Classes(ids=np.array(ids, dtype=np.int64), names=weights.names, things=weights.things),
         by=by,
         only_weights=[
             name for (_, name), i in zip(used, ids, strict=True) if i == UNKNOWN_CLASS and name != UNUSED

@@ -4,13 +4,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from pycocotools import mask as rle
 
 from detrcli.data.outlines import WRONG, mask_of
 from detrcli.errors import DataError
 from detrcli.evaluation.truth import Truth
 from detrcli.run_lengths import MaskRows, encode
 
+AT_ONCE = 200  # masks that pycocotools is asked for: with numpy 2 it cannot count beyond 255
 RunLengths = dict[str, Any]  # "size" and the compressed "counts", as bytes
 
 
@@ -61,4 +61,7 @@ def read_mask(segmentation: Any) -> RunLengths:
 
 def areas(masks: np.ndarray) -> np.ndarray:
     """How many pixels each has, (N,) float64."""
-    return rle.area(list(masks)).astype(np.float64) if len(masks) else np.zeros(0)
+    from pycocotools import mask as rle  # of no use to who has no masks
+
+    parts = [list(masks[start : start + AT_ONCE]) for start in range(0, len(masks), AT_ONCE)]
+    return np.concatenate([np.zeros(0), *(rle.area(part) for part in parts)])

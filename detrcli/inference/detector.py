@@ -22,10 +22,11 @@ from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_pi
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
 from detrcli.inference.engines import ENGINES, Engine, EngineName, fastest
+from detrcli.inference.panoptic import PanopticMap, PanopticRule, panoptic_map
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
-from detrcli.structures import Classes, Detections, Output, Target
+from detrcli.structures import Classes, Detections, Output, Prediction, Target
 from detrcli.system.devices import find_device
 from detrcli.system.precision import check_precision, computing_in, exact_float32
 from detrcli.system.prefetch import prefetch
@@ -44,6 +45,7 @@ class ImageResult:
     image: Image.Image | None = None  # RGB, where it was asked for
     notes: Sequence[str] = ()
     problem: str | None = None
+    panoptic: PanopticMap | None = None  # where it was asked for
 
 
 class Detector:
@@ -165,12 +167,18 @@ class Detector:
         max_pixels: int = MAX_PIXELS,
         *,
         keep_images: bool = False,
+        panoptic: PanopticRule | None = None,
     ) -> Iterator[ImageResult]:
         """What is seen in each picture, in their order, while the next ones are being read.
 
         Pictures share a batch only where their input sizes are equal, so nothing is padded and a result does
-        not depend on the company, but for the rounding of another batch size.
+        not depend on the company, but for the rounding of another batch size. With a panoptic rule each has a
+        map too.
         """
+        if panoptic is not None and not self.model.has_masks:
+            raise UsageError(
+                f"{self.weights.source}: this model has no mask head; --format panoptic needs one."
+            )
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold {threshold}: it is a score between 0 and 1.")
         if batch_size < 1:
@@ -194,10 +202,14 @@ class Detector:
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
             ready = prefetch(pool, read, sources, depth=window + 2)
             while chunk := list(islice(ready, window)):
-                yield from self._look(chunk, threshold, batch_size)
+                yield from self._look(chunk, threshold, batch_size, panoptic)
 
     def _look(
-        self, chunk: list[tuple[ImageResult, Tensor | None]], threshold: float, batch_size: int
+        self,
+        chunk: list[tuple[ImageResult, Tensor | None]],
+        threshold: float,
+        batch_size: int,
+        panoptic: PanopticRule | None,
     ) -> Iterator[ImageResult]:
         by_size: dict[torch.Size, list[int]] = {}
         for i, (_, pixels) in enumerate(chunk):
@@ -205,6 +217,7 @@ class Detector:
                 by_size.setdefault(pixels.shape, []).append(i)
 
         found: dict[int, Detections] = {}
+        maps: dict[int, PanopticMap] = {}
         for places in by_size.values():
             for start in range(0, len(places), batch_size):
                 batch = places[start : start + batch_size]
@@ -219,10 +232,22 @@ class Detector:
                     seen_in = detections(
                         prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold
                     )
+                    if panoptic is not None:
+                        maps |= zip(batch, self._maps(prediction, sizes, panoptic), strict=True)
                 found |= zip(batch, seen_in, strict=True)
                 self._spent("postprocessing", began)
         for i, (seen, _) in enumerate(chunk):
-            yield replace(seen, detections=found[i]) if i in found else seen
+            yield replace(seen, detections=found[i], panoptic=maps.get(i)) if i in found else seen
+
+    def _maps(
+        self, prediction: Prediction, sizes: Sequence[tuple[int, int]], rule: PanopticRule
+    ) -> list[PanopticMap]:
+        return [
+            panoptic_map(
+                prediction, i, self.classes, self.scoring, size, self.preprocessing.resize.place(*size), rule
+            )
+            for i, size in enumerate(sizes)
+        ]
 
     def _spent(self, stage: str, began: float) -> float:
         """Count the time since then for a stage; what time it is now."""

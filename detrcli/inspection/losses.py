@@ -49,6 +49,8 @@ def object_losses(
     targets = np.zeros((L, len(target), len(criterion.terms)))
     unmatched = np.zeros((L, len(criterion.terms)))
     for m, term in enumerate(criterion.terms):
+        if not term.goes_with(group, [target]):
+            continue
         factor = group.weight * term.weight / normalisers[term.name]
         values = factor * term.values(matched).double().cpu().numpy()  # (L, 1, Q), or (P,)
         if values.ndim == 3:

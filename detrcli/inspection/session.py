@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class InspectionSession:
         note: Callable[[str], None] = lambda text: None,
     ) -> "InspectionSession":
         """The usable images of a split; objects whose class the weights do not know are left out."""
-        annotations = annotate(split, class_mapping.classes)
+        annotations = _annotate(split, class_mapping.classes, masks=detector.model.has_masks)
         if not len(annotations):
             raise DataError("There are no pictures in this split that can be used.")
         dataset = DetectionDataset(annotations, detector.preprocessing, augmentation="none")
@@ -141,3 +142,11 @@ class InspectionSession:
                     self.note(f"left out: {example.message}")
                 else:
                     raise DataError(f"{example.message}.\n--skip-bad leaves out what cannot be read.")
+
+
+def _annotate(split: Split, classes: Classes, *, masks: bool) -> Annotations:
+    """The truth, with masks where the model has them and all objects do."""
+    if masks:
+        with suppress(DataError):
+            return annotate(split, classes, masks=True)
+    return annotate(split, classes)

@@ -1,7 +1,6 @@
 """The set prediction loss: weighted terms, summed over every layer of every supervised group of queries."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,8 +27,6 @@ class Criterion:
         self, output: Output, targets: Sequence[Target], step: Step | None = None
     ) -> LossBreakdown:
         """The loss of one forward pass, as a part of a step; of one that sees this batch alone by default."""
-        if any(target.masks is None for target in targets):  # masks then cost nothing
-            output = replace(output, decoder=replace(output.decoder, masks=None))
         step = step or Step.of([targets])
         if not step.normalisers:
             step.normalisers = self.normalisers(output, step)
@@ -42,16 +39,11 @@ class Criterion:
             matched = pair_up(group, matches[group.name], own)
             assert group.name in step.normalisers, f"group {group.name!r} is not in every batch of a step"
             normalisers = step.normalisers[group.name]
+            terms = [term for term in self.terms if term.goes_with(group, own)]
             layers[group.name] = {
-                term.name: term.by_layer(matched) / normalisers[term.name]
-                for term in self.terms
-                if term.goes_with(group)
+                term.name: term.by_layer(matched) / normalisers[term.name] for term in terms
             }
-            total += [
-                group.weight * term.weight * layers[group.name][term.name].sum()
-                for term in self.terms
-                if term.goes_with(group)
-            ]
+            total += [group.weight * term.weight * layers[group.name][term.name].sum() for term in terms]
         parts = {
             name if group is output.decoder else f"{group.name}_{name}": value[-1]
             for group in output.groups

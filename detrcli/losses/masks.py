@@ -37,6 +37,46 @@ def every_pixel(logits: Tensor, masks: Masks, truth: Sequence[Tensor]) -> Compar
     return Compared(enlarged.flatten(1), wanted.flatten(1).to(logits.dtype))
 
 
+def sampled_points(number: int) -> Places:
+    """At so many points of each mask: three quarters are the least sure of three times as many, the rest are any."""
+
+    def places(logits: Tensor, masks: Masks, truth: Sequence[Tensor]) -> Compared:
+        unsure = number * 3 // 4
+        with torch.no_grad():
+            drawn = torch.rand(
+                len(logits), 3 * number, 2, device=logits.device
+            )  # x and y in [0, 1] of the input
+            least_sure = at_points(logits, drawn).abs().topk(unsure, largest=False).indices  # (n, unsure)
+            chosen = drawn.gather(1, least_sure[..., None].expand(-1, -1, 2))
+            anywhere = torch.rand(len(logits), number - unsure, 2, device=logits.device)
+            points = torch.cat([chosen, anywhere], 1)  # (n, S, 2)
+            size = points.new_tensor(masks.input_size).flip(0)
+            pixels = (points * size).long()  # (n, S, 2)
+            wanted = [pixels_of(mask, where) for mask, where in zip(truth, pixels, strict=True)]
+        return Compared(
+            at_points(logits, points),
+            torch.stack(wanted).to(logits.dtype) if wanted else logits.new_zeros(0, number),
+        )
+
+    return places
+
+
+def at_points(logits: Tensor, points: Tensor) -> Tensor:
+    """Logits (n, h, w) at points (n, S, 2), x and y in [0, 1], between cells as they are when enlarged: (n, S)."""
+    if not len(logits):
+        return logits.flatten(1)[:, :1].expand(-1, points.shape[1])
+    return F.grid_sample(
+        logits[:, None], 2 * points[:, None] - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )[:, 0, 0]
+
+
+def pixels_of(mask: Tensor, where: Tensor) -> Tensor:
+    """What a mask (H, W) has at pixels (S, 2), x and y: (S,) bool. Beyond it there is nothing."""
+    x, y = where.unbind(-1)
+    inside = (x < mask.shape[1]) & (y < mask.shape[0])
+    return mask[y.clamp(max=mask.shape[0] - 1), x.clamp(max=mask.shape[1] - 1)] & inside
+
+
 def focal(logits: Tensor, truth: Tensor) -> Tensor:
     """The focal loss of each mask, (n,), its mean over the places (n, S)."""
     probability = logits.sigmoid()

@@ -129,9 +129,11 @@ class LossTerm:
     min_normaliser: float = 1.0
     of_masks: bool = False  # whether it is for queries and objects with masks alone
 
-    def goes_with(self, group: Group) -> bool:
-        """Whether these queries are charged with it."""
-        return not self.of_masks or group.masks is not None
+    def goes_with(self, group: Group, targets: Sequence[Target]) -> bool:
+        """Whether these queries are charged with it, for these objects of their images."""
+        if not self.of_masks:
+            return True
+        return group.masks is not None and all(target.masks is not None for target in targets)
 
     def by_layer(self, matched: Matched) -> Tensor:
         """The sums, (L,)."""

@@ -1,4 +1,4 @@
-"""Mask heads on a detector: which pixels are a query's (section 4 of arXiv 2005.12872, and section 3 of 2206.02777).
+"""Mask heads on a detector: which pixels are a query's (section 4 of arXiv 2005.12872, section 3 of 2206.02777).
 
 B images, Q queries, P of them that are asked for, C channels, h and w the cells of the map that masks are made on.
 """
@@ -21,6 +21,8 @@ from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer, Frozen
 from detrcli.model.detr import downsample_padding
 from detrcli.structures import Batch, Output, Target
+
+LEAST_WIDTH = 32  # of a pixel's embedding
 
 
 @dataclass(frozen=True)
@@ -187,5 +189,50 @@ class ConvolutionalMaskHead(MaskHead):
                     finer = laterals[i - 1][images]
                     x = finer + F.interpolate(x, size=finer.shape[-2:])
             return self.last(x)[:, 0]  # (P, h, w)
+
+        return masks
+
+
+class DotProductMaskHead(MaskHead):
+    """A mask is the product of a query's embedding with that of every pixel (sections 3.2 and 3.3 of 2206.02777).
+
+    Pixels are embedded from the memory and, step by step, the backbone's finer maps.
+    """
+
+    def __init__(self, dim: int, finer: Sequence[int]) -> None:
+        """`finer` are the channels of the finer maps, the finest first. Each has half the width of the one before."""
+        super().__init__()
+        widths = [max(LEAST_WIDTH, dim >> i) for i in range(len(finer) + 1)]
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(channels, width, 1) for channels, width in zip(reversed(finer), widths[1:], strict=True)
+        )
+        self.narrower = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
+        self.steps = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(math.gcd(8, width), width), nn.ReLU()
+            )
+            for width in widths[1:]
+        )
+        self.pixels = nn.Conv2d(widths[-1], widths[-1], 1)
+        self.embedding = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, widths[-1])
+        )
+
+    def forward(self, seen: Seen) -> Callable[[Tensor, Tensor], Tensor]:
+        x = seen.memory
+        ways = zip(self.laterals, self.narrower, self.steps, reversed(seen.finer), strict=True)
+        for lateral, narrower, step, map_ in ways:
+            x = step(lateral(map_) + F.interpolate(narrower(x), size=map_.shape[-2:], mode="bilinear"))
+        pixels = self.pixels(x)  # (B, C, h, w)
+        embeddings = self.embedding(seen.hidden)  # (B, Q, C)
+
+        def masks(images: Tensor, queries: Tensor) -> Tensor:
+            # Image by image: a copy of its pixels for each of its queries would be large.
+            found = pixels.new_zeros(len(images), *pixels.shape[-2:])
+            for image, own in enumerate(pixels):
+                here = images == image
+                asked = embeddings[image, queries[here]]  # (n, C)
+                found = found.index_put((here,), torch.einsum("nc,chw->nhw", asked, own))
+            return found  # (P, h, w)
 
         return masks

@@ -51,11 +51,13 @@ class PyramidInput(nn.Module):
         self.projections = nn.ModuleList(
             nn.Sequential(conv, nn.GroupNorm(groups, dim)) for conv in (*of_maps, *coarser)
         )
+        self.maps = len(channels)  # the coarsest ones; finer ones are for mask heads
         self.position = position
         self.level_codes = nn.Parameter(nn.init.normal_(torch.empty(levels, dim)))
 
     def forward(self, maps: Sequence[Tensor], batch: Batch) -> Pyramid:
         """Maps (B, channels, h, w), the finest first."""
+        maps = maps[-self.maps :]
         projected: list[Tensor] = []
         for level, projection in enumerate(self.projections):
             if level < len(maps):

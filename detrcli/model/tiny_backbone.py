@@ -33,9 +33,11 @@ class Block(nn.Module):
 class TinyBackbone(Backbone):
     """Eight pixels a cell: 128 x 128 pixels are 16 x 16 cells, and its smallest objects are not lost between them."""
 
-    def __init__(self, width: int, *, norm: Norm) -> None:
+    def __init__(self, width: int, *, norm: Norm, finer: bool = False) -> None:
+        """With `finer` its maps of two and of four pixels a cell are given too, for a mask head."""
         super().__init__()
-        self.channels = [4 * width]
+        self.finer = finer
+        self.channels = [width, 2 * width, 4 * width] if finer else [4 * width]
         self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
         self.norm = norm(width)
         self.stage1 = _stage(width, 2 * width, norm)
@@ -46,10 +48,11 @@ class TinyBackbone(Backbone):
         return self.conv, self.norm, self.stage1
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to one map, (B, 4 width, H/8, W/8)."""
-        x = self.norm(self.conv(images)).relu()  # (B, width, H/2, W/2)
-        x = self.stage1(x)  # (B, 2 width, H/4, W/4)
-        return (self.stage2(x),)  # (B, 4 width, H/8, W/8)
+        """Images (B, 3, H, W) to their map, (B, 4 width, H/8, W/8), perhaps behind finer ones."""
+        finest = self.norm(self.conv(images)).relu()  # (B, width, H/2, W/2)
+        finer = self.stage1(finest)  # (B, 2 width, H/4, W/4)
+        x = self.stage2(finer)  # (B, 4 width, H/8, W/8)
+        return (finest, finer, x) if self.finer else (x,)
 
 
 def _stage(channels: int, wanted: int, norm: Norm) -> nn.Sequential:
@@ -59,9 +62,11 @@ def _stage(channels: int, wanted: int, norm: Norm) -> nn.Sequential:
 class QuickBackbone(Backbone):
     """Eight pixels a cell by three strided convolutions; then blocks that begin by passing on what they get."""
 
-    def __init__(self, width: int, blocks: int, *, norm: Norm) -> None:
+    def __init__(self, width: int, blocks: int, *, norm: Norm, finer: bool = False) -> None:
+        """With `finer` its maps of two and of four pixels a cell are given too, for a mask head."""
         super().__init__()
-        self.channels = [4 * width]
+        self.finer = finer
+        self.channels = [width, 2 * width, 4 * width] if finer else [4 * width]
         widths = (3, width, 2 * width, 4 * width)
         self.down = nn.Sequential(
             *(
@@ -77,11 +82,15 @@ class QuickBackbone(Backbone):
         return self.down[0], self.down[1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to one map, (B, 4 width, H/8, W/8)."""
-        x = self.down(images)
+        """Images (B, 3, H, W) to their map, (B, 4 width, H/8, W/8), perhaps behind finer ones."""
+        first, second, third = self.down
+        finest = first(images)  # (B, width, H/2, W/2)
+        finer = second(finest)  # (B, 2 width, H/4, W/4)
+        x = third(finer)
         for block in self.blocks:
             x = block(x)
-        return (self.around(x),)
+        x = self.around(x)
+        return (finest, finer, x) if self.finer else (x,)
 
 
 class SiLUBlock(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from detrcli.data.dataset import Examples
-from detrcli.errors import DivergedError
+from detrcli.errors import DivergedError, UsageError
 from detrcli.losses.criterion import class_error
 from detrcli.losses.loss import Loss, LossBreakdown, Step
 from detrcli.model.detection_transformer import DetectionTransformer
@@ -82,6 +82,8 @@ class Trainer:
             if distributed.world_size() > 1
             else model
         )
+        if settings.compile and model.has_masks:
+            raise UsageError("compile: a model with a mask head is not compiled. Leave it out.")
         self._compute = torch.compile(self._replica) if settings.compile else self._replica
 
     def step(self, batches: Sequence[Examples], step: int) -> StepResult:

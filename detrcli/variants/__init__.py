@@ -14,6 +14,7 @@ from detrcli.variants import (
     dino,
     dino_tiny,
     tiny,
+    tiny_masks,
     torchvision_detectors,
 )
 from detrcli.variants.adapters.variant import FOR_PHRASES
@@ -30,6 +31,7 @@ _VARIANTS: list[Variant[Any]] = [
     dino.VARIANT,
     dino_tiny.VARIANT,
     deformable_tiny.VARIANT,
+    *tiny_masks.VARIANTS,
     OF_TRANSFORMERS,
     FOR_PHRASES,
     torchvision_detectors.VARIANT,

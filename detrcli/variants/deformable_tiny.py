@@ -27,14 +27,14 @@ class DeformableTinyConfig(QuickConfig):
     """All numbers of the model."""
 
 
-def build(config: DeformableTinyConfig) -> DeformableDETR:
-    """The network, with its random start."""
+def build(config: DeformableTinyConfig, *, finer: bool = False) -> DeformableDETR:
+    """The network, with its random start; with `finer` its backbone gives a mask head finer maps too."""
     c = config
-    backbone = QuickBackbone(c.width, c.blocks, norm=NORMS[c.norm])
+    backbone = QuickBackbone(c.width, c.blocks, norm=NORMS[c.norm], finer=finer)
     shape = (c.dim, c.heads, 1, c.points, c.feed_forward, c.dropout)
     return DeformableDETR(
         backbone=backbone,
-        pyramid=PyramidInput(backbone.channels, 1, c.dim, SinePosition(c.dim, temperature=20)),
+        pyramid=PyramidInput(backbone.channels[-1:], 1, c.dim, SinePosition(c.dim, temperature=20)),
         encoder=DeformableEncoder(c.encoder_layers, *shape),
         queries=ProposedQueries(c.queries, c.dim, rows=1, cells=c.anchor),
         layers=[DeformableDecoderLayer(*shape) for _ in range(c.decoder_layers)],

@@ -34,7 +34,7 @@ def build(config: DETRMasksConfig) -> Segmenter:
     )
 
 
-def mask_terms(loss: LossConfig) -> Sequence[LossTerm]:
+def mask_terms(_config: DETRMasksConfig, loss: LossConfig) -> Sequence[LossTerm]:
     """The published loss of masks."""
     return [
         mask_loss("mask", loss.weight("loss", "mask"), focal, every_pixel),

@@ -63,15 +63,15 @@ class DINOTinyConfig(QuickConfig):
     box_noise: Weight = 0.4
 
 
-def build(config: DINOTinyConfig) -> DINO:
-    """The network, with its random start."""
+def build(config: DINOTinyConfig, *, finer: bool = False) -> DINO:
+    """The network, with its random start; with `finer` its backbone gives a mask head finer maps too."""
     c = config
-    backbone = QuickBackbone(c.width, c.blocks, norm=NORMS[c.norm])
+    backbone = QuickBackbone(c.width, c.blocks, norm=NORMS[c.norm], finer=finer)
     shape = (c.dim, c.heads, 1, c.points, c.feed_forward, c.dropout)
     rows = Sigmoid().rows(c.classes)
     model = DINO(
         backbone=backbone,
-        pyramid=PyramidInput(backbone.channels, 1, c.dim, SinePosition(c.dim, temperature=20)),
+        pyramid=PyramidInput(backbone.channels[-1:], 1, c.dim, SinePosition(c.dim, temperature=20)),
         encoder=DeformableEncoder(c.encoder_layers, *shape),
         layers=[DeformableDecoderLayer(*shape) for _ in range(c.decoder_layers)],
         selection=PureSelection(c.queries, c.dim, rows, cells=c.anchor),

@@ -44,11 +44,11 @@ class TinyConfig(ModelConfig):
 NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 8)}
 
 
-def build(config: TinyConfig) -> RefiningDETR:
-    """The network, with its random start."""
+def build(config: TinyConfig, *, finer: bool = False) -> RefiningDETR:
+    """The network, with its random start; with `finer` its backbone gives a mask head finer maps too."""
     c = config
     return RefiningDETR(
-        backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
+        backbone=TinyBackbone(c.width, norm=NORMS[c.norm], finer=finer),
         position=SinePosition(c.dim, temperature=20, turns=4),  # sharp enough to tell neighbours apart
         encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
         decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),

@@ -23,7 +23,7 @@ def with_masks(
     config: type[C],
     presets: Mapping[str, C],
     build: Callable[[C], Segmenter],
-    terms: Callable[[LossConfig], Sequence[LossTerm]],
+    terms: Callable[[C, LossConfig], Sequence[LossTerm]],
     weights: Mapping[str, float],
     published: ForeignNames[C] | None = None,
 ) -> Variant[C]:
@@ -35,7 +35,7 @@ def with_masks(
     def make_loss(config: C, loss: LossConfig) -> Criterion:
         boxes = detector.make_loss(config, loss)
         assert isinstance(boxes, Criterion)
-        return Criterion(boxes.scoring, boxes.matcher, [*boxes.terms, *terms(loss)])
+        return Criterion(boxes.scoring, boxes.matcher, [*boxes.terms, *terms(config, loss)])
 
     def named(rows: Callable[[Any], Mapping[str, Tensor]]) -> Callable[[C], Mapping[str, Tensor]]:
         return lambda config: {DETECTOR + name: value for name, value in rows(config).items()}

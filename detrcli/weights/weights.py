@@ -108,4 +108,6 @@ def classes_by_index(count: int) -> Classes:
     """Classes of weights that do not name them: COCO's where there are as many, things or panoptic; else numbers."""
     coco = {len(names): names for names in (NAMES, PANOPTIC_NAMES)}
     names = coco.get(count) or [f"class {index}" for index in range(count)]
-    return Classes(ids=np.arange(count), names=np.array(names))
+    # Of COCO's panoptic classes those that COCO's boxes know are things.
+    things = np.arange(count) < len(NAMES) if names is PANOPTIC_NAMES else None
+    return Classes(ids=np.arange(count), names=np.array(names), things=things)

@@ -82,6 +82,48 @@ def test_a_published_name_is_fetched_and_has_masks(
         assert all("mask" in one for one in found)
 
 
+def test_panoptic_maps_and_their_file(detr: Detr, picture: Path, tmp_path: Path) -> None:
+    """One PNG a picture, whose colours are the segments of the file; and it equals itself by panoptic quality."""
+    state = published_names(MASKED)
+    state["detr.class_embed.bias"] = state["detr.class_embed.bias"] + torch.tensor([5.0, 4.0, 0, 0])
+    state["mask_head.out_lay.bias"] = state["mask_head.out_lay.bias"] + 1
+    torch.save({"model": state}, "sure.pth")
+    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.jpg")
+    asked = ("--weights", "sure.pth", "--threshold", 0.2, "--size", 64, "--format", "panoptic")
+    shown = detr("predict", "a.png", "b.jpg", *asked, "--out", "out", "--no-images")
+    assert shown.code == 0, shown.err
+    document = json.loads(Path("out/panoptic.json").read_text())
+    assert shown.json == document
+    assert [one["file_name"] for one in document["annotations"]] == ["a.png", "b.png"]
+    for annotation, (width, height) in zip(document["annotations"], [(240, 160), (160, 240)], strict=True):
+        with Image.open(Path("out/panoptic", annotation["file_name"])) as map_:
+            pixels = np.asarray(map_).astype(np.int64)
+        assert pixels.shape == (height, width, 3)
+        ids, areas = np.unique(pixels @ (1, 256, 65536), return_counts=True)
+        drawn = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        drawn.pop(0, None)
+        assert drawn == {one["id"]: one["area"] for one in annotation["segments_info"]}
+        assert drawn
+    assert {one["isthing"] for one in document["categories"]} == {1}
+    assert not Path("out/a.png").exists()
+    same = detr("eval", "--panoptic", "out/panoptic.json", "--predictions", "out/panoptic.json", "--json")
+    assert same.json["panoptic"]["PQ"] == 1
+
+
+def test_panoptic_pictures_and_what_it_refuses(detr: Detr, weights: Path, picture: Path) -> None:
+    asked = ("predict", "a.png", "--weights", weights, "--format", "panoptic", "--size", 64)
+    shown = detr(*asked)
+    assert shown.code == 0, shown.err
+    assert "predictions" in shown.err
+    with Image.open("predictions/a.png") as drawn:
+        assert drawn.size == (240, 160)
+    assert Path("predictions/panoptic/a.png").is_file()
+    assert detr(*asked, "--classes", "cat").code == 2
+    boxes = detr("predict", "a.png", "--weights", "shapes", "--format", "panoptic", "--out", "other")
+    assert boxes.code == 2
+    assert "no mask head" in boxes.err
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -14,10 +14,11 @@ from detrcli.data.checks import check_split
 from detrcli.data.layouts import coco
 from detrcli.data.outlines import encoded
 from detrcli.errors import DataError
-from detrcli.evaluation.masks import truth_masks
+from detrcli.evaluation.masks import areas, objects, rows_of, truth_masks
 from detrcli.evaluation.metrics import score, with_hotcoco, with_pycocotools
-from detrcli.evaluation.results import read_results, write_results
+from detrcli.evaluation.results import Results, read_results, write_results
 from detrcli.evaluation.truth import Truth, truth_of
+from detrcli.run_lengths import MaskRows
 
 HEIGHT, WIDTH = 150, 200
 Document = dict[str, Any]
@@ -108,6 +109,21 @@ def test_results_are_written_and_read_with_their_masks(tmp_path: Path) -> None:
     part = results.part(results.scores > 0.4)
     assert part.masks is not None
     assert len(part.masks) == len(part)
+
+
+def test_areas_of_more_masks_than_fit_in_a_byte() -> None:
+    masks = [np.arange(12).reshape(3, 4) < n % 13 for n in range(600)]
+    found = areas(rows_of(MaskRows.of(masks, (3, 4))))
+    assert found.tolist() == [float(mask.sum()) for mask in masks]
+
+
+def test_nothing_found(tmp_path: Path) -> None:
+    document, _ = split(3)
+    truth = read(tmp_path, document)
+    nothing = Results(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), objects([]))
+    for counting in (with_hotcoco, with_pycocotools):
+        found = score(truth, nothing, counting=counting, masks=truth_masks(truth)).metrics
+        assert found["AP"] == found["AR100"] == 0
 
 
 def test_truth_without_masks_has_none(tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.masks import cross_entropy, dice, every_pixel, focal, mask_loss
+from detrcli.losses.masks import (
+    at_points,
+    cross_entropy,
+    dice,
+    every_pixel,
+    focal,
+    mask_loss,
+    pixels_of,
+    sampled_points,
+)
 from detrcli.losses.matching import Matcher
 from detrcli.losses.scoring import Softmax
 from detrcli.losses.terms import l1_cost, l1_loss
@@ -105,3 +114,34 @@ def test_targets_without_masks_cost_none() -> None:
     )
     target = Target(torch.zeros(1, dtype=torch.long), torch.full((1, 4), 0.5))
     assert criterion.compute_loss(Output(decoder), [target]).parts.keys() == {"l1"}
+
+
+def test_points_are_read_as_pixels_of_the_enlarged_mask() -> None:
+    """The middle of each pixel of the input: what interpolation gives there, and the mask's own pixel."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, generator=generator)
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(20), indexing="ij")
+    middles = torch.stack([(x + 0.5) / 20, (y + 0.5) / 16], -1).view(1, -1, 2).repeat(2, 1, 1)
+    wanted = torch.nn.functional.interpolate(logits[None], size=(16, 20), mode="bilinear")[0]
+    torch.testing.assert_close(at_points(logits, middles), wanted.flatten(1))
+    mask = torch.rand(12, 20, generator=generator) < 0.5  # of a lower picture: what is below it pads it
+    found = pixels_of(mask, (middles[0] * torch.tensor([20, 16])).long()).view(16, 20)
+    assert torch.equal(found[:12], mask)
+    assert not found[12:].any()
+
+
+def test_points_lie_where_masks_are_least_sure() -> None:
+    """Of those that are chosen, all that lie at the edge of a mask that is sure of all else."""
+    torch.manual_seed(0)
+    logits = torch.full((1, 32, 32), -9.0)
+    logits[0, 8:24, 8:24] = 9
+    truth = torch.zeros(128, 128, dtype=torch.bool)
+    truth[32:96, 32:96] = True
+    compared = sampled_points(400)(logits, Given(torch.zeros(0), (128, 128)), [truth])
+    assert compared.logits.shape == compared.truth.shape == (1, 400)
+    at_edge = (compared.logits.abs() < 8.9)[0]
+    assert at_edge[:300].sum() > 5 * at_edge[300:].sum()
+    sure = ~at_edge
+    assert torch.equal(compared.logits[0, sure] > 0, compared.truth[0, sure] > 0)
+    nothing = sampled_points(400)(logits[:0], Given(torch.zeros(0), (128, 128)), [])
+    assert nothing.logits.shape == nothing.truth.shape == (0, 400)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import CONFIG, TINY, small_weights
+from small import CONFIG, MASKED, TINY, small_weights
 
 from detrcli.errors import WeightsError
 from detrcli.structures import Classes
@@ -51,6 +51,21 @@ def test_every_member_goes_in_and_comes_out(tmp_path: Path) -> None:
         assert loaded.config == config
         state = loaded.model().state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in small_weights(config).tensors.items())
+
+
+def test_which_classes_are_things_goes_along(tmp_path: Path) -> None:
+    weights = small_weights(MASKED)
+    things = replace(weights, classes=replace(weights.classes, things=np.array([True, False, True])))
+    native.save(things, tmp_path / "w.safetensors")
+    loaded = load_weights(str(tmp_path / "w.safetensors"))
+    assert loaded.config == MASKED
+    assert loaded.classes.things is not None
+    assert loaded.classes.things.tolist() == [True, False, True]
+    native.save(weights, tmp_path / "v.safetensors")
+    assert load_weights(str(tmp_path / "v.safetensors")).classes.things is None
+    for wrong in ([True, False], [1, 0, 1]):
+        with pytest.raises(ValueError, match="which classes are things"):
+            Classes.of([1, 2, 3], ["a", "b", "c"], wrong)
 
 
 def test_a_file_from_before_there_were_norms(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def header_of(weights: Weights) -> dict[str, str]:
         "format": FORMAT,
         "variant": variant_of(weights.config).name,
         "config": json.dumps(asdict(weights.config)),
-        "classes": json.dumps({"ids": weights.classes.ids.tolist(), "names": weights.classes.names.tolist()}),
+        "classes": json.dumps(
+            {name: value.tolist() for name, value in vars(weights.classes).items() if value is not None}
+        ),
         "preprocessing": json.dumps({**asdict(p), "resize": p.resize.facts()}),
         "loss": json.dumps(asdict(weights.loss)),
     }
@@ -52,7 +54,7 @@ def from_header(
             source=source,
             config=variant.config(**json.loads(header["config"])),
             tensors=tensors,
-            classes=Classes.of(classes["ids"], classes["names"]),
+            classes=Classes.of(classes["ids"], classes["names"], classes.get("things")),
             preprocessing=_preprocessing(json.loads(header["preprocessing"])),
             loss=loss,
         )

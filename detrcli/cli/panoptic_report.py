@@ -1,0 +1,42 @@
+"""What `detr eval --panoptic` prints."""
+
+from dataclasses import asdict
+from typing import Any
+
+from detrcli.cli.console import print_table
+from detrcli.evaluation.panoptic import PanopticQuality, Quality
+from detrcli.system.text import visible
+
+
+def panoptic_document(found: PanopticQuality, predictions: str) -> dict[str, Any]:
+    """All of it, in plain values."""
+    return {
+        "schema": "detr.eval/1",
+        "images": found.images,
+        "predictions": predictions,
+        "panoptic": {
+            **asdict(found.all),
+            "things": asdict(found.things),
+            "stuff": asdict(found.stuff),
+            "per_class": [asdict(one) for one in found.per_class],
+        },
+    }
+
+
+def show_panoptic(found: PanopticQuality, predictions: str) -> None:
+    """Print it for people."""
+    print(f"{visible(predictions)}: {found.images:,} pictures\n")
+    groups = {"all": found.all, "things": found.things, "stuff": found.stuff}
+    print_table(("", "PQ", "SQ", "RQ"), [(name, *_numbers(one)) for name, one in groups.items()])
+    print()
+    print_table(
+        ("class", "id", "", "PQ", "SQ", "RQ"),
+        [
+            (visible(one.label), str(one.category_id), "thing" if one.thing else "stuff", *_numbers(one))
+            for one in sorted(found.per_class, key=lambda one: (-one.PQ, one.label))
+        ],
+    )
+
+
+def _numbers(quality: Quality) -> list[str]:
+    return ["-1" if value < 0 else f"{value:.3f}" for value in (quality.PQ, quality.SQ, quality.RQ)]

@@ -1,0 +1,134 @@
+"""Panoptic quality of a set that is worked by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from here import Detr
+from PIL import Image
+
+from detrcli.cli.panoptic import as_colours
+from detrcli.errors import DataError
+from detrcli.evaluation.panoptic import Quality, panoptic_quality
+
+CATEGORIES = [
+    {"id": 1, "name": "cat", "isthing": 1},
+    {"id": 2, "name": "dog", "isthing": 1},
+    {"id": 9, "name": "sky", "isthing": 0},
+]
+Segment = tuple[int, int, slice, slice]  # id, category, rows and columns
+
+
+def written(path: Path, *pictures: list[Segment], crowd: int | None = None, size: int = 10) -> Path:
+    """A file with its maps; later segments cover earlier ones."""
+    annotations = []
+    for number, segments in enumerate(pictures, 1):
+        ids = np.zeros((size, size), dtype=np.int32)
+        for id_, _, rows, columns in segments:
+            ids[rows, columns] = id_
+        folder = path.with_suffix("")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(as_colours(ids)).save(folder / f"{number}.png")
+        infos: list[dict[str, Any]] = []
+        for id_, category, *_ in segments:
+            rows, columns = np.nonzero(ids == id_)
+            box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+            infos.append(
+                {
+                    "id": id_,
+                    "category_id": category,
+                    "area": len(rows),
+                    "bbox": box,
+                    "iscrowd": int(id_ == crowd),
+                }
+            )
+        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": infos})
+    images = [
+        {"id": n, "file_name": f"{n}.jpg", "height": size, "width": size} for n in range(1, len(pictures) + 1)
+    ]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
+    return path
+
+
+ALL = slice(None)
+TRUTH = [
+    # Picture 1: sky above, two cats below it.
+    [(5, 9, slice(0, 5), ALL), (70_000, 1, slice(5, 10), slice(0, 5)), (3, 1, slice(5, 10), slice(5, 10))],
+    # Picture 2: sky, and a dog that nobody finds.
+    [(8, 9, slice(0, 8), ALL), (4, 2, slice(8, 10), ALL)],
+]
+FOUND = [
+    # The sky one row short: IoU 40 / 50. The first cat a column short: 20 / 25. The second: 10 / 25, too little.
+    [(1, 9, slice(0, 4), ALL), (2, 1, slice(5, 10), slice(0, 4)), (3, 1, slice(5, 10), slice(8, 10))],
+    # The sky whole.
+    [(1, 9, slice(0, 8), ALL)],
+]
+
+
+def quality(segmentation: float, found: int, false: int, missed: int) -> Quality:
+    recognition = found / (found + false / 2 + missed / 2)
+    return Quality(segmentation * recognition, segmentation, recognition)
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    found = panoptic_quality(written(tmp_path / "t.json", *TRUTH), written(tmp_path / "p.json", *FOUND))
+    cat, dog, sky = quality(0.8, 1, 1, 1), Quality(0, 0, 0), quality((0.8 + 1) / 2, 2, 0, 0)
+    by_class = {one.label: (one.PQ, one.SQ, one.RQ) for one in found.per_class}
+    for name, one in (("cat", cat), ("dog", dog), ("sky", sky)):
+        assert by_class[name] == pytest.approx((one.PQ, one.SQ, one.RQ))
+    assert pytest.approx(0.9) == found.stuff.PQ
+    assert pytest.approx((0.4 + 0) / 2) == found.things.PQ
+    assert pytest.approx((0.4 + 0 + 0.9) / 3) == found.all.PQ
+    assert pytest.approx((0.8 + 0 + 0.9) / 3) == found.all.SQ
+    assert pytest.approx((0.5 + 0 + 1) / 3) == found.all.RQ
+    assert found.images == 2
+
+
+def test_what_lies_on_a_crowd_or_on_nothing_is_no_mistake(tmp_path: Path) -> None:
+    """A cat on a crowd of cats, and one where nobody has looked: both are passed over."""
+    truth = written(tmp_path / "t.json", [(1, 9, slice(0, 2), ALL), (2, 1, slice(2, 6), ALL)], crowd=2)
+    predicted = [(1, 9, slice(0, 2), ALL), (2, 1, slice(2, 4), ALL), (3, 1, slice(7, 10), ALL)]
+    found = panoptic_quality(truth, written(tmp_path / "p.json", predicted))
+    assert [(one.label, one.PQ) for one in found.per_class] == [("sky", 1)]
+    assert found.things.PQ == -1 or found.things.PQ == 0
+
+
+def test_the_command(detr: Detr, tmp_path: Path) -> None:
+    truth, predicted = written(tmp_path / "t.json", *TRUTH), written(tmp_path / "p.json", *FOUND)
+    shown = detr("eval", "--panoptic", truth, "--predictions", predicted, "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["panoptic"]["PQ"] == pytest.approx(1.3 / 3)
+    assert shown.json["panoptic"]["things"].keys() == {"PQ", "SQ", "RQ"}
+    text = detr("eval", "--panoptic", truth, "--predictions", predicted).out
+    assert "0.433" in text
+    assert "stuff" in text
+    assert detr("eval", "--panoptic", truth).code == 2
+
+
+@pytest.mark.parametrize(
+    ("break_", "said"),
+    [
+        (lambda folder: (folder / "p" / "2.png").unlink(), "the map of image 2, .* is not there"),
+        (lambda folder: (folder / "p.json").write_text("[]"), "not a COCO panoptic file"),
+        (lambda folder: (folder / "p.json").unlink(), "cannot be read"),
+        (
+            lambda folder: written(folder / "p.json", FOUND[0]),
+            "1 of 2 images have no map, the first of them is 2",
+        ),
+        (lambda folder: written(folder / "p.json", *FOUND, size=12), "cannot be compared"),
+        (
+            lambda folder: (folder / "p.json").write_text(
+                (folder / "p.json").read_text().replace('"2.png"', '"../t/2.png"')
+            ),
+            "lies outside of its folder",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, break_: Any, said: str) -> None:
+    truth = written(tmp_path / "t.json", *TRUTH)
+    predicted = written(tmp_path / "p.json", *FOUND)
+    break_(tmp_path)
+    with pytest.raises(DataError, match=said):
+        panoptic_quality(truth, predicted)

@@ -1,0 +1,166 @@
+"""The small members with masks go all the way: both ways of training, evaluation, pictures, looking inside."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from here import Detr
+from trainings import comparable, data_of, new, resume, stopped
+
+from detrcli.data.make import make_shapes
+from detrcli.inference.engines import FastEngine, PlainEngine
+from detrcli.structures import Batch, Target
+from detrcli.training.interrupts import Interrupts
+from detrcli.variants import preset, variant_of
+from detrcli.weights.load import load_weights
+
+NAMES = (
+    "detr-tiny-masks",
+    "dino-tiny-masks",
+    pytest.param("deformable-tiny-masks", marks=pytest.mark.slow),
+)
+QUICK = ("--epochs", 1, "--batch-size", 4, "--size", 48, "--set", "workers=0", "--set", "queries=8")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, images=8, size=48, objects=3)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_and_evaluates(name: str, detr: Detr, data: Path) -> None:
+    shown = detr("train", data, "--model", name, "--weights", "none", "--out", "run", *QUICK)
+    assert shown.code == 0, shown.err
+    with Path("run/metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["loss_mask"]) > 0
+    assert float(row["loss_dice"]) > 0
+    evaluated = detr("eval", data, "--weights", "run", "--json")
+    assert evaluated.json["masks"].keys() == evaluated.json["metrics"].keys()
+    found = detr(
+        "predict", data / "val" / "000000.png", "--weights", "run", "--threshold", 0, "--json", "--no-images"
+    )
+    assert all(one["mask"]["size"] == [48, 48] for one in found.json["images"][0]["detections"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_the_fast_engine_has_the_same_masks(name: str) -> None:
+    torch.manual_seed(0)
+    config = preset(name)
+    model = variant_of(config).build(config).eval()
+    batch = Batch(torch.randn(2, 3, 64, 80), None)
+    plain, fast = PlainEngine(model, CPU)(batch), FastEngine(model, CPU)(batch)
+    asked = torch.tensor([1, 0, 1]), torch.tensor([3, 4, 5])
+    assert plain.masks is not None
+    assert fast.masks is not None
+    masks = plain.masks(*asked)
+    assert masks.shape == (3, 32, 40)
+    torch.testing.assert_close(fast.masks(*asked), masks, rtol=1e-3, atol=1e-4)
+    alone = PlainEngine(model, CPU)(Batch(batch.images[1:], None)).masks
+    assert alone is not None
+    torch.testing.assert_close(alone(torch.tensor([0]), torch.tensor([5]))[0], masks[2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_it_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
+    """The points at which masks are compared are drawn anew in each step, and the same ones when it goes on."""
+    facts = {
+        "model": "dino-tiny-masks",
+        "weights": "none",
+        "batch_size": 4,
+        "epochs": 2,
+        "dropout": None,
+        "ema": 0.9,
+    }
+    seen = data_of(data)
+    whole = new(seen, tmp_path / "whole", **facts)
+    whole.go(Interrupts())
+    stopped(seen, tmp_path / "parts", step=3, **facts)
+    parts = resume(seen, tmp_path / "parts")
+    parts.go(Interrupts())
+    assert comparable(parts) == comparable(whole)
+
+
+def test_a_mask_head_on_a_detector_that_stays_as_it_is(detr: Detr, data: Path) -> None:
+    """The two steps of the paper: its boxes, scores and statistics are those of before, to the bit."""
+    asked = (
+        "--model",
+        "dino-tiny-masks",
+        "--weights",
+        "shapes",
+        "--set",
+        "freeze=detector",
+        "--set",
+        "ema=0",
+    )
+    shown = detr("train", data, *asked, "--out", "run", *QUICK[:4], "--set", "workers=0")
+    assert shown.code == 0, shown.err
+    assert "shapes has no mask head: a new one is put on it" in shown.err
+    before, after = load_weights("shapes").tensors, load_weights("run").tensors
+    assert all(torch.equal(after[f"detector.{name}"], tensor) for name, tensor in before.items())
+    wrong = detr(
+        "train", data, "--model", "dino-tiny", "--weights", "none", "--set", "freeze=detector", *QUICK
+    )
+    assert wrong.code == 2
+    assert "freeze = detector is for models with a mask head" in wrong.err
+    compiled = detr("train", data, *asked, "--set", "compile=true", *QUICK[:4])
+    assert compiled.code == 2
+    assert "a model with a mask head is not compiled" in compiled.err
+    other = detr("train", data, "--model", "detr-tiny-masks", "--weights", "shapes", *QUICK)
+    assert other.code == 2
+    assert "not a detr-tiny-masks: it is a dino-tiny" in other.err
+
+
+def test_data_without_masks_is_told_before_anything_is_written(
+    detr: Detr, data: Path, tmp_path: Path
+) -> None:
+    make_shapes(tmp_path / "boxes", images=8, size=48)
+    for path in (tmp_path / "boxes" / "annotations").iterdir():
+        document = json.loads(path.read_text())
+        for entry in document["annotations"]:
+            del entry["segmentation"]
+        path.write_text(json.dumps(document))
+    shown = detr("train", "boxes", "--model", "dino-tiny-masks", "--weights", "none", "--out", "run", *QUICK)
+    assert shown.code == 3
+    assert "objects have no mask" in shown.err
+    assert not Path("run").exists()
+    assert (
+        detr("train", "boxes", "--model", "dino-tiny", "--weights", "none", "--out", "run", *QUICK).code == 0
+    )
+
+
+def test_who_looks_inside_sees_the_detector(detr: Detr, data: Path) -> None:
+    asked = ("--model", "detr-tiny-masks", "--weights", "none", "--out", "run", *QUICK)
+    assert detr("train", data, *asked).code == 0
+    picture = data / "val" / "000000.png"
+    for command in (
+        ("visualize-attn", picture, "--weights", "run", "--query", 3, "--out", "attention.png"),
+        ("match-debug", data, "--weights", "run", "--image", 1, "--json", "--out", "matching.png"),
+        ("explain", picture, "--weights", "run"),
+        ("report", data, "--weights", "run", "--out", "report"),
+        ("doctor", "run"),
+    ):
+        shown = detr(*command)
+        assert shown.code == 0, (command, shown.err)
+
+
+def test_masks_are_not_learned_where_nothing_is_matched() -> None:
+    """A batch without objects has a loss, and gradients for all of the mask head."""
+    config = preset("dino-tiny-masks")
+    variant = variant_of(config)
+    model = variant.build(config)
+    nothing = Target(
+        torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), masks=torch.zeros(0, 64, 64, dtype=torch.bool)
+    )
+    output = model(Batch(torch.randn(1, 3, 64, 64), None), [nothing])
+    loss = variant.make_loss(config, variant.loss).compute_loss(output, [nothing])
+    loss.total.backward()
+    assert loss.parts["mask"] == loss.parts["dice"] == 0
+    grads = [p.grad for p in model.mask_head.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
