@@ -224,7 +224,7 @@ def test_of_mistakes() -> None:
     assert "off by one" in first(val, Mistakes())
     assert first(val, val) == ""  # train says the same: it was learned so
     train = Mistakes()
-    train.suspects["wrong_label"] = [SimpleNamespace(score=0.9)] * 10
+    train.suspects["wrong_label"] = [SimpleNamespace(score=0.9, suspicion=0.9)] * 10
     assert "labels of train are wrong" in first(Mistakes(), train)
     val = Mistakes()
     val.scores = SimpleNamespace(metrics={"AP": 0.2})
