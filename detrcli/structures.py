@@ -67,6 +67,10 @@ class Masks(Protocol):
     def input_size(self) -> tuple[int, int]:
         """H and W of the network's input, padding included, which the masks cover."""
 
+    @property
+    def by_corner(self) -> bool:
+        """Whether a picture's pixel takes what lies at its upper left corner, as published, or at its middle."""
+
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         """Mask logits of some queries, by their images (P,) and numbers (P,): (P, h, w)."""
 

@@ -22,7 +22,10 @@ def masks_of_queries(
     counts: list[bytes] = []
     for some in torch.split(queries, TOGETHER):
         shown = logits_in_input(masks, image, some) > 0  # (n, H, W)
-        counts += [encode(mask) for mask in in_picture(shown, size, placement).cpu().numpy()]
+        counts += [
+            encode(mask)
+            for mask in in_picture(shown, size, placement, by_corner=masks.by_corner).cpu().numpy()
+        ]
     return MaskRows(size, counts)
 
 
@@ -32,10 +35,11 @@ def logits_in_input(masks: Masks, image: int, queries: Tensor) -> Tensor:
     return F.interpolate(logits[:, None], size=masks.input_size, mode="bilinear")[:, 0]
 
 
-def in_picture(values: Tensor, size: tuple[int, int], placement: Placement) -> Tensor:
+def in_picture(values: Tensor, size: tuple[int, int], placement: Placement, *, by_corner: bool) -> Tensor:
     """Values (n, H, W) of the network's input at the pixels of the picture, (n, height, width), the nearest each."""
+    offset = 0.0 if by_corner else 0.5
     rows, columns = (
-        nearest(length, start, inside, values.device)
+        nearest(length, start, inside, offset, values.device)
         for length, start, inside in (
             (size[0], placement.top, placement.picture_height),
             (size[1], placement.left, placement.picture_width),
@@ -44,6 +48,6 @@ def in_picture(values: Tensor, size: tuple[int, int], placement: Placement) -> T
     return values[:, rows[:, None].clamp(max=values.shape[1] - 1), columns.clamp(max=values.shape[2] - 1)]
 
 
-def nearest(length: int, start: int, inside: float, device: torch.device) -> Tensor:
-    """Which pixels of the input an axis of a picture takes, (length,): those at or before its own place."""
-    return start + (torch.arange(length, device=device) * (inside / length)).long()
+def nearest(length: int, start: int, inside: float, offset: float, device: torch.device) -> Tensor:
+    """Which pixels of the input an axis of a picture takes, (length,): at so much of each of its own."""
+    return start + ((torch.arange(length, device=device) + offset) * (inside / length)).long()

@@ -39,6 +39,8 @@ class Seen:
 class MaskHead(nn.Module, ABC):
     """A mask head of any kind: once per picture what all queries share, then a mask per query."""
 
+    by_corner = False
+
     @abstractmethod
     def forward(self, seen: Seen) -> Callable[[Tensor, Tensor], Tensor]:
         """From images (P,) and queries (P,) to their mask logits (P, h, w)."""
@@ -51,6 +53,7 @@ class QueryMasks:
     input_size: tuple[int, int]
     of: Callable[[Tensor, Tensor], Tensor]
     precision: Callable[[], AbstractContextManager[object]]
+    by_corner: bool
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         with self.precision():
@@ -111,7 +114,9 @@ class Segmenter(DetectionTransformer):
             finer=output.maps[: self.sees],
         )
         height, width = batch.images.shape[-2:]
-        masks = QueryMasks((height, width), self.mask_head(seen), precision_now(memory.device))
+        masks = QueryMasks(
+            (height, width), self.mask_head(seen), precision_now(memory.device), self.mask_head.by_corner
+        )
         return output.with_masks(masks)
 
 
@@ -153,6 +158,8 @@ class AttentionMaps(nn.Module):
 
 class ConvolutionalMaskHead(MaskHead):
     """The published one: attention maps beside the features, refined by convolutions over ever finer maps."""
+
+    by_corner = True  # half a pixel off, and what its published numbers were measured with
 
     def __init__(self, dim: int, heads: int, finer: Sequence[int]) -> None:
         """`finer` are the channels of the finer maps, the finest first."""

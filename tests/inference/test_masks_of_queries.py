@@ -24,6 +24,7 @@ class Given:
 
     logits: Tensor  # (B, Q, h, w)
     input_size: tuple[int, int]
+    by_corner: bool = True
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         return self.logits[images, queries]
@@ -48,6 +49,17 @@ def test_the_published_way(g: Generator, height: int, width: int, side: int) -> 
     wanted = as_published(logits[1, queries], padded, (placement.height, placement.width), (height, width))
     differs = np.stack(list(found)) != wanted.numpy()
     assert differs.mean() < 1e-4  # where a logit is so near 0 that its probability is rounded to a half
+
+
+def test_by_the_middle_of_pixels_nothing_moves() -> None:
+    """A mask that is symmetric stays so, in a picture smaller than the input; by corners it lies further down."""
+    logits = torch.full((1, 1, 20, 20), -5.0)
+    logits[0, 0, 6:14, 6:14] = 5
+    placement = ShortestEdge(20, 60).place(16, 16)
+    for by_corner in (False, True):
+        masks = Given(logits, (20, 20), by_corner)
+        (mask,) = masks_of_queries(masks, 0, torch.tensor([0]), (16, 16), placement)
+        assert bool((mask == mask[::-1, ::-1]).all()) is not by_corner
 
 
 def test_what_pads_a_picture_is_no_part_of_it() -> None:

@@ -54,6 +54,7 @@ class Given:
 
     logits: Tensor  # (2, 3, h, w)
     input_size: tuple[int, int] = (8, 8)
+    by_corner: bool = True
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         return self.logits[images, queries]
