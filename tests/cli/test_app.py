@@ -104,7 +104,7 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
         "bytes": 166_618_694,
         "cached": True,
     }
-    assert document["models"][4]["parameters"] is None
+    assert document["models"][4]["parameters"] == 42_899_288
     assert document["families"][4] == {
         "family": "RT-DETR",
         "model_type": "rt_detr",

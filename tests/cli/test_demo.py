@@ -57,7 +57,7 @@ def test_its_training_is_saved_when_it_is_stopped(
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     run = tmp_path / demo.FOLDER / demo_page.SCRATCH  # its first training
-    while not (run / "metrics.csv").exists():
+    while not (run / "first-batch.png").exists():
         assert process.poll() is None
         time.sleep(0.05)
     send(process.pid, sent)

@@ -8,7 +8,7 @@ import torch
 from golden_rules import VALUE, Golden
 from PIL import Image
 from small import CONFIG, TINY, small_weights
-from test_golden import CONFIGS, close
+from test_golden import CONFIGS, close, our_name
 
 from detrcli.config import ModelConfig
 from detrcli.data.batching import collate
@@ -22,8 +22,7 @@ from detrcli.model.dense_attention import DenseInspectable, DenseRecord
 from detrcli.model.inspectable import ForwardRecord, Sampled
 from detrcli.resize import Letterbox
 from detrcli.structures import Batch, Group, Output
-from detrcli.variants.detr import build
-from detrcli.variants.detr_names import PUBLISHED, rename
+from detrcli.variants import variant_of
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 
@@ -50,10 +49,12 @@ def image() -> Image.Image:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_golden_attention(name: str) -> None:
-    golden = Golden(name)
-    model = build(CONFIGS[name]).eval()
-    model.load_state_dict({rename(name, PUBLISHED): value for name, value in golden.state_dict().items()})
-    inspectable = DenseInspectable(model)
+    golden, variant = Golden(name), variant_of(CONFIGS[name])
+    model = variant.build(CONFIGS[name]).eval()
+    model.load_state_dict(
+        {our_name(key, model.has_masks): value for key, value in golden.state_dict().items()}
+    )
+    inspectable = variant.inspect(model)
     with inspectable.recorded() as forward, torch.inference_mode():
         model(golden.batch())
     cross = forward.cross(inspectable.decoder_layers - 1, [0, 17, 99]).density()  # (B, 3, heads, h, w)

@@ -80,6 +80,7 @@ class OwnLoss:
 
     scoring: Scoring = Softmax()
     matcher = None
+    in_training_alone = False
 
     def compute_loss(
         self, output: Output, targets: Sequence[Target], step: Step | None = None

@@ -317,3 +317,18 @@ def test_without_a_validation_picture_the_last_weights_are_the_best(tmp_path: Pa
     assert (tmp_path / "run" / "best.safetensors").read_bytes() == (
         tmp_path / "run" / "last.safetensors"
     ).read_bytes()
+
+
+def test_compiled_it_learns_the_same(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the compiler's own way through the code, without what it generates."""
+    new(data, tmp_path / "plain", epochs=1).go(Interrupts())
+    asked = []
+    compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda module: asked.append(module) or compile(module, backend="eager")
+    )
+    new(data, tmp_path / "compiled", epochs=1, compile=True).go(Interrupts())
+    assert len(asked) == 1
+    plain, compiled = (load_weights(str(tmp_path / run)).tensors for run in ("plain", "compiled"))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=0, atol=1e-5)
