@@ -205,7 +205,10 @@ def main() -> None:
                 # The last one, since steps that an earlier stop cost are done again.
                 done = next((step for kind, step in reversed(seen) if kind in (STEP, BEGUN)), 0)
                 saved = max((step for kind, step in seen if kind == SAVED), default=0)
-                last = (one, done, saved)
+                if (
+                    last is None or len(seen) > before
+                ):  # else it had not begun, and what is lost is the one's before
+                    last = (one, done, saved)
             runs += 1
             if last is not None:
                 last[0].not_resumed += 1

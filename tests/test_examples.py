@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 LETTERS = EXAMPLES / "letters.py"
 
 
+@pytest.mark.slow
 def test_letters_are_a_data_set_without_a_problem(detr: Detr, tmp_path: Path) -> None:
     subprocess.run([sys.executable, LETTERS, tmp_path / "letters"], check=True)
     document = detr("data", "check", "letters", "--full", "--json").json

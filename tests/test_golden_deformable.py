@@ -285,6 +285,7 @@ SOME = [
 
 
 @pytest.mark.parametrize("name", SOME)
+@pytest.mark.slow
 def test_the_fast_engine_says_the_same(name: str) -> None:
     golden = Golden(name)
     model, batch = built(golden).eval(), golden.batch()

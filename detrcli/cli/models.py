@@ -12,8 +12,6 @@ def models(json: Json = False, debug: Debug = False) -> None:
     """List weights with a name, and families of models."""
     from dataclasses import asdict
 
-    import torch
-
     from detrcli.cli.console import print_json, print_table
     from detrcli.variants import preset, variant_of
     from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY
@@ -27,8 +25,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
         config = preset(name)
         variant = variant_of(config)
         backbone = variant.summary(config)
-        with torch.device("meta"):  # counts without allocating
-            parameters = sum(p.numel() for p in variant.build(config).parameters())
+        parameters = sum(p.numel() for p in variant.unfilled(config).parameters())
         here = cached_path(known.url, known.sha256).exists()
         rows.append((name, backbone, parameters, "COCO val2017", known.ap, known.bytes, here))
     for name, shipped in SHIPPED.items():

@@ -28,6 +28,7 @@ from detrcli.weights.load import load_weights
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_all_that_looks_inside(name: str, folder: Path, data: Path, detr: Detr) -> None:
     picture = data / "val" / "000000.png"
     looked = ("visualize-attn", picture, "--weights", folder)

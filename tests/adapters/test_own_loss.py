@@ -85,6 +85,7 @@ def test_it_resumes_to_the_same_bits(folder: Path, data: Path, tmp_path: Path) -
     assert comparable(parts) == comparable(whole)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_read_by_transformers(name: str, folder: Path, data: Path, detr: Detr) -> None:
     """With other classes: rows of those that are known stay, and the names are in its config."""
     wide = data.parent / "renamed"

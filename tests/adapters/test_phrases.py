@@ -215,6 +215,7 @@ def test_a_patch_is_shown_with_its_own_attention(tmp_path_factory: pytest.TempPa
     assert not torch.allclose(record.encoder(0, [5]).density(), record.cross(0, [5]).density())
 
 
+@pytest.mark.slow
 def test_visualize_attn(name: str, folder: Path, data: Path, detr: Detr) -> None:
     picture = data / "val" / "000000.png"
     looked = ("visualize-attn", picture, "--weights", folder, "--text", TEXT)
@@ -234,6 +235,7 @@ def test_visualize_attn(name: str, folder: Path, data: Path, detr: Detr) -> None
     assert detr(*looked, "--query", 3, "--html", "page.html", "--out", "drawn.png").code == 0
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_as_pycocotools_would(folder: Path, data: Path, tmp_path: Path, detr: Detr) -> None:
     """Without --text by the names of the data's classes; some of what is said becomes the truth, a little moved."""
     shutil.copytree(data, tmp_path / "data")

@@ -113,6 +113,7 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_bug_of_ours_is_one_and_debug_shows_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise TypeError('planted')")
     short = detr("models", PYTHONPATH=str(tmp_path))
@@ -122,6 +123,7 @@ def test_a_bug_of_ours_is_one_and_debug_shows_its_traceback(tmp_path: Path) -> N
     assert "Traceback" in detr("models", "--debug", PYTHONPATH=str(tmp_path)).stderr
 
 
+@pytest.mark.slow
 def test_torch_and_torchvision_that_do_not_fit(tmp_path: Path) -> None:
     """What the import of PyPI's torchvision beside a CPU-only torch raises, planted."""
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
@@ -134,6 +136,7 @@ def test_torch_and_torchvision_that_do_not_fit(tmp_path: Path) -> None:
     assert "pip install" in second
 
 
+@pytest.mark.slow
 def test_machine_errors_have_their_code(tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise OSError(28, 'No space left on device', 'out.json')")
     shown = detr("models", PYTHONPATH=str(tmp_path))
@@ -144,6 +147,7 @@ def test_machine_errors_have_their_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no /dev/full and no head")
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error() -> None:
     shown = subprocess.run(
         f"{sys.executable} -m detrcli models | true; echo ${{PIPESTATUS[0]}}",

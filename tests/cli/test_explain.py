@@ -56,6 +56,7 @@ def test_what_is_no_picture(detr: Detr, picture: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["shapes", "shapes-detr"])
+@pytest.mark.slow
 def test_as_a_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> None:
     """What each step made of the picture, offline; attention where the model has it, and every step of the table."""
     out = tmp_path / "way.html"

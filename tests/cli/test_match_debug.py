@@ -217,6 +217,7 @@ def test_missed_and_extra(match: Detr, root: Path) -> None:
     assert {one["kind"] for one in document["extra"]} <= {"duplicate", "other-class", "background"}
 
 
+@pytest.mark.slow
 def test_an_image_without_objects(match: Detr, tmp_path: Path) -> None:
     shown = match("--image", 6, "--layer", "all", "--html", "a.html", "--raw", "a.npz")
     assert shown.code == 0, shown.err
@@ -430,6 +431,7 @@ def test_a_training(detr: Detr, root: Path, tmp_path: Path) -> None:
     assert [line.split()[0] for line in table.out.splitlines()[2:]] == ["epoch", "2", "3"]
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_run_bring_its_costs(detr: Detr, root: Path, tmp_path: Path) -> None:
     detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
@@ -446,6 +448,7 @@ def test_the_weights_of_a_run_bring_its_costs(detr: Detr, root: Path, tmp_path: 
     assert "no matching was kept" in shown.err
 
 
+@pytest.mark.slow
 def test_a_name_inside_a_run_folder_has_not_that_runs_costs(
     detr: Detr, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,6 +476,7 @@ def test_errors_name_their_option(match: Detr) -> None:
         reweighted(Matcher([], "each"), {"l1": 1})
 
 
+@pytest.mark.slow
 def test_names_from_files_stay_text(detr: Detr, root: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 

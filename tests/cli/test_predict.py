@@ -356,6 +356,7 @@ def test_a_pickle_that_would_run_code_is_refused(detr: Detr, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no /dev/full")
+@pytest.mark.slow
 def test_a_full_disk_is_the_machines_error(weights: Path, tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     with Path("/dev/full").open("w") as full:
@@ -375,6 +376,7 @@ def test_paths_of_any_language(detr: Detr, weights: Path, tmp_path: Path) -> Non
     assert files_below(tmp_path / "sortie é") == ["狗 1.png"]
 
 
+@pytest.mark.slow
 def test_csv_is_safe_to_look_at(detr: Detr, weights: Path, tmp_path: Path) -> None:
     """Escape bytes written out, and a name that is no UTF-8 no stumbling block."""
     picture(tmp_path / "a\x1b[31m\u202e.png")
@@ -437,6 +439,7 @@ def test_odd_names_are_skipped_and_not_a_crash(detr: Detr, weights: Path, tmp_pa
     assert detr("predict", "", "--weights", weights).code == 2
 
 
+@pytest.mark.slow
 def test_hash_and_model_are_held_against_the_file(detr: Detr, tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     weights = tmp_path / "r50.safetensors"

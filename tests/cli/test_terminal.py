@@ -80,6 +80,7 @@ def test_no_escape_bytes_for_those_who_want_none(place: Path, env: dict[str, str
         assert "\r" not in shown.replace("\r\n", "")
 
 
+@pytest.mark.slow
 def test_no_escape_bytes_in_a_pipe_even_if_forced(place: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "detrcli", "models"],
@@ -89,12 +90,14 @@ def test_no_escape_bytes_in_a_pipe_even_if_forced(place: Path) -> None:
     assert b"\x1b" not in shown.stdout
 
 
+@pytest.mark.slow
 def test_narrow_terminal_breaks_no_number(place: Path) -> None:
     shown = on_a_terminal("models", cwd=place, columns=44)
     assert "41,524,768" in shown
     assert "60,464,672" in shown
 
 
+@pytest.mark.slow
 def test_narrow_terminal_keeps_every_column(place: Path) -> None:
     """Where words and numbers cannot be folded any further, the terminal breaks the lines itself."""
     shown = on_a_terminal("models", cwd=place, columns=24)

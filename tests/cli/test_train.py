@@ -84,6 +84,7 @@ def test_fine_tuning_says_what_became_of_the_classes(detr: Detr, data: Path, tmp
     assert load_weights("runs/train").classes.names.tolist() == ["square", "star", "moon"]
 
 
+@pytest.mark.slow
 def test_a_runs_config_makes_the_same_run(detr: Detr, data: Path, tmp_path: Path) -> None:
     assert detr("train", data, *SMALL, "--epochs", 1, "--out", "a").code == 0
     assert detr("train", data, "--config", "a/config.toml", "--device", "cpu", "--out", "b").code == 0
@@ -163,6 +164,7 @@ def test_mistakes(args: list[str], code: int, said: str, detr: Detr, data: Path,
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_how_its_data_was_read(detr: Detr, data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "new\nline")
     (tmp_path / "new\nline" / "train" / "000002.png").write_bytes(b"no picture")
@@ -186,6 +188,7 @@ def test_a_run_killed_before_its_first_state_is_begun_again(detr: Detr, data: Pa
     assert (shown.code, "run exists" in shown.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_picture_of_equal_size_and_other_contents(detr: Detr, data: Path, tmp_path: Path) -> None:
     """Its boxes are those of the old one."""
     shutil.copytree(data, tmp_path / "data")
@@ -202,6 +205,7 @@ def test_a_picture_of_equal_size_and_other_contents(detr: Detr, data: Path, tmp_
     assert detr("train", "--resume", "run", "--epochs", 2).code == 0
 
 
+@pytest.mark.slow
 def test_a_state_that_lacks_what_it_should_hold(detr: Detr, data: Path, tmp_path: Path) -> None:
     assert detr("train", data, *SMALL, "--epochs", 1, "--out", "run").code == 0
     for name, value in (
@@ -238,6 +242,7 @@ def test_errors_of_the_data_come_before_anything_else(detr: Detr, tmp_path: Path
     assert "runs/train: 4 pictures" in shown.err
 
 
+@pytest.mark.slow
 def test_few_pictures_for_training_from_scratch(detr: Detr, data: Path) -> None:
     shown = detr(
         "train", data, "--weights", "none", "--size", 32, "--set", "norm=group", "--set", "backbone_weights=none",
@@ -248,6 +253,7 @@ def test_few_pictures_for_training_from_scratch(detr: Detr, data: Path) -> None:
     assert "118,287" in shown.err
 
 
+@pytest.mark.slow
 def test_too_many_programs_are_told_once(detr: Detr, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detrcli.training.machine.Neighbours.__init__.__defaults__", (0.0, 3, 0.0))
     monkeypatch.setattr("detrcli.training.machine.running_elsewhere", lambda: 1000)
@@ -276,6 +282,7 @@ def test_two_trainings_at_once_do_not_share_a_folder(data: Path, tmp_path: Path)
     assert LOCK not in {path.name for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_process_writes_to(detr: Detr, data: Path, tmp_path: Path) -> None:
     """It counts as free as long as it is empty, and is not touched; nor is a run that is going on."""
     (tmp_path / "run").mkdir()

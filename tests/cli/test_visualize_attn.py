@@ -198,6 +198,7 @@ def test_faithfulness_with_masks(detr: Detr, small: Path) -> None:
     assert "Relevance beats attention for" in text
 
 
+@pytest.mark.slow
 def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
     shown = attn(detr, *QUERIES, "--html", "a.html", "--json").json
     assert shown["html"] == "a.html"

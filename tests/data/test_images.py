@@ -281,6 +281,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("suffix", "how"), [("png", {}), ("tif", {"compression": "group4"})])
+@pytest.mark.slow
 def test_what_pillow_alone_would_refuse(suffix: str, how: dict[str, str], tmp_path: Path) -> None:
     """More than Pillow's limit and less than ours: in the check's headers and wherever pictures are decoded."""
     width, height, path = 14_000, 13_500, tmp_path / f"a.{suffix}"

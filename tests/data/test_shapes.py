@@ -46,6 +46,7 @@ def test_boxes_and_masks_fit_each_other() -> None:
             assert inside[:, -1].any()
 
 
+@pytest.mark.slow
 def test_shares_are_as_said() -> None:
     """Empty pictures, classes, and sizes by the side of their box."""
     made = [scene(4, number) for number in range(800)]

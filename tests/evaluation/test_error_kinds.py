@@ -209,6 +209,7 @@ def test_files_that_hold_no_thresholds(text: str, tmp_path: Path) -> None:
         read_thresholds(tmp_path / "x.json")
 
 
+@pytest.mark.slow
 def test_from_eval_to_predict(detr: Detr, tmp_path: Path) -> None:
     """With the weights that come with the package, from which score on each class should count."""
     make_shapes(tmp_path / "data", images=60, size=128)

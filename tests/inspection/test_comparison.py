@@ -42,6 +42,7 @@ def test_maps_are_those_of_attention_and_relevance(config: ModelConfig) -> None:
     assert found.remarks == []
 
 
+@pytest.mark.slow
 def test_measured_with_masks() -> None:
     """The mask is a query's box, and belongs to it by class and place; that of another class does not."""
     seen = record(CONFIG)

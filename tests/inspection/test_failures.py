@@ -170,6 +170,7 @@ def test_as_a_command(data: Path, tmp_path: Path, detr: Detr) -> None:
     assert not [line for line in shown.out.splitlines() if "Traceback" in line]
 
 
+@pytest.mark.slow
 def test_models_side_by_side(data: Path, tmp_path: Path, detr: Detr) -> None:
     out = tmp_path / "report"
     shown = detr("report", data, "--weights", "shapes-detr", "--weights", "shapes", "--out", out, "--json")
@@ -186,6 +187,7 @@ def test_models_side_by_side(data: Path, tmp_path: Path, detr: Detr) -> None:
     assert (out / "1" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_reports_on_other_pictures_are_not_compared(data: Path) -> None:
     from detrcli.api.reporting import compare
 

@@ -32,7 +32,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dino-tiny-masks",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if "dino" not in name),
+    ],
+)
 def test_it_trains_and_evaluates(name: str, detr: Detr, data: Path) -> None:
     shown = detr("train", data, "--model", name, "--weights", "none", "--out", "run", *QUICK)
     assert shown.code == 0, shown.err
@@ -68,6 +74,7 @@ def test_the_fast_engine_has_the_same_masks(name: str) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_it_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
     """The points at which masks are compared are drawn anew in each step, and the same ones when it goes on."""
     facts = {
@@ -117,6 +124,7 @@ def test_a_mask_head_on_a_detector_that_stays_as_it_is(detr: Detr, data: Path) -
     assert "not a detr-tiny-masks: it is a dino-tiny" in other.err
 
 
+@pytest.mark.slow
 def test_data_without_masks_is_told_before_anything_is_written(
     detr: Detr, data: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +143,7 @@ def test_data_without_masks_is_told_before_anything_is_written(
     )
 
 
+@pytest.mark.slow
 def test_who_looks_inside_sees_the_detector(detr: Detr, data: Path) -> None:
     asked = ("--model", "detr-tiny-masks", "--weights", "none", "--out", "run", *QUICK)
     assert detr("train", data, *asked).code == 0

@@ -63,6 +63,7 @@ def test_all_commands(model: str, detr: Detr, data: Path) -> None:
 
 @BOTH
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> None:
     """Denoising's draws and mosaics follow from the step."""
     facts = {"model": model, "weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9}
@@ -77,6 +78,7 @@ def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> 
 
 
 @BOTH
+@pytest.mark.slow
 def test_weights_that_fit_in_part(model: str, detr: Detr, data: Path, tmp_path: Path) -> None:
     assert detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK).code == 0
     other = tmp_path / "other"

@@ -76,11 +76,13 @@ def test_it_fills_its_column_and_decides_which_weights_are_best(data: Data, tmp_
         assert len(results) == len(truth.images) * SMALL["queries"]
 
 
+@pytest.mark.slow
 def test_patience_goes_by_it(data: Data, tmp_path: Path) -> None:
     judge = Found([2.0, 7.0, 5.0, 6.0, 9.0])
     assert new(data, tmp_path / "run", judge, epochs=5, patience=2).go(Interrupts()).epochs == 4
 
 
+@pytest.mark.slow
 def test_below_zero_there_was_nothing_to_measure(data: Data, tmp_path: Path) -> None:
     outcome = new(data, tmp_path / "run", Found([-1.0, -1.0]), epochs=2).go(Interrupts())
     assert outcome.best is None

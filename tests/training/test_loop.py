@@ -65,7 +65,7 @@ def places(*by_default: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("place", places(2, 6, 18))
+@pytest.mark.parametrize("place", places(6, 18))
 def test_stopped_and_resumed_is_as_never_stopped(
     place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -169,6 +169,7 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
     assert weights.preprocessing.resize.size == 32
 
 
+@pytest.mark.slow
 def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
     scores = iter((0.3, 0.5, 0.5, 0.2))
     lasts = []
@@ -228,6 +229,7 @@ def test_evaluations_now_and_then_and_always_at_the_end(data: Data, tmp_path: Pa
     assert all((row["AP"] is None) == (row[name] is None) for row in report.rows for name in METRICS)
 
 
+@pytest.mark.slow
 def test_patience_ends_it(data: Data, tmp_path: Path) -> None:
     training = new(data, tmp_path, lr=0.0, epochs=50, patience=3, augmentation="none")
     assert training.go(Interrupts()).epochs == 4
@@ -266,6 +268,7 @@ def test_the_longer_side_grows_with_the_shorter(data: Data) -> None:
     assert sizes[1] == pytest.approx(2 * sizes[0], abs=1)
 
 
+@pytest.mark.slow
 def test_states_are_saved_by_the_clock_too(data: Data, tmp_path: Path) -> None:
     saved = []
     training = new(data, tmp_path, epochs=1, save_every=0.0)
@@ -286,6 +289,7 @@ def test_states_are_saved_by_the_clock_too(data: Data, tmp_path: Path) -> None:
     assert load_state(tmp_path)[0]["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_picture_that_breaks_on_the_way_costs_nothing(tmp_path: Path) -> None:
     make_shapes(tmp_path / "data", images=6, size=32, classes=("circle",), objects=2)
     data, report = data_of(tmp_path / "data"), RecordingReport()
@@ -301,6 +305,7 @@ def test_a_picture_that_breaks_on_the_way_costs_nothing(tmp_path: Path) -> None:
     assert again.go(Interrupts()).epochs == 3
 
 
+@pytest.mark.slow
 def test_without_a_validation_picture_the_last_weights_are_the_best(tmp_path: Path) -> None:
     make_shapes(tmp_path / "made", images=2, size=32, classes=("circle",), objects=2)
     images = json.loads((tmp_path / "made" / "annotations" / "instances_train.json").read_text())

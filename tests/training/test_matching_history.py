@@ -101,6 +101,7 @@ def test_what_is_no_such_file(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_validation_split_without_objects(tmp_path: Path) -> None:
     """There is nothing to match, nor to measure; the training goes on, and its last weights are kept."""
     make_shapes(tmp_path / "data", images=10, size=32, classes=("circle",), objects=2)

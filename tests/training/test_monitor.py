@@ -65,6 +65,7 @@ def test_the_same_boxes_for_every_image(data: Data, monkeypatch: pytest.MonkeyPa
     assert "lower lr" in report.notes[0]
 
 
+@pytest.mark.slow
 def test_a_class_error_that_is_stuck(data: Data) -> None:
     report = RecordingReport()
     training = new(data, None, report, epochs=7, lr=0.0, eval_every=9)
@@ -84,6 +85,7 @@ def test_more_objects_than_queries(data: Data) -> None:
     assert notes[0].startswith(f"{crowded} pictures ")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(data: Data, tmp_path: Path) -> None:
     report = RecordingReport()
     training = new(data, tmp_path, report, epochs=2)

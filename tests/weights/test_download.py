@@ -155,6 +155,7 @@ def test_two_processes_at_once(server: Server, cache: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_interrupted_leaves_no_half_file(
     server: Server, cache: Path, sent: signal.Signals, code: int
 ) -> None:

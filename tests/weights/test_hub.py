@@ -81,12 +81,14 @@ def test_from_the_hub(hub: Server, tmp_path: Path) -> None:
     assert "could not be fetched" in fetch(hub, "some/other", tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_wrong_hash_from_the_hub_is_not_kept(hub: Server, tmp_path: Path) -> None:
     put(hub, "model.safetensors", b"Tensors" * 1000)
     assert "model.safetensors has the SHA-256" in fetch(hub, "some/detr", tmp_path).stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size == 7000]
 
 
+@pytest.mark.slow
 def test_small_files_are_checked_as_git_names_them(hub: Server, tmp_path: Path) -> None:
     put(hub, "tokenizer.json", b"wards")
     told = fetch(hub, "some/detr", tmp_path).stderr
