@@ -210,9 +210,8 @@ class Detections:
     category_ids: np.ndarray  # (N,), the data's own ids
     queries: np.ndarray  # (N,), which object query found it
     labels: np.ndarray  # (N,), names of the classes
-    masks: MaskRows | None = field(
-        default=None, kw_only=True
-    )  # (N,), each (H, W); None where the model has none
+    # (N,), each (H, W); None where the model has none
+    masks: MaskRows | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.scores)

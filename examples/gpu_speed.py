@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import Way, compared, in_turn, random_weights, show
+from timing import Way, compared, in_turn, random_weights, show, transformers_detr, transformers_learner
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -29,25 +29,6 @@ from detrcli.training.step import Trainer
 from detrcli.variants import preset, variant_of
 
 ROUNDS = 10
-
-
-def transformers_model() -> nn.Module:
-    """Transformers' DETR R50 with random weights, which attends as torch does best."""
-    import transformers
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
-
-    transformers.logging.set_verbosity_error()
-    config = DetrConfig(
-        use_timm_backbone=False,
-        use_pretrained_backbone=False,
-        backbone=None,
-        backbone_config=ResNetConfig(out_features=["stage4"]),
-        auxiliary_loss=True,
-        num_labels=91,
-        attention_dropout=0.1,
-    )
-    model: nn.Module = DetrForObjectDetection(config)
-    return model
 
 
 def graphed(call: Callable[[Tensor], Any], images: Tensor) -> Callable[[Tensor], Any]:
@@ -77,7 +58,7 @@ def predicting(
     images = torch.randn(pictures, 3, *size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     weights = random_weights()
-    theirs = transformers_model().to(device).eval()
+    theirs = transformers_detr().to(device).eval()
     if precision == "bf16":
         theirs = theirs.to(torch.bfloat16)
     dtype = next(theirs.parameters()).dtype
@@ -161,9 +142,7 @@ def training(pictures: int, device: torch.device, size: tuple[int, int], *, comp
 
     def theirs(*, compiled: bool) -> Way:
         torch.manual_seed(0)
-        model = transformers_model().to(device).train()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_("embedder" not in name and "stages.0" not in name)
+        model = transformers_learner().to(device)
         optimiser = AdamW(model.parameters(), lr=1e-4, fused=True)
         if compiled:
             model.model.compile()  # its loss asks the CPU, which no compiler follows

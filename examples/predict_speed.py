@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timing import allocator_as_it_is, compared, in_turn, random_weights, show
+from timing import allocator_as_it_is, compared, in_turn, random_weights, show, transformers_detr
 
 from detrcli.api.benchmarking import photograph
 from detrcli.errors import MachineError
@@ -42,15 +42,9 @@ ENGINES = (
 
 def peer() -> Callable[[Path], Any]:
     """Transformers' DETR with random weights, a file to detections."""
-    import transformers
-    from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, ResNetConfig
+    from transformers import DetrImageProcessor
 
-    transformers.logging.set_verbosity_error()
-    backbone = ResNetConfig(out_features=["stage4"])
-    config = DetrConfig(
-        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=backbone
-    )
-    model, processor = DetrForObjectDetection(config).eval(), DetrImageProcessor()
+    model, processor = transformers_detr().eval(), DetrImageProcessor()
 
     def predict(path: Path) -> Any:
         image = Image.open(path).convert("RGB")

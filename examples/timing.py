@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from detrcli.variants import preset, variant_of
 from detrcli.weights.weights import Weights, classes_by_index
@@ -67,6 +68,33 @@ def random_weights(model: str = "detr-r50") -> Weights:
     return Weights(
         "random", config, tensors, classes_by_index(config.classes), variant.preprocessing, variant.loss
     )
+
+
+def transformers_detr() -> nn.Module:
+    """Transformers' DETR R50 with random weights."""
+    import transformers
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
+    transformers.logging.set_verbosity_error()
+    config = DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=ResNetConfig(out_features=["stage4"]),
+        auxiliary_loss=True,
+        num_labels=91,
+        attention_dropout=0.1,
+    )
+    model: nn.Module = DetrForObjectDetection(config)
+    return model
+
+
+def transformers_learner() -> nn.Module:
+    """The same in training, of which as much learns as in the published code; it would freeze the whole backbone."""
+    model = transformers_detr().train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("embedder" not in name and "stages.0" not in name)
+    return model
 
 
 def allocator_as_it_is() -> None:

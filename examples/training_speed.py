@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import allocator_as_it_is, compared, in_turn, show
+from timing import allocator_as_it_is, compared, in_turn, show, transformers_learner
 from torch import nn
 from torch.optim import AdamW
 from torchvision.ops import FrozenBatchNorm2d as PublishedNorm
@@ -76,22 +76,7 @@ def ours(
 
 
 def transformers_step(batch: Examples) -> Callable[[], Any]:
-    import transformers
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
-
-    transformers.logging.set_verbosity_error()
-    config = DetrConfig(
-        use_timm_backbone=False,
-        use_pretrained_backbone=False,
-        backbone=None,
-        backbone_config=ResNetConfig(out_features=["stage4"]),
-        auxiliary_loss=True,
-        num_labels=91,
-        attention_dropout=0.1,
-    )
-    model = DetrForObjectDetection(config).train()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("embedder" not in name and "stages.0" not in name)
+    model = transformers_learner()
     optimiser = AdamW(model.parameters(), lr=1e-4)
     labels = [{"class_labels": one.labels, "boxes": one.boxes} for one in batch.targets]
     images = batch.batch.images.contiguous()

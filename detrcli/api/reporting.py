@@ -68,10 +68,9 @@ class Report:
 
     def __str__(self) -> str:
         outcomes = self.failures.outcomes
-        alarms = sum(outcomes.false_alarms_by_kind.values())
         return (
             f"AP {self.failures.metrics['AP']:.3f}: {outcomes.found:,} of {outcomes.objects:,} objects found, "
-            f"{alarms:,} false alarms"
+            f"{outcomes.false_alarms:,} false alarms"
         )
 
     def _repr_html_(self) -> str:

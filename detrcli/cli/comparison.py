@@ -1,6 +1,6 @@
-"""What `detr eval` prints of several models on one split."""
+"""Several models on one split, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detrcli.api.evaluating import Evaluation
@@ -27,9 +27,20 @@ def compared_document(names: Sequence[str], found: Sequence[Evaluation]) -> dict
 def show_compared(names: Sequence[str], found: Sequence[Evaluation]) -> None:
     """Print the models side by side, and whether one is better."""
     print(f"{found[0].split}: {len(found[0].truth.images):,} pictures\n")
-    rows = [(metric, *(f"{one.metrics[metric]:.3f}" for one in found)) for metric in METRICS]
-    rows.append(("parameters", *(f"{one.parameters or 0:,}" for one in found)))
+    more = {"parameters": [one.parameters or 0 for one in found]}
+    show_beside(names, [one.metrics for one in found], more, _differences(names, found))
+
+
+def show_beside(
+    names: Sequence[str],
+    metrics: Sequence[Mapping[str, float]],
+    more: Mapping[str, Sequence[int]],
+    differences: Sequence[Difference],
+) -> None:
+    """The twelve numbers of each, what else is counted, and whether one is better."""
+    rows = [(metric, *(f"{one[metric]:.3f}" for one in metrics)) for metric in METRICS]
+    rows += [(name, *(f"{count:,}" for count in counts)) for name, counts in more.items()]
     print_table(("", *names), rows)
     print()
-    for one in _differences(names, found):
+    for one in differences:
         print(visible(one.verdict))

@@ -1,8 +1,8 @@
 """What `detr report` prints of what went wrong."""
 
 from detrcli.api.reporting import Comparison, Report
+from detrcli.cli.comparison import show_beside
 from detrcli.cli.console import print_table
-from detrcli.evaluation.metrics import METRICS
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.inspection.suspects import KINDS
 from detrcli.system.text import visible
@@ -37,14 +37,8 @@ def show_report(found: Report) -> None:
 def show_comparison(found: Comparison) -> None:
     """Print the models side by side."""
     failures = [one.failures for one in found.reports]
-    rows: list[tuple[str | int, ...]] = [
-        (metric, *(f"{one.metrics[metric]:.3f}" for one in failures)) for metric in METRICS
-    ]
-    rows.append(("found", *(f"{one.outcomes.found:,}" for one in failures)))
-    rows.append(
-        ("false alarms", *(f"{sum(one.outcomes.false_alarms_by_kind.values()):,}" for one in failures))
-    )
-    print_table(("", *found.names), rows)
-    print()
-    for one in found.differences:
-        print(visible(one.verdict))
+    counts = {
+        "found": [one.outcomes.found for one in failures],
+        "false alarms": [one.outcomes.false_alarms for one in failures],
+    }
+    show_beside(found.names, [one.metrics for one in failures], counts, found.differences)

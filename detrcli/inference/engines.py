@@ -54,11 +54,12 @@ class FastEngine(PlainEngine):
             raise UsageError("--engine fast computes in fp32 or bf16 on a CPU: for fp16 take --engine plain.")
         # What computes in fewer bits is said layer by layer, which spares the casts that autocast puts everywhere.
         by_layer = precision != "fp32" and device.type in {"cpu", "cuda"}
-        super().__init__(model, device, "fp32" if by_layer else precision)
-        if by_layer and not model.casts_itself:
-            self.precision = precision
-            return
-        self.model = fuse(model, PRECISIONS[precision if by_layer else "fp32"], pack=self.packs)
+        if not by_layer:
+            super().__init__(fuse(model, pack=self.packs), device, precision)
+        elif model.casts_itself:
+            super().__init__(fuse(model, PRECISIONS[precision], pack=self.packs), device)
+        else:
+            super().__init__(model, device, precision)
 
 
 class CompiledEngine(FastEngine):
@@ -84,12 +85,12 @@ class CompiledEngine(FastEngine):
             if self.device.type != "cuda":
                 return self._compiled(batch).last
             key = batch.images.shape, batch.padding is None
-            if (graph := self._graphs.get(key)) is None:
-                self._compiled(batch)  # what is done once per size cannot be a part of a graph
-                if len(self._graphs) == self.most_graphs:
-                    return self._compiled(batch).last
-                graph = self._graphs[key] = _Graph(self._compiled, batch)
-            return graph(batch)
+            if (graph := self._graphs.get(key)) is not None:
+                return graph(batch)
+            last = self._compiled(batch).last  # what is done once per size cannot be a part of a graph
+            if len(self._graphs) < self.most_graphs:
+                self._graphs[key] = _Graph(self._compiled, batch)
+            return last
 
 
 class _Graph:

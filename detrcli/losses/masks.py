@@ -43,9 +43,8 @@ def sampled_points(number: int) -> Places:
     def places(logits: Tensor, masks: Masks, truth: Sequence[Tensor]) -> Compared:
         unsure = number * 3 // 4
         with torch.no_grad():
-            drawn = torch.rand(
-                len(logits), 3 * number, 2, device=logits.device
-            )  # x and y in [0, 1] of the input
+            # x and y in [0, 1] of the input
+            drawn = torch.rand(len(logits), 3 * number, 2, device=logits.device)
             least_sure = at_points(logits, drawn).abs().topk(unsure, largest=False).indices  # (n, unsure)
             chosen = drawn.gather(1, least_sure[..., None].expand(-1, -1, 2))
             anywhere = torch.rand(len(logits), number - unsure, 2, device=logits.device)

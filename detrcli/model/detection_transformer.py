@@ -10,9 +10,8 @@ from detrcli.errors import UsageError
 from detrcli.model.backbone import Backbone, Part
 from detrcli.structures import Batch, Output, Target
 
-Frozen = (
-    Part | Literal["detector"]
-)  # what stays as it is in training: of the backbone, or all but a mask head
+# What stays as it is in training: of the backbone, or all but a mask head.
+Frozen = Part | Literal["detector"]
 
 
 class DetectionTransformer(nn.Module, ABC):

@@ -300,10 +300,10 @@ class Training:
         epoch, sums = len(self.rows) + 1, self.sums
         evaluated = epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs
         values: Mapping[str, float] = {}
-        beside: float | None = None
+        val_loss: float | None = None
         if evaluated and len(self.data.truth.images):
             self.save()  # an evaluation that is cut off costs no training
-            values, beside = self._evaluate(interrupts)
+            values, val_loss = self._evaluate(interrupts)
 
         names = list(sums.parts)
         loss, matched, wrong, *parts = distributed.mean(
@@ -314,7 +314,7 @@ class Training:
         row: dict[str, float | None] = {
             "epoch": epoch,
             "loss": loss / sums.steps,
-            VALIDATION_LOSS: beside,
+            VALIDATION_LOSS: val_loss,
             **{LOSS + name: part / sums.steps for name, part in zip(names, parts, strict=True)},
             "class_error": 100 * wrong / matched if matched else None,
             "grad_norm": sums.norm / sums.updates if sums.updates else None,

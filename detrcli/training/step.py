@@ -23,6 +23,7 @@ from detrcli.system.seeds import mix
 from detrcli.training.optimiser import rate, set_rate
 from detrcli.training.settings import Settings
 
+PART = "part "  # before the name of a part of the loss, among the numbers of a step
 MOST_OVERFLOWS = 30  # steps in a row that fp16 may throw away; its scale halves with each
 
 
@@ -127,7 +128,7 @@ class Trainer:
             pictures=sum(len(batch.targets) for batch in batches),
             objects=sum(len(target) for batch in targets for target in batch),
             loss=sums["total"],
-            parts={name: sums[f"part {name}"] for name in breakdown.parts},
+            parts={name.removeprefix(PART): value for name, value in sums.items() if name.startswith(PART)},
             matched=round(sums.get("matched", 0)),
             wrong=sums.get("wrong", 0.0),
             norm=sums["norm"],
@@ -154,7 +155,7 @@ class Trainer:
         self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """What a batch adds to the step's result, still on the device."""
-        numbers = {f"part {name}": part for name, part in breakdown.parts.items()}
+        numbers = {PART + name: part for name, part in breakdown.parts.items()}
         numbers["total"] = breakdown.total
         decoder = output.decoder
         if (match := breakdown.matches.get(decoder.name)) is not None:

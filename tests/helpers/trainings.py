@@ -107,3 +107,15 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, list):
         return {k: v for i, one in enumerate(value) for k, v in _flat(f"{name}.{i}", one).items()}
     return {name: value}
+
+
+def assert_resumes_to_the_same_bits(data: Path, folder: Path, **chosen: Any) -> None:
+    """A model that is stopped after three steps and goes on ends as one that never stopped."""
+    facts = {"weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9, **chosen}
+    seen = data_of(data)
+    whole = new(seen, folder / "whole", **facts)
+    whole.go(Interrupts())
+    stopped(seen, folder / "parts", step=3, **facts)
+    parts = resume(seen, folder / "parts")
+    parts.go(Interrupts())
+    assert comparable(parts) == comparable(whole)

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from here import Detr
 from members import sampler, stranger
-from trainings import comparable, data_of, new, resume, stopped
+from trainings import assert_resumes_to_the_same_bits
 
 import detrcli.variants
 from detrcli.data.make import make_shapes
-from detrcli.training.interrupts import Interrupts
 from detrcli.weights.load import load_weights
 
 HERE = Path(__file__).parent
@@ -87,14 +86,7 @@ def test_batches_without_objects_beside_others(detr: Detr, tmp_path: Path) -> No
 @pytest.mark.parametrize("model", ["sampler", "stranger"])
 @pytest.mark.usefixtures("one_thread")
 def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> None:
-    facts = {"model": model, "weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9}
-    seen = data_of(data)
-    whole = new(seen, tmp_path / "whole", **facts)
-    whole.go(Interrupts())
-    stopped(seen, tmp_path / "parts", step=3, **facts)
-    parts = resume(seen, tmp_path / "parts")
-    parts.go(Interrupts())
-    assert comparable(parts) == comparable(whole)
+    assert_resumes_to_the_same_bits(data, tmp_path, model=model)
 
 
 @pytest.mark.parametrize("model", ["sampler", "stranger"])

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from here import Detr
-from trainings import comparable, data_of, new, resume, stopped
+from trainings import assert_resumes_to_the_same_bits
 
 from detrcli.data.make import make_shapes
 from detrcli.inference.engines import FastEngine, PlainEngine
 from detrcli.structures import Batch, Target
-from detrcli.training.interrupts import Interrupts
 from detrcli.variants import preset, variant_of
 from detrcli.weights.load import load_weights
 
@@ -77,21 +76,7 @@ def test_the_fast_engine_has_the_same_masks(name: str) -> None:
 @pytest.mark.slow
 def test_it_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
     """The points at which masks are compared are drawn anew in each step, and the same ones when it goes on."""
-    facts = {
-        "model": "dino-tiny-masks",
-        "weights": "none",
-        "batch_size": 4,
-        "epochs": 2,
-        "dropout": None,
-        "ema": 0.9,
-    }
-    seen = data_of(data)
-    whole = new(seen, tmp_path / "whole", **facts)
-    whole.go(Interrupts())
-    stopped(seen, tmp_path / "parts", step=3, **facts)
-    parts = resume(seen, tmp_path / "parts")
-    parts.go(Interrupts())
-    assert comparable(parts) == comparable(whole)
+    assert_resumes_to_the_same_bits(data, tmp_path, model="dino-tiny-masks")
 
 
 def test_a_mask_head_on_a_detector_that_stays_as_it_is(detr: Detr, data: Path) -> None:

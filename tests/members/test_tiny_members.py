@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from here import Detr
-from trainings import comparable, data_of, new, resume, stopped
+from trainings import assert_resumes_to_the_same_bits
 
 from detrcli.data.make import make_shapes
-from detrcli.training.interrupts import Interrupts
 from detrcli.variants import preset, variant_of
 from detrcli.variants.variant import DataFacts
 from detrcli.weights.load import load_weights
@@ -66,15 +65,7 @@ def test_all_commands(model: str, detr: Detr, data: Path) -> None:
 @pytest.mark.slow
 def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> None:
     """Denoising's draws and mosaics follow from the step."""
-    facts = {"model": model, "weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9}
-    facts |= {"augmentation": "strong"}
-    seen = data_of(data)
-    whole = new(seen, tmp_path / "whole", **facts)
-    whole.go(Interrupts())
-    stopped(seen, tmp_path / "parts", step=3, **facts)
-    parts = resume(seen, tmp_path / "parts")
-    parts.go(Interrupts())
-    assert comparable(parts) == comparable(whole)
+    assert_resumes_to_the_same_bits(data, tmp_path, model=model, augmentation="strong")
 
 
 @BOTH
