@@ -15,11 +15,9 @@ from detrcli.structures import Batch, Target
 from detrcli.variants import preset, variant_of
 from detrcli.weights.load import load_weights
 
-NAMES = (
-    "detr-tiny-masks",
-    "dino-tiny-masks",
-    pytest.param("deformable-tiny-masks", marks=pytest.mark.slow),
-)
+NAMES = ("detr-tiny-masks", "dino-tiny-masks", "deformable-tiny-masks")
+QUICK_ONE = "dino-tiny-masks"  # the others are trained in the slow run
+EACH = [pytest.param(name, marks=() if name == QUICK_ONE else pytest.mark.slow) for name in NAMES]
 QUICK = ("--epochs", 1, "--batch-size", 4, "--size", 48, "--set", "workers=0", "--set", "queries=8")
 CPU = torch.device("cpu")
 
@@ -31,13 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "dino-tiny-masks",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if "dino" not in name),
-    ],
-)
+@pytest.mark.parametrize("name", EACH)
 def test_it_trains_and_evaluates(name: str, detr: Detr, data: Path) -> None:
     shown = detr("train", data, "--model", name, "--weights", "none", "--out", "run", *QUICK)
     assert shown.code == 0, shown.err
