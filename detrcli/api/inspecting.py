@@ -147,7 +147,7 @@ class DataMatching(_Drawn):
     @property
     def summary(self) -> Sequence[str]:
         """What the tables are about."""
-        return [self.usage.summary]
+        return self.usage.summary
 
     @property
     def tables(self) -> Sequence[Table]:

@@ -79,7 +79,9 @@ class Display:
         if row["class_error"] is not None:
             parts.append(f"class error {row['class_error']:.1f}%")
         if row.get("AP") is not None:
-            parts += [f"AP {row['AP']:.3f}", f"AP50 {row['AP50']:.3f}" + (" (best)" if best else "")]
+            names = [name for name in ("AP", "AP50", "mask_AP") if row.get(name) is not None]
+            parts += [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in names]
+            parts[-1] += " (best)" if best else ""
         parts += [f"lr {row['lr']:.1e}", f"{row['pictures_per_second']} pictures/s"]
         self._print("  ".join(parts))
 
@@ -147,7 +149,9 @@ def _bar(done: int, total: int) -> str:
 def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
     """The end of a training."""
     run = outcome.run
-    best = outcome.best and {"epoch": int(outcome.best["epoch"] or 0), "AP": outcome.best["AP"]}
+    measured = outcome.best or {}
+    reached = {name: measured[name] for name in ("AP", "mask_AP") if name in measured}
+    best = {"epoch": int(measured["epoch"] or 0), **reached} if measured else None
     if json:
         if outcome.stopped is None:
             print_json(
@@ -164,16 +168,16 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
                 }
             )
         return
+    names = ["AP", "AP50", *(["mask_AP"] if "mask_AP" in measured else [])]
     took = timedelta(seconds=round(outcome.seconds))
     print_table(
-        ("run", "epochs", "best epoch", "AP", "AP50", "time"),
+        ("run", "epochs", "best epoch", *(name.replace("_", " ") for name in names), "time"),
         [
             (
                 str(run),
                 outcome.epochs,
                 str(best["epoch"]) if best else "",
-                f"{outcome.best['AP']:.3f}" if outcome.best else "not measured",
-                f"{outcome.best['AP50']:.3f}" if outcome.best else "",
+                *(f"{measured[name]:.3f}" if measured else "not measured" for name in names),
                 str(took),
             )
         ],

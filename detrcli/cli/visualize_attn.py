@@ -43,6 +43,9 @@ def visualize_attn(
     self_: Annotated[
         bool, typer.Option("--self", help="Which queries look at which in the decoder.")
     ] = False,
+    mask_head: Annotated[
+        bool, typer.Option("--mask-head", help="Which cells the mask head goes by, and the masks.")
+    ] = False,
     relevance: Annotated[
         bool, typer.Option("--relevance", help="Gradient-weighted relevance beside raw attention.")
     ] = False,
@@ -79,6 +82,7 @@ def visualize_attn(
     asked = {
         "--encoder": encoder,
         "--self": self_,
+        "--mask-head": mask_head,
         "--relevance": relevance or faithfulness,
     }
     if len(several := [name for name, value in asked.items() if value]) > 1:
@@ -122,9 +126,14 @@ def visualize_attn(
         device=device,
         text=text,
     )
-    kind: Kind = "encoder" if points else "self" if self_ else "relevance" if relevance else "cross"
-    if faithfulness:  # which shows relevance too
-        kind = "faithfulness"
+    kinds: dict[Kind, bool] = {
+        "encoder": bool(points),
+        "self": self_,
+        "mask": mask_head,
+        "faithfulness": faithfulness,  # which shows relevance too
+        "relevance": relevance,
+    }
+    kind: Kind = next((name for name, given in kinds.items() if given), "cross")
     with options_named(), Status("hiding cells", quiet=not faithfulness) as status:
         found = look(
             image,

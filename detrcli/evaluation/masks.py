@@ -26,17 +26,19 @@ def objects(rows: list[RunLengths]) -> np.ndarray:
     return array
 
 
+def has_masks(truth: Truth) -> bool:
+    """Whether all objects have one."""
+    return truth.outlines is not None and all(truth.outlines.texts())
+
+
 def truth_masks(truth: Truth) -> np.ndarray | None:
     """The masks of all objects as they are written, (N,); None where some have none."""
-    if truth.outlines is None:
-        return None
-    texts = truth.outlines.texts()
-    if not all(texts):
+    if truth.outlines is None or not has_masks(truth):
         return None
     places = np.searchsorted(truth.image_ids, truth.of_image)
     rows = []
     for text, (height, width), number in zip(
-        texts, truth.sizes[places].tolist(), truth.annotation_ids.tolist(), strict=True
+        truth.outlines.texts(), truth.sizes[places].tolist(), truth.annotation_ids.tolist(), strict=True
     ):
         try:
             rows.append(run_lengths(text, height, width))

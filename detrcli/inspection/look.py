@@ -20,7 +20,7 @@ from detrcli.inspection.maps import Point
 from detrcli.losses.scoring import NOTHING
 from detrcli.model.inspectable import ForwardRecord, Inspectable
 from detrcli.resize import Placement
-from detrcli.structures import Detections, Prediction
+from detrcli.structures import Detections, Masks, Prediction
 from detrcli.system.precision import exact_float32
 
 
@@ -62,6 +62,7 @@ class PictureRecord:
         Detections
     ]  # of each decoder layer: all queries in their order, with their likeliest class
     nothing: np.ndarray  # (L, Q) bool, where "no object" is likelier than any class
+    masks: Masks | None  # of the last layer's queries, where the model has a mask head
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,6 +119,7 @@ def record_picture(detector: Detector, picture: ImageSource, name: str | None = 
         nothing=np.stack(
             [detector.scoring.top_class(layer.logits[0]).cpu().numpy() == NOTHING for layer in layers]
         ),
+        masks=output.decoder.masks,
     )
 
 

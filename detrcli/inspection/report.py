@@ -1,5 +1,6 @@
 """All that is known of the matching of one image: as tables, as JSON, as arrays."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from detrcli.inspection.mistakes import (
     missed,
 )
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.tables import Cell, Table, class_of, number, plain, rounded
+from detrcli.inspection.tables import Cell, Table, class_of, left_out, number, plain, rounded
 from detrcli.resize import Placement
 from detrcli.structures import Classes, Target
 
@@ -47,6 +48,9 @@ class MatchReport:
     other_queries: np.ndarray  # (L, N), with the other weights
     missed: Sequence[Missed]
     extra: Sequence[Extra]
+    unknown: Sequence[
+        str
+    ] = ()  # the classes of its objects that the weights do not know: those were left out
 
     @property
     def target(self) -> Target:
@@ -106,6 +110,7 @@ class MatchReport:
         return [
             f"{self.file} (image {self.image_id}): {self.width} x {self.height} pixels, "
             f"{objects} object{'s' if objects != 1 else ''}, {len(self.layers[-1].boxes)} queries",
+            *filter(None, [left_out(self.unknown)]),
             f"cost = {formula(self.cost_weights)}; below, all terms are weighted",
         ]
 
@@ -195,6 +200,7 @@ class MatchReport:
                 {"annotation_id": annotation, **one}
                 for annotation, one in zip(self.annotation_ids, self._targets(self.target), strict=True)
             ],
+            "left_out": dict(Counter(self.unknown)),
             "layers": [self._layer(self.decoder, i) for i in self.shown],
             "groups": [
                 {
@@ -378,6 +384,7 @@ def match_report(
         ),
         missed=missed(decoder.layers, example.target, threshold),
         extra=extra(decoder.layers[-1], example.target, threshold),
+        unknown=session.unknown.get(example.image_id, ()),
     )
 
 

@@ -1,10 +1,10 @@
 """The images of a split with their ground truth in the weights' classes, and what every layer of a model predicts."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ class InspectionSession:
     dataset: DetectionDataset
     skip_bad: bool  # whether a picture that cannot be read is left out; else it is an error
     note: Callable[[str], None]  # is told of what is left out
+    # By an image's id, the classes of its objects that the weights do not know: nothing is matched to these.
+    unknown: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -53,7 +55,16 @@ class InspectionSession:
             raise DataError("There are no pictures in this split that can be used.")
         dataset = DetectionDataset(annotations, detector.preprocessing, augmentation="none")
         loss = detector.weights.make_loss()
-        return cls(detector, loss, class_mapping.classes, annotations, dataset, skip_bad, note)
+        return cls(
+            detector,
+            loss,
+            class_mapping.classes,
+            annotations,
+            dataset,
+            skip_bad,
+            note,
+            _unknown(split, class_mapping.classes),
+        )
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -150,3 +161,13 @@ def _annotate(split: Split, classes: Classes, *, masks: bool) -> Annotations:
         with suppress(DataError):
             return annotate(split, classes, masks=True)
     return annotate(split, classes)
+
+
+def _unknown(split: Split, classes: Classes) -> Mapping[int, Sequence[str]]:
+    w = split.written
+    names = dict(zip(w.category_ids.tolist(), w.names, strict=True))
+    left_out = split.usable & ~w.crowd & ~np.isin(w.of_category, classes.ids)
+    found: dict[int, list[str]] = {}
+    for image, category in zip(w.of_image[left_out].tolist(), w.of_category[left_out].tolist(), strict=True):
+        found.setdefault(image, []).append(names[category])
+    return found

@@ -1,5 +1,6 @@
 """Numbers as they are told: in tables for people, in plain values for JSON."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.structures import Classes
+from detrcli.system.text import some
 
 Cell = str | int | float | None
 
@@ -42,6 +44,15 @@ def plain(one: Any) -> dict[str, Any]:
     return {
         name: rounded(value) if isinstance(value, float) else value for name, value in asdict(one).items()
     }
+
+
+def left_out(unknown: Sequence[str]) -> str:
+    """That objects were left out, by their classes, which the weights do not know; nothing where there are none."""
+    if not unknown:
+        return ""
+    kinds = [f"{count:,} {name}" for name, count in Counter(unknown).most_common()]
+    objects = f"{len(unknown):,} object{'s' if len(unknown) > 1 else ''}"
+    return f"left out, of classes that the weights do not know: {objects} ({some(kinds, 5)})"
 
 
 def number(value: float | None) -> str:

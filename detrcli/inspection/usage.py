@@ -1,7 +1,8 @@
 """What the queries of a model are used for over a whole data set, and which objects it finds hardest to match."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest, nsmallest
 from math import inf
 from typing import Any
@@ -12,7 +13,7 @@ from detrcli.errors import DataError
 from detrcli.inspection.explained import GroupMatching, explain_group, matcher_of, of_picture
 from detrcli.inspection.matching import Pair, changed
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.tables import Cell, Table, class_of, number, rounded
+from detrcli.inspection.tables import Cell, Table, class_of, left_out, number, rounded
 from detrcli.losses.criterion import Criterion
 from detrcli.resize import Placement
 from detrcli.structures import Classes
@@ -82,6 +83,7 @@ class Usage:
     moved: np.ndarray  # (L - 1,), objects with another query than in the layer before
     closest: Sequence[HardExample]  # of the smallest margins, the smallest first
     worst: Sequence[HardExample]  # of the largest losses, the largest first
+    unknown: Sequence[str] = ()  # the classes of objects that the weights do not know: those were left out
 
     @property
     def dead(self) -> list[int]:
@@ -89,13 +91,14 @@ class Usage:
         return np.flatnonzero(self.used.sum(1) == 0).tolist()
 
     @property
-    def summary(self) -> str:
+    def summary(self) -> list[str]:
         """What the tables are about."""
         dead = f" ({some([str(query) for query in self.dead], 20)})" if self.dead else ""
-        return (
+        return [
             f"{self.images:,} pictures, {self.targets:,} objects: {len(self.dead)} of {len(self.used)} queries "
-            f"were matched to none{dead}"
-        )
+            f"were matched to none{dead}",
+            *filter(None, [left_out(self.unknown)]),
+        ]
 
     def tables(self) -> list[Table]:
         """All of it for people."""
@@ -158,6 +161,7 @@ class Usage:
             "schema": "detr.match-debug-all/1",
             "images": self.images,
             "targets": self.targets,
+            "left_out": dict(Counter(self.unknown)),
             "threshold": self.threshold,
             "cost_weights": dict(self.cost_weights),
             "queries": [
@@ -239,7 +243,8 @@ def usage(
 
     loss = session.loss
     terms = tuple(term.name for term in loss.terms) if isinstance(loss, Criterion) else ()
-    return summed(counted(), session.classes, matcher_of(loss).weights, terms, threshold, most)
+    found = summed(counted(), session.classes, matcher_of(loss).weights, terms, threshold, most)
+    return replace(found, unknown=[name for names in session.unknown.values() for name in names])
 
 
 def explained_images(session: InspectionSession) -> Iterator[ExplainedImage]:

@@ -22,7 +22,8 @@ from detrcli.model.detection_transformer import DetectionTransformer, Frozen
 from detrcli.model.detr import downsample_padding
 from detrcli.structures import Batch, Output, Target
 
-LEAST_WIDTH = 32  # of a pixel's embedding
+LEAST_WIDTH = 16  # of a pixel's embedding
+FALL = 4.0  # of a mask's logits, with each cell that a pixel lies further outside of the query's box
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,32 @@ class Seen:
     """What a mask head looks at."""
 
     hidden: Tensor  # (B, Q, C), the decoder's last output
+    boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1], what is predicted from it
     features: Tensor  # (B, C, h, w), what the encoder was given, on the finest map that it sees
     memory: Tensor  # (B, C, h, w), what it made of that
     padding: Tensor | None  # (B, h, w)
-    finer: Sequence[Tensor]  # the backbone's maps that are finer than that, the finest first
+    finer: Sequence[Tensor]  # finer maps, the finest first: the backbone's, and perhaps the picture itself
+
+
+OfQueries = Callable[[Tensor, Tensor], Tensor]  # by their images (P,) and numbers (P,)
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What a mask head computes of the queries that it is asked for."""
+
+    masks: OfQueries  # logits (P, h, w)
+    attention: OfQueries  # which cells it goes by, (P, heads, h, w), summing to 1 over heads and cells
 
 
 class MaskHead(nn.Module, ABC):
     """A mask head of any kind: once per picture what all queries share, then a mask per query."""
 
     by_corner = False
+    heads = 1  # of its attention
 
     @abstractmethod
-    def forward(self, seen: Seen) -> Callable[[Tensor, Tensor], Tensor]:
-        """From images (P,) and queries (P,) to their mask logits (P, h, w)."""
+    def forward(self, seen: Seen) -> HeadOutput: ...
 
 
 @dataclass(frozen=True)
@@ -51,13 +64,19 @@ class QueryMasks:
     """The masks of a batch, in the precision that its forward pass had."""
 
     input_size: tuple[int, int]
-    of: Callable[[Tensor, Tensor], Tensor]
+    head: HeadOutput
+    heads: int
     precision: Callable[[], AbstractContextManager[object]]
     by_corner: bool
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         with self.precision():
-            return self.of(images, queries).float()
+            return self.head.masks(images, queries).float()
+
+    def attention(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Which cells the head goes by, (P, heads, h, w), summing to 1 over heads and cells."""
+        with self.precision():
+            return self.head.attention(images, queries).float()
 
 
 class Segmenter(DetectionTransformer):
@@ -65,12 +84,20 @@ class Segmenter(DetectionTransformer):
 
     has_masks = True
 
-    def __init__(self, detector: DetectionTransformer, mask_head: MaskHead, *, sees: int = -1) -> None:
-        """`sees` is the finest of the backbone's maps that the encoder sees."""
+    def __init__(
+        self,
+        detector: DetectionTransformer,
+        mask_head: MaskHead,
+        *,
+        sees: int = -1,
+        picture: bool = False,
+    ) -> None:
+        """`sees` is the finest of the backbone's maps that the encoder sees; with `picture` the head has that too."""
         super().__init__()
         self.detector = detector
         self.mask_head = mask_head
         self.sees = sees
+        self.picture = picture
         self._frozen = False
         self.open_batch = detector.open_batch
         self.may_leave_out = detector.may_leave_out
@@ -108,16 +135,17 @@ class Segmenter(DetectionTransformer):
         features = output.named.get("features", memory)
         seen = Seen(
             hidden=output.decoder.hidden[-1],
+            boxes=output.decoder.boxes[-1],
             features=features,
             memory=memory,
             padding=downsample_padding(batch.padding, memory),
-            finer=output.maps[: self.sees],
+            finer=[*([batch.images] if self.picture else []), *output.maps[: self.sees]],
         )
         height, width = batch.images.shape[-2:]
-        masks = QueryMasks(
-            (height, width), self.mask_head(seen), precision_now(memory.device), self.mask_head.by_corner
+        head = self.mask_head
+        return output.with_masks(
+            QueryMasks((height, width), head(seen), head.heads, precision_now(memory.device), head.by_corner)
         )
-        return output.with_masks(masks)
 
 
 def precision_now(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
@@ -164,6 +192,7 @@ class ConvolutionalMaskHead(MaskHead):
     def __init__(self, dim: int, heads: int, finer: Sequence[int]) -> None:
         """`finer` are the channels of the finer maps, the finest first."""
         super().__init__()
+        self.heads = heads
         self.attention = AttentionMaps(dim, heads)
         first = dim + heads
         widths = [first, first, *(dim // 2**i for i in range(1, len(finer) + 2))]
@@ -180,16 +209,19 @@ class ConvolutionalMaskHead(MaskHead):
                 assert conv.bias is not None
                 nn.init.zeros_(conv.bias)
 
-    def forward(self, seen: Seen) -> Callable[[Tensor, Tensor], Tensor]:
+    def forward(self, seen: Seen) -> HeadOutput:
         keys = self.attention.keys(seen.memory)
         laterals = [
             lateral(map_) for lateral, map_ in zip(self.laterals, reversed(seen.finer), strict=True)
         ]  # each (B, width, h, w), the coarsest first
 
-        def masks(images: Tensor, queries: Tensor) -> Tensor:
+        def attention(images: Tensor, queries: Tensor) -> Tensor:
             padding = None if seen.padding is None else seen.padding[images]
-            maps = self.attention(seen.hidden[images, queries], keys[images], padding)  # (P, heads, h, w)
-            x = torch.cat([seen.features[images], maps], 1)
+            maps: Tensor = self.attention(seen.hidden[images, queries], keys[images], padding)
+            return maps  # (P, heads, h, w)
+
+        def masks(images: Tensor, queries: Tensor) -> Tensor:
+            x = torch.cat([seen.features[images], attention(images, queries)], 1)
             for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
                 x = norm(conv(x)).relu()
                 if 1 <= i <= len(laterals):
@@ -197,13 +229,14 @@ class ConvolutionalMaskHead(MaskHead):
                     x = finer + F.interpolate(x, size=finer.shape[-2:])
             return self.last(x)[:, 0]  # (P, h, w)
 
-        return masks
+        return HeadOutput(masks, attention)
 
 
 class DotProductMaskHead(MaskHead):
     """A mask is the product of a query's embedding with that of every pixel (sections 3.2 and 3.3 of 2206.02777).
 
-    Pixels are embedded from the memory and, step by step, the backbone's finer maps.
+    Pixels are embedded from the memory and, step by step, finer maps. What is learned tells an object
+    from others in its box; outside of that the logits fall.
     """
 
     def __init__(self, dim: int, finer: Sequence[int]) -> None:
@@ -225,13 +258,14 @@ class DotProductMaskHead(MaskHead):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, widths[-1])
         )
 
-    def forward(self, seen: Seen) -> Callable[[Tensor, Tensor], Tensor]:
+    def forward(self, seen: Seen) -> HeadOutput:
         x = seen.memory
         ways = zip(self.laterals, self.narrower, self.steps, reversed(seen.finer), strict=True)
         for lateral, narrower, step, map_ in ways:
             x = step(lateral(map_) + F.interpolate(narrower(x), size=map_.shape[-2:], mode="bilinear"))
         pixels = self.pixels(x)  # (B, C, h, w)
         embeddings = self.embedding(seen.hidden)  # (B, Q, C)
+        boxes = seen.boxes.detach().float()  # masks shall not pull at them
 
         def masks(images: Tensor, queries: Tensor) -> Tensor:
             # Image by image: a copy of its pixels for each of its queries would be large.
@@ -240,6 +274,21 @@ class DotProductMaskHead(MaskHead):
                 here = images == image
                 asked = embeddings[image, queries[here]]  # (n, C)
                 found = found.index_put((here,), torch.einsum("nc,chw->nhw", asked, own))
-            return found  # (P, h, w)
+            return found - FALL * cells_outside(boxes[images, queries], *found.shape[-2:])  # (P, h, w)
 
-        return masks
+        def attention(images: Tensor, queries: Tensor) -> Tensor:
+            # A product is a cell's logit of belonging to the query, so its probability is what the mask goes by.
+            shares = masks(images, queries).sigmoid()
+            return (shares / shares.sum((1, 2), keepdim=True))[:, None]
+
+        return HeadOutput(masks, attention)
+
+
+def cells_outside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """How far each cell of a map lies outside of boxes (P, 4), in cells along both axes: (P, height, width)."""
+    cx, cy, w, h = boxes[:, :, None].unbind(1)  # each (P, 1)
+    x = (torch.arange(width, device=boxes.device) + 0.5) / width
+    y = (torch.arange(height, device=boxes.device) + 0.5) / height
+    across = ((x - cx).abs() - w / 2).clamp(min=0) * width  # (P, width)
+    down = ((y - cy).abs() - h / 2).clamp(min=0) * height  # (P, height)
+    return across[:, None] + down[:, :, None]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from detrcli.render.colour import contrast, heat
+from detrcli.render.colour import colour_of, contrast, heat
 from detrcli.render.draw import Box, Mark, default_font, font_for, grid_figure, mark, shorten
+from detrcli.render.overlay import overlay as masks_over
 from detrcli.resize import Placement
 from detrcli.system.text import visible
 
@@ -117,6 +118,9 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | 
     """A tile as large as fits in a square cell."""
     scale = min(cell / image.width, (cell - STRIP) / image.height)
     width, height = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    masks = [(one.mask, colour_of(one.category)) for one in tile.marks if one.mask is not None]
+    if masks:
+        image = masks_over(np.asarray(image), masks)
     shown = image.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
     if tile.map is not None:
         shown = overlay(shown, tile.map, placement)

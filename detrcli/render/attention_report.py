@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ from detrcli.inspection.look import (
     record_picture,
 )
 from detrcli.inspection.maps import Point
+from detrcli.inspection.mask_attention import MaskAttention, mask_attention
 from detrcli.inspection.tables import Cell
 from detrcli.model.inspectable import Ability
 from detrcli.render.attention_figure import Matrix, Samples, Tile, matrix_figure, stacked, tiles_figure
@@ -41,7 +42,7 @@ from detrcli.render.draw import Mark
 from detrcli.render.plot import Panel, plot
 from detrcli.render.viewer import inside_of, view_of_record, write_viewer_page
 
-Kind = Literal["cross", "encoder", "self", "relevance", "faithfulness"]
+Kind = Literal["cross", "encoder", "self", "mask", "relevance", "faithfulness"]
 
 NEEDED: dict[Kind, Ability] = {
     "cross": "cross-attention",
@@ -113,6 +114,8 @@ class AttentionReport:
                 return _encoder_figure(self.findings)
             case QueryAttention():
                 return _query_figure(self.findings)
+            case MaskAttention():
+                return _mask_figure(self.findings)
             case MapComparison():
                 return _comparison_figure(self.findings)
             case _:
@@ -155,8 +158,8 @@ def look(
     """Show where a model looks in a picture.
 
     - cross: where queries look in the picture. encoder: where its `points`, in pixels, look. self: which queries
-      look at which. relevance: gradient-weighted relevance beside attention. faithfulness: the two measured by
-      hiding parts.
+      look at which. mask: which cells the mask head goes by, and the masks. relevance: gradient-weighted relevance
+      beside attention. faithfulness: the two measured by hiding parts.
     - Queries are those given, else all whose score reaches the threshold.
     - `layers` is last, all or a number from 0; `heads` is mean, all or a number.
     - `masks`, of objects or the COCO file that has them, tell how much of a map lies in a query's object.
@@ -169,9 +172,14 @@ def look(
     compared = kind in ("relevance", "faithfulness")
     if compared and "all" in (layers, heads):
         raise UsageError("Relevance is compared with one layer and one head, or their mean: not with all.")
+    if kind == "mask" and layers != "last":
+        raise UsageError("Masks are those of the last layer: no other layer has any.")
     if masks is not None and not compared:
         raise UsageError("Masks are compared with relevance and faithfulness only.")
     record = record_picture(detector, picture)
+    if kind == "mask":  # a mask head is no part of what is inspectable
+        asked = chosen_queries(record, queries, threshold)
+        return AttentionReport(record, asked, mask_attention(record, asked, heads))
     of_encoder = kind == "encoder"
     count = record.inspectable.encoder_layers if of_encoder else record.inspectable.decoder_layers
     record.inspectable.require(NEEDED[kind])
@@ -213,6 +221,25 @@ def _cross_figure(found: CrossAttention) -> Image.Image:
     return tiles_figure(
         record.image, f"{record.name}: {kind}", tiles, across if across > 1 else None, record.placement
     )
+
+
+def _mask_figure(found: MaskAttention) -> Image.Image:
+    record = found.record
+    tiles = []
+    for n, query in enumerate(found.queries):
+        prediction = record.prediction(-1, query)
+        whole = replace(_mark(prediction), mask=found.masks[n])
+        tiles.append(Tile(f"query {query}: {prediction}, its mask", marks=[whole]))
+        tiles += [
+            Tile(", ".join([*_place(found.layers[0], one.head, found), f"query {query}"]), one.map)
+            for place, one in found.entries()
+            if place == n
+        ]
+    kind = f"which cells the mask head goes by, {_which(found)}; {_colours(found, found.maps.shape[-2:])}"
+    across = 1 + len(found.heads)
+    if across == 2 and len(found.queries) > 1:
+        across = 4
+    return tiles_figure(record.image, f"{record.name}: {kind}", tiles, across, record.placement)
 
 
 def _encoder_figure(found: EncoderAttention) -> Image.Image:
@@ -311,9 +338,9 @@ def _which(found: AttentionFindings) -> str:
     return f"{layer}, {head}"
 
 
-def _colours(found: AttentionFindings) -> str:
-    """What the colours of a map mean, and what is drawn over them."""
-    h, w = found.record.forward.cells
+def _colours(found: AttentionFindings, cells: tuple[int, ...] | None = None) -> str:
+    """What the colours of a map of so many cells mean, and what is drawn over them."""
+    h, w = cells or found.record.forward.cells
     told = f"colours: share of the attention on a cell, of {w} x {h}"
     if found.sampled is not None:
         told += (

@@ -264,7 +264,7 @@ def _of_the_transformer(failures: Failures, steadiness: Steadiness | None) -> It
         )
     yield Section(
         "Queries",
-        f"{usage.summary}.",
+        f"{'; '.join(usage.summary)}.",
         widget=f'<div class="charts">{"".join(figures)}</div>',
         pictures=[
             (usage_figure(usage, failures.session.picture), "A tile for each query: where its boxes lie")

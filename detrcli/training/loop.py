@@ -13,7 +13,8 @@ from detrcli.data.annotations import annotate
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
 from detrcli.errors import DataError, DivergedError, UsageError, loader_was_killed
 from detrcli.evaluation.class_mapping import map_classes
-from detrcli.evaluation.evaluator import CocoEvaluator, Evaluator
+from detrcli.evaluation.evaluator import CocoEvaluator, CocoMaskEvaluator, Evaluator
+from detrcli.evaluation.masks import has_masks
 from detrcli.evaluation.run import DetectedSplit, detect_split, readable
 from detrcli.inference.detector import Detector
 from detrcli.system import distributed
@@ -59,7 +60,6 @@ class Training:
     ) -> None:
         self.initial, self.device = initial, device
         self.settings: Settings = initial.settings
-        self.evaluator = evaluator or CocoEvaluator()
         self.folder, self.report = folder, report
         self.source = dict(source or {})  # whoever resumes finds here which data is meant
         self.order = Order(
@@ -73,6 +73,8 @@ class Training:
         self.model = initial.weights.model().to(device)
         self.model.freeze(initial.freeze)
         self.data = data.with_masks() if self.model.has_masks else data
+        of_masks = self.model.has_masks and has_masks(data.truth)
+        self.evaluator = evaluator or (CocoMaskEvaluator() if of_masks else CocoEvaluator())
         self.loss = initial.weights.make_loss()
         self.parameter_groups = initial.weights.variant.parameter_groups(self.model)
         self.trainer = Trainer(

@@ -54,10 +54,19 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the pictures, boxes and classes that are trained on."""
+        """Changes with the pictures, boxes, classes and masks that are trained on."""
         digest = hashlib.sha256(repr((self.classes.ids.tolist(), self.classes.names.tolist())).encode())
-        for tensor in (self.train.image_ids, self.train.ends, self.train.boxes, self.train.labels):
-            digest.update(tensor.numpy().tobytes())
+        train = self.train
+        for tensor in (
+            train.image_ids,
+            train.ends,
+            train.boxes,
+            train.labels,
+            train.outlines,
+            train.outline_ends,
+        ):
+            if tensor is not None:
+                digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property
@@ -67,7 +76,7 @@ class Data:
 
     def check_same(self, fingerprint: str, marks: Tensor | None) -> None:
         """A DataError where it is not what it was when these were taken of it; version 0.1 took no marks."""
-        changed = "its pictures, boxes or classes are not those that this run was begun with"
+        changed = "its pictures, boxes, classes or masks are not those that this run was begun with"
         if fingerprint == self.fingerprint:
             if marks is None or torch.equal(marks, self.marks):
                 return
@@ -127,9 +136,10 @@ def begin(
 
 def resumed(state: Mapping[str, Any], data: Data) -> Initial:
     """What a saved run started from; its data must be what it was."""
-    data.check_same(state["fingerprint"], state.get("marks"))
     settings = of(state["settings"])
     weights = from_header(state["weights"], state["model"], "the state")
+    learned = data.with_masks() if weights.variant.detector is not None else data
+    learned.check_same(state["fingerprint"], state.get("marks"))
     if "loss" not in state["weights"]:  # version 0.1 left that to the settings
         weights = replace(weights, loss=settings.loss_config(weights.variant.loss))
     return Initial(settings, weights, state["fresh_backbone"], state["freeze"], notes=[])

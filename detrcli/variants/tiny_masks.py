@@ -17,6 +17,7 @@ from detrcli.variants.variant import Variant
 from detrcli.variants.with_masks import with_masks
 
 C = TypeVar("C", bound=ModelConfig)
+COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def mask_terms(config: Any, loss: LossConfig) -> Sequence[LossTerm]:
 def _with_masks(detector: Variant[Any], build: Callable[..., DetectionTransformer], preset: C) -> Variant[C]:
     def build_with_masks(config: Any) -> Segmenter:
         inner = build(config, finer=True)
-        return Segmenter(inner, DotProductMaskHead(config.dim, inner.backbone.channels[:-1]))
+        # Small pictures have small objects, whose masks are as good as their edges: the picture is the finest map.
+        head = DotProductMaskHead(config.dim, (COLOURS, *inner.backbone.channels[:-1]))
+        return Segmenter(inner, head, picture=True)
 
     name = f"{detector.name}-masks"
     return with_masks(

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -467,6 +468,44 @@ def test_a_name_inside_a_run_folder_has_not_that_runs_costs(
         shown = detr(*args, tmp_path / f"{weights}.png", "--weights", weights)
         assert shown.code == 0, shown.err
         assert shown.json["cost_weights"] == {"class": of_class, "l1": 5, "giou": 2}
+
+
+def test_objects_of_classes_that_the_weights_do_not_know_are_told(
+    detr: Detr, root: Path, tmp_path: Path
+) -> None:
+    """Without a word a picture full of them would look empty, and every detection there like background."""
+    weights = small_weights(TINY)
+    ours = {
+        str(name): category for category, name in zip(weights.classes.ids, weights.classes.names, strict=True)
+    }
+    data = json.loads((root / "data" / "annotations" / "instances_val.json").read_text())
+    for category in data["categories"]:
+        if category["name"] != "cat":
+            category["name"] = f"new {category['name']}"
+    assert "cat" in ours
+    new = {category["id"]: category["name"] for category in data["categories"] if category["name"] != "cat"}
+    (tmp_path / "some.json").write_text(json.dumps(data))
+    (tmp_path / "images").symlink_to(root / "data" / "val")
+    args = ("match-debug", "some.json", "--weights", root / "w.safetensors", "--device", "cpu")
+    image = max(
+        range(1, 7), key=lambda one: sum(entry["category_id"] in new for entry in truth_of(root, one))
+    )
+    wanted = Counter(
+        new[entry["category_id"]] for entry in truth_of(root, image) if entry["category_id"] in new
+    )
+    shown = detr(*args, "--image", image, "--json")
+    assert shown.json["left_out"] == wanted
+    assert len(shown.json["targets"]) == len(truth_of(root, image)) - wanted.total()
+    name, count = wanted.most_common()[0]
+    said = f"left out, of classes that the weights do not know: {wanted.total()} object"
+    table = detr(*args, "--image", image)
+    assert said in table.out
+    assert f"{count} {name}" in table.out
+    everywhere = Counter(
+        new[entry["category_id"]] for entry in data["annotations"] if entry["category_id"] in new
+    )
+    assert detr(*args, "--all", "--json").json["left_out"] == everywhere
+    assert "left out" not in detr("match-debug", root / "data", *args[2:], "--all").out
 
 
 def test_errors_name_their_option(match: Detr) -> None:

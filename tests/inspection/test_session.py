@@ -233,8 +233,8 @@ def test_usage_counts_the_images_one_by_one(session: InspectionSession) -> None:
     np.testing.assert_array_equal(found.used.sum(1), np.bincount(last, minlength=9))
     assert found.dead == sorted(set(range(9)) - set(last.tolist()))
     assert found.dead
-    assert found.summary.endswith(f"were matched to none ({', '.join(map(str, found.dead))})")
-    assert replace(found, used=found.used + 1).summary.endswith("0 of 9 queries were matched to none")
+    assert found.summary[0].endswith(f"were matched to none ({', '.join(map(str, found.dead))})")
+    assert replace(found, used=found.used + 1).summary[0].endswith("0 of 9 queries were matched to none")
     np.testing.assert_array_equal(found.sizes.sum(1), found.used.sum(1))
     queries = np.concatenate([one.decoder.queries for one in reports], axis=1)
     np.testing.assert_array_equal(found.moved, (queries[1:] != queries[:-1]).sum(1))

@@ -39,6 +39,8 @@ def test_it_trains_and_evaluates(name: str, detr: Detr, data: Path) -> None:
     assert float(row["loss_dice"]) > 0
     evaluated = detr("eval", data, "--weights", "run", "--json")
     assert evaluated.json["masks"].keys() == evaluated.json["metrics"].keys()
+    measured = {name: float(row[f"mask_{name}"]) for name in evaluated.json["masks"]}
+    assert measured == pytest.approx(evaluated.json["masks"], abs=1e-9)
     found = detr(
         "predict", data / "val" / "000000.png", "--weights", "run", "--threshold", 0, "--json", "--no-images"
     )

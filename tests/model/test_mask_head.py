@@ -8,8 +8,9 @@ import torch
 from small import MASKED, small_weights
 
 from detrcli.data.batching import collate
-from detrcli.model.masks import Segmenter
+from detrcli.model.masks import Segmenter, cells_outside
 from detrcli.structures import Batch, Masks
+from detrcli.variants import preset, variant_of
 from detrcli.variants.detr_masks import build
 
 LARGE, SMALL = torch.randn(3, 64, 96), torch.randn(3, 50, 40)
@@ -84,3 +85,30 @@ def test_masks_are_computed_as_their_forward_pass_was(model: Segmenter) -> None:
         rough = masks(*one)
         assert rough.dtype == torch.float32
         assert 0 < (rough - exact(*one)).abs().max() < 0.2 * exact(*one).std()
+
+
+def test_how_far_cells_lie_outside_of_boxes() -> None:
+    """Cell by cell: from its centre to the box along both axes, in cells; nothing within."""
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.25], [0.9, 0.1, 0.4, 0.2]])
+    height, width = 8, 4
+    found = cells_outside(boxes, height, width)
+    for n, (cx, cy, w, h) in enumerate(boxes.tolist()):
+        for row in range(height):
+            for column in range(width):
+                x, y = (column + 0.5) / width, (row + 0.5) / height
+                across = max(cx - w / 2 - x, x - cx - w / 2, 0) * width
+                down = max(cy - h / 2 - y, y - cy - h / 2, 0) * height
+                assert found[n, row, column] == pytest.approx(across + down, abs=1e-5)
+
+
+@torch.no_grad()
+def test_a_product_ends_at_its_querys_box() -> None:
+    torch.manual_seed(0)
+    config = preset("dino-tiny-masks")
+    model = variant_of(config).build(config).eval()
+    last = model(Batch(torch.randn(1, 3, 64, 80), None)).last
+    queries = torch.arange(20)
+    shown = last.masks(torch.zeros_like(queries), queries) > 0  # (20, h, w)
+    cells = cells_outside(last.boxes[0, :20], *shown.shape[1:])
+    assert shown.any()
+    assert not shown[cells > 2].any()
