@@ -45,10 +45,15 @@ class Mask:
     @property
     def box(self) -> np.ndarray:
         """x0, y0, x1, y1 around it, (4,); all 0 where it is empty."""
-        rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
-        if not len(rows):
-            return np.zeros(4)
-        return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        return box_around(self.pixels)
+
+
+def box_around(mask: np.ndarray) -> np.ndarray:
+    """x0, y0, x1, y1 around the pixels of a mask (H, W) bool, (4,); all 0 where it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return np.zeros(4)
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
 def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[Mask]:

@@ -12,13 +12,15 @@ from typing import Any
 from detrcli.data.coco_writer import coco_document
 from detrcli.data.examine import headers_only
 from detrcli.data.layouts.coco import annotation_ids
+from detrcli.data.masks import box_around
+from detrcli.data.outlines import as_text, mask_of
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations, whole_numbers
 from detrcli.data.source import DataSource
 from detrcli.data.spec import Note, tell_problems
 from detrcli.errors import DataError, UsageError
 
 SCHEMA = "detr.mend/1"
-KINDS = ("wrong_label", "missing_label", "loose_box", "duplicate")
+KINDS = ("wrong_label", "missing_label", "loose_box", "duplicate", "poor_mask")
 VERDICTS = ("right", "wrong", "unsure")  # on the annotation as it is
 
 
@@ -31,6 +33,7 @@ class Change:
     annotation_id: int | None
     category_id: int  # that it gets
     box: tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; that it gets
+    mask: Mapping[str, Any] | None = None  # in run lengths; that a poor one becomes
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,12 @@ def _change(entry: Mapping[str, Any]) -> tuple[Change, str]:
     x0, y0, x1, y1 = (float(value) for value in box)
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f"box {box!r}")
-    return Change(kind, entry["image_id"], annotation, entry["category_id"], (x0, y0, x1, y1)), verdict
+    if kind == "poor_mask" and not isinstance(entry["mask"], dict):
+        raise ValueError("its mask is no run lengths")
+    change = Change(
+        kind, entry["image_id"], annotation, entry["category_id"], (x0, y0, x1, y1), entry.get("mask")
+    )
+    return change, verdict
 
 
 def mend(
@@ -143,7 +151,7 @@ def _document(split: RawAnnotations) -> dict[str, Any]:
 def _apply(document: dict[str, Any], changes: Sequence[Change]) -> None:
     annotations: list[dict[str, Any]] = document["annotations"]
     places = {(one["image_id"], one["id"]): i for i, one in enumerate(annotations)}
-    images = {one["id"] for one in document["images"]}
+    images = {one["id"]: one for one in document["images"]}
     categories = {int(one["id"]) for one in document["categories"]}
     following = max((one["id"] for one in annotations), default=0) + 1
     removed = set()
@@ -170,9 +178,27 @@ def _apply(document: dict[str, Any], changes: Sequence[Change]) -> None:
             )
         if change.kind == "duplicate":
             removed.add(place)
+        elif change.kind == "poor_mask":
+            annotations[place] |= _of_mask(change, images[change.image_id])
         elif change.kind == "wrong_label":
             annotations[place]["category_id"] = change.category_id
         else:
             annotations[place] |= box
             annotations[place].pop("segmentation", None)  # which does not fit the new box
     document["annotations"] = [one for i, one in enumerate(annotations) if i not in removed]
+
+
+def _of_mask(change: Change, image: Mapping[str, Any]) -> dict[str, Any]:
+    """What an annotation has whose mask is another one."""
+    try:
+        pixels = mask_of(as_text(change.mask), int(image["height"]), int(image["width"]))
+    except ValueError as error:
+        raise DataError(
+            f"The list has a mask of annotation {change.annotation_id} that is none: {error}."
+        ) from None
+    x0, y0, x1, y1 = box_around(pixels).tolist()
+    return {
+        "segmentation": dict(change.mask or {}),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": int(pixels.sum()),
+    }

@@ -61,6 +61,14 @@ def read_mask(segmentation: Any) -> RunLengths:
         raise ValueError("its segmentation is no RLE") from None
 
 
+def paired_ious(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The IoU of each mask with the one in the same place of the other list, (N,)."""
+    from pycocotools import mask as rle  # of no use to who has no masks
+
+    pairs = zip(found, truth, strict=True)
+    return np.array([float(rle.iou([one], [other], [0])[0, 0]) for one, other in pairs])
+
+
 def areas(masks: np.ndarray) -> np.ndarray:
     """How many pixels each has, (N,) float64."""
     from pycocotools import mask as rle  # of no use to who has no masks

@@ -19,6 +19,7 @@ from detrcli.evaluation.pairing import by_image
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
 from detrcli.evaluation.truth import Truth, truth_of
+from detrcli.inspection.mask_failures import MaskFailures, mask_failures, poor_masks
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.survey import Predictions, Survey, SurveyedImage, survey
 from detrcli.inspection.suspects import Suspect, Suspicions, document
@@ -55,6 +56,7 @@ class Failures:
     curves: Curves
     layers: Sequence[LayerScore]
     suspects: Mapping[str, Sequence[Suspect]]  # by kind
+    masks: MaskFailures | None = None  # where model and data have masks
 
     @cached_property
     def queries(self) -> np.ndarray:
@@ -97,6 +99,7 @@ class Failures:
             "complete": self.survey.complete,
             "threshold": round(found.threshold, 6),
             "metrics": self.metrics,
+            "masks": None if self.masks is None else self.masks.document(),
             "objects": {"total": found.objects, "found": found.found, "missed": dict(found.missed_by_kind)},
             "false_alarms": dict(found.false_alarms_by_kind),
             "errors": [asdict(one) for one in self.errors],
@@ -140,7 +143,10 @@ def failures_of(
     thresholds = best_thresholds(truth, results)
     if threshold is None:
         threshold = thresholds.overall.threshold if thresholds.overall.f1 > 0 else UNLIKELY
-    without_query = surveyed.without_query(truth.annotation_ids)
+    outcomes = outcomes_of(truth, results, threshold, surveyed.without_query(truth.annotation_ids))
+    masks = mask_failures(truth, results, outcomes)
+    if masks is not None:
+        suspicions.found += poor_masks(truth, results, outcomes, masks)
     return Failures(
         session=session,
         split=name,
@@ -150,13 +156,14 @@ def failures_of(
         scores=score(truth, results),
         interval=interval_of_ap(truth, results),
         thresholds=thresholds,
-        outcomes=outcomes_of(truth, results, threshold, without_query),
+        outcomes=outcomes,
         errors=errors_of(truth, results),
         curves=curves_of(truth, results, threshold),
         layers=[
             _layer_score(layer, truth, surveyed.results(layer), threshold) for layer in range(surveyed.layers)
         ],
         suspects=suspicions.sorted(),
+        masks=masks,
     )
 
 

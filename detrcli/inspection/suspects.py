@@ -17,6 +17,7 @@ KINDS = {
     "missing_label": "an object is predicted where none is annotated",
     "loose_box": "the box that is predicted for this object is another one",
     "duplicate": "the same object is annotated twice",
+    "poor_mask": "the mask that is predicted for this object is another one",
 }
 APART = 0.3  # IoU below which a prediction lies on no annotated object
 TIGHT = 0.75  # IoU from which two boxes say the same
@@ -42,8 +43,10 @@ class Suspect:
     annotation_id: int | None = None  # None for what is missing
     suggested_category_id: int | None = None
     suggested_box: tuple[float, ...] | None = None
-    iou: float | None = None
+    iou: float | None = None  # of the two boxes, or masks
     of: int | None = None  # the annotation that it stands beside
+    mask: Mapping[str, Any] | None = None  # as annotated, in run lengths
+    suggested_mask: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -209,6 +212,8 @@ def document(suspect: Suspect, file: str) -> dict[str, Any]:
     entry["box"] = corners(suspect.box)
     if suspect.suggested_box is not None:
         entry["suggested_box"] = corners(suspect.suggested_box)
+    if suspect.suggested_mask is not None:
+        entry["suggested_mask"] = dict(suspect.suggested_mask)
     if suspect.iou is not None:
         entry["iou"] = round(suspect.iou, 6)
     if suspect.of is not None:

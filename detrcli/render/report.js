@@ -34,13 +34,14 @@ function words(tile, gallery) {
   if (gallery === "missing_label") return `${own} ${score}`;
   if (gallery === "wrong_label") return `${own}: predicted ${said} ${score}`;
   if (gallery === "loose_box") return `${own} ${score}, IoU ${tile.iou.toFixed(2)}`;
+  if (gallery === "poor_mask") return `${own} ${score}, mask IoU ${tile.iou.toFixed(2)}`;
   if (gallery === "duplicate") return `${own}, as annotation ${tile.of}`;
   if (gallery === "missed") return `${own}: ${data.reasons.missed[tile.kind]}${said ? ` (${said} ${score})` : ""}`;
   return `${own} ${score}: ${data.reasons.alarm[tile.kind]}`;
 }
 
 // A part of the picture around some boxes, which are drawn over it.
-function crop(parent, image, boxes) {
+function crop(parent, image, boxes, masks = []) {
   const [, , width, height, url] = data.images[image];
   let [x0, y0, side] = [0, 0, Math.max(width, height)];
   if (boxes.length) {
@@ -51,14 +52,17 @@ function crop(parent, image, boxes) {
   } else [x0, y0] = [(width - side) / 2, (height - side) / 2];
   const box = make("div", { class: "crop" }, parent);
   const shown = make("img", { src: url, loading: "lazy", decoding: "async", alt: "" }, box);
-  Object.assign(shown.style, { width: `${(100 * width) / side}%`, left: `${(-100 * x0) / side}%`, top: `${(-100 * y0) / side}%` });
+  const over = { width: `${(100 * width) / side}%`, left: `${(-100 * x0) / side}%`, top: `${(-100 * y0) / side}%` };
+  Object.assign(shown.style, over);
+  masks.forEach((mask, i) => Object.assign(maskCanvas(box, mask, [ANNOTATED, PREDICTED][i]).style, over));
   const drawing = make("svg", { viewBox: `${x0} ${y0} ${side} ${side}` }, box);
   for (const [[a, b, c, d], kind] of boxes) make("rect", { x: a, y: b, width: Math.max(c - a, 0), height: Math.max(d - b, 0), class: kind }, drawing);
 }
 
 function drawTile(parent, tile, tiles, gallery, mend) {
   const box = make("div", { class: "tile" }, parent), button = make("button", { type: "button" }, box);
-  crop(button, tile.image, [...(tile.box ? [[tile.box, "truth"]] : []), ...(tile.other ? [[tile.other, "other"]] : [])]);
+  const [own, other] = tile.masks ? ["around", "around"] : ["truth", "other"]; // masks are shown without their boxes
+  crop(button, tile.image, [...(tile.box ? [[tile.box, own]] : []), ...(tile.other ? [[tile.other, other]] : [])], tile.masks);
   make("p", {}, button, words(tile, gallery));
   const [id, file] = data.images[tile.image];
   const annotation = tile.annotation === null || tile.annotation === undefined ? "" : `, annotation ${tile.annotation}`;
@@ -122,7 +126,7 @@ function gallery(parent) {
 // All marks, as `detr data mend --list` takes them.
 function exported() {
   const changes = [];
-  for (const kind of ["wrong_label", "missing_label", "loose_box", "duplicate"])
+  for (const kind of ["wrong_label", "missing_label", "loose_box", "duplicate", "poor_mask"])
     for (const tile of data.tiles[kind]) {
       const verdict = marks[keyOf(tile)];
       if (!verdict) continue;
@@ -130,6 +134,7 @@ function exported() {
       changes.push({
         kind, verdict, image_id, file, annotation_id: tile.annotation ?? null,
         category_id: tile.said ?? tile.category, box: tile.other ?? tile.box, of: tile.of ?? null,
+        ...(tile.masks ? { mask: tile.masks[1] } : {}),
       });
     }
   return { schema: "detr.mend/1", split: data.split, changes };

@@ -95,6 +95,11 @@ def sections_of(
                 "The box that is predicted for these objects is another one.",
             ),
             ("duplicate", "Annotated twice", "Two annotations of a class in the same place."),
+            (
+                "poor_mask",
+                "Poor masks",
+                "Found, with another mask than the annotated one: yellow as annotated, orange as predicted.",
+            ),
         )
         if failures.suspects[kind]
     )
@@ -122,6 +127,7 @@ def _cards(failures: Failures) -> str:
         (measured(metrics["AP"]), "AP", between),
         (measured(metrics["AP50"]), "AP50", ""),
         (measured(metrics["AR100"]), "AR", ""),
+        *_mask_card(failures),
         (f"{outcomes.found:,}", "found", f"of {outcomes.objects:,} objects"),
         (f"{outcomes.objects - outcomes.found:,}", "missed", ""),
         (f"{outcomes.false_alarms:,}", "false alarms", ""),
@@ -129,6 +135,11 @@ def _cards(failures: Failures) -> str:
     return '<div class="cards">' + "".join(
         f"<div><b>{value}</b><span>{name}</span><small>{more}</small></div>" for value, name, more in cards
     ) + "</div>"  # fmt: skip
+
+
+def _mask_card(failures: Failures) -> Iterator[tuple[str, str, str]]:
+    if (masks := failures.masks) is not None:
+        yield measured(masks.scores.metrics["AP"]), "mask AP", f"mean IoU {measured(masks.mean_iou)}"
 
 
 def _gallery(kind: str, title: str, text: str, *, mend: bool = False) -> Section:

@@ -66,6 +66,7 @@ def tiles_of(failures: Failures, shown: Mapping[int, int]) -> dict[str, list[dic
             "box": None if missing else corners(one.box), "other": None if other is None else corners(other),
             "iou": None if one.iou is None else round(one.iou, 3), "of": one.of,
             "chosen": None if place is None else {"object": place},
+            **({} if one.mask is None else {"masks": [one.mask, one.suggested_mask]}),
         }  # fmt: skip
 
     missed.sort(key=lambda one: -(one["score"] or 0))

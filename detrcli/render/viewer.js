@@ -18,6 +18,34 @@ async function unpacked(text, Kind) {
   return new Kind(await new Response(stream).arrayBuffer());
 }
 
+// A mask in compressed run lengths, column by column, as a canvas in one colour: filled, with its edge.
+function maskCanvas(parent, { size: [height, width], counts }, [red, green, blue]) {
+  const canvas = make("canvas", { class: "mask" }, parent), inside = new Uint8Array(width * height), runs = [];
+  for (let i = 0; i < counts.length;) {
+    let value = 0, shift = 0, sign;
+    do {
+      sign = counts.charCodeAt(i++) - 48;
+      value |= (sign & 31) << shift;
+      shift += 5;
+    } while (sign & 32);
+    if (sign & 16) value |= -1 << shift;
+    runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
+  }
+  let place = 0;
+  runs.forEach((run, i) => { if (i % 2) inside.fill(1, place, place + run); place += run; });
+  [canvas.width, canvas.height] = [width, height];
+  const pen = canvas.getContext("2d"), shown = pen.createImageData(width, height);
+  for (let x = 0; x < width; x++) for (let y = 0; y < height; y++) {
+    const k = x * height + y;
+    if (!inside[k]) continue;
+    const deep = x && y && x < width - 1 && y < height - 1 && inside[k - 1] && inside[k + 1] && inside[k - height] && inside[k + height];
+    shown.data.set([red, green, blue, deep ? 90 : 255], 4 * (y * width + x));
+  }
+  pen.putImageData(shown, 0, 0);
+  return canvas;
+}
+const ANNOTATED = [240, 228, 66], PREDICTED = [255, 122, 46];
+
 class Viewer {
   // `names` are the classes; `colours` are 256 steps of the heat map, as base64.
   constructor(parent, names, colours) {
@@ -25,12 +53,13 @@ class Viewer {
     this.colours = bytesOf(colours);
     this.layer = this.head = 0;
     this.opacity = 0.75;
-    this.shown = { truth: true, predictions: true, pairs: true, attention: true };
+    this.shown = { truth: true, predictions: true, pairs: true, attention: true, masks: true };
     this.root = make("div", { class: "viewer" }, parent);
     const left = make("div", {}, this.root), right = make("div", {}, this.root);
     this.stage = make("div", { class: "stage", tabindex: 0, "aria-label": "the picture" }, left);
     this.image = make("img", { alt: "" }, this.stage);
     this.heat = make("canvas", {}, this.stage);
+    this.masks = make("div", { class: "masks" }, this.stage);
     this.boxes = make("svg", { preserveAspectRatio: "none" }, this.stage);
     this.bar = make("div", { class: "bar" }, left);
     this.hover = make("div", { class: "bar hover" }, left);
@@ -70,7 +99,7 @@ class Viewer {
     this.headInput.onchange = () => { this.head = this.headInput.selectedIndex; this.draw(); };
     [this.opacityInput] = range("opacity", { min: 0, max: 1, step: 0.05, value: this.opacity }, (value) => (this.opacity = value));
     this.boxesShown = {};
-    for (const [key, name] of [["truth", "ground truth"], ["predictions", "predictions"], ["pairs", "matching"], ["attention", "attention"]]) {
+    for (const [key, name] of [["truth", "ground truth"], ["predictions", "predictions"], ["pairs", "matching"], ["attention", "attention"], ["masks", "masks"]]) {
       const box = make("label", {}, this.bar), input = make("input", { type: "checkbox" }, box);
       box.append(` ${name}`);
       input.checked = true;
@@ -96,6 +125,7 @@ class Viewer {
     this.boxes.setAttribute("viewBox", `0 0 ${piece.width} ${piece.height}`);
     this.layerInput.max = this.last;
     this.layerInput.parentNode.hidden = this.last === 0;
+    this.boxesShown.masks.parentNode.hidden = !Object.keys(piece.masks ?? {}).length;
     this.lists();
     this.choose(chosen ?? (piece.targets.length ? { object: 0 } : { query: this.order[0] }));
   }
@@ -193,6 +223,7 @@ class Viewer {
       make("line", { class: "pair", x1: ax * width, y1: ay * height, x2: bx * width, y2: by * height }, this.boxes);
     }
     this.attend();
+    this.mask();
     this.label();
     for (const button of this.root.querySelectorAll(".lists button")) {
       const { query, object } = button.dataset;
@@ -242,6 +273,16 @@ class Viewer {
     });
     pen.putImageData(shown, 0, 0);
     if (this.inside.points) this.sampled();
+  }
+
+  // The masks of what is chosen: the object's as annotated, and that of its query in the last layer.
+  mask() {
+    this.masks.replaceChildren();
+    if (!this.shown.masks || this.layer !== this.last) return;
+    const pair = this.pairOfQuery(this.query), annotated = this.piece.targets[this.chosen.object ?? pair?.target]?.mask;
+    const predicted = this.piece.masks?.[this.query];
+    if (annotated) maskCanvas(this.masks, annotated, ANNOTATED);
+    if (predicted) maskCanvas(this.masks, predicted, PREDICTED);
   }
 
   sampled() {

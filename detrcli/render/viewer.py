@@ -39,6 +39,7 @@ class ObjectView:
     fate: str = ""  # what became of it
     missed: bool = False
     closest: int | None = None  # the query that speaks of it, where it is missed
+    mask: Mapping[str, Any] | None = None  # in run lengths, of the picture's size
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class ImageView:
     objects: Sequence[ObjectView] = ()
     pairs: Sequence[Sequence[Pair]] = ()  # of each layer
     alarms: Mapping[int, str] = field(default_factory=dict)  # what is wrong with a query's detection
+    masks: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # of queries, in the last layer
 
     def piece(self, picture: str) -> dict[str, Any]:
         """In plain values; `picture` is its URL."""
@@ -80,6 +82,7 @@ class ImageView:
             ],
             "pairs": [[_pair(pair) for pair in pairs] for pairs in self.pairs],
             "alarms": {str(query): text for query, text in self.alarms.items()},
+            "masks": {str(query): mask for query, mask in self.masks.items()},
         }
 
 

@@ -8,6 +8,7 @@ from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.evaluation.pairing import NONE
 from detrcli.inspection.explained import of_picture
 from detrcli.inspection.failures import Failures
+from detrcli.inspection.mask_failures import plain
 from detrcli.inspection.report import MatchReport
 from detrcli.inspection.survey import SurveyedImage
 from detrcli.render.viewer import ImageView, ObjectView, centred
@@ -52,6 +53,11 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
     alarms = failures.alarms_of.get(image.image_id, np.zeros(0, dtype=int))
     names = dict(zip(truth.classes.ids.tolist(), truth.classes.names.tolist(), strict=True))
 
+    masks, threshold = failures.masks, outcomes.threshold
+    here = np.flatnonzero(
+        (failures.results.image_ids == image.image_id) & (failures.results.scores >= threshold)
+    )
+
     def shown(n: int) -> ObjectView:
         x, y, w, h = truth.boxes[n]
         kind, closest = str(outcomes.missed[n]), int(outcomes.closest[n])
@@ -63,6 +69,7 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
             fate=fate,
             missed=bool(kind),
             closest=None if closest == NONE else int(queries[closest]),
+            mask=None if masks is None else plain(masks.objects[n]),
         )
 
     return ImageView(
@@ -74,10 +81,11 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
         scores=image.scores,
         labels=image.labels,
         nothing=image.nothing,
-        threshold=outcomes.threshold,
+        threshold=threshold,
         objects=[shown(n) for n in places],
         pairs=image.pairs or (),
         alarms={int(queries[m]): FALSE_ALARMS[str(outcomes.wrong[m])] for m in alarms.tolist()},
+        masks={} if masks is None else {int(queries[m]): plain(masks.detections[m]) for m in here.tolist()},
     )
 
 
