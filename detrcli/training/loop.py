@@ -1,5 +1,6 @@
 """The whole training: steps, evaluations, states, from the start or from where it stopped."""
 
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,6 +20,7 @@ from detrcli.evaluation.run import DetectedSplit, detect_split, readable
 from detrcli.inference.detector import Detector
 from detrcli.system import distributed
 from detrcli.system.allocator import give_back
+from detrcli.system.files import write_whole
 from detrcli.training import matching_history
 from detrcli.training import run_folder as files
 from detrcli.training.begun import FIRST_BATCH
@@ -287,7 +289,9 @@ class Training:
         self.save()
         where = ""
         if self.folder:
-            torch.save({"step": self.step, "batches": guilty}, self.folder.path / files.DIVERGED)
+            data = io.BytesIO()
+            torch.save({"step": self.step, "batches": guilty}, data)
+            write_whole(self.folder.path / files.DIVERGED, data.getvalue())
             where = f" The state before it and {files.DIVERGED}, the batch that did it, are in {self.folder.path}."
         ids = ", ".join(str(i) for batch in guilty or [] for i in batch["image_ids"][:4])
         epoch, place = self.order.place(self.step)
