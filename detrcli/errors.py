@@ -12,6 +12,7 @@ class DetrError(Exception):
     """An error that the user can do something about."""
 
     exit_code: ClassVar[int] = 1
+    alone = False  # whether, of several processes, this one alone has met it
 
 
 class UsageError(DetrError):

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from typing import Annotated, NoReturn
@@ -31,6 +32,8 @@ from detrcli.errors import UsageError, to_user_error
 from detrcli.system.allocator import keep_large_blocks
 from detrcli.system.launch import launch
 from detrcli.system.text import visible
+
+PATIENCE = 2.0  # seconds in which torchrun ends the processes beside one that has failed
 
 # Plain help screens: rich ones take twice the time and cut lines off in narrow terminals.
 app = typer.Typer(
@@ -127,10 +130,20 @@ def _report(error: BaseException, session: Session) -> int:
             f"A bug of ours: {type(error).__name__}: {error}\nPlease report it, with what --debug shows."
         )
     here = launch()
+    if here.rank > 0 and not getattr(error, "alone", False):
+        _let_the_first_speak()
     process = f" (process {here.rank} of {here.world})" if here.world > 1 else ""
     for line in message.splitlines():
         print(f"detr{process}: {visible(line)}", file=sys.stderr)
     return code
+
+
+def _let_the_first_speak() -> None:
+    """Most errors are met by all processes at once: torchrun ends the others as soon as the first one has left."""
+    try:
+        time.sleep(PATIENCE)
+    except SystemExit as ended:
+        os._exit(143 if ended.code is None else int(ended.code))
 
 
 def _reader_left() -> int:

@@ -3,7 +3,7 @@
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from detrcli.data.annotations import annotate
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
-from detrcli.errors import DataError, DivergedError, UsageError, loader_was_killed
+from detrcli.errors import DataError, DivergedError, loader_was_killed
 from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.evaluator import CocoEvaluator, CocoMaskEvaluator, Evaluator
 from detrcli.evaluation.masks import has_masks
@@ -30,7 +30,7 @@ from detrcli.training.monitor import Monitor, more_objects_than_queries
 from detrcli.training.optimiser import count, make_optimiser
 from detrcli.training.order import Batches, Order
 from detrcli.training.pictures import beside_truth, first_batch
-from detrcli.training.progress import EpochMetrics, Outcome, Report, TrainingProgress
+from detrcli.training.progress import EpochMetrics, Outcome, Report, TrainingProgress, shared_out
 from detrcli.training.run_folder import LOSS, VALIDATION_LOSS, RunFolder, best_of, since_best
 from detrcli.training.settings import Settings
 from detrcli.training.setup import Data, Initial
@@ -40,11 +40,21 @@ from detrcli.training.validation_loss import validation_loss
 from detrcli.weights.formats.header import header_of
 from detrcli.weights.weights import Weights
 
-SAVE = 1.0  # what a process wishes for between two steps, beside the exit code to stop with
+# What a process wishes for between two steps, beside the exit code to stop with.
+SAVE, STOP = 1.0, 2.0  # STOP: a process cannot go on
 
 
 class _Stopped(Exception):  # noqa: N818  # no error
     """An evaluation was interrupted; what came before it is saved."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The batches of a step, and how long they were waited for; or why there are none."""
+
+    batches: Sequence[Examples] = ()
+    waited: float = 0.0
+    error: Exception | None = None
 
 
 class Training:
@@ -148,11 +158,6 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what the state was taken of."""
-        if len(state["sums"]) != distributed.world_size():
-            raise UsageError(
-                f"This run was made by {len(state['sums'])} processes, and {distributed.world_size()} would see "
-                "other batches. Start as many."
-            )
         self.model.load_state_dict(state["model"])
         if self.trainer.ema is not None:
             for name, value in state["ema"].items():
@@ -161,7 +166,9 @@ class Training:
         self.trainer.scaler.load_state_dict(state["scaler"])
         self.trainer.overflows = state["overflows"]
         self.step, self.rows = state["step"], state["rows"]
-        self.sums = EpochMetrics.of(state["sums"][distributed.rank()])
+        counted = [EpochMetrics.of(facts) for facts in state["sums"]]
+        as_many = len(counted) == distributed.world_size()
+        self.sums = counted[distributed.rank()] if as_many else shared_out(counted, distributed.world_size())
         self.monitor = Monitor(**state["monitor"])
         self.seconds = state["seconds"]
 
@@ -180,28 +187,18 @@ class Training:
         batches: Iterator[Examples] | None = None
         try:
             while not self._finished:
-                if code := self._pause(interrupts):
-                    break
-                if self._epochs_of_steps > len(self.rows):
-                    self._end_epoch(interrupts)
-                    continue
-                if batches is None:
+                ended = self._epochs_of_steps > len(self.rows)
+                if batches is None and not ended:
                     batches = self.load()
-                self._one_step(batches)
+                seen = Seen() if ended or batches is None else self._next(batches)
+                if code := self._pause(interrupts, seen.error):
+                    break
+                if ended:
+                    self._end_epoch(interrupts)
+                else:
+                    self._one_step(seen)
         except _Stopped:
             code = interrupts.code
-        except DataError:
-            if distributed.world_size() == 1:  # else the others do not know that they should save too
-                self.save()
-            raise
-        except RuntimeError as error:
-            # A signal to the whole group may have reached the loader's processes before they could ignore it.
-            # Several processes cannot save then: the others do not know that they should, too.
-            alone = distributed.world_size() == 1
-            if interrupts.code is None or not loader_was_killed(error) or not alone:
-                raise
-            code = interrupts.code
-            self.save()
         best = best_of(self.rows, self.evaluator.best)
         return Outcome(len(self.rows), best, self.seconds + time.perf_counter() - self._since, code)
 
@@ -217,13 +214,33 @@ class Training:
             and since_best(self.rows, self.evaluator.best) >= self.settings.patience
         )
 
-    def _pause(self, interrupts: Interrupts) -> int | None:
-        """Save where any process wishes so, or was told to stop; the exit code of the latter."""
+    def _pause(self, interrupts: Interrupts, error: Exception | None) -> int | None:
+        """Save where any process wishes so, was told to stop, or cannot go on; the exit code where all stop."""
         due = time.perf_counter() - self._saved > 60 * self.settings.save_every
-        wish = int(distributed.greatest(interrupts.wish() or (SAVE if due and self.folder else 0)))
+        mine = STOP if error else interrupts.wish() or (SAVE if due and self.folder else 0)
+        wish = distributed.greatest(mine)
         if wish:
             self.save()
-        return wish if wish > SAVE else None
+        if error is None:
+            return int(wish) if wish > STOP else DataError.exit_code if wish == STOP else None
+        if interrupts.code is not None and loader_was_killed(error):
+            # A signal to the whole group reached the loader's processes before they could ignore it.
+            return interrupts.code
+        raise error
+
+    def _next(self, batches: Iterator[Examples]) -> Seen:
+        """The batches of a step, or why there are none: a broken picture, or a loader that was killed."""
+        began = time.perf_counter()
+        try:
+            seen = [next(batches) for _ in range(self.settings.accumulate)]
+        except DataError as error:
+            error.alone = distributed.world_size() > 1
+            return Seen(error=error)
+        except RuntimeError as error:
+            if not loader_was_killed(error):
+                raise
+            return Seen(error=error)
+        return Seen(seen, time.perf_counter() - began)
 
     def load(self) -> Iterator[Examples]:
         """The batches from here to the end of the last epoch, by one set of loader processes."""
@@ -245,21 +262,18 @@ class Training:
         )
         return unbroken(loader)
 
-    def _one_step(self, batches: Iterator[Examples]) -> None:
+    def _one_step(self, seen: Seen) -> None:
         began = time.perf_counter()
-        seen = [next(batches) for _ in range(self.settings.accumulate)]
-        loaded = time.perf_counter()
         if self.step == 0 and self.folder:
             weights = self.initial.weights
             self.folder.write_picture(
-                first_batch(seen[0], weights.classes, weights.preprocessing), FIRST_BATCH
+                first_batch(seen.batches[0], weights.classes, weights.preprocessing), FIRST_BATCH
             )
         try:
-            done = self.trainer.step(seen, self.step)
+            done = self.trainer.step(seen.batches, self.step)
         except DivergedError as error:
-            raise self._diverged(seen, error) from error
-        ended = time.perf_counter()
-        self.sums.add(done, ended - began, loaded - began)
+            raise self._diverged(seen.batches, error) from error
+        self.sums.add(done, seen.waited + time.perf_counter() - began, seen.waited)
         for note in self.monitor.after_step(self.step, done):
             self.report.note(note)
         self.step += 1

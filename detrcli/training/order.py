@@ -58,6 +58,19 @@ class Order:
         return step // self.steps + 1, step % self.steps
 
 
+def for_other_processes(batch_size: int, accumulate: int, before: int, now: int) -> tuple[int, int]:
+    """Batch size and accumulated batches with which `now` processes make the steps that `before` have made."""
+    pictures = batch_size * accumulate * before
+    if pictures % now:
+        raise UsageError(
+            f"This run was made by {before} processes, {pictures} pictures a step, which {now} cannot share out "
+            "equally. Start another number of them."
+        )
+    own = pictures // now
+    parts = next(parts for parts in range(1, own + 1) if own % parts == 0 and own // parts <= batch_size)
+    return own // parts, parts
+
+
 @dataclass(frozen=True)
 class Batches:
     """All batches of some steps as (epoch, picture), one after the other, for a loader."""

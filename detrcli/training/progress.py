@@ -1,7 +1,7 @@
 """What a training counts, and whom it tells."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
@@ -118,3 +118,23 @@ class EpochMetrics:
         for name in [name for name in facts if name.startswith("loss_")]:
             parts[name.removeprefix("loss_")] = facts.pop(name)
         return cls(parts=parts, **facts)
+
+
+def shared_out(counted: Sequence[EpochMetrics], processes: int) -> EpochMetrics:
+    """The share of each of so many processes in what others have counted in the same steps."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(counted)
+
+    return EpochMetrics(
+        steps=counted[0].steps,
+        pictures=sum(one.pictures for one in counted) // processes,
+        loss=mean(one.loss for one in counted),
+        parts={name: mean(one.parts.get(name, 0.0) for one in counted) for name in counted[0].parts},
+        matched=sum(one.matched for one in counted),
+        wrong=sum(one.wrong for one in counted),
+        norm=mean(one.norm for one in counted),
+        updates=counted[0].updates,
+        seconds=mean(one.seconds for one in counted),
+        waiting=mean(one.waiting for one in counted),
+    )

@@ -18,7 +18,9 @@ from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.model.detection_transformer import Frozen
 from detrcli.structures import Classes
+from detrcli.system import distributed
 from detrcli.system.text import some
+from detrcli.training.order import for_other_processes
 from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, of
 from detrcli.variants import preset, variant_of
 from detrcli.variants.variant import DataFacts, Variant
@@ -142,7 +144,16 @@ def resumed(state: Mapping[str, Any], data: Data) -> Initial:
     learned.check_same(state["fingerprint"], state.get("marks"))
     if "loss" not in state["weights"]:  # version 0.1 left that to the settings
         weights = replace(weights, loss=settings.loss_config(weights.variant.loss))
-    return Initial(settings, weights, state["fresh_backbone"], state["freeze"], notes=[])
+    notes, before, now = [], len(state["sums"]), distributed.world_size()
+    if now != before:
+        batch_size, accumulate = for_other_processes(settings.batch_size, settings.accumulate, before, now)
+        settings = replace(settings, batch_size=batch_size, accumulate=accumulate)
+        notes = [
+            f"begun by {before} processes, and {now} go on: with batch_size = {batch_size} and "
+            f"accumulate = {accumulate} the steps see the same pictures, though their numbers are not equal to the "
+            "last bit"
+        ]
+    return Initial(settings, weights, state["fresh_backbone"], state["freeze"], notes=notes)
 
 
 def _from_weights(

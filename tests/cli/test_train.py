@@ -46,12 +46,6 @@ def command(*args: Any) -> list[str]:
     return python("-m", "detrcli", "train", *args)
 
 
-def torchrun(*args: Any) -> list[str]:
-    return python(
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detrcli", "train", *args
-    )  # fmt: skip
-
-
 def test_a_run_is_numbered_shown_and_told(detr: Detr, data: Path, tmp_path: Path) -> None:
     shown = detr("train", data, *SMALL, "--epochs", 2)
     assert shown.code == 0, shown.err
@@ -329,44 +323,6 @@ def test_a_signal_saves_and_resume_ends_in_the_same_bytes(name: str, data: Path,
     assert rows(run) == rows(tmp_path / "whole")
     for file in ("best.safetensors", "last.safetensors"):
         assert (run / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-
-
-@pytest.mark.slow
-def test_two_processes_under_torchrun(data: Path, tmp_path: Path) -> None:
-    """They train one model, evaluate each picture once, stop together and go on together."""
-    options = [data, *SMALL, "--epochs", 4, "--set", "norm=group", "--set", "dropout=0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole = subprocess.run(
-        torchrun(*options, "--out", tmp_path / "whole"),
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert whole.returncode == 0, whole.stderr
-    assert "4 pictures a step over 2 processes, 2 steps an epoch" in whole.stderr
-    assert whole.stdout.count("best epoch") == 1
-
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        torchrun(*options, "--out", run), stderr=subprocess.PIPE, text=True, env=environment
-    )
-    while not (run / "metrics.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert "stopped and saved" in error
-    alone = subprocess.run(
-        command("--resume", run), capture_output=True, text=True, env=environment, check=False
-    )
-    assert alone.returncode == 2
-    assert "made by 2 processes" in alone.stderr
-    resumed = subprocess.run(
-        torchrun("--resume", run), capture_output=True, text=True, env=environment, check=False
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert rows(run) == rows(tmp_path / "whole")
 
 
 @pytest.mark.slow

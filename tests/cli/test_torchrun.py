@@ -1,0 +1,150 @@
+"""Trainings of several processes under torchrun: stopped, killed, given a broken picture, and gone on with."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from children import python
+
+from detrcli.data.make import make_shapes
+from detrcli.training.run_folder import MACHINE
+
+SMALL = ["--model", "detr-tiny", "--size", 32, "--batch-size", 2, "--lr", 1e-3, "--epochs", 4, "--no-report"]
+SMALL += ["--device", "cpu", "--set", "queries=6", "--set", "workers=0", "--set", "norm=group"]
+SMALL += ["--set", "dropout=0", "--set", "save_every=0"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data, and a run of two processes that was never stopped."""
+    folder = tmp_path_factory.mktemp("processes")
+    make_shapes(folder / "data", images=10, size=32, classes=("circle", "square"), objects=2)
+    whole = finished(begin(2, folder / "data", *SMALL, "--out", folder / "whole"))
+    assert whole.code == 0, whole.err
+    assert "4 pictures a step over 2 processes, 2 steps an epoch" in whole.err
+    assert whole.out.count("best epoch") == 1
+    return folder
+
+
+def begin(processes: int, *args: Any) -> "subprocess.Popen[str]":
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = python(*(launcher if processes > 1 else []), "-m", "detrcli", "train", *args)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+class Ended:
+    """How a command ended."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.out, self.err = process.communicate(timeout=120)
+        self.code = process.returncode
+        self.ours = [line for line in self.err.splitlines() if line.startswith("detr")]  # torchrun says more
+
+
+def finished(process: "subprocess.Popen[str]") -> Ended:
+    return Ended(process)
+
+
+def until(process: "subprocess.Popen[str]", there: Callable[[], bool]) -> None:
+    while not there():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without what differs from machine to machine."""
+    with (run / "metrics.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)
+        ]
+
+
+def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
+    """The process ids of those that torchrun started, by rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    found = {}
+    for child in children:
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        for entry in environment:
+            if entry.startswith(b"RANK="):
+                found[int(entry[5:])] = int(child)
+    return [found[rank] for rank in sorted(found)]
+
+
+def test_stopped_and_gone_on_with(root: Path, tmp_path: Path) -> None:
+    """By as many processes to the same numbers; by another number of them to nearly the same."""
+    run = tmp_path / "run"
+    process = begin(2, root / "data", *SMALL, "--out", run)
+    until(process, (run / "metrics.csv").exists)
+    process.send_signal(signal.SIGTERM)
+    assert "stopped and saved" in finished(process).err
+    assert 1 <= len(rows(run)) < 4
+    shutil.copytree(run, tmp_path / "alone")
+    resumed = finished(begin(2, "--resume", run))
+    assert resumed.code == 0, resumed.err
+    assert rows(run) == rows(root / "whole")
+
+    alone = finished(begin(1, "--resume", tmp_path / "alone", "--no-report"))
+    assert alone.code == 0, alone.err
+    assert "begun by 2 processes, and 1 go on: with batch_size = 2 and accumulate = 2" in alone.err
+    assert len(rows(tmp_path / "alone")) == 4
+    for own, theirs in zip(rows(tmp_path / "alone"), rows(root / "whole"), strict=True):
+        for name in ("loss", "loss_class", "loss_l1", "loss_giou", "class_error", "grad_norm", "lr"):
+            assert float(own[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name
+
+
+def test_one_that_is_killed_ends_all(root: Path, tmp_path: Path) -> None:
+    """The first of them, which is the one that writes."""
+    run = tmp_path / "run"
+    process = begin(2, root / "data", *SMALL, "--out", run)
+    until(process, (run / "metrics.csv").exists)
+    os.kill(ranks_of(process)[0], signal.SIGKILL)
+    ended = finished(process)
+    assert ended.code != 0
+    assert "SIGKILL" in ended.err  # torchrun says which
+    assert len([line for line in ended.ours if "Another process of this command has ended" in line]) <= 1
+    assert not [line for line in ended.ours if "A bug of ours" in line]
+    resumed = finished(begin(2, "--resume", run))
+    assert resumed.code == 0, resumed.err
+    assert rows(run) == rows(root / "whole")
+
+
+def test_a_picture_that_breaks_costs_nothing(root: Path, tmp_path: Path) -> None:
+    """It is named once, by the process that met it; all have saved, and go on when it is whole again."""
+    shutil.copytree(root / "data", tmp_path / "data")
+    run, picture = tmp_path / "run", sorted((tmp_path / "data" / "train").iterdir())[3]
+    whole = picture.read_bytes()
+    process = begin(2, tmp_path / "data", *SMALL, "--out", run)
+    until(process, (run / "metrics.csv").exists)
+    picture.write_bytes(whole[: len(whole) // 2])
+    ended = finished(process)
+    assert ended.code != 0
+    assert len([line for line in ended.ours if picture.name in line]) == 1
+    assert len([line for line in ended.ours if "stopped and saved" in line]) <= 1  # of one that did not meet it
+    picture.write_bytes(whole)
+    resumed = finished(begin(2, "--resume", run))
+    assert resumed.code == 0, resumed.err
+    assert rows(run) == rows(root / "whole")
+
+
+def test_what_all_meet_is_told_once(root: Path, tmp_path: Path) -> None:
+    ended = finished(begin(2, root / "data", *SMALL, "--set", "queues=6", "--out", tmp_path / "run"))
+    assert ended.code != 0
+    assert len([line for line in ended.ours if "queues" in line]) == 1
+    resumed = finished(begin(3, "--resume", root / "whole", "--epochs", 5))
+    assert resumed.code != 0
+    assert len([line for line in resumed.ours if "3 cannot share out equally" in line]) == 1
