@@ -23,7 +23,6 @@ from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
-from detrcli.resize import ExactSize
 from detrcli.segmentation.maps import PanopticMap, SemanticMap
 from detrcli.segmentation.segmentation import MapRequest
 from detrcli.weights.coco import NAMES as THINGS
@@ -278,7 +277,6 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "train": ("train", "data", "--epochs", 1, "--set", "workers=0", "--weights"),
     "visualize-attn": ("visualize-attn", "a.png", "--weights"),
     "match-debug": ("match-debug", "data", "--weights"),
-    "match-debug --all": ("match-debug", "data", "--all", "--weights"),
     "explain": ("explain", "a.png", "--weights"),
     "explain --html": ("explain", "a.png", "--html", "x.html", "--weights"),
     "report": ("report", "data", "--weights"),
@@ -384,9 +382,9 @@ def test_without_a_processor_the_familys_own(
     rule = load_weights(str(tmp_path / "bare")).preprocessing.resize
     assert (rule.kind, rule.side) == ("raised-edges", 800)
     assert rule.place(480, 640).width % 32 == 0
-    assert not isinstance(rule, ExactSize)
 
 
+@pytest.mark.slow
 def test_half_the_precision(folder: Path, picture: Path, detr: Detr) -> None:
     asked = ("predict", picture, "--weights", folder, "--threshold", 0, "--no-images", "--json")
     shown = detr(*asked, "--device", "cpu", "--precision", "bf16")

@@ -23,7 +23,7 @@ transformers = pytest.importorskip("transformers")
 NAMED = {i: f"LABEL_{i}" if name == "N/A" else name for i, name in enumerate(PANOPTIC_NAMES)}
 
 
-@pytest.fixture(scope="module", params=["timm", "own"])
+@pytest.fixture(scope="module", params=["timm", pytest.param("own", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> Any:
     kind = dict(KINDS[request.param])
     if request.param == "own":
