@@ -42,6 +42,17 @@ def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | N
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
 
 
+def around(masks: Tensor) -> Tensor:
+    """The boxes around masks (..., H, W) bool: x0, y0, x1, y1 in pixels, (..., 4); all 0 where nothing is marked."""
+    sides = []
+    for axis in (-2, -1):  # over all rows, then over all columns
+        there = masks.any(axis).int()  # (..., W), then (..., H)
+        first, behind = there.argmax(-1), there.flip(-1).argmax(-1)
+        sides += [first, (there.shape[-1] - behind) * there.amax(-1)]
+    x0, x1, y0, y1 = sides
+    return torch.stack([x0, y0, x1, y1], -1)
+
+
 def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     """Generalised IoU of boxes given by their corners: (..., 4) and (..., 4), broadcast, to (...).
 

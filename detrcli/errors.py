@@ -102,9 +102,9 @@ def to_user_error(error: BaseException) -> DetrError | None:
     return None
 
 
-NO_MASKS = (
-    "{}: these weights have a mask head under the names of transformers, which are not read.\n"
-    "The same weights as published are: --weights detr-r50-panoptic."
+NOT_FINITE = (
+    "The model's predictions are not finite numbers.\n"
+    "Its weights do not fit their config or are broken; in fp16 numbers also overflow: try bf16 or fp32."
 )
 NOTHING_INSIDE = (
     "{}: an exported model computes, and shows nothing of how.\n"

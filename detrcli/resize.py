@@ -171,6 +171,19 @@ class BoundedEdges(ShortestEdge):
 
 
 @dataclass(frozen=True)
+class RaisedEdges(BoundedEdges):
+    """Likewise, and then both sides up to the next multiples of `divisor`, by a little stretching."""
+
+    kind = "raised-edges"
+
+    def place(self, height: int, width: int) -> Placement:
+        found = BoundedEdges(self.size, self.max_size).place(height, width)
+        return Placement.filling(
+            *(-(-side // self.divisor) * self.divisor for side in (found.height, found.width))
+        )
+
+
+@dataclass(frozen=True)
 class ScaledEdges(ShortestEdge):
     """As torchvision's detectors have that rule: both sides by one factor, and cut to integers."""
 

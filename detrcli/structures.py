@@ -80,7 +80,7 @@ class Prediction:
     """What the heads say of every query, in one layer."""
 
     logits: Tensor  # (B, Q, R), which a Scoring makes sense of
-    boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1]
+    boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1]; those around the masks where no head makes them
     masks: Masks | None = None
 
 

@@ -17,6 +17,7 @@ ROOT = PACKAGE.parent
 FLOORS = (
     ("boxes", "config", "errors", "guide", "resize", "run_lengths", "structures", "system"),
     ("data", "losses", "model"),
+    ("segmentation",),
     ("variants",),
     ("weights",),
     ("inference",),
@@ -100,7 +101,7 @@ def test_only_owners_name_the_parts_of_a_network(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_scoring_reads_class_logits(path: Path) -> None:
     """No softmax, and no cutting off of a last class; a model's own attention and boxes, and masks, aside."""
-    if owned(path, "losses/scoring", "losses/masks", "model", "variants/adapters/network"):
+    if owned(path, "losses/scoring", "losses/masks", "model", "segmentation", "variants/adapters/network"):
         return
     for node in nodes(path):
         if isinstance(node, ast.Call):

@@ -14,7 +14,6 @@ from detrcli.errors import DataError
 from detrcli.system.text import visible
 
 if TYPE_CHECKING:
-    from detrcli.inference.panoptic import Segment
     from detrcli.structures import Detections
 
 
@@ -36,7 +35,7 @@ class Result:
     detections: "Detections | None"
     notes: Sequence[str]
     problem: str | None
-    segments: "Sequence[Segment] | None" = None  # of its panoptic map, where it has one
+    segments: Sequence[Mapping[str, Any]] | None = None  # of its map, where it has one, as they are written
 
 
 def _rows(found: "Detections | None") -> Iterator[dict[str, Any]]:

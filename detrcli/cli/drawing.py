@@ -6,10 +6,11 @@ from pathlib import Path
 
 from detrcli.cli.console import warn
 from detrcli.cli.detections import Result
+from detrcli.cli.maps import segments_of
 from detrcli.cli.outputs import different
 from detrcli.data.collect import Named
 from detrcli.inference.detector import ImageResult
-from detrcli.render.draw import draw_detections, draw_panoptic, save
+from detrcli.render.draw import draw_detections, draw_map, save
 from detrcli.system.files import next_free_folder
 from detrcli.system.prefetch import prefetch
 
@@ -50,10 +51,10 @@ def _placed(
 
 def _draw(work: tuple[Named, ImageResult, Path | None]) -> Result:
     item, seen, path = work
-    if path and seen.image and seen.panoptic is not None:
-        save(draw_panoptic(seen.image, seen.panoptic), path)
+    if path and seen.image and seen.map is not None:
+        save(draw_map(seen.image, seen.map), path)
     elif path and seen.image and seen.detections is not None:
         save(draw_detections(seen.image, seen.detections), path)
     height, width = seen.size or (0, 0)
-    segments = None if seen.panoptic is None else seen.panoptic.segments
+    segments = None if seen.map is None else segments_of(seen.map)
     return Result(str(item.path), width, height, seen.detections, seen.notes, seen.problem, segments)

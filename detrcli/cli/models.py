@@ -14,12 +14,12 @@ def models(json: Json = False, debug: Debug = False) -> None:
 
     from detrcli.cli.console import print_json, print_table
     from detrcli.variants import preset, variant_of
-    from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY
+    from detrcli.variants.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
     from detrcli.weights.download import cached_path
     from detrcli.weights.load import load_weights
     from detrcli.weights.registry import PUBLISHED, SHIPPED
 
-    known_families: dict[str, Family] = {**FAMILIES, **OPEN_VOCABULARY}
+    known_families: dict[str, Family] = {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}
     rows = []
     for name, known in PUBLISHED.items():
         config = preset(name)

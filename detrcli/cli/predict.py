@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from itertools import zip_longest
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,8 +27,10 @@ from detrcli.cli.options import (
 )
 from detrcli.errors import DataError, UsageError
 
-PANOPTIC_THRESHOLD = 0.85  # as published; the module that has it needs torch
-Format = Literal["json", "coco", "csv", "panoptic"]
+if TYPE_CHECKING:
+    from detrcli.segmentation.maps import MapKind
+
+Format = Literal["json", "coco", "csv", "panoptic", "semantic"]
 
 
 def predict(
@@ -92,13 +94,12 @@ def predict(
     format_ = "json" if json else format_
 
     import detrcli.cli.detections as show
-    import detrcli.cli.panoptic as maps
     from detrcli.cli.console import Status, print_json, tell, warn
     from detrcli.cli.outputs import check_ending, check_free, check_not_inputs
     from detrcli.data.collect import collect
 
-    panoptic = format_ == "panoptic"
-    if out is not None and (panoptic or not no_images):
+    kind = _map_kind(format_)
+    if out is not None and (kind or not no_images):
         check_free(out, overwrite=overwrite or resume, folder=True)
     if resume and save is None:
         raise UsageError("--resume goes on with the file that --save names.")
@@ -107,24 +108,30 @@ def predict(
             raise UsageError("--save writes the results, --json and --format print them: one at a time.")
         check_free(save, overwrite=overwrite or resume)
         check_ending(save, ".jsonl")
-    if panoptic and getattr(context.get_parameter_source("threshold"), "name", "") == "DEFAULT":
-        threshold = str(PANOPTIC_THRESHOLD)
     overall, by_class = _thresholds(threshold)
-    if panoptic and (by_class or classes is not None):
+    default = getattr(context.get_parameter_source("threshold"), "name", "") == "DEFAULT"
+    if kind == "panoptic" and (by_class or classes is not None):
         raise UsageError("--format panoptic takes one --threshold for all classes, and no --classes.")
+    if kind == "semantic" and not (default and classes is None):
+        raise UsageError(
+            "--format semantic gives every pixel its class: leave out --threshold and --classes."
+        )
     asked_for = {"all": overall, "classes": by_class} if by_class else overall
-    if ids_from is not None and format_ not in ("coco", "panoptic"):
-        raise UsageError("--ids-from is for --format coco and panoptic: other formats name the files.")
+    if ids_from is not None and not (kind or format_ == "coco"):
+        raise UsageError(
+            "--ids-from is for --format coco, panoptic and semantic: other formats name the files."
+        )
     named = list(collect(paths_named(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
     ids = None if ids_from is None else show.ids_from(ids_from, [str(item.path) for item in named])
 
+    import detrcli.cli.maps as maps
     from detrcli.cli.drawing import DEFAULT_OUT, drawn, places
     from detrcli.cli.loading import load_detector
     from detrcli.cli.prediction_lines import PredictionLines
     from detrcli.inference.class_filter import above, chosen_ids, of_classes
-    from detrcli.inference.panoptic import PanopticRule
+    from detrcli.segmentation.segmentation import MapRequest
     from detrcli.system import distributed
     from detrcli.system.devices import find_device
     from detrcli.system.files import next_free_folder, write_whole
@@ -144,8 +151,8 @@ def predict(
         lines = None if save is None else PredictionLines(save, asked, resume=resume)
         if lines is not None:
             placed = [pair for pair in placed if str(pair[0].path) not in lines.done]
-        alone = distributed.world_size() == 1 and not panoptic
-        if not alone and out is None and (panoptic or not no_images):  # one folder for all
+        alone = distributed.world_size() == 1 and not kind
+        if not alone and out is None and (kind or not no_images):  # one folder for all
             out = distributed.broadcast_object(lambda: next_free_folder(DEFAULT_OUT))
             warn(f"annotated pictures go to {out}")
         mine = placed[distributed.rank() :: distributed.world_size()]
@@ -162,12 +169,12 @@ def predict(
         )
         paths = (item.path for item, _ in mine)
         least = min((overall, *by_class.values()))
-        rule = PanopticRule(overall) if panoptic else None
+        asked_map = None if kind is None else MapRequest(kind, None if default else overall)
         stream = detector.stream(
-            paths, least, batch_size, max_pixels, keep_images=not no_images, panoptic=rule
+            paths, least, batch_size, max_pixels, keep_images=not no_images, maps=asked_map
         )
-        if panoptic and out is not None:
-            stream = maps.written([place for _, place in mine], stream, out)
+        if kind and out is not None:
+            stream = maps.written([place for _, place in mine], stream, out, detector.classes)
         if by_class:
             stream = above(stream, detector.classes, overall, by_class)
         if classes is not None:
@@ -201,11 +208,11 @@ def predict(
     looked_at = sum(pictures for *_, pictures in shares)
     if save is not None:
         print(f"{looked_at:,} pictures, {sum(objects for _, objects, _ in shares):,} objects: {save}")
-    elif panoptic and out is not None:
+    elif kind and out is not None:
         by_file = {str(item.path): place for item, place in placed}
         found = maps.document(results, by_file, detector.classes, ids)
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / maps.FILE, dumps(found).encode())
+        write_whole(out / maps.file_of(kind), dumps(found).encode())
         print_json(found)
     else:
         show.print_results(results, format_, weights, asked_for, ids)
@@ -215,6 +222,11 @@ def predict(
         raise DataError("No picture could be read.")
     if skipped and strict:
         raise DataError(f"{skipped} of {looked_at} pictures were skipped.")
+
+
+def _map_kind(format_: Format | None) -> "MapKind | None":
+    """Which map a format is."""
+    return format_ if format_ == "panoptic" or format_ == "semantic" else None
 
 
 def _thresholds(given: str) -> tuple[float, dict[str, float]]:

@@ -1,14 +1,17 @@
 """Panoptic quality (arXiv 1801.00868) of COCO's panoptic results: a JSON and a folder of PNGs that has its name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
 from detrcli.errors import DataError, MachineError
+from detrcli.system.text import key
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,14 @@ class _Category(msgspec.Struct):
     isthing: int
 
 
+class _Segment(msgspec.Struct):
+    category_id: int
+
+
 class _Map(msgspec.Struct):
     image_id: int
     file_name: str
+    segments_info: list[_Segment] = []
 
 
 class _File(msgspec.Struct):
@@ -57,7 +65,10 @@ class _File(msgspec.Struct):
 
 
 def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
-    """How good these results are by this ground truth, counted by hotcoco; a DataError where a file is not one."""
+    """How good these results are by this ground truth, counted by hotcoco; a DataError where a file is not one.
+
+    Classes are paired by their names, as everywhere: many models number theirs from 0.
+    """
     if find_spec("hotcoco") is None:
         raise MachineError("Panoptic quality is counted by hotcoco, which has no wheel for this platform.")
     from hotcoco.panoptic import PanopticEval
@@ -70,16 +81,17 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
             f"{predictions}: {len(missing):,} of {len(known.annotations):,} images have no map, the first of them is "
             f"{missing[0]}.\n`detr predict --format panoptic --ids-from {truth}` gives images the ids of the data."
         )
-    try:
-        evaluation = PanopticEval(
-            str(truth),
-            str(predictions),
-            gt_folder=str(_folder(truth)),
-            pred_folder=str(_folder(predictions)),
-        )
-        evaluation.evaluate()
-    except Exception as error:  # whatever hotcoco raises for a file that is not as it should be
-        raise DataError(f"{predictions}: it cannot be compared with {truth} ({error!s:.300}).") from None
+    with _in_ids_of_the_data(known, found, predictions) as paired:
+        try:
+            evaluation = PanopticEval(
+                str(truth),
+                str(paired),
+                gt_folder=str(_folder(truth)),
+                pred_folder=str(_folder(predictions)),
+            )
+            evaluation.evaluate()
+        except Exception as error:  # whatever hotcoco raises for a file that is not as it should be
+            raise DataError(f"{predictions}: it cannot be compared with {truth} ({error!s:.300}).") from None
     results = evaluation.results()
     per_class: Mapping[int, Mapping[str, Any]] = results["per_class"]
     return PanopticQuality(
@@ -93,6 +105,32 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
             if one.id in per_class and per_class[one.id]["pq"] >= 0
         ],
     )
+
+
+@contextmanager
+def _in_ids_of_the_data(known: _File, found: _File, predictions: Path) -> Iterator[Path]:
+    """The file of results; where its classes have other ids than the data's of the same names, a changed one."""
+    ids = {key(one.name): one.id for one in known.categories}
+    paired = {one.id: ids[key(one.name)] for one in found.categories if key(one.name) in ids}
+    if all(theirs == ours for theirs, ours in paired.items()):
+        yield predictions
+        return
+    for one in found.annotations:
+        for segment in one.segments_info:
+            if segment.category_id not in paired:
+                raise DataError(
+                    f"{predictions}: image {one.image_id} has a segment of category {segment.category_id}, and no "
+                    "class of the data has its name."
+                )
+    document = msgspec.json.decode(predictions.read_bytes())
+    document["categories"] = msgspec.to_builtins(known.categories)
+    for annotation in document["annotations"]:
+        for info in annotation.get("segments_info", []):
+            info["category_id"] = paired[info["category_id"]]
+    with TemporaryDirectory() as place:
+        path = Path(place) / predictions.name
+        path.write_bytes(msgspec.json.encode(document))
+        yield path
 
 
 def _three(values: Mapping[str, Any]) -> tuple[float, float, float]:

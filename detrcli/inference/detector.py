@@ -22,10 +22,11 @@ from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_pi
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
 from detrcli.inference.engines import ENGINES, Engine, EngineName, fastest
-from detrcli.inference.panoptic import PanopticMap, PanopticRule, panoptic_map
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
+from detrcli.segmentation.maps import PanopticMap, SemanticMap
+from detrcli.segmentation.segmentation import MapRequest, Predicted
 from detrcli.structures import Classes, Detections, Output, Prediction, Target
 from detrcli.system.devices import find_device
 from detrcli.system.precision import check_precision, computing_in, exact_float32
@@ -41,11 +42,11 @@ class ImageResult:
 
     source: ImageSource
     size: tuple[int, int] | None  # height and width as it is displayed
-    detections: Detections | None
+    detections: Detections | None  # None too where a map was asked for
     image: Image.Image | None = None  # RGB, where it was asked for
     notes: Sequence[str] = ()
     problem: str | None = None
-    panoptic: PanopticMap | None = None  # where it was asked for
+    map: PanopticMap | SemanticMap | None = None  # where it was asked for
 
 
 class Detector:
@@ -75,6 +76,7 @@ class Detector:
         self.precision = precision
         self.device = device
         self.scoring = weights.scoring
+        self.segmentation = weights.segmentation
         self.classes = weights.classes
         self.preprocessing = weights.preprocessing
         # Spent so far. Pictures are read by several threads while the network is at work.
@@ -134,7 +136,11 @@ class Detector:
     def detections(self, output: Output, size: tuple[int, int], layer: int = -1) -> Detections:
         """What a decoder layer says of a single picture of this (height, width)."""
         one = output.decoder.layer(layer)
-        return detections(one, [size], self.classes, self.scoring, self.preprocessing)[0]
+        # A layer before the last has no masks.
+        segmentation = None if one.masks is None else self.segmentation
+        return detections(
+            one, [size], self.classes, self.scoring, self.preprocessing, segmentation=segmentation
+        )[0]
 
     @overload
     def predict(self, images: ImageSource, threshold: float = ..., batch_size: int = ...) -> Detections: ...
@@ -167,18 +173,20 @@ class Detector:
         max_pixels: int = MAX_PIXELS,
         *,
         keep_images: bool = False,
-        panoptic: PanopticRule | None = None,
+        maps: MapRequest | None = None,
     ) -> Iterator[ImageResult]:
         """What is seen in each picture, in their order, while the next ones are being read.
 
         Pictures share a batch only where their input sizes are equal, so nothing is padded and a result does
-        not depend on the company, but for the rounding of another batch size. With a panoptic rule each has a
-        map too.
+        not depend on the company, but for the rounding of another batch size. Where maps are asked for each has
+        one, and no detections.
         """
-        if panoptic is not None and not self.model.has_masks:
-            raise UsageError(
-                f"{self.weights.source}: this model has no mask head; --format panoptic needs one."
-            )
+        if maps is not None:
+            if self.segmentation is None:
+                raise UsageError(
+                    f"{self.weights.source}: this model has no mask head; --format {maps.kind} needs one."
+                )
+            self.segmentation.check(maps, self.weights.source)
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold {threshold}: it is a score between 0 and 1.")
         if batch_size < 1:
@@ -202,14 +210,14 @@ class Detector:
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
             ready = prefetch(pool, read, sources, depth=window + 2)
             while chunk := list(islice(ready, window)):
-                yield from self._look(chunk, threshold, batch_size, panoptic)
+                yield from self._look(chunk, threshold, batch_size, maps)
 
     def _look(
         self,
         chunk: list[tuple[ImageResult, Tensor | None]],
         threshold: float,
         batch_size: int,
-        panoptic: PanopticRule | None,
+        asked: MapRequest | None,
     ) -> Iterator[ImageResult]:
         by_size: dict[torch.Size, list[int]] = {}
         for i, (_, pixels) in enumerate(chunk):
@@ -217,7 +225,7 @@ class Detector:
                 by_size.setdefault(pixels.shape, []).append(i)
 
         found: dict[int, Detections] = {}
-        maps: dict[int, PanopticMap] = {}
+        maps: dict[int, PanopticMap | SemanticMap] = {}
         for places in by_size.values():
             for start in range(0, len(places), batch_size):
                 batch = places[start : start + batch_size]
@@ -229,25 +237,27 @@ class Detector:
                     torch.cuda.synchronize(self.device)
                 began = self._spent("network", began)
                 with exact_float32():  # masks are computed only now
-                    seen_in = detections(
-                        prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold
-                    )
-                    if panoptic is not None:
-                        maps |= zip(batch, self._maps(prediction, sizes, panoptic), strict=True)
-                found |= zip(batch, seen_in, strict=True)
+                    if asked is not None:
+                        maps |= zip(batch, self._maps(prediction, sizes, asked), strict=True)
+                    else:
+                        seen_in = detections(
+                            prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold,
+                            self.segmentation,
+                        )  # fmt: skip
+                        found |= zip(batch, seen_in, strict=True)
                 self._spent("postprocessing", began)
         for i, (seen, _) in enumerate(chunk):
-            yield replace(seen, detections=found[i], panoptic=maps.get(i)) if i in found else seen
+            yield replace(seen, detections=found.get(i), map=maps.get(i))
 
     def _maps(
-        self, prediction: Prediction, sizes: Sequence[tuple[int, int]], rule: PanopticRule
-    ) -> list[PanopticMap]:
-        return [
-            panoptic_map(
-                prediction, i, self.classes, self.scoring, size, self.preprocessing.resize.place(*size), rule
-            )
+        self, prediction: Prediction, sizes: Sequence[tuple[int, int]], asked: MapRequest
+    ) -> list[PanopticMap | SemanticMap]:
+        assert self.segmentation is not None
+        seen = [
+            Predicted(prediction, i, size, self.preprocessing.resize.place(*size))
             for i, size in enumerate(sizes)
         ]
+        return [self.segmentation.map_of(one, self.classes, self.scoring, asked) for one in seen]
 
     def _spent(self, stage: str, began: float) -> float:
         """Count the time since then for a stage; what time it is now."""

@@ -7,9 +7,9 @@ import torch
 
 from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
-from detrcli.errors import DivergedError
-from detrcli.inference.masks import masks_of_queries
+from detrcli.errors import NOT_FINITE, DivergedError
 from detrcli.losses.scoring import Scoring
+from detrcli.segmentation.segmentation import Predicted, Segmentation
 from detrcli.structures import Classes, Detections, Prediction
 
 
@@ -21,10 +21,12 @@ def detections(
     scoring: Scoring,
     preprocessing: Preprocessing,
     threshold: float = 0.0,
+    segmentation: Segmentation | None = None,
 ) -> list[Detections]:
     """Detections of each image, by falling score; with a threshold of 0 all that the scoring selects, in its order.
 
-    `sizes` are the (height, width) in pixels of the images that the boxes shall fit.
+    `sizes` are the (height, width) in pixels of the images that the boxes shall fit. With a segmentation detections
+    have masks.
     """
     chosen = scoring.select(prediction.logits)
     found = []
@@ -34,27 +36,19 @@ def detections(
         placement = preprocessing.resize.place(height, width)
         boxes = to_pixels(prediction.boxes[i].float(), height, width, placement).cpu().numpy()  # (Q, 4)
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
-            raise DivergedError(
-                "The model's predictions are not finite numbers.\n"
-                "Its weights do not fit their config or are broken; in fp16 numbers also overflow: try bf16 or fp32."
-            )
+            raise DivergedError(NOT_FINITE)
         kept = np.flatnonzero(scores >= threshold)
-        if threshold > 0:
-            kept = kept[np.argsort(-scores[kept], kind="stable")]
-        masks = None
-        if prediction.masks is not None:
-            # A query may stand in several detections and has one mask.
-            asked, places = np.unique(queries[kept], return_inverse=True)
-            wanted = chosen.queries.new_tensor(asked)
-            masks = masks_of_queries(prediction.masks, i, wanted, (height, width), placement)[places]
-        found.append(
-            Detections(
-                boxes=boxes[queries[kept]],
-                scores=scores[kept],
-                category_ids=classes.ids[labels[kept]],
-                queries=queries[kept],
-                labels=classes.names[labels[kept]],
-                masks=masks,
-            )
+        own = Detections(
+            boxes=boxes[queries[kept]],
+            scores=scores[kept],
+            category_ids=classes.ids[labels[kept]],
+            queries=queries[kept],
+            labels=classes.names[labels[kept]],
         )
+        if segmentation is not None:
+            seen = Predicted(prediction, i, (height, width), placement)
+            own = segmentation.with_masks(own, seen, threshold)
+        if threshold > 0:
+            own = own.part(np.argsort(-own.scores, kind="stable"))
+        found.append(own)
     return found

@@ -74,6 +74,13 @@ def best_of_each(probabilities: Tensor) -> Selection:
     return Selection(queries, labels, scores)
 
 
+def best_pairs(probabilities: Tensor, most: int) -> Selection:
+    """The best pairs of query and class among (B, Q, K), so many at most, by falling score."""
+    K = probabilities.shape[-1]
+    best, places = probabilities.flatten(1).topk(min(most, probabilities[0].numel()))  # (B, D)
+    return Selection(places // K, places % K, best)
+
+
 @dataclass(frozen=True)
 class Softmax(Scoring):
     """K + 1 rows, the last one is "no object" (section 3.1 of the paper). A query has one class."""
@@ -186,8 +193,4 @@ class Sigmoid(Scoring):
         return objects
 
     def select(self, logits: Tensor) -> Selection:
-        """The best pairs of query and class, by falling score."""
-        scores = self.probabilities(logits)  # (B, Q, K)
-        K = scores.shape[-1]
-        best, places = scores.flatten(1).topk(min(self.most, scores[0].numel()))  # (B, D)
-        return Selection(places // K, places % K, best)
+        return best_pairs(self.probabilities(logits), self.most)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from detrcli.inference.panoptic import PanopticMap
 from detrcli.render.colour import Colour, colour_of, contrast
 from detrcli.render.overlay import overlay
+from detrcli.segmentation.maps import PanopticMap, SemanticMap
 from detrcli.structures import Classes, Detections
 from detrcli.system.files import write_whole
 from detrcli.system.text import visible
@@ -70,14 +70,17 @@ def draw_detections(image: Image.Image, found: Detections) -> Image.Image:
     )
 
 
-def draw_panoptic(image: Image.Image, found: PanopticMap) -> Image.Image:
-    """A copy of an RGB picture with every segment of its map marked; larger ones lie below."""
+def draw_map(image: Image.Image, found: PanopticMap | SemanticMap) -> Image.Image:
+    """A copy of an RGB picture with every segment, or class, of its map marked; larger ones lie below."""
+    if isinstance(found, PanopticMap):
+        marked = [(one.box, one.area, one.label, one.category_id, one.id) for one in found.segments]
+    else:
+        marked = [(one.box, one.area, one.label, one.category_id, one.category_id) for one in found.regions]
     return mark(
         image,
         [
-            Mark((x, y, x + w, y + h), one.label, one.category_id, None, found.ids == one.id)
-            for one in sorted(found.segments, key=lambda one: -one.area)
-            for x, y, w, h in [one.box]
+            Mark((x, y, x + w, y + h), label, category, None, found.ids == id_)
+            for (x, y, w, h), _, label, category, id_ in sorted(marked, key=lambda one: -one[1])
         ],
     )
 

@@ -17,7 +17,7 @@ from detrcli.variants import (
     tiny_masks,
     torchvision_detectors,
 )
-from detrcli.variants.adapters.variant import FOR_PHRASES
+from detrcli.variants.adapters.variant import FOR_PHRASES, WITH_MASKS
 from detrcli.variants.adapters.variant import VARIANT as OF_TRANSFORMERS
 from detrcli.variants.variant import Variant
 
@@ -34,6 +34,7 @@ _VARIANTS: list[Variant[Any]] = [
     *tiny_masks.VARIANTS,
     OF_TRANSFORMERS,
     FOR_PHRASES,
+    WITH_MASKS,
     torchvision_detectors.VARIANT,
 ]
 

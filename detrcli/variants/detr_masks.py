@@ -51,4 +51,5 @@ VARIANT = with_masks(
     terms=mask_terms,
     weights={"mask": 1.0, "dice": 1.0},
     published=detr_names.published_with_masks(DETRMasksConfig, DETECTOR),
+    hugging_face={"detr": detr_names.hugging_face_with_masks(DETRMasksConfig, DETECTOR)},
 )

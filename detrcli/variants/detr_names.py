@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from detrcli.errors import NO_MASKS, DetrError, WeightsError
+from detrcli.errors import DetrError, WeightsError
 from detrcli.variants.variant import ForeignNames
 
 if TYPE_CHECKING:
@@ -40,6 +40,20 @@ MASK_HEAD: tuple[Rule, ...] = (
     (r"^mask_head\.gn(\d)\.", lambda layer: f"mask_head.norms.{int(layer[1]) - 1}."),
     (r"^mask_head\.adapter(\d)\.", lambda layer: f"mask_head.laterals.{int(layer[1]) - 1}."),
     (r"^mask_head\.out_lay\.", "mask_head.last."),
+)
+
+# Those of transformers 5 in memory; on disk it keeps the published ones, but for the detector's.
+MASK_HEAD_IN_MEMORY: tuple[Rule, ...] = (
+    (r"^bbox_attention\.q_proj\.", "mask_head.attention.query."),
+    (r"^bbox_attention\.k_proj\.", "mask_head.attention.key."),
+    (r"^mask_head\.conv(\d)\.(conv|norm)\.", lambda one: f"mask_head.{one[2]}s.{int(one[1]) - 1}."),
+    (r"^mask_head\.fpn_stages\.(\d)\.fpn_adapter\.", r"mask_head.laterals.\1."),
+    # Two convolutions come before the finer maps.
+    (
+        r"^mask_head\.fpn_stages\.(\d)\.refine\.(conv|norm)\.",
+        lambda one: f"mask_head.{one[2]}s.{int(one[1]) + 2}.",
+    ),
+    (r"^mask_head\.output_conv\.", "mask_head.last."),
 )
 
 
@@ -139,11 +153,7 @@ def published_with_masks(config: "type[DETRConfig]", detector: str) -> "ForeignN
     alone = published(config)
 
     def infer(source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: Any) -> Any:
-        inner = {
-            name.removeprefix(detector): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(detector)
-        }
+        inner = _of_detector(tensors, detector)
         first, queries = tensors.get("mask_head.convs.0.bias"), inner.get("queries.weight")
         if first is not None and queries is not None and queries.dim() == 2:
             # It gets the features and a map of each head.
@@ -197,7 +207,39 @@ def hugging_face(config: "type[DETRConfig]") -> "ForeignNames[DETRConfig]":
             }
         )
 
-    return ForeignNames(_is_detr, names, infer)
+    return ForeignNames(lambda names: not _has_masks_of_transformers(names), names, infer)
+
+
+def hugging_face_with_masks(config: "type[DETRConfig]", detector: str) -> "ForeignNames[Any]":
+    """The same of a detector with a mask head; `detector` stands before the names of the first."""
+    alone = hugging_face(config)
+
+    def infer(source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+        return alone.infer(source, _of_detector(tensors, detector), facts, wanted)
+
+    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        inner = alone.rename(
+            {name.removeprefix("detr."): one for name, one in tensors.items() if name.startswith("detr.")}
+        )
+        head = {
+            rename(name, (*MASK_HEAD, *MASK_HEAD_IN_MEMORY)): one
+            for name, one in tensors.items()
+            if not name.startswith("detr.")
+        }
+        return {detector + name: one for name, one in inner.items()} | head
+
+    return ForeignNames(_has_masks_of_transformers, names, infer)
+
+
+def _has_masks_of_transformers(names: Collection[str]) -> bool:
+    return any(name.startswith("bbox_attention.") for name in names)
+
+
+def _of_detector(tensors: Mapping[str, Tensor], detector: str) -> dict[str, Tensor]:
+    """The tensors of a detector, without what stands before their names."""
+    return {
+        name.removeprefix(detector): tensor for name, tensor in tensors.items() if name.startswith(detector)
+    }
 
 
 def _has_masks(names: Collection[str]) -> bool:
@@ -213,7 +255,9 @@ def _infer(
 ) -> "DETRConfig":
     """What a model must look like to hold these tensors; `known` says what they cannot tell."""
     if any(name.startswith(("mask_head.", "bbox_attention.", "detr.")) for name in tensors):
-        raise WeightsError(NO_MASKS.format(source))
+        raise WeightsError(
+            f"{source}: these weights have a mask head under the names of transformers: give the folder it wrote."
+        )
 
     def make() -> "DETRConfig":
         queries, dim = tensors["queries.weight"].shape

@@ -15,6 +15,7 @@ from detrcli.losses.loss import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
+from detrcli.segmentation.segmentation import Segmentation
 from detrcli.structures import Classes
 
 C = TypeVar("C", bound=ModelConfig)
@@ -127,6 +128,7 @@ class Variant(Generic[C]):
     preprocessing: Preprocessing  # what it wants to see unless told otherwise
     class_rows: Callable[[C], Mapping[str, Tensor]]  # its tensors of one row per class, as they start
     query_rows: Callable[[C], Mapping[str, Tensor]]  # likewise per query
+    segmentation: Callable[[C], Segmentation | None] = lambda config: None  # where its queries have masks
     loss: LossConfig = field(default_factory=LossConfig)  # as it is trained unless told otherwise
     # Settings of training where the user says nothing: always the same, or by the data.
     recipe: Mapping[str, Any] | Callable[[C, DataFacts], Mapping[str, Any]] = field(default_factory=dict)

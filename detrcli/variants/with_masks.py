@@ -10,6 +10,7 @@ from detrcli.config import LossConfig, ModelConfig
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.terms import LossTerm
 from detrcli.model.masks import Segmenter
+from detrcli.segmentation.published import Published
 from detrcli.variants.variant import ForeignNames, TrainedBackbone, Variant
 
 DETECTOR = "detector."  # before the names of its tensors
@@ -26,6 +27,7 @@ def with_masks(
     terms: Callable[[C, LossConfig], Sequence[LossTerm]],
     weights: Mapping[str, float],
     published: ForeignNames[C] | None = None,
+    hugging_face: Mapping[str, ForeignNames[C]] | None = None,
 ) -> Variant[C]:
     """The variant of a detector with a mask head, whose config has all numbers of the detector's.
 
@@ -52,11 +54,13 @@ def with_masks(
         preprocessing=detector.preprocessing,
         class_rows=named(detector.class_rows),
         query_rows=named(detector.query_rows),
+        segmentation=lambda config: Published(),
         loss=replace(detector.loss, loss={**detector.loss.loss, **weights}),
         recipe=detector.recipe,
         difference=detector.difference,
         summary=lambda config: ", ".join(filter(None, (detector.summary(config), "masks"))),
         published=published,
+        hugging_face=hugging_face or {},
         backbone=backbone
         and TrainedBackbone(backbone.architecture, DETECTOR + backbone.prefix, backbone.refuse),
         detector=detector,

@@ -1,5 +1,8 @@
 """The classes of the published weights: COCO's own ids are the indices, and the gaps between them stay unused."""
 
+import re
+from collections.abc import Sequence
+
 _NAMES = {
     1: "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant",
     13: "stop_sign parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe",
@@ -57,3 +60,16 @@ PANOPTIC_NAMES = [*NAMES, *[UNUSED] * (250 - len(NAMES))]
 for _first, _names in _STUFF.items():
     for _id, _name in enumerate(_names.split(), _first):
         PANOPTIC_NAMES[_id] = _name
+
+UNNAMED = re.compile(
+    rf"{UNUSED}|LABEL_\d+"
+)  # the second is what transformers writes where nobody gave a name
+
+
+def things_among(names: Sequence[str]) -> list[bool] | None:
+    """Which of COCO's panoptic classes are things; None where some have other names, or none is stuff."""
+    named = {name for name in names if not UNNAMED.fullmatch(name)}
+    things = set(NAMES)
+    if not named <= set(PANOPTIC_NAMES) or named <= things:
+        return None
+    return [name in things for name in names]

@@ -13,6 +13,7 @@ from detrcli.losses.loss import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
+from detrcli.segmentation.segmentation import Segmentation
 from detrcli.structures import Classes
 from detrcli.system.text import some
 from detrcli.variants import variant_of
@@ -46,6 +47,11 @@ class Weights:
     def scoring(self) -> Scoring:
         """What the numbers of its class head mean."""
         return self.variant.scoring(self.config)
+
+    @property
+    def segmentation(self) -> Segmentation | None:
+        """What its queries say of pixels; None where they say nothing."""
+        return self.variant.segmentation(self.config)
 
     def make_loss(self) -> Loss:
         """The loss that it was trained with."""

@@ -101,7 +101,7 @@ def changed(source: Path, place: Path, **facts: Any) -> str:
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"model_type": "mask2former"}, "of type 'mask2former'; read are detr, deformable_detr, .*yolos"),
+        ({"model_type": "oneformer"}, "of type 'oneformer'; read are detr, deformable_detr, .*yolos"),
         ({"architectures": ["ConditionalDetrForSegmentation"]}, "has masks"),
         ({"quantization_config": {"bits": 8}}, "quantised"),
         ({"d_model": 48}, "the tensors do not fit|does not load"),

@@ -6,20 +6,34 @@ import pytest
 import torch
 from here import Detr
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection
+from transformers import (
+    AutoConfig,
+    AutoModelForObjectDetection,
+    AutoModelForUniversalSegmentation,
+    AutoModelForZeroShotObjectDetection,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
     MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES,
 )
 
-from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY
+from detrcli.guide import page
+from detrcli.variants.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
 
 
 def test_families_are_detectors_of_transformers(detr: Detr) -> None:
     assert FAMILIES.keys() <= MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.keys()
     assert OPEN_VOCABULARY.keys() <= MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.keys()
+    assert MASK_FAMILIES.keys() <= MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES.keys()
     listed = json.loads(detr("models", "--json").out)["families"]
-    assert [one["model_type"] for one in listed] == [*FAMILIES, *OPEN_VOCABULARY]
+    assert [one["model_type"] for one in listed] == [*FAMILIES, *OPEN_VOCABULARY, *MASK_FAMILIES]
+
+
+def test_the_guide_lists_each() -> None:
+    for model_type, family in {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}.items():
+        (row,) = [line for line in page("families").splitlines() if f"| `{model_type}` |" in line]
+        assert row.startswith(f"| {family.title}")
 
 
 @pytest.mark.slow
@@ -55,4 +69,16 @@ def test_measured_with_two_phrases(model_type: str) -> None:
     pixels = torch.zeros(1, 3, default.height, default.width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(pixel_values=pixels, input_ids=texts, attention_mask=(texts > 0).long())
+    assert counter.get_total_flops() / 1e9 == pytest.approx(default.gflop, abs=0.06)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", MASK_FAMILIES)
+def test_measured_with_masks(model_type: str) -> None:
+    default = MASK_FAMILIES[model_type].default
+    assert default is not None
+    network = AutoModelForUniversalSegmentation.from_config(AutoConfig.for_model(model_type)).eval()
+    assert sum(p.numel() for p in network.parameters()) == default.parameters
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, default.height, default.width))
     assert counter.get_total_flops() / 1e9 == pytest.approx(default.gflop, abs=0.06)

@@ -9,7 +9,7 @@ import pytest
 from here import Detr
 from PIL import Image
 
-from detrcli.cli.panoptic import as_colours
+from detrcli.cli.maps import as_colours
 from detrcli.errors import DataError
 from detrcli.evaluation.panoptic import Quality, panoptic_quality
 
@@ -84,6 +84,24 @@ def test_by_hand(tmp_path: Path) -> None:
     assert pytest.approx((0.8 + 0 + 0.9) / 3) == found.all.SQ
     assert pytest.approx((0.5 + 0 + 1) / 3) == found.all.RQ
     assert found.images == 2
+
+
+def test_classes_are_paired_by_name(tmp_path: Path) -> None:
+    """As of a model that numbers them from 0, in an order of its own, and has one that the data does not know."""
+    truth, predicted = written(tmp_path / "t.json", *TRUTH), written(tmp_path / "p.json", *FOUND)
+    wanted = panoptic_quality(truth, predicted)
+    document = json.loads(predicted.read_text())
+    own = ["Sky", "dog", "cat", "unicorn"]
+    document["categories"] = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(own)]
+    for annotation in document["annotations"]:
+        for one in annotation["segments_info"]:
+            one["category_id"] = {1: 2, 2: 1, 9: 0}[one["category_id"]]
+    predicted.write_text(json.dumps(document))
+    assert panoptic_quality(truth, predicted) == wanted
+    document["annotations"][1]["segments_info"][0]["category_id"] = 3
+    predicted.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="image 2 has a segment of category 3, and no class of the data"):
+        panoptic_quality(truth, predicted)
 
 
 def test_what_lies_on_a_crowd_or_on_nothing_is_no_mistake(tmp_path: Path) -> None:

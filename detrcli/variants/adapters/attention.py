@@ -25,7 +25,9 @@ from detrcli.model.inspectable import (
 )
 from detrcli.structures import Output
 from detrcli.variants.adapters.base import TransformersNetwork
+from detrcli.variants.adapters.families import Attentions
 from detrcli.variants.adapters.network import AdaptedNetwork
+from detrcli.variants.adapters.open_vocabulary import OpenVocabularyNetwork
 from detrcli.variants.adapters.stages import stages_of
 
 
@@ -206,9 +208,8 @@ def _maps(weights: Tensor, cells: tuple[int, int]) -> Dense:
 class TransformersInspectable(Inspectable):
     """How to look into the attention of any of the families."""
 
-    def __init__(self, model: TransformersNetwork, row: TokenRow | None) -> None:
+    def __init__(self, model: TransformersNetwork, where: Attentions, row: TokenRow | None) -> None:
         self.model, self.row = model, row
-        where = model.family.attentions
         self.kind, self.encoder_kind = where.kind, where.encoder_kind
         self.cross = model.modules_of(where.cross)
         if row is not None:
@@ -310,9 +311,10 @@ class AdaptedInspectable(TransformersInspectable):
     model: AdaptedNetwork
 
     def __init__(self, model: AdaptedNetwork) -> None:
-        behind = model.family.attentions.queries == "behind the cells"
+        where = model.family.attentions
+        behind = where.queries == "behind the cells"
         super().__init__(
-            model, TokenRow(slice(1, -model.queries), slice(-model.queries, None)) if behind else None
+            model, where, TokenRow(slice(1, -model.queries), slice(-model.queries, None)) if behind else None
         )
 
     def stages(self) -> Sequence[Stage]:
@@ -322,9 +324,10 @@ class AdaptedInspectable(TransformersInspectable):
 class OpenVocabularyInspectable(TransformersInspectable):
     """How to look into those that look for phrases."""
 
-    def __init__(self, model: TransformersNetwork) -> None:
-        same = model.family.attentions.queries == "the cells"
-        super().__init__(model, TokenRow(slice(1, None), slice(1, None)) if same else None)
+    def __init__(self, model: OpenVocabularyNetwork) -> None:
+        where = model.family.attentions
+        same = where.queries == "the cells"
+        super().__init__(model, where, TokenRow(slice(1, None), slice(1, None)) if same else None)
 
     def stages(self) -> Sequence[Stage]:
         raise UsageError(

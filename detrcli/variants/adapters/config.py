@@ -6,7 +6,14 @@ from typing import Any
 
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
-from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY, ClosedSet, OpenVocabulary
+from detrcli.variants.adapters.families import (
+    FAMILIES,
+    MASK_FAMILIES,
+    OPEN_VOCABULARY,
+    ClosedSet,
+    MaskFamily,
+    OpenVocabulary,
+)
 from detrcli.variants.adapters.library import the_library
 
 
@@ -61,6 +68,30 @@ class OpenVocabularyConfig(ModelConfig):
     def family(self) -> OpenVocabulary:
         """What is known of its kind."""
         return OPEN_VOCABULARY[self.model_type]
+
+    @property
+    def numbers(self) -> Any:
+        """The config as transformers has it."""
+        return _numbers(self.model_type, self.facts)
+
+
+@dataclass(frozen=True)
+class MaskConfig(ModelConfig):
+    """Everything that transformers needs to build a network whose queries have masks and no boxes."""
+
+    model_type: str
+    facts: str  # config.json
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_type not in MASK_FAMILIES:
+            raise UsageError(f"model_type {self.model_type!r}: there is {', '.join(MASK_FAMILIES)}.")
+        check_numbers(json.loads(self.facts))
+
+    @property
+    def family(self) -> MaskFamily:
+        """What is known of its kind."""
+        return MASK_FAMILIES[self.model_type]
 
     @property
     def numbers(self) -> Any:

@@ -50,7 +50,6 @@ class Family:
     side: str = ""  # in its config, that of such a processor's input, where only one size will do
     resizing: Literal["antialiased", "rescaled first", "padded first"] = "antialiased"
     divisor: int = 1  # which both sides of its input are cut to a multiple of
-    attentions: Attentions
     backbone: str = "model.backbone"
     masked: bool = True  # whether it is told what of a batch is padding
     # The model that transformers' default config gives, where that is complete.
@@ -62,6 +61,7 @@ class Family:
 class ClosedSet(Family):
     """One whose classes are rows of its head."""
 
+    attentions: Attentions
     scoring: Literal["softmax", "sigmoid"]
     class_head: str  # the last one
     box_head: str
@@ -88,10 +88,19 @@ class ClosedSet(Family):
 class OpenVocabulary(Family):
     """One whose classes are phrases that a user gives; its folder holds a tokenizer too."""
 
+    attentions: Attentions
     # How phrases are read: as one text, of which queries answer to each token, or as a text each.
     text: Literal["together", "apart"]
     tokenizer: str  # its class
     vocabulary: Sequence[str]  # the files of it, where there is no tokenizer.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFamily(Family):
+    """One whose queries have a class and a mask, and no box."""
+
+    queries: str  # where its config says how many
+    side_of_masks: int | None = None  # of the square that its processor enlarges masks to; None: it does not
 
 
 _RT = ClosedSet(
@@ -301,4 +310,26 @@ OPEN_VOCABULARY: Mapping[str, OpenVocabulary] = {
         processor="OwlViTImageProcessor",
         default=DefaultModel(153_231_879, 103.3, 768, 768),
     ),
+}
+
+_MASKS = MaskFamily(
+    title="MaskFormer",
+    processor="MaskFormerImageProcessor",
+    queries="decoder_config.num_queries",
+    default=DefaultModel(101_793_403, 771.8, 800, 1088),
+    backbone="model.pixel_level_module.encoder",
+    masked=False,
+)
+
+MASK_FAMILIES: Mapping[str, MaskFamily] = {
+    "mask2former": replace(
+        _MASKS,
+        title="Mask2Former",
+        processor="Mask2FormerImageProcessor",
+        queries="num_queries",
+        side_of_masks=384,
+        default=DefaultModel(68_721_037, 591.3, 800, 1088),
+        published=PublishedAP("R50, of masks", 43.7, "2112.01527"),
+    ),
+    "maskformer": _MASKS,
 }

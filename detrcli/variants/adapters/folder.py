@@ -13,10 +13,16 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
-from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, Resize
+from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, RaisedEdges, Resize
 from detrcli.structures import Classes
-from detrcli.variants.adapters.config import AdaptedConfig, OpenVocabularyConfig, check_numbers, queries_key
-from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY, Family
+from detrcli.variants.adapters.config import (
+    AdaptedConfig,
+    MaskConfig,
+    OpenVocabularyConfig,
+    check_numbers,
+    queries_key,
+)
+from detrcli.variants.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, Family
 from detrcli.variants.adapters.library import LOCAL, loaded, the_library
 from detrcli.variants.adapters.network import AdaptedNetwork
 from detrcli.variants.adapters.phrases import READERS, tokenizer_of
@@ -31,7 +37,7 @@ FILTERS: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest"
 
 def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
     """A folder of one of the families; code that lies in it is not run."""
-    model_type = _type_of(folder, source)
+    model_type = _type_of(folder, source, has_masks=False)
     family = FAMILIES[model_type]
     network, processor = _loaded(the_library().AutoModelForObjectDetection, folder, family, source)
     numbers = network.config
@@ -54,7 +60,7 @@ def read(folder: Path, source: str) -> FoundModel[AdaptedConfig]:
 def read_for_phrases(folder: Path, source: str, phrases: Sequence[str]) -> FoundModel[OpenVocabularyConfig]:
     """Likewise of one that looks for phrases, which are read by the tokenizer that lies in the folder."""
     transformers = the_library()
-    model_type = _type_of(folder, source)
+    model_type = _type_of(folder, source, has_masks=False)
     family = OPEN_VOCABULARY[model_type]
     tokenizer = tokenizer_of(folder, family, source)
     numbers = loaded(source, lambda: transformers.AutoConfig.from_pretrained(folder, **LOCAL))
@@ -76,6 +82,26 @@ def read_for_phrases(folder: Path, source: str, phrases: Sequence[str]) -> Found
     )
 
 
+def read_with_masks(folder: Path, source: str) -> FoundModel[MaskConfig]:
+    """Likewise of one whose queries have masks and no boxes."""
+    model_type = _type_of(folder, source, has_masks=True)
+    family = MASK_FAMILIES[model_type]
+    network, processor = _loaded(the_library().AutoModelForUniversalSegmentation, folder, family, source)
+    numbers = network.config
+    config = MaskConfig(
+        queries=int(attrgetter(family.queries)(numbers)),
+        classes=int(numbers.num_labels),
+        model_type=model_type,
+        facts=json.dumps(numbers.to_dict()),
+    )
+    return FoundModel(
+        config,
+        {OWN + name: tensor for name, tensor in network.state_dict().items()},
+        {int(index): str(name) for index, name in numbers.id2label.items()},
+        preprocessing(processor, family, source),
+    )
+
+
 def _queries(numbers: Any) -> int:
     """How many there are; patches of the picture where it has no others."""
     if hasattr(numbers, "num_queries"):
@@ -84,10 +110,10 @@ def _queries(numbers: Any) -> int:
     return int((of_picture.image_size // of_picture.patch_size) ** 2)
 
 
-def _type_of(folder: Path, source: str) -> str:
+def _type_of(folder: Path, source: str, *, has_masks: bool) -> str:
     """Its `model_type`; a WeightsError where it is not read all the same."""
     facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    _refuse(facts, source)
+    _refuse(facts, source, has_masks=has_masks)
     try:
         check_numbers(facts)
     except UsageError as error:
@@ -114,10 +140,10 @@ def _loaded(task: Any, folder: Path, family: Family, source: str) -> tuple[Any, 
     return network, processor
 
 
-def _refuse(facts: Mapping[str, Any], source: str) -> None:
+def _refuse(facts: Mapping[str, Any], source: str, *, has_masks: bool) -> None:
     """What looks like one of the families and is not taken."""
     architectures = facts.get("architectures") or [""]
-    if "Segmentation" in architectures[0]:
+    if "Segmentation" in architectures[0] and not has_masks:
         raise WeightsError(
             f"{source}: {architectures[0]} has masks; read are detectors (...ForObjectDetection)."
         )
@@ -161,7 +187,12 @@ def preprocessing(processor: Any, family: Family, source: str) -> Preprocessing:
     if resample not in FILTERS:
         known = ", ".join(FILTERS.values())
         raise WeightsError(f"{source}: {PROCESSOR} resizes by filter {resample}; read are {known}.")
-    rule, padded = _rule(dict(processor.size), family.divisor, source), family.resizing == "padded first"
+    # Some cut the sides of their input to multiples of a number, some raise them.
+    raised = int(getattr(processor, "size_divisor", None) or 1)
+    rule, padded = (
+        _rule(dict(processor.size), family.divisor, raised, source),
+        family.resizing == "padded first",
+    )
     if padded:
         if not (isinstance(rule, ExactSize) and processor.do_pad):
             raise WeightsError(
@@ -186,14 +217,15 @@ def _colour(values: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _rule(size: Mapping[str, int | None], divisor: int, source: str) -> Resize:
+def _rule(size: Mapping[str, int | None], cut: int, raised: int, source: str) -> Resize:
     given = {key: value for key, value in size.items() if value}
     if given.keys() == {"shortest_edge", "longest_edge"}:
-        return BoundedEdges(given["shortest_edge"], given["longest_edge"], divisor)
-    if given.keys() == {"max_height", "max_width"}:
+        edges = given["shortest_edge"], given["longest_edge"]
+        return BoundedEdges(*edges, cut) if raised == 1 else RaisedEdges(*edges, raised)
+    if given.keys() == {"max_height", "max_width"} and raised == 1:
         return FitInside(given["max_height"], given["max_width"])
     if given.keys() == {"height", "width"}:
-        return ExactSize(given["height"], given["width"])
+        return ExactSize(*(-(-given[side] // raised) * raised for side in ("height", "width")))
     raise WeightsError(f"{source}: {PROCESSOR} wants pictures of {given}, which is no size that is read.")
 
 

@@ -11,12 +11,14 @@ from torch.nn.utils.rnn import pad_sequence
 from detrcli.structures import Batch, Group, Output, Target
 from detrcli.variants.adapters.base import TransformersNetwork
 from detrcli.variants.adapters.config import OpenVocabularyConfig
+from detrcli.variants.adapters.families import OpenVocabulary
 from detrcli.variants.adapters.library import the_library
 
 
 class OpenVocabularyNetwork(TransformersNetwork):
     """The network with the phrases that it looks for in every picture."""
 
+    family: OpenVocabulary
     texts: Tensor  # (P, T), tokens
     real: Tensor  # (P, T), 0 where a shorter text is filled up
 

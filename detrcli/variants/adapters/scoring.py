@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from detrcli.losses.matching import Matcher
-from detrcli.losses.scoring import Scoring, Selection, Sigmoid, Softmax, best_of_each
+from detrcli.losses.scoring import Scoring, Selection, Sigmoid, Softmax, best_of_each, best_pairs
 from detrcli.losses.terms import class_cost, giou_cost, l1_cost
 from detrcli.variants.adapters.config import AdaptedConfig
 
@@ -17,6 +17,15 @@ class BestPhrase(Sigmoid):
 
     def select(self, logits: Tensor) -> Selection:
         return best_of_each(self.probabilities(logits))
+
+
+class PairsOfSoftmax(Softmax):
+    """The best pairs of query and class, as many as there are queries: a query may stand for several classes."""
+
+    name = "pairs of softmax"
+
+    def select(self, logits: Tensor) -> Selection:
+        return best_pairs(self.probabilities(logits), logits.shape[1])
 
 
 def scoring(config: AdaptedConfig) -> Scoring:

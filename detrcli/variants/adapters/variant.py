@@ -1,23 +1,25 @@
-"""All families of transformers' detectors as one member, and those that look for phrases as another.
+"""All families of transformers' detectors as one member, those that look for phrases or classify masks as others.
 
 Each family is known by the `model_type` in its config.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from detrcli.config import LossConfig, Preprocessing
 from detrcli.errors import UsageError
+from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.variants.adapters import folder
 from detrcli.variants.adapters.attention import AdaptedInspectable, OpenVocabularyInspectable
-from detrcli.variants.adapters.config import AdaptedConfig, OpenVocabularyConfig
-from detrcli.variants.adapters.families import FAMILIES, OPEN_VOCABULARY
+from detrcli.variants.adapters.config import AdaptedConfig, MaskConfig, OpenVocabularyConfig
+from detrcli.variants.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, MaskFamily
+from detrcli.variants.adapters.masks import MaskNetwork
 from detrcli.variants.adapters.network import AdaptedNetwork
 from detrcli.variants.adapters.open_vocabulary import OpenVocabularyNetwork, PatchNetwork, TokenNetwork
-from detrcli.variants.adapters.scoring import BestPhrase, matcher, scoring
+from detrcli.variants.adapters.scoring import BestPhrase, PairsOfSoftmax, matcher, scoring
 from detrcli.variants.own_loss import OwnLoss
 from detrcli.variants.variant import Adapter, DataFacts, FolderFormat, PhraseAdapter, Variant
 
@@ -33,6 +35,19 @@ def build_for_phrases(config: OpenVocabularyConfig) -> OpenVocabularyNetwork:
     network = {"together": TokenNetwork, "apart": PatchNetwork}[config.family.text]
     with torch.device("cpu"):
         return network(config)
+
+
+def build_with_masks(config: MaskConfig) -> MaskNetwork:
+    """Likewise."""
+    with torch.device("cpu"):
+        return MaskNetwork(config)
+
+
+def masks_alone(family: MaskFamily) -> NoReturn:
+    """What is said to who wants more of such a model than masks and maps."""
+    raise UsageError(
+        f"{family.title} has masks and no boxes: `detr predict`, `detr eval` and `detr bench` alone take it."
+    )
 
 
 def rows_of(config: AdaptedConfig, count: str) -> Mapping[str, Tensor]:
@@ -98,4 +113,25 @@ FOR_PHRASES = Variant(
     ),
     summary=lambda config: config.family.title,
     phrases=PhraseAdapter(tuple(OPEN_VOCABULARY), folder.read_for_phrases),
+)
+
+WITH_MASKS = Variant(
+    name="transformers-masks",
+    config=MaskConfig,
+    presets={},
+    build=build_with_masks,
+    build_unfilled=build_with_masks,
+    scoring=lambda config: PairsOfSoftmax(),
+    segmentation=lambda config: MaskClassification(side=config.family.side_of_masks),
+    make_loss=lambda config, loss: masks_alone(config.family),
+    inspect=lambda model: masks_alone(model.family),
+    preprocessing=Preprocessing(),
+    class_rows=lambda config: masks_alone(config.family),
+    query_rows=lambda config: masks_alone(config.family),
+    loss=LossConfig(cost={}, loss={}),
+    difference=lambda found, wanted: (
+        "" if found.model_type == wanted.model_type else f"it is a {found.family.title}"
+    ),
+    summary=lambda config: config.family.title,
+    adapter=Adapter(tuple(MASK_FAMILIES), folder.read_with_masks),
 )

@@ -14,7 +14,8 @@ from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 from detrcli.variants import variants
-from detrcli.variants.variant import FoundModel, Variant
+from detrcli.variants.variant import ForeignNames, FoundModel, Variant
+from detrcli.weights.coco import things_among
 from detrcli.weights.formats.tensors import tensors_in
 from detrcli.weights.phrases import NEEDED
 from detrcli.weights.weights import Weights
@@ -58,11 +59,10 @@ def _for_phrases(folder: Path, source: str) -> Variant[Any] | None:
 
 def _load(folder: Path, source: str) -> Weights:
     facts = _read_json(folder / CONFIG, source)
-    known = {
-        model_type: (variant, names)
-        for variant in variants().values()
-        for model_type, names in variant.hugging_face.items()
-    }
+    known: dict[str, list[tuple[Variant[Any], ForeignNames[Any]]]] = {}
+    for one in variants().values():
+        for model_type, names_of_it in one.hugging_face.items():
+            known.setdefault(model_type, []).append((one, names_of_it))
     adapted = {
         model_type: (variant, variant.adapter.read)
         for variant in variants().values()
@@ -77,13 +77,15 @@ def _load(folder: Path, source: str) -> Weights:
             f"{source}: {CONFIG} is of a model of type {facts.get('model_type')!r}; read are "
             f"{', '.join([*known, *adapted, *types_for_phrases()])}."
         )
-    variant, theirs = known[facts["model_type"]]
     try:
-        tensors = theirs.rename(tensors_in(load_file(folder / TENSORS), source))
+        given = tensors_in(load_file(folder / TENSORS), source)
     except FileNotFoundError:
         raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.\n{AGAIN}") from None
     except SafetensorError as error:
         raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).\n{AGAIN}") from None
+    same = known[facts["model_type"]]
+    variant, theirs = next((one for one in same if one[1].known_by(given.keys())), same[0])
+    tensors = theirs.rename(given)
     config = theirs.infer(source, tensors, facts, None)
     names = {int(index): str(name) for index, name in (facts.get("id2label") or {}).items()}
     classes = _classes(names, config.classes)
@@ -103,7 +105,8 @@ def _found(variant: Variant[Any], found: FoundModel[Any], source: str) -> Weight
 
 
 def _classes(names: Mapping[int, str], count: int) -> Classes:
-    return Classes.of(range(count), [names.get(index, f"class {index}") for index in range(count)])
+    every = [names.get(index, f"class {index}") for index in range(count)]
+    return Classes.of(range(count), every, things_among(every))
 
 
 def _preprocessing(folder: Path, source: str) -> Preprocessing:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from detrcli.config import Preprocessing
-from detrcli.inference.masks import masks_of_queries
 from detrcli.inference.postprocess import detections
 from detrcli.losses.scoring import Sigmoid
 from detrcli.resize import Letterbox, ShortestEdge
+from detrcli.segmentation.masks import masks_of_queries
+from detrcli.segmentation.published import Published
 from detrcli.structures import Classes, Prediction
 
 
@@ -79,7 +80,13 @@ def test_a_query_of_several_detections_has_one_mask(threshold: float) -> None:
     classes = Classes(np.array([1, 2]), np.array(["cat", "dog"]))
     prediction = Prediction(logits, torch.full((1, 2, 4), 0.5), masks)
     (found,) = detections(
-        prediction, [(8, 8)], classes, Sigmoid(most=4), Preprocessing(ShortestEdge(8, 8)), threshold
+        prediction,
+        [(8, 8)],
+        classes,
+        Sigmoid(most=4),
+        Preprocessing(ShortestEdge(8, 8)),
+        threshold,
+        Published(),
     )
     assert found.masks is not None
     covered = [mask.all() for mask in found.masks]

@@ -1,4 +1,4 @@
-"""Panoptic maps as COCO keeps them: a PNG a picture, whose colours are segments, and a JSON of what they are."""
+"""Maps in files: a PNG a picture, and a JSON of what is in them. Panoptic ones as COCO keeps them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -8,12 +8,16 @@ import numpy as np
 from PIL import Image
 
 from detrcli.cli.detections import Result
+from detrcli.segmentation.maps import MapKind, PanopticMap, SemanticMap
 
 if TYPE_CHECKING:
     from detrcli.inference.detector import ImageResult
     from detrcli.structures import Classes
 
-FOLDER, FILE = "panoptic", "panoptic.json"
+
+def file_of(kind: MapKind) -> str:
+    """The name of the JSON; that of the folder beside it, with the PNGs, is the kind's."""
+    return f"{kind}.json"
 
 
 def as_colours(ids: np.ndarray) -> np.ndarray:
@@ -21,25 +25,55 @@ def as_colours(ids: np.ndarray) -> np.ndarray:
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
 
 
+def as_grey(ids: np.ndarray, most: int) -> np.ndarray:
+    """Ids (H, W) as grey levels of 8 bits, or of 16 where ids go beyond: `most` is the largest that there can be."""
+    return ids.astype(np.uint8 if most < 256 else np.uint16)
+
+
 def png_of(place: PurePath) -> PurePath:
     """The name of a picture's map, below the folder of all maps."""
     return place.with_suffix(".png")
 
 
-def written(places: Sequence[Path], stream: "Iterable[ImageResult]", out: Path) -> "Iterator[ImageResult]":
+def written(
+    places: Sequence[Path], stream: "Iterable[ImageResult]", out: Path, classes: "Classes"
+) -> "Iterator[ImageResult]":
     """The results, each of which has left its map in this folder."""
     from detrcli.render.draw import save
 
     for place, result in zip(places, stream, strict=True):
-        if result.panoptic is not None:
-            save(Image.fromarray(as_colours(result.panoptic.ids)), out / FOLDER / png_of(place))
+        if isinstance(result.map, PanopticMap):
+            save(Image.fromarray(as_colours(result.map.ids)), out / "panoptic" / png_of(place))
+        elif isinstance(result.map, SemanticMap):
+            grey = as_grey(result.map.ids, int(classes.ids.max()))
+            save(Image.fromarray(grey), out / "semantic" / png_of(place))
         yield result
+
+
+def segments_of(found: PanopticMap | SemanticMap) -> list[dict[str, Any]]:
+    """What is in a map, as the JSON says it."""
+    if isinstance(found, SemanticMap):
+        return [
+            {"category_id": one.category_id, "area": one.area, "bbox": list(one.box)} for one in found.regions
+        ]
+    return [
+        {
+            "id": one.id,
+            "category_id": one.category_id,
+            "isthing": int(one.thing),
+            "score": round(one.score, 6),
+            "area": one.area,
+            "bbox": list(one.box),
+            "iscrowd": 0,
+        }
+        for one in found.segments
+    ]
 
 
 def document(
     results: Sequence[Result], places: Mapping[str, Path], classes: "Classes", ids: Mapping[str, int] | None
 ) -> dict[str, Any]:
-    """COCO's panoptic results. Without ids by their files' names images count from 1 in input order."""
+    """COCO's panoptic results, and semantic ones likewise. Without ids by files' names images count from 1."""
     images, annotations = [], []
     for number, result in enumerate(results, 1):
         if result.segments is None:
@@ -52,18 +86,7 @@ def document(
             {
                 "image_id": image_id,
                 "file_name": png_of(places[result.file]).as_posix(),
-                "segments_info": [
-                    {
-                        "id": one.id,
-                        "category_id": one.category_id,
-                        "isthing": int(one.thing),
-                        "score": round(one.score, 6),
-                        "area": one.area,
-                        "bbox": list(one.box),
-                        "iscrowd": 0,
-                    }
-                    for one in result.segments
-                ],
+                "segments_info": list(result.segments),
             }
         )
     things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things

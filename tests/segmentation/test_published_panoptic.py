@@ -11,9 +11,11 @@ from PIL import Image
 from test_masks_of_queries import Given
 from torch import Generator, Tensor
 
-from detrcli.inference.panoptic import PanopticMap, PanopticRule, panoptic_map
 from detrcli.losses.scoring import Softmax
 from detrcli.resize import ShortestEdge
+from detrcli.segmentation.maps import PanopticMap
+from detrcli.segmentation.published import Published
+from detrcli.segmentation.segmentation import Predicted
 from detrcli.structures import Classes, Prediction
 
 CLASSES = Classes(
@@ -60,9 +62,9 @@ def ours(
     classes: Classes = CLASSES,
 ) -> PanopticMap:  # fmt: skip
     prediction = Prediction(logits[None], torch.zeros(1, len(logits), 4), Given(masks[None], inside))
-    rule, placement = PanopticRule(threshold), ShortestEdge(min(inside), 999).place(*size)
+    placement = ShortestEdge(min(inside), 999).place(*size)
     assert (placement.height, placement.width) == inside
-    return panoptic_map(prediction, 0, classes, Softmax(), size, placement, rule)
+    return Published().panoptic(Predicted(prediction, 0, size, placement), classes, Softmax(), threshold)
 
 
 @counted(300, seeds(), st.integers(0, 12), st.floats(0.2, 0.9))

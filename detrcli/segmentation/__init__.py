@@ -1,0 +1,1 @@
+"""From what queries say of pixels to masks and maps of a picture."""

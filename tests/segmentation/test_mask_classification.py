@@ -1,0 +1,210 @@
+"""Masks, panoptic and semantic maps by MaskFormer's way, against transformers' own, to the pixel."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import counted, seeds
+from hypothesis import strategies as st
+from mask_families import processor_of
+from test_masks_of_queries import Given
+from torch import Generator, Tensor
+
+from detrcli.boxes import around
+from detrcli.config import Preprocessing
+from detrcli.errors import DivergedError
+from detrcli.inference.postprocess import detections
+from detrcli.resize import Placement
+from detrcli.segmentation.maps import MapKind
+from detrcli.segmentation.mask_classification import MaskClassification
+from detrcli.segmentation.segmentation import MapRequest, Predicted
+from detrcli.structures import Classes, Detections, Prediction
+from detrcli.variants.adapters.scoring import PairsOfSoftmax
+
+K = 4
+CLASSES = Classes(np.arange(K), np.array(["person", "dog", "grass", "sky"]))
+STUFF = Classes(CLASSES.ids, CLASSES.names, np.array([True, True, False, False]))
+SIDES = {"mask2former": 384, "maskformer": None}
+names = st.sampled_from(sorted(SIDES))
+sizes = st.sampled_from([(31, 45), (96, 128), (12, 16)])
+
+
+def scenes(g: Generator, queries: int) -> tuple[Tensor, Tensor]:
+    """Class logits (Q, K + 1) and mask logits (Q, 12, 16): blobs, of which some are small and some hide others."""
+    logits = 2.5 * torch.randn(queries, K + 1, generator=g)
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
+    place = torch.rand(queries, 3, 1, 1, generator=g) * torch.tensor([12.0, 16.0, 6.0])[:, None, None]
+    masks = place[:, 2] - (y - place[:, 0]).abs() - (x - place[:, 1]).abs()  # (Q, 12, 16)
+    return logits, 2 * masks + torch.randn(masks.shape, generator=g)
+
+
+def sure(*labels: int) -> Tensor:
+    logits = torch.full((len(labels), K + 1), -9.0)
+    logits[torch.arange(len(labels)), torch.tensor(labels)] = 9
+    return logits
+
+
+def given(logits: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Any, Predicted]:
+    """The same for theirs and for ours."""
+    theirs = SimpleNamespace(class_queries_logits=logits[None], masks_queries_logits=masks[None])
+    boxes = torch.zeros(1, len(logits), 4)
+    prediction = Prediction(logits[None], boxes, Given(masks[None], (48, 64)))
+    return theirs, Predicted(prediction, 0, size, Placement.filling(48, 64))
+
+
+@counted(200, seeds(), st.integers(1, 20), sizes, st.floats(0.01, 0.6), names)
+def test_instances_are_theirs(
+    g: Generator, queries: int, size: tuple[int, int], threshold: float, name: str
+) -> None:
+    theirs, of = given(*scenes(g, queries), size)
+    (found,) = detections(
+        of.prediction, [size], CLASSES, PairsOfSoftmax(), Preprocessing(), threshold,
+        MaskClassification(side=SIDES[name]),
+    )  # fmt: skip
+    (wanted,) = processor_of(name).post_process_instance_segmentation(
+        theirs, threshold=threshold, target_sizes=[size], return_binary_maps=True
+    )
+    told = wanted["segments_info"]
+    assert len(found) == len(told)
+    assert found.masks is not None
+    assert (np.diff(found.scores) <= 0).all()
+    order = np.argsort([-one["score"] for one in told], kind="stable")
+    np.testing.assert_allclose(found.scores, [told[i]["score"] for i in order], atol=1e-5)
+    rows = {
+        (told[i]["label_id"], round(told[i]["score"], 4)): wanted["segmentation"][i].bool().numpy()
+        for i in order
+    }
+    for row, mask in enumerate(found.masks):
+        close = [
+            other
+            for (label, score), other in rows.items()
+            if label == found.category_ids[row] and abs(score - found.scores[row]) < 2e-4
+        ]
+        assert any((mask == other).all() for other in close)
+        rows_, columns = np.nonzero(mask)
+        box = columns.min(), rows_.min(), columns.max() + 1, rows_.max() + 1
+        assert tuple(found.boxes[row]) == box
+
+
+@counted(300, seeds(), st.integers(1, 12), sizes, st.floats(0.2, 0.7), names)
+def test_panoptic_maps_are_theirs(
+    g: Generator, queries: int, size: tuple[int, int], threshold: float, name: str
+) -> None:
+    logits, masks = scenes(g, queries)
+    for classes, fused in ((CLASSES, set()), (STUFF, {2, 3})):
+        theirs, of = given(logits, masks, size)
+        (wanted,) = processor_of(name).post_process_panoptic_segmentation(
+            theirs, threshold=threshold, label_ids_to_fuse=fused, target_sizes=[size]
+        )
+        found = MaskClassification(side=SIDES[name]).panoptic(of, classes, PairsOfSoftmax(), threshold)
+        told: dict[int, dict[str, Any]] = {}
+        for one in wanted["segments_info"]:
+            told.setdefault(one["id"], one)
+        ids = wanted["segmentation"].numpy() if told else np.zeros(size)
+        assert ((found.ids > 0) == (ids > 0)).all()
+        if any(told[one["id"]]["label_id"] != one["label_id"] or (
+            one is not told[one["id"]] and not one["was_fused"]
+        ) for one in wanted["segments_info"]):  # fmt: skip
+            continue  # after stuff that came again theirs gives ids away twice
+        np.testing.assert_array_equal(found.ids, ids)
+        assert [(one.id, one.category_id) for one in found.segments] == [
+            (id_, one["label_id"]) for id_, one in told.items()
+        ]
+        np.testing.assert_allclose(
+            [one.score for one in found.segments], [one["score"] for one in told.values()], atol=1e-6
+        )
+        for one in found.segments:
+            assert one.area == (ids == one.id).sum()
+            assert one.thing == (one.category_id not in fused)
+
+
+def test_ids_stay_apart_where_stuff_comes_again() -> None:
+    """Sky, person, sky, person: three segments, whatever was numbered before."""
+    masks = torch.full((4, 8, 8), -9.0)
+    for query in range(4):
+        masks[query, :, 2 * query : 2 * query + 2] = 9
+    _, of = given(sure(3, 0, 3, 0), masks, (8, 8))
+    found = MaskClassification().panoptic(of, STUFF, PairsOfSoftmax())
+    assert [(one.id, one.label, one.query, one.area, one.box) for one in found.segments] == [
+        (1, "sky", 0, 32, (0, 0, 6, 8)),
+        (2, "person", 1, 16, (2, 0, 2, 8)),
+        (3, "person", 3, 16, (6, 0, 2, 8)),
+    ]
+    assert found.ids[0].tolist() == [1, 1, 2, 2, 1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("edge", [3.0, 0.0, -1e-6])
+@pytest.mark.parametrize("claimed", [5, 10, 14, 19])
+@pytest.mark.parametrize("lost", [1, 2, 3, 4])
+def test_bounds_are_theirs(claimed: int, lost: int, edge: float) -> None:
+    """A query that loses pixels, four fifths and less of its own among the cases, and one of them a half probable."""
+    masks = torch.full((2, 1, 20), -9.0)
+    masks[0, 0, :claimed] = 4
+    masks[1, 0, claimed - lost : claimed + 9] = 9
+    masks[0, 0, 0] = edge
+    theirs, of = given(7 * sure(0, 1), masks, (1, 20))  # so sure that both scores are 1
+    (wanted,) = processor_of("maskformer").post_process_panoptic_segmentation(
+        theirs, label_ids_to_fuse=set(), target_sizes=[(1, 20)]
+    )
+    found = MaskClassification().panoptic(of, CLASSES, PairsOfSoftmax())
+    assert found.ids.tolist() == wanted["segmentation"].tolist()
+
+
+def test_nobody_is_sure() -> None:
+    logits = torch.full((3, K + 1), 0.0)
+    _, of = given(logits, torch.randn(3, 8, 8), (8, 9))
+    found = MaskClassification().panoptic(of, STUFF, PairsOfSoftmax())
+    assert not found.segments
+    assert not found.ids.any()
+    assert found.ids.shape == (8, 9)
+
+
+@counted(200, seeds(), st.integers(1, 20), sizes, names)
+def test_semantic_maps_are_theirs(g: Generator, queries: int, size: tuple[int, int], name: str) -> None:
+    theirs, of = given(*scenes(g, queries), size)
+    (wanted,) = processor_of(name).post_process_semantic_segmentation(theirs, target_sizes=[size])
+    found = MaskClassification(side=SIDES[name]).semantic(of, CLASSES, PairsOfSoftmax())
+    np.testing.assert_array_equal(found.ids, wanted)
+    told = {one.category_id: one.area for one in found.regions}
+    assert told == dict(zip(*(part.tolist() for part in wanted.unique(return_counts=True)), strict=True))
+    assert all(one.label == CLASSES.names[one.category_id] for one in found.regions)
+
+
+def test_masks_without_a_pixel_are_no_detections() -> None:
+    masks = torch.full((2, 8, 8), -5.0)
+    masks[1, 2:4, 3:7] = 5
+    _, of = given(torch.zeros(2, K + 1), masks, (8, 8))
+    queries = np.array([0, 1, 1, 0])
+    found = Detections(
+        np.zeros((4, 4), np.float32), np.full(4, 0.5, np.float32), np.arange(4), queries, CLASSES.names
+    )
+    (left, again) = (
+        MaskClassification().with_masks(one, of, 0.0) for one in (found, found.part(queries == 0))
+    )
+    assert left.category_ids.tolist() == [1, 2]
+    assert left.boxes.tolist() == [[3, 2, 7, 4]] * 2
+    np.testing.assert_allclose(left.scores, 0.5 * torch.tensor(5.0).sigmoid().item(), rtol=1e-5)
+    assert len(again) == 0
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic"])
+@pytest.mark.parametrize("broken", ["classes", "masks"])
+def test_what_is_not_finite_is_said(kind: MapKind, broken: str) -> None:
+    logits, masks = sure(0, 3), torch.ones(2, 4, 4)
+    (logits if broken == "classes" else masks)[1] = torch.nan
+    _, of = given(logits, masks, (8, 8))
+    with pytest.raises(DivergedError, match="not finite"):
+        MaskClassification().map_of(of, CLASSES, PairsOfSoftmax(), MapRequest(kind))
+
+
+@counted(100, seeds(), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1))
+def test_boxes_around_masks(g: Generator, height: int, width: int, share: float) -> None:
+    masks = torch.rand(2, 3, height, width, generator=g) < share**3
+    for mask, box in zip(masks.flatten(0, 1), around(masks).flatten(0, 1).tolist(), strict=True):
+        rows, columns = np.nonzero(mask.numpy())
+        if not len(rows):
+            assert box == [0, 0, 0, 0]
+        else:
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
