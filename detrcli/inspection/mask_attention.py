@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from detrcli.errors import UsageError
-from detrcli.inference.masks import masks_of_queries
 from detrcli.inspection.attention import AttentionFindings, MapFact, head_name, of_heads, of_queries
 from detrcli.inspection.choices import Head, chosen_heads
 from detrcli.inspection.look import PictureRecord, QueryPrediction
@@ -16,6 +15,7 @@ from detrcli.inspection.maps import mask_coverage
 from detrcli.inspection.tables import Cell
 from detrcli.model.masks import QueryMasks
 from detrcli.run_lengths import MaskRows
+from detrcli.segmentation.masks import masks_of_queries
 from detrcli.system.precision import exact_float32
 
 
@@ -104,7 +104,7 @@ class MaskAttention(AttentionFindings):
 def mask_attention(record: PictureRecord, queries: Sequence[int], heads: str | int) -> MaskAttention:
     """Which cells the mask head goes by for some queries. A head's map is its share of all heads' together."""
     masks = record.masks
-    if not isinstance(masks, QueryMasks):
+    if not isinstance(masks, QueryMasks) or masks.head.attention is None:
         raise UsageError("This model has no mask head to look into.")
     chosen = chosen_heads(heads, masks.heads)
     asked = torch.tensor(queries, device=record.pixels.device)

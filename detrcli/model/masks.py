@@ -46,7 +46,8 @@ class HeadOutput:
     """What a mask head computes of the queries that it is asked for."""
 
     masks: OfQueries  # logits (P, h, w)
-    attention: OfQueries  # which cells it goes by, (P, heads, h, w), summing to 1 over heads and cells
+    # Which cells it goes by, (P, heads, h, w), summing to 1 over heads and cells; None where nobody is shown that.
+    attention: OfQueries | None = None
 
 
 class MaskHead(nn.Module, ABC):
@@ -65,9 +66,9 @@ class QueryMasks:
 
     input_size: tuple[int, int]
     head: HeadOutput
-    heads: int
     precision: Callable[[], AbstractContextManager[object]]
     by_corner: bool
+    heads: int = 1
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         with self.precision():
@@ -75,6 +76,7 @@ class QueryMasks:
 
     def attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """Which cells the head goes by, (P, heads, h, w), summing to 1 over heads and cells."""
+        assert self.head.attention is not None
         with self.precision():
             return self.head.attention(images, queries).float()
 
@@ -144,7 +146,7 @@ class Segmenter(DetectionTransformer):
         height, width = batch.images.shape[-2:]
         head = self.mask_head
         return output.with_masks(
-            QueryMasks((height, width), head(seen), head.heads, precision_now(memory.device), head.by_corner)
+            QueryMasks((height, width), head(seen), precision_now(memory.device), head.by_corner, head.heads)
         )
 
 

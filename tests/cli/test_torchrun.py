@@ -134,7 +134,9 @@ def test_a_picture_that_breaks_costs_nothing(root: Path, tmp_path: Path) -> None
     ended = finished(process)
     assert ended.code != 0
     assert len([line for line in ended.ours if picture.name in line]) == 1
-    assert len([line for line in ended.ours if "stopped and saved" in line]) <= 1  # of one that did not meet it
+    assert (
+        len([line for line in ended.ours if "stopped and saved" in line]) <= 1
+    )  # of one that did not meet it
     picture.write_bytes(whole)
     resumed = finished(begin(2, "--resume", run))
     assert resumed.code == 0, resumed.err

@@ -59,7 +59,7 @@ def test_the_fast_engine_has_the_same_masks(name: str) -> None:
     assert plain.masks is not None
     assert fast.masks is not None
     masks = plain.masks(*asked)
-    assert masks.shape == (3, 32, 40)
+    assert masks.shape == (3, 64, 80)
     torch.testing.assert_close(fast.masks(*asked), masks, rtol=1e-3, atol=1e-4)
     alone = PlainEngine(model, CPU)(Batch(batch.images[1:], None)).masks
     assert alone is not None

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from torch import Tensor
 
 from detrcli.boxes import around, from_pixels
-from detrcli.model.masks import QueryMasks
+from detrcli.model.masks import HeadOutput, QueryMasks
 from detrcli.structures import Batch, Group, Output, Target
 from detrcli.variants.adapters.base import TransformersNetwork
 from detrcli.variants.adapters.config import MaskConfig
@@ -26,7 +26,6 @@ class MaskNetwork(TransformersNetwork):
         logits: Tensor = found.masks_queries_logits  # (B, Q, h, w)
         height, width = batch.images.shape[-2:]
         boxes = from_pixels(around(logits > 0).float(), *logits.shape[-2:])  # (B, Q, 4)
-        masks = QueryMasks(
-            (height, width), lambda images, queries: logits[images, queries], nullcontext, by_corner=True
-        )
+        head = HeadOutput(lambda images, queries: logits[images, queries])
+        masks = QueryMasks((height, width), head, nullcontext, by_corner=True)
         return Output(Group("decoder", found.class_queries_logits[None], boxes[None])).with_masks(masks)
