@@ -33,6 +33,8 @@ def demo(
         ATTENTION,
         DATA,
         FOUND,
+        KNOWN,
+        MASKS,
         MATCHING,
         MODEL,
         PAGE,
@@ -55,8 +57,10 @@ def demo(
     began = time.perf_counter()
     steps = Steps(out, device, quiet=json)
 
-    shipped = steps.ask("eval", "shapes", "--weights", "shapes")
+    shipped = steps.ask("eval", "shapes", "--weights", "shapes-masks")
     steps.say(_in_words(shipped))
+    steps.run("data", "make", "shapes", KNOWN, "--images", str(5 * SHOWN))
+    steps.ask("predict", f"{KNOWN}/val", "--weights", "shapes-masks", "--threshold", "0.5", "--out", MASKS)
     steps.run("data", "make", "shapes", DATA, "--images", str(PICTURES), "--classes", CLASSES)
     steps.run("data", "show", DATA, "--out", f"{DATA}.png")
     before = steps.ask("eval", DATA, "--weights", "shapes", "--pair-by-id")
@@ -84,6 +88,7 @@ def demo(
         "page": str(out / PAGE),
         "commands": [f"detr {shlex.join(command)}" for command in steps.commands],
         "shapes": shipped["metrics"],
+        "shapes_masks": shipped["masks"],
         "before": before["metrics"],
         "from_nothing": trained[SCRATCH]["metrics"],
         "after": trained[RUN]["metrics"],

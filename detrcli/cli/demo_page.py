@@ -11,7 +11,8 @@ from detrcli.render.page import write_page as write_sections
 
 PAGE = "index.html"
 MODEL = "dino-tiny"  # that the shipped weights are, and that learns from nothing beside them
-DATA, RUN, SCRATCH, FOUND = "unseen", "tuned", "from-nothing", "found"  # in the demo's folder
+# In the demo's folder.
+KNOWN, MASKS, DATA, RUN, SCRATCH, FOUND = "known", "masks", "unseen", "tuned", "from-nothing", "found"
 ATTENTION, MATCHING, QUERIES, REPORT = "attention.png", "matching.png", "queries.png", "report"
 
 
@@ -27,15 +28,18 @@ def write_page(
 ) -> None:
     """Write it into that folder, from the commands and the documents that they printed."""
     (
-        evaluated, made, shown, evaluated_before, from_nothing, evaluated_nothing, tuned, evaluated_tuned,
-        predicted, explained, looked, matched, matched_all, reported,
+        evaluated, made_known, masked, made, shown, evaluated_before, from_nothing, evaluated_nothing, tuned,
+        evaluated_tuned, predicted, explained, looked, matched, matched_all, reported,
     ) = (f"detr {shlex.join(command)}" for command in commands)  # fmt: skip
     numbers = ("AP", "AP50", "AP75")
 
-    def row(name: str, answer: dict[str, Any]) -> tuple[str | float, ...]:
-        return (name, *(answer["metrics"][number] for number in numbers))
+    def row(name: str, answer: dict[str, Any], of: str = "metrics") -> tuple[str | float, ...]:
+        return (name, *(answer[of][number] for number in numbers))
 
-    found = [(open_picture(path).image, path.name) for path in sorted((out / FOUND).iterdir())]
+    found, masks = (
+        [(open_picture(path).image, path.name) for path in sorted((out / folder).iterdir())]
+        for folder in (FOUND, MASKS)
+    )
     write_sections(
         out / PAGE,
         "The whole round of a detection transformer",
@@ -46,10 +50,12 @@ def write_page(
             Section(
                 "A detector that is there",
                 "The `shapes` weights: a small DINO of 1.3 million parameters, trained from scratch on circles, "
-                "squares, triangles, stars and crosses.",
-                evaluated,
-                ("data", *numbers),
-                [row("shapes", shipped)],
+                "squares, triangles, stars and crosses. With a mask head on it they are the `shapes-masks` weights, "
+                "which find the same boxes, and the pixels of each object.",
+                f"{evaluated}\n{made_known}\n{masked}",
+                ("shapes", *numbers),
+                [row("boxes", shipped), row("masks", shipped, "masks")],
+                pictures=[(grid_figure(masks), "Masks of shapes that it knows")],
             ),
             Section(
                 "Data that it has never seen",

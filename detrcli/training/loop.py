@@ -85,8 +85,8 @@ class Training:
         self.model = initial.weights.model().to(device)
         self.model.freeze(initial.freeze)
         self.data = data.with_masks() if self.model.has_masks else data
-        of_masks = self.model.has_masks and has_masks(data.truth)
-        self.evaluator = evaluator or (CocoMaskEvaluator() if of_masks else CocoEvaluator())
+        self.val_has_masks = self.model.has_masks and has_masks(data.truth)
+        self.evaluator = evaluator or (CocoMaskEvaluator() if self.val_has_masks else CocoEvaluator())
         self.loss = initial.weights.make_loss()
         self.parameter_groups = initial.weights.variant.parameter_groups(self.model)
         self.trainer = Trainer(
@@ -409,7 +409,8 @@ class Training:
                     annotated,
                     self.loss.matcher,
                 )
-        return self.evaluator.evaluate(truth, found.results), validation_loss(detector, annotated, self.loss)
+        learned = annotate(data.val, weights.classes, masks=True) if self.val_has_masks else annotated
+        return self.evaluator.evaluate(truth, found.results), validation_loss(detector, learned, self.loss)
 
 
 def _as_plain(batches: Sequence[Examples]) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """Weights made to fit other classes, or another number of queries."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
+from torch import Tensor
 
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
@@ -58,14 +60,14 @@ def fit(weights: Weights, classes: Classes, queries: int | None = None) -> Fitte
     )
 
 
-def with_mask_head(weights: Weights, model: str) -> Weights:
-    """A detector's weights in a model that has a mask head on such a detector; the head starts from torch's state."""
+def with_mask_head(weights: Weights, model: str, head: Mapping[str, Tensor] | None = None) -> Weights:
+    """A detector's weights in a model with this mask head on such a detector; a new one starts from torch's state."""
     wanted = preset(model)
     variant = variant_of(wanted)
     if difference := variant.difference(weights.config, wanted):
         raise UsageError(f"{weights.source}: not the detector of a {model}: {difference}.")
     config = variant.config(**{one.name: getattr(weights.config, one.name) for one in fields(weights.config)})
-    tensors = variant.build(config).state_dict()
+    tensors = dict(variant.build(config).state_dict() if head is None else head)
     tensors |= {DETECTOR + name: tensor for name, tensor in weights.tensors.items()}
     terms = {**variant.loss.loss, **weights.loss.loss}
     return replace(weights, config=config, tensors=tensors, loss=replace(weights.loss, loss=terms))

@@ -3,12 +3,14 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from detrcli.config import ModelConfig
 from detrcli.errors import NOTHING_INSIDE, UsageError, WeightsError
 from detrcli.variants import preset, variant_of
 from detrcli.weights.download import DownloadProgress, fetch, hash_in_name, no_progress
+from detrcli.weights.fit import with_mask_head
 from detrcli.weights.formats import folder, hugging_face, native, published, torchvision
 from detrcli.weights.known import EXPORTS, is_url, unknown_weights
 from detrcli.weights.phrases import phrases_of_classes
@@ -75,7 +77,7 @@ def _load(
     phrases: Sequence[str],
 ) -> Weights:
     if source in SHIPPED:
-        return native.load(SHIPPED[source].path, source)
+        return _shipped(source)
     if source in PUBLISHED:
         known = PUBLISHED[source]
         path = fetch(known.url, known.sha256, progress)
@@ -112,6 +114,14 @@ def _load(
                 raise WeightsError(f"{source}: it has the SHA-256 {found}, not {sha256}.")
         return _load_file(path, source, wanted)
     raise unknown_weights(source)
+
+
+def _shipped(name: str) -> Weights:
+    one = SHIPPED[name]
+    if one.detector is None or one.model is None:
+        return native.load(one.path, name)
+    detector = replace(_shipped(one.detector), source=name)
+    return with_mask_head(detector, one.model, native.load_part(one.path, name))
 
 
 def _load_kept(path: Path, source: str) -> Weights:

@@ -59,6 +59,9 @@ class Shipped:
     """Weights that come with the package, and beside them a record of their training: commands, time, metrics."""
 
     path: Path
+    # Where the file holds a mask head alone: the shipped detector that it stands on, and the model that both make.
+    detector: str | None = None
+    model: str | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -68,7 +71,13 @@ class Shipped:
         return record
 
 
-# Both of the same data: a small DINO, and the plain small DETR that it is compared with.
+def _beside(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.safetensors")
+
+
+# All of the same data: a small DINO, its mask head, and the plain small DETR that it is compared with.
 SHIPPED = {
-    name: Shipped(Path(__file__).with_name(f"{name}.safetensors")) for name in ("shapes", "shapes-detr")
+    "shapes": Shipped(_beside("shapes")),
+    "shapes-masks": Shipped(_beside("shapes-masks"), "shapes", "dino-tiny-masks"),
+    "shapes-detr": Shipped(_beside("shapes-detr")),
 }

@@ -4,10 +4,12 @@ The header also holds a checksum over everything, since safetensors itself loads
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from detrcli.errors import WeightsError
 from detrcli.system.files import write_whole
@@ -39,17 +41,23 @@ def in_order(file: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + file[end:]
 
 
+def part_to_file(tensors: Mapping[str, Tensor]) -> bytes:
+    """A file of some tensors of a model, with a checksum and nothing else."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return in_order(to_bytes(whole, {CHECKSUM: checksum({}, whole)}))
+
+
+def load_part(path: Path, source: str) -> dict[str, Tensor]:
+    """The tensors of such a file, if no bit of it has changed."""
+    header, found = _read(path, source)
+    tensors = tensors_in(found, source)
+    _check(header, tensors, source)
+    return tensors
+
+
 def load(path: Path, source: str) -> Weights:
     """Read such a file, and refuse it if a bit of it has changed."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    except SafetensorError as error:
-        raise WeightsError(
-            f"{source}: this is no whole safetensors file ({error}).\n"
-            "It may be damaged, or half a download: fetch or save it again."
-        ) from None
+    header, found = _read(path, source)
     if not header.get("format", "").startswith("detrcli/"):
         raise WeightsError(
             f"{source}: this safetensors file is not one of detr's: it lacks the model's config and classes.\n"
@@ -57,8 +65,24 @@ def load(path: Path, source: str) -> Weights:
         )
     known_variant(header, source)  # before the checksum: another version may have another
     tensors = tensors_in(found, source)
+    _check(header, tensors, source)
+    return from_header(header, tensors, source, path.parent)
+
+
+def _read(path: Path, source: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{source}: this is no whole safetensors file ({error}).\n"
+            "It may be damaged, or half a download: fetch or save it again."
+        ) from None
+
+
+def _check(header: Mapping[str, str], tensors: Mapping[str, Tensor], source: str) -> None:
     if checksum(header, tensors) != header.get(CHECKSUM):
         raise WeightsError(
             f"{source}: the file is damaged: its contents do not fit its checksum.\nFetch or save it again."
         )
-    return from_header(header, tensors, source, path.parent)
