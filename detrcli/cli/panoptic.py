@@ -8,17 +8,13 @@ import numpy as np
 from PIL import Image
 
 from detrcli.cli.detections import Result
+from detrcli.data.maps import as_colours
 
 if TYPE_CHECKING:
     from detrcli.inference.detector import ImageResult
     from detrcli.structures import Classes
 
 FOLDER, FILE = "panoptic", "panoptic.json"
-
-
-def as_colours(ids: np.ndarray) -> np.ndarray:
-    """Ids (H, W) as colours (H, W, 3) uint8: red + 256 green + 65536 blue."""
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
 
 
 def png_of(place: PurePath) -> PurePath:

@@ -56,6 +56,8 @@ class Data:
     def fingerprint(self) -> str:
         """Changes with the pictures, boxes and classes that are trained on."""
         digest = hashlib.sha256(repr((self.classes.ids.tolist(), self.classes.names.tolist())).encode())
+        if self.classes.things is not None:
+            digest.update(self.classes.things.tobytes())
         for tensor in (self.train.image_ids, self.train.ends, self.train.boxes, self.train.labels):
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
