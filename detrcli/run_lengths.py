@@ -6,6 +6,8 @@ from typing import Any, Self, overload
 
 import numpy as np
 
+from detrcli.polygons import polygons_of
+
 
 def encode(mask: np.ndarray) -> bytes:
     """The compressed runs of a mask (H, W), column by column."""
@@ -96,3 +98,7 @@ class MaskRows:
     def rle(self, i: int) -> dict[str, Any]:
         """A mask as COCO writes it."""
         return {"size": list(self.size), "counts": self.counts[i].decode("ascii")}
+
+    def polygons(self, i: int) -> list[list[int]]:
+        """The outlines of a mask, x, y, x, y, ... along the edges of its pixels, one for each of its parts."""
+        return polygons_of(self[i])

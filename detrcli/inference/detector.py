@@ -101,6 +101,11 @@ class Detector:
         return self._model
 
     @property
+    def has_masks(self) -> bool:
+        """Whether its queries have masks; those of exports have none."""
+        return self._model is not None and self._model.has_masks
+
+    @property
     def parameters(self) -> int | None:
         """How many numbers were learned; None where an export does not say."""
         return None if self._model is None else sum(p.numel() for p in self._model.parameters())
@@ -175,7 +180,7 @@ class Detector:
         not depend on the company, but for the rounding of another batch size. With a panoptic rule each has a
         map too.
         """
-        if panoptic is not None and not self.model.has_masks:
+        if panoptic is not None and not self.has_masks:
             raise UsageError(
                 f"{self.weights.source}: this model has no mask head; --format panoptic needs one."
             )
