@@ -110,7 +110,7 @@ def evaluate(
     from detrcli.system import distributed
 
     # As `detr predict --format panoptic` puts maps together, unless another score is asked for.
-    rule = PanopticRule() if threshold is None else PanopticRule(threshold)
+    rule = PanopticRule(threshold)
     threshold = threshold or 0.0
     theirs = classes_in_split(checked)
     names = theirs.names.tolist()

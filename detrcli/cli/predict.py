@@ -27,7 +27,6 @@ from detrcli.cli.options import (
 )
 from detrcli.errors import DataError, UsageError
 
-PANOPTIC_THRESHOLD = 0.85  # as published; the module that has it needs torch
 Format = Literal["json", "coco", "csv", "panoptic"]
 
 
@@ -110,8 +109,7 @@ def predict(
             raise UsageError("--save writes the results, --json and --format print them: one at a time.")
         check_free(save, overwrite=overwrite or resume)
         check_ending(save, ".jsonl")
-    if panoptic and getattr(context.get_parameter_source("threshold"), "name", "") == "DEFAULT":
-        threshold = str(PANOPTIC_THRESHOLD)
+    unsaid = getattr(context.get_parameter_source("threshold"), "name", "") == "DEFAULT"
     overall, by_class = _thresholds(threshold)
     if panoptic and (by_class or classes is not None):
         raise UsageError("--format panoptic takes one --threshold for all classes, and no --classes.")
@@ -170,7 +168,7 @@ def predict(
             raise UsageError(f"{detector.weights.source}: this model has no mask head; --polygons needs one.")
         paths = (item.path for item, _ in mine)
         least = min((overall, *by_class.values()))
-        rule = PanopticRule(overall) if panoptic else None
+        rule = PanopticRule(None if unsaid else overall) if panoptic else None
         stream = detector.stream(
             paths, least, batch_size, max_pixels, keep_images=not no_images, panoptic=rule
         )

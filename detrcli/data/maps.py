@@ -45,8 +45,10 @@ class PanopticMaps:
 
 def as_ids(colours: np.ndarray) -> np.ndarray:
     """Colours (H, W, 3) uint8 as ids (H, W) int32: red + 256 green + 65536 blue."""
-    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
-    ids: np.ndarray = red + 256 * green + 65536 * blue
+    ids: np.ndarray = colours[..., 2].astype(np.int32)
+    for channel in (1, 0):  # in place: pictures are large
+        ids *= 256
+        ids += colours[..., channel]
     return ids
 
 

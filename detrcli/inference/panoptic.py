@@ -12,7 +12,6 @@ from detrcli.losses.scoring import NOTHING, Scoring
 from detrcli.resize import Placement
 from detrcli.structures import Classes, Prediction
 
-THRESHOLD = 0.85  # as published
 NOBODY = -1  # in place of a query: a pixel that belongs to none
 
 
@@ -20,7 +19,7 @@ NOBODY = -1  # in place of a query: a pixel that belongs to none
 class PanopticRule:
     """Which queries take part, and which segments stay."""
 
-    threshold: float = THRESHOLD
+    threshold: float | None = None  # that of the scoring
     least_area: int = 4  # pixels; a segment of no more goes
 
 
@@ -76,7 +75,8 @@ def panoptic_map(
     logits = prediction.logits[image]
     labels = scoring.top_class(logits)  # (Q,)
     scores = scoring.probabilities(logits).amax(-1)  # (Q,)
-    chosen = ((labels != NOTHING) & (scores > rule.threshold)).nonzero()[:, 0]  # (n,)
+    threshold = scoring.sure if rule.threshold is None else rule.threshold
+    chosen = ((labels != NOTHING) & (scores > threshold)).nonzero()[:, 0]  # (n,)
     if not len(chosen):
         return PanopticMap(np.zeros(size, dtype=np.int32), [])
     taking_part = [
