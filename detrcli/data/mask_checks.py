@@ -53,19 +53,17 @@ def check_masks(
 
     def look(i: int) -> _Look:
         own = of_image.get(int(w.image_ids[i]), [])
-        found = _of_map(name, split, i, own) if w.maps else _of_outlines(name, split, i, own, texts)
         advance()
-        return found
+        return _of_map(name, split, i, own) if w.maps else _of_outlines(name, split, i, own, texts)
 
     workers = os.cpu_count() or 1
-    sample = images[:: max(1, len(images) // 8)][:8]
-    start = time.perf_counter()
-    for i in sample:
-        look(i)
-    expected = (time.perf_counter() - start) / max(len(sample), 1) * len(images) / workers
-    if expected > PATIENCE and not full:
-        return None
     with ThreadPoolExecutor(workers) as pool:
+        if not full:  # maps are decoded in parallel, polygons one after the other
+            sample = images[:: max(1, len(images) // (8 * workers))]
+            start = time.perf_counter()
+            list(pool.map(look, sample))
+            if (time.perf_counter() - start) / max(len(sample), 1) * len(images) > PATIENCE:
+                return None
         looks = list(pool.map(look, images))
 
     problems = [problem for found in looks for problem in found.problems]

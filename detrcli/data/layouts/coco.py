@@ -60,8 +60,7 @@ class _File(msgspec.Struct):
 
 def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     """Read an annotation file whose pictures lie in the first of `folders` that has them."""
-    data = _bytes(annotations)
-    file = _decode(annotations, data)
+    file, has_outlines = _decode(annotations)
     if not file.images:
         raise DataError(
             f"{annotations}: there are no images in it; it is not a COCO annotation file, or an empty one."
@@ -77,7 +76,7 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
         maps = _maps(annotations, panoptic, entries) if panoptic else None
         if maps is not None:
             outlines = Outlines(partial(maps.outlines, of_image), np.arange(len(entries)))
-        elif _SOME_OUTLINE.search(data):
+        elif has_outlines:
             outlines = Outlines(partial(_outlines, annotations), np.arange(len(entries)))
         else:
             outlines = None
@@ -164,16 +163,19 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-def _decode(path: Path, data: bytes) -> _File:
+def _decode(path: Path) -> tuple[_File, bool]:
+    """What is read of a file, and whether there is an outline in it."""
+    data = _bytes(path)
+    has_outlines = _SOME_OUTLINE.search(data) is not None
     try:
-        return msgspec.json.decode(data, type=_File)
+        return msgspec.json.decode(data, type=_File), has_outlines
     except msgspec.ValidationError as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         # Python's own reader is slower, and knows the NaN that Python's own writer writes.
-        return msgspec.convert(json.loads(data), _File)
+        return msgspec.convert(json.loads(data), _File), has_outlines
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
 
