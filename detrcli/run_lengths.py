@@ -6,6 +6,8 @@ from typing import Any, Self, overload
 
 import numpy as np
 
+from detrcli.polygons import polygons_of
+
 
 def encode(mask: np.ndarray) -> bytes:
     """The compressed runs of a mask (H, W), column by column."""
@@ -20,11 +22,33 @@ def decode(counts: bytes | Sequence[int], height: int, width: int) -> np.ndarray
 
     Runs are counted here, since pycocotools writes as far as they say.
     """
+    lengths = lengths_in(counts, height, width)
+    on = np.arange(len(lengths)) % 2 == 1  # column by column: off, on, off
+    return np.repeat(on, lengths).reshape(width, height).T
+
+
+def lengths_in(counts: bytes | Sequence[int], height: int, width: int) -> np.ndarray:
+    """The lengths of runs, compressed or not, (R,) int64; a ValueError where they are not of that size."""
     lengths = np.array(read_lengths(counts) if isinstance(counts, bytes) else counts, dtype=np.int64)
     if (lengths < 0).any() or lengths.sum() != height * width:
         raise ValueError("the runs do not fill the picture")
-    on = np.arange(len(lengths)) % 2 == 1  # column by column: off, on, off
-    return np.repeat(on, lengths).reshape(width, height).T
+    return lengths
+
+
+def extent(lengths: np.ndarray, height: int) -> tuple[int, tuple[int, int, int, int]]:
+    """How many pixels a mask of these runs has, and x0, y0, x1, y1 around them; without making the mask."""
+    ends = np.cumsum(lengths)
+    first, end = ends[: len(ends) // 2 * 2 : 2], ends[1::2]  # of the runs that are on
+    first, end = first[end > first], end[end > first]
+    if not len(first):
+        return 0, (0, 0, 0, 0)
+    left, right = first // height, (end - 1) // height
+    top = np.where(
+        left < right, 0, first % height
+    )  # who goes on in the next column has been at its lower end
+    bottom = np.where(left < right, height - 1, (end - 1) % height)
+    around = (int(left.min()), int(top.min()), int(right.max()) + 1, int(bottom.max()) + 1)
+    return int((end - first).sum()), around
 
 
 def read_lengths(text: bytes) -> list[int]:
@@ -74,3 +98,7 @@ class MaskRows:
     def rle(self, i: int) -> dict[str, Any]:
         """A mask as COCO writes it."""
         return {"size": list(self.size), "counts": self.counts[i].decode("ascii")}
+
+    def polygons(self, i: int) -> list[list[int]]:
+        """The outlines of a mask, x, y, x, y, ... along the edges of its pixels, one for each of its parts."""
+        return polygons_of(self[i])

@@ -15,7 +15,7 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "config", "errors", "guide", "resize", "run_lengths", "structures", "system"),
+    ("boxes", "config", "errors", "guide", "polygons", "resize", "run_lengths", "structures", "system"),
     ("data", "losses", "model"),
     ("segmentation",),
     ("variants",),

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrcli.api.opening import Watch, checked_split, source_of, unwatched
-from detrcli.data.checks import Exif
+from detrcli.api.opening import Watch, checked_split, source_of, unwatched, with_readable_masks
+from detrcli.data.checks import Exif, Split
 from detrcli.data.source import DataSource
 from detrcli.data.spec import Note, no_note
 from detrcli.errors import DataError
+from detrcli.evaluation.boundary import with_boundaries
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
+from detrcli.evaluation.panoptic import FoundSegment, PanopticQuality, can_be_counted, quality_of
 from detrcli.evaluation.results import Results, read_results
 from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
 
@@ -40,6 +42,8 @@ class Evaluation:
     seconds_per_picture: Mapping[str, float] | None = None  # by stage
     unread: Sequence[str] = ()  # pictures that were left out
     masks: Mapping[str, float] | None = None  # the same twelve of masks, where model and data have them
+    boundaries: Mapping[str, float] | None = None  # and of masks along their outlines
+    panoptic: PanopticQuality | None = None  # where the data has panoptic maps and the model masks
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in list(self.metrics.items())[:3])
@@ -81,28 +85,46 @@ def evaluate(
     checked = checked_split(
         source_of(data, note), split, exif, note, skip_bad=skip_bad, pictures=predictions is None
     )
-    truth = truth_of(checked, limit=limit, classes=classes)
-    if not len(truth.images):
-        raise DataError(f"There are no pictures in {split} that can be used.")
+
+    def to_be_found(checked: Split) -> Truth:
+        truth = truth_of(checked, limit=limit, classes=classes)
+        if not len(truth.images):
+            raise DataError(f"There are no pictures in {split} that can be used.")
+        return truth
+
+    truth = to_be_found(checked)
     if predictions is not None:
         w = checked.written
         results = read_results(predictions, w.image_ids, w.category_ids, w.files)
         if threshold is not None:  # else every entry counts as written, those of negative scores too
             results = results.part(results.scores >= threshold)
+        if results.masks is not None:
+            truth = to_be_found(with_readable_masks(checked, split, note, skip_bad=skip_bad))
         return _scored(truth, results, split, threshold, max_detections)
 
     # A file of results is scored without torch.
     from detrcli.api.detector import as_detector
     from detrcli.evaluation.class_mapping import map_classes
     from detrcli.evaluation.run import detect_split, readable
+    from detrcli.segmentation.segmentation import MapRequest
     from detrcli.system import distributed
 
+    # As `detr predict --format panoptic` puts maps together, unless another score is asked for.
+    asked = MapRequest("panoptic", threshold, beside=True)
     threshold = threshold or 0.0
     theirs = classes_in_split(checked)
     names = theirs.names.tolist()
     detector = weights(names) if callable(weights) else as_detector(weights, device, text, names)
     mapping = map_classes(detector.classes, theirs, pair_by_id=pair_by_id)
     mapped(mapping)
+    panoptic = False
+    if detector.has_masks:
+        checked = with_readable_masks(checked, split, note, skip_bad=skip_bad)
+        truth = to_be_found(checked)
+        panoptic = checked.written.maps is not None and classes is None
+        if panoptic and not can_be_counted():
+            note("panoptic quality is left out: hotcoco counts it, which has no wheel for this platform")
+            panoptic = False
     with distributed.joined(detector.device):
         first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
         with watch(share) as advance:
@@ -113,6 +135,7 @@ def evaluate(
                 mapping,
                 threshold=threshold,
                 batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
+                maps=asked if panoptic else None,
                 advance=advance,
             )
     truth = readable(truth, found, skip_bad=skip_bad)
@@ -127,6 +150,7 @@ def evaluate(
         parameters=detector.parameters,
         seconds_per_picture={stage: spent / share for stage, spent in detector.seconds.items()},
         unread=tuple(found.unread.values()),
+        segments=found.segments if panoptic else None,
     )
 
 
@@ -142,11 +166,19 @@ def _scored(
     parameters: int | None = None,
     seconds_per_picture: Mapping[str, float] | None = None,
     unread: Sequence[str] = (),
+    segments: Mapping[int, Sequence[FoundSegment]] | None = None,
 ) -> Evaluation:
     start = time.perf_counter()
     scores = score(truth, results, max_detections=max_detections)
     masks = None if results.masks is None else truth_masks(truth)
-    of_masks = None if masks is None else score(truth, results, max_detections=max_detections, masks=masks)
+    of_masks = of_boundaries = quality = None
+    if masks is not None:
+        of_masks = score(truth, results, max_detections=max_detections, masks=masks)
+        of_boundaries = score(
+            truth, results, max_detections=max_detections, masks=masks, counting=with_boundaries
+        )
+    if masks is not None and segments is not None:
+        quality = quality_of(truth, masks, segments)
     return Evaluation(
         split=split,
         truth=truth,
@@ -162,4 +194,6 @@ def _scored(
         seconds_per_picture=seconds_per_picture,
         unread=unread,
         masks=None if of_masks is None else of_masks.metrics,
+        boundaries=None if of_boundaries is None else of_boundaries.metrics,
+        panoptic=quality,
     )

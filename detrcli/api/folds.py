@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,5 +61,6 @@ def suspects_by_folds(
 
 def _written(split: Split, images: np.ndarray, path: Path) -> Path:
     """Some images of a split as an annotation file."""
-    path.write_text(json.dumps(coco_document(images_of(split.written, images))), encoding="utf-8")
+    written = replace(split.written, sizes=split.sizes)
+    path.write_text(json.dumps(coco_document(images_of(written, images))), encoding="utf-8")
     return path

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from detrcli.data.checks import Exif, Split
-from detrcli.data.examine import headers_only
+from detrcli.data.examine import DatasetReport, headers_only, masks_examined
 from detrcli.data.source import DataSource
 from detrcli.data.spec import Note, open_source, tell_problems, to_be_looked_at
 
@@ -29,3 +29,11 @@ def checked_split(
     examined = headers_only(source, [split], exif, pictures=pictures, leave_out_bad=skip_bad)
     tell_problems(examined, note)
     return examined.splits[split]
+
+
+def with_readable_masks(checked: Split, split: str, note: Note, *, skip_bad: bool) -> Split:
+    """The same without objects whose masks cannot be read, which are told; those that are no errors stay."""
+    report = DatasetReport("", {split: checked}, [], decoded=False)
+    found = masks_examined(report, full=True, leave_out_bad=skip_bad)
+    tell_problems(found, note)
+    return found.splits[split]

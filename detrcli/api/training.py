@@ -3,14 +3,14 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detrcli.data.checks import Exif
-from detrcli.data.examine import DatasetReport, examine
+from detrcli.data.examine import DatasetReport, examine, masks_examined
 from detrcli.data.source import BUILT_IN
 from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
 from detrcli.doctor.finding import Finding
@@ -30,6 +30,7 @@ from detrcli.training.settings import Settings, given_settings
 from detrcli.training.setup import begin, facts_of, resumed, take
 from detrcli.training.state import load_state
 from detrcli.weights.download import DownloadProgress, no_progress
+from detrcli.weights.formats.header import known_variant
 
 DEFAULT_OUT = "runs/train"
 REPORT, REPORT_SHARE = "report", 0.05  # its folder in the run, and of the training's time
@@ -149,7 +150,9 @@ def train(
 
         def look() -> DatasetReport:
             with hooks.watch("looking at pictures") as advance:
-                return examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, advance=advance)
+                return examine(
+                    spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, masks=False, advance=advance
+                )
 
         examined = distributed.broadcast_object(look)
         tell_problems(examined, note)
@@ -157,7 +160,14 @@ def train(
         if state is None:
             with hooks.download() as progress:
                 initial = begin(given, taken.classes, facts_of(taken.train), progress)
+            variant = initial.weights.variant
         else:
+            with _understood(Path(str(resume))):
+                variant = known_variant(state["weights"], str(resume))
+        if variant.detector is not None:  # it has a mask head on that
+            examined = _with_masks(examined, hooks, leave_out_bad=spec.skip_bad)
+            taken = take(spec.name, examined)
+        if state is not None:
             with _understood(Path(str(resume))):
                 initial = resumed({**state, "settings": given}, taken)
         for line in initial.notes:
@@ -210,6 +220,21 @@ def train(
         settings=initial.settings,
         first=first,
     )
+
+
+def _with_masks(examined: DatasetReport, hooks: Hooks, *, leave_out_bad: bool) -> DatasetReport:
+    """The same without masks that cannot be read, which are told.
+
+    Where they are left out all are looked at, however long it takes: so a run goes on with what it was begun with.
+    """
+
+    def look() -> DatasetReport:
+        with hooks.watch("looking at masks") as advance:
+            return masks_examined(examined, full=leave_out_bad, leave_out_bad=leave_out_bad, advance=advance)
+
+    found = distributed.broadcast_object(look)
+    tell_problems(replace(found, problems=found.problems[len(examined.problems) :]), hooks.note)
+    return found
 
 
 def _reported(

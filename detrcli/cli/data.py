@@ -98,11 +98,14 @@ def make(
     objects: Annotated[
         int, typer.Option(metavar="N", min=1, max=50, help="At most so many in a picture.")
     ] = 5,
+    panoptic: Annotated[
+        bool, typer.Option("--panoptic", help="Before sky, grass and sand, with COCO's panoptic files too.")
+    ] = False,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1)] = 0,
     debug: Debug = False,
 ) -> None:
     """Make a data set of coloured shapes, the same from the same seed."""
-    from detrcli.cli.console import Status
+    from detrcli.cli.console import Status, warn
     from detrcli.cli.outputs import check_free
     from detrcli.data.make import make_shapes
 
@@ -115,8 +118,12 @@ def make(
             classes=[name.strip() for name in classes.split(",")],
             objects=objects,
             seed=seed,
+            panoptic=panoptic,
             advance=status.advance,
         )
+    if panoptic:
+        file = folder / "annotations" / "panoptic_train.json"
+        warn(f"{folder} as DATA are the shapes alone; with the stuff behind them it is {file}")
 
 
 @data_app.command("mend")

@@ -16,6 +16,7 @@ def document(found: DatasetReport, *, held_out: bool) -> dict[str, Any]:
         "layout": found.layout,
         "held_out": held_out,  # val is a part of train
         "decoded": found.decoded,  # every picture, not its header only
+        "masks": found.masks,  # whether every mask was looked at; null where there are none
         "splits": {split: asdict(found.summary(split)) for split in found.splits},
         "problems": [asdict(problem) for problem in found.problems],
     }
@@ -28,6 +29,8 @@ def show_report(found: DatasetReport, *, held_out: bool) -> None:
         warn("there is no validation split: a tenth of train is held out, by a hash of the file names")
     if not found.decoded:
         warn("the pictures' headers were read; decoding them all takes more than a minute: --full")
+    if found.masks is False:
+        warn("the masks were not looked at, which takes more than a minute: --full")
     summaries = {split: found.summary(split) for split in found.splits}
     print_table(
         ("split", "images", "boxes", "empty images", "most boxes"),

@@ -38,7 +38,7 @@ class Result:
     segments: Sequence[Mapping[str, Any]] | None = None  # of its map, where it has one, as they are written
 
 
-def _rows(found: "Detections | None") -> Iterator[dict[str, Any]]:
+def _rows(found: "Detections | None", *, polygons: bool = False) -> Iterator[dict[str, Any]]:
     """A detection each, in plain Python; a thousandth of a pixel is as fine as float32 goes."""
     if found is None:
         return
@@ -50,10 +50,11 @@ def _rows(found: "Detections | None") -> Iterator[dict[str, Any]]:
             "score": round(float(found.scores[i]), 6),
             "box": [round(value, 3) for value in found.boxes[i].tolist()],
             **({} if found.masks is None else {"mask": found.masks.rle(i)}),
+            **({"polygons": found.masks.polygons(i)} if polygons and found.masks is not None else {}),
         }
 
 
-def as_line(result: Result) -> dict[str, Any]:
+def as_line(result: Result, *, polygons: bool = False) -> dict[str, Any]:
     """One picture of the document below, or why it was skipped."""
     if result.problem is not None:
         return {"file": result.file, "reason": result.problem}
@@ -61,17 +62,19 @@ def as_line(result: Result) -> dict[str, Any]:
         "file": result.file,
         "width": result.width,
         "height": result.height,
-        "detections": list(_rows(result.detections)),
+        "detections": list(_rows(result.detections, polygons=polygons)),
     }
 
 
-def as_json(results: Sequence[Result], weights: str, threshold: Threshold) -> dict[str, Any]:
+def as_json(
+    results: Sequence[Result], weights: str, threshold: Threshold, *, polygons: bool = False
+) -> dict[str, Any]:
     """The document `detr.predict/1`."""
     return {
         "schema": "detr.predict/1",
         "weights": weights,
         "threshold": threshold,
-        "images": [as_line(result) for result in results if result.problem is None],
+        "images": [as_line(result, polygons=polygons) for result in results if result.problem is None],
         "skipped": [as_line(result) for result in results if result.problem is not None],
     }
 
@@ -114,10 +117,12 @@ def print_results(
     weights: str,
     threshold: Threshold,
     ids: Mapping[str, int] | None = None,
+    *,
+    polygons: bool = False,
 ) -> None:
     """In a format, or as a table for people."""
     if format_ == "json":
-        print_json(as_json(results, weights, threshold))
+        print_json(as_json(results, weights, threshold, polygons=polygons))
     elif format_ == "coco":
         print_json(as_coco(results, ids))
     elif format_ == "csv":

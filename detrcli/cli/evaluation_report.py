@@ -6,6 +6,7 @@ from typing import Any
 
 from detrcli.api.evaluating import Evaluation
 from detrcli.cli.console import print_table
+from detrcli.cli.panoptic_report import quality_document, show_quality
 from detrcli.evaluation.errors import KINDS, ErrorKind
 from detrcli.evaluation.thresholds import Thresholds
 from detrcli.system.text import visible
@@ -54,6 +55,8 @@ def document(
         "images": len(found.truth.images),
         "metrics": dict(found.metrics),
         **({} if found.masks is None else {"masks": dict(found.masks)}),
+        **({} if found.boundaries is None else {"boundary": dict(found.boundaries)}),
+        **({} if found.panoptic is None else {"panoptic": quality_document(found.panoptic)}),
         "per_class": [asdict(one) for one in found.per_class],
         **facts,
         **({} if errors is None else {"errors": [asdict(one) for one in errors]}),
@@ -72,7 +75,9 @@ def show_evaluation(
         print(f"Only detections with a score of {found.threshold} or more count, which lowers AP.")
     print()
     most = found.max_detections
-    measured = {"": found.metrics} if found.masks is None else {"boxes": found.metrics, "masks": found.masks}
+    measured = {"": found.metrics}
+    if found.masks is not None and found.boundaries is not None:
+        measured = {"boxes": found.metrics, "masks": found.masks, "boundary": found.boundaries}
     print_table(
         ("", *measured, "IoU", "size", "at most"),
         [
@@ -94,6 +99,9 @@ def show_evaluation(
             for one in sorted(found.per_class, key=lambda one: (-one.AP, one.label))
         ],
     )
+    if found.panoptic is not None:
+        print()
+        show_quality(found.panoptic)
     if errors is not None:
         print()
         print_table(

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from detrcli.cli.detections import Result
+from detrcli.data.maps import as_colours
 from detrcli.segmentation.maps import MapKind, PanopticMap, SemanticMap
 
 if TYPE_CHECKING:
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 def file_of(kind: MapKind) -> str:
     """The name of the JSON; that of the folder beside it, with the PNGs, is the kind's."""
     return f"{kind}.json"
-
-
-def as_colours(ids: np.ndarray) -> np.ndarray:
-    """Ids (H, W) as colours (H, W, 3) uint8: red + 256 green + 65536 blue."""
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
 
 
 def as_grey(ids: np.ndarray, most: int) -> np.ndarray:

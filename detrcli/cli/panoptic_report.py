@@ -14,19 +14,29 @@ def panoptic_document(found: PanopticQuality, predictions: str) -> dict[str, Any
         "schema": "detr.eval/1",
         "images": found.images,
         "predictions": predictions,
-        "panoptic": {
-            **asdict(found.all),
-            "things": asdict(found.things),
-            "stuff": asdict(found.stuff),
-            "per_class": [asdict(one) for one in found.per_class],
-        },
+        "panoptic": quality_document(found),
+    }
+
+
+def quality_document(found: PanopticQuality) -> dict[str, Any]:
+    """The numbers."""
+    return {
+        **asdict(found.all),
+        "things": asdict(found.things),
+        "stuff": asdict(found.stuff),
+        "per_class": [asdict(one) for one in found.per_class],
     }
 
 
 def show_panoptic(found: PanopticQuality, predictions: str) -> None:
     """Print it for people."""
     print(f"{visible(predictions)}: {found.images:,} pictures\n")
-    groups = {"all": found.all, "things": found.things, "stuff": found.stuff}
+    show_quality(found)
+
+
+def show_quality(found: PanopticQuality) -> None:
+    """The numbers, as tables."""
+    groups = {"panoptic": found.all, "things": found.things, "stuff": found.stuff}
     print_table(("", "PQ", "SQ", "RQ"), [(name, *_numbers(one)) for name, one in groups.items()])
     print()
     print_table(

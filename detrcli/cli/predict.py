@@ -57,6 +57,9 @@ def predict(
     format_: Annotated[
         Format | None, typer.Option("--format", help="Print this in place of a table.")
     ] = None,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="With --json and --save: outlines of the masks beside them.")
+    ] = False,
     ids_from: Annotated[
         Path | None,
         typer.Option(metavar="ANN", help="COCO annotations whose ids --format coco takes, by file name."),
@@ -121,6 +124,8 @@ def predict(
         raise UsageError(
             "--ids-from is for --format coco, panoptic and semantic: other formats name the files."
         )
+    if polygons and not (save is not None or format_ == "json"):
+        raise UsageError("--polygons is for --json and --save: other formats have no place for them.")
     named = list(collect(paths_named(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
@@ -147,6 +152,7 @@ def predict(
             "classes": classes,
             "size": size,
             "max_size": max_size,
+            "polygons": polygons or None,  # files of earlier versions do not say it
         }
         lines = None if save is None else PredictionLines(save, asked, resume=resume)
         if lines is not None:
@@ -167,6 +173,8 @@ def predict(
             precision=precision,
             engine=engine,
         )
+        if polygons and not detector.has_masks:
+            raise UsageError(f"{detector.weights.source}: this model has no mask head; --polygons needs one.")
         paths = (item.path for item, _ in mine)
         least = min((overall, *by_class.values()))
         asked_map = None if kind is None else MapRequest(kind, None if default else overall)
@@ -215,7 +223,7 @@ def predict(
         write_whole(out / maps.file_of(kind), dumps(found).encode())
         print_json(found)
     else:
-        show.print_results(results, format_, weights, asked_for, ids)
+        show.print_results(results, format_, weights, asked_for, ids, polygons=polygons)
 
     skipped = sum(result.problem is not None for result in results)
     if looked_at and skipped == looked_at:

@@ -23,6 +23,7 @@ class PredictionLines:
     def __init__(self, path: Path, asked: dict[str, Any], *, resume: bool) -> None:
         self.path = path
         self.head = {"schema": SCHEMA, **asked}
+        self._polygons = bool(asked.get("polygons"))
         distributed.broadcast_object(lambda: self._begin(resume=resume))
         self.done = {line["file"] for line in _lines(path)}
         several = distributed.world_size() > 1
@@ -73,7 +74,7 @@ class PredictionLines:
 
     def add(self, result: Result) -> None:
         """One picture more."""
-        self._file.write(json.dumps(as_line(result)) + "\n")
+        self._file.write(json.dumps(as_line(result, polygons=self._polygons)) + "\n")
         self._file.flush()
 
 

@@ -20,8 +20,11 @@ ROUNDING = 1.0  # pixels that a box may reach beyond its picture before that is 
 
 # Errors that --skip-bad turns into leaving the entry out.
 SKIPPABLE = frozenset(
-    {"missing-picture", "bad-picture", "size-mismatch", "unknown-image", "unknown-category", "bad-box"}
-)
+    {
+        "missing-picture", "bad-picture", "size-mismatch", "unknown-image", "unknown-category", "bad-box",
+        "missing-map", "bad-map", "segment-twice", "missing-segment", "mask-size", "bad-mask",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def check_split(name: str, written: RawAnnotations, exif: Exif = "auto", *, pict
     """
     split = _SplitChecker(name, written)
     _check_ids(split)
+    written = split.written
     inside = _check_paths(split)
     sizes = written.sizes.tolist()
     looked_at = [i for i in np.flatnonzero(inside).tolist() if pictures or not all(sizes[i])]
@@ -65,6 +69,7 @@ def check_split(name: str, written: RawAnnotations, exif: Exif = "auto", *, pict
     for i, header in zip(looked_at, headers, strict=True):
         here[i] = header
     usable_images, sizes, turned = _check_pictures(split, here, inside, exif)
+    _check_maps(split, usable_images, sizes)
     usable = _check_annotations(split, usable_images, sizes)
     return Split(written, split.problems, usable_images, usable, sizes, turned)
 
@@ -76,6 +81,15 @@ def _check_ids(split: _SplitChecker) -> None:
             split.error("duplicate-id", f"{what} {repeated}", f"{what} id {repeated} is given more than once")
     for repeated in _repeated(w.annotation_ids):
         split.warning("duplicate-annotation-id", f"annotation {repeated}", "given more than once; renumbered")
+    if w.maps is not None:
+        named = np.stack([w.of_image, w.maps.segment_ids], axis=1)  # (N, 2)
+        _, first = np.unique(named, axis=0, return_index=True)
+        again = np.ones(len(named), dtype=bool)
+        again[first] = False
+        for i in np.flatnonzero(again).tolist():
+            what = "its id is given more than once, so that segments overlap"
+            split.error("segment-twice", annotation_named(w, i), what)
+        split.written = w.with_annotations(~again)
 
 
 def _repeated(ids: np.ndarray) -> list[int]:
@@ -141,6 +155,35 @@ def _check_pictures(
     return usable, sizes, turned
 
 
+def _check_maps(split: _SplitChecker, usable: np.ndarray, sizes: np.ndarray) -> None:
+    """Panoptic maps by their headers: pictures without one that fits are not usable."""
+    maps, written = split.written.maps, split.written
+    if maps is None:
+        return
+    looked_at: list[tuple[int, str]] = []
+    for i in np.flatnonzero(usable).tolist():
+        file = maps.files.get(int(written.image_ids[i]))
+        if file is not None and lies_inside(maps.folder, file):
+            looked_at.append((i, file))
+            continue
+        usable[i] = False
+        if file is None:
+            split.error("missing-map", _image(split, i), "the file names no map of it")
+        else:
+            split.error("leaves-folder", _image(split, i), f"its map {file} lies outside {maps.folder}")
+    headers = read_headers(maps.folder, [file for _, file in looked_at])
+    for (i, file), header in zip(looked_at, headers, strict=True):
+        (height, width), (rows, columns) = sizes[i].tolist(), header.stored
+        if header.problem is not None:
+            missing = header.problem == "there is no such file"
+            what = f"its map {maps.folder / file}: {header.problem}"
+            split.error("missing-map" if missing else "bad-map", _image(split, i), what)
+        elif (rows, columns) != (height, width):
+            what = f"its map {file} is {columns} x {rows}, the picture {width} x {height}"
+            split.error("mask-size", _image(split, i), what)
+        usable[i] &= header.problem is None and (rows, columns) == (height, width)
+
+
 def _check_annotations(split: _SplitChecker, usable_images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Which annotations give a box. Those of pictures that are not usable are passed over in silence."""
     w = split.written
@@ -199,7 +242,14 @@ def _image(split: _SplitChecker, i: int) -> str:
 
 
 def _annotation(split: _SplitChecker, i: int) -> str:
-    return f"annotation {split.written.annotation_ids[i]}"
+    return annotation_named(split.written, i)
+
+
+def annotation_named(written: RawAnnotations, i: int) -> str:
+    """How a user finds it: by its id, or by that in its picture where it is a segment."""
+    if written.maps is None:
+        return f"annotation {written.annotation_ids[i]}"
+    return f"segment {written.maps.segment_ids[i]} of image {written.of_image[i]}"
 
 
 def check_together(splits: Mapping[str, Split]) -> Iterator[Problem]:
@@ -244,15 +294,23 @@ def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
 
 
 def classes_without(splits: Mapping[str, Split], left_out: Collection[int]) -> Classes:
-    """The classes of these splits by rising id, without some categories."""
-    named = {
-        category: name
-        for split in splits.values()
-        for category, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True)
-        if category not in left_out
-    }
+    """The classes of these splits by rising id, without some categories. Where all are things, nobody says so."""
+    named: dict[int, str] = {}
+    stuff: set[int] = set()
+    for split in splits.values():
+        w = split.written
+        for category, name, thing in zip(
+            w.category_ids.tolist(), w.names, w.things or [True] * len(w.names), strict=True
+        ):
+            if category not in left_out:
+                named[category] = name
+                stuff |= set() if thing else {category}
     ids = sorted(named)
-    return Classes(ids=np.array(ids, dtype=np.int64), names=np.array([named[i] for i in ids], dtype=np.str_))
+    return Classes(
+        ids=np.array(ids, dtype=np.int64),
+        names=np.array([named[i] for i in ids], dtype=np.str_),
+        things=np.array([i not in stuff for i in ids]) if stuff else None,
+    )
 
 
 def _parents(splits: Mapping[str, Split]) -> Iterator[Problem]:

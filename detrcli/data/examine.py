@@ -8,6 +8,7 @@ import numpy as np
 
 from detrcli.data.checks import Exif, Split, check_split, check_together, parents_without_boxes, skip_bad
 from detrcli.data.decode import alike, decode_all
+from detrcli.data.mask_checks import check_masks
 from detrcli.data.raw_annotations import Problem
 from detrcli.data.source import DataSource
 from detrcli.errors import DataError, UsageError
@@ -41,6 +42,7 @@ class DatasetReport:
     splits: Mapping[str, Split]
     problems: Sequence[Problem]
     decoded: bool  # whether every picture was decoded whole
+    masks: bool | None = None  # whether every mask was looked at; None where there are none, or nobody asked
 
     @property
     def ok(self) -> bool:
@@ -87,9 +89,10 @@ def examine(
     exif: Exif = "auto",
     full: bool = False,
     leave_out_bad: bool = False,
+    masks: bool = True,
     advance: Callable[[], None] = lambda: None,
 ) -> DatasetReport:
-    """Read every split and check it, by itself and beside the others."""
+    """Read every split and check it, by itself and beside the others; the masks too where they are asked for."""
     if exif == "ignore" and source.layout.name == "yolo":
         raise UsageError(
             "YOLO's boxes are shares of the picture as it is displayed: --exif ignore does not fit them."
@@ -138,7 +141,34 @@ def examine(
                 problems.append(Problem("warning", "near-duplicate", b, b, what))
     if leave_out_bad:
         problems = skip_bad(problems)
-    return DatasetReport(source.layout.name, splits, problems, decoded is not None)
+    found = DatasetReport(source.layout.name, splits, problems, decoded is not None)
+    return masks_examined(found, full=full, leave_out_bad=leave_out_bad, advance=advance) if masks else found
+
+
+def masks_examined(
+    found: DatasetReport,
+    *,
+    full: bool,
+    leave_out_bad: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> DatasetReport:
+    """The same with the masks looked at, where that takes less than a minute or `full` asks for it."""
+    if not any(split.written.outlines for split in found.splits.values()):
+        return found
+    splits: dict[str, Split] = {}
+    problems: list[Problem] = []
+    for name, split in found.splits.items():
+        checked = check_masks(name, split, full=full, advance=advance)
+        if checked is None:
+            return replace(found, masks=False)
+        splits[name] = checked
+        problems += checked.problems[len(split.problems) :]
+    return replace(
+        found,
+        splits=splits,
+        problems=[*found.problems, *(skip_bad(problems) if leave_out_bad else problems)],
+        masks=True,
+    )
 
 
 def headers_only(

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from detrcli.data.maps import as_colours
 from detrcli.data.outlines import encoded
-from detrcli.data.shapes import CATALOGUE, DEFAULT, Scene, scene
+from detrcli.data.shapes import CATALOGUE, DEFAULT, STUFF, Scene, scene
 from detrcli.errors import UsageError
 from detrcli.system.cache import cache_folder
 
@@ -21,6 +22,8 @@ IMAGES, SIZE, OBJECTS, SEED = 2000, 128, 5, 0
 VAL_SHARE = 5  # a validation picture for so many of train
 VAL_FIRST = 1 << 30  # validation is another stretch of the same seed's series, whatever --images is
 EDITION = 1  # to be counted up with any change of what is drawn
+MOST_SEGMENTS = 64  # of a picture
+SPREAD = 0x9E3779  # odd: times this, ids that follow each other are colours that differ
 
 
 def make_shapes(
@@ -31,9 +34,13 @@ def make_shapes(
     classes: Sequence[str] = DEFAULT,
     objects: int = OBJECTS,
     seed: int = SEED,
+    panoptic: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write train and val, whole or not at all. Category ids count from 1 in the order of the classes."""
+    """Write train and val, whole or not at all. Category ids count from 1 in the order of the classes.
+
+    Panoptic ones have stuff behind the shapes, and files in COCO's panoptic form too, with ids that go on for stuff.
+    """
     unknown = [name for name in classes if name not in CATALOGUE]
     if unknown or not classes or len(set(classes)) < len(classes):
         raise UsageError(
@@ -41,7 +48,7 @@ def make_shapes(
         )
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        _write(temporary, images, size, classes, objects, seed, advance)
+        _write(temporary, images, size, classes, objects, seed, advance, panoptic=panoptic)
         if folder.is_dir():
             folder.rmdir()  # an empty one stands in the way on some systems
         os.replace(temporary, folder)
@@ -57,22 +64,40 @@ def _write(
     objects: int,
     seed: int,
     advance: Callable[[], None],
+    *,
+    panoptic: bool,
 ) -> None:
     for split, first, count in (("train", 0, images), ("val", VAL_FIRST, max(1, images // VAL_SHARE))):
         (folder / split).mkdir(parents=True, exist_ok=True)
+        maps = folder / "annotations" / f"panoptic_{split}"
+        (maps if panoptic else maps.parent).mkdir(parents=True, exist_ok=True)
+        infos: list[list[dict[str, Any]]] = [[] for _ in range(count)]  # the segments of each picture
 
-        def draw(number: int, split: str = split, first: int = first) -> tuple[str, Scene]:
-            made, name = scene(seed, first + number, size, classes, objects), f"{number:06d}.png"
+        def draw(
+            number: int,
+            split: str = split,
+            first: int = first,
+            maps: Path = maps,
+            infos: list[list[dict[str, Any]]] = infos,
+        ) -> tuple[str, Scene]:
+            made = scene(seed, first + number, size, classes, objects, landscape=panoptic)
+            name = f"{number:06d}.png"
             Image.fromarray(made.pixels).save(folder / split / name, compress_level=1)
+            if panoptic:
+                ids, infos[number] = _segments(made, number, len(classes))
+                Image.fromarray(as_colours(ids)).save(maps / name, compress_level=1)
             advance()
             return name, made
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             document = _document(pool.map(draw, range(count)), size, classes)
-        (folder / "annotations").mkdir(exist_ok=True)
-        (folder / "annotations" / f"instances_{split}.json").write_text(
-            json.dumps(document), encoding="utf-8"
-        )
+        _dump(document, folder / "annotations" / f"instances_{split}.json")
+        if panoptic:
+            _dump(_panoptic_document(document, infos), maps.with_suffix(".json"))
+
+
+def _dump(document: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def _document(scenes: Any, size: int, classes: Sequence[str]) -> dict[str, Any]:
@@ -94,6 +119,53 @@ def _document(scenes: Any, size: int, classes: Sequence[str]) -> dict[str, Any]:
             )
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _segments(made: Scene, number: int, classes: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The ids (S, S) of a picture's map and what COCO says of each: all stuff of a kind, and every shape."""
+    assert made.stuff is not None
+    behind = ~made.masks.any(0)  # (S, S)
+    stuff = [(classes + kind, behind & (made.stuff == kind)) for kind in range(len(STUFF))]
+    ids = np.zeros(made.stuff.shape, dtype=np.int64)
+    infos: list[dict[str, Any]] = []
+    for label, mask in [*stuff, *zip(made.labels.tolist(), made.masks, strict=True)]:
+        if not mask.any():
+            continue
+        id_ = (number * MOST_SEGMENTS + len(infos) + 1) * SPREAD % 256**3
+        ids[mask] = id_
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        x, y = int(columns[0]), int(rows[0])
+        infos.append(
+            {
+                "id": id_,
+                "category_id": label + 1,
+                "iscrowd": 0,
+                "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+                "area": int(np.count_nonzero(mask)),
+            }
+        )
+    return ids, infos
+
+
+def _panoptic_document(
+    instances: dict[str, Any], infos: Sequence[Sequence[dict[str, Any]]]
+) -> dict[str, Any]:
+    """COCO's panoptic file of the same images; their maps have the names of the pictures."""
+    things = instances["categories"]
+    return {
+        "images": instances["images"],
+        "annotations": [
+            {"image_id": image["id"], "file_name": image["file_name"], "segments_info": segments}
+            for image, segments in zip(instances["images"], infos, strict=True)
+        ],
+        "categories": [
+            *({**one, "isthing": 1} for one in things),
+            *(
+                {"id": i, "name": name, "supercategory": "", "isthing": 0}
+                for i, name in enumerate(STUFF, len(things) + 1)
+            ),
+        ],
+    }
 
 
 def built_in() -> Path:

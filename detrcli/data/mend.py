@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detrcli.data.coco_writer import coco_document
+from detrcli.data.coco_writer import coco_document, images_document
 from detrcli.data.examine import headers_only
 from detrcli.data.layouts.coco import annotation_ids
 from detrcli.data.masks import box_around
@@ -132,10 +132,9 @@ def _document(split: RawAnnotations) -> dict[str, Any]:
     if split.annotation_file is None:
         return coco_document(split)
     document: dict[str, Any] = json.loads(split.annotation_file.read_bytes())
-    made = coco_document(split)
     own = set(split.image_ids.tolist())
     more = {int(one["id"]): one for one in document["images"]}
-    document["images"] = [{**more[one["id"]], **one} for one in made["images"]]
+    document["images"] = [{**more[one["id"]], **one} for one in images_document(split)]
     annotations = document.get("annotations") or []
     ids = annotation_ids([one.get("id") for one in annotations]).tolist()
     of_image = whole_numbers((one.get("image_id") for one in annotations), otherwise=NO_ID).tolist()

@@ -1,4 +1,4 @@
-"""Where the outlines of annotated objects stand, and what one says: polygons or run lengths, as COCO has them.
+"""Where the outlines of annotated objects stand, and what one says: polygons, run lengths or a map, as COCO has them.
 
 They are read when masks are asked for and not before: in COCO they are nine tenths of the file.
 """
@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detrcli.run_lengths import decode, encode
+from detrcli.data.maps import HEAD, segment_of
+from detrcli.run_lengths import decode, encode, lengths_in
 
 NOTHING = (b"", b"null", b"[]")  # what stands in place of an outline where there is none
 
@@ -21,7 +22,7 @@ NOTHING = (b"", b"null", b"[]")  # what stands in place of an outline where ther
 class Outlines:
     """Those of N annotations, among all of the files that they stand in."""
 
-    read: Callable[[], Sequence[bytes]]  # all of them, each as JSON
+    read: Callable[[], Sequence[bytes]]  # all of them, each as JSON or by its map
     rows: np.ndarray  # (N,), which of them an annotation has
 
     def part(self, chosen: np.ndarray) -> "Outlines":
@@ -29,7 +30,7 @@ class Outlines:
         return Outlines(self.read, self.rows[chosen])
 
     def texts(self) -> list[bytes]:
-        """Each as JSON; nothing where there is none."""
+        """Each of them; nothing where there is none."""
         every = self.read()
         found = (every[row] for row in self.rows.tolist())
         return [b"" if text in NOTHING else text for text in found]
@@ -47,16 +48,30 @@ def decoded(segmentation: Any, height: int, width: int) -> np.ndarray:
     """The pixels, (H, W) bool; a ValueError or the like for what is no mask of this size."""
     if isinstance(segmentation, list):
         return _of_polygons(segmentation, height, width)
+    return decode(_counts(segmentation), height, width)
+
+
+def lengths_of(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The runs of the same mask, (R,) int64, of which no pixels are made."""
+    if isinstance(segmentation, list):
+        runs = _runs_of_polygons(segmentation, height, width)
+        return np.array([height * width]) if runs is None else lengths_in(runs["counts"], height, width)
+    return lengths_in(_counts(segmentation), height, width)
+
+
+def _counts(segmentation: Any) -> Any:
     counts = segmentation["counts"]
-    return decode(counts if isinstance(counts, list) else counts.encode(), height, width)
+    return counts if isinstance(counts, list) else counts.encode()
 
 
-# What `decoded` and `size_of` raise for what is no mask.
+# What `decoded`, `lengths_of` and `size_of` raise for what is no mask.
 WRONG = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, msgspec.DecodeError)
 
 
 def mask_of(text: bytes, height: int, width: int) -> np.ndarray:
     """The pixels of a picture's object, (H, W) bool, from its outline; a ValueError that says what is wrong."""
+    if text.startswith(HEAD):
+        return segment_of(text, height, width)
     try:
         segmentation = msgspec.json.decode(text)
         rows, columns = size_of(segmentation, height, width)
@@ -78,17 +93,26 @@ def as_text(segmentation: Any) -> bytes:
 
 
 def _of_polygons(polygons: list[Any], height: int, width: int) -> np.ndarray:
+    runs = _runs_of_polygons(polygons, height, width)
+    if runs is None:
+        return np.zeros((height, width), dtype=bool)
+    from pycocotools import mask as rle  # of no use to who has no masks
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
+        return np.asarray(rle.decode(runs), dtype=bool)
+
+
+def _runs_of_polygons(polygons: list[Any], height: int, width: int) -> Any:
+    """As pycocotools has them; None where they enclose nothing."""
     if any(len(polygon) % 2 for polygon in polygons):
         raise ValueError("a corner of a polygon lacks a number")
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # fewer corners enclose nothing
     if not polygons:
-        return np.zeros((height, width), dtype=bool)
+        return None
     corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in polygons])
     if not (np.abs(corners) < 10 * max(height, width)).all():  # each pixel of an outline takes memory
         raise ValueError("a polygon lies far outside")
     from pycocotools import mask as rle  # of no use to who has no masks
 
-    runs = rle.merge(rle.frPyObjects(polygons, height, width))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
-        return np.asarray(rle.decode(runs), dtype=bool)
+    return rle.merge(rle.frPyObjects(polygons, height, width))

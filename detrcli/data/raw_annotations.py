@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from detrcli.data.maps import PanopticMaps
 from detrcli.data.outlines import Outlines
 
 
@@ -42,6 +43,22 @@ class RawAnnotations:
     problems: Sequence[Problem] = field(default=())  # found while reading
     annotation_file: Path | None = None  # that all of it stands in, where it is COCO's
     outlines: Outlines | None = None  # where the layout has any
+    things: Sequence[bool] | None = None  # (K,), those that are no stuff; None where nobody says so
+    maps: PanopticMaps | None = None  # where the annotations are segments of panoptic maps
+
+    def with_annotations(self, chosen: np.ndarray) -> Self:
+        """With some of the annotations, (N,) bool."""
+        return replace(
+            self,
+            annotation_ids=self.annotation_ids[chosen],
+            of_image=self.of_image[chosen],
+            of_category=self.of_category[chosen],
+            boxes=self.boxes[chosen],
+            areas=self.areas[chosen],
+            crowd=self.crowd[chosen],
+            outlines=self.outlines and self.outlines.part(chosen),
+            maps=self.maps and self.maps.part(chosen),
+        )
 
 
 NO_ID = -(2**63)  # stands for an id that is none

@@ -2,7 +2,8 @@
 
 Coloured shapes, turned and overlapping, on textured backgrounds with noise, among bars that are nothing. The same
 seed gives the same pixels on every machine: only integers are computed with, drawn from a generator whose stream
-is frozen. Shapes are small, medium and large in equal shares; one picture in sixteen is empty.
+is frozen. Shapes are small, medium and large in equal shares; one picture in sixteen is empty. The same shapes can
+stand before a landscape, whose sky, grass and sand are stuff.
 """
 
 import math
@@ -53,6 +54,7 @@ ROUND: dict[str, tuple[int, int]] = {
 MOON = "moon"
 CATALOGUE = (*ROUND, *OUTLINES, MOON)
 DEFAULT = ("circle", "square", "triangle", "star", "cross")
+STUFF = ("sky", "grass", "sand")
 
 _SINES = [round(math.sin(2 * math.pi * i / TURNS) * UNIT) for i in range(TURNS)]
 
@@ -64,6 +66,9 @@ class Scene:
     pixels: np.ndarray  # (S, S, 3) uint8
     labels: np.ndarray  # (N,) int64, places in the list of classes
     masks: np.ndarray  # (N, S, S) bool, what can be seen of each
+    stuff: np.ndarray | None = (
+        None  # (S, S) int64, what is behind them, places in STUFF; None before blotches
+    )
 
     @property
     def boxes(self) -> np.ndarray:
@@ -75,10 +80,21 @@ class Scene:
         return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 
 
-def scene(seed: int, number: int, size: int = 128, classes: Sequence[str] = DEFAULT, most: int = 5) -> Scene:
-    """Picture `number` of a seed's endless series."""
-    rng = RandomState([seed & 0xFFFFFFFF, seed >> 32, number])
-    canvas = _background(rng, size)
+def scene(
+    seed: int,
+    number: int,
+    size: int = 128,
+    classes: Sequence[str] = DEFAULT,
+    most: int = 5,
+    *,
+    landscape: bool = False,
+) -> Scene:
+    """Picture `number` of a seed's endless series; with a landscape the same shapes stand before that."""
+    series = [seed & 0xFFFFFFFF, seed >> 32, number]
+    rng = RandomState(series)
+    canvas, stuff = _background(rng, size), None
+    if landscape:
+        canvas, stuff = _landscape(RandomState([*series, 1]), size)
     for _ in range(_draw(rng, 0, 4)):
         _bar(rng, canvas)
 
@@ -105,6 +121,7 @@ def scene(seed: int, number: int, size: int = 128, classes: Sequence[str] = DEFA
         pixels=noisy.clip(0, 255).astype(np.uint8),
         labels=np.array([label for label, _, _ in shapes], dtype=np.int64),
         masks=np.array(visible[::-1], dtype=bool).reshape(-1, size, size),
+        stuff=stuff,
     )
 
 
@@ -130,6 +147,21 @@ def _blotches(rng: RandomState, size: int, cells: int) -> np.ndarray:
     rows = (grid[low] * (256 - part)[:, None] + grid[low + 1] * part[:, None]) // 256  # (S, cells + 1)
     blended: np.ndarray = (rows[:, low] * (256 - part) + rows[:, low + 1] * part) // 256
     return blended
+
+
+def _landscape(rng: RandomState, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sky over patches of grass and sand: colours (S, S, 3) int32, and which it is, (S, S) int64."""
+    row = np.arange(size, dtype=np.int32)[:, None]
+    horizon = size * _draw(rng, 25, 60) // 100 + (_blotches(rng, size, 3)[0] - 128) * size // 1024  # (S,)
+    patches = _blotches(rng, size, 2) < _draw(rng, 80, 176)
+    kinds = np.where(row < horizon, 0, np.where(patches, 1, 2))
+    clouds = _blotches(rng, size, 4) * 60 // 255
+    blades = rng.randint(-28, 29, (size, size), dtype=np.int32)
+    ripples = np.abs((row * 64 // size + _blotches(rng, size, 3) // 32) % 6 - 3) * 8
+    colours = np.array([(105, 160, 205), (60, 125, 45), (205, 180, 125)], dtype=np.int32)
+    colours += rng.randint(-15, 16, (3, 3), dtype=np.int32)  # (3, 3)
+    light = np.choose(kinds, [clouds, blades, ripples])
+    return colours[kinds] + light[..., None], kinds.astype(np.int64)
 
 
 def _bar(rng: RandomState, canvas: np.ndarray) -> None:

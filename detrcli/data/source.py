@@ -108,15 +108,8 @@ def images_of(written: RawAnnotations, keep: np.ndarray) -> RawAnnotations:
     stray = ~np.isin(written.of_image, written.image_ids)
     objects = np.isin(written.of_image, ids) | (stray & bool(keep[:1].all()))
     return replace(
-        written,
+        written.with_annotations(objects),
         image_ids=ids,
         files=[name for name, kept in zip(written.files, keep, strict=True) if kept],
         sizes=written.sizes[keep],
-        annotation_ids=written.annotation_ids[objects],
-        of_image=written.of_image[objects],
-        of_category=written.of_category[objects],
-        boxes=written.boxes[objects],
-        areas=written.areas[objects],
-        crowd=written.crowd[objects],
-        outlines=written.outlines and written.outlines.part(objects),
     )

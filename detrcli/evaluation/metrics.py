@@ -20,6 +20,7 @@ MAX_DETECTIONS = 100  # of an image and class that count
 # Where COCO's evaluation keeps things: at axis "area" all, small, medium, large; at axis "detections" 1, 10, all.
 ALL, SMALL, MEDIUM, LARGE = range(4)
 IOU_50, IOU_75 = 0, 5
+LEAST_IOU = 0.5  # from which a detection can find an object
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _counting() -> Counting:
 
 def with_hotcoco(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """In Rust, over all cores."""
-    return _run(hotcoco_evaluation(columns), most)
+    return run(hotcoco_evaluation(columns), most)
 
 
 def hotcoco_evaluation(columns: Columns) -> Any:
@@ -186,8 +187,14 @@ def hotcoco_evaluation(columns: Columns) -> Any:
 
 def with_pycocotools(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Where hotcoco has no wheel."""
-    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
+    return run(COCOeval(*pycocotools_sets(columns), columns.compares), most)
+
+
+def pycocotools_sets(columns: Columns) -> tuple[Any, Any]:
+    """Truth and results as pycocotools holds them."""
+    from pycocotools.coco import COCO
 
     c = columns
     images = [{"id": i, "height": 0, "width": 0} for i in range(1, c.images + 1)]  # run lengths have a size
@@ -196,7 +203,8 @@ def with_pycocotools(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.
     def coco(annotations: list[dict[str, Any]]) -> COCO:
         made = COCO()
         made.dataset = {"images": images, "categories": categories, "annotations": annotations}
-        made.createIndex()
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks
+            made.createIndex()
         return made
 
     truth = [
@@ -239,14 +247,15 @@ def with_pycocotools(columns: Columns, most: list[int]) -> tuple[np.ndarray, np.
             found, c.found_masks, areas(objects(list(c.found_masks))).tolist(), strict=True
         ):
             entry |= {"segmentation": mask, "area": area}
-    with contextlib.redirect_stdout(io.StringIO()):  # it talks
-        return _run(COCOeval(coco(truth), coco(found), c.compares), most)
+    return coco(truth), coco(found)
 
 
-def _run(evaluation: Any, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def run(evaluation: Any, most: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """An evaluation to its end, by whichever of the two."""
     parameters = evaluation.params
     parameters.maxDets = most
     evaluation.params = parameters
-    evaluation.evaluate()
-    evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+        evaluation.evaluate()
+        evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])

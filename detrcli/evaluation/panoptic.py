@@ -1,6 +1,6 @@
-"""Panoptic quality (arXiv 1801.00868) of COCO's panoptic results: a JSON and a folder of PNGs that has its name."""
+"""Panoptic quality (arXiv 1801.00868) of what a model finds, or of COCO's results: a JSON and a folder of PNGs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,8 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from detrcli.data.maps import places_of_maps
 from detrcli.errors import DataError, MachineError
+from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
+from detrcli.evaluation.truth import Truth
+from detrcli.run_lengths import encode
+from detrcli.segmentation.maps import PanopticMap
 from detrcli.system.text import key
 
 
@@ -43,6 +49,108 @@ class PanopticQuality:
     per_class: Sequence[ClassQuality]
 
 
+@dataclass(frozen=True)
+class FoundSegment:
+    """One of a picture's map, under the data's own ids."""
+
+    category_id: int
+    counts: bytes  # its run lengths
+
+
+def segments_of(found: "PanopticMap") -> list[FoundSegment]:
+    """Those of a map whose classes the data has; the pixels of the others belong to nobody."""
+    return [
+        FoundSegment(one.category_id, encode(found.ids == one.id))
+        for one in found.segments
+        if one.category_id != UNKNOWN_CLASS
+    ]
+
+
+def can_be_counted() -> bool:
+    """Whether there is hotcoco, which counts."""
+    return find_spec("hotcoco") is not None
+
+
+def quality_of(
+    truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[FoundSegment]]
+) -> PanopticQuality:
+    """How good maps are by the segments of the truth, with their masks (N,); `found` has those of each image."""
+    classes = truth.classes
+    things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things
+    # Counted from 1 in the order of their ids, which need not be such as are counted with.
+    places = {image: place for place, image in enumerate(truth.image_ids.tolist(), 1)}
+    numbers = {category: number for number, category in enumerate(classes.ids.tolist(), 1)}
+    images = [
+        {"id": place, "height": height, "width": width}
+        for place, (height, width) in enumerate(truth.sizes.tolist(), 1)
+    ]
+    sizes = dict(zip(places, truth.sizes.tolist(), strict=True))
+    categories = [
+        {"id": number, "name": name, "isthing": int(thing)}
+        for number, (name, thing) in enumerate(zip(classes.names.tolist(), things, strict=True), 1)
+    ]
+
+    def document(rows: Iterable[tuple[int, int, Sequence[int], bytes, bool]]) -> dict[str, Any]:
+        annotations = [
+            {
+                "id": id_,
+                "image_id": places[image],
+                "category_id": numbers[category],
+                "iscrowd": int(crowd),
+                "segmentation": {"size": list(size), "counts": counts.decode("ascii")},
+            }
+            for id_, (image, category, size, counts, crowd) in enumerate(rows, 1)
+        ]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    known = document(
+        (image, category, mask["size"], mask["counts"], crowd)
+        for image, category, mask, crowd in zip(
+            truth.of_image.tolist(), truth.of_category.tolist(), masks, truth.crowd.tolist(), strict=True
+        )
+    )
+    seen = document(
+        (image, one.category_id, sizes[image], one.counts, False)
+        for image, segments in found.items()
+        if image in places
+        for one in segments
+    )
+    results = _counted(known, seen)
+    per_class: Mapping[int, Mapping[str, Any]] = results["per_class"]
+    named = zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
+    return _quality(
+        len(images), results, [(per_class.get(number), *one) for number, one in enumerate(named, 1)]
+    )
+
+
+def _counted(truth: Any, found: Any, **folders: str) -> Mapping[str, Any]:
+    from hotcoco.panoptic import PanopticEval
+
+    evaluation = PanopticEval(truth, found, **folders)
+    evaluation.evaluate()
+    results: Mapping[str, Any] = evaluation.results()
+    return results
+
+
+def _quality(
+    images: int,
+    results: Mapping[str, Any],
+    classes: Iterable[tuple[Mapping[str, Any] | None, int, str, bool]],
+) -> PanopticQuality:
+    """What was counted; of classes by their numbers, ids, names and whether they are things."""
+    return PanopticQuality(
+        images=images,
+        all=Quality(*_three(results["All"])),
+        things=Quality(*_three(results["Things"])),
+        stuff=Quality(*_three(results["Stuff"])),
+        per_class=[
+            ClassQuality(*_three(counted), id_, name, thing)
+            for counted, id_, name, thing in classes
+            if counted is not None and counted["pq"] >= 0
+        ],
+    )
+
+
 class _Category(msgspec.Struct):
     id: int
     name: str
@@ -69,10 +177,8 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
 
     Classes are paired by their names, as everywhere: many models number theirs from 0.
     """
-    if find_spec("hotcoco") is None:
+    if not can_be_counted():
         raise MachineError("Panoptic quality is counted by hotcoco, which has no wheel for this platform.")
-    from hotcoco.panoptic import PanopticEval
-
     known, found = (_read(path) for path in (truth, predictions))
     there = {one.image_id for one in found.annotations}
     missing = [one.image_id for one in known.annotations if one.image_id not in there]
@@ -83,27 +189,20 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
         )
     with _in_ids_of_the_data(known, found, predictions) as paired:
         try:
-            evaluation = PanopticEval(
+            results = _counted(
                 str(truth),
                 str(paired),
                 gt_folder=str(_folder(truth)),
                 pred_folder=str(_folder(predictions)),
             )
-            evaluation.evaluate()
         except Exception as error:  # whatever hotcoco raises for a file that is not as it should be
             raise DataError(f"{predictions}: it cannot be compared with {truth} ({error!s:.300}).") from None
-    results = evaluation.results()
     per_class: Mapping[int, Mapping[str, Any]] = results["per_class"]
-    return PanopticQuality(
-        images=len(known.annotations),
-        all=Quality(*_three(results["All"])),
-        things=Quality(*_three(results["Things"])),
-        stuff=Quality(*_three(results["Stuff"])),
-        per_class=[
-            ClassQuality(*_three(per_class[one.id]), one.id, one.name, bool(one.isthing))
-            for one in sorted(known.categories, key=lambda one: one.id)
-            if one.id in per_class and per_class[one.id]["pq"] >= 0
-        ],
+    categories = sorted(known.categories, key=lambda one: one.id)
+    return _quality(
+        len(known.annotations),
+        results,
+        [(per_class.get(one.id), one.id, one.name, bool(one.isthing)) for one in categories],
     )
 
 
@@ -138,7 +237,8 @@ def _three(values: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 def _folder(file: Path) -> Path:
-    return file.with_suffix("")
+    places = places_of_maps(file)
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def _read(path: Path) -> _File:
@@ -148,9 +248,10 @@ def _read(path: Path) -> _File:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not a COCO panoptic file ({error}).") from None
+    folder = _folder(path)
     for one in file.annotations:
-        map_ = _folder(path) / one.file_name
-        if not map_.resolve().is_relative_to(_folder(path).resolve()):
+        map_ = folder / one.file_name
+        if not map_.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{path}: the map {one.file_name} lies outside of its folder.")
         if not map_.is_file():
             raise DataError(f"{path}: the map of image {one.image_id}, {map_}, is not there.")

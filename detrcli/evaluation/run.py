@@ -9,9 +9,12 @@ from detrcli.data.checks import Split
 from detrcli.data.images import File
 from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import ClassMapping
+from detrcli.evaluation.panoptic import FoundSegment, segments_of
 from detrcli.evaluation.results import Results, join, of_detections
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
+from detrcli.segmentation.maps import PanopticMap
+from detrcli.segmentation.segmentation import MapRequest
 from detrcli.system import distributed
 from detrcli.system.text import visible
 
@@ -22,6 +25,9 @@ class DetectedSplit:
 
     results: Results  # by rising image id
     unread: dict[int, str]  # image id -> why it could not be looked at
+    segments: dict[
+        int, list[FoundSegment]
+    ]  # image id -> those of its panoptic map, where these were asked for
 
 
 def detect_split(
@@ -32,9 +38,13 @@ def detect_split(
     *,
     threshold: float = 0.0,
     batch_size: int = 1,
+    maps: MapRequest | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> DetectedSplit:
-    """Detections in the data's own ids. Under several processes each takes its share, and all get the whole."""
+    """Detections in the data's own ids, and segments of panoptic maps where these are asked for.
+
+    Under several processes each takes its share, and all get the whole.
+    """
     mine = np.arange(len(truth.images))[distributed.rank() :: distributed.world_size()]
     if batch_size > 1:  # equal input sizes side by side, so that batches are full
         place = detector.preprocessing.resize.place
@@ -49,17 +59,21 @@ def detect_split(
 
     found: dict[int, Results] = {}
     unread: dict[int, str] = {}
-    stream = detector.with_classes(class_mapping.classes).stream(files, threshold, batch_size)
+    segments: dict[int, list[FoundSegment]] = {}
+    stream = detector.with_classes(class_mapping.classes).stream(files, threshold, batch_size, maps=maps)
     for image_id, seen in zip(truth.image_ids[mine].tolist(), stream, strict=True):
         if seen.detections is None:
             unread[image_id] = f"{visible(str(seen.source))}: {seen.problem}"
         else:
             found[image_id] = of_detections(image_id, seen.detections)
+        if isinstance(seen.map, PanopticMap):
+            segments[image_id] = segments_of(seen.map)
         advance()
-    for other_found, other_unread in distributed.gather((found, unread)):
+    for other_found, other_unread, other_segments in distributed.gather((found, unread, segments)):
         found |= other_found
         unread |= other_unread
-    return DetectedSplit(join([found[image_id] for image_id in sorted(found)]), unread)
+        segments |= other_segments
+    return DetectedSplit(join([found[image_id] for image_id in sorted(found)]), unread, segments)
 
 
 def readable(truth: Truth, found: DetectedSplit, *, skip_bad: bool) -> Truth:

@@ -88,4 +88,5 @@ def _chosen(known: Classes, names: Sequence[str]) -> Classes:
             f"It has {', '.join(dict.fromkeys(known.names.tolist()))}."
         )
     chosen = np.array([one in wanted for one in keys], dtype=bool)
-    return Classes(ids=known.ids[chosen], names=known.names[chosen])
+    things = None if known.things is None else known.things[chosen]
+    return Classes(ids=known.ids[chosen], names=known.names[chosen], things=things)

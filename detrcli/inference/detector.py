@@ -103,6 +103,11 @@ class Detector:
         return self._model
 
     @property
+    def has_masks(self) -> bool:
+        """Whether its queries have masks; those of exports have none."""
+        return self._model is not None and self._model.has_masks
+
+    @property
     def parameters(self) -> int | None:
         """How many numbers were learned; None where an export does not say."""
         return None if self._model is None else sum(p.numel() for p in self._model.parameters())
@@ -179,7 +184,7 @@ class Detector:
 
         Pictures share a batch only where their input sizes are equal, so nothing is padded and a result does
         not depend on the company, but for the rounding of another batch size. Where maps are asked for each has
-        one, and no detections.
+        one, and detections only if they are wanted beside it.
         """
         if maps is not None:
             if self.segmentation is None:
@@ -239,7 +244,7 @@ class Detector:
                 with exact_float32():  # masks are computed only now
                     if asked is not None:
                         maps |= zip(batch, self._maps(prediction, sizes, asked), strict=True)
-                    else:
+                    if asked is None or asked.beside:
                         seen_in = detections(
                             prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold,
                             self.segmentation,

@@ -32,6 +32,7 @@ class Scoring(ABC):
     name: ClassVar[str]
     class_costs: ClassVar[Sequence[str]]  # the class costs of the matching that it has
     min_class_normaliser: ClassVar[float] = 1.0  # what the class loss is at least divided by
+    sure: ClassVar[float]  # the score above which a query takes part in a panoptic map
 
     @abstractmethod
     def rows(self, classes: int) -> int:
@@ -88,6 +89,7 @@ class Softmax(Scoring):
     no_object: float = 0.1  # its weight in the cross-entropy
 
     name = "softmax"
+    sure = 0.85  # as published
     class_costs = ("probability", "log")
     min_class_normaliser = 1e-6  # so that a no-object weight of 0 without objects is 0 and not 0 / 0
 
@@ -144,6 +146,7 @@ class Sigmoid(Scoring):
     gamma: float = 2.0  # and how much less the easy ones count
 
     name = "sigmoid"
+    sure = 0.3  # scores are lower; from 0.2 to 0.4 little depends on it
     class_costs = ("focal", "probability", "log")
 
     def rows(self, classes: int) -> int:

@@ -21,7 +21,6 @@ NOBODY = -1  # in place of a query: a pixel that belongs to none
 class Published(Segmentation):
     """A mask is what its logits are positive in; boxes and scores are those of their heads."""
 
-    threshold: float = 0.85  # of panoptic maps: the score that a query must pass to take part
     least_area: int = 4  # pixels; a segment of no more goes
 
     @property
@@ -49,7 +48,7 @@ class Published(Segmentation):
         logits = of.prediction.logits[of.image]
         labels = scoring.top_class(logits)  # (Q,)
         scores = scoring.probabilities(logits).amax(-1)  # (Q,)
-        least = self.threshold if threshold is None else threshold
+        least = scoring.sure if threshold is None else threshold
         chosen = ((labels != NOTHING) & (scores > least)).nonzero()[:, 0]  # (n,)
         if not len(chosen):
             return PanopticMap(np.zeros(of.size, dtype=np.int32), [])

@@ -35,6 +35,7 @@ class MapRequest:
 
     kind: MapKind
     threshold: float | None = None  # of panoptic maps: the score that a query must pass; None: as published
+    beside: bool = False  # detections, which are wanted too
 
 
 # What makes a map of one kind; the last is the score that a query must pass, where there is such a thing.

@@ -58,6 +58,8 @@ class Data:
     def fingerprint(self) -> str:
         """Changes with the pictures, boxes, classes and masks that are trained on."""
         digest = hashlib.sha256(repr((self.classes.ids.tolist(), self.classes.names.tolist())).encode())
+        if self.classes.things is not None:
+            digest.update(self.classes.things.tobytes())
         train = self.train
         for tensor in (
             train.image_ids,

@@ -86,12 +86,13 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
         "no",
     ]
     assert lines[8][:5] == ["shapes", "dino-tiny", "1,328,274", "shapes", "val"]
-    assert lines[9][:5] == ["shapes-detr", "detr-tiny", "1,660,742", "shapes", "val"]
-    assert lines[10] == []
-    assert lines[16][:4] == ["RT-DETR", "rt_detr", "42,731,082", "136.7"]
+    assert lines[9][:2] == ["shapes-masks", "dino-tiny-masks"]
+    assert lines[10][:5] == ["shapes-detr", "detr-tiny", "1,660,742", "shapes", "val"]
+    assert lines[11] == []
+    assert lines[17][:4] == ["RT-DETR", "rt_detr", "42,731,082", "136.7"]
     assert "53.1 (R50, arXiv 2304.08069)" in table.stdout
     assert "48.4 (T, zero-shot, arXiv 2303.05499)" in table.stdout
-    assert len(lines) == 27
+    assert len(lines) == 28
 
     document = json.loads(detr("models", "--json", DETR_CACHE=str(tmp_path)).stdout)
     assert document["schema"] == "detr.models/1"

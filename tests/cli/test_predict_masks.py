@@ -62,6 +62,29 @@ def test_the_other_formats(detr: Detr, weights: Path, picture: Path) -> None:
     assert line["detections"][0]["mask"] == coco[0]["segmentation"]
 
 
+def test_polygons_are_the_masks(detr: Detr, weights: Path, picture: Path) -> None:
+    """In JSON and in lines, drawn again by pycocotools; and what has no place or no masks for them is refused."""
+    asked = ("predict", picture, "--weights", weights, "--threshold", 0.2, "--size", 64, "--no-images")
+    found = detr(*asked, "--json", "--polygons").json["images"][0]["detections"]
+    assert found
+    for one in found:
+        runs = rle.merge(
+            rle.frPyObjects([list(map(float, polygon)) for polygon in one["polygons"]], 160, 240)
+        )
+        assert rle.iou([runs], [one["mask"]], [0]).item() == 1
+    assert all("polygons" not in one for one in detr(*asked, "--json").json["images"][0]["detections"])
+    lines = (*asked, "--save", "lines.jsonl")
+    assert detr(*lines, "--polygons").code == 0
+    line = json.loads(Path("lines.jsonl").read_text().splitlines()[1])
+    assert [one["polygons"] for one in line["detections"]] == [one["polygons"] for one in found]
+    assert detr(*lines, "--resume", "--polygons").code == 0
+    assert "another polygons" in detr(*lines, "--resume").err
+    assert detr(*asked, "--polygons", "--format", "coco").code == 2
+    boxes = detr("predict", picture, "--weights", "shapes", "--json", "--polygons", "--no-images")
+    assert boxes.code == 2
+    assert "no mask head; --polygons needs one" in boxes.err
+
+
 def test_a_published_name_is_fetched_and_has_masks(
     detr: Detr, weights: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

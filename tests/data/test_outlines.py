@@ -23,7 +23,7 @@ from detrcli.resize import ShortestEdge
 
 
 def annotations_of(data: Path, split: str = "train", *, masks: bool = True) -> Annotations:
-    examined = examine(open_data(data))
+    examined = examine(open_data(data), masks=False)
     return annotate(examined.splits[split], classes_in_report(examined), masks=masks)
 
 

@@ -102,6 +102,64 @@ def test_made_folder_is_whole(detr: Detr, tmp_path: Path) -> None:
     assert "new exists" in again.err
 
 
+def test_the_same_shapes_before_a_landscape(detr: Detr, tmp_path: Path) -> None:
+    """Every pixel is of one segment, by COCO's panoptic files; the instances beside them are those of before."""
+    call = ("data", "make", "shapes")
+    assert detr(*call, "plain", "--images", 20, "--size", 48).code == 0
+    shown = detr(*call, "new", "--images", 20, "--size", 48, "--panoptic")
+    assert shown.code == 0
+    assert "new/annotations/panoptic_train.json" in shown.err
+    seen = set()
+    for split in ("train", "val"):
+        instances, same = (
+            json.loads((tmp_path / folder / "annotations" / f"instances_{split}.json").read_text())
+            for folder in ("new", "plain")
+        )
+        assert instances == same
+        document = json.loads((tmp_path / "new" / "annotations" / f"panoptic_{split}.json").read_text())
+        assert [(c["id"], c["name"], c["isthing"]) for c in document["categories"]][4:] == [
+            (5, "cross", 1), (6, "sky", 0), (7, "grass", 0), (8, "sand", 0)
+        ]  # fmt: skip
+        assert document["images"] == instances["images"]
+        for annotation in document["annotations"]:
+            with Image.open(
+                tmp_path / "new" / "annotations" / f"panoptic_{split}" / annotation["file_name"]
+            ) as image:
+                ids = np.asarray(image).astype(int) @ (1, 256, 65536)
+            drawn, areas = np.unique(ids, return_counts=True)
+            infos = annotation["segments_info"]
+            assert sorted((one["id"], one["area"]) for one in infos) == list(
+                zip(drawn.tolist(), areas.tolist(), strict=True)
+            )
+            seen |= {one["category_id"] for one in infos}
+            shapes = [one for one in infos if one["category_id"] < 6]
+            masks = [one for one in instances["annotations"] if one["image_id"] == annotation["image_id"]]
+            for one, mask in zip(shapes, masks, strict=True):
+                assert (one["bbox"], one["area"]) == (mask["bbox"], mask["area"])
+                rows, columns = np.nonzero(ids == one["id"])
+                assert one["bbox"][:2] == [columns.min(), rows.min()]
+                assert one["bbox"][2:] == [np.ptp(columns) + 1, np.ptp(rows) + 1]
+    assert seen == set(range(1, 9))
+    checked = detr("data", "check", "new/annotations/panoptic_train.json", "--json")
+    assert (checked.code, checked.json["masks"]) == (0, True)
+    assert {problem["kind"] for problem in checked.json["problems"]} <= {
+        "class-not-in-train",
+        "near-duplicate",
+    }
+    same = detr(
+        "eval", "--panoptic", "new/annotations/panoptic_val.json",
+        "--predictions", "new/annotations/panoptic_val.json", "--json",
+    )  # fmt: skip
+    assert (same.json["panoptic"]["PQ"], same.json["panoptic"]["stuff"]["PQ"]) == (1, 1)
+
+
+def test_landscapes_are_the_same_on_every_machine() -> None:
+    made = scene(0, 1, landscape=True)
+    assert made.stuff is not None
+    data = made.pixels.tobytes() + made.stuff.astype("<i8").tobytes()
+    assert hashlib.sha256(data).hexdigest()[:16] == "aaee9acf9d177d47"
+
+
 @pytest.mark.parametrize("classes", ["moon,moon", "cow", ""])
 def test_unknown_classes_are_refused(detr: Detr, tmp_path: Path, classes: str) -> None:
     shown = detr("data", "make", "shapes", "new", "--classes", classes)

@@ -9,7 +9,7 @@ import pytest
 from here import Detr
 from PIL import Image
 
-from detrcli.cli.maps import as_colours
+from detrcli.data.maps import as_colours
 from detrcli.errors import DataError
 from detrcli.evaluation.panoptic import Quality, panoptic_quality
 

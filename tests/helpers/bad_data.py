@@ -41,6 +41,26 @@ def flat(size: tuple[int, int]) -> Make:
     return lambda root: Image.new("RGB", size).save(root / "data" / "train" / "a.png")
 
 
+def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
+    """A picture with a segment, and a map of this size that is black; values go into its entry."""
+    segment = {"id": 7, "category_id": 1, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0}
+    document = {
+        **folders.DOCUMENT,
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [segment], **values}],
+        "categories": [{"id": 1, "name": "ant", "isthing": 1}],
+    }
+
+    def make(root: Path) -> None:
+        folders.picture(root / "data" / "train" / "a.png")
+        folders.written(root / "data" / "annotations" / "panoptic_train.json", json.dumps(document))
+        if size is not None:
+            maps = root / "data" / "annotations" / "panoptic_train"
+            maps.mkdir()
+            Image.new("RGB", size).save(maps / "a.png")
+
+    return make
+
+
 CHECK = ("data", "check", "data")
 GUIDE, HINT = "detr guide data", "`train`, `val` and `names` are enough"  # the ways out of most of it
 EVAL = ("eval", "data", "--weights", "shapes", "--split", "train")
@@ -214,6 +234,53 @@ KINDS: dict[str, Bad] = {
         2,
         "--train-ann",
         "belong together",
+    ),
+    "a polygon of a number and a half": Bad(
+        one("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
+        CHECK,
+        3,
+        "annotation 0",
+        "--skip-bad leaves out",
+    ),
+    "a mask of another size": Bad(
+        one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
+        CHECK,
+        3,
+        "its mask is 9 x 9, the picture 50 x 40",
+        "--skip-bad leaves out",
+    ),
+    "runs without end": Bad(
+        one("annotations", segmentation={"size": [40, 50], "counts": "o" * 100_000}),
+        CHECK,
+        3,
+        "its segmentation is neither polygons nor run lengths",
+        "--skip-bad leaves out",
+    ),
+    "panoptic data without its maps": Bad(
+        panoptic(), CHECK, 3, "panoptic_train/a.png: there is no such file", GUIDE
+    ),
+    "a panoptic map of another size": Bad(
+        panoptic((9, 9)), CHECK, 3, "its map a.png is 9 x 9, the picture 50 x 40", GUIDE
+    ),
+    "a panoptic map that leaves its folder": Bad(
+        panoptic((50, 40), file_name="../../train/a.png"),
+        CHECK,
+        3,
+        "its map ../../train/a.png lies outside",
+        GUIDE,
+    ),
+    "segments that no map shows": Bad(
+        panoptic((50, 40)), CHECK, 3, "segment 7 of image 1", "--skip-bad leaves out"
+    ),
+    "segments that are numbers": Bad(
+        panoptic((50, 40), segments_info=[7]), CHECK, 3, "panoptic_train.json", GUIDE
+    ),
+    "training masks on broken ones": Bad(
+        one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
+        ("train", "data", "--model", "dino-tiny-masks", "--weights", "none", "--device", "cpu"),
+        3,
+        "its mask is 9 x 9, the picture 50 x 40",
+        "--skip-bad leaves out",
     ),
     "training on broken data": Bad(one("images", width=51), TRAIN, 3, "a.png is 50 x 40", GUIDE),
     "evaluating broken data": Bad(one("images", width=51), EVAL, 3, "a.png is 50 x 40", "--skip-bad"),

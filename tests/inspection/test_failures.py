@@ -145,6 +145,7 @@ def test_there_is_time_for_a_part(data: Path) -> None:
     assert found.document["images"] == 1
 
 
+@pytest.mark.slow
 def test_as_a_command(data: Path, tmp_path: Path, detr: Detr) -> None:
     out = tmp_path / "report"
     shown = detr("report", data, "--weights", "shapes", "--out", out, "--json")

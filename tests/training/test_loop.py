@@ -65,7 +65,7 @@ def places(*by_default: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("place", places(6, 18))
+@pytest.mark.parametrize("place", places(18))
 def test_stopped_and_resumed_is_as_never_stopped(
     place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -324,6 +324,7 @@ def test_without_a_validation_picture_the_last_weights_are_the_best(tmp_path: Pa
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_compiled_it_learns_the_same(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the compiler's own way through the code, without what it generates."""
     new(data, tmp_path / "plain", epochs=1).go(Interrupts())

@@ -62,6 +62,7 @@ def test_an_evaluation_that_is_done_again_counts_once(data: Data, tmp_path: Path
     assert arrays(tmp_path)[2] == [1, 2]
 
 
+@pytest.mark.slow
 def test_later_evaluations_take_the_pictures_of_the_first(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

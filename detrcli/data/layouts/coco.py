@@ -1,8 +1,9 @@
-"""COCO annotation files, as COCO 2017, Roboflow, CVAT, Label Studio and FiftyOne lay them out."""
+"""COCO annotation files, panoptic ones too, as COCO 2017, Roboflow, CVAT, Label Studio and FiftyOne lay them out."""
 
 import json
 import os
 import posixpath
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from detrcli.data.maps import PanopticMaps, places_of_maps
 from detrcli.data.outlines import Outlines, as_text
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations, box_array, whole_numbers
 from detrcli.errors import DataError
@@ -18,6 +20,8 @@ from detrcli.structures import check_class_names
 from detrcli.system.text import writable
 
 _TRUE = frozenset({"1", "1.0", "true"})
+# A segmentation that says something; where there is none, nobody reads the file again to look for masks.
+_SOME_OUTLINE = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null|\s)')
 
 
 class _Image(msgspec.Struct):
@@ -34,12 +38,16 @@ class _Annotation(msgspec.Struct):
     bbox: Any = None
     area: Any = None
     iscrowd: Any = 0
+    # In a panoptic file an entry is a picture's map, and its segments are the annotations.
+    file_name: Any = None
+    segments_info: "list[_Annotation] | None" = None
 
 
 class _Category(msgspec.Struct):
     id: Any = None
     name: Any = None
     supercategory: Any = ""
+    isthing: Any = None
 
 
 class _File(msgspec.Struct):
@@ -52,15 +60,26 @@ class _File(msgspec.Struct):
 
 def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     """Read an annotation file whose pictures lie in the first of `folders` that has them."""
-    file = _decode(annotations)
+    file, has_outlines = _decode(annotations)
     if not file.images:
         raise DataError(
             f"{annotations}: there are no images in it; it is not a COCO annotation file, or an empty one."
         )
     images, entries, categories = file.images, file.annotations or [], file.categories or []
+    panoptic = [entry for entry in entries if entry.segments_info is not None]
+    if panoptic:
+        entries = _segments(panoptic)
     names = [_file_name(image.file_name) for image in images]
     boxes = box_array([entry.bbox for entry in entries])
     try:
+        of_image = whole_numbers((entry.image_id for entry in entries), otherwise=NO_ID)
+        maps = _maps(annotations, panoptic, entries) if panoptic else None
+        if maps is not None:
+            outlines = Outlines(partial(maps.outlines, of_image), np.arange(len(entries)))
+        elif has_outlines:
+            outlines = Outlines(partial(_outlines, annotations), np.arange(len(entries)))
+        else:
+            outlines = None
         return RawAnnotations(
             folder=_folder_of(names, folders),
             image_ids=whole_numbers(image.id for image in images),
@@ -68,8 +87,9 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             sizes=whole_numbers(v or 0 for image in images for v in (image.height, image.width)).reshape(
                 -1, 2
             ),
-            annotation_ids=annotation_ids([entry.id for entry in entries]),
-            of_image=whole_numbers((entry.image_id for entry in entries), otherwise=NO_ID),
+            # Segments are numbered in their picture, in many pictures alike.
+            annotation_ids=annotation_ids([None if maps else entry.id for entry in entries]),
+            of_image=of_image,
             of_category=whole_numbers((entry.category_id for entry in entries), otherwise=NO_ID),
             boxes=boxes,
             areas=_areas(entries, boxes),
@@ -77,11 +97,41 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             category_ids=whole_numbers(category.id for category in categories),
             names=_class_names([category.name for category in categories]),
             parents=[_word(category.supercategory or "") for category in categories],
-            annotation_file=annotations,
-            outlines=Outlines(partial(_outlines, annotations), np.arange(len(entries))),
+            annotation_file=None if maps else annotations,
+            outlines=outlines,
+            things=_things(categories),
+            maps=maps,
         )
     except ValueError as error:
         raise DataError(f"{annotations}: among its ids, sizes and classes, {error}.") from None
+
+
+def _segments(panoptic: Sequence[_Annotation]) -> list[_Annotation]:
+    """Those of all maps as annotations of their images."""
+    segments = []
+    for entry in panoptic:
+        for segment in entry.segments_info or []:
+            segment.image_id = entry.image_id
+            segments.append(segment)
+    return segments
+
+
+def _maps(
+    annotations: Path, panoptic: Sequence[_Annotation], segments: Sequence[_Annotation]
+) -> PanopticMaps:
+    images = whole_numbers((entry.image_id for entry in panoptic), otherwise=NO_ID)
+    names = [_file_name(entry.file_name) for entry in panoptic]
+    return PanopticMaps(
+        folder=_folder_of(names, places_of_maps(annotations)),
+        files=dict(zip(images.tolist(), names, strict=True)),
+        segment_ids=whole_numbers((segment.id for segment in segments), otherwise=NO_ID),
+    )
+
+
+def _things(categories: Sequence[_Category]) -> list[bool] | None:
+    if any(category.isthing is None for category in categories):
+        return None
+    return [str(category.isthing).lower() in _TRUE for category in categories]
 
 
 class _Outline(msgspec.Struct):
@@ -113,17 +163,19 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-def _decode(path: Path) -> _File:
+def _decode(path: Path) -> tuple[_File, bool]:
+    """What is read of a file, and whether there is an outline in it."""
     data = _bytes(path)
+    has_outlines = _SOME_OUTLINE.search(data) is not None
     try:
-        return msgspec.json.decode(data, type=_File)
+        return msgspec.json.decode(data, type=_File), has_outlines
     except msgspec.ValidationError as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         # Python's own reader is slower, and knows the NaN that Python's own writer writes.
-        return msgspec.convert(json.loads(data), _File)
+        return msgspec.convert(json.loads(data), _File), has_outlines
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
 

@@ -43,13 +43,13 @@ def find(data: Path) -> Layout:
         raise DataError(
             f"{data}: there is no such folder.{web}\n`detr guide data` says what can be given as DATA."
         )
-    for known in (_coco, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
+    for known in (_coco, _coco_panoptic, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
         if layout := known(data):
             return layout
     raise DataError(
-        f"{data}: no known layout. Looked for annotations/instances_*.json (COCO), train/_annotations.coco.json "
-        "(Roboflow), data.yaml or images/train + labels/train (YOLO), Annotations/ + JPEGImages/ (VOC), "
-        "result.json + images/ (Label Studio), labels.json + data/ (FiftyOne).\n"
+        f"{data}: no known layout. Looked for annotations/instances_*.json or panoptic_*.json (COCO), "
+        "train/_annotations.coco.json (Roboflow), data.yaml or images/train + labels/train (YOLO), "
+        "Annotations/ + JPEGImages/ (VOC), result.json + images/ (Label Studio), labels.json + data/ (FiftyOne).\n"
         "Other places can be named: --train-ann, --train-images, --val-ann, --val-images."
     )
 
@@ -76,16 +76,24 @@ def _in(annotations: Path, *folders: Path) -> tuple[Path, list[Path]]:
 
 
 def _coco(data: Path) -> Layout | None:
+    return _coco_files(data, "instances", "coco")
+
+
+def _coco_panoptic(data: Path) -> Layout | None:
+    return _coco_files(data, "panoptic", "coco-panoptic")
+
+
+def _coco_files(data: Path, what: str, name: str) -> Layout | None:
     readers: dict[str, Reader] = {}
     # `default` is train only where nothing else is.
-    files = (data / "annotations").glob("instances_*.json")
+    files = (data / "annotations").glob(f"{what}_*.json")
     for path in sorted(files, key=lambda path: ("default" in path.name, path.name)):
-        named = re.fullmatch(r"instances_(train|val|valid|validation|test|default)(\d{4})?\.json", path.name)
+        named = re.fullmatch(rf"{what}_(train|val|valid|validation|test|default)(\d{{4}})?\.json", path.name)
         if named:
             word, year = named[1], named[2] or ""
             split = SPLITS.get(word, "train")
             readers.setdefault(split, partial(coco.read, path, _places(data, word, year)))
-    return Layout("coco", readers) if readers else None
+    return Layout(name, readers) if readers else None
 
 
 def _places(data: Path, word: str, year: str = "") -> list[Path]:
@@ -102,9 +110,10 @@ def _coco_by_file(path: Path) -> Layout:
         readers = dict(beside.readers) if beside else {}
     else:
         named, readers = _named_like(path)
+    name = "coco-panoptic" if path.name.startswith("panoptic") else "coco"
     if named in ("train", "val") and {"train", "val"} <= readers.keys():
-        return Layout("coco", readers, named)
-    return Layout("coco", {"train": partial(coco.read, path, _pictures_of(path))}, "train")
+        return Layout(name, readers, named)
+    return Layout(name, {"train": partial(coco.read, path, _pictures_of(path))}, "train")
 
 
 def _named_like(path: Path) -> tuple[str | None, dict[str, Reader]]:

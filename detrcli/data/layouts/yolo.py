@@ -135,7 +135,9 @@ def read(
         names=[names[i] if names is not None else f"class {i}" for i in ids],
         parents=[""] * len(ids),
         problems=problems,
-        outlines=None if pose else Outlines(partial(_outlines, polygons), np.arange(len(rows))),
+        outlines=None
+        if pose or not any(polygons)
+        else Outlines(partial(_outlines, polygons), np.arange(len(rows))),
     )
 
 

@@ -1,0 +1,165 @@
+"""`detr eval` of a model with masks on panoptic data: the numbers of the long way, by files, in one command."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from here import Detr
+from PIL import Image
+from small import MASKED, small_weights
+
+from detrcli.structures import Classes
+from detrcli.weights.formats import native
+
+CLASSES = Classes(
+    ids=np.array([7, 1, 300]), names=np.array(["cat", "dog", "sky"]), things=np.array([True, True, False])
+)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Sure of what it sees, and of different things in different pictures."""
+    small = small_weights(MASKED)
+    tensors = dict(small.tensors)
+    usual = torch.tensor([2.6, 1.25, 1.2, 3.0])  # the logits of any query, which differ little
+    head = "detector.class_head."
+    tensors[f"{head}weight"] = 25 * tensors[f"{head}weight"]
+    tensors[f"{head}bias"] = 25 * (tensors[f"{head}bias"] - usual) + torch.tensor([3.0, 3, 3, -3])
+    tensors["mask_head.last.bias"] = tensors["mask_head.last.bias"] + 1
+    native.save(replace(small, tensors=tensors, classes=CLASSES), tmp_path / "sure.safetensors")
+    return tmp_path / "sure.safetensors"
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    folder.mkdir(parents=True)
+    paths = []
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+        paths.append(folder / f"{number}.png")
+        Image.fromarray(pixels).resize((96 + 8 * number, 64)).save(paths[-1])
+    return paths
+
+
+def spoil(root: Path, maps: Path) -> None:
+    """Truth that differs from what is found: a corner of nobody, a cat in the sky, a crowd, a segment less."""
+    document = json.loads((maps / "panoptic.json").read_text())
+    for number, annotation in enumerate(document["annotations"]):
+        with Image.open(maps / "panoptic" / annotation["file_name"]) as image:
+            pixels = np.array(image)
+        pixels[:20, :30] = 0
+        segments = annotation["segments_info"]
+        if number == 0:
+            pixels[30:50, 40:80] = 77, 0, 0
+            segments.append({"id": 77, "category_id": 7, "iscrowd": 0, "score": 1.0})
+        if number == 1 and len(segments) > 1:
+            segments[0]["iscrowd"] = 1
+        if number == 2 and segments:
+            segments[-1]["category_id"] = 1
+        if number == 3 and segments:
+            gone = segments.pop()
+            pixels[(pixels.astype(int) @ (1, 256, 65536)) == gone["id"]] = 0
+        ids = pixels.astype(int) @ (1, 256, 65536)
+        annotation["segments_info"] = [one for one in segments if (ids == one["id"]).any()]
+        for one in annotation["segments_info"]:
+            rows, columns = np.nonzero(ids == one["id"])
+            one["area"] = len(rows)
+            one["bbox"] = [
+                int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+            ]  # fmt: skip
+            one.pop("score")
+        target = root / "annotations" / "panoptic_val" / annotation["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target)
+    for image, annotation in zip(document["images"], document["annotations"], strict=True):
+        image["id"] = annotation["image_id"] = 10**10 + image["id"]
+        image["file_name"] = Path(image["file_name"]).name
+    (root / "annotations" / "panoptic_val.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("threshold", [None, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_it_is_the_quality_of_the_files(
+    detr: Detr, tmp_path: Path, weights: Path, threshold: float | None
+) -> None:
+    paths = pictures(tmp_path / "data" / "val", 5)
+    sure = () if threshold is None else ("--threshold", threshold)
+    find = ("predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images")
+    found = detr(*find, "--threshold", 0.3, "--out", "found")
+    assert found.code == 0, found.err
+    assert {one["category_id"] for a in found.json["annotations"] for one in a["segments_info"]} > {300}
+    spoil(tmp_path / "data", tmp_path / "found")
+    truth = "data/annotations/panoptic_val.json"
+    assert detr(*find, *sure, "--out", "maps", "--ids-from", truth).code == 0
+    long_way = detr("eval", "--panoptic", truth, "--predictions", "maps/panoptic.json", "--json")
+    assert long_way.code == 0, long_way.err
+
+    asked = ("eval", "data", "--weights", weights, *sure)
+    shown = detr(*asked, "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["panoptic"] == long_way.json["panoptic"]
+    assert 0 < shown.json["panoptic"]["PQ"] < 1
+    assert 0 < shown.json["panoptic"]["stuff"]["PQ"] < 1
+    assert shown.json["schema"] == "detr.eval/1"
+    assert shown.json["masks"].keys() == shown.json["boundary"].keys() == shown.json["metrics"].keys()
+    assert 0 <= shown.json["boundary"]["AP50"] <= shown.json["masks"]["AP50"]
+    table = detr(*asked, "--limit", 2).out
+    assert "2 pictures" in table
+    assert "boundary" in table
+    assert "stuff" in table
+    if threshold is not None:
+        some = detr(*asked, "--classes", "cat,sky", "--json").json
+        assert "panoptic" not in some
+        assert some["masks"]["AP"] >= 0
+
+
+@pytest.mark.slow
+def test_classes_that_the_data_does_not_have(detr: Detr, tmp_path: Path, weights: Path) -> None:
+    """Pixels of theirs belong to nobody; and without hotcoco the rest is measured all the same."""
+    paths = pictures(tmp_path / "data" / "val", 3)
+    find = (
+        "predict",
+        *paths,
+        "--weights",
+        weights,
+        "--format",
+        "panoptic",
+        "--no-images",
+        "--threshold",
+        0.3,
+    )
+    assert detr(*find, "--out", "found").code == 0
+    spoil(tmp_path / "data", tmp_path / "found")
+    truth = tmp_path / "data" / "annotations" / "panoptic_val.json"
+    truth.write_text(truth.read_text().replace('"name": "cat"', '"name": "cow"'))
+    asked = ("eval", "data", "--weights", weights, "--json", "--threshold", 0.3)
+    shown = detr(*asked)
+    assert shown.code == 0, shown.err
+    named = {one["label"]: one["PQ"] for one in shown.json["panoptic"]["per_class"]}
+    assert named.get("cow", 0) == 0
+    assert "cat" not in named
+
+
+@pytest.mark.slow
+def test_without_hotcoco(detr: Detr, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = pictures(tmp_path / "data" / "val", 2)
+    find = (
+        "predict",
+        *paths,
+        "--weights",
+        weights,
+        "--format",
+        "panoptic",
+        "--no-images",
+        "--threshold",
+        0.3,
+    )
+    assert detr(*find, "--out", "found").code == 0
+    spoil(tmp_path / "data", tmp_path / "found")
+    monkeypatch.setattr("detrcli.evaluation.panoptic.find_spec", lambda name: None)
+    shown = detr("eval", "data", "--weights", weights, "--json")
+    assert shown.code == 0, shown.err
+    assert "panoptic quality is left out" in shown.err
+    assert "panoptic" not in shown.json
+    assert "boundary" in shown.json

@@ -1,0 +1,289 @@
+"""`detr data check` on masks: every kind of problem planted, found, named, and left out where that is possible."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from here import Detr
+from panoptic_set import HEIGHT, PICTURES, WIDTH, Document, document_of, mask_of, write
+from PIL import Image
+
+from detrcli.data import examine as examine_module
+from detrcli.data.annotations import annotate, classes_in_report
+from detrcli.data.outlines import encoded
+from detrcli.data.source import open_data
+from detrcli.evaluation.masks import truth_masks
+from detrcli.evaluation.truth import truth_of
+
+POLYGON = [[10, 10, 30, 10, 30, 25, 10, 25]]
+
+
+def instances(root: Path, change: Callable[[Document], object] = lambda document: None) -> Path:
+    """Two pictures with a polygon, a run length in each; val stays as it is."""
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[5:15, 40:55] = True
+    for split, files in (("train", ("a.png", "b.png")), ("val", ("c.png",))):
+        (root / split).mkdir(parents=True)
+        document: Document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+        for image, file in enumerate(files, 1):
+            noise = np.random.default_rng([image, split == "val"]).integers(
+                0, 256, (8, 12, 3), dtype=np.uint8
+            )
+            Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / split / file)
+            document["images"].append({"id": image, "file_name": file, "width": WIDTH, "height": HEIGHT})
+            for number, (box, outline) in enumerate(
+                [([10, 10, 20, 15], POLYGON), ([40, 5, 15, 10], encoded(mask))]
+            ):
+                document["annotations"].append(
+                    {
+                        "id": 10 * image + number, "image_id": image, "category_id": 1, "bbox": box,
+                        "area": box[2] * box[3], "iscrowd": 0, "segmentation": outline,
+                    }
+                )  # fmt: skip
+        if split == "train":
+            change(document)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+    return root
+
+
+def outline(segmentation: object) -> Callable[[Path], object]:
+    """The first object of train with another one."""
+    return lambda root: instances(root, lambda d: d["annotations"][0].update(segmentation=segmentation))
+
+
+def stuff(change: Callable[[Document], object]) -> Callable[[Path], object]:
+    """Annotations that share out the picture, as those of panoptic data in the form of instances."""
+
+    def make(root: Path) -> None:
+        def shared(document: Document) -> None:
+            document["categories"] = [
+                {"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}
+            ]  # fmt: skip
+            for image in (1, 2):
+                own = [one for one in document["annotations"] if one["image_id"] == image]
+                free = np.ones((HEIGHT, WIDTH), dtype=bool)
+                free[10:25, 10:30] = free[5:15, 40:55] = False
+                document["annotations"].append(
+                    {
+                        **own[0], "id": 10 * image + 5, "category_id": 2, "bbox": [0, 0, WIDTH, HEIGHT],
+                        "segmentation": encoded(free),
+                    }
+                )  # fmt: skip
+            change(document)
+
+        instances(root, shared)
+
+    return make
+
+
+def panoptic(change: Callable[[Document], object]) -> Callable[[Path], object]:
+    def make(root: Path) -> None:
+        write(root)
+        document = document_of("train")
+        change(document)
+        (root / "annotations" / "panoptic_train2017.json").write_text(json.dumps(document))
+
+    return make
+
+
+def info(document: Document, number: int = 1) -> Document:
+    """A segment of a.jpg, whose annotation is the last one."""
+    return document["annotations"][-1]["segments_info"][number]
+
+
+def map_of(spoil: Callable[[Path], object]) -> Callable[[Path], object]:
+    def make(root: Path) -> None:
+        write(root)
+        spoil(root / "annotations" / "panoptic_train2017" / "a.png")
+
+    return make
+
+
+def painted(colour: tuple[int, int, int]) -> Callable[[Path], object]:
+    """The cat of a.jpg in another colour."""
+
+    def spoil(path: Path) -> None:
+        pixels = np.array(Image.open(path))
+        pixels[mask_of(PICTURES["train"]["a.jpg"], 1)] = colour
+        Image.fromarray(pixels).save(path)
+
+    return map_of(spoil)
+
+
+A = "image 4000000000"
+CAT, DOG = f"segment 1792 of {A}", f"segment 197121 of {A}"
+OTHER_SIZE = {"size": [WIDTH, HEIGHT], "counts": [WIDTH * HEIGHT]}
+
+PLANTED: dict[str, tuple[str, str, str, str, Callable[[Path], Any]]] = {
+    # severity without and with --skip-bad, kind, where
+    "a word": ("error", "warning", "bad-mask", "annotation 10", outline("cat")),
+    "half a corner": ("error", "warning", "bad-mask", "annotation 10", outline([[1, 2, 3, 4, 5, 6, 7]])),
+    "words for corners": ("error", "warning", "bad-mask", "annotation 10", outline([["a"] * 6])),
+    "far corners": ("error", "warning", "bad-mask", "annotation 10", outline([[0, 0, 1e9, 0, 1e9, 1e9]])),
+    "runs too short": (
+        "error", "warning", "bad-mask", "annotation 10", outline({"size": [HEIGHT, WIDTH], "counts": [5, 6]}),
+    ),
+    "runs without size": ("error", "warning", "bad-mask", "annotation 10", outline({"counts": [5, 6]})),
+    "turned runs": ("error", "warning", "mask-size", "annotation 10", outline(OTHER_SIZE)),
+    "nothing on": (
+        "warning", "warning", "empty-mask", "annotation 10",
+        outline({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}),
+    ),
+    "a line": ("warning", "warning", "flat-polygon", "annotation 10", outline([*POLYGON, [12, 12, 20, 20]])),
+    "elsewhere": (
+        "warning", "warning", "mask-outside", "annotation 10",
+        outline([[13, 10, 33, 10, 33, 25, 13, 25]]),
+    ),
+    "no outline": ("warning", "warning", "no-mask", "annotation 10", outline([])),
+    "on each other": (
+        "warning", "warning", "overlap", "image 1",
+        stuff(
+            lambda d: d["annotations"][0].update(segmentation=[[0, 9, 30, 9, 30, 25, 0, 25]], bbox=[0, 9, 30, 16])
+        ),
+    ),
+    "a gap": (
+        "warning", "warning", "unclaimed", "image 1",
+        stuff(lambda d: d["annotations"].pop(0)),
+    ),
+    "no map": ("error", "warning", "missing-map", A, map_of(lambda path: path.unlink())),
+    "no map is named": ("error", "warning", "missing-map", A, panoptic(lambda d: d["annotations"].pop())),
+    "text for a map": ("error", "warning", "bad-map", A, map_of(lambda path: path.write_text("x"))),
+    "half a map": ("error", "warning", "bad-map", A, map_of(lambda path: path.write_bytes(path.read_bytes()[:90]))),
+    "a grey map": ("error", "warning", "bad-map", A, map_of(lambda path: Image.new("L", (WIDTH, HEIGHT)).save(path))),
+    "a small map": ("error", "warning", "mask-size", A, map_of(lambda path: Image.new("RGB", (9, 9)).save(path))),
+    "a map elsewhere": (
+        "error", "error", "leaves-folder", A,
+        panoptic(lambda d: d["annotations"][-1].update(file_name="../panoptic_val2017/c.png")),
+    ),
+    "no colour": (
+        "error", "warning", "missing-segment", f"segment 77 of {A}",
+        panoptic(lambda d: d["annotations"][-1]["segments_info"].append({**info(d), "id": 77})),
+    ),
+    "a stranger": (
+        "warning", "warning", "unknown-segment", A, panoptic(lambda d: d["annotations"][-1]["segments_info"].pop(1)),
+    ),
+    "twice": (
+        "error", "warning", "segment-twice", CAT,
+        panoptic(lambda d: d["annotations"][-1]["segments_info"].append({**info(d), "category_id": 4})),
+    ),
+    "a box aside": (
+        "warning", "warning", "mask-outside", DOG, panoptic(lambda d: info(d, 2).update(bbox=[20, 20, 30, 15])),
+    ),
+    "black": ("warning", "warning", "unclaimed", A, painted((0, 0, 0))),
+}  # fmt: skip
+WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # what follows of it
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_each_problem_is_found_and_named(detr: Detr, tmp_path: Path, planted: str) -> None:
+    """It alone is found, with and without --skip-bad, with the exit code of its severity."""
+    alone, skipping, kind, where, make = PLANTED[planted]
+    make(tmp_path / "data")
+    # There is a gap in b.jpg; and without a.jpg no dog to learn.
+    unrelated = {"unclaimed", "class-not-in-train", WITH_ANOTHER.get(planted, "")} - {kind}
+    for options, severity in (((), alone), (("--skip-bad",), skipping)):
+        shown = detr("data", "check", "data", "--json", *options)
+        found = [(p["severity"], p["kind"]) for p in shown.json["problems"] if p["kind"] not in unrelated]
+        assert found == [(severity, kind)]
+        if kind != "unclaimed":
+            assert [p["where"] for p in shown.json["problems"] if p["kind"] == kind] == [where]
+        elif planted == "black":
+            assert "in 2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
+        assert shown.code == (3 if "error" in {p["severity"] for p in shown.json["problems"]} else 0)
+
+
+def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
+    instances(tmp_path / "data")
+    shown = detr("data", "check", "data", "--json").json
+    assert (shown["problems"], shown["masks"]) == ([], True)
+    stuff(lambda document: None)(tmp_path / "shared")
+    assert detr("data", "check", "shared", "--json").json["problems"] == []
+    write(tmp_path / "panoptic")
+    (gap,) = detr("data", "check", "panoptic", "--json").json["problems"]
+    assert gap["kind"] == "unclaimed"
+    assert "in 1 of 2 pictures pixels belong to no segment, 10.6% of all" in gap["what"]
+
+
+@pytest.mark.parametrize(
+    ("planted", "images", "boxes"),
+    [
+        ("a word", 2, 3),
+        ("turned runs", 2, 3),
+        ("nothing on", 2, 4),
+        ("no colour", 2, 5),
+        ("twice", 2, 5),
+        ("a small map", 1, 2),
+        ("half a map", 1, 2),
+    ],
+)
+def test_what_is_left_out_is_neither_learned_nor_measured(
+    detr: Detr, tmp_path: Path, planted: str, images: int, boxes: int
+) -> None:
+    PLANTED[planted][-1](tmp_path / "data")
+    split = detr("data", "check", "data", "--json", "--skip-bad").json["splits"]["train"]
+    assert (split["images"], split["boxes"]) == (images, boxes)
+    examined = examine_module.examine(open_data(tmp_path / "data"), leave_out_bad=True)
+    train = examined.splits["train"]
+    annotations = annotate(train, classes_in_report(examined), masks=True)
+    assert (len(annotations), len(annotations.boxes)) == (images, boxes)
+    for i in range(images):
+        masks = annotations.masks(i)
+        assert masks is not None
+        masks.pixels(HEIGHT, WIDTH)
+    truth = truth_of(train)
+    masks_ = truth_masks(truth)
+    assert masks_ is not None
+    assert len(masks_) == len(truth.boxes) >= boxes
+
+
+def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty outlines, as exports of boxes have them, do not make anybody look."""
+
+    def without(document: Document) -> None:
+        for number, one in enumerate(document["annotations"]):
+            one["segmentation"] = [] if number else None
+
+    instances(tmp_path / "data", without)
+    val = tmp_path / "data" / "annotations" / "instances_val.json"
+    document = json.loads(val.read_text())
+    without(document)
+    val.write_text(json.dumps(document, indent=2))
+    monkeypatch.setattr(examine_module, "check_masks", None)
+    shown = detr("data", "check", "data", "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["masks"] is None
+
+
+def test_many_masks_are_looked_at_where_that_is_asked_for(
+    detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detrcli.data.mask_checks.PATIENCE", -1.0)
+    PLANTED["a word"][-1](tmp_path / "data")
+    shown = detr("data", "check", "data")
+    assert shown.code == 0
+    assert "the masks were not looked at" in shown.err
+    assert detr("data", "check", "data", "--full").code == 3
+
+
+@pytest.mark.slow
+def test_training_and_evaluation_ask_before_they_begin(detr: Detr, tmp_path: Path) -> None:
+    """Where masks are learned or measured; who has boxes alone does not care."""
+    PLANTED["turned runs"][-1](tmp_path / "data")
+    quick = ("--weights", "none", "--epochs", 1, "--size", 40, "--set", "workers=0", "--set", "queries=4")
+    shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick)
+    assert shown.code == 3
+    assert "mask-size: annotation 10: its mask is 40 x 60, the picture 60 x 40" in shown.err
+    assert "--skip-bad" in shown.err
+    assert not Path("run").exists()
+    shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick, "--skip-bad")
+    assert shown.code == 0, shown.err
+    assert "mask-size: annotation 10" in shown.err
+    more = detr("train", "--resume", "run", "--epochs", 2)
+    assert more.code == 0, more.err
+    evaluated = ("eval", "data", "--split", "train", "--weights", "run", "--json")
+    assert detr(*evaluated).code == 3
+    assert detr(*evaluated, "--skip-bad").json["masks"]["AP"] >= 0
