@@ -39,7 +39,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
                 parameters,
                 "shapes val",
                 ap,
-                shipped.path.stat().st_size,
+                shipped.bytes,
                 True,
             )
         )

@@ -64,6 +64,12 @@ class Shipped:
     model: str | None = None
 
     @property
+    def bytes(self) -> int:
+        """Of all that is read."""
+        below = 0 if self.detector is None else SHIPPED[self.detector].bytes
+        return self.path.stat().st_size + below
+
+    @property
     def record(self) -> dict[str, Any]:
         """How they came to be, and what they reach."""
         text = self.path.with_suffix(".json").read_text(encoding="utf-8")

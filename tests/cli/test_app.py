@@ -92,7 +92,7 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
     assert lines[17][:4] == ["RT-DETR", "rt_detr", "42,731,082", "136.7"]
     assert "53.1 (R50, arXiv 2304.08069)" in table.stdout
     assert "48.4 (T, zero-shot, arXiv 2303.05499)" in table.stdout
-    assert len(lines) == 28
+    assert len(lines) == 30
 
     document = json.loads(detr("models", "--json", DETR_CACHE=str(tmp_path)).stdout)
     assert document["schema"] == "detr.models/1"
