@@ -13,8 +13,8 @@ from detrcli.variants import (
     detr_masks,
     dino,
     dino_tiny,
+    product_masks,
     tiny,
-    tiny_masks,
     torchvision_detectors,
 )
 from detrcli.variants.adapters.variant import FOR_PHRASES, WITH_MASKS
@@ -31,7 +31,7 @@ _VARIANTS: list[Variant[Any]] = [
     dino.VARIANT,
     dino_tiny.VARIANT,
     deformable_tiny.VARIANT,
-    *tiny_masks.VARIANTS,
+    *product_masks.VARIANTS,
     OF_TRANSFORMERS,
     FOR_PHRASES,
     WITH_MASKS,

@@ -19,7 +19,7 @@ from detrcli.model.position import SinePosition
 from detrcli.model.pyramid import PyramidInput
 from detrcli.model.sampled_attention import SampledInspectable
 from detrcli.variants import deformable_names
-from detrcli.variants.detr import check_heads, class_and_boxes
+from detrcli.variants.detr import EVERY_STAGE, check_heads, class_and_boxes
 from detrcli.variants.variant import TrainedBackbone, Variant
 
 
@@ -71,10 +71,18 @@ PRESETS = {
 }
 
 
-def build(config: DeformableConfig) -> DeformableDETR:
-    """The network, with the published random start. Frozen norms come with a frozen stem, as published."""
-    c = config
-    stages = (4,) if c.levels == 1 else (2, 3, 4)
+def stages_of(config: DeformableConfig) -> tuple[int, ...]:
+    """Of the backbone, those that the encoder sees."""
+    return (4,) if config.levels == 1 else (2, 3, 4)
+
+
+def build(config: DeformableConfig, *, finer: bool = False) -> DeformableDETR:
+    """The network, with the published random start. Frozen norms come with a frozen stem, as published.
+
+    With `finer` its backbone gives a mask head finer maps too.
+    """
+    c, seen = config, stages_of(config)
+    stages = EVERY_STAGE if finer else seen
     backbone = ResNet(c.backbone, norm=NORMS[c.norm], dilated=c.dilated, stages=stages)
     backbone.freeze("stem" if c.norm == "frozen" else "none")
     shape = (c.dim, c.heads, c.levels, c.points, c.feed_forward, c.dropout)
@@ -85,7 +93,9 @@ def build(config: DeformableConfig) -> DeformableDETR:
     )
     return DeformableDETR(
         backbone=backbone,
-        pyramid=PyramidInput(backbone.channels, c.levels, c.dim, SinePosition(c.dim, centred=True)),
+        pyramid=PyramidInput(
+            backbone.channels[-len(seen) :], c.levels, c.dim, SinePosition(c.dim, centred=True)
+        ),
         encoder=DeformableEncoder(c.encoder_layers, *shape),
         queries=queries,
         layers=[DeformableDecoderLayer(*shape) for _ in range(c.decoder_layers)],

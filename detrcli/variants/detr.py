@@ -1,6 +1,6 @@
 """DETR as published (arXiv 2005.12872)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -59,12 +59,16 @@ PRESETS = {
 }
 
 
-def build(config: DETRConfig, stages: Sequence[int] = (4,)) -> DETR:
+EVERY_STAGE = (1, 2, 3, 4)  # of a ResNet
+
+
+def build(config: DETRConfig, *, finer: bool = False) -> DETR:
     """The network, with the published random start. Frozen norms come with a frozen stem, as published.
 
-    DETR itself needs the backbone's last stage alone.
+    DETR itself needs the backbone's last stage alone; with `finer` a mask head is given the others too.
     """
     c = config
+    stages = EVERY_STAGE if finer else (4,)
     backbone = ResNet(c.backbone, norm=NORMS[c.norm], dilated=c.dilated, stages=stages)
     backbone.freeze("stem" if c.norm == "frozen" else "none")
     position: nn.Module = LearnedPosition(c.dim) if c.position == "learned" else SinePosition(c.dim)

@@ -28,7 +28,7 @@ PRESETS = {
 
 def build(config: DETRMasksConfig) -> Segmenter:
     """The network, with the published random start."""
-    detector = detr.build(config, stages=(1, 2, 3, 4))
+    detector = detr.build(config, finer=True)
     return Segmenter(
         detector, ConvolutionalMaskHead(config.dim, config.heads, detector.backbone.channels[:-1])
     )

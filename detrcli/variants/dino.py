@@ -19,7 +19,7 @@ from detrcli.model.sampled_attention import SampledInspectable
 from detrcli.model.selection import MixedSelection
 from detrcli.variants import deformable_names
 from detrcli.variants.deformable_detr import FOCAL, check_pyramid, focal_rows
-from detrcli.variants.detr import check_heads, class_and_boxes
+from detrcli.variants.detr import EVERY_STAGE, check_heads, class_and_boxes
 from detrcli.variants.variant import TrainedBackbone, Variant
 
 
@@ -52,16 +52,26 @@ class DINOConfig(ModelConfig):
 PRESETS = {"dino-r50-4scale": DINOConfig(), "dino-r50-5scale": DINOConfig(levels=5)}
 
 
-def build(config: DINOConfig) -> DINO:
-    """The network, with the published random start. Frozen norms come with a frozen stem, as published."""
-    c = config
-    stages = (1, 2, 3, 4) if c.levels > 4 else (2, 3, 4)
+def stages_of(config: DINOConfig) -> tuple[int, ...]:
+    """Of the backbone, those that the encoder sees."""
+    return EVERY_STAGE if config.levels > 4 else (2, 3, 4)
+
+
+def build(config: DINOConfig, *, finer: bool = False) -> DINO:
+    """The network, with the published random start. Frozen norms come with a frozen stem, as published.
+
+    With `finer` its backbone gives a mask head finer maps too.
+    """
+    c, seen = config, stages_of(config)
+    stages = EVERY_STAGE if finer else seen
     backbone = ResNet(c.backbone, norm=NORMS[c.norm], dilated=False, stages=stages)
     backbone.freeze("stem" if c.norm == "frozen" else "none")
     shape = (c.dim, c.heads, c.levels, c.points, c.feed_forward, c.dropout)
     return DINO(
         backbone=backbone,
-        pyramid=PyramidInput(backbone.channels, c.levels, c.dim, SinePosition(c.dim, temperature=20)),
+        pyramid=PyramidInput(
+            backbone.channels[-len(seen) :], c.levels, c.dim, SinePosition(c.dim, temperature=20)
+        ),
         encoder=DeformableEncoder(c.encoder_layers, *shape),
         layers=[DeformableDecoderLayer(*shape) for _ in range(c.decoder_layers)],
         denoising=denoising_of(c),
