@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
@@ -31,6 +32,19 @@ settings.register_profile(
     "detr", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("detr")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="Of the tests, those of part K of N, counted from 0.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is in other parts: by its name, so that a test stays in its part whatever is added."""
+    if asked := config.getoption("--part"):
+        part, parts = map(int, asked.split("/"))
+        other = [item for item in items if crc32(item.nodeid.encode()) % parts != part]
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if item not in set(other)]
 
 
 @pytest.fixture(scope="module")
