@@ -57,3 +57,38 @@ def ignore_signals(_worker: int) -> None:
     """
     for name in _CODES:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+class EndedLoaders:
+    """The signal that a loader process has ended, held back until the next batch is asked for.
+
+    torch's own handler raises at once where a process was killed: amid a step, whose half nobody could save.
+    """
+
+    def __init__(self) -> None:
+        self._heard: tuple[int, FrameType | None] | None = None
+        self._handler: Any = None  # torch's, where it has set one
+
+    def hold_back(self) -> None:
+        """From now on, if a loader with processes of its own has begun."""
+        number = getattr(signal, "SIGCHLD", None)  # Windows has none
+        if number is None or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(number)
+        if callable(handler) and handler != self._hear:
+            self._handler = handler
+            signal.signal(number, self._hear)
+
+    def let_through(self) -> None:
+        """What was held back: a RuntimeError, if a loader process was killed."""
+        heard, self._heard = self._heard, None
+        if heard is not None and self._handler is not None:
+            self._handler(*heard)
+
+    def give_back(self) -> None:
+        """From now on torch hears it again."""
+        if self._handler is not None:
+            signal.signal(signal.SIGCHLD, self._handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._heard = (number, frame)

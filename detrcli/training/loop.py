@@ -24,7 +24,7 @@ from detrcli.system.files import write_whole
 from detrcli.training import matching_history
 from detrcli.training import run_folder as files
 from detrcli.training.begun import FIRST_BATCH
-from detrcli.training.interrupts import Interrupts, ignore_signals
+from detrcli.training.interrupts import EndedLoaders, Interrupts, ignore_signals
 from detrcli.training.machine import default_workers, memory_mb
 from detrcli.training.monitor import Monitor, more_objects_than_queries
 from detrcli.training.optimiser import count, make_optimiser
@@ -101,6 +101,7 @@ class Training:
         self.rows: list[dict[str, float | None]] = []  # epochs done
         self.sums = EpochMetrics()
         self.monitor = Monitor()
+        self.ended_loaders = EndedLoaders()
         self.seconds = 0.0  # of the sessions before this one
         self._since = time.perf_counter()
         self._saved = time.perf_counter()
@@ -199,6 +200,8 @@ class Training:
                     self._one_step(seen)
         except _Stopped:
             code = interrupts.code
+        finally:
+            self.ended_loaders.give_back()
         best = best_of(self.rows, self.evaluator.best)
         return Outcome(len(self.rows), best, self.seconds + time.perf_counter() - self._since, code)
 
@@ -232,7 +235,9 @@ class Training:
         """The batches of a step, or why there are none: a broken picture, or a loader that was killed."""
         began = time.perf_counter()
         try:
+            self.ended_loaders.let_through()
             seen = [next(batches) for _ in range(self.settings.accumulate)]
+            self.ended_loaders.hold_back()
         except DataError as error:
             error.alone = distributed.world_size() > 1
             return Seen(error=error)

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +132,27 @@ def test_killed_without_a_word_it_goes_on_from_the_last_state(
         new(data, tmp_path, report, ema=0.9).go(Interrupts())
     training = resume(data, tmp_path)
     assert training.step == 6
+    training.go(Interrupts())
+    assert comparable(training) == whole
+
+
+@pytest.mark.slow
+def test_a_loader_process_that_is_killed_costs_nothing(
+    data: Data, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """By the kernel, say, where memory runs out: all steps that were done are saved before it is told."""
+
+    def kill(report: RecordingReport) -> None:
+        if len(report.steps) == 4:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGKILL)
+
+    report = RecordingReport()
+    report.at_step = lambda _: kill(report)
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid"):
+        new(data, tmp_path, report, ema=0.9, workers=2).go(Interrupts())
+    training = resume(data, tmp_path, workers=0)
+    assert training.step == len(report.steps) >= 4
     training.go(Interrupts())
     assert comparable(training) == whole
 
