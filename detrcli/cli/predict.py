@@ -172,7 +172,7 @@ def predict(
             text=text,
             precision=precision,
             engine=engine,
-        )
+        ).without_model()
         if polygons and not detector.has_masks:
             raise UsageError(f"{detector.weights.source}: this model has no mask head; --polygons needs one.")
         paths = (item.path for item, _ in mine)

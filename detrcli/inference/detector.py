@@ -21,7 +21,7 @@ from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
-from detrcli.inference.engines import ENGINES, Engine, EngineName, fastest
+from detrcli.inference.engines import ENGINES, Engine, EngineName, PlainEngine, fastest
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
@@ -67,6 +67,7 @@ class Detector:
         """
         check_precision(precision, device)
         self.weights, self._model = weights, None
+        self._parameters: int | None = None  # where there is no model any more
         if engine is None or isinstance(engine, str):
             self._model = (weights.model() if model is None else model).to(device)
             # The model's own tensors: nothing is held twice.
@@ -105,12 +106,14 @@ class Detector:
     @property
     def has_masks(self) -> bool:
         """Whether its queries have masks; those of exports have none."""
-        return self._model is not None and self._model.has_masks
+        return self.segmentation is not None
 
     @property
     def parameters(self) -> int | None:
         """How many numbers were learned; None where an export does not say."""
-        return None if self._model is None else sum(p.numel() for p in self._model.parameters())
+        if self._model is None:
+            return self._parameters
+        return sum(p.numel() for p in self._model.parameters())
 
     @cached_property
     def engine(self) -> Engine:
@@ -127,6 +130,16 @@ class Detector:
         path = cached_export(self.weights, runtime, self.precision, self._note)
         engine: Engine = runtime.code().engine(path, self.precision)
         return engine
+
+    def without_model(self) -> Self:
+        """The same detector for those who do not look inside: its engine alone, which has weights of its own."""
+        engine = self.engine
+        if isinstance(engine, PlainEngine) and engine.model is self._model:
+            return self
+        alone = copy.copy(self)
+        alone._parameters, alone._model, alone._engine = self.parameters, None, engine
+        alone.weights = replace(self.weights, tensors={})
+        return alone
 
     def with_classes(self, classes: Classes) -> Self:
         """The same detector with other ids and names of its classes."""

@@ -1,6 +1,8 @@
 """Pictures in, detections out: the same whatever the company, the order and the kind of picture object."""
 
+import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -243,3 +245,23 @@ def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictur
     large = {**small.tensors, "class_head.weight": torch.full_like(small.tensors["class_head.weight"], 3e38)}
     with pytest.raises(DivergedError, match="not finite"):
         Detector.of(replace(small, tensors=large), "cpu").predict(pictures[0])
+
+
+@pytest.mark.parametrize("engine", ["fast", "plain"])
+def test_without_a_model_it_says_the_same(engine: EngineName) -> None:
+    """The plain model's convolutions are held no longer, where the engine has folded its own."""
+    whole = Detector.of(small_weights(), "cpu", engine=engine)
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    before, parameters = whole.predict(picture, threshold=0), whole.parameters
+    alone = whole.without_model()
+    kept = weakref.ref(next(whole.model.backbone.parameters()))
+    del whole
+    gc.collect()
+    after = alone.predict(picture, threshold=0)
+    assert np.array_equal(after.boxes, before.boxes)
+    assert np.array_equal(after.scores, before.scores)
+    assert alone.parameters == parameters
+    assert (kept() is None) == (engine == "fast")
+    if engine == "fast":
+        with pytest.raises(UsageError):
+            alone.inspect()
