@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from detrcli.evaluation.boundary import with_boundaries
 from detrcli.evaluation.masks import RunLengths, paired_ious, truth_masks
 from detrcli.evaluation.metrics import Scores, score
 from detrcli.evaluation.outcomes import Outcomes
@@ -19,6 +20,7 @@ class MaskFailures:
     """The masks of N objects and of M detections, and how far those of found objects agree."""
 
     scores: Scores
+    boundaries: Scores  # the same by boundary IoU
     objects: np.ndarray  # (N,) of RunLengths
     detections: np.ndarray  # (M,)
     ious: (
@@ -32,8 +34,12 @@ class MaskFailures:
         return float(found.mean()) if len(found) else -1.0
 
     def document(self) -> dict[str, float]:
-        """The twelve numbers of masks, and the mean IoU."""
-        return {**self.scores.metrics, "mean_iou": round(self.mean_iou, 6)}
+        """The twelve numbers of masks, AP by their boundaries, and the mean IoU."""
+        return {
+            **self.scores.metrics,
+            "boundary_AP": self.boundaries.metrics["AP"],
+            "mean_iou": round(self.mean_iou, 6),
+        }
 
 
 def mask_failures(truth: Truth, results: Results, outcomes: Outcomes) -> MaskFailures | None:
@@ -44,7 +50,13 @@ def mask_failures(truth: Truth, results: Results, outcomes: Outcomes) -> MaskFai
     found = np.flatnonzero(outcomes.found_by >= 0)
     ious = np.full(len(masks), np.nan)
     ious[found] = paired_ious(results.masks[outcomes.found_by[found]], masks[found])
-    return MaskFailures(score(truth, results, masks=masks), masks, results.masks, ious)
+    return MaskFailures(
+        score(truth, results, masks=masks),
+        score(truth, results, masks=masks, counting=with_boundaries),
+        masks,
+        results.masks,
+        ious,
+    )
 
 
 def poor_masks(truth: Truth, results: Results, outcomes: Outcomes, masks: MaskFailures) -> Iterator[Suspect]:

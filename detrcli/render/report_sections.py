@@ -139,7 +139,9 @@ def _cards(failures: Failures) -> str:
 
 def _mask_card(failures: Failures) -> Iterator[tuple[str, str, str]]:
     if (masks := failures.masks) is not None:
-        yield measured(masks.scores.metrics["AP"]), "mask AP", f"mean IoU {measured(masks.mean_iou)}"
+        boundaries = f"boundary AP {measured(masks.boundaries.metrics['AP'])}"
+        yield measured(masks.scores.metrics["AP"]), "mask AP", boundaries
+        yield measured(masks.mean_iou), "mask IoU", "mean of found objects"
 
 
 def _gallery(kind: str, title: str, text: str, *, mend: bool = False) -> Section:

@@ -45,6 +45,8 @@ def test_its_numbers(report: Report, root: Path) -> None:
     assert evaluated.masks is not None
     for name, value in evaluated.masks.items():
         assert document["masks"][name] == pytest.approx(value, abs=1e-9)
+    assert evaluated.boundaries is not None
+    assert document["masks"]["boundary_AP"] == pytest.approx(evaluated.boundaries["AP"], abs=1e-9)
     masks, found_by = failures.masks, failures.outcomes.found_by
     assert masks is not None
     assert (found_by >= 0).sum() > 5
