@@ -60,6 +60,7 @@ def show(
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "train",
     images: Annotated[int, typer.Option(metavar="N", min=1, help="How many pictures.")] = 16,
     augmented: Annotated[bool, typer.Option("--augmented", help="As training sees them.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Masks in place of boxes.")] = False,
     size: Annotated[int, typer.Option(metavar="N", min=1, help="Shorter side of the augmented input.")] = 800,
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Which pictures, and how augmented.")
@@ -77,7 +78,8 @@ def show(
     from detrcli.render.data_figure import ground_truth_figure
     from detrcli.render.draw import save
 
-    save(ground_truth_figure(open_data(data), split, images, seed, size if augmented else None), out)
+    shown = size if augmented else None
+    save(ground_truth_figure(open_data(data), split, images, seed, shown, masks=masks), out)
 
 
 @data_app.command("make")

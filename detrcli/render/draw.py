@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,11 +85,17 @@ def draw_map(image: Image.Image, found: PanopticMap | SemanticMap) -> Image.Imag
     )
 
 
-def marks_of(boxes: Sequence[Box], labels: Sequence[int], classes: Classes) -> list[Mark]:
-    """Marks at the objects of a ground truth, whose labels are class indices."""
+def marks_of(
+    boxes: Sequence[Box],
+    labels: Sequence[int],
+    classes: Classes,
+    masks: Iterable[np.ndarray] | None = None,
+) -> list[Mark]:
+    """The ground truth as marks, by class indices; by its masks (H, W) where they are given."""
+    drawn: Iterable[np.ndarray | None] = [None] * len(labels) if masks is None else masks
     return [
-        Mark(box, str(classes.names[label]), int(classes.ids[label]))
-        for box, label in zip(boxes, labels, strict=True)
+        Mark(box, str(classes.names[label]), int(classes.ids[label]), mask=mask)
+        for box, label, mask in zip(boxes, labels, drawn, strict=True)
     ]
 
 

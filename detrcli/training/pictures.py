@@ -1,5 +1,8 @@
 """What the model saw and what it says, drawn."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
@@ -10,6 +13,7 @@ from detrcli.data.dataset import Examples
 from detrcli.data.images import open_picture
 from detrcli.data.preprocessing import as_picture
 from detrcli.errors import DataError
+from detrcli.evaluation.masks import pixels_of, truth_masks
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.render.draw import Mark, grid_figure, mark, marks_of
@@ -31,7 +35,8 @@ def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessi
             pixels = pixels[:, :height, :width]
         image = as_picture(pixels, preprocessing)  # (3, h, w)
         boxes = to_pixels(target.boxes, image.height, image.width)  # (N, 4)
-        marks = marks_of(boxes.tolist(), target.labels.tolist(), classes)
+        masks = None if target.masks is None else list(target.masks[:, : image.height, : image.width].numpy())
+        marks = marks_of(boxes.tolist(), target.labels.tolist(), classes, masks)
         cells.append((mark(image, marks), f"image {image_id}, {image.width} x {image.height}"))
     return grid_figure(cells, columns=4)
 
@@ -39,6 +44,7 @@ def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessi
 def beside_truth(split: Split, truth: Truth, results: Results) -> Image.Image:
     """Some pictures of a split, each twice: its truth on the left, what is predicted on the right."""
     w = split.written
+    masks = None if results.masks is None else truth_masks(truth)
     chosen = np.linspace(0, len(truth.images) - 1, min(MOST, len(truth.images))).round().astype(int)
     names = dict(zip(truth.classes.ids.tolist(), truth.classes.names.tolist(), strict=True))
     cells = []
@@ -52,11 +58,17 @@ def beside_truth(split: Split, truth: Truth, results: Results) -> Image.Image:
         sure = (results.image_ids == image_id) & (results.scores >= SURE)
         wanted = _marks(truth.boxes[here], truth.of_category[here], names)
         found = _marks(results.boxes[sure], results.category_ids[sure], names, results.scores[sure])
+        if masks is not None and results.masks is not None:
+            wanted, found = _with_masks(wanted, masks[here]), _with_masks(found, results.masks[sure])
         cells += [
             (mark(image, wanted), f"{w.files[i]}: ground truth"),
             (mark(image, found), f"score {SURE} or more"),
         ]
     return grid_figure(cells, columns=4)
+
+
+def _with_masks(marks: Sequence[Mark], masks: np.ndarray) -> list[Mark]:
+    return [replace(one, mask=pixels_of(mask)) for one, mask in zip(marks, masks, strict=True)]
 
 
 def _marks(

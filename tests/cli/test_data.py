@@ -16,6 +16,7 @@ from small import TINY, small_weights
 
 from detrcli.data.annotations import classes_in_report
 from detrcli.data.examine import headers_only
+from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
 from detrcli.weights.fit import fit
 from detrcli.weights.formats import native
@@ -401,3 +402,23 @@ def test_wrong_calls(detr: Detr, args: list[str], code: int, said: str) -> None:
     assert shown.code == code
     assert said in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize("augmented", [[], ["--augmented", "--size", 96]], ids=["as it is", "augmented"])
+def test_masks_are_shown(detr: Detr, tmp_path: Path, augmented: list[object]) -> None:
+    """Where boxes are wanted there are frames; with --masks what lies within the shapes is coloured instead."""
+    make_shapes(tmp_path / "shapes", images=4, size=96, objects=3)
+    args = ("data", "show", tmp_path / "shapes", "--images", 4, *augmented)
+    for options in ((), ("--masks",)):
+        shown = detr(*args, *options, "--out", f"{len(options)}.png")
+        assert shown.code == 0, shown.err
+    boxes, masks = (np.asarray(Image.open(f"{i}.png").convert("RGB")).astype(int) for i in range(2))
+    assert boxes.shape == masks.shape
+    assert (abs(boxes - masks).sum(-1) > 30).mean() > 0.01
+    path = tmp_path / "shapes" / "annotations" / "instances_train.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0].pop("segmentation")
+    path.write_text(json.dumps(document))
+    lacking = detr(*args, "--masks", "--out", "none.png")
+    assert lacking.code == 3
+    assert "no mask" in lacking.err
