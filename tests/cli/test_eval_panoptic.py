@@ -114,23 +114,21 @@ def test_it_is_the_quality_of_the_files(
         assert some["masks"]["AP"] >= 0
 
 
+def spoiled_findings(detr: Detr, folder: Path, weights: Path, count: int) -> None:
+    """Data whose panoptic truth is what the model itself finds, spoiled."""
+    paths = pictures(folder / "data" / "val", count)
+    found = detr(
+        "predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images", "--threshold", 0.3,
+        "--out", "found",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    spoil(folder / "data", folder / "found")
+
+
 @pytest.mark.slow
 def test_classes_that_the_data_does_not_have(detr: Detr, tmp_path: Path, weights: Path) -> None:
     """Pixels of theirs belong to nobody; and without hotcoco the rest is measured all the same."""
-    paths = pictures(tmp_path / "data" / "val", 3)
-    find = (
-        "predict",
-        *paths,
-        "--weights",
-        weights,
-        "--format",
-        "panoptic",
-        "--no-images",
-        "--threshold",
-        0.3,
-    )
-    assert detr(*find, "--out", "found").code == 0
-    spoil(tmp_path / "data", tmp_path / "found")
+    spoiled_findings(detr, tmp_path, weights, 3)
     truth = tmp_path / "data" / "annotations" / "panoptic_val.json"
     truth.write_text(truth.read_text().replace('"name": "cat"', '"name": "cow"'))
     asked = ("eval", "data", "--weights", weights, "--json", "--threshold", 0.3)
@@ -143,20 +141,7 @@ def test_classes_that_the_data_does_not_have(detr: Detr, tmp_path: Path, weights
 
 @pytest.mark.slow
 def test_without_hotcoco(detr: Detr, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = pictures(tmp_path / "data" / "val", 2)
-    find = (
-        "predict",
-        *paths,
-        "--weights",
-        weights,
-        "--format",
-        "panoptic",
-        "--no-images",
-        "--threshold",
-        0.3,
-    )
-    assert detr(*find, "--out", "found").code == 0
-    spoil(tmp_path / "data", tmp_path / "found")
+    spoiled_findings(detr, tmp_path, weights, 2)
     monkeypatch.setattr("detrcli.evaluation.panoptic.find_spec", lambda name: None)
     shown = detr("eval", "data", "--weights", weights, "--json")
     assert shown.code == 0, shown.err
