@@ -6,7 +6,7 @@ from typing import Any
 
 from detrcli.api.evaluating import Evaluation
 from detrcli.cli.console import print_table
-from detrcli.cli.panoptic_report import quality_document, show_quality
+from detrcli.cli.panoptic_report import show_quality
 from detrcli.evaluation.errors import KINDS, ErrorKind
 from detrcli.evaluation.thresholds import Thresholds
 from detrcli.system.text import visible
@@ -56,7 +56,7 @@ def document(
         "metrics": dict(found.metrics),
         **({} if found.masks is None else {"masks": dict(found.masks)}),
         **({} if found.boundaries is None else {"boundary": dict(found.boundaries)}),
-        **({} if found.panoptic is None else {"panoptic": quality_document(found.panoptic)}),
+        **({} if found.panoptic is None else {"panoptic": found.panoptic.document()}),
         "per_class": [asdict(one) for one in found.per_class],
         **facts,
         **({} if errors is None else {"errors": [asdict(one) for one in errors]}),

@@ -1,6 +1,5 @@
 """What `detr eval --panoptic` prints."""
 
-from dataclasses import asdict
 from typing import Any
 
 from detrcli.cli.console import print_table
@@ -14,17 +13,7 @@ def panoptic_document(found: PanopticQuality, predictions: str) -> dict[str, Any
         "schema": "detr.eval/1",
         "images": found.images,
         "predictions": predictions,
-        "panoptic": quality_document(found),
-    }
-
-
-def quality_document(found: PanopticQuality) -> dict[str, Any]:
-    """The numbers."""
-    return {
-        **asdict(found.all),
-        "things": asdict(found.things),
-        "stuff": asdict(found.stuff),
-        "per_class": [asdict(one) for one in found.per_class],
+        "panoptic": found.document(),
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +47,15 @@ class PanopticQuality:
     things: Quality
     stuff: Quality
     per_class: Sequence[ClassQuality]
+
+    def document(self) -> dict[str, Any]:
+        """The numbers in plain values."""
+        return {
+            **asdict(self.all),
+            "things": asdict(self.things),
+            "stuff": asdict(self.stuff),
+            "per_class": [asdict(one) for one in self.per_class],
+        }
 
 
 @dataclass(frozen=True)

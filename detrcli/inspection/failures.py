@@ -16,6 +16,7 @@ from detrcli.evaluation.interval import Interval, interval_of_ap
 from detrcli.evaluation.metrics import Scores, score
 from detrcli.evaluation.outcomes import Outcomes, outcomes_of
 from detrcli.evaluation.pairing import by_image
+from detrcli.evaluation.panoptic import PanopticQuality, can_be_counted, quality_of
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
 from detrcli.evaluation.truth import Truth, truth_of
@@ -57,6 +58,7 @@ class Failures:
     layers: Sequence[LayerScore]
     suspects: Mapping[str, Sequence[Suspect]]  # by kind
     masks: MaskFailures | None = None  # where model and data have masks
+    panoptic: PanopticQuality | None = None  # where the data is panoptic too
 
     @cached_property
     def queries(self) -> np.ndarray:
@@ -100,6 +102,7 @@ class Failures:
             "threshold": round(found.threshold, 6),
             "metrics": self.metrics,
             "masks": None if self.masks is None else self.masks.document(),
+            "panoptic": None if self.panoptic is None else self.panoptic.document(),
             "objects": {"total": found.objects, "found": found.found, "missed": dict(found.missed_by_kind)},
             "false_alarms": dict(found.false_alarms_by_kind),
             "errors": [asdict(one) for one in self.errors],
@@ -136,7 +139,11 @@ def failures_of(
     def looked(image: SurveyedImage, predictions: Sequence[Predictions]) -> None:
         suspicions.look(image.image_id, predictions, image.results())
 
-    surveyed = survey(session, looked, mirrored=learned, limit=limit, seconds=seconds, advance=advance)
+    detector = session.detector
+    panoptic = detector.has_masks and split.written.maps is not None and can_be_counted()
+    surveyed = survey(
+        session, looked, mirrored=learned, panoptic=panoptic, limit=limit, seconds=seconds, advance=advance
+    )
     truth = whole.part(np.isin(whole.image_ids, [one.image_id for one in surveyed.images]))
     suspicions.truth = truth
     results = surveyed.results()
@@ -145,8 +152,11 @@ def failures_of(
         threshold = thresholds.overall.threshold if thresholds.overall.f1 > 0 else UNLIKELY
     outcomes = outcomes_of(truth, results, threshold, surveyed.without_query(truth.annotation_ids))
     masks = mask_failures(truth, results, outcomes)
+    quality = None
     if masks is not None:
         suspicions.found += poor_masks(truth, results, outcomes, masks)
+        segments = {one.image_id: one.segments for one in surveyed.images if one.segments is not None}
+        quality = quality_of(truth, masks.objects, segments) if panoptic else None
     return Failures(
         session=session,
         split=name,
@@ -164,6 +174,7 @@ def failures_of(
         ],
         suspects=suspicions.sorted(),
         masks=masks,
+        panoptic=quality,
     )
 
 

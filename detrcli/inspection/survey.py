@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
+from detrcli.evaluation.panoptic import FoundSegment, segments_of
 from detrcli.evaluation.results import Results, join, of_detections
 from detrcli.inspection import usage as using
 from detrcli.inspection.explained import GroupMatching, explain_group
@@ -15,7 +16,10 @@ from detrcli.inspection.matching import Pair
 from detrcli.inspection.session import InspectionSession
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.scoring import NOTHING
+from detrcli.segmentation.maps import PanopticMap
+from detrcli.segmentation.segmentation import MapRequest, Predicted
 from detrcli.structures import Detections, Output, Prediction
+from detrcli.system.precision import exact_float32
 
 SURE = 0.5  # score from which a query counts as used for something
 
@@ -41,6 +45,7 @@ class SurveyedImage:
     nothing: np.ndarray  # (L, Q) bool, whether "no object" is likelier
     annotation_ids: Sequence[int]  # of the N objects that were matched
     pairs: Sequence[Sequence[Pair]] | None  # of each layer; None where the model does not match
+    segments: Sequence[FoundSegment] | None = None  # of its panoptic map, where that was asked for
 
     def results(self, layer: int = -1) -> Results:
         """What a layer detects, in the data's ids."""
@@ -85,6 +90,7 @@ def survey(
     looked: Callable[[SurveyedImage, Sequence[Predictions]], None] = lambda image, predictions: None,
     *,
     mirrored: bool = False,
+    panoptic: bool = False,
     limit: int | None = None,
     seconds: float | None = None,
     advance: Callable[[], None] = lambda: None,
@@ -92,7 +98,7 @@ def survey(
     """Go through a split, at most so many images and seconds.
 
     `looked` is given each image and what its queries say of all classes; with `mirrored` what those of its mirror
-    image say, too, their boxes where they lie in the image.
+    image say, too, their boxes where they lie in the image. With `panoptic` each image gets its map.
     """
     began = time.monotonic()
     images: list[SurveyedImage] = []
@@ -141,7 +147,18 @@ def survey(
             nothing=detector.scoring.top_class(logits).cpu().numpy() == NOTHING,
             annotation_ids=session.annotation_ids(place),
             pairs=None if matching is None else [layer.pairs for layer in matching.layers],
+            segments=segments_of(map_of(place, output)) if panoptic else None,
         )
+
+    def map_of(place: int, output: Output) -> PanopticMap:
+        assert detector.segmentation is not None
+        of = Predicted(output.last, 0, session.size(place), session.placement(place))
+        with exact_float32():
+            made = detector.segmentation.map_of(
+                of, detector.classes, detector.scoring, MapRequest("panoptic")
+            )
+        assert isinstance(made, PanopticMap)
+        return made
 
     if matches:
         explained = (one for one in each() if one is not None)

@@ -142,6 +142,9 @@ def _mask_card(failures: Failures) -> Iterator[tuple[str, str, str]]:
         boundaries = f"boundary AP {measured(masks.boundaries.metrics['AP'])}"
         yield measured(masks.scores.metrics["AP"]), "mask AP", boundaries
         yield measured(masks.mean_iou), "mask IoU", "mean of found objects"
+    if (quality := failures.panoptic) is not None:
+        parts = f"things {measured(quality.things.PQ)}, stuff {measured(quality.stuff.PQ)}"
+        yield measured(quality.all.PQ), "PQ", parts
 
 
 def _gallery(kind: str, title: str, text: str, *, mend: bool = False) -> Section:

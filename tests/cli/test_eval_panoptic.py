@@ -12,6 +12,7 @@ from PIL import Image
 from small import MASKED, small_weights
 
 from detrcli.structures import Classes
+from detrcli.variants import variant_of
 from detrcli.weights.formats import native
 
 CLASSES = Classes(
@@ -29,7 +30,8 @@ def weights(tmp_path: Path) -> Path:
     tensors[f"{head}weight"] = 25 * tensors[f"{head}weight"]
     tensors[f"{head}bias"] = 25 * (tensors[f"{head}bias"] - usual) + torch.tensor([3.0, 3, 3, -3])
     tensors["mask_head.last.bias"] = tensors["mask_head.last.bias"] + 1
-    native.save(replace(small, tensors=tensors, classes=CLASSES), tmp_path / "sure.safetensors")
+    loss = variant_of(MASKED).loss
+    native.save(replace(small, tensors=tensors, classes=CLASSES, loss=loss), tmp_path / "sure.safetensors")
     return tmp_path / "sure.safetensors"
 
 
@@ -108,6 +110,12 @@ def test_it_is_the_quality_of_the_files(
     assert "2 pictures" in table
     assert "boundary" in table
     assert "stuff" in table
+    if threshold is None:
+        reported = detr("report", "data", "--weights", weights, "--out", "why", "--json")
+        assert reported.code == 0, reported.err
+        plain = detr(*asked, "--engine", "plain", "--json")  # by which reports are made
+        assert reported.json["panoptic"] == plain.json["panoptic"]
+        assert "PQ" in Path("why/index.html").read_text(encoding="utf-8")
     if threshold is not None:
         some = detr(*asked, "--classes", "cat,sky", "--json").json
         assert "panoptic" not in some
