@@ -95,6 +95,10 @@ class DeformableDETR(DetectionTransformer):
         self.box_heads = nn.ModuleList(BoxHead(dim) for _ in range(heads))
         init_deformable_detr(self)
 
+    def without_gradient(self) -> Sequence[nn.Parameter]:
+        """An encoder without layers asks for no positions."""
+        return [] if len(self.encoder.layers) else [self.pyramid.level_codes]
+
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         maps = self.backbone(batch.images)
         pyramid = self.pyramid(maps, batch)

@@ -33,6 +33,10 @@ class DetectionTransformer(nn.Module, ABC):
         random state, which training seeds with each step.
         """
 
+    def without_gradient(self) -> Sequence[nn.Parameter]:
+        """The parameters that no batch has a use for."""
+        return ()
+
     def freeze(self, part: Frozen) -> None:
         """Keep this part of the backbone as it is, and let all others learn."""
         if part == "detector":

@@ -54,6 +54,10 @@ class DINO(DetectionTransformer):
         self.box_head = BoxHead(dim)
         init_dino(self)
 
+    def without_gradient(self) -> Sequence[nn.Parameter]:
+        """An encoder without layers asks for no positions."""
+        return [] if len(self.encoder.layers) else [self.pyramid.level_codes]
+
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         maps = self.backbone(batch.images)
         pyramid = self.pyramid(maps, batch)

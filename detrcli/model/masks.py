@@ -120,6 +120,9 @@ class Segmenter(DetectionTransformer):
     def replace_backbone(self, backbone: nn.Module) -> None:
         self.detector.replace_backbone(backbone)
 
+    def without_gradient(self) -> Sequence[nn.Parameter]:
+        return self.detector.without_gradient()
+
     def freeze(self, part: Frozen) -> None:
         """With "detector" the mask head alone learns: the second step of the paper's training."""
         self._frozen = part == "detector"

@@ -74,15 +74,7 @@ class Trainer:
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
             for buffer in module.buffers()
         ]
-        self._replica = (
-            DistributedDataParallel(
-                model,
-                device_ids=[device] if device.type == "cuda" else None,
-                find_unused_parameters=model.may_leave_out,
-            )
-            if distributed.world_size() > 1
-            else model
-        )
+        self._replica = _replica(model, device) if distributed.world_size() > 1 else model
         if settings.compile and model.has_masks:
             raise UsageError("compile: a model with a mask head is not compiled. Leave it out.")
         self._compute = torch.compile(self._replica) if settings.compile else self._replica
@@ -198,3 +190,16 @@ class Trainer:
         torch._foreach_lerp_([self.ema[name] for name in means], [state[name] for name in means], 1 - decay)
         for name in state.keys() - means:
             self.ema[name].copy_(state[name])
+
+
+def _replica(model: DetectionTransformer, device: torch.device) -> DistributedDataParallel:
+    """The model among those of other processes, which average their gradients."""
+    without = set(map(id, model.without_gradient()))
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in without]
+    # Else the processes wait for gradients that never come.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]  # torch says nothing of it
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        find_unused_parameters=model.may_leave_out,
+    )

@@ -143,6 +143,18 @@ def test_a_picture_that_breaks_costs_nothing(root: Path, tmp_path: Path) -> None
     assert rows(run) == rows(root / "whole")
 
 
+@pytest.mark.parametrize("model", ["dino-tiny", "dino-tiny-masks", "deformable-tiny-masks"])
+def test_every_small_member_learns_in_two_processes(root: Path, tmp_path: Path, model: str) -> None:
+    """Each waits for the gradients of all parameters: of one that nobody uses it would wait for ever."""
+    options = ["--size", 32, "--batch-size", 2, "--epochs", 1, "--no-report", "--device", "cpu"]
+    options += ["--set", "workers=0", "--set", "queries=6", "--weights", "none", "--model", model]
+    ended = finished(begin(2, root / "data", *options, "--out", tmp_path / "run"))
+    assert ended.code == 0, ended.err
+    (row,) = rows(tmp_path / "run")
+    assert float(row["loss"]) > 0
+    assert ("mask_AP" in row) == ("masks" in model)
+
+
 def test_what_all_meet_is_told_once(root: Path, tmp_path: Path) -> None:
     ended = finished(begin(2, root / "data", *SMALL, "--set", "queues=6", "--out", tmp_path / "run"))
     assert ended.code != 0
