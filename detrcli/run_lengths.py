@@ -1,5 +1,6 @@
 """Masks by the lengths of their runs, as COCO keeps them: a thousandth of the memory that their pixels take."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, overload
@@ -35,6 +36,24 @@ def lengths_in(counts: bytes | Sequence[int], height: int, width: int) -> np.nda
     return lengths
 
 
+def pixels_of(runs: Any) -> np.ndarray:
+    """A mask (H, W) bool from runs as pycocotools has them. They have been checked: it writes as far as they say."""
+    from pycocotools import mask as rle  # of no use to who has no masks
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
+        return np.asarray(rle.decode(runs), dtype=bool)
+
+
+def box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x, y, width and height of what is marked in a mask (H, W) bool; all 0 where it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+
+
 def extent(lengths: np.ndarray, height: int) -> tuple[int, tuple[int, int, int, int]]:
     """How many pixels a mask of these runs has, and x0, y0, x1, y1 around them; without making the mask."""
     ends = np.cumsum(lengths)
@@ -43,9 +62,8 @@ def extent(lengths: np.ndarray, height: int) -> tuple[int, tuple[int, int, int, 
     if not len(first):
         return 0, (0, 0, 0, 0)
     left, right = first // height, (end - 1) // height
-    top = np.where(
-        left < right, 0, first % height
-    )  # who goes on in the next column has been at its lower end
+    # A run that goes on in the next column has been at the lower end of its own.
+    top = np.where(left < right, 0, first % height)
     bottom = np.where(left < right, height - 1, (end - 1) % height)
     around = (int(left.min()), int(top.min()), int(right.max()) + 1, int(bottom.max()) + 1)
     return int((end - first).sum()), around

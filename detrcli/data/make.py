@@ -16,6 +16,7 @@ from detrcli.data.maps import as_colours
 from detrcli.data.outlines import encoded
 from detrcli.data.shapes import CATALOGUE, DEFAULT, STUFF, Scene, scene
 from detrcli.errors import UsageError
+from detrcli.run_lengths import box_around
 from detrcli.system.cache import cache_folder
 
 IMAGES, SIZE, OBJECTS, SEED = 2000, 128, 5, 0
@@ -133,14 +134,12 @@ def _segments(made: Scene, number: int, classes: int) -> tuple[np.ndarray, list[
             continue
         id_ = (number * MOST_SEGMENTS + len(infos) + 1) * SPREAD % 256**3
         ids[mask] = id_
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        x, y = int(columns[0]), int(rows[0])
         infos.append(
             {
                 "id": id_,
                 "category_id": label + 1,
                 "iscrowd": 0,
-                "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+                "bbox": list(box_around(mask)),
                 "area": int(np.count_nonzero(mask)),
             }
         )

@@ -15,10 +15,8 @@ from detrcli.errors import DataError
 from detrcli.system.text import visible
 
 NOBODY = 0  # the id of pixels that belong to no segment
-HEAD = (
-    b"map "  # how the outline of a segment begins, as no JSON does: no annotation file names maps of its own
-)
-LARGEST = 256**3
+# How the outline of a segment begins, as no JSON does: no annotation file names maps of its own.
+HEAD = b"map "
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from detrcli.data.maps import NOBODY, read_map
 from detrcli.data.outlines import WRONG, lengths_of, mask_of, size_of
 from detrcli.data.raw_annotations import Problem
 from detrcli.errors import DataError
-from detrcli.run_lengths import extent
+from detrcli.run_lengths import box_around, extent
 
 ROUNDING = 2.0  # pixels that a mask may reach out of its box: a polygon's corners lie between pixels
 OVERLAP = 0.01  # of the pixels of a picture that segments may share before that is worth a word
@@ -125,10 +125,8 @@ def _of_map(name: str, split: Split, i: int, own: Sequence[int]) -> _Look:
             problems.append(Problem("error", "missing-segment", name, annotation_named(w, place), what))
             left_out.append(place)
             continue
-        mask = ids == segment
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        around = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        problems += _outside(name, split, place, around)
+        x, y, across, down = box_around(ids == segment)
+        problems += _outside(name, split, place, (x, y, x + across, y + down))
     return _Look(problems, left_out, nobody=sum(drawn[one] for one in strangers))
 
 

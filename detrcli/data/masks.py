@@ -10,6 +10,7 @@ import numpy as np
 
 from detrcli.data.outlines import WRONG, decoded, size_of
 from detrcli.errors import DataError
+from detrcli.run_lengths import box_around
 
 
 class _Image(msgspec.Struct):
@@ -45,15 +46,8 @@ class Mask:
     @property
     def box(self) -> np.ndarray:
         """x0, y0, x1, y1 around it, (4,); all 0 where it is empty."""
-        return box_around(self.pixels)
-
-
-def box_around(mask: np.ndarray) -> np.ndarray:
-    """x0, y0, x1, y1 around the pixels of a mask (H, W) bool, (4,); all 0 where it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return np.zeros(4)
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        x, y, width, height = box_around(self.pixels)
+        return np.array([x, y, x + width, y + height])
 
 
 def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[Mask]:

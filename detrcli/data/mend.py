@@ -12,12 +12,12 @@ from typing import Any
 from detrcli.data.coco_writer import coco_document, images_document
 from detrcli.data.examine import headers_only
 from detrcli.data.layouts.coco import annotation_ids
-from detrcli.data.masks import box_around
 from detrcli.data.outlines import as_text, mask_of
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations, whole_numbers
 from detrcli.data.source import DataSource
 from detrcli.data.spec import Note, tell_problems
 from detrcli.errors import DataError, UsageError
+from detrcli.run_lengths import box_around
 
 SCHEMA = "detr.mend/1"
 KINDS = ("wrong_label", "missing_label", "loose_box", "duplicate", "poor_mask")
@@ -195,9 +195,8 @@ def _of_mask(change: Change, image: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError(
             f"The list has a mask of annotation {change.annotation_id} that is none: {error}."
         ) from None
-    x0, y0, x1, y1 = box_around(pixels).tolist()
     return {
         "segmentation": dict(change.mask or {}),
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "bbox": list(box_around(pixels)),
         "area": int(pixels.sum()),
     }

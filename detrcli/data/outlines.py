@@ -4,7 +4,6 @@ They are read when masks are asked for and not before: in COCO they are nine ten
 """
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import msgspec
 import numpy as np
 
 from detrcli.data.maps import HEAD, segment_of
-from detrcli.run_lengths import decode, encode, lengths_in
+from detrcli.run_lengths import decode, encode, lengths_in, pixels_of
 
 NOTHING = (b"", b"null", b"[]")  # what stands in place of an outline where there is none
 
@@ -94,13 +93,7 @@ def as_text(segmentation: Any) -> bytes:
 
 def _of_polygons(polygons: list[Any], height: int, width: int) -> np.ndarray:
     runs = _runs_of_polygons(polygons, height, width)
-    if runs is None:
-        return np.zeros((height, width), dtype=bool)
-    from pycocotools import mask as rle  # of no use to who has no masks
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
-        return np.asarray(rle.decode(runs), dtype=bool)
+    return np.zeros((height, width), dtype=bool) if runs is None else pixels_of(runs)
 
 
 def _runs_of_polygons(polygons: list[Any], height: int, width: int) -> Any:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import RandomState
 
+from detrcli.run_lengths import box_around
+
 UNIT = 1 << 12  # a shape's radius in its own coordinates
 TURNS = 64  # directions that a shape can be turned to
 SMALL, MEDIUM, LARGE = (4, 7), (8, 13), (14, 24)  # radius in hundredths of the picture's side
@@ -66,18 +68,13 @@ class Scene:
     pixels: np.ndarray  # (S, S, 3) uint8
     labels: np.ndarray  # (N,) int64, places in the list of classes
     masks: np.ndarray  # (N, S, S) bool, what can be seen of each
-    stuff: np.ndarray | None = (
-        None  # (S, S) int64, what is behind them, places in STUFF; None before blotches
-    )
+    # (S, S) int64, what is behind them, places in STUFF; None before blotches.
+    stuff: np.ndarray | None = None
 
     @property
     def boxes(self) -> np.ndarray:
         """(N, 4) int64: x, y, width, height of what can be seen."""
-        boxes = []
-        for mask in self.masks:
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            boxes.append((columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1))
-        return np.array(boxes, dtype=np.int64).reshape(-1, 4)
+        return np.array([box_around(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
 
 
 def scene(

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.evaluation.masks import RunLengths, pixels_of
+from detrcli.evaluation.masks import RunLengths
 from detrcli.evaluation.metrics import LEAST_IOU, Columns, pycocotools_sets, run
-from detrcli.run_lengths import encode
+from detrcli.run_lengths import box_around, encode, pixels_of
 
 WIDTH = 0.02  # of a boundary, by the picture's diagonal
 
@@ -17,10 +17,9 @@ def boundary_of(mask: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     reach = max(1, round(WIDTH * float(np.hypot(height, width))))
     boundary = mask.copy()
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows):
-        top, left = int(rows[0]), int(columns[0])
-        shown = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+    left, top, across, down = box_around(mask)
+    if across:
+        shown = mask[top : top + down, left : left + across]
         window = 2 * reach + 1
         if min(shown.shape) >= window:
             inner = _all_of(_all_of(shown, window).T, window).T  # (h - 2 * reach, w - 2 * reach)

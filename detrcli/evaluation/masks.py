@@ -1,6 +1,5 @@
 """Masks of a whole split, as run lengths: those of its objects, and those that were found."""
 
-import warnings
 from typing import Any
 
 import msgspec
@@ -68,15 +67,6 @@ def paired_ious(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     pairs = zip(found, truth, strict=True)
     return np.array([float(rle.iou([one], [other], [0])[0, 0]) for one, other in pairs])
-
-
-def pixels_of(mask: RunLengths) -> np.ndarray:
-    """One as an array (H, W) bool. It has been checked: pycocotools writes as far as the runs say."""
-    from pycocotools import mask as rle  # of no use to who has no masks
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
-        return np.asarray(rle.decode(mask), dtype=bool)
 
 
 def areas(masks: np.ndarray) -> np.ndarray:

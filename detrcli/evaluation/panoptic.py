@@ -66,7 +66,7 @@ class FoundSegment:
     counts: bytes  # its run lengths
 
 
-def segments_of(found: "PanopticMap") -> list[FoundSegment]:
+def segments_of(found: PanopticMap) -> list[FoundSegment]:
     """Those of a map whose classes the data has; the pixels of the others belong to nobody."""
     return [
         FoundSegment(one.category_id, encode(found.ids == one.id))

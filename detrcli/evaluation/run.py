@@ -25,9 +25,8 @@ class DetectedSplit:
 
     results: Results  # by rising image id
     unread: dict[int, str]  # image id -> why it could not be looked at
-    segments: dict[
-        int, list[FoundSegment]
-    ]  # image id -> those of its panoptic map, where these were asked for
+    # Image id -> those of its panoptic map, where these were asked for.
+    segments: dict[int, list[FoundSegment]]
 
 
 def detect_split(

@@ -42,7 +42,7 @@ class ImageResult:
 
     source: ImageSource
     size: tuple[int, int] | None  # height and width as it is displayed
-    detections: Detections | None  # None too where a map was asked for
+    detections: Detections | None  # None too where a map was asked for instead
     image: Image.Image | None = None  # RGB, where it was asked for
     notes: Sequence[str] = ()
     problem: str | None = None

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from detrcli.run_lengths import box_around
 from detrcli.structures import Classes
 
 MapKind = Literal["panoptic", "semantic"]
@@ -66,10 +67,3 @@ class SemanticMap:
 def is_thing(classes: Classes, label: int) -> bool:
     """Whether each object of a class counts for itself; so it is of all classes where nobody says which are stuff."""
     return classes.things is None or bool(classes.things[label])
-
-
-def box_around(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x, y, width and height of what is marked in a mask (H, W), which is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1

@@ -12,8 +12,8 @@ from detrcli.boxes import around
 from detrcli.errors import NOT_FINITE, DivergedError
 from detrcli.losses.scoring import NOTHING, Scoring
 from detrcli.resize import Placement
-from detrcli.run_lengths import MaskRows, encode
-from detrcli.segmentation.maps import MapKind, PanopticMap, Segment, SemanticMap, box_around, is_thing
+from detrcli.run_lengths import MaskRows, box_around, encode
+from detrcli.segmentation.maps import MapKind, PanopticMap, Segment, SemanticMap, is_thing
 from detrcli.segmentation.masks import TOGETHER, in_picture
 from detrcli.segmentation.segmentation import MapMaker, Predicted, Segmentation
 from detrcli.structures import Classes, Detections

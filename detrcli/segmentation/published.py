@@ -9,7 +9,8 @@ from torch import Tensor
 
 from detrcli.losses.scoring import NOTHING, Scoring
 from detrcli.resize import Placement
-from detrcli.segmentation.maps import MapKind, PanopticMap, Segment, box_around, is_thing
+from detrcli.run_lengths import box_around
+from detrcli.segmentation.maps import MapKind, PanopticMap, Segment, is_thing
 from detrcli.segmentation.masks import logits_in_input, masks_of_queries
 from detrcli.segmentation.segmentation import MapMaker, Predicted, Segmentation
 from detrcli.structures import Classes, Detections

@@ -13,10 +13,11 @@ from detrcli.data.dataset import Examples
 from detrcli.data.images import open_picture
 from detrcli.data.preprocessing import as_picture
 from detrcli.errors import DataError
-from detrcli.evaluation.masks import pixels_of, truth_masks
+from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.render.draw import Mark, grid_figure, mark, marks_of
+from detrcli.run_lengths import pixels_of
 from detrcli.structures import Classes
 
 MOST = 8  # pictures on a sheet

@@ -61,9 +61,8 @@ for _first, _names in _STUFF.items():
     for _id, _name in enumerate(_names.split(), _first):
         PANOPTIC_NAMES[_id] = _name
 
-UNNAMED = re.compile(
-    rf"{UNUSED}|LABEL_\d+"
-)  # the second is what transformers writes where nobody gave a name
+# LABEL_ and a number is what transformers writes where nobody gave a name.
+UNNAMED = re.compile(rf"{UNUSED}|LABEL_\d+")
 
 
 def things_among(names: Sequence[str]) -> list[bool] | None:
