@@ -30,6 +30,11 @@ CONFIGS = {
     ),
     "detr-r50-panoptic": preset("detr-r50-panoptic"),
 }
+# For tests elsewhere that repeat something on each of them: the plain one and the one with masks by default.
+ON_SOME = [
+    name if name in ("detr-r50", "detr-r50-panoptic") else pytest.param(name, marks=pytest.mark.slow)
+    for name in CONFIGS
+]
 
 
 def our_name(name: str, masks: bool) -> str:

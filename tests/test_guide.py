@@ -155,7 +155,11 @@ def test_the_model_cards_have_the_recorded_numbers_and_commands(name: str) -> No
 
 @pytest.mark.parametrize(
     "code",
-    [code for path in DOCUMENTS for code in fenced(read(path), "python")],
+    [
+        pytest.param(code, marks=pytest.mark.slow) if "report(" in code else code  # it makes all of shapes
+        for path in DOCUMENTS
+        for code in fenced(read(path), "python")
+    ],
     ids=lambda code: code.splitlines()[0] + str(len(code)),
 )
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

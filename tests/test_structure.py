@@ -142,6 +142,12 @@ def test_command_line_starts_without_torch_and_numpy() -> None:
         assert shown.stdout.split() == []
 
 
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """Without packages, pytest imports each by its name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
+
+
 def test_top_level_is_what_it_should_be() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],

@@ -23,26 +23,14 @@ def models(json: Json = False, debug: Debug = False) -> None:
     rows = []
     for name, known in PUBLISHED.items():
         config = preset(name)
-        variant = variant_of(config)
-        backbone = variant.summary(config)
-        parameters = sum(p.numel() for p in variant.unfilled(config).parameters())
+        backbone = variant_of(config).summary(config)
         here = cached_path(known.url, known.sha256).exists()
-        rows.append((name, backbone, parameters, "COCO val2017", known.ap, known.bytes, here))
+        rows.append((name, backbone, known.parameters, "COCO val2017", known.ap, known.bytes, here))
     for name, shipped in SHIPPED.items():
         weights = load_weights(name)
         parameters = sum(p.numel() for p in weights.model().parameters())
         ap = round(100 * shipped.record["metrics"]["AP"], 1)
-        rows.append(
-            (
-                name,
-                weights.variant.name,
-                parameters,
-                "shapes val",
-                ap,
-                shipped.bytes,
-                True,
-            )
-        )
+        rows.append((name, weights.variant.name, parameters, "shapes val", ap, shipped.bytes, True))
 
     if json:
         keys = ("name", "backbone", "parameters", "data", "AP", "bytes", "cached")

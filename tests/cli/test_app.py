@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,12 @@ def test_every_command_has_help(command: str) -> None:
     assert detr(*command.split(), "-h").stdout == shown.stdout
     # A first sentence of its own, whole in the list of commands too.
     first = shown.stdout.splitlines()[2].strip()
-    assert first in detr(*command.split()[:-1], "--help").stdout
+    assert first in help_of_group(*command.split()[:-1])
+
+
+@cache
+def help_of_group(*group: str) -> str:
+    return detr(*group, "--help").stdout
 
 
 def test_version_and_bare_call() -> None:
@@ -64,10 +70,16 @@ def test_control_characters_in_an_error_are_made_visible() -> None:
     assert "\\u202e" in shown.stderr
 
 
-def test_models_as_table_and_as_json(tmp_path: Path) -> None:
-    cached = cached_path(PUBLISHED["detr-r50"].url, PUBLISHED["detr-r50"].sha256).relative_to(cache_folder())
-    (tmp_path / cached).parent.mkdir()
-    (tmp_path / cached).touch()
+def cached_detr_r50(cache: Path) -> None:
+    known = PUBLISHED["detr-r50"]
+    there = cache / cached_path(known.url, known.sha256).relative_to(cache_folder())
+    there.parent.mkdir()
+    there.touch()
+
+
+@pytest.mark.slow
+def test_models_as_table(tmp_path: Path) -> None:
+    cached_detr_r50(tmp_path)
     table = detr("models", COLUMNS="20", DETR_CACHE=str(tmp_path))
     assert table.returncode == 0
     assert table.stderr == ""
@@ -94,6 +106,9 @@ def test_models_as_table_and_as_json(tmp_path: Path) -> None:
     assert "48.4 (T, zero-shot, arXiv 2303.05499)" in table.stdout
     assert len(lines) == 30
 
+
+def test_models_as_json(tmp_path: Path) -> None:
+    cached_detr_r50(tmp_path)
     document = json.loads(detr("models", "--json", DETR_CACHE=str(tmp_path)).stdout)
     assert document["schema"] == "detr.models/1"
     assert document["models"][0] == {

@@ -81,7 +81,8 @@ def spoil(root: Path, maps: Path) -> None:
     (root / "annotations" / "panoptic_val.json").write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize("threshold", [None, pytest.param(0.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("threshold", [None, 0.5])
 def test_it_is_the_quality_of_the_files(
     detr: Detr, tmp_path: Path, weights: Path, threshold: float | None
 ) -> None:

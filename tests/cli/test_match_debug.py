@@ -397,6 +397,7 @@ def test_a_picture_that_cannot_be_read(detr: Detr, root: Path, tmp_path: Path) -
     assert "left out:" in shown.err
 
 
+@pytest.mark.slow
 def test_a_training(detr: Detr, root: Path, tmp_path: Path) -> None:
     """What `detr train` kept is what its weights give when they are asked."""
     shown = detr(

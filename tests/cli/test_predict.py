@@ -39,6 +39,7 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (96, 64)) -> Path
     return path
 
 
+@pytest.mark.slow
 def test_golden_pictures_come_out_of_the_command_line(detr: Detr, tmp_path: Path) -> None:
     """From a .pth made by the rules, alone with others: every query's box, score and class."""
     torch.save({"model": Golden("detr-r50").state_dict()}, tmp_path / "w.pth")

@@ -95,7 +95,7 @@ def test_a_published_name_is_fetched_and_has_masks(
         file = registry.PUBLISHED[name].file
         with serving() as server:
             monkeypatch.setattr(registry, "BASE", server.url + "/detr/")
-            monkeypatch.setitem(registry.PUBLISHED, name, registry.Published(file, digest, 38.8))
+            monkeypatch.setitem(registry.PUBLISHED, name, registry.Published(file, digest, 38.8, 42_899_288))
             server.answers[f"/detr/{file}"] = whole(body)
             asked = ("--weights", name, "--threshold", 0, "--size", 64, "--no-images", "--json")
             shown = detr("predict", picture, *asked)

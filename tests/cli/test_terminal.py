@@ -69,15 +69,18 @@ def test_progress_moves_and_is_wiped(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "env",
-    [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)],
-    ids=["NO_COLOR", "dumb"],
+    ("call", "env"),
+    [
+        (CALL, {"NO_COLOR": "1"}),
+        pytest.param(("models",), {"NO_COLOR": "1"}, marks=pytest.mark.slow),
+        pytest.param(CALL, {"TERM": "dumb"}, marks=pytest.mark.slow),
+        pytest.param(("models",), {"TERM": "dumb"}, marks=pytest.mark.slow),
+    ],
 )
-def test_no_escape_bytes_for_those_who_want_none(place: Path, env: dict[str, str]) -> None:
-    for call in (CALL, ("models",)):
-        shown = on_a_terminal(*call, cwd=place, columns=30, **env)
-        assert "\x1b" not in shown
-        assert "\r" not in shown.replace("\r\n", "")
+def test_no_escape_bytes_for_those_who_want_none(place: Path, call: tuple[str], env: dict[str, str]) -> None:
+    shown = on_a_terminal(*call, cwd=place, columns=30, **env)
+    assert "\x1b" not in shown
+    assert "\r" not in shown.replace("\r\n", "")
 
 
 @pytest.mark.slow
@@ -121,7 +124,7 @@ def test_numbers_of_eval_fit_forty_columns(tmp_path: Path) -> None:
     assert max(map(len, shown.splitlines()[3:15])) <= 40
 
 
-@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("columns", [60, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_page_of_the_guide_fits_its_terminal(topic: str, columns: int, tmp_path: Path) -> None:
     shown = on_a_terminal("guide", topic, cwd=tmp_path, columns=columns)

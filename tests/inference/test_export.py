@@ -155,7 +155,7 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
     assert len({path.parent for path in made}) == 3
 
 
-@pytest.mark.parametrize("difference", [0.01, float("nan")])
+@pytest.mark.parametrize("difference", [pytest.param(0.01, marks=pytest.mark.slow), float("nan")])
 def test_an_export_that_differs_is_not_written(
     difference: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

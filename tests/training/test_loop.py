@@ -79,6 +79,7 @@ def test_stopped_and_resumed_is_as_never_stopped(
     assert comparable(training) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", places(3))
 def test_stopped_and_resumed_with_loader_processes(
     place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
@@ -223,6 +224,7 @@ def test_what_is_kept_is_what_is_evaluated(ema: float, data: Data, monkeypatch: 
         assert torch.equal(seen[0].model.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 def test_a_backbone_that_has_learned_keeps_its_stem_and_goes_slower(data: Data, tmp_path: Path) -> None:
     new(data, tmp_path / "first", epochs=1).go(Interrupts())
     report = RecordingReport()

@@ -252,7 +252,7 @@ def test_float32_is_exact_in_a_step_and_as_before_afterwards(
     assert set(before.values()) == {"tf32", "bf16"}
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_lower_precisions_learn_the_same(precision: str, folder: Path) -> None:
     exact, rough = (
         steps_of(folder, batch_size=4, precision=kind, **SHARED_OUT) for kind in ("fp32", precision)

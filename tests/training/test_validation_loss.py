@@ -46,6 +46,7 @@ def test_it_is_that_of_one_batch(data: Data) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_a_training_keeps_it_beside_its_own(data: Data, tmp_path: Path) -> None:
     new(data, tmp_path, epochs=2, eval_every=2).go(Interrupts())
     with (tmp_path / "metrics.csv").open() as file:

@@ -8,7 +8,7 @@ from server import serving, whole
 from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import UsageError, WeightsError
-from detrcli.variants import presets
+from detrcli.variants import preset, presets, variant_of
 from detrcli.weights import registry
 from detrcli.weights.formats import native
 from detrcli.weights.load import load_weights
@@ -57,6 +57,9 @@ def test_registry_agrees_with_itself() -> None:
         assert known.file.startswith(name)
         assert len(known.sha256) in (8, 64)
         assert name in presets()
+        variant = variant_of(preset(name))
+        model = variant.unfilled(preset(name))
+        assert sum(parameter.numel() for parameter in model.parameters()) == known.parameters
 
 
 def test_what_is_nothing_says_so(tmp_path: Path) -> None:
