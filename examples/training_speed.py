@@ -20,7 +20,9 @@ from torchvision.ops import FrozenBatchNorm2d as PublishedNorm
 
 from detrcli.data.batching import collate
 from detrcli.data.dataset import Examples
+from detrcli.model.attention import MultiheadAttention
 from detrcli.model.backbone import FrozenBatchNorm2d
+from detrcli.model.dropout import Dropout
 from detrcli.structures import Batch, Target
 from detrcli.system.allocator import keep_large_blocks
 from detrcli.training.optimiser import make_optimiser
@@ -47,13 +49,22 @@ def examples(pictures: int, height: int, width: int) -> Examples:
 
 
 def as_published(model: nn.Module) -> None:
-    """Frozen norms as torchvision computes them."""
+    """Frozen norms as torchvision computes them, dropout and attention as torch does."""
     for module in list(model.modules()):
         for name, child in module.named_children():
+            other: nn.Module
             if isinstance(child, FrozenBatchNorm2d):
                 other = PublishedNorm(len(child.weight))
-                other.load_state_dict(child.state_dict())
-                setattr(module, name, other)
+            elif isinstance(child, Dropout):
+                other = nn.Dropout(child.p)
+            elif isinstance(child, MultiheadAttention):
+                other = nn.MultiheadAttention(
+                    child.embed_dim, child.num_heads, child.dropout, batch_first=True
+                )
+            else:
+                continue
+            other.load_state_dict(child.state_dict())
+            setattr(module, name, other)
 
 
 def ours(

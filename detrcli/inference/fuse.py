@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from detrcli.model.attention import MultiheadAttention, additive
 from detrcli.model.backbone import Backbone, FrozenBatchNorm2d
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.transformer import FeedForward
@@ -50,7 +51,7 @@ def _replace(module: nn.Module, dtype: torch.dtype, *, packed: bool) -> None:
             new = FusedLinear(child.weight, child.bias, dtype=dtype, packed=packed)
         elif type(child) is FeedForward:
             new = FusedFeedForward(child, dtype=dtype, packed=packed)
-        elif type(child) is nn.MultiheadAttention and FusedAttention.can(child):
+        elif isinstance(child, nn.MultiheadAttention) and FusedAttention.can(child):
             new = FusedAttention(child, dtype=dtype, packed=packed)
         elif type(child) is nn.LayerNorm and dtype != torch.float32:
             new = _Float32LayerNorm(child)
@@ -220,7 +221,8 @@ class FusedAttention(nn.Module):
     @staticmethod
     def can(plain: nn.MultiheadAttention) -> bool:
         """Whether it is of the kind that is computed here."""
-        return plain.batch_first and plain.in_proj_bias is not None and plain.bias_k is None
+        known = type(plain) in (nn.MultiheadAttention, MultiheadAttention)
+        return known and plain.batch_first and plain.in_proj_bias is not None and plain.bias_k is None
 
     def forward(
         self,
@@ -237,23 +239,9 @@ class FusedAttention(nn.Module):
             layer(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, heads, Q or S, C / heads)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
-        mask = _additive(key_padding_mask, attn_mask, q)
+        mask = additive(key_padding_mask, attn_mask, q)
         gathered = F.scaled_dot_product_attention(q, k, v, mask)  # (B, heads, Q, C / heads)
         return self.out(gathered.transpose(1, 2).flatten(2)), None
-
-
-def _additive(padding: Tensor | None, hidden: Tensor | None, like: Tensor) -> Tensor | None:
-    """Both masks as what is added to the logits, (B or 1, heads or 1, Q or 1, S)."""
-    mask: Tensor | None = None
-    for given in (None if padding is None else padding[:, None, None], hidden):
-        if given is None:
-            continue
-        if given.dim() == 3:  # (B * heads, Q, S)
-            given = given.view(like.shape[0], -1, *given.shape[1:])
-        if given.dtype == torch.bool:
-            given = torch.zeros_like(given, dtype=like.dtype).masked_fill(given, -torch.inf)
-        mask = given.to(like.dtype) if mask is None else mask + given
-    return mask
 
 
 def fuse_convolutions(backbone: nn.Module, dtype: torch.dtype, *, packed: bool) -> nn.Module | None:

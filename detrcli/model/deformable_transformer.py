@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from detrcli.model.attention import MultiheadAttention
 from detrcli.model.deformable_attention import DeformableAttention
 from detrcli.model.pyramid import Pyramid
 from detrcli.model.transformer import AddNorm, FeedForward
@@ -52,7 +53,7 @@ class DeformableDecoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(dim, heads, dropout)
         self.add_norm1 = AddNorm(dim, dropout, pre_norm=False)
         self.cross_attention = DeformableAttention(dim, heads, levels, points)
         self.add_norm2 = AddNorm(dim, dropout, pre_norm=False)

@@ -8,6 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from detrcli.model.attention import MultiheadAttention
+from detrcli.model.dropout import Dropout
+
 
 class FeedForward(nn.Module):
     """Two linear layers with a ReLU between, the same for every token."""
@@ -15,7 +18,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, width: int, dropout: float) -> None:
         super().__init__()
         self.linear1 = nn.Linear(dim, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear2 = nn.Linear(width, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +31,7 @@ class AddNorm(nn.Module):
     def __init__(self, dim: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.pre_norm = pre_norm
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
@@ -42,7 +45,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(dim, heads, dropout)
         self.add_norm1 = AddNorm(dim, dropout, pre_norm=pre_norm)
         self.feed_forward = FeedForward(dim, width, dropout)
         self.add_norm2 = AddNorm(dim, dropout, pre_norm=pre_norm)
@@ -59,9 +62,9 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(dim, heads, dropout)
         self.add_norm1 = AddNorm(dim, dropout, pre_norm=pre_norm)
-        self.cross_attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.cross_attention = MultiheadAttention(dim, heads, dropout)
         self.add_norm2 = AddNorm(dim, dropout, pre_norm=pre_norm)
         self.feed_forward = FeedForward(dim, width, dropout)
         self.add_norm3 = AddNorm(dim, dropout, pre_norm=pre_norm)

@@ -33,7 +33,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.usefixtures("pixels_by_pillow")
+@pytest.mark.usefixtures("pixels_by_pillow", "dropout_by_torch")
 def test_it_resumes_to_the_same_end(tmp_path: Path) -> None:
     shutil.copytree(KEPT / "stopped", tmp_path / "run")
     done = train(made(tmp_path / "small"), resume=tmp_path / "run")

@@ -351,6 +351,7 @@ def test_without_a_validation_picture_the_last_weights_are_the_best(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("dropout_by_torch")
 def test_compiled_it_learns_the_same(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the compiler's own way through the code, without what it generates."""
     new(data, tmp_path / "plain", epochs=1).go(Interrupts())

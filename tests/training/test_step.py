@@ -119,7 +119,7 @@ def numbers_of(folder: Path) -> dict[str, list[float]]:
     }
 
 
-@pytest.mark.usefixtures("pixels_by_pillow")
+@pytest.mark.usefixtures("pixels_by_pillow", "dropout_by_torch")
 def test_losses_are_what_they_were(folder: Path) -> None:
     """Recorded by `python tests/training/test_step.py`; only a change that is meant to change training may."""
     recorded, now = json.loads(GOLDEN.read_text()), numbers_of(folder)
