@@ -10,6 +10,7 @@ It makes 300 pictures for training and 100 for validation, 160 x 128 pixels, one
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +30,21 @@ def letter(name: str, chance: np.random.Generator) -> Image.Image:
     return canvas.crop(canvas.point(lambda value: 255 * (value > 127)).getbbox())
 
 
-def picture(chance: np.random.Generator) -> tuple[Image.Image, list[tuple[int, list[int]]]]:
+def picture(
+    chance: np.random.Generator, names: Mapping[int, str], size: tuple[int, int]
+) -> tuple[Image.Image, list[tuple[int, list[int]]]]:
     """Letters apart from each other on a noisy slope of colour; category ids with x, y, width, height."""
-    width, height = SIZE
+    width, height = size
     corners = Image.fromarray(chance.integers(0, 256, (2, 2, 3), dtype=np.uint8))
-    ground = np.asarray(corners.resize(SIZE, Image.Resampling.BILINEAR), dtype=int)
+    ground = np.asarray(corners.resize(size, Image.Resampling.BILINEAR), dtype=int)
     noisy = ground + chance.integers(-12, 13, ground.shape)
     canvas = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
     taken = np.zeros((height, width), dtype=bool)
     objects = []
     for _ in range(chance.integers(1, 6)):
-        category = int(chance.choice(list(LETTERS)))
-        mask = letter(LETTERS[category], chance)
-        x, y = (int(chance.integers(0, room - side + 1)) for room, side in zip(SIZE, mask.size, strict=True))
+        category = int(chance.choice(list(names)))
+        mask = letter(names[category], chance)
+        x, y = (int(chance.integers(0, room - side + 1)) for room, side in zip(size, mask.size, strict=True))
         place = np.s_[y : y + mask.height, x : x + mask.width]
         if taken[place].any():
             continue
@@ -55,15 +58,20 @@ def picture(chance: np.random.Generator) -> tuple[Image.Image, list[tuple[int, l
     return canvas, objects
 
 
-def main(folder: Path) -> None:
-    """Write both splits."""
+def make(
+    folder: Path,
+    names: Mapping[int, str] = LETTERS,
+    size: tuple[int, int] = SIZE,
+    splits: Mapping[str, int] = SPLITS,
+) -> None:
+    """Write all splits."""
     chance = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True)
-    for split, count in SPLITS.items():
+    for split, count in splits.items():
         (folder / split).mkdir()
         images, annotations = [], []
         for number in range(count):
-            image, objects = picture(chance)
+            image, objects = picture(chance, names, size)
             file, image_id = f"{number:04}.png", 10 * number + 7
             image.save(folder / split / file)
             images.append({"id": image_id, "file_name": file, "width": image.width, "height": image.height})
@@ -81,7 +89,7 @@ def main(folder: Path) -> None:
         document = {
             "images": images,
             "annotations": annotations,
-            "categories": [{"id": category, "name": name} for category, name in LETTERS.items()],
+            "categories": [{"id": category, "name": name} for category, name in names.items()],
         }
         (folder / "annotations" / f"instances_{split}.json").write_text(
             json.dumps(document), encoding="utf-8"
@@ -91,4 +99,4 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python examples/letters.py DIR")
-    main(Path(sys.argv[1]))
+    make(Path(sys.argv[1]))
