@@ -71,10 +71,8 @@ def reached(data: Path, run: Path, settings: Mapping[str, Any]) -> float:
     """AP on the validation split at the end of a training."""
     kept = run.with_suffix(".json")
     if not kept.exists():
-        train(data, weights="shapes", out=run, report=False, settings={"workers": 0, **settings})
-        rows = (run / "metrics.csv").read_text().splitlines()
-        last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
-        kept.write_text(json.dumps({"AP": float(last["AP"]), "settings": dict(settings)}))
+        done: Any = train(data, weights="shapes", out=run, report=False, settings={"workers": 0, **settings})
+        kept.write_text(json.dumps({"AP": done.rows[-1]["AP"], "settings": dict(settings)}))
     return float(json.loads(kept.read_text())["AP"])
 
 

@@ -78,14 +78,15 @@ def end_of_run(
 ) -> tuple[Path, Diagnosis]:
     """The page of a training that has just ended, and what it shows of its data and settings, in so many seconds."""
     began = time.monotonic()
-    found = report(run, device=device, seconds=seconds / 2)
+    # The figures that follow from the pictures, and the page beside its attention, take time too.
+    found = report(run, device=device, seconds=seconds / 3)
     facts = _facts(run, examined)
     findings = [*of_data(examined), *of_failures(found.failures, None)]
     findings += [] if facts is None else of_run(facts)
     diagnosis = Diagnosis(str(run), likeliest_first(findings))
     advice = [Advice(one.finding, one.evidence, one.remedy) for one in diagnosis.findings]
     left = max(0.0, seconds - (time.monotonic() - began))
-    return found.page(folder, advice=advice, seconds=left), diagnosis
+    return found.page(folder, advice=advice, seconds=left / 2), diagnosis
 
 
 def _of_run(run: Path, examined: DatasetReport, device: str, note: Note) -> list[Finding]:
