@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
@@ -169,11 +170,11 @@ def other_colours(seen: Sample, chance: Generator) -> Sample:
     bands = seen.image.split()
     order = torch.randperm(3, generator=chance).tolist() if _one_in_two(chance) else [0, 1, 2]
     negative = float(torch.rand((), generator=chance)) < 0.25
+    values = np.arange(255, -1, -1) if negative else np.arange(256)
     table: list[int] = []
     for _ in bands:
         gain, shift = _uniform(0.7, 1.3, chance), _uniform(-30, 30, chance)
-        values = ((255 - v if negative else v) for v in range(256))
-        table += [min(255, max(0, round((v - 128) * gain + 128 + shift))) for v in values]
+        table += np.rint((values - 128) * gain + 128 + shift).clip(0, 255).astype(int).tolist()
     image = Image.merge("RGB", [bands[i] for i in order]).point(table)
     return replace(seen, image=image)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,6 +19,7 @@ from detrcli.errors import DataError
 from detrcli.structures import Batch, Target
 from detrcli.system.seeds import mix
 
+BYTES_PER_PIXEL = 4  # of a decoded picture in Pillow's memory
 LEAST_MOSAIC = 8  # pixels of a side, below which there is nothing to put together
 
 
@@ -51,11 +53,16 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
         *,
         augmentation: Augmentation,
         seed: int = 0,
+        keep: int = 0,
     ) -> None:
+        """With `keep`, decoded pictures stay in memory where all of the split fit into so many bytes."""
         self.annotations = annotations
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
+        needed = BYTES_PER_PIXEL * int(annotations.sizes.long().prod(1).sum())
+        self._keeps = needed <= keep
+        self._kept: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -76,6 +83,12 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
         return Example(pixels, target, int(self.annotations.image_ids[i]))
 
     def _sample(self, i: int) -> Sample:
+        image = self._kept.get(i) or self._open(i)
+        if self._keeps:
+            self._kept[i] = image
+        return sample(image, self.annotations.objects(i), self.annotations.masks(i))
+
+    def _open(self, i: int) -> Image.Image:
         a, path = self.annotations, self.annotations.path(i)
         try:
             image = open_picture(path, turn=bool(a.turned[i])).image
@@ -83,7 +96,7 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
             raise DataError(f"{path}: {error}") from None
         if (image.height, image.width) != tuple(a.sizes[i].tolist()):
             raise DataError(f"{path}: its size has changed since the data was checked")
-        return sample(image, a.objects(i), a.masks(i))
+        return image
 
     def _mosaic(self, i: int, chance: torch.Generator) -> Sample:
         """Every second time a picture with three others around it."""

@@ -42,6 +42,7 @@ from detrcli.weights.weights import Weights
 
 # What a process wishes for between two steps, beside the exit code to stop with.
 SAVE, STOP = 1.0, 2.0  # STOP: a process cannot go on
+KEPT_PICTURES = 256 * 2**20  # bytes of decoded pictures, in all loader processes of a process together
 
 
 class _Stopped(Exception):  # noqa: N818  # no error
@@ -249,13 +250,14 @@ class Training:
 
     def load(self) -> Iterator[Examples]:
         """The batches from here to the end of the last epoch, by one set of loader processes."""
+        workers = default_workers(self.device) if self.settings.workers is None else self.settings.workers
         dataset = DetectionDataset(
             self.data.train,
             self.initial.weights.preprocessing,
             augmentation=self.settings.augmentation,
             seed=self.settings.seed,
+            keep=KEPT_PICTURES // max(1, workers),
         )
-        workers = default_workers(self.device) if self.settings.workers is None else self.settings.workers
         loader: Any = DataLoader(
             dataset,
             batch_sampler=Batches(self.order, self.step, self.settings.epochs * self.order.steps),

@@ -15,7 +15,14 @@ from torch.utils.data import DataLoader
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.contents import _mark
-from detrcli.data.dataset import DetectionDataset, Example, Examples, collate_examples, unbroken
+from detrcli.data.dataset import (
+    DetectionDataset,
+    Example,
+    Examples,
+    UnreadableSample,
+    collate_examples,
+    unbroken,
+)
 from detrcli.data.examine import examine
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
@@ -135,6 +142,29 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(truth: tuple[Annot
         a.batch.images.shape != b.batch.images.shape or not torch.equal(a.batch.images, b.batch.images)
         for a, b in zip(alone, later, strict=True)
     )
+
+
+def test_pictures_are_kept_where_all_fit_and_come_out_the_same(
+    truth: tuple[Annotations, Classes],
+) -> None:
+    annotations, _ = truth
+    bytes_of_all = 4 * sum(h * w for h, w in annotations.sizes.tolist())
+    p = Preprocessing(ShortestEdge(64, 100))
+    reading, keeping, too_few = (
+        DetectionDataset(annotations, p, augmentation="strong", seed=5, keep=keep)
+        for keep in (0, bytes_of_all, bytes_of_all - 1)
+    )
+    wanted = [reading[epoch, i] for epoch in (1, 2) for i in range(len(annotations))]
+    found = [keeping[epoch, i] for epoch in (1, 2) for i in range(len(annotations))]
+    for a, b in zip(wanted, found, strict=True):
+        assert isinstance(a, Example)
+        assert isinstance(b, Example)
+        assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(a.target.boxes, b.target.boxes)
+    assert isinstance(too_few[1, 0], Example)
+    annotations.path(0).unlink()  # is not read again
+    assert isinstance(keeping[3, 0], Example)
+    assert isinstance(too_few[3, 0], UnreadableSample)
 
 
 def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(
