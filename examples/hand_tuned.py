@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from letters import make
+from letters import first, make
 from timing import show
 
 from detrcli.api.training import train
@@ -36,11 +36,7 @@ def icons(folder: Path, images: int) -> None:
     classes = ["ring", "hexagon", "arrow", "ell", "moon"]
     make_shapes(folder, images=4 * VALIDATION, classes=classes)
     path = folder / "annotations" / "instances_train.json"
-    document = json.loads(path.read_text())
-    document["images"] = document["images"][:images]
-    kept = {image["id"] for image in document["images"]}
-    document["annotations"] = [one for one in document["annotations"] if one["image_id"] in kept]
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(first(images, json.loads(path.read_text()))))
 
 
 def by_hand(size: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -94,6 +95,14 @@ def make(
         (folder / "annotations" / f"instances_{split}.json").write_text(
             json.dumps(document), encoding="utf-8"
         )
+
+
+def first(images: int, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The first images of a COCO document, with their annotations."""
+    kept = document["images"][:images]
+    ids = {image["id"] for image in kept}
+    annotations = [one for one in document["annotations"] if one["image_id"] in ids]
+    return {**document, "images": kept, "annotations": annotations}
 
 
 if __name__ == "__main__":

@@ -101,7 +101,9 @@ def _section(section: Section) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    numeric = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
+    numeric = [
+        all(re.fullmatch(r"[-+]?[\d,.]+%?", _shown(row[i])) for row in rows) for i in range(len(columns))
+    ]
 
     def line(tag: str, values: Sequence[Cell]) -> str:
         cells = (

@@ -76,7 +76,7 @@ def sections_of(
         "How much AP50 would gain if all errors of a kind were mended (TIDE). Detections of every score count.",
         columns=("error", "what it is", "count", "AP50 without it"),
         rows=[
-            (one.kind, ERRORS[one.kind][1], one.count, f"+{one.cost:.3f}")
+            (one.kind, ERRORS[one.kind][1], f"{one.count:,}", f"+{one.cost:.3f}")
             for one in sorted(failures.errors, key=lambda one: -one.cost)
         ],
     )

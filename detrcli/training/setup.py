@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -250,7 +251,9 @@ def _recipe_note(
 def facts_of(train: Annotations) -> DataFacts:
     """What a recipe may go by, of the pictures that are trained on."""
     shorter, longer = (int(sides.float().median()) for sides in (train.sizes.amin(1), train.sizes.amax(1)))
-    return DataFacts(len(train), shorter, longer, int(train.counts.max()))
+    sides = (train.boxes[:, 2:] - train.boxes[:, :2]).amin(1)  # (N,)
+    small = round(float(np.quantile(sides, 0.25))) if len(sides) else DataFacts.small
+    return DataFacts(len(train), shorter, longer, int(train.counts.max()), small)
 
 
 def _sized(theirs: Preprocessing, settings: Settings) -> Preprocessing:

@@ -26,6 +26,8 @@ from detrcli.variants.variant import DataFacts, Variant
 Some = Annotated[int, Bounds(0, 100_000)]
 PICTURES_SEEN = 10_800
 LARGEST = 256  # shorter side that is looked at, where pictures are larger
+SMALL = 16  # pixels of the input, two cells: what is smaller is found better in a larger input ...
+ENLARGED = 1.25  # ... which is larger by no more than this, since time grows with its square
 BIAS = -3.5  # of the class heads: every class begins with 0.03
 
 
@@ -94,8 +96,11 @@ def recipe(_config: QuickConfig, facts: DataFacts) -> Mapping[str, Any]:
     batch_size = max(4, min(16, facts.pictures // 4))
     epochs = max(12, min(150, round(PICTURES_SEEN / facts.pictures)))
     steps = epochs * (facts.pictures // batch_size)
+    side = min(LARGEST, facts.shorter)
+    small = max(1, facts.small * side / facts.shorter)  # pixels of the input, if it is of that size
+    enlarged = side * min(ENLARGED, max(1, SMALL / small))
     return {
-        "size": max(64, min(LARGEST, 8 * round(facts.shorter / 8))),
+        "size": max(64, 8 * round(enlarged / 8)),
         "queries": max(30, 10 * -(-2 * facts.objects // 10)),
         "batch_size": batch_size,
         "epochs": epochs,

@@ -109,9 +109,13 @@ class DataFacts:
     shorter: int = 480  # of the sides, the median
     longer: int = 640
     objects: int = 10  # the most in one picture
+    small: int = 32  # pixels of an object's shorter side: a quarter of them have no more
 
     def __str__(self) -> str:
-        return f"{self.pictures:,} pictures of {self.longer} x {self.shorter}, at most {self.objects} objects in each"
+        return (
+            f"{self.pictures:,} pictures of {self.longer} x {self.shorter}, at most {self.objects} objects in each, "
+            f"a quarter of them up to {self.small} pixels"
+        )
 
 
 @dataclass(frozen=True)

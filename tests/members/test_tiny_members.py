@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_commands(model: str, detr: Detr, data: Path) -> None:
     trained = detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK)
     assert trained.code == 0, trained.err
-    assert "for 20 pictures of 64 x 64, at most 3 objects in each: size 64, queries 30, lr" in trained.err
+    assert "for 20 pictures of 64 x 64, at most 3 objects in each, a quarter of them up to " in trained.err
+    assert ", queries 30, lr" in trained.err
     picture = data / "val" / "000000.png"
     shown = detr("predict", picture, "--weights", "run", "--threshold", 0, "--json", "--no-images")
     (image,) = json.loads(shown.out)["images"]
@@ -92,3 +94,15 @@ def test_the_recipe_goes_by_the_data() -> None:
     large = variant.recipe_for(config, DataFacts(pictures=600, shorter=512, longer=512, objects=40))
     assert (large["size"], large["queries"], large["batch_size"], large["epochs"]) == (256, 80, 16, 18)
     assert large["warmup"] == 18 * (600 // 16) // 20
+
+
+def test_the_recipe_enlarges_pictures_of_small_objects() -> None:
+    config = preset("dino-tiny")
+
+    def size(small: int, side: int = 128) -> Any:
+        facts = DataFacts(pictures=80, shorter=side, longer=side, objects=5, small=small)
+        return variant_of(config).recipe_for(config, facts)["size"]
+
+    assert [size(small) for small in (30, 16, 14, 12, 2)] == [128, 128, 144, 160, 160]
+    assert [size(small, 512) for small in (40, 32, 24)] == [256, 256, 320]
+    assert size(1, 32) == 64
