@@ -30,6 +30,7 @@ class QueryStart:
     positions: Tensor  # (B, Q, C)
     references: Tensor  # (B, Q, 2 or 4), in [0, 1]
     proposals: tuple[Tensor, Tensor] | None = None  # of all tokens: logits (B, S, R), boxes (B, S, 4)
+    tokens: Tensor | None = None  # (B, Q), those that were chosen
 
 
 class LearnedQueries(nn.Module):
@@ -65,7 +66,7 @@ class ProposedQueries(nn.Module):
         references = chosen(boxes, best).detach().sigmoid()  # (B, Q, 4)
         code = self.code.encode(references).to(memory.dtype)  # (B, Q, 2 C)
         positions, contents = self.norm(self.linear(code)).chunk(2, -1)
-        return QueryStart(contents, positions, references, (logits, boxes.sigmoid()))
+        return QueryStart(contents, positions, references, (logits, boxes.sigmoid()), best)
 
 
 class DeformableDETR(DetectionTransformer):
@@ -117,7 +118,9 @@ class DeformableDETR(DetectionTransformer):
             boxes.append(moved.sigmoid())
             if self.refine:
                 references = boxes[-1].detach()
-        decoder = Group("decoder", torch.stack(logits), torch.stack(boxes), torch.stack(hidden))
+        decoder = Group(
+            "decoder", torch.stack(logits), torch.stack(boxes), torch.stack(hidden), tokens=start.tokens
+        )
         return Output(decoder, _proposals(start, targets), {"memory": memory}, maps)
 
 

@@ -1,6 +1,7 @@
 """DINO (arXiv 2203.03605): queries begin at proposals, denoising beside the matching, look forward twice."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +67,7 @@ class DINO(DetectionTransformer):
         selected = self.selection(memory, pyramid)
         if not self.decoder:  # the encoder alone: proposals are all there is
             proposed = selected.proposals
-            only = Group("decoder", proposed.logits, proposed.boxes)
-            return Output(only, named={"memory": memory}, maps=maps)
+            return Output(replace(proposed, name="decoder"), named={"memory": memory}, maps=maps)
         x, references = selected.contents, selected.references  # (B, Q, C), (B, Q, 4)
         noisy = None
         if targets is not None and self.denoising is not None:
@@ -89,7 +89,7 @@ class DINO(DetectionTransformer):
             references = looked_forward.detach()
 
         states = torch.stack(hidden)  # (L, B, D + Q, C)
-        every = Group("decoder", self.class_head(states), torch.stack(moved), states)
+        every = Group("decoder", self.class_head(states), torch.stack(moved), states, tokens=selected.tokens)
         if noisy is None:
             return Output(every, (selected.proposals,), {"memory": memory}, maps)
         decoder, denoising = _apart(every, noisy)
@@ -109,7 +109,7 @@ def _apart(every: Group, noisy: DenoisingQueries) -> tuple[Group, Group]:
         (every.logits[:, :, own], every.boxes[:, :, own], every.hidden[:, :, own])
         for own in (slice(D, None), slice(0, D))
     )
-    return Group("decoder", *decoder), Group(
+    return Group("decoder", *decoder, tokens=every.tokens), Group(
         "denoising", *denoising, match=noisy.match(len(every)), counts=noisy.counts
     )
 

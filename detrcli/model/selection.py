@@ -16,6 +16,7 @@ class Selected:
 
     contents: Tensor  # (B, Q, C)
     references: Tensor  # (B, Q, 4), before the sigmoid, detached
+    tokens: Tensor  # (B, Q)
     proposals: Group  # what of the encoder is supervised
 
 
@@ -32,7 +33,8 @@ class MixedSelection(nn.Module):
         best = best_tokens(logits.amax(-1), len(self.contents))  # (B, Q)
         logits, boxes = chosen(logits, best, NO_CLASS), chosen(boxes, best)
         contents = self.contents.expand(memory.shape[0], -1, -1)
-        return Selected(contents, boxes.detach(), Group("proposals", logits[None], boxes.sigmoid()[None]))
+        proposals = Group("proposals", logits[None], boxes.sigmoid()[None], tokens=best)
+        return Selected(contents, boxes.detach(), best, proposals)
 
 
 class PureSelection(nn.Module):
@@ -52,5 +54,6 @@ class PureSelection(nn.Module):
         return Selected(
             chosen(seen, best),
             chosen(boxes, best).detach(),
+            best,
             Group("proposals", logits[None], boxes.sigmoid()[None]),
         )

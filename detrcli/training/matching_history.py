@@ -7,12 +7,13 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from torch import Tensor
 
 from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.errors import DataError
 from detrcli.inference.detector import Detector
-from detrcli.inspection.matching import changed, queries_of
+from detrcli.inspection.matching import UNMATCHED, changed, queries_of
 from detrcli.losses.matching import Matcher
 from detrcli.system.files import write_arrays
 
@@ -28,7 +29,7 @@ class Matchings:
     image_ids: np.ndarray  # (P,)
     counts: np.ndarray  # (P,), objects of each
     epochs: np.ndarray  # (E,), rising
-    queries: np.ndarray  # (E, L, T), int16; UNMATCHED for an object without one
+    queries: np.ndarray  # (E, L, T), int32; UNMATCHED for an object without one
 
     @property
     def moved(self) -> np.ndarray:
@@ -61,6 +62,7 @@ def keep(run: Path, epoch: int, detector: Detector, truth: Annotations, matcher:
         old is not None
         and np.array_equal(old.image_ids, now.image_ids)
         and np.array_equal(old.counts, now.counts)
+        and old.queries.dtype == now.queries.dtype  # an earlier version knew chosen queries by their rank
     ):
         now = Matchings(
             now.image_ids,
@@ -103,7 +105,12 @@ def _match(
         if not isinstance(example, Example):
             continue  # the evaluation says so
         output, target = detector.output([example.pixels]), example.target.to(detector.device)
-        seen.append((example.image_id, queries_of(output.decoder, target, matcher)))
+        seen.append(
+            (
+                example.image_id,
+                known_by_tokens(queries_of(output.decoder, target, matcher), output.decoder.tokens),
+            )
+        )
         if image_ids is None and time.perf_counter() - began > SECONDS:
             break
     if not seen:
@@ -112,8 +119,19 @@ def _match(
         image_ids=np.array([image_id for image_id, _ in seen], dtype=np.int64),
         counts=np.array([queries.shape[1] for _, queries in seen], dtype=np.int64),
         epochs=np.array([epoch]),
-        queries=np.concatenate([queries for _, queries in seen], axis=1)[None].astype(np.int16),
+        queries=np.concatenate([queries for _, queries in seen], axis=1)[None].astype(np.int32),
     )
+
+
+def known_by_tokens(queries: np.ndarray, tokens: Tensor | None) -> np.ndarray:
+    """Matched queries (L, N) of a single image by the tokens (1, Q) that they were chosen from.
+
+    The number of such a query is its rank among those chosen, which changes whenever another one is surer.
+    """
+    if tokens is None:
+        return queries
+    known: np.ndarray = np.where(queries == UNMATCHED, UNMATCHED, tokens[0].cpu().numpy()[queries])
+    return known
 
 
 def _places(truth: Annotations, image_ids: np.ndarray | None) -> Sequence[int]:

@@ -1,21 +1,26 @@
 """What a training keeps of its matching: the same pictures each time, a row an evaluation, none twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from trainings import CPU, RecordingReport, data_of, new, resume, stopped
 
 from detrcli.data.annotations import annotate
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
 from detrcli.inference.detector import Detector
-from detrcli.inspection.matching import UNMATCHED
+from detrcli.inspection.matching import UNMATCHED, changed
+from detrcli.structures import Batch
+from detrcli.system.files import write_arrays
 from detrcli.training import matching_history as matchings
 from detrcli.training.interrupts import Interrupts
-from detrcli.training.matching_history import FILE, Matchings, keep, read
+from detrcli.training.matching_history import FILE, Matchings, keep, known_by_tokens, read
 from detrcli.training.setup import Data
+from detrcli.variants import preset, variant_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,6 +97,61 @@ def test_moves_of_an_example_worked_by_hand() -> None:
     kept = Matchings(np.array([7]), np.array([3]), np.array([1, 2, 4]), queries)
     assert kept.moved.tolist() == [[2, 0], [1, 1]]
     assert kept.before(4).moved.tolist() == [[2, 0]]
+
+
+def test_chosen_queries_are_known_by_their_tokens() -> None:
+    """Another rank of the same token is no change; another token at the same rank is one."""
+    before = known_by_tokens(np.array([[0, 1, UNMATCHED]]), torch.tensor([[70_000, 40, 9]]))
+    after = known_by_tokens(np.array([[1, 0, UNMATCHED]]), torch.tensor([[41, 70_000, 9]]))
+    assert before.tolist() == [[70_000, 40, UNMATCHED]]
+    assert changed(before, after).tolist() == [[False, True, False]]
+    learned = np.array([[3, 0]])
+    assert known_by_tokens(learned, None).tolist() == [[3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("dino-tiny", {}),
+        ("deformable-tiny", {}),
+        ("dino-tiny", {"decoder_layers": 0, "denoising": 0}),
+        ("dino-r50-4scale", {"queries": 20, "encoder_layers": 1, "decoder_layers": 1}),
+    ],
+)
+def test_models_that_choose_say_which_tokens(name: str, given: dict[str, int]) -> None:
+    """The token's own proposal is where the query begins: what each chose is what its proposer finds surest."""
+    config = replace(preset(name), **given)
+    torch.manual_seed(0)
+    model = variant_of(config).build(config).eval()
+    with torch.inference_mode():
+        output = model(Batch(torch.randn(1, 3, 64, 96), None))
+    tokens, proposals = output.decoder.tokens, output.others[0] if output.others else output.decoder
+    if not config.decoder_layers:
+        assert tokens is None  # each token is a query
+        return
+    assert tokens is not None
+    assert tokens.shape == (1, config.queries)
+    assert len(set(tokens[0].tolist())) == config.queries
+    logits = proposals.logits[0, 0]
+    if proposals.tokens is None:  # all of them
+        row = logits[:, 0] if name == "deformable-tiny" else logits.amax(-1)
+        assert tokens[0].tolist() == row.topk(config.queries).indices.tolist()
+    else:
+        assert torch.equal(proposals.tokens, tokens)
+
+
+def test_what_a_version_before_kept_by_rank_is_not_gone_on_with(data: Data, tmp_path: Path) -> None:
+    training = new(data, None)
+    detector = Detector(training.initial.weights, CPU, model=training.model.eval())
+    truth = annotate(data.val, data.classes)
+    keep(tmp_path, 1, detector, truth, training.loss.matcher)
+    kept = read(tmp_path)
+    earlier = vars(kept) | {"queries": kept.queries.astype(np.int16)}
+    write_arrays(tmp_path / FILE, earlier)
+    keep(tmp_path, 2, detector, truth, training.loss.matcher)
+    assert read(tmp_path).epochs.tolist() == [2]
+    keep(tmp_path, 3, detector, truth, training.loss.matcher)
+    assert read(tmp_path).epochs.tolist() == [2, 3]
 
 
 def test_what_is_no_such_file(tmp_path: Path) -> None:
