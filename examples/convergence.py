@@ -6,8 +6,8 @@
 Each way is trained from scratch on the same number of pictures with three seeds: from a plain small DETR on, an
 ingredient more each time, to dino-tiny; then dino-tiny without one of its ingredients or with one more. What is done
 already is not done again, so it can be stopped and started, and several can share the work by --seeds and --ways.
-A way takes a minute and a half for each seed on two cores; on `shapes` (`detr data make shapes shapes`) with
---pictures 10000 two and a half to four.
+A way takes a minute and a half for each seed on two cores; on `shapes` (`detr data make shapes shapes`), with
+--pictures 10000, two to four.
 
 How fast each way trains is measured by itself at the end (--speed, on an idle machine): minutes are pictures seen by
 pictures a second. It prints a table of means over the seeds with half of their spread, and draws AP against minutes
@@ -113,7 +113,7 @@ WAYS = {**ADDED, **CHANGED}
 LAST = "+ denoising (dino-tiny)"
 MEASURED = "as measured"  # what the model of a way is called while it is trained
 COLUMNS = ("AP", "AP50", "APs")
-FEW = 288  # pictures, by which speed is measured
+FEW = 192  # pictures, by which speed is measured
 
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
