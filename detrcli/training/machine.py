@@ -12,12 +12,15 @@ from detrcli.system.launch import launch
 
 
 def default_workers(device: torch.device) -> int:
-    """Loader processes of this process: beside a GPU the cores are free for them, on a CPU the model wants them."""
+    """Loader processes of this process: beside a GPU the cores are free for them, on a CPU the model wants them.
+
+    With fewer than four cores there is none: on two, one took more from the model than it gave.
+    """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", launch().world))
     # A container or a scheduler may give us fewer cores than the machine has.
     ours = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     cores = ours // max(1, local)
-    return min(8, max(1, cores - 1)) if device.type != "cpu" else min(2, max(1, cores // 4))
+    return min(8, max(1, cores - 1)) if device.type != "cpu" else min(2, cores // 4)
 
 
 class Neighbours:
