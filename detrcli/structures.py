@@ -118,9 +118,7 @@ class Group:
     targets: Sequence[Target] | None = None  # its own objects
     match: Match | None = None  # its own pairs
     weight: float = 1.0  # of all its losses
-    tokens: Tensor | None = (
-        None  # (B, Q), those of the encoder that its queries were chosen from, where they were
-    )
+    tokens: Tensor | None = None  # (B, Q), those of the encoder that its queries were chosen from
     masks: Masks | None = None  # of the last layer
     # The group's own counts for the objects of a batch's images, where they are not the batch's: what its losses are
     # divided by is counted over all batches of a step, most of which it has not seen.

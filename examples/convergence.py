@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from letters import first
+from letters import first, side
 from timing import show
 from torch import nn
 
@@ -143,17 +143,7 @@ def train_way(data: Path, folder: Path, name: str, seed: int, pictures: int) -> 
 
 def count(data: Path) -> int:
     """Pictures to train on."""
-    return len(_images(data))
-
-
-def side(data: Path) -> int:
-    """The shorter side of a picture, at which every way sees it."""
-    return min(_images(data)[0]["width"], _images(data)[0]["height"])
-
-
-def _images(data: Path) -> list[dict[str, Any]]:
-    document: dict[str, Any] = json.loads((data / "annotations" / "instances_train.json").read_text())
-    return list(document["images"])
+    return len(json.loads((data / "annotations" / "instances_train.json").read_text())["images"])
 
 
 def run(data: Path, out: Path, name: str, seed: int, pictures: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from letters import first, make
+from letters import first, make, side
 from timing import show
 
 from detrcli.api.training import train
@@ -40,7 +40,7 @@ def icons(folder: Path, images: int) -> None:
 
 
 def by_hand(size: int) -> list[dict[str, Any]]:
-    """Twenty settings around those that people try; what is not named is the recipe's."""
+    """Twenty settings around those that people try on pictures of this size; what is not named is the recipe's."""
     chance = np.random.default_rng(0)
     return [
         {
@@ -79,7 +79,7 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
         SETS[name](data)
     planned: Any = train(data, weights="shapes", dry_run=True)
     recipe = planned.settings
-    trials = by_hand(recipe.size)
+    trials = by_hand(side(data))
     pictures = planned.steps_per_epoch * planned.pictures_per_step
     after = {
         number: reached(

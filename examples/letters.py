@@ -105,6 +105,12 @@ def first(images: int, document: Mapping[str, Any]) -> dict[str, Any]:
     return {**document, "images": kept, "annotations": annotations}
 
 
+def side(data: Path) -> int:
+    """The shorter side of the pictures of a data set in which all have one size."""
+    image = json.loads((data / "annotations" / "instances_train.json").read_text())["images"][0]
+    return min(int(image["width"]), int(image["height"]))
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python examples/letters.py DIR")

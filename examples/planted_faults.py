@@ -261,7 +261,7 @@ def first_sentence(folder: Path, case: Case) -> str:
     case.data(data)
     if case.trained:
         settings = {
-            "weights": "shapes", "epochs": EPOCHS, "workers": 0, "eval_every": 3, **case.settings,
+            "weights": "shapes", "epochs": EPOCHS, "workers": 0, "eval_every": 3, "size": SIZE, **case.settings,
         }  # fmt: skip
         try:
             train(data, out=run, report=False, settings=settings)

@@ -113,7 +113,8 @@ def main() -> None:
     wrong, loose, missing = json.loads(planted_file.read_text())
     planted = Planted(set(wrong), set(loose), [(image, box) for image, box in missing])
     if not (run / "best.safetensors").exists():
-        train(data, model="dino-tiny", weights="none", out=run, report=False, settings={"workers": 0})
+        settings = {"workers": 0, "size": 128}  # that of the pictures
+        train(data, model="dino-tiny", weights="none", out=run, report=False, settings=settings)
     rows = []
     for name, folds in (("seen in training", 0), *([("out of fold", asked.folds)] if asked.folds else [])):
         found = report(run, split="train", folds=folds).failures

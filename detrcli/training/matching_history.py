@@ -105,12 +105,8 @@ def _match(
         if not isinstance(example, Example):
             continue  # the evaluation says so
         output, target = detector.output([example.pixels]), example.target.to(detector.device)
-        seen.append(
-            (
-                example.image_id,
-                known_by_tokens(queries_of(output.decoder, target, matcher), output.decoder.tokens),
-            )
-        )
+        queries = queries_of(output.decoder, target, matcher)  # (L, N)
+        seen.append((example.image_id, known_by_tokens(queries, output.decoder.tokens)))
         if image_ids is None and time.perf_counter() - began > SECONDS:
             break
     if not seen:
