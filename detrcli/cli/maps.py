@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from detrcli.cli.detections import Result
+from detrcli.cli.outputs import different
+from detrcli.data.collect import Named
 from detrcli.data.maps import as_colours
 from detrcli.segmentation.maps import MapKind, PanopticMap, SemanticMap
 
@@ -26,23 +28,23 @@ def as_grey(ids: np.ndarray, most: int) -> np.ndarray:
     return ids.astype(np.uint8 if most < 256 else np.uint16)
 
 
-def png_of(place: PurePath) -> PurePath:
-    """The name of a picture's map, below the folder of all maps."""
-    return place.with_suffix(".png")
+def names(named: Sequence[Named]) -> list[Path]:
+    """The name of each image's map, relative to the folder of all maps."""
+    return different(item.below.with_suffix(".png") for item in named)
 
 
 def written(
-    places: Sequence[Path], stream: "Iterable[ImageResult]", out: Path, classes: "Classes"
+    names: Sequence[Path], stream: "Iterable[ImageResult]", folder: Path, classes: "Classes"
 ) -> "Iterator[ImageResult]":
     """The results, each of which has left its map in this folder."""
     from detrcli.render.draw import save
 
-    for place, result in zip(places, stream, strict=True):
+    for name, result in zip(names, stream, strict=True):
         if isinstance(result.map, PanopticMap):
-            save(Image.fromarray(as_colours(result.map.ids)), out / "panoptic" / png_of(place))
+            save(Image.fromarray(as_colours(result.map.ids)), folder / name)
         elif isinstance(result.map, SemanticMap):
             grey = as_grey(result.map.ids, int(classes.ids.max()))
-            save(Image.fromarray(grey), out / "semantic" / png_of(place))
+            save(Image.fromarray(grey), folder / name)
         yield result
 
 
@@ -67,7 +69,7 @@ def segments_of(found: PanopticMap | SemanticMap) -> list[dict[str, Any]]:
 
 
 def document(
-    results: Sequence[Result], places: Mapping[str, Path], classes: "Classes", ids: Mapping[str, int] | None
+    results: Sequence[Result], names: Mapping[str, Path], classes: "Classes", ids: Mapping[str, int] | None
 ) -> dict[str, Any]:
     """COCO's panoptic results, and semantic ones likewise. Without ids by files' names images count from 1."""
     images, annotations = [], []
@@ -81,7 +83,7 @@ def document(
         annotations.append(
             {
                 "image_id": image_id,
-                "file_name": png_of(places[result.file]).as_posix(),
+                "file_name": names[result.file].as_posix(),
                 "segments_info": list(result.segments),
             }
         )

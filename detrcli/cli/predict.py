@@ -142,8 +142,13 @@ def predict(
     from detrcli.system.files import next_free_folder, write_whole
 
     placed = list(zip(named, places(named), strict=True))
-    if out is not None and not no_images:
-        check_not_inputs((out / place for _, place in placed), [item.path for item in named])
+    map_names = dict(zip((str(item.path) for item in named), maps.names(named), strict=True)) if kind else {}
+    if out is not None:
+        outputs = [] if no_images else [out / place for _, place in placed]
+        if kind:
+            outputs += [out / maps.file_of(kind), *(out / kind / name for name in map_names.values())]
+        inputs = [item.path for item in named]
+        check_not_inputs(outputs, inputs if ids_from is None else [*inputs, ids_from])
     with distributed.joined(find_device(device)):
         asked = {
             "weights": weights,
@@ -182,7 +187,8 @@ def predict(
             paths, least, batch_size, max_pixels, keep_images=not no_images, maps=asked_map
         )
         if kind and out is not None:
-            stream = maps.written([place for _, place in mine], stream, out, detector.classes)
+            names = [map_names[str(item.path)] for item, _ in mine]
+            stream = maps.written(names, stream, out / kind, detector.classes)
         if by_class:
             stream = above(stream, detector.classes, overall, by_class)
         if classes is not None:
@@ -217,8 +223,7 @@ def predict(
     if save is not None:
         print(f"{looked_at:,} pictures, {sum(objects for _, objects, _ in shares):,} objects: {save}")
     elif kind and out is not None:
-        by_file = {str(item.path): place for item, place in placed}
-        found = maps.document(results, by_file, detector.classes, ids)
+        found = maps.document(results, map_names, detector.classes, ids)
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / maps.file_of(kind), dumps(found).encode())
         print_json(found)

@@ -1,6 +1,7 @@
 """OpenVINO: its IR written, read, and run."""
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             },
         )
-        self.request = self.compiled.create_infer_request()
+        self._of_thread = threading.local()  # a request holds one result: threads that share it mix theirs
 
     def __call__(self, batch: Batch) -> Prediction:
         assert batch.padding is None, "pictures of one size share a batch"
@@ -83,8 +84,11 @@ class OpenVinoEngine:
         return self._compute(batch.images)
 
     def _compute(self, images: Tensor) -> Prediction:
-        self.request.infer({INPUT: images.contiguous().numpy()}, share_inputs=True)
-        logits, boxes = (torch.from_numpy(self.request.get_tensor(name).data.copy()) for name in OUTPUTS)
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self.compiled.create_infer_request()
+        request: openvino.InferRequest = self._of_thread.request
+        request.infer({INPUT: images.contiguous().numpy()}, share_inputs=True)
+        logits, boxes = (torch.from_numpy(request.get_tensor(name).data.copy()) for name in OUTPUTS)
         return Prediction(logits, boxes)
 
 

@@ -147,6 +147,41 @@ def test_panoptic_pictures_and_what_it_refuses(detr: Detr, weights: Path, pictur
     assert "no mask head" in boxes.err
 
 
+@pytest.mark.parametrize("format_", ["panoptic", "semantic"])
+def test_maps_never_overwrite_an_input(detr: Detr, weights: Path, picture: Path, format_: str) -> None:
+    """An input in the folder of maps, and annotations whose name is that of the maps' JSON file."""
+    asked = ("--weights", weights, "--size", 64, "--format", format_, "--out", "out", "--overwrite")
+    for drawing in ((), ("--no-images",)):
+        image = Path("out", format_, "a.png")
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(picture.read_bytes())
+        refused = detr("predict", image, *asked, *drawing)
+        assert refused.code == 2
+        assert f"{image} is one of the files given" in refused.err
+        assert image.read_bytes() == picture.read_bytes()
+        image.unlink()
+        annotations = Path("out", f"{format_}.json")
+        annotations.write_text('{"images": [{"id": 7, "file_name": "a.png"}]}')
+        refused = detr("predict", picture, *asked, *drawing, "--ids-from", annotations)
+        assert refused.code == 2
+        assert f"{annotations} is one of the files given" in refused.err
+        assert "annotations" not in json.loads(annotations.read_text())
+        annotations.unlink()
+
+
+def test_images_of_one_name_have_maps_of_their_own(detr: Detr, weights: Path, picture: Path) -> None:
+    """a.jpg and a.png both become a PNG."""
+    with Image.open(picture) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save("a.jpg")
+    asked = ("--weights", weights, "--size", 64, "--format", "panoptic", "--out", "out", "--no-images")
+    shown = detr("predict", "a.jpg", "a.png", *asked)
+    assert shown.code == 0, shown.err
+    names = [one["file_name"] for one in shown.json["annotations"]]
+    for name, size in zip(names, [(160, 240), (240, 160)], strict=True):
+        with Image.open(Path("out/panoptic", name)) as map_:
+            assert map_.size == size
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

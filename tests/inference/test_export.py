@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from detrcli.inference import export as exporting
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import PlainEngine
 from detrcli.inference.export import RUNTIMES, Runtime, cached_export, export, runtime_of
+from detrcli.structures import Batch
 from detrcli.variants import preset
 from detrcli.weights.formats import native
 from detrcli.weights.load import load_weights
@@ -221,3 +223,21 @@ def test_on_fifty_sizes(name: str, config: object, tmp_path: Path) -> None:
 def test_members_of_sampled_attention(name: str, config: object, tmp_path: Path) -> None:
     path = tmp_path / f"model{RUNTIMES[name].ending}"
     assert export(small_weights(config), RUNTIMES[name], path, sizes=3) <= 1e-4
+
+
+def test_threads_share_an_openvino_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread gets the predictions for its own images."""
+    monkeypatch.setattr(
+        torch, "get_num_threads", lambda: 1
+    )  # the result was overwritten most often on one thread
+    path = tmp_path / "model.xml"
+    export(small_weights(TINY), RUNTIMES["openvino"], path)
+    engine = RUNTIMES["openvino"].code().engine(path)
+    batches = [Batch(torch.randn(1, 3, 64, 96), None) for _ in range(4)]
+    expected = [engine(batch) for batch in batches]
+
+    def predict(number: int) -> bool:
+        return all(torch.equal(engine(batches[number]).boxes, expected[number].boxes) for _ in range(50))
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        assert all(pool.map(predict, range(len(batches))))
