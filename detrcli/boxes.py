@@ -6,7 +6,7 @@ from torch import Tensor
 from detrcli.resize import Placement
 
 
-def corners(boxes: Tensor) -> Tensor:
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) from cx, cy, w, h to x0, y0, x1, y1.
 
     In memory all x0 come first, then all y0: what is computed with them runs along many numbers and not along four.
@@ -22,12 +22,12 @@ def to_pixels(boxes: Tensor, height: int, width: int, placement: Placement | Non
     """
     scale = boxes.new_tensor([width, height, width, height])
     if placement is None or placement.fills:
-        return corners(boxes) * scale
+        return cxcywh_to_xyxy(boxes) * scale
     p = placement
     input_size = boxes.new_tensor([p.width, p.height, p.width, p.height])
     offset = boxes.new_tensor([p.left, p.top, p.left, p.top])
     inside = boxes.new_tensor([p.picture_width, p.picture_height] * 2)
-    return (corners(boxes) * input_size - offset) / inside * scale
+    return (cxcywh_to_xyxy(boxes) * input_size - offset) / inside * scale
 
 
 def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:
@@ -42,7 +42,7 @@ def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | N
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
 
 
-def around(masks: Tensor) -> Tensor:
+def masks_to_boxes(masks: Tensor) -> Tensor:
     """The boxes around masks (..., H, W) bool: x0, y0, x1, y1 in pixels, (..., 4); all 0 where nothing is marked."""
     sides = []
     for axis in (-2, -1):  # over all rows, then over all columns

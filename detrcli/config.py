@@ -101,7 +101,7 @@ class ModelConfig(Config):
     classes: Count  # those that can be found; what else a head has rows for is the scoring's business
 
 
-Weights = Mapping[str, Weight]  # by the name of a term
+TermWeights = Mapping[str, Weight]  # by the name of a term
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,14 @@ class LossConfig(Config):
     matching: Literal["each", "last"] = "each"  # each decoder layer by itself, or all by the last one's pairs
     class_cost: Literal["probability", "log", "focal"] = "probability"  # -p as published, -log p, or focal
     no_object: Weight = 0.1  # of the class "no object" in the cross-entropy
-    cost: Weights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
-    loss: Weights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
+    cost: TermWeights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
+    loss: TermWeights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
 
     def weight(self, table: Literal["cost", "loss"], term: str) -> float:
         """The weight of a term; a UsageError where it has none, as in a file of another version."""
         weights = self.cost if table == "cost" else self.loss
         if term not in weights:
-            raise UsageError(
-                f"{table}.{term}: there is no weight of this term; there is {', '.join(weights)}."
-            )
+            raise UsageError(f"{table}.{term}: there is no weight of this term; there is {', '.join(weights)}.")
         return weights[term]
 
     def with_weights(self, cost: Mapping[str, float], loss: Mapping[str, float]) -> Self:
@@ -131,9 +129,7 @@ class LossConfig(Config):
         for table, ours, theirs in (("cost", self.cost, cost), ("loss", self.loss, loss)):
             for name in theirs:
                 if name not in ours:
-                    there = (
-                        f"it has {', '.join(ours)}" if ours else "its loss is its own, with its own weights"
-                    )
+                    there = f"it has {', '.join(ours)}" if ours else "its loss is its own, with its own weights"
                     raise UsageError(f"{table}.{name}: this model has no such term; {there}.")
         return replace(self, cost={**self.cost, **cost}, loss={**self.loss, **loss})
 
@@ -150,9 +146,7 @@ class Preprocessing(Config):
     antialias: bool = True  # as Pillow does; without it a pixel is made of its nearest neighbours alone
     blur: bool = False  # by a Gaussian before a picture is made smaller, as scikit-image does
     rescale_first: bool = False  # values become numbers in [0, 1] before the picture is resized
-    backend: Literal["pillow", "torchvision"] = (
-        "pillow"  # whose arithmetic it is: they differ in the last digits
-    )
+    backend: Literal["pillow", "torchvision"] = "pillow"  # whose arithmetic it is: they differ in the last digits
     mean: Colour = (0.485, 0.456, 0.406)
     std: Colour = (0.229, 0.224, 0.225)
 
@@ -161,9 +155,7 @@ class Preprocessing(Config):
         if not all(self.std):
             raise UsageError("std: a deviation of 0 cannot be divided by.")
         # What lies beyond is none of a picture's values, and float32 cannot hold what comes of it.
-        if not all(1e-6 <= deviation <= 1e6 for deviation in self.std) or any(
-            abs(m) > 1e6 for m in self.mean
-        ):
+        if not all(1e-6 <= deviation <= 1e6 for deviation in self.std) or any(abs(m) > 1e6 for m in self.mean):
             raise UsageError(f"mean = {self.mean}, std = {self.std}: these are no values of pixels.")
         self.resize.place(1000, 1000)  # which raises for an input that is too large
 

@@ -47,9 +47,7 @@ class MachineError(DetrError):
 
 _WAYS_OUT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room there, or give another place."),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), "Give another place, or the right to use this one."
-    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Give another place, or the right to use this one."),
     errno.ENOTDIR: "A part of that path is a file: give another place.",
     errno.EMFILE: "Too many files are open: raise `ulimit -n`, or use fewer --set workers=N.",
 }

@@ -120,9 +120,7 @@ def _holes(corners: _Corners) -> list[int]:
         first
         for first in _loops(corners)
         if not (
-            corners.y[first] < height
-            and corners.x[first] < width
-            and corners.mask[corners.y[first], corners.x[first]]
+            corners.y[first] < height and corners.x[first] < width and corners.mask[corners.y[first], corners.x[first]]
         )
     ]
 

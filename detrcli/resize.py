@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Self
 from detrcli.errors import UsageError
 
 LARGEST = 32_768  # pixels of a side, more than any picture that is opened has
-MOST_PIXELS = (
-    2**25
-)  # of an input, for which a network takes 10 GB; more may be asked for by a file that is broken
+MOST_PIXELS = 2**25  # of an input, for which a network takes 10 GB; more may be asked for by a file that is broken
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ class Resize(ABC):
             value = getattr(self, one.name)
             least, most = (0, 255) if one.name == "fill" else (1, LARGEST)
             if type(value) is not int or not least <= value <= most:
-                raise UsageError(
-                    f"{one.name} = {value!r:.40}: it is a whole number from {least} to {most:,}."
-                )
+                raise UsageError(f"{one.name} = {value!r:.40}: it is a whole number from {least} to {most:,}.")
 
     @abstractmethod
     def place(self, height: int, width: int) -> Placement:
@@ -178,9 +174,7 @@ class RaisedEdges(BoundedEdges):
 
     def place(self, height: int, width: int) -> Placement:
         found = BoundedEdges(self.size, self.max_size).place(height, width)
-        return Placement.filling(
-            *(-(-side // self.divisor) * self.divisor for side in (found.height, found.width))
-        )
+        return Placement.filling(*(-(-side // self.divisor) * self.divisor for side in (found.height, found.width)))
 
 
 @dataclass(frozen=True)
@@ -203,9 +197,7 @@ class OneSize(Resize):
 
     def with_size(self, size: int | None, max_size: int | None) -> Self:
         if max_size is not None:
-            raise UsageError(
-                "This model takes pictures of one size: --size sets it, and there is no --max-size."
-            )
+            raise UsageError("This model takes pictures of one size: --size sets it, and there is no --max-size.")
         factor = (size or self.side) / self.side
         return replace(self, height=round(factor * self.height), width=round(factor * self.width))
 
@@ -243,9 +235,7 @@ class PaddedSquare(OneSize):
 
     def place(self, height: int, width: int) -> Placement:
         side = max(height, width)
-        return Placement(
-            self.height, self.width, 0, 0, self.height * height / side, self.width * width / side
-        )
+        return Placement(self.height, self.width, 0, 0, self.height * height / side, self.width * width / side)
 
     @property
     def pads_first(self) -> bool:

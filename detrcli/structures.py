@@ -103,7 +103,7 @@ ObjectCounts = tuple[Sequence[int], int]  # objects of each image, and queries
 
 
 @dataclass(frozen=True)
-class Group:
+class QueryGroup:
     """One set of queries through all its layers: the decoder's, a denoising group, the encoder's proposals.
 
     What it leaves out is taken from the batch: its objects, and the pairs that the matcher finds. In training a model
@@ -137,13 +137,13 @@ class Group:
 class Output:
     """All that a forward pass predicts."""
 
-    decoder: Group
-    others: tuple[Group, ...] = ()  # supervised beside it
+    decoder: QueryGroup
+    others: tuple[QueryGroup, ...] = ()  # supervised beside it
     named: Mapping[str, Tensor] = field(default_factory=dict)  # what other heads need: features, memory
     maps: Sequence[Tensor] = ()  # likewise the backbone's, (B, channels, h, w), the finest first
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[QueryGroup, ...]:
         """Every supervised group, the decoder's first."""
         return (self.decoder, *self.others)
 
@@ -194,9 +194,7 @@ class Classes:
             raise ValueError(f"there are {len(names)} class names for ids of shape {numbers.shape}")
         if things is not None and (len(things) != len(names) or not all(type(one) is bool for one in things)):
             raise ValueError("which classes are things is not said of each of them")
-        return cls(
-            numbers, np.array(names, dtype=np.str_), None if things is None else np.array(things, bool)
-        )
+        return cls(numbers, np.array(names, dtype=np.str_), None if things is None else np.array(things, bool))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -32,6 +32,10 @@ from torch import nn
 
 from detrcli.api.evaluating import evaluate
 from detrcli.api.training import train
+from detrcli.architectures import architectures, preset, register
+from detrcli.architectures.architecture import Architecture
+from detrcli.architectures.detr import class_head_rows, set_prediction_loss
+from detrcli.architectures.tiny import NORMS, TinyConfig
 from detrcli.config import ModelConfig
 from detrcli.evaluation.errors import errors_of
 from detrcli.evaluation.thresholds import best_thresholds
@@ -43,10 +47,6 @@ from detrcli.model.tiny_backbone import TinyBackbone
 from detrcli.model.transformer import Decoder, Encoder
 from detrcli.render.plot import Panel, plot
 from detrcli.training.matching_history import read
-from detrcli.variants import preset, register, variants
-from detrcli.variants.detr import class_head_rows, set_prediction_loss
-from detrcli.variants.tiny import NORMS, TinyConfig
-from detrcli.variants.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def build_plain(config: PlainConfig) -> DETR:
         decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
         dim=c.dim,
         queries=c.queries,
-        rows=Softmax().rows(c.classes),
+        rows=Softmax().num_logits(c.classes),
     )
 
 
 register(
-    Variant(
+    Architecture(
         name="plain-tiny",
         config=PlainConfig,
         presets={"plain-tiny": PlainConfig()},
@@ -77,8 +77,8 @@ register(
         scoring=lambda config: Softmax(),
         make_loss=set_prediction_loss,
         inspect=DenseInspectable,
-        preprocessing=variants()["detr-tiny"].preprocessing,
-        class_rows=lambda c: class_head_rows(c.dim, Softmax().rows(c.classes)),
+        preprocessing=architectures()["detr-tiny"].preprocessing,
+        class_rows=lambda c: class_head_rows(c.dim, Softmax().num_logits(c.classes)),
         query_rows=lambda c: {"queries.weight": nn.Embedding(c.queries, c.dim).weight.detach()},
     )
 )
@@ -92,7 +92,7 @@ ADDED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
     "+ refining queries (detr-tiny)": (preset("detr-tiny"), PLAINLY),
     "+ augmentation, EMA, clipping": (
         preset("detr-tiny"),
-        {**PLAINLY, "augmentation": "strong", "ema": 0.998, "clip": 1.0, "decay": "matrices"},
+        {**PLAINLY, "augmentation": "strong", "ema": 0.998, "grad_clip": 1.0, "weight_decay_on": "matrices"},
     ),
     "+ sampled points, proposals (deformable-tiny)": (DEFORMABLE, {"lr": 5e-4}),
     "+ the recipe's learning rate": (DEFORMABLE, {}),
@@ -125,19 +125,13 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 def train_way(data: Path, folder: Path, name: str, seed: int, pictures: int) -> None:
     """Train one way with one seed."""
     model, settings = WAYS[name]
-    for variant in variants().values():
-        presets: dict[str, ModelConfig] = variant.presets  # type: ignore[assignment]  # for this process alone
+    for architecture in architectures().values():
+        presets: dict[str, ModelConfig] = architecture.presets  # type: ignore[assignment]  # for this process alone
         presets.pop(MEASURED, None)
-        if variant.config is type(model):
+        if architecture.config is type(model):
             presets[MEASURED] = model
     epochs = max(1, round(pictures / count(data)))
-    chosen = {
-        "epochs": epochs,
-        "eval_every": max(1, epochs // 6),
-        "workers": 0,
-        "size": side(data),
-        **settings,
-    }
+    chosen = {"epochs": epochs, "eval_every": max(1, epochs // 6), "workers": 0, "size": side(data), **settings}
     train(data, model=MEASURED, weights="none", seed=seed, out=folder, settings=chosen, report=False)
 
 
@@ -155,19 +149,12 @@ def run(data: Path, out: Path, name: str, seed: int, pictures: int) -> None:
     if not (folder / "metrics.csv").exists():
         train_way(data, folder, name, seed, pictures)
     found = evaluate(data, folder / "last.safetensors")
-    kept = found.results.part(
-        found.results.scores >= best_thresholds(found.truth, found.results).overall.threshold
-    )
+    kept = found.results.part(found.results.scores >= best_thresholds(found.truth, found.results).overall.threshold)
     errors = {one.kind: one.count for one in errors_of(found.truth, kept)}
     moved = read(folder)
     late = moved.moved[len(moved.moved) // 2 :, -1].mean() / moved.counts.sum()
     measured.write_text(
-        json.dumps(
-            {
-                "duplicates": errors["duplicate"] / int((~found.truth.crowd).sum()),
-                "instability": float(late),
-            }
-        )
+        json.dumps({"duplicates": errors["duplicate"] / int((~found.truth.crowd).sum()), "instability": float(late)})
     )
 
 
@@ -199,11 +186,7 @@ def part_of(data: Path, folder: Path) -> None:
 def rows_of(folder: Path) -> list[dict[str, float]]:
     """The epochs that were evaluated."""
     with (folder / "metrics.csv").open() as file:
-        return [
-            {key: float(value) for key, value in row.items() if value}
-            for row in csv.DictReader(file)
-            if row["AP"]
-        ]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file) if row["AP"]]
 
 
 def main() -> None:
@@ -249,9 +232,7 @@ def report(data: Path, out: Path) -> None:
                 "minutes": round(seen / speed[name] / 60, 1) if name in speed else "",
             }
         )
-        curves[name] = [
-            (epoch[0]["epoch"], [one["AP"] for one in epoch]) for epoch in zip(*rows, strict=False)
-        ]
+        curves[name] = [(epoch[0]["epoch"], [one["AP"] for one in epoch]) for epoch in zip(*rows, strict=False)]
 
     def panel(title: str, ways: Sequence[str], *, minutes: bool) -> Panel:
         shown = {}

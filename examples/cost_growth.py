@@ -24,13 +24,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_speed import examples, ours
 
 from detrcli.api.evaluating import evaluate
+from detrcli.architectures import architecture_of, preset
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import FastEngine
 from detrcli.render.plot import Panel, plot
-from detrcli.structures import Batch, Group, Output, Target
+from detrcli.structures import Batch, Output, QueryGroup, Target
 from detrcli.system.allocator import keep_large_blocks
-from detrcli.variants import preset, variant_of
-from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
 SIZES, BATCHES = (224, 320, 448, 640, 800, 1024), (1, 2, 4, 8)
@@ -89,12 +89,8 @@ def straight(measured: Sequence[tuple[float, float]]) -> list[float]:
 
 def memory() -> list[Panel]:
     engine = FastEngine(random_weights().model().eval(), CPU, "fp32")
-    predicting = [
-        (size**2 / 1e6, most_megabytes(lambda size=size: engine(pictures(1, size)))) for size in SIZES
-    ]
-    training = [
-        (2 * size**2 / 1e6, most_megabytes(ours("detr-r50", examples(2, size, size)))) for size in SIZES[:5]
-    ]
+    predicting = [(size**2 / 1e6, most_megabytes(lambda size=size: engine(pictures(1, size)))) for size in SIZES]
+    training = [(2 * size**2 / 1e6, most_megabytes(ours("detr-r50", examples(2, size, size)))) for size in SIZES[:5]]
     return [
         Panel("inference, most memory, MB", "megapixels", beside(predicting, straight(predicting)), 0),
         Panel("training step, most memory, MB", "megapixels", beside(training, straight(training)), 0),
@@ -109,7 +105,7 @@ def inference() -> list[Panel]:
     by_queries, law = [], []
     for queries in QUERIES:
         config = replace(preset("detr-r50"), queries=queries)
-        wider = variant_of(config).build(config).eval()
+        wider = architecture_of(config).build(config).eval()
         other = FastEngine(wider, CPU, "fp32")
         batch = pictures(1, SIZE)
         by_queries.append((queries, milliseconds(lambda other=other, batch=batch: other(batch))))
@@ -133,12 +129,10 @@ def inference() -> list[Panel]:
 
 def training() -> list[Panel]:
     config = preset("detr-r50")
-    model = variant_of(config).build(config)
+    model = architecture_of(config).build(config)
     sizes, batches = SIZES[:5], BATCHES
     by_size = [(size, milliseconds(ours("detr-r50", examples(2, size, size)), rounds=2)) for size in sizes]
-    by_batch = [
-        (many, milliseconds(ours("detr-r50", examples(many, SIZE, SIZE)), rounds=2)) for many in batches
-    ]
+    by_batch = [(many, milliseconds(ours("detr-r50", examples(many, SIZE, SIZE)), rounds=2)) for many in batches]
     return [
         Panel(
             "training step, ms, 2 pictures",
@@ -158,17 +152,15 @@ def training() -> list[Panel]:
 def charged(pictures: int, queries: int, objects: int) -> Callable[[], Any]:
     """Matching and loss of random predictions, six layers, forward and backward."""
     config = preset("detr-r50")
-    variant = variant_of(config)
-    loss = variant.make_loss(config, variant.loss)
+    architecture = architecture_of(config)
+    loss = architecture.make_loss(config, architecture.loss)
     logits = torch.randn(6, pictures, queries, 92, requires_grad=True)
     where = torch.randn(6, pictures, queries, 4, requires_grad=True)
-    targets = [
-        Target(torch.randint(0, 91, (objects,)), torch.rand(objects, 4) * 0.4 + 0.3) for _ in range(pictures)
-    ]
+    targets = [Target(torch.randint(0, 91, (objects,)), torch.rand(objects, 4) * 0.4 + 0.3) for _ in range(pictures)]
 
     def step() -> None:
         logits.grad = where.grad = None
-        output = Output(Group("decoder", logits, where.sigmoid()))
+        output = Output(QueryGroup("decoder", logits, where.sigmoid()))
         loss.compute_loss(output, targets).total.backward()
 
     return step
@@ -185,12 +177,7 @@ def matching() -> list[Panel]:
             beside(by_objects, [fixed + (by_objects[-1][1] - fixed) * n / OBJECTS[-1] for n in OBJECTS]),
             0,
         ),
-        Panel(
-            "matching and loss, ms, 20 objects",
-            "queries",
-            beside(by_queries, [float(n) for n in QUERIES]),
-            0,
-        ),
+        Panel("matching and loss, ms, 20 objects", "queries", beside(by_queries, [float(n) for n in QUERIES]), 0),
     ]
 
 
@@ -198,7 +185,7 @@ def average_precision() -> Panel:
     """AP by milliseconds a picture, where --size is what changes."""
     points = []
     for size in SHAPES_SIZES:
-        found = evaluate("shapes", Detector.of(load_weights("shapes-detr").resized(size), "cpu"))
+        found = evaluate("shapes", Detector.of(load_checkpoint("shapes-detr").resized(size), "cpu"))
         assert found.seconds_per_picture is not None
         points.append((1000 * sum(found.seconds_per_picture.values()), found.metrics["AP"]))
         print(f"shapes at --size {size}: AP {points[-1][1]:.3f} in {points[-1][0]:.1f} ms a picture")

@@ -50,32 +50,20 @@ print(time.perf_counter() - start, peak, len(found["annotations"]))
 def write(path: Path) -> None:
     """A file like COCO's, polygons of some twenty points included."""
     rng = random.Random(0)
-    images = [
-        {"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480, "license": 3}
-        for i in range(IMAGES)
-    ]
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480, "license": 3} for i in range(IMAGES)]
     with path.open("w") as file:
         file.write('{"images": ' + json.dumps(images) + ', "annotations": [')
         for i in range(BOXES):
             x, y, w, h = (round(rng.uniform(0, 300), 2) for _ in range(4))
             polygon = [round(rng.uniform(0, 600), 2) for _ in range(40)]
-            entry = {
-                "segmentation": [polygon],
-                "area": w * h,
-                "iscrowd": 0,
-                "image_id": rng.randrange(IMAGES),
-            }
+            entry = {"segmentation": [polygon], "area": w * h, "iscrowd": 0, "image_id": rng.randrange(IMAGES)}
             entry |= {"bbox": [x, y, w, h], "category_id": rng.randint(1, 90), "id": i + 1}
             file.write((", " if i else "") + json.dumps(entry))
-        file.write(
-            '], "categories": ' + json.dumps([{"id": i, "name": f"class {i}"} for i in range(1, 91)]) + "}"
-        )
+        file.write('], "categories": ' + json.dumps([{"id": i, "name": f"class {i}"} for i in range(1, 91)]) + "}")
 
 
 def run(code: str, path: Path) -> tuple[float, float]:
-    shown = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     seconds, peak, count = map(float, shown.stdout.split())
     assert count == BOXES
     return seconds, peak
@@ -100,9 +88,7 @@ def loader(folder: Path, images: int, side: int, size: int) -> DetectionDataset:
     make_shapes(folder, images=images, size=side)
     examined = headers_only(open_data(folder), ["train"])
     annotations = annotate(examined.splits["train"], classes_in_report(examined))
-    return DetectionDataset(
-        annotations, Preprocessing(size, round(size * 1333 / 800)), augmentation="published"
-    )
+    return DetectionDataset(annotations, Preprocessing(size, round(size * 1333 / 800)), augmentation="published")
 
 
 def per_second(dataset: DetectionDataset, count: int) -> float:

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from timing import random_weights
 
+from detrcli.checkpoints.coco import NAMES
 from detrcli.data.batching import collate
 from detrcli.data.examine import headers_only
 from detrcli.data.images import open_picture
@@ -37,7 +38,6 @@ from detrcli.evaluation.truth import classes_in_split, truth_of
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import EngineName
 from detrcli.structures import Batch, Prediction
-from detrcli.weights.coco import NAMES
 
 IMAGES, BOXES, DETECTIONS, CLASSES = 5_000, 36_000, 500_000, 80
 PICTURES, ROUNDS = 12, 3
@@ -84,9 +84,7 @@ def write(folder: Path) -> None:
         )
     ]  # fmt: skip
     document = {
-        "images": [
-            {"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(1, IMAGES + 1)
-        ],
+        "images": [{"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(1, IMAGES + 1)],
         "annotations": annotations,
         "categories": [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)],
     }
@@ -114,10 +112,7 @@ def write(folder: Path) -> None:
 def measured(*command: object) -> tuple[str, float, float]:
     """A command's stdout, its seconds, and the most memory it had, in MB."""
     shown = subprocess.run(
-        [sys.executable, "-c", MEASURED, sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", MEASURED, sys.executable, *map(str, command)], capture_output=True, text=True, check=True
     )
     seconds, peak = map(float, shown.stderr.splitlines()[-1].split())
     return shown.stdout, seconds, peak
@@ -153,9 +148,7 @@ def photographs(folder: Path) -> None:
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / "val" / f"{i:02}.jpg", quality=90)
     document = {
-        "images": [
-            {"id": i, "file_name": f"{i:02}.jpg", "width": 640, "height": 480} for i in range(PICTURES)
-        ],
+        "images": [{"id": i, "file_name": f"{i:02}.jpg", "width": 640, "height": 480} for i in range(PICTURES)],
         "annotations": [
             {"id": i, "image_id": i % PICTURES, "category_id": 1 + i % 90, "bbox": box}
             for i, box in enumerate(boxes(rng, 7 * PICTURES).tolist())
@@ -191,12 +184,9 @@ def clocked(work: Callable[[], None]) -> tuple[float, float]:
 
 def beside_the_model(folder: Path) -> dict[str, float]:
     photographs(folder)
-    weights = random_weights()
-    detector = Detector.of(weights, "cpu")
-    inputs = [
-        prepare(open_picture(path).image, detector.preprocessing)
-        for path in sorted((folder / "val").iterdir())
-    ]
+    checkpoint = random_weights()
+    detector = Detector.of(checkpoint, "cpu")
+    inputs = [prepare(open_picture(path).image, detector.preprocessing) for path in sorted((folder / "val").iterdir())]
 
     def evaluate(detector: Detector) -> None:
         split = headers_only(open_data(folder), ["val"]).splits["val"]
@@ -209,10 +199,11 @@ def beside_the_model(folder: Path) -> dict[str, float]:
             detector.engine(collate([pixels]))
 
     bare()  # whatever is done only once
-    constant = Detector(weights, detector.device, engine=Constant(weights.scoring.rows(len(weights.classes))))
+    constant = Detector(
+        checkpoint, detector.device, engine=Constant(checkpoint.scoring.num_logits(len(checkpoint.classes)))
+    )
     rounds = [
-        (clocked(lambda: evaluate(detector)), clocked(bare), clocked(lambda: evaluate(constant)))
-        for _ in range(ROUNDS)
+        (clocked(lambda: evaluate(detector)), clocked(bare), clocked(lambda: evaluate(constant))) for _ in range(ROUNDS)
     ]
     return {
         "evaluation_s": round(statistics.median(ours[0] for ours, _, _ in rounds), 2),

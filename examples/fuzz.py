@@ -36,6 +36,11 @@ from PIL import Image
 from safetensors.torch import save
 
 from detrcli.api.detector import Detector
+from detrcli.architectures import architecture_of, preset
+from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
+from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
+from detrcli.checkpoints.formats.native import in_order
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import examine
 from detrcli.data.headers import read_header
 from detrcli.data.images import open_picture
@@ -44,13 +49,8 @@ from detrcli.errors import DataError, to_user_error
 from detrcli.evaluation.results import read_results
 from detrcli.evaluation.thresholds import read_thresholds
 from detrcli.evaluation.truth import truth_of
-from detrcli.training.setup import take
+from detrcli.training.setup import prepare_data
 from detrcli.training.state import load_state, save_state
-from detrcli.variants import preset, variant_of
-from detrcli.weights.formats.header import CHECKSUM, checksum, from_header, header_of
-from detrcli.weights.formats.native import in_order
-from detrcli.weights.load import load_weights
-from detrcli.weights.weights import Weights, classes_by_index
 
 SECONDS, MEGABYTES = 5.0, 1000
 PATIENCE = 60.0  # until a process that does not answer is ended; others may use its processor
@@ -159,21 +159,13 @@ def as_json(document: Any, chance: random.Random) -> bytes:
 COCO = {
     "images": [{"id": i, "file_name": f"{i}.png", "width": 50, "height": 40} for i in (1, 2)],
     "annotations": [
-        {
-            "id": i,
-            "image_id": 1 + i % 2,
-            "category_id": 1 + i % 3,
-            "bbox": [i, 2.5, 10, 12],
-            "area": 120,
-            "iscrowd": 0,
-        }
+        {"id": i, "image_id": 1 + i % 2, "category_id": 1 + i % 3, "bbox": [i, 2.5, 10, 12], "area": 120, "iscrowd": 0}
         for i in range(6)
     ],
     "categories": [{"id": i, "name": f"class {i}", "supercategory": "all"} for i in (1, 2, 3)],
 }
 RESULTS = [
-    {"image_id": i, "category_id": 1 + i, "bbox": [1, 2.5, 3, 4], "score": 0.5, "file_name": f"{i}.png"}
-    for i in (1, 2)
+    {"image_id": i, "category_id": 1 + i, "bbox": [1, 2.5, 3, 4], "score": 0.5, "file_name": f"{i}.png"} for i in (1, 2)
 ]
 BEST = {"threshold": 0.4, "f1": 0.5, "precision": 0.5, "recall": 0.5, "objects": 3}
 THRESHOLDS = {"schema": "detr.thresholds/1", "iou": 0.5, "all": BEST, "classes": {"ant": BEST, "bee": BEST}}
@@ -204,7 +196,7 @@ def looked_through(folder: Path) -> None:
     if not found.ok:
         raise DataError("errors in the data")
     if {"train", "val"} <= found.splits.keys():
-        assert take("data", found).fingerprint
+        assert prepare_data("data", found).fingerprint
     for split in found.splits.values():
         truth_of(split)
 
@@ -334,17 +326,17 @@ def zeros(shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 @cache
-def tiny() -> Weights:
+def tiny() -> Checkpoint:
     """A whole model that is quick to build."""
     numbers = {"width": 8, "dim": 16, "heads": 2, "feed_forward": 16, "queries": 3, "classes": 2}
-    config = variant_of(preset("detr-tiny")).changed(
+    config = architecture_of(preset("detr-tiny")).changed(
         preset("detr-tiny"), encoder_layers=1, decoder_layers=1, **numbers
     )
     torch.manual_seed(0)
-    variant = variant_of(config)
-    tensors = variant.build(config).state_dict()
-    sized = variant.preprocessing.with_size(32, 64)
-    return Weights("tiny", config, tensors, classes_by_index(2), sized, variant.loss)
+    architecture = architecture_of(config)
+    tensors = architecture.build(config).state_dict()
+    sized = architecture.preprocessing.with_size(32, 64)
+    return Checkpoint("tiny", config, tensors, classes_by_index(2), sized, architecture.loss)
 
 
 def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:
@@ -354,7 +346,7 @@ def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] |
 
 def used(source: Path) -> None:
     """As `detr predict` uses weights."""
-    Detector.of(load_weights(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
+    Detector.of(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
 
 
 def pth(zipped: bool) -> Callable[[Path, random.Random], None]:
@@ -380,17 +372,13 @@ def odd(content: dict[Any, Any], args: argparse.Namespace, chance: random.Random
     if way == 0:
         model[name] = torch.zeros(chance.choices((0, 1, 3, 8), k=chance.randrange(4)))
     elif way == 1:
-        model[name] = model[name].to(
-            chance.choice((torch.float16, torch.int8, torch.complex64, torch.float8_e5m2))
-        )
+        model[name] = model[name].to(chance.choice((torch.float16, torch.int8, torch.complex64, torch.float8_e5m2)))
     elif way == 2:
         model[name] = chance.choice((model[name].to_sparse(), model[name].to("meta")))
     elif way == 3:
         model[name] = torch.zeros(1).expand(10 ** chance.randrange(12), 8)
     elif way == 4:
-        model[chance.choice((None, 5, b"x", "", f"transformer.encoder.layers.{10**9}.x", "x" * 5000))] = (
-            torch.zeros(2)
-        )
+        model[chance.choice((None, 5, b"x", "", f"transformer.encoder.layers.{10**9}.x", "x" * 5000))] = torch.zeros(2)
     elif way == 5:
         setattr(args, chance.choice(("nheads", "dropout", "dilation")), chance.choice(ODD))
     elif way == 6:
@@ -442,12 +430,7 @@ def hugging_face(folder: Path, chance: random.Random) -> None:
 def state(folder: Path, chance: random.Random) -> None:
     """Changed bytes under the old name, or other contents under the name that fits them."""
     weights = tiny()
-    content = {
-        "step": 3,
-        "weights": header_of(weights),
-        "model": dict(weights.tensors),
-        "rows": [{"epoch": 1.0}],
-    }
+    content = {"step": 3, "weights": header_of(weights), "model": dict(weights.tensors), "rows": [{"epoch": 1.0}]}
     path = save_state(folder, content)
     if chance.random() < 0.5:
         path.write_bytes(mutated(path.read_bytes(), chance))
@@ -503,9 +486,7 @@ def run(kind: str, number: int, seed: int, folder: Path) -> Case:
     began, outcome = time.process_time(), "read"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter(
-            "error", RuntimeWarning
-        )  # numpy's, of numbers that we should not have computed with
+        warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that we should not have computed with
         try:
             read(folder, chance)
         except Exception as error:
@@ -571,9 +552,7 @@ class Watched:
 
 def main() -> None:
     """Run the cases of all kinds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, count in (("annotations", 20_000), ("pictures", 5_000), ("weights", 5_000)):
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
@@ -590,18 +569,14 @@ def main() -> None:
     began, cases = time.perf_counter(), list(planned(asked))
     workers = [Watched(asked.seed) for _ in range(asked.processes)]
     with ThreadPoolExecutor(len(workers)) as pool:
-        shares = pool.map(
-            lambda i: [workers[i].run(*one) for one in cases[i :: len(workers)]], range(len(workers))
-        )
+        shares = pool.map(lambda i: [workers[i].run(*one) for one in cases[i :: len(workers)]], range(len(workers)))
         done = [case for share in shares for case in share]
     for worker in workers:
         worker.end()
     report(done, time.perf_counter() - began)
     for case in done:
         if case.failed:
-            print(
-                f"\n{case.kind}:{case.number} {case.seconds:.1f} s, {case.megabytes:.0f} MB: {case.outcome}"
-            )
+            print(f"\n{case.kind}:{case.number} {case.seconds:.1f} s, {case.megabytes:.0f} MB: {case.outcome}")
             if asked.keep:
                 place = asked.keep / f"{case.kind}-{case.number}"
                 shutil.rmtree(place, ignore_errors=True)
@@ -636,10 +611,7 @@ def report(done: Sequence[Case], seconds: float) -> None:
         }
         rows.append(row)
         _, *numbers = row.values()
-        print(
-            f"{kind:16}"
-            + "".join(f"{value:>{w}}" for value, w in zip(numbers, (8, 8, 8, 8, 8, 9), strict=True))
-        )
+        print(f"{kind:16}" + "".join(f"{value:>{w}}" for value, w in zip(numbers, (8, 8, 8, 8, 8, 9), strict=True)))
     failed = [asdict(case) for case in done if case.failed]
     print(json.dumps({"rows": rows, "seconds": round(seconds), "failed": failed}))
 

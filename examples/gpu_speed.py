@@ -19,6 +19,7 @@ from timing import Way, compared, in_turn, random_weights, show, transformers_de
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from detrcli.architectures import architecture_of, preset
 from detrcli.data.dataset import Examples
 from detrcli.inference.engines import ENGINES
 from detrcli.structures import Batch, Target
@@ -26,7 +27,6 @@ from detrcli.system.precision import computing_in
 from detrcli.training.optimiser import make_optimiser
 from detrcli.training.settings import Settings
 from detrcli.training.step import Trainer
-from detrcli.variants import preset, variant_of
 
 ROUNDS = 10
 
@@ -51,13 +51,11 @@ def graphed(call: Callable[[Tensor], Any], images: Tensor) -> Callable[[Tensor],
     return replay
 
 
-def predicting(
-    precision: str, pictures: int, device: torch.device, size: tuple[int, int], *, compiling: bool
-) -> None:
+def predicting(precision: str, pictures: int, device: torch.device, size: tuple[int, int], *, compiling: bool) -> None:
     """A table of one precision and one batch size."""
     images = torch.randn(pictures, 3, *size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    weights = random_weights()
+    checkpoint = random_weights()
     theirs = transformers_detr().to(device).eval()
     if precision == "bf16":
         theirs = theirs.to(torch.bfloat16)
@@ -81,7 +79,7 @@ def predicting(
     for name in ("plain", "fast", "compiled") if compiling else ("plain", "fast"):
 
         def ours(name: str = name) -> Callable[[Tensor], Any]:
-            engine = ENGINES[name](weights.model().to(device), device, precision)
+            engine = ENGINES[name](checkpoint.model().to(device), device, precision)
             return lambda pixels: engine(Batch(pixels, None))
 
         prepare(calls, f"ours, {name}", ours, images)
@@ -100,10 +98,7 @@ def predicting(
 
 
 def prepare(
-    calls: dict[str, Callable[[Tensor], Any]],
-    name: str,
-    make: Callable[[], Callable[[Tensor], Any]],
-    images: Tensor,
+    calls: dict[str, Callable[[Tensor], Any]], name: str, make: Callable[[], Callable[[Tensor], Any]], images: Tensor
 ) -> None:
     """Add a way, if it can be made, and say for how long it was made."""
     began = time.perf_counter()
@@ -131,12 +126,12 @@ def training(pictures: int, device: torch.device, size: tuple[int, int], *, comp
 
     def ours(*, compiled: bool) -> Way:
         config = preset("detr-r50")
-        variant = variant_of(config)
+        architecture = architecture_of(config)
         torch.manual_seed(0)
-        model = variant.build(config).to(device)
+        model = architecture.build(config).to(device)
         settings = Settings(precision="bf16", compile=compiled)
-        optimiser = make_optimiser(variant.parameter_groups(model), settings, fresh_backbone=True)
-        trainer = Trainer(model, variant.make_loss(config, variant.loss), optimiser, settings, 100, device)
+        optimiser = make_optimiser(architecture.parameter_groups(model), settings, fresh_backbone=True)
+        trainer = Trainer(model, architecture.make_loss(config, architecture.loss), optimiser, settings, 100, device)
         steps = iter(range(10**6))
         return lambda: trainer.step([examples], next(steps))
 

@@ -82,16 +82,12 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
     trials = by_hand(side(data))
     pictures = planned.steps_per_epoch * planned.pictures_per_step
     after = {
-        number: reached(
-            data, folder / f"{name}-{number}-short", with_epochs(trial, recipe.epochs // SHARE, pictures)
-        )
+        number: reached(data, folder / f"{name}-{number}-short", with_epochs(trial, recipe.epochs // SHARE, pictures))
         for number, trial in enumerate(trials)
     }
     finalists = sorted(after, key=lambda number: -after[number])[:FINALISTS]
     ends = {
-        number: reached(
-            data, folder / f"{name}-{number}", with_epochs(trials[number], recipe.epochs, pictures)
-        )
+        number: reached(data, folder / f"{name}-{number}", with_epochs(trials[number], recipe.epochs, pictures))
         for number in finalists
     }
     best = max(ends, key=lambda number: ends[number])

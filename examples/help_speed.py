@@ -69,9 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "bare_app.py").write_text(bare_app(), encoding="utf-8")
         for screen in SCREENS:
-            pairs = [
-                (seconds(ours, screen, folder), seconds(bare, screen, folder)) for _ in range(ROUNDS + 1)
-            ]
+            pairs = [(seconds(ours, screen, folder), seconds(bare, screen, folder)) for _ in range(ROUNDS + 1)]
             mine, theirs = zip(*pairs[1:], strict=True)  # the first round fills caches
             results.append(
                 {
@@ -82,9 +80,7 @@ def main() -> None:
                 }
             )
     for row in results:
-        print(
-            f"{row['screen']:<20} {row['ours_ms']:>6} ms   bare {row['bare_ms']:>6} ms   ratio {row['ratio']}"
-        )
+        print(f"{row['screen']:<20} {row['ours_ms']:>6} ms   bare {row['bare_ms']:>6} ms   ratio {row['ratio']}")
     print(json.dumps(results))
 
 

@@ -151,10 +151,7 @@ def wait(child: int) -> int:
 def bytes_of(run: Path) -> tuple[object, ...]:
     """What a run should end in, whatever stopped it: weights, and figures but for the machine's."""
     with (run / "metrics.csv").open() as file:
-        rows = [
-            {name: value for name, value in row.items() if name not in MACHINE}
-            for row in csv.DictReader(file)
-        ]
+        rows = [{name: value for name, value in row.items() if name not in MACHINE} for row in csv.DictReader(file)]
     return (run / "last.safetensors").read_bytes(), (run / "best.safetensors").read_bytes(), rows
 
 
@@ -205,9 +202,7 @@ def main() -> None:
                 # The last one, since steps that an earlier stop cost are done again.
                 done = next((step for kind, step in reversed(seen) if kind in (STEP, BEGUN)), 0)
                 saved = max((step for kind, step in seen if kind == SAVED), default=0)
-                if (
-                    last is None or len(seen) > before
-                ):  # else it had not begun, and what is lost is the one's before
+                if last is None or len(seen) > before:  # else it had not begun, and what is lost is the one's before
                     last = (one, done, saved)
             runs += 1
             if last is not None:

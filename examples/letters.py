@@ -60,10 +60,7 @@ def picture(
 
 
 def make(
-    folder: Path,
-    names: Mapping[int, str] = LETTERS,
-    size: tuple[int, int] = SIZE,
-    splits: Mapping[str, int] = SPLITS,
+    folder: Path, names: Mapping[int, str] = LETTERS, size: tuple[int, int] = SIZE, splits: Mapping[str, int] = SPLITS
 ) -> None:
     """Write all splits."""
     chance = np.random.default_rng(0)
@@ -92,9 +89,7 @@ def make(
             "annotations": annotations,
             "categories": [{"id": category, "name": name} for category, name in names.items()],
         }
-        (folder / "annotations" / f"instances_{split}.json").write_text(
-            json.dumps(document), encoding="utf-8"
-        )
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def first(images: int, document: Mapping[str, Any]) -> dict[str, Any]:

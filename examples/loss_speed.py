@@ -14,8 +14,8 @@ from timing import compared, in_turn, show
 from transformers import DetrConfig
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
-from detrcli.structures import Group, Output, Target
-from detrcli.variants import preset, variant_of
+from detrcli.architectures import architecture_of, preset
+from detrcli.structures import Output, QueryGroup, Target
 
 LAYERS, QUERIES, CLASSES = 6, 100, 91
 SIZES = ((2, 7), (8, 20), (16, 20), (64, 7))
@@ -25,8 +25,8 @@ ROUNDS = 15
 def ways(images: int, objects: int) -> dict[str, Callable[[], float]]:
     """Both on the same predictions and objects."""
     config = preset("detr-r50")
-    variant = variant_of(config)
-    loss = variant.make_loss(config, variant.loss)
+    architecture = architecture_of(config)
+    loss = architecture.make_loss(config, architecture.loss)
     theirs = DetrConfig(auxiliary_loss=True, use_timm_backbone=False, num_labels=CLASSES)
     logits = torch.randn(LAYERS, images, QUERIES, CLASSES + 1, requires_grad=True)
     where = torch.randn(LAYERS, images, QUERIES, 4, requires_grad=True)
@@ -42,7 +42,7 @@ def ways(images: int, objects: int) -> dict[str, Callable[[], float]]:
         return float(total.detach())
 
     def ours() -> float:
-        return charged(loss.compute_loss(Output(Group("decoder", logits, where.sigmoid())), targets).total)
+        return charged(loss.compute_loss(Output(QueryGroup("decoder", logits, where.sigmoid())), targets).total)
 
     def transformers() -> float:
         inside = where.sigmoid()

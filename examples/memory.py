@@ -15,10 +15,7 @@ from pathlib import Path
 
 from detrcli.api.benchmarking import photograph
 
-SETUP = {
-    "ours": "from detrcli.system.allocator import keep_large_blocks; keep_large_blocks()",
-    "transformers": "",
-}
+SETUP = {"ours": "from detrcli.system.allocator import keep_large_blocks; keep_large_blocks()", "transformers": ""}
 PREDICT = {
     "ours": """
 from timing import random_weights

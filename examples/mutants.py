@@ -42,9 +42,11 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         ["training/test_state.py", "training/test_order.py", "training/test_loop.py", "data/test_dataset.py"],
     ),
     "weights": (
-        ["weights/weights.py", "weights/fit.py", "weights/formats/header.py", "weights/formats/tensors.py"],
-        ["weights/test_weights.py", "weights/test_fit.py", "weights/test_header.py", "weights/test_native.py",
-         "weights/test_broken_weights.py", "weights/test_published.py"],
+        ["checkpoints/checkpoint.py", "checkpoints/fit.py", "checkpoints/formats/header.py",
+         "checkpoints/formats/tensors.py"],
+        ["checkpoints/test_weights.py", "checkpoints/test_fit.py", "checkpoints/test_header.py",
+         "checkpoints/test_native.py",
+         "checkpoints/test_broken_weights.py", "checkpoints/test_published.py"],
     ),
     "inspection": (
         ["inspection/matching.py", "inspection/mistakes.py", "inspection/losses.py", "inspection/usage.py"],
@@ -179,9 +181,7 @@ def survives(one: Mutant, copy: Path) -> bool:
 
 def main() -> None:
     """Try a sample in each room."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=10, metavar="N", help="changes in each room")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", default=",".join(ROOMS))

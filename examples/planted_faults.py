@@ -69,9 +69,7 @@ def boxes(change: Callable[[list[float]], list[float]]) -> Callable[[Document], 
     return apply
 
 
-def some(
-    share: float, change: Callable[[Document, Any, np.random.Generator], None]
-) -> Callable[[Document], None]:
+def some(share: float, change: Callable[[Document, Any, np.random.Generator], None]) -> Callable[[Document], None]:
     """A share of the annotations changed."""
 
     def apply(document: Document) -> None:
@@ -186,9 +184,7 @@ def mirrored(box: list[float]) -> list[float]:
 BOTH, TRAIN, VAL = annotations("train", "val"), annotations("train"), annotations("val")
 FAULTS: Mapping[str, Case] = {
     # Part A: the rules were made with these in view.
-    "boxes as shares": Case(
-        "shares of the picture", "A", BOTH(boxes(lambda b: [v / SIZE for v in b])), trained=False
-    ),
+    "boxes as shares": Case("shares of the picture", "A", BOTH(boxes(lambda b: [v / SIZE for v in b])), trained=False),
     "boxes as centres": Case(
         "centres", "A", BOTH(boxes(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])), trained=False
     ),
@@ -290,12 +286,7 @@ def main() -> None:
             named += kind == "fault" and right
             quiet += kind == "healthy" and right
             rows.append(
-                {
-                    "case": f"{kind}: {name}",
-                    "part": case.part,
-                    "right": "yes" if right else "NO",
-                    "first": said,
-                }
+                {"case": f"{kind}: {name}", "part": case.part, "right": "yes" if right else "NO", "first": said}
             )
             print(rows[-1], flush=True)
     show(rows, named=named, quiet=quiet)

@@ -36,11 +36,7 @@ class Planted:
     @property
     def counts(self) -> dict[str, int]:
         """By the gallery that should have them."""
-        return {
-            "wrong_label": len(self.wrong),
-            "loose_box": len(self.loose),
-            "missing_label": len(self.missing),
-        }
+        return {"wrong_label": len(self.wrong), "loose_box": len(self.loose), "missing_label": len(self.missing)}
 
 
 def plant(path: Path) -> Planted:

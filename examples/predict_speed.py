@@ -60,7 +60,7 @@ def peer() -> Callable[[Path], Any]:
 
 def main() -> None:
     torch.manual_seed(0)
-    weights = random_weights()
+    checkpoint = random_weights()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DETR_CACHE"] = folder
         path = Path(folder) / "picture.jpg"
@@ -73,7 +73,7 @@ def main() -> None:
         detectors = {}
         for engine, precision in ENGINES:
             try:
-                detector = Detector.of(weights, "cpu", precision, engine)
+                detector = Detector.of(checkpoint, "cpu", precision, engine)
                 detector.predict(path)
             except MachineError as error:  # an extra that is not installed
                 print(f"{engine} {precision} is left out: {error}")

@@ -64,9 +64,7 @@ def found(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--objects", type=int, default=200)
     parser.add_argument("--device", default="auto")
@@ -97,9 +95,7 @@ def main() -> None:
         results[f"relevance better by {measure}"] = {
             "objects": int((gain > 0).sum()), "by": round(float(gain.mean()), 4), "error": round(float(error), 4),
         }  # fmt: skip
-        print(
-            f"relevance is better by {measure}: {(gain > 0).sum()} objects, {gain.mean():+.3f} ± {error:.3f}"
-        )
+        print(f"relevance is better by {measure}: {(gain > 0).sum()} objects, {gain.mean():+.3f} ± {error:.3f}")
     print(json.dumps(results))
 
 

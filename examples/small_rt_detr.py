@@ -2,7 +2,8 @@
 
     python examples/small_rt_detr.py start
     detr train shapes --weights start --epochs 24 --batch-size 16 --lr 1e-3 --set lr_backbone=1e-3 --set freeze=none \
-        --set schedule=cosine --set warmup=100 --set clip=1 --set ema=0.998 --set augmentation=strong --set workers=0
+        --set schedule=cosine --set warmup=100 --set grad_clip=1 --set ema=0.998 --set augmentation=strong \
+        --set workers=0
     detr visualize-attn img.jpg --weights runs/train --layer all
 
 `detr guide families` says what that reaches.

@@ -23,15 +23,7 @@ def main() -> None:
         photograph(Path(folder) / "picture.jpg", 160, 128)
         commands = {
             BARE: ["-c", "import torch, torchvision"],
-            "detr predict": [
-                "-m",
-                "detrcli",
-                "predict",
-                "picture.jpg",
-                "--weights",
-                "shapes-detr",
-                "--no-images",
-            ],
+            "detr predict": ["-m", "detrcli", "predict", "picture.jpg", "--weights", "shapes-detr", "--no-images"],
         }
         ways = {
             name: lambda command=command: subprocess.run(

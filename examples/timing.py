@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from detrcli.variants import preset, variant_of
-from detrcli.weights.weights import Weights, classes_by_index
+from detrcli.architectures import architecture_of, preset
+from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 
 Way = Callable[[], Any]
 
@@ -51,8 +51,7 @@ def show(rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
         first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         print("  ".join((first, *rest)))
     for name, value in more.items():
@@ -60,13 +59,13 @@ def show(rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
     print(json.dumps({"rows": rows, **more, "torch": torch.__version__, "threads": torch.get_num_threads()}))
 
 
-def random_weights(model: str = "detr-r50") -> Weights:
+def random_weights(model: str = "detr-r50") -> Checkpoint:
     """A model that has learned nothing; its speed is that of one that has."""
     config = preset(model)
-    variant = variant_of(config)
-    tensors = variant.build(config).state_dict()
-    return Weights(
-        "random", config, tensors, classes_by_index(config.classes), variant.preprocessing, variant.loss
+    architecture = architecture_of(config)
+    tensors = architecture.build(config).state_dict()
+    return Checkpoint(
+        "random", config, tensors, classes_by_index(config.classes), architecture.preprocessing, architecture.loss
     )
 
 

@@ -54,9 +54,9 @@ allocator.OPTIONS, allocator.PRIMITIVES, _ = json.loads(sys.argv[1])
 allocator.keep_large_blocks()
 import torch
 from detrcli.structures import Batch
-from detrcli.variants import preset, variant_of
+from detrcli.architectures import preset, architecture_of
 config = preset("detr-r50")
-model = variant_of(config).build(config).eval()
+model = architecture_of(config).build(config).eval()
 sizes = [(480, 640), (512, 512), (416, 608), (640, 480)]
 def forward():
     start = time.perf_counter()

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import AdamW
 from torchvision.ops import FrozenBatchNorm2d as PublishedNorm
 
+from detrcli.architectures import architecture_of, preset
 from detrcli.data.batching import collate
 from detrcli.data.dataset import Examples
 from detrcli.model.attention import MultiheadAttention
@@ -28,7 +29,6 @@ from detrcli.system.allocator import keep_large_blocks
 from detrcli.training.optimiser import make_optimiser
 from detrcli.training.settings import Settings
 from detrcli.training.step import Trainer
-from detrcli.variants import preset, variant_of
 
 ROUNDS = 7
 CPU = torch.device("cpu")
@@ -39,10 +39,7 @@ def examples(pictures: int, height: int, width: int) -> Examples:
     chance = torch.Generator().manual_seed(0)
     images = [torch.randn(3, height, width, generator=chance) for _ in range(pictures)]
     targets = [
-        Target(
-            torch.randint(0, 5, (7,), generator=chance),
-            torch.rand(7, 4, generator=chance) * 0.4 + 0.3,
-        )
+        Target(torch.randint(0, 5, (7,), generator=chance), torch.rand(7, 4, generator=chance) * 0.4 + 0.3)
         for _ in images
     ]
     return Examples(collate(images), targets, list(range(pictures)))
@@ -58,30 +55,26 @@ def as_published(model: nn.Module) -> None:
             elif isinstance(child, Dropout):
                 other = nn.Dropout(child.p)
             elif isinstance(child, MultiheadAttention):
-                other = nn.MultiheadAttention(
-                    child.embed_dim, child.num_heads, child.dropout, batch_first=True
-                )
+                other = nn.MultiheadAttention(child.embed_dim, child.num_heads, child.dropout, batch_first=True)
             else:
                 continue
             other.load_state_dict(child.state_dict())
             setattr(module, name, other)
 
 
-def ours(
-    name: str, batch: Examples, precision: str = "fp32", *, published: bool = False
-) -> Callable[[], Any]:
+def ours(name: str, batch: Examples, precision: str = "fp32", *, published: bool = False) -> Callable[[], Any]:
     config = preset(name)
-    variant = variant_of(config)
+    architecture = architecture_of(config)
     torch.manual_seed(0)
-    model = variant.build(config)
+    model = architecture.build(config)
     if published:
         as_published(model)
         batch = Examples(Batch(batch.batch.images.contiguous(), None), batch.targets, batch.image_ids)
     settings = Settings(precision=precision)
-    optimiser = make_optimiser(variant.parameter_groups(model), settings, fresh_backbone=True)
+    optimiser = make_optimiser(architecture.parameter_groups(model), settings, fresh_backbone=True)
     if published:
         optimiser = AdamW([{**group, "fused": False} for group in optimiser.param_groups])
-    trainer = Trainer(model, variant.make_loss(config, variant.loss), optimiser, settings, 100, CPU)
+    trainer = Trainer(model, architecture.make_loss(config, architecture.loss), optimiser, settings, 100, CPU)
     steps = iter(range(10**6))
     return lambda: trainer.step([batch], next(steps))
 

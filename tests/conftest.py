@@ -67,23 +67,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def pixels_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training resizes whole pictures by Pillow, as once; what it does now differs by a grey level here and there."""
 
-    def part(
-        image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int
-    ) -> Image.Image:
+    def part(image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int) -> Image.Image:
         resized = image.resize(whole, Image.Resampling.BILINEAR)
         return resized.crop((left, top, left + width, top + height))
 
     monkeypatch.setattr(augmentation, "_part_resized", part)
-    monkeypatch.setattr(
-        dataset, "prepare", lambda image, preprocessing, *, exact: prepare(image, preprocessing)
-    )
+    monkeypatch.setattr(dataset, "prepare", lambda image, preprocessing, *, exact: prepare(image, preprocessing))
 
 
 @pytest.fixture
 def dropout_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is dropped is drawn by torch, as once, and as where it compiles."""
     for place in (dropout, attention):
-        monkeypatch.setattr(place, "draws_fast", lambda *_: False)
+        monkeypatch.setattr(place, "use_fast_dropout", lambda *_: False)
 
 
 @pytest.fixture

@@ -8,6 +8,10 @@ import torch
 from golden_rules import PIXEL, VALUE, Golden
 from torch import Tensor, nn
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.architectures.detr import DETRConfig
+from detrcli.architectures.detr_names import PUBLISHED, masked_name, rename
+from detrcli.architectures.with_masks import DETECTOR
 from detrcli.config import Preprocessing
 from detrcli.inference.postprocess import detections
 from detrcli.losses.criterion import cardinality_error, class_error
@@ -17,17 +21,11 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.detr import DETR
 from detrcli.model.masks import Segmenter
 from detrcli.structures import Classes, Output
-from detrcli.variants import preset, variant_of
-from detrcli.variants.detr import DETRConfig
-from detrcli.variants.detr_names import PUBLISHED, masked_name, rename
-from detrcli.variants.with_masks import DETECTOR
 
 CONFIGS = {
     "detr-r50": preset("detr-r50"),
     "detr-r50-dc5": preset("detr-r50-dc5"),
-    "detr-r50-learned-prenorm": DETRConfig(
-        position="learned", pre_norm=True, encoder_layers=3, decoder_layers=4
-    ),
+    "detr-r50-learned-prenorm": DETRConfig(position="learned", pre_norm=True, encoder_layers=3, decoder_layers=4),
     "detr-r50-panoptic": preset("detr-r50-panoptic"),
 }
 # For tests elsewhere that repeat something on each of them: the plain one and the one with masks by default.
@@ -59,11 +57,9 @@ class Run:
 def run(request: pytest.FixtureRequest) -> Run:
     golden = Golden(request.param)
     model_config = CONFIGS[request.param]
-    variant = variant_of(model_config)
-    model = variant.build(model_config)
-    model.load_state_dict(
-        {our_name(name, model.has_masks): value for name, value in golden.state_dict().items()}
-    )
+    architecture = architecture_of(model_config)
+    model = architecture.build(model_config)
+    model.load_state_dict({our_name(name, model.has_masks): value for name, value in golden.state_dict().items()})
     # Training mode without dropout, as the reference ran.
     model.train()
     for module in model.modules():
@@ -81,7 +77,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     detr.decoder.layers[0].self_attention.register_forward_hook(lambda _m, _i, out: seen.update(first=out[0]))
 
     output = model(golden.batch())
-    losses = variant.make_loss(model_config, variant.loss).compute_loss(output, golden.targets())
+    losses = architecture.make_loss(model_config, architecture.loss).compute_loss(output, golden.targets())
     losses.total.backward()
     return Run(golden, model, output, losses, seen["memory"], seen["encoder"], seen["cross"], seen["first"])
 
@@ -100,9 +96,7 @@ def close(ours: Tensor | np.ndarray, theirs: np.ndarray, tolerance: float = VALU
 
 
 def test_tensors_have_the_published_names_and_shapes(run: Run) -> None:
-    theirs = {
-        our_name(name, run.model.has_masks): shape for name, shape in run.golden.facts["state_dict"].items()
-    }
+    theirs = {our_name(name, run.model.has_masks): shape for name, shape in run.golden.facts["state_dict"].items()}
     assert {name: list(value.shape) for name, value in run.model.state_dict().items()} == theirs
     assert sum(p.numel() for p in run.model.parameters()) == run.golden.facts["num_parameters"]
 
@@ -157,9 +151,7 @@ def test_every_loss_and_the_total(run: Run) -> None:
                 assert values[layer] == 0
                 continue
             ours[names[term] + suffix] = values[layer].item()
-        ours["cardinality_error" + suffix] = cardinality_error(
-            Softmax(), decoder.layer(layer), targets
-        ).item()
+        ours["cardinality_error" + suffix] = cardinality_error(Softmax(), decoder.layer(layer), targets).item()
     ours["class_error"] = class_error(Softmax(), decoder, run.losses.matches["decoder"], targets).item()
 
     assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
@@ -167,12 +159,8 @@ def test_every_loss_and_the_total(run: Run) -> None:
 
 
 def test_every_gradient(run: Run) -> None:
-    ours = {
-        name: None if p.grad is None else p.grad.norm().item() for name, p in run.model.named_parameters()
-    }
-    theirs = {
-        our_name(name, run.model.has_masks): norm for name, norm in run.golden.facts["grad_norms"].items()
-    }
+    ours = {name: None if p.grad is None else p.grad.norm().item() for name, p in run.model.named_parameters()}
+    theirs = {our_name(name, run.model.has_masks): norm for name, norm in run.golden.facts["grad_norms"].items()}
     assert ours.keys() == theirs.keys()
     assert {name for name, norm in ours.items() if norm is None} == {
         name for name, norm in theirs.items() if norm is None
@@ -186,9 +174,7 @@ def test_postprocessing(run: Run) -> None:
     count = run.output.decoder.logits.shape[-1] - 1
     every_index = Classes(ids=np.arange(count), names=np.array([str(i) for i in range(count)]))
     arrays = run.golden.arrays
-    for i, found in enumerate(
-        detections(run.output.last, [(480, 640)] * 2, every_index, Softmax(), Preprocessing())
-    ):
+    for i, found in enumerate(detections(run.output.last, [(480, 640)] * 2, every_index, Softmax(), Preprocessing())):
         close(found.boxes, arrays["post_boxes"][i], PIXEL)
         close(found.scores, arrays["post_scores"][i])
         np.testing.assert_array_equal(found.category_ids, arrays["post_labels"][i])

@@ -12,6 +12,11 @@ import torch
 from golden_rules import PIXEL, VALUE, Golden
 from torch import Tensor, nn
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.architectures.deformable_names import DINO as DINO_RULES
+from detrcli.architectures.deformable_names import deformable_name
+from detrcli.architectures.detr_names import rename
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.inference.engines import FastEngine
 from detrcli.inference.postprocess import detections
 from detrcli.losses.criterion import class_error
@@ -19,12 +24,7 @@ from detrcli.losses.loss import LossBreakdown
 from detrcli.model.denoising import Noise
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.dino import DINO
-from detrcli.structures import Classes, Group, Match, Output
-from detrcli.variants import preset, variant_of
-from detrcli.variants.deformable_names import DINO as DINO_RULES
-from detrcli.variants.deformable_names import deformable_name
-from detrcli.variants.detr_names import rename
-from detrcli.weights.load import load_weights
+from detrcli.structures import Classes, Match, Output, QueryGroup
 
 DEFORMABLE = ("deformable-detr-r50", "deformable-detr-r50-refine-two-stage")
 NAMES = (*DEFORMABLE, "dino-r50-4scale")
@@ -41,17 +41,17 @@ class Run:
     losses: LossBreakdown
 
     @property
-    def groups(self) -> Mapping[str, Group]:
+    def groups(self) -> Mapping[str, QueryGroup]:
         return {group.name: group for group in self.output.groups}
 
 
 def built(golden: Golden) -> DetectionTransformer:
     """Our model with the reference's weights, in training mode without dropout."""
     config = preset(golden.name)
-    variant = variant_of(config)
-    model = variant.build(config)
-    assert variant.published is not None
-    model.load_state_dict(variant.published.rename(golden.state_dict()))
+    architecture = architecture_of(config)
+    model = architecture.build(config)
+    assert architecture.published is not None
+    model.load_state_dict(architecture.published.rename(golden.state_dict()))
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -64,9 +64,7 @@ def built(golden: Golden) -> DetectionTransformer:
 
 
 def given_noise(golden: Golden) -> Callable[[int, torch.device], Noise]:
-    arrays = {
-        name: torch.from_numpy(golden.arrays[f"dn_draw_{name}"]) for name in ("p", "labels", "sign", "part")
-    }
+    arrays = {name: torch.from_numpy(golden.arrays[f"dn_draw_{name}"]) for name in ("p", "labels", "sign", "part")}
 
     def draw(rows: int, _device: torch.device) -> Noise:
         assert rows == len(arrays["p"])
@@ -79,8 +77,8 @@ def given_noise(golden: Golden) -> Callable[[int, torch.device], Noise]:
 
 def loss_of(golden: Golden, output: Output) -> LossBreakdown:
     config = preset(golden.name)
-    variant = variant_of(config)
-    return variant.make_loss(config, variant.loss).compute_loss(output, golden.targets())
+    architecture = architecture_of(config)
+    return architecture.make_loss(config, architecture.loss).compute_loss(output, golden.targets())
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -127,9 +125,7 @@ def test_every_pair(run: Run) -> None:
     for name, theirs in facts["matched"].items():
         layer, image = name.split(".")
         group = "proposals" if layer == "interm" else "decoder"
-        ours = pairs(
-            run.losses.matches[group], 0 if layer == "interm" else int(layer), int(image), starts[int(image)]
-        )
+        ours = pairs(run.losses.matches[group], 0 if layer == "interm" else int(layer), int(image), starts[int(image)])
         assert ours == theirs, name
 
 
@@ -145,20 +141,16 @@ def test_every_loss_and_the_total(run: Run) -> None:
         for layer, value in enumerate(values.tolist())
     }
     # Theirs of other names have no weight. The cardinality error counts the last class as background there.
-    theirs = {
-        name: value for name, value in facts["losses"].items() if name.startswith(tuple(LOSSES.values()))
-    }
+    theirs = {name: value for name, value in facts["losses"].items() if name.startswith(tuple(LOSSES.values()))}
     assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
     assert run.losses.total.item() == pytest.approx(facts["total"], rel=1e-5, abs=1e-5)
-    scoring = variant_of(preset(run.golden.name)).scoring(preset(run.golden.name))
+    scoring = architecture_of(preset(run.golden.name)).scoring(preset(run.golden.name))
     error = class_error(scoring, run.output.decoder, run.losses.matches["decoder"], run.golden.targets())
     assert error.item() == facts["losses"]["class_error"]
 
 
 def test_every_gradient(run: Run) -> None:
-    ours = {
-        name: None if p.grad is None else p.grad.norm().item() for name, p in run.model.named_parameters()
-    }
+    ours = {name: None if p.grad is None else p.grad.norm().item() for name, p in run.model.named_parameters()}
     norms = run.golden.facts["grad_norms"]
     names = run.golden.facts["state_dict"]
     theirs = {
@@ -200,11 +192,11 @@ def test_postprocessing_of_deformable_detr(run: Run) -> None:
 
 def detected(run: Run, output: Output) -> list[Any]:
     config = preset(run.golden.name)
-    variant = variant_of(config)
+    architecture = architecture_of(config)
     every_index = Classes(ids=np.arange(91), names=np.array([str(i) for i in range(91)]))
     with torch.no_grad():
         return detections(
-            output.last, [(480, 640)] * 2, every_index, variant.scoring(config), variant.preprocessing
+            output.last, [(480, 640)] * 2, every_index, architecture.scoring(config), architecture.preprocessing
         )
 
 
@@ -227,10 +219,7 @@ def test_the_denoising_queries_of_dino(run: Run) -> None:
 def test_every_layer_of_dino_in_training(run: Run) -> None:
     arrays, facts = run.golden.arrays, run.golden.facts
     decoder, denoising, proposals = (run.groups[name] for name in ("decoder", "denoising", "proposals"))
-    for group, prefix, step in (
-        (decoder, "", facts["query_step"]),
-        (denoising, "dn_", facts["dn_query_step"]),
-    ):
+    for group, prefix, step in ((decoder, "", facts["query_step"]), (denoising, "dn_", facts["dn_query_step"])):
         close(group.logits[:, :, ::step], arrays[f"{prefix}pred_logits_queries"])
         close(group.logits.amax(-1), arrays[f"{prefix}pred_logits_max"])
         close(group.logits.mean(-1), arrays[f"{prefix}pred_logits_mean"])
@@ -277,11 +266,7 @@ def test_dino_evaluated(dino_evaluated: Run) -> None:
 
 
 # The others of them take long, and differ from the first in nothing that is looked at here.
-SOME = [
-    NAMES[0],
-    pytest.param(NAMES[1], marks=pytest.mark.slow),
-    pytest.param(NAMES[2], marks=pytest.mark.slow),
-]
+SOME = [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow), pytest.param(NAMES[2], marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -303,9 +288,9 @@ def test_a_published_file_is_known_for_what_it_is(name: str, tmp_path: Path) -> 
     path = tmp_path / "checkpoint0049.pth"
     args = argparse.Namespace(nheads=8, dropout=preset(name).dropout)  # type: ignore[attr-defined]
     torch.save({"model": Golden(name).state_dict(), "args": args}, path)
-    weights = load_weights(str(path))
-    assert weights.config == preset(name)
-    model = weights.model().eval()
+    checkpoint = load_checkpoint(str(path))
+    assert checkpoint.config == preset(name)
+    model = checkpoint.model().eval()
     with torch.no_grad():
         ours, theirs = model(Golden(name).batch()), built(Golden(name)).eval()(Golden(name).batch())
     assert torch.equal(ours.last.boxes, theirs.last.boxes)

@@ -31,10 +31,10 @@ from here import Detr
 from PIL import Image
 from settings_table import TABLE, settings_table
 
+from detrcli.checkpoints.registry import SHIPPED
 from detrcli.data.checks import SKIPPABLE
 from detrcli.guide import TOPICS, first_sentence, page
 from detrcli.training.settings import given_settings
-from detrcli.weights.registry import SHIPPED
 
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 
@@ -62,7 +62,7 @@ def all_command_lines() -> list[CommandLine]:
 @pytest.mark.parametrize("line", all_command_lines(), ids=lambda line: " ".join(line.args)[:80])
 def test_command_lines_are_right(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     # The weights and runs that the lines name are not there.
-    monkeypatch.setattr("detrcli.weights.known.check_weights", lambda source: None)
+    monkeypatch.setattr("detrcli.checkpoints.known.check_weights", lambda source: None)
     if line.args in (("data",), ("--version",)):
         return
     assert line.command, f"there is no such command: {line.args}"
@@ -133,9 +133,7 @@ def test_the_table_of_problems_is_that_of_the_check() -> None:
     raised = set(raised_problems())
     assert {"missing-picture", "bad-picture", "bad-box", "near-duplicate"} <= {kind for _, kind in raised}
     expected = {(kind, "error, or left out" if kind in SKIPPABLE else severity) for severity, kind in raised}
-    rows = re.findall(
-        r"^\| `([a-z-]+)` \| .+ \| (error|error, or left out|warning) \|$", page("data"), flags=re.M
-    )
+    rows = re.findall(r"^\| `([a-z-]+)` \| .+ \| (error|error, or left out|warning) \|$", page("data"), flags=re.M)
     assert len(rows) == len(set(rows))
     assert set(rows) == expected
 
@@ -170,9 +168,7 @@ def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def detr(*args: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "detrcli", *args], capture_output=True, env={**os.environ, **env}
-    )
+    return subprocess.run([sys.executable, "-m", "detrcli", *args], capture_output=True, env={**os.environ, **env})
 
 
 def test_in_a_pipe_it_is_the_file() -> None:
@@ -218,9 +214,7 @@ def test_a_page_begins_with_a_heading_and_a_sentence(topic: str) -> None:
         ("xyzzy", None),
     ],
 )
-def test_an_unknown_topic_is_met_with_the_nearest_and_the_list(
-    word: str, near: str | None, detr: Detr
-) -> None:
+def test_an_unknown_topic_is_met_with_the_nearest_and_the_list(word: str, near: str | None, detr: Detr) -> None:
     shown = detr("guide", word)
     assert (shown.code, shown.out) == (2, "")
     assert (f"Did you mean {near}?" in shown.err) == (near is not None)
@@ -231,9 +225,7 @@ def test_the_tests_that_show_what_is_promised_are_there() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page("safety"))
     assert len(named) > 10
     for path, name in named:
-        functions = {
-            node.name for node in ast.walk(ast.parse(read(ROOT / path))) if isinstance(node, ast.FunctionDef)
-        }
+        functions = {node.name for node in ast.walk(ast.parse(read(ROOT / path))) if isinstance(node, ast.FunctionDef)}
         assert not name or name in functions, f"{path}::{name}"
 
 

@@ -11,9 +11,7 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "kills.py"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="it forks trainings, and looks at files as they are written"
-)
+@pytest.mark.skipif(sys.platform != "linux", reason="it forks trainings, and looks at files as they are written")
 def test_a_part_of_it() -> None:
     options = ["--kills", "3", "--signals", "1", "--seed", "3"]
     shown = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True)

@@ -10,9 +10,7 @@ from documents import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="it looks at the memory of processes where Linux tells it"
-)
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks at the memory of processes where Linux tells it")
 def test_a_part_of_it(tmp_path: Path) -> None:
     parts = ("pictures", "boxes", "classes", "pixels")
     done = subprocess.run(

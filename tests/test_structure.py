@@ -18,8 +18,8 @@ FLOORS = (
     ("boxes", "config", "errors", "guide", "polygons", "resize", "run_lengths", "structures", "system"),
     ("data", "losses", "model"),
     ("segmentation",),
-    ("variants",),
-    ("weights",),
+    ("architectures",),
+    ("checkpoints",),
     ("inference",),
     ("evaluation",),
     ("inspection",),
@@ -59,9 +59,7 @@ def test_imports_go_down(path: Path) -> None:
     if room in ("__init__", "__main__"):
         return
     for other in imports(path):
-        assert other == room or FLOOR_OF[other] < FLOOR_OF[room] or FLOOR_OF[room] == FLOOR_OF[other] == 0, (
-            other
-        )
+        assert other == room or FLOOR_OF[other] < FLOOR_OF[room] or FLOOR_OF[room] == FLOOR_OF[other] == 0, other
 
 
 def test_model_knows_no_config() -> None:
@@ -73,8 +71,8 @@ DOTTED = re.compile(
     r"\b(encoder|decoder|layers|self_attention|cross_attention|projection|class_head|box_head|queries|position)"
     r"\\?\.(\w|\\)|backbone\\?\.(body|conv|stage)"
 )
-# Where networks are known by their parts: the models, their variants, and those who read others' files.
-OWNERS = ("model", "variants", "weights/formats")
+# Where networks are known by their parts: the models, their architectures, and those who read others' files.
+OWNERS = ("model", "architectures", "checkpoints/formats")
 
 
 def owned(path: Path, *owners: str) -> bool:
@@ -101,7 +99,7 @@ def test_only_owners_name_the_parts_of_a_network(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_scoring_reads_class_logits(path: Path) -> None:
     """No softmax, and no cutting off of a last class; a model's own attention and boxes, and masks, aside."""
-    if owned(path, "losses/scoring", "losses/masks", "model", "segmentation", "variants/adapters/network"):
+    if owned(path, "losses/scoring", "losses/masks", "model", "segmentation", "architectures/adapters/network"):
         return
     for node in nodes(path):
         if isinstance(node, ast.Call):
@@ -115,13 +113,13 @@ def test_only_variants_know_a_members_config() -> None:
     members = {
         node.name
         for path in FILES
-        if owned(path, "variants")
+        if owned(path, "architectures")
         for node in nodes(path)
         if isinstance(node, ast.ClassDef) and "ModelConfig" in map(ast.unparse, node.bases)
     }
     assert {"DETRConfig", "TinyConfig"} <= members
     for path in FILES:
-        if not owned(path, "variants"):
+        if not owned(path, "architectures"):
             named = {
                 name
                 for node in nodes(path)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from detrcli.checkpoints.download import DownloadProgress, no_progress
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.errors import MachineError, UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import EngineName
 from detrcli.structures import Detections
 from detrcli.system.devices import find_device
-from detrcli.weights.download import DownloadProgress, no_progress
-from detrcli.weights.load import load_weights
 
 ROUNDS = 5
 ENGINES: Sequence[tuple[EngineName, str]] = (
@@ -59,9 +59,7 @@ class Benchmark:
     @property
     def default(self) -> EngineSpeed:
         """What is used where nothing is asked for."""
-        return next(
-            (one for one in self.speeds if one.engine == "fast" and one.precision == "fp32"), self.speeds[0]
-        )
+        return next((one for one in self.speeds if one.engine == "fast" and one.precision == "fp32"), self.speeds[0])
 
     @property
     def bottleneck(self) -> str:
@@ -97,7 +95,7 @@ def bench(
 ) -> Benchmark:
     """Time every engine that is installed, in turn, on a picture; without one a picture of 640 x 480 is made."""
     place = find_device(device)
-    loaded = load_weights(str(weights), model=model, sha256=sha256, progress=progress).resized(size, max_size)
+    loaded = load_checkpoint(str(weights), model=model, sha256=sha256, progress=progress).resized(size, max_size)
     with tempfile.TemporaryDirectory() as folder:
         path = image or photograph(Path(folder) / "picture.jpg")
         with Image.open(path) as opened:

@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detrcli.checkpoints.download import DownloadProgress, no_progress
+from detrcli.checkpoints.load import load_checkpoint
+from detrcli.checkpoints.phrases import phrases_of
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector as _Detector
 from detrcli.inference.detector import ImageSource
@@ -11,9 +14,6 @@ from detrcli.inference.engines import Engine, EngineName
 from detrcli.inference.export import CPU, Runtime, read_exported, runtime_of
 from detrcli.structures import Detections
 from detrcli.system.devices import find_device
-from detrcli.weights.download import DownloadProgress, no_progress
-from detrcli.weights.load import load_weights
-from detrcli.weights.phrases import phrases_of
 
 Text = str | Sequence[str] | None  # what a model that takes phrases shall look for
 
@@ -40,23 +40,21 @@ class Detector(_Detector):
         from detrcli.inspection.explained import explain_group
         from detrcli.inspection.look import record_picture
         from detrcli.structures import Target
-        from detrcli.system.text import key
+        from detrcli.system.text import normalize_name
 
         record = record_picture(self, image)
-        known = {key(str(name)): i for i, name in enumerate(self.classes.names)}
+        known = {normalize_name(str(name)): i for i, name in enumerate(self.classes.names)}
         indices = []
         for label in labels:
-            index = known.get(key(label)) if isinstance(label, str) else int(label)
+            index = known.get(normalize_name(label)) if isinstance(label, str) else int(label)
             if index is None or not 0 <= index < len(self.classes):
                 raise DataError(f"{label}: the weights have no such class.")
             indices.append(index)
         corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         height, width = record.size
-        target = Target(
-            torch.tensor(indices, dtype=torch.long), from_pixels(corners, height, width, record.placement)
-        )
+        target = Target(torch.tensor(indices, dtype=torch.long), from_pixels(corners, height, width, record.placement))
         target = target.to(self.device)
-        return explain_group(record.forward.output.decoder, target, self.weights.make_loss())
+        return explain_group(record.forward.output.decoder, target, self.checkpoint.make_loss())
 
 
 def load(
@@ -84,13 +82,8 @@ def load(
     phrases = None if text is None else phrases_of(text)
     if phrases is None and (runtime := runtime_of(str(weights))):
         return _exported(Path(weights), runtime, device, precision, engine, size, max_size)
-    loaded = load_weights(
-        str(weights),
-        model=model,
-        sha256=sha256,
-        progress=progress,
-        phrases=phrases,
-        class_names=class_names,
+    loaded = load_checkpoint(
+        str(weights), model=model, sha256=sha256, progress=progress, phrases=phrases, class_names=class_names
     )
     return Detector.of(loaded.resized(size, max_size), device, precision or "fp32", engine, note)
 
@@ -117,10 +110,7 @@ def _exported(
 
 
 def as_detector(
-    weights: "str | Path | _Detector",
-    device: str = "auto",
-    text: Text = None,
-    class_names: Sequence[str] = (),
+    weights: "str | Path | _Detector", device: str = "auto", text: Text = None, class_names: Sequence[str] = ()
 ) -> _Detector:
     """A detector that is one already, or one with these weights."""
     if not isinstance(weights, _Detector):

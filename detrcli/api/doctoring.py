@@ -10,6 +10,8 @@ import numpy as np
 
 from detrcli.api.detector import as_detector
 from detrcli.api.reporting import Report, report
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.spec import DataSpec, Note, no_note, open_source
 from detrcli.doctor.data_rules import of_data
@@ -19,13 +21,11 @@ from detrcli.doctor.run_rules import RunFacts, of_run
 from detrcli.errors import DetrError
 from detrcli.inspection.failures import Failures
 from detrcli.render.report_sections import Advice
-from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import DIVERGED, data_of, is_run, read_rows
-from detrcli.training.settings import given_settings, of
-from detrcli.training.setup import take
-from detrcli.weights.load import load_weights
-from detrcli.weights.weights import Weights
+from detrcli.training.run_status import CONFIG
+from detrcli.training.settings import given_settings, make_settings
+from detrcli.training.setup import prepare_data
 
 SCHEMA = "detr.doctor/1"
 LOOKED_AT = 120  # pictures of train
@@ -41,11 +41,7 @@ class Diagnosis:
     @property
     def document(self) -> dict[str, Any]:
         """All of it for programs."""
-        return {
-            "schema": SCHEMA,
-            "subject": self.subject,
-            "findings": [one.document() for one in self.findings],
-        }
+        return {"schema": SCHEMA, "subject": self.subject, "findings": [one.document() for one in self.findings]}
 
     def __str__(self) -> str:
         if not self.findings:
@@ -54,11 +50,7 @@ class Diagnosis:
 
 
 def doctor(
-    subject: str | Path,
-    *,
-    device: str = "auto",
-    note: Note = no_note,
-    advance: Callable[[], None] = lambda: None,
+    subject: str | Path, *, device: str = "auto", note: Note = no_note, advance: Callable[[], None] = lambda: None
 ) -> Diagnosis:
     """What is probably wrong with a run (its data, settings, curves and mistakes) or with data alone."""
     path = Path(subject)
@@ -114,18 +106,18 @@ def _facts(run: Path, examined: DatasetReport) -> RunFacts | None:
     if weights is None:
         return None
     return RunFacts(
-        settings=of(given_settings(run / CONFIG)),
-        weights=weights,
-        data=take(DataSpec(**data_of(run)).name, examined),
+        settings=make_settings(given_settings(run / CONFIG)),
+        checkpoint=weights,
+        data=prepare_data(DataSpec(**data_of(run)).name, examined),
         rows=read_rows(run),
         moved=_moved(run),
         diverged=(run / DIVERGED).exists(),
     )
 
 
-def _weights_of(run: Path) -> Weights | None:
+def _weights_of(run: Path) -> Checkpoint | None:
     try:
-        return load_weights(str(run))
+        return load_checkpoint(str(run))
     except DetrError:
         return None
 

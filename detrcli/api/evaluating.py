@@ -50,9 +50,7 @@ class Evaluation:
         return f"{numbers} on {len(self.truth.images):,} pictures of {self.split}"
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th>{name}</th><td>{value:.3f}</td></tr>" for name, value in self.metrics.items()
-        )
+        cells = "".join(f"<tr><th>{name}</th><td>{value:.3f}</td></tr>" for name, value in self.metrics.items())
         return f"<table>{cells}</table>"
 
 
@@ -69,7 +67,7 @@ def evaluate(
     batch_size: int | None = None,
     exif: Exif = "auto",
     skip_bad: bool = False,
-    pair_by_id: bool = False,
+    match_classes_by_id: bool = False,
     text: "Text" = None,
     device: str = "auto",
     note: Note = no_note,
@@ -82,9 +80,7 @@ def evaluate(
     classes: models that take phrases look for those where there is no `text`. `note` is told of warnings, `mapped`
     of the classes' mapping, before the run.
     """
-    checked = checked_split(
-        source_of(data, note), split, exif, note, skip_bad=skip_bad, pictures=predictions is None
-    )
+    checked = checked_split(source_of(data, note), split, exif, note, skip_bad=skip_bad, pictures=predictions is None)
 
     def to_be_found(checked: Split) -> Truth:
         truth = truth_of(checked, limit=limit, classes=classes)
@@ -115,7 +111,7 @@ def evaluate(
     theirs = classes_in_split(checked)
     names = theirs.names.tolist()
     detector = weights(names) if callable(weights) else as_detector(weights, device, text, names)
-    mapping = map_classes(detector.classes, theirs, pair_by_id=pair_by_id)
+    mapping = map_classes(detector.classes, theirs, match_classes_by_id=match_classes_by_id)
     mapped(mapping)
     panoptic = False
     if detector.has_masks:
@@ -174,9 +170,7 @@ def _scored(
     of_masks = of_boundaries = quality = None
     if masks is not None:
         of_masks = score(truth, results, max_detections=max_detections, masks=masks)
-        of_boundaries = score(
-            truth, results, max_detections=max_detections, masks=masks, counting=with_boundaries
-        )
+        of_boundaries = score(truth, results, max_detections=max_detections, masks=masks, counting=with_boundaries)
     if masks is not None and segments is not None:
         quality = quality_of(truth, masks, segments)
     return Evaluation(

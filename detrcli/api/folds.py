@@ -23,13 +23,7 @@ from detrcli.inspection.suspects import KINDS, Suspect
 
 
 def suspects_by_folds(
-    split: Split,
-    folds: int,
-    settings: Mapping[str, Any],
-    *,
-    load: Callable[[Path], Detector],
-    device: str,
-    note: Note,
+    split: Split, folds: int, settings: Mapping[str, Any], *, load: Callable[[Path], Detector], device: str, note: Note
 ) -> dict[str, list[Suspect]]:
     """Train `folds` times, each time without a part of the pictures, which are suspected by what was learned then.
 
@@ -43,9 +37,7 @@ def suspects_by_folds(
     found: dict[str, list[Suspect]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as place:
         for fold in range(folds):
-            note(
-                f"fold {fold + 1} of {folds}: training without a part of the pictures, which is looked at then"
-            )
+            note(f"fold {fold + 1} of {folds}: training without a part of the pictures, which is looked at then")
             files: Files = {
                 name: (_written(split, chosen, Path(place, f"{name}-{fold}.json")), split.written.folder)
                 for name, chosen in (("train", (fold_of != fold) & (fold_of >= 0)), ("val", fold_of == fold))
@@ -53,7 +45,7 @@ def suspects_by_folds(
             run = Path(place, f"run-{fold}")
             train(files=files, settings=settings, out=run, device=device, skip_bad=True, report=False)
             held = checked_split(DataSpec.of(None, files).open(), "val", "auto", no_note, skip_bad=True)
-            session = session_of(load(run), held, skip_bad=True, pair_by_id=False, note=no_note)
+            session = session_of(load(run), held, skip_bad=True, match_classes_by_id=False, note=no_note)
             for kind, members in failures_of(session, held, "val").suspects.items():
                 found[kind] += members
     return {kind: sorted(members, key=lambda one: -one.suspicion) for kind, members in found.items()}

@@ -41,7 +41,7 @@ from detrcli.render.matching_figure import matching_figure
 from detrcli.render.usage_figure import usage_figure
 from detrcli.render.viewer import inside_of, write_viewer_page
 from detrcli.render.views import view_of_matching
-from detrcli.structures import Detections, Group
+from detrcli.structures import Detections, QueryGroup
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import read_rows
 
@@ -241,7 +241,7 @@ def explain_matching(
     most: int = 16,
     exif: Exif = "auto",
     skip_bad: bool = False,
-    pair_by_id: bool = False,
+    match_classes_by_id: bool = False,
     device: str = "auto",
     note: Note = no_note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
@@ -258,18 +258,14 @@ def explain_matching(
     checked = checked_split(source_of(data, note), split, exif, note, skip_bad=skip_bad)
     detector = weights() if callable(weights) else as_detector(weights, device)
     session = session_of(
-        detector, checked, skip_bad=skip_bad, pair_by_id=pair_by_id, note=note, mapped=mapped
+        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, note=note, mapped=mapped
     )
     matcher_of(session.loss)  # which must be known
     if whole_split:
         with watch(len(session)) as advance:
-            return DataMatching(
-                using.usage(session, threshold=threshold, most=most, advance=advance), session
-            )
+            return DataMatching(using.usage(session, threshold=threshold, most=most, advance=advance), session)
     place = _worst(session, threshold, note) if image is None else session.find(image)
-    found = report.match_report(
-        session, place, layers=layers, threshold=threshold, other_weights=other_weights
-    )
+    found = report.match_report(session, place, layers=layers, threshold=threshold, other_weights=other_weights)
     return ImageMatching(found, session.picture(place), detector)
 
 
@@ -279,15 +275,13 @@ def _worst(session: InspectionSession, threshold: float, note: Note) -> int:
     for looked_at, (i, example, output) in enumerate(session):
         if looked_at == WORST_OF:
             break
-        last = Group("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
+        last = QueryGroup("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
         (layer,) = explain_layers(last, example.target, matcher, session.loss.scoring)
         wrong = len(missed([layer], example.target, threshold)) + len(extra(layer, example.target, threshold))
         if wrong > worst:
             worst, place = wrong, i
     among = f"the first {WORST_OF}" if len(session) > WORST_OF else f"{len(session)}"
-    note(
-        f"{session.path(place).name}: of {among} pictures, that in which most went wrong; --image names another"
-    )
+    note(f"{session.path(place).name}: of {among} pictures, that in which most went wrong; --image names another")
     return place
 
 
@@ -325,9 +319,7 @@ class Walk:
         write_explain_page(Path(path), record, self.stops, maps, threshold)
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"{stop.name}: {' x '.join(map(str, stop.shape))}: {stop.what}" for stop in self.stops
-        )
+        return "\n".join(f"{stop.name}: {' x '.join(map(str, stop.shape))}: {stop.what}" for stop in self.stops)
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -340,17 +332,13 @@ class Walk:
         return f"<table>{rows}</table>"
 
 
-def walk(
-    picture: ImageSource, weights: "str | Path | Detector" = "detr-r50", *, device: str = "auto"
-) -> Walk:
+def walk(picture: ImageSource, weights: "str | Path | Detector" = "detr-r50", *, device: str = "auto") -> Walk:
     """The stages of a model with their shapes for a picture, and what is found in the end."""
     detector = as_detector(weights, device)
     (seen,) = detector.stream([picture], threshold=0, keep_images=True)
     image, found = seen.image, seen.detections
     if image is None or found is None:
-        raise DataError(
-            f"{picture if isinstance(picture, str | Path | File) else 'a picture'}: {seen.problem}."
-        )
+        raise DataError(f"{picture if isinstance(picture, str | Path | File) else 'a picture'}: {seen.problem}.")
     pixels = prepare(image, detector.preprocessing).to(detector.device)  # (3, h, w)
     _, height, width = pixels.shape
     return Walk(

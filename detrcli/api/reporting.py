@@ -1,4 +1,4 @@
-"""Why a model fails on somebody's data, and what to mend."""
+"""Why a model fails on somebody's data, and what to fix."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +23,9 @@ from detrcli.inspection.failures import Failures, failures_of
 from detrcli.render.comparison_page import write_comparison
 from detrcli.render.report_page import IMAGES, worst_first, write_report
 from detrcli.render.report_sections import Advice, Steadiness
-from detrcli.training.begun import CONFIG
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import data_of, is_run
+from detrcli.training.run_status import CONFIG
 from detrcli.training.settings import given_settings
 
 THRESHOLDS = "thresholds.json"
@@ -75,10 +75,9 @@ class Report:
 
     def _repr_html_(self) -> str:
         outcomes = self.failures.outcomes
-        rows = {
-            "found": outcomes.found,
-            **{f"missed: {k}": n for k, n in outcomes.missed_by_kind.items()},
-        } | {f"false alarm: {kind}": count for kind, count in outcomes.false_alarms_by_kind.items()}
+        rows = {"found": outcomes.found, **{f"missed: {k}": n for k, n in outcomes.missed_by_kind.items()}} | {
+            f"false alarm: {kind}": count for kind, count in outcomes.false_alarms_by_kind.items()
+        }
         cells = "".join(f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in rows.items())
         return f"<p>{self}</p><table>{cells}</table>"
 
@@ -94,7 +93,7 @@ def report(
     seconds: float | None = None,
     exif: Exif | None = None,
     skip_bad: bool | None = None,
-    pair_by_id: bool = False,
+    match_classes_by_id: bool = False,
     device: str = "auto",
     note: Note = no_note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
@@ -118,7 +117,7 @@ def report(
     checked = checked_split(source, split, exif, note, skip_bad=skip_bad)
     detector = weights() if callable(weights) else as_detector(weights or run or "detr-r50", device)
     session = session_of(
-        detector, checked, skip_bad=skip_bad, pair_by_id=pair_by_id, note=note, mapped=mapped
+        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, note=note, mapped=mapped
     )
     with watch(len(session)) as advance:
         failures = failures_of(
@@ -153,9 +152,7 @@ class Comparison:
         """All of it for programs."""
         return {
             "schema": "detr.report-compare/1",
-            "models": [
-                {"name": name, **one.document} for name, one in zip(self.names, self.reports, strict=True)
-            ],
+            "models": [{"name": name, **one.document} for name, one in zip(self.names, self.reports, strict=True)],
             "differences": [one.document(self.names[0]) for one in self.differences],
         }
 

@@ -15,11 +15,11 @@ def session_of(
     split: Split,
     *,
     skip_bad: bool,
-    pair_by_id: bool,
+    match_classes_by_id: bool,
     note: Note,
     mapped: Callable[[ClassMapping], None] = lambda mapping: None,
 ) -> InspectionSession:
     """`mapped` is told of the classes' mapping."""
-    mapping = map_classes(detector.classes, classes_in_split(split), pair_by_id=pair_by_id)
+    mapping = map_classes(detector.classes, classes_in_split(split), match_classes_by_id=match_classes_by_id)
     mapped(mapping)
     return InspectionSession.of(detector, split, mapping, skip_bad=skip_bad, note=note)

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from detrcli.checkpoints.download import DownloadProgress, no_progress
+from detrcli.checkpoints.formats.header import known_variant
 from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine, masks_examined
 from detrcli.data.source import BUILT_IN
@@ -20,17 +22,15 @@ from detrcli.system import distributed
 from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
 from detrcli.system.lock import LOCK, locked
-from detrcli.training.begun import is_unbegun
 from detrcli.training.dry_run import Measured, measure
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.loop import Training
-from detrcli.training.progress import Report, Silent
+from detrcli.training.progress import Silent, TrainingListener
 from detrcli.training.run_folder import Row, RunFolder
+from detrcli.training.run_status import is_unbegun
 from detrcli.training.settings import Settings, given_settings
-from detrcli.training.setup import begin, facts_of, resumed, take
+from detrcli.training.setup import facts_of, initialize, prepare_data, resumed
 from detrcli.training.state import load_state
-from detrcli.weights.download import DownloadProgress, no_progress
-from detrcli.weights.formats.header import known_variant
 
 DEFAULT_OUT = "runs/train"
 REPORT = "report"  # its folder in the run
@@ -81,7 +81,7 @@ class Hooks:
     note: Note = no_note
     watch: Watch = lambda what: nullcontext(lambda: None)
     download: Callable[[], AbstractContextManager[DownloadProgress]] = lambda: nullcontext(no_progress)
-    report: Callable[[torch.device], AbstractContextManager[Report]] = lambda device: nullcontext(Silent())
+    report: Callable[[torch.device], AbstractContextManager[TrainingListener]] = lambda device: nullcontext(Silent())
 
 
 def train(
@@ -137,8 +137,7 @@ def train(
         asked = given_settings(None, {**more, **options}, pairs)
         named = options.keys()
         refused = [
-            f"--{key.replace('_', '-')}" if key in named else f"--set {key}"
-            for key in sorted(asked.keys() - ANEW)
+            f"--{key.replace('_', '-')}" if key in named else f"--set {key}" for key in sorted(asked.keys() - ANEW)
         ]
         refused += [name for name, value in (("--out", out), ("--config", config)) if value is not None]
         refused += [name for name, value in (("--exif", exif != "auto"), ("--skip-bad", skip_bad)) if value]
@@ -151,23 +150,21 @@ def train(
 
         def look() -> DatasetReport:
             with hooks.watch("looking at pictures") as advance:
-                return examine(
-                    spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, masks=False, advance=advance
-                )
+                return examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, masks=False, advance=advance)
 
         examined = distributed.broadcast_object(look)
         tell_problems(examined, note)
-        taken = take(spec.name, examined)
+        taken = prepare_data(spec.name, examined)
         if state is None:
             with hooks.download() as progress:
-                initial = begin(given, taken.classes, facts_of(taken.train), progress)
-            variant = initial.weights.variant
+                initial = initialize(given, taken.classes, facts_of(taken.train), progress)
+            architecture = initial.checkpoint.architecture
         else:
             with _understood(Path(str(resume))):
-                variant = known_variant(state["weights"], str(resume))
-        if variant.detector is not None:  # it has a mask head on that
+                architecture = known_variant(state["weights"], str(resume))
+        if architecture.detector is not None:  # it has a mask head on that
             examined = _with_masks(examined, hooks, leave_out_bad=spec.skip_bad)
-            taken = take(spec.name, examined)
+            taken = prepare_data(spec.name, examined)
         if state is not None:
             with _understood(Path(str(resume))):
                 initial = resumed({**state, "settings": given}, taken)

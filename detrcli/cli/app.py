@@ -31,7 +31,7 @@ from detrcli.cli.visualize_attn import visualize_attn
 from detrcli.errors import UsageError, to_user_error
 from detrcli.system.allocator import keep_large_blocks
 from detrcli.system.launch import launch
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 PATIENCE = 2.0  # seconds in which torchrun ends the processes beside one that has failed
 
@@ -126,15 +126,13 @@ def _report(error: BaseException, session: Session) -> int:
         code, message = known.exit_code, str(known)
     else:
         code = 1
-        message = (
-            f"A bug of ours: {type(error).__name__}: {error}\nPlease report it, with what --debug shows."
-        )
+        message = f"A bug of ours: {type(error).__name__}: {error}\nPlease report it, with what --debug shows."
     here = launch()
     if here.rank > 0 and not getattr(error, "alone", False):
         _let_the_first_speak()
     process = f" (process {here.rank} of {here.world})" if here.world > 1 else ""
     for line in message.splitlines():
-        print(f"detr{process}: {visible(line)}", file=sys.stderr)
+        print(f"detr{process}: {escape_controls(line)}", file=sys.stderr)
     return code
 
 

@@ -15,12 +15,8 @@ def bench(
     weights: Annotated[
         str, typer.Argument(metavar="[WEIGHTS]", callback=known_weights, help="As --weights elsewhere.")
     ] = "detr-r50",
-    image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A picture. [one of 640 x 480 is made]")
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How often each is timed; the median counts.")
-    ] = 5,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture. [one of 640 x 480 is made]")] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is timed; the median counts.")] = 5,
     size: Size = None,
     max_size: MaxSize = None,
     model: Model = None,

@@ -8,7 +8,7 @@ from detrcli.cli.console import print_table
 from detrcli.cli.evaluation_report import document
 from detrcli.evaluation.comparison import Difference, compared
 from detrcli.evaluation.metrics import METRICS
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 
 def _differences(names: Sequence[str], found: Sequence[Evaluation]) -> list[Difference]:
@@ -43,4 +43,4 @@ def show_beside(
     print_table(("", *names), rows)
     print()
     for one in differences:
-        print(visible(one.verdict))
+        print(escape_controls(one.verdict))

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from detrcli.system.launch import launch
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | No
             width = max(len(text) for text in (column, *(_cell(row[i]) for row in rows)))
             table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in rows:
-        table.add_row(*(Text(visible(_cell(value))) for value in row))
+        table.add_row(*(Text(escape_controls(_cell(value))) for value in row))
     console = _console(sys.stdout)
     # Where even folded words do not fit, the terminal breaks the lines: rich would leave columns out.
     wide = console.options.update_width(10_000)
@@ -59,11 +59,7 @@ def _console(stream: IO[str]) -> "Console":
     fancy = is_terminal(stream)
     # Outside a terminal there is no width to keep to: a line stays a line.
     return Console(
-        file=stream,
-        width=None if fancy else 10_000,
-        force_terminal=fancy,
-        no_color=not fancy,
-        highlight=False,
+        file=stream, width=None if fancy else 10_000, force_terminal=fancy, no_color=not fancy, highlight=False
     )
 
 
@@ -85,7 +81,7 @@ def warn(message: str) -> None:
 
 def tell(message: str) -> None:
     """A line on stderr about what this process alone has seen."""
-    print(f"detr: {visible(message)}", file=sys.stderr)
+    print(f"detr: {escape_controls(message)}", file=sys.stderr)
 
 
 class _Bar:
@@ -115,7 +111,7 @@ class _Bar:
             console=stderr_console(),
             transient=True,
         )
-        self._task = self._bar.add_task(escape(visible(what)), total=total)
+        self._task = self._bar.add_task(escape(escape(what)), total=total)
         self._bar.start()
 
 

@@ -5,18 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from detrcli.cli.options import (
-    DATA,
-    Debug,
-    Exif,
-    Json,
-    Overwrite,
-    SkipBad,
-    TrainAnn,
-    TrainImages,
-    ValAnn,
-    ValImages,
-)
+from detrcli.cli.options import DATA, Debug, Exif, Json, Overwrite, SkipBad, TrainAnn, TrainImages, ValAnn, ValImages
 
 data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set and check it.")
 
@@ -29,9 +18,7 @@ def check(
     val_ann: ValAnn = None,
     val_images: ValImages = None,
     exif: Exif = "auto",
-    full: Annotated[
-        bool, typer.Option("--full", help="Decode every picture, however long it takes.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Decode every picture, however long it takes.")] = False,
     skip_bad: SkipBad = False,
     json: Json = False,
     debug: Debug = False,
@@ -86,20 +73,15 @@ def show(
 def make(
     what: Annotated[Literal["shapes"], typer.Argument(help="What to make: shapes.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, in COCO layout.")],
-    images: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Pictures of train; val gets a fifth.")
-    ] = 2000,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of train; val gets a fifth.")] = 2000,
     size: Annotated[int, typer.Option(metavar="S", min=32, max=4096, help="Pixels of a side.")] = 128,
     classes: Annotated[
         str,
         typer.Option(
-            metavar="A,B,...",
-            help="Of circle, ring, square, triangle, star, cross, hexagon, arrow, ell, moon.",
+            metavar="A,B,...", help="Of circle, ring, square, triangle, star, cross, hexagon, arrow, ell, moon."
         ),
     ] = "circle,square,triangle,star,cross",
-    objects: Annotated[
-        int, typer.Option(metavar="N", min=1, max=50, help="At most so many in a picture.")
-    ] = 5,
+    objects: Annotated[int, typer.Option(metavar="N", min=1, max=50, help="At most so many in a picture.")] = 5,
     panoptic: Annotated[
         bool, typer.Option("--panoptic", help="Before sky, grass and sand, with COCO's panoptic files too.")
     ] = False,
@@ -128,8 +110,8 @@ def make(
         warn(f"{folder} as DATA are the shapes alone; with the stuff behind them it is {file}")
 
 
-@data_app.command("mend")
-def mend(
+@data_app.command("fix")
+def fix(
     data: Annotated[Path, typer.Argument(help=DATA)],
     list_: Annotated[
         Path, typer.Option("--list", metavar="FILE", help="Marks, as the page of `detr report` saves them.")
@@ -143,13 +125,11 @@ def mend(
     check_free(out, folder=True)
     check_not_in_data(out, data)
     from detrcli.cli.console import Status, warn
-    from detrcli.data.mend import mend as write_mended
-    from detrcli.data.mend import read_list
+    from detrcli.data.fix import fix as write_fixed
+    from detrcli.data.fix import read_list
     from detrcli.data.source import open_data
 
     wanted = read_list(list_)
     with Status("copying pictures") as status:
-        write_mended(open_data(data), wanted, out, note=warn, advance=status.advance)
-    warn(
-        f"{len(wanted.changes):,} changes in {wanted.split}, {wanted.kept:,} marks that change nothing: {out}"
-    )
+        write_fixed(open_data(data), wanted, out, note=warn, advance=status.advance)
+    warn(f"{len(wanted.changes):,} changes in {wanted.split}, {wanted.kept:,} marks that change nothing: {out}")

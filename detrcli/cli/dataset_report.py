@@ -41,10 +41,7 @@ def show_report(found: DatasetReport, *, held_out: bool) -> None:
     print()
     print_table(
         ("id", "class", *(f"{split} boxes" for split in summaries)),
-        [
-            (str(i), label, *(boxes[split].get((i, label), 0) for split in summaries))
-            for i, label in sorted(classes)
-        ],
+        [(str(i), label, *(boxes[split].get((i, label), 0) for split in summaries)) for i, label in sorted(classes)],
     )
     if found.problems:
         print()

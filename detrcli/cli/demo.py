@@ -64,7 +64,7 @@ def demo(
     steps.ask("predict", f"{KNOWN}/val", "--weights", "shapes-masks", "--threshold", "0.5", "--out", MASKS)
     steps.run("data", "make", "shapes", DATA, "--images", str(PICTURES), "--classes", CLASSES)
     steps.run("data", "show", DATA, "--out", f"{DATA}.png")
-    before = steps.ask("eval", DATA, "--weights", "shapes", "--pair-by-id")
+    before = steps.ask("eval", DATA, "--weights", "shapes", "--match-classes-by-id")
     steps.say(_in_words(before))
     trained = {}
     for run, start in ((SCRATCH, ("--model", MODEL, "--weights", "none")), (RUN, ("--weights", "shapes"))):

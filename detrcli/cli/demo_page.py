@@ -65,7 +65,7 @@ def write_page(
             ),
             Section(
                 "What it makes of them at first",
-                "It knows none of these classes. It is told to go by their ids (--pair-by-id), so it is wrong.",
+                "It knows none of these classes. Classes are paired by id (--match-classes-by-id), so it is wrong.",
                 evaluated_before,
                 ("data", *numbers),
                 [row("before", before)],
@@ -77,10 +77,7 @@ def write_page(
                 f"{from_nothing}\n{tuned}",
                 pictures=[
                     (open_picture(out / SCRATCH / "curves.png").image, "From nothing, epoch by epoch"),
-                    (
-                        open_picture(out / RUN / "curves.png").image,
-                        "From the shipped weights, epoch by epoch",
-                    ),
+                    (open_picture(out / RUN / "curves.png").image, "From the shipped weights, epoch by epoch"),
                 ],
             ),
             Section(
@@ -112,10 +109,7 @@ def write_page(
                 "Each query that found something, and how it shares out its attention over the picture.",
                 looked,
                 pictures=[
-                    (
-                        open_picture(out / ATTENTION).image,
-                        "Decoder cross-attention, last layer, mean of the heads",
-                    )
+                    (open_picture(out / ATTENTION).image, "Decoder cross-attention, last layer, mean of the heads")
                 ],
             ),
             Section(
@@ -123,10 +117,7 @@ def write_page(
                 "Training pairs every object with one query, so that all pairs together cost least.",
                 matched,
                 pictures=[
-                    (
-                        open_picture(out / MATCHING).image,
-                        "Truth joined to prediction, beside the costs that decided",
-                    )
+                    (open_picture(out / MATCHING).image, "Truth joined to prediction, beside the costs that decided")
                 ],
             ),
             Section(

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from detrcli.cli.console import print_json, print_table
 from detrcli.errors import DataError
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
     from detrcli.structures import Detections
 
 
-Threshold = (
-    float | dict[str, Any]
-)  # of all classes; or those of "classes" by their names, and "all" for the rest
+Threshold = float | dict[str, Any]  # of all classes; or those of "classes" by their names, and "all" for the rest
 
 
 COLUMNS = ("query", "category_id", "label", "score", "box")  # of what is printed in lines
@@ -66,9 +64,7 @@ def as_line(result: Result, *, polygons: bool = False) -> dict[str, Any]:
     }
 
 
-def as_json(
-    results: Sequence[Result], weights: str, threshold: Threshold, *, polygons: bool = False
-) -> dict[str, Any]:
+def as_json(results: Sequence[Result], weights: str, threshold: Threshold, *, polygons: bool = False) -> dict[str, Any]:
     """The document `detr.predict/1`."""
     return {
         "schema": "detr.predict/1",
@@ -143,7 +139,7 @@ def print_csv(results: Sequence[Result]) -> None:
 
 def _cell(value: str | float) -> str:
     """Words that a spreadsheet would compute are quoted, as it would quote them itself."""
-    text = visible(str(value))
+    text = escape_controls(str(value))
     return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
@@ -158,11 +154,7 @@ def print_for_people(results: Sequence[Result], threshold: Threshold) -> None:
                 [(q, label, f"{s:.3f}", *(f"{v:.1f}" for v in box)) for q, _, label, s, *box in rows],
             )
         else:
-            asked = (
-                f"a score of {threshold} or more"
-                if isinstance(threshold, float)
-                else "the score of its class"
-            )
+            asked = f"a score of {threshold} or more" if isinstance(threshold, float) else "the score of its class"
             print(f"Nothing found with {asked}.")
         return
     print_table(

@@ -20,7 +20,7 @@ def doctor(
         raise UsageError(f"{subject}: there is no such run or data.")
     from detrcli.api.doctoring import doctor as look_at
     from detrcli.cli.console import Status, print_json, warn
-    from detrcli.system.text import visible
+    from detrcli.system.text import escape_controls
 
     with Status("looking at pictures") as status:
         found = look_at(subject, device=device, note=warn, advance=status.advance)
@@ -28,4 +28,4 @@ def doctor(
         print_json(found.document)
         return
     for line in str(found).splitlines():
-        print(visible(line))
+        print(escape_controls(line))

@@ -28,9 +28,7 @@ def places(named: Sequence[Named]) -> list[Path]:
     )
 
 
-def drawn(
-    named: Sequence[tuple[Named, Path]], stream: Iterable[ImageResult], out: Path | None
-) -> Iterator[Result]:
+def drawn(named: Sequence[tuple[Named, Path]], stream: Iterable[ImageResult], out: Path | None) -> Iterator[Result]:
     """The result of each picture, in order, while the annotated ones are drawn in other threads under their names."""
     with ThreadPoolExecutor(2) as pool:
         yield from prefetch(pool, _draw, _placed(named, stream, out), depth=6)

@@ -46,25 +46,19 @@ def evaluate(
     panoptic: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="COCO panoptic ground truth, for --predictions by `detr predict --format panoptic`.",
+            metavar="FILE", help="COCO panoptic ground truth, for --predictions by `detr predict --format panoptic`."
         ),
     ] = None,
-    save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results.")
-    ] = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results.")] = None,
     errors: Annotated[
         bool, typer.Option("--errors", help="Count errors by kind, and what each costs in AP50 (TIDE).")
     ] = False,
     thresholds: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Write the scores of highest F1, for `detr predict --threshold FILE`."
-        ),
+        typer.Option(metavar="FILE", help="Write the scores of highest F1, for `detr predict --threshold FILE`."),
     ] = None,
     report: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write the page of `detr report` too, into a new folder."),
+        Path | None, typer.Option(metavar="DIR", help="Write the page of `detr report` too, into a new folder.")
     ] = None,
     threshold: Annotated[
         float | None,
@@ -78,21 +72,18 @@ def evaluate(
     max_detections: Annotated[
         int, typer.Option(metavar="N", min=1, help="Of an image and class, the best that count.")
     ] = 100,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only the first pictures of the split.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first pictures of the split.")] = None,
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Only these classes, by their names in the data.")
     ] = None,
     size: Size = None,
     max_size: MaxSize = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Pictures of equal input size that go together. [8 on a GPU]"),
+        int | None, typer.Option(metavar="N", min=1, help="Pictures of equal input size that go together. [8 on a GPU]")
     ] = None,
     exif: Exif = "auto",
     skip_bad: SkipBad = False,
-    pair_by_id: PairById = False,
+    match_classes_by_id: PairById = False,
     model: Model = None,
     sha256: Sha256 = None,
     device: Device = "auto",
@@ -122,9 +113,7 @@ def evaluate(
         if given is not None and len(weights) > 1:
             raise UsageError(f"{option} is for one model; --weights is given {len(weights)} times.")
     if predictions is not None and (save is not None or report is not None):
-        raise UsageError(
-            "--save and --report are of what a model finds; with --predictions there is no model."
-        )
+        raise UsageError("--save and --report are of what a model finds; with --predictions there is no model.")
     if report is not None and (limit is not None or classes is not None or threshold):
         raise UsageError("--report is about the whole split: leave out --limit, --classes and --threshold.")
     for path in (save, thresholds):
@@ -171,7 +160,7 @@ def evaluate(
             batch_size=batch_size,
             exif=exif,
             skip_bad=skip_bad,
-            pair_by_id=pair_by_id,
+            match_classes_by_id=match_classes_by_id,
             note=warn,
             mapped=tell_class_mapping,
             watch=counting("evaluating"),
@@ -205,7 +194,7 @@ def evaluate(
 
         why = report_on(
             source, partial(detector, name, found.truth.classes.names.tolist()), split=split, exif=exif,
-            skip_bad=skip_bad, pair_by_id=pair_by_id, watch=counting("looking at pictures"),
+            skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, watch=counting("looking at pictures"),
         )  # fmt: skip
         warn(f"the page: {why.page(report)}")
 

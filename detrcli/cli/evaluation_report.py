@@ -9,7 +9,7 @@ from detrcli.cli.console import print_table
 from detrcli.cli.panoptic_report import show_quality
 from detrcli.evaluation.errors import KINDS, ErrorKind
 from detrcli.evaluation.thresholds import Thresholds
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 # Name, IoU, size of the objects, detections of an image and class that count (None: --max-detections).
 MEANINGS = (
@@ -32,11 +32,7 @@ def document(
     found: Evaluation, name: str, errors: Sequence[ErrorKind] | None = None, best: Thresholds | None = None
 ) -> dict[str, Any]:
     """All of it, in plain values; `name` is of the weights, or of the file of results."""
-    facts: dict[str, Any] = {
-        "split": found.split,
-        "threshold": found.threshold,
-        "max_detections": found.max_detections,
-    }
+    facts: dict[str, Any] = {"split": found.split, "threshold": found.threshold, "max_detections": found.max_detections}
     if found.class_mapping is not None:
         facts |= {
             "weights": name,
@@ -70,7 +66,7 @@ def show_evaluation(
 ) -> None:
     """Print it for people."""
     objects = int((~found.truth.crowd).sum())
-    print(f"{visible(name)} on {found.split}: {len(found.truth.images):,} pictures, {objects:,} objects")
+    print(f"{escape_controls(name)} on {found.split}: {len(found.truth.images):,} pictures, {objects:,} objects")
     if found.threshold:
         print(f"Only detections with a score of {found.threshold} or more count, which lowers AP.")
     print()
@@ -81,13 +77,7 @@ def show_evaluation(
     print_table(
         ("", *measured, "IoU", "size", "at most"),
         [
-            (
-                metric,
-                *(_number(one[metric]) for one in measured.values()),
-                iou,
-                area,
-                min(count or most, most),
-            )
+            (metric, *(_number(one[metric]) for one in measured.values()), iou, area, min(count or most, most))
             for metric, iou, area, count in MEANINGS
         ],
     )

@@ -6,18 +6,7 @@ from typing import Annotated
 import typer
 
 from detrcli.cli.inputs import the_picture
-from detrcli.cli.options import (
-    THRESHOLD,
-    Debug,
-    Device,
-    Json,
-    MaxSize,
-    Model,
-    Overwrite,
-    Sha256,
-    Size,
-    Weights,
-)
+from detrcli.cli.options import THRESHOLD, Debug, Device, Json, MaxSize, Model, Overwrite, Sha256, Size, Weights
 
 BEST = 5  # detections that are shown at the end
 
@@ -26,8 +15,7 @@ def explain(
     image: Annotated[Path, typer.Argument(help="A picture.")],
     weights: Weights = "detr-r50",
     html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page too: what each step makes of the picture."),
+        Path | None, typer.Option(metavar="FILE", help="Write a page too: what each step makes of the picture.")
     ] = None,
     size: Size = None,
     max_size: MaxSize = None,
@@ -43,21 +31,14 @@ def explain(
     from detrcli.cli.console import print_json, print_table
     from detrcli.cli.loading import load_detector
     from detrcli.cli.outputs import check_ending, check_free
-    from detrcli.system.text import visible
+    from detrcli.system.text import escape_controls
 
     the_picture(image)
     if html is not None:
         check_ending(html, ".html", ".htm")
         check_free(html, overwrite=overwrite)
         html.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
-    detector = load_detector(
-        weights,
-        model=model,
-        sha256=sha256,
-        size=size,
-        max_size=max_size,
-        device=device,
-    )
+    detector = load_detector(weights, model=model, sha256=sha256, size=size, max_size=max_size, device=device)
     way = walk(image, detector)
     found, own = way.found, way.own_shapes
     if html is not None:
@@ -95,7 +76,7 @@ def explain(
         return
     resized = (way.input_height, way.input_width) != (way.height, way.width)
     print(
-        visible(
+        escape_controls(
             f"{image}: {way.width} x {way.height} pixels, resized to {way.input_width} x {way.input_height} "
             f"for {weights}"
             if resized
@@ -112,10 +93,7 @@ def explain(
             ],
         )
     else:
-        print_table(
-            ("step", "shape", "what it is"),
-            [(stop.name, _shape(stop.shape), stop.what) for stop in way.stops],
-        )
+        print_table(("step", "shape", "what it is"), [(stop.name, _shape(stop.shape), stop.what) for stop in way.stops])
     print()
     print_table(
         ("query", "label", "score", "x0", "y0", "x1", "y1"),

@@ -9,16 +9,12 @@ from detrcli.cli.options import Debug, Json, MaxSize, Model, Overwrite, Sha256, 
 
 
 def export(
-    weights: Annotated[
-        str, typer.Argument(metavar="WEIGHTS", callback=known_weights, help="As --weights elsewhere.")
-    ],
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", callback=known_weights, help="As --weights elsewhere.")],
     format_: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="Who shall run it.")],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The .onnx or .xml, else the weights' name with it.")
     ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in.")
-    ] = "fp32",
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in.")] = "fp32",
     size: Size = None,
     max_size: MaxSize = None,
     model: Model = None,
@@ -28,8 +24,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a model for onnxruntime or OpenVINO."""
+    from detrcli.checkpoints.known import EXPORTS
     from detrcli.cli.outputs import check_ending, check_free
-    from detrcli.weights.known import EXPORTS
 
     ending = EXPORTS[format_]
     if out is None:

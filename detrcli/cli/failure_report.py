@@ -5,7 +5,7 @@ from detrcli.cli.comparison import show_beside
 from detrcli.cli.console import print_table
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.inspection.suspects import KINDS
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 
 def show_report(found: Report) -> None:
@@ -14,7 +14,7 @@ def show_report(found: Report) -> None:
     metrics = failures.metrics
     between = "" if failures.interval is None else f" ({metrics['AP_low']:.3f} to {metrics['AP_high']:.3f})"
     print(
-        f"{visible(failures.session.detector.weights.source)} on {failures.split}: "
+        f"{escape_controls(failures.session.detector.checkpoint.source)} on {failures.split}: "
         f"{len(failures.truth.images):,} pictures, {outcomes.objects:,} objects"
     )
     print(f"AP {metrics['AP']:.3f}{between}, AP50 {metrics['AP50']:.3f}, AR {metrics['AR100']:.3f}")
@@ -22,14 +22,10 @@ def show_report(found: Report) -> None:
     rows: list[tuple[str, int, str]] = [("found", outcomes.found, "")]
     rows += [("missed", count, MISSED[kind]) for kind, count in outcomes.missed_by_kind.items() if count]
     rows += [
-        ("false alarm", count, FALSE_ALARMS[kind])
-        for kind, count in outcomes.false_alarms_by_kind.items()
-        if count
+        ("false alarm", count, FALSE_ALARMS[kind]) for kind, count in outcomes.false_alarms_by_kind.items() if count
     ]
     rows += [
-        (kind.replace("_", " "), len(members), KINDS[kind])
-        for kind, members in failures.suspects.items()
-        if members
+        (kind.replace("_", " "), len(members), KINDS[kind]) for kind, members in failures.suspects.items() if members
     ]
     print_table(("", "count", "why"), rows)
 

@@ -53,9 +53,7 @@ def places(asked: list[str], width: int, height: int) -> list[tuple[float, float
         except ValueError:
             raise UsageError(f"--encoder {text}: give X,Y in pixels, such as 120,80.") from None
         if not (0 <= x < width and 0 <= y < height):
-            raise UsageError(
-                f"--encoder {text}: the picture ends at {width - 1},{height - 1}; it begins at 0,0."
-            )
+            raise UsageError(f"--encoder {text}: the picture ends at {width - 1},{height - 1}; it begins at 0,0.")
         points.append((x, y))
     return points
 

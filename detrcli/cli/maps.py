@@ -51,9 +51,7 @@ def written(
 def segments_of(found: PanopticMap | SemanticMap) -> list[dict[str, Any]]:
     """What is in a map, as the JSON says it."""
     if isinstance(found, SemanticMap):
-        return [
-            {"category_id": one.category_id, "area": one.area, "bbox": list(one.box)} for one in found.regions
-        ]
+        return [{"category_id": one.category_id, "area": one.area, "bbox": list(one.box)} for one in found.regions]
     return [
         {
             "id": one.id,
@@ -77,22 +75,14 @@ def document(
         if result.segments is None:
             continue
         image_id = number if ids is None else ids[PurePath(result.file).name]
-        images.append(
-            {"id": image_id, "file_name": result.file, "width": result.width, "height": result.height}
-        )
+        images.append({"id": image_id, "file_name": result.file, "width": result.width, "height": result.height})
         annotations.append(
-            {
-                "image_id": image_id,
-                "file_name": names[result.file].as_posix(),
-                "segments_info": list(result.segments),
-            }
+            {"image_id": image_id, "file_name": names[result.file].as_posix(), "segments_info": list(result.segments)}
         )
     things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things
     categories = [
         {"id": id_, "name": name, "isthing": int(thing)}
-        for id_, name, thing in zip(
-            classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True
-        )
+        for id_, name, thing in zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
         if name != "N/A"
     ]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -25,7 +25,7 @@ from detrcli.cli.options import (
     Weights,
 )
 from detrcli.errors import UsageError
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
     from detrcli.inference.detector import Detector
@@ -42,12 +42,8 @@ def match_debug(
     image: Annotated[
         str | None, typer.Option(metavar="ID|FILE", help="Which image. [the worst of the first 50]")
     ] = None,
-    all_: Annotated[
-        bool, typer.Option("--all", help="All images of the split: which queries are used.")
-    ] = False,
-    run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A training: how steady its matching became.")
-    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All images of the split: which queries are used.")] = False,
+    run: Annotated[Path | None, typer.Option(metavar="RUN", help="A training: how steady its matching became.")] = None,
     layer: Annotated[str, typer.Option(metavar="last|all|I", help="Decoder layer, from 0.")] = "last",
     threshold: Annotated[
         float, typer.Option(metavar="P", min=0, max=1, help="Score from which a query is a detection.")
@@ -71,7 +67,7 @@ def match_debug(
     max_size: MaxSize = None,
     exif: Exif = "auto",
     skip_bad: SkipBad = False,
-    pair_by_id: PairById = False,
+    match_classes_by_id: PairById = False,
     model: Model = None,
     sha256: Sha256 = None,
     device: Device = "auto",
@@ -134,15 +130,13 @@ def match_debug(
             most=worst or WORST,
             exif=exif,
             skip_bad=skip_bad,
-            pair_by_id=pair_by_id,
+            match_classes_by_id=match_classes_by_id,
             note=warn,
             mapped=tell_class_mapping,
             watch=counting("matching"),
         )
     if out is None:
-        out = next_free_file(
-            "match-debug-run.png" if run else "match-debug-all.png" if all_ else "match-debug.png"
-        )
+        out = next_free_file("match-debug-run.png" if run else "match-debug-all.png" if all_ else "match-debug.png")
         warn(f"the picture goes to {out}")
     save(found.figure, out)
     files = {"picture": str(out)}
@@ -157,9 +151,9 @@ def match_debug(
         print_json({**found.document, "files": files})
         return
     for line in found.summary:
-        print(visible(line))
+        print(escape_controls(line))
     for table in found.tables:
-        print(f"\n{visible(table.title)}" if table.title else "")
+        print(f"\n{escape_controls(table.title)}" if table.title else "")
         print_table(table.columns, table.rows)
 
 

@@ -5,32 +5,32 @@ from typing import TYPE_CHECKING
 from detrcli.cli.options import Debug, Json
 
 if TYPE_CHECKING:
-    from detrcli.variants.adapters.families import Family
+    from detrcli.architectures.adapters.families import Family
 
 
 def models(json: Json = False, debug: Debug = False) -> None:
     """List weights with a name, and families of models."""
     from dataclasses import asdict
 
+    from detrcli.architectures import architecture_of, preset
+    from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
+    from detrcli.checkpoints.download import cached_path
+    from detrcli.checkpoints.load import load_checkpoint
+    from detrcli.checkpoints.registry import PUBLISHED, SHIPPED
     from detrcli.cli.console import print_json, print_table
-    from detrcli.variants import preset, variant_of
-    from detrcli.variants.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
-    from detrcli.weights.download import cached_path
-    from detrcli.weights.load import load_weights
-    from detrcli.weights.registry import PUBLISHED, SHIPPED
 
     known_families: dict[str, Family] = {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}
     rows = []
     for name, known in PUBLISHED.items():
         config = preset(name)
-        backbone = variant_of(config).summary(config)
+        backbone = architecture_of(config).summary(config)
         here = cached_path(known.url, known.sha256).exists()
         rows.append((name, backbone, known.parameters, "COCO val2017", known.ap, known.bytes, here))
     for name, shipped in SHIPPED.items():
-        weights = load_weights(name)
-        parameters = sum(p.numel() for p in weights.model().parameters())
+        checkpoint = load_checkpoint(name)
+        parameters = sum(p.numel() for p in checkpoint.model().parameters())
         ap = round(100 * shipped.record["metrics"]["AP"], 1)
-        rows.append((name, weights.variant.name, parameters, "shapes val", ap, shipped.bytes, True))
+        rows.append((name, checkpoint.architecture.name, parameters, "shapes val", ap, shipped.bytes, True))
 
     if json:
         keys = ("name", "backbone", "parameters", "data", "AP", "bytes", "cached")
@@ -64,10 +64,6 @@ def _row(model_type: str, family: "Family") -> tuple[str, str, str, str, str, st
     default, published = family.default, family.published
     measured = ("", "", "")
     if default is not None:
-        measured = (
-            f"{default.parameters:,}",
-            f"{default.gflop:.1f}",
-            f"{default.height} x {default.width}",
-        )
+        measured = (f"{default.parameters:,}", f"{default.gflop:.1f}", f"{default.height} x {default.width}")
     said = "" if published is None else f"{published.ap} ({published.model}, arXiv {published.paper})"
     return (family.title, model_type, *measured, said)

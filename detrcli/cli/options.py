@@ -25,7 +25,7 @@ THRESHOLD = 0.7  # the score from which a query counts as a detection, where not
 
 def known_weights(value: str) -> str:
     """A mistyped name is told at once: torch takes seconds to import, and data may take minutes to check."""
-    from detrcli.weights.known import check_weights
+    from detrcli.checkpoints.known import check_weights
 
     check_weights(value)
     return value
@@ -33,7 +33,7 @@ def known_weights(value: str) -> str:
 
 def _with_phrases(value: str | None) -> str | None:
     if value is not None:
-        from detrcli.weights.phrases import phrases_of
+        from detrcli.checkpoints.phrases import phrases_of
 
         phrases_of(value)  # an error where there are none
     return value
@@ -58,9 +58,7 @@ def _all_known(values: list[str]) -> list[str]:
 
 SeveralWeights = Annotated[
     list[str],
-    typer.Option(
-        "--weights", metavar="W", callback=_all_known, help="As in `detr predict`; several are compared."
-    ),
+    typer.Option("--weights", metavar="W", callback=_all_known, help="As in `detr predict`; several are compared."),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N (or N) or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
@@ -80,9 +78,7 @@ Model = Annotated[
 ]
 Sha256 = Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="Hash of weights given by URL.")]
 Size = Annotated[int | None, typer.Option("--size", metavar="N", min=1, help="Shorter side of the input.")]
-MaxSize = Annotated[
-    int | None, typer.Option("--max-size", metavar="N", min=1, help="Longest side of the input.")
-]
+MaxSize = Annotated[int | None, typer.Option("--max-size", metavar="N", min=1, help="Longest side of the input.")]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"] | None,
     typer.Option("--precision", help="Numbers to compute in. [fp32, or that of an exported model]"),
@@ -97,14 +93,10 @@ Exif = Annotated[
 ]
 PairById = Annotated[
     bool,
-    typer.Option(
-        "--pair-by-id", help="Where no class has the same name in weights and data, pair equal ids."
-    ),
+    typer.Option("--match-classes-by-id", help="Where no class has the same name in weights and data, pair equal ids."),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out what is broken, with a warning.")]
-TrainAnn = Annotated[
-    Path | None, typer.Option("--train-ann", metavar="FILE", help="COCO annotations of train.")
-]
+TrainAnn = Annotated[Path | None, typer.Option("--train-ann", metavar="FILE", help="COCO annotations of train.")]
 TrainImages = Annotated[Path | None, typer.Option("--train-images", metavar="DIR", help="Pictures of train.")]
 ValAnn = Annotated[Path | None, typer.Option("--val-ann", metavar="FILE", help="COCO annotations of val.")]
 ValImages = Annotated[Path | None, typer.Option("--val-images", metavar="DIR", help="Pictures of val.")]

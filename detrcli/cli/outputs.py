@@ -62,9 +62,7 @@ def check_not_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
     read = {os.path.realpath(path) for path in inputs}
     for output in outputs:
         if os.path.realpath(output) in read:
-            raise UsageError(
-                f"{output} is one of the files given; it would be overwritten. Give another place."
-            )
+            raise UsageError(f"{output} is one of the files given; it would be overwritten. Give another place.")
 
 
 def check_not_in_data(out: Path, *data: Path | None) -> None:
@@ -74,8 +72,7 @@ def check_not_in_data(out: Path, *data: Path | None) -> None:
     for folder in (folder for given in data if given is not None for folder in folders_of(given)):
         if _lies_in(out, folder):
             raise UsageError(
-                f"{out} lies in the data folder {folder}; nothing there is overwritten or added.\n"
-                "Give another place."
+                f"{out} lies in the data folder {folder}; nothing there is overwritten or added.\nGive another place."
             )
 
 

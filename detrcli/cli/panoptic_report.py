@@ -4,22 +4,17 @@ from typing import Any
 
 from detrcli.cli.console import print_table
 from detrcli.evaluation.panoptic import PanopticQuality, Quality
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 
 def panoptic_document(found: PanopticQuality, predictions: str) -> dict[str, Any]:
     """All of it, in plain values."""
-    return {
-        "schema": "detr.eval/1",
-        "images": found.images,
-        "predictions": predictions,
-        "panoptic": found.document(),
-    }
+    return {"schema": "detr.eval/1", "images": found.images, "predictions": predictions, "panoptic": found.document()}
 
 
 def show_panoptic(found: PanopticQuality, predictions: str) -> None:
     """Print it for people."""
-    print(f"{visible(predictions)}: {found.images:,} pictures\n")
+    print(f"{escape_controls(predictions)}: {found.images:,} pictures\n")
     show_quality(found)
 
 
@@ -31,7 +26,7 @@ def show_quality(found: PanopticQuality) -> None:
     print_table(
         ("class", "id", "", "PQ", "SQ", "RQ"),
         [
-            (visible(one.label), str(one.category_id), "thing" if one.thing else "stuff", *_numbers(one))
+            (escape_controls(one.label), str(one.category_id), "thing" if one.thing else "stuff", *_numbers(one))
             for one in sorted(found.per_class, key=lambda one: (-one.PQ, one.label))
         ],
     )

@@ -41,42 +41,31 @@ def predict(
     weights: Weights = "detr-r50",
     text: Text = None,
     threshold: Annotated[
-        str,
-        typer.Option(
-            metavar="P|FILE", help="Least score to keep, or those of each class that `detr eval` wrote."
-        ),
+        str, typer.Option(metavar="P|FILE", help="Least score to keep, or those of each class that `detr eval` wrote.")
     ] = str(THRESHOLD),
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Only these classes, by the weights' names.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where annotated pictures go, else predictions/, numbered."),
+        Path | None, typer.Option(metavar="DIR", help="Where annotated pictures go, else predictions/, numbered.")
     ] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Draw nothing.")] = False,
-    format_: Annotated[
-        Format | None, typer.Option("--format", help="Print this in place of a table.")
-    ] = None,
+    format_: Annotated[Format | None, typer.Option("--format", help="Print this in place of a table.")] = None,
     polygons: Annotated[
         bool, typer.Option("--polygons", help="With --json and --save: outlines of the masks beside them.")
     ] = False,
     ids_from: Annotated[
-        Path | None,
-        typer.Option(metavar="ANN", help="COCO annotations whose ids --format coco takes, by file name."),
+        Path | None, typer.Option(metavar="ANN", help="COCO annotations whose ids --format coco takes, by file name.")
     ] = None,
     size: Size = None,
     max_size: MaxSize = None,
     batch_size: Annotated[
         int, typer.Option(metavar="N", min=1, help="Pictures of equal input size that go together.")
     ] = 1,
-    max_pixels: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Larger pictures are not opened.")
-    ] = 200_000_000,
+    max_pixels: Annotated[int, typer.Option(metavar="N", min=1, help="Larger pictures are not opened.")] = 200_000_000,
     save: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.jsonl", help="Write results as they come, a line a picture, and print none."
-        ),
+        typer.Option(metavar="FILE.jsonl", help="Write results as they come, a line a picture, and print none."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --save's file: what stands in it is not done again.")
@@ -116,14 +105,10 @@ def predict(
     if kind == "panoptic" and (by_class or classes is not None):
         raise UsageError("--format panoptic takes one --threshold for all classes, and no --classes.")
     if kind == "semantic" and not (default and classes is None):
-        raise UsageError(
-            "--format semantic gives every pixel its class: leave out --threshold and --classes."
-        )
+        raise UsageError("--format semantic gives every pixel its class: leave out --threshold and --classes.")
     asked_for = {"all": overall, "classes": by_class} if by_class else overall
     if ids_from is not None and not (kind or format_ == "coco"):
-        raise UsageError(
-            "--ids-from is for --format coco, panoptic and semantic: other formats name the files."
-        )
+        raise UsageError("--ids-from is for --format coco, panoptic and semantic: other formats name the files.")
     if polygons and not (save is not None or format_ == "json"):
         raise UsageError("--polygons is for --json and --save: other formats have no place for them.")
     named = list(collect(paths_named(images)))
@@ -179,13 +164,11 @@ def predict(
             engine=engine,
         ).without_model()
         if polygons and not detector.has_masks:
-            raise UsageError(f"{detector.weights.source}: this model has no mask head; --polygons needs one.")
+            raise UsageError(f"{detector.checkpoint.source}: this model has no mask head; --polygons needs one.")
         paths = (item.path for item, _ in mine)
         least = min((overall, *by_class.values()))
         asked_map = None if kind is None else MapRequest(kind, None if default else overall)
-        stream = detector.stream(
-            paths, least, batch_size, max_pixels, keep_images=not no_images, maps=asked_map
-        )
+        stream = detector.stream(paths, least, batch_size, max_pixels, keep_images=not no_images, maps=asked_map)
         if kind and out is not None:
             names = [map_names[str(item.path)] for item, _ in mine]
             stream = maps.written(names, stream, out / kind, detector.classes)
@@ -194,9 +177,7 @@ def predict(
         if classes is not None:
             stream = of_classes(stream, chosen_ids(detector.classes, classes))
 
-        results: list[
-            show.Result
-        ] = []  # of this process; only those that were skipped, where lines are written
+        results: list[show.Result] = []  # of this process; only those that were skipped, where lines are written
         objects = 0
         with (
             Status("predicting", len(mine), quiet=len(mine) == 1) as status,
@@ -254,7 +235,5 @@ def _thresholds(given: str) -> tuple[float, dict[str, float]]:
     except ValueError:
         score = -1.0  # neither
     if not 0 <= score <= 1:
-        raise UsageError(
-            f"--threshold {given}: it is a score between 0 and 1, or a file of `detr eval --thresholds`."
-        )
+        raise UsageError(f"--threshold {given}: it is a score between 0 and 1, or a file of `detr eval --thresholds`.")
     return score, {}

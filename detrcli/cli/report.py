@@ -1,4 +1,4 @@
-"""`detr report`: why a model fails on somebody's data, and what to mend."""
+"""`detr report`: why a model fails on somebody's data, and what to fix."""
 
 from functools import partial
 from pathlib import Path
@@ -31,18 +31,13 @@ def report(
     subjects: Annotated[list[Path], typer.Argument(metavar="RUN|DATA...", help=SUBJECT)],
     weights: SeveralWeights = [],  # noqa: B006  # typer copies it; those of the run, or detr-r50
     split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the page, else report, numbered.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the page, else report, numbered.")] = None,
     threshold: Annotated[
-        float | None,
-        typer.Option(metavar="P", min=0, max=1, help="Score of a detection. [that of the best F1]"),
+        float | None, typer.Option(metavar="P", min=0, max=1, help="Score of a detection. [that of the best F1]")
     ] = None,
     folds: Annotated[
         int,
-        typer.Option(
-            metavar="K", min=0, help="With --split train: suspect by K models that have not seen the labels."
-        ),
+        typer.Option(metavar="K", min=0, help="With --split train: suspect by K models that have not seen the labels."),
     ] = 0,
     images: Annotated[
         int, typer.Option(metavar="N", min=1, help="At most so many pictures in the page, the worst first.")
@@ -51,14 +46,14 @@ def report(
     max_size: MaxSize = None,
     exif: Exif = "auto",
     skip_bad: SkipBad = False,
-    pair_by_id: PairById = False,
+    match_classes_by_id: PairById = False,
     model: Model = None,
     sha256: Sha256 = None,
     device: Device = "auto",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show why a model fails on your data, and what to mend."""
+    """Show why a model fails on your data, and what to fix."""
     from detrcli.cli.outputs import check_free, check_not_in_data
 
     if out is not None:
@@ -75,9 +70,7 @@ def report(
 
     first, of_run = subjects[0], is_run(subjects[0])
     if len(subjects) > 1 and (weights or not all(map(is_run, subjects))):
-        raise UsageError(
-            "Several RUNs are compared on the first one's data; weights by --weights, on one DATA."
-        )
+        raise UsageError("Several RUNs are compared on the first one's data; weights by --weights, on one DATA.")
     for subject in subjects:
         if str(subject) != "shapes" and not subject.exists():
             raise UsageError(f"{subject}: there is no such run or data.")
@@ -97,7 +90,7 @@ def report(
             folds=folds,
             exif=None if of_run and exif == "auto" else exif,
             skip_bad=None if of_run and not skip_bad else skip_bad,
-            pair_by_id=pair_by_id,
+            match_classes_by_id=match_classes_by_id,
             note=warn,
             mapped=tell_class_mapping,
             watch=counting("looking at pictures"),

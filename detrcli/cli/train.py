@@ -32,8 +32,7 @@ def _known_or_none(value: str | None) -> str | None:
 def train(
     data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
     model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The model; its published weights are the start. [detr-r50]"),
+        str | None, typer.Option(metavar="NAME", help="The model; its published weights are the start. [detr-r50]")
     ] = None,
     weights: Annotated[
         str | None,
@@ -43,9 +42,7 @@ def train(
             help="What to start from, as in `detr predict`; none for scratch.",
         ),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="How often each picture is seen. [50]")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="How often each picture is seen. [50]")] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Pictures at a time, of each process. [2]")
     ] = None,
@@ -53,9 +50,7 @@ def train(
         float | None, typer.Option(metavar="X", help="Learning rate; the backbone's is a tenth. [0.0001]")
     ] = None,
     size: Annotated[int | None, typer.Option(metavar="N", help="Shorter side of the input.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Run folder, else runs/train, numbered.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder, else runs/train, numbered.")] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run; the latest if none is named.")
     ] = None,
@@ -66,9 +61,7 @@ def train(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any setting that `detr guide training` lists; repeatable."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `detr guide training` lists; repeatable."),
     ] = None,
     train_ann: TrainAnn = None,
     train_images: TrainImages = None,
@@ -90,7 +83,7 @@ def train(
         # Until there is something to save, a scheduler's warning is as its SIGTERM.
         signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))
     from detrcli.cli.outputs import check_free, check_not_in_data
-    from detrcli.training.begun import is_unbegun
+    from detrcli.training.run_status import is_unbegun
 
     if resume is not None:
         check_folder("--resume", resume, WeightsError)

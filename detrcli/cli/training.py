@@ -9,17 +9,9 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from detrcli.cli.console import (
-    DownloadStatus,
-    Status,
-    is_terminal,
-    print_json,
-    print_table,
-    stderr_console,
-    warn,
-)
+from detrcli.cli.console import DownloadStatus, Status, is_terminal, print_json, print_table, stderr_console, warn
 from detrcli.system.launch import launch
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
     import torch
@@ -104,9 +96,9 @@ class Display:
         if self._live:
             from rich.text import Text
 
-            self._live.console.print(Text(visible(text), overflow="fold"))
+            self._live.console.print(Text(escape_controls(text), overflow="fold"))
         else:
-            print(visible(text), file=sys.stderr, flush=True)
+            print(escape_controls(text), file=sys.stderr, flush=True)
 
 
 def hooks() -> "Hooks":
@@ -129,9 +121,7 @@ def hooks() -> "Hooks":
 def _lines(p: "TrainingProgress", *, bar: bool = False) -> Iterator[str]:
     """How far, how good, how fast."""
     yield (
-        f"epoch {p.epoch}/{p.epochs} "
-        + (f"{_bar(p.done, p.steps)} " if bar else "step ")
-        + f"{p.done:,}/{p.steps:,}"
+        f"epoch {p.epoch}/{p.epochs} " + (f"{_bar(p.done, p.steps)} " if bar else "step ") + f"{p.done:,}/{p.steps:,}"
     )
     parts = ", ".join(f"{name} {value:.3f}" for name, value in p.parts.items())
     error = "" if p.class_error is None else f", class error {p.class_error:.0f}%"
@@ -162,9 +152,7 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
                     "best": best,
                     "seconds": round(outcome.seconds, 1),
                     "report": None if outcome.report is None else str(outcome.report),
-                    "findings": None
-                    if outcome.findings is None
-                    else [one.document() for one in outcome.findings],
+                    "findings": None if outcome.findings is None else [one.document() for one in outcome.findings],
                 }
             )
         return
@@ -205,8 +193,7 @@ def show_plan(plan: "TrainingPlan", *, json: bool) -> None:
                     for split, s in data.items()
                 },
                 "parameters": [
-                    {"group": name, "parameters": parameters, "lr": lr}
-                    for name, parameters, lr in plan.parameters
+                    {"group": name, "parameters": parameters, "lr": lr} for name, parameters, lr in plan.parameters
                 ],
                 "steps_per_epoch": plan.steps_per_epoch,
                 "pictures_per_step": plan.pictures_per_step,
@@ -218,10 +205,7 @@ def show_plan(plan: "TrainingPlan", *, json: bool) -> None:
         return
     print_table(
         ("split", "images", "boxes", "empty images", "most boxes", "classes"),
-        [
-            (split, s.images, s.boxes, s.empty_images, s.most_boxes, len(s.classes))
-            for split, s in data.items()
-        ],
+        [(split, s.images, s.boxes, s.empty_images, s.most_boxes, len(s.classes)) for split, s in data.items()],
     )
     print()
     print_table(

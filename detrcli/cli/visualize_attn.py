@@ -6,21 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detrcli.cli.inputs import options_named, places, the_picture
-from detrcli.cli.options import (
-    THRESHOLD,
-    Debug,
-    Device,
-    Json,
-    MaxSize,
-    Model,
-    Overwrite,
-    Sha256,
-    Size,
-    Text,
-    Weights,
-)
+from detrcli.cli.options import THRESHOLD, Debug, Device, Json, MaxSize, Model, Overwrite, Sha256, Size, Text, Weights
 from detrcli.errors import UsageError
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
     from detrcli.render.attention_report import Kind
@@ -37,12 +25,9 @@ def visualize_attn(
         float, typer.Option(metavar="P", min=0, max=1, help="Least score of queries, if none is given.")
     ] = THRESHOLD,
     encoder: Annotated[
-        list[str] | None,
-        typer.Option(metavar="X,Y", help="Where the encoder looks from this pixel; may be repeated."),
+        list[str] | None, typer.Option(metavar="X,Y", help="Where the encoder looks from this pixel; may be repeated.")
     ] = None,
-    self_: Annotated[
-        bool, typer.Option("--self", help="Which queries look at which in the decoder.")
-    ] = False,
+    self_: Annotated[bool, typer.Option("--self", help="Which queries look at which in the decoder.")] = False,
     mask_head: Annotated[
         bool, typer.Option("--mask-head", help="Which cells the mask head goes by, and the masks.")
     ] = False,
@@ -50,17 +35,14 @@ def visualize_attn(
         bool, typer.Option("--relevance", help="Gradient-weighted relevance beside raw attention.")
     ] = False,
     faithfulness: Annotated[
-        bool,
-        typer.Option("--faithfulness", help="Measure which of the two to believe, by hiding parts (slow)."),
+        bool, typer.Option("--faithfulness", help="Measure which of the two to believe, by hiding parts (slow).")
     ] = False,
     masks: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="COCO annotations whose masks --faithfulness compares with."),
+        Path | None, typer.Option(metavar="FILE", help="COCO annotations whose masks --faithfulness compares with.")
     ] = None,
     raw: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Write the maps as arrays.")] = None,
     html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page to move through queries, layers and heads."),
+        Path | None, typer.Option(metavar="FILE", help="Write a page to move through queries, layers and heads.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The picture to write, else attention.png, numbered.")
@@ -79,12 +61,7 @@ def visualize_attn(
     """Draw where queries look in a picture."""
     from detrcli.cli.outputs import PICTURES, check_ending, check_free, check_not_inputs
 
-    asked = {
-        "--encoder": encoder,
-        "--self": self_,
-        "--mask-head": mask_head,
-        "--relevance": relevance or faithfulness,
-    }
+    asked = {"--encoder": encoder, "--self": self_, "--mask-head": mask_head, "--relevance": relevance or faithfulness}
     if len(several := [name for name, value in asked.items() if value]) > 1:
         raise UsageError(f"{' and '.join(several)} are different sheets: one at a time.")
     if encoder and query:
@@ -118,13 +95,7 @@ def visualize_attn(
         warn(f"{image}: {note}")
     points = places(encoder or [], *picture.image.size)  # before anything is fetched
     detector = load_detector(
-        weights,
-        model=model,
-        sha256=sha256,
-        size=size,
-        max_size=max_size,
-        device=device,
-        text=text,
+        weights, model=model, sha256=sha256, size=size, max_size=max_size, device=device, text=text
     )
     kinds: dict[Kind, bool] = {
         "encoder": bool(points),
@@ -162,4 +133,4 @@ def visualize_attn(
         return
     print_table(found.columns, found.rows)
     for remark in found.remarks:
-        print(visible(remark))
+        print(escape_controls(remark))

@@ -48,8 +48,7 @@ class Annotations:
         """The picture's file."""
         start = int(self.name_ends[i - 1]) if i else 0
         return Path(
-            self.folder,
-            bytes(self.names[start : int(self.name_ends[i])].numpy()).decode("utf-8", "surrogateescape"),
+            self.folder, bytes(self.names[start : int(self.name_ends[i])].numpy()).decode("utf-8", "surrogateescape")
         )
 
     def objects(self, i: int) -> dict[str, Tensor]:
@@ -84,20 +83,13 @@ def annotate(split: Split, classes: Classes, *, masks: bool = False) -> Annotati
     w = split.written
     images = np.flatnonzero(split.usable_images)
     by_id = np.argsort(w.image_ids[images], kind="stable")
-    taught = (
-        split.usable
-        & ~w.crowd
-        & np.isin(w.of_image, w.image_ids[images])
-        & np.isin(w.of_category, classes.ids)
-    )
+    taught = split.usable & ~w.crowd & np.isin(w.of_image, w.image_ids[images]) & np.isin(w.of_category, classes.ids)
     place = by_id[np.searchsorted(w.image_ids[images], w.of_image[taught], sorter=by_id)]  # (N,)
     order = np.argsort(place, kind="stable")
 
     heights, widths = split.sizes[images][place[order]].T
     x, y, a, b = w.boxes[taught][order].T
-    boxes = np.stack(
-        [x.clip(0, widths), y.clip(0, heights), (x + a).clip(0, widths), (y + b).clip(0, heights)], axis=1
-    )
+    boxes = np.stack([x.clip(0, widths), y.clip(0, heights), (x + a).clip(0, widths), (y + b).clip(0, heights)], axis=1)
     rank = np.argsort(classes.ids, kind="stable")
     labels = rank[np.searchsorted(classes.ids, w.of_category[taught][order], sorter=rank)]
     names = [w.files[i].encode("utf-8", "surrogateescape") for i in images.tolist()]

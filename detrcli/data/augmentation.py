@@ -52,10 +52,7 @@ class Sample:
 
     def moved_objects(self, change: Callable[[Any], Any]) -> Mapping[str, Tensor]:
         """The objects after one of torchvision's functions."""
-        return {
-            name: change(value) if isinstance(value, TVTensor) else value
-            for name, value in self.objects.items()
-        }
+        return {name: change(value) if isinstance(value, TVTensor) else value for name, value in self.objects.items()}
 
     def part(self, stays: Tensor) -> "Sample":
         """Only some of the objects, (N,) bool."""
@@ -123,9 +120,7 @@ def crop(
     least a pixel, and would drop boxes that the published rule keeps.
     """
     image = _part_resized(seen.image, whole, top, left, height, width)
-    objects = seen.moved_objects(
-        lambda value: v2.crop(v2.resize(value, [*whole[::-1]]), top, left, height, width)
-    )
+    objects = seen.moved_objects(lambda value: v2.crop(v2.resize(value, [*whole[::-1]]), top, left, height, width))
     boxes = v2.clamp_bounding_boxes(objects["boxes"]).as_subclass(Tensor)
     stays = (boxes[:, 2:] > boxes[:, :2]).all(1)
     if least:
@@ -160,9 +155,7 @@ def zoom(seen: Sample, factor: float, chance: Generator) -> Sample:
     canvas.paste(seen.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
     x, y = whole[0] / width, whole[1] / height
     moved = seen.boxes * torch.tensor([x, y, x, y]) + torch.tensor([left, top, left, top])
-    return sample(
-        canvas, {**seen.objects, "boxes": moved}, seen.masks and seen.masks.resized(x, y).moved(left, top)
-    )
+    return sample(canvas, {**seen.objects, "boxes": moved}, seen.masks and seen.masks.resized(x, y).moved(left, top))
 
 
 def other_colours(seen: Sample, chance: Generator) -> Sample:
@@ -188,9 +181,7 @@ def mosaic(samples: Sequence[Sample], width: int, height: int, chance: Generator
     masks: list[PlacedMask] = []
     for one, (left, top, right, bottom) in zip(samples, quarters, strict=True):
         # Large enough to fill the quarter, and no smaller than it is in the whole.
-        factor = max(
-            (right - left) / one.image.width, (bottom - top) / one.image.height, _uniform(0.7, 1, chance)
-        )
+        factor = max((right - left) / one.image.width, (bottom - top) / one.image.height, _uniform(0.7, 1, chance))
         whole = round(one.image.width * factor), round(one.image.height * factor)
         cut = crop(
             one,

@@ -102,9 +102,7 @@ def _check_paths(split: _SplitChecker) -> np.ndarray:
     for i, file in enumerate(split.written.files):
         if not lies_inside(split.written.folder, file):
             inside[i] = False
-            split.error(
-                "leaves-folder", _image(split, i), f"its file {file} lies outside {split.written.folder}"
-            )
+            split.error("leaves-folder", _image(split, i), f"its file {file} lies outside {split.written.folder}")
     return inside
 
 
@@ -134,11 +132,7 @@ def _check_pictures(
                 where,
                 f"{file}: EXIF turns it, its annotated size is the unturned one; loaded unturned",
             )
-        elif (
-            exif == "auto"
-            and header.orientation != UPRIGHT
-            and (not written or header.stored == header.displayed)
-        ):
+        elif exif == "auto" and header.orientation != UPRIGHT and (not written or header.stored == header.displayed):
             both_fit.append(file)
         sizes[i] = header.displayed if turned[i] else header.stored
         if written and written != tuple(sizes[i].tolist()):
@@ -195,9 +189,7 @@ def _check_annotations(split: _SplitChecker, usable_images: np.ndarray, sizes: n
     for i in np.flatnonzero(~known_image).tolist():
         split.error("unknown-image", _annotation(split, i), f"there is no image {_id(w.of_image[i])}")
     for i in np.flatnonzero(~known_category).tolist():
-        split.error(
-            "unknown-category", _annotation(split, i), f"there is no category {_id(w.of_category[i])}"
-        )
+        split.error("unknown-category", _annotation(split, i), f"there is no category {_id(w.of_category[i])}")
     for i in np.flatnonzero(~is_box).tolist():
         split.error("bad-box", _annotation(split, i), "its box is not four finite numbers")
 
@@ -207,9 +199,7 @@ def _check_annotations(split: _SplitChecker, usable_images: np.ndarray, sizes: n
     x1, y1 = x0 + a, y0 + b
 
     as_corners = (a > x0) & (b > y0) & (a <= width + ROUNDING) & (b <= height + ROUNDING)
-    outside = usable & (
-        (x0 < -ROUNDING) | (y0 < -ROUNDING) | (x1 > width + ROUNDING) | (y1 > height + ROUNDING)
-    )
+    outside = usable & ((x0 < -ROUNDING) | (y0 < -ROUNDING) | (x1 > width + ROUNDING) | (y1 > height + ROUNDING))
     # A few boxes, or a flat one among many, decide nothing.
     enough = usable.sum() >= 4 and as_corners[usable].mean() >= 0.85
     if enough and outside.sum() >= 0.25 * usable.sum():
@@ -221,13 +211,9 @@ def _check_annotations(split: _SplitChecker, usable_images: np.ndarray, sizes: n
             f"{usable.sum()} reach out of their pictures, and as corners they would fit",
         )
         return usable
-    empty = usable & (
-        (np.minimum(x1, width) <= np.maximum(x0, 0)) | (np.minimum(y1, height) <= np.maximum(y0, 0))
-    )
+    empty = usable & ((np.minimum(x1, width) <= np.maximum(x0, 0)) | (np.minimum(y1, height) <= np.maximum(y0, 0)))
     for i in np.flatnonzero(empty).tolist():
-        split.warning(
-            "empty-box", _annotation(split, i), "no width or height is left inside the picture; left out"
-        )
+        split.warning("empty-box", _annotation(split, i), "no width or height is left inside the picture; left out")
     for i in np.flatnonzero(outside & ~empty).tolist():
         split.warning("box-outside", _annotation(split, i), "reaches out of its picture; clipped in training")
     return usable & ~empty
@@ -287,9 +273,7 @@ def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
     below = Counter(parent for name, parent in named.values() if parent != name)
     own = Counter(name for name, parent in named.values() if parent == name)
     return {
-        i: name
-        for i, (name, parent) in named.items()
-        if i not in used and below[name] + own[name] > (parent == name)
+        i: name for i, (name, parent) in named.items() if i not in used and below[name] + own[name] > (parent == name)
     }
 
 
@@ -358,9 +342,7 @@ def _same_pictures(splits: Mapping[str, Split]) -> Iterator[Problem]:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             there, other = first.setdefault(digest, (name, file))
             if there != name:
-                yield Problem(
-                    "warning", "same-picture", name, file, f"the same picture as {other} in {there}"
-                )
+                yield Problem("warning", "same-picture", name, file, f"the same picture as {other} in {there}")
 
 
 def skip_bad(problems: Sequence[Problem]) -> list[Problem]:

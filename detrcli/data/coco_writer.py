@@ -55,9 +55,7 @@ def images_document(split: RawAnnotations) -> list[dict[str, Any]]:
     """Its images alone."""
     return [
         {"id": id_, "file_name": file, "width": width, "height": height}
-        for id_, file, (height, width) in zip(
-            split.image_ids.tolist(), split.files, split.sizes.tolist(), strict=True
-        )
+        for id_, file, (height, width) in zip(split.image_ids.tolist(), split.files, split.sizes.tolist(), strict=True)
     ]
 
 

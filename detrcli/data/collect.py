@@ -46,9 +46,7 @@ def _below(folder: Path) -> Iterator[Path]:
     Hidden files and folders are passed over (._photo.jpg is what macOS leaves behind), links to folders too.
     """
     unreadable: list[Path] = []
-    for place, folders, files in os.walk(
-        folder, onerror=lambda error: unreadable.append(Path(error.filename))
-    ):
+    for place, folders, files in os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:

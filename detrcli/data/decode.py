@@ -40,9 +40,7 @@ def perceptual_hash(image: Image.Image) -> np.ndarray:
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(np.uint64)
 
 
-def decode_all(
-    paths: Sequence[Path], *, full: bool, advance: Callable[[], None]
-) -> list[DecodedPicture] | None:
+def decode_all(paths: Sequence[Path], *, full: bool, advance: Callable[[], None]) -> list[DecodedPicture] | None:
     """Decode every picture, in parallel; None where that would take too long and was not asked for."""
     workers = os.cpu_count() or 1
     sample = paths[:: max(1, len(paths) // 8)][:8]
@@ -82,9 +80,7 @@ def alike(a: Sequence[DecodedPicture], b: Sequence[DecodedPicture]) -> list[tupl
 
 def _hashes(pictures: Sequence[DecodedPicture]) -> tuple[np.ndarray, list[int]]:
     places = [
-        i
-        for i, seen in enumerate(pictures)
-        if seen.bits is not None and np.bitwise_count(seen.bits).sum() > ALIKE
+        i for i, seen in enumerate(pictures) if seen.bits is not None and np.bitwise_count(seen.bits).sum() > ALIKE
     ]
     bits = [bits for i in places if (bits := pictures[i].bits) is not None]
     return np.array(bits, dtype=np.uint64).reshape(len(places), GRID * GRID // 64), places

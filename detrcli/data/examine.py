@@ -94,9 +94,7 @@ def examine(
 ) -> DatasetReport:
     """Read every split and check it, by itself and beside the others; the masks too where they are asked for."""
     if exif == "ignore" and source.layout.name == "yolo":
-        raise UsageError(
-            "YOLO's boxes are shares of the picture as it is displayed: --exif ignore does not fit them."
-        )
+        raise UsageError("YOLO's boxes are shares of the picture as it is displayed: --exif ignore does not fit them.")
     splits: dict[str, Split] = {}
     problems: list[Problem] = []
     for name in source.splits:
@@ -108,9 +106,7 @@ def examine(
             problems += splits[name].problems
     problems += check_together(splits)
 
-    order = [
-        (name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()
-    ]
+    order = [(name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()]
     paths = [splits[name].written.folder / splits[name].written.files[i] for name, i in order]
     decoded = decode_all(paths, full=full, advance=advance)
     if decoded is not None:
@@ -120,14 +116,10 @@ def examine(
             problems.append(
                 Problem("error", "bad-picture", name, f"image {w.image_ids[i]}", f"{w.files[i]}: {problem}")
             )
-        splits = {
-            name: _without(split, [i for n, i in broken if n == name]) for name, split in splits.items()
-        }
+        splits = {name: _without(split, [i for n, i in broken if n == name]) for name, split in splits.items()}
         known = {(p.split, p.where) for p in problems if p.kind == "same-picture"}
         for a, b in combinations(splits, 2):
-            here = [
-                [(i, one) for (n, i), one in zip(order, decoded, strict=True) if n == name] for name in (a, b)
-            ]
+            here = [[(i, one) for (n, i), one in zip(order, decoded, strict=True) if n == name] for name in (a, b)]
             pairs = [
                 (splits[a].written.files[here[0][x][0]], splits[b].written.files[here[1][y][0]])
                 for x, y in alike([seen for _, seen in here[0]], [seen for _, seen in here[1]])
@@ -135,9 +127,7 @@ def examine(
             pairs = [(first, second) for first, second in pairs if (b, second) not in known]
             if pairs:
                 shown = ", ".join(f"{second} ~ {first}" for first, second in pairs[:3])
-                what = f"{len(pairs)} pictures look almost like one in {a}: {shown}" + (
-                    ", ..." if pairs[3:] else ""
-                )
+                what = f"{len(pairs)} pictures look almost like one in {a}: {shown}" + (", ..." if pairs[3:] else "")
                 problems.append(Problem("warning", "near-duplicate", b, b, what))
     if leave_out_bad:
         problems = skip_bad(problems)
@@ -146,11 +136,7 @@ def examine(
 
 
 def masks_examined(
-    found: DatasetReport,
-    *,
-    full: bool,
-    leave_out_bad: bool = False,
-    advance: Callable[[], None] = lambda: None,
+    found: DatasetReport, *, full: bool, leave_out_bad: bool = False, advance: Callable[[], None] = lambda: None
 ) -> DatasetReport:
     """The same with the masks looked at, where that takes less than a minute or `full` asks for it."""
     if not any(split.written.outlines for split in found.splits.values()):
@@ -182,9 +168,7 @@ def headers_only(
     """Some splits, checked by what their files and headers say, each by itself."""
     checked = {name: check_split(name, source.read(name), exif, pictures=pictures) for name in splits}
     problems = [problem for split in checked.values() for problem in split.problems]
-    return DatasetReport(
-        source.layout.name, checked, skip_bad(problems) if leave_out_bad else problems, decoded=False
-    )
+    return DatasetReport(source.layout.name, checked, skip_bad(problems) if leave_out_bad else problems, decoded=False)
 
 
 def _without(split: Split, images: Sequence[int]) -> Split:

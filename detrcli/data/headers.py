@@ -63,11 +63,7 @@ class _Remembered(msgspec.Struct, array_like=True):
 
 def read_headers(folder: Path, files: Sequence[str]) -> list[Header]:
     """The headers of files below a folder: those that have not changed from memory, the others in parallel."""
-    memory = (
-        cache_folder()
-        / "headers"
-        / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.msgpack"
-    )
+    memory = cache_folder() / "headers" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.msgpack"
     try:
         known = msgspec.msgpack.decode(memory.read_bytes(), type=dict[str, _Remembered])
     except (OSError, msgspec.MsgspecError):

@@ -24,7 +24,7 @@ from PIL.ImageFile import ImageFile
 
 from detrcli.data.not_pictures import missing, no_file, no_picture
 from detrcli.errors import DataError
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MAX_PIXELS = 200_000_000  # of what is opened anywhere, unless told otherwise
@@ -83,9 +83,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
         raise DataError(no_file(path, SUFFIXES))  # a pipe would be waited for
     with path.open("rb") as file, _read(file) as image:
         if image.width * image.height > max_pixels:
-            raise DataError(
-                f"it has {image.width} x {image.height} pixels, more than the {max_pixels:,} allowed"
-            )
+            raise DataError(f"it has {image.width} x {image.height} pixels, more than the {max_pixels:,} allowed")
         yield image
 
 
@@ -119,7 +117,7 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True)
     except UnidentifiedImageError:
         raise DataError(no_picture(path, ", ".join(FORMATS))) from None
     except Exception as error:  # there is nothing that Pillow's decoders do not raise for a broken file
-        raise DataError(f"it cannot be decoded ({visible(str(error)) or type(error).__name__})") from error
+        raise DataError(f"it cannot be decoded ({escape_controls(str(error)) or type(error).__name__})") from error
 
 
 def as_displayed(image: Image.Image) -> Image.Image:
@@ -131,7 +129,7 @@ def as_displayed(image: Image.Image) -> Image.Image:
     except DataError:
         raise
     except Exception as error:  # as above: a lazily read image breaks only now
-        raise DataError(f"it cannot be decoded ({visible(str(error)) or type(error).__name__})") from error
+        raise DataError(f"it cannot be decoded ({escape_controls(str(error)) or type(error).__name__})") from error
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -44,9 +44,7 @@ def make_shapes(
     """
     unknown = [name for name in classes if name not in CATALOGUE]
     if unknown or not classes or len(set(classes)) < len(classes):
-        raise UsageError(
-            f"--classes {','.join(classes):.80} takes each of these once at most: {', '.join(CATALOGUE)}."
-        )
+        raise UsageError(f"--classes {','.join(classes):.80} takes each of these once at most: {', '.join(CATALOGUE)}.")
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         _write(temporary, images, size, classes, objects, seed, advance, panoptic=panoptic)
@@ -146,9 +144,7 @@ def _segments(made: Scene, number: int, classes: int) -> tuple[np.ndarray, list[
     return ids, infos
 
 
-def _panoptic_document(
-    instances: dict[str, Any], infos: Sequence[Sequence[dict[str, Any]]]
-) -> dict[str, Any]:
+def _panoptic_document(instances: dict[str, Any], infos: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """COCO's panoptic file of the same images; their maps have the names of the pictures."""
     things = instances["categories"]
     return {

@@ -12,7 +12,7 @@ from PIL import UnidentifiedImageError
 from detrcli.data.images import opened
 from detrcli.data.place import folder_of
 from detrcli.errors import DataError
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 NOBODY = 0  # the id of pixels that belong to no segment
 # How the outline of a segment begins, as no JSON does: no annotation file names maps of its own.
@@ -78,7 +78,7 @@ def read_map(path: Path, height: int, width: int) -> np.ndarray:
         raise DataError(f"its map {path} is no PNG") from None
     except Exception as error:  # there is nothing that Pillow's decoders do not raise for a broken file
         raise DataError(
-            f"its map {path} cannot be decoded ({visible(str(error)) or type(error).__name__})"
+            f"its map {path} cannot be decoded ({escape_controls(str(error)) or type(error).__name__})"
         ) from None
 
 

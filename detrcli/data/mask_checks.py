@@ -32,9 +32,7 @@ class _Look:
     nobody: int = 0  # pixels of no segment
 
 
-def check_masks(
-    name: str, split: Split, *, full: bool, advance: Callable[[], None] = lambda: None
-) -> Split | None:
+def check_masks(name: str, split: Split, *, full: bool, advance: Callable[[], None] = lambda: None) -> Split | None:
     """The split with the problems of its masks, without annotations and images whose mask or map cannot be read.
 
     None where all of that would take too long and `full` does not ask for it.
@@ -170,9 +168,7 @@ def _of_outlines(name: str, split: Split, i: int, own: Sequence[int], texts: dic
             shared += 0 if w.crowd[place] else int(np.count_nonzero(claimed & mask))
             claimed |= mask
     if shared > OVERLAP * height * width:
-        what = (
-            f"{shared:,} pixels belong to more than one segment, where stuff and things share out the picture"
-        )
+        what = f"{shared:,} pixels belong to more than one segment, where stuff and things share out the picture"
         problems.append(Problem("warning", "overlap", name, f"image {w.image_ids[i]}", what))
     nobody = 0 if claimed is None else int(np.count_nonzero(~claimed))
     return _Look(problems, left_out, nobody=nobody)

@@ -70,9 +70,7 @@ def masks_of(annotations: Path, picture: str, height: int, width: int) -> list[M
                 fits = (rows, columns) == (height, width)
                 pixels = decoded(one.segmentation, height, width) if fits else None
             except WRONG:
-                raise DataError(
-                    f"{annotations}: a segmentation in {picture} is neither polygons nor RLE."
-                ) from None
+                raise DataError(f"{annotations}: a segmentation in {picture} is neither polygons nor RLE.") from None
             if pixels is None:
                 raise DataError(
                     f"{annotations}: a mask of {picture} is {columns} x {rows}, the picture {width} x {height}."

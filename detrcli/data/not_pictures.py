@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from detrcli.data.place import is_web_address
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})  # of videos
 
@@ -32,7 +32,7 @@ def no_file(path: Path, endings: Collection[str]) -> str:
         return "it is no file, but a pipe or the like"
     inside = min((file.name for file in path.iterdir() if file.suffix.lower() in endings), default=None)
     return (
-        f"it is a folder; name one picture, such as {visible(inside)}"
+        f"it is a folder; name one picture, such as {escape_controls(inside)}"
         if inside
         else "it is a folder without pictures"
     )

@@ -85,9 +85,7 @@ class PlacedMasks:
         """Some of them, (N,) bool."""
         return PlacedMasks([row for row, kept in zip(self.rows, stays.tolist(), strict=True) if kept])
 
-    def along(
-        self, x: Callable[[Axis], Axis], y: Callable[[Axis], Axis] = lambda axis: axis
-    ) -> "PlacedMasks":
+    def along(self, x: Callable[[Axis], Axis], y: Callable[[Axis], Axis] = lambda axis: axis) -> "PlacedMasks":
         """With other axes; the objects of a picture share theirs."""
         x, y = cache(x), cache(y)
         return PlacedMasks([replace(row, x=x(row.x), y=y(row.y)) for row in self.rows])

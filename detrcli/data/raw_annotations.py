@@ -25,7 +25,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class RawAnnotations:
-    """I images, N annotations and K categories, under the data's own ids, nothing left out and nothing mended."""
+    """I images, N annotations and K categories, under the data's own ids, nothing left out and nothing fixed."""
 
     folder: Path  # the pictures' folder, which file names may not leave
     image_ids: np.ndarray  # (I,) int64

@@ -42,17 +42,12 @@ OUTLINES: dict[str, list[tuple[int, int]]] = {
     "square": _ring_of(4, 45),
     "triangle": _ring_of(3),
     "star": _ring_of(10, radii=(UNIT, UNIT * 2 // 5)),
-    "cross": _cells(
-        "-1,-3", "1,-3", "1,-1", "3,-1", "3,1", "1,1", "1,3", "-1,3", "-1,1", "-3,1", "-3,-1", "-1,-1"
-    ),
+    "cross": _cells("-1,-3", "1,-3", "1,-1", "3,-1", "3,1", "1,1", "1,3", "-1,3", "-1,1", "-3,1", "-3,-1", "-1,-1"),
     "hexagon": _ring_of(6),
     "arrow": _cells("0,-3", "3,0", "1,0", "1,3", "-1,3", "-1,0", "-3,0"),
     "ell": _cells("-2,-3", "0,-3", "0,1", "2,1", "2,3", "-2,3"),
 }
-ROUND: dict[str, tuple[int, int]] = {
-    "circle": (0, UNIT),
-    "ring": (UNIT * 3 // 5, UNIT),
-}  # inner and outer radius
+ROUND: dict[str, tuple[int, int]] = {"circle": (0, UNIT), "ring": (UNIT * 3 // 5, UNIT)}  # inner and outer radius
 MOON = "moon"
 CATALOGUE = (*ROUND, *OUTLINES, MOON)
 DEFAULT = ("circle", "square", "triangle", "star", "cross")
@@ -78,13 +73,7 @@ class Scene:
 
 
 def scene(
-    seed: int,
-    number: int,
-    size: int = 128,
-    classes: Sequence[str] = DEFAULT,
-    most: int = 5,
-    *,
-    landscape: bool = False,
+    seed: int, number: int, size: int = 128, classes: Sequence[str] = DEFAULT, most: int = 5, *, landscape: bool = False
 ) -> Scene:
     """Picture `number` of a seed's endless series; with a landscape the same shapes stand before that."""
     series = [seed & 0xFFFFFFFF, seed >> 32, number]

@@ -47,8 +47,7 @@ class DataSource:
             if split == "val":
                 return replace(images_of(self._train, held), problems=())  # they are told with train
             twice = [
-                Problem("error", "duplicate-id", "train", f"image {i}", f"image id {i} is given twice")
-                for i in both
+                Problem("error", "duplicate-id", "train", f"image {i}", f"image id {i} is given twice") for i in both
             ]
             train = images_of(self._train, ~held)
             return replace(train, problems=[*train.problems, *twice])
@@ -89,10 +88,7 @@ def held_out(files: Sequence[str]) -> np.ndarray:
     At least one, and not the only one.
     """
     hashes = np.array(
-        [
-            int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6])
-            for name in files
-        ]
+        [int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6]) for name in files]
     )
     held: np.ndarray = hashes % HELD_OUT == 0
     if len(files) > 1 and not held.any():

@@ -32,9 +32,7 @@ class DataSpec:
     skip_bad: bool = False
 
     @classmethod
-    def of(
-        cls, data: Path | None, files: Files | None = None, exif: Exif = "auto", *, skip_bad: bool = False
-    ) -> Self:
+    def of(cls, data: Path | None, files: Files | None = None, exif: Exif = "auto", *, skip_bad: bool = False) -> Self:
         """Paths are made absolute: a run may be resumed from elsewhere."""
 
         def absolute(path: Path | None) -> str | None:
@@ -86,9 +84,7 @@ def tell_problems(found: DatasetReport, note: Note) -> None:
     """Note what is wrong; an error of the data is raised."""
     lines = []
     # Errors last: what ends the command stands at the end.
-    for (severity, kind, split), members in sorted(
-        found.by_kind().items(), key=lambda group: group[0][0] == "error"
-    ):
+    for (severity, kind, split), members in sorted(found.by_kind().items(), key=lambda group: group[0][0] == "error"):
         for problem in members[:SHOWN]:
             lines.append(f"{severity} in {split or 'data'}: {kind}: {problem.where}: {problem.what}")
         if len(members) > SHOWN:

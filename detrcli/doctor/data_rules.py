@@ -123,7 +123,7 @@ def _of_annotations(name: str, split: Split) -> Iterator[Finding]:
         yield Finding(
             f"Objects of {name} are annotated twice.",
             f"{twice:.0%} of {total:,} annotations have the class and the box of another one (IoU {TWICE} and more).",
-            "`detr report` lists them, and `detr data mend` takes them out.",
+            "`detr report` lists them, and `detr data fix` takes them out.",
             ANNOTATIONS + 7,
         )
 

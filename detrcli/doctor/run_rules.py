@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from detrcli.architectures import architecture_of
+from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.doctor.finding import BROKEN, IMPOSSIBLE, LITTLE, SETTINGS, Finding
-from detrcli.training.settings import Settings, of
+from detrcli.training.settings import Settings, make_settings
 from detrcli.training.setup import Data, facts_of
-from detrcli.variants import variant_of
-from detrcli.weights.weights import Weights
 
 LOOKED_AT = 48  # pictures of train
 SMALL = 8  # pixels of an object's side in the input, below which little is left of it
@@ -24,7 +24,7 @@ class RunFacts:
     """A training that has ended, or been stopped."""
 
     settings: Settings
-    weights: Weights  # its best, or last ones
+    checkpoint: Checkpoint  # its best, or last ones
     data: Data
     rows: Sequence[Row]  # of metrics.csv
     moved: np.ndarray  # (E,), the share of objects that got another query, evaluation by evaluation
@@ -52,13 +52,13 @@ def of_run(run: RunFacts) -> Iterator[Finding]:
 
 def _recipe(run: RunFacts) -> Settings:
     """What the model's own recipe says for this data."""
-    variant = variant_of(run.weights.config)
-    recipe: dict[str, Any] = dict(variant.recipe_for(run.weights.config, facts_of(run.data.train)))
-    return of({}, recipe)
+    architecture = architecture_of(run.checkpoint.config)
+    recipe: dict[str, Any] = dict(architecture.recipe_for(run.checkpoint.config, facts_of(run.data.train)))
+    return make_settings({}, recipe)
 
 
 def _of_preprocessing(run: RunFacts) -> Iterator[Finding]:
-    dataset = DetectionDataset(run.data.train, run.weights.preprocessing, augmentation="none")
+    dataset = DetectionDataset(run.data.train, run.checkpoint.preprocessing, augmentation="none")
     places = np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(int)
     examples = [one for i in places.tolist() if isinstance(one := dataset[0, i], Example)]
     if not examples:
@@ -72,9 +72,9 @@ def _of_preprocessing(run: RunFacts) -> Iterator[Finding]:
             "Look at mean and std that the weights bring along: they are for numbers from 0 to 1.",
             BROKEN + 6,
         )
-    sides = torch.cat(
-        [one.target.boxes[:, 2:] * torch.tensor(one.pixels.shape[:0:-1]) for one in examples]
-    ).amin(1)  # (n,), shorter sides in pixels of the input
+    sides = torch.cat([one.target.boxes[:, 2:] * torch.tensor(one.pixels.shape[:0:-1]) for one in examples]).amin(
+        1
+    )  # (n,), shorter sides in pixels of the input
     if len(sides) and float(sides.median()) < SMALL:
         height, width = examples[0].pixels.shape[1:]
         yield Finding(
@@ -86,7 +86,7 @@ def _of_preprocessing(run: RunFacts) -> Iterator[Finding]:
 
 
 def _of_capacity(run: RunFacts) -> Iterator[Finding]:
-    most, queries = int(run.data.train.counts.max()), run.weights.config.queries
+    most, queries = int(run.data.train.counts.max()), run.checkpoint.config.queries
     if most > queries:
         share = float((run.data.train.counts > queries).float().mean())
         yield Finding(
@@ -147,7 +147,7 @@ def _of_optimisation(run: RunFacts) -> Iterator[Finding]:
             f"Train with --set weight_decay={recipe.weight_decay:g}.",
             IMPOSSIBLE,
         )
-    defaults = run.weights.variant.loss
+    defaults = run.checkpoint.architecture.loss
     for table, ours, theirs in (("loss", s.loss, defaults.loss), ("cost", s.cost, defaults.cost)):
         for term, weight in ours.items():
             usual = theirs.get(term, 0)
@@ -203,15 +203,14 @@ def _of_augmentation(run: RunFacts) -> Iterator[Finding]:
     if run.settings.augmentation == "none":
         return
     plain, seen = (
-        DetectionDataset(run.data.train, run.weights.preprocessing, augmentation=kind)
+        DetectionDataset(run.data.train, run.checkpoint.preprocessing, augmentation=kind)
         for kind in ("none", run.settings.augmentation)
     )
     if run.settings.augmentation == "strong":  # every second picture is one of four, with more objects
         return
     places = np.linspace(0, len(plain) - 1, min(LOOKED_AT, len(plain))).astype(int).tolist()
     before, after = (
-        sum(len(one.target) for i in places if isinstance(one := dataset[0, i], Example))
-        for dataset in (plain, seen)
+        sum(len(one.target) for i in places if isinstance(one := dataset[0, i], Example)) for dataset in (plain, seen)
     )
     if before and after < 0.7 * before:
         yield Finding(

@@ -72,9 +72,7 @@ def lower_ious(
     ious = np.array(ious)
     here = np.ix_(rows, places)
     of_boundaries = rle.iou(
-        [_boundary(found[i]) for i in rows],
-        [_boundary(truth[i]) for i in places],
-        [crowd[i] for i in places],
+        [_boundary(found[i]) for i in rows], [_boundary(truth[i]) for i in places], [crowd[i] for i in places]
     )
     ious[here] = np.minimum(ious[here], of_boundaries)
     return ious

@@ -58,9 +58,7 @@ def curves_of(truth: Truth, results: Results, threshold: float) -> Curves:
         evaluation.accumulate()
         precision = np.asarray(evaluation.eval["precision"])[IOU_50, :, :, ALL, 2].T
         precision = np.where(precision < 0, np.nan, precision)
-        confused = np.asarray(
-            evaluation.confusion_matrix(iou_thr=SAME, min_score=threshold)["matrix"], dtype=int
-        )
+        confused = np.asarray(evaluation.confusion_matrix(iou_thr=SAME, min_score=threshold)["matrix"], dtype=int)
     else:
         confused[:K, K] = [(real == id_).sum() for id_ in truth.classes.ids.tolist()]
         precision[confused[:K, K] > 0] = 0
@@ -69,11 +67,7 @@ def curves_of(truth: Truth, results: Results, threshold: float) -> Curves:
         f1=_f1(results.scores[counts], found[counts] >= 0, len(real)),
         f1_by_class=np.stack(
             [
-                _f1(
-                    results.scores[counts & own],
-                    found[counts & own] >= 0,
-                    int((real == id_).sum()),
-                )
+                _f1(results.scores[counts & own], found[counts & own] >= 0, int((real == id_).sum()))
                 for own, id_ in zip(of_class, truth.classes.ids.tolist(), strict=True)
             ]
         )

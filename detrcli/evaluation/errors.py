@@ -26,7 +26,7 @@ class ErrorKind:
 
     kind: str  # of KINDS
     count: int
-    cost: float  # how much AP50 would gain if these alone were mended
+    cost: float  # how much AP50 would gain if these alone were fixed
 
 
 def errors_of(truth: Truth, results: Results) -> Sequence[ErrorKind]:

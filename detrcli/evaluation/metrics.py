@@ -208,14 +208,7 @@ def pycocotools_sets(columns: Columns) -> tuple[Any, Any]:
         return made
 
     truth = [
-        {
-            "id": i,
-            "image_id": image,
-            "category_id": category,
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(crowd),
-        }
+        {"id": i, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
         for i, (image, category, box, area, crowd) in enumerate(
             zip(
                 c.of_image.tolist(),
@@ -243,9 +236,7 @@ def pycocotools_sets(columns: Columns) -> tuple[Any, Any]:
     if c.masks is not None and c.found_masks is not None:
         for entry, mask in zip(truth, c.masks, strict=True):
             entry["segmentation"] = mask
-        for entry, mask, area in zip(
-            found, c.found_masks, areas(objects(list(c.found_masks))).tolist(), strict=True
-        ):
+        for entry, mask, area in zip(found, c.found_masks, areas(objects(list(c.found_masks))).tolist(), strict=True):
             entry |= {"segmentation": mask, "area": area}
     return coco(truth), coco(found)
 

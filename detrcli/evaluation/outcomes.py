@@ -77,9 +77,7 @@ class Outcomes:
         return {kind: int((self.wrong == kind).sum()) for kind in FALSE_ALARMS}
 
 
-def outcomes_of(
-    truth: Truth, results: Results, threshold: float, without_query: np.ndarray | None = None
-) -> Outcomes:
+def outcomes_of(truth: Truth, results: Results, threshold: float, without_query: np.ndarray | None = None) -> Outcomes:
     """Of detections with score >= threshold; `without_query` (N,) says which objects no query was left for.
 
     A prediction speaks of the object that it overlaps most, if it has its class and an IoU of 0.1, or 0.5 whatever
@@ -106,9 +104,7 @@ def outcomes_of(
         if not len(objects):
             wrong[alarms] = "background"
             continue
-        ious = overlaps(
-            results.boxes[own], truth.boxes[objects], np.zeros(len(objects), dtype=bool)
-        )  # (m, n)
+        ious = overlaps(results.boxes[own], truth.boxes[objects], np.zeros(len(objects), dtype=bool))  # (m, n)
         same = results.category_ids[own][:, None] == truth.of_category[objects]  # (m, n)
         for i in np.flatnonzero(np.isin(own, alarms)).tolist():
             wrong[own[i]], n = _kind(ious[i], same[i])

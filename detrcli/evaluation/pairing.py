@@ -18,9 +18,7 @@ def found_objects(truth: Truth, results: Results) -> np.ndarray:
     return found
 
 
-def paired(
-    truth: Truth, results: Results, ious: Sequence[float], ignored: np.ndarray | None = None
-) -> np.ndarray:
+def paired(truth: Truth, results: Results, ious: Sequence[float], ignored: np.ndarray | None = None) -> np.ndarray:
     """The object that each of M detections finds at T IoUs, (T, M); `ignored` (N,) does not count, nor do crowds.
 
     In every image and class the surest comes first and takes the free object that it overlaps most; those that do
@@ -30,9 +28,7 @@ def paired(
     found = np.full((len(ious), len(results)), NONE)
     thresholds = np.array(ious)[:, None]  # (T, 1)
     in_order = np.lexsort((-results.scores, results.category_ids, results.image_ids))
-    objects_of = dict(
-        groups(truth.of_image, truth.of_category, np.lexsort((truth.of_category, truth.of_image)))
-    )
+    objects_of = dict(groups(truth.of_image, truth.of_category, np.lexsort((truth.of_category, truth.of_image))))
     for pair, places in groups(results.image_ids, results.category_ids, in_order):
         objects = objects_of.get(pair)
         if objects is None:

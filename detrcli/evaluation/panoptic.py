@@ -17,7 +17,7 @@ from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.truth import Truth
 from detrcli.run_lengths import encode
 from detrcli.segmentation.maps import PanopticMap
-from detrcli.system.text import key
+from detrcli.system.text import normalize_name
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,7 @@ def can_be_counted() -> bool:
     return find_spec("hotcoco") is not None
 
 
-def quality_of(
-    truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[FoundSegment]]
-) -> PanopticQuality:
+def quality_of(truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[FoundSegment]]) -> PanopticQuality:
     """How good maps are by the segments of the truth, with their masks (N,); `found` has those of each image."""
     classes = truth.classes
     things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things
@@ -90,8 +88,7 @@ def quality_of(
     places = {image: place for place, image in enumerate(truth.image_ids.tolist(), 1)}
     numbers = {category: number for number, category in enumerate(classes.ids.tolist(), 1)}
     images = [
-        {"id": place, "height": height, "width": width}
-        for place, (height, width) in enumerate(truth.sizes.tolist(), 1)
+        {"id": place, "height": height, "width": width} for place, (height, width) in enumerate(truth.sizes.tolist(), 1)
     ]
     sizes = dict(zip(places, truth.sizes.tolist(), strict=True))
     categories = [
@@ -127,9 +124,7 @@ def quality_of(
     results = _counted(known, seen)
     per_class: Mapping[int, Mapping[str, Any]] = results["per_class"]
     named = zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
-    return _quality(
-        len(images), results, [(per_class.get(number), *one) for number, one in enumerate(named, 1)]
-    )
+    return _quality(len(images), results, [(per_class.get(number), *one) for number, one in enumerate(named, 1)])
 
 
 def _counted(truth: Any, found: Any, **folders: str) -> Mapping[str, Any]:
@@ -142,9 +137,7 @@ def _counted(truth: Any, found: Any, **folders: str) -> Mapping[str, Any]:
 
 
 def _quality(
-    images: int,
-    results: Mapping[str, Any],
-    classes: Iterable[tuple[Mapping[str, Any] | None, int, str, bool]],
+    images: int, results: Mapping[str, Any], classes: Iterable[tuple[Mapping[str, Any] | None, int, str, bool]]
 ) -> PanopticQuality:
     """What was counted; of classes by their numbers, ids, names and whether they are things."""
     return PanopticQuality(
@@ -199,10 +192,7 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
     with _in_ids_of_the_data(known, found, predictions) as paired:
         try:
             results = _counted(
-                str(truth),
-                str(paired),
-                gt_folder=str(_folder(truth)),
-                pred_folder=str(_folder(predictions)),
+                str(truth), str(paired), gt_folder=str(_folder(truth)), pred_folder=str(_folder(predictions))
             )
         except Exception as error:  # whatever hotcoco raises for a file that is not as it should be
             raise DataError(f"{predictions}: it cannot be compared with {truth} ({error!s:.300}).") from None
@@ -218,8 +208,8 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
 @contextmanager
 def _in_ids_of_the_data(known: _File, found: _File, predictions: Path) -> Iterator[Path]:
     """The file of results; where its classes have other ids than the data's of the same names, a changed one."""
-    ids = {key(one.name): one.id for one in known.categories}
-    paired = {one.id: ids[key(one.name)] for one in found.categories if key(one.name) in ids}
+    ids = {normalize_name(one.name): one.id for one in known.categories}
+    paired = {one.id: ids[normalize_name(one.name)] for one in found.categories if normalize_name(one.name) in ids}
     if all(theirs == ours for theirs, ours in paired.items()):
         yield predictions
         return

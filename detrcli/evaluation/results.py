@@ -80,9 +80,7 @@ class _Entry(msgspec.Struct, gc=False):
     segmentation: Any = None
 
 
-def read_results(
-    path: Path, image_ids: np.ndarray, category_ids: np.ndarray, files: Sequence[str] = ()
-) -> Results:
+def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray, files: Sequence[str] = ()) -> Results:
     """A list of COCO detections of these images and categories; what does not fit is named by its entry.
 
     Where entries name their files, these must be those of their images.
@@ -137,9 +135,7 @@ def _as_results(entries: Sequence[_Entry]) -> Results:
 
 def _masks(path: Path, entries: Sequence[_Entry]) -> np.ndarray | None:
     """Those of all entries; None where some have none. Polygons are none, as pycocotools has it."""
-    if not entries or any(
-        entry.segmentation is None or isinstance(entry.segmentation, list) for entry in entries
-    ):
+    if not entries or any(entry.segmentation is None or isinstance(entry.segmentation, list) for entry in entries):
         return None
     rows = []
     for i, entry in enumerate(entries):
@@ -158,9 +154,7 @@ def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
     try:
         found: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: it is no JSON ({error}).\n`detr eval --save FILE` writes such results."
-        ) from None
+        raise DataError(f"{path}: it is no JSON ({error}).\n`detr eval --save FILE` writes such results.") from None
     if not isinstance(found, list):
         raise DataError(f"{path}: COCO results are a list of detections; this is a {type(found).__name__}.")
     for i, entry in enumerate(found):
@@ -173,17 +167,11 @@ def _read_slowly(path: Path, data: bytes) -> list[_Entry]:
             if type(entry[key]) is not int or not -(2**63) <= entry[key] < 2**63:
                 raise DataError(f"{path}: entry {i}: its {key} is {entry[key]!r:.40}, which is no id.")
         if not isinstance(entry.get("file_name"), str | None):
-            raise DataError(
-                f"{path}: entry {i}: its file_name is {entry['file_name']!r:.40}, which is no name."
-            )
+            raise DataError(f"{path}: entry {i}: its file_name is {entry['file_name']!r:.40}, which is no name.")
         if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
             raise DataError(f"{path}: entry {i}: its bbox is not four numbers x, y, width, height.")
         for key, value in (("score", entry["score"]), *(("bbox", side) for side in entry["bbox"])):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not -LARGEST <= value <= LARGEST
-            ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
                 raise DataError(f"{path}: entry {i}: {value!r:.40} in its {key} is no finite number.")
     return msgspec.convert(found, list[_Entry])
 

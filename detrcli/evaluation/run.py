@@ -16,7 +16,7 @@ from detrcli.inference.detector import Detector
 from detrcli.segmentation.maps import PanopticMap
 from detrcli.segmentation.segmentation import MapRequest
 from detrcli.system import distributed
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ def detect_split(
             for there in (place(height, width) for height, width in split.sizes[truth.images[mine]].tolist())
         ]
         mine = mine[sorted(range(len(mine)), key=sizes.__getitem__)]
-    files = [
-        File(split.written.folder / split.written.files[i], bool(split.turned[i])) for i in truth.images[mine]
-    ]
+    files = [File(split.written.folder / split.written.files[i], bool(split.turned[i])) for i in truth.images[mine]]
 
     found: dict[int, Results] = {}
     unread: dict[int, str] = {}
@@ -62,7 +60,7 @@ def detect_split(
     stream = detector.with_classes(class_mapping.classes).stream(files, threshold, batch_size, maps=maps)
     for image_id, seen in zip(truth.image_ids[mine].tolist(), stream, strict=True):
         if seen.detections is None:
-            unread[image_id] = f"{visible(str(seen.source))}: {seen.problem}"
+            unread[image_id] = f"{escape_controls(str(seen.source))}: {seen.problem}"
         else:
             found[image_id] = of_detections(image_id, seen.detections)
         if isinstance(seen.map, PanopticMap):

@@ -14,7 +14,7 @@ from detrcli.evaluation.pairing import IGNORED, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.system.files import write_whole
-from detrcli.system.text import key
+from detrcli.system.text import normalize_name
 
 SCHEMA = "detr.thresholds/1"
 
@@ -72,9 +72,7 @@ def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestT
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], right[order].cumsum()  # (M,)
     kept = np.arange(1, len(scores) + 1)
-    last = np.append(scores[1:] < scores[:-1], True)[
-        : len(scores)
-    ]  # equal scores are kept or dropped together
+    last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # equal scores are kept or dropped together
     f1 = np.where(last, 2 * hits / np.maximum(kept + objects, 1), -1.0)
     if not len(scores) or f1.max() <= 0:
         return BestThreshold(1.0, 0.0, 0.0, 0.0, objects)
@@ -103,7 +101,7 @@ def read_thresholds(path: Path) -> tuple[float, dict[str, float]]:
         overall = float(document["all"]["threshold"])
         # A class of which nothing was ever right has no threshold of its own.
         by_class = {
-            key(name): float(one["threshold"]) for name, one in document["classes"].items() if one["f1"] > 0
+            normalize_name(name): float(one["threshold"]) for name, one in document["classes"].items() if one["f1"] > 0
         }
         if not all(0 <= value <= 1 for value in (overall, *by_class.values())):
             raise ValueError("a threshold is no score between 0 and 1")

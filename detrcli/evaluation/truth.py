@@ -1,4 +1,4 @@
-"""The truth that detections are scored against: as written, neither clipped nor mended."""
+"""The truth that detections are scored against: as written, neither clipped nor fixed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from detrcli.data.checks import Split, classes_without, parents_without_boxes
 from detrcli.data.outlines import Outlines
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
-from detrcli.system.text import key
+from detrcli.system.text import normalize_name
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
     chosen = classes_in_split(split) if classes is None else _chosen(classes_in_split(split), classes)
     # A box without width or height, or outside of its picture, counts: so it does for pycocotools.
     objects = (
-        np.isin(w.of_image, w.image_ids[images])
-        & np.isin(w.of_category, chosen.ids)
-        & np.isfinite(w.boxes).all(1)
+        np.isin(w.of_image, w.image_ids[images]) & np.isin(w.of_category, chosen.ids) & np.isfinite(w.boxes).all(1)
     )
     return Truth(
         images=images,
@@ -80,12 +78,11 @@ def classes_in_split(split: Split) -> Classes:
 
 
 def _chosen(known: Classes, names: Sequence[str]) -> Classes:
-    wanted = {key(name) for name in names}
-    keys = [key(name) for name in known.names.tolist()]
+    wanted = {normalize_name(name) for name in names}
+    keys = [normalize_name(name) for name in known.names.tolist()]
     if missing := sorted(wanted.difference(keys)):
         raise UsageError(
-            f"--classes: the data has no {', '.join(missing)}. "
-            f"It has {', '.join(dict.fromkeys(known.names.tolist()))}."
+            f"--classes: the data has no {', '.join(missing)}. It has {', '.join(dict.fromkeys(known.names.tolist()))}."
         )
     chosen = np.array([one in wanted for one in keys], dtype=bool)
     things = None if known.things is None else known.things[chosen]

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from detrcli.checkpoints.coco import UNUSED
 from detrcli.errors import UsageError
 from detrcli.inference.detector import ImageResult
 from detrcli.structures import Classes
-from detrcli.system.text import key
-from detrcli.weights.coco import UNUSED
+from detrcli.system.text import normalize_name
 
 
 def chosen_ids(known: Classes, asked: str) -> np.ndarray:
     """The ids of classes by their names, A,B,...; a name that the weights do not know is an error."""
-    wanted = {key(name): name.strip() for name in asked.split(",") if name.strip()}
-    keys = [key(name) for name in known.names.tolist()]
+    wanted = {normalize_name(name): name.strip() for name in asked.split(",") if name.strip()}
+    keys = [normalize_name(name) for name in known.names.tolist()]
     missing = [name for one, name in wanted.items() if one not in keys]
     if missing or not wanted:
         there = dict.fromkeys(name for name in known.names.tolist() if name != UNUSED)
@@ -29,7 +29,7 @@ def above(
 ) -> Iterator[ImageResult]:
     """The results with detections whose score reaches the threshold of their class, by the keys of the names."""
     least = {
-        int(id_): by_class.get(key(name), overall)
+        int(id_): by_class.get(normalize_name(name), overall)
         for id_, name in zip(classes.ids, classes.names.tolist(), strict=True)
     }
     for result in results:
@@ -44,8 +44,4 @@ def of_classes(results: Iterable[ImageResult], ids: np.ndarray) -> Iterator[Imag
     """The results with detections of these classes alone."""
     for result in results:
         found = result.detections
-        yield (
-            result
-            if found is None
-            else replace(result, detections=found.part(np.isin(found.category_ids, ids)))
-        )
+        yield (result if found is None else replace(result, detections=found.part(np.isin(found.category_ids, ids))))

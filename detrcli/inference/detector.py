@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
@@ -31,7 +32,6 @@ from detrcli.structures import Classes, Detections, Output, Prediction, Target
 from detrcli.system.devices import find_device
 from detrcli.system.precision import check_precision, computing_in, exact_float32
 from detrcli.system.prefetch import prefetch
-from detrcli.weights.weights import Weights
 
 ImageSource = str | Path | File | Image.Image | np.ndarray
 
@@ -54,7 +54,7 @@ class Detector:
 
     def __init__(
         self,
-        weights: Weights,
+        checkpoint: Checkpoint,
         device: torch.device,
         precision: str = "fp32",
         model: DetectionTransformer | None = None,
@@ -66,20 +66,20 @@ class Detector:
         `engine` says how it is computed; one that is there already computes it without a model.
         """
         check_precision(precision, device)
-        self.weights, self._model = weights, None
+        self.checkpoint, self._model = checkpoint, None
         self._parameters: int | None = None  # where there is no model any more
         if engine is None or isinstance(engine, str):
-            self._model = (weights.model() if model is None else model).to(device)
+            self._model = (checkpoint.model() if model is None else model).to(device)
             # The model's own tensors: nothing is held twice.
-            self.weights = replace(weights, tensors=self._model.state_dict())
+            self.checkpoint = replace(checkpoint, tensors=self._model.state_dict())
         self._engine = engine or fastest(device, precision)
         self._note = note
         self.precision = precision
         self.device = device
-        self.scoring = weights.scoring
-        self.segmentation = weights.segmentation
-        self.classes = weights.classes
-        self.preprocessing = weights.preprocessing
+        self.scoring = checkpoint.scoring
+        self.segmentation = checkpoint.segmentation
+        self.classes = checkpoint.classes
+        self.preprocessing = checkpoint.preprocessing
         # Spent so far. Pictures are read by several threads while the network is at work.
         self.seconds = {"reading": 0.0, "network": 0.0, "postprocessing": 0.0}
         self._lock = threading.Lock()
@@ -87,20 +87,20 @@ class Detector:
     @classmethod
     def of(
         cls,
-        weights: Weights,
+        checkpoint: Checkpoint,
         device: str = "auto",
         precision: str = "fp32",
         engine: EngineName | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> Self:
         """A detector with these weights on a device by name."""
-        return cls(weights, find_device(device), precision, engine=engine, note=note)
+        return cls(checkpoint, find_device(device), precision, engine=engine, note=note)
 
     @property
     def model(self) -> DetectionTransformer:
         """The plain network."""
         if self._model is None:
-            raise UsageError(NOTHING_INSIDE.format(self.weights.source))
+            raise UsageError(NOTHING_INSIDE.format(self.checkpoint.source))
         return self._model
 
     @property
@@ -127,7 +127,7 @@ class Detector:
         runtime = RUNTIMES[self._engine]
         if self.device.type != "cpu":
             raise UsageError(f"--engine {runtime.name} computes on the CPU: give --device cpu.")
-        path = cached_export(self.weights, runtime, self.precision, self._note)
+        path = cached_export(self.checkpoint, runtime, self.precision, self._note)
         engine: Engine = runtime.code().engine(path, self.precision)
         return engine
 
@@ -138,7 +138,7 @@ class Detector:
             return self
         alone = copy.copy(self)
         alone._parameters, alone._model, alone._engine = self.parameters, None, engine
-        alone.weights = replace(self.weights, tensors={})
+        alone.checkpoint = replace(self.checkpoint, tensors={})
         return alone
 
     def with_classes(self, classes: Classes) -> Self:
@@ -149,23 +149,19 @@ class Detector:
 
     def inspect(self) -> Inspectable:
         """How to look into its model."""
-        return self.weights.inspect(self.model)
+        return self.checkpoint.inspect(self.model)
 
     def detections(self, output: Output, size: tuple[int, int], layer: int = -1) -> Detections:
         """What a decoder layer says of a single picture of this (height, width)."""
         one = output.decoder.layer(layer)
         # A layer before the last has no masks.
         segmentation = None if one.masks is None else self.segmentation
-        return detections(
-            one, [size], self.classes, self.scoring, self.preprocessing, segmentation=segmentation
-        )[0]
+        return detections(one, [size], self.classes, self.scoring, self.preprocessing, segmentation=segmentation)[0]
 
     @overload
     def predict(self, images: ImageSource, threshold: float = ..., batch_size: int = ...) -> Detections: ...
     @overload
-    def predict(
-        self, images: list[ImageSource], threshold: float = ..., batch_size: int = ...
-    ) -> list[Detections]: ...
+    def predict(self, images: list[ImageSource], threshold: float = ..., batch_size: int = ...) -> list[Detections]: ...
     def predict(
         self, images: ImageSource | list[ImageSource], threshold: float = 0.7, batch_size: int = 1
     ) -> Detections | list[Detections]:
@@ -202,9 +198,9 @@ class Detector:
         if maps is not None:
             if self.segmentation is None:
                 raise UsageError(
-                    f"{self.weights.source}: this model has no mask head; --format {maps.kind} needs one."
+                    f"{self.checkpoint.source}: this model has no mask head; --format {maps.kind} needs one."
                 )
-            self.segmentation.check(maps, self.weights.source)
+            self.segmentation.check(maps, self.checkpoint.source)
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold {threshold}: it is a score between 0 and 1.")
         if batch_size < 1:
@@ -271,10 +267,7 @@ class Detector:
         self, prediction: Prediction, sizes: Sequence[tuple[int, int]], asked: MapRequest
     ) -> list[PanopticMap | SemanticMap]:
         assert self.segmentation is not None
-        seen = [
-            Predicted(prediction, i, size, self.preprocessing.resize.place(*size))
-            for i, size in enumerate(sizes)
-        ]
+        seen = [Predicted(prediction, i, size, self.preprocessing.resize.place(*size)) for i, size in enumerate(sizes)]
         return [self.segmentation.map_of(one, self.classes, self.scoring, asked) for one in seen]
 
     def _spent(self, stage: str, began: float) -> float:
@@ -301,9 +294,7 @@ def _open(source: ImageSource, max_pixels: int) -> Picture:
         return open_picture(source.path, max_pixels, turn=source.turn)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise DataError(
-                f"an array of {source.dtype} {source.shape}; it must be uint8, height x width x 3"
-            )
+            raise DataError(f"an array of {source.dtype} {source.shape}; it must be uint8, height x width x 3")
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         raise DataError(f"a picture is a path, a Pillow image or an array, not {type(source).__name__}")

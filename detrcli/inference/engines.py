@@ -71,9 +71,7 @@ class CompiledEngine(FastEngine):
 
     def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
         if model.has_masks:
-            raise UsageError(
-                "--engine compiled: a model with a mask head is computed by --engine fast or plain."
-            )
+            raise UsageError("--engine compiled: a model with a mask head is computed by --engine fast or plain.")
         super().__init__(model, device, precision)
         # The compiled code goes by the size, as the graphs do; with more sizes than these torch lets the size vary.
         self._compiled: Callable[[Batch], Output] = torch.compile(self.model)
@@ -116,11 +114,7 @@ class _Graph:
         return Prediction(self.last.logits.clone(), self.last.boxes.clone())
 
 
-ENGINES: Mapping[str, type[PlainEngine]] = {
-    "plain": PlainEngine,
-    "fast": FastEngine,
-    "compiled": CompiledEngine,
-}
+ENGINES: Mapping[str, type[PlainEngine]] = {"plain": PlainEngine, "fast": FastEngine, "compiled": CompiledEngine}
 
 
 def fastest(device: torch.device, precision: str) -> EngineName:

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.formats.header import checksum, from_header, header_of
+from detrcli.checkpoints.known import EXPORTS
 from detrcli.errors import MachineError, UsageError, WeightsError
 from detrcli.inference.engines import Engine, EngineName, PlainEngine
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch, Prediction
 from detrcli.system.cache import cache_folder
-from detrcli.weights.formats.header import checksum, from_header, header_of
-from detrcli.weights.known import EXPORTS
-from detrcli.weights.weights import Weights
 
 INPUT, OUTPUTS = "images", ("logits", "boxes")
 PRECISION = "precision"  # in the header of an export: what it was written in
@@ -67,12 +67,7 @@ class Runtime:
 
 RUNTIMES = {
     "onnx": Runtime(
-        "onnx",
-        (),
-        ("fp32", "fp16"),
-        (),
-        ("onnx", "onnxscript", "onnxruntime"),
-        "detrcli.inference.onnx_engine",
+        "onnx", (), ("fp32", "fp16"), (), ("onnx", "onnxscript", "onnxruntime"), "detrcli.inference.onnx_engine"
     ),
     "openvino": Runtime(
         "openvino",
@@ -103,26 +98,26 @@ class LastLayer(nn.Module):
         return last.logits.float(), last.boxes.float()
 
 
-def trace(weights: Weights, dtype: torch.dtype = torch.float32) -> Any:
+def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     """The network of these weights as a torch.export.ExportedProgram."""
-    if weights.variant.phrases is not None:
+    if checkpoint.architecture.phrases is not None:
         raise UsageError(
-            f"{weights.source}: models that look for phrases are not exported; --engine plain or fast computes them."
+            f"{checkpoint.source}: models that look for phrases are not exported; --engine plain or fast computes them."
         )
     auto = torch.export.Dim.AUTO
-    height, width = _sizes(weights)[0]
-    exact = len(_sizes(weights)) == 1
+    height, width = _sizes(checkpoint)[0]
+    exact = len(_sizes(checkpoint)) == 1
     # Axes of length 1, as the coarsest of several levels would have them, are taken to be fixed.
     if not exact:
         height, width = max(height, 320), max(width, 448)
-    model = weights.model()
+    model = checkpoint.model()
     if model.has_masks:
         raise UsageError(
-            f"{weights.source}: models with a mask head are not exported; --engine plain or fast computes them."
+            f"{checkpoint.source}: models with a mask head are not exported; --engine plain or fast computes them."
         )
     if not (exact or model.open_batch):
         raise UsageError(
-            f"{weights.source}: it takes inputs of many sizes, and of such models ours alone can be exported. One "
+            f"{checkpoint.source}: it takes inputs of many sizes, and of such models ours alone can be exported. One "
             "whose processor resizes to a height and a width can."
         )
     open_axes = {0: auto} if model.open_batch else {}
@@ -147,21 +142,21 @@ def _drop_assertions(program: Any) -> None:
 
 
 def export(
-    weights: Weights, runtime: Runtime, path: Path, precision: str = "fp32", *, sizes: int | None = None
+    checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str = "fp32", *, sizes: int | None = None
 ) -> float:
     """Write the file, once it was seen to say what the model says; the largest difference of a number."""
     check_written_in(runtime, precision)
-    header = {**header_of(weights), PRECISION: precision}
+    header = {**header_of(checkpoint), PRECISION: precision}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         with _quiet():
-            runtime.code().write(weights, header, draft, precision)
+            runtime.code().write(checkpoint, header, draft, precision)
         try:
-            difference = verify(weights, runtime.code().engine(draft), precision, sizes)
+            difference = verify(checkpoint, runtime.code().engine(draft), precision, sizes)
         except RuntimeError as error:  # as OpenVINO says that its own conversion does not fit the picture
             raise WeightsError(
-                f"{weights.source}: {runtime.name} cannot compute this model as it was converted; nothing was "
+                f"{checkpoint.source}: {runtime.name} cannot compute this model as it was converted; nothing was "
                 f"written.\nAnother --format may do. It says: {str(error).strip().splitlines()[-1]}"
             ) from None
         # The file that the name stands for comes last.
@@ -176,17 +171,17 @@ def check_written_in(runtime: Runtime, precision: str) -> None:
         raise UsageError(f"{runtime.name} is written in {' or '.join(runtime.precisions)}, not {precision}.")
 
 
-def verify(weights: Weights, engine: Engine, precision: str, sizes: int | None = None) -> float:
+def verify(checkpoint: Checkpoint, engine: Engine, precision: str, sizes: int | None = None) -> float:
     """Run both on noise of extreme sizes; a WeightsError where they differ by more than such numbers may."""
-    plain = PlainEngine(weights.model(), CPU)
+    plain = PlainEngine(checkpoint.model(), CPU)
     random = torch.Generator().manual_seed(0)
     worst = 0.0
-    for height, width in _sizes(weights, sizes):
+    for height, width in _sizes(checkpoint, sizes):
         batch = Batch(torch.randn(1, 3, height, width, generator=random), None)
-        found = difference(engine(batch), plain(batch), weights.scoring)
+        found = difference(engine(batch), plain(batch), checkpoint.scoring)
         if not found <= TOLERANCE[precision]:
             raise WeightsError(
-                f"{weights.source}: the exported model differs from the plain one by {found:.2g} on a picture of "
+                f"{checkpoint.source}: the exported model differs from the plain one by {found:.2g} on a picture of "
                 f"{width} x {height} pixels; nothing was written.\nPlease report it."
             )
         worst = max(worst, found)
@@ -212,12 +207,12 @@ def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
     return worst
 
 
-def _sizes(weights: Weights, count: int | None = None) -> list[tuple[int, int]]:
+def _sizes(checkpoint: Checkpoint, count: int | None = None) -> list[tuple[int, int]]:
     """Inputs (height, width) that the preprocessing gives: a usual one, a wide and a tall strip; or so many."""
     random = torch.Generator().manual_seed(0)
     asked = [(480, 640), (100, 1000), (1000, 100)]
     asked += (torch.randint(50, 1000, ((count or 3) - 3, 2), generator=random)).tolist()
-    placed = (weights.preprocessing.resize.place(height, width) for height, width in asked)
+    placed = (checkpoint.preprocessing.resize.place(height, width) for height, width in asked)
     return list(dict.fromkeys((place.height, place.width) for place in placed))
 
 
@@ -227,26 +222,24 @@ def picture_by_picture(compute: Callable[[Tensor], Prediction], images: Tensor) 
     return Prediction(torch.cat([one.logits for one in found]), torch.cat([one.boxes for one in found]))
 
 
-def read_exported(path: Path, runtime: Runtime) -> tuple[Weights, str]:
+def read_exported(path: Path, runtime: Runtime) -> tuple[Checkpoint, str]:
     """What an export says of itself, without tensors, and the precision that it was written in."""
     header: Mapping[str, str] = runtime.code().read_header(path)
     if not {"format", PRECISION} <= header.keys():
-        raise WeightsError(
-            f"{path}: not written by `detr export`: it lacks the model's classes and preprocessing."
-        )
+        raise WeightsError(f"{path}: not written by `detr export`: it lacks the model's classes and preprocessing.")
     return from_header(header, {}, str(path)), header[PRECISION]
 
 
-def cached_export(weights: Weights, runtime: Runtime, precision: str, note: Callable[[str], None]) -> Path:
+def cached_export(checkpoint: Checkpoint, runtime: Runtime, precision: str, note: Callable[[str], None]) -> Path:
     """Where the export of these weights is kept; it is made where it is not there yet."""
     versions = [metadata.version(package) for package in ("torch", *runtime.packages)]
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
-    text = json.dumps([checksum(header_of(weights), tensors), runtime.name, precision, versions])
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    text = json.dumps([checksum(header_of(checkpoint), tensors), runtime.name, precision, versions])
     folder = cache_folder() / "exports" / hashlib.sha256(text.encode()).hexdigest()[:32]
     path = folder / f"model{runtime.ending}"
     if not path.exists():
-        note(f"{weights.source}: exporting for {runtime.name}, once; it is kept in {folder}")
-        export(replace(weights, tensors=tensors), runtime, path, precision)
+        note(f"{checkpoint.source}: exporting for {runtime.name}, once; it is kept in {folder}")
+        export(replace(checkpoint, tensors=tensors), runtime, path, precision)
     return path
 
 

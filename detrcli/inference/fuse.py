@@ -22,9 +22,7 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.transformer import FeedForward
 
 
-def fuse(
-    model: DetectionTransformer, dtype: torch.dtype = torch.float32, *, pack: bool = True
-) -> DetectionTransformer:
+def fuse(model: DetectionTransformer, dtype: torch.dtype = torch.float32, *, pack: bool = True) -> DetectionTransformer:
     """A model for inference that says what the given one says; they share the weights that stay as they are.
 
     With `dtype` bfloat16 convolutions, linear layers and attention compute in that; sums, norms and boxes do not.
@@ -71,11 +69,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     if dtype not in (torch.float32, torch.bfloat16):
         return False
     try:
-        x, weight, bias = (
-            torch.linspace(-1, 1, 8 * 16).view(1, 8, 4, 4),
-            torch.linspace(-1, 1, 64),
-            torch.ones(8),
-        )
+        x, weight, bias = (torch.linspace(-1, 1, 8 * 16).view(1, 8, 4, 4), torch.linspace(-1, 1, 64), torch.ones(8))
         conv = nn.Conv2d(8, 8, 1)
         conv.weight, conv.bias = nn.Parameter(weight.view(8, 8, 1, 1)), nn.Parameter(bias)
         wanted = F.conv2d(x, conv.weight, bias)
@@ -123,9 +117,7 @@ class FusedConvolution(nn.Module):
             onednn = torch.ops.mkldnn
             given = (self.weight, self.bias, padding, stride, dilation, groups)
             if other is None:
-                return onednn._convolution_pointwise.default(
-                    x, *given, "relu" if self.relu else "none", [], ""
-                )
+                return onednn._convolution_pointwise.default(x, *given, "relu" if self.relu else "none", [], "")
             then: tuple[Any, ...] = ("add", 1.0, "relu" if self.relu else None, [], None)
             if self.in_place:  # twice as fast
                 return onednn._convolution_pointwise_.binary(other, x, *given, *then)
@@ -212,10 +204,7 @@ class FusedAttention(nn.Module):
         weights, biases = plain.in_proj_weight.chunk(3), plain.in_proj_bias.chunk(3)
         self.query, self.key, self.value, self.out = (
             FusedLinear(weight, bias, dtype=dtype, packed=packed)
-            for weight, bias in (
-                *zip(weights, biases, strict=True),
-                (plain.out_proj.weight, plain.out_proj.bias),
-            )
+            for weight, bias in (*zip(weights, biases, strict=True), (plain.out_proj.weight, plain.out_proj.bias))
         )
 
     @staticmethod

@@ -7,20 +7,20 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
 from detrcli.inference.engines import EngineName
 from detrcli.inference.export import CPU, INPUT, OUTPUTS, picture_by_picture, trace
 from detrcli.structures import Batch, Prediction
 from detrcli.system.precision import PRECISIONS
-from detrcli.weights.weights import Weights
 
 PREFIX = "detr."  # of the keys in the file's metadata
 
 
-def write(weights: Weights, header: Mapping[str, str], path: Path, precision: str) -> None:
+def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precision: str) -> None:
     """The model as one file, its weights and operators in these numbers."""
     program = torch.onnx.export(
-        trace(weights, PRECISIONS[precision]),
+        trace(checkpoint, PRECISIONS[precision]),
         dynamo=True,
         input_names=[INPUT],
         output_names=list(OUTPUTS),

@@ -9,18 +9,18 @@ import openvino
 import torch
 from torch import Tensor
 
+from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
 from detrcli.inference.engines import EngineName
 from detrcli.inference.export import CPU, INPUT, OUTPUTS, PRECISION, picture_by_picture, trace
 from detrcli.structures import Batch, Prediction
-from detrcli.weights.weights import Weights
 
 KEY = "detr"  # in the IR's runtime information
 
 
-def write(weights: Weights, header: Mapping[str, str], path: Path, precision: str) -> None:
+def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precision: str) -> None:
     """The model as `path` and a .bin beside it. In fp16 its weights are stored so; bf16 is a matter of computing."""
-    program = trace(weights)
+    program = trace(checkpoint)
     model = openvino.convert_model(program)
     ((example,), _) = program.example_inputs
     if len(example) == 1:  # traced for one picture, of which the conversion keeps nothing
@@ -35,9 +35,7 @@ def read_header(path: Path) -> Mapping[str, str]:
     """What travels inside; nothing where another wrote the file."""
     model = _read(path)
     try:
-        header: Mapping[str, str] = (
-            json.loads(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else {}
-        )
+        header: Mapping[str, str] = json.loads(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else {}
     except (ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}

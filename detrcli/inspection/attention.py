@@ -52,9 +52,7 @@ class MapFact:
 class SampledPoints:
     """Where attention by sampled points has taken its samples, in L layers, in pixels of the picture."""
 
-    points: (
-        np.ndarray
-    )  # (L, n, heads, levels, points, 2), x and y; the mean of the heads has the points of all
+    points: np.ndarray  # (L, n, heads, levels, points, 2), x and y; the mean of the heads has the points of all
     weights: np.ndarray  # (L, n, heads, levels, points), summing to 1 over levels and points of a head
     references: np.ndarray  # (L, n, 2 or 4), cx, cy, and w, h where it is a box
     of_mean: bool  # whether maps are the mean of the heads
@@ -269,9 +267,7 @@ class QueryAttention(AttentionFindings):
                     "head": _head(head),
                     "query": query,
                     "effect": not self.alike[i],
-                    "at": [
-                        {"query": other, "share": round(float(shares[other]), 6)} for other in _most(shares)
-                    ],
+                    "at": [{"query": other, "share": round(float(shares[other]), 6)} for other in _most(shares)],
                 }
                 for i, j, layer, head in self.each()
                 for query in self.queries
@@ -342,12 +338,7 @@ def of_heads(maps: Tensor, heads: Sequence[Head], axis: int) -> np.ndarray:
 def of_queries(record: PictureRecord, queries: Sequence[int]) -> dict[str, np.ndarray]:
     """What the last layer predicts by some queries, as arrays."""
     found = record.last.part(np.array(queries, dtype=np.int64))
-    return {
-        "queries": np.array(queries),
-        "boxes": found.boxes,
-        "scores": found.scores,
-        "labels": found.labels,
-    }
+    return {"queries": np.array(queries), "boxes": found.boxes, "scores": found.scores, "labels": found.labels}
 
 
 def head_name(head: Head) -> str:
@@ -365,14 +356,10 @@ def _most(shares: np.ndarray) -> list[int]:
 
 
 def _looks_at(query: int, shares: np.ndarray) -> str:
-    return ", ".join(
-        f"{'itself' if other == query else other} {100 * shares[other]:.0f}%" for other in _most(shares)
-    )
+    return ", ".join(f"{'itself' if other == query else other} {100 * shares[other]:.0f}%" for other in _most(shares))
 
 
-def _sampled(
-    record: PictureRecord, layers: Sequence[Attention], heads: Sequence[Head]
-) -> SampledPoints | None:
+def _sampled(record: PictureRecord, layers: Sequence[Attention], heads: Sequence[Head]) -> SampledPoints | None:
     sampled = [one for one in layers if isinstance(one, Sampled)]
     if not sampled:
         return None

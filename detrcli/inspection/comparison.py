@@ -15,7 +15,7 @@ from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
 from detrcli.inspection.tables import Cell
 from detrcli.system.precision import exact_float32
-from detrcli.system.text import key
+from detrcli.system.text import normalize_name
 
 SAME = 0.5  # IoU from which on a query's box and a mask mean the same object
 
@@ -89,15 +89,9 @@ class MapComparison(AttentionFindings):
             "Deletion is the area under the score as the map's cells go: small is good. Insertion: as they come, "
             "large is good."
         ]
-        better, than = (
-            ("relevance", "attention") if "relevance" in self.queries[0].maps else ("attention", "random")
-        )
-        deletion = sum(
-            one.curves[better].deletion_area < one.curves[than].deletion_area for one in self.queries
-        )
-        insertion = sum(
-            one.curves[better].insertion_area > one.curves[than].insertion_area for one in self.queries
-        )
+        better, than = ("relevance", "attention") if "relevance" in self.queries[0].maps else ("attention", "random")
+        deletion = sum(one.curves[better].deletion_area < one.curves[than].deletion_area for one in self.queries)
+        insertion = sum(one.curves[better].insertion_area > one.curves[than].insertion_area for one in self.queries)
         remarks.append(
             f"{better.capitalize()} beats {than} for {deletion} of {len(self.queries)} by deletion, "
             f"for {insertion} by insertion."
@@ -148,12 +142,7 @@ def compare_maps(
 
 
 def _compared(
-    record: PictureRecord,
-    query: int,
-    maps: Mapping[str, np.ndarray],
-    *,
-    measured: bool,
-    masks: Sequence[Mask] | None,
+    record: PictureRecord, query: int, maps: Mapping[str, np.ndarray], *, measured: bool, masks: Sequence[Mask] | None
 ) -> ComparedQuery:
     prediction = record.prediction(-1, query)
     found: dict[str, Curves] = {}
@@ -165,9 +154,7 @@ def _compared(
     box = record.box_in_input(-1, query)
     facts = {name: MapFact.of(map_, record, box) for name, map_ in maps.items()}
     if mask := _mask_of(masks or (), prediction):
-        facts = {
-            name: replace(fact, in_mask=_inside(maps[name], mask, record)) for name, fact in facts.items()
-        }
+        facts = {name: replace(fact, in_mask=_inside(maps[name], mask, record)) for name, fact in facts.items()}
     return ComparedQuery(prediction, maps, facts, found)
 
 
@@ -177,6 +164,6 @@ def _inside(map_: np.ndarray, mask: Mask, record: PictureRecord) -> float:
 
 def _mask_of(masks: Sequence[Mask], prediction: QueryPrediction) -> Mask | None:
     """The object that a query found: of its class, and where its box is, as far as that is in the picture."""
-    same = [mask for mask in masks if key(mask.label) == key(prediction.label)]
+    same = [mask for mask in masks if normalize_name(mask.label) == normalize_name(prediction.label)]
     fits = [iou(mask.box, np.clip(prediction.box, 0, [*mask.pixels.shape[::-1]] * 2)) for mask in same]
     return same[int(np.argmax(fits))] if max(fits, default=0) >= SAME else None

@@ -12,9 +12,9 @@ from detrcli.inspection.losses import ObjectLosses, image_normalisers, object_lo
 from detrcli.inspection.matching import LayerMatching, explain_matching, matched_with
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.loss import Loss
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.resize import Placement
-from detrcli.structures import Group, Target
+from detrcli.structures import QueryGroup, Target
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class GroupMatching:
 
 
 def explain_group(
-    group: Group, target: Target, loss: Loss, normalisers: Mapping[str, float] | None = None
+    group: QueryGroup, target: Target, loss: Loss, normalisers: Mapping[str, float] | None = None
 ) -> GroupMatching:
     """Match a group of a single image once, as training does; explain the pairs and what they are charged.
 
@@ -52,7 +52,7 @@ def explain_group(
     )
 
 
-def matcher_of(loss: Loss) -> Matcher:
+def matcher_of(loss: Loss) -> HungarianMatcher:
     """How queries are matched; a UsageError where a model keeps that to itself."""
     if loss.matcher is None:
         raise UsageError("This model does not say how its queries are matched: there is nothing to explain.")

@@ -1,4 +1,4 @@
-"""Why a model fails on a split: what it finds and misses, by which queries, and which annotations to mend."""
+"""Why a model fails on a split: what it finds and misses, by which queries, and which annotations to fix."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -96,7 +96,7 @@ class Failures:
         return {
             "schema": "detr.report/1",
             "split": self.split,
-            "weights": self.session.detector.weights.source,
+            "weights": self.session.detector.checkpoint.source,
             "images": len(self.truth.images),
             "complete": self.survey.complete,
             "threshold": round(found.threshold, 6),
@@ -169,9 +169,7 @@ def failures_of(
         outcomes=outcomes,
         errors=errors_of(truth, results),
         curves=curves_of(truth, results, threshold),
-        layers=[
-            _layer_score(layer, truth, surveyed.results(layer), threshold) for layer in range(surveyed.layers)
-        ],
+        layers=[_layer_score(layer, truth, surveyed.results(layer), threshold) for layer in range(surveyed.layers)],
         suspects=suspicions.sorted(),
         masks=masks,
         panoptic=quality,
@@ -190,7 +188,5 @@ def _apart(results: Results) -> np.ndarray:
     boxes = torch.from_numpy(results.boxes)
     corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
     _, groups = np.unique(np.stack([results.image_ids, results.category_ids]), axis=1, return_inverse=True)
-    kept = batched_nms(
-        corners, torch.from_numpy(results.scores), torch.from_numpy(groups.reshape(-1)), SUPPRESSED
-    )
+    kept = batched_nms(corners, torch.from_numpy(results.scores), torch.from_numpy(groups.reshape(-1)), SUPPRESSED)
     return np.sort(kept.numpy())

@@ -90,6 +90,4 @@ def random_maps(cells: tuple[int, int], count: int, seed: int = 0) -> list[np.nd
 
 def mean(many: Sequence[Curves]) -> Curves:
     """Their mean, step by step."""
-    return Curves(
-        np.mean([one.deletion for one in many], axis=0), np.mean([one.insertion for one in many], axis=0)
-    )
+    return Curves(np.mean([one.deletion for one in many], axis=0), np.mean([one.insertion for one in many], axis=0))

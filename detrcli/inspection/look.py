@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detrcli.boxes import corners, to_pixels
+from detrcli.boxes import cxcywh_to_xyxy, to_pixels
 from detrcli.data.batching import collate
 from detrcli.data.images import File, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError, DivergedError, UsageError
 from detrcli.inference.detector import Detector, ImageSource
 from detrcli.inspection.maps import Point
-from detrcli.losses.scoring import NOTHING
+from detrcli.losses.scoring import NO_OBJECT
 from detrcli.model.inspectable import ForwardRecord, Inspectable
 from detrcli.resize import Placement
 from detrcli.structures import Detections, Masks, Prediction
@@ -58,9 +58,7 @@ class PictureRecord:
     pixels: Tensor  # (3, H, W), as the network saw it
     inspectable: Inspectable
     forward: ForwardRecord
-    layers: Sequence[
-        Detections
-    ]  # of each decoder layer: all queries in their order, with their likeliest class
+    layers: Sequence[Detections]  # of each decoder layer: all queries in their order, with their likeliest class
     nothing: np.ndarray  # (L, Q) bool, where "no object" is likelier than any class
     masks: Masks | None  # of the last layer's queries, where the model has a mask head
 
@@ -94,7 +92,7 @@ class PictureRecord:
 
     def box_in_input(self, layer: int, query: int) -> np.ndarray:
         """A query's box x0, y0, x1, y1 in [0, 1] of the network's input, (4,)."""
-        box: np.ndarray = corners(self.forward.output.decoder.boxes[layer, 0, query].float()).cpu().numpy()
+        box: np.ndarray = cxcywh_to_xyxy(self.forward.output.decoder.boxes[layer, 0, query].float()).cpu().numpy()
         return box
 
 
@@ -116,9 +114,7 @@ def record_picture(detector: Detector, picture: ImageSource, name: str | None = 
         inspectable=inspectable,
         forward=forward,
         layers=[best_of_queries(detector, layer, (image.height, image.width)) for layer in layers],
-        nothing=np.stack(
-            [detector.scoring.top_class(layer.logits[0]).cpu().numpy() == NOTHING for layer in layers]
-        ),
+        nothing=np.stack([detector.scoring.top_class(layer.logits[0]).cpu().numpy() == NO_OBJECT for layer in layers]),
         masks=output.decoder.masks,
     )
 
@@ -163,9 +159,7 @@ def check_points(record: PictureRecord, points: Sequence[Point]) -> None:
     height, width = record.size
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
-            raise UsageError(
-                f"point {x:g},{y:g}: the picture ends at {width - 1},{height - 1}; it begins at 0,0."
-            )
+            raise UsageError(f"point {x:g},{y:g}: the picture ends at {width - 1},{height - 1}; it begins at 0,0.")
 
 
 def _opened(picture: ImageSource) -> Image.Image:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.loss import Step
+from detrcli.losses.loss import StepNormalizers
 from detrcli.losses.terms import pair_up
-from detrcli.structures import Group, Match, Output, Target
+from detrcli.structures import Match, Output, QueryGroup, Target
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class ObjectLosses:
         return float(self.targets.sum() + self.unmatched.sum())
 
 
-def image_normalisers(group: Group, target: Target, criterion: Criterion) -> dict[str, float]:
+def image_normalisers(group: QueryGroup, target: Target, criterion: Criterion) -> dict[str, float]:
     """What the terms of a group are divided by in a training step that sees this image alone."""
-    return criterion.normalisers(Output(group), Step.of([[target]]))[group.name]
+    return criterion.normalisers(Output(group), StepNormalizers.of([[target]]))[group.name]
 
 
 @torch.no_grad()
 def object_losses(
-    group: Group, target: Target, match: Match, criterion: Criterion, normalisers: Mapping[str, float]
+    group: QueryGroup, target: Target, match: Match, criterion: Criterion, normalisers: Mapping[str, float]
 ) -> list[ObjectLosses]:
     """The losses of every layer of a group, for a single image with these pairs.
 

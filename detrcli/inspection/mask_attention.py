@@ -42,17 +42,7 @@ class MaskAttention(AttentionFindings):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (
-            "query",
-            "label",
-            "score",
-            "pixels",
-            "head",
-            "most at",
-            "in a cell",
-            "in its box",
-            "in its mask",
-        )
+        return ("query", "label", "score", "pixels", "head", "most at", "in a cell", "in its box", "in its mask")
 
     def entries(self) -> list[tuple[int, MaskMap]]:
         """All maps, query by query, after the query's place."""

@@ -23,9 +23,7 @@ class MaskFailures:
     boundaries: Scores  # the same by boundary IoU
     objects: np.ndarray  # (N,) of RunLengths
     detections: np.ndarray  # (M,)
-    ious: (
-        np.ndarray
-    )  # (N,), of an object's mask with that of the detection that finds it; NaN where none does
+    ious: np.ndarray  # (N,), of an object's mask with that of the detection that finds it; NaN where none does
 
     @property
     def mean_iou(self) -> float:

@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from detrcli.errors import UsageError
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
-from detrcli.structures import Group, Match, Target
+from detrcli.structures import Match, QueryGroup, Target
 
 OTHERS = "others"  # decided, where no term speaks for the query: another object needs the runner-up more
 UNMATCHED = -1  # the query of an object that none was left for
@@ -77,7 +77,7 @@ class LayerMatching:
 
 @torch.no_grad()
 def explain_matching(
-    group: Group, target: Target, matcher: Matcher, scoring: Scoring, match: Match | None = None
+    group: QueryGroup, target: Target, matcher: HungarianMatcher, scoring: Scoring, match: Match | None = None
 ) -> list[LayerMatching]:
     """The matching of every layer of a group, for a single image.
 
@@ -102,9 +102,7 @@ def explain_matching(
         decider = layer if matcher.layers == "each" else len(group) - 1
         decided = {name: value[decider] for name, value in values.items()}
         reasons = (
-            _reasons(pairs, decided, matcher.weights)
-            if group.match is None
-            else [(None, None, None)] * len(pairs)
+            _reasons(pairs, decided, matcher.weights) if group.match is None else [(None, None, None)] * len(pairs)
         )
         total = values["total"][layer]
         layers.append(
@@ -126,7 +124,7 @@ def explain_matching(
 
 
 def matched_with(
-    group: Group, target: Target, matcher: Matcher, match: Match | None = None
+    group: QueryGroup, target: Target, matcher: HungarianMatcher, match: Match | None = None
 ) -> tuple[Target, Match]:
     """What a group of a single image is supervised with, and by which pairs: its own, where it has them."""
     target = target if group.targets is None else group.targets[0]
@@ -134,7 +132,7 @@ def matched_with(
     return target, group.match or match or matcher(group, [target])
 
 
-def queries_of(group: Group, target: Target, matcher: Matcher) -> np.ndarray:
+def queries_of(group: QueryGroup, target: Target, matcher: HungarianMatcher) -> np.ndarray:
     """The query of each object of a single image in every layer, (L, N); UNMATCHED where none was left."""
     target, match = matched_with(group, target, matcher)
     matched = np.full((len(group), len(target)), UNMATCHED)
@@ -148,15 +146,13 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return other
 
 
-def reweighted(matcher: Matcher, weights: Mapping[str, float]) -> Matcher:
+def reweighted(matcher: HungarianMatcher, weights: Mapping[str, float]) -> HungarianMatcher:
     """The same matching with other weights of some of its terms."""
     for name in weights:
         if name not in matcher.weights:
-            raise UsageError(
-                f"cost.{name}: this model has no such term; it has {', '.join(matcher.weights)}."
-            )
+            raise UsageError(f"cost.{name}: this model has no such term; it has {', '.join(matcher.weights)}.")
     terms = [replace(term, weight=weights.get(term.name, term.weight)) for term in matcher.terms]
-    return Matcher(terms, matcher.layers)
+    return HungarianMatcher(terms, matcher.layers)
 
 
 def _pairs(match: Match, layer: int) -> list[tuple[int, int]]:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from detrcli.boxes import corners
+from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.inspection.matching import UNMATCHED, LayerMatching
-from detrcli.losses.scoring import NOTHING
+from detrcli.losses.scoring import NO_OBJECT
 from detrcli.structures import Target
 
 SAME_PLACE = 0.5  # IoU from which two boxes mean the same object
@@ -79,9 +79,7 @@ def extra(layer: LayerMatching, target: Target, threshold: float) -> list[Extra]
     found = []
     for query, label in detections:
         own = wanted.get(query)
-        if own is not None and (
-            label == own or (label == layer.labels[query] and (query, own) not in detections)
-        ):
+        if own is not None and (label == own or (label == layer.labels[query] and (query, own) not in detections)):
             continue
         score = float(layer.probabilities[query, label])
         overlaps = ious[query]  # (N,)
@@ -108,7 +106,7 @@ def _answer(layer: LayerMatching, target: Target, n: int, threshold: float) -> A
     why: Why | None = None
     if (detected == (query, wanted)).all(1).any():
         why = "box" if iou < SAME_PLACE else None
-    elif layer.top[query] == NOTHING:
+    elif layer.top[query] == NO_OBJECT:
         why = "no-object"
     elif label != wanted:
         why = "class"
@@ -124,6 +122,6 @@ def _labels(target: Target) -> np.ndarray:
 def _ious(layer: LayerMatching, target: Target) -> np.ndarray:
     """IoU of every query with every object, (Q, N)."""
     ious: np.ndarray = box_iou(
-        corners(torch.from_numpy(layer.boxes)), corners(target.boxes.cpu().float())
+        cxcywh_to_xyxy(torch.from_numpy(layer.boxes)), cxcywh_to_xyxy(target.boxes.cpu().float())
     ).numpy()
     return ious

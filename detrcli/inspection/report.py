@@ -12,16 +12,7 @@ from detrcli.boxes import to_pixels
 from detrcli.inspection.choices import chosen_layers
 from detrcli.inspection.explained import GroupMatching, explain_group, matcher_of
 from detrcli.inspection.matching import UNMATCHED, LayerMatching, changed, queries_of, reweighted
-from detrcli.inspection.mistakes import (
-    BACKGROUND,
-    DUPLICATE,
-    SAME_PLACE,
-    Answer,
-    Extra,
-    Missed,
-    extra,
-    missed,
-)
+from detrcli.inspection.mistakes import BACKGROUND, DUPLICATE, SAME_PLACE, Answer, Extra, Missed, extra, missed
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, class_of, left_out, number, plain, rounded
 from detrcli.resize import Placement
@@ -48,9 +39,7 @@ class MatchReport:
     other_queries: np.ndarray  # (L, N), with the other weights
     missed: Sequence[Missed]
     extra: Sequence[Extra]
-    unknown: Sequence[
-        str
-    ] = ()  # the classes of its objects that the weights do not know: those were left out
+    unknown: Sequence[str] = ()  # the classes of its objects that the weights do not know: those were left out
 
     @property
     def target(self) -> Target:
@@ -166,13 +155,7 @@ class MatchReport:
                     "false positives: detections that are matched to no object",
                     ("query", "predicts", "score", "IoU", "what it is"),
                     [
-                        (
-                            one.query,
-                            self.class_name(one.label),
-                            number(one.score),
-                            number(one.iou),
-                            self.what(one),
-                        )
+                        (one.query, self.class_name(one.label), number(one.score), number(one.iou), self.what(one))
                         for one in self.extra
                     ],
                 )
@@ -218,9 +201,7 @@ class MatchReport:
             "missed": [
                 {
                     "target": one.target,
-                    "layers": [
-                        {**plain(answer), **class_of(self.classes, answer.label)} for answer in one.answers
-                    ],
+                    "layers": [{**plain(answer), **class_of(self.classes, answer.label)} for answer in one.answers],
                 }
                 for one in self.missed
             ],
@@ -253,18 +234,14 @@ class MatchReport:
 
     def pixels(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (..., 4), cx, cy, w, h in [0, 1] of the network's input, to corners in pixels of the picture."""
-        moved: np.ndarray = to_pixels(
-            torch.from_numpy(boxes).float(), self.height, self.width, self.placement
-        ).numpy()
+        moved: np.ndarray = to_pixels(torch.from_numpy(boxes).float(), self.height, self.width, self.placement).numpy()
         return moved
 
     def _targets(self, target: Target) -> list[dict[str, Any]]:
         boxes = target.boxes.numpy()
         return [
             {**class_of(self.classes, label), "box": rounded(box), "pixels": np.round(corners, 3).tolist()}
-            for label, box, corners in zip(
-                target.labels.tolist(), boxes, self.pixels(boxes).astype(float), strict=True
-            )
+            for label, box, corners in zip(target.labels.tolist(), boxes, self.pixels(boxes).astype(float), strict=True)
         ]
 
     def _layer(self, group: GroupMatching, i: int) -> dict[str, Any]:
@@ -378,9 +355,7 @@ def match_report(
         groups=groups,
         shown=shown,
         other_queries=(
-            decoder.queries
-            if other.weights == matcher.weights
-            else queries_of(output.decoder, example.target, other)
+            decoder.queries if other.weights == matcher.weights else queries_of(output.decoder, example.target, other)
         ),
         missed=missed(decoder.layers, example.target, threshold),
         extra=extra(decoder.layers[-1], example.target, threshold),

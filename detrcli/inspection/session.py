@@ -54,7 +54,7 @@ class InspectionSession:
         if not len(annotations):
             raise DataError("There are no pictures in this split that can be used.")
         dataset = DetectionDataset(annotations, detector.preprocessing, augmentation="none")
-        loss = detector.weights.make_loss()
+        loss = detector.checkpoint.make_loss()
         return cls(
             detector,
             loss,
@@ -83,9 +83,7 @@ class InspectionSession:
         if len(named) == 1:
             return named[0]
         if named:
-            raise UsageError(
-                f"image {image}: {len(named)} pictures end so. Give more of the path, or the id."
-            )
+            raise UsageError(f"image {image}: {len(named)} pictures end so. Give more of the path, or the id.")
         raise UsageError(f"image {image}: no picture of this split has that id or file.")
 
     def _named(self, image: str) -> list[int]:
@@ -94,9 +92,7 @@ class InspectionSession:
         if os.path.exists(image):
             return [i for i, path in enumerate(paths) if path.samefile(image)]
         whole = [i for i, path in enumerate(paths) if path.as_posix().endswith(f"/{image}")]
-        return whole or [
-            i for i, path in enumerate(paths) if path.with_suffix("").as_posix().endswith(f"/{image}")
-        ]
+        return whole or [i for i, path in enumerate(paths) if path.with_suffix("").as_posix().endswith(f"/{image}")]
 
     def path(self, i: int) -> Path:
         """An image's file."""

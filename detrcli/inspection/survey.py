@@ -15,7 +15,7 @@ from detrcli.inspection.explained import GroupMatching, explain_group
 from detrcli.inspection.matching import Pair
 from detrcli.inspection.session import InspectionSession
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.scoring import NOTHING
+from detrcli.losses.scoring import NO_OBJECT
 from detrcli.segmentation.maps import PanopticMap
 from detrcli.segmentation.segmentation import MapRequest, Predicted
 from detrcli.structures import Detections, Output, Prediction
@@ -144,7 +144,7 @@ def survey(
             boxes=session.pixels(place, output.decoder.boxes[:, 0]),
             scores=best.values.float().cpu().numpy(),
             labels=best.indices.cpu().numpy().astype(np.int16),
-            nothing=detector.scoring.top_class(logits).cpu().numpy() == NOTHING,
+            nothing=detector.scoring.top_class(logits).cpu().numpy() == NO_OBJECT,
             annotation_ids=session.annotation_ids(place),
             pairs=None if matching is None else [layer.pairs for layer in matching.layers],
             segments=segments_of(map_of(place, output)) if panoptic else None,
@@ -154,9 +154,7 @@ def survey(
         assert detector.segmentation is not None
         of = Predicted(output.last, 0, session.size(place), session.placement(place))
         with exact_float32():
-            made = detector.segmentation.map_of(
-                of, detector.classes, detector.scoring, MapRequest("panoptic")
-            )
+            made = detector.segmentation.map_of(of, detector.classes, detector.scoring, MapRequest("panoptic"))
         assert isinstance(made, PanopticMap)
         return made
 

@@ -141,9 +141,7 @@ class Suspicions:
                 )
         return found, used
 
-    def _missing(
-        self, image_id: int, objects: np.ndarray, detections: Results, used: np.ndarray
-    ) -> Iterator[Suspect]:
+    def _missing(self, image_id: int, objects: np.ndarray, detections: Results, used: np.ndarray) -> Iterator[Suspect]:
         """Detections that lie on nothing, each place once."""
         t = self.truth
         apart = ~used & (detections.scores >= CONFIDENT)
@@ -172,8 +170,7 @@ class Suspicions:
         """All of them by kind, the most suspicious first; duplicates are told by the annotations alone."""
         every = [*self.found, *duplicates(self.truth)]
         return {
-            kind: sorted((one for one in every if one.kind == kind), key=lambda one: -one.suspicion)
-            for kind in KINDS
+            kind: sorted((one for one in every if one.kind == kind), key=lambda one: -one.suspicion) for kind in KINDS
         }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.structures import Classes
-from detrcli.system.text import some
+from detrcli.system.text import preview
 
 Cell = str | int | float | None
 
@@ -28,10 +28,7 @@ def class_of(classes: Classes, label: int | None) -> dict[str, Any]:
     if label is None:
         return {"category_id": None, "label": None}
     category = int(classes.ids[label])
-    return {
-        "category_id": None if category == UNKNOWN_CLASS else category,
-        "label": str(classes.names[label]),
-    }
+    return {"category_id": None if category == UNKNOWN_CLASS else category, "label": str(classes.names[label])}
 
 
 def rounded(values: Any) -> Any:
@@ -41,9 +38,7 @@ def rounded(values: Any) -> Any:
 
 def plain(one: Any) -> dict[str, Any]:
     """The fields of a dataclass, rounded."""
-    return {
-        name: rounded(value) if isinstance(value, float) else value for name, value in asdict(one).items()
-    }
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in asdict(one).items()}
 
 
 def left_out(unknown: Sequence[str]) -> str:
@@ -52,7 +47,7 @@ def left_out(unknown: Sequence[str]) -> str:
         return ""
     kinds = [f"{count:,} {name}" for name, count in Counter(unknown).most_common()]
     objects = f"{len(unknown):,} object{'s' if len(unknown) > 1 else ''}"
-    return f"left out, of classes that the weights do not know: {objects} ({some(kinds, 5)})"
+    return f"left out, of classes that the weights do not know: {objects} ({preview(kinds, 5)})"
 
 
 def number(value: float | None) -> str:

@@ -17,7 +17,7 @@ from detrcli.inspection.tables import Cell, Table, class_of, left_out, number, r
 from detrcli.losses.criterion import Criterion
 from detrcli.resize import Placement
 from detrcli.structures import Classes
-from detrcli.system.text import some
+from detrcli.system.text import preview
 
 SIZES = ("small", "medium", "large")
 SMALL, MEDIUM = 32**2, 96**2  # pixels of a box' area up to which an object is called so, as COCO does
@@ -93,7 +93,7 @@ class Usage:
     @property
     def summary(self) -> list[str]:
         """What the tables are about."""
-        dead = f" ({some([str(query) for query in self.dead], 20)})" if self.dead else ""
+        dead = f" ({preview([str(query) for query in self.dead], 20)})" if self.dead else ""
         return [
             f"{self.images:,} pictures, {self.targets:,} objects: {len(self.dead)} of {len(self.used)} queries "
             f"were matched to none{dead}",
@@ -129,10 +129,7 @@ class Usage:
                 Table(
                     "objects whose query is another than in the layer before",
                     ("layer", "objects", "share"),
-                    [
-                        (i, moved, f"{moved / self.targets:.1%}")
-                        for i, moved in enumerate(self.moved.tolist(), 1)
-                    ],
+                    [(i, moved, f"{moved / self.targets:.1%}") for i, moved in enumerate(self.moved.tolist(), 1)],
                 )
             )
         for title, examples in (
@@ -141,17 +138,7 @@ class Usage:
         ):
             if examples:
                 loss = (*self.loss_terms, "loss") if self.loss_terms else ()
-                columns = (
-                    "image",
-                    "file",
-                    "object",
-                    "class",
-                    "query",
-                    "predicts",
-                    "score",
-                    "runner-up",
-                    "margin",
-                )
+                columns = ("image", "file", "object", "class", "query", "predicts", "score", "runner-up", "margin")
                 tables.append(Table(title, (*columns, *loss), [self._row(one) for one in examples]))
         return tables
 
@@ -224,15 +211,11 @@ class Usage:
         """The classes of its objects, the commonest first."""
         used = self.used[query]
         order = [label for label in np.argsort(-used, kind="stable").tolist() if used[label]]
-        return some([f"{self.classes.names[label]} {used[label]:,}" for label in order], 5)
+        return preview([f"{self.classes.names[label]} {used[label]:,}" for label in order], 5)
 
 
 def usage(
-    session: InspectionSession,
-    *,
-    threshold: float = 0.7,
-    most: int = MOST,
-    advance: Callable[[], None] = lambda: None,
+    session: InspectionSession, *, threshold: float = 0.7, most: int = MOST, advance: Callable[[], None] = lambda: None
 ) -> Usage:
     """Match all images of a split; the `most` closest and worst objects are kept. `advance` is called after each."""
 
@@ -256,9 +239,7 @@ def explained_images(session: InspectionSession) -> Iterator[ExplainedImage]:
         yield explained(session, i, example.image_id, matching)
 
 
-def explained(
-    session: InspectionSession, place: int, image_id: int, matching: GroupMatching
-) -> ExplainedImage:
+def explained(session: InspectionSession, place: int, image_id: int, matching: GroupMatching) -> ExplainedImage:
     """An image of a split with its matching."""
     height, width = session.size(place)
     return ExplainedImage(

@@ -56,17 +56,13 @@ def feature_maps(detector: Detector, pixels: Tensor) -> dict[str, np.ndarray]:
 
 def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None:
     """The shapes on the way of a picture of another size, without the work; None where it cannot go it."""
-    variant = detector.weights.variant
+    architecture = detector.checkpoint.architecture
     with torch.device("meta"):  # where tensors have shapes and no numbers
-        model = variant.build(detector.weights.config).eval().to("meta")
+        model = architecture.build(detector.checkpoint.config).eval().to("meta")
         pixels = torch.empty(3, height, width)
         try:
-            stops = _walk(model, variant.inspect(model), detector.scoring, pixels)
-        except (
-            UsageError,
-            RuntimeError,
-            ValueError,
-        ):  # learned positions end somewhere; some networks need numbers
+            stops = _walk(model, architecture.inspect(model), detector.scoring, pixels)
+        except (UsageError, RuntimeError, ValueError):  # learned positions end somewhere; some networks need numbers
             return None
     return [stop.shape for stop in stops]
 

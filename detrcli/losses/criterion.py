@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detrcli.losses.loss import LossBreakdown, Step
-from detrcli.losses.matching import Matcher
+from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.losses.terms import LossTerm, pair_up
-from detrcli.structures import Group, Match, Output, Prediction, Target
+from detrcli.structures import Match, Output, Prediction, QueryGroup, Target
 from detrcli.system import distributed
 
 
@@ -18,16 +18,16 @@ class Criterion:
 
     in_training_alone = False
 
-    def __init__(self, scoring: Scoring, matcher: Matcher, terms: Sequence[LossTerm]) -> None:
+    def __init__(self, scoring: Scoring, matcher: HungarianMatcher, terms: Sequence[LossTerm]) -> None:
         self.scoring = scoring
         self.matcher = matcher
         self.terms = tuple(terms)
 
     def compute_loss(
-        self, output: Output, targets: Sequence[Target], step: Step | None = None
+        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
     ) -> LossBreakdown:
         """The loss of one forward pass, as a part of a step; of one that sees this batch alone by default."""
-        step = step or Step.of([targets])
+        step = step or StepNormalizers.of([targets])
         if not step.normalisers:
             step.normalisers = self.normalisers(output, step)
         layers: dict[str, dict[str, Tensor]] = {}
@@ -40,9 +40,7 @@ class Criterion:
             assert group.name in step.normalisers, f"group {group.name!r} is not in every batch of a step"
             normalisers = step.normalisers[group.name]
             terms = [term for term in self.terms if term.goes_with(group, own)]
-            layers[group.name] = {
-                term.name: term.by_layer(matched) / normalisers[term.name] for term in terms
-            }
+            layers[group.name] = {term.name: term.by_layer(matched) / normalisers[term.name] for term in terms}
             total += [group.weight * term.weight * layers[group.name][term.name].sum() for term in terms]
         parts = {
             name if group is output.decoder else f"{group.name}_{name}": value[-1]
@@ -51,7 +49,7 @@ class Criterion:
         }
         return LossBreakdown(torch.stack(total).sum(), parts, matches, layers)
 
-    def normalisers(self, output: Output, step: Step) -> dict[str, dict[str, float]]:
+    def normalisers(self, output: Output, step: StepNormalizers) -> dict[str, dict[str, float]]:
         """What each term of each group is divided by in this step.
 
         Counted over all accumulated batches and all processes, hence the same loss however a step is split.
@@ -69,7 +67,7 @@ class Criterion:
             for group in output.groups
         }
 
-    def _count(self, term: LossTerm, group: Group, objects: Sequence[int]) -> float:
+    def _count(self, term: LossTerm, group: QueryGroup, objects: Sequence[int]) -> float:
         queries = group.logits.shape[2]
         if group.counts is not None:
             objects, queries = group.counts(objects)
@@ -77,7 +75,7 @@ class Criterion:
 
 
 @torch.no_grad()
-def class_error(scoring: Scoring, group: Group, match: Match, targets: Sequence[Target]) -> Tensor:
+def class_error(scoring: Scoring, group: QueryGroup, match: Match, targets: Sequence[Target]) -> Tensor:
     """Percentage of the last layer's matched queries whose top class, "no object" included, is not their object's.
 
     0 where nothing is matched: there is nothing to be wrong about (the published code says 100).

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.structures import Match, Output, Target
 
@@ -18,13 +18,11 @@ class LossBreakdown:
     total: Tensor  # (), what is minimised
     parts: Mapping[str, Tensor]  # what is reported, by name: (), not weighted
     matches: Mapping[str, Match] = field(default_factory=dict)  # by group, where they are known
-    layers: Mapping[str, Mapping[str, Tensor]] = field(
-        default_factory=dict
-    )  # group -> term -> (L,), likewise
+    layers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # group -> term -> (L,), likewise
 
 
 @dataclass
-class Step:
+class StepNormalizers:
     """What the batches of one training step share."""
 
     objects: Sequence[Sequence[int]]  # of each image, of every accumulated batch of this process
@@ -32,7 +30,7 @@ class Step:
     normalisers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batches: Sequence[Sequence[Target]]) -> "Step":
+    def of(cls, batches: Sequence[Sequence[Target]]) -> "StepNormalizers":
         """The step that sees these targets."""
         return cls([[len(target) for target in targets] for targets in batches])
 
@@ -48,10 +46,10 @@ class Loss(Protocol):
         """Whether it is known only for what a network in training mode computed."""
 
     @property
-    def matcher(self) -> Matcher | None:
+    def matcher(self) -> HungarianMatcher | None:
         """How the decoder's queries are matched; None where the model does not say."""
 
     def compute_loss(
-        self, output: Output, targets: Sequence[Target], step: Step | None = None
+        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
     ) -> LossBreakdown:
         """The loss of one forward pass, as a part of a step; of one that sees this batch alone by default."""

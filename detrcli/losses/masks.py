@@ -53,8 +53,7 @@ def sampled_points(number: int) -> Places:
             pixels = (points * size).long()  # (n, S, 2)
             wanted = [pixels_of(mask, where) for mask, where in zip(truth, pixels, strict=True)]
         return Compared(
-            at_points(logits, points),
-            torch.stack(wanted).to(logits.dtype) if wanted else logits.new_zeros(0, number),
+            at_points(logits, points), torch.stack(wanted).to(logits.dtype) if wanted else logits.new_zeros(0, number)
         )
 
     return places
@@ -97,9 +96,7 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
     return 1 - (common + 1) / (probability.sum(1) + truth.sum(1) + 1)
 
 
-def mask_loss(
-    name: str, weight: float, measure: Callable[[Tensor, Tensor], Tensor], places: Places
-) -> LossTerm:
+def mask_loss(name: str, weight: float, measure: Callable[[Tensor, Tensor], Tensor], places: Places) -> LossTerm:
     """A term that compares masks, at places that are the same for all terms of a loss."""
 
     def values(m: Matched) -> Tensor:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from detrcli.errors import DataError, DivergedError
-from detrcli.losses.terms import CostTerm, candidates
-from detrcli.structures import Group, Match, Target
+from detrcli.losses.terms import CostTerm, cost_inputs
+from detrcli.structures import Match, QueryGroup, Target
 from detrcli.system.devices import send
 
 
-class Matcher:
+class HungarianMatcher:
     """Finds the pairs of every layer of a group, for all images of a batch at once."""
 
     def __init__(self, terms: Sequence[CostTerm], layers: Literal["each", "last"] = "each") -> None:
@@ -31,7 +31,7 @@ class Matcher:
 
         The T objects of the batch stand one after the other, image by image.
         """
-        seen = candidates(logits, boxes, targets)
+        seen = cost_inputs(logits, boxes, targets)
         return {term.name: term.values(seen) for term in self.terms}
 
     def total(self, costs: Mapping[str, Tensor]) -> Tensor:
@@ -43,7 +43,7 @@ class Matcher:
         return total
 
     @torch.no_grad()
-    def __call__(self, group: Group, targets: Sequence[Target]) -> Match:
+    def __call__(self, group: QueryGroup, targets: Sequence[Target]) -> Match:
         """The pairs of every layer; with `layers = "last"` all have those of the last."""
         from scipy.optimize import linear_sum_assignment  # slow to import, and of no use to who predicts
 
@@ -62,9 +62,7 @@ class Matcher:
         costs = numbers[: cost.numel()].reshape(cost.shape)
         # Layer by layer, image by image. With more objects than queries, those go without whose absence makes the
         # rest cheapest.
-        pairs = [
-            linear_sum_assignment(layer[start:end]) for layer in costs for start, end in pairwise(starts)
-        ]
+        pairs = [linear_sum_assignment(layer[start:end]) for layer in costs for start, end in pairwise(starts)]
         sizes = np.array([len(objects) for objects, _ in pairs]).reshape(len(costs), len(targets))
         layers, images = np.indices(sizes.shape).reshape(2, -1).repeat(sizes.reshape(-1), axis=1)  # each (P,)
         objects, queries = np.concatenate(pairs, axis=1)
@@ -82,9 +80,7 @@ def _name_what_is_not_finite(logits: Tensor, boxes: Tensor, targets: Sequence[Ta
     for image, target in enumerate(targets):
         # Far outside [0, 1] the areas and so the costs overflow.
         if not (target.boxes.abs() < 1e6).all():
-            raise DataError(
-                f"The target boxes of image {image} of the batch are not all finite numbers in [0, 1]."
-            )
+            raise DataError(f"The target boxes of image {image} of the batch are not all finite numbers in [0, 1].")
     for what, values in (("logits", logits), ("boxes", boxes)):
         broken = (~values.isfinite()).flatten(2).any(-1).any(0).nonzero()  # (?, 1)
         if len(broken):

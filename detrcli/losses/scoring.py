@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detrcli.errors import UsageError
 
-NOTHING = -1  # in place of a class: "no object"
+NO_OBJECT = -1  # in place of a class: "no object"
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Scoring(ABC):
     name: ClassVar[str]
     class_costs: ClassVar[Sequence[str]]  # the class costs of the matching that it has
     min_class_normaliser: ClassVar[float] = 1.0  # what the class loss is at least divided by
-    sure: ClassVar[float]  # the score above which a query takes part in a panoptic map
+    panoptic_threshold: ClassVar[float]  # the score above which a query takes part in a panoptic map
 
     @abstractmethod
-    def rows(self, classes: int) -> int:
+    def num_logits(self, classes: int) -> int:
         """How many rows a head for so many classes has; those of the classes come first."""
 
     @abstractmethod
@@ -89,11 +89,11 @@ class Softmax(Scoring):
     no_object: float = 0.1  # its weight in the cross-entropy
 
     name = "softmax"
-    sure = 0.85  # as published
+    panoptic_threshold = 0.85  # as published
     class_costs = ("probability", "log")
     min_class_normaliser = 1e-6  # so that a no-object weight of 0 without objects is 0 and not 0 / 0
 
-    def rows(self, classes: int) -> int:
+    def num_logits(self, classes: int) -> int:
         return classes + 1
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Softmax(Scoring):
 
     def top_class(self, logits: Tensor) -> Tensor:
         top = logits.argmax(-1)
-        return torch.where(top == logits.shape[-1] - 1, NOTHING, top)
+        return torch.where(top == logits.shape[-1] - 1, NO_OBJECT, top)
 
     def class_cost(self, logits: Tensor, kind: str) -> Tensor:
         if kind == "probability":
@@ -114,12 +114,10 @@ class Softmax(Scoring):
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, in which "no object" weighs less."""
         no_object = logits.shape[-1] - 1
-        labels = torch.where(labels == NOTHING, no_object, labels)
+        labels = torch.where(labels == NO_OBJECT, no_object, labels)
         weights = logits.new_ones(logits.shape[-1])
         weights[-1:].fill_(self.no_object)  # an assignment would wait for a GPU
-        losses = F.cross_entropy(
-            logits.flatten(0, -2), labels.flatten(), weights.to(logits.dtype), reduction="none"
-        )
+        losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weights.to(logits.dtype), reduction="none")
         return losses.view(labels.shape)
 
     def class_normaliser(self, objects: int, queries: int) -> float:
@@ -141,15 +139,15 @@ class Sigmoid(Scoring):
     None of them is "no object".
     """
 
-    most: int = 100  # pairs of query and class that are selected in a picture
+    top_k: int = 100  # pairs of query and class that are selected in a picture
     alpha: float = 0.25  # of the focal loss: the weight of what is there, against what is not
     gamma: float = 2.0  # and how much less the easy ones count
 
     name = "sigmoid"
-    sure = 0.3  # scores are lower; from 0.2 to 0.4 little depends on it
+    panoptic_threshold = 0.3  # scores are lower; from 0.2 to 0.4 little depends on it
     class_costs = ("focal", "probability", "log")
 
-    def rows(self, classes: int) -> int:
+    def num_logits(self, classes: int) -> int:
         return classes
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -196,4 +194,4 @@ class Sigmoid(Scoring):
         return objects
 
     def select(self, logits: Tensor) -> Selection:
-        return best_pairs(self.probabilities(logits), self.most)
+        return best_pairs(self.probabilities(logits), self.top_k)

@@ -8,37 +8,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrcli.boxes import corners, generalised_iou, iou
-from detrcli.losses.scoring import NOTHING, Scoring, Sigmoid
-from detrcli.structures import Group, Match, Target
+from detrcli.boxes import cxcywh_to_xyxy, generalised_iou, iou
+from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid
+from detrcli.structures import Match, QueryGroup, Target
 from detrcli.system.devices import send
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CostInputs:
     """Each of the T objects of a batch beside the Q queries of its own image, in all L layers, in float32."""
 
     logits: Tensor  # (L, B, Q, R)
     boxes: Tensor  # (L, T, Q, 4), predicted in the object's image
-    corners: Tensor  # (L, T, Q, 4), of the same
+    xyxy: Tensor  # (L, T, Q, 4), the same as corners
     images: Tensor  # (T,), of which image an object is
     labels: Tensor  # (T,)
     truth: Tensor  # (T, 1, 4), the objects' boxes
 
 
-def candidates(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Candidates:
+def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> CostInputs:
     """Put objects beside queries, image by image: so the work grows with T and not with B * T."""
     counts = torch.tensor([len(target) for target in targets], dtype=torch.long)
     images = send(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
     # One number of a box after the other, (8, L, B, Q): what is computed with them runs along many numbers.
-    by_number = torch.cat([boxes.float(), corners(boxes.float())], -1).movedim(-1, 0).contiguous()
+    by_number = torch.cat([boxes.float(), cxcywh_to_xyxy(boxes.float())], -1).movedim(-1, 0).contiguous()
     beside = by_number[:, :, images].movedim(0, -1)  # (L, T, Q, 8)
-    return Candidates(
+    return CostInputs(
         logits=logits.float(),
         boxes=beside[..., :4],
-        corners=beside[..., 4:],
+        xyxy=beside[..., 4:],
         images=images,
         labels=torch.cat([target.labels for target in targets]),
         truth=torch.cat([target.boxes for target in targets]).float()[:, None],
@@ -51,13 +51,13 @@ class CostTerm:
 
     name: str
     weight: float
-    values: Callable[[Candidates], Tensor]  # (L, T, Q), not weighted
+    values: Callable[[CostInputs], Tensor]  # (L, T, Q), not weighted
 
 
 def class_cost(scoring: Scoring, kind: str, weight: float) -> CostTerm:
     """As small as the query speaks for the object's class."""
 
-    def values(seen: Candidates) -> Tensor:
+    def values(seen: CostInputs) -> Tensor:
         by_class = scoring.class_cost(seen.logits, kind)  # (L, B, Q, K)
         return by_class.transpose(2, 3)[:, seen.images, seen.labels]
 
@@ -71,14 +71,14 @@ def l1_cost(weight: float) -> CostTerm:
 
 def giou_cost(weight: float, eps: float = 0.0) -> CostTerm:
     """Minus the generalised IoU."""
-    return CostTerm("giou", weight, lambda seen: -generalised_iou(seen.corners, corners(seen.truth), eps))
+    return CostTerm("giou", weight, lambda seen: -generalised_iou(seen.xyxy, cxcywh_to_xyxy(seen.truth), eps))
 
 
 @dataclass(frozen=True)
 class Matched:
     """A group's predictions beside the ground truth that its queries are matched to, in float32."""
 
-    group: Group
+    group: QueryGroup
     match: Match
     logits: Tensor  # (L, B, Q, R)
     labels: Tensor  # (L, B, Q), what each query should say; NOTHING where it is matched to no object
@@ -94,11 +94,11 @@ class Matched:
         return self._made[key]
 
 
-def pair_up(group: Group, match: Match, targets: Sequence[Target]) -> Matched:
+def pair_up(group: QueryGroup, match: Match, targets: Sequence[Target]) -> Matched:
     """Put what was predicted beside what should have been."""
     labels = torch.cat([target.labels for target in targets])  # (T,)
     boxes = torch.cat([target.boxes for target in targets])  # (T, 4)
-    wanted = torch.full(group.logits.shape[:3], NOTHING, device=labels.device)  # (L, B, Q)
+    wanted = torch.full(group.logits.shape[:3], NO_OBJECT, device=labels.device)  # (L, B, Q)
     matched = match.layers, match.images, match.queries
     wanted[matched] = labels[match.targets]
     return Matched(
@@ -129,7 +129,7 @@ class LossTerm:
     min_normaliser: float = 1.0
     of_masks: bool = False  # whether it is for queries and objects with masks alone
 
-    def goes_with(self, group: Group, targets: Sequence[Target]) -> bool:
+    def goes_with(self, group: QueryGroup, targets: Sequence[Target]) -> bool:
         """Whether these queries are charged with it, for these objects of their images."""
         if not self.of_masks:
             return True
@@ -168,7 +168,7 @@ def quality_class_loss(scoring: Sigmoid, weight: float) -> LossTerm:
 
     def values(m: Matched) -> Tensor:
         quality = torch.zeros(m.labels.shape, device=m.logits.device)  # (L, B, Q)
-        good = iou(corners(m.boxes.detach()), corners(m.truth))  # (P,)
+        good = iou(cxcywh_to_xyxy(m.boxes.detach()), cxcywh_to_xyxy(m.truth))  # (P,)
         quality[m.match.layers, m.match.images, m.match.queries] = good
         return scoring.quality_loss(m.logits, m.labels, quality)
 
@@ -183,5 +183,5 @@ def l1_loss(weight: float) -> LossTerm:
 def giou_loss(weight: float, eps: float = 0.0) -> LossTerm:
     """One minus the generalised IoU."""
     return LossTerm(
-        "giou", weight, lambda m: 1 - generalised_iou(corners(m.boxes), corners(m.truth), eps), per_object
+        "giou", weight, lambda m: 1 - generalised_iou(cxcywh_to_xyxy(m.boxes), cxcywh_to_xyxy(m.truth), eps), per_object
     )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrcli.model.dropout import draw, draws_fast
+from detrcli.model.dropout import draw, use_fast_dropout
 
 
 class _Gather(torch.autograd.Function):
@@ -49,7 +49,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         attn_mask: Tensor | None = None,
         **others: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if need_weights or others or not draws_fast(self, self.dropout, query):
+        if need_weights or others or not use_fast_dropout(self, self.dropout, query):
             return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask, **others)
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         # Each (B, heads, tokens, D), in float32, as torch computes attention with dropout on CPUs.

@@ -38,11 +38,7 @@ class FrozenBatchNorm2d(nn.Module):
         return x * scale[:, None, None] + shift[:, None, None]
 
 
-NORMS: dict[str, Norm] = {
-    "frozen": FrozenBatchNorm2d,
-    "batch": nn.BatchNorm2d,
-    "group": partial(nn.GroupNorm, 32),
-}
+NORMS: dict[str, Norm] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 32)}
 
 
 class Backbone(nn.Module, ABC):
@@ -90,12 +86,7 @@ class ResNet(Backbone):
         from torchvision.models import get_model  # slow to import, and of no use to other backbones
 
         super().__init__()
-        resnet = get_model(
-            name,
-            weights=None,
-            norm_layer=norm,
-            replace_stride_with_dilation=[False, False, dilated],
-        )
+        resnet = get_model(name, weights=None, norm_layer=norm, replace_stride_with_dilation=[False, False, dilated])
         self.stages = tuple(stages)
         self.channels = [resnet.fc.in_features >> (4 - stage) for stage in stages]
         del resnet.fc, resnet.avgpool

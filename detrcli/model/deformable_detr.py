@@ -14,10 +14,10 @@ from detrcli.model.deformable_transformer import DeformableDecoderLayer, Deforma
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead, init_focal_heads
 from detrcli.model.position import SinePosition
-from detrcli.model.proposals import Proposer, best_tokens, chosen
+from detrcli.model.proposals import Proposer, gather_tokens, topk_tokens
 from detrcli.model.pyramid import Pyramid, PyramidInput
 from detrcli.model.transformer import init_weights
-from detrcli.structures import Batch, Group, Output, Target
+from detrcli.structures import Batch, Output, QueryGroup, Target
 
 EPS = 1e-5  # of the inverse sigmoid
 
@@ -62,8 +62,8 @@ class ProposedQueries(nn.Module):
     def forward(self, memory: Tensor, pyramid: Pyramid) -> QueryStart:
         logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4)
         # The first row says "an object", whatever its class.
-        best = best_tokens(logits[..., 0], self.number)  # (B, Q)
-        references = chosen(boxes, best).detach().sigmoid()  # (B, Q, 4)
+        best = topk_tokens(logits[..., 0], self.number)  # (B, Q)
+        references = gather_tokens(boxes, best).detach().sigmoid()  # (B, Q, 4)
         code = self.code.encode(references).to(memory.dtype)  # (B, Q, 2 C)
         positions, contents = self.norm(self.linear(code)).chunk(2, -1)
         return QueryStart(contents, positions, references, (logits, boxes.sigmoid()), best)
@@ -118,19 +118,19 @@ class DeformableDETR(DetectionTransformer):
             boxes.append(moved.sigmoid())
             if self.refine:
                 references = boxes[-1].detach()
-        decoder = Group(
+        decoder = QueryGroup(
             "decoder", torch.stack(logits), torch.stack(boxes), torch.stack(hidden), tokens=start.tokens
         )
         return Output(decoder, _proposals(start, targets), {"memory": memory}, maps)
 
 
-def _proposals(start: QueryStart, targets: Sequence[Target] | None) -> tuple[Group, ...]:
+def _proposals(start: QueryStart, targets: Sequence[Target] | None) -> tuple[QueryGroup, ...]:
     """All proposals as a group, which is asked for objects of one class."""
     if start.proposals is None:
         return ()
     logits, boxes = start.proposals
     own = None if targets is None else [Target(torch.zeros_like(one.labels), one.boxes) for one in targets]
-    return (Group("proposals", logits[None], boxes[None], targets=own),)
+    return (QueryGroup("proposals", logits[None], boxes[None], targets=own),)
 
 
 def init_deformable_detr(detr: DeformableDETR) -> None:

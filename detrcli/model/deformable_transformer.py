@@ -31,9 +31,7 @@ class DeformableEncoderLayer(nn.Module):
 class DeformableEncoder(nn.Module):
     """Encoder layers in a row."""
 
-    def __init__(
-        self, layers: int, dim: int, heads: int, levels: int, points: int, width: int, dropout: float
-    ) -> None:
+    def __init__(self, layers: int, dim: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(dim, heads, levels, points, width, dropout) for _ in range(layers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detrcli.boxes import corners
+from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.model.deformable_transformer import inverse_sigmoid
 from detrcli.structures import Match, ObjectCounts, Target
 
@@ -40,9 +40,7 @@ class DenoisingQueries:
     def match(self, layers: int) -> Match:
         """The pairs, the same in all layers."""
         each = torch.arange(layers, device=self.images.device).repeat_interleave(len(self.images))
-        return Match(
-            each, self.images.repeat(layers), self.queries.repeat(layers), self.objects.repeat(layers)
-        )
+        return Match(each, self.images.repeat(layers), self.queries.repeat(layers), self.objects.repeat(layers))
 
 
 class Denoising(nn.Module):
@@ -99,7 +97,7 @@ class Denoising(nn.Module):
         labels = torch.where(noise.chance < 0.5 * self.label_noise, noise.labels, labels)
         boxes = torch.cat([target.boxes for target in targets]).float().repeat(halves, 1)  # (K, 4)
         reach = boxes[:, [2, 3, 2, 3]] / 2 * self.box_noise
-        x0, y0, x1, y1 = (corners(boxes) + noise.sign * (noise.part + negative) * reach).clamp(0, 1).unbind(1)
+        x0, y0, x1, y1 = (cxcywh_to_xyxy(boxes) + noise.sign * (noise.part + negative) * reach).clamp(0, 1).unbind(1)
         noisy = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1)
 
         D = halves * most

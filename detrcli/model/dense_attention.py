@@ -12,15 +12,8 @@ from torch import Tensor, nn
 
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.detr import DETR
-from detrcli.model.inspectable import (
-    Dense,
-    ForwardRecord,
-    GradientRecord,
-    Inspectable,
-    Shape,
-    Stage,
-)
-from detrcli.model.refinement import RefiningDETR
+from detrcli.model.inspectable import Dense, ForwardRecord, GradientRecord, Inspectable, Shape, Stage
+from detrcli.model.refinement import IterativeRefinementDETR
 from detrcli.structures import Output
 
 
@@ -82,7 +75,7 @@ class DenseInspectable(Inspectable):
 
     abilities = frozenset({"cross-attention", "encoder attention", "query attention", "relevance"})
 
-    def __init__(self, model: DETR | RefiningDETR) -> None:
+    def __init__(self, model: DETR | IterativeRefinementDETR) -> None:
         self.model: DetectionTransformer = model
         self._parts = model
         encoder, decoder = model.encoder.layers, model.decoder.layers
@@ -152,10 +145,7 @@ class DenseInspectable(Inspectable):
 
         handles = [self._parts.projection.register_forward_hook(begin)]
         for module in self.attentions:
-            handles += [
-                module.register_forward_pre_hook(weigh, with_kwargs=True),
-                module.register_forward_hook(gather),
-            ]
+            handles += [module.register_forward_pre_hook(weigh, with_kwargs=True), module.register_forward_hook(gather)]
         try:
             yield lambda: GradientRecord(
                 cells[0],
@@ -190,9 +180,7 @@ class DenseInspectable(Inspectable):
                 "position",
                 parts.position,
                 3,
-                lambda *_: (
-                    "a code of each cell's row and column, added where cells are compared: else order is lost"
-                ),
+                lambda *_: "a code of each cell's row and column, added where cells are compared: else order is lost",
             ),
             Stage(
                 "encoder",

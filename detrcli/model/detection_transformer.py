@@ -21,9 +21,7 @@ class DetectionTransformer(nn.Module, ABC):
     open_batch = True  # whether an export of it can leave open how many pictures come together
     may_leave_out = False  # whether a batch can have no use for some parameters, which then get no gradient
     has_masks = False  # whether its queries have masks
-    casts_itself = (
-        True  # whether it takes layers that compute in bf16 among others; else torch's autocast decides
-    )
+    casts_itself = True  # whether it takes layers that compute in bf16 among others; else torch's autocast decides
 
     @abstractmethod
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:

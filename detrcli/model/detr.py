@@ -9,7 +9,7 @@ from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead
 from detrcli.model.transformer import Decoder, Encoder, init_weights
-from detrcli.structures import Batch, Group, Output, Target
+from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
 class DETR(DetectionTransformer):
@@ -49,7 +49,7 @@ class DETR(DetectionTransformer):
 
         logits = self.class_head(hidden)  # (L, B, Q, R)
         boxes = self.box_head(hidden)  # (L, B, Q, 4)
-        decoder = Group("decoder", logits, boxes, hidden)
+        decoder = QueryGroup("decoder", logits, boxes, hidden)
         return Output(decoder, named={"features": features, "memory": memory}, maps=maps)
 
 

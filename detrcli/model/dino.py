@@ -17,7 +17,7 @@ from detrcli.model.position import SinePosition
 from detrcli.model.pyramid import PyramidInput
 from detrcli.model.selection import MixedSelection, PureSelection
 from detrcli.model.transformer import init_weights
-from detrcli.structures import Batch, Group, Output, Target
+from detrcli.structures import Batch, Output, QueryGroup, Target
 
 EPS = 1e-3  # of the inverse sigmoid
 
@@ -89,7 +89,7 @@ class DINO(DetectionTransformer):
             references = looked_forward.detach()
 
         states = torch.stack(hidden)  # (L, B, D + Q, C)
-        every = Group("decoder", self.class_head(states), torch.stack(moved), states, tokens=selected.tokens)
+        every = QueryGroup("decoder", self.class_head(states), torch.stack(moved), states, tokens=selected.tokens)
         if noisy is None:
             return Output(every, (selected.proposals,), {"memory": memory}, maps)
         decoder, denoising = _apart(every, noisy)
@@ -101,7 +101,7 @@ class DINO(DetectionTransformer):
         return self.place(self.code.encode(torch.stack([cy, cx, w, h], -1)).to(self.norm.weight.dtype))
 
 
-def _apart(every: Group, noisy: DenoisingQueries) -> tuple[Group, Group]:
+def _apart(every: QueryGroup, noisy: DenoisingQueries) -> tuple[QueryGroup, QueryGroup]:
     """The matching queries, and the denoising ones, which stand before them."""
     D = noisy.contents.shape[1]
     assert every.hidden is not None
@@ -109,7 +109,7 @@ def _apart(every: Group, noisy: DenoisingQueries) -> tuple[Group, Group]:
         (every.logits[:, :, own], every.boxes[:, :, own], every.hidden[:, :, own])
         for own in (slice(D, None), slice(0, D))
     )
-    return Group("decoder", *decoder, tokens=every.tokens), Group(
+    return QueryGroup("decoder", *decoder, tokens=every.tokens), QueryGroup(
         "denoising", *denoising, match=noisy.match(len(every)), counts=noisy.counts
     )
 

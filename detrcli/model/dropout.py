@@ -13,7 +13,7 @@ from torch import Tensor, nn
 DRAWS = 1 << 16  # what one of the four parts of a random 64-bit number can be
 
 
-def draws_fast(module: nn.Module, p: float, x: Tensor) -> bool:
+def use_fast_dropout(module: nn.Module, p: float, x: Tensor) -> bool:
     """Whether the module drops some of this as below."""
     usual = x.device.type == "cpu" and not torch.compiler.is_compiling()
     return module.training and usual and 0 < p < 1
@@ -45,6 +45,6 @@ class Dropout(nn.Dropout):
     """torch's, drawn fast."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not draws_fast(self, self.p, x):
+        if not use_fast_dropout(self, self.p, x):
             return super().forward(x)
         return cast("Tensor", _Drop.apply(x, self.p))

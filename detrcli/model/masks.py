@@ -27,7 +27,7 @@ FALL = 4.0  # of a mask's logits, with each cell that a pixel lies further outsi
 
 
 @dataclass(frozen=True)
-class Seen:
+class MaskHeadInputs:
     """What a mask head looks at."""
 
     hidden: Tensor  # (B, Q, C), the decoder's last output
@@ -57,7 +57,7 @@ class MaskHead(nn.Module, ABC):
     heads = 1  # of its attention
 
     @abstractmethod
-    def forward(self, seen: Seen) -> HeadOutput: ...
+    def forward(self, seen: MaskHeadInputs) -> HeadOutput: ...
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,7 @@ class Segmenter(DetectionTransformer):
     has_masks = True
 
     def __init__(
-        self,
-        detector: DetectionTransformer,
-        mask_head: MaskHead,
-        *,
-        sees: int = -1,
-        picture: bool = False,
+        self, detector: DetectionTransformer, mask_head: MaskHead, *, sees: int = -1, picture: bool = False
     ) -> None:
         """`sees` is the finest of the backbone's maps that the encoder sees; with `picture` the head has that too."""
         super().__init__()
@@ -138,7 +133,7 @@ class Segmenter(DetectionTransformer):
         memory = output.named["memory"][:, : rows * columns].mT  # (B, C, h * w)
         memory = memory.reshape(*memory.shape[:2], rows, columns)
         features = output.named.get("features", memory)
-        seen = Seen(
+        seen = MaskHeadInputs(
             hidden=output.decoder.hidden[-1],
             boxes=output.decoder.boxes[-1],
             features=features,
@@ -204,8 +199,7 @@ class ConvolutionalMaskHead(MaskHead):
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(8, width), width) for width in widths[1:])
         self.laterals = nn.ModuleList(
-            nn.Conv2d(channels, width, 1)
-            for channels, width in zip(reversed(finer), widths[2:], strict=False)
+            nn.Conv2d(channels, width, 1) for channels, width in zip(reversed(finer), widths[2:], strict=False)
         )
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
         for conv in self.modules():
@@ -214,7 +208,7 @@ class ConvolutionalMaskHead(MaskHead):
                 assert conv.bias is not None
                 nn.init.zeros_(conv.bias)
 
-    def forward(self, seen: Seen) -> HeadOutput:
+    def forward(self, seen: MaskHeadInputs) -> HeadOutput:
         keys = self.attention.keys(seen.memory)
         laterals = [
             lateral(map_) for lateral, map_ in zip(self.laterals, reversed(seen.finer), strict=True)
@@ -253,9 +247,7 @@ class DotProductMaskHead(MaskHead):
         )
         self.narrower = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.steps = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(math.gcd(8, width), width), nn.ReLU()
-            )
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(math.gcd(8, width), width), nn.ReLU())
             for width in widths[1:]
         )
         self.pixels = nn.Conv2d(widths[-1], widths[-1], 1)
@@ -263,7 +255,7 @@ class DotProductMaskHead(MaskHead):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, widths[-1])
         )
 
-    def forward(self, seen: Seen) -> HeadOutput:
+    def forward(self, seen: MaskHeadInputs) -> HeadOutput:
         x = seen.memory
         ways = zip(self.laterals, self.narrower, self.steps, reversed(seen.finer), strict=True)
         for lateral, narrower, step, map_ in ways:

@@ -17,9 +17,7 @@ class SinePosition(nn.Module):
     edge, as in DETR, or with `centred` its middle, as in Deformable DETR.
     """
 
-    def __init__(
-        self, dim: int, temperature: float = 10000, turns: int = 1, *, centred: bool = False
-    ) -> None:
+    def __init__(self, dim: int, temperature: float = 10000, turns: int = 1, *, centred: bool = False) -> None:
         super().__init__()
         self.waves = dim // 2  # per axis, sines and cosines together
         self.temperature = temperature

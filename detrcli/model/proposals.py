@@ -56,7 +56,7 @@ class ProposalInput(nn.Module):
         return self.norm(self.linear(memory.masked_fill(~valid[..., None], 0)))
 
 
-def best_tokens(scores: Tensor, queries: int) -> Tensor:
+def topk_tokens(scores: Tensor, queries: int) -> Tensor:
     """The places (B, Q) of the highest scores (B, S); places from S on where there are not so many.
 
     So a model has the same number of queries for every picture, which exports need.
@@ -65,7 +65,7 @@ def best_tokens(scores: Tensor, queries: int) -> Tensor:
     return F.pad(scores, (0, queries), value=lowest).topk(queries, 1).indices
 
 
-def chosen(values: Tensor, places: Tensor, otherwise: float = 0.0) -> Tensor:
+def gather_tokens(values: Tensor, places: Tensor, otherwise: float = 0.0) -> Tensor:
     """The rows of values (B, S, C) at places (B, Q), (B, Q, C); `otherwise` at places beyond."""
     longer = F.pad(values, (0, 0, 0, places.shape[1]), value=otherwise)
     return longer.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))

@@ -39,9 +39,7 @@ class Pyramid:
 class PyramidInput(nn.Module):
     """The backbone's maps, projected to one width, and coarser ones made from the last of them."""
 
-    def __init__(
-        self, channels: Sequence[int], levels: int, dim: int, position: nn.Module, groups: int = 32
-    ) -> None:
+    def __init__(self, channels: Sequence[int], levels: int, dim: int, position: nn.Module, groups: int = 32) -> None:
         super().__init__()
         of_maps = [nn.Conv2d(wide, dim, 1) for wide in channels[:levels]]
         coarser = [
@@ -63,9 +61,7 @@ class PyramidInput(nn.Module):
             if level < len(maps):
                 projected.append(projection(maps[level]))
             else:
-                projected.append(
-                    projection(maps[-1] if level == len(maps) else projected[-1])
-                )  # (B, C, h, w)
+                projected.append(projection(maps[-1] if level == len(maps) else projected[-1]))  # (B, C, h, w)
 
         rows, positions, paddings, shares = [], [], [], []
         for features, code in zip(projected, self.level_codes, strict=True):

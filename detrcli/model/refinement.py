@@ -11,7 +11,7 @@ from detrcli.model.detr import downsample_padding, tokens
 from detrcli.model.heads import BoxHead
 from detrcli.model.position import SinePosition
 from detrcli.model.transformer import Decoder, Encoder, init_weights
-from detrcli.structures import Batch, Group, Output, Target
+from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
 class Queries(nn.Module):
@@ -23,10 +23,12 @@ class Queries(nn.Module):
     def __init__(self, queries: int, dim: int) -> None:
         super().__init__()
         self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
-        self.references = nn.Parameter(spread(queries).to(self.contents.device))  # (Q, 4), before the sigmoid
+        self.references = nn.Parameter(
+            initial_reference_boxes(queries).to(self.contents.device)
+        )  # (Q, 4), before the sigmoid
 
 
-class RefiningDETR(DetectionTransformer):
+class IterativeRefinementDETR(DetectionTransformer):
     """Each query has a box, which starts at its reference.
 
     A decoder layer looks from there and moves the box, and the next one looks from its new place: so a query
@@ -66,9 +68,7 @@ class RefiningDETR(DetectionTransformer):
         memory = self.encoder(tokens(features), position, padding)  # (B, S, C)
 
         x = self.queries.contents.expand(memory.shape[0], -1, -1)  # (B, Q, C)
-        boxes = self.queries.references.float().expand(
-            memory.shape[0], -1, -1
-        )  # (B, Q, 4), before the sigmoid
+        boxes = self.queries.references.float().expand(memory.shape[0], -1, -1)  # (B, Q, 4), before the sigmoid
         hidden, refined = [], []
         for layer in self.decoder.layers:
             x = layer(x, self.locate(boxes), memory, position, padding)
@@ -78,7 +78,7 @@ class RefiningDETR(DetectionTransformer):
             boxes = boxes.detach()  # each layer answers for its own step alone
         states = torch.stack(hidden)  # (L, B, Q, C)
         return Output(
-            Group("decoder", self.class_head(states), torch.stack(refined), states),
+            QueryGroup("decoder", self.class_head(states), torch.stack(refined), states),
             named={"features": features, "memory": memory},
             maps=maps,
         )
@@ -89,14 +89,12 @@ class RefiningDETR(DetectionTransformer):
         The centre has the code of the cell that lies there; what all four numbers say together is added.
         """
         cx, cy, w, h = boxes.sigmoid().unbind(-1)
-        code = self.position.encode(torch.stack([cy, cx, h, w], -1)).to(
-            self.queries.contents.dtype
-        )  # (B, Q, 2 C)
+        code = self.position.encode(torch.stack([cy, cx, h, w], -1)).to(self.queries.contents.dtype)  # (B, Q, 2 C)
         centre, _ = code.chunk(2, -1)  # (B, Q, C)
         return centre + self.place(code)
 
 
-def spread(queries: int) -> Tensor:
+def initial_reference_boxes(queries: int) -> Tensor:
     """Boxes before the sigmoid (Q, 4), evenly over the picture however many there are.
 
     Their centres are multiples of powers of the plastic number, modulo 1: any first ones of this endless row lie
@@ -110,7 +108,7 @@ def spread(queries: int) -> Tensor:
     return torch.cat([0.05 + 0.9 * centres, sides], 1).logit().float()
 
 
-def init_refining(detr: RefiningDETR) -> None:
+def init_refining(detr: IterativeRefinementDETR) -> None:
     """The random start, as DETR's where nothing else is said here.
 
     - The last layers of box head and place are zero: boxes begin by staying where they are, and a query's position

@@ -56,9 +56,7 @@ class SampledRecord(ForwardRecord):
     def among_queries(self, layer: int) -> Tensor:
         attention = self._inspected.among_queries[layer]
         asking = self.among[attention]
-        _, weights = attention(
-            asking, asking, self.contents[attention], need_weights=True, average_attn_weights=False
-        )
+        _, weights = attention(asking, asking, self.contents[attention], need_weights=True, average_attn_weights=False)
         return cast("Tensor", weights)
 
     def queries_are_alike(self, layer: int) -> bool:
@@ -79,9 +77,7 @@ class SampledInspectable(Inspectable):
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
         self.heads = (*self.cross, *self.among_cells)[0].heads if self.cross or self.among_cells else 0
         of_encoder: frozenset[Ability] = frozenset({"encoder attention"} if self.among_cells else ())
-        of_decoder: frozenset[Ability] = frozenset(
-            {"cross-attention", "query attention"} if self.cross else ()
-        )
+        of_decoder: frozenset[Ability] = frozenset({"cross-attention", "query attention"} if self.cross else ())
         self.abilities = of_encoder | of_decoder
 
     @contextmanager
@@ -102,10 +98,7 @@ class SampledInspectable(Inspectable):
         handles = [
             self.model.register_forward_hook(answered),
             *(one.register_forward_pre_hook(asked) for one in (*self.among_cells, *self.cross)),
-            *(
-                one.register_forward_pre_hook(asked_each_other, with_kwargs=True)
-                for one in self.among_queries
-            ),
+            *(one.register_forward_pre_hook(asked_each_other, with_kwargs=True) for one in self.among_queries),
         ]
         try:
             yield record
@@ -165,11 +158,7 @@ class SampledInspectable(Inspectable):
                     2,
                     lambda own, _: (
                         f"{own[0]} object queries"
-                        + (
-                            ", begun at the best proposals"
-                            if proposer
-                            else ", learned slots for an object each"
-                        )
+                        + (", begun at the best proposals" if proposer else ", learned slots for an object each")
                         + f": in {decoder} layers they gather from each other, then from {points} points a level"
                     ),
                 )
@@ -188,9 +177,7 @@ class SampledInspectable(Inspectable):
                 "box head",
                 self._box_head(),
                 2,
-                lambda *_: (
-                    "per query how its box moves: centre x, centre y, width and height as shares of the picture"
-                ),
+                lambda *_: "per query how its box moves: centre x, centre y, width and height as shares of the picture",
             ),
         ]
 

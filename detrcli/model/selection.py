@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detrcli.model.proposals import NO_CLASS, Proposer, best_tokens, chosen
+from detrcli.model.proposals import NO_CLASS, Proposer, gather_tokens, topk_tokens
 from detrcli.model.pyramid import Pyramid
-from detrcli.structures import Group
+from detrcli.structures import QueryGroup
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Selected:
     contents: Tensor  # (B, Q, C)
     references: Tensor  # (B, Q, 4), before the sigmoid, detached
     tokens: Tensor  # (B, Q)
-    proposals: Group  # what of the encoder is supervised
+    proposals: QueryGroup  # what of the encoder is supervised
 
 
 class MixedSelection(nn.Module):
@@ -30,10 +30,10 @@ class MixedSelection(nn.Module):
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> Selected:
         logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
-        best = best_tokens(logits.amax(-1), len(self.contents))  # (B, Q)
-        logits, boxes = chosen(logits, best, NO_CLASS), chosen(boxes, best)
+        best = topk_tokens(logits.amax(-1), len(self.contents))  # (B, Q)
+        logits, boxes = gather_tokens(logits, best, NO_CLASS), gather_tokens(boxes, best)
         contents = self.contents.expand(memory.shape[0], -1, -1)
-        proposals = Group("proposals", logits[None], boxes.sigmoid()[None], tokens=best)
+        proposals = QueryGroup("proposals", logits[None], boxes.sigmoid()[None], tokens=best)
         return Selected(contents, boxes.detach(), best, proposals)
 
 
@@ -50,10 +50,10 @@ class PureSelection(nn.Module):
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> Selected:
         logits, boxes, seen = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
-        best = best_tokens(logits.amax(-1), self.queries)  # (B, Q)
+        best = topk_tokens(logits.amax(-1), self.queries)  # (B, Q)
         return Selected(
-            chosen(seen, best),
-            chosen(boxes, best).detach(),
+            gather_tokens(seen, best),
+            gather_tokens(boxes, best).detach(),
             best,
-            Group("proposals", logits[None], boxes.sigmoid()[None]),
+            QueryGroup("proposals", logits[None], boxes.sigmoid()[None]),
         )

@@ -69,10 +69,7 @@ class QuickBackbone(Backbone):
         self.channels = [width, 2 * width, 4 * width] if finer else [4 * width]
         widths = (3, width, 2 * width, 4 * width)
         self.down = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), norm(b), nn.SiLU())
-                for a, b in pairwise(widths)
-            )
+            *(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), norm(b), nn.SiLU()) for a, b in pairwise(widths))
         )
         self.blocks = nn.ModuleList(SiLUBlock(4 * width, norm) for _ in range(blocks))
         self.around = nn.Conv2d(4 * width, 4 * width, 3, padding=1)

@@ -69,9 +69,7 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim, width, dropout)
         self.add_norm3 = AddNorm(dim, dropout, pre_norm=pre_norm)
 
-    def forward(
-        self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         def self_attention(x: Tensor) -> Tensor:
             return attend(self.self_attention, x + queries, x + queries, x)
 
@@ -86,13 +84,9 @@ class DecoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Encoder layers in a row. With pre-norm the sum they leave is normalised once more at the end."""
 
-    def __init__(
-        self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool
-    ) -> None:
+    def __init__(self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(dim, heads, width, dropout, pre_norm=pre_norm) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, width, dropout, pre_norm=pre_norm) for _ in range(layers))
         self.norm = nn.LayerNorm(dim) if pre_norm else nn.Identity()
 
     def forward(self, cells: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
@@ -105,13 +99,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Decoder layers in a row. Every layer's output is kept, through one shared norm, for the heads."""
 
-    def __init__(
-        self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool
-    ) -> None:
+    def __init__(self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, heads, width, dropout, pre_norm=pre_norm) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, width, dropout, pre_norm=pre_norm) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
@@ -137,11 +127,7 @@ def init_weights(part: nn.Module) -> None:
 
 
 def attend(
-    attention: nn.MultiheadAttention,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    padding: Tensor | None = None,
+    attention: nn.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None = None
 ) -> Tensor:
     """What attention gathers for each query. Its weights are not formed here: who wants them hooks in."""
     gathered, _ = attention(queries, keys, values, key_padding_mask=padding, need_weights=False)

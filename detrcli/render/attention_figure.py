@@ -10,7 +10,7 @@ from detrcli.render.colour import colour_of, contrast, heat
 from detrcli.render.draw import Box, Mark, default_font, font_for, grid_figure, mark, shorten
 from detrcli.render.overlay import overlay as masks_over
 from detrcli.resize import Placement
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 SEEN_THROUGH = 0.45  # how much of the picture is left under a map
 STRIP = 22  # pixels under a tile, for its scale
@@ -51,11 +51,7 @@ class Matrix:
 
 
 def tiles_figure(
-    image: Image.Image,
-    title: str,
-    tiles: Sequence[Tile],
-    across: int | None = None,
-    placement: Placement | None = None,
+    image: Image.Image, title: str, tiles: Sequence[Tile], across: int | None = None, placement: Placement | None = None
 ) -> Image.Image:
     """All tiles under a title, `across` of them in a row.
 
@@ -78,7 +74,9 @@ def draw_matrix(matrix: Matrix) -> Image.Image:
     rows, columns = matrix.values.shape
     side = max(14, min(56, 480 // columns))
     font, small = default_font(13), default_font(max(8, min(13, round(0.55 * side))))
-    names = [shorten(visible(name), "", font_for(visible(name), 13) or font, 200) for name in matrix.rows]
+    names = [
+        shorten(escape_controls(name), "", font_for(escape_controls(name), 13) or font, 200) for name in matrix.rows
+    ]
     left = 6 + round(max((font_for(name, 13) or font).getlength(name) for name in names))
     page = Image.new("RGB", (max(left + side * columns, NARROWEST), 20 + side * rows + STRIP), "white")
     draw = ImageDraw.Draw(page)
@@ -154,12 +152,7 @@ def window(cells: tuple[int, ...], placement: Placement | None) -> Box:
         return 0, 0, w, h
     p = placement
     across, down = w / p.width, h / p.height
-    return (
-        p.left * across,
-        p.top * down,
-        (p.left + p.picture_width) * across,
-        (p.top + p.picture_height) * down,
-    )
+    return (p.left * across, p.top * down, (p.left + p.picture_width) * across, (p.top + p.picture_height) * down)
 
 
 def in_grey(image: Image.Image) -> Image.Image:
@@ -175,7 +168,7 @@ def smooth(map_: np.ndarray, size: tuple[int, int], part: Box | None = None) -> 
 
 def titled(title: str, page: Image.Image) -> Image.Image:
     """A page under a title, which is broken into lines where it is too long."""
-    text = visible(title)
+    text = escape_controls(title)
     font = font_for(text, 16) or default_font(16)
     lines = [""]
     for word in text.split(" "):

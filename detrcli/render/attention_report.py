@@ -26,13 +26,7 @@ from detrcli.inspection.attention import (
 from detrcli.inspection.choices import Head, chosen_heads, chosen_layers
 from detrcli.inspection.comparison import ComparedQuery, MapComparison, compare_maps
 from detrcli.inspection.faithfulness import SHARES
-from detrcli.inspection.look import (
-    PictureRecord,
-    QueryPrediction,
-    check_points,
-    chosen_queries,
-    record_picture,
-)
+from detrcli.inspection.look import PictureRecord, QueryPrediction, check_points, chosen_queries, record_picture
 from detrcli.inspection.maps import Point
 from detrcli.inspection.mask_attention import MaskAttention, mask_attention
 from detrcli.inspection.tables import Cell
@@ -204,9 +198,7 @@ def _cross_figure(found: CrossAttention) -> Image.Image:
     places = [(i, n, j) for n in range(len(found.queries)) for i, j, *_ in found.each()]
     tiles = [
         Tile(
-            ", ".join(
-                [*_place(one.layer, one.head, found), f"query {one.prediction.query}: {one.prediction}"]
-            ),
+            ", ".join([*_place(one.layer, one.head, found), f"query {one.prediction.query}: {one.prediction}"]),
             one.map,
             _samples(found.sampled, *place),
             [_mark(one.prediction)],
@@ -218,9 +210,7 @@ def _cross_figure(found: CrossAttention) -> Image.Image:
     looks_by = record.inspectable.looks_by
     kind = f"where queries look ({looks_by}), {_which(found)}; {_colours(found)}"
     across = max(len(found.heads), 1) if len(found.heads) > 1 else len(found.layers)
-    return tiles_figure(
-        record.image, f"{record.name}: {kind}", tiles, across if across > 1 else None, record.placement
-    )
+    return tiles_figure(record.image, f"{record.name}: {kind}", tiles, across if across > 1 else None, record.placement)
 
 
 def _mask_figure(found: MaskAttention) -> Image.Image:
@@ -266,9 +256,7 @@ def _query_figure(found: QueryAttention) -> Image.Image:
             among = np.hstack([among, np.maximum(0, 1 - among.sum(1, keepdims=True))])
             heading.append("rest")
         caption = ", ".join([f"layer {layer}", *([f"head {head}"] if len(found.heads) > 1 else [])])
-        matrices.append(
-            Matrix(caption + (" (without effect)" if found.alike[i] else ""), among, names, heading)
-        )
+        matrices.append(Matrix(caption + (" (without effect)" if found.alike[i] else ""), among, names, heading))
     kind = f"which query looks at which (decoder self-attention), {_which(found)}, in percent"
     return matrix_figure(f"{record.name}: {kind}; those who look stand at the side", matrices)
 
@@ -276,11 +264,7 @@ def _query_figure(found: QueryAttention) -> Image.Image:
 def _comparison_figure(found: MapComparison) -> Image.Image:
     record = found.record
     tiles = [
-        Tile(
-            f"query {one.prediction.query}: {one.prediction.name}, {name}",
-            map_,
-            marks=[_mark(one.prediction)],
-        )
+        Tile(f"query {one.prediction.query}: {one.prediction.name}, {name}", map_, marks=[_mark(one.prediction)])
         for one in found.queries
         for name, map_ in one.maps.items()
     ]
@@ -343,7 +327,5 @@ def _colours(found: AttentionFindings, cells: tuple[int, ...] | None = None) -> 
     h, w = cells or found.record.forward.cells
     told = f"colours: share of the attention on a cell, of {w} x {h}"
     if found.sampled is not None:
-        told += (
-            "; dots: the sampled points, as large as their weight; cross: the reference they are taken around"
-        )
+        told += "; dots: the sampled points, as large as their weight; cross: the reference they are taken around"
     return told

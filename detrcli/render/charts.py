@@ -72,9 +72,7 @@ def lines(
         parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(
-        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escaped(across)}</text>'
-    )
+    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escaped(across)}</text>')
     parts.append(
         f'<text transform="translate(12 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">{escaped(up)}</text>'
     )
@@ -89,9 +87,7 @@ def lines(
                 cx, cy = place(a, b)
                 size = (radius or {}).get(name, 3)
                 told = f"<title>{escaped(name)} {a:g}, {b:.3g}</title>"
-                parts.append(
-                    f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{size:.1f}">{told}</circle>'
-                )
+                parts.append(f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{size:.1f}">{told}</circle>')
     parts += _legend(names, series)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
 
@@ -124,9 +120,7 @@ def _legend(names: Sequence[str], series: Mapping[str, Points]) -> list[str]:
     for name, (x, row) in zip(names, _places(names)[0], strict=False):
         y = HEIGHT + LEGEND * row + 8
         kind = f"s{order.index(name) % len(COLOURS)}"
-        parts.append(
-            f'<line class="{kind}" x1="{x}" x2="{x + 14}" y1="{y - 4}" y2="{y - 4}" stroke-width="3"/>'
-        )
+        parts.append(f'<line class="{kind}" x1="{x}" x2="{x + 14}" y1="{y - 4}" y2="{y - 4}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 18}" y="{y}">{escaped(name)}</text>')
     return parts
 

@@ -47,13 +47,9 @@ def _heat() -> np.ndarray:
 @cache
 def _palette() -> list[list[int]]:
     """Colours in an order in which each is as far as can be from all before it."""
-    lightness, chroma, hue = np.meshgrid(
-        (0.50, 0.60, 0.70, 0.80, 0.88), (0.10, 0.15, 0.20), np.arange(0, 360, 9)
-    )
+    lightness, chroma, hue = np.meshgrid((0.50, 0.60, 0.70, 0.80, 0.88), (0.10, 0.15, 0.20), np.arange(0, 360, 9))
     angle = np.radians(hue).ravel()
-    lab = np.stack(
-        [lightness.ravel(), chroma.ravel() * np.cos(angle), chroma.ravel() * np.sin(angle)], axis=1
-    )
+    lab = np.stack([lightness.ravel(), chroma.ravel() * np.cos(angle), chroma.ravel() * np.sin(angle)], axis=1)
     linear = _linear_rgb(*lab.T)
     shown = ((linear >= 0) & (linear <= 1)).all(1)  # what a screen can show
     lab, linear = lab[shown], linear[shown]
@@ -69,9 +65,7 @@ def _palette() -> list[list[int]]:
 
 def _linear_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Colours (N, 3) of the perceptual space OKLab, whose distances are those that the eye sees."""
-    to_cone = np.array(
-        [[1, 0.39633778, 0.21580376], [1, -0.10556135, -0.06385417], [1, -0.08948418, -1.29148555]]
-    )
+    to_cone = np.array([[1, 0.39633778, 0.21580376], [1, -0.10556135, -0.06385417], [1, -0.08948418, -1.29148555]])
     to_rgb = np.array(
         [
             [4.07674166, -3.30771159, 0.23096993],

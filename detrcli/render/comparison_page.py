@@ -67,12 +67,7 @@ def write_comparison(
 def _gains(first: str, differences: Sequence[Difference]) -> Iterator[Section]:
     for one in differences:
         rows = [
-            (
-                name,
-                f"{gain.value:+.3f}",
-                f"{gain.low:+.3f} to {gain.high:+.3f}",
-                "" if gain.covers_zero else "yes",
-            )
+            (name, f"{gain.value:+.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}", "" if gain.covers_zero else "yes")
             for name, gain in one.gains.items()
         ]
         yield Section(
@@ -84,9 +79,7 @@ def _gains(first: str, differences: Sequence[Difference]) -> Iterator[Section]:
         )
 
 
-def _pictures(
-    names: Sequence[str], failures: Sequence[Failures], i: int, places: Sequence[Sequence[int]]
-) -> Section:
+def _pictures(names: Sequence[str], failures: Sequence[Failures], i: int, places: Sequence[Sequence[int]]) -> Section:
     """Those in which two models differ most, with a link to each model's own view."""
     first, other = image_scores(failures[0].outcomes), image_scores(failures[i].outcomes)
     gains = other - first  # (I,)

@@ -22,13 +22,7 @@ from detrcli.resize import ShortestEdge
 
 
 def ground_truth_figure(
-    source: DataSource,
-    split: str,
-    images: int,
-    seed: int,
-    augmented: int | None,
-    *,
-    masks: bool = False,
+    source: DataSource, split: str, images: int, seed: int, augmented: int | None, *, masks: bool = False
 ) -> Image.Image:
     """Some pictures of a split with their boxes, or with the masks that all objects must have then.
 
@@ -57,9 +51,7 @@ def ground_truth_figure(
             pixels, target = to_input(seen, preprocessing)
             image = as_picture(pixels, preprocessing)
             boxes, drawn = to_pixels(target.boxes, image.height, image.width), target.masks
-        marks = marks_of(
-            boxes.tolist(), seen.labels.tolist(), classes, None if drawn is None else list(drawn.numpy())
-        )
+        marks = marks_of(boxes.tolist(), seen.labels.tolist(), classes, None if drawn is None else list(drawn.numpy()))
         caption = Path(path).name if marks else f"{Path(path).name} (no objects)"
         cells.append((mark(image, marks), caption))
     return grid_figure(cells)

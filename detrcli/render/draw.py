@@ -15,7 +15,7 @@ from detrcli.render.overlay import overlay
 from detrcli.segmentation.maps import PanopticMap, SemanticMap
 from detrcli.structures import Classes, Detections
 from detrcli.system.files import write_whole
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -86,10 +86,7 @@ def draw_map(image: Image.Image, found: PanopticMap | SemanticMap) -> Image.Imag
 
 
 def marks_of(
-    boxes: Sequence[Box],
-    labels: Sequence[int],
-    classes: Classes,
-    masks: Iterable[np.ndarray] | None = None,
+    boxes: Sequence[Box], labels: Sequence[int], classes: Classes, masks: Iterable[np.ndarray] | None = None
 ) -> list[Mark]:
     """The ground truth as marks, by class indices; by its masks (H, W) where they are given."""
     drawn: Iterable[np.ndarray | None] = [None] * len(labels) if masks is None else masks
@@ -111,9 +108,7 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     canvas.info = dict(image.info)
     rising = sorted(marks, key=lambda mark: mark.score or 0.0)
     masks = [
-        (one.mask.repeat(zoom, 0).repeat(zoom, 1), colour_of(one.category))
-        for one in rising
-        if one.mask is not None
+        (one.mask.repeat(zoom, 0).repeat(zoom, 1), colour_of(one.category)) for one in rising if one.mask is not None
     ]
     if masks:
         canvas.paste(overlay(np.asarray(canvas), masks))
@@ -131,7 +126,7 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     left = LABELS_SHARE * canvas.width * canvas.height
     widest = round(min(canvas.width, max(0.6 * canvas.width, 120)))
     for mark_, (x0, y0, x1, y1) in reversed(placed):
-        name = visible(mark_.name)
+        name = escape_controls(mark_.name)
         font = font_for(name, size)
         if font is None:
             name, font = f"#{mark_.category}", default_font(size)
@@ -152,9 +147,7 @@ def save(image: Image.Image, path: Path) -> None:
     kind = Image.registered_extensions()[path.suffix.lower()]
     # Full colour resolution and little loss: thin coloured lines smear at JPEG's defaults. PNG ignores both; its
     # default of 6 takes five times as long as 2, for a tenth less.
-    image.save(
-        data, kind, quality=92, subsampling=0, compress_level=2, icc_profile=image.info.get("icc_profile")
-    )
+    image.save(data, kind, quality=92, subsampling=0, compress_level=2, icc_profile=image.info.get("icc_profile"))
     write_whole(path, data.getvalue())
 
 
@@ -190,9 +183,7 @@ def shorten(name: str, score: str, font: Font, widest: int) -> str:
     return ""
 
 
-def find_place(
-    box: Box, size: tuple[int, int], picture: tuple[int, int], taken: list[Box], line: int
-) -> Box | None:
+def find_place(box: Box, size: tuple[int, int], picture: tuple[int, int], taken: list[Box], line: int) -> Box | None:
     """A place for a label at the box, inside the picture and clear of what is taken; None if there is none."""
     (width, height), (right_end, bottom_end) = size, picture
     x0, x1 = (max(0, min(round(x), right_end)) for x in box[::2])
@@ -224,9 +215,7 @@ def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def grid_figure(
-    pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320
-) -> Image.Image:
+def grid_figure(pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320) -> Image.Image:
     """Pictures with a caption each, in rows, none larger than its cell."""
     font, gap = default_font(14), 10
     fitted = [_fitted(picture, cell) for picture, _ in pictures]
@@ -237,10 +226,8 @@ def grid_figure(
     for i, (picture, (_, caption)) in enumerate(zip(fitted, pictures, strict=True)):
         x, y = gap + i % columns * across, gap + i // columns * down
         page.paste(picture, (x + (cell - picture.width) // 2, y + tallest - picture.height))
-        text = shorten(visible(caption), "", font_for(visible(caption), 14) or font, cell)
-        draw.text(
-            (x + cell / 2, y + tallest + 4), text, fill="black", font=font_for(text, 14) or font, anchor="ma"
-        )
+        text = shorten(escape_controls(caption), "", font_for(escape_controls(caption), 14) or font, cell)
+        draw.text((x + cell / 2, y + tallest + 4), text, fill="black", font=font_for(text, 14) or font, anchor="ma")
     return page
 
 

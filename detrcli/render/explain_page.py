@@ -21,16 +21,12 @@ CELL = 300  # pixels of a tile
 
 
 def write_explain_page(
-    path: Path,
-    record: PictureRecord,
-    stops: Sequence[Stop],
-    maps: Mapping[str, np.ndarray],
-    threshold: float,
+    path: Path, record: PictureRecord, stops: Sequence[Stop], maps: Mapping[str, np.ndarray], threshold: float
 ) -> None:
     """Write the page of one picture; `maps` are (C, h, w) of the stages that have cells, by their names."""
     write_page(
         path,
-        f"How {record.detector.weights.source} sees {record.name}",
+        f"How {record.detector.checkpoint.source} sees {record.name}",
         "From pixels to boxes, one step after the other. Every picture on this page was made while the model looked "
         "at this one; nothing is a sketch.",
         list(_sections(record, stops, maps, threshold)),
@@ -76,10 +72,7 @@ def _sections(
             title(f"Coarse maps: {name}"),
             first if i == 0 else f"{what.get(name, name).capitalize()}.",
             pictures=[
-                (
-                    _channels(map_),
-                    f"{min(CHANNELS, channels)} of {channels:,}, which differ most from cell to cell",
-                )
+                (_channels(map_), f"{min(CHANNELS, channels)} of {channels:,}, which differ most from cell to cell")
             ],
         )
     if "encoder attention" in record.inspectable.abilities and record.inspectable.encoder_layers:
@@ -87,10 +80,7 @@ def _sections(
         point = float(np.clip((x0 + x1) / 2, 0, width - 1)), float(np.clip((y0 + y1) / 2, 0, height - 1))
         last = record.inspectable.encoder_layers - 1
         found = encoder_attention(record, [point], [last], [None])
-        tiles = [
-            Tile("the place that asks", points=[(*point, "")]),
-            Tile("whom it asks", found.entries[0].map),
-        ]
+        tiles = [Tile("the place that asks", points=[(*point, "")]), Tile("whom it asks", found.entries[0].map)]
         yield Section(
             title("Every cell asks the others"),
             "A cell knows its own neighbourhood, and an object may be larger. So in the encoder each cell asks the "
@@ -117,12 +107,7 @@ def _sections(
             title(f"Where query {best} looks"),
             f"Query {best} ends as {said.label} with a score of {said.score:.2f}, the surest. To get there it takes "
             "from the bright places of the picture: often the edges of the object, which tell where the box ends.",
-            pictures=[
-                (
-                    tiles_figure(record.image, "", tiles, min(layers, 3), record.placement),
-                    "Its cross-attention",
-                )
-            ],
+            pictures=[(tiles_figure(record.image, "", tiles, min(layers, 3), record.placement), "Its cross-attention")],
         )
     order = np.argsort(-scores, kind="stable")[:SHOWN].tolist()
     yield Section(

@@ -8,18 +8,8 @@ from PIL import Image, ImageDraw
 from detrcli.inspection.matching import UNMATCHED, LayerMatching
 from detrcli.inspection.report import MatchReport
 from detrcli.render.colour import Colour, contrast, heat
-from detrcli.render.draw import (
-    Box,
-    Font,
-    default_font,
-    find_place,
-    font_for,
-    outline,
-    shorten,
-    text_size,
-    write,
-)
-from detrcli.system.text import visible
+from detrcli.render.draw import Box, Font, default_font, find_place, font_for, outline, shorten, text_size, write
+from detrcli.system.text import escape_controls
 
 # Okabe and Ito's, told apart by the colour-blind too.
 TRUTH: Colour = (0, 114, 178)
@@ -56,9 +46,7 @@ def paired_picture(report: MatchReport, layer: LayerMatching, image: Image.Image
         (max(1, round(scale * image.width)), max(1, round(scale * image.height))), Image.Resampling.BICUBIC
     )
     draw = ImageDraw.Draw(canvas, "RGBA")
-    objects, found = (
-        _on_canvas(report, boxes, canvas) for boxes in (target.boxes.cpu().numpy(), layer.boxes)
-    )
+    objects, found = (_on_canvas(report, boxes, canvas) for boxes in (target.boxes.cpu().numpy(), layer.boxes))
     sure = np.setdiff1d(np.flatnonzero(layer.scores >= report.threshold), layer.queries).tolist()
 
     labelled: list[tuple[Box, str, Colour]] = []
@@ -77,8 +65,8 @@ def paired_picture(report: MatchReport, layer: LayerMatching, image: Image.Image
     taken: list[Box] = []
     size = TEXT if len(labelled) <= 50 else 10
     for box, name, colour in labelled:
-        font = font_for(visible(name), size) or default_font(size)
-        text = shorten(visible(name), "", font, canvas.width)
+        font = font_for(escape_controls(name), size) or default_font(size)
+        text = shorten(escape_controls(name), "", font, canvas.width)
         place = find_place(box, text_size(text, font), canvas.size, taken, 3)
         if text and place:
             taken.append(place)
@@ -104,13 +92,9 @@ def _block(report: MatchReport, layer: LayerMatching, image: Image.Image) -> Ima
     picture = paired_picture(report, layer, image)
     queries = layer.that_matter(report.threshold)
     names = [f"{n} {report.target_name(n)}" for n in range(len(report.target))]
-    tables = {
-        f"{name}, times {weight:g}": weight * layer.terms[name]
-        for name, weight in report.cost_weights.items()
-    }
+    tables = {f"{name}, times {weight:g}": weight * layer.terms[name] for name, weight in report.cost_weights.items()}
     panels = [
-        cost_map(title, values, queries, names, layer)
-        for title, values in {**tables, "total": layer.total}.items()
+        cost_map(title, values, queries, names, layer) for title, values in {**tables, "total": layer.total}.items()
     ]
     across, down = (max(panel.size[axis] for panel in panels) + GAP for axis in (0, 1))
     rows = -(-len(panels) // 2)
@@ -137,7 +121,7 @@ def cost_map(
     light = (most - shown) / (most - least) if most > least else np.ones_like(shown)
     cell = max(LEAST_CELL, min(GREATEST_CELL, PICTURE // (2 * max(shown.shape))))
 
-    rows = [shorten(visible(name), "", font_for(visible(name), TEXT) or small, NAMES) for name in names]
+    rows = [shorten(escape_controls(name), "", font_for(escape_controls(name), TEXT) or small, NAMES) for name in names]
     left = max(text_size(row, font_for(row, TEXT) or small)[0] for row in rows) + 4
     top, labels = TITLE + 8, 30  # of the title, and of the queries' numbers
     caption = f"{title}: {least:z.2f} (light) to {most:z.2f}"
@@ -146,22 +130,13 @@ def cost_map(
     draw = ImageDraw.Draw(panel)
     draw.text((0, 0), caption, fill="black", font=font)
 
-    coloured = Image.fromarray(heat(light)).resize(
-        (cell * len(queries), cell * len(names)), Image.Resampling.NEAREST
-    )
+    coloured = Image.fromarray(heat(light)).resize((cell * len(queries), cell * len(names)), Image.Resampling.NEAREST)
     panel.paste(coloured, (left, top))
     for n, row in enumerate(rows):
-        draw.text(
-            (left - 5, top + (n + 0.5) * cell),
-            row,
-            fill="black",
-            font=font_for(row, TEXT) or small,
-            anchor="rm",
-        )
+        draw.text((left - 5, top + (n + 0.5) * cell), row, fill="black", font=font_for(row, TEXT) or small, anchor="rm")
     for column, query in enumerate(queries):
         panel.paste(
-            _upright(f"{query}", small),
-            (left + column * cell + (cell - TEXT) // 2, top + cell * len(names) + 3),
+            _upright(f"{query}", small), (left + column * cell + (cell - TEXT) // 2, top + cell * len(names) + 3)
         )
     for pair in layer.pairs:
         x, y = left + queries.index(pair.query) * cell, top + pair.target * cell

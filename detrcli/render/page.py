@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from detrcli.system.files import write_whole
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -101,9 +101,7 @@ def _section(section: Section) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    numeric = [
-        all(re.fullmatch(r"[-+]?[\d,.]+%?", _shown(row[i])) for row in rows) for i in range(len(columns))
-    ]
+    numeric = [all(re.fullmatch(r"[-+]?[\d,.]+%?", _shown(row[i])) for row in rows) for i in range(len(columns))]
 
     def line(tag: str, values: Sequence[Cell]) -> str:
         cells = (
@@ -126,4 +124,4 @@ def _prose(text: str) -> str:
 
 def escaped(text: str) -> str:
     """Text of anybody's as a page may hold it."""
-    return escape("\n".join(visible(line) for line in text.split("\n")))
+    return escape_html("\n".join(escape_controls(line) for line in text.split("\n")))

@@ -32,9 +32,7 @@ class Panel:
     most: float | None = None
     span: tuple[float, float] | None = None  # of the x axis, else that of the curves
     mark: tuple[float, str] | None = None  # a place of the x axis that is marked, and its name
-    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(
-        default_factory=dict
-    )  # x, from, to by name
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)  # x, from, to by name
 
 
 def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
@@ -109,19 +107,11 @@ def _draw(panel: Panel) -> Image.Image:
 
 def _styles(panel: Panel) -> dict[str, tuple[Colour, bool]]:
     """The colour of each curve, and whether it is dashed: with more curves than colours the others are."""
-    return {
-        name: (COLOURS[place % len(COLOURS)], place >= len(COLOURS))
-        for place, name in enumerate(panel.curves)
-    }
+    return {name: (COLOURS[place % len(COLOURS)], place >= len(COLOURS)) for place, name in enumerate(panel.curves)}
 
 
 def _line(
-    draw: ImageDraw.ImageDraw,
-    places: Sequence[tuple[float, float]],
-    colour: Colour,
-    width: int,
-    *,
-    dashed: bool,
+    draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], colour: Colour, width: int, *, dashed: bool
 ) -> None:
     if not dashed:
         draw.line(places, fill=colour, width=width, joint="curve")

@@ -59,7 +59,7 @@ function crop(parent, image, boxes, masks = []) {
   for (const [[a, b, c, d], kind] of boxes) make("rect", { x: a, y: b, width: Math.max(c - a, 0), height: Math.max(d - b, 0), class: kind }, drawing);
 }
 
-function drawTile(parent, tile, tiles, gallery, mend) {
+function drawTile(parent, tile, tiles, gallery, fix) {
   const box = make("div", { class: "tile" }, parent), button = make("button", { type: "button" }, box);
   const [own, other] = tile.masks ? ["around", "around"] : ["truth", "other"]; // masks are shown without their boxes
   crop(button, tile.image, [...(tile.box ? [[tile.box, own]] : []), ...(tile.other ? [[tile.other, other]] : [])], tile.masks);
@@ -68,7 +68,7 @@ function drawTile(parent, tile, tiles, gallery, mend) {
   const annotation = tile.annotation === null || tile.annotation === undefined ? "" : `, annotation ${tile.annotation}`;
   make("p", { class: "keys" }, button, `${file} (image ${id}${annotation})`);
   button.onclick = () => open(tiles, tiles.indexOf(tile));
-  if (!mend) return;
+  if (!fix) return;
   const row = make("div", { class: "marks", role: "group", "aria-label": "the annotation is" }, box);
   for (const verdict of ["right", "wrong", "unsure"]) {
     const choice = make("button", { type: "button", title: `the annotation is ${verdict}` }, row, verdict);
@@ -98,7 +98,7 @@ function fill(parent, tiles, draw) {
 }
 
 function gallery(parent) {
-  const { kind, mend } = parent.dataset, all = data.tiles[kind];
+  const { kind, fix } = parent.dataset, all = data.tiles[kind];
   const bar = make("div", { class: "bar" }, parent), grid = make("div", { class: "tiles" }, parent);
   const count = (values) => [...new Set(values)].map((value) => [value, values.filter((one) => one === value).length]).sort((a, b) => b[1] - a[1]);
   const choice = (name, options) => {
@@ -112,18 +112,18 @@ function gallery(parent) {
   const reasons = data.reasons[kind];
   const draw = () => {
     const tiles = all.filter((tile) => (!byClass.value || String(tile.category) === byClass.value) && (!reason?.value || tile.kind === reason.value));
-    fill(grid, tiles, (box, tile) => drawTile(box, tile, tiles, kind, mend));
+    fill(grid, tiles, (box, tile) => drawTile(box, tile, tiles, kind, fix));
   };
   const byClass = choice("class", count(all.map((tile) => tile.category)).map(([id, number]) => [id, categories.get(id) ?? id, number]));
   if (Object.keys(reasons).length) reason = choice("reason", count(all.map((tile) => tile.kind)).map(([one, number]) => [one, reasons[one], number]));
-  if (mend) {
+  if (fix) {
     const save = make("button", { type: "button", class: "export" }, bar, "save the marks as a list");
     save.onclick = () => download(exported());
   }
   draw();
 }
 
-// All marks, as `detr data mend --list` takes them.
+// All marks, as `detr data fix --list` takes them.
 function exported() {
   const changes = [];
   for (const kind of ["wrong_label", "missing_label", "loose_box", "duplicate", "poor_mask"])
@@ -137,10 +137,10 @@ function exported() {
         ...(tile.masks ? { mask: tile.masks[1] } : {}),
       });
     }
-  return { schema: "detr.mend/1", split: data.split, changes };
+  return { schema: "detr.fix/1", split: data.split, changes };
 }
 function download(list) {
-  const link = make("a", { href: URL.createObjectURL(new Blob([JSON.stringify(list, null, 2)], { type: "application/json" })), download: "mend.json" }, document.body);
+  const link = make("a", { href: URL.createObjectURL(new Blob([JSON.stringify(list, null, 2)], { type: "application/json" })), download: "fixes.json" }, document.body);
   link.click();
   link.remove();
 }

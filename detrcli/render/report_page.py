@@ -1,4 +1,4 @@
-"""The page of `detr report`: what was found, missed and invented, why, and which annotations to mend.
+"""The page of `detr report`: what was found, missed and invented, why, and which annotations to fix.
 
 A folder that needs nothing but itself: `index.html`, the pictures, and for each image a file that the viewer loads
 when it is opened.
@@ -24,7 +24,7 @@ from detrcli.render.viewer import COLOURS, inside_of, shrunk
 from detrcli.render.viewer import SCRIPT as VIEWER
 from detrcli.render.views import view_of_failures
 from detrcli.system.files import write_whole
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 SCRIPT = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
 PAGE, PICTURES, PIECES = "index.html", "pictures", "pieces"
@@ -63,7 +63,7 @@ def write_report(
         shrunk(image).save(folder / url, quality=85)
         objects, found, alarms = counts[one.image_id]
         height, width = failures.session.size(one.place)
-        file = visible(failures.file(one.image_id))
+        file = escape_controls(failures.file(one.image_id))
         rows.append([one.image_id, file, width, height, url, objects, objects - found, alarms])
         piece = view_of_failures(failures, one).piece(url)
         deep = i < LOOKED_INTO and (ends is None or time.monotonic() < ends)
@@ -72,13 +72,13 @@ def write_report(
         _write_piece(folder / PIECES / f"{i}.js", f"piece:{i}", {**piece, "deep": deep})
     write_page(
         folder / PAGE,
-        f"{failures.session.detector.weights.source} on {failures.split}",
+        f"{failures.session.detector.checkpoint.source} on {failures.split}",
         _summary(failures),
         list(sections_of(failures, advice, steadiness, examples)),
         data={
-            "names": [visible(str(name)) for name in failures.session.classes.names],
+            "names": [escape_controls(str(name)) for name in failures.session.classes.names],
             "categories": [
-                [int(id_), visible(str(name))]
+                [int(id_), escape_controls(str(name))]
                 for id_, name in zip(failures.truth.classes.ids, failures.truth.classes.names, strict=True)
             ],
             "colours": COLOURS,
@@ -110,10 +110,7 @@ def worst_first(failures: Failures) -> list[SurveyedImage]:
         for one in members:
             suspicion[one.image_id] = max(suspicion.get(one.image_id, 0), one.suspicion)
     by_id = {one.image_id: one for one in failures.survey.images}
-    orders = (
-        sorted(by_id, key=lambda image: -wrong[image]),
-        sorted(by_id, key=lambda image: -suspicion.get(image, 0)),
-    )
+    orders = (sorted(by_id, key=lambda image: -wrong[image]), sorted(by_id, key=lambda image: -suspicion.get(image, 0)))
     chosen = dict.fromkeys(image for pair in zip(*orders, strict=True) for image in pair)
     return [by_id[image] for image in chosen]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from detrcli.render import charts
 from detrcli.render.page import Section, escaped, measured
 from detrcli.render.usage_figure import usage_figure
 from detrcli.render.viewer import STYLE as VIEWER_STYLE
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 CONFUSED = 24  # classes in the confusion matrix
@@ -48,8 +48,7 @@ def sections_of(
     yield Section("", widget=f"<style>{charts.STYLE}{VIEWER_STYLE}{STYLE}</style>{_cards(failures)}")
     if advice is not None:
         items = "".join(
-            f"<li><b>{escaped(one.finding)}</b> {escaped(one.evidence)}<br>{escaped(one.remedy)}</li>"
-            for one in advice
+            f"<li><b>{escaped(one.finding)}</b> {escaped(one.evidence)}<br>{escaped(one.remedy)}</li>" for one in advice
         )
         yield Section(
             "What is probably wrong",
@@ -58,9 +57,7 @@ def sections_of(
         )
     outcomes = failures.outcomes
     found = {"found": outcomes.found} | {MISSED[kind]: n for kind, n in outcomes.missed_by_kind.items()}
-    alarms = {"right": outcomes.found} | {
-        FALSE_ALARMS[kind]: n for kind, n in outcomes.false_alarms_by_kind.items()
-    }
+    alarms = {"right": outcomes.found} | {FALSE_ALARMS[kind]: n for kind, n in outcomes.false_alarms_by_kind.items()}
     yield Section(
         "Objects and detections",
         widget=(
@@ -73,27 +70,21 @@ def sections_of(
     )
     yield Section(
         "What each kind of error costs",
-        "How much AP50 would gain if all errors of a kind were mended (TIDE). Detections of every score count.",
+        "How much AP50 would gain if all errors of a kind were fixed (TIDE). Detections of every score count.",
         columns=("error", "what it is", "count", "AP50 without it"),
         rows=[
             (one.kind, ERRORS[one.kind][1], f"{one.count:,}", f"+{one.cost:.3f}")
             for one in sorted(failures.errors, key=lambda one: -one.cost)
         ],
     )
-    yield _gallery(
-        "missed", "Missed objects", "The yellow box is the object, the orange one what came closest."
-    )
+    yield _gallery("missed", "Missed objects", "The yellow box is the object, the orange one what came closest.")
     yield _gallery("alarm", "False alarms", "Detections that find no object of their own.")
     yield from (
-        _gallery(kind, title, text, mend=True)
+        _gallery(kind, title, text, fix=True)
         for kind, title, text in (
             ("wrong_label", "Probably wrong labels", "Another class is predicted where these objects are."),
             ("missing_label", "Probably missing labels", "An object is predicted where none is annotated."),
-            (
-                "loose_box",
-                "Probably loose boxes",
-                "The box that is predicted for these objects is another one.",
-            ),
+            ("loose_box", "Probably loose boxes", "The box that is predicted for these objects is another one."),
             ("duplicate", "Annotated twice", "Two annotations of a class in the same place."),
             (
                 "poor_mask",
@@ -110,19 +101,13 @@ def sections_of(
         widget=_confusion(failures),
     )
     yield from _of_the_transformer(failures, steadiness)
-    yield Section(
-        "All pictures", "Those with most errors first.", widget='<div class="tiles" id="all"></div>'
-    )
+    yield Section("All pictures", "Those with most errors first.", widget='<div class="tiles" id="all"></div>')
     yield Section("", widget=_VIEWER)
 
 
 def _cards(failures: Failures) -> str:
     metrics, outcomes = failures.metrics, failures.outcomes
-    between = (
-        ""
-        if failures.interval is None
-        else f"95 % interval {metrics['AP_low']:.3f} to {metrics['AP_high']:.3f}"
-    )
+    between = "" if failures.interval is None else f"95 % interval {metrics['AP_low']:.3f} to {metrics['AP_high']:.3f}"
     cards = (
         (measured(metrics["AP"]), "AP", between),
         (measured(metrics["AP50"]), "AP50", ""),
@@ -147,8 +132,8 @@ def _mask_card(failures: Failures) -> Iterator[tuple[str, str, str]]:
         yield measured(quality.all.PQ), "PQ", parts
 
 
-def _gallery(kind: str, title: str, text: str, *, mend: bool = False) -> Section:
-    marks = ' data-mend="yes"' if mend else ""
+def _gallery(kind: str, title: str, text: str, *, fix: bool = False) -> Section:
+    marks = ' data-fix="yes"' if fix else ""
     return Section(title, text, widget=f'<div class="gallery" data-kind="{kind}"{marks}></div>')
 
 
@@ -192,9 +177,7 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
                 "score", "share that finds an object", x=(0, 1), promise=[(0, 0), (1, 1)],
             ),
         )  # fmt: skip
-    sizes = [
-        (name, failures.metrics[key]) for name, key in (("small", "APs"), ("medium", "APm"), ("large", "APl"))
-    ]
+    sizes = [(name, failures.metrics[key]) for name, key in (("small", "APs"), ("medium", "APm"), ("large", "APl"))]
     rows = "".join(
         f"<tr><td>{name}</td><td class=number>{measured(value)}</td>"
         f"<td><meter value={max(0, value):.3f}></meter></td></tr>"
@@ -202,16 +185,11 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
     )
     yield figure("AP by size of the objects (32 and 96 pixels)", f"<table>{rows}</table>")
     counts = examples or {id_: one.targets for id_, one in per_class.items()}
-    scored = {
-        one.label: (max(1, counts.get(id_, 0)), one.AP) for id_, one in per_class.items() if one.AP >= 0
-    }
+    scored = {one.label: (max(1, counts.get(id_, 0)), one.AP) for id_, one in per_class.items() if one.AP >= 0}
     if scored:
         numbers = [count for count, _ in scored.values()]
         wide = max(numbers) > 20 * min(numbers)
-        dots = {
-            name: [(float(np.log10(count)) if wide else float(count), ap)]
-            for name, (count, ap) in scored.items()
-        }
+        dots = {name: [(float(np.log10(count)) if wide else float(count), ap)] for name, (count, ap) in scored.items()}
         where = "in training" if examples else f"in {failures.split}"
         yield figure(
             f"AP by class against its number of objects {where}",
@@ -227,17 +205,16 @@ def _confusion(failures: Failures) -> str:
     K = len(classes)
     off = confused[:K, :K].sum(1) + confused[:K, :K].sum(0) - 2 * confused[range(K), range(K)]
     kept = sorted(np.argsort(-off, kind="stable")[:CONFUSED].tolist())
-    names = [visible(str(classes.names[k])) for k in kept]
+    names = [escape_controls(str(classes.names[k])) for k in kept]
     part = confused[np.ix_([*kept, K], [*kept, K])]
     most = np.maximum(part.sum(1, keepdims=True), 1)
-    head = "".join(f"<th><span>{escape(name)}</span></th>" for name in (*names, "missed"))
+    head = "".join(f"<th><span>{escape_html(name)}</span></th>" for name in (*names, "missed"))
     body = []
     for i, name in enumerate((*names, "no object")):
         cells = "".join(
-            f'<td style="--share: {part[i, j] / most[i, 0]:.2f}">{part[i, j] or ""}</td>'
-            for j in range(len(part))
+            f'<td style="--share: {part[i, j] / most[i, 0]:.2f}">{part[i, j] or ""}</td>' for j in range(len(part))
         )
-        body.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+        body.append(f"<tr><th>{escape_html(name)}</th>{cells}</tr>")
     note = f"<p>The {CONFUSED} classes that are confused most, of {K}.</p>" if K > CONFUSED else ""
     return f'{note}<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>{"".join(body)}</table></div>'
 
@@ -266,9 +243,7 @@ def _of_the_transformer(failures: Failures, steadiness: Steadiness | None) -> It
         radius={name: 2 + 8 * (count / counts.max()) ** 0.5 for name, (*_, count) in named.items()},
         promise=[(0, 0), (float(objects.max()), float(objects.max()))],
     )  # fmt: skip
-    figures = [
-        f"<figure><figcaption>Objects against detections, picture by picture</figcaption>{drawn}</figure>"
-    ]
+    figures = [f"<figure><figcaption>Objects against detections, picture by picture</figcaption>{drawn}</figure>"]
     if steadiness is not None and len(steadiness.epochs):
         series = {
             f"layer {layer}": list(zip(map(float, steadiness.epochs), shares, strict=True))
@@ -282,9 +257,7 @@ def _of_the_transformer(failures: Failures, steadiness: Steadiness | None) -> It
         "Queries",
         f"{'; '.join(usage.summary)}.",
         widget=f'<div class="charts">{"".join(figures)}</div>',
-        pictures=[
-            (usage_figure(usage, failures.session.picture), "A tile for each query: where its boxes lie")
-        ],
+        pictures=[(usage_figure(usage, failures.session.picture), "A tile for each query: where its boxes lie")],
     )
 
 

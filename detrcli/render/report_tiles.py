@@ -15,9 +15,7 @@ def tiles_of(failures: Failures, shown: Mapping[int, int]) -> dict[str, list[dic
     """What each gallery shows, of images that are in the page; boxes as x0, y0, x1, y1 in pixels."""
     outcomes, truth, results = failures.outcomes, failures.truth, failures.results
     place_of = {
-        image.image_id: place_of_objects(failures, image)
-        for image in failures.survey.images
-        if image.image_id in shown
+        image.image_id: place_of_objects(failures, image) for image in failures.survey.images if image.image_id in shown
     }
     queries = failures.queries
 

@@ -18,11 +18,7 @@ AROUND = 3.0  # how many times its longer side is shown of an object's surroundi
 LEAST_SHARE = 0.25  # and at least this of the picture's shorter side
 
 # Okabe and Ito's, told apart by the colour-blind too.
-KINDS: dict[str, Colour] = {
-    "small": (0, 158, 115),
-    "large and wide": (213, 94, 0),
-    "large and tall": (0, 114, 178),
-}
+KINDS: dict[str, Colour] = {"small": (0, 158, 115), "large and wide": (213, 94, 0), "large and tall": (0, 114, 178)}
 
 
 def usage_figure(usage: Usage, picture: Callable[[int], Image.Image]) -> Image.Image:
@@ -30,9 +26,7 @@ def usage_figure(usage: Usage, picture: Callable[[int], Image.Image]) -> Image.I
     parts = [atlas(usage)]
     if usage.worst:
         parts += [
-            _line(
-                "the largest losses, wrong labels among them: loss, image, and what the object's query predicts"
-            ),
+            _line("the largest losses, wrong labels among them: loss, image, and what the object's query predicts"),
             hard_examples_figure(usage.worst, picture, usage.classes),
         ]
     page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
@@ -47,14 +41,10 @@ def atlas(usage: Usage) -> Image.Image:
     """A tile for each query: the centres of all its boxes, coloured by their size."""
     queries = len(usage.boxes)
     columns, counts = min(COLUMNS, queries), usage.used.sum(1)
-    head = _legend(
-        f"all boxes of each query over {usage.images:,} pictures; below, how many objects it was matched to"
-    )
+    head = _legend(f"all boxes of each query over {usage.images:,} pictures; below, how many objects it was matched to")
     across, down = TILE + GAP, TILE + GAP + TEXT + 6
     rows = -(-queries // columns)
-    page = Image.new(
-        "RGB", (max(columns * across + GAP, head.width), head.height + rows * down + GAP), "white"
-    )
+    page = Image.new("RGB", (max(columns * across + GAP, head.width), head.height + rows * down + GAP), "white")
     page.paste(head, (0, 0))
     draw, font = ImageDraw.Draw(page), default_font(TEXT)
     for query, boxes in enumerate(usage.boxes):
@@ -75,9 +65,7 @@ def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
     small = boxes[:, 2] * boxes[:, 3] * widths * heights <= SMALL
     wide = boxes[:, 2] * widths >= boxes[:, 3] * heights
     colours = list(KINDS.values())
-    for (cx, cy, *_), kind in zip(
-        boxes.tolist(), np.where(small, 0, np.where(wide, 1, 2)).tolist(), strict=True
-    ):
+    for (cx, cy, *_), kind in zip(boxes.tolist(), np.where(small, 0, np.where(wide, 1, 2)).tolist(), strict=True):
         x, y = cx * fine * TILE, cy * fine * TILE
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colours[kind])
     return tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
@@ -111,9 +99,7 @@ def _caption(one: HardExample, classes: Classes) -> str:
 def _legend(text: str) -> Image.Image:
     font = default_font(TEXT)
     widths = [round(font.getlength(name)) + 40 for name in KINDS]
-    legend = Image.new(
-        "RGB", (GAP + sum(widths) + round(font.getlength(text)) + GAP, TEXT + 2 * GAP), "white"
-    )
+    legend = Image.new("RGB", (GAP + sum(widths) + round(font.getlength(text)) + GAP, TEXT + 2 * GAP), "white")
     draw, x = ImageDraw.Draw(legend), GAP
     for (name, colour), width in zip(KINDS.items(), widths, strict=True):
         draw.ellipse((x, GAP + 1, x + 12, GAP + 13), fill=colour)

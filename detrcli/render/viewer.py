@@ -19,7 +19,7 @@ from detrcli.inspection.matching import LayerMatching, Pair
 from detrcli.render.attention_figure import window
 from detrcli.render.colour import heat
 from detrcli.render.page import Section, as_url, write_page
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -63,12 +63,12 @@ class ImageView:
     def piece(self, picture: str) -> dict[str, Any]:
         """In plain values; `picture` is its URL."""
         return {
-            "file": visible(self.file),
+            "file": escape_controls(self.file),
             "width": self.width,
             "height": self.height,
             "picture": picture,
             "threshold": self.threshold,
-            "targets": [{**asdict(one), "label": visible(one.label)} for one in self.objects],
+            "targets": [{**asdict(one), "label": escape_controls(one.label)} for one in self.objects],
             "layers": [
                 {
                     "boxes": _packed((boxes * IN_BOX).round().clip(-32768, 32767), "<i2"),
@@ -152,15 +152,10 @@ def _attention(record: PictureRecord, queries: Sequence[int]) -> dict[str, Any]:
     if found.sampled is not None:
         height, width = record.size
         places = found.sampled.points / [width, height]  # (L, n, heads, levels, points, 2)
-        both = np.concatenate(
-            [places * IN_BOX, (found.sampled.weights * 32767)[..., None]], -1
-        )  # x, y and weight
+        both = np.concatenate([places * IN_BOX, (found.sampled.weights * 32767)[..., None]], -1)  # x, y and weight
         L, n, heads, *_ = both.shape
         flat = both.reshape(L, n, heads, -1, 3).swapaxes(0, 1)  # (n, L, heads, levels * points, 3)
-        inside["points"] = {
-            "each": flat.shape[3],
-            "values": _deflated(flat.round().clip(-32768, 32767), "<i2"),
-        }
+        inside["points"] = {"each": flat.shape[3], "values": _deflated(flat.round().clip(-32768, 32767), "<i2")}
     return inside
 
 
@@ -198,7 +193,7 @@ def write_viewer_page(
         introduction,
         [Section("", widget=f'<style>{STYLE}</style><div id="viewer"></div>')],
         data={
-            "names": [visible(name) for name in view.names],
+            "names": [escape_controls(name) for name in view.names],
             "colours": COLOURS,
             "piece": view.piece(as_url(shrunk(image))),
             "inside": inside,

@@ -54,9 +54,7 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
     names = dict(zip(truth.classes.ids.tolist(), truth.classes.names.tolist(), strict=True))
 
     masks, threshold = failures.masks, outcomes.threshold
-    here = np.flatnonzero(
-        (failures.results.image_ids == image.image_id) & (failures.results.scores >= threshold)
-    )
+    here = np.flatnonzero((failures.results.image_ids == image.image_id) & (failures.results.scores >= threshold))
 
     def shown(n: int) -> ObjectView:
         x, y, w, h = truth.boxes[n]

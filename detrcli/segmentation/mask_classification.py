@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrcli.boxes import around
+from detrcli.boxes import masks_to_boxes
 from detrcli.errors import NOT_FINITE, DivergedError
-from detrcli.losses.scoring import NOTHING, Scoring
+from detrcli.losses.scoring import NO_OBJECT, Scoring
 from detrcli.resize import Placement
 from detrcli.run_lengths import MaskRows, box_around, encode
 from detrcli.segmentation.maps import MapKind, PanopticMap, Segment, SemanticMap, is_thing
@@ -25,9 +25,7 @@ NO_THING = -1  # in place of a query: of stuff there is one segment, whoever has
 class MaskClassification(Segmentation):
     """Scores count how sure the mask is, boxes lie around masks, and maps are made of probabilities."""
 
-    side: int | None = (
-        None  # of the square that masks are enlarged to before all else; None: they stay as they come
-    )
+    side: int | None = None  # of the square that masks are enlarged to before all else; None: they stay as they come
     threshold: float = 0.5  # of panoptic maps: the score that a query must pass to take part
     least_probability: float = 0.5  # of a pixel that a query claims
     least_share: float = 0.8  # of the pixels it claims, which a query must get: else its segment goes
@@ -52,13 +50,11 @@ class MaskClassification(Segmentation):
             sure.append((within / (inside.flatten(1).sum(1) + 1e-6)).cpu().numpy())
             whole = Placement.filling(*inside.shape[1:])
             masks = in_picture(inside, of.size, whole, by_corner=True)  # (n, height, width)
-            boxes.append(around(masks).cpu().numpy())
+            boxes.append(masks_to_boxes(masks).cpu().numpy())
             counts += [encode(mask) for mask in masks.cpu().numpy()]
         box, scores = np.concatenate(boxes)[places], found.scores * np.concatenate(sure)[places]
         kept = np.flatnonzero((scores >= threshold) & (box[:, 2] > box[:, 0]))
-        changed = replace(
-            found, boxes=box.astype(np.float32), scores=scores, masks=MaskRows(of.size, counts)[places]
-        )
+        changed = replace(found, boxes=box.astype(np.float32), scores=scores, masks=MaskRows(of.size, counts)[places])
         return changed.part(kept)
 
     def panoptic(
@@ -74,7 +70,7 @@ class MaskClassification(Segmentation):
         labels = scoring.top_class(logits)  # (Q,)
         scores = scoring.probabilities(logits).amax(-1)  # (Q,)
         least = self.threshold if threshold is None else threshold
-        chosen = ((labels != NOTHING) & (scores > least)).nonzero()[:, 0]  # (n,)
+        chosen = ((labels != NO_OBJECT) & (scores > least)).nonzero()[:, 0]  # (n,)
         if not len(chosen):
             return PanopticMap(np.zeros(of.size, dtype=np.int32), [])
         highest = _Highest(of.size, logits.device)
@@ -117,9 +113,7 @@ class MaskClassification(Segmentation):
     def semantic(self, of: Predicted, classes: Classes, scoring: Scoring) -> SemanticMap:
         """The class of every pixel: of the highest sum, over all queries, of both probabilities multiplied."""
         of_class = scoring.probabilities(of.prediction.logits[of.image])  # (Q, K)
-        of_pixel = self._logits(
-            of, torch.arange(len(of_class), device=of_class.device)
-        ).sigmoid()  # (Q, h, w)
+        of_pixel = self._logits(of, torch.arange(len(of_class), device=of_class.device)).sigmoid()  # (Q, h, w)
         together = torch.einsum("bqk,bqhw->bkhw", of_class[None], of_pixel[None])[0]  # (K, h, w)
         highest = _Highest(of.size, of_class.device)
         for some in torch.split(together, TOGETHER):

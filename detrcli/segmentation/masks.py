@@ -22,10 +22,7 @@ def masks_of_queries(
     counts: list[bytes] = []
     for some in torch.split(queries, TOGETHER):
         shown = logits_in_input(masks, image, some) > 0  # (n, H, W)
-        counts += [
-            encode(mask)
-            for mask in in_picture(shown, size, placement, by_corner=masks.by_corner).cpu().numpy()
-        ]
+        counts += [encode(mask) for mask in in_picture(shown, size, placement, by_corner=masks.by_corner).cpu().numpy()]
     return MaskRows(size, counts)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrcli.losses.scoring import NOTHING, Scoring
+from detrcli.losses.scoring import NO_OBJECT, Scoring
 from detrcli.resize import Placement
 from detrcli.run_lengths import box_around
 from detrcli.segmentation.maps import MapKind, PanopticMap, Segment, is_thing
@@ -32,9 +32,7 @@ class Published(Segmentation):
         # A query may stand in several detections and has one mask.
         asked, places = np.unique(found.queries, return_inverse=True)
         queries = torch.from_numpy(asked).to(of.prediction.logits.device)
-        return replace(
-            found, masks=masks_of_queries(of.masks, of.image, queries, of.size, of.placement)[places]
-        )
+        return replace(found, masks=masks_of_queries(of.masks, of.image, queries, of.size, of.placement)[places])
 
     def panoptic(
         self, of: Predicted, classes: Classes, scoring: Scoring, threshold: float | None = None
@@ -49,13 +47,12 @@ class Published(Segmentation):
         logits = of.prediction.logits[of.image]
         labels = scoring.top_class(logits)  # (Q,)
         scores = scoring.probabilities(logits).amax(-1)  # (Q,)
-        least = scoring.sure if threshold is None else threshold
-        chosen = ((labels != NOTHING) & (scores > least)).nonzero()[:, 0]  # (n,)
+        least = scoring.panoptic_threshold if threshold is None else threshold
+        chosen = ((labels != NO_OBJECT) & (scores > least)).nonzero()[:, 0]  # (n,)
         if not len(chosen):
             return PanopticMap(np.zeros(of.size, dtype=np.int32), [])
         taking_part = [
-            _Query(*one)
-            for one in zip(chosen.tolist(), labels[chosen].tolist(), scores[chosen].tolist(), strict=True)
+            _Query(*one) for one in zip(chosen.tolist(), labels[chosen].tolist(), scores[chosen].tolist(), strict=True)
         ]
         masks = logits_in_input(of.masks, of.image, chosen)  # (n, H, W)
         merged: list[int] | None = first_of_stuff(taking_part, classes)

@@ -65,9 +65,7 @@ class Segmentation(ABC):
                 "another kind."
             )
 
-    def map_of(
-        self, of: Predicted, classes: Classes, scoring: Scoring, asked: MapRequest
-    ) -> PanopticMap | SemanticMap:
+    def map_of(self, of: Predicted, classes: Classes, scoring: Scoring, asked: MapRequest) -> PanopticMap | SemanticMap:
         """The map that is asked for; a DivergedError where the network says no numbers of it."""
         if not of.prediction.logits[of.image].isfinite().all():
             raise DivergedError(NOT_FINITE)

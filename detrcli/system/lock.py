@@ -15,9 +15,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-LOCK = (
-    ".lock"  # beside what is written; a process that was killed leaves its own, which locks nothing any more
-)
+LOCK = ".lock"  # beside what is written; a process that was killed leaves its own, which locks nothing any more
 _FAR = 2**30  # Windows lets nobody read what is locked: a byte behind everything
 
 _File = tuple[int, int]  # device and inode

@@ -29,13 +29,7 @@ def exact_float32() -> Iterator[None]:
     """Float32 that is float32, without the ten bits of TF32 or the eight of bf16, and afterwards as before."""
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
-    switches: tuple[Any, ...] = (
-        torch.backends.cuda.matmul,
-        cudnn.conv,
-        cudnn.rnn,
-        mkldnn.matmul,
-        mkldnn.conv,
-    )
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:

@@ -11,7 +11,7 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
 _JOINED = frozenset({"So", "Sk", "Lo", "Mn", "Mc"})  # emoji, and letters and marks without upper case
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """The text with control, escape, bidi and invisible characters written out, as \\x1b is for escape.
 
     Joiners stay where emoji and many scripts need them: between two characters that they join.
@@ -40,11 +40,11 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def key(name: str) -> str:
+def normalize_name(name: str) -> str:
     """What names have in common that differ in case and surrounding space only."""
     return name.strip().casefold()
 
 
-def some(names: Sequence[str], most: int) -> str:
+def preview(names: Sequence[str], most: int) -> str:
     """The first few of many names."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

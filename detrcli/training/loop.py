@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.formats.header import header_of
 from detrcli.data.annotations import annotate
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
 from detrcli.errors import DataError, DivergedError, loader_was_killed
@@ -23,22 +25,20 @@ from detrcli.system.allocator import give_back
 from detrcli.system.files import write_whole
 from detrcli.training import matching_history
 from detrcli.training import run_folder as files
-from detrcli.training.begun import FIRST_BATCH
 from detrcli.training.interrupts import EndedLoaders, Interrupts, ignore_signals
 from detrcli.training.machine import default_workers, memory_mb
 from detrcli.training.monitor import Monitor, more_objects_than_queries
 from detrcli.training.optimiser import count, make_optimiser
 from detrcli.training.order import Batches, Order
 from detrcli.training.pictures import beside_truth, first_batch
-from detrcli.training.progress import EpochMetrics, Outcome, Report, TrainingProgress, shared_out
+from detrcli.training.progress import EpochMetrics, Outcome, TrainingListener, TrainingProgress, shared_out
 from detrcli.training.run_folder import LOSS, VALIDATION_LOSS, RunFolder, best_of, since_best
+from detrcli.training.run_status import FIRST_BATCH
 from detrcli.training.settings import Settings
 from detrcli.training.setup import Data, Initial
 from detrcli.training.state import save_state
 from detrcli.training.step import AnotherDivergedError, Trainer
 from detrcli.training.validation_loss import validation_loss
-from detrcli.weights.formats.header import header_of
-from detrcli.weights.weights import Weights
 
 # What a process wishes for between two steps, beside the exit code to stop with.
 SAVE, STOP = 1.0, 2.0  # STOP: a process cannot go on
@@ -67,7 +67,7 @@ class Training:
         data: Data,
         device: torch.device,
         folder: RunFolder | None,
-        report: Report,
+        report: TrainingListener,
         source: Mapping[str, Any] | None = None,
         evaluator: Evaluator | None = None,
     ) -> None:
@@ -83,13 +83,13 @@ class Training:
             distributed.rank(),
             distributed.world_size(),
         )
-        self.model = initial.weights.model().to(device)
+        self.model = initial.checkpoint.model().to(device)
         self.model.freeze(initial.freeze)
         self.data = data.with_masks() if self.model.has_masks else data
         self.val_has_masks = self.model.has_masks and has_masks(data.truth)
         self.evaluator = evaluator or (CocoMaskEvaluator() if self.val_has_masks else CocoEvaluator())
-        self.loss = initial.weights.make_loss()
-        self.parameter_groups = initial.weights.variant.parameter_groups(self.model)
+        self.loss = initial.checkpoint.make_loss()
+        self.parameter_groups = initial.checkpoint.architecture.parameter_groups(self.model)
         self.trainer = Trainer(
             self.model,
             self.loss,
@@ -110,8 +110,7 @@ class Training:
     def groups(self) -> list[tuple[str, int, float | None]]:
         """What is trained: name, parameters, learning rate; None for what stays as it is."""
         trained = [
-            (group["name"], count(group["params"]), group["base"])
-            for group in self.trainer.optimiser.param_groups
+            (group["name"], count(group["params"]), group["base"]) for group in self.trainer.optimiser.param_groups
         ]
         frozen = count(p for p in self.model.parameters() if not p.requires_grad)
         return [*trained, ("frozen", frozen, None)]
@@ -129,7 +128,7 @@ class Training:
 
     def count_queries(self) -> None:
         """Say it where there are too few of them."""
-        queries = self.initial.weights.config.queries
+        queries = self.initial.checkpoint.config.queries
         objects = self.data.train.counts
         if crowded := int((objects > queries).sum()):
             self.report.note(more_objects_than_queries(int(objects.max()), crowded, queries))
@@ -143,7 +142,7 @@ class Training:
             "source": self.source,
             "fingerprint": self.data.fingerprint,
             "marks": self.data.marks,
-            "weights": header_of(self.initial.weights),
+            "weights": header_of(self.initial.checkpoint),
             "fresh_backbone": self.initial.fresh_backbone,
             "freeze": self.initial.freeze,
             "model": self.model.state_dict(),
@@ -214,8 +213,7 @@ class Training:
     def _finished(self) -> bool:
         done = len(self.rows) >= self.settings.epochs
         return done or (
-            self.settings.patience > 0
-            and since_best(self.rows, self.evaluator.best) >= self.settings.patience
+            self.settings.patience > 0 and since_best(self.rows, self.evaluator.best) >= self.settings.patience
         )
 
     def _pause(self, interrupts: Interrupts, error: Exception | None) -> int | None:
@@ -253,7 +251,7 @@ class Training:
         workers = default_workers(self.device) if self.settings.workers is None else self.settings.workers
         dataset = DetectionDataset(
             self.data.train,
-            self.initial.weights.preprocessing,
+            self.initial.checkpoint.preprocessing,
             augmentation=self.settings.augmentation,
             seed=self.settings.seed,
             keep=KEPT_PICTURES // max(1, workers),
@@ -272,10 +270,8 @@ class Training:
     def _one_step(self, seen: Seen) -> None:
         began = time.perf_counter()
         if self.step == 0 and self.folder:
-            weights = self.initial.weights
-            self.folder.write_picture(
-                first_batch(seen.batches[0], weights.classes, weights.preprocessing), FIRST_BATCH
-            )
+            weights = self.initial.checkpoint
+            self.folder.write_picture(first_batch(seen.batches[0], weights.classes, weights.preprocessing), FIRST_BATCH)
         try:
             done = self.trainer.step(seen.batches, self.step)
         except DivergedError as error:
@@ -367,11 +363,11 @@ class Training:
         for note in notes:
             self.report.note(note)
 
-    def weights(self) -> Weights:
+    def weights(self) -> Checkpoint:
         """The weights as they are now, or their running mean."""
         tensors = self.trainer.ema or self.model.state_dict()
         # Dropped out is only in training; what is kept is what it is evaluated with.
-        return replace(self.initial.weights, tensors=tensors)
+        return replace(self.initial.checkpoint, tensors=tensors)
 
     def _evaluate(self, interrupts: Interrupts) -> tuple[Mapping[str, float], float | None]:
         """The code of `detr eval`, on the validation split; and its loss."""
@@ -409,13 +405,7 @@ class Training:
         if self.folder:
             self.folder.write_picture(beside_truth(data.val, truth, found.results), files.PREDICTIONS)
             if self.loss.matcher is not None:
-                matching_history.keep(
-                    self.folder.path,
-                    len(self.rows) + 1,
-                    detector,
-                    annotated,
-                    self.loss.matcher,
-                )
+                matching_history.append(self.folder.path, len(self.rows) + 1, detector, annotated, self.loss.matcher)
         learned = annotate(data.val, weights.classes, masks=True) if self.val_has_masks else annotated
         return self.evaluator.evaluate(truth, found.results), validation_loss(detector, learned, self.loss)
 

@@ -27,9 +27,7 @@ class Neighbours:
     """Looks, between the steps of a training on a CPU, at what else computes, and says once if that is too much."""
 
     def __init__(self, after: float = 10.0, looks: int = 7, pause: float = 1.0) -> None:
-        self._next = (
-            time.monotonic() + after
-        )  # trainings that were started together prepare themselves until then
+        self._next = time.monotonic() + after  # trainings that were started together prepare themselves until then
         self._left, self._pause = looks, pause
         self._seen: list[int] = []
 
@@ -70,9 +68,7 @@ def running_elsewhere() -> int | None:
         return None
     try:
         running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
-        ours = [
-            path.read_text().rpartition(")")[2].split()[0] for path in Path("/proc/self/task").glob("*/stat")
-        ]
+        ours = [path.read_text().rpartition(")")[2].split()[0] for path in Path("/proc/self/task").glob("*/stat")]
     except (OSError, ValueError, IndexError):  # another /proc, or a thread that has just ended
         return None
     return max(0, running - ours.count("R"))

@@ -14,7 +14,7 @@ from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.errors import DataError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.matching import UNMATCHED, changed, queries_of
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.system.files import write_arrays
 
 FILE = "matching.npz"
@@ -49,7 +49,7 @@ class Matchings:
         return Matchings(self.image_ids, self.counts, self.epochs[kept], self.queries[kept])
 
 
-def keep(run: Path, epoch: int, detector: Detector, truth: Annotations, matcher: Matcher) -> None:
+def append(run: Path, epoch: int, detector: Detector, truth: Annotations, matcher: HungarianMatcher) -> None:
     """Match once more, and write all of it anew. The pictures are those of the first evaluation."""
     try:
         old = read(run).before(epoch)
@@ -86,11 +86,7 @@ def read(run: Path) -> Matchings:
 
 
 def _match(
-    detector: Detector,
-    truth: Annotations,
-    matcher: Matcher,
-    epoch: int,
-    image_ids: np.ndarray | None,
+    detector: Detector, truth: Annotations, matcher: HungarianMatcher, epoch: int, image_ids: np.ndarray | None
 ) -> Matchings | None:
     """The pictures with these ids; else some that lie evenly over the split, as many as the time allows.
 

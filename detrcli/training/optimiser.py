@@ -12,9 +12,7 @@ BACKBONE = "backbone"  # the group that learns more slowly
 DROP_AFTER, DROP = 2 / 3, 0.1  # published: 200 of 300 epochs, and 400 of 500 of the longest schedule
 
 
-def make_optimiser(
-    groups: Mapping[str, Sequence[nn.Parameter]], settings: Settings, *, fresh_backbone: bool
-) -> AdamW:
+def make_optimiser(groups: Mapping[str, Sequence[nn.Parameter]], settings: Settings, *, fresh_backbone: bool) -> AdamW:
     """The groups of what is trained; a backbone that starts at random learns as fast as the rest."""
     lr_backbone = settings.lr_backbone
     if lr_backbone is None:
@@ -32,11 +30,9 @@ def make_optimiser(
     )
 
 
-def _by_decay(
-    parameters: Sequence[nn.Parameter], settings: Settings
-) -> Sequence[tuple[list[nn.Parameter], float]]:
+def _by_decay(parameters: Sequence[nn.Parameter], settings: Settings) -> Sequence[tuple[list[nn.Parameter], float]]:
     """All with the same weight decay, or matrices apart from vectors, which have none."""
-    if settings.decay == "all":
+    if settings.weight_decay_on == "all":
         return [(list(parameters), settings.weight_decay)]
     matrices, vectors = ([p for p in parameters if (p.dim() > 1) == several] for several in (True, False))
     return [(matrices, settings.weight_decay), (vectors, 0.0)]

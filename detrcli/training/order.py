@@ -49,9 +49,7 @@ class Order:
         order = _permutation(self.pictures, mix(self.seed, epoch))
         chosen = order[place * self.step_size : (place + 1) * self.step_size]
         parts = np.array_split(chosen, self.world * self.accumulate)
-        return [
-            part.tolist() for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]
-        ]
+        return [part.tolist() for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]]
 
     def place(self, step: int) -> tuple[int, int]:
         """The epoch of a step, from 1, and its place in it, from 0."""

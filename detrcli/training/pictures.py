@@ -61,10 +61,7 @@ def beside_truth(split: Split, truth: Truth, results: Results) -> Image.Image:
         found = _marks(results.boxes[sure], results.category_ids[sure], names, results.scores[sure])
         if masks is not None and results.masks is not None:
             wanted, found = _with_masks(wanted, masks[here]), _with_masks(found, results.masks[sure])
-        cells += [
-            (mark(image, wanted), f"{w.files[i]}: ground truth"),
-            (mark(image, found), f"score {SURE} or more"),
-        ]
+        cells += [(mark(image, wanted), f"{w.files[i]}: ground truth"), (mark(image, found), f"score {SURE} or more")]
     return grid_figure(cells, columns=4)
 
 
@@ -73,20 +70,10 @@ def _with_masks(marks: Sequence[Mark], masks: np.ndarray) -> list[Mark]:
 
 
 def _marks(
-    boxes: np.ndarray,
-    categories: np.ndarray,
-    names: dict[int, str],
-    scores: np.ndarray | None = None,
+    boxes: np.ndarray, categories: np.ndarray, names: dict[int, str], scores: np.ndarray | None = None
 ) -> list[Mark]:
     """Marks at COCO boxes (N, 4)."""
     return [
-        Mark(
-            (x, y, x + width, y + height),
-            names[category],
-            category,
-            None if scores is None else float(scores[n]),
-        )
-        for n, ((x, y, width, height), category) in enumerate(
-            zip(boxes.tolist(), categories.tolist(), strict=True)
-        )
+        Mark((x, y, x + width, y + height), names[category], category, None if scores is None else float(scores[n]))
+        for n, ((x, y, width, height), category) in enumerate(zip(boxes.tolist(), categories.tolist(), strict=True))
     ]

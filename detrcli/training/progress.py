@@ -26,7 +26,7 @@ class TrainingProgress:
     seconds_left: float  # of the whole training, by the mean so far
 
 
-class Report(Protocol):
+class TrainingListener(Protocol):
     """Who is told how it goes. Only the first process tells."""
 
     def step(self, progress: TrainingProgress) -> None:
@@ -112,12 +112,8 @@ class EpochMetrics:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
-        """From these, or from those of version 0.1, where every part was a field."""
-        facts = dict(facts)
-        parts = facts.pop("parts", {})
-        for name in [name for name in facts if name.startswith("loss_")]:
-            parts[name.removeprefix("loss_")] = facts.pop(name)
-        return cls(parts=parts, **facts)
+        """From these."""
+        return cls(**facts)
 
 
 def shared_out(counted: Sequence[EpochMetrics], processes: int) -> EpochMetrics:

@@ -10,17 +10,16 @@ from typing import Any
 
 from PIL import Image
 
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.load import BEST
+from detrcli.checkpoints.save import save as save_weights
 from detrcli.errors import DataError, MachineError
 from detrcli.render.draw import save as save_picture
 from detrcli.render.plot import Panel, plot
 from detrcli.system.files import write_whole
-from detrcli.system.text import visible
-from detrcli.training.begun import CONFIG, HEAD, SOURCE, TENSORBOARD
+from detrcli.system.text import escape_controls
+from detrcli.training.run_status import CONFIG, HEAD, SOURCE, TENSORBOARD
 from detrcli.training.settings import Settings, to_toml
-from detrcli.training.state import load_state
-from detrcli.weights.load import BEST
-from detrcli.weights.save import save as save_weights
-from detrcli.weights.weights import Weights
 
 LAST, METRICS_FILE, CURVES, PREDICTIONS = "last", "metrics.csv", "curves.png", "val-predictions.png"
 DIVERGED = "diverged.pt"  # the batch at which the loss was no number any more
@@ -41,17 +40,17 @@ class RunFolder:
 
     def write_config(self, settings: Settings, data: str) -> None:
         """The settings, which `--config` takes again."""
-        write_whole(self.path / CONFIG, f"{HEAD}{visible(data)}\n{to_toml(settings)}".encode())
+        write_whole(self.path / CONFIG, f"{HEAD}{escape_controls(data)}\n{to_toml(settings)}".encode())
 
     def write_source(self, source: Mapping[str, Any]) -> None:
         """The data, in the plain values of a DataSpec."""
         write_whole(self.path / SOURCE, (json.dumps(source, indent=2) + "\n").encode())
 
-    def write_weights(self, weights: Weights, *, best: bool) -> None:
+    def write_weights(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """The last weights, which may be the best ones."""
-        save_weights(weights, self.path, LAST)
+        save_weights(checkpoint, self.path, LAST)
         if best:
-            save_weights(weights, self.path, BEST)
+            save_weights(checkpoint, self.path, BEST)
 
     def write_rows(self, rows: Sequence[Row], evaluated: Sequence[str]) -> None:
         """`metrics.csv`, and the curves that it makes; `evaluated` are the columns of the evaluation."""
@@ -84,9 +83,6 @@ def data_of(run: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((run / SOURCE).read_bytes())
         return {key: found[key] for key in ("data", "files", "exif", "skip_bad")}
-    except FileNotFoundError:  # of an earlier version
-        state, _ = load_state(run)
-        return dict(state["source"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{run / SOURCE}: it does not say which data was trained on ({error}).") from None
 
@@ -96,9 +92,7 @@ def read_rows(run: Path) -> list[dict[str, float]]:
     path = run / METRICS_FILE
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [
-                {name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)
-            ]
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
         if not all("epoch" in row for row in rows):
             raise ValueError("a row has no epoch")
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -125,9 +119,7 @@ def curves(rows: Sequence[Row], evaluated: Sequence[str]) -> Image.Image:
         return [
             (float(row["epoch"] or 0), float(value))
             for row in rows
-            if (value := row.get(name)) is not None
-            and math.isfinite(value)
-            and not (name in evaluated and value < 0)
+            if (value := row.get(name)) is not None and math.isfinite(value) and not (name in evaluated and value < 0)
         ]
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -144,9 +136,7 @@ def curves(rows: Sequence[Row], evaluated: Sequence[str]) -> Image.Image:
         terms = [curve(LOSS + name) for name in parts if name.startswith(f"{group}_")]
         return [(one[0][0], sum(value for _, value in one)) for one in zip(*terms, strict=False)]
 
-    def panel(
-        title: str, names: Mapping[str, str], least: float | None = 0, most: float | None = None
-    ) -> Panel:
+    def panel(title: str, names: Mapping[str, str], least: float | None = 0, most: float | None = None) -> Panel:
         shown = {name: curve(column) for name, column in names.items()}
         return Panel(title, "epoch", shown, least, most, span, mark)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from detrcli.config import Bounds, Config, Count, LossConfig, Share, Weight, Weights, check, hints_of
+from detrcli.config import Bounds, Config, Count, LossConfig, Share, TermWeights, Weight, check, hints_of
 from detrcli.errors import UsageError
 from detrcli.resize import LARGEST
 
@@ -32,19 +32,14 @@ class Settings(Config):
     # What is trained.
     model: str | None = field(
         default=None,
-        metadata=meaning(
-            "the model; default: what the weights are, else detr-r50 with its published weights"
-        ),
+        metadata=meaning("the model; default: what the weights are, else detr-r50 with its published weights"),
     )
     weights: str | None = field(
-        default=None,
-        metadata=meaning("what to start from; `none` for scratch; default: the model's own weights"),
+        default=None, metadata=meaning("what to start from; `none` for scratch; default: the model's own weights")
     )
     backbone_weights: str | None = field(
         default=None,
-        metadata=meaning(
-            "from scratch: `imagenet`, `none` or a FILE; default: imagenet where there are such"
-        ),
+        metadata=meaning("from scratch: `imagenet`, `none` or a FILE; default: imagenet where there are such"),
     )
     norm: Literal["frozen", "batch", "group"] | None = field(
         default=None, metadata=meaning("from scratch: normalisation in the backbone; default: the model's")
@@ -67,9 +62,7 @@ class Settings(Config):
     size: Side | None = field(
         default=None, metadata=meaning("shorter side of the input; default: the weights' or the model's")
     )
-    max_size: Side | None = field(
-        default=None, metadata=meaning("longest side of the input; default: grows with size")
-    )
+    max_size: Side | None = field(default=None, metadata=meaning("longest side of the input; default: grows with size"))
     augmentation: Literal["published", "strong", "flip", "none"] = field(
         default="published",
         metadata=meaning(
@@ -87,22 +80,19 @@ class Settings(Config):
     epochs: Annotated[int, Bounds(1)] = field(default=50, metadata=meaning("how often every picture is seen"))
     lr: Weight = field(default=1e-4, metadata=meaning("learning rate"))
     lr_backbone: Weight | None = field(
-        default=None,
-        metadata=meaning("that of the backbone; default: a tenth of lr, or lr if the backbone is random"),
+        default=None, metadata=meaning("that of the backbone; default: a tenth of lr, or lr if the backbone is random")
     )
     schedule: Literal["step", "cosine"] = field(
         default="step", metadata=meaning("a tenth of lr after two thirds; or a cosine to 0")
     )
     warmup: Annotated[int, Bounds(0)] = field(default=0, metadata=meaning("steps in which lr rises from 0"))
     weight_decay: Weight = field(default=1e-4, metadata=meaning("of AdamW"))
-    decay: Literal["all", "matrices"] = field(
+    weight_decay_on: Literal["all", "matrices"] = field(
         default="all",
-        metadata=meaning(
-            "what weight_decay is of: all that is trained, or `matrices`: no biases, norms and codes"
-        ),
+        metadata=meaning("what weight_decay is of: all that is trained, or `matrices`: no biases, norms and codes"),
     )
     beta2: Share = field(default=0.999, metadata=meaning("of AdamW: how long it remembers squared gradients"))
-    clip: Weight = field(default=0.1, metadata=meaning("greatest norm of the gradient; 0 for any"))
+    grad_clip: Weight = field(default=0.1, metadata=meaning("greatest norm of the gradient; 0 for any"))
     ema: Share = field(
         default=0.0,
         metadata=meaning("decay of a running mean of the weights, which is then evaluated and kept; 0: none"),
@@ -122,29 +112,24 @@ class Settings(Config):
     )
     class_cost: Literal["probability", "log", "focal"] | None = field(
         default=None,
-        metadata=meaning(
-            "of the matching: -p as published, -log p, or focal; default: the model's, `probability`"
-        ),
+        metadata=meaning("of the matching: -p as published, -log p, or focal; default: the model's, `probability`"),
     )
     no_object: Weight | None = field(
-        default=None,
-        metadata=meaning("weight of `no object` in the cross-entropy; default: the model's, 0.1"),
+        default=None, metadata=meaning("weight of `no object` in the cross-entropy; default: the model's, 0.1")
     )
-    cost: Weights = field(
+    cost: TermWeights = field(
         default_factory=dict,
         metadata=meaning(
             "weights of the matching cost's terms (`cost.class=2`); default: the model's, `class` 1, `l1` 5, `giou` 2"
         ),
     )
-    loss: Weights = field(
+    loss: TermWeights = field(
         default_factory=dict,
         metadata=meaning(
             "weights of the loss's terms (`loss.class=2`); default: the model's, `class` 1, `l1` 5, `giou` 2"
         ),
     )
-    seed: Annotated[int, Bounds(0, below=2**63)] = field(
-        default=0, metadata=meaning("of everything that is random")
-    )
+    seed: Annotated[int, Bounds(0, below=2**63)] = field(default=0, metadata=meaning("of everything that is random"))
 
     # What it keeps.
     eval_every: Annotated[int, Bounds(1)] = field(
@@ -156,9 +141,7 @@ class Settings(Config):
     save_every: Weight = field(
         default=15.0, metadata=meaning("minutes between saved states; one comes with every epoch too")
     )
-    tensorboard: bool = field(
-        default=False, metadata=meaning("write events for TensorBoard (extra `tensorboard`)")
-    )
+    tensorboard: bool = field(default=False, metadata=meaning("write events for TensorBoard (extra `tensorboard`)"))
 
     def loss_config(self, model: LossConfig) -> LossConfig:
         """How a model is matched and charged that is trained so: its own way, but for what is said here."""
@@ -186,11 +169,11 @@ def given_settings(
         if not equals:
             raise UsageError(f"--set {pair}: it is KEY=VALUE.")
         _add(values, {key.strip(): _value(text.strip())})
-    of(values)  # what is wrong is said at once
+    make_settings(values)  # what is wrong is said at once
     return values
 
 
-def of(values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Settings:
+def make_settings(values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Settings:
     """Settings from plain values, over a model's own recipe; an unknown key or another kind of value is an error."""
     merged: dict[str, Any] = {}
     _add(merged, recipe or {})
@@ -199,15 +182,15 @@ def of(values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Se
 
 
 def _add(values: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Put these over those, each as its setting has it. `loss_class`, as version 0.1 had it, is `loss.class`."""
+    """Put these over those, each as its setting has it."""
     hints = hints_of(Settings)
     for key, value in more.items():
-        table, _, term = key.partition(".") if "." in key else key.partition("_")
-        if table in _TABLES and term and key not in hints:
+        table, _, term = key.partition(".")
+        if table in _TABLES and term:
             check(f"{table}.{term}", value, Weight)
             values[table] = {**values.get(table, {}), term: float(value)}
         elif key in _TABLES:
-            check(key, value, Weights)
+            check(key, value, TermWeights)
             values[key] = {**values.get(key, {}), **value}
         elif key in hints:
             values[key] = _converted(value, hints[key])
@@ -220,9 +203,7 @@ def _add(values: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _converted(value: Any, hint: Any) -> Any:
     """A whole number where any number may stand, and a number where a word is meant."""
-    kinds = (
-        [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
-    )
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
     kind = get_args(kinds[0])[0] if get_origin(kinds[0]) is Annotated else kinds[0]
     if kind is float and type(value) is int:
         return float(value)

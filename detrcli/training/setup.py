@@ -10,6 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.architectures.architecture import Architecture, DataFacts
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.download import DownloadProgress, no_progress
+from detrcli.checkpoints.fit import fit, with_mask_head
+from detrcli.checkpoints.formats import backbone
+from detrcli.checkpoints.formats.header import from_header
+from detrcli.checkpoints.load import load_checkpoint
+from detrcli.checkpoints.registry import PUBLISHED
 from detrcli.config import ModelConfig, Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.checks import Split
@@ -20,22 +29,13 @@ from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.model.detection_transformer import Frozen
 from detrcli.structures import Classes
 from detrcli.system import distributed
-from detrcli.system.text import some
+from detrcli.system.text import preview
 from detrcli.training.order import for_other_processes
-from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, of
-from detrcli.variants import preset, variant_of
-from detrcli.variants.variant import DataFacts, Variant
-from detrcli.weights.download import DownloadProgress, no_progress
-from detrcli.weights.fit import fit, with_mask_head
-from detrcli.weights.formats import backbone
-from detrcli.weights.formats.header import from_header
-from detrcli.weights.load import load_weights
-from detrcli.weights.registry import PUBLISHED
-from detrcli.weights.weights import Weights
+from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, make_settings
 
 # What is said of a recipe that goes by the model or the data.
 CHOSEN = (
-    "size", "queries", "batch_size", "epochs", "lr", "lr_backbone", "weight_decay", "clip", "ema", "freeze",
+    "size", "queries", "batch_size", "epochs", "lr", "lr_backbone", "weight_decay", "grad_clip", "ema", "freeze",
 )  # fmt: skip
 ENOUGH = 20_000  # pictures from which training from scratch is not hopeless
 
@@ -62,14 +62,7 @@ class Data:
         if self.classes.things is not None:
             digest.update(self.classes.things.tobytes())
         train = self.train
-        for tensor in (
-            train.image_ids,
-            train.ends,
-            train.boxes,
-            train.labels,
-            train.outlines,
-            train.outline_ends,
-        ):
+        for tensor in (train.image_ids, train.ends, train.boxes, train.labels, train.outlines, train.outline_ends):
             if tensor is not None:
                 digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -79,11 +72,11 @@ class Data:
         """A number for the contents of each picture that is trained on, (I,)."""
         return marks_of(self.train)
 
-    def check_same(self, fingerprint: str, marks: Tensor | None) -> None:
-        """A DataError where it is not what it was when these were taken of it; version 0.1 took no marks."""
+    def check_same(self, fingerprint: str, marks: Tensor) -> None:
+        """A DataError where it is not what it was when these were taken of it."""
         changed = "its pictures, boxes, classes or masks are not those that this run was begun with"
         if fingerprint == self.fingerprint:
-            if marks is None or torch.equal(marks, self.marks):
+            if torch.equal(marks, self.marks):
                 return
             others = (marks != self.marks).nonzero().flatten().tolist()
             first = self.train.path(others[0])
@@ -93,7 +86,7 @@ class Data:
         raise DataError(f"{self.name}: {changed}.\nStart a new run from its weights: --weights RUN.")
 
 
-def take(name: str, examined: DatasetReport) -> Data:
+def prepare_data(name: str, examined: DatasetReport) -> Data:
     """What training takes of a data set that was looked through."""
     if "train" not in examined.splits:
         raise DataError(f"{name}: there is no train split; there is {', '.join(examined.splits)}.")
@@ -107,20 +100,20 @@ class Initial:
     """What a training starts from: settings, weights, and how they came about."""
 
     settings: Settings
-    weights: Weights
+    checkpoint: Checkpoint
     fresh_backbone: bool
     freeze: Frozen  # what stays as it is
     notes: Sequence[str]  # lines for the user
 
 
-def begin(
+def initialize(
     given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress = no_progress
 ) -> Initial:
     """The weights that a user's settings ask for, fitted to the classes, with the recipe of their model for the rest.
 
     The seed decides what is fresh.
     """
-    asked = of(given)
+    asked = make_settings(given)
     model = asked.model or DEFAULT_MODEL
     preset(model)  # which must be there
     source = asked.weights or (model if model in PUBLISHED else FROM_SCRATCH)
@@ -128,25 +121,23 @@ def begin(
         initial = _from_scratch(model, given, classes, facts, progress)
     else:
         initial = _from_weights(source, given, classes, facts, progress)
-    settings, weights = initial.settings, initial.weights
-    variant = weights.variant
-    weights = replace(
-        weights,
-        config=variant.changed(weights.config, dropout=settings.dropout),
-        preprocessing=_sized(weights.preprocessing, settings),
-        loss=settings.loss_config(variant.loss),
+    settings, checkpoint = initial.settings, initial.checkpoint
+    architecture = checkpoint.architecture
+    checkpoint = replace(
+        checkpoint,
+        config=architecture.changed(checkpoint.config, dropout=settings.dropout),
+        preprocessing=_sized(checkpoint.preprocessing, settings),
+        loss=settings.loss_config(architecture.loss),
     )
-    return replace(initial, weights=weights)
+    return replace(initial, checkpoint=checkpoint)
 
 
 def resumed(state: Mapping[str, Any], data: Data) -> Initial:
     """What a saved run started from; its data must be what it was."""
-    settings = of(state["settings"])
-    weights = from_header(state["weights"], state["model"], "the state")
-    learned = data.with_masks() if weights.variant.detector is not None else data
-    learned.check_same(state["fingerprint"], state.get("marks"))
-    if "loss" not in state["weights"]:  # version 0.1 left that to the settings
-        weights = replace(weights, loss=settings.loss_config(weights.variant.loss))
+    settings = make_settings(state["settings"])
+    checkpoint = from_header(state["weights"], state["model"], "the state")
+    learned = data.with_masks() if checkpoint.architecture.detector is not None else data
+    learned.check_same(state["fingerprint"], state["marks"])
     notes, before, now = [], len(state["sums"]), distributed.world_size()
     if now != before:
         batch_size, accumulate = for_other_processes(settings.batch_size, settings.accumulate, before, now)
@@ -156,57 +147,57 @@ def resumed(state: Mapping[str, Any], data: Data) -> Initial:
             f"accumulate = {accumulate} the steps see the same pictures, though their numbers are not equal to the "
             "last bit"
         ]
-    return Initial(settings, weights, state["fresh_backbone"], state["freeze"], notes=notes)
+    return Initial(settings, checkpoint, state["fresh_backbone"], state["freeze"], notes=notes)
 
 
 def _from_weights(
     source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
 ) -> Initial:
-    asked = of(given)
+    asked = make_settings(given)
     for key in ("norm", "backbone_weights"):
         if getattr(asked, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
     loaded, notes = _load(source, asked, progress)
-    settings = of(given, loaded.variant.recipe_for(loaded.config, facts))
+    settings = make_settings(given, loaded.architecture.recipe_for(loaded.config, facts))
     torch.manual_seed(settings.seed)
     fitted = fit(loaded, classes, settings.queries)
     kept, fresh, dropped = (
-        f"{len(names)} ({some(names, 6)})" if names else "none"
+        f"{len(names)} ({preview(names, 6)})" if names else "none"
         for names in (fitted.kept, fitted.fresh, fitted.dropped)
     )
     return Initial(
         settings,
-        fitted.weights,
+        fitted.checkpoint,
         fresh_backbone=False,
         freeze=settings.freeze or "stem",
         notes=[
             *notes,
             f"weights: {source}: loaded but for the class head, {fitted.queries}",
             f"class head: kept by name: {kept}; starting anew: {fresh}; dropped: {dropped}",
-            *_recipe_note(loaded.variant, loaded.config, given, facts),
+            *_recipe_note(loaded.architecture, loaded.config, given, facts),
         ],
     )
 
 
-def _load(source: str, asked: Settings, progress: DownloadProgress) -> tuple[Weights, list[str]]:
+def _load(source: str, asked: Settings, progress: DownloadProgress) -> tuple[Checkpoint, list[str]]:
     """The weights, with a fresh mask head where such a model is asked for and they have none; and notes of that."""
-    detector = asked.model and variant_of(preset(asked.model)).detector
+    detector = asked.model and architecture_of(preset(asked.model)).detector
     if asked.model and detector:
-        loaded = load_weights(source, progress=progress)
-        if loaded.variant is detector:
+        loaded = load_checkpoint(source, progress=progress)
+        if loaded.architecture is detector:
             torch.manual_seed(asked.seed)
             return with_mask_head(loaded, asked.model), [f"{source} has no mask head: a new one is put on it"]
-    return load_weights(source, model=asked.model, progress=progress), []
+    return load_checkpoint(source, model=asked.model, progress=progress), []
 
 
 def _from_scratch(
     model: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
 ) -> Initial:
     config = preset(model)
-    variant = variant_of(config)
-    settings = of(given, variant.recipe_for(config, facts))
+    architecture = architecture_of(config)
+    settings = make_settings(given, architecture.recipe_for(config, facts))
     torch.manual_seed(settings.seed)
-    config = variant.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
+    config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
     source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
     norm: str | None = getattr(config, "norm", None)
     if source == FROM_SCRATCH and norm == "frozen":
@@ -214,12 +205,12 @@ def _from_scratch(
             "A backbone of random weights does not train with norm = frozen: its batch norm never learns the "
             "statistics.\nGive --set norm=group or norm=batch, or --set backbone_weights=imagenet."
         )
-    tensors = variant.build(config).state_dict()
+    tensors = architecture.build(config).state_dict()
     if source != FROM_SCRATCH:
         tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
     start = source if source != FROM_SCRATCH else "random"
     notes = [f"{model} from scratch, backbone: {start}" + (f", norm: {norm}" if norm else "")]
-    notes += _recipe_note(variant, config, given, facts)
+    notes += _recipe_note(architecture, config, given, facts)
     if model in PUBLISHED and facts.pictures < ENOUGH:
         notes.append(
             f"warning: {facts.pictures:,} pictures are few for training from scratch: the published models took "
@@ -227,7 +218,7 @@ def _from_scratch(
         )
     return Initial(
         settings,
-        Weights(f"{model} from scratch", config, tensors, classes, variant.preprocessing, variant.loss),
+        Checkpoint(f"{model} from scratch", config, tensors, classes, architecture.preprocessing, architecture.loss),
         fresh_backbone=source == FROM_SCRATCH,
         freeze=settings.freeze or ("none" if source == FROM_SCRATCH else "stem"),
         notes=notes,
@@ -235,14 +226,14 @@ def _from_scratch(
 
 
 def _recipe_note(
-    variant: Variant[Any], config: ModelConfig, given: Mapping[str, Any], facts: DataFacts
+    architecture: Architecture[Any], config: ModelConfig, given: Mapping[str, Any], facts: DataFacts
 ) -> list[str]:
     """What was chosen by the data and not by the user."""
-    if not callable(variant.recipe):
+    if not callable(architecture.recipe):
         return []
     chosen = {
         key: value
-        for key, value in variant.recipe_for(config, facts).items()
+        for key, value in architecture.recipe_for(config, facts).items()
         if key in CHOSEN and key not in given
     }
     return [f"for {facts}: " + ", ".join(f"{key} {value}" for key, value in chosen.items())] if chosen else []

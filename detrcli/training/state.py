@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from detrcli.errors import WeightsError
-from detrcli.training.begun import is_unbegun
+from detrcli.training.run_status import is_unbegun
 
 FOLDER = "state"
 FORMAT = 1  # of what is in a state

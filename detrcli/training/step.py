@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from detrcli.data.dataset import Examples
 from detrcli.errors import DivergedError, UsageError
 from detrcli.losses.criterion import class_error
-from detrcli.losses.loss import Loss, LossBreakdown, Step
+from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
@@ -63,9 +63,7 @@ class Trainer:
         self.overflows = 0
         # The running mean of everything that the state dict holds, where it is asked for.
         self.ema: dict[str, Tensor] | None = (
-            {name: value.detach().clone() for name, value in model.state_dict().items()}
-            if settings.ema > 0
-            else None
+            {name: value.detach().clone() for name, value in model.state_dict().items()} if settings.ema > 0 else None
         )
         # What changes in a forward pass already.
         self._statistics = [
@@ -98,7 +96,7 @@ class Trainer:
         self.optimiser.zero_grad()
 
         targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
-        shared = Step.of(targets)
+        shared = StepNormalizers.of(targets)
         seen: list[dict[str, Tensor]] = []  # of each batch
         for i, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
             with self._unsynchronised(i + 1 < len(batches)):
@@ -109,7 +107,7 @@ class Trainer:
 
         self.scaler.unscale_(self.optimiser)
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.settings.clip or torch.inf)
+        norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
         sums = self._read([*seen, {"norm": norm}])
         if distributed.greatest(not math.isfinite(sums["total"])):
             if math.isfinite(sums["total"]):
@@ -131,7 +129,7 @@ class Trainer:
         with autocast(self.settings.precision, self.device):
             return cast("Output", self._compute(batch.batch.to(self.device), targets))
 
-    def _loss(self, output: Output, targets: Sequence[Target], step: Step) -> LossBreakdown:
+    def _loss(self, output: Output, targets: Sequence[Target], step: StepNormalizers) -> LossBreakdown:
         """The loss; where one process cannot match what is not finite, all of them stop here."""
         error = breakdown = None
         try:
@@ -143,9 +141,7 @@ class Trainer:
         assert breakdown is not None
         return breakdown
 
-    def _numbers(
-        self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
+    def _numbers(self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]) -> dict[str, Tensor]:
         """What a batch adds to the step's result, still on the device."""
         numbers = {PART + name: part for name, part in breakdown.parts.items()}
         numbers["total"] = breakdown.total
@@ -199,7 +195,5 @@ def _replica(model: DetectionTransformer, device: torch.device) -> DistributedDa
     # Else the processes wait for gradients that never come.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]  # torch says nothing of it
     return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=model.may_leave_out,
+        model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=model.may_leave_out
     )

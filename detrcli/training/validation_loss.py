@@ -6,7 +6,7 @@ import torch
 from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.inference.detector import Detector
-from detrcli.losses.loss import Loss, Step
+from detrcli.losses.loss import Loss, StepNormalizers
 
 LEAST, MOST = 8, 32  # pictures, a quarter of the split between these
 
@@ -26,7 +26,7 @@ def validation_loss(detector: Detector, truth: Annotations, loss: Loss) -> float
     examples = [one for i in places if isinstance(one := dataset[0, i], Example)]
     if not examples:
         return None
-    step = Step.of([[one.target] for one in examples])
+    step = StepNormalizers.of([[one.target] for one in examples])
     total = 0.0
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)

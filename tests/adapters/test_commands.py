@@ -17,13 +17,13 @@ from judge import twelve
 from PIL import Image
 from transformers import AutoModelForObjectDetection
 
+from detrcli.architectures.adapters.library import NEEDED
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.relevance import relevance
-from detrcli.variants.adapters.library import NEEDED
-from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_all_that_looks_inside(name: str, folder: Path, data: Path, detr: Detr) 
     assert shown.code == 0, shown.err
     raw = np.load("raw.npz")
     np.testing.assert_allclose(raw["cross"].sum((-1, -2)), 1, atol=1e-3)
-    family = load_weights(str(folder)).config.family
+    family = load_checkpoint(str(folder)).config.family
     if family.attentions.kind == "sampled":
         np.testing.assert_allclose(raw["weights"].sum((3, 4)), 1, atol=1e-5)  # of each head
     assert detr(*looked, "--self", "--query", 3, "--out", "self.png").code == 0
@@ -56,9 +56,9 @@ def test_all_that_looks_inside(name: str, folder: Path, data: Path, detr: Detr) 
 
 def test_relevance_follows_the_gradient(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Attention to a cell counts as much as the score changes with it: held against the difference that it makes."""
-    weights = load_weights(str(folder_of("conditional", tmp_path_factory)))
-    detector = Detector(weights, CPU, engine="plain")
-    pixels = prepare(Image.new("RGB", (96, 96), (200, 40, 90)), weights.preprocessing)
+    checkpoint = load_checkpoint(str(folder_of("conditional", tmp_path_factory)))
+    detector = Detector(checkpoint, CPU, engine="plain")
+    pixels = prepare(Image.new("RGB", (96, 96), (200, 40, 90)), checkpoint.preprocessing)
     (map_,) = relevance(detector, pixels, [3])
     assert map_.shape == (3, 3)
     assert map_.sum().item() == pytest.approx(1, abs=1e-5)
@@ -81,11 +81,7 @@ def test_two_processes(kind: str, tmp_path_factory: pytest.TempPathFactory, tmp_
         "--set", "workers=0", "--out", tmp_path / "run", "--device", "cpu",
     ]  # fmt: skip
     done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        list(map(str, command)), capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-3000:]
     AutoModelForObjectDetection.from_pretrained(tmp_path / "run" / "last")
@@ -113,7 +109,7 @@ def test_what_is_not_read_is_said(
 ) -> None:
     source = folder_of("conditional", tmp_path_factory)
     with pytest.raises(WeightsError, match=said):
-        load_weights(changed(source, tmp_path / "changed", **facts))
+        load_checkpoint(changed(source, tmp_path / "changed", **facts))
 
 
 def test_code_in_a_folder_is_not_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -121,7 +117,7 @@ def test_code_in_a_folder_is_not_run(tmp_path: Path, tmp_path_factory: pytest.Te
     own = {"AutoConfig": "evil.Config", "AutoModelForObjectDetection": "evil.Model"}
     place = changed(source, tmp_path / "evil", auto_map=own)
     (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    load_weights(place)
+    load_checkpoint(place)
     assert not (tmp_path / "ran").exists()
 
 
@@ -141,16 +137,14 @@ def test_processors_that_are_not_read(
     path = tmp_path / "other" / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
     with pytest.raises(WeightsError, match=said):
-        load_weights(str(tmp_path / "other"))
+        load_checkpoint(str(tmp_path / "other"))
 
 
-def test_without_a_processor_the_familys_own(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_without_a_processor_the_familys_own(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     for kind, rule in (("rt", "exact-size"), ("conditional", "bounded-edges")):
         shutil.copytree(folder_of(kind, tmp_path_factory), tmp_path / kind)
         (tmp_path / kind / "preprocessor_config.json").unlink()
-        assert load_weights(str(tmp_path / kind)).preprocessing.resize.kind == rule
+        assert load_checkpoint(str(tmp_path / kind)).preprocessing.resize.kind == rule
     assert processor_of("rt").size["height"] == 96
 
 
@@ -160,7 +154,7 @@ def test_where_transformers_is_missing(
     folder = folder_of("conditional", tmp_path_factory)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises((UsageError, WeightsError), match=r"detrcli\[transformers\]"):
-        load_weights(str(folder))
+        load_checkpoint(str(folder))
     assert "detrcli[transformers]" in NEEDED
 
 
@@ -170,7 +164,7 @@ def test_another_number_of_queries(detr: Detr, data: Path, tmp_path_factory: pyt
     for kind in ("rt", "conditional"):
         shown = detr("train", data, "--weights", folder_of(kind, tmp_path_factory), "--out", kind, *more)
         assert shown.code == 0, shown.err
-        assert load_weights(kind).config.queries == 25
+        assert load_checkpoint(kind).config.queries == 25
     shown = detr("train", data, "--weights", folder_of("yolos", tmp_path_factory), "--out", "yolos", *more)
     assert shown.code == 2
     assert "YOLOS: its number of queries cannot be changed" in shown.err
@@ -209,18 +203,7 @@ def test_exports_say_the_same(
     assert shown.code == 0, shown.err
     pictures = sorted((data / "val").iterdir())[:2]
     told = [
-        detr(
-            "predict",
-            *pictures,
-            "--weights",
-            weights,
-            "--threshold",
-            0,
-            "--json",
-            "--no-images",
-            "--batch-size",
-            2,
-        )
+        detr("predict", *pictures, "--weights", weights, "--threshold", 0, "--json", "--no-images", "--batch-size", 2)
         for weights in (tmp_path / "lively", out)
     ]
     plain, exported = (json.loads(one.out)["images"] for one in told)
@@ -238,18 +221,7 @@ def test_of_many_sizes_there_is_no_export(detr: Detr, tmp_path_factory: pytest.T
 def test_half_the_precision(name: str, folder: Path, data: Path, detr: Detr) -> None:
     """Theirs mix numbers of both kinds, which torch has to sort out."""
     pictures = sorted((data / "val").iterdir())[:1]
-    call = (
-        "predict",
-        *pictures,
-        "--weights",
-        folder,
-        "--threshold",
-        0,
-        "--no-images",
-        "--json",
-        "--device",
-        "cpu",
-    )
+    call = ("predict", *pictures, "--weights", folder, "--threshold", 0, "--no-images", "--json", "--device", "cpu")
     shown = detr(*call, "--precision", "bf16")
     assert shown.code == 0, shown.err
     (halved,), (whole,) = (json.loads(one.out)["images"] for one in (shown, detr(*call)))
@@ -275,9 +247,7 @@ def test_it_is_evaluated_as_pycocotools_would(folder: Path, tmp_path: Path, name
             output = network(processor(images=picture, return_tensors="pt")["pixel_values"])
         size = [(picture.height, picture.width)]
         (answer,) = processor.post_process_object_detection(output, threshold=0.0, target_sizes=size)
-        rows = zip(
-            answer["scores"].tolist(), answer["labels"].tolist(), answer["boxes"].tolist(), strict=True
-        )
+        rows = zip(answer["scores"].tolist(), answer["labels"].tolist(), answer["boxes"].tolist(), strict=True)
         for number, (score, label, (x0, y0, x1, y1)) in enumerate(rows):
             one = {
                 "image_id": image["id"],

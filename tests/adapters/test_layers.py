@@ -9,31 +9,31 @@ from families import pictures
 from gathering import from_cells, from_points
 from transformers import AutoModelForObjectDetection
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
-from transformers.loss.loss_for_object_detection import HungarianMatcher
+from transformers.loss.loss_for_object_detection import HungarianMatcher as TheirMatcher
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
+from detrcli.architectures.adapters.attention import AdaptedInspectable, AdaptedRecord, by_level
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
 from detrcli.inference.detector import Detector
 from detrcli.inspection.walk import walk
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.model.inspectable import Dense, Sampled
-from detrcli.structures import Batch, Group, Target
-from detrcli.variants.adapters.attention import AdaptedInspectable, AdaptedRecord, by_level
-from detrcli.weights.load import load_weights
-from detrcli.weights.weights import Weights
+from detrcli.structures import Batch, QueryGroup, Target
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def weights(folder: Path) -> Weights:
-    return load_weights(str(folder))
+def checkpoint(folder: Path) -> Checkpoint:
+    return load_checkpoint(str(folder))
 
 
-def batch_of(weights: Weights) -> Batch:
-    return collate([prepare(next(pictures()), weights.preprocessing)])
+def batch_of(checkpoint: Checkpoint) -> Batch:
+    return collate([prepare(next(pictures()), checkpoint.preprocessing)])
 
 
 def target(*labels: int) -> Target:
@@ -42,10 +42,10 @@ def target(*labels: int) -> Target:
 
 
 @torch.no_grad()
-def test_the_last_layer_is_what_it_answers(weights: Weights, folder: Path) -> None:
-    output = weights.model()(batch_of(weights))
+def test_the_last_layer_is_what_it_answers(checkpoint: Checkpoint, folder: Path) -> None:
+    output = checkpoint.model()(batch_of(checkpoint))
     network = AutoModelForObjectDetection.from_pretrained(folder).eval()
-    theirs = network(batch_of(weights).images)
+    theirs = network(batch_of(checkpoint).images)
     torch.testing.assert_close(output.last.logits, theirs.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.last.boxes, theirs.pred_boxes, atol=1e-5, rtol=1e-5)
     assert len(output.decoder) == 2
@@ -53,42 +53,34 @@ def test_the_last_layer_is_what_it_answers(weights: Weights, folder: Path) -> No
 
 
 @torch.no_grad()
-def test_earlier_layers_are_those_of_a_shallower_model(name: str, weights: Weights) -> None:
+def test_earlier_layers_are_those_of_a_shallower_model(name: str, checkpoint: Checkpoint) -> None:
     """A model that ends after its first decoder layer says what the first layer of the whole says."""
-    if name in (
-        "yolos",
-        "deformable-two-stage",
-        "deformable-refine",
-        "deformable",
-        "d-fine",
-        "deim-v2",
-        "dab",
-    ):
+    if name in ("yolos", "deformable-two-stage", "deformable-refine", "deformable", "d-fine", "deim-v2", "dab"):
         pytest.skip("transformers does not let it end earlier with the same heads")
-    model = weights.model()
-    first = model(batch_of(weights)).decoder.layer(0)
+    model = checkpoint.model()
+    first = model(batch_of(checkpoint)).decoder.layer(0)
     network: Any = model.network
     network.model.decoder.layers = network.model.decoder.layers[:1]
     network.config.decoder_layers = 1
-    shallow = model(batch_of(weights)).last
+    shallow = model(batch_of(checkpoint)).last
     if name in ("rt", "rt-v2"):  # their answer is the last of those that they have
-        shallow = model(batch_of(weights)).decoder.layer(0)
+        shallow = model(batch_of(checkpoint)).decoder.layer(0)
     torch.testing.assert_close(first.boxes, shallow.boxes, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(first.logits, shallow.logits, atol=1e-5, rtol=1e-5)
 
 
-def recorded(weights: Weights) -> tuple[AdaptedInspectable, AdaptedRecord]:
-    model = weights.model()
+def recorded(checkpoint: Checkpoint) -> tuple[AdaptedInspectable, AdaptedRecord]:
+    model = checkpoint.model()
     inspected = AdaptedInspectable(model)  # type: ignore[arg-type]  # one of theirs
     with torch.inference_mode(), inspected.recorded() as record:
-        model(batch_of(weights))
+        model(batch_of(checkpoint))
     return inspected, record
 
 
 @torch.no_grad()
-def test_attention_is_what_the_modules_compute(weights: Weights) -> None:
+def test_attention_is_what_the_modules_compute(checkpoint: Checkpoint) -> None:
     """Weights sum to one, and contracted with the values they give what the module itself puts out."""
-    inspected, record = recorded(weights)
+    inspected, record = recorded(checkpoint)
     assert inspected.cross
     for module in inspected.attentions:
         call = record.calls[module]
@@ -103,8 +95,8 @@ def test_attention_is_what_the_modules_compute(weights: Weights) -> None:
 
 
 @torch.no_grad()
-def test_maps_of_queries_and_cells(weights: Weights) -> None:
-    inspected, record = recorded(weights)
+def test_maps_of_queries_and_cells(checkpoint: Checkpoint) -> None:
+    inspected, record = recorded(checkpoint)
     h, w = record.cells
     for layer in range(inspected.decoder_layers):
         seen = record.cross(layer, [3, 0])
@@ -126,27 +118,27 @@ def test_levels_of_unequal_points_are_filled_with_nothing() -> None:
 
 
 @torch.no_grad()
-def test_the_matching_is_theirs(weights: Weights) -> None:
-    loss = weights.make_loss()
-    assert isinstance(loss.matcher, Matcher)
-    numbers = weights.config.numbers
-    kind = weights.config.model_type
+def test_the_matching_is_theirs(checkpoint: Checkpoint) -> None:
+    loss = checkpoint.make_loss()
+    assert isinstance(loss.matcher, HungarianMatcher)
+    numbers = checkpoint.config.numbers
+    kind = checkpoint.config.model_type
     costs = [term.weight for term in loss.matcher.terms]
     if hasattr(numbers, "matcher_class_cost"):
         theirs: Any = RTDetrHungarianMatcher(numbers)
     elif kind in ("lw_detr", "rf_detr"):
         theirs = LwDetrHungarianMatcher(*costs)
-    elif weights.config.family.scoring == "softmax":
-        theirs = HungarianMatcher(*costs)
+    elif checkpoint.config.family.scoring == "softmax":
+        theirs = TheirMatcher(*costs)
     else:
         theirs = DeformableDetrHungarianMatcher(*costs)
     assert costs == [theirs.class_cost, theirs.bbox_cost, theirs.giou_cost]
     generator = torch.Generator().manual_seed(3)
-    rows = weights.scoring.rows(5)
+    rows = checkpoint.scoring.num_logits(5)
     logits = torch.randn(2, 3, 20, rows, generator=generator)
     boxes = torch.rand(2, 3, 20, 4, generator=generator) * 0.4 + 0.1
     targets = [target(0, 3, 3, 1), target(), target(4, 2)]
-    match = loss.matcher(Group("decoder", logits, boxes), targets)
+    match = loss.matcher(QueryGroup("decoder", logits, boxes), targets)
     labels = [{"class_labels": one.labels, "boxes": one.boxes} for one in targets]
     starts = [0, 4, 4]
     for layer in range(2):
@@ -162,12 +154,12 @@ def test_the_matching_is_theirs(weights: Weights) -> None:
         assert set(found) == pairs
 
 
-def test_groups_beside_the_decoder_have_names(name: str, weights: Weights) -> None:
-    model = weights.model()
+def test_groups_beside_the_decoder_have_names(name: str, checkpoint: Checkpoint) -> None:
+    model = checkpoint.model()
     with torch.no_grad():
-        output = model(batch_of(weights), [target(1, 2)])
+        output = model(batch_of(checkpoint), [target(1, 2)])
     names = [group.name for group in output.others]
-    if weights.config.family.denoises:
+    if checkpoint.config.family.denoises:
         assert names == ["proposals", "denoising"]
         noised = output.others[1]
         assert noised.match is not None
@@ -176,17 +168,17 @@ def test_groups_beside_the_decoder_have_names(name: str, weights: Weights) -> No
         assert not any(module.training for module in model.modules())
     else:
         assert names == (["proposals"] if name in ("lw", "rf") else [])
-    alone = model(batch_of(weights)).last
+    alone = model(batch_of(checkpoint)).last
     torch.testing.assert_close(output.last.boxes, alone.boxes, atol=1e-5, rtol=1e-4)
 
 
-def test_the_walk(weights: Weights) -> None:
-    detector = Detector(weights, CPU, engine="plain")
-    stops = walk(detector, prepare(next(pictures()), weights.preprocessing))
+def test_the_walk(checkpoint: Checkpoint) -> None:
+    detector = Detector(checkpoint, CPU, engine="plain")
+    stops = walk(detector, prepare(next(pictures()), checkpoint.preprocessing))
     names = [stop.name for stop in stops]
     assert names[:2] == ["picture", "backbone"]
     assert names[-1] == "answers"
     by_name = {stop.name: stop for stop in stops}
-    assert by_name["class head"].shape == (20, weights.scoring.rows(5))
+    assert by_name["class head"].shape == (20, checkpoint.scoring.num_logits(5))
     assert by_name["box head"].shape[0] == 20
     assert "decoder" in names

@@ -18,6 +18,9 @@ from pycocotools import mask as rle
 from transformers import AutoModelForUniversalSegmentation
 
 import detrcli
+from detrcli.checkpoints.coco import NAMES as THINGS
+from detrcli.checkpoints.coco import PANOPTIC_NAMES, UNUSED
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
@@ -25,9 +28,6 @@ from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.segmentation.maps import PanopticMap, SemanticMap
 from detrcli.segmentation.segmentation import MapRequest
-from detrcli.weights.coco import NAMES as THINGS
-from detrcli.weights.coco import PANOPTIC_NAMES, UNUSED
-from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
 
@@ -64,10 +64,7 @@ class Judge:
     def instances(self, image: Image.Image, threshold: float) -> list[tuple[float, int, np.ndarray]]:
         """Score, class and mask of each."""
         (found,) = self.processor.post_process_instance_segmentation(
-            self.output(image),
-            threshold=threshold,
-            target_sizes=[image.size[::-1]],
-            return_binary_maps=True,
+            self.output(image), threshold=threshold, target_sizes=[image.size[::-1]], return_binary_maps=True
         )
         return [
             (one["score"], one["label_id"], mask.bool().numpy())
@@ -76,7 +73,7 @@ class Judge:
 
 
 def test_pixels_are_theirs(name: str, folder: Path) -> None:
-    weights, processor = load_weights(str(folder)), processor_of(name)
+    weights, processor = load_checkpoint(str(folder)), processor_of(name)
     for image in (*pictures(), Image.new("RGB", (33, 100), "red"), Image.new("RGB", (301, 64), "blue")):
         wanted = processor(images=image, return_tensors="pt")["pixel_values"][0]
         assert torch.equal(prepare(image, weights.preprocessing), wanted)
@@ -91,22 +88,20 @@ def test_pixels_are_theirs(name: str, folder: Path) -> None:
         {"size": {"max_height": 80, "max_width": 90}, "size_divisor": 0},
     ],
 )
-def test_sizes_are_theirs(
-    changes: dict[str, Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_sizes_are_theirs(changes: dict[str, Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     shutil.copytree(folder_of("mask2former", tmp_path_factory), tmp_path / "other")
     processor = processor_of("mask2former", **changes)
     processor.save_pretrained(tmp_path / "other")
-    weights = load_weights(str(tmp_path / "other"))
+    checkpoint = load_checkpoint(str(tmp_path / "other"))
     for height in (37, 64, 90, 97, 151, 223):
         for width in (36, 45, 96, 150, 181, 301):
             image = Image.new("RGB", (width, height))
             wanted = processor(images=image, return_tensors="pt")["pixel_values"].shape[2:]
-            assert prepare(image, weights.preprocessing).shape[1:] == wanted, (height, width)
+            assert prepare(image, checkpoint.preprocessing).shape[1:] == wanted, (height, width)
 
 
 def test_instances_are_theirs(name: str, folder: Path) -> None:
-    detector, judge = Detector(load_weights(str(folder)), CPU, engine="plain"), Judge(name, folder)
+    detector, judge = Detector(load_checkpoint(str(folder)), CPU, engine="plain"), Judge(name, folder)
     assert detector.classes.names.tolist() == list(CLASSES.values())
     seen = set()
     for image in pictures():
@@ -130,7 +125,7 @@ def test_instances_are_theirs(name: str, folder: Path) -> None:
 
 
 def test_maps_are_theirs(name: str, folder: Path) -> None:
-    detector, judge = Detector(load_weights(str(folder)), CPU, engine="plain"), Judge(name, folder)
+    detector, judge = Detector(load_checkpoint(str(folder)), CPU, engine="plain"), Judge(name, folder)
     images, segments = list(pictures()), 0
     streams = [
         detector.stream(images, maps=asked)
@@ -162,10 +157,10 @@ def test_maps_are_theirs(name: str, folder: Path) -> None:
 @torch.no_grad()
 def test_fast_and_in_batches_it_says_the_same(folder: Path) -> None:
     """But for pixels on the edge of a mask."""
-    weights = load_weights(str(folder))
-    batch = collate([prepare(image, weights.preprocessing) for image in [*pictures()][:1] * 2])
-    plain = weights.model()(batch).last
-    fast = Detector(weights, CPU, engine="fast").engine(batch)
+    checkpoint = load_checkpoint(str(folder))
+    batch = collate([prepare(image, checkpoint.preprocessing) for image in [*pictures()][:1] * 2])
+    plain = checkpoint.model()(batch).last
+    fast = Detector(checkpoint, CPU, engine="fast").engine(batch)
     torch.testing.assert_close(fast.logits, plain.logits, atol=1e-4, rtol=1e-4)
     assert plain.masks is not None
     assert fast.masks is not None
@@ -304,9 +299,7 @@ def test_what_other_commands_say(
     assert {path.name for path in Path().iterdir()} == {"a.png"}
 
 
-def test_what_is_computed_in_one_way_alone(
-    picture: Path, detr: Detr, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_is_computed_in_one_way_alone(picture: Path, detr: Detr, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = folder_of("maskformer", tmp_path_factory)
     exported = detr("export", folder, "--format", "onnx", "--out", "x.onnx")
     compiled = detr("predict", picture, "--weights", folder, "--engine", "compiled")
@@ -326,22 +319,14 @@ def changed(source: Path, place: Path, file: str = "config.json", **facts: Any) 
 @pytest.mark.parametrize(
     ("file", "facts", "said"),
     [
-        (
-            "config.json",
-            {"model_type": "oneformer"},
-            "of type 'oneformer'; read are .*mask2former, maskformer",
-        ),
+        ("config.json", {"model_type": "oneformer"}, "of type 'oneformer'; read are .*mask2former, maskformer"),
         ("config.json", {"quantization_config": {"bits": 8}}, "quantised"),
         ("config.json", {"num_queries": 3}, "the tensors do not fit|does not load"),
         ("config.json", {"encoder_layers": 2_000_000}, "it is at most"),
         ("preprocessor_config.json", {"pad_size": {"height": 200, "width": 200}}, "pads or cuts"),
         ("preprocessor_config.json", {"size": {"shortest_edge": 60}}, "no size that is read|does not load"),
         ("preprocessor_config.json", {"do_resize": False}, "not resized"),
-        (
-            "preprocessor_config.json",
-            {"size": {"max_height": 60, "max_width": 60}},
-            "no size that is read",
-        ),
+        ("preprocessor_config.json", {"size": {"max_height": 60, "max_width": 60}}, "no size that is read"),
     ],
 )
 def test_what_is_not_read_is_said(
@@ -349,14 +334,14 @@ def test_what_is_not_read_is_said(
 ) -> None:
     place = changed(folder_of("mask2former", tmp_path_factory), tmp_path / "changed", file, **facts)
     with pytest.raises(WeightsError, match=said):
-        load_weights(place)
+        load_checkpoint(place)
 
 
 def test_code_in_a_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
     own = {"AutoConfig": "evil.Config", "AutoModelForUniversalSegmentation": "evil.Model"}
     place = changed(folder, tmp_path / "evil", auto_map=own)
     (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    load_weights(place)
+    load_checkpoint(place)
     assert not (tmp_path / "ran").exists()
 
 
@@ -364,22 +349,20 @@ def test_stuff_is_known_by_cocos_names(tmp_path: Path, tmp_path_factory: pytest.
     """Of a folder's names those of COCO's panoptic classes, in whatever order; of others nobody says it."""
     folder = folder_of("mask2former", tmp_path_factory)
     named = ["sky-other-merged", "person", "LABEL_2", "grass-merged", "dog"]
-    classes = load_weights(changed(folder, tmp_path / "a", id2label=dict(enumerate(named)))).classes
+    classes = load_checkpoint(changed(folder, tmp_path / "a", id2label=dict(enumerate(named)))).classes
     assert classes.things is not None
     assert classes.things[[0, 1, 3, 4]].tolist() == [False, True, False, True]
     for others in ([*named[:4], "unicorn"], ["person", "dog", "cat", "bird", "cow"]):
         place = changed(folder, tmp_path / others[-1], id2label=dict(enumerate(others)))
-        assert load_weights(place).classes.things is None
+        assert load_checkpoint(place).classes.things is None
     assert len(set(PANOPTIC_NAMES) - set(THINGS)) == 53
     assert UNUSED in THINGS
 
 
-def test_without_a_processor_the_familys_own(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_without_a_processor_the_familys_own(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     shutil.copytree(folder_of("maskformer", tmp_path_factory), tmp_path / "bare")
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
-    rule = load_weights(str(tmp_path / "bare")).preprocessing.resize
+    rule = load_checkpoint(str(tmp_path / "bare")).preprocessing.resize
     assert (rule.kind, rule.side) == ("raised-edges", 800)
     assert rule.place(480, 640).width % 32 == 0
 

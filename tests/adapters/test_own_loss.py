@@ -12,14 +12,14 @@ from here import Detr
 from trainings import comparable, data_of, new, resume, stopped
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.inference.detector import Detector
-from detrcli.losses.loss import Step
+from detrcli.losses.loss import StepNormalizers
 from detrcli.structures import Target
 from detrcli.training.interrupts import Interrupts
-from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {
@@ -39,16 +39,16 @@ def targets() -> list[Target]:
 
 def test_the_loss_is_theirs(name: str, folder: Path) -> None:
     """The same network, told by hand what training tells it, with the same random state."""
-    weights = load_weights(str(folder))
-    pixels = [prepare(image, weights.preprocessing) for image in pictures()]
+    checkpoint = load_checkpoint(str(folder))
+    pixels = [prepare(image, checkpoint.preprocessing) for image in pictures()]
     batch = collate([pixels[0], pixels[0].flip(2), pixels[0].flip(1)])
-    model = weights.model().train()
+    model = checkpoint.model().train()
     torch.manual_seed(5)
     output = model(batch, targets())
-    loss = weights.make_loss()
-    breakdown = loss.compute_loss(output, targets(), Step.of([targets()]))
+    loss = checkpoint.make_loss()
+    breakdown = loss.compute_loss(output, targets(), StepNormalizers.of([targets()]))
     network = AutoModelForObjectDetection.from_pretrained(folder).train()
-    family = weights.config.family
+    family = checkpoint.config.family
     by_hand = family.auxiliary and bool(family.norm)
     network.config.auxiliary_loss = family.auxiliary and not by_hand
     labels = [{"class_labels": one.labels, "boxes": one.boxes} for one in targets()]
@@ -60,9 +60,7 @@ def test_the_loss_is_theirs(name: str, folder: Path) -> None:
     parts = {key: value for key, value in theirs.loss_dict.items() if not any(c.isdigit() for c in key)}
     for key, value in parts.items():
         if key.startswith("loss_"):
-            torch.testing.assert_close(
-                breakdown.parts[key.removeprefix("loss_")], value, atol=1e-5, rtol=1e-5
-            )
+            torch.testing.assert_close(breakdown.parts[key.removeprefix("loss_")], value, atol=1e-5, rtol=1e-5)
     if by_hand:
         terms = [value for key, value in output.named.items() if key.startswith("loss_bbox")]
         assert len(terms) == 2  # one of each layer
@@ -103,30 +101,23 @@ def test_what_is_kept_is_read_by_transformers(name: str, folder: Path, data: Pat
     assert "kept by name: 4" in shown.err
     kept = Path("run/last")
     assert (kept / "detrcli.json").is_file()
-    weights = load_weights(str(kept))
+    checkpoint = load_checkpoint(str(kept))
     network = AutoModelForObjectDetection.from_pretrained(kept).eval()
-    assert list(network.config.id2label.values()) == [
-        "circle",
-        "rhombus",
-        "triangle",
-        "star",
-        "cross",
-        "moon",
-    ]
+    assert list(network.config.id2label.values()) == ["circle", "rhombus", "triangle", "star", "cross", "moon"]
     processor = AutoImageProcessor.from_pretrained(kept)
     for image in pictures():
         pixels = processor(images=image, return_tensors="pt")["pixel_values"]
-        assert torch.equal(pixels[0], prepare(image, weights.preprocessing))
+        assert torch.equal(pixels[0], prepare(image, checkpoint.preprocessing))
         with torch.no_grad():
             theirs = network(pixels)
-            ours = weights.model()(collate([pixels[0]])).last
+            ours = checkpoint.model()(collate([pixels[0]])).last
         torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ours.boxes, theirs.pred_boxes, atol=1e-5, rtol=1e-5)
     # Nothing was learned, so known classes are as likely as before, where weights decay alone has moved them.
-    before = load_weights(str(folder))
+    before = load_checkpoint(str(folder))
     image = next(pictures())
     old = Detector(before, CPU).output([prepare(image, before.preprocessing)]).last.logits
-    new_ = Detector(weights, CPU).output([prepare(image, weights.preprocessing)]).last.logits
+    new_ = Detector(checkpoint, CPU).output([prepare(image, checkpoint.preprocessing)]).last.logits
     if not before.config.family.denoises and name != "deformable-two-stage" and name not in ("lw", "rf"):
         np.testing.assert_allclose(new_[0, :, [0, 2, 3, 4]], old[0, :, [0, 2, 3, 4]], atol=1e-3)
     tensors = kept / "model.safetensors"
@@ -135,14 +126,11 @@ def test_what_is_kept_is_read_by_transformers(name: str, folder: Path, data: Pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "frozen"),
-    [("conditional-timm", {"conv1", "layer1"}), ("rt", {"embedder"}), ("yolos", set())],
+    ("kind", "frozen"), [("conditional-timm", {"conv1", "layer1"}), ("rt", {"embedder"}), ("yolos", set())]
 )
-def test_the_stem_alone_is_frozen(
-    kind: str, frozen: set[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_stem_alone_is_frozen(kind: str, frozen: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     """In the blocks behind it the names of its parts come again."""
-    model = load_weights(str(folder_of(kind, tmp_path_factory))).model().train()
+    model = load_checkpoint(str(folder_of(kind, tmp_path_factory))).model().train()
     backbone = model.backbone
     model.freeze("stem")
     still = {name for name, p in backbone.named_parameters() if not p.requires_grad}

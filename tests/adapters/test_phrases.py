@@ -19,14 +19,14 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 from transformers.models.grounding_dino.modeling_grounding_dino import build_label_maps
 
 import detrcli
+from detrcli.architectures.adapters.attention import OpenVocabularyInspectable
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
-from detrcli.variants.adapters.attention import OpenVocabularyInspectable
-from detrcli.weights.load import load_weights
-from detrcli.weights.weights import Weights
 
 CPU = torch.device("cpu")
 
@@ -42,8 +42,8 @@ def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def weights(folder: Path) -> Weights:
-    return load_weights(str(folder), phrases=PHRASES)
+def checkpoint(folder: Path) -> Checkpoint:
+    return load_checkpoint(str(folder), phrases=PHRASES)
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +80,11 @@ class Judge:
         return torch.stack([scores[:, own.bool()].amax(1) for own in map_], 1)
 
 
-def test_pixels_are_theirs(folder: Path, weights: Weights) -> None:
+def test_pixels_are_theirs(folder: Path, checkpoint: Checkpoint) -> None:
     processor = AutoProcessor.from_pretrained(folder)
-    for image in (
-        *pictures(),
-        Image.new("RGB", (3 * SIDE, SIDE - 1), "red"),
-        Image.new("RGB", (7, 300), "blue"),
-    ):
+    for image in (*pictures(), Image.new("RGB", (3 * SIDE, SIDE - 1), "red"), Image.new("RGB", (7, 300), "blue")):
         wanted = processor(images=image, text=[PHRASES], return_tensors="pt")["pixel_values"][0]
-        assert torch.equal(prepare(image, weights.preprocessing), wanted)
+        assert torch.equal(prepare(image, checkpoint.preprocessing), wanted)
 
 
 def test_predictions_are_theirs(folder: Path) -> None:
@@ -140,12 +136,11 @@ def test_labels_are_theirs(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert told > 5
 
 
-def test_phrases_are_read_as_theirs(folder: Path, weights: Weights) -> None:
+def test_phrases_are_read_as_theirs(folder: Path, checkpoint: Checkpoint) -> None:
     given = AutoProcessor.from_pretrained(folder)(text=[PHRASES], return_tensors="pt")
-    config: Any = weights.config
+    config: Any = checkpoint.config
     wanted = [
-        tuple(row[mask.bool()].tolist())
-        for row, mask in zip(given["input_ids"], given["attention_mask"], strict=True)
+        tuple(row[mask.bool()].tolist()) for row, mask in zip(given["input_ids"], given["attention_mask"], strict=True)
     ]
     assert list(config.texts) == wanted
     if config.spans:
@@ -155,23 +150,19 @@ def test_phrases_are_read_as_theirs(folder: Path, weights: Weights) -> None:
 
 
 @torch.no_grad()
-def test_every_layer_answers(name: str, folder: Path, weights: Weights) -> None:
-    batch = collate([prepare(next(pictures()), weights.preprocessing)])
-    model = weights.model()
+def test_every_layer_answers(name: str, folder: Path, checkpoint: Checkpoint) -> None:
+    batch = collate([prepare(next(pictures()), checkpoint.preprocessing)])
+    model = checkpoint.model()
     output = model(batch)
     judge = Judge(folder)
     given, theirs = judge.output(next(pictures()), PHRASES)
-    torch.testing.assert_close(
-        output.last.logits[0].sigmoid(), judge.of_phrases(given, theirs), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(output.last.logits[0].sigmoid(), judge.of_phrases(given, theirs), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.last.boxes, theirs.pred_boxes, atol=1e-5, rtol=1e-5)
     if name.startswith("owl"):
         assert len(output.decoder) == 1
         return
     assert len(output.decoder) == 2
-    network: Any = (
-        model.network
-    )  # one that ends after its first layer says what the first layer of the whole says
+    network: Any = model.network  # one that ends after its first layer says what the first layer of the whole says
     network.model.decoder.layers = network.model.decoder.layers[:1]
     shallow = model(batch).last
     torch.testing.assert_close(output.decoder.boxes[0], shallow.boxes, atol=1e-5, rtol=1e-5)
@@ -179,11 +170,11 @@ def test_every_layer_answers(name: str, folder: Path, weights: Weights) -> None:
 
 
 @torch.no_grad()
-def test_attention_is_what_the_modules_compute(weights: Weights) -> None:
-    model = weights.model()
+def test_attention_is_what_the_modules_compute(checkpoint: Checkpoint) -> None:
+    model = checkpoint.model()
     inspected = OpenVocabularyInspectable(model)  # type: ignore[arg-type]  # one of theirs
     with torch.inference_mode(), inspected.recorded() as record:
-        model(collate([prepare(next(pictures()), weights.preprocessing)]))
+        model(collate([prepare(next(pictures()), checkpoint.preprocessing)]))
     assert inspected.cross
     assert inspected.encoder_layers == 2
     for module in inspected.attentions:
@@ -201,11 +192,11 @@ def test_attention_is_what_the_modules_compute(weights: Weights) -> None:
 @torch.no_grad()
 def test_a_patch_is_shown_with_its_own_attention(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Query N of OWLv2 is cell N: what it looks at is what the last layer's attention gives that token."""
-    weights = load_weights(str(folder_of("owlv2", tmp_path_factory)), phrases=PHRASES)
-    model = weights.model()
+    checkpoint = load_checkpoint(str(folder_of("owlv2", tmp_path_factory)), phrases=PHRASES)
+    model = checkpoint.model()
     inspected = OpenVocabularyInspectable(model)  # type: ignore[arg-type]  # one of theirs
     with torch.inference_mode(), inspected.recorded() as record:
-        model(collate([prepare(next(pictures()), weights.preprocessing)]))
+        model(collate([prepare(next(pictures()), checkpoint.preprocessing)]))
     assert record.cells == (4, 4)
     assert (inspected.decoder_layers, inspected.looks_by) == (1, "self-attention in the encoder's last layer")
     _, shares = record.calls[inspected.cross[0]].again()  # (1, heads, 17, 17), the class token first
@@ -295,10 +286,7 @@ def test_predict_shows_phrases_as_they_were_written(folder: Path, data: Path, de
     shown = detr(*call, "--text", " A  Star . cross", "--json")
     assert shown.code == 0, shown.err
     (image,) = json.loads(shown.out)["images"]
-    assert {(one["category_id"], one["label"]) for one in image["detections"]} <= {
-        (0, "A Star"),
-        (1, "cross"),
-    }
+    assert {(one["category_id"], one["label"]) for one in image["detections"]} <= {(0, "A Star"), (1, "cross")}
     only = detr(*call, "--text", "a star. cross", "--classes", "cross", "--json")
     (image,) = json.loads(only.out)["images"]
     assert {one["label"] for one in image["detections"]} <= {"cross"}
@@ -333,7 +321,7 @@ def test_batches_say_what_pictures_say_alone(folder: Path) -> None:
 def test_padding_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:
     """As Grounding DINO's processor pads a batch."""
     folder = folder_of("grounding", tmp_path_factory)
-    weights, judge = load_weights(str(folder), phrases=PHRASES), Judge(folder)
+    weights, judge = load_checkpoint(str(folder), phrases=PHRASES), Judge(folder)
     several = list(pictures())[:2]
     given = judge.processor(images=several, text=[PHRASES] * 2, return_tensors="pt")
     batch = collate([prepare(image, weights.preprocessing) for image in several])
@@ -381,16 +369,12 @@ def test_what_they_cannot_do_is_said(folder: Path, data: Path, detr: Detr) -> No
         assert TAKERS in shown.err
         assert '--text "a cat. a remote control."' in shown.err
     assert not [path for path in Path().iterdir() if path.is_dir()]
-    engine = detr(
-        "predict", picture, "--weights", folder, "--text", TEXT, "--engine", "onnx", "--device", "cpu"
-    )
+    engine = detr("predict", picture, "--weights", folder, "--text", TEXT, "--engine", "onnx", "--device", "cpu")
     assert engine.code == 2
     assert "models that look for phrases are not exported" in engine.err
 
 
-def test_from_python_what_they_cannot_do_is_said(
-    data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_from_python_what_they_cannot_do_is_said(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     detector = detrcli.load(folder_of("owlv2", tmp_path_factory), "cpu", text=["a star"])
     picture = data / "val" / "000000.png"
     assert len(detrcli.predict(picture, detector, threshold=0.0).scores) == 16
@@ -407,9 +391,7 @@ def test_from_python_what_they_cannot_do_is_said(
 )
 def test_models_with_classes_of_their_own_take_no_phrases(source: str, data: Path, detr: Detr) -> None:
     """Before anything is fetched."""
-    shown = detr(
-        "predict", data / "val" / "000000.png", "--weights", source, "--text", "a cat", "--no-images"
-    )
+    shown = detr("predict", data / "val" / "000000.png", "--weights", source, "--text", "a cat", "--no-images")
     assert shown.code == 2
     assert f"--text: {source} has classes of its own" in shown.err
     assert "grounding-dino, mm-grounding-dino, owlv2, owlvit" in shown.err
@@ -431,9 +413,7 @@ def test_too_much_to_read(tmp_path_factory: pytest.TempPathFactory, data: Path, 
     words = ["red", "blue", "circle", "square", "triangle", "star", "cross", "cat", "remote", "control", "a"]
     fits = detr("predict", picture, "--weights", grounding, "--no-images", "--text", ". ".join(words))
     assert fits.code == 0, fits.err  # two tokens each, and one at both ends: as many as it reads
-    long = detr(
-        "predict", picture, "--weights", grounding, "--no-images", "--text", ". ".join([*words, "squares"])
-    )
+    long = detr("predict", picture, "--weights", grounding, "--no-images", "--text", ". ".join([*words, "squares"]))
     assert (long.code, long.err.count("\n")) == (2, 1)
     assert f"12 phrases are 26 tokens, those between them counted; it reads {MOST} at most" in long.err
     phrase = "red " * 15
@@ -446,14 +426,14 @@ def test_too_much_to_read(tmp_path_factory: pytest.TempPathFactory, data: Path, 
 def test_names_of_classes_that_are_no_phrases(tmp_path_factory: pytest.TempPathFactory) -> None:
     """As data has them: full stops do not part them, and what is there twice is looked for once."""
     source = str(folder_of("grounding", tmp_path_factory))
-    loaded = load_weights(source, class_names=["St. Star", "cat", " Cat ", "a\ncross?"])
+    loaded = load_checkpoint(source, class_names=["St. Star", "cat", " Cat ", "a\ncross?"])
     assert loaded.classes.names.tolist() == ["St. Star", "cat", "a\ncross?"]
     config: Any = loaded.config
     assert [end - first for first, end in config.spans] == [2, 1, 3]
     with pytest.raises(UsageError, match='nothing to look for in the phrase "..."'):
-        load_weights(source, class_names=["cat", "..."])
+        load_checkpoint(source, class_names=["cat", "..."])
     with pytest.raises(UsageError, match="nothing to look for in the phrase"):
-        load_weights(str(folder_of("owlv2", tmp_path_factory)), class_names=["cat", " "])
+        load_checkpoint(str(folder_of("owlv2", tmp_path_factory)), class_names=["cat", " "])
 
 
 def changed(folder: Path, place: Path, *left_out: str) -> Path:
@@ -463,7 +443,7 @@ def changed(folder: Path, place: Path, *left_out: str) -> Path:
     return place
 
 
-def test_older_folders(name: str, folder: Path, weights: Weights, tmp_path: Path) -> None:
+def test_older_folders(name: str, folder: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     """With the files of the vocabulary alone, and the processor by itself."""
     older = changed(folder, tmp_path / "older", "tokenizer.json", "processor_config.json")
     for file in ("vocab.txt", "vocab.json", "merges.txt"):
@@ -471,41 +451,35 @@ def test_older_folders(name: str, folder: Path, weights: Weights, tmp_path: Path
             shutil.copy(folder.parent / file, older / file)
     AutoProcessor.from_pretrained(folder).image_processor.save_pretrained(older)
     assert not (older / "processor_config.json").exists()
-    loaded = load_weights(str(older), phrases=PHRASES)
-    ours, theirs = (one.config for one in (loaded, weights))
+    loaded = load_checkpoint(str(older), phrases=PHRASES)
+    ours, theirs = (one.config for one in (loaded, checkpoint))
     assert (ours.texts, ours.spans) == (theirs.texts, theirs.spans)
-    assert loaded.preprocessing == weights.preprocessing
+    assert loaded.preprocessing == checkpoint.preprocessing
     (older / "preprocessor_config.json").unlink()
-    default = load_weights(str(older), phrases=PHRASES).preprocessing.resize
+    default = load_checkpoint(str(older), phrases=PHRASES).preprocessing.resize
     if name.startswith("owl"):
-        assert default == weights.preprocessing.resize  # its positions are of one size
+        assert default == checkpoint.preprocessing.resize  # its positions are of one size
     else:
         assert (default.side, default.kind) == (800, "bounded-edges")
 
 
 @pytest.mark.parametrize("key", ["image_processor_type", "feature_extractor_type"])
-def test_processors_by_their_names_of_old(
-    key: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_processors_by_their_names_of_old(key: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     source = folder_of("owlv2", tmp_path_factory)
     place = changed(source, tmp_path / "old", "processor_config.json")
     facts = AutoProcessor.from_pretrained(source).image_processor.to_dict()
     del facts["image_processor_type"]
     (place / "preprocessor_config.json").write_text(json.dumps({**facts, key: "Owlv2FeatureExtractor"}))
-    wanted = load_weights(str(source), phrases=PHRASES).preprocessing
-    assert load_weights(str(place), phrases=PHRASES).preprocessing == wanted
+    wanted = load_checkpoint(str(source), phrases=PHRASES).preprocessing
+    assert load_checkpoint(str(place), phrases=PHRASES).preprocessing == wanted
 
 
-def test_a_folder_without_a_tokenizer(
-    name: str, folder: Path, data: Path, tmp_path: Path, detr: Detr
-) -> None:
+def test_a_folder_without_a_tokenizer(name: str, folder: Path, data: Path, tmp_path: Path, detr: Detr) -> None:
     bare = changed(folder, tmp_path / "bare", "tokenizer.json")
     shown = detr("predict", data / "val" / "000000.png", "--weights", bare, "--text", "a cat", "--no-images")
     assert (shown.code, shown.err.count("\n")) == (4, 1)
     files = "vocab.json and merges.txt" if name.startswith("owl") else "vocab.txt"
-    assert (
-        f"there is no tokenizer in it to read phrases with, neither tokenizer.json nor {files}." in shown.err
-    )
+    assert f"there is no tokenizer in it to read phrases with, neither tokenizer.json nor {files}." in shown.err
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -527,7 +501,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path, tmp_path_factory: pytest.Te
         (other("tokenizer.json", model="none"), "does not load"),
     ):
         with pytest.raises(WeightsError, match=said):
-            load_weights(folder, phrases=PHRASES)
+            load_checkpoint(folder, phrases=PHRASES)
 
 
 def test_code_in_a_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
@@ -539,9 +513,7 @@ def test_code_in_a_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
     }
     for file, classes in own.items():
         facts = json.loads((place / file).read_text())
-        (place / file).write_text(
-            json.dumps({**facts, "auto_map": classes, "tokenizer_class": "EvilTokenizer"})
-        )
+        (place / file).write_text(json.dumps({**facts, "auto_map": classes, "tokenizer_class": "EvilTokenizer"}))
     (place / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    assert Detector(load_weights(str(place), phrases=PHRASES), CPU).predict(next(pictures()), threshold=0.0)
+    assert Detector(load_checkpoint(str(place), phrases=PHRASES), CPU).predict(next(pictures()), threshold=0.0)
     assert not (tmp_path / "ran").exists()

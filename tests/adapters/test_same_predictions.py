@@ -10,17 +10,17 @@ from families import folder_of, pictures, processor_of
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
 from detrcli.inference.detector import Detector
-from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
 
 
 def test_predictions_are_theirs(name: str, folder: Path) -> None:
-    weights = load_weights(str(folder))
-    ours = Detector(weights, CPU).predict(list(pictures()), threshold=0.0)
+    checkpoint = load_checkpoint(str(folder))
+    ours = Detector(checkpoint, CPU).predict(list(pictures()), threshold=0.0)
     network, processor = AutoModelForObjectDetection.from_pretrained(folder).eval(), processor_of(name)
     for image, found in zip(pictures(), ours, strict=True):
         given = processor(images=image, return_tensors="pt")
@@ -31,7 +31,7 @@ def test_predictions_are_theirs(name: str, folder: Path) -> None:
         )
         assert len(found) == len(wanted["scores"])
         theirs = {key: value.numpy() for key, value in wanted.items()}
-        if weights.config.family.scoring == "softmax":  # queries in their order
+        if checkpoint.config.family.scoring == "softmax":  # queries in their order
             order = np.arange(len(found))
         else:
             order = matching_order(found, theirs)
@@ -50,7 +50,7 @@ def matching_order(found: Any, theirs: dict[str, Any]) -> np.ndarray:
 
 
 def test_pixels_are_theirs(name: str, folder: Path) -> None:
-    weights, processor = load_weights(str(folder)), processor_of(name)
+    weights, processor = load_checkpoint(str(folder)), processor_of(name)
     for image in pictures():
         wanted = processor(images=image, return_tensors="pt")["pixel_values"][0]
         assert torch.equal(prepare(image, weights.preprocessing), wanted)
@@ -59,7 +59,7 @@ def test_pixels_are_theirs(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["conditional", "yolos", "table"])
 def test_sizes_are_theirs(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Rounding to sides, at many proportions."""
-    weights, processor = load_weights(str(folder_of(kind, tmp_path_factory))), processor_of(kind)
+    weights, processor = load_checkpoint(str(folder_of(kind, tmp_path_factory))), processor_of(kind)
     for height in (37, 64, 90, 96, 97, 150, 151, 223):
         for width in (36, 45, 96, 99, 150, 181, 301):
             image = Image.new("RGB", (width, height))
@@ -68,7 +68,7 @@ def test_sizes_are_theirs(kind: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_batches_say_what_pictures_say_alone(folder: Path) -> None:
-    detector = Detector(load_weights(str(folder)), CPU, engine="plain")
+    detector = Detector(load_checkpoint(str(folder)), CPU, engine="plain")
     several = [*pictures()][:1] * 2 + [*pictures()][2:]
     together = detector.predict(several, threshold=0.0, batch_size=3)
     alone = [detector.predict(image, threshold=0.0) for image in several]
@@ -79,17 +79,17 @@ def test_batches_say_what_pictures_say_alone(folder: Path) -> None:
 
 def test_padding_is_told(folder: Path) -> None:
     """As their processor pads a batch: what is said of the smaller picture does not hang on what is beside it."""
-    weights = load_weights(str(folder))
-    if not weights.config.family.masked or weights.preprocessing.resize.kind == "exact-size":
+    checkpoint = load_checkpoint(str(folder))
+    if not checkpoint.config.family.masked or checkpoint.preprocessing.resize.kind == "exact-size":
         pytest.skip("pictures of one size")
     processor = AutoImageProcessor.from_pretrained(folder)
     several = list(pictures())[:2]
     theirs = processor(images=several, return_tensors="pt")
-    batch = collate([prepare(image, weights.preprocessing) for image in several])
+    batch = collate([prepare(image, checkpoint.preprocessing) for image in several])
     assert torch.equal(batch.images, theirs["pixel_values"])
     network = AutoModelForObjectDetection.from_pretrained(folder).eval()
     with torch.no_grad():
         wanted = network(pixel_values=theirs["pixel_values"], pixel_mask=theirs["pixel_mask"])
-        found = weights.model()(batch).last
+        found = checkpoint.model()(batch).last
     torch.testing.assert_close(found.logits, wanted.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.boxes, wanted.pred_boxes, atol=1e-4, rtol=1e-4)

@@ -12,14 +12,14 @@ from torchvision.models import get_model
 from torchvision.transforms.v2.functional import pil_to_tensor
 from trainings import comparable, data_of, new, resume, stopped
 
+from detrcli.architectures.torchvision_detectors import ARCHITECTURES, TorchvisionConfig, TorchvisionDetector
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.structures import Target
 from detrcli.training.interrupts import Interrupts
-from detrcli.variants.torchvision_detectors import ARCHITECTURES, TorchvisionConfig, TorchvisionDetector
-from detrcli.weights.load import load_weights
 
 CPU = torch.device("cpu")
 SMALL = {"min_size": 96, "max_size": 160}
@@ -58,7 +58,7 @@ def source(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_predictions_are_theirs(architecture: str, source: str) -> None:
-    detector = Detector(load_weights(source).resized(96, 160), CPU, engine="plain")
+    detector = Detector(load_checkpoint(source).resized(96, 160), CPU, engine="plain")
     network = network_of(architecture)
     seen = 0
     for image in pictures():
@@ -78,7 +78,7 @@ def test_predictions_are_theirs(architecture: str, source: str) -> None:
 
 
 def test_the_loss_is_theirs(architecture: str, source: str) -> None:
-    weights = load_weights(source).resized(96, 160)
+    weights = load_checkpoint(source).resized(96, 160)
     pixels = [prepare(image, weights.preprocessing) for image in list(pictures())[:2]]
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.3, 0.4, 0.2, 0.5]])
     targets = [Target(torch.tensor([0, 4]), boxes), Target(torch.zeros(0, dtype=torch.long), boxes[:0])]
@@ -143,7 +143,7 @@ def test_commands(architecture: str, data: Path, detr: Detr, tmp_path: Path) -> 
     more = ("--epochs", 1, "--batch-size", 4, "--size", 64, "--set", "workers=0")
     shown = detr("train", data, "--weights", source, "--out", "run", *more)
     assert shown.code == 0, shown.err
-    assert load_weights("run").classes.names.tolist() == ["circle", "square", "triangle", "star", "cross"]
+    assert load_checkpoint("run").classes.names.tolist() == ["circle", "square", "triangle", "star", "cross"]
     assert detr("eval", data, "--weights", "run").code == 0
     looked = detr("visualize-attn", picture, "--weights", "run")
     assert (looked.code, "no cross-attention" in looked.err) == (2, True)
@@ -154,9 +154,9 @@ def test_commands(architecture: str, data: Path, detr: Detr, tmp_path: Path) -> 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is fasterrcnn_resnet50_fpn, "):
-        load_weights("torchvision:yolo")
+        load_checkpoint("torchvision:yolo")
     with pytest.raises(WeightsError, match="no file"):
-        load_weights("torchvision:fcos_resnet50_fpn=nowhere.pth")
+        load_checkpoint("torchvision:fcos_resnet50_fpn=nowhere.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="no tensors of a fcos"):
-        load_weights(f"torchvision:fcos_resnet50_fpn={tmp_path / 'other.pth'}")
+        load_checkpoint(f"torchvision:fcos_resnet50_fpn={tmp_path / 'other.pth'}")

@@ -12,10 +12,10 @@ import typer
 from here import leaves
 
 import detrcli
+from detrcli.checkpoints.download import cached_path
+from detrcli.checkpoints.registry import PUBLISHED
 from detrcli.cli.app import app
 from detrcli.system.cache import cache_folder
-from detrcli.weights.download import cached_path
-from detrcli.weights.registry import PUBLISHED
 
 COMMANDS = sorted(leaves(typer.main.get_command(app)))
 
@@ -86,17 +86,7 @@ def test_models_as_table(tmp_path: Path) -> None:
     assert "\x1b" not in table.stdout
     lines = [line.split() for line in table.stdout.splitlines()]
     assert lines[1] == ["detr-r50", "resnet50", "41,524,768", "COCO", "val2017", "42.0", "167", "yes"]
-    assert lines[4] == [
-        "detr-r101-dc5",
-        "resnet101",
-        "dilated",
-        "60,464,672",
-        "COCO",
-        "val2017",
-        "44.9",
-        "243",
-        "no",
-    ]
+    assert lines[4] == ["detr-r101-dc5", "resnet101", "dilated", "60,464,672", "COCO", "val2017", "44.9", "243", "no"]
     assert lines[8][:5] == ["shapes", "dino-tiny", "1,328,274", "shapes", "val"]
     assert lines[9][:2] == ["shapes-masks", "dino-tiny-masks"]
     assert lines[10][:5] == ["shapes-detr", "detr-tiny", "1,660,742", "shapes", "val"]
@@ -157,9 +147,7 @@ def test_machine_errors_have_their_code(tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise OSError(28, 'No space left on device', 'out.json')")
     shown = detr("models", PYTHONPATH=str(tmp_path))
     assert shown.returncode == 6
-    assert shown.stderr == (
-        "detr: No space left on device: out.json\ndetr: Make room there, or give another place.\n"
-    )
+    assert shown.stderr == ("detr: No space left on device: out.json\ndetr: Make room there, or give another place.\n")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no /dev/full and no head")

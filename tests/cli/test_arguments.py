@@ -35,11 +35,7 @@ def a_run(path: Path, written: float) -> Path:
     ],
 )
 def test_a_bare_resume_takes_the_run_written_last(
-    given: str,
-    filled: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    given: str, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At whatever depth; a folder without a training state is no run, however new."""
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,7 @@ from small import TINY, small_weights
 
 from detrcli.api import benchmarking
 from detrcli.api.benchmarking import Benchmark, EngineSpeed
-from detrcli.weights.formats import native
+from detrcli.checkpoints.formats import native
 
 
 def test_engines_side_by_side(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,11 +37,7 @@ def test_engines_side_by_side(detr: Detr, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("fast", "bf16", "said"),
     [
-        (
-            (0.1, 0.8, 0.1),
-            (0.1, 0.3, 0.1),
-            "The network takes 80% of the time: --engine fast --precision bf16 is",
-        ),
+        ((0.1, 0.8, 0.1), (0.1, 0.3, 0.1), "The network takes 80% of the time: --engine fast --precision bf16 is"),
         ((0.1, 0.8, 0.1), (0.1, 0.8, 0.1), "The network takes 80% of the time, and no other way"),
         ((0.6, 0.3, 0.1), (0.6, 0.1, 0.1), "Reading pictures takes 60% of the time: more processes"),
     ],

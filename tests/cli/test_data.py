@@ -14,12 +14,12 @@ from here import Detr
 from PIL import Image
 from small import TINY, small_weights
 
+from detrcli.checkpoints.fit import fit
+from detrcli.checkpoints.formats import native
 from detrcli.data.annotations import classes_in_report
 from detrcli.data.examine import headers_only
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
-from detrcli.weights.fit import fit
-from detrcli.weights.formats import native
 
 Document = dict[str, Any]
 
@@ -39,8 +39,7 @@ class Data:
         self.splits: dict[str, Document] = {}
         for split, first, count in (("train", 1, 4), ("val", 11, 2)):
             images = [
-                {"id": i, "file_name": f"{i}.png", "width": 60, "height": 40}
-                for i in range(first, first + count)
+                {"id": i, "file_name": f"{i}.png", "width": 60, "height": 40} for i in range(first, first + count)
             ]
             for image in images:
                 noise(root / split / image["file_name"], image["id"])
@@ -293,17 +292,13 @@ def test_ids_of_the_data_come_out_of_predict(detr: Detr, data: Data, tmp_path: P
             annotation["category_id"] = {7: 4_000_000_007, 1: 1}[annotation["category_id"]]
     data.write()
     classes = classes_in_report(headers_only(open_data(tmp_path / "data"), ["train"]))
-    native.save(fit(small_weights(TINY), classes).weights, tmp_path / "w.safetensors")
-    shown = detr(
-        "predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images"
-    )
+    native.save(fit(small_weights(TINY), classes).checkpoint, tmp_path / "w.safetensors")
+    shown = detr("predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images")
     found = {(row["category_id"], row["label"]) for row in shown.json["images"][0]["detections"]}
     assert found <= {(1, "ant"), (4_000_000_007, "bee")}
     only_bee = replace(classes, ids=classes.ids[1:], names=classes.names[1:])
-    native.save(fit(small_weights(TINY), only_bee).weights, tmp_path / "w.safetensors")
-    shown = detr(
-        "predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images"
-    )
+    native.save(fit(small_weights(TINY), only_bee).checkpoint, tmp_path / "w.safetensors")
+    shown = detr("predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images")
     assert {row["category_id"] for row in shown.json["images"][0]["detections"]} == {4_000_000_007}
 
 
@@ -320,9 +315,7 @@ def test_headers_that_are_remembered_are_not_read_again(
 ) -> None:
     data.write()
     assert detr("data", "check", "data").code == 0
-    monkeypatch.setattr(
-        "detrcli.data.headers.read_header", lambda path: pytest.fail(f"{path} was read again")
-    )
+    monkeypatch.setattr("detrcli.data.headers.read_header", lambda path: pytest.fail(f"{path} was read again"))
     assert detr("data", "check", "data").code == 0
 
 

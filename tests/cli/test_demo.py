@@ -12,8 +12,8 @@ import pytest
 from browser import opened
 from children import python
 
+from detrcli.checkpoints.registry import SHIPPED
 from detrcli.cli import demo, demo_page
-from detrcli.weights.registry import SHIPPED
 
 
 def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:

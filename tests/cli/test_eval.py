@@ -22,8 +22,8 @@ from pycocotools.coco import COCO
 from small import TINY, small_weights
 
 import detrcli
+from detrcli.checkpoints.formats import native
 from detrcli.structures import Detections
-from detrcli.weights.formats import native
 
 Document = dict[str, Any]
 SIZES = [(96, 64), (60, 100), (96, 64), (70, 70), (96, 64)]
@@ -73,8 +73,7 @@ def near(results: list[Document], share: float, spread: float) -> list[Document]
     rng = np.random.default_rng(1)
     chosen = [result for result in results if rng.random() < share]
     boxes = [
-        (np.array(r["bbox"]) + rng.normal(0, spread, 4) * np.tile(r["bbox"][2:], 2)).round(2).tolist()
-        for r in chosen
+        (np.array(r["bbox"]) + rng.normal(0, spread, 4) * np.tile(r["bbox"][2:], 2)).round(2).tolist() for r in chosen
     ]
     return [
         {"id": i, "image_id": r["image_id"], "category_id": r["category_id"], "bbox": box,
@@ -98,15 +97,10 @@ class Data:
             self.results += as_coco(10 * i + 7, found, self.ids)
         self.document: Document = {
             "images": [
-                {"id": 10 * i + 7, "file_name": f"{i}.png", "width": w, "height": h}
-                for i, (w, h) in enumerate(SIZES)
+                {"id": 10 * i + 7, "file_name": f"{i}.png", "width": w, "height": h} for i, (w, h) in enumerate(SIZES)
             ],
             "annotations": near(self.results, 0.6, 0.06),
-            "categories": [
-                {"id": 70, "name": "Dog"},
-                {"id": 5, "name": " żubr"},
-                {"id": 9, "name": "tree"},
-            ],
+            "categories": [{"id": 70, "name": "Dog"}, {"id": 5, "name": " żubr"}, {"id": 9, "name": "tree"}],
         }
         self.write()
 
@@ -206,9 +200,7 @@ def test_what_is_saved_gives_the_same_numbers(detr: Detr, weights: Path, data: D
     call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--save"]
     metrics = detr(*call, "new/r.json").json["metrics"]
     with contextlib.redirect_stdout(io.StringIO()):
-        loaded = COCO(data.root / "annotations" / "instances_val.json").loadRes(
-            str(tmp_path / "new" / "r.json")
-        )
+        loaded = COCO(data.root / "annotations" / "instances_val.json").loadRes(str(tmp_path / "new" / "r.json"))
     assert len(loaded.anns) == len(data.results)
     saved = json.loads((tmp_path / "new" / "r.json").read_text())
     assert twelve(data.document, saved) == pytest.approx(metrics, rel=0, abs=1e-12)
@@ -304,8 +296,8 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     data.write()
     call = ("eval", "data", "--weights", weights, "--device", "cpu")
     refused = detr(*call)
-    assert (refused.code, "--pair-by-id" in refused.err) == (3, True)
-    shown = detr(*call, "--json", "--pair-by-id")
+    assert (refused.code, "--match-classes-by-id" in refused.err) == (3, True)
+    shown = detr(*call, "--json", "--match-classes-by-id")
     assert "paired by id, weights = data: " in shown.err
     assert "classes only in the weights: cat, Żubr\n" in shown.err
     assert shown.json["paired_by"] == "id"
@@ -314,7 +306,7 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     data.document["categories"][0]["id"] = 2
     data.document["annotations"] = []
     data.write()
-    nothing = detr(*call, "--pair-by-id")
+    nothing = detr(*call, "--match-classes-by-id")
     assert nothing.code == 3
     assert "neither by name nor by id" in nothing.err
 
@@ -468,9 +460,7 @@ def test_yolo_has_the_areas_of_its_boxes(detr: Detr, data: Data, tmp_path: Path)
         ],
         "categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "bison"}],
     }  # fmt: skip
-    results = [
-        {**r, "image_id": 1 + r["image_id"] // 10, "category_id": ids[r["category_id"]]} for r in data.results
-    ]
+    results = [{**r, "image_id": 1 + r["image_id"] // 10, "category_id": ids[r["category_id"]]} for r in data.results]
     shown = of_results(detr, root, results)
     assert shown["metrics"] == pytest.approx(twelve(document, results), rel=0, abs=1e-9)
 
@@ -514,11 +504,7 @@ def test_results_that_do_not_fit(
         ([], 2, "Give DATA"),
         (["nowhere"], 3, "no such folder"),
         (["data/val/0.png"], 3, "it is a file. DATA is a folder"),
-        (
-            ["--val-ann", "a.json", "--val-images", "data/val/0.png"],
-            3,
-            "a file, and --val-images takes a folder",
-        ),
+        (["--val-ann", "a.json", "--val-images", "data/val/0.png"], 3, "a file, and --val-images takes a folder"),
         (["data", "--split", "train"], 2, "--split train: this data has val"),
         (["data", "--predictions", "r.json", "--save", "s.json"], 2, "there is no model"),
         (["data", "--weights", "nowhere.pth"], 4, "no such file or folder"),
@@ -583,9 +569,7 @@ def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, 
             del document[timed]
     assert both == alone
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "both"))
-    assert [(r["image_id"], r["category_id"]) for r in two] == [
-        (r["image_id"], r["category_id"]) for r in one
-    ]
+    assert [(r["image_id"], r["category_id"]) for r in two] == [(r["image_id"], r["category_id"]) for r in one]
     assert shown.stderr.count("classes only in the data") == 1
 
 

@@ -11,9 +11,9 @@ from here import Detr
 from PIL import Image
 from small import MASKED, small_weights
 
+from detrcli.architectures import architecture_of
+from detrcli.checkpoints.formats import native
 from detrcli.structures import Classes
-from detrcli.variants import variant_of
-from detrcli.weights.formats import native
 
 CLASSES = Classes(
     ids=np.array([7, 1, 300]), names=np.array(["cat", "dog", "sky"]), things=np.array([True, True, False])
@@ -30,7 +30,7 @@ def weights(tmp_path: Path) -> Path:
     tensors[f"{head}weight"] = 25 * tensors[f"{head}weight"]
     tensors[f"{head}bias"] = 25 * (tensors[f"{head}bias"] - usual) + torch.tensor([3.0, 3, 3, -3])
     tensors["mask_head.last.bias"] = tensors["mask_head.last.bias"] + 1
-    loss = variant_of(MASKED).loss
+    loss = architecture_of(MASKED).loss
     native.save(replace(small, tensors=tensors, classes=CLASSES, loss=loss), tmp_path / "sure.safetensors")
     return tmp_path / "sure.safetensors"
 
@@ -83,9 +83,7 @@ def spoil(root: Path, maps: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, 0.5])
-def test_it_is_the_quality_of_the_files(
-    detr: Detr, tmp_path: Path, weights: Path, threshold: float | None
-) -> None:
+def test_it_is_the_quality_of_the_files(detr: Detr, tmp_path: Path, weights: Path, threshold: float | None) -> None:
     paths = pictures(tmp_path / "data" / "val", 5)
     sure = () if threshold is None else ("--threshold", threshold)
     find = ("predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images")

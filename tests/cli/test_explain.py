@@ -9,7 +9,7 @@ from here import Detr
 from PIL import Image
 from small import small_weights
 
-from detrcli.weights.formats.native import save
+from detrcli.checkpoints.formats.native import save
 
 
 @pytest.fixture
@@ -23,16 +23,7 @@ def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Pat
     shown = detr("explain", picture, "--weights", "small.safetensors", "--device", "cpu")
     assert shown.code == 0, shown.err
     assert "90 x 60 pixels, resized to 96 x 64 for small.safetensors" in shown.out
-    for step in (
-        "picture",
-        "backbone",
-        "projection",
-        "position",
-        "encoder",
-        "decoder",
-        "class head",
-        "box head",
-    ):
+    for step in ("picture", "backbone", "projection", "position", "encoder", "decoder", "class head", "box head"):
         assert f"\n{step}" in shown.out
     assert "3 x 64 x 96" in shown.out
     assert "3 x 60 x 90" in shown.out
@@ -40,9 +31,9 @@ def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Pat
     assert document["schema"] == "detr.explain/1"
     assert document["steps"][0]["shape"] == [3, 64, 96]
     assert document["steps"][0]["shape_at_own_size"] == [3, 60, 90]
-    found = detr(
-        "predict", picture, "--weights", "small.safetensors", "--threshold", 0, "--no-images", "--json"
-    ).json["images"][0]["detections"]
+    found = detr("predict", picture, "--weights", "small.safetensors", "--threshold", 0, "--no-images", "--json").json[
+        "images"
+    ][0]["detections"]
     best = sorted(found, key=lambda one: -one["score"])[:5]
     assert document["best"] == best
 

@@ -29,14 +29,10 @@ def instances(root: Path, change: Callable[[Document], object] = lambda document
         (root / split).mkdir(parents=True)
         document: Document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
         for image, file in enumerate(files, 1):
-            noise = np.random.default_rng([image, split == "val"]).integers(
-                0, 256, (8, 12, 3), dtype=np.uint8
-            )
+            noise = np.random.default_rng([image, split == "val"]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / split / file)
             document["images"].append({"id": image, "file_name": file, "width": WIDTH, "height": HEIGHT})
-            for number, (box, outline) in enumerate(
-                [([10, 10, 20, 15], POLYGON), ([40, 5, 15, 10], encoded(mask))]
-            ):
+            for number, (box, outline) in enumerate([([10, 10, 20, 15], POLYGON), ([40, 5, 15, 10], encoded(mask))]):
                 document["annotations"].append(
                     {
                         "id": 10 * image + number, "image_id": image, "category_id": 1, "bbox": box,

@@ -16,12 +16,12 @@ from here import Detr
 from PIL import Image
 from small import CONFIG, TINY, published_names, small_weights
 
+from detrcli.checkpoints.formats.native import save
 from detrcli.cli.visualize_attn import options_named
 from detrcli.data.make import make_shapes
 from detrcli.errors import UsageError
 from detrcli.inspection.matching import reweighted
-from detrcli.losses.matching import Matcher
-from detrcli.weights.formats.native import save
+from detrcli.losses.matching import HungarianMatcher
 
 EVIL = "cat</script>\x1b[31m"
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,9 +110,7 @@ def test_the_document_of_one_image(match: Detr, root: Path) -> None:
     for layer in document["layers"]:
         cost = {name: np.array(values) for name, values in layer["cost"].items()}
         assert {values.shape for values in cost.values()} == {(9, len(truth))}
-        np.testing.assert_allclose(
-            cost["total"], cost["class"] + 5 * cost["l1"] + 2 * cost["giou"], atol=1e-5
-        )
+        np.testing.assert_allclose(cost["total"], cost["class"] + 5 * cost["l1"] + 2 * cost["giou"], atol=1e-5)
         least = min(
             sum(cost["total"][q, n] for n, q in enumerate(chosen))
             for chosen in itertools.permutations(range(9), len(truth))
@@ -260,9 +258,7 @@ def test_arrays_are_those_of_the_document(match: Detr, tmp_path: Path) -> None:
     for i, layer in enumerate(document["layers"]):
         for name, values in layer["cost"].items():
             np.testing.assert_allclose(arrays[f"cost_{name}"][i], values, atol=1e-6)
-        np.testing.assert_allclose(
-            arrays["boxes"][i], [one["box"] for one in layer["predictions"]], atol=1e-6
-        )
+        np.testing.assert_allclose(arrays["boxes"][i], [one["box"] for one in layer["predictions"]], atol=1e-6)
     assert arrays["cost_total"].dtype == np.float32
     assert arrays["queries"].tolist() == document["queries"]
     assert arrays["probabilities"].shape == (3, 9, 3)  # of the classes
@@ -437,7 +433,7 @@ def test_a_training(detr: Detr, root: Path, tmp_path: Path) -> None:
 def test_the_weights_of_a_run_bring_its_costs(detr: Detr, root: Path, tmp_path: Path) -> None:
     detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
-        "--set", "queries=6", "--set", "workers=0", "--set", "cost_class=3", "--epochs", 1, "--out", "run",
+        "--set", "queries=6", "--set", "workers=0", "--set", "cost.class=3", "--epochs", 1, "--out", "run",
     )  # fmt: skip
     shown = detr("match-debug", root / "data", "--weights", "run", "--device", "cpu", "--json").json
     assert shown["cost_weights"] == {"class": 3, "l1": 5, "giou": 2}
@@ -457,27 +453,25 @@ def test_a_name_inside_a_run_folder_has_not_that_runs_costs(
     """Published weights, fetched by name, are matched as published, wherever one stands."""
     trained = detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
-        "--set", "queries=6", "--set", "workers=0", "--set", "cost_class=3", "--epochs", 1, "--out", "run",
+        "--set", "queries=6", "--set", "workers=0", "--set", "cost.class=3", "--epochs", 1, "--out", "run",
     )  # fmt: skip
     assert trained.code == 0, trained.err
     torch.save({"model": published_names()}, tmp_path / "published.pth")
-    monkeypatch.setattr("detrcli.weights.load.fetch", lambda *_: tmp_path / "published.pth")
-    monkeypatch.setattr("detrcli.weights.load.preset", lambda _: CONFIG)  # a smaller one under that name
+    monkeypatch.setattr("detrcli.checkpoints.load.fetch", lambda *_: tmp_path / "published.pth")
+    monkeypatch.setattr("detrcli.checkpoints.load.preset", lambda _: CONFIG)  # a smaller one under that name
     monkeypatch.chdir(tmp_path / "run")
-    args = ["match-debug", root / "data", "--device", "cpu", "--size", 64, "--pair-by-id", "--json", "--out"]
+    args = ["match-debug", root / "data", "--device", "cpu", "--size", 64, "--match-classes-by-id", "--json", "--out"]
     for weights, of_class in (("detr-r50", 1), (".", 3), ("best.safetensors", 3)):
         shown = detr(*args, tmp_path / f"{weights}.png", "--weights", weights)
         assert shown.code == 0, shown.err
         assert shown.json["cost_weights"] == {"class": of_class, "l1": 5, "giou": 2}
 
 
-def test_objects_of_classes_that_the_weights_do_not_know_are_told(
-    detr: Detr, root: Path, tmp_path: Path
-) -> None:
+def test_objects_of_classes_that_the_weights_do_not_know_are_told(detr: Detr, root: Path, tmp_path: Path) -> None:
     """Without a word a picture full of them would look empty, and every detection there like background."""
-    weights = small_weights(TINY)
+    checkpoint = small_weights(TINY)
     ours = {
-        str(name): category for category, name in zip(weights.classes.ids, weights.classes.names, strict=True)
+        str(name): category for category, name in zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
     }
     data = json.loads((root / "data" / "annotations" / "instances_val.json").read_text())
     for category in data["categories"]:
@@ -488,12 +482,8 @@ def test_objects_of_classes_that_the_weights_do_not_know_are_told(
     (tmp_path / "some.json").write_text(json.dumps(data))
     (tmp_path / "images").symlink_to(root / "data" / "val")
     args = ("match-debug", "some.json", "--weights", root / "w.safetensors", "--device", "cpu")
-    image = max(
-        range(1, 7), key=lambda one: sum(entry["category_id"] in new for entry in truth_of(root, one))
-    )
-    wanted = Counter(
-        new[entry["category_id"]] for entry in truth_of(root, image) if entry["category_id"] in new
-    )
+    image = max(range(1, 7), key=lambda one: sum(entry["category_id"] in new for entry in truth_of(root, one)))
+    wanted = Counter(new[entry["category_id"]] for entry in truth_of(root, image) if entry["category_id"] in new)
     shown = detr(*args, "--image", image, "--json")
     assert shown.json["left_out"] == wanted
     assert len(shown.json["targets"]) == len(truth_of(root, image)) - wanted.total()
@@ -502,9 +492,7 @@ def test_objects_of_classes_that_the_weights_do_not_know_are_told(
     table = detr(*args, "--image", image)
     assert said in table.out
     assert f"{count} {name}" in table.out
-    everywhere = Counter(
-        new[entry["category_id"]] for entry in data["annotations"] if entry["category_id"] in new
-    )
+    everywhere = Counter(new[entry["category_id"]] for entry in data["annotations"] if entry["category_id"] in new)
     assert detr(*args, "--all", "--json").json["left_out"] == everywhere
     assert "left out" not in detr("match-debug", root / "data", *args[2:], "--all").out
 
@@ -513,7 +501,7 @@ def test_errors_name_their_option(match: Detr) -> None:
     for option, value in (("--layer", "3"), ("--image", "99")):
         assert f"detr: {option} {value}: " in match(option, value).err
     with pytest.raises(UsageError, match="^--cost-l1: this model has no such term"), options_named():
-        reweighted(Matcher([], "each"), {"l1": 1})
+        reweighted(HungarianMatcher([], "each"), {"l1": 1})
 
 
 @pytest.mark.slow
@@ -522,9 +510,9 @@ def test_names_from_files_stay_text(detr: Detr, root: Path, tmp_path: Path) -> N
 
     from detrcli.structures import Classes
 
-    weights = small_weights(TINY)
-    renamed = Classes(weights.classes.ids, np.array([EVIL, "dog", "x"]))
-    save(replace(weights, classes=renamed), tmp_path / "evil.safetensors")
+    checkpoint = small_weights(TINY)
+    renamed = Classes(checkpoint.classes.ids, np.array([EVIL, "dog", "x"]))
+    save(replace(checkpoint, classes=renamed), tmp_path / "evil.safetensors")
     make_shapes(tmp_path / "data", images=5, size=64, classes=("circle",), objects=3)
     path = tmp_path / "data" / "annotations" / "instances_val.json"
     document = json.loads(path.read_text())

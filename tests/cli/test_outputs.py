@@ -13,14 +13,7 @@ from detrcli.errors import UsageError
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data in `d`, of which `d/val` is a link to `pictures`, and a link `d-too` to `d`."""
-    for name in (
-        "d/train",
-        "d/annotations",
-        "pictures/val",
-        "yolo/images/train",
-        "yolo/labels/train",
-        "project",
-    ):
+    for name in ("d/train", "d/annotations", "pictures/val", "yolo/images/train", "yolo/labels/train", "project"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "d" / "val").symlink_to(tmp_path / "pictures" / "val")
     (tmp_path / "d-too").symlink_to("d")

@@ -20,9 +20,9 @@ from here import Detr
 from PIL import Image
 from small import TINY, small_weights
 
+from detrcli.checkpoints.formats import native
 from detrcli.cli.app import app
 from detrcli.data.images import MAX_PIXELS
-from detrcli.weights.formats import native
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +51,16 @@ def test_golden_pictures_come_out_of_the_command_line(detr: Detr, tmp_path: Path
         *(GOLDEN / f"{name}.png" for name in names[1:]),
         GOLDEN / "picture-odd.png",
     ]
-    shown = detr(
-        "predict", *files, "--weights", "w.pth", "--threshold", 0, "--no-images", "--json", "--batch-size", 2
-    )
+    shown = detr("predict", *files, "--weights", "w.pth", "--threshold", 0, "--no-images", "--json", "--batch-size", 2)
     assert shown.code == 0
-    images = [
-        (Path(image["file"]).stem, image) for image in shown.json["images"] if image["file"] != str(other)
-    ]
+    images = [(Path(image["file"]).stem, image) for image in shown.json["images"] if image["file"] != str(other)]
     assert [name for name, _ in images] == [*names, "picture-odd"]
     with np.load(GOLDEN / "detr-r50-pictures.npz") as golden:
         for name, seen in images:
             rows = seen["detections"]
             assert [row["query"] for row in rows] == list(range(100))
-            np.testing.assert_allclose(
-                [row["box"] for row in rows], golden[f"{name}.boxes"], rtol=0, atol=PIXEL
-            )
-            np.testing.assert_allclose(
-                [row["score"] for row in rows], golden[f"{name}.scores"], rtol=0, atol=VALUE
-            )
+            np.testing.assert_allclose([row["box"] for row in rows], golden[f"{name}.boxes"], rtol=0, atol=PIXEL)
+            np.testing.assert_allclose([row["score"] for row in rows], golden[f"{name}.scores"], rtol=0, atol=VALUE)
             assert [row["category_id"] for row in rows] == golden[f"{name}.labels"].tolist()
             with Image.open(GOLDEN / f"{name}.png") as image:
                 assert (seen["width"], seen["height"]) == image.size
@@ -97,9 +89,7 @@ def test_coco_and_csv_say_the_same(detr: Detr, weights: Path, tmp_path: Path) ->
     files = [picture(tmp_path / "b.png"), tmp_path / "no.png", picture(tmp_path / "a, 1.png", 1)]
     call = ["predict", *files, "--weights", weights, "--threshold", 0, "--no-images", "--format"]
     rows = [
-        {**row, "file": image["file"]}
-        for image in detr(*call, "json").json["images"]
-        for row in image["detections"]
+        {**row, "file": image["file"]} for image in detr(*call, "json").json["images"] for row in image["detections"]
     ]
     coco = detr(*call, "coco").json
     assert [row["image_id"] for row in coco] == [1] * 9 + [3] * 9
@@ -130,9 +120,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_folders_globs_and_stdin(
-    detr: Detr, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_globs_and_stdin(detr: Detr, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("in/b.png", "in/a.PNG", "in/deep/er/c.jpg", "in/odd [1].png"):
         picture(tmp_path / name)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
@@ -168,10 +156,7 @@ def test_annotated_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
     assert "annotated pictures go to predictions-2\n" in detr(*call).err
     assert files_below(tmp_path / "predictions-2") == files_below(tmp_path / "predictions")
     assert all(path.read_bytes() == data for path, data in before.items())
-    with (
-        Image.open(tmp_path / "predictions" / "a.png") as drawn,
-        Image.open(tmp_path / "in" / "a.png") as given,
-    ):
+    with Image.open(tmp_path / "predictions" / "a.png") as drawn, Image.open(tmp_path / "in" / "a.png") as given:
         assert (np.asarray(drawn.convert("RGB")) != np.asarray(given)).any()
     with Image.open(tmp_path / "predictions" / "deep" / "b.jpg") as drawn:
         assert drawn.format == "JPEG"
@@ -207,9 +192,7 @@ def test_only_some_classes(detr: Detr, weights: Path, tmp_path: Path) -> None:
     for asked in ("cat", "dog, CAT", " żubr,,dog", "cat,dog,Żubr"):
         names = {name.strip().casefold() for name in asked.split(",")}
         shown = detr(*call, "--classes", asked)
-        assert shown.json["images"][0]["detections"] == [
-            row for row in every if row["label"].casefold() in names
-        ]
+        assert shown.json["images"][0]["detections"] == [row for row in every if row["label"].casefold() in names]
         assert len(shown.json["skipped"]) == 1
     shown = detr(*call, "--classes", "dog,Lynx")
     assert (shown.code, shown.out) == (2, "")
@@ -221,9 +204,7 @@ def test_what_cannot_be_a_picture_is_told(detr: Detr, weights: Path, tmp_path: P
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42 and so on")
     (tmp_path / "folder").mkdir()
     picture(tmp_path / "folder" / "b.png")
-    shown = detr(
-        "predict", "https://example.org/a.jpg", "a.mp4", "--weights", weights, "--json", "--no-images"
-    )
+    shown = detr("predict", "https://example.org/a.jpg", "a.mp4", "--weights", weights, "--json", "--no-images")
     assert shown.code == 3
     web, video = (entry["reason"] for entry in shown.json["skipped"])
     assert "it is a web address" in web
@@ -295,13 +276,7 @@ def test_no_cell_of_csv_is_a_formula(detr: Detr, weights: Path, tmp_path: Path) 
     arguments = ["--weights", weights, "--no-images", "--format", "csv", "--threshold", 0]
     shown = detr("predict", *arguments, "--", *names)
     rows = list(csv.DictReader(shown.out.splitlines()))
-    assert [*dict.fromkeys(row["file"] for row in rows)] == [
-        "'=1+1.png",
-        "'+a.png",
-        "'@a.png",
-        "'-a.png",
-        "a=.png",
-    ]
+    assert [*dict.fromkeys(row["file"] for row in rows)] == ["'=1+1.png", "'+a.png", "'@a.png", "'-a.png", "a=.png"]
     assert all(float(row["x0"]) <= float(row["x1"]) for row in rows)
 
 
@@ -329,9 +304,7 @@ def test_names_from_files_are_made_visible(detr: Detr, weights: Path, tmp_path: 
         (["--model", "detr-r9"], 2, "--model detr-r9"),
     ],
 )
-def test_wrong_options(
-    detr: Detr, weights: Path, tmp_path: Path, args: list[str], code: int, said: str
-) -> None:
+def test_wrong_options(detr: Detr, weights: Path, tmp_path: Path, args: list[str], code: int, said: str) -> None:
     picture(tmp_path / "a.png")
     if "--weights" not in args:
         args = [*args, "--weights", str(weights)]
@@ -432,11 +405,7 @@ def test_odd_names_are_skipped_and_not_a_crash(detr: Detr, weights: Path, tmp_pa
     shown = detr("predict", "in", "x" * 300, "--weights", weights, "--json", "--strict", "--out", "out")
     assert shown.code == 3
     assert [Path(image["file"]).name for image in shown.json["images"]] == ["a.png"]
-    assert [Path(skipped["file"]).name for skipped in shown.json["skipped"]] == [
-        "gone.jpg",
-        "loop.jpg",
-        "x" * 300,
-    ]
+    assert [Path(skipped["file"]).name for skipped in shown.json["skipped"]] == ["gone.jpg", "loop.jpg", "x" * 300]
     assert detr("predict", "", "--weights", weights).code == 2
 
 

@@ -12,7 +12,7 @@ from here import Detr
 from PIL import Image
 from small import TINY, small_weights
 
-from detrcli.weights.formats import native
+from detrcli.checkpoints.formats import native
 
 COUNT = 7
 

@@ -14,7 +14,7 @@ from server import serving, whole
 from small import MASKED, published_names
 
 import detrcli
-from detrcli.weights import registry
+from detrcli.checkpoints import registry
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,7 @@ def test_polygons_are_the_masks(detr: Detr, weights: Path, picture: Path) -> Non
     found = detr(*asked, "--json", "--polygons").json["images"][0]["detections"]
     assert found
     for one in found:
-        runs = rle.merge(
-            rle.frPyObjects([list(map(float, polygon)) for polygon in one["polygons"]], 160, 240)
-        )
+        runs = rle.merge(rle.frPyObjects([list(map(float, polygon)) for polygon in one["polygons"]], 160, 240))
         assert rle.iou([runs], [one["mask"]], [0]).item() == 1
     assert all("polygons" not in one for one in detr(*asked, "--json").json["images"][0]["detections"])
     lines = (*asked, "--save", "lines.jsonl")

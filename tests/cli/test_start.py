@@ -18,7 +18,5 @@ sys.argv = ["detr", "predict", "a.png", "--weights", "shapes", "--no-images"]
 from detrcli.cli.app import main
 main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "imported: []"

@@ -13,8 +13,8 @@ from judge import coco_folder
 from PIL import Image
 from small import TINY, small_weights
 
+from detrcli.checkpoints.formats import native
 from detrcli.guide import TOPICS, page
-from detrcli.weights.formats import native
 
 pty = pytest.importorskip("pty")
 
@@ -86,9 +86,7 @@ def test_no_escape_bytes_for_those_who_want_none(place: Path, call: tuple[str], 
 @pytest.mark.slow
 def test_no_escape_bytes_in_a_pipe_even_if_forced(place: Path) -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "detrcli", "models"],
-        capture_output=True,
-        env={**os.environ, "FORCE_COLOR": "1"},
+        [sys.executable, "-m", "detrcli", "models"], capture_output=True, env={**os.environ, "FORCE_COLOR": "1"}
     )
     assert b"\x1b" not in shown.stdout
 
@@ -135,9 +133,7 @@ def test_a_page_of_the_guide_fits_its_terminal(topic: str, columns: int, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "env",
-    [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)],
-    ids=["NO_COLOR", "dumb"],
+    "env", [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)], ids=["NO_COLOR", "dumb"]
 )
 def test_the_guide_is_its_markdown_where_no_escapes_are_wanted(tmp_path: Path, env: dict[str, str]) -> None:
     assert on_a_terminal("guide", "training", cwd=tmp_path, **env).replace("\r\n", "\n") == page("training")

@@ -38,11 +38,7 @@ def begin(processes: int, *args: Any) -> "subprocess.Popen[str]":
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = python(*(launcher if processes > 1 else []), "-m", "detrcli", "train", *args)
     return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
 
@@ -68,9 +64,7 @@ def until(process: "subprocess.Popen[str]", there: Callable[[], bool]) -> None:
 def rows(run: Path) -> list[dict[str, str]]:
     """metrics.csv without what differs from machine to machine."""
     with (run / "metrics.csv").open() as file:
-        return [
-            {key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)
-        ]
+        return [{key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)]
 
 
 def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
@@ -134,9 +128,7 @@ def test_a_picture_that_breaks_costs_nothing(root: Path, tmp_path: Path) -> None
     ended = finished(process)
     assert ended.code != 0
     assert len([line for line in ended.ours if picture.name in line]) == 1
-    assert (
-        len([line for line in ended.ours if "stopped and saved" in line]) <= 1
-    )  # of one that did not meet it
+    assert len([line for line in ended.ours if "stopped and saved" in line]) <= 1  # of one that did not meet it
     picture.write_bytes(whole)
     resumed = finished(begin(2, "--resume", run))
     assert resumed.code == 0, resumed.err

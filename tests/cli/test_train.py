@@ -14,12 +14,12 @@ from children import python
 from here import Detr
 from PIL import Image
 
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.system.lock import LOCK, locked
 from detrcli.training.run_folder import MACHINE
-from detrcli.training.settings import given_settings, of
+from detrcli.training.settings import given_settings, make_settings
 from detrcli.training.state import load_state, save_state
-from detrcli.weights.load import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,9 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(run: Path) -> list[dict[str, str]]:
     """metrics.csv without what differs from machine to machine."""
     with (run / "metrics.csv").open() as file:
-        return [
-            {key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)
-        ]
+        return [{key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)]
 
 
 def command(*args: Any) -> list[str]:
@@ -51,9 +49,7 @@ def test_a_run_is_numbered_shown_and_told(detr: Detr, data: Path, tmp_path: Path
     assert shown.code == 0, shown.err
     assert "runs/train" in shown.out
     assert "detr-tiny from scratch, backbone: random, norm: batch" in shown.err
-    assert (
-        "runs/train: 10 pictures, 2 classes, 2 pictures a step, 5 steps an epoch, epochs 1 to 2" in shown.err
-    )
+    assert "runs/train: 10 pictures, 2 classes, 2 pictures a step, 5 steps an epoch, epochs 1 to 2" in shown.err
     assert [line.split("  ")[0] for line in shown.err.splitlines()][-4:-2] == ["epoch 1", "epoch 2"]
     assert shown.err.endswith("what went wrong on the validation split: detr report runs/train\n")
     assert "\x1b" not in shown.out + shown.err
@@ -70,12 +66,9 @@ def test_fine_tuning_says_what_became_of_the_classes(detr: Detr, data: Path, tmp
     assert detr("train", data, *SMALL, "--epochs", 1, "--out", "first").code == 0
     shown = detr("train", "other", "--weights", "first", "--epochs", 1, "--set", "workers=0")
     assert shown.code == 0, shown.err
-    assert (
-        "class head: kept by name: 1 (square); starting anew: 2 (star, moon); dropped: 1 (circle)"
-        in shown.err
-    )
+    assert "class head: kept by name: 1 (square); starting anew: 2 (star, moon); dropped: 1 (circle)" in shown.err
     assert "all 6 queries kept" in shown.err
-    assert load_weights("runs/train").classes.names.tolist() == ["square", "star", "moon"]
+    assert load_checkpoint("runs/train").classes.names.tolist() == ["square", "star", "moon"]
 
 
 @pytest.mark.slow
@@ -87,9 +80,7 @@ def test_a_runs_config_makes_the_same_run(detr: Detr, data: Path, tmp_path: Path
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
-@pytest.mark.parametrize(
-    "file", ["annotations/instances_train.json", "annotations/instances_val.json", "one.json"]
-)
+@pytest.mark.parametrize("file", ["annotations/instances_train.json", "annotations/instances_val.json", "one.json"])
 def test_an_annotation_file_is_data(detr: Detr, data: Path, tmp_path: Path, file: str) -> None:
     """The splits beside it are found; alone it is train, with a part of it held out."""
     shutil.copytree(data, tmp_path / "data")
@@ -122,11 +113,7 @@ def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path:
         (["DATA", "--out", "full"], 2, "full exists"),
         (["DATA", "--weights", "none", "--set", "backbone_weights=none"], 2, "norm=group"),
         (["DATA", "--weights", "nowhere"], 4, "nowhere"),
-        (
-            ["DATA", "--weights", "w.safetensors", "--set", "norm=group"],
-            2,
-            "norm is for training from scratch",
-        ),
+        (["DATA", "--weights", "w.safetensors", "--set", "norm=group"], 2, "norm is for training from scratch"),
         (["nodata"], 3, "nodata"),
         (["--resume", "nowhere"], 4, "nowhere"),
         (["--resume", "full/thesis.txt"], 4, "it is a file, and --resume takes a folder"),
@@ -136,11 +123,7 @@ def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path:
         (["DATA", "--device", "cuda:99"], 6, "no such device"),
         (["DATA", "--config", "none.toml"], 2, "none.toml"),
         (["DATA", "--size", "100000", "--dry-run"], 2, "size = 100000: it is between 1 and 32768"),
-        (
-            ["DATA", "--size", "19000", "--dry-run", *SMALL[:2]],
-            2,
-            "pixels is more than the 33,554,432 allowed",
-        ),
+        (["DATA", "--size", "19000", "--dry-run", *SMALL[:2]], 2, "pixels is more than the 33,554,432 allowed"),
         (["DATA", "--set", "workers=100000"], 2, "workers = 100000: it is between 0 and 256"),
         (["DATA", "--out", "a" * 300], 2, "Give a shorter name"),
         (["a" * 300], 3, "there is no such folder"),
@@ -166,7 +149,7 @@ def test_a_resumed_run_remembers_how_its_data_was_read(detr: Detr, data: Path, t
     (tmp_path / "new\nline").rename(tmp_path / "moved")
     shown = detr("train", "moved", "--resume", "run", "--epochs", 2)
     assert shown.code == 0, shown.err
-    assert of(given_settings(tmp_path / "run" / "config.toml")).epochs == 2
+    assert make_settings(given_settings(tmp_path / "run" / "config.toml")).epochs == 2
     assert "done after 2" in detr("train", "--resume", "run").err
 
 
@@ -177,7 +160,7 @@ def test_a_run_killed_before_its_first_state_is_begun_again(detr: Detr, data: Pa
     assert shown.code == 4
     assert "stopped before its first one: begin it again, with the same --out" in shown.err
     assert detr("train", data, *SMALL, "--epochs", 1, "--out", "run").code == 0
-    assert of(given_settings(tmp_path / "run" / "config.toml")).seed == 0
+    assert make_settings(given_settings(tmp_path / "run" / "config.toml")).seed == 0
     shown = detr("train", data, *SMALL, "--epochs", 1, "--out", "run")
     assert (shown.code, "run exists" in shown.err) == (2, True)
 
@@ -251,10 +234,7 @@ def test_few_pictures_for_training_from_scratch(detr: Detr, data: Path) -> None:
 def test_too_many_programs_are_told_once(detr: Detr, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detrcli.training.machine.Neighbours.__init__.__defaults__", (0.0, 3, 0.0))
     monkeypatch.setattr("detrcli.training.machine.running_elsewhere", lambda: 1000)
-    assert (
-        detr("train", data, *SMALL, "--epochs", 2).err.count("warning: about 1000 threads of other programs")
-        == 1
-    )
+    assert detr("train", data, *SMALL, "--epochs", 2).err.count("warning: about 1000 threads of other programs") == 1
     monkeypatch.setattr("detrcli.training.machine.running_elsewhere", lambda: 0)
     assert "threads of other programs" not in detr("train", data, *SMALL, "--epochs", 1).err
 
@@ -263,9 +243,7 @@ def test_too_many_programs_are_told_once(detr: Detr, data: Path, monkeypatch: py
 def test_two_trainings_at_once_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     both = [
-        subprocess.Popen(
-            command(data, *SMALL, "--epochs", 8, "--out", run), stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command(data, *SMALL, "--epochs", 8, "--out", run), stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     said = {process.communicate()[1]: process.returncode for process in both}
@@ -299,9 +277,7 @@ def test_a_folder_that_another_process_writes_to(detr: Detr, data: Path, tmp_pat
 def test_a_signal_saves_and_resume_ends_in_the_same_bytes(name: str, data: Path, tmp_path: Path) -> None:
     """In processes of their own, with loader processes, the signal sent to the whole group as a terminal does."""
     options = [data, *SMALL, "--epochs", 6, "--set", "workers=2"]
-    whole = subprocess.run(
-        command(*options, "--out", tmp_path / "whole"), capture_output=True, text=True, check=False
-    )
+    whole = subprocess.run(command(*options, "--out", tmp_path / "whole"), capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr
 
     run = tmp_path / "run"

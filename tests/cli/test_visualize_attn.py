@@ -13,11 +13,11 @@ from here import Detr, Shown
 from PIL import Image
 from small import CONFIG, TINY, small_weights
 
+from detrcli.checkpoints.formats.native import save
 from detrcli.config import Preprocessing
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
 from detrcli.resize import ShortestEdge
-from detrcli.weights.formats.native import save
 
 QUERIES = ["--query", 5, "--query", 0, "--query", 8]
 
@@ -45,17 +45,15 @@ def attn(detr: Detr, *args: object) -> Shown:
 
 def test_raw_holds_what_the_model_computed(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
     attn(detr, *QUERIES, "--layer", "all", "--head", "all", "--raw", "a.npz", "--out", "a.jpg")
-    everything = detr(
-        "predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json"
-    )
+    everything = detr("predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json")
     said = everything.json["images"][0]["detections"]
     with np.load("a.npz") as file:
         raw = dict(file)
     config = request.node.callspec.params["picture"]
-    weights = small_weights(config)
-    model = weights.model()
+    checkpoint = small_weights(config)
+    model = checkpoint.model()
     pixels = prepare(Image.open(picture).convert("RGB"), Preprocessing(ShortestEdge(64, 106)))
-    with weights.inspect(model).recorded() as record, torch.inference_mode():
+    with checkpoint.inspect(model).recorded() as record, torch.inference_mode():
         model(collate([pixels]))
     assert raw["cross"].dtype == np.float32
     assert raw["cross"].shape == (len(model.decoder.layers), 3, 4, *record.cells)
@@ -122,17 +120,15 @@ def test_without_query_all_that_predict_keeps_in_its_order(detr: Detr, small: Pa
 
 
 def test_a_query_that_found_nothing_says_so(detr: Detr, tmp_path: Path, small: Path) -> None:
-    weights = small_weights()
+    checkpoint = small_weights()
     bias = torch.tensor([0.0, 0.0, 0.0, 9.0])  # "no object" wins everywhere
-    save(replace(weights, tensors={**weights.tensors, "class_head.bias": bias}), tmp_path / "w.safetensors")
+    save(replace(checkpoint, tensors={**checkpoint.tensors, "class_head.bias": bias}), tmp_path / "w.safetensors")
     assert "no object, at best" in attn(detr, "--query", 2).out
     assert attn(detr, "--query", 2, "--json").json["queries"][0]["nothing"] is True
 
 
 def test_encoder_maps_of_places(detr: Detr, small: Path) -> None:
-    shown = attn(
-        detr, "--encoder", "0,0", "--encoder", "89.5,59", "--head", "all", "--raw", "a.npz", "--json"
-    ).json
+    shown = attn(detr, "--encoder", "0,0", "--encoder", "89.5,59", "--head", "all", "--raw", "a.npz", "--json").json
     h, w = shown["cells"]
     assert (shown["kind"], shown["layers"]) == ("encoder", [0])
     assert [point["cell"] for point in shown["points"]] == [0, h * w - 1]

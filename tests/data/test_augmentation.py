@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
-from detrcli.boxes import corners
+from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.config import Preprocessing
 from detrcli.data import augmentation as module
 from detrcli.data.augmentation import (
@@ -84,7 +84,7 @@ def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, heigh
     pixels = np.asarray(as_picture(inputs, preprocessing))
     assert pixels.shape[:2] == (after.image.height, after.image.width)
     assert target.labels.tolist() == after.labels.tolist()
-    scaled = corners(target.boxes) * torch.tensor([after.image.width, after.image.height] * 2)
+    scaled = cxcywh_to_xyxy(target.boxes) * torch.tensor([after.image.width, after.image.height] * 2)
     torch.testing.assert_close(scaled, after.boxes, rtol=0, atol=1e-2)
     labels = after.labels.tolist()
     tolerance = 1.5 + 1.5 * max(after.image.size) / min(width, height)
@@ -148,9 +148,7 @@ def test_crops_keep_their_bounds(g: torch.Generator, width: int, height: int) ->
 def test_crops_reach_every_edge() -> None:
     """A box in each corner: each is seen by some crops, and the outermost pixel as well."""
     width, height, corner = 12, 13, 0.5
-    boxes = torch.tensor(
-        [[x, y, x + corner, y + corner] for x in (0, width - corner) for y in (0, height - corner)]
-    )
+    boxes = torch.tensor([[x, y, x + corner, y + corner] for x in (0, width - corner) for y in (0, height - corner)])
     seen = seen_with(Image.new("RGB", (width, height)), boxes, torch.arange(4))
     g, rule = torch.Generator().manual_seed(0), ShortestEdge(12, 13)
     counts = collections.Counter(
@@ -279,9 +277,7 @@ def test_what_a_cut_leaves_of_an_object_is_one_from_a_part_on() -> None:
 def test_other_colours_leave_objects_and_shapes() -> None:
     seen = painted(torch.Generator().manual_seed(3), 90, 60)
     plain = np.asarray(seen.image)
-    changed = [
-        np.asarray(other_colours(seen, torch.Generator().manual_seed(seed)).image) for seed in range(10)
-    ]
+    changed = [np.asarray(other_colours(seen, torch.Generator().manual_seed(seed)).image) for seed in range(10)]
     assert len({one.tobytes() for one in changed}) == 10
     for one in changed:  # what had one colour has one still
         for x0, y0, x1, y1 in seen.boxes.int().tolist():

@@ -59,9 +59,7 @@ def yaml(text: str) -> Callable[[Path], Path]:
 
 NESTED = "[" * 100_000 + "]" * 100_000
 LAUGHTER = [f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10)]
-LISTS = "".join(
-    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-)
+LISTS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a byte of Latin-1": (
@@ -140,8 +138,7 @@ READ: dict[str, Callable[[Path], Path]] = {
     "keys that are merged without end": yaml(
         "a: &a {x: 1}\n"
         + "".join(
-            f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n"
-            for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+            f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
         )
         + "names: [ant]\n"
     ),
@@ -199,16 +196,7 @@ def test_ids_beyond_all_others_are_counted_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [
-        "../a.png",
-        "a/../../b.png",
-        "..",
-        "/etc/a.png",
-        "//host/share/a.png",
-        "C:/a.png",
-        "link/../a.png",
-        "./../a.png",
-    ],
+    ["../a.png", "a/../../b.png", "..", "/etc/a.png", "//host/share/a.png", "C:/a.png", "link/../a.png", "./../a.png"],
 )
 def test_names_that_leave_their_folder(file: str, tmp_path: Path) -> None:
     """Behind a link, .. is beside what the link leads to."""
@@ -217,9 +205,7 @@ def test_names_that_leave_their_folder(file: str, tmp_path: Path) -> None:
     os.symlink(tmp_path / "elsewhere" / "deep", root / "train" / "link")
     folders.picture(tmp_path / "elsewhere" / "a.png")
     problems = check_split("train", train_of(root)).problems
-    assert [(one.severity, one.kind, one.where) for one in problems] == [
-        ("error", "leaves-folder", "image 1")
-    ]
+    assert [(one.severity, one.kind, one.where) for one in problems] == [("error", "leaves-folder", "image 1")]
 
 
 def test_names_that_stay_in_their_folder(tmp_path: Path) -> None:

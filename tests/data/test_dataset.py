@@ -15,14 +15,7 @@ from torch.utils.data import DataLoader
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.contents import _mark
-from detrcli.data.dataset import (
-    DetectionDataset,
-    Example,
-    Examples,
-    UnreadableSample,
-    collate_examples,
-    unbroken,
-)
+from detrcli.data.dataset import DetectionDataset, Example, Examples, UnreadableSample, collate_examples, unbroken
 from detrcli.data.examine import examine
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
@@ -49,9 +42,7 @@ def root(tmp_path: Path) -> Path:
         pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "train" / f"ü {i}.png")
     document = {
-        "images": [
-            {"id": 100 * i, "file_name": f"ü {i}.png", "width": 60, "height": 40} for i in (4, 1, 3, 5, 2)
-        ],
+        "images": [{"id": 100 * i, "file_name": f"ü {i}.png", "width": 60, "height": 40} for i in (4, 1, 3, 5, 2)],
         "annotations": [
             {"id": 1, "image_id": 100 * i, "category_id": c, "bbox": box, "iscrowd": crowd}
             for i, entries in reversed(boxes.items())
@@ -80,8 +71,7 @@ def test_ids_are_contiguous_inside_and_the_datas_own_outside(truth: tuple[Annota
     assert annotations.image_ids.tolist() == [400, 100, 300, 500, 200]
     found = {
         int(annotations.image_ids[i]): [
-            (classes.ids[label], box.tolist())
-            for box, label in zip(*annotations.objects(i).values(), strict=True)
+            (classes.ids[label], box.tolist()) for box, label in zip(*annotations.objects(i).values(), strict=True)
         ]
         for i in range(len(annotations))
     }
@@ -101,11 +91,7 @@ def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations,
     small = len(ForkingPickler.dumps(dataset))
     large = Annotations(**{**vars(annotations), "boxes": torch.zeros(5_000_000, 4).share_memory_()})
     assert (
-        abs(
-            len(ForkingPickler.dumps(DetectionDataset(large, Preprocessing(), augmentation="published")))
-            - small
-        )
-        < 200
+        abs(len(ForkingPickler.dumps(DetectionDataset(large, Preprocessing(), augmentation="published"))) - small) < 200
     )
     assert len(pickle.dumps(large)) > 50_000_000
 
@@ -122,9 +108,7 @@ def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -
 
 
 def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examples]:
-    dataset = DetectionDataset(
-        annotations, Preprocessing(ShortestEdge(64, 100)), augmentation="published", seed=5
-    )
+    dataset = DetectionDataset(annotations, Preprocessing(ShortestEdge(64, 100)), augmentation="published", seed=5)
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
     return list(unbroken(loader))
@@ -144,9 +128,7 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(truth: tuple[Annot
     )
 
 
-def test_pictures_are_kept_where_all_fit_and_come_out_the_same(
-    truth: tuple[Annotations, Classes],
-) -> None:
+def test_pictures_are_kept_where_all_fit_and_come_out_the_same(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     bytes_of_all = 4 * sum(h * w for h, w in annotations.sizes.tolist())
     p = Preprocessing(ShortestEdge(64, 100))
@@ -167,9 +149,7 @@ def test_pictures_are_kept_where_all_fit_and_come_out_the_same(
     assert isinstance(too_few[3, 0], UnreadableSample)
 
 
-def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(
-    truth: tuple[Annotations, Classes],
-) -> None:
+def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     p = Preprocessing(ShortestEdge(64, 100))
     plain, flipping = (DetectionDataset(annotations, p, augmentation=which) for which in ("none", "flip"))

@@ -101,9 +101,7 @@ TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_a_turned_tiff_to_the_pixel(
-    mode: str, compression: str | None, orientation: int, tmp_path: Path
-) -> None:
+def test_a_turned_tiff_to_the_pixel(mode: str, compression: str | None, orientation: int, tmp_path: Path) -> None:
     """Pillow turns a TIFF by itself, and some kinds of it wrongly when it is given a path."""
     values = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
     if mode == "I;16":
@@ -147,9 +145,7 @@ def transparent_palette(path: Path) -> None:
 
 
 def half_transparent(path: Path) -> None:
-    Image.fromarray(corners([(*CORNERS[0], 255), (*CORNERS[1], 255), (*CORNERS[2], 255), (0, 0, 0, 0)])).save(
-        path
-    )
+    Image.fromarray(corners([(*CORNERS[0], 255), (*CORNERS[1], 255), (*CORNERS[2], 255), (0, 0, 0, 0)])).save(path)
 
 
 def grey_with_alpha(path: Path) -> None:
@@ -298,9 +294,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     exif[0x0112], exif[0x010E] = 6, "words"
     rng = np.random.default_rng(0)
     for suffix in ("jpg", "png", "gif", "tif", "webp", "bmp"):
-        RGB.save(
-            tmp_path / f"a.{suffix}", **({"exif": exif} if suffix in ("jpg", "png", "tif", "webp") else {})
-        )
+        RGB.save(tmp_path / f"a.{suffix}", **({"exif": exif} if suffix in ("jpg", "png", "tif", "webp") else {}))
         whole = (tmp_path / f"a.{suffix}").read_bytes()
         for _ in range(170):
             damaged = bytearray(whole)
@@ -322,11 +316,6 @@ def test_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
     pixels = corners([(10 * 257,), (90 * 257,), (170 * 257,), (250 * 257,)], ">u2")
     rows = b"".join(b"\x00" + row.tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 0, 0, 0, 0)
-    chunks = [
-        (b"IHDR", header),
-        (b"tRNS", struct.pack(">H", 10 * 257)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", 10 * 257)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks))
     close(seen(tmp_path / "a.png"), [(255, 255, 255), *GREY[1:]], 0)

@@ -70,9 +70,7 @@ def coco_file(path: Path, split: str, first: int = 1, prefix: str = "", splits: 
                 )  # fmt: skip
     categories = [{"id": first + 5 * i, "name": name} for i, name in enumerate(NAMES)][::-1]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"images": images[::-1], "annotations": annotations, "categories": categories})
-    )
+    path.write_text(json.dumps({"images": images[::-1], "annotations": annotations, "categories": categories}))
 
 
 def coco(root: Path) -> None:
@@ -330,18 +328,12 @@ def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "train" / "a.png", (100, 50))
     label = tmp_path / "labels" / "train" / "a.txt"
     label.parent.mkdir(parents=True)
-    label.write_text(
-        "1 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n2 0.5 0.5 0.2 0.4\nx 1 2\n1 nan 0 0 0\n1 0.5 0.5\n"
-    )
+    label.write_text("1 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n2 0.5 0.5 0.2 0.4\nx 1 2\n1 nan 0 0 0\n1 0.5 0.5\n")
     written = open_data(tmp_path).layout.readers["train"]()
     np.testing.assert_allclose(written.boxes, [[10, 10, 40, 30], [40, 15, 20, 20]])
     assert written.of_category.tolist() == [1, 2]
     assert written.names == ["class 1", "class 2"]
-    assert [problem.where.rsplit(", ", 1)[1] for problem in written.problems] == [
-        "line 3",
-        "line 4",
-        "line 5",
-    ]
+    assert [problem.where.rsplit(", ", 1)[1] for problem in written.problems] == ["line 3", "line 4", "line 5"]
 
 
 def test_what_is_not_known_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -375,19 +367,10 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, said: str) -> None:
 def test_odd_boxes_are_kept_as_not_a_number(tmp_path: Path) -> None:
     """NaN as Python writes it, too few numbers, words: each entry by itself, the others unharmed."""
     picture(tmp_path / "train" / "a.png", (50, 50))
-    boxes: list[Any] = [
-        [1, 2, 3, 4],
-        [1, 2, 3],
-        None,
-        ["a", 2, 3, 4],
-        [1, 2, 3, float("nan")],
-        [1, 2, 3, float("inf")],
-    ]
+    boxes: list[Any] = [[1, 2, 3, 4], [1, 2, 3], None, ["a", 2, 3, 4], [1, 2, 3, float("nan")], [1, 2, 3, float("inf")]]
     document = {
         "images": [{"id": "1", "file_name": "a.png", "width": 50, "height": 50}],
-        "annotations": [
-            {"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)
-        ],
+        "annotations": [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)],
         "categories": [{"id": 1, "name": "ant"}],
     }
     (tmp_path / "annotations").mkdir()
@@ -403,12 +386,8 @@ def test_key_points_and_pixels_of_yolo(tmp_path: Path) -> None:
     """Key points follow a box and are no polygon; numbers beyond 1 are no shares; `test` may be missing."""
     picture(tmp_path / "images" / "a.png", (100, 50))
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text(
-        "0 .5 .5 .2 .4" + " .9 .9 2" * 4 + "\n0.0 .5 .5 .2 .4\n0 50 25 20 20\n"
-    )
-    (tmp_path / "data.yaml").write_text(
-        "train: images\ntest: ../test/images\nkpt_shape: [4, 3]\nnames: [ant]\n"
-    )
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .2 .4" + " .9 .9 2" * 4 + "\n0.0 .5 .5 .2 .4\n0 50 25 20 20\n")
+    (tmp_path / "data.yaml").write_text("train: images\ntest: ../test/images\nkpt_shape: [4, 3]\nnames: [ant]\n")
     source = open_data(tmp_path)
     written = source.layout.readers["train"]()
     np.testing.assert_allclose(written.boxes, [[40, 15, 20, 20]] * 2)

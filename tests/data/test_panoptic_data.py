@@ -135,9 +135,7 @@ def test_maps_are_opened_when_masks_are_asked_for(tmp_path: Path, monkeypatch: p
     assert flipped is not None
     assert torch.equal(flipped.pixels(HEIGHT, WIDTH), before.flip(2))
     assert len(read) == 1
-    Image.open(root / "annotations" / "panoptic_train2017" / "b.png").save(
-        read[0]
-    )  # another map of this name
+    Image.open(root / "annotations" / "panoptic_train2017" / "b.png").save(read[0])  # another map of this name
     assert before[1].any()
     assert not masks.pixels(HEIGHT, WIDTH)[1].any()
 
@@ -253,9 +251,9 @@ def test_a_mended_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
         "kind": "wrong_label", "verdict": "wrong", "image_id": int(written.of_image[0]),
         "annotation_id": int(written.annotation_ids[0]), "category_id": 4, "box": [1, 2, 3, 4],
     }  # fmt: skip
-    listed = {"schema": "detr.mend/1", "split": "train", "changes": [change]}
+    listed = {"schema": "detr.fix/1", "split": "train", "changes": [change]}
     (tmp_path / "list.json").write_text(json.dumps(listed))
-    shown = detr("data", "mend", "coco", "--list", "list.json", "--out", "new")
+    shown = detr("data", "fix", "coco", "--list", "list.json", "--out", "new")
     assert shown.code == 0, shown.err
     copy = open_data(tmp_path / "new").read("train")
     assert copy.things == written.things
@@ -263,9 +261,7 @@ def test_a_mended_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
     assert copy.outlines is not None
     assert written.outlines is not None
     for ours, theirs in zip(copy.outlines.texts(), written.outlines.texts(), strict=True):
-        np.testing.assert_array_equal(
-            mask_of_outline(ours, HEIGHT, WIDTH), mask_of_outline(theirs, HEIGHT, WIDTH)
-        )
+        np.testing.assert_array_equal(mask_of_outline(ours, HEIGHT, WIDTH), mask_of_outline(theirs, HEIGHT, WIDTH))
 
 
 @pytest.mark.usefixtures("one_thread")

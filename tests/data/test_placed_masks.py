@@ -79,9 +79,7 @@ def test_published_augmentation(g: Generator, width: int, height: int, size: int
     ],
     ids=["flip", "crop", "crop of another size", "smaller", "larger", "one after the other"],
 )
-@pytest.mark.parametrize(
-    "rule", [ShortestEdge(64, 200), Letterbox(96, 96, fill=0)], ids=["shortest edge", "letterbox"]
-)
+@pytest.mark.parametrize("rule", [ShortestEdge(64, 200), Letterbox(96, 96, fill=0)], ids=["shortest edge", "letterbox"])
 def test_each_change(change: Callable[[Sample, Generator], Sample], rule: ShortestEdge | Letterbox) -> None:
     for seed in range(5):
         g = Generator().manual_seed(seed)

@@ -30,9 +30,7 @@ def published_size(w: int, h: int, size: int, longest: int) -> tuple[int, int]:
     return (int(size * h / w), size) if w < h else (size, int(size * w / h))
 
 
-@counted(
-    20_000, st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([(800, 1333), (480, 1333), (64, 106)])
-)
+@counted(20_000, st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([(800, 1333), (480, 1333), (64, 106)]))
 def test_sizes_equal_the_published_formula(w: int, h: int, limits: tuple[int, int]) -> None:
     """Wherever that gives a picture at all; and a picture is there always."""
     ours, theirs = input_size(h, w, *limits), published_size(w, h, *limits)
@@ -43,12 +41,7 @@ def test_sizes_equal_the_published_formula(w: int, h: int, limits: tuple[int, in
 
 @pytest.mark.parametrize(
     ("picture", "expected"),
-    [
-        ((480, 640), (800, 1066)),
-        ((427, 640), (800, 1199)),
-        ((1000, 3000), (444, 1332)),
-        ((1, 9000), (1, 1333)),
-    ],
+    [((480, 640), (800, 1066)), ((427, 640), (800, 1199)), ((1000, 3000), (444, 1332)), ((1, 9000), (1, 1333))],
 )
 def test_sizes_by_hand(picture: tuple[int, int], expected: tuple[int, int]) -> None:
     assert input_size(*picture, 800, 1333) == expected

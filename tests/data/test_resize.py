@@ -10,7 +10,7 @@ from cases import counted, seeds
 from hypothesis import strategies as st
 from PIL import Image
 
-from detrcli.boxes import corners, from_pixels, to_pixels
+from detrcli.boxes import cxcywh_to_xyxy, from_pixels, to_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.augmentation import augment, sample
 from detrcli.data.dataset import to_input
@@ -125,9 +125,7 @@ def test_without_antialias(rescale_first: bool) -> None:
     assert (expected - prepare(picture(), replace(p, antialias=True))).abs().max() > 0.1
 
 
-@counted(
-    200, seeds(), st.sampled_from([*RULES, PaddedSquare(48, 48)]), st.integers(1, 300), st.integers(1, 300)
-)
+@counted(200, seeds(), st.sampled_from([*RULES, PaddedSquare(48, 48)]), st.integers(1, 300), st.integers(1, 300))
 def test_boxes_there_and_back(g: torch.Generator, rule: Resize, height: int, width: int) -> None:
     """To the network's input and back to the picture, and inside of where the picture lies."""
     placement = rule.place(height, width)
@@ -135,7 +133,7 @@ def test_boxes_there_and_back(g: torch.Generator, rule: Resize, height: int, wid
     boxes = boxes * torch.tensor([width, height, width, height])
     there = from_pixels(boxes, height, width, placement)
     torch.testing.assert_close(to_pixels(there, height, width, placement), boxes, rtol=0, atol=1e-9)
-    x0, y0, x1, y1 = corners(there).unbind(-1)
+    x0, y0, x1, y1 = cxcywh_to_xyxy(there).unbind(-1)
     p, tiny = placement, 1e-9
     assert (x0 * p.width >= p.left - tiny).all()
     assert (y0 * p.height >= p.top - tiny).all()
@@ -183,7 +181,7 @@ def test_boxes_of_a_sample_are_where_its_pixels_are() -> None:
     pixels, target = to_input(seen, replace(PLAIN, resize=Letterbox(128, 128, fill=0)))
     y, x = np.nonzero(pixels[0].numpy() > 0.5)
     found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
-    np.testing.assert_allclose(corners(target.boxes)[0] * 128, found, rtol=0, atol=1)
+    np.testing.assert_allclose(cxcywh_to_xyxy(target.boxes)[0] * 128, found, rtol=0, atol=1)
 
 
 @pytest.mark.parametrize("rule", [ExactSize(40, 70), Letterbox(64, 48)], ids=str)
@@ -194,7 +192,7 @@ def test_augmentation_leaves_inputs_of_one_size(rule: Resize) -> None:
         seen = sample(picture(), {"boxes": torch.tensor([[5.0, 5, 50, 40]]), "labels": torch.tensor([0])})
         pixels, target = to_input(*augment(seen, Preprocessing(rule), g))
         assert pixels.shape == (3, rule.height, rule.width)
-        assert ((corners(target.boxes) > -1e-6) & (corners(target.boxes) < 1 + 1e-6)).all()
+        assert ((cxcywh_to_xyxy(target.boxes) > -1e-6) & (cxcywh_to_xyxy(target.boxes) < 1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("rescale_first", [False, True])

@@ -69,20 +69,7 @@ def test_every_class_can_be_seen(name: str) -> None:
 
 
 def test_made_folder_is_whole(detr: Detr, tmp_path: Path) -> None:
-    call = [
-        "data",
-        "make",
-        "shapes",
-        "new",
-        "--images",
-        25,
-        "--size",
-        64,
-        "--classes",
-        "moon, arrow",
-        "--seed",
-        9,
-    ]
+    call = ["data", "make", "shapes", "new", "--images", 25, "--size", 64, "--classes", "moon, arrow", "--seed", 9]
     assert detr(*call).code == 0
     document = json.loads((tmp_path / "new" / "annotations" / "instances_train.json").read_text())
     assert [c["name"] for c in document["categories"]] == ["moon", "arrow"]
@@ -122,9 +109,7 @@ def test_the_same_shapes_before_a_landscape(detr: Detr, tmp_path: Path) -> None:
         ]  # fmt: skip
         assert document["images"] == instances["images"]
         for annotation in document["annotations"]:
-            with Image.open(
-                tmp_path / "new" / "annotations" / f"panoptic_{split}" / annotation["file_name"]
-            ) as image:
+            with Image.open(tmp_path / "new" / "annotations" / f"panoptic_{split}" / annotation["file_name"]) as image:
                 ids = np.asarray(image).astype(int) @ (1, 256, 65536)
             drawn, areas = np.unique(ids, return_counts=True)
             infos = annotation["segments_info"]
@@ -142,10 +127,7 @@ def test_the_same_shapes_before_a_landscape(detr: Detr, tmp_path: Path) -> None:
     assert seen == set(range(1, 9))
     checked = detr("data", "check", "new/annotations/panoptic_train.json", "--json")
     assert (checked.code, checked.json["masks"]) == (0, True)
-    assert {problem["kind"] for problem in checked.json["problems"]} <= {
-        "class-not-in-train",
-        "near-duplicate",
-    }
+    assert {problem["kind"] for problem in checked.json["problems"]} <= {"class-not-in-train", "near-duplicate"}
     same = detr(
         "eval", "--panoptic", "new/annotations/panoptic_val.json",
         "--predictions", "new/annotations/panoptic_val.json", "--json",
@@ -170,9 +152,7 @@ def test_unknown_classes_are_refused(detr: Detr, tmp_path: Path, classes: str) -
 
 def test_built_in_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DETR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "detrcli.data.make.make_shapes", lambda folder: make_shapes(folder, images=5, size=32)
-    )
+    monkeypatch.setattr("detrcli.data.make.make_shapes", lambda folder: make_shapes(folder, images=5, size=32))
     source = open_data(Path("shapes"))
     assert source.splits == ["train", "val"]
     assert len(source.read("train").files) == 5

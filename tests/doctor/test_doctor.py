@@ -13,6 +13,8 @@ from here import Detr
 
 from detrcli.api.doctoring import Diagnosis, doctor
 from detrcli.api.training import TrainingResult, train
+from detrcli.architectures import architecture_of, preset
+from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.examine import examine
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
@@ -21,9 +23,7 @@ from detrcli.doctor.finding import likeliest_first
 from detrcli.doctor.run_rules import RunFacts, of_run
 from detrcli.evaluation.results import Results
 from detrcli.training.settings import Settings
-from detrcli.training.setup import take
-from detrcli.variants import preset, variant_of
-from detrcli.weights.weights import Weights
+from detrcli.training.setup import prepare_data
 
 SIZE = 64
 
@@ -110,18 +110,18 @@ def test_healthy_data(shapes: Path, tmp_path: Path, detr: Detr) -> None:
 def healthy(shapes: Path) -> RunFacts:
     """A training by the recipe of its model, that went well."""
     config = replace(preset("dino-tiny"), queries=30)
-    variant = variant_of(config)
-    data = take("shapes", examine(open_data(shapes)))
-    weights = Weights(
-        source="run", config=config, tensors={}, classes=data.classes, preprocessing=variant.preprocessing,
-        loss=variant.loss,
+    architecture = architecture_of(config)
+    data = prepare_data("shapes", examine(open_data(shapes)))
+    checkpoint = Checkpoint(
+        source="run", config=config, tensors={}, classes=data.classes, preprocessing=architecture.preprocessing,
+        loss=architecture.loss,
     )  # fmt: skip
     return RunFacts(
         settings=Settings(
             model="dino-tiny", weights="none", lr=2.5e-3, batch_size=16, epochs=60, ema=0.97, warmup=10,
             weight_decay=0.05, augmentation="strong",
         ),
-        weights=weights,
+        checkpoint=checkpoint,
         data=data,
         rows=[{"epoch": i, "loss": 10 / i, "AP": 0.7 * (1 - 1 / i)} for i in range(1, 61)],
         moved=np.array([0.6, 0.4, 0.2, 0.1]),
@@ -153,17 +153,14 @@ def test_of_settings(settings: dict[str, Any], said: str, healthy: RunFacts) -> 
 
 
 def test_of_a_run(healthy: RunFacts) -> None:
-    few = replace(healthy.weights, config=replace(healthy.weights.config, queries=2))
-    assert "too few queries" in next(of_run(replace(healthy, weights=few))).finding
+    few = replace(healthy.checkpoint, config=replace(healthy.checkpoint.config, queries=2))
+    assert "too few queries" in next(of_run(replace(healthy, checkpoint=few))).finding
     grey = replace(
-        healthy.weights, preprocessing=replace(healthy.weights.preprocessing, mean=(120.0, 120.0, 120.0))
+        healthy.checkpoint, preprocessing=replace(healthy.checkpoint.preprocessing, mean=(120.0, 120.0, 120.0))
     )
-    assert "normalised" in next(of_run(replace(healthy, weights=grey))).finding
-    tiny = replace(
-        healthy.weights,
-        preprocessing=healthy.weights.preprocessing.with_size(24, 40),
-    )
-    assert "too small in the network's input" in next(of_run(replace(healthy, weights=tiny))).finding
+    assert "normalised" in next(of_run(replace(healthy, checkpoint=grey))).finding
+    tiny = replace(healthy.checkpoint, preprocessing=healthy.checkpoint.preprocessing.with_size(24, 40))
+    assert "too small in the network's input" in next(of_run(replace(healthy, checkpoint=tiny))).finding
     assert "diverged" in next(of_run(replace(healthy, diverged=True))).finding
     short = replace(healthy, rows=healthy.rows[:3])
     assert any("too short" in one.finding for one in of_run(short))
@@ -194,12 +191,7 @@ class Mistakes:
             size=lambda place: (100, 100), picture=lambda place: np.zeros((4, 4, 3), dtype=np.uint8)
         )
         self.outcomes = SimpleNamespace(objects=len(objects))
-        self.suspects: dict[str, list[Any]] = {
-            "wrong_label": [],
-            "missing_label": [],
-            "loose_box": [],
-            "duplicate": [],
-        }
+        self.suspects: dict[str, list[Any]] = {"wrong_label": [], "missing_label": [], "loose_box": [], "duplicate": []}
         self.scores = SimpleNamespace(metrics={"AP": 0.8})
 
 

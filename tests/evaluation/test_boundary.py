@@ -95,10 +95,7 @@ def random_split(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def overlap(found: dict[str, Any], wanted: dict[str, Any]) -> float:
     """The lower of both IoUs, with a crowd by what is found alone; from the pixels."""
-    a, b = (
-        decode(one["segmentation"]["counts"].encode(), *one["segmentation"]["size"])
-        for one in (found, wanted)
-    )
+    a, b = (decode(one["segmentation"]["counts"].encode(), *one["segmentation"]["size"]) for one in (found, wanted))
     ious = []
     for first, second in ((a, b), (by_definition(a), by_definition(b))):
         whole = first.sum() if wanted["iscrowd"] else (first | second).sum()
@@ -107,9 +104,7 @@ def overlap(found: dict[str, Any], wanted: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_twelve_are_those_of_other_ious(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_twelve_are_those_of_other_ious(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document, entries = random_split(seed)
     (tmp_path / "truth.json").write_text(json.dumps(document))
     (tmp_path / "results.json").write_text(json.dumps(entries))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from detrcli.checkpoints.coco import NAMES
 from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS, map_classes
 from detrcli.structures import Classes
-from detrcli.weights.coco import NAMES
 
 
 def classes(named: dict[int, str]) -> Classes:
@@ -25,14 +25,14 @@ def test_by_name_across_ids() -> None:
 
 def test_by_id_where_no_name_matches() -> None:
     pairing = map_classes(
-        classes({1: "a", 2: "b", 3: "N/A"}), classes({2: "zwei", 3: "drei"}), pair_by_id=True
+        classes({1: "a", 2: "b", 3: "N/A"}), classes({2: "zwei", 3: "drei"}), match_classes_by_id=True
     )
     assert pairing.by == "id"
     assert pairing.classes.ids.tolist() == [UNKNOWN_CLASS, 2, UNKNOWN_CLASS]
     assert list(pairing.only_weights) == ["a"]
     assert list(pairing.only_data) == ["drei"]
     assert list(pairing.pairs) == [("b", "zwei")]
-    with pytest.raises(DataError, match=r"Weights: a, b. Data: zwei, drei.\nWhere equal ids .* --pair-by-id"):
+    with pytest.raises(DataError, match=r"Weights: a, b. Data: zwei, drei.\nWhere equal ids .* --match-classes-by-id"):
         map_classes(classes({1: "a", 2: "b", 3: "N/A"}), classes({2: "zwei", 3: "drei"}))
 
 
@@ -47,7 +47,7 @@ def test_a_name_that_stands_twice() -> None:
 
 def test_nothing_in_common() -> None:
     with pytest.raises(DataError, match=r"neither by name nor by id.\nWeights: a, b. Data: c."):
-        map_classes(classes({1: "a", 2: "b"}), classes({3: "c"}), pair_by_id=True)
+        map_classes(classes({1: "a", 2: "b"}), classes({3: "c"}), match_classes_by_id=True)
 
 
 def test_gaps_of_the_published_weights_pair_with_nothing() -> None:

@@ -19,12 +19,7 @@ from detrcli.evaluation.errors import KINDS, errors_of
 from detrcli.evaluation.metrics import score
 from detrcli.evaluation.pairing import IGNORED, found_objects
 from detrcli.evaluation.results import Results
-from detrcli.evaluation.thresholds import (
-    best_threshold,
-    best_thresholds,
-    read_thresholds,
-    write_thresholds,
-)
+from detrcli.evaluation.thresholds import best_threshold, best_thresholds, read_thresholds, write_thresholds
 from detrcli.evaluation.truth import Truth
 
 TRUE = truth(
@@ -57,8 +52,8 @@ def test_what_an_error_costs() -> None:
     assert costs["duplicate"] == pytest.approx(0, abs=1e-6)
     assert costs["class"] > 0
     assert costs["box"] > 0
-    mended = results(*_rows(FOUND, {2: (1, DOG, (200, 200, 100, 100), 0.7)}))
-    gain = score(TRUE, mended).metrics["AP50"] - score(TRUE, FOUND).metrics["AP50"]
+    fixed = results(*_rows(FOUND, {2: (1, DOG, (200, 200, 100, 100), 0.7)}))
+    gain = score(TRUE, fixed).metrics["AP50"] - score(TRUE, FOUND).metrics["AP50"]
     assert costs["class"] == pytest.approx(gain, abs=1e-6)
 
 
@@ -84,9 +79,7 @@ def test_true_positives_by_hand() -> None:
 
 def test_a_crowd_takes_what_finds_nothing_else() -> None:
     true = truth((1, CAT, (0, 0, 50, 50)), (1, CAT, (0, 0, 300, 300)), crowd=[False, True])
-    found = results(
-        (1, CAT, (0, 0, 50, 50), 0.9), (1, CAT, (100, 100, 50, 50), 0.8), (1, CAT, (290, 290, 50, 50), 0.7)
-    )
+    found = results((1, CAT, (0, 0, 50, 50), 0.9), (1, CAT, (100, 100, 50, 50), 0.8), (1, CAT, (290, 290, 50, 50), 0.7))
     assert found_objects(true, found).tolist() == [0, IGNORED, -1]
 
 
@@ -105,9 +98,7 @@ def random_case(seed: int) -> tuple[Truth, Results]:
     for image, category, box in objects:
         for _ in range(int(rng.integers(0, 3))):
             moved = np.array(box) + rng.normal(0, 6, 4)
-            found.append(
-                (image, category, tuple(moved.clip(1).round(1).tolist()), round(float(rng.uniform()), 2))
-            )
+            found.append((image, category, tuple(moved.clip(1).round(1).tolist()), round(float(rng.uniform()), 2)))
     extra = [(int(rng.integers(1, 5)), CAT, tuple(box), float(rng.uniform())) for box in boxes(3).tolist()]
     crowd = (rng.uniform(size=len(objects)) < 0.15).tolist()
     return truth(*objects, crowd=crowd), results(*found, *extra)
@@ -157,9 +148,7 @@ def test_true_positives_are_those_of_pycocotools(seed: int) -> None:
     right, counts = np.zeros(len(found), dtype=bool), np.ones(len(found), dtype=bool)
     for one in evaluation.evalImgs:
         if one is not None:
-            for place, matched, ignored in zip(
-                one["dtIds"], one["dtMatches"][0], one["dtIgnore"][0], strict=True
-            ):
+            for place, matched, ignored in zip(one["dtIds"], one["dtMatches"][0], one["dtIgnore"][0], strict=True):
                 right[place - 1] = matched > 0 and not ignored
                 counts[place - 1] = not ignored
     ours = found_objects(true, found)
@@ -196,12 +185,7 @@ def test_a_class_of_which_nothing_is_right_has_no_threshold_of_its_own(tmp_path:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "{",
-        "[]",
-        '{"schema": "other"}',
-        '{"schema": "detr.thresholds/1", "all": {"threshold": 7}, "classes": {}}',
-    ],
+    ["{", "[]", '{"schema": "other"}', '{"schema": "detr.thresholds/1", "all": {"threshold": 7}, "classes": {}}'],
 )
 def test_files_that_hold_no_thresholds(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
@@ -245,17 +229,7 @@ def test_the_ids_of_coco_results(detr: Detr, tmp_path: Path) -> None:
     for one in document["annotations"]:
         one["image_id"] = 5 - one["image_id"]
     path.write_text(json.dumps(document))
-    predict = (
-        "predict",
-        data / "val",
-        "--weights",
-        "shapes",
-        "--no-images",
-        "--format",
-        "coco",
-        "--threshold",
-        0,
-    )
+    predict = ("predict", data / "val", "--weights", "shapes", "--no-images", "--format", "coco", "--threshold", 0)
     for name, more in (("counted", ()), ("theirs", ("--ids-from", path))):
         shown = detr(*predict, *more)
         assert shown.code == 0, shown.err
@@ -265,9 +239,7 @@ def test_the_ids_of_coco_results(detr: Detr, tmp_path: Path) -> None:
     assert "--ids-from" in wrong.err
     right = detr("eval", data, "--predictions", tmp_path / "theirs.json", "--json")
     model = detr("eval", data, "--weights", "shapes", "--json")
-    assert json.loads(right.out)["metrics"]["AP"] == pytest.approx(
-        json.loads(model.out)["metrics"]["AP"], abs=1e-3
-    )
+    assert json.loads(right.out)["metrics"]["AP"] == pytest.approx(json.loads(model.out)["metrics"]["AP"], abs=1e-3)
     assert detr("predict", data / "val", "--weights", "shapes", "--ids-from", path).code == 2
     (tmp_path / "none.json").write_text('{"images": []}')
     none = detr(*predict, "--ids-from", tmp_path / "none.json")

@@ -114,13 +114,9 @@ def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Docum
         for _ in range(2 * per_image):
             near = annotations[-int(rng.integers(1, 41))]
             box = (np.array(near["bbox"]) * rng.normal(1, 0.1, 4)).tolist()
-            results.append(
-                {"image_id": image, "category_id": near["category_id"], "bbox": box, "score": rng.random()}
-            )
+            results.append({"image_id": image, "category_id": near["category_id"], "bbox": box, "score": rng.random()})
     truth = {
-        "images": [
-            {"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in range(1, images + 1)
-        ],
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in range(1, images + 1)],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
     }

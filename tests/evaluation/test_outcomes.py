@@ -60,14 +60,12 @@ def test_what_is_mended_is_perfect() -> None:
     found = outcomes()
     kept = FOUND.part(found.found_by[found.found_by >= 0])
     lacking = np.flatnonzero(found.missed != "")
-    added = Results(
-        TRUE.of_image[lacking], TRUE.of_category[lacking], TRUE.boxes[lacking], np.ones(len(lacking))
-    )
+    added = Results(TRUE.of_image[lacking], TRUE.of_category[lacking], TRUE.boxes[lacking], np.ones(len(lacking)))
     assert score(TRUE, join([kept, added])).metrics["AP"] == 1
     assert score(TRUE, FOUND).metrics["AP"] < 0.5
-    mended = outcomes_of(TRUE, join([kept, added]), 0.5)
-    assert mended.found == mended.objects
-    assert not (mended.wrong != "").any()
+    fixed = outcomes_of(TRUE, join([kept, added]), 0.5)
+    assert fixed.found == fixed.objects
+    assert not (fixed.wrong != "").any()
 
 
 def test_all_are_counted_once() -> None:
@@ -129,9 +127,7 @@ def random_split(seed: int, images: int = 60, sure: float = 0.8, off: float = 0.
 def test_a_model_beside_itself_with_noise_and_beside_a_better_one() -> None:
     true, found = random_split(0)
     rng = np.random.default_rng(1)
-    noisy = Results(
-        found.image_ids, found.category_ids, found.boxes, found.scores + rng.normal(0, 1e-3, len(found))
-    )
+    noisy = Results(found.image_ids, found.category_ids, found.boxes, found.scores + rng.normal(0, 1e-3, len(found)))
     assert differences(true, found, noisy)["AP"].covers_zero
     _, sharp = random_split(0, off=0.02)
     gain = differences(true, found, sharp)["AP"]
@@ -167,9 +163,7 @@ def test_an_image_drawn_twice_counts_twice() -> None:
     objects, detections = [], []
     for number, (image, _) in enumerate(copies, 1):
         own = true.of_image == image
-        objects += [
-            (number, int(c), tuple(b)) for c, b in zip(true.of_category[own], true.boxes[own], strict=True)
-        ]
+        objects += [(number, int(c), tuple(b)) for c, b in zip(true.of_category[own], true.boxes[own], strict=True)]
         mine = found.image_ids == image
         detections += [
             (number, int(c), tuple(b), float(s))

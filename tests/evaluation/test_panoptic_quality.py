@@ -36,18 +36,10 @@ def written(path: Path, *pictures: list[Segment], crowd: int | None = None, size
             rows, columns = np.nonzero(ids == id_)
             box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
             infos.append(
-                {
-                    "id": id_,
-                    "category_id": category,
-                    "area": len(rows),
-                    "bbox": box,
-                    "iscrowd": int(id_ == crowd),
-                }
+                {"id": id_, "category_id": category, "area": len(rows), "bbox": box, "iscrowd": int(id_ == crowd)}
             )
         annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": infos})
-    images = [
-        {"id": n, "file_name": f"{n}.jpg", "height": size, "width": size} for n in range(1, len(pictures) + 1)
-    ]
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": size, "width": size} for n in range(1, len(pictures) + 1)]
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
     return path
 
@@ -131,10 +123,7 @@ def test_the_command(detr: Detr, tmp_path: Path) -> None:
         (lambda folder: (folder / "p" / "2.png").unlink(), "the map of image 2, .* is not there"),
         (lambda folder: (folder / "p.json").write_text("[]"), "not a COCO panoptic file"),
         (lambda folder: (folder / "p.json").unlink(), "cannot be read"),
-        (
-            lambda folder: written(folder / "p.json", FOUND[0]),
-            "1 of 2 images have no map, the first of them is 2",
-        ),
+        (lambda folder: written(folder / "p.json", FOUND[0]), "1 of 2 images have no map, the first of them is 2"),
         (lambda folder: written(folder / "p.json", *FOUND, size=12), "cannot be compared"),
         (
             lambda folder: (folder / "p.json").write_text(

@@ -82,9 +82,7 @@ def test_some_classes(document: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_class_above_others_counts_only_with_objects(
-    document: dict[str, Any], tmp_path: Path, flat: bool
-) -> None:
+def test_a_class_above_others_counts_only_with_objects(document: dict[str, Any], tmp_path: Path, flat: bool) -> None:
     """A flat box is one: training leaves it out, and with it such a class."""
     document["categories"].append({"id": 0, "name": "insects"})
     document["categories"][1]["supercategory"] = "insects"

@@ -43,9 +43,7 @@ def asked(*args: Any, say: str, way: str, make: Make = nothing) -> Bad:
 def coco(change: Callable[[dict[str, Any]], object] = lambda document: None) -> Make:
     """Two pictures, of which the second is val by the hash of its name; the document is changed first."""
     document = deepcopy(folders.DOCUMENT)
-    document["annotations"] = [
-        {"id": i, "image_id": 1, "category_id": 1, "bbox": [1 + i, 2, 9, 9]} for i in range(5)
-    ]
+    document["annotations"] = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [1 + i, 2, 9, 9]} for i in range(5)]
     change(document)
     return lambda root: folders.coco(root / "data", json.dumps(document))
 

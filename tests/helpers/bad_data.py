@@ -18,9 +18,7 @@ def one(table: str, **values: Any) -> Make:
 
 
 def voc(old: str = "", new: str = "", listed: str | bytes | None = None) -> Make:
-    return lambda root: folders.voc(
-        root / "data", folders.VOC.replace(old, new) if old else folders.VOC, listed
-    )
+    return lambda root: folders.voc(root / "data", folders.VOC.replace(old, new) if old else folders.VOC, listed)
 
 
 def xml(content: str | bytes | None) -> Make:
@@ -69,9 +67,7 @@ EVAL = ("eval", "data", "--weights", "shapes", "--split", "train")
 KINDS: dict[str, Bad] = {
     "a folder that is not there": Bad(nothing, ("data", "check", "nowhere"), 3, "nowhere", GUIDE),
     "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org", "download it"),
-    "an empty folder": Bad(
-        lambda root: (root / "data").mkdir(), CHECK, 3, "data: no known layout", "--train-ann"
-    ),
+    "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data: no known layout", "--train-ann"),
     "a folder of pictures alone": Bad(
         lambda root: folders.picture(root / "data" / "a.png"), CHECK, 3, "data:", "--train-ann"
     ),
@@ -84,23 +80,15 @@ KINDS: dict[str, Bad] = {
     "JSON that ends too early": Bad(text('{"images": ['), CHECK, 3, "instances_train.json", GUIDE),
     "JSON that is a list": Bad(text("[1]"), CHECK, 3, "instances_train.json", GUIDE),
     "JSON of another encoding": Bad(
-        text(folders.COCO.replace("ant", "caf\xe9").encode("latin-1")),
-        CHECK,
-        3,
-        "instances_train.json",
-        GUIDE,
+        text(folders.COCO.replace("ant", "caf\xe9").encode("latin-1")), CHECK, 3, "instances_train.json", GUIDE
     ),
     "JSON nested without end": Bad(text('{"x": ' + "[" * 100_000), CHECK, 3, "instances_train.json", GUIDE),
     "an empty annotation file": Bad(text(""), CHECK, 3, "instances_train.json", GUIDE),
     "annotations without images": Bad(text('{"images": []}'), CHECK, 3, "instances_train.json", GUIDE),
     "an image without an id": Bad(one("images", id=None), CHECK, 3, "instances_train.json", GUIDE),
     "an id of 20 digits": Bad(one("images", id=10**20), CHECK, 3, "instances_train.json", GUIDE),
-    "a class name that is a list": Bad(
-        one("categories", name=["ant"]), CHECK, 3, "instances_train.json", GUIDE
-    ),
-    "a class name of 2 MB": Bad(
-        one("categories", name="x" * 2_000_000), CHECK, 3, "instances_train.json", GUIDE
-    ),
+    "a class name that is a list": Bad(one("categories", name=["ant"]), CHECK, 3, "instances_train.json", GUIDE),
+    "a class name of 2 MB": Bad(one("categories", name="x" * 2_000_000), CHECK, 3, "instances_train.json", GUIDE),
     "a picture that is not there": Bad(one("images", file_name="b.png"), CHECK, 3, "b.png", GUIDE),
     "a picture of another size": Bad(
         one("images", width=51), CHECK, 3, "a.png is 50 x 40, annotated as 51 x 40", GUIDE
@@ -115,9 +103,7 @@ KINDS: dict[str, Bad] = {
     "a name that is a web address": Bad(
         one("images", file_name="http://a.org/a.png"), CHECK, 3, "http://a.org/a.png", GUIDE
     ),
-    "two images of one id": Bad(
-        coco(lambda d: d["images"].append(d["images"][0])), CHECK, 3, "image 1", GUIDE
-    ),
+    "two images of one id": Bad(coco(lambda d: d["images"].append(d["images"][0])), CHECK, 3, "image 1", GUIDE),
     "two classes of one id": Bad(
         coco(lambda d: d["categories"].append({"id": 1, "name": "b"})), CHECK, 3, "category 1", GUIDE
     ),
@@ -157,15 +143,9 @@ KINDS: dict[str, Bad] = {
     ),
     "a folder of VOC without XML": Bad(xml(None), CHECK, 3, "Annotations", GUIDE),
     "XML that ends too early": Bad(xml("<annotation>"), CHECK, 3, "a.xml", GUIDE),
-    "XML of an unknown encoding": Bad(
-        xml('<?xml version="1.0" encoding="gb2312"?><a/>'), CHECK, 3, "a.xml", GUIDE
-    ),
+    "XML of an unknown encoding": Bad(xml('<?xml version="1.0" encoding="gb2312"?><a/>'), CHECK, 3, "a.xml", GUIDE),
     "XML that grows": Bad(
-        xml('<!DOCTYPE a [<!ENTITY a "' + "l" * 100_000 + '">]><a>' + "&a;" * 1000 + "</a>"),
-        CHECK,
-        3,
-        "a.xml",
-        GUIDE,
+        xml('<!DOCTYPE a [<!ENTITY a "' + "l" * 100_000 + '">]><a>' + "&a;" * 1000 + "</a>"), CHECK, 3, "a.xml", GUIDE
     ),
     "XML that asks for a file": Bad(
         xml('<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><a>&a;</a>'), CHECK, 3, "a.xml", GUIDE
@@ -186,16 +166,10 @@ KINDS: dict[str, Bad] = {
     "YAML of three million classes": Bad(
         yolo("train: images\nnc: 3000000\n"), CHECK, 3, "data.yaml", "30,000 classes allowed"
     ),
-    "YAML of a class below 0": Bad(
-        yolo("train: images\nnames: {-1: ant}\n"), CHECK, 3, "data.yaml", "from 0"
-    ),
+    "YAML of a class below 0": Bad(yolo("train: images\nnames: {-1: ant}\n"), CHECK, 3, "data.yaml", "from 0"),
     "YAML of 1,200 brackets": Bad(yolo("names: " + "[" * 1200), CHECK, 3, "data.yaml", HINT),
     "YAML of references": Bad(
-        yolo("a: &a [x, x]\nb: &b [*a, *a]\ntrain: *b\nnames: [ant]\n"),
-        CHECK,
-        3,
-        "data.yaml",
-        "must be names",
+        yolo("a: &a [x, x]\nb: &b [*a, *a]\ntrain: *b\nnames: [ant]\n"), CHECK, 3, "data.yaml", "must be names"
     ),
     "YAML of two megabytes": Bad(
         yolo(f"train: images\nnames: [ant]\nx: {'x' * 2_000_000}\n"), CHECK, 3, "data.yaml", HINT
@@ -203,30 +177,16 @@ KINDS: dict[str, Bad] = {
     "YAML that is a word": Bad(yolo("ant"), CHECK, 3, "data.yaml", HINT),
     "a label that is no number": Bad(yolo(label="x .5 .5 .2 .2"), CHECK, 3, "a.txt, line 1", GUIDE),
     "a label in pixels": Bad(yolo(label="0 20 20 10 10"), CHECK, 3, "a.txt, line 1", GUIDE),
-    "a label of a class that there is not": Bad(
-        yolo(label="7 .5 .5 .2 .2"), CHECK, 3, "there is no category 7", GUIDE
-    ),
+    "a label of a class that there is not": Bad(yolo(label="7 .5 .5 .2 .2"), CHECK, 3, "there is no category 7", GUIDE),
     "a label of other bytes": Bad(yolo(label=b"\xff\xfe\x00"), CHECK, 3, "a.txt", GUIDE),
     "a list of pictures that is none": Bad(
-        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", b"\xff\xfe\x00")),
-        CHECK,
-        3,
-        "list.txt",
-        GUIDE,
+        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", b"\xff\xfe\x00")), CHECK, 3, "list.txt", GUIDE
     ),
     "a list of pictures elsewhere": Bad(
-        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", "../../b.png\n")),
-        CHECK,
-        3,
-        "b.png",
-        GUIDE,
+        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", "../../b.png\n")), CHECK, 3, "b.png", GUIDE
     ),
     "a folder without pictures": Bad(
-        both(yolo("train: none\nnames: [ant]\n"), lambda root: (root / "data/none").mkdir()),
-        CHECK,
-        3,
-        "none",
-        GUIDE,
+        both(yolo("train: none\nnames: [ant]\n"), lambda root: (root / "data/none").mkdir()), CHECK, 3, "none", GUIDE
     ),
     "half of the explicit places": Bad(
         coco(),
@@ -236,11 +196,7 @@ KINDS: dict[str, Bad] = {
         "belong together",
     ),
     "a polygon of a number and a half": Bad(
-        one("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
-        CHECK,
-        3,
-        "annotation 0",
-        "--skip-bad leaves out",
+        one("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
     ),
     "a mask of another size": Bad(
         one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
@@ -256,25 +212,15 @@ KINDS: dict[str, Bad] = {
         "its segmentation is neither polygons nor run lengths",
         "--skip-bad leaves out",
     ),
-    "panoptic data without its maps": Bad(
-        panoptic(), CHECK, 3, "panoptic_train/a.png: there is no such file", GUIDE
-    ),
+    "panoptic data without its maps": Bad(panoptic(), CHECK, 3, "panoptic_train/a.png: there is no such file", GUIDE),
     "a panoptic map of another size": Bad(
         panoptic((9, 9)), CHECK, 3, "its map a.png is 9 x 9, the picture 50 x 40", GUIDE
     ),
     "a panoptic map that leaves its folder": Bad(
-        panoptic((50, 40), file_name="../../train/a.png"),
-        CHECK,
-        3,
-        "its map ../../train/a.png lies outside",
-        GUIDE,
+        panoptic((50, 40), file_name="../../train/a.png"), CHECK, 3, "its map ../../train/a.png lies outside", GUIDE
     ),
-    "segments that no map shows": Bad(
-        panoptic((50, 40)), CHECK, 3, "segment 7 of image 1", "--skip-bad leaves out"
-    ),
-    "segments that are numbers": Bad(
-        panoptic((50, 40), segments_info=[7]), CHECK, 3, "panoptic_train.json", GUIDE
-    ),
+    "segments that no map shows": Bad(panoptic((50, 40)), CHECK, 3, "segment 7 of image 1", "--skip-bad leaves out"),
+    "segments that are numbers": Bad(panoptic((50, 40), segments_info=[7]), CHECK, 3, "panoptic_train.json", GUIDE),
     "training masks on broken ones": Bad(
         one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
         ("train", "data", "--model", "dino-tiny-masks", "--weights", "none", "--device", "cpu"),
@@ -306,33 +252,21 @@ def thresholds(content: str) -> Bad:
 KINDS |= {
     "results that are not there": Bad(coco(), SCORE, 2, "--predictions r.json", "No such file"),
     "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json: it is no JSON", "detr eval --save"),
-    "results nested without end": Bad(
-        results("[" * 100_000), SCORE, 3, "r.json: it is no JSON", "detr eval --save"
-    ),
+    "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json: it is no JSON", "detr eval --save"),
     "results that are no list": Bad(results({"a": 1}), SCORE, 3, "r.json", "a list of detections"),
     "a result that lacks its score": Bad(
         results([{**GOOD, "score": None}]), SCORE, 3, "r.json: entry 0", "no finite number"
     ),
     "a result of no image": Bad(
-        results([{**GOOD, "image_id": 9}]),
-        SCORE,
-        3,
-        "r.json: entry 0 is of image 9",
-        "another split or data set",
+        results([{**GOOD, "image_id": 9}]), SCORE, 3, "r.json: entry 0 is of image 9", "another split or data set"
     ),
     "a result of no class": Bad(
-        results([{**GOOD, "category_id": 9}]),
-        SCORE,
-        3,
-        "r.json: entry 0 is of category 9",
-        "another split or data set",
+        results([{**GOOD, "category_id": 9}]), SCORE, 3, "r.json: entry 0 is of category 9", "another split or data set"
     ),
     "a result of another file": Bad(
         results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "r.json: entry 0 is of b.png", "--ids-from ANN"
     ),
-    "a result whose file is a number": Bad(
-        results([{**GOOD, "file_name": 5}]), SCORE, 3, "r.json: entry 0", "no name"
-    ),
+    "a result whose file is a number": Bad(results([{**GOOD, "file_name": 5}]), SCORE, 3, "r.json: entry 0", "no name"),
     "a result whose box is a word": Bad(
         results([{**GOOD, "bbox": "box"}]), SCORE, 3, "r.json: entry 0", "four numbers"
     ),

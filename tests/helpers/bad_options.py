@@ -10,12 +10,8 @@ KINDS: dict[str, Bad] = {
     "an option without its value": asked("predict", "a.png", "--weights", say="--weights", way="--help"),
     "no picture at all": asked("predict", say="IMAGE", way="--help"),
     "no data at all": asked("train", say="Give DATA", way="--train-ann"),
-    "a threshold beyond 1": asked(
-        *PREDICT, "--threshold", "1.5", say="--threshold 1.5", way="between 0 and 1"
-    ),
-    "a threshold that is a word": asked(
-        *PREDICT, "--threshold", "high", say="--threshold high", way="between 0 and 1"
-    ),
+    "a threshold beyond 1": asked(*PREDICT, "--threshold", "1.5", say="--threshold 1.5", way="between 0 and 1"),
+    "a threshold that is a word": asked(*PREDICT, "--threshold", "high", say="--threshold high", way="between 0 and 1"),
     "two things to print": asked(
         *PREDICT, "--json", "--format", "csv", say="--json and --format csv", way="two different things"
     ),
@@ -44,9 +40,7 @@ KINDS: dict[str, Bad] = {
     ),
     "going on with nothing": asked(*PREDICT, "--resume", say="--resume", way="--save"),
     "lines of another ending": asked(*PREDICT, "--save", "a.txt", say="a.txt", way=".jsonl"),
-    "a figure of another ending": asked(
-        *look("a.png"), "--out", "a.pdf", say="a.pdf", way=".png", make=noise("a.png")
-    ),
+    "a figure of another ending": asked(*look("a.png"), "--out", "a.pdf", say="a.pdf", way=".png", make=noise("a.png")),
     "a layer that there is not": asked(
         *look("a.png"), "--query", 0, "--layer", 99, say="--layer 99", way="0", make=noise("a.png")
     ),
@@ -62,9 +56,7 @@ KINDS: dict[str, Bad] = {
     "a place that is none": asked(
         *look("a.png"), "--encoder", "x", say="--encoder x", way="such as 120,80", make=noise("a.png")
     ),
-    "an unknown setting": asked(
-        *TRAIN, "--set", "lr_drop=3", say="'lr_drop'", way="Did you mean", make=coco()
-    ),
+    "an unknown setting": asked(*TRAIN, "--set", "lr_drop=3", say="'lr_drop'", way="Did you mean", make=coco()),
     "a setting without a value": asked(*TRAIN, "--set", "lr", say="--set lr", way="KEY=VALUE", make=coco()),
     "a setting of another kind": asked(
         *TRAIN, "--set", "epochs=many", say="epochs = 'many'", way="a whole number", make=coco()
@@ -80,20 +72,10 @@ KINDS: dict[str, Bad] = {
         *TRAIN, "--config", "c.toml", say="--config c.toml", way="No such file", make=coco()
     ),
     "a config that is no TOML": asked(
-        *TRAIN,
-        "--config",
-        "c.toml",
-        say="--config c.toml",
-        way="no TOML",
-        make=both(coco(), at("c.toml", "=")),
+        *TRAIN, "--config", "c.toml", say="--config c.toml", way="no TOML", make=both(coco(), at("c.toml", "="))
     ),
     "a config of other bytes": asked(
-        *TRAIN,
-        "--config",
-        "c.toml",
-        say="--config c.toml",
-        way="no TOML",
-        make=both(coco(), at("c.toml", b"\xff\xfe")),
+        *TRAIN, "--config", "c.toml", say="--config c.toml", way="no TOML", make=both(coco(), at("c.toml", b"\xff\xfe"))
     ),
     "an unknown term of the loss": asked(
         *TRAIN, "--set", "loss.iou=1", say="loss.iou", way="it has class", make=coco()
@@ -115,7 +97,7 @@ KINDS: dict[str, Bad] = {
         "train",
         "--image",
         "99",
-        "--pair-by-id",
+        "--match-classes-by-id",
         say="--image 99",
         way="id or file",
         make=coco(),
@@ -125,12 +107,7 @@ KINDS: dict[str, Bad] = {
 FULL = Path("/dev/full")
 KINDS |= {
     "a run folder that is in use": asked(
-        *TRAIN,
-        "--out",
-        "run",
-        say="run exists",
-        way="another place",
-        make=both(coco(), at("run/thesis.txt", "x")),
+        *TRAIN, "--out", "run", say="run exists", way="another place", make=both(coco(), at("run/thesis.txt", "x"))
     ),
     "an output that exists": asked(
         *look("a.png"),
@@ -149,12 +126,7 @@ KINDS |= {
         make=both(noise("a.png"), lambda root: (root / "b.png").mkdir()),
     ),
     "a folder that is a file": asked(
-        *PREDICT,
-        "--out",
-        "b",
-        say="b is no folder",
-        way="another place",
-        make=both(noise("a.png"), at("b", "x")),
+        *PREDICT, "--out", "b", say="b is no folder", way="another place", make=both(noise("a.png"), at("b", "x"))
     ),
     "an output in the data": asked(
         *TRAIN, "--out", "data/run", say="data/run lies in the data folder", way="another place", make=coco()
@@ -198,15 +170,9 @@ KINDS |= {
         noise("a.png"), (*PREDICT, "--device", "cuda:99"), 6, "device 'cuda:99'", "There is cpu"
     ),
     "a results file that is a folder": Bad(
-        both(coco(), lambda root: (root / "r.json").mkdir()),
-        SCORE,
-        2,
-        "--predictions r.json",
-        "Is a directory",
+        both(coco(), lambda root: (root / "r.json").mkdir()), SCORE, 2, "--predictions r.json", "Is a directory"
     ),
-    "a run that is a file": Bad(
-        at("run", "x"), ("train", "--resume", "run"), 4, "run: it is a file", "takes a folder"
-    ),
+    "a run that is a file": Bad(at("run", "x"), ("train", "--resume", "run"), 4, "run: it is a file", "takes a folder"),
     "pictures that are a file": Bad(
         both(coco(), at("p", "x")),
         ("data", "check", "--train-ann", "data/annotations/instances_train.json", "--train-images", "p"),

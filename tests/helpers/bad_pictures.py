@@ -55,9 +55,7 @@ KINDS: dict[str, Bad] = {
     "a pattern that matches nothing": Bad(
         nothing, ("predict", "*.jpg", "--weights", "shapes"), 3, "*.jpg", "no such file"
     ),
-    "an empty name": Bad(
-        nothing, ("predict", "", "--weights", "shapes"), 2, "One of the pictures", "empty argument"
-    ),
+    "an empty name": Bad(nothing, ("predict", "", "--weights", "shapes"), 2, "One of the pictures", "empty argument"),
     "one of two pictures that must all be read": Bad(
         both(noise("a.png"), at("b.png", "x")),
         ("predict", "a.png", "b.png", "--weights", "shapes", "--strict", "--no-images"),

@@ -12,7 +12,7 @@ from bad import Bad, Make, at, both, noise, nothing
 from safetensors.torch import save_file
 from small import TINY, small_weights
 
-from detrcli.weights.formats.header import CHECKSUM, checksum, header_of
+from detrcli.checkpoints.formats.header import CHECKSUM, checksum, header_of
 
 
 def weights_from(source: Any, *more: Any) -> tuple[Any, ...]:
@@ -34,13 +34,11 @@ def own_file(change: Callable[[bytes], bytes] = bytes, **parts: Any) -> Make:
     """With other parts in its header, and a checksum that fits them; then its bytes changed."""
 
     def make(root: Path) -> None:
-        weights = small_weights(TINY)
-        header = header_of(weights)
-        header |= {
-            part: value if isinstance(value, str) else json.dumps(value) for part, value in parts.items()
-        }
-        header[CHECKSUM] = checksum(header, weights.tensors)
-        save_file(dict(weights.tensors), root / "w.safetensors", header)
+        checkpoint = small_weights(TINY)
+        header = header_of(checkpoint)
+        header |= {part: value if isinstance(value, str) else json.dumps(value) for part, value in parts.items()}
+        header[CHECKSUM] = checksum(header, checkpoint.tensors)
+        save_file(dict(checkpoint.tensors), root / "w.safetensors", header)
         (root / "w.safetensors").write_bytes(change((root / "w.safetensors").read_bytes()))
 
     return make
@@ -61,9 +59,7 @@ def run_with(name: str, content: bytes) -> Make:
 PTH, OWN, HF = weights_from("w.pth"), weights_from("w.safetensors"), weights_from("hf")
 HEAD = {"class_embed.weight": torch.zeros(4, 8)}
 KINDS: dict[str, Bad] = {
-    "a name of no weights": Bad(
-        nothing, weights_from("detr-r5"), 4, "detr-r5: no such file", "Did you mean detr-r50"
-    ),
+    "a name of no weights": Bad(nothing, weights_from("detr-r5"), 4, "detr-r5: no such file", "Did you mean detr-r50"),
     "weights of 300 letters": Bad(nothing, weights_from("a" * 300), 4, "aaa: no such file", "detr models"),
     "an empty pickle": Bad(at("w.pth", ""), PTH, 4, "w.pth", "fetch or save it again"),
     "two bytes of a pickle": Bad(at("w.pth", b"\x80\x02."), PTH, 4, "w.pth", "fetch or save it again"),
@@ -71,16 +67,10 @@ KINDS: dict[str, Bad] = {
     "a pickle that runs a command": Bad(
         saved({"model": {}, "x": Evil()}), PTH, 4, "w.pth: refused, and nothing of it was run", "Only tensors"
     ),
-    "a pickle of paths": Bad(
-        saved({"model": {}, "x": Path("a")}), PTH, 4, "it asks for pathlib", "Only tensors"
-    ),
+    "a pickle of paths": Bad(saved({"model": {}, "x": Path("a")}), PTH, 4, "it asks for pathlib", "Only tensors"),
     "a list as weights": Bad(saved([1]), PTH, 4, "w.pth: this file holds a list", "state dict"),
     "weights of another model": Bad(
-        saved({"conv.weight": torch.zeros(1)}),
-        PTH,
-        4,
-        "w.pth: these are not the weights of a DETR",
-        "was looked for",
+        saved({"conv.weight": torch.zeros(1)}), PTH, 4, "w.pth: these are not the weights of a DETR", "was looked for"
     ),
     "tensors without names": Bad(
         saved({0: torch.zeros(1)}), PTH, 4, "w.pth: a tensor has the name 0", "Save the model's state_dict()"
@@ -128,21 +118,11 @@ KINDS: dict[str, Bad] = {
         "it is a detr-tiny",
     ),
     "an unknown model": Bad(
-        own_file(),
-        weights_from("w.safetensors", "--model", "detr-r9"),
-        2,
-        "--model detr-r9",
-        "there is detr-r50",
+        own_file(), weights_from("w.safetensors", "--model", "detr-r9"), 2, "--model detr-r9", "there is detr-r50"
     ),
-    "a flipped bit": Bad(
-        own_file(flipped), OWN, 4, "w.safetensors: the file is damaged", "Fetch or save it again"
-    ),
+    "a flipped bit": Bad(own_file(flipped), OWN, 4, "w.safetensors: the file is damaged", "Fetch or save it again"),
     "half of our own file": Bad(
-        own_file(lambda data: data[:9000]),
-        OWN,
-        4,
-        "w.safetensors: this is no whole",
-        "fetch or save it again",
+        own_file(lambda data: data[:9000]), OWN, 4, "w.safetensors: this is no whole", "fetch or save it again"
     ),
     "a safetensors file of others": Bad(
         lambda root: save_file({"a": torch.zeros(1)}, root / "w.safetensors"),
@@ -155,11 +135,7 @@ KINDS: dict[str, Bad] = {
         own_file(format="detrcli/9"), OWN, 4, "w.safetensors: written by another version", "Update detr"
     ),
     "a file of an unknown member": Bad(
-        own_file(variant="dino-9"),
-        OWN,
-        4,
-        "w.safetensors: holds a model of a kind that is not known",
-        "Update detr",
+        own_file(variant="dino-9"), OWN, 4, "w.safetensors: holds a model of a kind that is not known", "Update detr"
     ),
     "a header nested without end": Bad(
         own_file(config="[" * 100_000), OWN, 4, "w.safetensors: written by another version", "Update detr"
@@ -178,21 +154,39 @@ KINDS: dict[str, Bad] = {
         own_file(classes={"ids": [1], "names": "a"}), OWN, 4, "the class names are no list", "Update detr"
     ),
     "a mean of NaN": Bad(
-        own_file(preprocessing={"size": 64, "max_size": 99, "mean": [float("nan")] * 3, "std": [1, 1, 1]}),
+        own_file(
+            preprocessing={
+                "resize": {"kind": "shortest-edge", "size": 64, "max_size": 99, "divisor": 1},
+                "mean": [float("nan")] * 3,
+                "std": [1, 1, 1],
+            }
+        ),
         OWN,
         4,
         "mean = nan",
         "Update detr",
     ),
     "a deviation of 0": Bad(
-        own_file(preprocessing={"size": 64, "max_size": 99, "mean": [0, 0, 0], "std": [0, 1, 1]}),
+        own_file(
+            preprocessing={
+                "resize": {"kind": "shortest-edge", "size": 64, "max_size": 99, "divisor": 1},
+                "mean": [0, 0, 0],
+                "std": [0, 1, 1],
+            }
+        ),
         OWN,
         4,
         "a deviation of 0",
         "Update detr",
     ),
     "inputs of 900 megapixels": Bad(
-        own_file(preprocessing={"size": 30_000, "max_size": 30_000, "mean": [0, 0, 0], "std": [1, 1, 1]}),
+        own_file(
+            preprocessing={
+                "resize": {"kind": "shortest-edge", "size": 30_000, "max_size": 30_000, "divisor": 1},
+                "mean": [0, 0, 0],
+                "std": [1, 1, 1],
+            }
+        ),
         OWN,
         4,
         "30,000 x 30,000 pixels",
@@ -201,12 +195,8 @@ KINDS: dict[str, Bad] = {
     "a folder that is no weights": Bad(
         lambda root: (root / "hf").mkdir(), HF, 4, "hf: this folder is neither a run", "config.json"
     ),
-    "a config.json that ends too early": Bad(
-        config("{"), HF, 4, "hf: config.json cannot be read", "save_pretrained()"
-    ),
-    "a config.json nested without end": Bad(
-        config("[" * 100_000), HF, 4, "hf: config.json", "save_pretrained()"
-    ),
+    "a config.json that ends too early": Bad(config("{"), HF, 4, "hf: config.json cannot be read", "save_pretrained()"),
+    "a config.json nested without end": Bad(config("[" * 100_000), HF, 4, "hf: config.json", "save_pretrained()"),
     "a config.json of an unknown model": Bad(
         config('{"model_type": "clip"}'), HF, 4, "of type 'clip'", "read are detr"
     ),
@@ -217,32 +207,16 @@ KINDS: dict[str, Bad] = {
         nothing, weights_from("https://a.org/w.pth"), 2, "https://a.org/w.pth", "--sha256 HEX"
     ),
     "a web address that is none": Bad(
-        nothing,
-        weights_from("http://[::1/w-f83755dc.pth"),
-        4,
-        "http://[::1/w-f83755dc.pth",
-        "Check how it is written",
+        nothing, weights_from("http://[::1/w-f83755dc.pth"), 4, "http://[::1/w-f83755dc.pth", "Check how it is written"
     ),
     "a host of 300 letters": Bad(
-        nothing,
-        weights_from(f"http://{'a' * 300}/w-f83755dc.pth"),
-        4,
-        "no web address",
-        "Check how it is written",
+        nothing, weights_from(f"http://{'a' * 300}/w-f83755dc.pth"), 4, "no web address", "Check how it is written"
     ),
     "a password in an address": Bad(
-        nothing,
-        weights_from("http://me:word@a.org/w-f83755dc.pth"),
-        4,
-        "are not sent",
-        "Check how it is written",
+        nothing, weights_from("http://me:word@a.org/w-f83755dc.pth"), 4, "are not sent", "Check how it is written"
     ),
     "a hash that is none": Bad(
-        own_file(),
-        weights_from("w.safetensors", "--sha256", "abc"),
-        2,
-        "--sha256 abc",
-        "64 hexadecimal digits",
+        own_file(), weights_from("w.safetensors", "--sha256", "abc"), 2, "--sha256 abc", "64 hexadecimal digits"
     ),
     "a hash of other contents": Bad(
         own_file(),
@@ -255,11 +229,7 @@ KINDS: dict[str, Bad] = {
         nothing, weights_from("torchvision:yolo"), 2, "torchvision:yolo", "fasterrcnn_resnet50_fpn"
     ),
     "a file of torchvision that is not there": Bad(
-        nothing,
-        weights_from("torchvision:fcos_resnet50_fpn=w.pth"),
-        4,
-        "there is no file w.pth",
-        "torchvision:",
+        nothing, weights_from("torchvision:fcos_resnet50_fpn=w.pth"), 4, "there is no file w.pth", "torchvision:"
     ),
     "an export where a model is needed": Bad(
         at("w.onnx", "x"), weights_from("w.onnx"), 2, "w.onnx: an exported model", "give the weights"

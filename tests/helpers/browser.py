@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 
 
@@ -33,8 +32,7 @@ def opened(path: Path, *, width: int = 1280, folder: bool = False) -> Iterator[A
         errors: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.on(
-            "console",
-            lambda message: errors.append(message.text) if message.type in ("error", "warning") else None,
+            "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
         )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(path.resolve().as_uri())

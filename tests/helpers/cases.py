@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrcli.structures import Group, Prediction, Target
+from detrcli.structures import Prediction, QueryGroup, Target
 
 
 def counted(full: int, *strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
@@ -33,10 +33,10 @@ def random_prediction(g: torch.Generator, images: int, queries: int, classes: in
     return Prediction(logits, random_boxes(g, images, queries))
 
 
-def group_of(*layers: Prediction, name: str = "decoder", **facts: Any) -> Group:
+def group_of(*layers: Prediction, name: str = "decoder", **facts: Any) -> QueryGroup:
     """Predictions of one layer after the other as a group."""
     logits, boxes = (torch.stack([getattr(one, what) for one in layers]) for what in ("logits", "boxes"))
-    return Group(name, logits, boxes, **facts)
+    return QueryGroup(name, logits, boxes, **facts)
 
 
 def random_target(g: torch.Generator, objects: int, classes: int) -> Target:

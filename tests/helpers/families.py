@@ -113,9 +113,7 @@ def config_of(name: str) -> Any:
     deformable = {"backbone_config": resnet(*LEVELS), "d_model": 64, **_LAYERS}
     stages = {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 20}
     dense = {"backbone_config": resnet("stage4"), **_LAYERS}
-    timm = lib.TimmBackboneConfig(
-        backbone="resnet10t", out_indices=[1, 2, 3, 4], use_pretrained_backbone=False
-    )
+    timm = lib.TimmBackboneConfig(backbone="resnet10t", out_indices=[1, 2, 3, 4], use_pretrained_backbone=False)
     made = {
         "deformable": lambda: lib.DeformableDetrConfig(**deformable),
         "deformable-refine": lambda: lib.DeformableDetrConfig(**deformable, with_box_refine=True),

@@ -59,9 +59,7 @@ class Golden:
         if "--masks" not in self.facts["args"]:
             return [target(i, n) for i, n in enumerate(counts)]
         targets = [target(i, n, classes=250) for i, n in enumerate(counts)]
-        return [
-            replace(one, masks=masks(one.boxes, h, w)) for one, (h, w) in zip(targets, sizes, strict=True)
-        ]
+        return [replace(one, masks=masks(one.boxes, h, w)) for one, (h, w) in zip(targets, sizes, strict=True)]
 
 
 def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tensor:

@@ -16,12 +16,7 @@ QUERIES = 16
 SEEDS = {"mask2former": 3, "maskformer": 2}
 LIVELY = {
     "mask2former": {"class_predictor.weight": 4.0, "queries_features": 3.0, "mask_embedder.2.0.weight": 6.0},
-    "maskformer": {
-        "class_predictor.weight": 3.0,
-        "queries_embedder": 8.0,
-        "encoder_attn.": 4.0,
-        "mask_embedder": 4.0,
-    },
+    "maskformer": {"class_predictor.weight": 3.0, "queries_embedder": 8.0, "encoder_attn.": 4.0, "mask_embedder": 4.0},
 }
 
 
@@ -45,10 +40,9 @@ def _config(name: str) -> Any:
 
 def processor_of(name: str, **changes: Any) -> Any:
     """The family's processor, for small pictures."""
-    made = {
-        "mask2former": transformers.Mask2FormerImageProcessor,
-        "maskformer": transformers.MaskFormerImageProcessor,
-    }[name]
+    made = {"mask2former": transformers.Mask2FormerImageProcessor, "maskformer": transformers.MaskFormerImageProcessor}[
+        name
+    ]
     return made(**{"size": {"shortest_edge": 60, "longest_edge": 100}, **changes})
 
 

@@ -75,17 +75,9 @@ def document_of(split: str) -> Document:
             rows, columns = np.nonzero(mask_of(segments, place))
             box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
             infos.append(
-                {
-                    "id": one.id,
-                    "category_id": one.category,
-                    "area": len(rows),
-                    "bbox": box,
-                    "iscrowd": int(one.crowd),
-                }
+                {"id": one.id, "category_id": one.category, "area": len(rows), "bbox": box, "iscrowd": int(one.crowd)}
             )
-        annotations.append(
-            {"image_id": image, "file_name": file.replace("jpg", "png"), "segments_info": infos}
-        )
+        annotations.append({"image_id": image, "file_name": file.replace("jpg", "png"), "segments_info": infos})
     return {"images": images, "annotations": annotations[::-1], "categories": CATEGORIES}
 
 
@@ -97,9 +89,7 @@ def write(root: Path, *, beside_pictures: bool = False, year: str = "2017") -> P
         for folder in (root / f"{split}{year}", maps):
             folder.mkdir(parents=True, exist_ok=True)
         for number, (file, segments) in enumerate(pictures.items()):
-            noise = np.random.default_rng([number, split == "val"]).integers(
-                0, 256, (8, 12, 3), dtype=np.uint8
-            )
+            noise = np.random.default_rng([number, split == "val"]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / f"{split}{year}" / file)
             Image.fromarray(colours_of(segments)).save(maps / file.replace("jpg", "png"))
         path = root / "annotations" / f"panoptic_{split}{year}.json"

@@ -14,31 +14,11 @@ from transformers import AutoModelForZeroShotObjectDetection
 
 TEXT = "a red circle. Squares. a star"
 PHRASES = ["a red circle", "Squares", "a star"]
-WORDS = [
-    "a",
-    "red",
-    "blue",
-    "circle",
-    "square",
-    "squares",
-    "triangle",
-    "star",
-    "cross",
-    "cat",
-    "remote",
-    "control",
-]
+WORDS = ["a", "red", "blue", "circle", "square", "squares", "triangle", "star", "cross", "cat", "remote", "control"]
 SIDE = 64
-SEEDS = {
-    "grounding": 13,
-    "owl": 25,
-}  # with which most phrases are somebody's best, and a separator somebody's
+SEEDS = {"grounding": 13, "owl": 25}  # with which most phrases are somebody's best, and a separator somebody's
 MOST = 24  # tokens of a text with all phrases
-NAMES = [
-    "grounding",
-    "owlv2",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("mm-grounding", "owlvit")),
-]
+NAMES = ["grounding", "owlv2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mm-grounding", "owlvit"))]
 
 
 def bert(folder: Path) -> Any:
@@ -107,9 +87,7 @@ def _processor(name: str, tokenizer: Any) -> Any:
             return transformers.Owlv2Processor(transformers.Owlv2ImageProcessor(**side), tokenizer)
         return transformers.OwlViTProcessor(transformers.OwlViTImageProcessor(**side), tokenizer)
     edges = {"shortest_edge": 96, "longest_edge": 150}
-    return transformers.GroundingDinoProcessor(
-        transformers.GroundingDinoImageProcessor(size=edges), tokenizer
-    )
+    return transformers.GroundingDinoProcessor(transformers.GroundingDinoImageProcessor(size=edges), tokenizer)
 
 
 @cache

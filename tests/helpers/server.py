@@ -34,9 +34,7 @@ def whole(body: bytes, *, ranges: bool = True) -> Answer:
     return lambda request, _: send(request, body, ranges=ranges)
 
 
-def send(
-    request: BaseHTTPRequestHandler, body: bytes, *, ranges: bool = True, stop_after: int | None = None
-) -> None:
+def send(request: BaseHTTPRequestHandler, body: bytes, *, ranges: bool = True, stop_after: int | None = None) -> None:
     wanted = request.headers.get("Range")
     start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and ranges else 0
     request.send_response(206 if start else 200)

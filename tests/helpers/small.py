@@ -8,22 +8,20 @@ import torch
 from golden_rules import Golden, tensor_by_name
 from torch import Tensor
 
+from detrcli.architectures import architecture_of
+from detrcli.architectures.deformable_detr import DeformableConfig
+from detrcli.architectures.detr import DETRConfig
+from detrcli.architectures.detr_masks import DETRMasksConfig
+from detrcli.architectures.detr_names import PUBLISHED, masked_name, rename
+from detrcli.architectures.dino import DINOConfig
+from detrcli.architectures.tiny import TinyConfig
+from detrcli.architectures.with_masks import DETECTOR
+from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
-from detrcli.variants import variant_of
-from detrcli.variants.deformable_detr import DeformableConfig
-from detrcli.variants.detr import DETRConfig
-from detrcli.variants.detr_masks import DETRMasksConfig
-from detrcli.variants.detr_names import PUBLISHED, masked_name, rename
-from detrcli.variants.dino import DINOConfig
-from detrcli.variants.tiny import TinyConfig
-from detrcli.variants.with_masks import DETECTOR
-from detrcli.weights.weights import Weights
 
-CONFIG = DETRConfig(
-    encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3
-)
+CONFIG = DETRConfig(encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3)
 TINY = TinyConfig(queries=9, classes=3)
 NARROW: dict[str, Any] = {
     "encoder_layers": 1, "decoder_layers": 2, "dim": 32, "heads": 4, "feed_forward": 64, "queries": 9, "classes": 3
@@ -35,12 +33,12 @@ DINO_CONFIG = DINOConfig(**NARROW, denoising=6)
 
 
 @cache
-def small_weights(config: ModelConfig = CONFIG) -> Weights:
+def small_weights(config: ModelConfig = CONFIG) -> Checkpoint:
     """Weights by the rules of the reference values, under our own names. Not to be changed: they are shared."""
     with torch.device("meta"):
-        state = variant_of(config).build(config).state_dict()
+        state = architecture_of(config).build(config).state_dict()
     gains = {"cross_attention.out_proj": 6.0, "box_head": 2.0, "class_head": 2.0}
-    return Weights(
+    return Checkpoint(
         source="small",
         config=config,
         tensors={
@@ -49,9 +47,7 @@ def small_weights(config: ModelConfig = CONFIG) -> Weights:
             else torch.zeros(value.shape, dtype=value.dtype)  # what batch norm counts
             for name, value in state.items()
         },
-        classes=Classes(
-            ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])
-        ),
+        classes=Classes(ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])),
         preprocessing=Preprocessing(ShortestEdge(64, 106)),
         loss=LossConfig(),
     )

@@ -13,7 +13,7 @@ from detrcli.training.interrupts import TERMINATED, Interrupts
 from detrcli.training.loop import Training
 from detrcli.training.progress import Outcome, TrainingProgress
 from detrcli.training.run_folder import MACHINE, Row, RunFolder
-from detrcli.training.setup import Data, begin, facts_of, resumed, take
+from detrcli.training.setup import Data, facts_of, initialize, prepare_data, resumed
 from detrcli.training.state import load_state
 
 CPU = torch.device("cpu")
@@ -54,11 +54,11 @@ class RecordingReport:
 
 
 def data_of(folder: Path) -> Data:
-    return take(str(folder), examine(open_data(folder)))
+    return prepare_data(str(folder), examine(open_data(folder)))
 
 
 def new(data: Data, run: Path | None, report: RecordingReport | None = None, **chosen: Any) -> Training:
-    initial = begin(SMALL | chosen, data.classes, facts_of(data.train))
+    initial = initialize(SMALL | chosen, data.classes, facts_of(data.train))
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
     return Training(initial, data, CPU, RunFolder(run) if run else None, report or RecordingReport())
@@ -72,9 +72,7 @@ def resume(data: Data, run: Path, report: RecordingReport | None = None, **anew:
     return training
 
 
-def stopped(
-    data: Data, run: Path, *, step: int | None = None, picture: int | None = None, **chosen: Any
-) -> Outcome:
+def stopped(data: Data, run: Path, *, step: int | None = None, picture: int | None = None, **chosen: Any) -> Outcome:
     """A training that is told to stop after a step, or while the first evaluation looks at a picture."""
     interrupts = Interrupts()
 

@@ -62,9 +62,7 @@ def test_a_detector_of_another_member(pictures: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 8])
-def test_results_do_not_depend_on_the_batch_size(
-    detector: Detector, pictures: list[Path], batch_size: int
-) -> None:
+def test_results_do_not_depend_on_the_batch_size(detector: Detector, pictures: list[Path], batch_size: int) -> None:
     alone = detector.predict(pictures, threshold=0)
     together = detector.predict(pictures, threshold=0, batch_size=batch_size)
     for a, b in zip(alone, together, strict=True):
@@ -141,9 +139,7 @@ def test_half_precisions_run_and_are_near(pictures: list[Path], detector: Detect
 
 
 def test_bf16_on_a_cpu_without_it_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False
-    )
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
     with pytest.warns(UserWarning, match="does not compute in bf16"):
         Detector.of(small_weights(), "cpu", "bf16")
 
@@ -154,7 +150,7 @@ def test_a_precision_that_there_is_not() -> None:
 
 
 def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: Detector) -> None:
-    from detrcli.weights.formats import native
+    from detrcli.checkpoints.formats import native
 
     native.save(small_weights(), tmp_path / "w.safetensors")
     loaded = detrcli.load(tmp_path / "w.safetensors", device="cpu")

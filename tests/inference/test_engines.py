@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import detrcli
 from detrcli.api.evaluating import evaluate
+from detrcli.architectures import architecture_of, preset
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
 from detrcli.inference import fuse as fusing
@@ -25,7 +26,6 @@ from detrcli.inference.fuse import FusedAttention, FusedConvolution, can_pack, f
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch
-from detrcli.variants import preset, variant_of
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
@@ -49,10 +49,8 @@ def same(model: DetectionTransformer, batch: Batch) -> None:
 def test_on_the_reference_values(name: str) -> None:
     """Two pictures of different sizes, so one of them is padded; and the first alone."""
     golden = Golden(name)
-    model = variant_of(CONFIGS[name]).build(CONFIGS[name])
-    model.load_state_dict(
-        {our_name(key, model.has_masks): value for key, value in golden.state_dict().items()}
-    )
+    model = architecture_of(CONFIGS[name]).build(CONFIGS[name])
+    model.load_state_dict({our_name(key, model.has_masks): value for key, value in golden.state_dict().items()})
     model.eval()
     batch = golden.batch()
     assert batch.padding is not None
@@ -75,7 +73,7 @@ def test_on_the_reference_values(name: str) -> None:
 def test_on_other_members(config: ModelConfig) -> None:
     torch.manual_seed(0)
     foreign = isinstance(config, sampler.SamplerConfig)
-    model = sampler.VARIANT.build(config).eval() if foreign else small_weights(config).model()
+    model = sampler.ARCHITECTURE.build(config).eval() if foreign else small_weights(config).model()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # that has counted something
             nn.init.uniform_(module.running_mean, -1, 1)
@@ -95,13 +93,13 @@ def test_everything_in_the_backbone_is_fused() -> None:
 
 
 def test_the_plain_model_stays_as_it_is() -> None:
-    weights = small_weights()
-    model = weights.model()
+    checkpoint = small_weights()
+    model = checkpoint.model()
     kinds = [type(one) for one in model.modules()]
     fuse(model, torch.bfloat16)
     assert [type(one) for one in model.modules()] == kinds
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, weights.tensors[name]), name
+        assert torch.equal(tensor, checkpoint.tensors[name]), name
 
 
 class Forked(Backbone):
@@ -175,7 +173,7 @@ def test_bf16_meets_float32_in_sums_alone(name: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fusing, "can_pack", lambda device, dtype: False)  # as on a GPU
     config = preset(name)
-    engine = FastEngine(variant_of(config).build(config).eval(), CPU, "bf16")
+    engine = FastEngine(architecture_of(config).build(config).eval(), CPU, "bf16")
     with Watching():
         engine(Batch(torch.randn(1, 3, 64, 96), None))
     assert mixed <= {"add", "sub", "mul", "div", "copy_", "_to_copy"}
@@ -187,7 +185,7 @@ def test_the_compiled_engine() -> None:
     """Compiling takes long; so it is one model of a layer each, with padding."""
     config = replace(preset("detr-tiny"), encoder_layers=1, decoder_layers=1)
     torch.manual_seed(0)
-    model = variant_of(config).build(config).eval()
+    model = architecture_of(config).build(config).eval()
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, :, 48:] = True
     batch = Batch(torch.randn(2, 3, 64, 96), padding)
@@ -202,7 +200,7 @@ def test_the_compiled_engine_of_several_sizes(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "compile", lambda call: call)
     config = preset(name)
     torch.manual_seed(0)
-    model = variant_of(config).build(config).eval()
+    model = architecture_of(config).build(config).eval()
     plain, compiled = PlainEngine(model, CPU), CompiledEngine(model, CPU)
     for height, width in ((64, 96), (96, 64)):
         batch = Batch(torch.randn(2, 3, height, width), None)
@@ -242,4 +240,4 @@ def test_average_precision_in_bf16() -> None:
 
 def test_the_strangers_model_too() -> None:
     torch.manual_seed(0)
-    same(stranger.VARIANT.build(stranger.StrangerConfig()).eval(), Batch(torch.randn(1, 3, 64, 64), None))
+    same(stranger.ARCHITECTURE.build(stranger.StrangerConfig()).eval(), Batch(torch.randn(1, 3, 64, 64), None))

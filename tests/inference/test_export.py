@@ -15,25 +15,23 @@ from PIL import Image
 from small import CONFIG, DEFORMABLE, DINO_CONFIG, TINY, TWO_STAGE, small_weights
 
 import detrcli
+from detrcli.architectures import preset
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.formats import native
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.errors import MachineError, UsageError, WeightsError
 from detrcli.inference import export as exporting
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import PlainEngine
 from detrcli.inference.export import RUNTIMES, Runtime, cached_export, export, runtime_of
 from detrcli.structures import Batch
-from detrcli.variants import preset
-from detrcli.weights.formats import native
-from detrcli.weights.load import load_weights
-from detrcli.weights.weights import Weights
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "openvino")]
-)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "openvino")])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime = RUNTIMES[request.param]
     path = tmp_path_factory.mktemp("export") / f"model{runtime.ending}"
@@ -73,7 +71,7 @@ def test_several_pictures_at_once(exported: Path) -> None:
 
 def test_an_export_is_evaluated(exported: Path, detr: Detr) -> None:
     """As a table too: how many parameters it has it does not say."""
-    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2, "--pair-by-id")
+    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2, "--match-classes-by-id")
     assert shown.code == 0, shown.err
     assert "AP50" in shown.out
     assert "parameters" not in shown.out
@@ -98,7 +96,7 @@ def test_what_an_export_cannot_do_says_so(exported: Path, detr: Detr, tmp_path: 
     assert shown.code == 2, shown.err
     assert "shows nothing of how" in shown.err
     with pytest.raises(UsageError, match="shows nothing of how"):  # to train, say
-        load_weights(str(exported))
+        load_checkpoint(str(exported))
 
 
 @pytest.mark.slow
@@ -127,7 +125,7 @@ def test_export_predict_and_eval_as_commands(name: str, detr: Detr, tmp_path: Pa
     ]
     assert [one["label"] for one in found[0]] == [one["label"] for one in found[1]]
     np.testing.assert_allclose(*([one["box"] for one in detections] for detections in found), atol=0.05)
-    shown = detr("eval", "shapes", "--weights", out, "--limit", 3, "--pair-by-id", "--json")
+    shown = detr("eval", "shapes", "--weights", out, "--limit", 3, "--match-classes-by-id", "--json")
     assert shown.code == 0, shown.err
     assert json.loads(shown.out)["parameters"] is None
 
@@ -137,7 +135,7 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("DETR_CACHE", str(tmp_path))
     runtime, made, notes = runtime_of(exported), [], []
 
-    def copied(weights: Weights, runtime: Runtime, path: Path, precision: str) -> float:
+    def copied(checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str) -> float:
         made.append(path)
         path.parent.mkdir(parents=True)
         for ending in (runtime.ending, *runtime.beside):
@@ -150,9 +148,9 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
         assert len(detector.predict(pictures(1)[0], threshold=0)) == 9
     assert len(made) == len(notes) == 1
     assert "once" in notes[0]
-    weights = small_weights(TINY)
-    changed = replace(weights, tensors={name: value + 1e-3 for name, value in weights.tensors.items()})
-    for other in (changed, replace(weights, preprocessing=weights.preprocessing.with_size(48, 80))):
+    checkpoint = small_weights(TINY)
+    changed = replace(checkpoint, tensors={name: value + 1e-3 for name, value in checkpoint.tensors.items()})
+    for other in (changed, replace(checkpoint, preprocessing=checkpoint.preprocessing.with_size(48, 80))):
         cached_export(other, runtime, "fp32", notes.append)
     assert len({path.parent for path in made}) == 3
 
@@ -178,9 +176,7 @@ def test_an_export_that_differs_is_not_written(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "precision"), [("onnx", "fp16"), ("openvino", "fp16"), ("openvino", "bf16")]
-)
+@pytest.mark.parametrize(("name", "precision"), [("onnx", "fp16"), ("openvino", "fp16"), ("openvino", "bf16")])
 def test_other_precisions(name: str, precision: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{RUNTIMES[name].ending}"
     difference = export(small_weights(TINY), RUNTIMES[name], path, precision)
@@ -227,9 +223,7 @@ def test_members_of_sampled_attention(name: str, config: object, tmp_path: Path)
 
 def test_threads_share_an_openvino_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each thread gets the predictions for its own images."""
-    monkeypatch.setattr(
-        torch, "get_num_threads", lambda: 1
-    )  # the result was overwritten most often on one thread
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # the result was overwritten most often on one thread
     path = tmp_path / "model.xml"
     export(small_weights(TINY), RUNTIMES["openvino"], path)
     engine = RUNTIMES["openvino"].code().engine(path)

@@ -57,12 +57,7 @@ def test_equal_scores_stand_in_the_order_of_their_queries(threshold: float) -> N
     logits = torch.zeros(1, 60, 3)
     logits[0, ::2, 0] = 3
     (found,) = detections(
-        Prediction(logits, torch.full((1, 60, 4), 0.5)),
-        [(9, 9)],
-        CLASSES,
-        Softmax(),
-        Preprocessing(),
-        threshold,
+        Prediction(logits, torch.full((1, 60, 4), 0.5)), [(9, 9)], CLASSES, Softmax(), Preprocessing(), threshold
     )
     expected = range(60) if threshold == 0 else [*range(0, 60, 2), *range(1, 60, 2)]
     assert found.queries.tolist() == list(expected)

@@ -10,6 +10,7 @@ from PIL import Image
 from small import CONFIG, TINY, small_weights
 from test_golden import CONFIGS, ON_SOME, close, our_name
 
+from detrcli.architectures import architecture_of
 from detrcli.config import ModelConfig
 from detrcli.data.batching import collate
 from detrcli.errors import UsageError
@@ -21,8 +22,7 @@ from detrcli.losses.scoring import Sigmoid
 from detrcli.model.dense_attention import DenseInspectable, DenseRecord
 from detrcli.model.inspectable import ForwardRecord, Sampled
 from detrcli.resize import Letterbox
-from detrcli.structures import Batch, Group, Output
-from detrcli.variants import variant_of
+from detrcli.structures import Batch, Output, QueryGroup
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 
@@ -33,9 +33,9 @@ def pictures() -> Batch:
 
 
 def record(config: ModelConfig, batch: Batch) -> tuple[DenseInspectable, DenseRecord]:
-    weights = small_weights(config)
-    model = weights.model()
-    inspectable = weights.inspect(model)
+    checkpoint = small_weights(config)
+    model = checkpoint.model()
+    inspectable = checkpoint.inspect(model)
     with inspectable.recorded() as forward, torch.inference_mode():
         model(batch)
     return inspectable, forward
@@ -49,12 +49,10 @@ def image() -> Image.Image:
 
 @pytest.mark.parametrize("name", ON_SOME)
 def test_golden_attention(name: str) -> None:
-    golden, variant = Golden(name), variant_of(CONFIGS[name])
-    model = variant.build(CONFIGS[name]).eval()
-    model.load_state_dict(
-        {our_name(key, model.has_masks): value for key, value in golden.state_dict().items()}
-    )
-    inspectable = variant.inspect(model)
+    golden, architecture = Golden(name), architecture_of(CONFIGS[name])
+    model = architecture.build(CONFIGS[name]).eval()
+    model.load_state_dict({our_name(key, model.has_masks): value for key, value in golden.state_dict().items()})
+    inspectable = architecture.inspect(model)
     with inspectable.recorded() as forward, torch.inference_mode():
         model(golden.batch())
     cross = forward.cross(inspectable.decoder_layers - 1, [0, 17, 99]).density()  # (B, 3, heads, h, w)
@@ -126,9 +124,9 @@ def test_recording_changes_nothing(config: ModelConfig) -> None:
 
 
 def test_an_error_leaves_no_hooks() -> None:
-    weights = small_weights()
-    model = weights.model()
-    with pytest.raises(ZeroDivisionError), weights.inspect(model).recorded():
+    checkpoint = small_weights()
+    model = checkpoint.model()
+    with pytest.raises(ZeroDivisionError), checkpoint.inspect(model).recorded():
         raise ZeroDivisionError
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -167,9 +165,7 @@ def test_with_sigmoid_scores_every_query_has_its_likeliest_class(image: Image.Im
     detector = Detector.of(replace(small_weights(TINY)), "cpu")
     detector.scoring = Sigmoid()
     detector.classes = replace(
-        detector.classes,
-        ids=np.append(detector.classes.ids, 9),
-        names=np.append(detector.classes.names, "bird"),
+        detector.classes, ids=np.append(detector.classes.ids, 9), names=np.append(detector.classes.names, "bird")
     )
     seen = record_picture(detector, image)
     rows = seen.forward.output.last.logits[0]  # (Q, 4), all of them classes now
@@ -207,8 +203,8 @@ def test_findings_hold_what_was_recorded(config: ModelConfig, image: Image.Image
 
 def test_in_a_letterbox_maps_and_boxes_are_told_in_pixels_of_the_picture(image: Image.Image) -> None:
     """The input is 128 x 64 and the picture 96 x 64 in its middle, so 16 columns of pixels are grey at each side."""
-    weights = small_weights(TINY)
-    boxed = replace(weights, preprocessing=replace(weights.preprocessing, resize=Letterbox(64, 128)))
+    checkpoint = small_weights(TINY)
+    boxed = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, resize=Letterbox(64, 128)))
     detector = Detector.of(boxed, "cpu", engine="plain")
     seen = record_picture(detector, image)
     found = detector.predict(image, threshold=0)
@@ -238,7 +234,7 @@ def sampled_record(image: Image.Image) -> PictureRecord:
     seen = record_picture(Detector.of(small_weights(TINY), "cpu"), image)
     boxes = torch.tensor([[0.25, 0.5, 0.2, 0.4], [0.5, 0.75, 0.1, 0.1]]).expand(3, 1, 2, 4)
     logits = seen.forward.output.decoder.logits[:, :, :2]
-    return replace(seen, forward=SampledRecord(Output(Group("decoder", logits, boxes))))
+    return replace(seen, forward=SampledRecord(Output(QueryGroup("decoder", logits, boxes))))
 
 
 def test_sampled_points_are_told_in_pixels_beside_their_density(image: Image.Image) -> None:

@@ -101,7 +101,7 @@ def test_mirror_images_say_what_the_image_says(data: Path) -> None:
     """Of the same objects in the same places; so both count for a suspicion of what was learned by heart."""
     checked = checked_split(open_data(data), "val", "auto", no_note, skip_bad=False)
     session = session_of(
-        detrcli.load("shapes", "cpu"), checked, skip_bad=False, pair_by_id=False, note=no_note
+        detrcli.load("shapes", "cpu"), checked, skip_bad=False, match_classes_by_id=False, note=no_note
     )
     truth = truth_of(checked)
     suspicions = Suspicions(truth, truth.classes.ids)
@@ -133,9 +133,9 @@ def test_more_objects_than_queries(spoiled: Callable[..., Path]) -> None:
                  "area": 100, "iscrowd": 0}
             )  # fmt: skip
 
-    weights = small_weights(TINY)
-    detector = Detector(weights, torch.device("cpu"))
-    found = detrcli.report(spoiled(spoil), detector, pair_by_id=True).document
+    checkpoint = small_weights(TINY)
+    detector = Detector(checkpoint, torch.device("cpu"))
+    found = detrcli.report(spoiled(spoil), detector, match_classes_by_id=True).document
     assert found["objects"]["missed"]["no_query"] == 4
 
 
@@ -159,9 +159,7 @@ def test_as_a_command(data: Path, tmp_path: Path, detr: Detr) -> None:
     }  # fmt: skip
     assert len(list((out / "pictures").iterdir())) == document["images"]
     picture = next((data / "val").iterdir())
-    used = detr(
-        "predict", picture, "--weights", "shapes", "--threshold", out / "thresholds.json", "--no-images"
-    )
+    used = detr("predict", picture, "--weights", "shapes", "--threshold", out / "thresholds.json", "--no-images")
     assert used.code == 0, used.err
     assert detr("report", data, "--weights", "shapes", "--out", out).code == 2  # it is there
     assert detr("report", tmp_path / "none").code == 2

@@ -9,11 +9,11 @@ import pytest
 from small import small_weights
 
 from detrcli.api.inspecting import DataMatching, ImageMatching, RunMatching, explain_matching, look, walk
+from detrcli.checkpoints.formats.native import save
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError, UsageError
 from detrcli.inference.detector import Detector
 from detrcli.training.run_folder import METRICS_FILE
-from detrcli.weights.formats.native import save
 
 PNG = b"\x89PNG"
 

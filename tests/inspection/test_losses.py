@@ -7,15 +7,15 @@ from golden_rules import Golden
 from hypothesis import strategies as st
 from test_matching_explained import random_group
 
+from detrcli.architectures import preset
+from detrcli.architectures.detr import set_prediction_loss
 from detrcli.config import LossConfig
 from detrcli.inspection.explained import explain_group
 from detrcli.inspection.losses import ObjectLosses, image_normalisers, object_losses
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.loss import Step
+from detrcli.losses.loss import StepNormalizers
 from detrcli.losses.terms import LossTerm, per_object
-from detrcli.structures import Group, Match, Output, Target
-from detrcli.variants import preset
-from detrcli.variants.detr import set_prediction_loss
+from detrcli.structures import Match, Output, QueryGroup, Target
 
 CONFIG = preset("detr-r50")
 WEIGHTS = {"cost": {"class": 1.0, "l1": 1.0, "giou": 2.0}, "loss": {"class": 3.0, "l1": 1.0, "giou": 0.5}}
@@ -25,7 +25,7 @@ CRITERIA = [
 ]
 
 
-def taken_apart(group: Group, target: Target, criterion: Criterion) -> list[ObjectLosses]:
+def taken_apart(group: QueryGroup, target: Target, criterion: Criterion) -> list[ObjectLosses]:
     match = criterion.matcher(group, [target])
     return object_losses(group, target, match, criterion, image_normalisers(group, target, criterion))
 
@@ -53,11 +53,11 @@ def test_the_published_loss_of_a_batch_is_that_of_its_images() -> None:
     golden = Golden("detr-r50")
     logits, boxes = (torch.from_numpy(golden.arrays[f"pred_{what}"]) for what in ("logits", "boxes"))
     targets, criterion = golden.targets(), CRITERIA[0]
-    whole = Group("decoder", logits, boxes)
-    normalisers = criterion.normalisers(Output(whole), Step.of([targets]))["decoder"]
+    whole = QueryGroup("decoder", logits, boxes)
+    normalisers = criterion.normalisers(Output(whole), StepNormalizers.of([targets]))["decoder"]
     total = 0.0
     for image, target in enumerate(targets):
-        group = Group("decoder", logits[:, image : image + 1], boxes[:, image : image + 1])
+        group = QueryGroup("decoder", logits[:, image : image + 1], boxes[:, image : image + 1])
         match = criterion.matcher(group, [target])
         total += sum(layer.total for layer in object_losses(group, target, match, criterion, normalisers))
     assert total == pytest.approx(golden.facts["total"], rel=1e-4)
@@ -69,7 +69,7 @@ def test_a_perfect_box_costs_its_class_alone() -> None:
     logits = torch.log(torch.tensor([[[[0.1, 0.5, 0.4], [0.2, 0.2, 0.6]]]]))
     boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]]])
     ones = dict.fromkeys(("class", "l1", "giou"), 1.0)
-    group, criterion = Group("decoder", logits, boxes), CRITERIA[0]
+    group, criterion = QueryGroup("decoder", logits, boxes), CRITERIA[0]
     (layer,) = object_losses(group, target, criterion.matcher(group, [target]), criterion, ones)
     assert layer.targets[0].tolist() == pytest.approx([0.6931472, 0, 0], abs=1e-6)
     assert layer.unmatched.tolist() == pytest.approx([0.1 * 0.5108256, 0, 0], abs=1e-6)
@@ -82,10 +82,10 @@ def test_any_number_of_terms_and_a_weighted_group() -> None:
     plain = CRITERIA[0]
     ones = LossTerm("ones", 6.0, lambda m: torch.ones(len(m.boxes)), per_object)
     criterion = Criterion(plain.scoring, plain.matcher, [*plain.terms, ones])
-    for layer in taken_apart(Group("others", group.logits, group.boxes, weight=0.5), target, criterion):
+    for layer in taken_apart(QueryGroup("others", group.logits, group.boxes, weight=0.5), target, criterion):
         assert layer.terms == ("class", "l1", "giou", "ones")
         assert layer.targets[:, 3].tolist() == [1, 1, 1]  # 0.5 * 6 / 3 objects
-    both = Output(group, (Group("others", group.logits, group.boxes, weight=0.5),))
+    both = Output(group, (QueryGroup("others", group.logits, group.boxes, weight=0.5),))
     whole = float(criterion.compute_loss(both, [target]).total)
     parts = [layer.total for one in both.groups for layer in taken_apart(one, target, criterion)]
     assert sum(parts) == pytest.approx(whole, rel=1e-5)
@@ -98,7 +98,7 @@ def test_a_group_with_its_own_pairs_and_objects() -> None:
     twice = Target(target.labels.repeat(2), target.boxes.repeat(2, 1))
     one = torch.tensor([0, 0])
     group = random_group(g, 1, 2, 4)
-    noisy = Group(
+    noisy = QueryGroup(
         "denoising",
         group.logits,
         group.boxes,

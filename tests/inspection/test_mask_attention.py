@@ -9,11 +9,11 @@ from here import Detr
 from PIL import Image
 from small import CONFIG, MASKED, small_weights
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.checkpoints.formats.native import save
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
 from detrcli.structures import Batch
-from detrcli.variants import preset, variant_of
-from detrcli.weights.formats.native import save
 
 QUERIES = ["--query", 5, "--query", 0]
 
@@ -39,12 +39,12 @@ def looked(detr: Detr, *args: object) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def test_the_published_heads_attention(detr: Detr, picture: Image.Image, tmp_path: Path) -> None:
     """A softmax over all heads and cells together, written out here; a head is shown by its own share."""
-    weights = small_weights(MASKED)
-    save(weights, tmp_path / "w.safetensors")
+    checkpoint = small_weights(MASKED)
+    save(checkpoint, tmp_path / "w.safetensors")
     raw = looked(detr, *QUERIES, "--head", "all")
-    model = weights.model()
-    output = model(collate([prepare(picture, weights.preprocessing)]))
-    t = weights.tensors
+    model = checkpoint.model()
+    output = model(collate([prepare(picture, checkpoint.preprocessing)]))
+    t = checkpoint.tensors
     memory = output.named["memory"][0]  # (S, C)
     hidden = output.decoder.hidden[-1, 0, [5, 0]]  # (2, C)
     keys = memory @ t["mask_head.attention.key.weight"].T + t["mask_head.attention.key.bias"]
@@ -60,8 +60,8 @@ def test_the_published_heads_attention(detr: Detr, picture: Image.Image, tmp_pat
 
 @torch.no_grad()
 def test_masks_are_those_of_predict(detr: Detr, picture: Image.Image, tmp_path: Path) -> None:
-    weights = small_weights(MASKED)
-    save(weights, tmp_path / "w.safetensors")
+    checkpoint = small_weights(MASKED)
+    save(checkpoint, tmp_path / "w.safetensors")
     raw = looked(detr, *QUERIES)
     found = detr(
         "predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json", "--engine",
@@ -88,7 +88,7 @@ def test_masks_are_those_of_predict(detr: Detr, picture: Image.Image, tmp_path: 
 def test_a_product_goes_by_the_probability_of_its_pixels() -> None:
     torch.manual_seed(0)
     config = preset("dino-tiny-masks")
-    model = variant_of(config).build(config).eval()
+    model = architecture_of(config).build(config).eval()
     masks = model(Batch(torch.randn(1, 3, 64, 80), None)).last.masks
     asked = torch.tensor([0, 0]), torch.tensor([3, 7])
     maps = masks.attention(*asked)

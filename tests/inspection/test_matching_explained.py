@@ -8,6 +8,8 @@ import torch
 from cases import counted, random_boxes, random_target, seeds
 from hypothesis import strategies as st
 
+from detrcli.architectures import preset
+from detrcli.architectures.detr import set_prediction_loss
 from detrcli.config import LossConfig
 from detrcli.errors import UsageError
 from detrcli.inspection.matching import (
@@ -19,49 +21,40 @@ from detrcli.inspection.matching import (
     queries_of,
     reweighted,
 )
-from detrcli.losses.matching import Matcher
-from detrcli.losses.scoring import NOTHING, Sigmoid, Softmax
+from detrcli.losses.matching import HungarianMatcher
+from detrcli.losses.scoring import NO_OBJECT, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, l1_cost
-from detrcli.structures import Group, Output, Target
-from detrcli.variants import preset
-from detrcli.variants.detr import set_prediction_loss
+from detrcli.structures import Output, QueryGroup, Target
 
 CONFIG = preset("detr-r50")
 
 
-def matcher(**loss: object) -> Matcher:
+def matcher(**loss: object) -> HungarianMatcher:
     return set_prediction_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]  # any of its fields
 
 
-MATCHERS = [
-    matcher(),
-    matcher(class_cost="log"),
-    matcher(cost={"class": 2.0, "l1": 0.0, "giou": 0.5}),
-]
+MATCHERS = [matcher(), matcher(class_cost="log"), matcher(cost={"class": 2.0, "l1": 0.0, "giou": 0.5})]
 
 
-def random_group(g: torch.Generator, layers: int, queries: int, classes: int) -> Group:
+def random_group(g: torch.Generator, layers: int, queries: int, classes: int) -> QueryGroup:
     logits = 2 * torch.randn(layers, 1, queries, classes + 1, generator=g)
-    return Group("decoder", logits, random_boxes(g, layers, 1, queries))
+    return QueryGroup("decoder", logits, random_boxes(g, layers, 1, queries))
 
 
-def explain(group: Group, target: Target, matcher: Matcher = MATCHERS[0]) -> list[LayerMatching]:
+def explain(group: QueryGroup, target: Target, matcher: HungarianMatcher = MATCHERS[0]) -> list[LayerMatching]:
     return explain_matching(group, target, matcher, Softmax())
 
 
 def assignments(queries: int, targets: int) -> list[set[tuple[int, int]]]:
     """Every set of pairs (query, target) that is as large as can be."""
     if targets <= queries:
-        return [
-            {(q, n) for n, q in enumerate(chosen)}
-            for chosen in itertools.permutations(range(queries), targets)
-        ]
+        return [{(q, n) for n, q in enumerate(chosen)} for chosen in itertools.permutations(range(queries), targets)]
     return [set(enumerate(chosen)) for chosen in itertools.permutations(range(targets), queries)]
 
 
 @counted(400, seeds(), st.integers(1, 5), st.integers(0, 6), st.sampled_from(MATCHERS))
 def test_pairs_runners_up_and_margins_are_those_of_brute_force(
-    g: torch.Generator, queries: int, objects: int, matcher: Matcher
+    g: torch.Generator, queries: int, objects: int, matcher: HungarianMatcher
 ) -> None:
     target = random_target(g, objects, 4)
     for layer in explain(random_group(g, 2, queries, 4), target, matcher):
@@ -87,12 +80,12 @@ def test_pairs_runners_up_and_margins_are_those_of_brute_force(
             assert pair.total == pytest.approx(float(layer.total[pair.query, pair.target]))
 
 
-def by_hand() -> tuple[Group, Target]:
+def by_hand() -> tuple[QueryGroup, Target]:
     """Two queries in place of one object, a third far away; boxes and classes that can be summed in the head."""
     boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.2, 0.2]]]])
     logits = torch.log(torch.tensor([[[[0.2, 0.1, 0.7], [0.9, 0.05, 0.05], [0.25, 0.25, 0.5]]]]))
     target = Target(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
-    return Group("decoder", logits, boxes), target
+    return QueryGroup("decoder", logits, boxes), target
 
 
 def test_a_case_worked_by_hand() -> None:
@@ -108,7 +101,7 @@ def test_a_case_worked_by_hand() -> None:
     assert layer.scores.tolist() == pytest.approx([0.2, 0.9, 0.25], abs=1e-6)
     assert layer.queries.tolist() == [0]
 
-    assert layer.top.tolist() == [NOTHING, 0, NOTHING]
+    assert layer.top.tolist() == [NO_OBJECT, 0, NO_OBJECT]
     assert layer.labels.tolist() == [0, 0, 0]
     assert layer.probabilities.shape == (3, 2)
 
@@ -124,7 +117,7 @@ def test_where_another_object_needs_the_runner_up() -> None:
     boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.3, 0.3]]]])
     logits = torch.log(torch.tensor([[[[0.45, 0.45, 0.1], [0.1, 0.1, 0.8]]]]))
     target = Target(torch.tensor([0, 1]), torch.tensor([[0.5, 0.5, 0.24, 0.24], [0.5, 0.5, 0.2, 0.2]]))
-    (layer,) = explain(Group("decoder", logits, boxes), target)
+    (layer,) = explain(QueryGroup("decoder", logits, boxes), target)
     assert layer.queries.tolist() == [1, 0]
     assert [pair.decided for pair in layer.pairs] == [OTHERS, "giou"]
 
@@ -139,9 +132,7 @@ def test_more_objects_than_queries() -> None:
 
 
 @counted(100, seeds(), st.integers(0, 4), st.sampled_from(["each", "last"]))
-def test_the_pairs_are_those_that_the_criterion_charges_for(
-    g: torch.Generator, objects: int, matching: str
-) -> None:
+def test_the_pairs_are_those_that_the_criterion_charges_for(g: torch.Generator, objects: int, matching: str) -> None:
     criterion = set_prediction_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
     group, target = random_group(g, 3, 6, 4), random_target(g, objects, 4)
     charged = criterion.compute_loss(Output(group), [target]).matches["decoder"]
@@ -162,7 +153,7 @@ def test_the_matcher_is_asked_once() -> None:
     group, target = by_hand()
     match = MATCHERS[0](group, [target])
 
-    class Asked(Matcher):
+    class Asked(HungarianMatcher):
         def __call__(self, *_: object) -> None:
             raise AssertionError
 
@@ -173,11 +164,11 @@ def test_the_matcher_is_asked_once() -> None:
 
 def test_terms_of_any_name_and_sigmoid_scores() -> None:
     """Focal class cost and L1 alone; each query can be a detection of several classes, and none says nothing."""
-    scoring = Sigmoid(most=3)
-    focal = Matcher([class_cost(scoring, "focal", 2), l1_cost(5)])
+    scoring = Sigmoid(top_k=3)
+    focal = HungarianMatcher([class_cost(scoring, "focal", 2), l1_cost(5)])
     group, target = by_hand()
     logits = torch.tensor([[[[2.0, 1.0], [-1.0, -3.0], [0.5, -2.0]]]])
-    (layer,) = explain_matching(Group("decoder", logits, group.boxes), target, focal, scoring)
+    (layer,) = explain_matching(QueryGroup("decoder", logits, group.boxes), target, focal, scoring)
     assert list(layer.terms) == ["class", "l1"]
     np.testing.assert_allclose(layer.total, 2 * layer.terms["class"] + 5 * layer.terms["l1"], rtol=1e-6)
     np.testing.assert_allclose(layer.probabilities, logits[0, 0].sigmoid())

@@ -5,10 +5,10 @@ from test_matching_explained import explain
 
 from detrcli.inspection.matching import LayerMatching, explain_matching
 from detrcli.inspection.mistakes import extra, missed
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid
 from detrcli.losses.terms import class_cost, l1_cost
-from detrcli.structures import Group, Target
+from detrcli.structures import QueryGroup, Target
 
 LEFT, RIGHT, FAR = [0.25, 0.5, 0.3, 0.4], [0.75, 0.5, 0.3, 0.4], [0.5, 0.1, 0.1, 0.1]
 SHIFTED = [0.35, 0.6, 0.3, 0.4]  # an IoU of 0.2 * 0.3 / 0.18 = 1/3 with LEFT
@@ -19,7 +19,7 @@ def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target)
     """Each layer as the (probabilities, box) of its queries."""
     says = [[[says for says, _ in layer]] for layer in predictions]
     boxes = [[[box for _, box in layer]] for layer in predictions]
-    return explain(Group("decoder", torch.log(torch.tensor(says)), torch.tensor(boxes)), objects)
+    return explain(QueryGroup("decoder", torch.log(torch.tensor(says)), torch.tensor(boxes)), objects)
 
 
 def objects(*pairs: tuple[int, list[float]]) -> Target:
@@ -50,11 +50,7 @@ def test_every_layer_answers() -> None:
         objects=one,
     )  # fmt: skip
     (lost,) = missed(found, one, 0.7)
-    assert [(a.layer, a.query, a.why) for a in lost.answers] == [
-        (0, 1, None),
-        (1, 0, "class"),
-        (2, 0, "no-object"),
-    ]
+    assert [(a.layer, a.query, a.why) for a in lost.answers] == [(0, 1, None), (1, 0, "class"), (2, 0, "no-object")]
     assert lost.answers[1].label == 1
     assert round(lost.answers[1].own_score or 0, 4) == 0.05
 
@@ -77,15 +73,9 @@ def test_a_detection_beside_its_pair_counts_once() -> None:
 def test_kinds_of_detections_too_many() -> None:
     one = objects((0, LEFT))
     surer = [0.98, 0.01, 0.01]
-    found = layers(
-        [(surer, LEFT), (CAT, LEFT), ([0.05, 0.92, 0.03], LEFT), (CAT, FAR), (NOTHING, LEFT)], objects=one
-    )
+    found = layers([(surer, LEFT), (CAT, LEFT), ([0.05, 0.92, 0.03], LEFT), (CAT, FAR), (NOTHING, LEFT)], objects=one)
     seen = [(e.query, e.label, e.kind, e.target, e.partner) for e in extra(found[-1], one, 0.7)]
-    assert seen == [
-        (2, 1, "other-class", 0, 0),
-        (1, 0, "duplicate", 0, 0),
-        (3, 0, "background", None, None),
-    ]
+    assert seen == [(2, 1, "other-class", 0, 0), (1, 0, "duplicate", 0, 0), (3, 0, "background", None, None)]
     assert extra(found[-1], one, 0.99) == []
 
 
@@ -111,10 +101,10 @@ def test_without_objects_every_detection_is_of_the_background() -> None:
 
 def test_a_second_class_of_a_matched_query_is_a_false_positive() -> None:
     """With sigmoid scores a query may stand for several classes: only one of them is its object's."""
-    focal = Matcher([class_cost(Sigmoid(), "focal", 1), l1_cost(5)])
+    focal = HungarianMatcher([class_cost(Sigmoid(), "focal", 1), l1_cost(5)])
     one = objects((0, LEFT))
     logits = torch.tensor([[[[3.0, 2.0], [-5.0, -5.0]]]])
-    group = Group("decoder", logits, torch.tensor([[[LEFT, FAR]]]))
+    group = QueryGroup("decoder", logits, torch.tensor([[[LEFT, FAR]]]))
     (layer,) = explain_matching(group, one, focal, Sigmoid())
     assert missed([layer], one, 0.7) == []
     assert [(e.query, e.label, e.kind) for e in extra(layer, one, 0.7)] == [(0, 1, "other-class")]

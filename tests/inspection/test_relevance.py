@@ -23,13 +23,9 @@ def test_rules_by_hand() -> None:
     encoder = [torch.tensor([[0.2, 0.6], [0.0, 0.4]])]
     first = (torch.tensor([[0.1, 0.3], [0.5, 0.0]]), torch.tensor([[0.2, 0.0], [0.1, 0.4]]))
     second = (torch.tensor([[0.0, 0.2], [0.0, 0.0]]), torch.zeros(2, 2))
-    torch.testing.assert_close(
-        in_queries(encoder, [first]), torch.tensor([[0.4375, 1.0625], [0.3125, 0.9875]])
-    )
+    torch.testing.assert_close(in_queries(encoder, [first]), torch.tensor([[0.4375, 1.0625], [0.3125, 0.9875]]))
     # The second layer's self-attention hands on what the queries have gathered.
-    torch.testing.assert_close(
-        in_queries(encoder, [first, second]), torch.tensor([[0.5, 1.26], [0.3125, 0.9875]])
-    )
+    torch.testing.assert_close(in_queries(encoder, [first, second]), torch.tensor([[0.5, 1.26], [0.3125, 0.9875]]))
     # Two encoder layers: (I + E)(I + E), whose rows beside the diagonal are 0.44, 1.56 and 0, 0.96.
     torch.testing.assert_close(
         in_queries(encoder * 2, [(torch.zeros(2, 2), torch.eye(2))]),
@@ -48,9 +44,9 @@ def test_normalised_and_share() -> None:
 
 @BOTH
 def test_the_way_with_gradient_gives_the_same(config: ModelConfig) -> None:
-    weights = small_weights(config)
-    model = weights.model()
-    inspectable, batch = weights.inspect(model), collate([picture()])
+    checkpoint = small_weights(config)
+    model = checkpoint.model()
+    inspectable, batch = checkpoint.inspect(model), collate([picture()])
     with inspectable.recorded() as forward, torch.inference_mode():
         plain = model(batch)
     with inspectable.with_gradient() as recorded:
@@ -59,20 +55,13 @@ def test_the_way_with_gradient_gives_the_same(config: ModelConfig) -> None:
     torch.testing.assert_close(output.last.logits, plain.last.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(output.last.boxes, plain.last.boxes, rtol=0, atol=1e-5)
     cross = gradients.decoder[1][1][0].detach()  # (heads, Q, S)
-    torch.testing.assert_close(
-        cross.transpose(0, 1), forward.cross(1, range(9)).density()[0].flatten(2).clone()
-    )
+    torch.testing.assert_close(cross.transpose(0, 1), forward.cross(1, range(9)).density()[0].flatten(2).clone())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 @BOTH
 @pytest.mark.parametrize(
-    "name",
-    [
-        "encoder.layers.0.self_attention",
-        "decoder.layers.0.cross_attention",
-        "decoder.layers.1.self_attention",
-    ],
+    "name", ["encoder.layers.0.self_attention", "decoder.layers.0.cross_attention", "decoder.layers.1.self_attention"]
 )
 def test_gradients_are_what_a_little_more_attention_does(config: ModelConfig, name: str) -> None:
     """A head's weight, raised by a little, adds as much of its value to what its module gathers.

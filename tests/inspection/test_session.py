@@ -24,7 +24,7 @@ from detrcli.inspection.report import MatchReport, match_report
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.usage import usage
 from detrcli.resize import Letterbox, Resize
-from detrcli.structures import Group, Output
+from detrcli.structures import Output, QueryGroup
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGES = 6
@@ -45,10 +45,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def session_of(root: Path, resize: Resize | None = None, *, skip_bad: bool = False) -> InspectionSession:
-    weights = small_weights(TINY)
+    checkpoint = small_weights(TINY)
     if resize is not None:
-        weights = replace(weights, preprocessing=replace(weights.preprocessing, resize=resize))
-    detector = Detector.of(weights, "cpu")
+        checkpoint = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, resize=resize))
+    detector = Detector.of(checkpoint, "cpu")
     split = headers_only(open_data(root), ["val"]).splits["val"]
     return InspectionSession.of(
         detector, split, map_classes(detector.classes, classes_in_split(split)), skip_bad=skip_bad
@@ -71,9 +71,7 @@ def place_with_most(root: Path) -> int:
 
 @pytest.fixture(scope="module")
 def report(session: InspectionSession, root: Path) -> MatchReport:
-    return match_report(
-        session, place_with_most(root), layers="all", threshold=0.3, other_weights={"class": 50}
-    )
+    return match_report(session, place_with_most(root), layers="all", threshold=0.3, other_weights={"class": 50})
 
 
 def test_images_are_found_by_id_and_by_file(session: InspectionSession, root: Path) -> None:
@@ -111,8 +109,7 @@ def test_costs_sum_and_pairs_are_the_cheapest(report: MatchReport) -> None:
         total = sum(weight * cost[name] for name, weight in document["cost_weights"].items())
         np.testing.assert_allclose(cost["total"], total, atol=1e-5)
         least = min(
-            sum(cost["total"][q, i] for i, q in enumerate(chosen))
-            for chosen in itertools.permutations(range(9), n)
+            sum(cost["total"][q, i] for i, q in enumerate(chosen)) for chosen in itertools.permutations(range(9), n)
         )
         assert sum(pair["total"] for pair in layer["pairs"]) == pytest.approx(least, abs=1e-4)
         assert document["queries"][layer["layer"]] == [pair["query"] for pair in layer["pairs"]]
@@ -168,9 +165,7 @@ def test_tables_have_a_cell_for_each_column(report: MatchReport) -> None:
     assert len(tables[-1].rows) == len(report.flips)
 
 
-def test_missed_and_false_positives_at_the_ends_of_the_threshold(
-    session: InspectionSession, root: Path
-) -> None:
+def test_missed_and_false_positives_at_the_ends_of_the_threshold(session: InspectionSession, root: Path) -> None:
     """At a threshold of 1 everything is missed; at 0 every unmatched query is a false positive."""
     place = place_with_most(root)
     strict = match_report(session, place, threshold=1)
@@ -203,14 +198,12 @@ def test_layers_that_there_are_not(session: InspectionSession) -> None:
             match_report(session, 0, layers=wanted)
 
 
-def test_other_groups_are_explained_by_name(
-    session: InspectionSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_groups_are_explained_by_name(session: InspectionSession, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = type(session.detector.model).forward
 
     def with_proposals(model: Any, batch: object, targets: object = None) -> Output:
         decoder = forward(model, batch, targets).decoder
-        return Output(decoder, (Group("encoder", decoder.logits[:1, :, :7], decoder.boxes[:1, :, :7]),))
+        return Output(decoder, (QueryGroup("encoder", decoder.logits[:1, :, :7], decoder.boxes[:1, :, :7]),))
 
     monkeypatch.setattr(type(session.detector.model), "forward", with_proposals)
     report = match_report(session, 0)

@@ -4,22 +4,22 @@ import pytest
 import torch
 from small import CONFIG, TINY, small_weights
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.architectures.detr import DETRConfig
+from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.inference.detector import Detector
 from detrcli.inspection.walk import shapes_at, walk
-from detrcli.structures import Group, Output
-from detrcli.variants import preset, variant_of
-from detrcli.variants.detr import DETRConfig
-from detrcli.weights.weights import Weights, classes_by_index
+from detrcli.structures import Output, QueryGroup
 
 
 def hollow(config: ModelConfig) -> Detector:
     """A detector whose tensors have shapes and no numbers."""
     with torch.device("meta"):
-        model = variant_of(config).build(config).eval()
+        model = architecture_of(config).build(config).eval()
     classes = classes_by_index(config.classes)
-    weights = Weights("hollow", config, model.state_dict(), classes, Preprocessing(), LossConfig())
-    return Detector(weights, torch.device("meta"), model=model)
+    checkpoint = Checkpoint("hollow", config, model.state_dict(), classes, Preprocessing(), LossConfig())
+    return Detector(checkpoint, torch.device("meta"), model=model)
 
 
 def test_the_published_model_at_800_x_600() -> None:
@@ -62,7 +62,7 @@ def test_other_groups_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def with_proposals(model: torch.nn.Module, batch: object, targets: object = None) -> Output:
         decoder = forward(model, batch, targets).decoder
-        proposals = Group("encoder", decoder.logits[:1, :, :7], decoder.boxes[:1, :, :7])
+        proposals = QueryGroup("encoder", decoder.logits[:1, :, :7], decoder.boxes[:1, :, :7])
         return Output(decoder, (proposals,))
 
     monkeypatch.setattr(type(detector.model), "forward", with_proposals)

@@ -11,15 +11,15 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from detrcli.boxes import corners
+from detrcli.architectures.detr import DETRConfig, set_prediction_loss
+from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.config import LossConfig
 from detrcli.losses.criterion import Criterion, cardinality_error, class_error
-from detrcli.losses.loss import LossBreakdown, Step
-from detrcli.losses.matching import Matcher
+from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.losses.terms import LossTerm, class_cost, class_loss
-from detrcli.structures import Group, Match, ObjectCounts, Output, Prediction, Target
-from detrcli.variants.detr import DETRConfig, set_prediction_loss
+from detrcli.structures import Match, ObjectCounts, Output, Prediction, QueryGroup, Target
 
 CLASSES, QUERIES = 4, 6
 
@@ -44,7 +44,7 @@ class Toy(nn.Module):
 
     def forward(self, features: Tensor) -> Output:
         logits, boxes = features @ self.classes[:, None], (features @ self.boxes[:, None]).sigmoid()
-        return Output(Group("decoder", logits, boxes))
+        return Output(QueryGroup("decoder", logits, boxes))
 
 
 def toy_data() -> tuple[Tensor, list[Target]]:
@@ -63,7 +63,7 @@ def test_halves_accumulated_equal_the_whole() -> None:
     total, grads = whole_batch()
     toy, (features, targets) = Toy(), toy_data()
     halves = [slice(0, 2), slice(2, 4)]
-    step = Step.of([targets[half] for half in halves])
+    step = StepNormalizers.of([targets[half] for half in halves])
     summed = 0.0
     for half in halves:
         losses = criterion_of().compute_loss(toy(features[half]), targets[half], step)
@@ -79,7 +79,7 @@ def half_in_a_process(rank: int, folder: str) -> None:
     features, targets = toy_data()
     half = slice(2 * rank, 2 * rank + 2)
     model = DistributedDataParallel(Toy())
-    losses = criterion_of().compute_loss(model(features[half]), targets[half], Step.of([targets[half]]))
+    losses = criterion_of().compute_loss(model(features[half]), targets[half], StepNormalizers.of([targets[half]]))
     losses.total.backward()
     torch.save((losses.total.detach(), [p.grad for p in model.parameters()]), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
@@ -142,7 +142,7 @@ def test_more_objects_than_queries() -> None:
     """All queries are taken; the box terms still divide by all objects, as published."""
     g = torch.Generator().manual_seed(10)
     prediction, target = random_prediction(g, 1, 3, CLASSES), random_target(g, 5, CLASSES)
-    criterion, output, step = criterion_of(), Output(group_of(prediction)), Step.of([[target]])
+    criterion, output, step = criterion_of(), Output(group_of(prediction)), StepNormalizers.of([[target]])
     losses = criterion.compute_loss(output, [target], step)
     assert sorted(losses.matches["decoder"].queries.tolist()) == [0, 1, 2]
     assert step.normalisers == {"decoder": {"class": 3, "l1": 5, "giou": 5}}
@@ -170,7 +170,7 @@ def test_cardinality_error_by_hand() -> None:
     assert cardinality_error(Softmax(), prediction, targets).item() == 2
 
 
-def denoising(g: torch.Generator, targets: Sequence[Target]) -> Group:
+def denoising(g: torch.Generator, targets: Sequence[Target]) -> QueryGroup:
     """Queries that stand for two copies of each object, which they have by the way they were made."""
     queries, layers = 12, 2
     own = [
@@ -194,7 +194,7 @@ def denoising(g: torch.Generator, targets: Sequence[Target]) -> Group:
     )  # fmt: skip
 
 
-def summed_by_hand(group: Group, match: Match, targets: Sequence[Target], layer: int) -> dict[str, Tensor]:
+def summed_by_hand(group: QueryGroup, match: Match, targets: Sequence[Target], layer: int) -> dict[str, Tensor]:
     """The terms of one layer before they are divided, by torch's and torchvision's own losses."""
     labels, boxes = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
     here = match.layer(layer)
@@ -207,7 +207,7 @@ def summed_by_hand(group: Group, match: Match, targets: Sequence[Target], layer:
             group.logits[layer].flatten(0, 1), wanted.flatten(), weight, reduction="sum"
         ),
         "l1": nn.functional.l1_loss(found, there, reduction="sum"),
-        "giou": generalized_box_iou_loss(corners(found), corners(there), reduction="sum"),
+        "giou": generalized_box_iou_loss(cxcywh_to_xyxy(found), cxcywh_to_xyxy(there), reduction="sum"),
     }
 
 
@@ -234,10 +234,7 @@ def test_several_groups_by_hand() -> None:
                 total = total + group.weight * weights[term] * value
                 if layer == len(group) - 1:
                     torch.testing.assert_close(losses.parts[prefix + term], value)
-    assert losses.parts.keys() == {
-        *("class", "l1", "giou"),
-        *("denoising_class", "denoising_l1", "denoising_giou"),
-    }
+    assert losses.parts.keys() == {*("class", "l1", "giou"), *("denoising_class", "denoising_l1", "denoising_giou")}
     torch.testing.assert_close(losses.total, total)
 
 
@@ -247,11 +244,11 @@ def test_several_groups_however_a_step_is_split() -> None:
     targets = [random_target(g, n, CLASSES) for n in (3, 1, 0, 0)]
     decoder = group_of(*(random_prediction(g, 4, QUERIES, CLASSES) for _ in range(2)))
     second = denoising(g, targets)
-    criterion, whole = criterion_of(), Step.of([targets])
+    criterion, whole = criterion_of(), StepNormalizers.of([targets])
     total = criterion.compute_loss(Output(decoder, (second,)), targets, whole).total
 
     halves = [slice(0, 2), slice(2, 4)]
-    step, summed = Step.of([targets[half] for half in halves]), torch.zeros(())
+    step, summed = StepNormalizers.of([targets[half] for half in halves]), torch.zeros(())
     for half, match in zip(halves, (second.match, none_of(second.match)), strict=True):
         of_half = [replace(group, logits=group.logits[:, half], boxes=group.boxes[:, half]) for group in
                    (decoder, second)]  # fmt: skip
@@ -273,8 +270,8 @@ def test_a_member_with_sigmoid_scoring(kind: str) -> None:
     """Its class term is focal, and divided by the objects, of which there is at least one."""
     g = torch.Generator().manual_seed(13)
     scoring = Sigmoid()
-    criterion = Criterion(scoring, Matcher([class_cost(scoring, kind, 2)]), [class_loss(scoring, 2)])
-    group = Group("decoder", torch.randn(1, 2, 5, CLASSES, generator=g), torch.rand(1, 2, 5, 4, generator=g))
+    criterion = Criterion(scoring, HungarianMatcher([class_cost(scoring, kind, 2)]), [class_loss(scoring, 2)])
+    group = QueryGroup("decoder", torch.randn(1, 2, 5, CLASSES, generator=g), torch.rand(1, 2, 5, 4, generator=g))
     for counts, divisor in (((2, 1), 3), ((0, 0), 1)):
         targets = [random_target(g, n, CLASSES) for n in counts]
         losses = criterion.compute_loss(Output(group), targets)

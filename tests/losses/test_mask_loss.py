@@ -19,10 +19,10 @@ from detrcli.losses.masks import (
     pixels_of,
     sampled_points,
 )
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Softmax
 from detrcli.losses.terms import l1_cost, l1_loss
-from detrcli.structures import Group, Output, Target
+from detrcli.structures import Output, QueryGroup, Target
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, -3.0], [0.0, 0.0, 4.0, -4.0]])
 TRUTH = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
@@ -74,10 +74,7 @@ def test_only_the_last_layer_and_matched_queries_count() -> None:
     boxes = torch.stack([box_of(mask) for mask in truth])
     labels = torch.zeros(3, dtype=torch.long)
     # The second picture is smaller: what pads it is no part of its object.
-    targets = [
-        Target(labels[:2], boxes[:2], masks=truth[:2]),
-        Target(labels[2:], boxes[2:], masks=truth[2:, :6, :7]),
-    ]
+    targets = [Target(labels[:2], boxes[:2], masks=truth[:2]), Target(labels[2:], boxes[2:], masks=truth[2:, :6, :7])]
     said = torch.full((2, 2, 3, 4), 0.5)  # (L, B, Q, 4)
     said[1, 0, 2], said[1, 0, 0], said[1, 1, 1] = boxes
     said[0, 0, 0], said[0, 0, 1], said[0, 1, 0] = boxes
@@ -85,16 +82,14 @@ def test_only_the_last_layer_and_matched_queries_count() -> None:
     terms = [
         l1_loss(1.0), mask_loss("mask", 2.0, focal, every_pixel), mask_loss("dice", 3.0, dice, every_pixel)
     ]  # fmt: skip
-    criterion = Criterion(Softmax(), Matcher([l1_cost(1.0)]), terms)
-    decoder = Group("decoder", torch.zeros(2, 2, 3, 2), said, masks=masks)
+    criterion = Criterion(Softmax(), HungarianMatcher([l1_cost(1.0)]), terms)
+    decoder = QueryGroup("decoder", torch.zeros(2, 2, 3, 2), said, masks=masks)
     found = criterion.compute_loss(Output(decoder), targets)
 
     pairs = [((0, 2), truth[0]), ((0, 0), truth[1]), ((1, 1), truth[2])]
     sums = [0.0, 0.0]
     for (image, query), mask in pairs:
-        enlarged = torch.nn.functional.interpolate(
-            masks.logits[image, query][None, None], size=(8, 8), mode="bilinear"
-        )
+        enlarged = torch.nn.functional.interpolate(masks.logits[image, query][None, None], size=(8, 8), mode="bilinear")
         worked = by_hand(enlarged.flatten().tolist(), mask.float().flatten().tolist())
         sums = [sums[0] + worked[0], sums[1] + worked[2]]
     layers = found.layers["decoder"]
@@ -106,12 +101,9 @@ def test_only_the_last_layer_and_matched_queries_count() -> None:
 
 def test_targets_without_masks_cost_none() -> None:
     terms = [l1_loss(1.0), mask_loss("mask", 1.0, focal, every_pixel)]
-    criterion = Criterion(Softmax(), Matcher([l1_cost(1.0)]), terms)
-    decoder = Group(
-        "decoder",
-        torch.zeros(1, 1, 3, 2),
-        torch.full((1, 1, 3, 4), 0.5),
-        masks=Given(torch.zeros(1, 3, 4, 4)),
+    criterion = Criterion(Softmax(), HungarianMatcher([l1_cost(1.0)]), terms)
+    decoder = QueryGroup(
+        "decoder", torch.zeros(1, 1, 3, 2), torch.full((1, 1, 3, 4), 0.5), masks=Given(torch.zeros(1, 3, 4, 4))
     )
     target = Target(torch.zeros(1, dtype=torch.long), torch.full((1, 4), 0.5))
     assert criterion.compute_loss(Output(decoder), [target]).parts.keys() == {"l1"}

@@ -11,23 +11,23 @@ from cases import counted, group_of, random_boxes, random_prediction, random_tar
 from hypothesis import strategies as st
 from torchvision.ops import generalized_box_iou
 
-from detrcli.boxes import corners, generalised_iou
+from detrcli.architectures.detr import DETRConfig, set_prediction_loss
+from detrcli.boxes import cxcywh_to_xyxy, generalised_iou
 from detrcli.config import LossConfig
 from detrcli.errors import DataError, DivergedError, UsageError
 from detrcli.losses import matching
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid
 from detrcli.losses.terms import class_cost
-from detrcli.structures import Group, Match, Prediction, Target
-from detrcli.variants.detr import DETRConfig, set_prediction_loss
+from detrcli.structures import Match, Prediction, QueryGroup, Target
 
 
-def matcher_of(**choices: Any) -> Matcher:
+def matcher_of(**choices: Any) -> HungarianMatcher:
     """The published matching, or with other choices."""
     return set_prediction_loss(DETRConfig(), LossConfig(**choices)).matcher
 
 
-def by_layer(matcher: Matcher, layers: Sequence[Prediction], targets: Sequence[Target]) -> list[Match]:
+def by_layer(matcher: HungarianMatcher, layers: Sequence[Prediction], targets: Sequence[Target]) -> list[Match]:
     match = matcher(group_of(*layers), targets)
     return [match.layer(layer) for layer in range(len(layers))]
 
@@ -73,9 +73,7 @@ def none_is_cheaper(match: Match, layer: Prediction, targets: Sequence[Target], 
                 for chosen in itertools.permutations(range(queries), len(target))
             )
         else:
-            options = (
-                list(enumerate(chosen)) for chosen in itertools.permutations(range(len(target)), queries)
-            )
+            options = (list(enumerate(chosen)) for chosen in itertools.permutations(range(len(target)), queries))
         assert total(pairs) <= min(map(total, options)) + 1e-4
 
 
@@ -143,9 +141,7 @@ def test_last_layer_decides_for_all() -> None:
 
 
 @counted(200, seeds(), st.integers(1, 4), st.lists(st.integers(0, 5), min_size=1, max_size=3))
-def test_pairs_of_the_last_layer_equal_brute_force(
-    g: torch.Generator, queries: int, counts: list[int]
-) -> None:
+def test_pairs_of_the_last_layer_equal_brute_force(g: torch.Generator, queries: int, counts: list[int]) -> None:
     """They hold for every layer, with unequal numbers of objects, and stand in the order that is promised."""
     layers = [random_prediction(g, len(counts), queries, 4) for _ in range(3)]
     targets = [random_target(g, n, 4) for n in counts]
@@ -172,8 +168,8 @@ def test_a_member_may_match_by_other_terms() -> None:
     logits = torch.full((1, 1, 3, 3), -4.0)
     logits[0, 0, [0, 1, 2], [2, 0, 1]] = 4
     target = Target(torch.tensor([0, 1, 2]), torch.rand(3, 4))
-    matcher = Matcher([class_cost(Sigmoid(), "focal", 2)])
-    match = matcher(Group("decoder", logits, torch.rand(1, 1, 3, 4)), [target])
+    matcher = HungarianMatcher([class_cost(Sigmoid(), "focal", 2)])
+    match = matcher(QueryGroup("decoder", logits, torch.rand(1, 1, 3, 4)), [target])
     assert of_image(match, 0, 0) == [(0, 2), (1, 0), (2, 1)]
     assert matcher.weights == {"class": 2}
 
@@ -192,9 +188,7 @@ def test_half_precision_costs_what_its_numbers_cost_in_float32() -> None:
     g = torch.Generator().manual_seed(3)
     layer, targets = random_prediction(g, 1, 40, 3), [random_target(g, 5, 3)]
     logits, boxes = layer.logits[None].bfloat16(), layer.boxes[None].bfloat16()
-    costs, exact = (
-        matcher_of().costs(*given, targets) for given in ((logits, boxes), (logits.float(), boxes.float()))
-    )
+    costs, exact = (matcher_of().costs(*given, targets) for given in ((logits, boxes), (logits.float(), boxes.float())))
     for name, values in costs.items():
         assert torch.equal(values, exact[name]), name
 
@@ -204,7 +198,7 @@ def test_many_queries_of_half_precision_are_not_taken_for_broken(monkeypatch: py
     monkeypatch.setattr(matching, "_name_what_is_not_finite", lambda *_: pytest.fail("they are finite"))
     logits, boxes = torch.zeros(1, 1, 70_000, 2).half(), torch.full((1, 1, 70_000, 4), 0.5).half()
     nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-    assert len(matcher_of()(Group("decoder", logits, boxes), [nothing]).queries) == 0
+    assert len(matcher_of()(QueryGroup("decoder", logits, boxes), [nothing]).queries) == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -234,7 +228,7 @@ def test_unknown_choices_are_refused() -> None:
 
 @counted(500, seeds())
 def test_generalised_iou_equals_torchvision(g: torch.Generator) -> None:
-    a, b = corners(random_boxes(g, 5)), corners(random_boxes(g, 4))
+    a, b = cxcywh_to_xyxy(random_boxes(g, 5)), cxcywh_to_xyxy(random_boxes(g, 4))
     ours = generalised_iou(a[:, None], b)
     torch.testing.assert_close(ours, generalized_box_iou(a, b), rtol=0, atol=1e-6)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from detrcli.errors import UsageError
-from detrcli.losses.scoring import NOTHING, Scoring, Sigmoid, Softmax
+from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid, Softmax
 
 # Two classes and "no object", in shares of 8: the second query says that there is none.
 SOFT = torch.tensor([[5.0, 1, 2], [1, 2, 5], [3, 4, 1]]).log()[None]  # (B, Q, R) = (1, 3, 3)
@@ -18,18 +18,18 @@ SIGMOID = torch.tensor([[3.0, 1], [1 / 9, 1 / 3]]).log()[None]  # (B, Q, R) = (1
 
 def test_softmax_by_hand() -> None:
     softmax = Softmax()
-    assert softmax.rows(2) == 3
+    assert softmax.num_logits(2) == 3
     torch.testing.assert_close(
         softmax.probabilities(SOFT), torch.tensor([[[5.0, 1], [1, 2], [3, 4]]]) / 8, rtol=0, atol=1e-6
     )
-    assert softmax.top_class(SOFT).tolist() == [[0, NOTHING, 1]]
+    assert softmax.top_class(SOFT).tolist() == [[0, NO_OBJECT, 1]]
     assert softmax.class_normaliser(2, 5) == pytest.approx(2 + 0.1 * 3)
     assert Softmax(no_object=0.5).class_normaliser(0, 4) == 2
 
 
 def test_sigmoid_by_hand() -> None:
     sigmoid = Sigmoid()
-    assert sigmoid.rows(2) == 2
+    assert sigmoid.num_logits(2) == 2
     torch.testing.assert_close(
         sigmoid.probabilities(SIGMOID), torch.tensor([[[0.75, 0.5], [0.1, 0.25]]]), rtol=0, atol=1e-6
     )
@@ -71,7 +71,7 @@ def random_case() -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (L, B, Q, 5) and labels (L, B, Q), the last of five meaning nothing."""
     g = torch.Generator().manual_seed(0)
     labels = torch.randint(5, (2, 3, 7), generator=g)
-    return 3 * torch.randn(2, 3, 7, 5, generator=g), torch.where(labels == 4, NOTHING, labels)
+    return 3 * torch.randn(2, 3, 7, 5, generator=g), torch.where(labels == 4, NO_OBJECT, labels)
 
 
 def test_softmax_loss_is_the_weighted_cross_entropy() -> None:
@@ -79,7 +79,7 @@ def test_softmax_loss_is_the_weighted_cross_entropy() -> None:
     losses = Softmax(no_object=0.3).class_loss(logits, labels)
     assert losses.shape == labels.shape
     weight = torch.tensor([1, 1, 1, 1, 0.3])
-    wanted = torch.where(labels == NOTHING, 4, labels)
+    wanted = torch.where(labels == NO_OBJECT, 4, labels)
     expected = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight, reduction="sum")
     torch.testing.assert_close(losses.sum(), expected)
 
@@ -89,7 +89,7 @@ def test_sigmoid_loss_is_torchvisions_focal_loss(alpha: float, gamma: float) -> 
     logits, labels = random_case()
     losses = Sigmoid(alpha=alpha, gamma=gamma).class_loss(logits, labels)
     assert losses.shape == labels.shape
-    wanted = F.one_hot(torch.where(labels == NOTHING, 5, labels), 6)[..., :5].float()
+    wanted = F.one_hot(torch.where(labels == NO_OBJECT, 5, labels), 6)[..., :5].float()
     expected = sigmoid_focal_loss(logits, wanted, alpha, gamma, reduction="none").sum(-1)
     torch.testing.assert_close(losses, expected)
 
@@ -98,7 +98,7 @@ def test_sigmoid_loss_is_torchvisions_focal_loss(alpha: float, gamma: float) -> 
 def test_sure_queries_cost_finite_numbers(scoring: Scoring) -> None:
     """However sure, right or wrong; their gradients too."""
     logits = torch.tensor([[200.0, -200], [-200, 200], [-200, -200]], requires_grad=True)
-    scoring.class_loss(logits, torch.tensor([0, 0, NOTHING])).sum().backward()
+    scoring.class_loss(logits, torch.tensor([0, 0, NO_OBJECT])).sum().backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     for kind in scoring.class_costs:
@@ -122,7 +122,7 @@ def test_softmax_selects_every_query_with_its_best_class() -> None:
 
 def test_sigmoid_selects_the_best_pairs() -> None:
     """The first query stands in it twice, before the second comes in at all."""
-    found = Sigmoid(most=3).select(SIGMOID)
+    found = Sigmoid(top_k=3).select(SIGMOID)
     assert found.queries.tolist() == [[0, 0, 1]]
     assert found.labels.tolist() == [[0, 1, 1]]
     torch.testing.assert_close(found.scores, torch.tensor([[0.75, 0.5, 0.25]]))
@@ -132,7 +132,7 @@ def test_sigmoid_selects_the_best_pairs() -> None:
 
 def test_pictures_are_selected_from_by_themselves() -> None:
     both = torch.cat([SIGMOID, SIGMOID.flip(1)])
-    found = Sigmoid(most=2).select(both)
+    found = Sigmoid(top_k=2).select(both)
     assert found.queries.tolist() == [[0, 0], [1, 1]]
     assert found.labels.tolist() == [[0, 1], [0, 1]]
 
@@ -144,5 +144,5 @@ def test_quality_loss_by_hand() -> None:
     there = 0.6 * -(0.6 * math.log(0.75) + 0.4 * math.log(0.25))
     absent = 0.75 * 0.5**2 * -math.log(0.5)
     assert found.item() == pytest.approx(there + absent)
-    (nothing,) = Sigmoid().quality_loss(logits, torch.tensor([NOTHING]), torch.tensor([0.0]))
+    (nothing,) = Sigmoid().quality_loss(logits, torch.tensor([NO_OBJECT]), torch.tensor([0.0]))
     assert nothing.item() == pytest.approx(0.75 * 0.75**2 * -math.log(0.25) + absent)

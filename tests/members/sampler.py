@@ -1,7 +1,7 @@
 """A member of the family that lives in the tests alone: it differs from DETR in everything that may differ.
 
 Sigmoid scoring, a denoising group beside the decoder's queries, a backbone of two maps, attention by sampled points,
-a fourth term of the loss, pictures of one exact size. One line makes it known: `register(sampler.VARIANT)`.
+a fourth term of the loss, pictures of one exact size. One line makes it known: `register(sampler.ARCHITECTURE)`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,27 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrcli.architectures.architecture import Architecture
 from detrcli.config import Layers, LossConfig, ModelConfig, Preprocessing, Width
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid
-from detrcli.losses.terms import (
-    LossTerm,
-    class_cost,
-    class_loss,
-    giou_cost,
-    giou_loss,
-    l1_cost,
-    l1_loss,
-    per_object,
-)
+from detrcli.losses.terms import LossTerm, class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss, per_object
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead
 from detrcli.model.inspectable import ForwardRecord, Inspectable, Sampled, Stage
 from detrcli.resize import ExactSize
-from detrcli.structures import Batch, Group, Match, ObjectCounts, Output, Target
-from detrcli.variants.variant import Variant
+from detrcli.structures import Batch, Match, ObjectCounts, Output, QueryGroup, Target
 
 HEADS, POINTS, REPEATS = 2, 3, 2
 
@@ -101,20 +92,18 @@ class Sampler(DetectionTransformer):
         self.label_contents = nn.Embedding(config.classes, dim)
         self.attentions = nn.ModuleList([SampledAttention(dim, 2) for _ in range(config.layers)])
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(config.layers)])
-        self.class_head = nn.Linear(dim, Sigmoid().rows(config.classes))
+        self.class_head = nn.Linear(dim, Sigmoid().num_logits(config.classes))
         self.box_head = BoxHead(dim)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         maps = [p(m) for p, m in zip(self.projections, self.backbone(batch.images), strict=True)]
         B = len(batch.images)
-        decoder = self._decode(
-            "decoder", self.contents.expand(B, -1, -1), self.references.expand(B, -1, -1), maps
-        )
+        decoder = self._decode("decoder", self.contents.expand(B, -1, -1), self.references.expand(B, -1, -1), maps)
         if not self.training or targets is None:
             return Output(decoder, named={"features": maps[0]})
         return Output(decoder, (self._denoise(targets, maps),), {"features": maps[0]})
 
-    def _decode(self, name: str, x: Tensor, boxes: Tensor, maps: Sequence[Tensor], **facts: Any) -> Group:
+    def _decode(self, name: str, x: Tensor, boxes: Tensor, maps: Sequence[Tensor], **facts: Any) -> QueryGroup:
         hidden, refined = [], []
         for attention, norm in zip(self.attentions, self.norms, strict=True):
             gathered, *_ = attention(x, boxes.sigmoid(), maps)
@@ -124,9 +113,9 @@ class Sampler(DetectionTransformer):
             refined.append(boxes.sigmoid())
             boxes = boxes.detach()
         states = torch.stack(hidden)
-        return Group(name, self.class_head(states), torch.stack(refined), states, **facts)
+        return QueryGroup(name, self.class_head(states), torch.stack(refined), states, **facts)
 
-    def _denoise(self, targets: Sequence[Target], maps: Sequence[Tensor]) -> Group:
+    def _denoise(self, targets: Sequence[Target], maps: Sequence[Tensor]) -> QueryGroup:
         """The objects of each picture some times over, as queries that begin at noisy boxes."""
         most, device = max(1, *map(len, targets)), maps[0].device
         B, Q = len(targets), REPEATS * most
@@ -146,17 +135,14 @@ class Sampler(DetectionTransformer):
             start += n
         L, P = len(self.attentions), len(images)
         pairs = [
-            torch.tensor(values, device=device, dtype=torch.long).repeat(L)
-            for values in (images, queries, objects)
+            torch.tensor(values, device=device, dtype=torch.long).repeat(L) for values in (images, queries, objects)
         ]
         match = Match(torch.arange(L, device=device).repeat_interleave(P), *pairs)
 
         def counts(objects: Sequence[int]) -> ObjectCounts:
             return [REPEATS * n for n in objects], REPEATS * max(1, *objects)
 
-        return self._decode(
-            "denoising", contents, boxes, maps, targets=own, match=match, weight=0.5, counts=counts
-        )
+        return self._decode("denoising", contents, boxes, maps, targets=own, match=match, weight=0.5, counts=counts)
 
 
 class SamplerRecord(ForwardRecord):
@@ -212,16 +198,12 @@ def centre(matched: Any) -> Tensor:
 
 
 def make_loss(config: ModelConfig, loss: LossConfig) -> Criterion:
-    scoring = Sigmoid(most=20)
+    scoring = Sigmoid(top_k=20)
     cost, weight = loss.cost, loss.loss
     return Criterion(
         scoring,
-        Matcher(
-            [
-                class_cost(scoring, loss.class_cost, cost["class"]),
-                l1_cost(cost["l1"]),
-                giou_cost(cost["giou"]),
-            ],
+        HungarianMatcher(
+            [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
             loss.matching,
         ),
         [
@@ -242,24 +224,21 @@ def class_rows(config: SamplerConfig) -> dict[str, Tensor]:
     }
 
 
-VARIANT = Variant(
+ARCHITECTURE = Architecture(
     name="sampler",
     config=SamplerConfig,
     presets={"sampler": SamplerConfig()},
     build=Sampler,
-    scoring=lambda config: Sigmoid(most=20),
+    scoring=lambda config: Sigmoid(top_k=20),
     make_loss=make_loss,
     inspect=SamplerInspectable,
     preprocessing=Preprocessing(ExactSize(32, 48)),
     class_rows=class_rows,
-    query_rows=lambda c: {
-        "contents": torch.randn(c.queries, c.dim),
-        "references": torch.randn(c.queries, 4),
-    },
+    query_rows=lambda c: {"contents": torch.randn(c.queries, c.dim), "references": torch.randn(c.queries, 4)},
     loss=LossConfig(
         class_cost="focal",
         cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
         loss={"class": 2.0, "l1": 5.0, "giou": 2.0, "centre": 1.0},
     ),
-    recipe={"lr": 2e-3, "schedule": "cosine", "clip": 1.0},
+    recipe={"lr": 2e-3, "schedule": "cosine", "grad_clip": 1.0},
 )

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from detrcli.architectures.architecture import Architecture, FolderFormat
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
-from detrcli.losses.loss import LossBreakdown, Step
+from detrcli.losses.loss import LossBreakdown, StepNormalizers
 from detrcli.losses.scoring import Scoring, Softmax
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import NoAttention, Stage
 from detrcli.resize import Placement, Resize
-from detrcli.structures import Batch, Group, Output, Target
-from detrcli.variants.variant import FolderFormat, Variant
+from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Stranger(DetectionTransformer):
         super().__init__()
         self.backbone = Grid()
         self.queries = nn.Parameter(torch.randn(config.queries, 8))
-        self.labels = nn.Linear(8, Softmax().rows(config.classes))
+        self.labels = nn.Linear(8, Softmax().num_logits(config.classes))
         self.boxes = nn.Linear(8, 4)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         (features,) = self.backbone(batch.images)
         hidden = self.queries + features.mean((2, 3))[:, None]  # (B, Q, 8)
         return Output(
-            Group("decoder", self.labels(hidden)[None], self.boxes(hidden).sigmoid()[None], hidden[None])
+            QueryGroup("decoder", self.labels(hidden)[None], self.boxes(hidden).sigmoid()[None], hidden[None])
         )
 
 
@@ -83,11 +83,9 @@ class OwnLoss:
     in_training_alone = False
 
     def compute_loss(
-        self, output: Output, targets: Sequence[Target], step: Step | None = None
+        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
     ) -> LossBreakdown:
-        wanted = torch.stack(
-            [target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets]
-        )
+        wanted = torch.stack([target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets])
         boxes = (output.last.boxes - wanted[:, None]).abs().mean()
         size = output.last.logits.square().mean()
         return LossBreakdown(boxes + 0.01 * size, {"distance": boxes, "size": size})
@@ -106,7 +104,7 @@ def read(folder: Path) -> dict[str, Tensor]:
     return load((folder / "weights/model.safetensors").read_bytes())
 
 
-VARIANT = Variant(
+ARCHITECTURE = Architecture(
     name="stranger",
     config=StrangerConfig,
     presets={"stranger": StrangerConfig()},
@@ -116,8 +114,8 @@ VARIANT = Variant(
     inspect=StrangerInspectable,
     preprocessing=Preprocessing(Square(32)),
     class_rows=lambda c: {
-        "labels.weight": torch.randn(Softmax().rows(c.classes), 8),
-        "labels.bias": torch.zeros(Softmax().rows(c.classes)),
+        "labels.weight": torch.randn(Softmax().num_logits(c.classes), 8),
+        "labels.bias": torch.zeros(Softmax().num_logits(c.classes)),
     },
     query_rows=lambda c: {"queries": torch.randn(c.queries, 8)},
     loss=LossConfig(cost={}, loss={}),

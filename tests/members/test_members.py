@@ -13,9 +13,9 @@ from here import Detr
 from members import sampler, stranger
 from trainings import assert_resumes_to_the_same_bits
 
-import detrcli.variants
+import detrcli.architectures
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
-from detrcli.weights.load import load_weights
 
 HERE = Path(__file__).parent
 QUICK = ("--epochs", 2, "--batch-size", 4, "--set", "workers=0")
@@ -31,9 +31,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lines that register, and all that is undone afterwards."""
-    monkeypatch.setattr(detrcli.variants, "_VARIANTS", list(detrcli.variants._VARIANTS))
-    detrcli.variants.register(sampler.VARIANT)
-    detrcli.variants.register(stranger.VARIANT)
+    monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", list(detrcli.architectures._ARCHITECTURES))
+    detrcli.architectures.register(sampler.ARCHITECTURE)
+    detrcli.architectures.register(stranger.ARCHITECTURE)
 
 
 def trained(detr: Detr, data: Path, model: str, run: str = "run") -> Path:
@@ -55,16 +55,16 @@ def test_the_sampler_learns_with_all_its_terms_and_groups(detr: Detr, data: Path
     assert names == [f"loss_{name}" for name in (*terms, *(f"denoising_{term}" for term in terms))]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
     assert float(rows[0]["lr"]) > float(rows[1]["lr"]) > 0  # its own recipe: a cosine
-    weights = load_weights(str(run))
-    assert weights.loss.loss["centre"] == 1
-    assert weights.preprocessing.resize.kind == "exact-size"
+    checkpoint = load_checkpoint(str(run))
+    assert checkpoint.loss.loss["centre"] == 1
+    assert checkpoint.preprocessing.resize.kind == "exact-size"
 
 
 def test_a_term_that_only_it_has_can_be_set(detr: Detr, data: Path) -> None:
-    more = ("--set", "loss.centre=3", "--set", "loss_class=1")
+    more = ("--set", "loss.centre=3", "--set", "loss.class=1")
     shown = detr("train", data, "--model", "sampler", "--weights", "none", "--out", "run", *QUICK, *more)
     assert shown.code == 0, shown.err
-    assert load_weights("run").loss.loss == {"class": 1, "l1": 5, "giou": 2, "centre": 3}
+    assert load_checkpoint("run").loss.loss == {"class": 1, "l1": 5, "giou": 2, "centre": 3}
     wrong = detr("train", data, "--model", "detr-tiny", "--weights", "none", *QUICK, *more)
     assert wrong.code == 2
     assert "centre" in wrong.err
@@ -121,8 +121,8 @@ def test_the_stranger_is_kept_as_a_folder(detr: Detr, data: Path) -> None:
     rows = rows_of(run)
     assert {"loss_distance", "loss_size"} <= rows[0].keys()
     assert rows[0]["class_error"] == ""  # nobody says who was matched with whom
-    weights = load_weights(str(run / "last"))
-    assert weights.preprocessing.resize == stranger.Square(32)
+    checkpoint = load_checkpoint(str(run / "last"))
+    assert checkpoint.preprocessing.resize == stranger.Square(32)
     tensors = run / "last" / "weights" / "model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x01")
     assert detr("eval", data, "--weights", run / "last").code == 4
@@ -177,8 +177,8 @@ def test_a_member_of_another_package(data: Path, tmp_path: Path) -> None:
     info = tmp_path / "toy_detr-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-detr\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[detrcli.variants]\nsampler = toy_detr:VARIANT\n")
-    root = str(Path(detrcli.variants.__file__).parents[2])
+    (info / "entry_points.txt").write_text("[detrcli.architectures]\nsampler = toy_detr:ARCHITECTURE\n")
+    root = str(Path(detrcli.architectures.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
 
     def detr(*arguments: object) -> str:

@@ -9,11 +9,11 @@ import torch
 from here import Detr
 from trainings import assert_resumes_to_the_same_bits
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.inference.engines import FastEngine, PlainEngine
 from detrcli.structures import Batch, Target
-from detrcli.variants import preset, variant_of
-from detrcli.weights.load import load_weights
 
 NAMES = ("detr-tiny-masks", "dino-tiny-masks", "deformable-tiny-masks")
 QUICK_ONE = "dino-tiny-masks"  # the others are trained in the slow run
@@ -41,9 +41,7 @@ def test_it_trains_and_evaluates(name: str, detr: Detr, data: Path) -> None:
     assert evaluated.json["masks"].keys() == evaluated.json["metrics"].keys()
     measured = {name: float(row[f"mask_{name}"]) for name in evaluated.json["masks"]}
     assert measured == pytest.approx(evaluated.json["masks"], abs=1e-9)
-    found = detr(
-        "predict", data / "val" / "000000.png", "--weights", "run", "--threshold", 0, "--json", "--no-images"
-    )
+    found = detr("predict", data / "val" / "000000.png", "--weights", "run", "--threshold", 0, "--json", "--no-images")
     assert all(one["mask"]["size"] == [48, 48] for one in found.json["images"][0]["detections"])
 
 
@@ -52,7 +50,7 @@ def test_it_trains_and_evaluates(name: str, detr: Detr, data: Path) -> None:
 def test_the_fast_engine_has_the_same_masks(name: str) -> None:
     torch.manual_seed(0)
     config = preset(name)
-    model = variant_of(config).build(config).eval()
+    model = architecture_of(config).build(config).eval()
     batch = Batch(torch.randn(2, 3, 64, 80), None)
     plain, fast = PlainEngine(model, CPU)(batch), FastEngine(model, CPU)(batch)
     asked = torch.tensor([1, 0, 1]), torch.tensor([3, 4, 5])
@@ -75,24 +73,13 @@ def test_it_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
 
 def test_a_mask_head_on_a_detector_that_stays_as_it_is(detr: Detr, data: Path) -> None:
     """The two steps of the paper: its boxes, scores and statistics are those of before, to the bit."""
-    asked = (
-        "--model",
-        "dino-tiny-masks",
-        "--weights",
-        "shapes",
-        "--set",
-        "freeze=detector",
-        "--set",
-        "ema=0",
-    )
+    asked = ("--model", "dino-tiny-masks", "--weights", "shapes", "--set", "freeze=detector", "--set", "ema=0")
     shown = detr("train", data, *asked, "--out", "run", *QUICK[:4], "--set", "workers=0")
     assert shown.code == 0, shown.err
     assert "shapes has no mask head: a new one is put on it" in shown.err
-    before, after = load_weights("shapes").tensors, load_weights("run").tensors
+    before, after = load_checkpoint("shapes").tensors, load_checkpoint("run").tensors
     assert all(torch.equal(after[f"detector.{name}"], tensor) for name, tensor in before.items())
-    wrong = detr(
-        "train", data, "--model", "dino-tiny", "--weights", "none", "--set", "freeze=detector", *QUICK
-    )
+    wrong = detr("train", data, "--model", "dino-tiny", "--weights", "none", "--set", "freeze=detector", *QUICK)
     assert wrong.code == 2
     assert "freeze = detector is for models with a mask head" in wrong.err
     compiled = detr("train", data, *asked, "--set", "compile=true", *QUICK[:4])
@@ -104,9 +91,7 @@ def test_a_mask_head_on_a_detector_that_stays_as_it_is(detr: Detr, data: Path) -
 
 
 @pytest.mark.slow
-def test_data_without_masks_is_told_before_anything_is_written(
-    detr: Detr, data: Path, tmp_path: Path
-) -> None:
+def test_data_without_masks_is_told_before_anything_is_written(detr: Detr, data: Path, tmp_path: Path) -> None:
     make_shapes(tmp_path / "boxes", images=8, size=48)
     for path in (tmp_path / "boxes" / "annotations").iterdir():
         document = json.loads(path.read_text())
@@ -117,9 +102,7 @@ def test_data_without_masks_is_told_before_anything_is_written(
     assert shown.code == 3
     assert "objects have no mask" in shown.err
     assert not Path("run").exists()
-    assert (
-        detr("train", "boxes", "--model", "dino-tiny", "--weights", "none", "--out", "run", *QUICK).code == 0
-    )
+    assert detr("train", "boxes", "--model", "dino-tiny", "--weights", "none", "--out", "run", *QUICK).code == 0
 
 
 @pytest.mark.slow
@@ -141,13 +124,13 @@ def test_who_looks_inside_sees_the_detector(detr: Detr, data: Path) -> None:
 def test_masks_are_not_learned_where_nothing_is_matched() -> None:
     """A batch without objects has a loss, and gradients for all of the mask head."""
     config = preset("dino-tiny-masks")
-    variant = variant_of(config)
-    model = variant.build(config)
+    architecture = architecture_of(config)
+    model = architecture.build(config)
     nothing = Target(
         torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), masks=torch.zeros(0, 64, 64, dtype=torch.bool)
     )
     output = model(Batch(torch.randn(1, 3, 64, 64), None), [nothing])
-    loss = variant.make_loss(config, variant.loss).compute_loss(output, [nothing])
+    loss = architecture.make_loss(config, architecture.loss).compute_loss(output, [nothing])
     loss.total.backward()
     assert loss.parts["mask"] == loss.parts["dice"] == 0
     grads = [p.grad for p in model.mask_head.parameters()]

@@ -9,14 +9,12 @@ import pytest
 from here import Detr
 from trainings import assert_resumes_to_the_same_bits
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.architectures.architecture import DataFacts
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
-from detrcli.variants import preset, variant_of
-from detrcli.variants.variant import DataFacts
-from detrcli.weights.load import load_weights
 
-BOTH = pytest.mark.parametrize(
-    "model", ["dino-tiny", pytest.param("deformable-tiny", marks=pytest.mark.slow)]
-)
+BOTH = pytest.mark.parametrize("model", ["dino-tiny", pytest.param("deformable-tiny", marks=pytest.mark.slow)])
 QUICK = ("--epochs", 2, "--batch-size", 4, "--set", "workers=0")
 
 
@@ -83,15 +81,15 @@ def test_weights_that_fit_in_part(model: str, detr: Detr, data: Path, tmp_path: 
     again = detr("train", other, "--weights", "run", "--out", "more", *QUICK)
     assert again.code == 0, again.err
     assert "something new" in again.err
-    assert "something new" in load_weights("more").classes.names
+    assert "something new" in load_checkpoint("more").classes.names
 
 
 def test_the_recipe_goes_by_the_data() -> None:
     config = preset("dino-tiny")
-    variant = variant_of(config)
-    small = variant.recipe_for(config, DataFacts(pictures=60, shorter=128, longer=160, objects=5))
+    architecture = architecture_of(config)
+    small = architecture.recipe_for(config, DataFacts(pictures=60, shorter=128, longer=160, objects=5))
     assert (small["size"], small["queries"], small["batch_size"], small["epochs"]) == (128, 30, 15, 150)
-    large = variant.recipe_for(config, DataFacts(pictures=600, shorter=512, longer=512, objects=40))
+    large = architecture.recipe_for(config, DataFacts(pictures=600, shorter=512, longer=512, objects=40))
     assert (large["size"], large["queries"], large["batch_size"], large["epochs"]) == (256, 80, 16, 18)
     assert large["warmup"] == 18 * (600 // 16) // 20
 
@@ -101,7 +99,7 @@ def test_the_recipe_enlarges_pictures_of_small_objects() -> None:
 
     def size(small: int, side: int = 128) -> Any:
         facts = DataFacts(pictures=80, shorter=side, longer=side, objects=5, small=small)
-        return variant_of(config).recipe_for(config, facts)["size"]
+        return architecture_of(config).recipe_for(config, facts)["size"]
 
     assert [size(small) for small in (30, 16, 14, 12, 2)] == [128, 128, 144, 160, 160]
     assert [size(small, 512) for small in (40, 32, 24)] == [256, 256, 320]

@@ -9,17 +9,14 @@ from small import CONFIG
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionNorm
 
+from detrcli.architectures.detr import DETRConfig, build
 from detrcli.errors import UsageError
 from detrcli.model.backbone import NORMS, Backbone, FrozenBatchNorm2d, Part, ResNet
 from detrcli.model.tiny_backbone import TinyBackbone
-from detrcli.variants.detr import DETRConfig, build
 
 SMALL = pytest.mark.parametrize(
     "backbone",
-    [
-        lambda: ResNet("resnet50", norm=NORMS["batch"], dilated=False),
-        lambda: TinyBackbone(8, norm=nn.BatchNorm2d),
-    ],
+    [lambda: ResNet("resnet50", norm=NORMS["batch"], dilated=False), lambda: TinyBackbone(8, norm=nn.BatchNorm2d)],
     ids=["resnet50", "tiny"],
 )
 
@@ -38,24 +35,18 @@ def test_norms_share_their_names(norm: str) -> None:
     with torch.device("meta"):
         ours = set(build(replace(CONFIG, norm=norm)).state_dict())
         frozen = set(build(CONFIG).state_dict())
-    counters = {
-        name.replace("running_var", "num_batches_tracked") for name in frozen if name.endswith("running_var")
-    }
+    counters = {name.replace("running_var", "num_batches_tracked") for name in frozen if name.endswith("running_var")}
     statistics = {name for name in frozen if name.endswith(("running_var", "running_mean"))}
     assert ours == {"frozen": frozen, "batch": frozen | counters, "group": frozen - statistics}[norm]
 
 
 def test_an_unknown_norm_names_those_there_are() -> None:
-    with pytest.raises(
-        UsageError, match="norm = 'layer' is not known: it is one of 'frozen', 'batch', 'group'"
-    ):
+    with pytest.raises(UsageError, match="norm = 'layer' is not known: it is one of 'frozen', 'batch', 'group'"):
         DETRConfig(norm="layer")
 
 
 def test_group_norm_is_of_32_groups() -> None:
-    norms = [
-        m for m in build(replace(CONFIG, norm="group")).backbone.modules() if isinstance(m, nn.GroupNorm)
-    ]
+    norms = [m for m in build(replace(CONFIG, norm="group")).backbone.modules() if isinstance(m, nn.GroupNorm)]
     assert len(norms) == 53
     assert {norm.num_groups for norm in norms} == {32}
 
@@ -91,9 +82,7 @@ def test_frozen_batch_norm_neither_learns_nor_counts(backbone: Callable[[], Back
 
     net.freeze("stem")
     net.train()
-    learning = {
-        name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d) and module.training
-    }
+    learning = {name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d) and module.training}
     assert learning
     assert not any(name.startswith(STEM) for name in learning)
 

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import pytest
 
+from detrcli.architectures.detr import DETRConfig
+from detrcli.architectures.tiny import TinyConfig
 from detrcli.config import Config, LossConfig, Preprocessing, Weight
 from detrcli.errors import UsageError
 from detrcli.resize import ShortestEdge
-from detrcli.variants.detr import DETRConfig
-from detrcli.variants.tiny import TinyConfig
 
 
 @pytest.mark.parametrize(

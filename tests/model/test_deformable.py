@@ -8,8 +8,9 @@ import torch
 from small import DEFORMABLE, DINO_CONFIG
 from torch import Tensor
 
+from detrcli.architectures import architecture_of, preset
 from detrcli.data.batching import collate
-from detrcli.losses.loss import Step
+from detrcli.losses.loss import StepNormalizers
 from detrcli.model.deformable_attention import DeformableAttention, sample
 from detrcli.model.denoising import Denoising, Noise
 from detrcli.model.dino import DINO
@@ -17,15 +18,12 @@ from detrcli.model.position import SinePosition
 from detrcli.model.proposals import anchors
 from detrcli.model.pyramid import Pyramid, PyramidInput
 from detrcli.structures import Batch, Target
-from detrcli.variants import preset, variant_of
 
 SHAPES = ((3, 5), (2, 2))
 S = sum(h * w for h, w in SHAPES)
 
 
-def by_hand(
-    values: Tensor, points: Tensor, weights: Tensor, shapes: tuple[tuple[int, int], ...] = SHAPES
-) -> Tensor:
+def by_hand(values: Tensor, points: Tensor, weights: Tensor, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Tensor:
     """One number after the other: a point takes from the four cells around it by their nearness."""
     B, Q, heads, _, P, _ = points.shape
     found = torch.zeros(B, Q, heads, values.shape[-1], dtype=values.dtype)
@@ -126,7 +124,7 @@ def test_the_first_attention_looks_around_in_all_directions() -> None:
 
 def test_padding_changes_nothing_for_the_picture_in_it() -> None:
     """Alone, and beside a larger one: what a picture's queries say differs by the padded convolutions alone."""
-    model = variant_of(DEFORMABLE).build(DEFORMABLE).eval()
+    model = architecture_of(DEFORMABLE).build(DEFORMABLE).eval()
     pictures = [torch.randn(3, 64, 96), torch.randn(3, 128, 128)]
     batch = collate(pictures)
     maps = model.backbone(batch.images)
@@ -170,9 +168,7 @@ def test_anchors_lie_on_cells_and_double_with_each_level() -> None:
 
 def small_targets() -> list[Target]:
     g = torch.Generator().manual_seed(3)
-    return [
-        Target(torch.randint(3, (n,), generator=g), 0.3 + 0.4 * torch.rand(n, 4, generator=g)) for n in (3, 1)
-    ]
+    return [Target(torch.randint(3, (n,), generator=g), 0.3 + 0.4 * torch.rand(n, 4, generator=g)) for n in (3, 1)]
 
 
 def noise_of(rows: int, seed: int) -> Noise:
@@ -187,7 +183,7 @@ def noise_of(rows: int, seed: int) -> Noise:
 
 def test_denoising_queries_leak_nothing() -> None:
     """Other noise changes no matching query, and other noise in one group no other group."""
-    model = variant_of(DINO_CONFIG).build(DINO_CONFIG).eval()
+    model = architecture_of(DINO_CONFIG).build(DINO_CONFIG).eval()
     assert isinstance(model, DINO)
     for attention in (layer.cross_attention for layer in model.decoder):  # else all look at the same
         torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.1)
@@ -225,12 +221,12 @@ def test_denoising_queries_leak_nothing() -> None:
 
 def test_denoising_without_a_single_object() -> None:
     """The group is there all the same, so that processes agree; its loss reaches every parameter."""
-    model = variant_of(DINO_CONFIG).build(DINO_CONFIG).train()
+    model = architecture_of(DINO_CONFIG).build(DINO_CONFIG).train()
     targets = [Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4)) for _ in range(2)]
     output = model(Batch(torch.randn(2, 3, 64, 64), None), targets)
     assert [group.name for group in output.others] == ["denoising", "proposals"]
-    loss = variant_of(DINO_CONFIG).make_loss(DINO_CONFIG, variant_of(DINO_CONFIG).loss)
-    step = Step.of([targets, small_targets()])
+    loss = architecture_of(DINO_CONFIG).make_loss(DINO_CONFIG, architecture_of(DINO_CONFIG).loss)
+    step = StepNormalizers.of([targets, small_targets()])
     loss.compute_loss(output, targets, step).total.backward()
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert not [name for name, grad in trained.items() if grad is None]
@@ -249,15 +245,15 @@ def test_without_negatives_a_group_has_every_object_once() -> None:
 
 def test_without_a_decoder_proposals_are_what_is_said() -> None:
     config = replace(preset("dino-tiny"), decoder_layers=0, denoising=0)
-    variant = variant_of(config)
-    model = variant.build(config)
+    architecture = architecture_of(config)
+    model = architecture.build(config)
     output = model(Batch(torch.randn(2, 3, 64, 96), None), small_targets())
     assert output.others == ()
     assert output.decoder.logits.shape == (1, 2, 8 * 12, config.classes)
-    loss = variant.make_loss(config, variant.loss).compute_loss(output, small_targets())
+    loss = architecture.make_loss(config, architecture.loss).compute_loss(output, small_targets())
     assert loss.total.isfinite()
-    assert variant.inspect(model).abilities == frozenset()
-    assert [stage.name for stage in variant.inspect(model).stages()][-3:] == [
+    assert architecture.inspect(model).abilities == frozenset()
+    assert [stage.name for stage in architecture.inspect(model).stages()][-3:] == [
         "proposals",
         "class head",
         "box head",

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detrcli.architectures import preset
+from detrcli.architectures.detr import DETRConfig, build
 from detrcli.data.batching import collate
 from detrcli.errors import UsageError
 from detrcli.model.backbone import NORMS, ResNet
 from detrcli.model.detr import DETR, downsample_padding, tokens
 from detrcli.model.position import LearnedPosition, SinePosition
 from detrcli.structures import Batch
-from detrcli.variants import preset
-from detrcli.variants.detr import DETRConfig, build
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +102,7 @@ def test_sine_position_by_hand() -> None:
     padding = torch.tensor([[[False, False, True], [False, False, True]]])  # 2 rows, 2 columns of picture
     position = SinePosition(8)(torch.zeros(1, 8, 2, 3), padding)[0]
     row, column = 2 / (2 + 1e-6) * 2 * math.pi, 1 / (2 + 1e-6) * 2 * math.pi  # second row, first column
-    expected = [
-        f(angle / 10000 ** (k / 2)) for angle in (row, column) for k in (0, 1) for f in (math.sin, math.cos)
-    ]
+    expected = [f(angle / 10000 ** (k / 2)) for angle in (row, column) for k in (0, 1) for f in (math.sin, math.cos)]
     torch.testing.assert_close(position[:, 1, 0], torch.tensor(expected), rtol=0, atol=1e-6)
 
 

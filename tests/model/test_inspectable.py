@@ -70,9 +70,9 @@ def test_dense_attention_is_its_own_density() -> None:
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "tiny"])
 def test_what_our_members_record(config: object) -> None:
     """All shapes and shares of a forward pass, which gives what it gives anyway; and no hook stays."""
-    weights = small_weights(config)
-    model = weights.model()
-    inspectable = weights.inspect(model)
+    checkpoint = small_weights(config)
+    model = checkpoint.model()
+    inspectable = checkpoint.inspect(model)
     batch = Batch(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)), None)
     with torch.no_grad():
         plain = model(batch).last

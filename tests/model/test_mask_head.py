@@ -7,11 +7,11 @@ import pytest
 import torch
 from small import MASKED, small_weights
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.architectures.detr_masks import build
 from detrcli.data.batching import collate
 from detrcli.model.masks import Segmenter, cells_outside
 from detrcli.structures import Batch, Masks
-from detrcli.variants import preset, variant_of
-from detrcli.variants.detr_masks import build
 
 LARGE, SMALL = torch.randn(3, 64, 96), torch.randn(3, 50, 40)
 
@@ -105,7 +105,7 @@ def test_how_far_cells_lie_outside_of_boxes() -> None:
 def test_a_product_ends_at_its_querys_box() -> None:
     torch.manual_seed(0)
     config = preset("dino-tiny-masks")
-    model = variant_of(config).build(config).eval()
+    model = architecture_of(config).build(config).eval()
     last = model(Batch(torch.randn(1, 3, 64, 80), None)).last
     queries = torch.arange(20)
     shown = last.masks(torch.zeros_like(queries), queries) > 0  # (20, h, w)

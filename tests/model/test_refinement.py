@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detrcli.architectures import architecture_of, preset
+from detrcli.architectures.detr import set_prediction_loss
+from detrcli.architectures.tiny import TinyConfig, build
 from detrcli.config import LossConfig
 from detrcli.errors import UsageError
 from detrcli.model.backbone import Backbone
 from detrcli.model.detr import tokens
-from detrcli.model.refinement import RefiningDETR, spread
+from detrcli.model.refinement import IterativeRefinementDETR, initial_reference_boxes
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Batch, Target
-from detrcli.variants import preset, variant_of
-from detrcli.variants.detr import set_prediction_loss
-from detrcli.variants.tiny import TinyConfig, build
 
 
 @pytest.fixture
-def tiny() -> RefiningDETR:
+def tiny() -> IterativeRefinementDETR:
     torch.manual_seed(0)
     return build(TinyConfig()).eval()
 
@@ -51,8 +51,8 @@ def test_its_norms_are_learned() -> None:
 
 
 def test_it_sees_small_pictures() -> None:
-    assert variant_of(TinyConfig()).preprocessing.resize == ShortestEdge(128, 213)
-    assert variant_of(preset("detr-r50")).preprocessing.resize == ShortestEdge(800, 1333)
+    assert architecture_of(TinyConfig()).preprocessing.resize == ShortestEdge(128, 213)
+    assert architecture_of(preset("detr-r50")).preprocessing.resize == ShortestEdge(800, 1333)
 
 
 class Given(Backbone):
@@ -70,14 +70,14 @@ class Given(Backbone):
 
 
 @torch.no_grad()
-def from_features(model: RefiningDETR, features: Tensor, padding: Tensor) -> Iterator[Tensor]:
+def from_features(model: IterativeRefinementDETR, features: Tensor, padding: Tensor) -> Iterator[Tensor]:
     model.backbone = Given(features)
     pixels = padding.repeat_interleave(8, 1).repeat_interleave(8, 2)
     decoder = model(Batch(torch.zeros(1, 3, *pixels.shape[1:]), pixels)).decoder
     yield from (decoder.logits, decoder.boxes)
 
 
-def test_transformer_ignores_what_is_in_padded_cells(tiny: RefiningDETR) -> None:
+def test_transformer_ignores_what_is_in_padded_cells(tiny: IterativeRefinementDETR) -> None:
     """The same features with padded cells of any content, and with no padded cells at all."""
     move_boxes(tiny)
     g = torch.Generator().manual_seed(1)
@@ -95,7 +95,7 @@ def test_transformer_ignores_what_is_in_padded_cells(tiny: RefiningDETR) -> None
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
-def test_a_query_begins_by_looking_at_what_is_around_it(tiny: RefiningDETR) -> None:
+def test_a_query_begins_by_looking_at_what_is_around_it(tiny: IterativeRefinementDETR) -> None:
     """Of an empty picture, whose cells differ by their place alone: near its centre, on average over heads."""
     attention = tiny.decoder.layers[0].cross_attention
     position = tokens(tiny.position(torch.zeros(1, 128, 16, 16), None))  # (1, 256, C)
@@ -108,18 +108,18 @@ def test_a_query_begins_by_looking_at_what_is_around_it(tiny: RefiningDETR) -> N
     assert (found - centres).abs().max() <= 1
 
 
-def move_boxes(model: RefiningDETR) -> None:
+def move_boxes(model: IterativeRefinementDETR) -> None:
     """A box head that does something, which at its start it does not."""
     torch.nn.init.normal_(model.box_head.layers[-1].weight, std=0.1)
 
 
-def test_boxes_begin_as_the_references(tiny: RefiningDETR) -> None:
+def test_boxes_begin_as_the_references(tiny: IterativeRefinementDETR) -> None:
     with torch.no_grad():
         boxes = tiny(pictures()).decoder.boxes
     assert torch.equal(boxes, tiny.queries.references.sigmoid().expand(3, 2, -1, -1))
 
 
-def test_layers_add_up(tiny: RefiningDETR) -> None:
+def test_layers_add_up(tiny: IterativeRefinementDETR) -> None:
     """A head that always says the same moves a box by as much in every layer, before the sigmoid."""
     step = torch.tensor([0.1, -0.2, 0.3, -0.4])
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_layers_add_up(tiny: RefiningDETR) -> None:
             torch.testing.assert_close(boxes, expected)
 
 
-def test_a_layer_looks_from_where_the_last_one_went(tiny: RefiningDETR) -> None:
+def test_a_layer_looks_from_where_the_last_one_went(tiny: IterativeRefinementDETR) -> None:
     """What the first layer moves, the second one sees, in the logits too."""
     tiny.box_head.layers[-1].bias.data.fill_(0)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_a_layer_looks_from_where_the_last_one_went(tiny: RefiningDETR) -> None:
     assert not torch.equal(still[1], moved[1])
 
 
-def test_a_query_has_the_code_of_the_cell_that_it_is_at(tiny: RefiningDETR) -> None:
+def test_a_query_has_the_code_of_the_cell_that_it_is_at(tiny: IterativeRefinementDETR) -> None:
     """Rows first, as the cells have it: height and width follow."""
     cells = tiny.position(torch.zeros(1, 128, 4, 8), None)  # (1, C, 4, 8)
     box = torch.tensor([5 / 8, 3 / 4, 0.2, 0.3]).logit()  # column 5 of 8, row 3 of 4, counted from 1
@@ -155,7 +155,7 @@ def test_a_query_has_the_code_of_the_cell_that_it_is_at(tiny: RefiningDETR) -> N
     assert width[0].item() == pytest.approx(math.sin(0.2 * 8 * math.pi), abs=1e-5)
 
 
-def test_gradients_reach_everything(tiny: RefiningDETR) -> None:
+def test_gradients_reach_everything(tiny: IterativeRefinementDETR) -> None:
     """From each group by itself to the backbone, and to the references from the first."""
     move_boxes(tiny)
     torch.nn.init.normal_(tiny.place[-1].weight, std=0.1)
@@ -167,12 +167,10 @@ def test_gradients_reach_everything(tiny: RefiningDETR) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_a_layer_is_not_charged_for_the_steps_of_those_before(tiny: RefiningDETR) -> None:
+def test_a_layer_is_not_charged_for_the_steps_of_those_before(tiny: IterativeRefinementDETR) -> None:
     """A later box says nothing to the references except by how the query looks from them."""
     output = tiny(pictures())  # the box head's start: no way through its hidden states
-    assert torch.autograd.grad(output.decoder.boxes[0].sum(), tiny.queries.references, retain_graph=True)[
-        0
-    ].any()
+    assert torch.autograd.grad(output.decoder.boxes[0].sum(), tiny.queries.references, retain_graph=True)[0].any()
     later = torch.autograd.grad(output.last.boxes.sum(), tiny.queries.references)[0]
     assert not later.any()
 
@@ -180,9 +178,9 @@ def test_a_layer_is_not_charged_for_the_steps_of_those_before(tiny: RefiningDETR
 @pytest.mark.parametrize("queries", [1, 25, 100])
 def test_references_spread_over_the_picture(queries: int) -> None:
     """No two lie closer than half of what a square grid would give, and fewer are the first of more."""
-    boxes = spread(queries).sigmoid()
+    boxes = initial_reference_boxes(queries).sigmoid()
     assert ((boxes > 0.04) & (boxes < 0.96)).all()
     if queries > 1:
         distances = torch.pdist(boxes[:, :2])
         assert distances.min() > 0.5 / math.sqrt(queries)
-    torch.testing.assert_close(spread(queries), spread(200)[:queries])
+    torch.testing.assert_close(initial_reference_boxes(queries), initial_reference_boxes(200)[:queries])

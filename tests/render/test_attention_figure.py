@@ -45,9 +45,7 @@ def test_the_brightest_place_is_its_cell(row: int, column: int) -> None:
 def test_an_even_map_and_none_at_all() -> None:
     for map_ in (np.full((3, 4), 1 / 12), np.zeros((3, 4))):
         assert np.isfinite(smooth(map_, (40, 30))).all()
-        assert (
-            len(np.unique(np.asarray(overlay(Image.new("RGB", (40, 30)), map_)).reshape(-1, 3), axis=0)) == 1
-        )
+        assert len(np.unique(np.asarray(overlay(Image.new("RGB", (40, 30)), map_)).reshape(-1, 3), axis=0)) == 1
 
 
 def test_in_a_letterbox_the_cells_of_the_picture_alone_are_over_it() -> None:
@@ -72,9 +70,7 @@ def test_a_tile_shows_its_box_whatever_the_size_and_number(size: tuple[int, int]
     """A frame stands where the box is, in a tile that fills its cell; and each of many has its tile."""
     mark = Mark((size[0] * 0.2, size[1] * 0.2, size[0] * 0.8, size[1] * 0.9), "17 dog", 18, 0.5)
     picture, tile = Image.new("RGB", size), Tile("c", spot(1, 1), marks=[mark])
-    with_box, without = (
-        np.asarray(draw_tile(picture, one, 240)).astype(int) for one in (tile, Tile("c", spot(1, 1)))
-    )
+    with_box, without = (np.asarray(draw_tile(picture, one, 240)).astype(int) for one in (tile, Tile("c", spot(1, 1))))
     assert max(with_box.shape) == 240
     changed = (abs(with_box - without) > 10).any(-1)
     scale = min(240 / size[0], (240 - STRIP) / size[1])

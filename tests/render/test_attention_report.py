@@ -107,9 +107,7 @@ def test_no_picture(detector: Detector, tmp_path: Path) -> None:
         look(detector, tmp_path / "none.png")
 
 
-def test_what_a_family_cannot_show(
-    detector: Detector, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_family_cannot_show(detector: Detector, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(detector.inspect()), "abilities", frozenset({"cross-attention"}))
     for asked in ({"kind": "self"}, {"kind": "encoder", "points": [(1, 1)]}, {"kind": "relevance"}):
         with pytest.raises(UsageError, match="It can show: cross-attention"):

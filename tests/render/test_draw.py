@@ -10,7 +10,7 @@ from detrcli.render import draw
 from detrcli.render.colour import colour_of, contrast
 from detrcli.render.draw import LABELS_SHARE, draw_detections, overlap
 from detrcli.structures import Detections
-from detrcli.system.text import visible
+from detrcli.system.text import escape_controls
 
 
 def found(boxes: list[tuple[float, ...]], names: list[str] | None = None) -> Detections:
@@ -61,9 +61,7 @@ def test_nothing_found_changes_nothing() -> None:
     np.testing.assert_array_equal(np.asarray(draw_detections(image, found([]))), np.asarray(image))
 
 
-@pytest.mark.parametrize(
-    ("n", "size"), [(1, (640, 480)), (100, (640, 480)), (100, (6000, 800)), (12, (60, 45))]
-)
+@pytest.mark.parametrize(("n", "size"), [(1, (640, 480)), (100, (640, 480)), (100, (6000, 800)), (12, (60, 45))])
 def test_labels_do_not_collide_nor_hide_the_picture(
     plates: list[tuple[float, ...]], n: int, size: tuple[int, int]
 ) -> None:
@@ -108,5 +106,5 @@ def test_colours_can_be_told_apart() -> None:
 
 
 def test_control_and_bidi_characters_are_made_visible() -> None:
-    assert visible("a\x1b[31m\u202e\n\x7f\x9b\ud800b") == "a\\x1b[31m\\u202e\\n\\x7f\\x9b\\ud800b"
-    assert visible("Żubr 狗 👩‍🚀 é") == "Żubr 狗 👩‍🚀 é"
+    assert escape_controls("a\x1b[31m\u202e\n\x7f\x9b\ud800b") == "a\\x1b[31m\\u202e\\n\\x7f\\x9b\\ud800b"
+    assert escape_controls("Żubr 狗 👩‍🚀 é") == "Żubr 狗 👩‍🚀 é"

@@ -8,30 +8,23 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from detrcli.architectures import preset
+from detrcli.architectures.detr import set_prediction_loss
 from detrcli.config import LossConfig
 from detrcli.inspection.explained import explain_group
 from detrcli.inspection.report import MatchReport
 from detrcli.inspection.usage import Usage
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.matching import Matcher
+from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.terms import CostTerm
 from detrcli.render import matching_figure as drawn_by
 from detrcli.render.colour import heat
 from detrcli.render.draw import overlap
 from detrcli.render.instability_figure import instability_figure
-from detrcli.render.matching_figure import (
-    MATCHED,
-    TRUTH,
-    UNMATCHED_QUERY,
-    cost_map,
-    matching_figure,
-    paired_picture,
-)
+from detrcli.render.matching_figure import MATCHED, TRUTH, UNMATCHED_QUERY, cost_map, matching_figure, paired_picture
 from detrcli.render.usage_figure import KINDS, atlas, query_tile
 from detrcli.resize import Letterbox, Placement
-from detrcli.structures import Classes, Group, Target
-from detrcli.variants import preset
-from detrcli.variants.detr import set_prediction_loss
+from detrcli.structures import Classes, QueryGroup, Target
 
 CLASSES = Classes(ids=np.array([1, 2]), names=np.array(["cat", "a dog with a very long name, indeed"]))
 CAT, NOTHING = [0.9, 0.05, 0.05], [0.05, 0.05, 0.9]
@@ -51,7 +44,7 @@ def report_of(
     """The same layer several times; the picture's size is its height and width."""
     logits = torch.log(torch.tensor([[[says for says, _ in queries]]])).repeat(layers, 1, 1, 1)
     boxes = torch.tensor([[[box for _, box in queries]]]).repeat(layers, 1, 1, 1)
-    decoder = explain_group(Group("decoder", logits, boxes), target, loss)
+    decoder = explain_group(QueryGroup("decoder", logits, boxes), target, loss)
     weights = loss.matcher.weights
     return MatchReport(
         image_id=1, file="a.png", height=size[0], width=size[1],
@@ -134,9 +127,7 @@ def test_no_labels_overlap_whatever_the_number_and_the_picture(
     plates: list[tuple[float, ...]], objects: int, size: tuple[int, int]
 ) -> None:
     g = torch.Generator().manual_seed(0)
-    target = Target(
-        torch.randint(2, (objects,), generator=g), 0.05 + 0.9 * torch.rand(objects, 4, generator=g)
-    )
+    target = Target(torch.randint(2, (objects,), generator=g), 0.05 + 0.9 * torch.rand(objects, 4, generator=g))
     queries = [(CAT, box) for box in (0.05 + 0.9 * torch.rand(100, 4, generator=g)).tolist()]
     report = report_of(queries, target, (size[1], size[0]), threshold=0.95, layers=2)
     figure = matching_figure(report, Image.new("RGB", size))
@@ -157,7 +148,7 @@ def test_a_panel_for_each_term_of_the_cost(one: Target, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(drawn_by, "cost_map", watched)
     dice = CostTerm("dice", 4.0, lambda seen: torch.rand(1, 1, 2))
-    loss = Criterion(LOSS.scoring, Matcher([*LOSS.matcher.terms, dice]), LOSS.terms)
+    loss = Criterion(LOSS.scoring, HungarianMatcher([*LOSS.matcher.terms, dice]), LOSS.terms)
     report = report_of([(CAT, [0.25, 0.5, 0.2, 0.4]), (CAT, [0.3, 0.5, 0.2, 0.4])], one, loss=loss)
     five = matching_figure(report, Image.new("RGB", (100, 50)))
     assert titles == ["class, times 1", "l1, times 5", "giou, times 2", "dice, times 4", "total"]

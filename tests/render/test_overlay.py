@@ -30,16 +30,8 @@ def test_fill_outline_and_the_rest() -> None:
     mask = disc(100, 140, 60, 50, 30)
     shown = np.asarray(overlay(picture, [(mask, RED), (np.zeros_like(mask), RED)]))
     assert np.array_equal(shown[~mask], picture[~mask])
-    assert shown[50, 60].tolist() == [
-        round(100 + FILL * 100),
-        round(100 - FILL * 100),
-        round(100 - FILL * 100),
-    ]
-    assert shown[50, 30].tolist() == [
-        round(100 + EDGE * 100),
-        round(100 - EDGE * 100),
-        round(100 - EDGE * 100),
-    ]
+    assert shown[50, 60].tolist() == [round(100 + FILL * 100), round(100 - FILL * 100), round(100 - FILL * 100)]
+    assert shown[50, 30].tolist() == [round(100 + EDGE * 100), round(100 - EDGE * 100), round(100 - EDGE * 100)]
     edge = (shown[..., 0] == round(100 + EDGE * 100)).sum()
     assert 0.5 < edge / (2 * np.pi * 30) < 2  # about a pixel wide
 

@@ -23,11 +23,7 @@ def test_ticks_hold_everything_between_them(a: float, b: float) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "wanted"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0, 100, [0, 20, 40, 60, 80, 100]),
-        (0, 13.4, [0, 5, 10, 15]),
-    ],
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 100, [0, 20, 40, 60, 80, 100]), (0, 13.4, [0, 5, 10, 15])],
 )
 def test_ticks_are_round(low: float, high: float, wanted: list[float]) -> None:
     assert ticks(low, high) == wanted
@@ -55,10 +51,7 @@ def test_what_is_not_finite_is_left_out_and_nothing_is_said_to_be_nothing() -> N
     for points in ([], [(1, float("nan"))]):
         picture = np.asarray(plot([Panel("t", "x", {"a": points})]))
         assert not len(where(picture[SCALE * TOP :], COLOURS[0]))
-    assert plot([Panel("t", "x", {"a": [(1, float("nan")), (2, 5.0)]})]).size == (
-        SCALE * WIDTH,
-        SCALE * HEIGHT,
-    )
+    assert plot([Panel("t", "x", {"a": [(1, float("nan")), (2, 5.0)]})]).size == (SCALE * WIDTH, SCALE * HEIGHT)
 
 
 def test_more_curves_than_colours() -> None:

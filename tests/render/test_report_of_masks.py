@@ -11,11 +11,11 @@ from here import Detr
 
 import detrcli
 from detrcli.api.reporting import Report
+from detrcli.checkpoints.fit import with_mask_head
+from detrcli.checkpoints.formats.native import save
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.run_lengths import decode
-from detrcli.weights.fit import with_mask_head
-from detrcli.weights.formats.native import save
-from detrcli.weights.load import load_weights
 
 CANVAS = """canvas => {
     const seen = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("masks")
     make_shapes(folder / "shapes", images=30, seed=3)
     torch.manual_seed(0)
-    save(with_mask_head(load_weights("shapes"), "dino-tiny-masks"), folder / "m.safetensors")
+    save(with_mask_head(load_checkpoint("shapes"), "dino-tiny-masks"), folder / "m.safetensors")
     return folder
 
 
@@ -54,9 +54,7 @@ def test_its_numbers(report: Report, root: Path) -> None:
         if found_by[n] < 0:
             assert np.isnan(masks.ious[n])
             continue
-        own, found = (
-            decode(one["counts"], *one["size"]) for one in (masks.objects[n], masks.detections[found_by[n]])
-        )
+        own, found = (decode(one["counts"], *one["size"]) for one in (masks.objects[n], masks.detections[found_by[n]]))
         assert masks.ious[n] == pytest.approx((own & found).sum() / (own | found).sum(), abs=1e-6)
     listed = document["suspects"]["poor_mask"]
     assert listed
@@ -72,9 +70,7 @@ def test_a_model_without_masks_has_none(root: Path) -> None:
     assert document["suspects"]["poor_mask"] == []
 
 
-def test_the_page_draws_masks_and_mends_by_them(
-    report: Report, root: Path, tmp_path: Path, detr: Detr
-) -> None:
+def test_the_page_draws_masks_and_mends_by_them(report: Report, root: Path, tmp_path: Path, detr: Detr) -> None:
     page = report.page(tmp_path / "report")
     first = report.document["suspects"]["poor_mask"][0]
     path = root / "shapes" / "annotations" / "instances_val.json"
@@ -97,9 +93,9 @@ def test_the_page_draws_masks_and_mends_by_them(
         tile.get_by_text("wrong", exact=True).click()
         with shown.expect_download() as saved:
             shown.click(".gallery[data-kind=poor_mask] .export")
-        saved.value.save_as(tmp_path / "mend.json")
-    mended = detr("data", "mend", root / "shapes", "--list", tmp_path / "mend.json", "--out", "new")
-    assert mended.code == 0, mended.err
+        saved.value.save_as(tmp_path / "fixes.json")
+    fixed = detr("data", "fix", root / "shapes", "--list", tmp_path / "fixes.json", "--out", "new")
+    assert fixed.code == 0, fixed.err
     new = json.loads(Path("new/annotations/instances_val.json").read_text())["annotations"]
     changed = next(one for one in new if one["id"] == first["annotation_id"])
     assert changed["segmentation"] == first["suggested_mask"]
@@ -111,16 +107,14 @@ def test_the_page_draws_masks_and_mends_by_them(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"size": [9, 9], "counts": "ab"}, {"size": [128, 128], "counts": "@@"}, None]
-)
+@pytest.mark.parametrize("wrong", [{"size": [9, 9], "counts": "ab"}, {"size": [128, 128], "counts": "@@"}, None])
 def test_a_list_with_masks_that_are_none(root: Path, detr: Detr, wrong: object) -> None:
     entry = {
         "kind": "poor_mask", "verdict": "wrong", "image_id": 1, "annotation_id": 1, "category_id": 1,
         "box": [0, 0, 9, 9], "mask": wrong,
     }  # fmt: skip
-    Path("mend.json").write_text(json.dumps({"schema": "detr.mend/1", "split": "val", "changes": [entry]}))
-    shown = detr("data", "mend", root / "shapes", "--list", "mend.json", "--out", "new")
+    Path("fixes.json").write_text(json.dumps({"schema": "detr.fix/1", "split": "val", "changes": [entry]}))
+    shown = detr("data", "fix", root / "shapes", "--list", "fixes.json", "--out", "new")
     assert shown.code == 3
     assert "mask" in shown.err
     assert not Path("new").exists()

@@ -70,9 +70,7 @@ def test_galleries_are_filtered(page: Path, report: Report) -> None:
                 assert gallery.locator(".tile").count() == count
 
 
-def test_marks_become_a_list_that_mends(
-    page: Path, data: Path, report: Report, tmp_path: Path, detr: Detr
-) -> None:
+def test_marks_become_a_list_that_mends(page: Path, data: Path, report: Report, tmp_path: Path, detr: Detr) -> None:
     suspects = report.document["suspects"]
     with opened(page, folder=True) as shown:
         shown.click(".gallery[data-kind=wrong_label] .tile >> nth=0 >> text=wrong")
@@ -82,16 +80,16 @@ def test_marks_become_a_list_that_mends(
         shown.click(".gallery[data-kind=missing_label] .tile >> nth=1 >> text=unsure")  # taken back
         with shown.expect_download() as saved:
             shown.click(".gallery[data-kind=wrong_label] .export")
-        saved.value.save_as(tmp_path / "mend.json")
+        saved.value.save_as(tmp_path / "fixes.json")
         shown.reload()
         assert shown.locator(".marks button[aria-pressed=true]").count() == 3  # it remembers
-    listed = json.loads((tmp_path / "mend.json").read_text())
+    listed = json.loads((tmp_path / "fixes.json").read_text())
     assert [(one["kind"], one["verdict"]) for one in listed["changes"]] == [
         ("wrong_label", "wrong"), ("wrong_label", "right"), ("missing_label", "wrong"),
     ]  # fmt: skip
     out = tmp_path / "new"
-    mended = detr("data", "mend", data, "--list", tmp_path / "mend.json", "--out", out)
-    assert mended.code == 0, mended.err
+    fixed = detr("data", "fix", data, "--list", tmp_path / "fixes.json", "--out", out)
+    assert fixed.code == 0, fixed.err
     new = json.loads((out / "annotations" / "instances_val.json").read_text())["annotations"]
     first = suspects["wrong_label"][0]
     assert (

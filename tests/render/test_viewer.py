@@ -44,13 +44,9 @@ def test_what_is_said_is_what_was_matched(page: Any, matching: ImageMatching) ->
         assert f"margin {pair.margin:.3f}" in said
         rows = page.locator(".costs tr.matched td").all_inner_texts()
         assert float(rows[-1]) == pytest.approx(float(last.total[pair.query, pair.target]), abs=0.002)
-        assert float(rows[1]) == pytest.approx(
-            2 * float(last.terms["class"][pair.query, pair.target]), abs=0.002
-        )
+        assert float(rows[1]) == pytest.approx(2 * float(last.terms["class"][pair.query, pair.target]), abs=0.002)
     first = last.pairs[0]
-    x, y, w, h = (
-        float(page.locator("rect.chosen").get_attribute(name)) for name in ("x", "y", "width", "height")
-    )
+    x, y, w, h = (float(page.locator("rect.chosen").get_attribute(name)) for name in ("x", "y", "width", "height"))
     page.click(f".lists button[data-query='{first.query}']")
     assert f"Matched to object {first.target}" in page.inner_text(".said")
     boxes = matching.report.pixels(last.boxes)[last.pairs[-1].query]

@@ -12,7 +12,8 @@ from mask_families import processor_of
 from test_masks_of_queries import Given
 from torch import Generator, Tensor
 
-from detrcli.boxes import around
+from detrcli.architectures.adapters.scoring import PairsOfSoftmax
+from detrcli.boxes import masks_to_boxes
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
 from detrcli.inference.postprocess import detections
@@ -21,7 +22,6 @@ from detrcli.segmentation.maps import MapKind
 from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.segmentation.segmentation import MapRequest, Predicted
 from detrcli.structures import Classes, Detections, Prediction
-from detrcli.variants.adapters.scoring import PairsOfSoftmax
 
 K = 4
 CLASSES = Classes(np.arange(K), np.array(["person", "dog", "grass", "sky"]))
@@ -55,9 +55,7 @@ def given(logits: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Any, Pr
 
 
 @counted(200, seeds(), st.integers(1, 20), sizes, st.floats(0.01, 0.6), names)
-def test_instances_are_theirs(
-    g: Generator, queries: int, size: tuple[int, int], threshold: float, name: str
-) -> None:
+def test_instances_are_theirs(g: Generator, queries: int, size: tuple[int, int], threshold: float, name: str) -> None:
     theirs, of = given(*scenes(g, queries), size)
     (found,) = detections(
         of.prediction, [size], CLASSES, PairsOfSoftmax(), Preprocessing(), threshold,
@@ -72,10 +70,7 @@ def test_instances_are_theirs(
     assert (np.diff(found.scores) <= 0).all()
     order = np.argsort([-one["score"] for one in told], kind="stable")
     np.testing.assert_allclose(found.scores, [told[i]["score"] for i in order], atol=1e-5)
-    rows = {
-        (told[i]["label_id"], round(told[i]["score"], 4)): wanted["segmentation"][i].bool().numpy()
-        for i in order
-    }
+    rows = {(told[i]["label_id"], round(told[i]["score"], 4)): wanted["segmentation"][i].bool().numpy() for i in order}
     for row, mask in enumerate(found.masks):
         close = [
             other
@@ -177,12 +172,8 @@ def test_masks_without_a_pixel_are_no_detections() -> None:
     masks[1, 2:4, 3:7] = 5
     _, of = given(torch.zeros(2, K + 1), masks, (8, 8))
     queries = np.array([0, 1, 1, 0])
-    found = Detections(
-        np.zeros((4, 4), np.float32), np.full(4, 0.5, np.float32), np.arange(4), queries, CLASSES.names
-    )
-    (left, again) = (
-        MaskClassification().with_masks(one, of, 0.0) for one in (found, found.part(queries == 0))
-    )
+    found = Detections(np.zeros((4, 4), np.float32), np.full(4, 0.5, np.float32), np.arange(4), queries, CLASSES.names)
+    (left, again) = (MaskClassification().with_masks(one, of, 0.0) for one in (found, found.part(queries == 0)))
     assert left.category_ids.tolist() == [1, 2]
     assert left.boxes.tolist() == [[3, 2, 7, 4]] * 2
     np.testing.assert_allclose(left.scores, 0.5 * torch.tensor(5.0).sigmoid().item(), rtol=1e-5)
@@ -202,7 +193,7 @@ def test_what_is_not_finite_is_said(kind: MapKind, broken: str) -> None:
 @counted(100, seeds(), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1))
 def test_boxes_around_masks(g: Generator, height: int, width: int, share: float) -> None:
     masks = torch.rand(2, 3, height, width, generator=g) < share**3
-    for mask, box in zip(masks.flatten(0, 1), around(masks).flatten(0, 1).tolist(), strict=True):
+    for mask, box in zip(masks.flatten(0, 1), masks_to_boxes(masks).flatten(0, 1).tolist(), strict=True):
         rows, columns = np.nonzero(mask.numpy())
         if not len(rows):
             assert box == [0, 0, 0, 0]

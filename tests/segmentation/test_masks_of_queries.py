@@ -31,9 +31,7 @@ class Given:
         return self.logits[images, queries]
 
 
-def as_published(
-    logits: Tensor, padded: tuple[int, int], inside: tuple[int, int], size: tuple[int, int]
-) -> Tensor:
+def as_published(logits: Tensor, padded: tuple[int, int], inside: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Enlarged to the padded input, a probability above a half, cut to the picture, and to its own size."""
     enlarged = F.interpolate(logits[None], size=padded, mode="bilinear", align_corners=False)
     cut = (enlarged.sigmoid() > 0.5)[:, :, : inside[0], : inside[1]]
@@ -80,13 +78,7 @@ def test_a_query_of_several_detections_has_one_mask(threshold: float) -> None:
     classes = Classes(np.array([1, 2]), np.array(["cat", "dog"]))
     prediction = Prediction(logits, torch.full((1, 2, 4), 0.5), masks)
     (found,) = detections(
-        prediction,
-        [(8, 8)],
-        classes,
-        Sigmoid(most=4),
-        Preprocessing(ShortestEdge(8, 8)),
-        threshold,
-        Published(),
+        prediction, [(8, 8)], classes, Sigmoid(top_k=4), Preprocessing(ShortestEdge(8, 8)), threshold, Published()
     )
     assert found.masks is not None
     covered = [mask.all() for mask in found.masks]

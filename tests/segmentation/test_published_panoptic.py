@@ -19,9 +19,7 @@ from detrcli.segmentation.segmentation import Predicted
 from detrcli.structures import Classes, Prediction
 
 CLASSES = Classes(
-    np.array([1, 18, 92, 187]),
-    np.array(["person", "dog", "banner", "sky"]),
-    np.array([True, True, False, False]),
+    np.array([1, 18, 92, 187]), np.array(["person", "dog", "banner", "sky"]), np.array([True, True, False, False])
 )
 
 
@@ -75,9 +73,7 @@ def test_the_published_way(g: Generator, queries: int, threshold: float) -> None
     found = ours(logits, masks, inside, size, threshold)
     ids, segments = as_published(logits, masks, inside, size, threshold)
     np.testing.assert_array_equal(found.ids, ids)
-    assert [
-        (int(np.flatnonzero(CLASSES.ids == one.category_id)[0]), one.area) for one in found.segments
-    ] == segments
+    assert [(int(np.flatnonzero(CLASSES.ids == one.category_id)[0]), one.area) for one in found.segments] == segments
     for one in found.segments:
         rows, columns = np.nonzero(found.ids == one.id)
         x, y, w, h = one.box

@@ -30,20 +30,14 @@ except SystemExit:
     pass
 print(json.dumps([Libc.told, os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY"), "torch" in sys.modules]))
 """
-MODELS = (
-    "sys.argv = ['detr', 'predict', 'a', '--weights', 'nowhere']; from detrcli.cli.app import main; main()"
-)
+MODELS = "sys.argv = ['detr', 'predict', 'a', '--weights', 'nowhere']; from detrcli.cli.app import main; main()"
 
 
 def told(code: str, **env: str) -> list[object]:
     # Commands that ran in this process have set it here, as they should.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_")}
     shown = subprocess.run(
-        [sys.executable, "-c", TOLD, code],
-        env={**inherited, **env},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", TOLD, code], env={**inherited, **env}, capture_output=True, text=True, check=True
     )
     answer: list[object] = json.loads(shown.stdout.splitlines()[-1])
     return answer

@@ -57,9 +57,7 @@ def test_another_process_is_refused_until_the_first_is_done(tmp_path: Path) -> N
         for _ in range(2):
             with pytest.raises(UsageError) as refused, locked(tmp_path):
                 pass
-            assert f"is being written by process {process.pid} on {socket.gethostname()}" in str(
-                refused.value
-            )
+            assert f"is being written by process {process.pid} on {socket.gethostname()}" in str(refused.value)
         process.communicate("\n")
     assert process.returncode == 0
     assert not list(tmp_path.iterdir())
@@ -85,10 +83,7 @@ def test_a_process_does_not_lock_twice(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"by process {os.getpid()} on"), locked(tmp_path):
             pass
         other = subprocess.run(
-            [sys.executable, "-c", HOLD, str(tmp_path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+            [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
         assert f"by process {os.getpid()} on" in other.stderr  # nothing was given up by asking
     with pytest.raises(ZeroDivisionError), locked(tmp_path):

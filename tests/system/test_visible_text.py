@@ -2,7 +2,7 @@
 
 import pytest
 
-from detrcli.system.text import visible, writable
+from detrcli.system.text import escape_controls, writable
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from detrcli.system.text import visible, writable
     ids=ascii,
 )  # fmt: skip
 def test_what_people_write_stays(text: str) -> None:
-    assert visible(text) == text
+    assert escape_controls(text) == text
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_what_people_write_stays(text: str) -> None:
     ids=ascii,
 )
 def test_what_cannot_be_seen_is_written_out(text: str, shown: str) -> None:
-    assert visible(text) == shown
+    assert escape_controls(text) == shown
 
 
 def test_what_no_file_holds_is_written_out() -> None:

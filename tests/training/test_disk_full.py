@@ -12,10 +12,10 @@ from here import Detr
 from trainings import comparable, data_of, new, resume
 
 from detrcli.data.make import make_shapes
-from detrcli.training.begun import is_unbegun
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.loop import Training
 from detrcli.training.run_folder import RunFolder
+from detrcli.training.run_status import is_unbegun
 from detrcli.training.setup import Data
 from detrcli.training.state import load_state
 
@@ -67,9 +67,7 @@ def files_in(run: Path) -> set[str]:
     return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.suffix != ".pt"}
 
 
-def goes_on_after(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, whole: Training
-) -> None:
+def goes_on_after(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, whole: Training) -> None:
     run = tmp_path / f"full-{at}"
     with writes(monkeypatch, at), pytest.raises(OSError, match="No space") as error:
         begun(data, run).go(Interrupts())

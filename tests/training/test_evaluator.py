@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from trainings import CPU, SMALL, RecordingReport, data_of
 
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.evaluation.metrics import METRICS
 from detrcli.evaluation.results import Results
@@ -16,9 +17,8 @@ from detrcli.evaluation.truth import Truth
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.loop import Training
 from detrcli.training.run_folder import RunFolder
-from detrcli.training.setup import Data, begin, facts_of, resumed
+from detrcli.training.setup import Data, facts_of, initialize, resumed
 from detrcli.training.state import load_state
-from detrcli.weights.load import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,10 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return data_of(folder)
 
 
-def new(
-    data: Data, run: Path, evaluator: Found, report: RecordingReport | None = None, **chosen: object
-) -> Training:
-    initial = begin(SMALL | chosen, data.classes, facts_of(data.train))
+def new(data: Data, run: Path, evaluator: Found, report: RecordingReport | None = None, **chosen: object) -> Training:
+    initial = initialize(SMALL | chosen, data.classes, facts_of(data.train))
     run.mkdir()
     return Training(initial, data, CPU, RunFolder(run), report or RecordingReport(), evaluator=evaluator)
 
@@ -70,7 +68,7 @@ def test_it_fills_its_column_and_decides_which_weights_are_best(data: Data, tmp_
     assert [best for best, _ in lasts] == [True, True, False]
     best = (run / "best.safetensors").read_bytes()
     assert [last == best for _, last in lasts] == [False, True, False]
-    assert load_weights(str(run)).tensors.keys() == load_weights(str(run / "last.safetensors")).tensors.keys()
+    assert load_checkpoint(str(run)).tensors.keys() == load_checkpoint(str(run / "last.safetensors")).tensors.keys()
     for truth, results in judge.seen:  # it is asked about the validation split and what was found in it
         np.testing.assert_array_equal(truth.image_ids, data.truth.image_ids)
         assert len(results) == len(truth.images) * SMALL["queries"]

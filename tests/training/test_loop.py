@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from trainings import RecordingReport, comparable, data_of, new, resume, stopped
 
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
 from detrcli.evaluation.metrics import METRICS
@@ -24,7 +25,6 @@ from detrcli.training.loop import Training
 from detrcli.training.run_folder import MACHINE
 from detrcli.training.setup import Data
 from detrcli.training.state import load_state
-from detrcli.weights.load import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,9 +91,7 @@ def test_stopped_and_resumed_with_loader_processes(
 
 
 @pytest.mark.slow
-def test_stopped_three_times_with_other_workers_each_time(
-    data: Data, whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_stopped_three_times_with_other_workers_each_time(data: Data, whole: dict[str, Any], tmp_path: Path) -> None:
     stopped(data, tmp_path, ema=0.9, step=3)
     for workers, after in ((2, 4), (0, 5)):
         interrupts = Interrupts()
@@ -138,9 +136,7 @@ def test_killed_without_a_word_it_goes_on_from_the_last_state(
 
 
 @pytest.mark.slow
-def test_a_loader_process_that_is_killed_costs_nothing(
-    data: Data, whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_loader_process_that_is_killed_costs_nothing(data: Data, whole: dict[str, Any], tmp_path: Path) -> None:
     """By the kernel, say, where memory runs out: all steps that were done are saved before it is told."""
 
     def kill(report: RecordingReport) -> None:
@@ -168,17 +164,7 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
     }  # fmt: skip
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    losses = (
-        "loss",
-        "val_loss",
-        "loss_class",
-        "loss_l1",
-        "loss_giou",
-        "class_error",
-        "grad_norm",
-        "lr",
-        "lr_backbone",
-    )
+    losses = ("loss", "val_loss", "loss_class", "loss_l1", "loss_giou", "class_error", "grad_norm", "lr", "lr_backbone")
     assert list(rows[0]) == ["epoch", *losses, *METRICS, *MACHINE]
     assert next(iter(rows[0])) == "epoch"
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -189,9 +175,9 @@ def test_what_a_run_folder_holds(data: Data, tmp_path: Path) -> None:
     for name in ("curves.png", "first-batch.png", "val-predictions.png"):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 100
-    weights = load_weights(str(tmp_path))
-    assert weights.classes.names.tolist() == ["circle", "square"]
-    assert weights.preprocessing.resize.size == 32
+    checkpoint = load_checkpoint(str(tmp_path))
+    assert checkpoint.classes.names.tolist() == ["circle", "square"]
+    assert checkpoint.preprocessing.resize.size == 32
 
 
 @pytest.mark.slow
@@ -204,12 +190,7 @@ def test_the_best_is_the_later_of_the_best(data: Data, tmp_path: Path) -> None:
     outcome = training.go(Interrupts())
     assert outcome.best is not None
     assert outcome.best["epoch"] == 3
-    assert [last == (tmp_path / "best.safetensors").read_bytes() for last in lasts] == [
-        False,
-        False,
-        True,
-        False,
-    ]
+    assert [last == (tmp_path / "best.safetensors").read_bytes() for last in lasts] == [False, False, True, False]
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -290,7 +271,7 @@ def test_the_fingerprint_is_of_all_that_is_trained_on(part: str, data: Data) -> 
 
 
 def test_the_longer_side_grows_with_the_shorter(data: Data) -> None:
-    sizes = [new(data, None, size=size).initial.weights.preprocessing.resize.max_size for size in (32, 64)]
+    sizes = [new(data, None, size=size).initial.checkpoint.preprocessing.resize.max_size for size in (32, 64)]
     assert sizes[1] == pytest.approx(2 * sizes[0], abs=1)
 
 
@@ -301,17 +282,7 @@ def test_states_are_saved_by_the_clock_too(data: Data, tmp_path: Path) -> None:
     save = training.save
     training.save = lambda: (saved.append(training.step), save())[1]
     training.go(Interrupts())
-    assert saved == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        6,
-        6,
-    ]  # before each step, after the epoch's last, with its evaluation
+    assert saved == [0, 1, 2, 3, 4, 5, 6, 6, 6]  # before each step, after the epoch's last, with its evaluation
     assert load_state(tmp_path)[0]["step"] == 6
 
 
@@ -345,9 +316,7 @@ def test_without_a_validation_picture_the_last_weights_are_the_best(tmp_path: Pa
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(images))
     outcome = new(data_of(folder), tmp_path / "run", epochs=2).go(Interrupts())
     assert outcome.best is None
-    assert (tmp_path / "run" / "best.safetensors").read_bytes() == (
-        tmp_path / "run" / "last.safetensors"
-    ).read_bytes()
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == (tmp_path / "run" / "last.safetensors").read_bytes()
 
 
 @pytest.mark.slow
@@ -357,11 +326,9 @@ def test_compiled_it_learns_the_same(data: Data, tmp_path: Path, monkeypatch: py
     new(data, tmp_path / "plain", epochs=1).go(Interrupts())
     asked = []
     compile = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda module: asked.append(module) or compile(module, backend="eager")
-    )
+    monkeypatch.setattr(torch, "compile", lambda module: asked.append(module) or compile(module, backend="eager"))
     new(data, tmp_path / "compiled", epochs=1, compile=True).go(Interrupts())
     assert len(asked) == 1
-    plain, compiled = (load_weights(str(tmp_path / run)).tensors for run in ("plain", "compiled"))
+    plain, compiled = (load_checkpoint(str(tmp_path / run)).tensors for run in ("plain", "compiled"))
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=0, atol=1e-5)

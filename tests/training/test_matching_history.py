@@ -9,6 +9,7 @@ import pytest
 import torch
 from trainings import CPU, RecordingReport, data_of, new, resume, stopped
 
+from detrcli.architectures import architecture_of, preset
 from detrcli.data.annotations import annotate
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
@@ -18,9 +19,8 @@ from detrcli.structures import Batch
 from detrcli.system.files import write_arrays
 from detrcli.training import matching_history as matchings
 from detrcli.training.interrupts import Interrupts
-from detrcli.training.matching_history import FILE, Matchings, keep, known_by_tokens, read
+from detrcli.training.matching_history import FILE, Matchings, append, known_by_tokens, read
 from detrcli.training.setup import Data
-from detrcli.variants import preset, variant_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,10 +60,10 @@ def test_an_evaluation_that_is_done_again_counts_once(data: Data, tmp_path: Path
     training = new(data, tmp_path)
     training.go(Interrupts())
     whole = arrays(tmp_path)
-    detector = Detector(training.initial.weights, CPU, model=training.model.eval())
-    keep(tmp_path, 3, detector, annotate(data.val, data.classes), training.loss.matcher)
+    detector = Detector(training.initial.checkpoint, CPU, model=training.model.eval())
+    append(tmp_path, 3, detector, annotate(data.val, data.classes), training.loss.matcher)
     assert arrays(tmp_path) == whole
-    keep(tmp_path, 2, detector, annotate(data.val, data.classes), training.loss.matcher)
+    append(tmp_path, 2, detector, annotate(data.val, data.classes), training.loss.matcher)
     assert arrays(tmp_path)[2] == [1, 2]
 
 
@@ -73,27 +73,25 @@ def test_later_evaluations_take_the_pictures_of_the_first(
 ) -> None:
     """One picture, where the time was up at once; and that one again when there would be time for all."""
     training = new(data, None)
-    detector = Detector(training.initial.weights, CPU, model=training.model.eval())
+    detector = Detector(training.initial.checkpoint, CPU, model=training.model.eval())
     truth = annotate(data.val, data.classes)
     monkeypatch.setattr(matchings, "SECONDS", 0)
-    keep(tmp_path, 1, detector, truth, training.loss.matcher)
+    append(tmp_path, 1, detector, truth, training.loss.matcher)
     monkeypatch.setattr(matchings, "SECONDS", 1e9)
-    keep(tmp_path, 2, detector, truth, training.loss.matcher)
+    append(tmp_path, 2, detector, truth, training.loss.matcher)
     kept = read(tmp_path)
     assert len(kept.image_ids) == 1
     assert kept.queries.shape == (2, 3, kept.counts.sum())
     assert kept.moved.tolist() == [[0, 0, 0]]
     (tmp_path / "more").mkdir()
-    keep(tmp_path / "more", 1, detector, truth, training.loss.matcher)
+    append(tmp_path / "more", 1, detector, truth, training.loss.matcher)
     counts = read(tmp_path / "more").counts
     assert len(counts) == (truth.counts > 0).sum()
 
 
 def test_moves_of_an_example_worked_by_hand() -> None:
     """Three objects, two layers, three evaluations."""
-    queries = np.array(
-        [[[0, 1, 2], [0, 1, 2]], [[0, 2, 1], [0, 1, 2]], [[0, 2, UNMATCHED], [3, 1, 2]]], dtype=np.int16
-    )
+    queries = np.array([[[0, 1, 2], [0, 1, 2]], [[0, 2, 1], [0, 1, 2]], [[0, 2, UNMATCHED], [3, 1, 2]]], dtype=np.int16)
     kept = Matchings(np.array([7]), np.array([3]), np.array([1, 2, 4]), queries)
     assert kept.moved.tolist() == [[2, 0], [1, 1]]
     assert kept.before(4).moved.tolist() == [[2, 0]]
@@ -122,7 +120,7 @@ def test_models_that_choose_say_which_tokens(name: str, given: dict[str, int]) -
     """The token's own proposal is where the query begins: what each chose is what its proposer finds surest."""
     config = replace(preset(name), **given)
     torch.manual_seed(0)
-    model = variant_of(config).build(config).eval()
+    model = architecture_of(config).build(config).eval()
     with torch.inference_mode():
         output = model(Batch(torch.randn(1, 3, 64, 96), None))
     tokens, proposals = output.decoder.tokens, output.others[0] if output.others else output.decoder
@@ -142,15 +140,15 @@ def test_models_that_choose_say_which_tokens(name: str, given: dict[str, int]) -
 
 def test_what_a_version_before_kept_by_rank_is_not_gone_on_with(data: Data, tmp_path: Path) -> None:
     training = new(data, None)
-    detector = Detector(training.initial.weights, CPU, model=training.model.eval())
+    detector = Detector(training.initial.checkpoint, CPU, model=training.model.eval())
     truth = annotate(data.val, data.classes)
-    keep(tmp_path, 1, detector, truth, training.loss.matcher)
+    append(tmp_path, 1, detector, truth, training.loss.matcher)
     kept = read(tmp_path)
     earlier = vars(kept) | {"queries": kept.queries.astype(np.int16)}
     write_arrays(tmp_path / FILE, earlier)
-    keep(tmp_path, 2, detector, truth, training.loss.matcher)
+    append(tmp_path, 2, detector, truth, training.loss.matcher)
     assert read(tmp_path).epochs.tolist() == [2]
-    keep(tmp_path, 3, detector, truth, training.loss.matcher)
+    append(tmp_path, 3, detector, truth, training.loss.matcher)
     assert read(tmp_path).epochs.tolist() == [2, 3]
 
 
@@ -177,9 +175,7 @@ def test_a_validation_split_without_objects(tmp_path: Path) -> None:
     assert resume(data, tmp_path / "run", epochs=3).go(Interrupts()).epochs == 3
 
 
-def test_without_a_folder_nothing_is_kept(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_folder_nothing_is_kept(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     new(data, None, RecordingReport(), epochs=1).go(Interrupts())
     assert not list(tmp_path.iterdir())

@@ -41,10 +41,7 @@ def test_a_healthy_training_gives_no_reason(data: Data) -> None:
 
 def test_no_boxes_in_the_first_batches(data: Data) -> None:
     none = replace(
-        data.train,
-        ends=torch.zeros_like(data.train.ends),
-        boxes=data.train.boxes[:0],
-        labels=data.train.labels[:0],
+        data.train, ends=torch.zeros_like(data.train.ends), boxes=data.train.boxes[:0], labels=data.train.labels[:0]
     )
     notes = notes_of(replace(data, train=none), batch_size=1, epochs=1)
     assert len(notes) == 1

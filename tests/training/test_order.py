@@ -11,9 +11,7 @@ sizes = st.tuples(st.integers(6, 60), st.integers(1, 9), st.integers(1, 3), st.i
 
 
 @given(sizes)
-def test_an_epoch_has_no_picture_twice_and_leaves_out_less_than_a_step(
-    size: tuple[int, int, int, int],
-) -> None:
+def test_an_epoch_has_no_picture_twice_and_leaves_out_less_than_a_step(size: tuple[int, int, int, int]) -> None:
     order = Order(*size[:3], seed=1)
     for epoch in range(2):
         seen = [

@@ -8,16 +8,16 @@ import pytest
 import torch
 from small import TINY, published_names, small_weights
 
-import detrcli.variants
+import detrcli.architectures
+from detrcli.architectures import tiny
+from detrcli.architectures.architecture import DataFacts
+from detrcli.architectures.detr import DETRConfig
+from detrcli.architectures.tiny import TinyConfig
+from detrcli.checkpoints.formats import native
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
-from detrcli.training.settings import of, to_toml
-from detrcli.training.setup import begin
-from detrcli.variants import tiny
-from detrcli.variants.detr import DETRConfig
-from detrcli.variants.tiny import TinyConfig
-from detrcli.variants.variant import DataFacts
-from detrcli.weights.formats import native
+from detrcli.training.settings import make_settings, to_toml
+from detrcli.training.setup import initialize
 
 CLASSES = Classes(np.array([3, 7]), np.array(["cat", "owl"]))
 
@@ -34,17 +34,17 @@ def test_model_says_what_a_pth_cannot(folder: Path) -> None:
     """Else a DC5 would be trained at stride 32, without a word."""
     for model, dilated in ((None, False), ("detr-r50", False), ("detr-r50-dc5", True)):
         given = {"weights": str(folder / "w.pth")} | ({"model": model} if model else {})
-        config = begin(given, CLASSES, DataFacts(10)).weights.config
+        config = initialize(given, CLASSES, DataFacts(10)).checkpoint.config
         assert isinstance(config, DETRConfig)
         assert config.dilated is dilated
 
 
 def test_weights_say_what_they_are(folder: Path) -> None:
     weights = str(folder / "tiny.safetensors")
-    assert isinstance(begin({"weights": weights}, CLASSES, DataFacts(10)).weights.config, TinyConfig)
+    assert isinstance(initialize({"weights": weights}, CLASSES, DataFacts(10)).checkpoint.config, TinyConfig)
     with pytest.raises(UsageError, match="not a detr-r50: it is a detr-tiny"):
-        begin({"weights": weights, "model": "detr-r50"}, CLASSES, DataFacts(10))
-    assert "model" not in to_toml(of({"weights": weights}))
+        initialize({"weights": weights, "model": "detr-r50"}, CLASSES, DataFacts(10))
+    assert "model" not in to_toml(make_settings({"weights": weights}))
 
 
 @pytest.mark.parametrize("weights", ["none", "tiny.safetensors"])
@@ -52,35 +52,35 @@ def test_a_models_recipe_where_the_user_says_nothing(
     weights: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From scratch and from weights; it reaches all that is set up, and so does what is said over it."""
-    recipe = {"lr": 3e-3, "clip": 1.0, "dropout": 0.2, "size": 48, "freeze": "all", "queries": 4}
+    recipe = {"lr": 3e-3, "grad_clip": 1.0, "dropout": 0.2, "size": 48, "freeze": "all", "queries": 4}
     recipe["loss"] = {"class": 2.0, "l1": 4.0}
-    monkeypatch.setattr(detrcli.variants, "_VARIANTS", [replace(tiny.VARIANT, recipe=recipe)])
+    monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", [replace(tiny.ARCHITECTURE, recipe=recipe)])
     given = {"weights": weights if weights == "none" else str(folder / weights), "model": "detr-tiny"}
 
-    plain = begin(given, CLASSES, DataFacts(10))
-    assert (plain.settings.lr, plain.settings.clip, plain.settings.epochs) == (3e-3, 1.0, 50)
-    assert plain.weights.loss.loss == {"class": 2, "l1": 4, "giou": 2}
-    assert (plain.weights.config.dropout, plain.weights.config.queries) == (0.2, 4)
-    assert plain.weights.preprocessing.resize.size == 48
+    plain = initialize(given, CLASSES, DataFacts(10))
+    assert (plain.settings.lr, plain.settings.grad_clip, plain.settings.epochs) == (3e-3, 1.0, 50)
+    assert plain.checkpoint.loss.loss == {"class": 2, "l1": 4, "giou": 2}
+    assert (plain.checkpoint.config.dropout, plain.checkpoint.config.queries) == (0.2, 4)
+    assert plain.checkpoint.preprocessing.resize.size == 48
     assert plain.freeze == plain.settings.freeze == "all"
 
     said = {"lr": 1e-2, "dropout": 0.0, "size": 32, "freeze": "none", "queries": 5, "loss.class": 6}
-    initial = begin(given | said, CLASSES, DataFacts(10))
-    assert (initial.settings.lr, initial.settings.clip) == (1e-2, 1.0)
-    assert initial.weights.loss.loss == {"class": 6, "l1": 4, "giou": 2}
-    assert (initial.weights.config.dropout, initial.weights.config.queries) == (0.0, 5)
-    assert initial.weights.preprocessing.resize.size == 32
+    initial = initialize(given | said, CLASSES, DataFacts(10))
+    assert (initial.settings.lr, initial.settings.grad_clip) == (1e-2, 1.0)
+    assert initial.checkpoint.loss.loss == {"class": 6, "l1": 4, "giou": 2}
+    assert (initial.checkpoint.config.dropout, initial.checkpoint.config.queries) == (0.0, 5)
+    assert initial.checkpoint.preprocessing.resize.size == 32
     assert initial.freeze == initial.settings.freeze == "none"
 
 
 def test_the_recipes_seed_decides_what_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     def first_tensor(given: dict[str, object]) -> torch.Tensor:
-        tensors = begin(
+        tensors = initialize(
             {"weights": "none", "model": "detr-tiny", **given}, CLASSES, DataFacts(10)
-        ).weights.tensors
+        ).checkpoint.tensors
         return tensors[min(name for name in tensors if name.startswith("class"))]
 
     asked = first_tensor({"seed": 7})
     assert not torch.equal(first_tensor({}), asked)
-    monkeypatch.setattr(detrcli.variants, "_VARIANTS", [replace(tiny.VARIANT, recipe={"seed": 7})])
+    monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", [replace(tiny.ARCHITECTURE, recipe={"seed": 7})])
     assert torch.equal(first_tensor({}), asked)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detrcli.errors import WeightsError
-from detrcli.training.begun import is_unbegun
+from detrcli.training.run_status import is_unbegun
 from detrcli.training.state import load_state, save_state
 
 
@@ -81,9 +81,7 @@ def test_a_write_that_fails_leaves_what_was(tmp_path: Path, monkeypatch: pytest.
     assert {path: path.read_bytes() for path in states(tmp_path)} == before
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x80\x02.", pickle.dumps([1]), pickle.dumps(Path("a"))], ids=ascii
-)
+@pytest.mark.parametrize("content", [b"", b"\x80\x02.", pickle.dumps([1]), pickle.dumps(Path("a"))], ids=ascii)
 def test_contents_that_are_none_though_the_hash_fits_them(content: bytes, tmp_path: Path) -> None:
     saved(tmp_path, 1)
     name = f"00000002-{hashlib.sha256(content).hexdigest()[:16]}.pt"
@@ -114,9 +112,7 @@ def test_a_run_that_has_not_begun(names: list[str], unbegun: bool, tmp_path: Pat
         path.mkdir() if name in ("state", "tensorboard") else path.write_text("# detr train shapes\n")
     assert is_unbegun(tmp_path) == unbegun
     if unbegun:
-        with pytest.raises(
-            WeightsError, match="stopped before its first one: begin it again, with the same --out"
-        ):
+        with pytest.raises(WeightsError, match="stopped before its first one: begin it again, with the same --out"):
             load_state(tmp_path)
         (tmp_path / "config.toml").write_text("[project]\n")
         assert not is_unbegun(tmp_path)

@@ -15,22 +15,22 @@ import torch
 from torch.multiprocessing.spawn import spawn
 from trainings import CPU, SMALL, data_of, new
 
+from detrcli.architectures import tiny
 from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
 from detrcli.system import distributed
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.optimiser import make_optimiser, rate
 from detrcli.training.order import Order
-from detrcli.training.settings import Settings, of
+from detrcli.training.settings import Settings, make_settings
 from detrcli.training.state import load_state
 from detrcli.training.step import StepResult, Trainer
-from detrcli.variants import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "training.json"
 # Equal sizes, no dropout and no batch norm: nothing ties pictures of a batch to each other.
-SHARED_OUT = {"augmentation": "none", "dropout": 0.0, "norm": "group", "epochs": 2, "clip": 0.0, "lr": 1e-4}
+SHARED_OUT = {"augmentation": "none", "dropout": 0.0, "norm": "group", "epochs": 2, "grad_clip": 0.0, "lr": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ class Line(torch.nn.Module):
         self.head = torch.nn.Linear(2, 3)
 
 
-groups_of = tiny.VARIANT.parameter_groups
+groups_of = tiny.ARCHITECTURE.parameter_groups
 
 
 def test_groups_have_the_published_rates() -> None:
@@ -150,22 +150,22 @@ def test_groups_have_the_published_rates() -> None:
         ("backbone", 1e-5, 1),
     ]
     assert {group["weight_decay"] for group in groups} == {1e-4}
-    fresh = make_optimiser(groups_of(model), of({"lr": 0.5}), fresh_backbone=True).param_groups
+    fresh = make_optimiser(groups_of(model), make_settings({"lr": 0.5}), fresh_backbone=True).param_groups
     assert [group["lr"] for group in fresh] == [0.5, 0.5]
     groups = make_optimiser(
-        groups_of(model), of({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True
+        groups_of(model), make_settings({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True
     ).param_groups
     assert [group["lr"] for group in groups] == [0.5, 0.25]
 
 
 def test_the_rate_falls_after_two_thirds() -> None:
-    chosen = of({"epochs": 6})
+    chosen = make_settings({"epochs": 6})
     assert [rate(chosen, step, 10) for step in (0, 39)] == [1, 1]
     assert [rate(chosen, step, 10) for step in (40, 59)] == [pytest.approx(0.1)] * 2
 
 
 def test_warmup_and_cosine() -> None:
-    chosen = of({"epochs": 4, "warmup": 4, "schedule": "cosine"})
+    chosen = make_settings({"epochs": 4, "warmup": 4, "schedule": "cosine"})
     rates = [rate(chosen, step, 10) for step in range(40)]
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert rates[4] == 1
@@ -175,7 +175,7 @@ def test_warmup_and_cosine() -> None:
 
 
 def test_clipping_is_by_the_whole_gradient(folder: Path) -> None:
-    loose, tight = (steps_of(folder, batch_size=4, epochs=1, clip=clip, lr=0.0) for clip in (0.0, 1e-6))
+    loose, tight = (steps_of(folder, batch_size=4, epochs=1, grad_clip=clip, lr=0.0) for clip in (0.0, 1e-6))
     assert [step.norm for step in loose] == pytest.approx([step.norm for step in tight])
     assert min(step.norm for step in loose) > 1e-3
 
@@ -254,9 +254,7 @@ def test_float32_is_exact_in_a_step_and_as_before_afterwards(
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_lower_precisions_learn_the_same(precision: str, folder: Path) -> None:
-    exact, rough = (
-        steps_of(folder, batch_size=4, precision=kind, **SHARED_OUT) for kind in ("fp32", precision)
-    )
+    exact, rough = (steps_of(folder, batch_size=4, precision=kind, **SHARED_OUT) for kind in ("fp32", precision))
     assert rough[0].loss == pytest.approx(exact[0].loss, rel=0.02)
     assert rough[-1].norm == pytest.approx(exact[-1].norm, rel=0.5)  # fp16's scale is taken out of it
     for a, b in zip(exact, rough, strict=True):

@@ -37,9 +37,7 @@ class Broken(Exception):  # noqa: N818  # no error of ours
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-def test_random_numbers_and_signals_are_afterwards_as_before(
-    breaks: bool, data: Path, tmp_path: Path
-) -> None:
+def test_random_numbers_and_signals_are_afterwards_as_before(breaks: bool, data: Path, tmp_path: Path) -> None:
     """Also where it fails; in between both are the training's."""
     seen: list[tuple[Any, torch.Tensor]] = []
 
@@ -84,10 +82,8 @@ def test_what_is_out_of_bounds_is_refused_at_once(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("pair", "name"), [("loss.centre=1", "loss.centre"), ("cost_mask=1", "cost.mask")])
-def test_a_term_that_the_model_does_not_have_is_named(
-    pair: str, name: str, data: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("pair", "name"), [("loss.centre=1", "loss.centre"), ("cost.mask=1", "cost.mask")])
+def test_a_term_that_the_model_does_not_have_is_named(pair: str, name: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         train(data, **SMALL, out=tmp_path / "run", settings=[pair])
     assert str(error.value) == f"{name}: this model has no such term; it has class, l1, giou."
@@ -107,9 +103,7 @@ class Counted:
 def test_another_evaluator_judges_the_epochs(data: Path, tmp_path: Path) -> None:
     settings = {"workers": 0}
     result = train(data, **SMALL, out=tmp_path / "run", device="cpu", settings=settings, evaluator=Counted())
-    assert [row["detections"] for row in result.rows] == [
-        25.0
-    ]  # each of its queries, in the one picture of val
+    assert [row["detections"] for row in result.rows] == [25.0]  # each of its queries, in the one picture of val
     assert "AP" not in result.rows[0]
 
 

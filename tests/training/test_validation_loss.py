@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def test_it_is_that_of_one_batch(data: Data) -> None:
     training = new(data, None)
     model = training.model.eval()
-    detector = Detector(training.initial.weights, CPU, model=model)
+    detector = Detector(training.initial.checkpoint, CPU, model=model)
     truth = annotate(data.val, data.classes)
     found = validation_loss(detector, truth, training.loss)
     dataset = DetectionDataset(truth, detector.preprocessing, augmentation="none")

@@ -62,9 +62,7 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     """Read an annotation file whose pictures lie in the first of `folders` that has them."""
     file, has_outlines = _decode(annotations)
     if not file.images:
-        raise DataError(
-            f"{annotations}: there are no images in it; it is not a COCO annotation file, or an empty one."
-        )
+        raise DataError(f"{annotations}: there are no images in it; it is not a COCO annotation file, or an empty one.")
     images, entries, categories = file.images, file.annotations or [], file.categories or []
     panoptic = [entry for entry in entries if entry.segments_info is not None]
     if panoptic:
@@ -84,9 +82,7 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             folder=_folder_of(names, folders),
             image_ids=whole_numbers(image.id for image in images),
             files=names,
-            sizes=whole_numbers(v or 0 for image in images for v in (image.height, image.width)).reshape(
-                -1, 2
-            ),
+            sizes=whole_numbers(v or 0 for image in images for v in (image.height, image.width)).reshape(-1, 2),
             # Segments are numbered in their picture, in many pictures alike.
             annotation_ids=annotation_ids([None if maps else entry.id for entry in entries]),
             of_image=of_image,
@@ -116,9 +112,7 @@ def _segments(panoptic: Sequence[_Annotation]) -> list[_Annotation]:
     return segments
 
 
-def _maps(
-    annotations: Path, panoptic: Sequence[_Annotation], segments: Sequence[_Annotation]
-) -> PanopticMaps:
+def _maps(annotations: Path, panoptic: Sequence[_Annotation], segments: Sequence[_Annotation]) -> PanopticMaps:
     images = whole_numbers((entry.image_id for entry in panoptic), otherwise=NO_ID)
     names = [_file_name(entry.file_name) for entry in panoptic]
     return PanopticMaps(
@@ -223,7 +217,5 @@ def _area(area: Any) -> float:
 
 
 def _areas(entries: Sequence[_Annotation], boxes: np.ndarray) -> np.ndarray:
-    written = np.array(
-        [entry.area if isinstance(entry.area, float) else _area(entry.area) for entry in entries]
-    )
+    written = np.array([entry.area if isinstance(entry.area, float) else _area(entry.area) for entry in entries])
     return np.where(np.isfinite(written), written, boxes[:, 2] * boxes[:, 3]) if len(entries) else written

@@ -40,9 +40,7 @@ def find(data: Path) -> Layout:
         return _by_file(data)
     if not os.path.isdir(data):
         web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
-        raise DataError(
-            f"{data}: there is no such folder.{web}\n`detr guide data` says what can be given as DATA."
-        )
+        raise DataError(f"{data}: there is no such folder.{web}\n`detr guide data` says what can be given as DATA.")
     for known in (_coco, _coco_panoptic, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
         if layout := known(data):
             return layout
@@ -59,16 +57,12 @@ def _by_file(path: Path) -> Layout:
         return _yolo_by_yaml(path)
     if path.suffix == ".json":
         return _coco_by_file(path)
-    raise DataError(
-        f"{path}: it is a file. DATA is a folder, its data.yaml, or a COCO annotation file (.json)."
-    )
+    raise DataError(f"{path}: it is a file. DATA is a folder, its data.yaml, or a COCO annotation file (.json).")
 
 
 def explicit(files: Mapping[str, tuple[Path, Path]]) -> Layout:
     """COCO annotation files and picture folders that the user names, by split."""
-    return Layout(
-        "coco", {split: partial(coco.read, *_in(ann, images)) for split, (ann, images) in files.items()}
-    )
+    return Layout("coco", {split: partial(coco.read, *_in(ann, images)) for split, (ann, images) in files.items()})
 
 
 def _in(annotations: Path, *folders: Path) -> tuple[Path, list[Path]]:
@@ -236,9 +230,7 @@ def _voc(data: Path) -> Layout | None:
     annotations, pictures, lists = data / "Annotations", data / "JPEGImages", data / "ImageSets" / "Main"
     if not (annotations.is_dir() and pictures.is_dir()):
         return None
-    listed = {
-        split: lists / f"{word}.txt" for word, split in SPLITS.items() if (lists / f"{word}.txt").is_file()
-    }
+    listed = {split: lists / f"{word}.txt" for word, split in SPLITS.items() if (lists / f"{word}.txt").is_file()}
     if "train" not in listed and (lists / "trainval.txt").is_file():
         listed["train"] = lists / "trainval.txt"
 

@@ -37,9 +37,7 @@ def stems_of(listing: Path, annotations: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise DataError(f"{listing}: cannot be read ({error}).") from None
     # A name may itself end in " 1".
-    stems = [
-        line if os.path.isfile(annotations / f"{line}.xml") else line.rsplit(maxsplit=1)[0] for line in lines
-    ]
+    stems = [line if os.path.isfile(annotations / f"{line}.xml") else line.rsplit(maxsplit=1)[0] for line in lines]
     for stem in stems:
         if not lies_inside(annotations, stem):
             raise DataError(f"{listing}: {stem} lies outside {annotations}.")
@@ -106,9 +104,7 @@ def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, b
     found = []
     for thing in tree.iter("object"):
         try:
-            corners = [
-                float(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
-            ]
+            corners = [float(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")]
         except ValueError:
             corners = None
         name = writable((thing.findtext("name") or "").strip())

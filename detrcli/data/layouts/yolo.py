@@ -45,9 +45,7 @@ def words(said: Any, path: Path) -> list[str]:
     """One word, or a list of them; none where a key has no value."""
     values = said if isinstance(said, list) else [said]
     if any(not isinstance(value, str | None) for value in values):
-        raise DataError(
-            f"{path}: `train`, `val`, `test` and `path` must be names of folders, or lists of them."
-        )
+        raise DataError(f"{path}: `train`, `val`, `test` and `path` must be names of folders, or lists of them.")
     return [writable(value) for value in values if value is not None and value not in _NOTHING]
 
 
@@ -89,9 +87,7 @@ def pictures(places: Sequence[Path]) -> Iterator[Path]:
             yield from (place.parent / writable(line.strip()) for line in lines if line.strip())
 
 
-def read(
-    places: Sequence[Path], names: Mapping[int, str] | None, split: str, *, pose: bool = False
-) -> RawAnnotations:
+def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *, pose: bool = False) -> RawAnnotations:
     """Read a split. Without names, the classes are those of the labels; with `pose`, key points follow a box."""
     paths = [Path(os.path.normpath(path)) for path in pictures(places)]
     if not paths:
@@ -114,9 +110,7 @@ def read(
                 problems.append(Problem("error", "bad-box", split, where, f"not a class and a box: {line!r}"))
                 continue
             polygons.append((line, height, width) if len(line.split()) > 5 else None)
-            rows.append(
-                (image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height])
-            )
+            rows.append((image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]))
 
     ids = sorted(names) if names is not None else sorted({row[1] for row in rows})
     boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
@@ -135,9 +129,7 @@ def read(
         names=[names[i] if names is not None else f"class {i}" for i in ids],
         parents=[""] * len(ids),
         problems=problems,
-        outlines=None
-        if pose or not any(polygons)
-        else Outlines(partial(_outlines, polygons), np.arange(len(rows))),
+        outlines=None if pose or not any(polygons) else Outlines(partial(_outlines, polygons), np.arange(len(rows))),
     )
 
 

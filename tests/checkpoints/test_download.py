@@ -1,0 +1,289 @@
+"""Fetching, against a server on 127.0.0.1 that redirects, breaks off, lies and is not there."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from children import python
+from server import Server, breaking, failing, redirect, send, serving, whole
+
+from detrcli.checkpoints import download
+from detrcli.checkpoints.download import cached_path, fetch, file_name, hash_in_name
+from detrcli.checkpoints.known import is_url
+from detrcli.checkpoints.load import load_checkpoint
+from detrcli.errors import WeightsError
+
+BODY = bytes(range(256)) * 4000
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DETR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "sleep", lambda _: None)
+    return tmp_path / "cache"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_fetches_once_and_tells_how_far_it_is(server: Server, cache: Path) -> None:
+    server.answers["/w.pth"] = whole(BODY)
+    told: list[tuple[str, int, int | None]] = []
+    path = fetch(f"{server.url}/w.pth", SHA, lambda *progress: told.append(progress))
+    assert path.read_bytes() == BODY
+    assert told[0] == ("w.pth", 0, len(BODY))
+    assert told[-1] == ("w.pth", len(BODY), len(BODY))
+    assert fetch(f"{server.url}/w.pth", SHA) == path
+    assert server.asked == ["/w.pth"]
+    assert files(cache) == ["w.pth"]
+
+
+def test_start_of_a_hash_is_enough(server: Server) -> None:
+    server.answers[f"/w-{SHA[:8]}.pth"] = whole(BODY)
+    url = f"{server.url}/w-{SHA[:8]}.pth"
+    assert hash_in_name(url) == SHA[:8]
+    assert fetch(url, SHA[:8]).read_bytes() == BODY
+
+
+def test_redirects_are_followed(server: Server) -> None:
+    server.answers |= {"/a.pth": redirect("/b"), "/b": redirect("/c.pth"), "/c.pth": whole(BODY)}
+    assert fetch(f"{server.url}/a.pth", SHA).name == "a.pth"
+
+
+def test_broken_connection_is_taken_up_where_it_broke(server: Server) -> None:
+    server.answers["/w.pth"] = breaking(BODY, times=3)
+    assert fetch(f"{server.url}/w.pth", SHA).read_bytes() == BODY
+    starts = [int(r.removeprefix("bytes=").removesuffix("-")) for r in server.ranges[1:] if r]
+    assert len(starts) == 3
+    assert starts == sorted(starts)
+    assert starts[0] > 0
+
+
+def test_broken_connection_starts_again_where_it_must(server: Server) -> None:
+    server.answers["/w.pth"] = breaking(BODY, times=2, ranges=False)
+    assert fetch(f"{server.url}/w.pth", SHA).read_bytes() == BODY
+
+
+def test_passing_server_errors_are_waited_out(server: Server) -> None:
+    server.answers["/w.pth"] = failing(503, whole(BODY), times=2)
+    assert fetch(f"{server.url}/w.pth", SHA).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (whole(BODY[:-1] + b"x"), "what came has the SHA-256"),
+        (breaking(BODY, times=99), "the connection ended after"),
+        (failing(503, whole(BODY), times=99), "answers 503"),
+        (None, "answers 404"),
+    ],
+    ids=["wrong hash", "truncated", "503", "404"],
+)
+def test_failures_are_explained_and_leave_nothing(server: Server, cache: Path, answer: object, said: str) -> None:
+    if answer:
+        server.answers["/w.pth"] = answer
+    with pytest.raises(WeightsError, match=said):
+        fetch(f"{server.url}/w.pth", SHA)
+    assert files(cache) == []
+    if said == "answers 404":
+        assert len(server.asked) == 1
+
+
+def test_no_server(cache: Path) -> None:
+    with serving() as server:
+        url = server.url
+    with pytest.raises(WeightsError, match=r"could not be fetched: .*refused"):
+        fetch(f"{url}/w.pth", SHA)
+    assert files(cache) == []
+
+
+def test_full_disk_is_not_taken_for_a_broken_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers["/w.pth"] = whole(BODY)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        fetch(f"{server.url}/w.pth", SHA, full)
+    assert len(server.asked) == 1
+
+
+FETCH = "import sys; from detrcli.checkpoints.download import fetch; print(fetch(sys.argv[1], sys.argv[2]))"
+
+
+def slowly(request: object, _: int) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(BODY)))
+    request.end_headers()
+    half = len(BODY) // 2
+    request.wfile.write(BODY[:half])
+    time.sleep(0.7)
+    request.wfile.write(BODY[half:])
+
+
+def test_two_processes_at_once(server: Server, cache: Path) -> None:
+    server.answers["/w.pth"] = slowly
+    command = [sys.executable, "-c", FETCH, f"{server.url}/w.pth", SHA]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    paths = [Path(process.communicate()[0].strip()) for process in both]
+    assert server.asked == ["/w.pth"] * 2
+    assert paths[0] == paths[1]
+    assert paths[0].read_bytes() == BODY
+    assert files(cache) == ["w.pth"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
+def test_interrupted_leaves_no_half_file(server: Server, cache: Path, sent: signal.Signals, code: int) -> None:
+    def endless(request: object, _: int) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(BODY)))
+        request.end_headers()
+        request.wfile.write(BODY[:1000])
+        request.wfile.flush()
+        time.sleep(3)
+
+    server.answers[f"/w-{SHA[:8]}.pth"] = endless
+    process = subprocess.Popen(
+        python("-m", "detrcli", "predict", __file__, "--weights", f"{server.url}/w-{SHA[:8]}.pth"),
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not server.asked and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    assert len(files(cache)) == 1
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://[::1/w.pth", "Invalid IPv6 URL"),
+        ("http:///w.pth", "its host is ''"),
+        ("http://a b/w.pth", "its host is 'a b'"),
+        (f"http://{'a' * 300}.org/w.pth", "label empty or too long"),
+        ("http://a..org/w.pth", "label empty or too long"),
+        ("http://127.0.0.1:99999/w.pth", "Port out of range"),
+        ("http://127.0.0.1:x/w.pth", "Port could not be cast"),
+        ("http://me:word@127.0.0.1/w.pth", "names and passwords in it are not sent"),
+        ("http://\udce9/w.pth", "Invalid character"),
+    ],
+)
+def test_what_is_no_address_is_told_at_once(url: str, said: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_open", lambda *_: pytest.fail("it was asked"))
+    with pytest.raises(WeightsError, match=rf"no web address that can be asked: .*{said}"):
+        load_checkpoint(url, sha256=SHA)
+    assert not cache.exists()
+
+
+def test_accents_and_spaces_are_sent_in_ascii(server: Server) -> None:
+    server.answers["/mod%C3%A8le%20a.pth"] = whole(BODY)
+    url = f"{server.url}/mod\u00e8le a.pth".replace("http", "HTTP")
+    assert is_url(url)
+    assert fetch(url, SHA).name == "mod_le_a.pth"
+    assert download._address("http://\u00e9.org:80/%41/\u00e9?q=\u00e9#part") == (
+        "http://xn--9ca.org:80/%41/%C3%A9?q=%C3%A9"
+    )
+    assert download._address("http://[::1]:8/a") == "http://[::1]:8/a"
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3", "", "9" * 5000, "3, 3", "\u00b2"])
+def test_a_length_that_is_none_is_passed_over(server: Server, length: str) -> None:
+    def answer(request: BaseHTTPRequestHandler, _: int) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", length)
+        request.end_headers()
+        request.wfile.write(BODY)
+
+    server.answers["/w.pth"] = answer
+    told: list[int | None] = []
+    assert fetch(f"{server.url}/w.pth", SHA, lambda *progress: told.append(progress[2])).read_bytes() == BODY
+    assert set(told) == {None}
+
+
+@pytest.mark.parametrize(
+    "place", ["http://[::1", "http://\u00e9/x", "http://127.0.0.1:99999/", "ftp://127.0.0.1/w.pth", "file:///etc/hosts"]
+)
+def test_redirects_lead_to_the_web_alone(server: Server, cache: Path, place: str) -> None:
+    server.answers["/w.pth"] = redirect(place)
+    with pytest.raises(WeightsError, match=r"it leads to|no web address|is not allowed"):
+        fetch(f"{server.url}/w.pth", SHA)
+    assert server.asked == ["/w.pth"]
+    assert files(cache) == []
+
+
+def test_from_https_nothing_leads_to_http() -> None:
+    request = urllib.request.Request("https://a.org/w.pth")
+    with pytest.raises(WeightsError, match=r"it leads to http://a.org/w.pth, where nothing is fetched from"):
+        download._Redirects().redirect_request(request, None, 302, "", {}, "http://a.org/w.pth")
+    followed = download._Redirects().redirect_request(request, None, 302, "", {}, "https://b.org/\u00e9")
+    assert followed.full_url == "https://b.org/%C3%A9"
+
+
+def test_a_byte_now_and_then_is_a_broken_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+
+    def answer(request: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 2:
+            send(request, BODY)
+            return
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(BODY)))
+        request.end_headers()
+        with contextlib.suppress(OSError):  # the other side goes away
+            for place in range(100):
+                request.wfile.write(BODY[place : place + 1])
+                time.sleep(0.05)
+
+    server.answers["/w.pth"] = answer
+    assert fetch(f"{server.url}/w.pth", SHA).read_bytes() == BODY
+    assert len(server.asked) == 3
+
+
+def test_a_full_disk_names_the_file(server: Server, cache: Path) -> None:
+    server.answers["/w.pth"] = whole(BODY)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*w\.pth") as error:
+        fetch(f"{server.url}/w.pth", SHA, full)
+    assert error.value.filename == str(cached_path(f"{server.url}/w.pth", SHA))
+    assert files(cache) == []
+
+
+def test_file_names_are_such_as_a_disk_takes() -> None:
+    """The hash stands at their end, and more is written around them for a while."""
+    url = f"http://h/{'a' * 300}-{SHA[:8]}.pth"
+    assert len(file_name(url)) == 200
+    assert hash_in_name(url) == SHA[:8]
+    assert file_name("http://h/\u72d7.pth") == "_.pth"
+
+
+def test_file_names_stay_in_their_folder(cache: Path) -> None:
+    for url in ("http://h/a/..%2f..%2fevil.pth", "http://h/%00x", "http://h/", "http://h/a/b.pth?x=/../c"):
+        assert "/" not in file_name(url)
+        assert cached_path(url, SHA).resolve().is_relative_to(cache.resolve())
+    assert cached_path("http://a/w.pth", SHA) != cached_path("http://a/w.pth", "0" * 64)

@@ -1,0 +1,192 @@
+"""Checkpoints of the published training script, and pickles that want more than that."""
+
+import argparse
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import CONFIG, MASKED, published_names, small_weights
+from torch import Tensor
+
+from detrcli.architectures.detr_masks import DETRMasksConfig
+from detrcli.checkpoints.coco import NAMES, PANOPTIC_NAMES
+from detrcli.checkpoints.load import load_checkpoint
+from detrcli.errors import UsageError, WeightsError
+
+ARGS: dict[str, Any] = {
+    "lr": 1e-4, "backbone": "resnet50", "dilation": False, "position_embedding": "sine", "enc_layers": 1,
+    "dec_layers": 2, "dim_feedforward": 64, "hidden_dim": 32, "dropout": 0.1, "nheads": 4, "num_queries": 9,
+    "pre_norm": False, "masks": False, "device": "cuda", "resume": "", "coco_path": None, "distributed": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return published_names()
+
+
+def save(path: Path, checkpoint: object) -> str:
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["bare", "model", "distributed"])
+def test_forms_of_a_state_dict(tmp_path: Path, state: dict[str, Tensor], form: str) -> None:
+    checkpoint: dict[str, Any] = {
+        "bare": state,
+        "model": {"model": state},
+        "distributed": {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+    }[form]
+    loaded = load_checkpoint(save(tmp_path / "w.pth", checkpoint))
+    # Heads are the one thing that neither names nor shapes tell.
+    assert replace(loaded.config, heads=4) == CONFIG
+    expected = small_weights().tensors
+    assert loaded.tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.tensors.items())
+    assert loaded.classes.names.tolist() == ["class 0", "class 1", "class 2"]
+
+
+def test_as_the_training_script_saves_it(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """With optimizer, scheduler, epoch and args, from which heads and dilation are taken."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    checkpoint = {
+        "model": state,
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 200).state_dict(),
+        "epoch": 12,
+        "args": argparse.Namespace(**{**ARGS, "dilation": True, "dropout": 0.25}),
+    }
+    loaded = load_checkpoint(save(tmp_path / "checkpoint.pth", checkpoint))
+    assert loaded.config == replace(CONFIG, dilated=True, dropout=0.25)
+    loaded.model()
+
+
+def test_normalisation_position_and_layers_show_in_the_tensors(tmp_path: Path) -> None:
+    config = replace(CONFIG, pre_norm=True, position="learned", encoder_layers=2, decoder_layers=3)
+    path = save(tmp_path / "w.pth", published_names(config))
+    assert replace(load_checkpoint(path).config, heads=4) == config
+
+
+def test_where_dc5_comes_from(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """--model before args before the file's name."""
+    plain, named = save(tmp_path / "w.pth", state), save(tmp_path / "my-DC5.pth", state)
+    args = argparse.Namespace(**ARGS)
+    both = save(tmp_path / "dc5-no.pth", {"model": state, "args": args})
+    assert not load_checkpoint(plain).config.dilated
+    assert load_checkpoint(plain, model="detr-r50-dc5").config.dilated
+    assert load_checkpoint(named).config.dilated
+    assert not load_checkpoint(named, model="detr-r50").config.dilated
+    assert not load_checkpoint(both).config.dilated
+    assert load_checkpoint(both, model="detr-r50-dc5").config.dilated
+
+
+@pytest.mark.parametrize("before", ["", "module."])
+def test_a_mask_head_shows_in_the_names(tmp_path: Path, before: str) -> None:
+    state = {before + name: tensor for name, tensor in published_names(MASKED).items()}
+    loaded = load_checkpoint(save(tmp_path / "w.pth", {"model": state}))
+    assert isinstance(loaded.config, DETRMasksConfig)
+    assert loaded.config == MASKED  # the heads' number shows in the mask head
+    expected = small_weights(MASKED).tensors
+    assert loaded.tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.tensors.items())
+    with pytest.raises(UsageError, match="not a detr-r50: it is a detr-masks"):
+        load_checkpoint(str(tmp_path / "w.pth"), model="detr-r50")
+
+
+def test_250_classes_are_coco_panoptic() -> None:
+    assert len(PANOPTIC_NAMES) == 250
+    assert sum(name != "N/A" for name in PANOPTIC_NAMES) == 80 + 53
+    assert PANOPTIC_NAMES[:91] == NAMES
+    assert [PANOPTIC_NAMES[i] for i in (92, 107, 149, 187, 200)] == [
+        "banner", "counter", "road", "sky-other-merged", "rug-merged",
+    ]  # fmt: skip
+
+
+def test_91_classes_are_coco() -> None:
+    assert len(NAMES) == 91
+    assert [i for i, name in enumerate(NAMES) if name == "N/A"] == [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
+    assert (NAMES[1], NAMES[17], NAMES[63], NAMES[75], NAMES[90]) == (
+        "person", "cat", "couch", "remote", "toothbrush",
+    )  # fmt: skip
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"echo was here > {self.marker}",)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, new_format: bool) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "w.pth"
+    torch.save({"model": {}, "x": Evil(marker)}, path, _use_new_zipfile_serialization=new_format)
+    with pytest.raises(WeightsError, match=r"refused, and nothing of it was run: it asks for (posix|nt)\.system"):
+        load_checkpoint(str(path))
+    assert not marker.exists()
+    path.write_bytes(pickle.dumps(Evil(marker), protocol=2))
+    with pytest.raises(WeightsError):
+        load_checkpoint(str(path))
+    assert not marker.exists()
+
+
+def test_a_namespace_of_other_things_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    args = argparse.Namespace(**ARGS, output_dir=tmp_path)
+    path = save(tmp_path / "w.pth", {"model": state, "args": args})
+    with pytest.raises(WeightsError, match=r"it asks for pathlib"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[: len(data) // 2], "cannot be read as PyTorch weights|refused"),
+        (lambda _: b"", "cannot be read as PyTorch weights"),
+        (lambda _: b"not weights at all", "refused|cannot be read"),
+    ],
+    ids=["half", "empty", "text"],
+)
+def test_broken_files(tmp_path: Path, state: dict[str, Tensor], damage: Any, said: str) -> None:
+    path = Path(save(tmp_path / "w.pth", {"class_embed.bias": state["class_embed.bias"]}))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(WeightsError, match=said):
+        load_checkpoint(str(path))
+
+
+def test_other_things_in_a_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    with pytest.raises(WeightsError, match="holds a list"):
+        load_checkpoint(save(tmp_path / "a.pth", [1, 2]))
+    with pytest.raises(WeightsError, match="not the weights of a DETR"):
+        load_checkpoint(save(tmp_path / "b.pth", {"model": {"conv.weight": torch.zeros(2, 2)}}))
+    with pytest.raises(WeightsError, match="not the weights of a DETR"):
+        load_checkpoint(save(tmp_path / "c.pth", {"epoch": 3}))
+    with pytest.raises(WeightsError, match="mask head"):
+        load_checkpoint(save(tmp_path / "d.pth", {"model": {f"detr.{k}": v for k, v in state.items()}}))
+
+
+def test_mismatch_is_explained(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    tensors = dict(state)
+    del tensors["transformer.decoder.norm.bias"]
+    tensors["extra.weight"] = torch.zeros(1)
+    tensors["bbox_embed.layers.1.bias"] = torch.zeros(5)
+    with pytest.raises(WeightsError) as error:
+        load_checkpoint(save(tmp_path / "w.pth", tensors)).model()
+    assert "1 missing: decoder.norm.bias" in str(error.value)
+    assert "1 left over: extra.weight" in str(error.value)
+    assert "1 of another shape: box_head.layers.1.bias is 5 for 32" in str(error.value)
+
+
+def test_half_precision_files_become_float32(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    half = {name: tensor.half() for name, tensor in state.items()}
+    model = load_checkpoint(save(tmp_path / "w.pth", half)).model()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
