@@ -30,6 +30,12 @@ class Evil:
         return os.system, ("touch was-here",)
 
 
+def preprocessing(size: int, mean: list[float], std: list[float]) -> dict[str, Any]:
+    """As it stands in a file's header."""
+    resize = {"kind": "shortest-edge", "size": size, "max_size": size + 35, "divisor": 1}
+    return {"resize": resize, "mean": mean, "std": std}
+
+
 def own_file(change: Callable[[bytes], bytes] = bytes, **parts: Any) -> Make:
     """With other parts in its header, and a checksum that fits them; then its bytes changed."""
 
