@@ -1,18 +1,27 @@
-"""What can go wrong for a user, and the exit code of each kind.
+"""Errors that users can act on, each kind with its exit code.
 
-A message says what is wrong, with which file or item, and what to do, in one to three lines. Anything else
-that is raised is a bug of ours.
+A message states the problem, the file or item, and the remedy, in one to three lines. It mentions arguments by
+`argument()`. Any other exception is a bug.
 """
 
 import errno
 from typing import ClassVar
 
+from detrcli.messages import Wording, in_python, word
+
 
 class DetrError(Exception):
-    """An error that the user can do something about."""
+    """An error that the user can act on."""
 
     exit_code: ClassVar[int] = 1
     alone = False  # whether, of several processes, this one alone has met it
+
+    def text(self, wording: Wording = in_python) -> str:
+        """Return the message with the arguments that it mentions in the given wording."""
+        return word(super().__str__(), wording)
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 class UsageError(DetrError):

@@ -15,7 +15,19 @@ PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS = (
-    ("boxes", "config", "errors", "guide", "polygons", "resize", "run_lengths", "structures", "system"),
+    (
+        "boxes",
+        "config",
+        "errors",
+        "guide",
+        "messages",
+        "polygons",
+        "reporter",
+        "resize",
+        "run_lengths",
+        "structures",
+        "system",
+    ),
     ("data", "losses", "model"),
     ("segmentation",),
     ("architectures",),
