@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (arXiv 2010.04159): each query takes from a few points around its reference."""
+"""Multi-scale deformable attention (arXiv 2010.04159): each query samples a few points around its reference."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from detrcli.model.pyramid import Pyramid
 
 
 class DeformableAttention(nn.Module):
-    """Where to look and how much of it to take both follow from the query alone: nothing is compared with keys."""
+    """Attention whose sampling points and weights are predicted from the query alone, without keys."""
 
     def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class DeformableAttention(nn.Module):
         init_deformable(self)
 
     def forward(self, queries: Tensor, references: Tensor, memory: Tensor, pyramid: Pyramid) -> Tensor:
-        """Queries (B, Q, C) with references (B, Q, levels, 2 or 4) over a memory (B, S, C), to (B, Q, C)."""
+        """Attend to a memory (B, S, C) from queries (B, Q, C) with references (B, Q, levels, 2 or 4): (B, Q, C)."""
         values = self.value_projection(memory)
         if pyramid.padding is not None:
             values = values.masked_fill(pyramid.padding[..., None], 0)
@@ -32,37 +32,38 @@ class DeformableAttention(nn.Module):
         return self.output_projection(gathered.flatten(2))
 
     def sampling(self, queries: Tensor, references: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """The points, (B, Q, heads, levels, points, 2), x and y as parts of a level, and their weights.
+        """Return the sampling points and their weights.
 
-        The weights (B, Q, heads, levels, points) sum to 1 over levels and points.
+        Points (B, Q, heads, levels, points, 2) are x and y in [0, 1] of a level. Weights (B, Q, heads, levels, points)
+        sum to 1 over levels and points.
         """
         shape = (*queries.shape[:2], self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(queries).to(references.dtype).view(*shape, 2)
         weights = self.attention_weights(queries).view(*shape[:3], -1).softmax(-1).view(shape)
-        centre = references[:, :, None, :, None, :2]
-        if references.shape[-1] == 2:  # offsets count cells
+        center = references[:, :, None, :, None, :2]
+        if references.shape[-1] == 2:  # offsets are in cells
             cells = torch.tensor([(w, h) for h, w in pyramid.shapes], device=queries.device)  # (levels, 2)
-            return centre + offsets / cells[:, None], weights
-        half = references[:, :, None, :, None, 2:] / 2  # offsets are shares of half the box
-        return centre + offsets / self.points * half, weights
+            return center + offsets / cells[:, None], weights
+        half = references[:, :, None, :, None, 2:] / 2  # offsets are in halves of the box
+        return center + offsets / self.points * half, weights
 
 
 def sample(values: Tensor, shapes: Sequence[tuple[int, int]], points: Tensor, weights: Tensor) -> Tensor:
-    """What values (B, S, heads, D) are at the points, bilinearly, weighted and summed: (B, Q, heads, D).
+    """Interpolate values (B, S, heads, D) bilinearly at the points, and sum them by weight: (B, Q, heads, D).
 
-    A point outside of a level takes nothing there. The map is read in the points' dtype: bfloat16 is too coarse
-    to tell where in a level a point lies, and torch's own sampling in it is wrong where a map is not contiguous.
+    Outside of a level values are 0. Maps are sampled in the points' dtype: bfloat16 is too coarse for coordinates, and
+    torch's bfloat16 sampling is wrong for maps that are not contiguous.
     """
     B, Q, heads, levels, P, _ = points.shape
     grid = (2 * points - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, P, 2), in [-1, 1]
-    taken = []
-    for level, own in enumerate(torch.split(values, [h * w for h, w in shapes], 1)):
+    sampled = []
+    for level, level_values in enumerate(torch.split(values, [h * w for h, w in shapes], 1)):
         h, w = shapes[level]
-        map_ = own.permute(0, 2, 3, 1).reshape(B * heads, -1, h, w)  # (B * heads, D, h, w)
-        taken.append(
+        map_ = level_values.permute(0, 2, 3, 1).reshape(B * heads, -1, h, w)  # (B * heads, D, h, w)
+        sampled.append(
             F.grid_sample(map_.to(grid.dtype), grid[:, :, level], padding_mode="zeros", align_corners=False)
         )  # (B * heads, D, Q, P)
-    at_points = torch.cat(taken, -1)  # (B * heads, D, Q, levels * P)
+    at_points = torch.cat(sampled, -1)  # (B * heads, D, Q, levels * P)
     share = weights.transpose(1, 2).reshape(B * heads, 1, Q, levels * P)
     summed = (at_points * share).sum(-1)  # (B * heads, D, Q)
     return summed.view(B, heads, -1, Q).permute(0, 3, 1, 2).to(values.dtype)
@@ -70,9 +71,9 @@ def sample(values: Tensor, shapes: Sequence[tuple[int, int]], points: Tensor, we
 
 @torch.no_grad()
 def init_deformable(attention: DeformableAttention) -> None:
-    """The published random start: each head looks into a direction of its own, each point a cell further."""
+    """Initialize as published: each head samples in its own direction, each further point a cell further out."""
     if attention.sampling_offsets.bias.is_meta:
-        return  # shapes alone have nothing to start from, and computing them imports what takes a second
+        return  # nothing to initialize, and the computation imports modules that take a second
     angles = torch.arange(attention.heads) * (2 * math.pi / attention.heads)
     directions = torch.stack([angles.cos(), angles.sin()], -1)  # (heads, 2)
     directions = directions / directions.abs().amax(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The layers of a transformer that looks at a pyramid by sampled points (arXiv 2010.04159)."""
+"""The layers of a transformer with deformable attention to a feature pyramid (arXiv 2010.04159)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from detrcli.model.transformer import AddNorm, FeedForward
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Each token looks at some points around its own place, on all levels."""
+    """Deformable self-attention of the tokens over all levels, and a feed-forward network."""
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class DeformableEncoderLayer(nn.Module):
         self.add_norm2 = AddNorm(dim, dropout, pre_norm=False)
 
     def forward(self, x: Tensor, references: Tensor, pyramid: Pyramid) -> Tensor:
-        """Tokens (B, S, C), each with its place on every level, (B, S, levels, 2)."""
+        """Update tokens (B, S, C) with reference points on every level, (B, S, levels, 2)."""
 
         def self_attention(x: Tensor) -> Tensor:
             return self.self_attention(x + pyramid.position, references, x, pyramid)
@@ -29,7 +29,7 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformableEncoder(nn.Module):
-    """Encoder layers in a row."""
+    """A stack of encoder layers."""
 
     def __init__(self, layers: int, dim: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -38,16 +38,16 @@ class DeformableEncoder(nn.Module):
         )
 
     def forward(self, pyramid: Pyramid) -> Tensor:
-        """A pyramid to the memory (B, S, C)."""
+        """Return the memory (B, S, C)."""
         x = pyramid.tokens
-        references = pyramid.on_levels(pyramid.cells())  # (B, S, levels, 2)
+        references = pyramid.on_levels(pyramid.cell_centers())  # (B, S, levels, 2)
         for layer in self.layers:
             x = layer(x, references, pyramid)
         return x
 
 
 class DeformableDecoderLayer(nn.Module):
-    """Queries look at each other, then at some points of the pyramid around their references."""
+    """Self-attention of the queries, deformable cross-attention to the memory, and a feed-forward network."""
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -65,13 +65,16 @@ class DeformableDecoderLayer(nn.Module):
         references: Tensor,
         memory: Tensor,
         pyramid: Pyramid,
-        hidden: Tensor | None = None,
+        attn_mask: Tensor | None = None,
     ) -> Tensor:
-        """Queries and positions (B, Q, C), references (B, Q, 2 or 4); `hidden` (Q, Q): who does not see whom."""
+        """Update queries (B, Q, C) with positions (B, Q, C) and references (B, Q, 2 or 4).
+
+        `attn_mask` (Q, Q) is True where the row's query must not attend to the column's.
+        """
 
         def self_attention(x: Tensor) -> Tensor:
-            asking = x + position
-            gathered, _ = self.self_attention(asking, asking, x, need_weights=False, attn_mask=hidden)
+            located = x + position
+            gathered, _ = self.self_attention(located, located, x, need_weights=False, attn_mask=attn_mask)
             return gathered
 
         def cross_attention(x: Tensor) -> Tensor:
@@ -83,5 +86,5 @@ class DeformableDecoderLayer(nn.Module):
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
-    """The logit of numbers in [0, 1], as published: what is nearer than `eps` to an end stays finite."""
+    """Return the logit of numbers in [0, 1], kept finite by clamping at distance `eps` from 0 and 1, as published."""
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
