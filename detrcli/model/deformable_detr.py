@@ -9,8 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
-from detrcli.model.deformable_attention import DeformableAttention, init_deformable
-from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder, inverse_sigmoid
+from detrcli.model.deformable_transformer import (
+    DeformableAttention,
+    DeformableDecoderLayer,
+    DeformableEncoder,
+    init_deformable,
+    inverse_sigmoid,
+)
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead, init_focal_heads
 from detrcli.model.position import SinePosition

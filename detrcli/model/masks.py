@@ -43,11 +43,25 @@ OfQueries = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class HeadOutput:
-    """The masks of a batch, computed for requested queries."""
+class QueryMasks:
+    """The masks of a batch, computed for requested queries in the precision of the forward pass."""
 
-    masks: OfQueries  # logits (P, h, w)
-    attention: OfQueries | None = None  # weights of the cells (P, heads, h, w), summing to 1 over heads and cells
+    input_size: tuple[int, int]
+    logits: OfQueries  # (P, h, w)
+    weights: OfQueries | None = None  # of the cells in a mask (P, heads, h, w), summing to 1 over heads and cells
+    by_corner: bool = False
+    heads: int = 1
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        with self.precision():
+            return self.logits(images, queries).float()
+
+    def attention(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Return the weights of the cells in the masks, (P, heads, h, w)."""
+        assert self.weights is not None
+        with self.precision():
+            return self.weights(images, queries).float()
 
 
 class MaskHead(nn.Module, ABC):
@@ -57,28 +71,8 @@ class MaskHead(nn.Module, ABC):
     heads = 1  # of its attention
 
     @abstractmethod
-    def forward(self, inputs: MaskHeadInputs) -> HeadOutput: ...
-
-
-@dataclass(frozen=True)
-class QueryMasks:
-    """The masks of a batch, computed on request in the precision of its forward pass."""
-
-    input_size: tuple[int, int]
-    head: HeadOutput
-    precision: Callable[[], AbstractContextManager[object]]
-    by_corner: bool
-    heads: int = 1
-
-    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        with self.precision():
-            return self.head.masks(images, queries).float()
-
-    def attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Return the weights of the cells in the masks, (P, heads, h, w), summing to 1 over heads and cells."""
-        assert self.head.attention is not None
-        with self.precision():
-            return self.head.attention(images, queries).float()
+    def forward(self, inputs: MaskHeadInputs) -> tuple[OfQueries, OfQueries]:
+        """Return functions for mask logits (P, h, w) and for the weights of the cells (P, heads, h, w)."""
 
 
 class Segmenter(DetectionTransformer):
@@ -141,9 +135,9 @@ class Segmenter(DetectionTransformer):
         )
         height, width = batch.images.shape[-2:]
         head = self.mask_head
-        return output.with_masks(
-            QueryMasks((height, width), head(inputs), current_autocast(memory.device), head.by_corner, head.heads)
-        )
+        logits, weights = head(inputs)
+        precision = current_autocast(memory.device)
+        return output.with_masks(QueryMasks((height, width), logits, weights, head.by_corner, head.heads, precision))
 
 
 def current_autocast(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
@@ -206,7 +200,7 @@ class ConvolutionalMaskHead(MaskHead):
                 assert conv.bias is not None
                 nn.init.zeros_(conv.bias)
 
-    def forward(self, inputs: MaskHeadInputs) -> HeadOutput:
+    def forward(self, inputs: MaskHeadInputs) -> tuple[OfQueries, OfQueries]:
         keys = self.attention.keys(inputs.memory)
         # Each (B, width, h, w), the coarsest first.
         laterals = [lateral(map_) for lateral, map_ in zip(self.laterals, reversed(inputs.finer), strict=True)]
@@ -225,7 +219,7 @@ class ConvolutionalMaskHead(MaskHead):
                     x = finer + F.interpolate(x, size=finer.shape[-2:])
             return self.last(x)[:, 0]  # (P, h, w)
 
-        return HeadOutput(masks, attention)
+        return masks, attention
 
 
 class DotProductMaskHead(MaskHead):
@@ -252,7 +246,7 @@ class DotProductMaskHead(MaskHead):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, widths[-1])
         )
 
-    def forward(self, inputs: MaskHeadInputs) -> HeadOutput:
+    def forward(self, inputs: MaskHeadInputs) -> tuple[OfQueries, OfQueries]:
         x = inputs.memory
         layers = zip(self.laterals, self.narrower, self.steps, reversed(inputs.finer), strict=True)
         for lateral, narrower, step, map_ in layers:
@@ -275,7 +269,7 @@ class DotProductMaskHead(MaskHead):
             shares = masks(images, queries).sigmoid()
             return (shares / shares.sum((1, 2), keepdim=True))[:, None]
 
-        return HeadOutput(masks, attention)
+        return masks, attention
 
 
 def cells_outside(boxes: Tensor, height: int, width: int) -> Tensor:

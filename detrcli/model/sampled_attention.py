@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from detrcli.model.deformable_attention import DeformableAttention
 from detrcli.model.deformable_detr import DeformableDETR
+from detrcli.model.deformable_transformer import DeformableAttention
 from detrcli.model.dino import DINO
 from detrcli.model.inspectable import Ability, AttentionInspectable, CallRecord, Sampled, Stage
 

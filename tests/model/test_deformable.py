@@ -11,7 +11,7 @@ from torch import Tensor
 from detrcli.architectures import architecture_of, preset
 from detrcli.data.batching import collate
 from detrcli.losses.loss import StepNormalizers
-from detrcli.model.deformable_attention import DeformableAttention, sample
+from detrcli.model.deformable_transformer import DeformableAttention, sample
 from detrcli.model.denoising import Denoising, Noise
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition

@@ -18,9 +18,8 @@ from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
 from detrcli.inference.postprocess import detections
 from detrcli.resize import Placement
-from detrcli.segmentation.maps import MapKind
+from detrcli.segmentation.maps import MapKind, MapRequest, Predicted
 from detrcli.segmentation.mask_classification import MaskClassification
-from detrcli.segmentation.segmentation import MapRequest, Predicted
 from detrcli.structures import Classes, Detections, Prediction
 
 K = 4

@@ -14,8 +14,7 @@ from detrcli.config import Preprocessing
 from detrcli.inference.postprocess import detections
 from detrcli.losses.scoring import Sigmoid
 from detrcli.resize import Letterbox, ShortestEdge
-from detrcli.segmentation.masks import masks_of_queries
-from detrcli.segmentation.published import Published
+from detrcli.segmentation.published import Published, masks_of_queries
 from detrcli.structures import Classes, Prediction
 
 

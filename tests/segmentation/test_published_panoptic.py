@@ -13,9 +13,8 @@ from torch import Generator, Tensor
 
 from detrcli.losses.scoring import Softmax
 from detrcli.resize import ShortestEdge
-from detrcli.segmentation.maps import PanopticMap
+from detrcli.segmentation.maps import PanopticMap, Predicted
 from detrcli.segmentation.published import Published
-from detrcli.segmentation.segmentation import Predicted
 from detrcli.structures import Classes, Prediction
 
 CLASSES = Classes(
