@@ -120,9 +120,10 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
         case "position":
             return "a code of the row and column of each cell, added to the features because attention ignores order"
         case "levels":
+            order = ", the finest first" * (facts["levels"] > 1)
             return (
-                f"{_count(facts['levels'], 'feature map')} with {shape[1]} channels, from the finest to the coarsest, "
-                f"as {shape[0]:,} tokens; codes of level, row and column are added"
+                f"{_count(facts['levels'], 'feature map')} with {shape[1]} channels as {shape[0]:,} tokens{order}; codes "
+                "of level, row and column are added"
             )
         case "encoder" if sampled and "layers" in facts:
             return f"the {shape[0]:,} tokens after {layers} of attention, each to {points} per level around its cell"
@@ -135,24 +136,22 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
         case "decoder" if facts.get("attention") == "joint":
             return f"{shape[0]} object queries after {layers} of attention among queries and image patches together"
         case "decoder":
-            queries = {
-                "learned": ", learned slots for an object each,",
-                "proposed": ", initialized from the best proposals,",
-            }.get(facts.get("queries", ""), "")
+            kinds = {"learned": ", a learned slot for an object each,", "proposed": ", the best proposals,"}
+            queries = kinds.get(facts.get("queries", ""), "")
             where = f"{points} per level of the image" if sampled else "all cells of the image"
             return f"{shape[0]} object queries{queries} after {layers} of attention to each other and to {where}"
         case "class head" if scoring.num_logits(1) > 1:
-            return (
-                f'a logit for each of {shape[1] - 1} classes and for "no object" per query; a softmax turns them into '
-                "probabilities"
-            )
+            classes = f'{shape[1] - 1} classes and of "no object"'
+            return f"for each query a logit of each of {classes}; a softmax turns them into probabilities"
         case "class head":
-            return f"a logit for each of {shape[1]} classes per query; a sigmoid turns each into a probability"
+            return f"for each query a logit of each of {shape[1]} classes; a sigmoid turns each into a probability"
         case "box head" if shape[1] != 4:
-            return f"{shape[1] // 4} logits for each side of the box per query: a distribution over its position"
+            return (
+                f"for each query {shape[1] // 4} logits of each side of its box: a distribution of the side's position"
+            )
         case "box head":
             what = "a correction of its box" if facts.get("refines") else "its box"
-            return f"{what} per query: center x, center y, width and height as shares of the image"
+            return f"for each query {what}: center x, center y, width and height as shares of the image"
         case _:
             return f"the output of {type(stage.module).__name__}"
 
