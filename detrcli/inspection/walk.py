@@ -122,8 +122,8 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
         case "levels":
             order = ", the finest first" * (facts["levels"] > 1)
             return (
-                f"{_count(facts['levels'], 'feature map')} with {shape[1]} channels as {shape[0]:,} tokens{order}; codes "
-                "of level, row and column are added"
+                f"{_count(facts['levels'], 'feature map')} with {shape[1]} channels as {shape[0]:,} tokens{order}; "
+                "codes of level, row and column are added"
             )
         case "encoder" if sampled and "layers" in facts:
             return f"the {shape[0]:,} tokens after {layers} of attention, each to {points} per level around its cell"
@@ -146,9 +146,7 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
         case "class head":
             return f"for each query a logit of each of {shape[1]} classes; a sigmoid turns each into a probability"
         case "box head" if shape[1] != 4:
-            return (
-                f"for each query {shape[1] // 4} logits of each side of its box: a distribution of the side's position"
-            )
+            return f"for each query {shape[1] // 4} logits of each side of its box: a distribution of its position"
         case "box head":
             what = "a correction of its box" if facts.get("refines") else "its box"
             return f"for each query {what}: center x, center y, width and height as shares of the image"
