@@ -156,14 +156,14 @@ def test_every_layer_and_the_proposals_of_deformable_detr(run: Run) -> None:
 def test_postprocessing_of_deformable_detr(run: Run) -> None:
     found = detected(run, run.output)
     arrays = run.golden.arrays
-    for i, one in enumerate(found):
-        np.testing.assert_allclose(one.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
+    for i, detection in enumerate(found):
+        np.testing.assert_allclose(detection.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
         # Near-equal scores change places: pairs of label and box are compared where neighbours differ.
         gaps = np.abs(np.diff(arrays["post_scores"][i], prepend=np.inf, append=-np.inf))
         clear = (gaps[:-1] > 1e-5) & (gaps[1:] > 1e-5)
         assert clear.sum() > 10  # many scores are almost 1 here
-        assert (one.category_ids[clear] == arrays["post_labels"][i][clear]).all()
-        np.testing.assert_allclose(one.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
+        assert (detection.category_ids[clear] == arrays["post_labels"][i][clear]).all()
+        np.testing.assert_allclose(detection.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
 
 
 def detected(run: Run, output: Output) -> list[Any]:
@@ -220,8 +220,8 @@ def test_the_selection_of_dino(run: Run) -> None:
     scores = logits.amax(-1)
     close(scores, arrays["token_scores"])
     best = scores.topk(900, 1).indices.numpy()
-    picture = ~np.take_along_axis(arrays["token_padded"].astype(bool), arrays["topk_indices"], 1)
-    assert (best[picture] == arrays["topk_indices"][picture]).all()
+    inside = ~np.take_along_axis(arrays["token_padded"].astype(bool), arrays["topk_indices"], 1)
+    assert (best[inside] == arrays["topk_indices"][inside]).all()
 
 
 def test_dino_evaluated(dino_evaluated: Run) -> None:
@@ -232,13 +232,13 @@ def test_dino_evaluated(dino_evaluated: Run) -> None:
     close(decoder.logits.mean(-1), arrays["eval_pred_logits_mean"])
     close(decoder.boxes, arrays["eval_pred_boxes"])
     assert dino_evaluated.losses.total.item() == pytest.approx(facts["eval_total"], rel=1e-5)
-    for i, one in enumerate(detected(dino_evaluated, dino_evaluated.output)):
+    for i, detection in enumerate(detected(dino_evaluated, dino_evaluated.output)):
         clear = arrays["post_clear"][i].astype(bool)
-        assert len(one) == 300
-        np.testing.assert_allclose(one.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
-        for ours, name in ((one.category_ids, "post_labels"), (one.queries, "post_queries")):
+        assert len(detection) == 300
+        np.testing.assert_allclose(detection.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
+        for ours, name in ((detection.category_ids, "post_labels"), (detection.queries, "post_queries")):
             assert (ours[clear] == arrays[name][i][clear]).all()
-        np.testing.assert_allclose(one.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
+        np.testing.assert_allclose(detection.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
 
 
 # The others take long and differ in nothing that these tests check.

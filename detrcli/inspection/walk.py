@@ -134,12 +134,12 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
         case "proposals" | "tokens":
             return f"a box proposal of each of the {shape[0]:,} tokens, with a score; the best become queries"
         case "decoder" if facts.get("attention") == "joint":
-            return f"{shape[0]} object queries after {layers} of attention among queries and image patches together"
+            return f"{facts['count']} object queries and all image patches, after {layers} of attention among them"
         case "decoder":
             kinds = {"learned": ", a learned slot for an object each,", "proposed": ", the best proposals,"}
-            queries = kinds.get(facts.get("queries", ""), "")
+            queries = f"{facts.get('count', shape[0])} object queries{kinds.get(facts.get('queries', ''), '')}"
             where = f"{points} per level of the image" if sampled else "all cells of the image"
-            return f"{shape[0]} object queries{queries} after {layers} of attention to each other and to {where}"
+            return f"{queries} after {layers} of attention to each other and to {where}"
         case "class head" if scoring.num_logits(1) > 1:
             classes = f'{shape[1] - 1} classes and of "no object"'
             return f"for each query a logit of each of {classes}; a softmax turns them into probabilities"

@@ -16,7 +16,7 @@ ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 
 
 def every_pixel(logits: Tensor, truth: Sequence[Tensor], input_size: tuple[int, int]) -> MaskSamples:
-    """Compare masks at every pixel of the network's input, padding included, as published."""
+    """Sample every pixel of the network's input, padding included, as published."""
     height, width = input_size
     enlarged = F.interpolate(logits[:, None], size=input_size, mode="bilinear")[:, 0]  # (n, H, W)
     padded = [F.pad(mask, (0, width - mask.shape[1], 0, height - mask.shape[0])) for mask in truth]
@@ -25,7 +25,7 @@ def every_pixel(logits: Tensor, truth: Sequence[Tensor], input_size: tuple[int, 
 
 
 def sampled_points(number: int) -> MaskSampler:
-    """Compare masks at random points: 3/4 are the most uncertain of three times as many, the others are uniform."""
+    """Return a sampler of random points: 3/4 are the most uncertain of three times as many, the others uniform."""
 
     def sample(logits: Tensor, truth: Sequence[Tensor], input_size: tuple[int, int]) -> MaskSamples:
         count = number * 3 // 4
@@ -76,7 +76,7 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def mask_loss(name: str, weight: float, measure: Callable[[Tensor, Tensor], Tensor], sampler: MaskSampler) -> LossTerm:
-    """A term that compares the masks of the last layer."""
+    """Return a term that compares the masks of the last layer by a measure such as `dice`."""
 
     def values(m: Matched) -> Tensor:
         assert m.masks is not None

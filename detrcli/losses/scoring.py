@@ -111,7 +111,7 @@ class Softmax(Scoring):
         return -self.probabilities(logits)
 
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy with a lower weight for "no object"."""
+        """Return the cross-entropy with a lower weight for "no object"."""
         no_object = logits.shape[-1] - 1
         labels = torch.where(labels == NO_OBJECT, no_object, labels)
         weights = logits.new_ones(logits.shape[-1])
@@ -120,7 +120,7 @@ class Softmax(Scoring):
         return losses.view(labels.shape)
 
     def class_normalizer(self, objects: int, queries: int) -> float:
-        """The sum of the weights of all queries.
+        """Return the sum of the weights of all queries.
 
         As published for a single process without accumulation. With several processes the published loss is the mean
         of each process' own weighted mean, where an object weighs more if its batch has few objects.
@@ -161,7 +161,7 @@ class Sigmoid(Scoring):
         return -F.logsigmoid(logits.float()) if kind == "log" else -p
 
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Focal loss, summed over the classes."""
+        """Return the focal loss, summed over the classes."""
         return focal_loss(logits, _one_hot(logits, labels).to(logits.dtype), self.alpha, self.gamma).sum(-1)
 
     def quality_loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class Sigmoid(Scoring):
         return (cross_entropy * torch.where(targets > 0, targets, negative)).sum(-1)
 
     def class_normalizer(self, objects: int, queries: int) -> float:
-        """The number of objects."""
+        """Return the number of objects."""
         return objects
 
     def select(self, logits: Tensor) -> Selection:

@@ -53,7 +53,7 @@ class CostTerm:
 
 
 def class_cost(scoring: Scoring, kind: str, weight: float) -> CostTerm:
-    """The scoring's cost of the object's class, of a kind that the scoring defines."""
+    """Return the term of the scoring's class cost; `kind` is one of its `class_costs`."""
     if kind not in scoring.class_costs:
         choices = " or ".join(scoring.class_costs)
         raise UsageError(f"class_cost = {kind!r} is not defined for {scoring.name} scoring. Use {choices}.")
@@ -66,12 +66,12 @@ def class_cost(scoring: Scoring, kind: str, weight: float) -> CostTerm:
 
 
 def l1_cost(weight: float) -> CostTerm:
-    """L1 distance of the boxes as cxcywh."""
+    """Return the term of the L1 distance of boxes as cxcywh."""
     return CostTerm("l1", weight, lambda inputs: (inputs.boxes - inputs.truth).abs().sum(-1))
 
 
 def giou_cost(weight: float, eps: float = 0.0) -> CostTerm:
-    """Negative generalized IoU."""
+    """Return the term of the negative generalized IoU."""
     return CostTerm("giou", weight, lambda inputs: -generalised_iou(inputs.xyxy, cxcywh_to_xyxy(inputs.truth), eps))
 
 
@@ -157,7 +157,7 @@ def per_object(objects: int, queries: int) -> float:
 
 
 def class_loss(scoring: Scoring, weight: float) -> LossTerm:
-    """The scoring's classification loss."""
+    """Return the term of the scoring's class loss."""
     return LossTerm(
         "class",
         weight,
@@ -168,7 +168,7 @@ def class_loss(scoring: Scoring, weight: float) -> LossTerm:
 
 
 def quality_class_loss(scoring: Sigmoid, weight: float) -> LossTerm:
-    """Varifocal loss: the class target of a matched query is the IoU of its box with the object."""
+    """Return the term of the varifocal loss: a matched query should score the IoU of its box with the object."""
 
     def values(m: Matched) -> Tensor:
         quality = torch.zeros(m.labels.shape, device=m.logits.device)  # (L, B, Q)
@@ -180,12 +180,12 @@ def quality_class_loss(scoring: Sigmoid, weight: float) -> LossTerm:
 
 
 def l1_loss(weight: float) -> LossTerm:
-    """L1 distance of the boxes as cxcywh."""
+    """Return the term of the L1 distance of boxes as cxcywh."""
     return LossTerm("l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1), per_object)
 
 
 def giou_loss(weight: float, eps: float = 0.0) -> LossTerm:
-    """One minus the generalized IoU."""
+    """Return the term of one minus the generalized IoU."""
     return LossTerm(
         "giou", weight, lambda m: 1 - generalised_iou(cxcywh_to_xyxy(m.boxes), cxcywh_to_xyxy(m.truth), eps), per_object
     )

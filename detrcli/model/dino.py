@@ -55,7 +55,7 @@ class DINO(DetectionTransformer):
         init_dino(self)
 
     def without_gradient(self) -> Sequence[nn.Parameter]:
-        """Level codes, where no encoder layer uses them."""
+        """Return the level codes if no encoder layer uses them."""
         return [] if len(self.encoder.layers) else [self.pyramid.level_codes]
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:

@@ -172,7 +172,7 @@ class CallRecord(ForwardRecord):
         return weights
 
     def queries_are_alike(self, layer: int) -> bool:
-        """True in the first layer of DETR, where the contents of all queries are zero."""
+        """Return True in the first layer of DETR, where the contents of all queries are zero."""
         (_, _, values), _ = self.calls[self.inspected.among_queries[layer]]  # (B, Q, C)
         return bool((values == values[:, :1]).all())
 

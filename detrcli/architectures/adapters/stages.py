@@ -26,12 +26,12 @@ def stages_of(model: AdaptedNetwork, layers: int, *, in_one_row: bool) -> Sequen
     if family.proposals and model.modules_of(family.proposals):
         stages.append(Stage("tokens", last(family.proposals), 2))
     attention = "joint" if in_one_row else family.attentions.kind
-    facts = {"layers": layers, "attention": attention}
+    facts = {"layers": layers, "attention": attention, "count": model.queries}
     return [
         *stages,
         Stage("decoder", last(family.decoder), 2, facts, pick=_last_tensor),
         Stage("class head", last(family.class_head), 2),
-        Stage("box head", last(family.box_head), 2, {"refines": True}),
+        Stage("box head", last(family.box_head), 2, {"refines": family.scoring != "softmax"}),
     ]
 
 
