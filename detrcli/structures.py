@@ -117,7 +117,6 @@ class QueryGroup:
     hidden: Tensor | None = None  # (L, B, Q, C), what the heads saw
     targets: Sequence[Target] | None = None  # its own objects
     match: Match | None = None  # its own pairs
-    weight: float = 1.0  # of all its losses
     tokens: Tensor | None = None  # (B, Q), those of the encoder that its queries were chosen from
     masks: Masks | None = None  # of the last layer
     # The group's own counts for the objects of a batch's images, where they are not the batch's: what its losses are

@@ -102,7 +102,7 @@ def evaluate(
     from detrcli.api.detector import as_detector
     from detrcli.evaluation.class_mapping import map_classes
     from detrcli.evaluation.run import detect_split, readable
-    from detrcli.segmentation.segmentation import MapRequest
+    from detrcli.segmentation.maps import MapRequest
     from detrcli.system import distributed
 
     # As `detr predict --format panoptic` puts maps together, unless another score is asked for.

@@ -306,7 +306,7 @@ class Walk:
     height: int
     input_width: int
     input_height: int
-    stops: Sequence[walking.Stop]
+    stops: Sequence[walking.Step]
     own_shapes: Sequence[Shape] | None  # without resizing; None where the model cannot take that size
     found: Detections  # of all queries, by falling score
     picture: ImageSource

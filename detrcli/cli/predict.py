@@ -121,7 +121,7 @@ def predict(
     from detrcli.cli.loading import load_detector
     from detrcli.cli.prediction_lines import PredictionLines
     from detrcli.inference.class_filter import above, chosen_ids, of_classes
-    from detrcli.segmentation.segmentation import MapRequest
+    from detrcli.segmentation.maps import MapRequest
     from detrcli.system import distributed
     from detrcli.system.devices import find_device
     from detrcli.system.files import next_free_folder, write_whole

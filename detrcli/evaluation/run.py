@@ -13,8 +13,7 @@ from detrcli.evaluation.panoptic import FoundSegment, segments_of
 from detrcli.evaluation.results import Results, join, of_detections
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
-from detrcli.segmentation.maps import PanopticMap
-from detrcli.segmentation.segmentation import MapRequest
+from detrcli.segmentation.maps import MapRequest, PanopticMap
 from detrcli.system import distributed
 from detrcli.system.text import escape_controls
 

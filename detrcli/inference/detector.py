@@ -26,8 +26,7 @@ from detrcli.inference.engines import ENGINES, Engine, EngineName, PlainEngine, 
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
-from detrcli.segmentation.maps import PanopticMap, SemanticMap
-from detrcli.segmentation.segmentation import MapRequest, Predicted
+from detrcli.segmentation.maps import MapRequest, PanopticMap, Predicted, SemanticMap
 from detrcli.structures import Classes, Detections, Output, Prediction, Target
 from detrcli.system.devices import find_device
 from detrcli.system.precision import check_precision, computing_in, exact_float32

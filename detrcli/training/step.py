@@ -96,12 +96,14 @@ class Trainer:
         self.optimiser.zero_grad()
 
         targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
-        shared = StepNormalizers.of(targets)
+        normalizers: StepNormalizers | None = None
         seen: list[dict[str, Tensor]] = []  # of each batch
         for i, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
             with self._unsynchronised(i + 1 < len(batches)):
                 output = self._forward(batch, wanted)
-                breakdown = self._loss(output, wanted, shared)
+                if normalizers is None:  # the same for all batches of the step
+                    normalizers = self.loss.normalizers(output, targets)
+                breakdown = self._loss(output, wanted, normalizers)
                 self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
             seen.append(self._numbers(output, breakdown, wanted))
 
@@ -129,11 +131,11 @@ class Trainer:
         with autocast(self.settings.precision, self.device):
             return cast("Output", self._compute(batch.batch.to(self.device), targets))
 
-    def _loss(self, output: Output, targets: Sequence[Target], step: StepNormalizers) -> LossBreakdown:
+    def _loss(self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers) -> LossBreakdown:
         """The loss; where one process cannot match what is not finite, all of them stop here."""
         error = breakdown = None
         try:
-            breakdown = self.loss.compute_loss(output, targets, step)
+            breakdown = self.loss.compute_loss(output, targets, normalizers)
         except DivergedError as not_finite:
             error = not_finite
         if distributed.greatest(error is not None):

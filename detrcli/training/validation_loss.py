@@ -6,7 +6,7 @@ import torch
 from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.inference.detector import Detector
-from detrcli.losses.loss import Loss, StepNormalizers
+from detrcli.losses.loss import Loss
 
 LEAST, MOST = 8, 32  # pictures, a quarter of the split between these
 
@@ -26,12 +26,14 @@ def validation_loss(detector: Detector, truth: Annotations, loss: Loss) -> float
     examples = [one for i in places if isinstance(one := dataset[0, i], Example)]
     if not examples:
         return None
-    step = StepNormalizers.of([[one.target] for one in examples])
-    total = 0.0
+    batches = [[one.target] for one in examples]
+    normalizers, total = None, 0.0
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         for one in examples:
             target = one.target.to(detector.device)
             output = detector.output([one.pixels], [target])
-            total += float(loss.compute_loss(output, [target], step).total)
+            if normalizers is None:
+                normalizers = loss.normalizers(output, batches)
+            total += float(loss.compute_loss(output, [target], normalizers).total)
     return total
