@@ -17,7 +17,7 @@ from detrcli.data.images import open_picture
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError
 from detrcli.structures import Batch, Target
-from detrcli.system.seeds import mix
+from detrcli.system.distributed import mix_seeds
 
 BYTES_PER_PIXEL = 4  # of a decoded picture in Pillow's memory
 LEAST_MOSAIC = 8  # pixels of a side, below which there is nothing to put together
@@ -69,7 +69,7 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
 
     def __getitem__(self, place: tuple[int, int]) -> Example | UnreadableSample:
         epoch, i = place
-        chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
+        chance = torch.Generator().manual_seed(mix_seeds(self.seed, epoch, i))
         try:
             seen = self._mosaic(i, chance) if self.augmentation == "strong" else self._sample(i)
         except DataError as error:

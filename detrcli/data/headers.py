@@ -11,8 +11,7 @@ import msgspec
 from PIL import ExifTags, UnidentifiedImageError
 
 from detrcli.data.images import FORMATS, UPRIGHT, opened
-from detrcli.system.cache import cache_folder
-from detrcli.system.files import write_whole
+from detrcli.system.files import cache_folder, write_whole
 
 SIDEWAYS = frozenset({5, 6, 7, 8})  # the EXIF orientations that exchange width and height
 

@@ -17,7 +17,7 @@ from detrcli.data.outlines import encoded
 from detrcli.data.shapes import CATALOGUE, DEFAULT, STUFF, Scene, scene
 from detrcli.errors import UsageError
 from detrcli.run_lengths import box_around
-from detrcli.system.cache import cache_folder
+from detrcli.system.files import cache_folder
 
 IMAGES, SIZE, OBJECTS, SEED = 2000, 128, 5, 0
 VAL_SHARE = 5  # a validation picture for so many of train

@@ -29,8 +29,7 @@ from detrcli.model.inspectable import Inspectable
 from detrcli.segmentation.maps import PanopticMap, SemanticMap
 from detrcli.segmentation.segmentation import MapRequest, Predicted
 from detrcli.structures import Classes, Detections, Output, Prediction, Target
-from detrcli.system.devices import find_device
-from detrcli.system.precision import check_precision, computing_in, exact_float32
+from detrcli.system.devices import check_precision, computing_in, exact_float32, find_device
 from detrcli.system.prefetch import prefetch
 
 ImageSource = str | Path | File | Image.Image | np.ndarray

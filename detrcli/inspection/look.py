@@ -21,7 +21,7 @@ from detrcli.losses.scoring import NO_OBJECT
 from detrcli.model.inspectable import ForwardRecord, Inspectable
 from detrcli.resize import Placement
 from detrcli.structures import Detections, Masks, Prediction
-from detrcli.system.precision import exact_float32
+from detrcli.system.devices import exact_float32
 
 
 @dataclass(frozen=True)

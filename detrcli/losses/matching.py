@@ -11,7 +11,7 @@ from torch import Tensor
 from detrcli.errors import DataError, DivergedError
 from detrcli.losses.terms import CostTerm, cost_inputs
 from detrcli.structures import Match, QueryGroup, Target
-from detrcli.system.devices import send
+from detrcli.system.devices import to_device
 
 
 class HungarianMatcher:
@@ -69,7 +69,7 @@ class HungarianMatcher:
         found = np.stack([layers, images, queries, objects + starts[images]])  # (4, P)
         if self.layers == "last":
             found = np.concatenate([_in_layer(found, layer) for layer in range(len(group))], axis=1)
-        return Match(*send(torch.from_numpy(found), logits.device))
+        return Match(*to_device(torch.from_numpy(found), logits.device))
 
 
 def _in_layer(pairs: np.ndarray, layer: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 from detrcli.boxes import cxcywh_to_xyxy, generalised_iou, iou
 from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid
 from detrcli.structures import Match, QueryGroup, Target
-from detrcli.system.devices import send
+from detrcli.system.devices import to_device
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class CostInputs:
 def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> CostInputs:
     """Put objects beside queries, image by image: so the work grows with T and not with B * T."""
     counts = torch.tensor([len(target) for target in targets], dtype=torch.long)
-    images = send(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
+    images = to_device(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
     # One number of a box after the other, (8, L, B, Q): what is computed with them runs along many numbers.
     by_number = torch.cat([boxes.float(), cxcywh_to_xyxy(boxes.float())], -1).movedim(-1, 0).contiguous()
     beside = by_number[:, :, images].movedim(0, -1)  # (L, T, Q, 8)

@@ -220,7 +220,7 @@ class Training:
         """Save where any process wishes so, was told to stop, or cannot go on; the exit code where all stop."""
         due = time.perf_counter() - self._saved > 60 * self.settings.save_every
         mine = STOP if error else interrupts.wish() or (SAVE if due and self.folder else 0)
-        wish = distributed.greatest(mine)
+        wish = distributed.maximum(mine)
         if wish:
             self.save()
         if error is None:

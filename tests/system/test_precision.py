@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrcli.errors import UsageError
-from detrcli.system.precision import PRECISIONS, check_precision, computing_in, exact_float32
+from detrcli.system.devices import PRECISIONS, check_precision, computing_in, exact_float32
 
 CPU = torch.device("cpu")
 
