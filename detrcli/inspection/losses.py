@@ -51,7 +51,7 @@ def object_losses(
     for m, term in enumerate(criterion.terms):
         if not term.goes_with(group, [target]):
             continue
-        factor = group.weight * term.weight / normalisers[term.name]
+        factor = term.weight / normalisers[term.name]
         values = factor * term.values(matched).double().cpu().numpy()  # (L, 1, Q), or (P,)
         if values.ndim == 3:
             unmatched[:, m] = (values[:, 0] * free).sum(1)

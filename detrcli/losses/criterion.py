@@ -41,7 +41,7 @@ class Criterion:
             normalisers = step.normalisers[group.name]
             terms = [term for term in self.terms if term.goes_with(group, own)]
             layers[group.name] = {term.name: term.by_layer(matched) / normalisers[term.name] for term in terms}
-            total += [group.weight * term.weight * layers[group.name][term.name].sum() for term in terms]
+            total += [term.weight * layers[group.name][term.name].sum() for term in terms]
         parts = {
             name if group is output.decoder else f"{group.name}_{name}": value[-1]
             for group in output.groups

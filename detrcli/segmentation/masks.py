@@ -38,8 +38,8 @@ def in_picture(values: Tensor, size: tuple[int, int], placement: Placement, *, b
     rows, columns = (
         nearest(length, start, inside, offset, values.device)
         for length, start, inside in (
-            (size[0], placement.top, placement.picture_height),
-            (size[1], placement.left, placement.picture_width),
+            (size[0], placement.top, placement.image_height),
+            (size[1], placement.left, placement.image_width),
         )
     )
     return values[:, rows[:, None].clamp(max=values.shape[1] - 1), columns.clamp(max=values.shape[2] - 1)]

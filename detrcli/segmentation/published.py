@@ -100,8 +100,8 @@ def nearest_of(owners: Tensor, size: tuple[int, int], placement: Placement) -> T
         .clamp(max=most - 1)
         .to(owners.device)
         for length, start, inside, most in (
-            (size[0], placement.top, placement.picture_height, owners.shape[0]),
-            (size[1], placement.left, placement.picture_width, owners.shape[1]),
+            (size[0], placement.top, placement.image_height, owners.shape[0]),
+            (size[1], placement.left, placement.image_width, owners.shape[1]),
         )
     )
     return owners[rows[:, None], columns]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrcli.data import examine as examine_module
 from detrcli.data.annotations import annotate, classes_in_report
-from detrcli.data.outlines import encoded
+from detrcli.data.segmentations import to_rle
 from detrcli.data.source import open_data
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.truth import truth_of
@@ -32,7 +32,7 @@ def instances(root: Path, change: Callable[[Document], object] = lambda document
             noise = np.random.default_rng([image, split == "val"]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / split / file)
             document["images"].append({"id": image, "file_name": file, "width": WIDTH, "height": HEIGHT})
-            for number, (box, outline) in enumerate([([10, 10, 20, 15], POLYGON), ([40, 5, 15, 10], encoded(mask))]):
+            for number, (box, outline) in enumerate([([10, 10, 20, 15], POLYGON), ([40, 5, 15, 10], to_rle(mask))]):
                 document["annotations"].append(
                     {
                         "id": 10 * image + number, "image_id": image, "category_id": 1, "bbox": box,
@@ -66,7 +66,7 @@ def stuff(change: Callable[[Document], object]) -> Callable[[Path], object]:
                 document["annotations"].append(
                     {
                         **own[0], "id": 10 * image + 5, "category_id": 2, "bbox": [0, 0, WIDTH, HEIGHT],
-                        "segmentation": encoded(free),
+                        "segmentation": to_rle(free),
                     }
                 )  # fmt: skip
             change(document)
@@ -222,7 +222,7 @@ def test_what_is_left_out_is_neither_learned_nor_measured(
     PLANTED[planted][-1](tmp_path / "data")
     split = detr("data", "check", "data", "--json", "--skip-bad").json["splits"]["train"]
     assert (split["images"], split["boxes"]) == (images, boxes)
-    examined = examine_module.examine(open_data(tmp_path / "data"), leave_out_bad=True)
+    examined = examine_module.examine(open_data(tmp_path / "data"), skip_bad=True)
     train = examined.splits["train"]
     annotations = annotate(train, classes_in_report(examined), masks=True)
     assert (len(annotations), len(annotations.boxes)) == (images, boxes)

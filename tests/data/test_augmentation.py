@@ -22,20 +22,20 @@ from detrcli.data.augmentation import (
     augment,
     crop,
     flip,
+    jitter_colours,
+    make_sample,
     mosaic,
-    other_colours,
-    sample,
     zoom,
 )
 from detrcli.data.dataset import to_input
-from detrcli.data.preprocessing import as_picture
+from detrcli.data.preprocessing import as_image
 from detrcli.resize import Resize, ShortestEdge
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def seen_with(image: Image.Image, boxes: Tensor, labels: Tensor) -> Sample:
-    return sample(image, {"boxes": boxes, "labels": labels})
+    return make_sample(image, {"boxes": boxes, "labels": labels})
 
 
 def resize(seen: Sample, rule: Resize) -> Sample:
@@ -81,7 +81,7 @@ def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, heigh
     seen, preprocessing = augment(painted(g, width, height), Preprocessing(ShortestEdge(size, 2 * size)), g)
     after = resize(seen, preprocessing.resize)
     inputs, target = to_input(seen, preprocessing)
-    pixels = np.asarray(as_picture(inputs, preprocessing))
+    pixels = np.asarray(as_image(inputs, preprocessing))
     assert pixels.shape[:2] == (after.image.height, after.image.width)
     assert target.labels.tolist() == after.labels.tolist()
     scaled = cxcywh_to_xyxy(target.boxes) * torch.tensor([after.image.width, after.image.height] * 2)
@@ -218,7 +218,7 @@ def test_what_is_known_of_an_object_stays_with_it() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 30], [50, 5, 60, 9]])
     objects = {"boxes": boxes, "labels": torch.tensor([4, 5, 6]), "tracks": torch.tensor([70, 71, 72])}
     objects["parts"] = torch.arange(6.0).reshape(3, 2)  # of any shape behind the first axis
-    seen = sample(Image.new("RGB", (64, 48)), objects)
+    seen = make_sample(Image.new("RGB", (64, 48)), objects)
     some = seen.part(torch.tensor([True, False, True]))
     assert some.objects.keys() == objects.keys()
     assert some.objects["tracks"].tolist() == [70, 72]
@@ -277,7 +277,7 @@ def test_what_a_cut_leaves_of_an_object_is_one_from_a_part_on() -> None:
 def test_other_colours_leave_objects_and_shapes() -> None:
     seen = painted(torch.Generator().manual_seed(3), 90, 60)
     plain = np.asarray(seen.image)
-    changed = [np.asarray(other_colours(seen, torch.Generator().manual_seed(seed)).image) for seed in range(10)]
+    changed = [np.asarray(jitter_colours(seen, torch.Generator().manual_seed(seed)).image) for seed in range(10)]
     assert len({one.tobytes() for one in changed}) == 10
     for one in changed:  # what had one colour has one still
         for x0, y0, x1, y1 in seen.boxes.int().tolist():

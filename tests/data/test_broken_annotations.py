@@ -14,15 +14,15 @@ import pytest
 from detrcli.data.checks import check_split
 from detrcli.data.examine import examine
 from detrcli.data.layouts import yolo
-from detrcli.data.place import lies_inside
+from detrcli.data.paths import lies_inside
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
-from detrcli.structures import LONGEST_NAME, MOST_CLASSES, Classes
+from detrcli.structures import MAX_CLASSES, MAX_NAME_LENGTH, Classes
 
 
 def train_of(root: Path) -> RawAnnotations:
-    return open_data(root).layout.readers["train"]()
+    return open_data(root).readers["train"]()
 
 
 def coco(**changes: Any) -> Callable[[Path], Path]:
@@ -103,7 +103,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "3,000 brackets": (yaml(f"names: {'[' * 3000}\n"), "data.yaml: cannot be read .lists in lists"),
     "3,000,000 classes": (yaml("nc: 3000000\n"), "data.yaml: `nc` is more than"),
     "classes of 5,000 digits": (yaml(f"nc: {'9' * 5000}\n"), "data.yaml: `nc` is more than"),
-    "too many names": (yaml("names: [" + "a, " * (MOST_CLASSES + 1) + "]\n"), "data.yaml: there are 30,001 classes"),
+    "too many names": (yaml("names: [" + "a, " * (MAX_CLASSES + 1) + "]\n"), "data.yaml: there are 30,001 classes"),
     "lists of lists by reference": (yaml(f"a: &a [lol]\n{LISTS}names: *i\n"), "data.yaml: `names` must be"),
     "splits by reference": (
         lambda root: folders.yolo(root, f"a: &a [lol]\n{LISTS}train: *i\nnames: [ant]\n"),
@@ -228,14 +228,14 @@ def test_many_classes_are_looked_through_at_once(tmp_path: Path) -> None:
 
 def test_names_of_classes_have_bounds() -> None:
     assert Classes.of([2, 1], ["b", "a"]).names.tolist() == ["b", "a"]
-    assert Classes.of(range(2), ("x" * LONGEST_NAME, "")).ids.dtype == np.int64
+    assert Classes.of(range(2), ("x" * MAX_NAME_LENGTH, "")).ids.dtype == np.int64
     for ids, names in (
-        ([1], ["x" * (LONGEST_NAME + 1)]),
+        ([1], ["x" * (MAX_NAME_LENGTH + 1)]),
         ([1, 2], ["a"]),
         ([[1], [2]], ["a", "b"]),
         ([1], [5]),
         ([1], "a"),
-        (range(MOST_CLASSES + 1), ["a"] * (MOST_CLASSES + 1)),
+        (range(MAX_CLASSES + 1), ["a"] * (MAX_CLASSES + 1)),
     ):
         with pytest.raises(ValueError, match=r"class"):
             Classes.of(ids, names)

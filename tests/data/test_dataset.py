@@ -13,9 +13,15 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
-from detrcli.data.annotations import Annotations, annotate, classes_in_report
-from detrcli.data.contents import _mark
-from detrcli.data.dataset import DetectionDataset, Example, Examples, UnreadableSample, collate_examples, unbroken
+from detrcli.data.annotations import Annotations, _hash, annotate, classes_in_report
+from detrcli.data.dataset import (
+    DetectionDataset,
+    Example,
+    Examples,
+    UnreadableSample,
+    collate_examples,
+    raise_unreadable,
+)
 from detrcli.data.examine import examine
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
@@ -111,7 +117,7 @@ def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examp
     dataset = DetectionDataset(annotations, Preprocessing(ShortestEdge(64, 100)), augmentation="published", seed=5)
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
-    return list(unbroken(loader))
+    return list(raise_unreadable(loader))
 
 
 def test_augmentation_depends_on_seed_epoch_and_picture_alone(truth: tuple[Annotations, Classes]) -> None:
@@ -133,7 +139,7 @@ def test_pictures_are_kept_where_all_fit_and_come_out_the_same(truth: tuple[Anno
     bytes_of_all = 4 * sum(h * w for h, w in annotations.sizes.tolist())
     p = Preprocessing(ShortestEdge(64, 100))
     reading, keeping, too_few = (
-        DetectionDataset(annotations, p, augmentation="strong", seed=5, keep=keep)
+        DetectionDataset(annotations, p, augmentation="strong", seed=5, cache_bytes=keep)
         for keep in (0, bytes_of_all, bytes_of_all - 1)
     )
     wanted = [reading[epoch, i] for epoch in (1, 2) for i in range(len(annotations))]
@@ -196,9 +202,9 @@ def test_marks_tell_other_contents_of_equal_length(tmp_path: Path) -> None:
             marks = []
             for content in (whole[:length], bytes(changed), whole[:length]):
                 (tmp_path / "a").write_bytes(content)
-                marks.append(_mark(tmp_path / "a"))
+                marks.append(_hash(tmp_path / "a"))
             assert marks[0] == marks[2] != marks[1], (length, place)
-    assert _mark(tmp_path / "nowhere") == 0
+    assert _hash(tmp_path / "nowhere") == 0
 
 
 def test_parents_get_no_class(root: Path) -> None:

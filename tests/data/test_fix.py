@@ -9,7 +9,7 @@ import pytest
 from here import Detr
 from PIL import Image
 
-from detrcli.data.examine import headers_only
+from detrcli.data.examine import examine_headers
 from detrcli.data.source import open_data
 
 CAT, DOG = 3, 8
@@ -97,7 +97,7 @@ def test_each_kind_of_change(data: Path, tmp_path: Path, detr: Detr) -> None:
     )
     pictures = {name: bytes_ for name, bytes_ in before.items() if name.endswith(".png")}
     assert {name: bytes_ for name, bytes_ in everything(out).items() if name.endswith(".png")} == pictures
-    assert headers_only(open_data(out), ["train", "val"]).ok
+    assert examine_headers(open_data(out), ["train", "val"]).ok
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -159,4 +159,4 @@ def test_other_layouts_become_coco(tmp_path: Path, detr: Detr) -> None:
     assert first["bbox"] == [10, 10, 50, 30]
     others = [one for one in found["train"]["annotations"] if one is not first]
     assert others[0]["bbox"] == [40, 15, 20, 20]
-    assert headers_only(open_data(out), ["train", "val"]).ok
+    assert examine_headers(open_data(out), ["train", "val"]).ok

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrcli.data.decode import decode
-from detrcli.data.headers import read_header
-from detrcli.data.images import MAX_PIXELS, open_picture
+from detrcli.data.image_files import decode, read_header
+from detrcli.data.images import MAX_PIXELS, open_image
 from detrcli.errors import DataError
 
 WIDTH, HEIGHT = 48, 32
@@ -30,7 +29,7 @@ def corners(colours: list[tuple[int, ...]], kind: str = "uint8") -> np.ndarray:
 
 def seen(path: Path) -> list[tuple[int, int, int]]:
     """The colours in the corners, four pixels in."""
-    image = open_picture(path).image
+    image = open_image(path).image
     assert image.mode == "RGB"
     assert image.size == (WIDTH, HEIGHT)
     x, y = WIDTH - 5, HEIGHT - 5
@@ -112,8 +111,8 @@ def test_a_turned_tiff_to_the_pixel(mode: str, compression: str | None, orientat
     exif[0x0112] = orientation
     stored.save(plain, compression=compression)
     stored.save(turned, compression=compression, exif=exif.tobytes())
-    wanted = TURNED[orientation](np.asarray(open_picture(plain).image))
-    np.testing.assert_array_equal(np.asarray(open_picture(turned).image), wanted)
+    wanted = TURNED[orientation](np.asarray(open_image(plain).image))
+    np.testing.assert_array_equal(np.asarray(open_image(turned).image), wanted)
     assert read_header(turned).displayed == wanted.shape[:2]
 
 
@@ -121,7 +120,7 @@ def test_a_grey_tiff_on_its_side_is_not_scrambled(tmp_path: Path) -> None:
     values, exif = np.arange(1000, dtype=np.uint8).reshape(20, 50), Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(values).save(tmp_path / "a.tif", exif=exif.tobytes())
-    image = open_picture(tmp_path / "a.tif").image
+    image = open_image(tmp_path / "a.tif").image
     assert image.size == (20, 50)
     np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rot90(values, -1))
 
@@ -201,7 +200,7 @@ def test_first_frame_is_taken_and_said(tmp_path: Path, suffix: str) -> None:
     other = RGB.transpose(Image.Transpose.ROTATE_180)
     RGB.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[other, RGB], lossless=True)
     close(seen(tmp_path / f"a.{suffix}"), CORNERS, 40)
-    assert open_picture(tmp_path / f"a.{suffix}").notes == ["only the first of its frames was read"]
+    assert open_image(tmp_path / f"a.{suffix}").notes == ["only the first of its frames was read"]
 
 
 def jpeg() -> bytes:
@@ -237,29 +236,29 @@ def bitmap_of_another_format() -> bytes:
 def test_bad_pictures_say_why(tmp_path: Path, contents: bytes, reason: str) -> None:
     (tmp_path / "a.jpg").write_bytes(contents)
     with pytest.raises(DataError, match=reason):
-        open_picture(tmp_path / "a.jpg")
+        open_image(tmp_path / "a.jpg")
 
 
 def test_what_is_no_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        open_picture(tmp_path / "a.jpg")
+        open_image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="it is a folder without pictures"):
-        open_picture(tmp_path)
+        open_image(tmp_path)
     (tmp_path / "b.PNG").touch()
     with pytest.raises(DataError, match="it is a folder; name one picture, such as b.PNG"):
-        open_picture(tmp_path)
+        open_image(tmp_path)
 
 
 def test_a_web_address_and_a_video_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it is a web address"):
-        open_picture(Path("https://example.org/a.jpg"))
+        open_image(Path("https://example.org/a.jpg"))
     for name in ("a.mp4", "a.MOV"):
         (tmp_path / name).write_bytes(b"\0\0\0\x18ftypmp42 and so on")
         with pytest.raises(DataError, match="it is a video"):
-            open_picture(tmp_path / name)
+            open_image(tmp_path / name)
     (tmp_path / "a.bin").write_bytes(b"neither")
     with pytest.raises(DataError, match="none of JPEG"):
-        open_picture(tmp_path / "a.bin")
+        open_image(tmp_path / "a.bin")
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
@@ -268,12 +267,12 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> 
     data = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
     with pytest.raises(DataError, match=r"pixels"):
-        open_picture(tmp_path / "bomb.png")
+        open_image(tmp_path / "bomb.png")
     RGB.save(tmp_path / "a.png")
     assert "60000 x 60000 pixels" in str(read_header(tmp_path / "bomb.png").problem)
     with pytest.raises(DataError, match=r"48 x 32 pixels, more than the 1,535 allowed"):
-        open_picture(tmp_path / "a.png", max_pixels=48 * 32 - 1)
-    assert open_picture(tmp_path / "a.png", max_pixels=48 * 32).image.size == (48, 32)
+        open_image(tmp_path / "a.png", max_pixels=48 * 32 - 1)
+    assert open_image(tmp_path / "a.png", max_pixels=48 * 32).image.size == (48, 32)
 
 
 @pytest.mark.parametrize(("suffix", "how"), [("png", {}), ("tif", {"compression": "group4"})])
@@ -302,14 +301,14 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
                 damaged[place] = rng.integers(0, 256)
             (tmp_path / "b").write_bytes(damaged)
             with contextlib.suppress(DataError):
-                assert open_picture(tmp_path / "b", max_pixels=100_000).image.mode == "RGB"
+                assert open_image(tmp_path / "b", max_pixels=100_000).image.mode == "RGB"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="no file"):
-        open_picture(tmp_path / "a.jpg")
+        open_image(tmp_path / "a.jpg")
 
 
 def test_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:

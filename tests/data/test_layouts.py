@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrcli.data.layouts.find import explicit
+from detrcli.data.layouts.detect import explicit
 from detrcli.data.raw_annotations import RawAnnotations
-from detrcli.data.source import DataSource, held_out, open_data
+from detrcli.data.source import open_data
+from detrcli.data.splits import held_out
 from detrcli.errors import DataError, UsageError
 
 NAMES = ["ant", "bee & co", "cât"]
@@ -186,7 +187,7 @@ def test_every_layout_says_the_same(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "meine Daten é"
     write(root)
     source = open_data(root)
-    assert source.layout.name == name
+    assert source.layout == name
     assert source.splits == ["train", "val"]
     for split in ("train", "val"):
         written = source.read(split)
@@ -242,8 +243,8 @@ def test_a_file_of_a_data_set_stands_for_it(
     for folder, file in ((tmp_path.parent, tmp_path / named), ((tmp_path / named).parent, Path(named).name)):
         monkeypatch.chdir(folder)
         source = open_data(Path(file))
-        assert source.layout.named == split
-        assert not source.layout.alone
+        assert source.layoutd == split
+        assert not source.single_file
         for part in ("train", "val"):
             written = source.read(part)
             assert objects(written, crowd=kind != "yolo") == expected(part, crowd=kind != "yolo")
@@ -271,7 +272,7 @@ def test_an_annotation_file_alone(tmp_path: Path, file: str, pictures: str) -> N
     for name, (size, _) in TRUTH["train"].items():
         picture(tmp_path / pictures / name, size)
     source = open_data(tmp_path / file)
-    assert (source.layout.name, source.layout.alone, source.holds_out) == ("coco", True, True)
+    assert (source.layout, source.single_file, source.holds_out) == ("coco", True, True)
     written = source.read("train")
     assert objects(written) | objects(source.read("val")) == expected("train")
     assert all((written.folder / name).is_file() for name in written.files)
@@ -300,7 +301,7 @@ def test_explicit_places(tmp_path: Path) -> None:
     coco_file(tmp_path / "a.json", "train")
     for name, (size, _) in TRUTH["train"].items():
         picture(tmp_path / "somewhere" / name, size)
-    source = DataSource(explicit({"train": (tmp_path / "a.json", tmp_path / "somewhere")}))
+    source = explicit({"train": (tmp_path / "a.json", tmp_path / "somewhere")})
     assert source.holds_out
     assert objects(source.read("train")) | objects(source.read("val")) == expected("train")
 
@@ -329,7 +330,7 @@ def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
     label = tmp_path / "labels" / "train" / "a.txt"
     label.parent.mkdir(parents=True)
     label.write_text("1 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n2 0.5 0.5 0.2 0.4\nx 1 2\n1 nan 0 0 0\n1 0.5 0.5\n")
-    written = open_data(tmp_path).layout.readers["train"]()
+    written = open_data(tmp_path).readers["train"]()
     np.testing.assert_allclose(written.boxes, [[10, 10, 40, 30], [40, 15, 20, 20]])
     assert written.of_category.tolist() == [1, 2]
     assert written.names == ["class 1", "class 2"]
@@ -375,7 +376,7 @@ def test_odd_boxes_are_kept_as_not_a_number(tmp_path: Path) -> None:
     }
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document))
-    written = open_data(tmp_path).layout.readers["train"]()
+    written = open_data(tmp_path).readers["train"]()
     assert np.isfinite(written.boxes).all(1).tolist() == [True, False, False, False, False, False]
     assert written.boxes[0].tolist() == [1, 2, 3, 4]
     assert written.areas[0] == 12
@@ -389,7 +390,7 @@ def test_key_points_and_pixels_of_yolo(tmp_path: Path) -> None:
     (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .2 .4" + " .9 .9 2" * 4 + "\n0.0 .5 .5 .2 .4\n0 50 25 20 20\n")
     (tmp_path / "data.yaml").write_text("train: images\ntest: ../test/images\nkpt_shape: [4, 3]\nnames: [ant]\n")
     source = open_data(tmp_path)
-    written = source.layout.readers["train"]()
+    written = source.readers["train"]()
     np.testing.assert_allclose(written.boxes, [[40, 15, 20, 20]] * 2)
     assert len(written.problems) == 1
     with pytest.raises(DataError, match="is not there; tried"):

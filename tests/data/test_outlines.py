@@ -13,9 +13,9 @@ from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
 from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
 from detrcli.data.examine import examine
+from detrcli.data.lazy_masks import LazyMasks
 from detrcli.data.make import VAL_FIRST, make_shapes
-from detrcli.data.outlines import as_text, encoded
-from detrcli.data.placed_masks import PlacedMasks
+from detrcli.data.segmentations import as_text, to_rle
 from detrcli.data.shapes import scene
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
@@ -77,7 +77,7 @@ def test_polygons_and_both_kinds_of_run_lengths(tmp_path: Path) -> None:
     expected = np.zeros((8, 10), dtype=bool)
     expected[1:4, 2:6] = True
     runs = {"size": [8, 10], "counts": [17, 3, 5, 3, 5, 3, 5, 3, 36]}
-    found = example(annotations_of(folder(tmp_path, [POLYGON, runs, encoded(expected)])), 0, 8).target.masks
+    found = example(annotations_of(folder(tmp_path, [POLYGON, runs, to_rle(expected)])), 0, 8).target.masks
     assert found is not None
     np.testing.assert_array_equal(found, [expected] * 3)
 
@@ -158,9 +158,9 @@ def test_only_one_mask_is_held_at_full_size() -> None:
     """Forty objects of a large picture take the memory of one, and of what the network sees."""
     mask = np.zeros((1500, 2000), dtype=bool)
     mask[300:900, 200:1500] = True
-    outlines = [as_text(encoded(mask))] * 40
+    outlines = [as_text(to_rle(mask))] * 40
     tracemalloc.start()
-    placed = PlacedMasks.of(outlines, 1500, 2000).resized(0.1, 0.1)
+    placed = LazyMasks.of(outlines, 1500, 2000).resized(0.1, 0.1)
     masks = placed.pixels(150, 200)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -12,14 +12,14 @@ from panoptic_set import CATEGORIES, HEIGHT, PICTURES, WIDTH, document_of, mask_
 from PIL import Image
 from trainings import assert_resumes_to_the_same_bits, data_of
 
-from detrcli.data import maps
+from detrcli.data import panoptic_maps as maps
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
-from detrcli.data.augmentation import flip, sample
+from detrcli.data.augmentation import flip, make_sample
 from detrcli.data.examine import examine
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
 from detrcli.data.make import make_shapes
-from detrcli.data.maps import as_colours, as_ids
-from detrcli.data.outlines import mask_of as mask_of_outline
+from detrcli.data.panoptic_maps import ids_to_rgb, rgb_to_ids
+from detrcli.data.segmentations import mask_of as mask_of_outline
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
 from detrcli.evaluation.truth import classes_in_split, truth_of
@@ -35,9 +35,9 @@ def annotations_of(data: Path, split: str = "train") -> tuple[Annotations, Class
 
 def test_colours_are_ids() -> None:
     colours = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 1], [255, 255, 255], [3, 2, 1]]], dtype=np.uint8)
-    ids = as_ids(colours)
+    ids = rgb_to_ids(colours)
     assert ids.tolist() == [[1, 256, 65536, 16_777_215, 3 + 512 + 65536]]
-    np.testing.assert_array_equal(as_colours(ids), colours)
+    np.testing.assert_array_equal(ids_to_rgb(ids), colours)
 
 
 @pytest.mark.parametrize("beside_pictures", [False, True])
@@ -46,7 +46,7 @@ def test_it_is_what_was_drawn(tmp_path: Path, beside_pictures: bool, named: str)
     """By the folder and by the file, wherever the maps lie; stuff and things are classes, crowds are not learned."""
     root = write(tmp_path / "coco", beside_pictures=beside_pictures)
     source = open_data(root / named)
-    assert source.layout.name == "coco-panoptic"
+    assert source.layout == "coco-panoptic"
     assert source.splits == ["train", "val"]
     for split in ("train", "val"):
         annotations, classes = annotations_of(root / named, split)
@@ -93,10 +93,10 @@ def test_where_all_are_things_nobody_speaks_of_stuff(tmp_path: Path) -> None:
 def test_instances_go_before_and_the_file_of_segments_can_be_named(tmp_path: Path) -> None:
     make_shapes(tmp_path / "shapes", images=4, size=32, panoptic=True)
     folder = open_data(tmp_path / "shapes")
-    assert (folder.layout.name, len(folder.read("val").names)) == ("coco", 5)
+    assert (folder.layout, len(folder.read("val").names)) == ("coco", 5)
     for name in ("train", "val"):
         file = open_data(tmp_path / "shapes" / "annotations" / f"panoptic_{name}.json")
-        assert (file.layout.name, file.layout.named) == ("coco-panoptic", name)
+        assert (file.layout, file.layoutd) == ("coco-panoptic", name)
         assert file.read("val").names[5:] == ["sky", "grass", "sand"]
 
 
@@ -111,8 +111,8 @@ def test_a_part_of_train_is_held_out_with_its_maps(tmp_path: Path) -> None:
         (file,) = written.files
         segments = PICTURES["train"][file]
         assert written.maps.segment_ids.tolist() == [one.id for one in segments]
-        assert written.outlines is not None
-        for place, text in enumerate(written.outlines.texts()):
+        assert written.segmentations is not None
+        for place, text in enumerate(written.segmentations.texts()):
             np.testing.assert_array_equal(mask_of_outline(text, HEIGHT, WIDTH), mask_of(segments, place))
 
 
@@ -121,7 +121,7 @@ def test_maps_are_opened_when_masks_are_asked_for(tmp_path: Path, monkeypatch: p
     read: list[Path] = []
     plain = maps.read_map
     monkeypatch.setattr(maps, "read_map", lambda path, *size: read.append(path) or plain(path, *size))
-    maps._read_lately.cache_clear()
+    maps._read_cached.cache_clear()
     root = write(tmp_path / "coco")
     examined = examine(open_data(root), masks=False)
     annotations = annotate(examined.splits["train"], classes_in_report(examined), masks=True)
@@ -130,8 +130,8 @@ def test_maps_are_opened_when_masks_are_asked_for(tmp_path: Path, monkeypatch: p
     assert masks is not None
     before = masks.pixels(HEIGHT, WIDTH)
     assert [path.name for path in read] == ["a.png"]
-    image = open_picture(annotations.path(0)).image
-    flipped = flip(sample(image, annotations.objects(0), annotations.masks(0))).masks
+    image = open_image(annotations.path(0)).image
+    flipped = flip(make_sample(image, annotations.objects(0), annotations.masks(0))).masks
     assert flipped is not None
     assert torch.equal(flipped.pixels(HEIGHT, WIDTH), before.flip(2))
     assert len(read) == 1
@@ -148,7 +148,7 @@ def test_memory_does_not_grow_with_the_masks(tmp_path: Path) -> None:
     (root / "annotations" / "panoptic_train").mkdir(parents=True)
     (root / "train").mkdir()
     Image.new("RGB", (width, height)).save(root / "train" / "a.png")
-    Image.fromarray(as_colours(numbers)).save(root / "annotations" / "panoptic_train" / "a.png")
+    Image.fromarray(ids_to_rgb(numbers)).save(root / "annotations" / "panoptic_train" / "a.png")
     segments = [
         {
             "id": n + 1, "category_id": 1, "bbox": [n % 10 * 150, n // 10 * 100, 150, 100], "area": 15_000,
@@ -258,9 +258,9 @@ def test_a_mended_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
     copy = open_data(tmp_path / "new").read("train")
     assert copy.things == written.things
     assert written.of_category.tolist() != copy.of_category.tolist() == [4, *written.of_category[1:].tolist()]
-    assert copy.outlines is not None
-    assert written.outlines is not None
-    for ours, theirs in zip(copy.outlines.texts(), written.outlines.texts(), strict=True):
+    assert copy.segmentations is not None
+    assert written.segmentations is not None
+    for ours, theirs in zip(copy.segmentations.texts(), written.segmentations.texts(), strict=True):
         np.testing.assert_array_equal(mask_of_outline(ours, HEIGHT, WIDTH), mask_of_outline(theirs, HEIGHT, WIDTH))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detrcli.config import Preprocessing
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
 from detrcli.data.preprocessing import prepare
 from detrcli.resize import ShortestEdge
 
@@ -51,7 +51,7 @@ def test_sizes_by_hand(picture: tuple[int, int], expected: tuple[int, int]) -> N
 @pytest.mark.parametrize("name", ["picture-odd", "picture-wide", "picture-tall"])
 def test_network_input_equals_the_reference(name: str) -> None:
     with np.load(GOLDEN / "detr-r50-pictures.npz") as golden:
-        pixels = prepare(open_picture(GOLDEN / f"{name}.png").image, Preprocessing())
+        pixels = prepare(open_image(GOLDEN / f"{name}.png").image, Preprocessing())
         assert pixels.dtype == torch.float32
         np.testing.assert_array_equal(pixels.shape, golden[f"{name}.input_shape"][-3:])
         np.testing.assert_allclose(pixels.mean((1, 2)), golden[f"{name}.input_mean"].reshape(-1), atol=1e-5)

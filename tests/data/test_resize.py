@@ -8,22 +8,23 @@ import torch
 import torch.nn.functional as F
 from cases import counted, seeds
 from hypothesis import strategies as st
+from letterbox import Letterbox
 from PIL import Image
 
 from detrcli.boxes import cxcywh_to_xyxy, from_pixels, to_pixels
 from detrcli.config import Preprocessing
-from detrcli.data.augmentation import augment, sample
+from detrcli.data.augmentation import augment, make_sample
 from detrcli.data.dataset import to_input
-from detrcli.data.preprocessing import as_picture, prepare
+from detrcli.data.preprocessing import as_image, prepare
 from detrcli.errors import UsageError
-from detrcli.resize import ExactSize, Letterbox, PaddedSquare, Placement, Resize, ShortestEdge
+from detrcli.resize import ExactSize, PaddedSquare, Placement, Resize, ShortestEdge
 
 RULES = [
     ShortestEdge(60, 90),
     ShortestEdge(60, 90, divisor=32),
     ExactSize(40, 70),
     Letterbox(64, 48),
-    Letterbox(48, 64, fill=0),
+    Letterbox(48, 64),
 ]
 PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # values in [0, 1] as they are
 
@@ -66,7 +67,7 @@ def test_sizes_that_are_asked_for() -> None:
     assert ShortestEdge(800, 1333).with_size(None, 999) == ShortestEdge(800, 999)
     assert ShortestEdge(800, 1333).grown(400) == ShortestEdge(400, 666)
     assert ExactSize(480, 640).with_size(240, None) == ExactSize(240, 320)
-    assert Letterbox(640, 640, fill=3).with_size(320, None) == Letterbox(320, 320, fill=3)
+    assert Letterbox(640, 640).with_size(320, None) == Letterbox(320, 320)
     assert Preprocessing(ExactSize(480, 640)).with_size() == Preprocessing(ExactSize(480, 640))
     for rule in (ExactSize(), Letterbox(), PaddedSquare()):
         with pytest.raises(UsageError, match="no --max-size"):
@@ -88,7 +89,7 @@ def test_pixels_are_those_of_pillow(rule: Resize, filter: str) -> None:
     image, placement = picture(), rule.place(50, 81)
     pixels = prepare(image, replace(PLAIN, resize=rule, filter=filter))
     assert pixels.shape == (3, placement.height, placement.width)
-    size = placement.picture_width, placement.picture_height
+    size = placement.image_width, placement.image_height
     expected = torch.full_like(pixels, rule.grey / 255)
     rows = slice(placement.top, placement.top + size[1])
     columns = slice(placement.left, placement.left + size[0])
@@ -100,7 +101,7 @@ def test_grey_is_normalised_with_the_picture() -> None:
     p = Preprocessing(Letterbox(64, 64, fill=51), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
     corner = prepare(picture(), p)[:, 0, 0]
     torch.testing.assert_close(corner, torch.tensor([0.2, 0, -0.5]))
-    assert np.asarray(as_picture(prepare(picture(), p), p))[0, 0].tolist() == [51, 51, 51]
+    assert np.asarray(as_image(prepare(picture(), p), p))[0, 0].tolist() == [51, 51, 51]
 
 
 def test_rescaled_first() -> None:
@@ -137,8 +138,8 @@ def test_boxes_there_and_back(g: torch.Generator, rule: Resize, height: int, wid
     p, tiny = placement, 1e-9
     assert (x0 * p.width >= p.left - tiny).all()
     assert (y0 * p.height >= p.top - tiny).all()
-    assert (x1 * p.width <= p.left + p.picture_width + tiny).all()
-    assert (y1 * p.height <= p.top + p.picture_height + tiny).all()
+    assert (x1 * p.width <= p.left + p.image_width + tiny).all()
+    assert (y1 * p.height <= p.top + p.image_height + tiny).all()
 
 
 def test_padded_first() -> None:
@@ -177,8 +178,8 @@ def test_boxes_of_a_sample_are_where_its_pixels_are() -> None:
     """A white box on black, through a letterbox into the network's input."""
     image = Image.new("RGB", (100, 50))
     image.paste((255, 255, 255), (20, 10, 60, 40))
-    seen = sample(image, {"boxes": torch.tensor([[20.0, 10, 60, 40]]), "labels": torch.tensor([1])})
-    pixels, target = to_input(seen, replace(PLAIN, resize=Letterbox(128, 128, fill=0)))
+    seen = make_sample(image, {"boxes": torch.tensor([[20.0, 10, 60, 40]]), "labels": torch.tensor([1])})
+    pixels, target = to_input(seen, replace(PLAIN, resize=Letterbox(128, 128)))
     y, x = np.nonzero(pixels[0].numpy() > 0.5)
     found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
     np.testing.assert_allclose(cxcywh_to_xyxy(target.boxes)[0] * 128, found, rtol=0, atol=1)
@@ -189,7 +190,7 @@ def test_augmentation_leaves_inputs_of_one_size(rule: Resize) -> None:
     """A model that takes one size gets it whatever is drawn."""
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
-        seen = sample(picture(), {"boxes": torch.tensor([[5.0, 5, 50, 40]]), "labels": torch.tensor([0])})
+        seen = make_sample(picture(), {"boxes": torch.tensor([[5.0, 5, 50, 40]]), "labels": torch.tensor([0])})
         pixels, target = to_input(*augment(seen, Preprocessing(rule), g))
         assert pixels.shape == (3, rule.height, rule.width)
         assert ((cxcywh_to_xyxy(target.boxes) > -1e-6) & (cxcywh_to_xyxy(target.boxes) < 1 + 1e-6)).all()

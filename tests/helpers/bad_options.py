@@ -59,7 +59,7 @@ KINDS: dict[str, Bad] = {
     "an unknown setting": asked(*TRAIN, "--set", "lr_drop=3", say="'lr_drop'", way="Did you mean", make=coco()),
     "a setting without a value": asked(*TRAIN, "--set", "lr", say="--set lr", way="KEY=VALUE", make=coco()),
     "a setting of another kind": asked(
-        *TRAIN, "--set", "epochs=many", say="epochs = 'many'", way="a whole number", make=coco()
+        *TRAIN, "--set", "epochs=many", say="epochs = 'many'", way="an integer", make=coco()
     ),
     "a learning rate below 0": asked(*TRAIN, "--lr", "-1", say="lr = -1", way="at least 0", make=coco()),
     "a learning rate of NaN": asked(*TRAIN, "--lr", "nan", say="lr = nan", way="a number", make=coco()),

@@ -75,17 +75,17 @@ def test_a_perfect_box_costs_its_class_alone() -> None:
     assert layer.unmatched.tolist() == pytest.approx([0.1 * 0.5108256, 0, 0], abs=1e-6)
 
 
-def test_any_number_of_terms_and_a_weighted_group() -> None:
-    """A fourth term, of pairs, that charges 1 for each; and a group that counts half."""
+def test_any_number_of_terms() -> None:
+    """A fourth term, of pairs, that charges 1 for each."""
     g = torch.Generator().manual_seed(0)
     group, target = random_group(g, 2, 5, 4), random_target(g, 3, 4)
     plain = CRITERIA[0]
     ones = LossTerm("ones", 6.0, lambda m: torch.ones(len(m.boxes)), per_object)
     criterion = Criterion(plain.scoring, plain.matcher, [*plain.terms, ones])
-    for layer in taken_apart(QueryGroup("others", group.logits, group.boxes, weight=0.5), target, criterion):
+    for layer in taken_apart(QueryGroup("others", group.logits, group.boxes), target, criterion):
         assert layer.terms == ("class", "l1", "giou", "ones")
-        assert layer.targets[:, 3].tolist() == [1, 1, 1]  # 0.5 * 6 / 3 objects
-    both = Output(group, (QueryGroup("others", group.logits, group.boxes, weight=0.5),))
+        assert layer.targets[:, 3].tolist() == [2, 2, 2]  # 6 / 3 objects
+    both = Output(group, (QueryGroup("others", group.logits, group.boxes),))
     whole = float(criterion.compute_loss(both, [target]).total)
     parts = [layer.total for one in both.groups for layer in taken_apart(one, target, criterion)]
     assert sum(parts) == pytest.approx(whole, rel=1e-5)

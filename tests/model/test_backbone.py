@@ -41,7 +41,7 @@ def test_norms_share_their_names(norm: str) -> None:
 
 
 def test_an_unknown_norm_names_those_there_are() -> None:
-    with pytest.raises(UsageError, match="norm = 'layer' is not known: it is one of 'frozen', 'batch', 'group'"):
+    with pytest.raises(UsageError, match="norm = 'layer': must be one of 'frozen', 'batch', 'group'"):
         DETRConfig(norm="layer")
 
 

@@ -18,9 +18,9 @@ from detrcli.resize import ShortestEdge
     [
         ("encoder_layers", 10**6, "between 0 and 100"),
         ("encoder_layers", -1, "between 0 and 100"),
-        ("encoder_layers", True, "a whole number"),
-        ("encoder_layers", 6.0, "a whole number"),
-        ("encoder_layers", None, "a whole number"),
+        ("encoder_layers", True, "an integer"),
+        ("encoder_layers", 6.0, "an integer"),
+        ("encoder_layers", None, "an integer"),
         ("dim", 10**9, "between 1 and 65536"),
         ("dim", 0, "between 1 and 65536"),
         ("queries", 0, "between 1 and 100000"),
@@ -53,12 +53,12 @@ def test_the_edges_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        ({"no_object": -0.1}, "no_object = -0.1: it is at least 0"),
-        ({"no_object": math.nan}, "no_object = nan: it is a number"),
+        ({"no_object": -0.1}, "no_object = -0.1: must be at least 0"),
+        ({"no_object": math.nan}, "no_object = nan: must be a number"),
         ({"class_cost": "square"}, "class_cost = 'square'.*'probability', 'log', 'focal'"),
-        ({"cost": {"class": -1.0}}, "cost.class = -1.0: it is at least 0"),
-        ({"loss": {"l1": "5"}}, "loss.l1 = '5': it is a number"),
-        ({"loss": 5}, "loss = 5: it is a table"),
+        ({"cost": {"class": -1.0}}, "cost.class = -1.0: must be at least 0"),
+        ({"loss": {"l1": "5"}}, "loss.l1 = '5': must be a number"),
+        ({"loss": 5}, "loss = 5: must be a table"),
     ],
 )
 def test_what_a_loss_cannot_be(choices: dict[str, Any], said: str) -> None:
@@ -77,20 +77,20 @@ def test_weights_of_some_terms() -> None:
         published.with_weights({}, {"mask": 1.0})
     with pytest.raises(UsageError, match="cost.dice: this model has no such term"):
         published.with_weights({"dice": 1.0}, {})
-    with pytest.raises(UsageError, match="cost.l1 = -5: it is at least 0"):
+    with pytest.raises(UsageError, match="cost.l1 = -5: must be at least 0"):
         published.with_weights({"l1": -5}, {})
 
 
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        ({"mean": (0.5, 0.5)}, "a row of 3 values"),
-        ({"mean": [0.5, 0.5, 0.5]}, "a row of 3 values"),
-        ({"std": (0.5, "a", 0.5)}, "std = 'a': it is a number"),
+        ({"mean": (0.5, 0.5)}, "3 values"),
+        ({"mean": [0.5, 0.5, 0.5]}, "3 values"),
+        ({"std": (0.5, "a", 0.5)}, "std = 'a': must be a number"),
         ({"std": (0.5, 0.0, 0.5)}, "a deviation of 0"),
         ({"filter": "lanczos"}, "one of 'bilinear', 'bicubic', 'nearest'"),
         ({"antialias": 1}, "true or false"),
-        ({"resize": 800}, "resize = 800: it is a Resize"),
+        ({"resize": 800}, "resize = 800: must be a Resize"),
     ],
 )
 def test_what_preprocessing_cannot_be(choices: dict[str, Any], said: str) -> None:
@@ -113,7 +113,7 @@ def test_values_that_may_be_missing_and_rows_of_any_length() -> None:
     for choices, said in (
         ({"kind": "c"}, "one of 'a', 'b'"),
         ({"share": -1.0}, "at least 0"),
-        ({"sizes": (1, "2")}, "a whole number"),
+        ({"sizes": (1, "2")}, "an integer"),
     ):
         with pytest.raises(UsageError, match=said):
             Own(**choices)

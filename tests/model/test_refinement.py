@@ -46,7 +46,7 @@ def test_size_and_shapes(norm: str) -> None:
 
 
 def test_its_norms_are_learned() -> None:
-    with pytest.raises(UsageError, match="norm = 'frozen' is not known: it is one of 'batch', 'group'"):
+    with pytest.raises(UsageError, match="norm = 'frozen': must be one of 'batch', 'group'"):
         TinyConfig(norm="frozen")
 
 

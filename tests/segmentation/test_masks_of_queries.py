@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from cases import counted, seeds
 from hypothesis import strategies as st
+from letterbox import Letterbox
 from torch import Generator, Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.inference.postprocess import detections
 from detrcli.losses.scoring import Sigmoid
-from detrcli.resize import Letterbox, ShortestEdge
+from detrcli.resize import ShortestEdge
 from detrcli.segmentation.masks import masks_of_queries
 from detrcli.segmentation.published import Published
 from detrcli.structures import Classes, Prediction
