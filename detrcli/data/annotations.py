@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detrcli.data.checks import Split, classes_without, parents_without_boxes
 from detrcli.data.examine import DatasetReport
-from detrcli.data.lazy_masks import LazyMasks
+from detrcli.data.lazy_masks import LazyMask
 from detrcli.errors import DataError
 from detrcli.structures import Classes
 
@@ -50,7 +50,6 @@ class Annotations:
         return torch.diff(self.ends, prepend=self.ends.new_zeros(1))
 
     def path(self, i: int) -> Path:
-        """Return the image's file."""
         start = int(self.name_ends[i - 1]) if i else 0
         name = bytes(self.names[start : int(self.name_ends[i])].numpy())
         return Path(self.folder, name.decode("utf-8", "surrogateescape"))
@@ -60,7 +59,7 @@ class Annotations:
         rows = slice(*self._rows(i))
         return {"boxes": self.boxes[rows], "labels": self.labels[rows]}
 
-    def masks(self, i: int) -> LazyMasks | None:
+    def masks(self, i: int) -> list[LazyMask] | None:
         """Return the masks of an image's objects, if the annotations include masks."""
         if self.segmentations is None or self.segmentation_ends is None:
             return None
@@ -68,7 +67,7 @@ class Annotations:
         ends = [int(self.segmentation_ends[first - 1]) if first else 0, *self.segmentation_ends[first:last].tolist()]
         texts = [bytes(self.segmentations[start:end].numpy()) for start, end in pairwise(ends)]
         height, width = self.sizes[i].tolist()
-        return LazyMasks.of(texts, height, width)
+        return [LazyMask.of(text, height, width) for text in texts]
 
     def _rows(self, i: int) -> tuple[int, int]:
         return int(self.ends[i - 1]) if i else 0, int(self.ends[i])

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as v2
 from torchvision.tv_tensors import BoundingBoxes, TVTensor, wrap
 
 from detrcli.config import Preprocessing
-from detrcli.data.lazy_masks import LazyMask, LazyMasks
+from detrcli.data.lazy_masks import LazyMask
 from detrcli.resize import MAX_SIDE, Resize, ShortestEdge
 
 Augmentation = Literal["published", "strong", "flip", "none"]
@@ -38,17 +38,15 @@ class Sample:
 
     image: Image.Image  # RGB
     objects: Mapping[str, Tensor]
-    masks: LazyMasks | None = None
+    masks: Sequence[LazyMask] | None = None  # likewise
 
     @property
     def boxes(self) -> Tensor:
-        """The boxes (N, 4) as a plain tensor."""
-        return self.objects["boxes"].as_subclass(Tensor)
+        return self.objects["boxes"].as_subclass(Tensor)  # (N, 4), a plain tensor
 
     @property
     def labels(self) -> Tensor:
-        """The labels (N,)."""
-        return self.objects["labels"]
+        return self.objects["labels"]  # (N,)
 
     def transformed(self, transform: Callable[[Any], Any]) -> Mapping[str, Tensor]:
         """Apply a function of torchvision to the objects."""
@@ -60,10 +58,11 @@ class Sample:
             name: wrap(value[chosen], like=value) if isinstance(value, TVTensor) else value[chosen]
             for name, value in self.objects.items()
         }
-        return Sample(self.image, objects, self.masks and self.masks.part(chosen))
+        masks = self.masks and [mask for mask, kept in zip(self.masks, chosen.tolist(), strict=True) if kept]
+        return Sample(self.image, objects, masks)
 
 
-def make_sample(image: Image.Image, objects: Mapping[str, Tensor], masks: LazyMasks | None = None) -> Sample:
+def make_sample(image: Image.Image, objects: Mapping[str, Tensor], masks: Sequence[LazyMask] | None = None) -> Sample:
     """Return a sample of an image and its objects, whose boxes are xyxy in pixels."""
     boxes = BoundingBoxes(objects["boxes"], format="XYXY", canvas_size=(image.height, image.width))
     return Sample(image, {**objects, "boxes": boxes}, masks)
@@ -97,7 +96,7 @@ def augment(
 
 def flip(sample: Sample) -> Sample:
     """Flip a sample horizontally."""
-    masks = sample.masks and sample.masks.flipped(sample.image.width)
+    masks = sample.masks and [mask.flipped(sample.image.width) for mask in sample.masks]
     return Sample(v2.horizontal_flip(sample.image), sample.transformed(v2.horizontal_flip), masks)
 
 
@@ -126,7 +125,7 @@ def crop(
     if min_visible:
         before, after = ((b[:, 2:] - b[:, :2]).prod(1) for b in (sample.boxes * torch.tensor([x, y, x, y]), boxes))
         kept &= after >= min_visible * before
-    masks = sample.masks and sample.masks.resized(x, y).moved(-left, -top).cut(width, height)
+    masks = sample.masks and [m.resized(x, y).moved(-left, -top).cut(width, height) for m in sample.masks]
     return make_sample(image, {**objects, "boxes": boxes}, masks).part(kept)
 
 
@@ -151,7 +150,7 @@ def zoom(sample: Sample, factor: float, generator: Generator) -> Sample:
     canvas.paste(sample.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
     x, y = whole[0] / width, whole[1] / height
     boxes = sample.boxes * torch.tensor([x, y, x, y]) + torch.tensor([left, top, left, top])
-    masks = sample.masks and sample.masks.resized(x, y).moved(left, top)
+    masks = sample.masks and [mask.resized(x, y).moved(left, top) for mask in sample.masks]
     return make_sample(canvas, {**sample.objects, "boxes": boxes}, masks)
 
 
@@ -185,9 +184,9 @@ def mosaic(samples: Sequence[Sample], width: int, height: int, generator: Genera
         part = crop(sample, whole, crop_top, crop_left, quarter[1], quarter[0], min_visible=MIN_VISIBLE)
         canvas.paste(part.image, (left, top))
         parts.append({**part.objects, "boxes": part.boxes + torch.tensor([left, top, left, top])})
-        masks += part.masks.moved(left, top).rows if part.masks else ()
+        masks += [mask.moved(left, top) for mask in part.masks or ()]
     objects = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return make_sample(canvas, objects, None if samples[0].masks is None else LazyMasks(masks))
+    return make_sample(canvas, objects, None if samples[0].masks is None else masks)
 
 
 def _scaled(published: int, size: int) -> int:

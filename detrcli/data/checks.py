@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from detrcli.data.image_files import MISSING, Header, read_headers
-from detrcli.data.images import UPRIGHT
+from detrcli.data.image_files import Header, read_headers
+from detrcli.data.images import MISSING, UPRIGHT
 from detrcli.data.paths import lies_inside
-from detrcli.data.raw_annotations import NO_ID, Problem, RawAnnotations
+from detrcli.data.raw_annotations import NO_ID, Problem, Problems, RawAnnotations
 from detrcli.structures import Classes
 
 Exif = Literal["auto", "apply", "ignore"]
@@ -47,18 +47,13 @@ def check_split(name: str, written: RawAnnotations, exif: Exif = "auto", *, imag
     return _SplitCheck(name, written).run(exif, images=images)
 
 
-class _SplitCheck:
-    """The check of a split, and the problems found so far."""
+class _SplitCheck(Problems):
+    """The check of a split."""
 
     def __init__(self, name: str, written: RawAnnotations) -> None:
-        self.name, self.written = name, written
-        self.problems: list[Problem] = list(written.problems)
-
-    def error(self, kind: str, where: str, what: str) -> None:
-        self.problems.append(Problem("error", kind, self.name, where, what))
-
-    def warning(self, kind: str, where: str, what: str) -> None:
-        self.problems.append(Problem("warning", kind, self.name, where, what))
+        super().__init__(name)
+        self.written = written
+        self.problems += written.problems
 
     def image(self, i: int) -> str:
         return f"image {self.written.image_ids[i]}"
@@ -236,9 +231,8 @@ def check_together(splits: Mapping[str, Split]) -> Iterator[Problem]:
 
 
 def _classes_with_boxes(split: Split) -> set[str]:
-    w = split.written
-    used = set(w.of_category[split.usable].tolist())
-    return {name for i, name in zip(w.category_ids.tolist(), w.names, strict=True) if i in used}
+    used = set(split.written.of_category[split.usable].tolist())
+    return {name for i, name, *_ in split.written.categories() if i in used}
 
 
 def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
@@ -246,13 +240,7 @@ def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
 
     Roboflow writes such a category, which may have the name of a category below it.
     """
-    categories = {
-        i: (name, parent)
-        for split in splits.values()
-        for i, name, parent in zip(
-            split.written.category_ids.tolist(), split.written.names, split.written.parents, strict=True
-        )
-    }
+    categories = {i: (name, parent) for split in splits.values() for i, name, parent, _ in split.written.categories()}
     used = {i for split in splits.values() for i in split.written.of_category[split.usable].tolist()}
     children = Counter(parent for name, parent in categories.values() if parent != name)
     own = Counter(name for name, parent in categories.values() if parent == name)
@@ -268,11 +256,10 @@ def classes_without(splits: Mapping[str, Split], left_out: Collection[int]) -> C
     names: dict[int, str] = {}
     stuff: set[int] = set()
     for split in splits.values():
-        w = split.written
-        for id_, name, thing in zip(w.category_ids.tolist(), w.names, w.things or [True] * len(w.names), strict=True):
-            if id_ not in left_out:
-                names[id_] = name
-                stuff |= set() if thing else {id_}
+        for i, name, _, thing in split.written.categories():
+            if i not in left_out:
+                names[i] = name
+                stuff |= set() if thing else {i}
     ids = sorted(names)
     return Classes(
         ids=np.array(ids, dtype=np.int64),
@@ -284,7 +271,7 @@ def classes_without(splits: Mapping[str, Split], left_out: Collection[int]) -> C
 def _conflicting_names(splits: Mapping[str, Split]) -> Iterator[Problem]:
     first: dict[int, tuple[str, str]] = {}
     for split_name, split in splits.items():
-        for i, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True):
+        for i, name, *_ in split.written.categories():
             first_split, first_name = first.setdefault(i, (split_name, name))
             if first_name != name:
                 what = f"named {name!r} here and {first_name!r} in {first_split}"
@@ -294,7 +281,7 @@ def _conflicting_names(splits: Mapping[str, Split]) -> Iterator[Problem]:
 def _repeated_names(splits: Mapping[str, Split], left_out: Collection[int]) -> Iterator[Problem]:
     ids: dict[str, set[int]] = defaultdict(set)
     for split in splits.values():
-        for i, name in zip(split.written.category_ids.tolist(), split.written.names, strict=True):
+        for i, name, *_ in split.written.categories():
             if i not in left_out:
                 ids[name].add(i)
     for name, several in sorted(ids.items()):

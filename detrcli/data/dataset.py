@@ -14,6 +14,7 @@ from detrcli.data.annotations import Annotations
 from detrcli.data.augmentation import Augmentation, Sample, augment, make_sample, mosaic
 from detrcli.data.batching import collate
 from detrcli.data.images import open_image
+from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError
 from detrcli.structures import Batch, Target
@@ -110,14 +111,12 @@ def to_input(sample: Sample, preprocessing: Preprocessing, *, exact: bool = True
     height, width = sample.image.height, sample.image.width
     placement = preprocessing.resize.place(height, width)
     boxes = from_pixels(sample.boxes, height, width, placement)
-    masks = sample.masks
-    if masks is not None:
-        masks = masks.resized(placement.image_width / width, placement.image_height / height)
-        masks = masks.moved(placement.left, placement.top)
-    return prepare(sample.image, preprocessing, exact=exact), Target(
-        **{**sample.objects, "boxes": boxes},
-        masks=None if masks is None else masks.pixels(placement.height, placement.width),
-    )
+    masks = None
+    if sample.masks is not None:
+        scale = placement.image_width / width, placement.image_height / height
+        placed = [mask.resized(*scale).moved(placement.left, placement.top) for mask in sample.masks]
+        masks = mask_pixels(placed, placement.height, placement.width)
+    return prepare(sample.image, preprocessing, exact=exact), Target(**{**sample.objects, "boxes": boxes}, masks=masks)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class DatasetReport:
             most_boxes=int(per_image.max(initial=0)),
             classes=[
                 ClassCount(i, name, int((w.of_category[counted] == i).sum()))
-                for i, name in sorted(zip(w.category_ids.tolist(), w.names, strict=True))
+                for i, name in sorted((i, name) for i, name, *_ in w.categories())
                 if i not in left_out
             ],
         )

@@ -7,7 +7,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from detrcli.data.examine import examine_headers
 from detrcli.data.layouts.coco import annotation_ids, coco_document, images_document
@@ -19,20 +21,27 @@ from detrcli.reporter import SILENT, Reporter
 from detrcli.run_lengths import box_around
 
 SCHEMA = "detr.fix/1"
-KINDS = ("wrong_label", "missing_label", "loose_box", "duplicate", "poor_mask")
-VERDICTS = ("right", "wrong", "unsure")  # on the annotation as it is
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A change of an annotation, or an annotation to add."""
 
-    kind: str  # one of KINDS
+    kind: Literal["wrong_label", "missing_label", "loose_box", "duplicate", "poor_mask"]
+    verdict: Literal["right", "wrong", "unsure"]  # on the annotation as it is
     image_id: int
     annotation_id: int | None  # None to add an annotation
     category_id: int  # the new category
     box: tuple[float, float, float, float]  # the new box, xyxy in pixels
-    mask: Mapping[str, Any] | None = None  # the new mask of a poor_mask, as RLE
+    mask: Any = None  # the new mask of a poor_mask, as RLE
+
+    def __post_init__(self) -> None:
+        if (self.annotation_id is None) != (self.kind == "missing_label"):
+            raise ValueError(f"annotation_id {self.annotation_id}")
+        x0, y0, x1, y1 = self.box
+        if not (x0 < x1 and y0 < y1):
+            raise ValueError(f"box {self.box}")
+        if self.kind == "poor_mask" and not isinstance(self.mask, dict):
+            raise ValueError("its mask is not RLE")
 
 
 @dataclass(frozen=True)
@@ -60,32 +69,12 @@ def read_fix_list(path: Path) -> FixList:
     changes = []
     for i, entry in enumerate(entries):
         try:
-            change, verdict = _change(entry)
-        except (KeyError, TypeError, ValueError) as error:
+            change = msgspec.convert(entry, Change)
+        except msgspec.ValidationError as error:
             raise DataError(f"{path}: entry {i} is malformed ({error}).") from None
-        if verdict == "wrong":
+        if change.verdict == "wrong":
             changes.append(change)
     return FixList(split, changes, kept=len(entries) - len(changes))
-
-
-def _change(entry: Mapping[str, Any]) -> tuple[Change, str]:
-    """Return an entry and its verdict."""
-    kind, verdict, box = entry["kind"], entry["verdict"], entry["box"]
-    if kind not in KINDS or verdict not in VERDICTS:
-        raise ValueError(f"kind {kind!r}, verdict {verdict!r}")
-    annotation = entry["annotation_id"]
-    for id_ in (entry["image_id"], entry["category_id"], *([] if annotation is None else [annotation])):
-        if type(id_) is not int:
-            raise ValueError(f"id {id_!r}")
-    if (annotation is None) != (kind == "missing_label"):
-        raise ValueError(f"annotation_id {annotation!r}")
-    x0, y0, x1, y1 = (float(value) for value in box)
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"box {box!r}")
-    if kind == "poor_mask" and not isinstance(entry["mask"], dict):
-        raise ValueError("its mask is not RLE")
-    change = Change(kind, entry["image_id"], annotation, entry["category_id"], (x0, y0, x1, y1), entry.get("mask"))
-    return change, verdict
 
 
 def write_fixed(source: DataSource, fixes: FixList, out: Path, reporter: Reporter = SILENT) -> None:
@@ -184,4 +173,4 @@ def _with_mask(change: Change, image: Mapping[str, Any]) -> dict[str, Any]:
         pixels = mask_of(as_text(change.mask), int(image["height"]), int(image["width"]))
     except ValueError as error:
         raise DataError(f"The list's mask for annotation {change.annotation_id} is malformed: {error}.") from None
-    return {"segmentation": dict(change.mask or {}), "bbox": list(box_around(pixels)), "area": int(pixels.sum())}
+    return {"segmentation": change.mask, "bbox": list(box_around(pixels)), "area": int(pixels.sum())}

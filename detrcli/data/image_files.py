@@ -11,14 +11,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from detrcli.data.images import NOT_AN_IMAGE, UPRIGHT, open_image, opened
+from detrcli.data.images import MISSING, UPRIGHT, image_errors, open_image, opened
 from detrcli.errors import DataError
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system.files import cache_folder, write_whole
 
-MISSING = "no such file"
 SIDEWAYS = frozenset({5, 6, 7, 8})  # the EXIF orientations that exchange width and height
 TIME_LIMIT = 60.0  # seconds that an unrequested check of all pixels may take
 GRID = 16  # perceptual hashes compare brightness along a grid of GRID x GRID cells
@@ -35,7 +34,6 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def stored(self) -> tuple[int, int]:
-        """Height and width as stored."""
         return self.height, self.width
 
     @property
@@ -47,56 +45,47 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 def read_header(path: Path) -> Header:
     """Read the header of a file."""
     try:
-        with opened(path) as image:
-            try:
+        with image_errors(path), opened(path) as image:
+            orientation = UPRIGHT
+            with suppress(Exception):  # malformed EXIF
                 orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-            except Exception:  # malformed EXIF
-                orientation = UPRIGHT
             # Pillow rotates a TIFF by itself, and reports the rotated size.
             rotated = orientation in range(1, 9) and image.format != "TIFF"
             return Header(image.width, image.height, orientation if rotated else UPRIGHT)
-    except FileNotFoundError:
-        return Header(problem=MISSING)
-    except UnidentifiedImageError:
-        return Header(problem=NOT_AN_IMAGE)
-    except Exception as error:  # Pillow raises any exception for a broken file
-        return Header(problem=str(error) or type(error).__name__)
-
-
-class _CachedHeader(msgspec.Struct, array_like=True):
-    size: int
-    time: int
-    header: Header
+    except DataError as error:
+        return Header(problem=str(error))
 
 
 def read_headers(folder: Path, files: Sequence[str]) -> list[Header]:
     """Read the headers of files below a folder in parallel; those of unchanged files come from the user's cache."""
     cache = cache_folder() / "headers" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.msgpack"
     try:
-        cached = msgspec.msgpack.decode(cache.read_bytes(), type=dict[str, _CachedHeader])
+        cached = msgspec.msgpack.decode(
+            cache.read_bytes(), type=dict[str, tuple[int, int, Header]]
+        )  # with size and time
     except (OSError, msgspec.MsgspecError):
         cached = {}
 
-    def read(file: str) -> _CachedHeader:
+    def read(file: str) -> tuple[int, int, Header]:
         path = folder / file
         try:
             status = path.stat()
         except (OSError, ValueError):
-            return _CachedHeader(-1, -1, Header(problem=MISSING))
+            return -1, -1, Header(problem=MISSING)
         entry = cached.get(file)
-        if entry and (entry.size, entry.time) == (status.st_size, status.st_mtime_ns):
+        if entry and entry[:2] == (status.st_size, status.st_mtime_ns):
             return entry
-        return _CachedHeader(status.st_size, status.st_mtime_ns, read_header(path))
+        return status.st_size, status.st_mtime_ns, read_header(path)
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         entries = list(pool.map(read, files, chunksize=64))
     # A problem, such as a missing permission, may disappear without a change of the file, so it is not cached.
-    readable = {file: entry for file, entry in zip(files, entries, strict=True) if entry.header.problem is None}
+    readable = {file: entry for file, entry in zip(files, entries, strict=True) if entry[2].problem is None}
     if any(cached.get(file) != entry for file, entry in readable.items()):
         with suppress(OSError, UnicodeEncodeError):  # without a cache, headers are read in every run
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_whole(cache, msgspec.msgpack.encode(cached | readable))
-    return [entry.header for entry in entries]
+    return [header for *_, header in entries]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,9 @@ _READERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
     "TIFF": _Tiff,
     "GIF": GifImagePlugin.GifImageFile,
 }
+MISSING = "no such file"
 NOT_AN_IMAGE = "not a JPEG, PNG, WEBP, BMP, TIFF or GIF image"
+VIDEO = "it is a video: extract its frames (ffmpeg -i FILE -vf fps=1 frames/%05d.png), and give their folder"
 
 
 @dataclass(frozen=True)
@@ -94,30 +96,22 @@ def _read(file: IO[bytes]) -> ImageFile:
     raise UnidentifiedImageError
 
 
-def open_image(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True) -> OpenedImage:
-    """Decode an image file, with its EXIF orientation applied unless `turn` is False.
-
-    Raises DataError with the reason, which does not name the file.
-    """
+@contextmanager
+def image_errors(path: Path = Path()) -> Iterator[None]:
+    """Convert exceptions while an image is opened and decoded to DataError, with the reason but not the file."""
     try:
-        with opened(path, max_pixels) as image:
-            # The second image of a phone's MPO file is no frame. The frames are counted before the pixels are
-            # loaded, because counting those of a TIFF discards them.
-            animated = getattr(image, "is_animated", False) and image.format != "MPO"
-            image.load()
-            notes = ["only the first of its frames was read"] if animated else []
-            return OpenedImage(as_displayed(image) if turn else to_rgb(image), notes)
+        yield
     except DataError:
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         web = is_web_address(path)
-        raise DataError("it is a web address: download it, and give the file" if web else "no such file") from None
+        raise DataError("it is a web address: download it, and give the file" if web else MISSING) from None
     except PermissionError:
         raise DataError("it cannot be read (permission denied)") from None
     except UnidentifiedImageError:
-        raise DataError(_unknown_format(path)) from None
+        raise DataError(VIDEO if path.suffix.lower() in VIDEO_SUFFIXES else NOT_AN_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise any exception for a broken file
-        raise DataError(decoding_failed(error)) from error
+        raise DataError(f"it cannot be decoded ({escape_controls(str(error)) or type(error).__name__})") from error
 
 
 def _not_a_file(path: Path) -> str:
@@ -129,27 +123,26 @@ def _not_a_file(path: Path) -> str:
     return f"it is a folder; name an image in it, such as {escape_controls(inside)}"
 
 
-def _unknown_format(path: Path) -> str:
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        return NOT_AN_IMAGE
-    return "it is a video: extract its frames (ffmpeg -i FILE -vf fps=1 frames/%05d.png), and give their folder"
+def open_image(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True) -> OpenedImage:
+    """Decode an image file, with its EXIF orientation applied unless `turn` is False.
 
-
-def decoding_failed(error: Exception) -> str:
-    """Describe an exception of a Pillow decoder."""
-    return f"it cannot be decoded ({escape_controls(str(error)) or type(error).__name__})"
+    Raises DataError with the reason, which does not name the file.
+    """
+    with image_errors(path), opened(path, max_pixels) as image:
+        # The second image of a phone's MPO file is no frame. The frames are counted before the pixels are loaded,
+        # because counting those of a TIFF discards them.
+        animated = getattr(image, "is_animated", False) and image.format != "MPO"
+        image.load()
+        notes = ["only the first of its frames was read"] if animated else []
+        return OpenedImage(as_displayed(image) if turn else to_rgb(image), notes)
 
 
 def as_displayed(image: Image.Image) -> Image.Image:
     """Return a Pillow image upright and in RGB. Raises DataError if that is not possible."""
     if 0 in image.size:
         raise DataError("it has no pixels")
-    try:
+    with image_errors():  # an image that Pillow reads lazily fails here
         return to_rgb(upright(image))
-    except DataError:
-        raise
-    except Exception as error:  # an image that Pillow reads lazily fails here
-        raise DataError(decoding_failed(error)) from error
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -165,12 +158,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert pixels of any kind to 8-bit RGB, with transparency on white and 16 bits scaled."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    converted = _convert(image)
-    converted.info = {}  # a profile of the old colours does not describe the new ones
-    return converted
-
-
-def _convert(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
@@ -182,6 +169,7 @@ def _convert(image: Image.Image) -> Image.Image:
         raise DataError("its pixels are floating-point numbers of unknown scale")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    converted = image.convert("RGB")
+    converted.info = {}  # a profile of the old colours does not describe the new ones
+    return converted

@@ -1,9 +1,7 @@
 """Masks in augmentation: transformations are recorded, and each mask is made once, at the network's size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Self
 
 import numpy as np
 import torch
@@ -13,95 +11,66 @@ from detrcli.data.segmentations import mask_of
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A transformation along an axis: place u shows place scale * u + shift of the mask."""
+class LazyMask:
+    """The mask of an object and its transformation.
 
-    scale: float
-    shift: float
-    first: float  # places before it, and from `last` on, show nothing
-    last: float
+    A point (x, y) of the image shows the point scale * (x, y) + shift of the original mask, if it lies from `first` to
+    `last`, and nothing otherwise.
+    """
+
+    text: bytes  # of `Segmentations`
+    size: tuple[int, int]  # height and width of the original image
+    scale: np.ndarray  # (2,), for x and y, like the others
+    shift: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
 
     @classmethod
-    def identity(cls, length: int) -> Self:
-        return cls(1.0, 0.0, 0.0, float(length))
+    def of(cls, text: bytes, height: int, width: int) -> "LazyMask":
+        """Return the mask of an object in an image of this size, not transformed."""
+        return cls(text, (height, width), np.ones(2), np.zeros(2), np.zeros(2), np.array([width, height], dtype=float))
 
-    def resized(self, factor: float) -> "Axis":
-        return Axis(self.scale / factor, self.shift, self.first * factor, self.last * factor)
+    def flipped(self, width: int) -> "LazyMask":
+        """Flip an image of this width horizontally."""
+        return replace(
+            self,
+            scale=self.scale * (-1, 1),
+            shift=self.scale * (width, 0) + self.shift,
+            first=np.array([width - self.last[0], self.first[1]]),
+            last=np.array([width - self.first[0], self.last[1]]),
+        )
 
-    def flipped(self, length: int) -> "Axis":
-        return Axis(-self.scale, self.scale * length + self.shift, length - self.last, length - self.first)
+    def resized(self, x: float, y: float) -> "LazyMask":
+        """Scale an image by these factors."""
+        factor = np.array([x, y])
+        return replace(self, scale=self.scale / factor, first=self.first * factor, last=self.last * factor)
 
-    def moved(self, by: float) -> "Axis":
-        return Axis(self.scale, self.shift - self.scale * by, self.first + by, self.last + by)
+    def moved(self, left: float, top: float) -> "LazyMask":
+        """Move an image to the right and down."""
+        by = np.array([left, top], dtype=float)
+        return replace(self, shift=self.shift - self.scale * by, first=self.first + by, last=self.last + by)
 
-    def cut(self, length: int) -> "Axis":
-        """Show nothing beyond 0 and this length."""
-        return replace(self, first=max(self.first, 0.0), last=min(self.last, float(length)))
-
-    def pixels(self, length: int, mask_length: int) -> np.ndarray:
-        """Return the mask's pixel for each pixel of an axis, (length,); -1 for none."""
-        centres = np.arange(length) + 0.5
-        pixels = np.floor(self.scale * centres + self.shift).astype(np.int64)
-        inside = (centres >= self.first) & (centres < self.last) & (pixels >= 0) & (pixels < mask_length)
-        return np.where(inside, pixels, -1)
-
-
-@dataclass(frozen=True)
-class LazyMask:
-    """The mask of an object, as a text of `Segmentations` with transformations along x and y."""
-
-    text: bytes
-    size: tuple[int, int]  # height and width of the original image
-    x: Axis
-    y: Axis
+    def cut(self, width: int, height: int) -> "LazyMask":
+        """Crop an image to this size."""
+        return replace(self, first=np.maximum(self.first, 0), last=np.minimum(self.last, (width, height)))
 
     def pixels(self, height: int, width: int) -> np.ndarray:
-        """Return the mask on an image of this size, (height, width) bool."""
+        """Return the mask in an image of this size, (height, width) bool."""
         mask = np.pad(mask_of(self.text, *self.size), ((0, 1), (0, 1)))  # index -1 is empty
-        rows, columns = self.y.pixels(height, self.size[0]), self.x.pixels(width, self.size[1])
+        columns, rows = self._indices(0, width), self._indices(1, height)
         return mask[rows[:, None], columns]
 
+    def _indices(self, axis: int, length: int) -> np.ndarray:
+        """Return the original pixel of each pixel along an axis, (length,); -1 for none."""
+        centres = np.arange(length) + 0.5
+        pixels = np.floor(self.scale[axis] * centres + self.shift[axis]).astype(np.int64)
+        inside = (centres >= self.first[axis]) & (centres < self.last[axis])
+        return np.where(inside & (pixels >= 0) & (pixels < self.size[1 - axis]), pixels, -1)
 
-@dataclass(frozen=True)
-class LazyMasks:
-    """The masks of the N objects of an image."""
 
-    rows: Sequence[LazyMask]
-
-    @classmethod
-    def of(cls, texts: Sequence[bytes], height: int, width: int) -> Self:
-        """Return the masks of an image of this size, not transformed."""
-        x, y = Axis.identity(width), Axis.identity(height)
-        return cls([LazyMask(text, (height, width), x, y) for text in texts])
-
-    def part(self, chosen: Tensor) -> "LazyMasks":
-        """Select masks by a boolean tensor (N,)."""
-        return LazyMasks([row for row, kept in zip(self.rows, chosen.tolist(), strict=True) if kept])
-
-    def along(self, x: Callable[[Axis], Axis], y: Callable[[Axis], Axis] = lambda axis: axis) -> "LazyMasks":
-        """Transform the axes, which the objects of an image share."""
-        x, y = cache(x), cache(y)
-        return LazyMasks([replace(row, x=x(row.x), y=y(row.y)) for row in self.rows])
-
-    def flipped(self, width: int) -> "LazyMasks":
-        """Flip an image of this width horizontally."""
-        return self.along(lambda x: x.flipped(width))
-
-    def resized(self, x: float, y: float) -> "LazyMasks":
-        """Scale an image by these factors."""
-        return self.along(lambda axis: axis.resized(x), lambda axis: axis.resized(y))
-
-    def moved(self, left: float, top: float) -> "LazyMasks":
-        """Move to the right and down."""
-        return self.along(lambda x: x.moved(left), lambda y: y.moved(top))
-
-    def cut(self, width: int, height: int) -> "LazyMasks":
-        """Crop an image to this size."""
-        return self.along(lambda x: x.cut(width), lambda y: y.cut(height))
-
-    def pixels(self, height: int, width: int) -> Tensor:
-        """Return the masks on an image of this size, (N, height, width) bool, made one at a time."""
-        masks = torch.zeros(len(self.rows), height, width, dtype=torch.bool)
-        for mask, row in zip(masks, self.rows, strict=True):
-            mask.copy_(torch.from_numpy(row.pixels(height, width)))
-        return masks
+def mask_pixels(masks: Sequence[LazyMask], height: int, width: int) -> Tensor:
+    """Return masks in an image of this size, (N, height, width) bool, made one at a time."""
+    pixels = torch.zeros(len(masks), height, width, dtype=torch.bool)
+    for target, mask in zip(pixels, masks, strict=True):
+        target.copy_(torch.from_numpy(mask.pixels(height, width)))
+    return pixels

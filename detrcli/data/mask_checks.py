@@ -5,7 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from detrcli.data.checks import Split
 from detrcli.data.image_files import TIME_LIMIT
 from detrcli.data.panoptic_maps import VOID, read_map
-from detrcli.data.raw_annotations import Problem
+from detrcli.data.raw_annotations import Problem, Problems
 from detrcli.data.segmentations import MALFORMED, mask_of, run_lengths_of, size_of
 from detrcli.errors import DataError
 from detrcli.reporter import SILENT, Reporter
@@ -23,24 +23,15 @@ TOLERANCE = 2.0  # pixels that a mask may exceed its box by: a polygon's corners
 OVERLAP = 0.01  # fraction of an image that segments may share without a warning
 
 
-@dataclass
-class _ImageCheck:
+class _ImageCheck(Problems):
     """The check of an image's masks, whose annotations are given by their indices."""
 
-    name: str
-    split: Split
-    i: int
-    annotations: Sequence[int]
-    problems: list[Problem] = field(default_factory=list)
-    left_out: list[int] = field(default_factory=list)  # annotations
-    unusable: bool = False  # the image, without its map
-    void: int = 0  # pixels of no segment
-
-    def warning(self, kind: str, where: str, what: str) -> None:
-        self.problems.append(Problem("warning", kind, self.name, where, what))
-
-    def error(self, kind: str, where: str, what: str) -> None:
-        self.problems.append(Problem("error", kind, self.name, where, what))
+    def __init__(self, name: str, split: Split, i: int, annotations: Sequence[int]) -> None:
+        super().__init__(name)
+        self.split, self.i, self.annotations = split, i, annotations
+        self.left_out: list[int] = []  # annotations
+        self.unusable = False  # the image, without its map
+        self.void = 0  # pixels of no segment
 
     @property
     def image(self) -> str:

@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
-from detrcli.data.images import decoding_failed, opened
+from detrcli.data.images import image_errors, opened
 from detrcli.data.paths import folder_of
 from detrcli.errors import DataError
 
@@ -62,20 +61,14 @@ def map_folders(annotations: Path) -> Sequence[Path]:
 def read_map(path: Path, height: int, width: int) -> np.ndarray:
     """Read the segment ids (H, W) int32 of an image of this size. Raises DataError with the reason."""
     try:
-        with opened(path) as image:
+        with image_errors(path), opened(path) as image:
             if (image.height, image.width) != (height, width):
-                raise DataError(f"its map is {image.width} x {image.height}, the image {width} x {height}")
+                raise DataError(f"{image.width} x {image.height}, but the image is {width} x {height}")
             if image.format != "PNG" or image.mode not in ("RGB", "RGBA", "P"):
-                raise DataError(f"its map is not a PNG with three colours ({image.format}, {image.mode})")
+                raise DataError(f"not a PNG with three colours ({image.format}, {image.mode})")
             return rgb_to_ids(np.asarray(image.convert("RGB")))
-    except DataError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"its map {path} does not exist") from None
-    except UnidentifiedImageError:
-        raise DataError(f"its map {path} is not a PNG") from None
-    except Exception as error:  # Pillow's decoders raise any exception for a broken file
-        raise DataError(f"its map {path}: {decoding_failed(error)}") from None
+    except DataError as error:
+        raise DataError(f"its map {path}: {error}") from None
 
 
 def segment_mask(text: bytes, height: int, width: int) -> np.ndarray:

@@ -25,20 +25,13 @@ def find_images(arguments: Iterable[str]) -> Iterator[ImagePath]:
     Names that do not exist are yielded too, and fail when they are opened.
     """
     for argument in arguments:
-        path = Path(argument)
-        if os.path.exists(path) or not glob.has_magic(argument):
-            yield from _images_at(path)
-        else:
-            for match in sorted(Path(name) for name in glob.glob(argument, recursive=True)) or [path]:
-                yield from _images_at(match)
-
-
-def _images_at(path: Path) -> Iterator[ImagePath]:
-    inside = sorted(_files_below(path)) if os.path.isdir(path) else []
-    if inside:
-        yield from (ImagePath(file, file.relative_to(path)) for file in inside)
-    else:
-        yield ImagePath(path, Path(path.name))
+        pattern = glob.has_magic(argument) and not os.path.exists(argument)
+        matches = sorted(Path(name) for name in glob.glob(argument, recursive=True)) if pattern else []
+        for path in matches or [Path(argument)]:
+            inside = sorted(_files_below(path)) if os.path.isdir(path) else []
+            yield from (ImagePath(file, file.relative_to(path)) for file in inside)
+            if not inside:
+                yield ImagePath(path, Path(path.name))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """The annotations of a split as its files contain them, in any layout, and problems with them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,6 +21,20 @@ class Problem:
     split: str | None
     where: str
     what: str
+
+
+class Problems:
+    """Collects the problems of a split."""
+
+    def __init__(self, split: str) -> None:
+        self.split_name = split
+        self.problems: list[Problem] = []
+
+    def error(self, kind: str, where: str, what: str) -> None:
+        self.problems.append(Problem("error", kind, self.split_name, where, what))
+
+    def warning(self, kind: str, where: str, what: str) -> None:
+        self.problems.append(Problem("warning", kind, self.split_name, where, what))
 
 
 @dataclass(frozen=True)
@@ -77,17 +91,15 @@ class RawAnnotations:
 
     def part(self, chosen: np.ndarray) -> Self:
         """Select annotations by a boolean array (N,)."""
-        return replace(
-            self,
-            annotation_ids=self.annotation_ids[chosen],
-            of_image=self.of_image[chosen],
-            of_category=self.of_category[chosen],
-            boxes=self.boxes[chosen],
-            areas=self.areas[chosen],
-            crowd=self.crowd[chosen],
-            segmentations=self.segmentations and self.segmentations.part(chosen),
-            maps=self.maps and self.maps.part(chosen),
-        )
+        arrays = ("annotation_ids", "of_image", "of_category", "boxes", "areas", "crowd")
+        parts: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
+        segmentations = self.segmentations and self.segmentations.part(chosen)
+        return replace(self, **parts, segmentations=segmentations, maps=self.maps and self.maps.part(chosen))
+
+    def categories(self) -> Iterator[tuple[int, str, str, bool]]:
+        """Yield id, name, supercategory of each category, and whether it is a thing."""
+        things = self.things or [True] * len(self.names)
+        return zip(self.category_ids.tolist(), self.names, self.parents, things, strict=True)
 
     def image_index(self) -> np.ndarray:
         """Return the index of each annotation's image, (N,); -1 for unknown images."""

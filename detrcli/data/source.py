@@ -47,11 +47,11 @@ class DataSpec:
 
     def open(self) -> DataSource:
         """Open the dataset."""
-        files = {
-            split: (None if file is None else Path(file), None if images is None else Path(images))
-            for split, (file, images) in self.files.items()
-        }
-        return open_source(None if self.data is None else Path(self.data), files)
+
+        def path(text: str | None) -> Path | None:
+            return None if text is None else Path(text)
+
+        return open_source(path(self.data), {split: (path(f), path(i)) for split, (f, i) in self.files.items()})
 
 
 def open_data(data: Path) -> DataSource:

@@ -14,6 +14,7 @@ from detrcli.data.augmentation import Sample, augment, make_sample
 from detrcli.data.dataset import to_input
 from detrcli.data.examine import examine_headers
 from detrcli.data.images import open_image
+from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.preprocessing import as_image
 from detrcli.data.splits import DataSource
 from detrcli.errors import DataError
@@ -62,6 +63,6 @@ def _pixels(path: Path, seen: Sample, image: Image.Image) -> Tensor | None:
     if seen.masks is None:
         return None
     try:
-        return seen.masks.pixels(image.height, image.width)
+        return mask_pixels(seen.masks, image.height, image.width)
     except ValueError as error:  # of an outline
         raise DataError(f"{path}: {error}") from None

@@ -71,6 +71,8 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     names = [_file_name(image.file_name) for image in images]
     boxes = box_array([entry.bbox for entry in entries])
     try:
+        class_names = [_name(category.name) for category in categories]
+        check_class_names(class_names)
         of_image = integer_array((entry.image_id for entry in entries), invalid=NO_ID)
         maps, segmentations = None, None
         if panoptic:
@@ -91,7 +93,7 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             areas=_areas(entries, boxes),
             crowd=np.fromiter((str(entry.iscrowd).lower() in _TRUE for entry in entries), dtype=bool),
             category_ids=integer_array(category.id for category in categories),
-            names=_class_names(categories),
+            names=class_names,
             parents=[_name(category.supercategory or "") for category in categories],
             annotation_file=None if maps else annotations,
             segmentations=segmentations,
@@ -173,12 +175,6 @@ def _name(value: Any) -> str:
     return writable(str(value))
 
 
-def _class_names(categories: Sequence[_Category]) -> list[str]:
-    names = [_name(category.name) for category in categories]
-    check_class_names(names)
-    return names
-
-
 def _file_name(name: Any) -> str:
     return writable(str(name).replace("\\", "/"))  # Label Studio on Windows writes backslashes
 
@@ -230,7 +226,6 @@ def coco_document(split: RawAnnotations) -> dict[str, Any]:
         except (KeyError, ValueError):  # reported by the check
             return {}
 
-    things = [{}] * len(split.names) if split.things is None else [{"isthing": int(thing)} for thing in split.things]
     return {
         "images": images_document(split),
         "annotations": [
@@ -246,10 +241,13 @@ def coco_document(split: RawAnnotations) -> dict[str, Any]:
             for n in np.flatnonzero(np.isfinite(split.boxes).all(1)).tolist()
         ],
         "categories": [
-            {"id": id_, "name": name, "supercategory": parent, **thing}
-            for id_, name, parent, thing in zip(
-                split.category_ids.tolist(), split.names, split.parents, things, strict=True
-            )
+            {
+                "id": id_,
+                "name": name,
+                "supercategory": parent,
+                **({} if split.things is None else {"isthing": int(thing)}),
+            }
+            for id_, name, parent, thing in split.categories()
         ],
     }
 

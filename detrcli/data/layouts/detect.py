@@ -26,8 +26,8 @@ def detect_layout(data: Path) -> DataSource:
     if not os.path.isdir(data):
         web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
         raise DataError(f"{data}: no such folder.{web}\n`detr guide data` describes what DATA can be.")
-    for layout in (_coco, _coco_panoptic, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
-        if source := layout(data):
+    for detect in (_coco, _coco_panoptic, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
+        if source := detect(data):
             return source
     places = ", ".join(argument(f"{split}_{what}") for split in ("train", "val") for what in ("ann", "images"))
     raise DataError(
@@ -133,17 +133,16 @@ def _roboflow(data: Path) -> DataSource | None:
 
 
 def _label_studio(data: Path) -> DataSource | None:
-    file, images = data / "result.json", data / "images"
-    if not (file.is_file() and images.is_dir()):
-        return None
-    return DataSource("label-studio", {"train": partial(coco.read, file, [data, images])})
+    return _export("label-studio", data / "result.json", data / "images", [data, data / "images"])
 
 
 def _fiftyone(data: Path) -> DataSource | None:
-    file, images = data / "labels.json", data / "data"
-    if not (file.is_file() and images.is_dir()):
-        return None
-    return DataSource("fiftyone", {"train": partial(coco.read, file, [images])})
+    return _export("fiftyone", data / "labels.json", data / "data", [data / "data"])
+
+
+def _export(layout: str, file: Path, required: Path, folders: list[Path]) -> DataSource | None:
+    exists = file.is_file() and required.is_dir()
+    return DataSource(layout, {"train": partial(coco.read, file, folders)}) if exists else None
 
 
 def _yolo(data: Path) -> DataSource | None:

@@ -120,13 +120,15 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *,
 
 def _segmentations(polygons: Sequence[tuple[str, int, int] | None]) -> list[bytes]:
     """Return polygons in pixels; empty for boxes."""
-    return [b"" if polygon is None else _segmentation(*polygon) for polygon in polygons]
-
-
-def _segmentation(line: str, height: int, width: int) -> bytes:
-    _, *numbers = line.split()
-    corners = np.array(numbers, dtype=np.float64).reshape(-1, 2) * (width, height)
-    return as_text([corners.flatten().tolist()])
+    texts = []
+    for polygon in polygons:
+        if polygon is None:
+            texts.append(b"")
+            continue
+        line, height, width = polygon
+        corners = np.array(line.split()[1:], dtype=np.float64).reshape(-1, 2) * (width, height)
+        texts.append(as_text([corners.flatten().tolist()]))
+    return texts
 
 
 def label_of(image: Path) -> Path:
