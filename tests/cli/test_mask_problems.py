@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from here import Detr
-from panoptic_set import HEIGHT, PICTURES, WIDTH, Document, document_of, mask_of, write
+from panoptic_set import HEIGHT, IMAGES, WIDTH, Document, document_of, mask_of, write
 from PIL import Image
 
 from detrcli.data import examine as examine_module
@@ -104,7 +104,7 @@ def painted(colour: tuple[int, int, int]) -> Callable[[Path], object]:
 
     def spoil(path: Path) -> None:
         pixels = np.array(Image.open(path))
-        pixels[mask_of(PICTURES["train"]["a.jpg"], 1)] = colour
+        pixels[mask_of(IMAGES["train"]["a.jpg"], 1)] = colour
         Image.fromarray(pixels).save(path)
 
     return map_of(spoil)

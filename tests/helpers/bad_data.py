@@ -49,7 +49,7 @@ def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
     }
 
     def make(root: Path) -> None:
-        folders.picture(root / "data" / "train" / "a.png")
+        folders.image(root / "data" / "train" / "a.png")
         folders.written(root / "data" / "annotations" / "panoptic_train.json", json.dumps(document))
         if size is not None:
             maps = root / "data" / "annotations" / "panoptic_train"
@@ -69,7 +69,7 @@ KINDS: dict[str, Bad] = {
     "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org", "download it"),
     "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data: no known layout", "--train-ann"),
     "a folder of pictures alone": Bad(
-        lambda root: folders.picture(root / "data" / "a.png"), CHECK, 3, "data:", "--train-ann"
+        lambda root: folders.image(root / "data" / "a.png"), CHECK, 3, "data:", "--train-ann"
     ),
     "a file that is no annotations": Bad(
         at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt", "COCO annotation file"
