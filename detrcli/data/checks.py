@@ -108,8 +108,8 @@ class _SplitCheck(Problems):
         for i in np.flatnonzero(inside).tolist():
             header, where, file = headers[i], self.image(i), self.written.files[i]
             if header.problem is not None:
-                kind = "missing-picture" if header.problem == MISSING else "bad-picture"
-                self.error(kind, where, f"{file}: {header.problem}")
+                missing = header.problem == MISSING
+                self.error("missing-picture" if missing else "bad-picture", where, f"{file}: {header.problem}")
                 usable[i] = False
                 continue
             annotated = tuple(self.written.sizes[i].tolist())
@@ -155,8 +155,8 @@ class _SplitCheck(Problems):
         for (i, file), header in zip(to_read, headers, strict=True):
             height, width = sizes[i].tolist()
             if header.problem is not None:
-                kind = "missing-map" if header.problem == MISSING else "bad-map"
-                self.error(kind, self.image(i), f"its map {maps.folder / file}: {header.problem}")
+                what = f"its map {maps.folder / file}: {header.problem}"
+                self.error("missing-map" if header.problem == MISSING else "bad-map", self.image(i), what)
                 usable[i] = False
             elif header.stored != (height, width):
                 what = f"its map {file} is {header.width} x {header.height}, the image {width} x {height}"

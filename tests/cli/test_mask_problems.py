@@ -13,6 +13,7 @@ from PIL import Image
 
 from detrcli.data import examine as examine_module
 from detrcli.data.annotations import annotate, classes_in_report
+from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.segmentations import to_rle
 from detrcli.data.source import open_data
 from detrcli.evaluation.masks import truth_masks
@@ -188,7 +189,7 @@ def test_each_problem_is_found_and_named(detr: Detr, tmp_path: Path, planted: st
         if kind != "unclaimed":
             assert [p["where"] for p in shown.json["problems"] if p["kind"] == kind] == [where]
         elif planted == "black":
-            assert "in 2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
+            assert "2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
         assert shown.code == (3 if "error" in {p["severity"] for p in shown.json["problems"]} else 0)
 
 
@@ -201,7 +202,7 @@ def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
     write(tmp_path / "panoptic")
     (gap,) = detr("data", "check", "panoptic", "--json").json["problems"]
     assert gap["kind"] == "unclaimed"
-    assert "in 1 of 2 pictures pixels belong to no segment, 10.6% of all" in gap["what"]
+    assert "1 of 2 images have pixels of no segment, 10.6%" in gap["what"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_what_is_left_out_is_neither_learned_nor_measured(
     for i in range(images):
         masks = annotations.masks(i)
         assert masks is not None
-        masks.pixels(HEIGHT, WIDTH)
+        mask_pixels(masks, HEIGHT, WIDTH)
     truth = truth_of(train)
     masks_ = truth_masks(truth)
     assert masks_ is not None
@@ -257,7 +258,7 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
 def test_many_masks_are_looked_at_where_that_is_asked_for(
     detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detrcli.data.mask_checks.PATIENCE", -1.0)
+    monkeypatch.setattr("detrcli.data.mask_checks.TIME_LIMIT", -1.0)
     PLANTED["a word"][-1](tmp_path / "data")
     shown = detr("data", "check", "data")
     assert shown.code == 0

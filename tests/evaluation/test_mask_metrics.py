@@ -131,7 +131,7 @@ def test_truth_without_masks_has_none(tmp_path: Path) -> None:
     del document["annotations"][0]["segmentation"]
     assert truth_masks(read(tmp_path, document)) is None
     document["annotations"][0]["segmentation"] = {"size": [3, 3], "counts": [9]}
-    with pytest.raises(DataError, match="annotation 0: a mask is 3 x 3, the picture 200 x 150"):
+    with pytest.raises(DataError, match="annotation 0: a mask is 3 x 3, the image 200 x 150"):
         truth_masks(read(tmp_path, document))
 
 
