@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from detrcli.errors import MachineError, UsageError
+from detrcli.messages import argument
 from detrcli.system.launch import launch
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,10 +31,10 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in available:
-        raise UsageError(f"Unknown device {name!r}. The devices are auto, cpu, cuda, cuda:N (or N) and mps.")
+        raise UsageError(f"{argument('device', name)}: must be auto, cpu, cuda, cuda:N (or N) or mps.")
     if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         usable = ", ".join(kind for kind, usable in available.items() if usable)
-        raise MachineError(f"Device {name!r} does not exist on this machine. It has {usable}.")
+        raise MachineError(f"{argument('device', name)}: no such device. This machine has {usable}.")
     return device
 
 
@@ -73,9 +74,9 @@ def exact_float32() -> Iterator[None]:
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UsageError for an unknown precision; warn where this CPU only emulates bf16."""
     if precision not in PRECISIONS:
-        raise UsageError(f"Unknown precision {precision!r}. The precisions are {', '.join(PRECISIONS)}.")
+        raise UsageError(f"{argument('precision', precision)}: must be {', '.join(PRECISIONS)}.")
     if precision == "bf16" and device.type == "cpu":
         # Older versions of torch do not report capabilities.
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         if capabilities and not any("bf16" in name and usable for name, usable in capabilities.items()):
-            warnings.warn("This CPU emulates bf16, which is slower than fp32.", stacklevel=3)
+            warnings.warn("This CPU does not compute in bf16; emulating it is slower than fp32.", stacklevel=3)

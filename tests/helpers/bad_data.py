@@ -159,7 +159,7 @@ KINDS: dict[str, Bad] = {
     "a list of VOC of what there is not": Bad(voc(listed="b"), CHECK, 3, "b.xml", GUIDE),
     "YAML that ends too early": Bad(yolo("names: ["), CHECK, 3, "data.yaml", HINT),
     "YAML without names": Bad(yolo("train: images\n"), CHECK, 3, "data.yaml", "`names`"),
-    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml", "train, val or test"),
+    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml", "train, val and test"),
     "YAML of a folder that is not there": Bad(
         yolo("train: nowhere\nnames: [ant]\n"), CHECK, 3, "nowhere does not exist", GUIDE
     ),

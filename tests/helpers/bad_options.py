@@ -30,9 +30,7 @@ KINDS: dict[str, Bad] = {
         way="smaller --size",
         make=noise("a.png"),
     ),
-    "an unknown device": asked(
-        *PREDICT, "--device", "gpu", say="device 'gpu'", way="there is auto, cpu", make=noise("a.png")
-    ),
+    "an unknown device": asked(*PREDICT, "--device", "gpu", say="--device gpu", way="auto, cpu", make=noise("a.png")),
     "an unknown precision": asked(*PREDICT, "--precision", "fp7", say="fp7", way="fp32", make=noise("a.png")),
     "an unknown engine": asked(*PREDICT, "--engine", "warp", say="warp", way="fast", make=noise("a.png")),
     "an unknown class": asked(
@@ -167,7 +165,7 @@ KINDS |= {
         "give another place",
     ),
     "a device that is not here": Bad(
-        noise("a.png"), (*PREDICT, "--device", "cuda:99"), 6, "device 'cuda:99'", "There is cpu"
+        noise("a.png"), (*PREDICT, "--device", "cuda:99"), 6, "--device cuda:99", "has cpu"
     ),
     "a results file that is a folder": Bad(
         both(coco(), lambda root: (root / "r.json").mkdir()), SCORE, 2, "--predictions r.json", "Is a directory"
