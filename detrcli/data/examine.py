@@ -15,7 +15,7 @@ from detrcli.data.checks import (
     parents_without_boxes,
     skippable_as_warnings,
 )
-from detrcli.data.image_files import DecodedImage, decode_all, near_duplicates
+from detrcli.data.image_files import DecodedImage, decode, map_images, near_duplicates
 from detrcli.data.mask_checks import check_masks
 from detrcli.data.raw_annotations import Problem
 from detrcli.data.splits import DataSource
@@ -140,7 +140,7 @@ def examine(
 
     images = [(name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()]
     paths = [splits[name].written.folder / splits[name].written.files[i] for name, i in images]
-    decoded = decode_all(paths, full=full, reporter=reporter)
+    decoded = map_images(decode, paths, "decoding images", full=full, reporter=reporter)
     if decoded is not None:
         by_split: dict[str, dict[int, DecodedImage]] = {name: {} for name in splits}
         for (name, i), image in zip(images, decoded, strict=True):

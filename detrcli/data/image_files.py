@@ -3,11 +3,12 @@
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -19,6 +20,9 @@ from detrcli.reporter import SILENT, Reporter
 from detrcli.system.files import cache_folder, write_whole
 
 SIDEWAYS = frozenset({5, 6, 7, 8})  # the EXIF orientations that exchange width and height
+T = TypeVar("T")
+R = TypeVar("R")
+
 TIME_LIMIT = 60.0  # seconds that an unrequested check of all pixels may take
 GRID = 16  # perceptual hashes compare brightness along a grid of GRID x GRID cells
 MAX_DISTANCE = 10  # bits of GRID * GRID that may differ between near-duplicates
@@ -110,22 +114,24 @@ def perceptual_hash(image: Image.Image) -> np.ndarray:
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(np.uint64)
 
 
-def decode_all(paths: Sequence[Path], *, full: bool, reporter: Reporter = SILENT) -> list[DecodedImage] | None:
-    """Decode image files in parallel; return None if that would exceed the time limit and `full` is False."""
+def map_images(
+    work: Callable[[T], R], images: Sequence[T], what: str, *, full: bool, reporter: Reporter = SILENT
+) -> list[R] | None:
+    """Map `work` over images in parallel. Return None if that would exceed the time limit and `full` is False."""
     workers = os.cpu_count() or 1
-    sample = paths[:: max(1, len(paths) // 8)][:8]
-    start = time.perf_counter()
-    for path in sample:
-        decode(path)
-    expected = (time.perf_counter() - start) / max(len(sample), 1) * len(paths) / workers
-    if expected > TIME_LIMIT and not full:
-        return None
-    with reporter.progress("decoding images", len(paths)) as advance, ThreadPoolExecutor(workers) as pool:
-        decoded = []
-        for image in pool.map(decode, paths):
-            decoded.append(image)
-            advance(1)
-        return decoded
+    with ThreadPoolExecutor(workers) as pool:
+        if not full:
+            sample = images[:: max(1, len(images) // (4 * workers))]
+            start = time.perf_counter()
+            list(pool.map(work, sample))
+            if (time.perf_counter() - start) / max(len(sample), 1) * len(images) > TIME_LIMIT:
+                return None
+        results = []
+        with reporter.progress(what, len(images)) as advance:
+            for result in pool.map(work, images):
+                results.append(result)
+                advance(1)
+        return results
 
 
 def near_duplicates(a: Sequence[DecodedImage], b: Sequence[DecodedImage]) -> list[tuple[int, int]]:

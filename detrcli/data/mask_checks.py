@@ -1,17 +1,14 @@
 """Checks of the masks of a split, image by image, so that few masks are in memory at a time."""
 
-import os
-import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 
 from detrcli.data.checks import Split
-from detrcli.data.image_files import TIME_LIMIT
+from detrcli.data.image_files import map_images
 from detrcli.data.panoptic_maps import VOID, read_map
 from detrcli.data.raw_annotations import Problem, Problems
 from detrcli.data.segmentations import MALFORMED, mask_of, run_lengths_of, size_of
@@ -139,20 +136,9 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
             image.check_segmentations(texts)
         return image
 
-    workers = os.cpu_count() or 1
-    checks: list[_ImageCheck] = []
-    with ThreadPoolExecutor(workers) as pool:
-        if not full:  # the time of a sample, since maps are decoded in parallel and polygons are not
-            sample = images[:: max(1, len(images) // (8 * workers))]
-            start = time.perf_counter()
-            list(pool.map(check, sample))
-            if (time.perf_counter() - start) / max(len(sample), 1) * len(images) > TIME_LIMIT:
-                return None
-        with reporter.progress("checking masks", len(images)) as advance:
-            for image in pool.map(check, images):
-                checks.append(image)
-                advance(1)
-
+    checks = map_images(check, images, "checking masks", full=full, reporter=reporter)
+    if checks is None:
+        return None
     problems = [problem for image in checks for problem in image.problems]
     without = [n for n, text in texts.items() if not text and not w.crowd[n]]
     if without and len(without) < len(texts):

@@ -67,8 +67,8 @@ def open_source(data: Path | None, files: Files | None = None) -> DataSource:
         if any(pair) and split not in pairs:
             raise UsageError(f"{argument(f'{split}_ann')} requires {argument(f'{split}_images')}, and vice versa.")
     if (data is None) == (not pairs):
-        options = [f"{argument(f'{split}_ann')} and {argument(f'{split}_images')}" for split in files]
-        raise UsageError(f"Give {', or '.join(['DATA', ' and '.join(options)] if options else ['DATA'])}.")
+        options = " and ".join(argument(f"{split}_{what}") for split in files for what in ("ann", "images"))
+        raise UsageError(f"Give DATA, or {options}." if options else "Give DATA.")
     return explicit(pairs) if data is None else open_data(data)
 
 

@@ -258,7 +258,7 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
 def test_many_masks_are_looked_at_where_that_is_asked_for(
     detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detrcli.data.mask_checks.TIME_LIMIT", -1.0)
+    monkeypatch.setattr("detrcli.data.image_files.TIME_LIMIT", -1.0)
     PLANTED["a word"][-1](tmp_path / "data")
     shown = detr("data", "check", "data")
     assert shown.code == 0
