@@ -38,7 +38,7 @@ class Sample:
 
     image: Image.Image  # RGB
     objects: Mapping[str, Tensor]
-    masks: Sequence[LazyMask] | None = None  # likewise
+    masks: Sequence[LazyMask] | None = None  # (N,)
 
     @property
     def boxes(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checks of the masks of a split, image by image, so that few masks are in memory at a time."""
+"""Checks of the masks of a split, image by image, with few masks in memory at a time."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence

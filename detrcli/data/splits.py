@@ -18,7 +18,7 @@ Reader = Callable[[], RawAnnotations]
 
 @dataclass(frozen=True)
 class DataSource:
-    """A dataset: its layout, and a reader for each of its splits (train, val, test, whatever its folders' names)."""
+    """A dataset: its layout, and a reader for each of its splits, which are named train, val and test."""
 
     layout: str
     readers: Mapping[str, Reader]

@@ -1,7 +1,6 @@
 """COCO's panoptic files: ids, classes, boxes and masks, which are read on demand."""
 
 import json
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from here import Detr
-from panoptic_set import CATEGORIES, HEIGHT, IMAGES, WIDTH, document_of, mask_of, write
+from panoptic_set import HEIGHT, IMAGES, WIDTH, document_of, mask_of, write
 from PIL import Image
 from torch import Tensor
 from trainings import assert_resumes_to_the_same_bits, data_of
@@ -144,39 +143,6 @@ def test_maps_are_read_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Image.open(root / "annotations" / "panoptic_train2017" / "b.png").save(read[0])  # replace the map
     assert before[1].any()
     assert not pixels_of(annotations, 0)[1].any()
-
-
-def test_memory_does_not_grow_with_the_masks(tmp_path: Path) -> None:
-    """A hundred segments of a large image: their map, one mask, and the masks at the network's size."""
-    height, width = 1000, 1500
-    numbers = np.arange(height)[:, None] // 100 * 10 + np.arange(width) // 150 + 1  # (H, W), 1..100
-    root = tmp_path / "coco"
-    (root / "annotations" / "panoptic_train").mkdir(parents=True)
-    (root / "train").mkdir()
-    Image.new("RGB", (width, height)).save(root / "train" / "a.png")
-    Image.fromarray(ids_to_rgb(numbers)).save(root / "annotations" / "panoptic_train" / "a.png")
-    segments = [
-        {
-            "id": n + 1, "category_id": 1, "bbox": [n % 10 * 150, n // 10 * 100, 150, 100], "area": 15_000,
-            "iscrowd": 0,
-        }
-        for n in range(100)
-    ]  # fmt: skip
-    document = {
-        "images": [{"id": 1, "file_name": "a.png", "width": width, "height": height}],
-        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
-        "categories": CATEGORIES[1:2],
-    }
-    (root / "annotations" / "panoptic_train.json").write_text(json.dumps(document))
-    examined = examine(open_data(root), masks=False)
-    tracemalloc.start()
-    found = annotate(examined.splits["train"], classes_in_report(examined), masks=True).masks(0)
-    assert found is not None
-    masks = mask_pixels([mask.resized(0.1, 0.1) for mask in found], 100, 150)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert masks.flatten(1).sum(1).tolist() == [150] * 100
-    assert peak < 12 * height * width  # a hundred masks would take 100
 
 
 @pytest.mark.parametrize(
