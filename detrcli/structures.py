@@ -18,31 +18,35 @@ if TYPE_CHECKING:
     from detrcli.run_lengths import MaskRows
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Images of possibly different sizes, padded at the right and the bottom to a common size."""
-
-    images: Tensor  # (B, 3, H, W), normalised
-    padding: Tensor | None  # (B, H, W), True for padding; None if nothing is padded
-
-    def to(self, device: torch.device) -> Batch:
-        """Copy to a device; from pinned memory without waiting."""
-        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
-        return Batch(self.images.to(device, non_blocking=True), padding)
-
-    def pin_memory(self) -> Batch:
-        """Copy to pinned memory; torch's DataLoader calls this."""
-        return Batch(self.images.pin_memory(), None if self.padding is None else self.padding.pin_memory())
-
-
 def _present_fields(instance: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are not None."""
+    """Return the fields of a dataclass that are not None, also those of subclasses."""
     values = {field.name: getattr(instance, field.name) for field in fields(instance)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Target:
+class _Tensors:
+    """Base class of values whose fields are tensors or None."""
+
+    def to(self, device: torch.device) -> Self:
+        """Copy to a device; from pinned memory without waiting."""
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in _present_fields(self).items()})
+
+    def pin_memory(self) -> Self:
+        """Copy to pinned memory; torch's DataLoader calls this."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in _present_fields(self).items()})
+
+
+@dataclass(frozen=True)
+class Batch(_Tensors):
+    """Images of possibly different sizes, padded at the right and the bottom to a common size."""
+
+    images: Tensor  # (B, 3, H, W), normalised
+    padding: Tensor | None  # (B, H, W), True for padding; None if nothing is padded
+
+
+@dataclass(frozen=True)
+class Target(_Tensors):
     """The objects of an image. Every field has a row per object, so that subclasses can add fields."""
 
     labels: Tensor  # (N,), contiguous class indices
@@ -51,15 +55,6 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def to(self, device: torch.device) -> Self:
-        """Copy to a device; from pinned memory without waiting."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in _present_fields(self).items()}
-        return replace(self, **moved)
-
-    def pin_memory(self) -> Self:
-        """Copy to pinned memory; torch's DataLoader calls this."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in _present_fields(self).items()})
 
 
 class Masks(Protocol):
