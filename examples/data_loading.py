@@ -24,7 +24,7 @@ from timing import show_values
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import annotate, classes_in_report
 from detrcli.data.dataset import DetectionDataset
-from detrcli.data.examine import headers_only
+from detrcli.data.examine import examine_headers
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
 
@@ -87,7 +87,7 @@ def reading(folder: Path) -> dict[str, float]:
 def loader(folder: Path, images: int, side: int, size: int) -> DetectionDataset:
     """Return a training dataset of `shapes`."""
     make_shapes(folder, images=images, size=side)
-    examined = headers_only(open_data(folder), ["train"])
+    examined = examine_headers(open_data(folder), ["train"])
     annotations = annotate(examined.splits["train"], classes_in_report(examined))
     preprocessing = Preprocessing().with_size(size, round(size * 1333 / 800))
     return DetectionDataset(annotations, preprocessing, augmentation="published")

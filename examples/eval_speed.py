@@ -27,8 +27,8 @@ from timing import random_weights, show_values, write_coco
 
 from detrcli.checkpoints.coco import NAMES
 from detrcli.data.batching import collate
-from detrcli.data.examine import headers_only
-from detrcli.data.images import open_picture
+from detrcli.data.examine import examine_headers
+from detrcli.data.images import open_image
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
 from detrcli.evaluation.class_mapping import map_classes
@@ -177,10 +177,10 @@ def beside_the_model(folder: Path) -> dict[str, float]:
     photographs(folder)
     checkpoint = random_weights()
     detector = Detector.of(checkpoint, "cpu")
-    inputs = [prepare(open_picture(path).image, detector.preprocessing) for path in sorted((folder / "val").iterdir())]
+    inputs = [prepare(open_image(path).image, detector.preprocessing) for path in sorted((folder / "val").iterdir())]
 
     def evaluate(detector: Detector) -> None:
-        split = headers_only(open_data(folder), ["val"]).splits["val"]
+        split = examine_headers(open_data(folder), ["val"]).splits["val"]
         truth = truth_of(split)
         mapping = map_classes(detector.classes, classes_in_split(split))
         score(truth, detect_split(detector, split, truth, mapping).results)

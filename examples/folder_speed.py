@@ -22,7 +22,7 @@ from timing import random_weights, show
 
 from detrcli.api.benchmarking import photograph
 from detrcli.data.batching import collate
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
 from detrcli.data.preprocessing import prepare
 from detrcli.inference.detector import Detector
 from detrcli.system.allocator import keep_large_blocks
@@ -37,7 +37,7 @@ def measured(detector: Detector, paths: Sequence[Path]) -> dict[str, float]:
     with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
 
         def pixels(path: Path) -> torch.Tensor:
-            return prepare(open_picture(path).image, detector.preprocessing)
+            return prepare(open_image(path).image, detector.preprocessing)
 
         for part in parts(paths):
             ready = [pixels(path) for path in part]

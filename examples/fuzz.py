@@ -42,8 +42,8 @@ from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, 
 from detrcli.checkpoints.formats.native import in_order
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import examine
-from detrcli.data.headers import read_header
-from detrcli.data.images import open_picture
+from detrcli.data.image_files import read_header
+from detrcli.data.images import open_image
 from detrcli.data.source import open_data
 from detrcli.errors import DataError, to_user_error
 from detrcli.evaluation.results import read_results
@@ -277,7 +277,7 @@ def image_kind(ending: str) -> Callable[[Path, random.Random], None]:
         data = mutated(rng.choice(valid_images(ending)), rng)
         put(path, with_checksums(data) if ending == "png" and rng.random() < 0.8 else data)
         read_header(path)
-        assert open_picture(path).image.mode == "RGB"
+        assert open_image(path).image.mode == "RGB"
 
     return read
 

@@ -23,7 +23,7 @@ from detrcli.architectures import architecture_of, preset
 from detrcli.data.dataset import Examples
 from detrcli.inference.engines import ENGINES
 from detrcli.structures import Batch, Target
-from detrcli.system.precision import computing_in
+from detrcli.system.devices import computing_in
 from detrcli.training.optimiser import make_optimiser
 from detrcli.training.settings import Settings
 from detrcli.training.step import Trainer

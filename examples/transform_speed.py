@@ -19,9 +19,9 @@ from timing import compared, in_turn, show
 
 from detrcli.api.benchmarking import photograph
 from detrcli.config import Preprocessing
-from detrcli.data.augmentation import CROP, CROP_SCALES, SCALES, augment, sample
+from detrcli.data.augmentation import CROP, CROP_SCALES, SCALES, augment, make_sample
 from detrcli.data.dataset import to_input
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
 from detrcli.data.preprocessing import prepare
 from detrcli.resize import ShortestEdge
 from detrcli.system.allocator import keep_large_blocks
@@ -58,7 +58,7 @@ def published_training(path: Path) -> Any:
 
 def training(path: Path, generator: torch.Generator) -> Any:
     objects = {"boxes": torch.tensor([[10.0, 20, 300, 200]] * 7), "labels": torch.arange(7)}
-    augmented, preprocessing = augment(sample(open_picture(path).image, objects), PREPROCESSING, generator)
+    augmented, preprocessing = augment(make_sample(open_image(path).image, objects), PREPROCESSING, generator)
     return to_input(augmented, preprocessing, exact=False)
 
 
@@ -72,8 +72,8 @@ def main() -> None:
         photograph(path)
         evaluation = {
             "published evaluation": lambda: published(path),
-            "ours": lambda: prepare(open_picture(path).image, PREPROCESSING),
-            "ours, within a grey level": lambda: prepare(open_picture(path).image, PREPROCESSING, exact=False),
+            "ours": lambda: prepare(open_image(path).image, PREPROCESSING),
+            "ours, within a grey level": lambda: prepare(open_image(path).image, PREPROCESSING, exact=False),
         }
         difference = float((published(path) - evaluation["ours"]()).abs().max())
         rows = compared(in_turn(evaluation, ROUNDS), "published evaluation")

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from detrcli.api.opening import Callbacks, Note, no_note, tell_problems
 from detrcli.checkpoints.download import DownloadProgress, no_progress
 from detrcli.checkpoints.formats.header import known_variant
 from detrcli.data.checks import Exif
-from detrcli.data.examine import DatasetReport, examine, masks_examined
-from detrcli.data.source import BUILT_IN
-from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
+from detrcli.data.examine import DatasetReport, examine, examine_masks
+from detrcli.data.source import BUILT_IN, DataSpec, Files
 from detrcli.doctor.finding import Finding
 from detrcli.errors import DataError, DetrError, UsageError, WeightsError
 from detrcli.evaluation.evaluator import Evaluator
@@ -150,7 +150,9 @@ def train(
 
         def look() -> DatasetReport:
             with hooks.watch("looking at pictures") as advance:
-                return examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, masks=False, advance=advance)
+                return examine(
+                    spec.open(), exif=spec.exif, skip_bad=spec.skip_bad, masks=False, reporter=Callbacks(note, advance)
+                )
 
         examined = distributed.broadcast_object(look)
         tell_problems(examined, note)
@@ -228,7 +230,9 @@ def _with_masks(examined: DatasetReport, hooks: Hooks, *, leave_out_bad: bool) -
 
     def look() -> DatasetReport:
         with hooks.watch("looking at masks") as advance:
-            return masks_examined(examined, full=leave_out_bad, leave_out_bad=leave_out_bad, advance=advance)
+            return examine_masks(
+                examined, full=leave_out_bad, skip_bad=leave_out_bad, reporter=Callbacks(hooks.note, advance)
+            )
 
     found = distributed.broadcast_object(look)
     tell_problems(replace(found, problems=found.problems[len(examined.problems) :]), hooks.note)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from detrcli.data.checks import Split, classes_without, parents_without_boxes
-from detrcli.data.outlines import Outlines
+from detrcli.data.segmentations import Segmentations
 from detrcli.errors import UsageError
 from detrcli.structures import Classes
 from detrcli.system.text import normalize_name
@@ -26,7 +26,7 @@ class Truth:
     areas: np.ndarray  # (N,) float64, of the masks where the data says so; they decide what is small
     crowd: np.ndarray  # (N,) bool
     sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))  # (I, 2), height and width
-    outlines: Outlines | None = None  # of the objects, where the data has any
+    outlines: Segmentations | None = None  # of the objects, where the data has any
 
     def part(self, images: np.ndarray) -> "Truth":
         """Only some of the images, which are chosen by (I,) bool."""
@@ -67,7 +67,7 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
         areas=w.areas[objects],
         crowd=w.crowd[objects],
         sizes=split.sizes[images],
-        outlines=w.outlines and w.outlines.part(objects),
+        outlines=w.segmentations and w.segmentations.part(objects),
     )
 
 

@@ -16,7 +16,7 @@ from detrcli.inspection.tables import Cell
 from detrcli.model.masks import QueryMasks
 from detrcli.run_lengths import MaskRows
 from detrcli.segmentation.published import masks_of_queries
-from detrcli.system.precision import exact_float32
+from detrcli.system.devices import exact_float32
 
 
 @dataclass(frozen=True)

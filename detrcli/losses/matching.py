@@ -11,7 +11,7 @@ from torch import Tensor
 from detrcli.errors import DataError, DivergedError
 from detrcli.losses.terms import CostTerm, cost_inputs
 from detrcli.structures import Match, QueryGroup, Target
-from detrcli.system.devices import send
+from detrcli.system.devices import to_device
 
 
 class HungarianMatcher:
@@ -74,7 +74,7 @@ class HungarianMatcher:
         if self.layers == "last":
             match = np.tile(match, len(group))
             match[0] = np.arange(len(group)).repeat(len(queries))
-        return Match(*send(torch.from_numpy(match), logits.device))
+        return Match(*to_device(torch.from_numpy(match), logits.device))
 
 
 def _raise_not_finite(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> None:

@@ -11,7 +11,7 @@ from detrcli.boxes import cxcywh_to_xyxy, generalised_iou, iou
 from detrcli.errors import UsageError
 from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid
 from detrcli.structures import Masks, Match, QueryGroup, Target
-from detrcli.system.devices import send
+from detrcli.system.devices import to_device
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class CostInputs:
 def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> CostInputs:
     """Put each object beside the queries of its own image only, so that the work grows with T and not with B * T."""
     counts = torch.tensor([len(target) for target in targets], dtype=torch.long)
-    images = send(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
+    images = to_device(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
     # Coordinates come first, (8, L, B, Q), so that operations on one coordinate run along contiguous memory.
     by_coordinate = torch.cat([boxes.float(), cxcywh_to_xyxy(boxes.float())], -1).movedim(-1, 0).contiguous()
     beside = by_coordinate[:, :, images].movedim(0, -1)  # (L, T, Q, 8)

@@ -133,8 +133,8 @@ def in_image(values: Tensor, size: tuple[int, int], placement: Placement, *, by_
     rows, columns = (
         start + ((torch.arange(length, device=values.device) + offset) * (inside / length)).long()
         for length, start, inside in (
-            (size[0], placement.top, placement.picture_height),
-            (size[1], placement.left, placement.picture_width),
+            (size[0], placement.top, placement.image_height),
+            (size[1], placement.left, placement.image_width),
         )
     )
     return values[:, rows[:, None].clamp(max=values.shape[1] - 1), columns.clamp(max=values.shape[2] - 1)]
@@ -147,8 +147,8 @@ def nearest_center(owners: Tensor, size: tuple[int, int], placement: Placement) 
         .clamp(max=most - 1)
         .to(owners.device)
         for length, start, inside, most in (
-            (size[0], placement.top, placement.picture_height, owners.shape[0]),
-            (size[1], placement.left, placement.picture_width, owners.shape[1]),
+            (size[0], placement.top, placement.image_height, owners.shape[0]),
+            (size[1], placement.left, placement.image_width, owners.shape[1]),
         )
     )
     return owners[rows[:, None], columns]

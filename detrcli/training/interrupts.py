@@ -45,7 +45,7 @@ class Interrupts:
     def wish(self) -> int | None:
         """The exit code that this process was asked to stop with."""
         # torchrun itself may have been killed, by SIGUSR1 say, which leaves us behind.
-        if self.code is None and launch().world > 1 and os.getppid() != self._parent:
+        if self.code is None and launch().world_size > 1 and os.getppid() != self._parent:
             self.code = TERMINATED
         return self.code
 

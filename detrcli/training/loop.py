@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import header_of
 from detrcli.data.annotations import annotate
-from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
+from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, raise_unreadable
 from detrcli.errors import DataError, DivergedError, loader_was_killed
 from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.evaluator import CocoEvaluator, CocoMaskEvaluator, Evaluator
@@ -220,7 +220,7 @@ class Training:
         """Save where any process wishes so, was told to stop, or cannot go on; the exit code where all stop."""
         due = time.perf_counter() - self._saved > 60 * self.settings.save_every
         mine = STOP if error else interrupts.wish() or (SAVE if due and self.folder else 0)
-        wish = distributed.greatest(mine)
+        wish = distributed.maximum(mine)
         if wish:
             self.save()
         if error is None:
@@ -254,7 +254,7 @@ class Training:
             self.initial.checkpoint.preprocessing,
             augmentation=self.settings.augmentation,
             seed=self.settings.seed,
-            keep=KEPT_PICTURES // max(1, workers),
+            cache_bytes=KEPT_PICTURES // max(1, workers),
         )
         loader: Any = DataLoader(
             dataset,
@@ -265,7 +265,7 @@ class Training:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the model's random numbers
         )
-        return unbroken(loader)
+        return raise_unreadable(loader)
 
     def _one_step(self, seen: Seen) -> None:
         began = time.perf_counter()

@@ -16,7 +16,7 @@ def default_workers(device: torch.device) -> int:
 
     With fewer than four cores there is none: on two, one took more from the model than it gave.
     """
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", launch().world))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", launch().world_size))
     # A container or a scheduler may give us fewer cores than the machine has.
     ours = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     cores = ours // max(1, local)

@@ -10,8 +10,8 @@ from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.checks import Split
 from detrcli.data.dataset import Examples
-from detrcli.data.images import open_picture
-from detrcli.data.preprocessing import as_picture
+from detrcli.data.images import open_image
+from detrcli.data.preprocessing import as_image
 from detrcli.errors import DataError
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.results import Results
@@ -34,7 +34,7 @@ def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessi
         if padding is not None:
             height, width = int((~padding[i, :, 0]).sum()), int((~padding[i, 0]).sum())
             pixels = pixels[:, :height, :width]
-        image = as_picture(pixels, preprocessing)  # (3, h, w)
+        image = as_image(pixels, preprocessing)  # (3, h, w)
         boxes = to_pixels(target.boxes, image.height, image.width)  # (N, 4)
         masks = None if target.masks is None else list(target.masks[:, : image.height, : image.width].numpy())
         marks = marks_of(boxes.tolist(), target.labels.tolist(), classes, masks)
@@ -52,7 +52,7 @@ def beside_truth(split: Split, truth: Truth, results: Results) -> Image.Image:
     for place in chosen.tolist():
         i, image_id = int(truth.images[place]), int(truth.image_ids[place])
         try:
-            image = open_picture(w.folder / w.files[i], turn=bool(split.turned[i])).image
+            image = open_image(w.folder / w.files[i], turn=bool(split.turned[i])).image
         except DataError:
             continue  # evaluation has said so
         here = truth.of_image == image_id

@@ -20,9 +20,8 @@ from detrcli.checkpoints.formats.header import from_header
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED
 from detrcli.config import ModelConfig, Preprocessing
-from detrcli.data.annotations import Annotations, annotate, classes_in_report
+from detrcli.data.annotations import Annotations, annotate, classes_in_report, image_hashes
 from detrcli.data.checks import Split
-from detrcli.data.contents import marks_of
 from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
@@ -62,7 +61,14 @@ class Data:
         if self.classes.things is not None:
             digest.update(self.classes.things.tobytes())
         train = self.train
-        for tensor in (train.image_ids, train.ends, train.boxes, train.labels, train.outlines, train.outline_ends):
+        for tensor in (
+            train.image_ids,
+            train.ends,
+            train.boxes,
+            train.labels,
+            train.segmentations,
+            train.segmentation_ends,
+        ):
             if tensor is not None:
                 digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -70,7 +76,7 @@ class Data:
     @cached_property
     def marks(self) -> Tensor:
         """A number for the contents of each picture that is trained on, (I,)."""
-        return marks_of(self.train)
+        return image_hashes(self.train)
 
     def check_same(self, fingerprint: str, marks: Tensor) -> None:
         """A DataError where it is not what it was when these were taken of it."""

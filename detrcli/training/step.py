@@ -18,8 +18,8 @@ from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
-from detrcli.system.precision import autocast, exact_float32
-from detrcli.system.seeds import mix
+from detrcli.system.devices import autocast, exact_float32
+from detrcli.system.distributed import mix_seeds
 from detrcli.training.optimiser import rate, set_rate
 from detrcli.training.settings import Settings
 
@@ -90,7 +90,7 @@ class Trainer:
 
     def _step(self, batches: Sequence[Examples], step: int) -> StepResult:
         # Dropout depends on the step alone; so going on needs no memory of what was drawn.
-        torch.manual_seed(mix(self.settings.seed, step, distributed.rank()))
+        torch.manual_seed(mix_seeds(self.settings.seed, step, distributed.rank()))
         set_rate(self.optimiser, rate(self.settings, step, self.steps_per_epoch))
         self.model.train()
         self.optimiser.zero_grad()
@@ -111,7 +111,7 @@ class Trainer:
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
         sums = self._read([*seen, {"norm": norm}])
-        if distributed.greatest(not math.isfinite(sums["total"])):
+        if distributed.maximum(not math.isfinite(sums["total"])):
             if math.isfinite(sums["total"]):
                 raise AnotherDivergedError("The loss is not finite in another process.")
             raise DivergedError(f"The loss is {sums['total']}.")
@@ -138,7 +138,7 @@ class Trainer:
             breakdown = self.loss.compute_loss(output, targets, normalizers)
         except DivergedError as not_finite:
             error = not_finite
-        if distributed.greatest(error is not None):
+        if distributed.maximum(error is not None):
             raise error or AnotherDivergedError("The loss is not finite in another process.")
         assert breakdown is not None
         return breakdown

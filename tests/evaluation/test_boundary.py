@@ -13,7 +13,7 @@ from torch import Generator, randint
 
 from detrcli.data.checks import check_split
 from detrcli.data.layouts import coco
-from detrcli.data.outlines import encoded
+from detrcli.data.segmentations import to_rle
 from detrcli.evaluation.boundary import boundary_of, with_boundaries
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.metrics import score
@@ -80,12 +80,12 @@ def random_split(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         annotations.append(
             {
                 "id": number, **where, "bbox": [1, 1, 5, 5], "area": int(mask.sum()),
-                "iscrowd": int(number % 7 == 0), "segmentation": encoded(mask),
+                "iscrowd": int(number % 7 == 0), "segmentation": to_rle(mask),
             }
         )  # fmt: skip
         for _ in range(int(rng.integers(0, 3))):
             off = np.roll(mask, rng.integers(-1, 2, 2), axis=(0, 1))
-            results.append({**where, "segmentation": encoded(off)})
+            results.append({**where, "segmentation": to_rle(off)})
     for entry in results:
         entry |= {"bbox": [1.0, 2.0, 3.0, 4.0], "score": float(rng.choice([0.1, 0.5, 0.5, 0.9]))}
     images = [{"id": i, "file_name": f"{i}.png", "height": height, "width": width} for i in (1, 2, 3)]
@@ -108,7 +108,7 @@ def test_the_twelve_are_those_of_other_ious(seed: int, tmp_path: Path, monkeypat
     document, entries = random_split(seed)
     (tmp_path / "truth.json").write_text(json.dumps(document))
     (tmp_path / "results.json").write_text(json.dumps(entries))
-    truth = truth_of(check_split("val", coco.read(tmp_path / "truth.json", [tmp_path]), pictures=False))
+    truth = truth_of(check_split("val", coco.read(tmp_path / "truth.json", [tmp_path]), images=False))
     results = read_results(tmp_path / "results.json", truth.image_ids, truth.classes.ids)
     masks = truth_masks(truth)
     assert masks is not None

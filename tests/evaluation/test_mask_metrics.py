@@ -12,7 +12,7 @@ from torch import Generator, randint
 
 from detrcli.data.checks import check_split
 from detrcli.data.layouts import coco
-from detrcli.data.outlines import encoded
+from detrcli.data.segmentations import to_rle
 from detrcli.errors import DataError
 from detrcli.evaluation.masks import areas, objects, rows_of, truth_masks
 from detrcli.evaluation.metrics import score, with_hotcoco, with_pycocotools
@@ -32,7 +32,7 @@ def shape(rng: np.random.Generator) -> tuple[Any, np.ndarray]:
     mask[y : y + h, x : x + w] = True
     if rng.random() < 0.4:  # a ring
         mask[y + h // 4 : y + h // 2, x + w // 4 : x + w // 2] = False
-        return encoded(mask), mask
+        return to_rle(mask), mask
     right, bottom = min(x + w, WIDTH), min(y + h, HEIGHT)
     if rng.random() < 0.5:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.flatten(), [0]])))
@@ -64,10 +64,10 @@ def split(seed: int) -> tuple[Document, list[Document]]:
         )
         for _ in range(int(rng.integers(0, 3))):
             moved = np.roll(mask, rng.integers(-6, 7, 2), axis=(0, 1))
-            results.append({**where, "segmentation": encoded(moved)})
+            results.append({**where, "segmentation": to_rle(moved)})
     for _ in range(int(rng.integers(0, 8))):
         where = {"image_id": 10 + int(rng.integers(0, 3)), "category_id": int(rng.integers(1, 3))}
-        results.append({**where, "segmentation": encoded(shape(rng)[1])})
+        results.append({**where, "segmentation": to_rle(shape(rng)[1])})
     for entry in results:
         entry |= {"bbox": [1.0, 2.0, 3.0, 4.0], "score": float(rng.choice([0.1, 0.5, 0.5, 0.9]))}
     categories = [{"id": i, "name": name} for i, name in ((1, "cat"), (2, "dog"))]
@@ -76,7 +76,7 @@ def split(seed: int) -> tuple[Document, list[Document]]:
 
 def read(folder: Path, truth: Document) -> Truth:
     (folder / "truth.json").write_text(json.dumps(truth))
-    return truth_of(check_split("val", coco.read(folder / "truth.json", [folder]), pictures=False))
+    return truth_of(check_split("val", coco.read(folder / "truth.json", [folder]), images=False))
 
 
 @counted(100, seeds())
@@ -131,7 +131,7 @@ def test_truth_without_masks_has_none(tmp_path: Path) -> None:
     del document["annotations"][0]["segmentation"]
     assert truth_masks(read(tmp_path, document)) is None
     document["annotations"][0]["segmentation"] = {"size": [3, 3], "counts": [9]}
-    with pytest.raises(DataError, match="annotation 0: a mask is 3 x 3, the picture 200 x 150"):
+    with pytest.raises(DataError, match="annotation 0: a mask is 3 x 3, the image 200 x 150"):
         truth_masks(read(tmp_path, document))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden_rules import VALUE, Golden
+from letterbox import Letterbox
 from PIL import Image
 from small import CONFIG, TINY, small_weights
 from test_golden import CONFIGS, ON_SOME, close, our_name
@@ -21,7 +22,6 @@ from detrcli.inspection.maps import to_picture
 from detrcli.losses.scoring import Sigmoid
 from detrcli.model.dense_attention import DenseInspectable, DenseRecord
 from detrcli.model.inspectable import ForwardRecord, Sampled
-from detrcli.resize import Letterbox
 from detrcli.structures import Batch, Output, QueryGroup
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])

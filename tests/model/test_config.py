@@ -18,9 +18,9 @@ from detrcli.resize import ShortestEdge
     [
         ("encoder_layers", 10**6, "between 0 and 100"),
         ("encoder_layers", -1, "between 0 and 100"),
-        ("encoder_layers", True, "whole number"),
-        ("encoder_layers", 6.0, "whole number"),
-        ("encoder_layers", None, "whole number"),
+        ("encoder_layers", True, "integer"),
+        ("encoder_layers", 6.0, "integer"),
+        ("encoder_layers", None, "integer"),
         ("dim", 10**9, "between 1 and 65536"),
         ("dim", 0, "between 1 and 65536"),
         ("queries", 0, "between 1 and 100000"),
@@ -115,7 +115,7 @@ def test_optional_values_and_tuples_of_any_length() -> None:
     for choices, message in (
         ({"kind": "c"}, "'a', 'b'"),
         ({"share": -1.0}, "at least 0"),
-        ({"sizes": (1, "2")}, "whole number"),
+        ({"sizes": (1, "2")}, "integer"),
     ):
         with pytest.raises(UsageError, match=message):
             Own(**choices)

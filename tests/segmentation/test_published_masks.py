@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from cases import counted, seeds
 from hypothesis import strategies as st
+from letterbox import Letterbox
 from PIL import Image
 from torch import Generator, Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.inference.postprocess import detections
 from detrcli.losses.scoring import Sigmoid, Softmax
-from detrcli.resize import Letterbox, ShortestEdge
+from detrcli.resize import ShortestEdge
 from detrcli.segmentation.maps import PanopticMap, Predicted
 from detrcli.segmentation.published import Published, masks_of_queries
 from detrcli.structures import Classes, Prediction

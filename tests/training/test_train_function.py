@@ -64,12 +64,12 @@ def test_random_numbers_and_signals_are_afterwards_as_before(breaks: bool, data:
 @pytest.mark.parametrize(
     ("options", "settings", "said"),
     [
-        ({}, {"workers": 100_000}, "workers = 100000: it is between 0 and 256."),
-        ({}, ["workers=100000"], "workers = 100000: it is between 0 and 256."),
-        ({"epochs": 0}, {}, "epochs = 0: it is at least 1."),
-        ({"lr": float("nan")}, {}, "lr = nan: it is a number."),
-        ({}, ["lr=nan"], "lr = nan: it is a number."),
-        ({}, {"loss": {"class": float("inf")}}, "loss.class = inf: it is a number."),
+        ({}, {"workers": 100_000}, "workers = 100000: must be between 0 and 256."),
+        ({}, ["workers=100000"], "workers = 100000: must be between 0 and 256."),
+        ({"epochs": 0}, {}, "epochs = 0: must be at least 1."),
+        ({"lr": float("nan")}, {}, "lr = nan: must be a number."),
+        ({}, ["lr=nan"], "lr = nan: must be a number."),
+        ({}, {"loss": {"class": float("inf")}}, "loss.class = inf: must be a number."),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_at_once(
