@@ -16,13 +16,13 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
+from detrcli.inspection.faithfulness import curves, random_maps
 from PIL import Image
 
 import detrcli
 from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.inference.detector import Detector
-from detrcli.inspection.faithfulness import curves, random_maps
 from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from cases import counted, random_target, seeds
+from detrcli.inspection.explained import explain_group
+from detrcli.inspection.losses import ObjectLosses, image_normalisers, object_losses
 from golden_rules import Golden
 from hypothesis import strategies as st
 from test_matching_explained import random_group
@@ -10,8 +12,6 @@ from test_matching_explained import random_group
 from detrcli.architectures import preset
 from detrcli.architectures.detr import set_prediction_loss
 from detrcli.config import LossConfig
-from detrcli.inspection.explained import explain_group
-from detrcli.inspection.losses import ObjectLosses, image_normalisers, object_losses
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.loss import StepNormalizers
 from detrcli.losses.terms import LossTerm, per_object

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detrcli.inspection.report import MatchReport, match_report
 from PIL import Image
 from small import TINY, small_weights
 
@@ -20,7 +21,6 @@ from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.mistakes import Answer
-from detrcli.inspection.report import MatchReport, match_report
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.usage import usage
 from detrcli.resize import Letterbox, Resize

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from detrcli.render.colour import colour_of, heat
 from PIL import Image
 
 from detrcli.render.attention_figure import (
@@ -19,7 +20,6 @@ from detrcli.render.attention_figure import (
     stacked,
     tiles_figure,
 )
-from detrcli.render.colour import colour_of, heat
 from detrcli.render.draw import Mark
 from detrcli.resize import Letterbox
 

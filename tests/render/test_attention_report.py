@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import opened
+from detrcli.render.colour import colour_of
 from PIL import Image
 from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import DataError, UsageError
 from detrcli.inference.detector import Detector
 from detrcli.render.attention_report import Kind, look
-from detrcli.render.colour import colour_of
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from detrcli.render.colour import colour_of, contrast
 from PIL import Image
 
 from detrcli.render import draw
-from detrcli.render.colour import colour_of, contrast
 from detrcli.render.draw import LABELS_SHARE, draw_detections, overlap
 from detrcli.structures import Detections
 from detrcli.system.text import escape_controls

@@ -5,22 +5,22 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from detrcli.inspection.explained import explain_group
+from detrcli.inspection.report import MatchReport
+from detrcli.render.colour import heat
+from detrcli.render.instability_figure import instability_figure
 from PIL import Image
 from scipy import ndimage
 
 from detrcli.architectures import preset
 from detrcli.architectures.detr import set_prediction_loss
 from detrcli.config import LossConfig
-from detrcli.inspection.explained import explain_group
-from detrcli.inspection.report import MatchReport
 from detrcli.inspection.usage import Usage
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.terms import CostTerm
 from detrcli.render import matching_figure as drawn_by
-from detrcli.render.colour import heat
 from detrcli.render.draw import overlap
-from detrcli.render.instability_figure import instability_figure
 from detrcli.render.matching_figure import MATCHED, TRUTH, UNMATCHED_QUERY, cost_map, matching_figure, paired_picture
 from detrcli.render.usage_figure import KINDS, atlas, query_tile
 from detrcli.resize import Letterbox, Placement

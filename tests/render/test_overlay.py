@@ -1,10 +1,10 @@
 """Masks over a picture: the fill lets the picture through, the outline is thin, the rest is untouched."""
 
 import numpy as np
+from detrcli.render.overlay import EDGE, FILL, overlay, shrunk
 from PIL import Image
 
 from detrcli.render.draw import draw_detections
-from detrcli.render.overlay import EDGE, FILL, overlay, shrunk
 from detrcli.run_lengths import MaskRows
 from detrcli.structures import Detections
 
