@@ -42,4 +42,4 @@ def session_of(
     """`mapped` is told of the classes' mapping."""
     mapping = map_classes(detector.classes, classes_in_split(split), match_classes_by_id=match_classes_by_id)
     mapped(mapping)
-    return InspectionSession.of(detector, split, mapping, skip_bad=skip_bad, reporter=Callbacks(note, watch))
+    return InspectionSession(detector, split, mapping, skip_bad=skip_bad, reporter=Callbacks(note, watch))

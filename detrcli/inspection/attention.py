@@ -25,7 +25,7 @@ from detrcli.inspection.record import Head, ImageRecord
 from detrcli.inspection.tables import Cell, Table
 from detrcli.model.inspectable import Attention, Sampled
 
-TOP_QUERIES = 5  # attended queries that are listed for a query
+TOP_QUERIES = 5  # that a query attends to most, listed in the table
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,10 @@ class QueryAttention(AttentionFindings):
     @property
     def table(self) -> Table:
         rows: list[Sequence[Cell]] = []
-        for _, layer, head, query, shares in self._queries():
-            top = (f"{'itself' if k == query else k} {percent(shares[k])}" for k in _largest(shares))
-            rows.append((query, self.record.prediction(-1, query).name, layer, str(head), ", ".join(top)))
+        for pair in self._document()["pairs"]:
+            query, layer, head = pair["query"], pair["layer"], str(pair["head"])
+            top = (f"{'itself' if at['query'] == query else at['query']} {percent(at['share'])}" for at in pair["at"])
+            rows.append((query, self.record.prediction(-1, query).name, layer, head, ", ".join(top)))
         return Table("", ("query", "label", "layer", "head", "attends most to queries"), rows)
 
     @property
@@ -255,28 +256,18 @@ class QueryAttention(AttentionFindings):
         ]
 
     def _document(self) -> dict[str, Any]:
-        return {
-            "kind": "self",
-            "pairs": [
-                {
-                    "layer": layer,
-                    "head": head,
-                    "query": query,
-                    "effect": not self.equal_values[i],
-                    "at": [{"query": k, "share": round(float(shares[k]), 6)} for k in _largest(shares)],
-                }
-                for i, layer, head, query, shares in self._queries()
-            ],
-        }
+        pairs = []
+        for i, j, layer, head in self._layers_and_heads():
+            for query in self.queries:
+                shares = self.maps[i, j, query]  # (Q,)
+                top = np.argsort(-shares, kind="stable")[:TOP_QUERIES].tolist()
+                at = [{"query": k, "share": round(float(shares[k]), 6)} for k in top]
+                effect = not self.equal_values[i]
+                pairs.append({"layer": layer, "head": head, "query": query, "effect": effect, "at": at})
+        return {"kind": "self", "pairs": pairs}
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {"self": self.maps, "queries": np.array(self.queries)}
-
-    def _queries(self) -> Iterator[tuple[int, int, Head, int, np.ndarray]]:
-        """Yield each query in each layer and head: the layer's position, layer, head, query and its shares (Q,)."""
-        for i, j, layer, head in self._layers_and_heads():
-            for query in self.queries:
-                yield i, layer, head, query, self.maps[i, j, query]
 
 
 def cross_attention(
@@ -314,10 +305,6 @@ def select_heads_of(maps: Tensor, heads: Sequence[Head], axis: int) -> np.ndarra
     """Return some heads along an axis, or the mean of all heads, on the CPU."""
     selected = [maps.mean(axis, keepdim=True) if head == "mean" else maps.narrow(axis, head, 1) for head in heads]
     return torch.cat(selected, axis).float().cpu().numpy()
-
-
-def _largest(shares: np.ndarray) -> list[int]:
-    return np.argsort(-shares, kind="stable")[:TOP_QUERIES].tolist()
 
 
 def _sampled(record: ImageRecord, layers: Sequence[Attention], heads: Sequence[Head]) -> SampledPoints | None:

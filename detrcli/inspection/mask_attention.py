@@ -52,7 +52,7 @@ class MaskAttention(AttentionFindings):
 
 def mask_attention(record: ImageRecord, queries: Sequence[int], heads: str | int) -> MaskAttention:
     """Return the attention of the mask head for queries. A head's map is its share of the attention of all heads."""
-    masks = record.forward.output.decoder.masks
+    masks = record.masks
     if not isinstance(masks, QueryMasks) or masks.head.attention is None:
         raise UsageError("This model has no mask head whose attention can be shown.")
     selected = select_heads(heads, masks.heads)

@@ -21,7 +21,7 @@ from detrcli.losses.scoring import NO_OBJECT
 from detrcli.messages import argument
 from detrcli.model.inspectable import ForwardRecord, Inspectable
 from detrcli.resize import Placement
-from detrcli.structures import Detections, Prediction
+from detrcli.structures import Detections, Masks, Prediction
 from detrcli.system.precision import exact_float32
 
 Head = int | Literal["mean"]
@@ -64,6 +64,7 @@ class ImageRecord:
     forward: ForwardRecord
     layers: Sequence[Detections]  # of each decoder layer: all queries, each with its most probable class
     no_object: np.ndarray  # (L, Q) bool, where the no-object class is more probable than any other
+    masks: Masks | None  # of the last layer's queries, if the model has a mask head
 
     @property
     def size(self) -> tuple[int, int]:
@@ -117,6 +118,7 @@ def record_image(detector: Detector, source: ImageSource, name: str | None = Non
         forward=forward,
         layers=[_best_classes(detector, decoder.layer(i), (image.height, image.width)) for i in range(len(decoder))],
         no_object=detector.scoring.top_class(decoder.logits[:, 0]).cpu().numpy() == NO_OBJECT,
+        masks=decoder.masks,
     )
 
 

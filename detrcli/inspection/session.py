@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,38 +26,31 @@ from detrcli.structures import Classes, Output
 from detrcli.system.prefetch import prefetch
 
 
-@dataclass(frozen=True)
 class InspectionSession:
-    """A detector and a split, read as in training but without augmentation. Labels are class indices of the weights."""
+    """A detector and the usable images of a split, read as in training but without augmentation.
 
-    detector: Detector
-    loss: Loss  # that the weights were trained with
-    classes: Classes  # the names of the weights, with the ids of the data
-    annotations: Annotations
-    dataset: DetectionDataset
-    skip_bad: bool  # whether unreadable images are skipped instead of raising an error
-    # By image id, the classes of objects that the weights do not have. These objects are left out.
-    unknown: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    reporter: Reporter = SILENT  # of skipped images and of progress
+    Labels are class indices of the weights. With `skip_bad`, unreadable images are skipped instead of raising an error.
+    """
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         detector: Detector,
         split: Split,
         class_mapping: ClassMapping,
         *,
         skip_bad: bool = False,
         reporter: Reporter = SILENT,
-    ) -> "InspectionSession":
-        """Create a session of the usable images of a split."""
-        classes = class_mapping.classes
-        annotations = _annotate(split, classes, masks=detector.model.has_masks)
-        if not len(annotations):
+    ) -> None:
+        self.detector, self.reporter = detector, reporter
+        self.loss: Loss = detector.checkpoint.make_loss()
+        self.classes = class_mapping.classes  # the names of the weights, with the ids of the data
+        self.annotations = _annotate(split, self.classes, masks=detector.model.has_masks)
+        if not len(self.annotations):
             raise DataError("The split has no usable images.")
-        dataset = DetectionDataset(annotations, detector.preprocessing, augmentation="none")
-        loss, unknown = detector.checkpoint.make_loss(), _unknown(split, classes)
-        return cls(detector, loss, classes, annotations, dataset, skip_bad, unknown, reporter)
+        # By image id, the classes of objects that the weights do not have. These objects are left out.
+        self.unknown = _unknown(split, self.classes)
+        self._dataset = DetectionDataset(self.annotations, detector.preprocessing, augmentation="none")
+        self._skip_bad = skip_bad
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -67,10 +59,10 @@ class InspectionSession:
         """Yield index, example and output of each readable image, while the next images are being read."""
         places = [(0, i) for i in range(len(self))]  # of the first epoch
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
-            for i, example in enumerate(prefetch(pool, self.dataset.__getitem__, places, depth=16)):
+            for i, example in enumerate(prefetch(pool, self._dataset.__getitem__, places, depth=16)):
                 if isinstance(example, Example):
                     yield i, example, self.detector.output([example.pixels])
-                elif self.skip_bad:
+                elif self._skip_bad:
                     self.reporter.note(f"left out: {example.message}")
                 else:
                     raise DataError(f"{example.message}.\n{argument('skip_bad')} skips unreadable images.")
@@ -120,7 +112,7 @@ class InspectionSession:
         return self.annotations.annotation_ids[int(ends[i - 1]) if i else 0 : int(ends[i])].tolist()
 
     def example(self, i: int) -> Example:
-        example = self.dataset[0, i]
+        example = self._dataset[0, i]
         if isinstance(example, UnreadableSample):
             raise DataError(f"{example.message}.")
         return example

@@ -183,23 +183,18 @@ class UsageCounter:
         self._session, self._threshold, self._examples = session, threshold, examples
         self._objects: list[tuple[int, int, int, float, float]] = []  # matched: query, label, size, cx, cy
         self._targets = 0
-        self._boxes: list[np.ndarray] = []  # of each image, (Q, 4)
-        self._sizes: list[tuple[int, int]] = []
-        self._detected: list[np.ndarray] = []  # of each image, (Q,)
-        self._moved: list[np.ndarray] = []  # of each image, (L - 1,)
+        # Of each image: size, boxes (Q, 4), which queries are detections (Q,), and how many objects moved (L - 1,).
+        self._images: list[tuple[tuple[int, int], np.ndarray, np.ndarray, np.ndarray]] = []
         self._closest: list[HardExample] = []
         self._worst: list[HardExample] = []
 
     def add(self, index: int, image_id: int, matching: GroupMatching) -> None:
         """Add an image of the session. Its losses are not normalized, so that images can be compared."""
         session, last, queries = self._session, matching.layers[-1], matching.queries  # (L, N)
-        height, width = session.size(index)
-        placement = session.placement(index)
+        size, placement = session.size(index), session.placement(index)
+        moved = changed(queries[:-1], queries[1:]).sum(1)
         self._targets += len(matching.target)
-        self._boxes.append(boxes_to_image(last.boxes, placement))
-        self._sizes.append((height, width))
-        self._detected.append(last.scores >= self._threshold)
-        self._moved.append(changed(queries[:-1], queries[1:]).sum(1))
+        self._images.append((size, boxes_to_image(last.boxes, placement), last.scores >= self._threshold, moved))
         boxes = boxes_to_image(matching.target.boxes.numpy(), placement)
         examples = [
             HardExample(
@@ -218,16 +213,17 @@ class UsageCounter:
         ]
         for example in examples:
             cx, cy, w, h = example.box.tolist()
-            size = int(np.searchsorted((SMALL, MEDIUM), w * h * width * height))
-            self._objects.append((example.pair.query, example.label, size, cx, cy))
+            kind = int(np.searchsorted((SMALL, MEDIUM), w * h * size[1] * size[0]))
+            self._objects.append((example.pair.query, example.label, kind, cx, cy))
         self._closest = nsmallest(self._examples, [*self._closest, *examples], key=lambda example: example.margin)
         self._worst = nlargest(self._examples, [*self._worst, *examples], key=lambda example: example.total_loss)
 
     def usage(self) -> Usage:
         """Return the use of queries over all images. Raises DataError if there are none."""
-        if not self._boxes:
+        if not self._images:
             raise DataError("No image of the split could be read.")
-        loss, Q = self._session.loss, len(self._boxes[0])
+        image_sizes, boxes, detected, moved = zip(*self._images, strict=True)
+        loss, Q = self._session.loss, len(boxes[0])
         loss_terms = tuple(term.name for term in loss.terms) if isinstance(loss, Criterion) else ()
         used, sizes = np.zeros((Q, len(self._session.classes)), dtype=int), np.zeros((Q, len(SIZES)), dtype=int)
         centers = np.full((Q, 2), np.nan)
@@ -242,15 +238,15 @@ class UsageCounter:
             threshold=self._threshold,
             cost_weights=matcher_of(loss).weights,
             loss_terms=loss_terms,
-            images=len(self._boxes),
+            images=len(boxes),
             targets=self._targets,
             used=used,
             sizes=sizes,
             centers=centers,
-            detected=np.sum(self._detected, axis=0),
-            boxes=np.stack(self._boxes, axis=1),
-            image_sizes=np.array(self._sizes),
-            moved=np.sum(self._moved, axis=0),
+            detected=np.sum(detected, axis=0),
+            boxes=np.stack(boxes, axis=1),
+            image_sizes=np.array(image_sizes),
+            moved=np.sum(moved, axis=0),
             closest=[example for example in self._closest if example.pair.margin is not None],
             worst=self._worst if loss_terms else [],
         )

@@ -24,7 +24,7 @@ def usage_figure(usage: Usage, image: Callable[[int], Image.Image]) -> Image.Ima
     """Return the atlas of queries above the objects with the largest losses; `image` opens an image by its index."""
     parts = [atlas(usage)]
     if usage.worst:
-        text = "objects with the largest losses: loss, image id, and the prediction of the matched query"
+        text = "objects with the largest losses, and the predictions of their queries"
         parts += [
             stacked([legend([(None, text)], 0, TEXT + 3)], margin=GAP),
             hard_examples_figure(usage.worst, image, usage.classes),
@@ -71,7 +71,7 @@ def hard_examples_figure(
     cells = []
     for example in examples:
         predicted = f"{classes.names[example.predicted]} {example.score:.2f}"
-        caption = f"{example.total_loss:.1f}  {example.image_id}: {predicted}"
+        caption = f"loss {example.total_loss:.1f}, image {example.image_id}: {predicted}"
         cells.append((_crop(image(example.index), example, classes), caption))
     return grid_figure(cells, columns=HARD_COLUMNS * (1 if len(cells) <= MANY else 2), cell=HARD_CELL)
 
