@@ -1,4 +1,4 @@
-"""What the commands that look inside do, asked for from Python."""
+"""The functions that look inside, called from Python."""
 
 import csv
 from collections.abc import Callable
@@ -33,10 +33,10 @@ def detector() -> Detector:
     return Detector.of(small_weights(), "cpu")
 
 
-def test_a_detector_or_its_weights(data: Path, detector: Detector) -> None:
-    picture, file = data / "val" / "000000.png", data.parent / "w.safetensors"
-    maps = look(picture, detector, queries=[1, 2]).maps
-    np.testing.assert_array_equal(look(picture, file, queries=[1, 2], device="cpu").maps, maps)
+def test_a_detector_or_a_file(data: Path, detector: Detector) -> None:
+    image, file = data / "val" / "000000.png", data.parent / "w.safetensors"
+    maps = look(image, detector, queries=[1, 2]).maps
+    np.testing.assert_array_equal(look(image, file, queries=[1, 2], device="cpu").maps, maps)
     np.testing.assert_allclose(maps.sum((-2, -1)), 1, rtol=0, atol=1e-5)
 
 
@@ -54,12 +54,12 @@ def test_the_matching_of_an_image_and_of_a_split(data: Path, detector: Detector)
         explain_matching()
 
 
-def test_weights_are_not_asked_for_where_the_data_has_errors(data: Path, tmp_path: Path) -> None:
+def test_weights_are_not_loaded_if_the_data_has_errors(data: Path, tmp_path: Path) -> None:
     make_shapes(tmp_path / "broken", images=10, size=64)
     (tmp_path / "broken" / "val" / "000000.png").unlink()
 
     def never() -> Detector:
-        raise AssertionError("the data is looked at first")
+        raise AssertionError
 
     told: list[str] = []
     with pytest.raises(DataError, match="1 error in the data"):
@@ -78,13 +78,13 @@ def test_the_matching_of_a_run(tmp_path: Path, kept: Callable[[Path], None]) -> 
     ]
     assert found._repr_png_().startswith(PNG)
     (tmp_path / METRICS_FILE).write_text("epoch,loss,AP\nlast,1,1\n")
-    with pytest.raises(DataError, match="figures of a training"):
+    with pytest.raises(DataError, match=METRICS_FILE):
         explain_matching(run=tmp_path)
 
 
 @pytest.fixture
 def kept() -> Callable[[Path], None]:
-    """Writes what a training of one image with two objects keeps of three evaluations, and its metrics."""
+    """Writes the matching of an image with two objects at three evaluations of a training, and its metrics."""
 
     def write(run: Path) -> None:
         queries = [[[0, 1], [2, 3]], [[0, 4], [3, 2]], [[0, 4], [3, 5]]]  # (E, L, N)
@@ -101,7 +101,7 @@ def kept() -> Callable[[Path], None]:
     return write
 
 
-def test_a_walk_ends_in_what_predict_finds(data: Path, detector: Detector, tmp_path: Path) -> None:
+def test_a_walk_ends_with_the_detections_of_predict(data: Path, detector: Detector, tmp_path: Path) -> None:
     picture = data / "val" / "000000.png"
     way = walk(picture, detector)
     assert (way.width, way.height, way.input_width, way.input_height) == (64, 64, 64, 64)
