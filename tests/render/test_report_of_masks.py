@@ -1,4 +1,4 @@
-"""A report of a model with masks: how far they agree with the annotated ones, in the document and on the page."""
+"""A report of a model with masks: their agreement with the annotated masks, in the document and on the page."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,14 @@ from detrcli.data.make import make_shapes
 from detrcli.run_lengths import decode
 
 CANVAS = """canvas => {
-    const seen = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-    return [canvas.width, canvas.height, [...seen.keys()].filter((i) => i % 4 === 3 && seen[i]).length];
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    return [canvas.width, canvas.height, [...pixels.keys()].filter((i) => i % 4 === 3 && pixels[i]).length];
 }"""
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped detector with a mask head that has learned nothing: objects are found, their masks are poor."""
+    """The shipped detector with an untrained mask head: objects are detected, but their masks are poor."""
     folder = tmp_path_factory.mktemp("masks")
     make_shapes(folder / "shapes", images=30, seed=3)
     torch.manual_seed(0)
@@ -38,8 +38,8 @@ def report(root: Path) -> Report:
     return detrcli.report(root / "shapes", root / "m.safetensors")
 
 
-def test_its_numbers(report: Report, root: Path) -> None:
-    """AP as `eval` has it; the IoU of each object that was found by its pixels."""
+def test_the_document(report: Report, root: Path) -> None:
+    """AP is that of `evaluate`, the IoU of detected objects that of their pixels."""
     document, failures = report.document, report.failures
     evaluated = detrcli.evaluate(root / "shapes", root / "m.safetensors")
     assert evaluated.masks is not None
@@ -62,15 +62,12 @@ def test_its_numbers(report: Report, root: Path) -> None:
     assert suspicions == sorted(suspicions, reverse=True)
     assert all(one["iou"] < 0.75 for one in listed)
     assert json.loads(json.dumps(document)) == document
-
-
-def test_a_model_without_masks_has_none(root: Path) -> None:
     document = detrcli.report(root / "shapes", "shapes", limit=2).document
     assert document["masks"] is None
     assert document["suspects"]["poor_mask"] == []
 
 
-def test_the_page_draws_masks_and_mends_by_them(report: Report, root: Path, tmp_path: Path, detr: Detr) -> None:
+def test_the_page_draws_masks_and_fixes_them(report: Report, root: Path, tmp_path: Path, detr: Detr) -> None:
     page = report.page(tmp_path / "report")
     first = report.document["suspects"]["poor_mask"][0]
     path = root / "shapes" / "annotations" / "instances_val.json"
@@ -85,8 +82,7 @@ def test_the_page_draws_masks_and_mends_by_them(report: Report, root: Path, tmp_
         assert drawn == [[128, 128, count] for count in pixels]
         tile.locator("button").first.click()
         shown.wait_for_selector("#dialog[data-shown]")
-        inside = [one.evaluate(CANVAS) for one in shown.locator("#dialog .masks canvas").all()]
-        assert inside == drawn
+        assert [one.evaluate(CANVAS) for one in shown.locator("#dialog .masks canvas").all()] == drawn
         shown.uncheck("#dialog label:has-text('masks') input")
         assert shown.locator("#dialog .masks canvas").count() == 0
         shown.keyboard.press("Escape")
@@ -107,11 +103,11 @@ def test_the_page_draws_masks_and_mends_by_them(report: Report, root: Path, tmp_
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"size": [9, 9], "counts": "ab"}, {"size": [128, 128], "counts": "@@"}, None])
-def test_a_list_with_masks_that_are_none(root: Path, detr: Detr, wrong: object) -> None:
+@pytest.mark.parametrize("mask", [{"size": [9, 9], "counts": "ab"}, {"size": [128, 128], "counts": "@@"}, None])
+def test_a_list_with_invalid_masks(root: Path, detr: Detr, mask: object) -> None:
     entry = {
         "kind": "poor_mask", "verdict": "wrong", "image_id": 1, "annotation_id": 1, "category_id": 1,
-        "box": [0, 0, 9, 9], "mask": wrong,
+        "box": [0, 0, 9, 9], "mask": mask,
     }  # fmt: skip
     Path("fixes.json").write_text(json.dumps({"schema": "detr.fix/1", "split": "val", "changes": [entry]}))
     shown = detr("data", "fix", root / "shapes", "--list", "fixes.json", "--out", "new")
