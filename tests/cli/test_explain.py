@@ -57,9 +57,9 @@ def test_as_a_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> N
     with opened(out, width=420) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 420
         text = page.inner_text("body")
-        assert "A picture is numbers" in text
+        assert "The image as numbers" in text
         assert all(step in text for step in steps)
-        assert ("Every cell asks the others" in text) == (weights == "shapes-detr")
+        assert ("Encoder self-attention" in text) == (weights == "shapes-detr")
         pictures = page.locator("img").count()
         assert pictures >= 5
         assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
