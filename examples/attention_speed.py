@@ -20,7 +20,8 @@ from torch import nn
 
 from detrcli.api.benchmarking import photograph
 from detrcli.inference.detector import Detector
-from detrcli.render.attention_report import look
+from detrcli.inspection.look import look
+from detrcli.render.attention_report import AttentionReport
 from detrcli.render.draw import draw_detections, save
 
 ROUNDS = 12
@@ -59,7 +60,7 @@ def main() -> None:
             save(draw_detections(seen.image, seen.detections), picture.with_name("predicted.jpg"))
 
         def attend() -> None:
-            save(look(detector, picture, queries=[17]).figure, picture.with_name("attention.png"))
+            save(AttentionReport(look(detector, picture, queries=[17])).figure, picture.with_name("attention.png"))
 
         for work in (predict, attend):  # whatever is done only once
             work()

@@ -16,14 +16,16 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
-from detrcli.inspection.faithfulness import curves, random_maps
+import torch
 from PIL import Image
 
 import detrcli
+from detrcli.boxes import iou
 from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.inference.detector import Detector
-from detrcli.inspection.maps import iou, mask_coverage
+from detrcli.inspection.comparison import area, deletion_and_insertion, random_maps
+from detrcli.inspection.maps import mask_coverage
 from detrcli.inspection.relevance import relevance
 
 FIRST = 1 << 31  # pictures from here on are neither train nor val
@@ -44,8 +46,8 @@ def found(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float
     seen = detector.predict(image, threshold=0)
     for label, mask, (x, y, w, h) in zip(made.labels, made.masks, made.boxes, strict=True):
         fits = [
-            iou(box, np.array([x, y, x + w, y + h])) if name == DEFAULT[label] and score >= SURE else 0
-            for box, name, score in zip(seen.boxes, seen.labels, seen.scores, strict=True)
+            float(iou(box, torch.tensor([x, y, x + w, y + h]))) if name == DEFAULT[label] and score >= SURE else 0
+            for box, name, score in zip(torch.from_numpy(seen.boxes), seen.labels, seen.scores, strict=True)
         ]
         query = int(np.argmax(fits))
         if fits[query] < 0.5:
@@ -54,11 +56,11 @@ def found(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float
         attention = record.cross(last, [query]).density()[0, 0].mean(0).cpu().numpy()  # (h, w)
         relevant = relevance(detector, pixels, [query])[0].cpu().numpy()
         chance = random_maps(record.cells, 1, seed=number)
-        measured = curves(detector, pixels, query, [attention, relevant, *chance])
+        measured = deletion_and_insertion(detector, pixels, query, [attention, relevant, *chance])
         covered = mask_coverage(mask, record.cells)
         shares = (attention * covered).sum(), (relevant * covered).sum(), covered.mean()
         yield {
-            name: {"deletion": one.deletion_area, "insertion": one.insertion_area, "in mask": float(share)}
+            name: {**{kind: area(scores) for kind, scores in one.items()}, "in mask": float(share)}
             for name, one, share in zip(MAPS, measured, shares, strict=True)
         }
 

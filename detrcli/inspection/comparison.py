@@ -29,26 +29,13 @@ RANDOM_ORDERS = 3
 SAME_OBJECT = 0.5  # minimum IoU between a query's box and that of its object's mask
 
 
-@dataclass(frozen=True)
-class Curves:
-    """A query's score after each step of SHARES. Cells are deleted, or inserted, by descending weight."""
-
-    deletion: np.ndarray  # falls fast where the map is right
-    insertion: np.ndarray  # rises fast where the map is right
-
-    @property
-    def deletion_area(self) -> float:
-        """The area under the curve, in [0, 1]; lower is better."""
-        return area(self.deletion)
-
-    @property
-    def insertion_area(self) -> float:
-        """The area under the curve, in [0, 1]; higher is better."""
-        return area(self.insertion)
+# A query's score after each step as the cells of a map are deleted ("deletion") and inserted ("insertion"), by
+# descending weight. For a good map, the area under the first curve is small, and under the second large.
+Curves = Mapping[str, np.ndarray]
 
 
 def area(scores: np.ndarray) -> float:
-    """Return the area under a curve over SHARES."""
+    """Return the area under a curve over SHARES, in [0, 1]."""
     return float(np.trapezoid(scores, SHARES))
 
 
@@ -68,7 +55,7 @@ def deletion_and_insertion(detector: Detector, pixels: Tensor, query: int, maps:
     label, color = scores(pixels[None])[0].argmax(), mean_color(detector.preprocessing).to(pixels)
     values = torch.cat([scores(delete(pixels, part, color))[:, label] for part in torch.split(deleted, BATCH_SIZE)])
     by_map = values.view(len(maps), 2, len(SHARES)).cpu().numpy()
-    return [Curves(deletion, insertion) for deletion, insertion in by_map]
+    return [{"deletion": deletion, "insertion": insertion} for deletion, insertion in by_map]
 
 
 def mean_color(preprocessing: Preprocessing) -> Tensor:
@@ -128,9 +115,7 @@ class MapComparison(AttentionFindings):
             first = (query.prediction.query, query.prediction.name, f"{query.prediction.score:.3f}")
             for name in query.curves or query.facts:
                 row: list[Cell] = [name, *(query.facts[name].cells()[:facts] if name in query.facts else [""] * facts)]
-                if name in query.curves:
-                    curves = query.curves[name]
-                    row += [f"{curves.deletion_area:.3f}", f"{curves.insertion_area:.3f}"]
+                row += [f"{area(scores):.3f}" for scores in query.curves.get(name, {}).values()]
                 rows.append((*first, *row))
         measures = ("deletion", "insertion") if self.measured else ()
         return Table("", ("query", "label", "score", "map", *MAP_COLUMNS[:facts], *measures), rows)
@@ -141,8 +126,8 @@ class MapComparison(AttentionFindings):
             return []
         better, other = ("relevance", "attention") if "relevance" in self.compared[0].maps else ("attention", "random")
         pairs = [(query.curves[better], query.curves[other]) for query in self.compared]
-        deletion = sum(a.deletion_area < b.deletion_area for a, b in pairs)
-        insertion = sum(a.insertion_area > b.insertion_area for a, b in pairs)
+        deletion = sum(area(a["deletion"]) < area(b["deletion"]) for a, b in pairs)
+        insertion = sum(area(a["insertion"]) > area(b["insertion"]) for a, b in pairs)
         return [
             "Deletion and insertion: area under the score as the cells of the map are deleted (lower is better) and "
             "inserted (higher is better).",
@@ -158,12 +143,9 @@ class MapComparison(AttentionFindings):
         missing = {"in_mask": None} if self.with_masks else {}
         maps: dict[str, Any] = {name: missing | facts.document() for name, facts in query.facts.items()}
         for name, curves in query.curves.items():
-            maps.setdefault(name, {}).update(
-                deletion_area=round(curves.deletion_area, 6),
-                insertion_area=round(curves.insertion_area, 6),
-                deletion=curves.deletion.round(6).tolist(),
-                insertion=curves.insertion.round(6).tolist(),
-            )
+            for kind, scores in curves.items():
+                measured = {f"{kind}_area": round(area(scores), 6), kind: scores.round(6).tolist()}
+                maps.setdefault(name, {}).update(measured)
         return {**query.prediction.document(), "maps": maps}
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -211,10 +193,8 @@ def _curves(record: ImageRecord, query: int, maps: Mapping[str, np.ndarray]) -> 
     orders = random_maps(record.forward.cells, RANDOM_ORDERS)
     with exact_float32():
         curves = deletion_and_insertion(record.detector, record.pixels, query, [*maps.values(), *orders])
-    deletion, insertion = (
-        np.mean([getattr(one, name) for one in curves[len(maps) :]], axis=0) for name in ("deletion", "insertion")
-    )
-    return {**dict(zip(maps, curves, strict=False)), "random": Curves(deletion, insertion)}
+    random = {kind: np.mean([one[kind] for one in curves[len(maps) :]], axis=0) for kind in ("deletion", "insertion")}
+    return {**dict(zip(maps, curves, strict=False)), "random": random}
 
 
 def _mask_of(masks: Sequence[Mask], prediction: QueryPrediction) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from torchvision.ops import batched_nms, box_convert
 
 from detrcli.data.checks import Split
 from detrcli.evaluation.boundary import with_boundaries
+from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.curves import Curves, curves_of
 from detrcli.evaluation.errors import ErrorKind, errors_of
 from detrcli.evaluation.interval import Interval, interval_of_ap
@@ -85,7 +86,8 @@ class Failures:
     @cached_property
     def queries(self) -> np.ndarray:
         """The query of each entry of the results, (M,)."""
-        return self.survey.queries()
+        last = [image.detections[-1] for image in self.survey.images]
+        return np.concatenate([detections.queries[detections.category_ids != UNKNOWN_CLASS] for detections in last])
 
     @cached_property
     def index_of(self) -> Mapping[int, int]:
@@ -174,7 +176,13 @@ def failures_of(
     thresholds = best_thresholds(truth, results)
     if threshold is None:
         threshold = thresholds.overall.threshold if thresholds.overall.f1 > 0 else DEFAULT_THRESHOLD
-    outcomes = outcomes_of(truth, results, threshold, surveyed.unmatched(truth.annotation_ids))
+    unmatched = [
+        np.delete(image.annotation_ids, [pair.target for pair in image.pairs[-1]])
+        for image in surveyed.images
+        if image.pairs is not None
+    ]
+    without_query = np.isin(truth.annotation_ids, np.concatenate([*unmatched, np.zeros(0, dtype=int)]))
+    outcomes = outcomes_of(truth, results, threshold, without_query)
     suspects = [*suspicions.found, *duplicates(truth)]
     quality, masks = None, mask_failures(outcomes)
     if masks is not None:
@@ -194,7 +202,10 @@ def failures_of(
         outcomes=outcomes,
         errors=errors_of(truth, results),
         curves=curves_of(truth, results, threshold),
-        layers=[_layer_score(layer, truth, surveyed.results(layer), threshold) for layer in range(surveyed.layers)],
+        layers=[
+            _layer_score(layer, truth, surveyed.results(layer), threshold)
+            for layer in range(len(surveyed.images[0].detections))
+        ],
         suspects=by_kind(suspects),
         masks=masks,
         panoptic=quality,

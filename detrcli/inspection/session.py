@@ -67,10 +67,8 @@ class InspectionSession:
                 else:
                     raise DataError(f"{example.message}.\n{argument('skip_bad')} skips unreadable images.")
 
-    def find(self, image: str | int | None = None) -> int:
-        """Return the index of an image by its id or file. The default is the first image."""
-        if image is None:
-            return 0
+    def find(self, image: str | int) -> int:
+        """Return the index of an image by its id or file."""
         image, ids = str(image), list(enumerate(self.annotations.image_ids.tolist()))
         by_id = [i for i, image_id in ids if image == str(image_id)]
         by_number = [i for i, image_id in ids if image.lstrip("-").isdecimal() and int(image) == image_id]

@@ -39,10 +39,6 @@ class SurveyedImage:
     pairs: Sequence[Sequence[Pair]] | None  # of each layer; None for models that do not expose their matching
     segments: Sequence[FoundSegment] | None = None  # of the panoptic map, if requested
 
-    def results(self, layer: int = -1) -> Results:
-        """Return the detections of a layer, with the ids of the data."""
-        return of_detections(self.image_id, self.detections[layer])
-
 
 @dataclass(frozen=True)
 class Survey:
@@ -52,28 +48,9 @@ class Survey:
     usage: Usage | None  # None for models that do not expose their matching
     complete: bool  # whether the pass reached the end of the split
 
-    @property
-    def layers(self) -> int:
-        """The number of decoder layers."""
-        return len(self.images[0].detections)
-
     def results(self, layer: int = -1) -> Results:
-        """Return the detections of a layer, image by image."""
-        return join([image.results(layer) for image in self.images])
-
-    def queries(self) -> np.ndarray:
-        """Return the query of each entry of the last layer's results, (M,)."""
-        last = [image.detections[-1] for image in self.images]
-        return np.concatenate([detections.queries[detections.category_ids != UNKNOWN_CLASS] for detections in last])
-
-    def unmatched(self, annotation_ids: np.ndarray) -> np.ndarray:
-        """Return which objects the last layer matches to no query, (N,) bool."""
-        unmatched = [
-            np.delete(image.annotation_ids, [pair.target for pair in image.pairs[-1]])
-            for image in self.images
-            if image.pairs is not None
-        ]
-        return np.isin(annotation_ids, np.concatenate([*unmatched, np.zeros(0, dtype=int)]))
+        """Return the detections of a layer, image by image, with the ids of the data."""
+        return join([of_detections(image.image_id, image.detections[layer]) for image in self.images])
 
 
 def survey(
@@ -144,6 +121,6 @@ def survey(
                     last = detector.output([example.pixels.flip(-1)]).last
                     boxes = torch.cat([1 - last.boxes[..., :1], last.boxes[..., 1:]], -1)  # mirrored back
                     passes.append(predictions(index, Prediction(last.logits, boxes)))
-                suspicions.add(example.image_id, passes, images[-1].results())
+                suspicions.add(example.image_id, passes, of_detections(example.image_id, images[-1].detections[-1]))
             advance(1)
     return Survey(images, None if counter is None else counter.usage(), complete)

@@ -57,20 +57,12 @@ class Suspect:
 
     def document(self, file: str) -> dict[str, Any]:
         """Return the suspect for JSON, with boxes as xyxy."""
-        entry = {
-            "annotation_id": self.annotation_id,
-            "image_id": self.image_id,
-            "file": file,
-            "category_id": self.category_id,
-            "suggested_category_id": self.suggested_category_id,
-            "box": xyxy(self.box),
-            "suggested_box": None if self.suggested_box is None else xyxy(self.suggested_box),
-            "suggested_mask": self.suggested_mask,
-            "iou": None if self.iou is None else round(self.iou, 6),
-            "of": self.of,
-            "score": round(self.score, 6) if self.of is None else None,
-        }
-        return {name: value for name, value in entry.items() if value is not None}
+        entry = {**vars(self), "file": file, "box": xyxy(self.box)}
+        entry["score"] = round(self.score, 6) if self.of is None else None
+        entry["iou"] = None if self.iou is None else round(self.iou, 6)
+        entry["suggested_box"] = None if self.suggested_box is None else xyxy(self.suggested_box)
+        omitted = ("kind", "suspicion", "mask")
+        return {name: value for name, value in entry.items() if value is not None and name not in omitted}
 
 
 @dataclass

@@ -188,14 +188,11 @@ def _curves(query: ComparedQuery) -> list[Panel]:
     def points(scores: np.ndarray) -> list[tuple[float, float]]:
         return list(zip((100 * SHARES).tolist(), scores.tolist(), strict=True))
 
-    curves = {
-        "deletion": {name: points(curve.deletion) for name, curve in query.curves.items()},
-        "insertion": {name: points(curve.insertion) for name, curve in query.curves.items()},
-    }
-    return [
-        Panel(f"query {query.prediction.query}: {kind}", "% of the image", drawn, y_min=0, y_max=1)
-        for kind, drawn in curves.items()
-    ]
+    panels = []
+    for kind in ("deletion", "insertion"):
+        drawn = {name: points(curves[kind]) for name, curves in query.curves.items()}
+        panels.append(Panel(f"query {query.prediction.query}: {kind}", "% of the image", drawn, y_min=0, y_max=1))
+    return panels
 
 
 def _mark(prediction: QueryPrediction) -> Mark:

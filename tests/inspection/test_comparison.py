@@ -142,16 +142,16 @@ def test_curves_of_single_images(config: ModelConfig) -> None:
             ranked = np.argsort(-map_.ravel())
             for step in (0, 6, len(SHARES) - 1):  # none, a quarter, all
                 first = ranked[: round(SHARES[step] * h * w)]
-                for deleted, curve in ((first, curves.deletion), (np.setdiff1d(ranked, first), curves.insertion)):
+                for deleted, curve in ((first, curves["deletion"]), (np.setdiff1d(ranked, first), curves["insertion"])):
                     changed = pixels.clone()
                     for cell in deleted:
                         y, x = divmod(int(cell), w)
                         changed[:, y * 64 // h : (y + 1) * 64 // h, x * 96 // w : (x + 1) * 96 // w] = 0
                     score = model(collate([changed])).last.logits[0, 4].softmax(-1)[label]
                     assert curve[step] == pytest.approx(score.item(), abs=1e-5)
-    assert found[0].deletion[0] == pytest.approx(whole[label].item(), abs=1e-6)
-    assert found[0].deletion[0] == pytest.approx(found[0].insertion[-1], abs=1e-6)
-    assert np.ptp(found[0].deletion) > 1e-4
+    assert found[0]["deletion"][0] == pytest.approx(whole[label].item(), abs=1e-6)
+    assert found[0]["deletion"][0] == pytest.approx(found[0]["insertion"][-1], abs=1e-6)
+    assert np.ptp(found[0]["deletion"]) > 1e-4
 
 
 def test_deleted_cells_get_the_mean_color() -> None:
