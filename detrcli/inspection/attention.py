@@ -275,7 +275,9 @@ def cross_attention(
 ) -> CrossAttention:
     record.inspectable.require("cross-attention")
     attentions = [record.forward.cross(layer, queries) for layer in layers]
-    maps = np.stack([select_heads_of(one.density()[0], heads, 1) for one in attentions])  # (L, n, heads, h, w)
+    maps = np.stack(
+        [select_heads_of(attention.density()[0], heads, 1) for attention in attentions]
+    )  # (L, n, heads, h, w)
     return CrossAttention(record, queries, layers, heads, maps, sampled=_sampled(record, attentions, heads))
 
 
@@ -287,7 +289,9 @@ def encoder_attention(
     fractions = points_to_input(points, record.size, record.placement)  # (n, 2)
     cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in fractions.tolist()]
     attentions = [record.forward.encoder(layer, cells) for layer in layers]
-    maps = np.stack([select_heads_of(one.density()[0], heads, 1) for one in attentions])  # (L, n, heads, h, w)
+    maps = np.stack(
+        [select_heads_of(attention.density()[0], heads, 1) for attention in attentions]
+    )  # (L, n, heads, h, w)
     sampled = _sampled(record, attentions, heads)
     return EncoderAttention(record, (), layers, heads, maps, points, cells, sampled=sampled)
 

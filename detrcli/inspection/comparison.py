@@ -104,7 +104,6 @@ class MapComparison(AttentionFindings):
 
     @property
     def measured(self) -> bool:
-        """Whether faithfulness was measured."""
         return bool(self.compared[0].curves)
 
     @property
@@ -193,7 +192,9 @@ def _curves(record: ImageRecord, query: int, maps: Mapping[str, np.ndarray]) -> 
     orders = random_maps(record.forward.cells, RANDOM_ORDERS)
     with exact_float32():
         curves = deletion_and_insertion(record.detector, record.pixels, query, [*maps.values(), *orders])
-    random = {kind: np.mean([one[kind] for one in curves[len(maps) :]], axis=0) for kind in ("deletion", "insertion")}
+    random = {
+        kind: np.mean([scores[kind] for scores in curves[len(maps) :]], axis=0) for kind in ("deletion", "insertion")
+    }
     return {**dict(zip(maps, curves, strict=False)), "random": random}
 
 

@@ -116,8 +116,8 @@ class Failures:
 
     def worst_first(self) -> list[SurveyedImage]:
         """Return all images, alternating between those with the most errors and those with the worst suspects."""
-        objects, found, false_positives = self.outcomes.per_image
-        errors = dict(zip(self.truth.image_ids.tolist(), (objects - found + false_positives).tolist(), strict=True))
+        objects, detected, false_positives = self.outcomes.per_image
+        errors = dict(zip(self.truth.image_ids.tolist(), (objects - detected + false_positives).tolist(), strict=True))
         suspicion: dict[int, float] = {}
         for suspect in (suspect for suspects in self.suspects.values() for suspect in suspects):
             suspicion[suspect.image_id] = max(suspicion.get(suspect.image_id, 0), suspect.suspicion)

@@ -59,17 +59,14 @@ class MatchReport:
 
     @property
     def target(self) -> Target:
-        """The objects of the image."""
         return self.decoder.target
 
     @property
     def layers(self) -> Sequence[LayerMatching]:
-        """All decoder layers."""
         return self.decoder.layers
 
     @property
     def layers_shown(self) -> list[LayerMatching]:
-        """The selected decoder layers."""
         return [self.layers[i] for i in self.shown]
 
     @property
@@ -85,11 +82,9 @@ class MatchReport:
         return "" if label is None else str(self.classes.names[label])
 
     def target_name(self, n: int) -> str:
-        """Return the class of an object."""
         return self.class_name(int(self.target.labels[n]))
 
     def miss_reason(self, answer: Answer) -> str:
-        """Describe why a query does not detect its object."""
         return {
             None: "detected",
             "no-query": "unmatched: more objects than queries",
@@ -100,7 +95,6 @@ class MatchReport:
         }[answer.why]
 
     def describe(self, false_positive: FalsePositive) -> str:
-        """Describe the kind of a false positive."""
         n, partner = false_positive.target, false_positive.partner
         if n is None:
             return "background"
@@ -110,7 +104,6 @@ class MatchReport:
 
     @property
     def summary(self) -> list[str]:
-        """Lines to show above the tables."""
         objects = len(self.target)
         return [
             f"{self.file} (image {self.image_id}): {self.width} x {self.height} pixels, "
@@ -143,8 +136,8 @@ class MatchReport:
             tables.append(Table(title, columns, list(self._missed_rows())))
         if self.false_positives:
             rows = [
-                (one.query, self.class_name(one.label), number(one.score), number(one.iou), self.describe(one))
-                for one in self.false_positives
+                (fp.query, self.class_name(fp.label), number(fp.score), number(fp.iou), self.describe(fp))
+                for fp in self.false_positives
             ]
             title = "false positives: detections that are matched to no object"
             tables.append(Table(title, ("query", "predicts", "score", "IoU", "kind"), rows))
@@ -336,7 +329,6 @@ def match_report(
 
 
 def formula(weights: Mapping[str, float]) -> str:
-    """Return the matching cost as a sum."""
     return " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
 
 

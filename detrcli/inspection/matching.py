@@ -89,7 +89,6 @@ class ObjectLosses:
 
     @property
     def total(self) -> float:
-        """The loss of the layer."""
         return float(self.targets.sum() + self.unmatched.sum())
 
 

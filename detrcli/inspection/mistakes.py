@@ -79,7 +79,7 @@ def false_positives(layer: LayerMatching, target: Target, threshold: float) -> l
     labels, ious, matched = target.labels.cpu().numpy(), _ious(layer, target), layer.queries
     label_of = {pair.query: int(labels[pair.target]) for pair in layer.pairs}
     detections = [(query, label) for query, label in layer.detections(threshold).tolist()]
-    found = []
+    positives = []
     for query, label in detections:
         expected = label_of.get(query)
         if expected is not None and (
@@ -92,12 +92,12 @@ def false_positives(layer: LayerMatching, target: Target, threshold: float) -> l
         if overlaps.max(initial=0) < SAME_PLACE:
             kind, overlaps = "other-class", ious[query]
         if overlaps.max(initial=0) < SAME_PLACE:
-            found.append(FalsePositive(query, label, score, "background", None, None, None))
+            positives.append(FalsePositive(query, label, score, "background", None, None, None))
             continue
         n = int(overlaps.argmax())
         partner = None if matched[n] == UNMATCHED else int(matched[n])
-        found.append(FalsePositive(query, label, score, kind, n, partner, float(overlaps[n])))
-    return found
+        positives.append(FalsePositive(query, label, score, kind, n, partner, float(overlaps[n])))
+    return positives
 
 
 def _answer(layer: LayerMatching, ious: np.ndarray, n: int, expected: int, threshold: float) -> Answer:

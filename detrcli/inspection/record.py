@@ -47,7 +47,6 @@ class QueryPrediction:
         return f"no object, at best {self.label}" if self.no_object else self.label
 
     def document(self) -> dict[str, Any]:
-        """Return the prediction for JSON."""
         fields = asdict(self) | {"box": list(self.box)}
         return {"nothing": fields.pop("no_object"), **fields}
 
@@ -78,11 +77,9 @@ class ImageRecord:
 
     @property
     def last(self) -> Detections:
-        """The predictions of the last layer."""
         return self.layers[-1]
 
     def prediction(self, layer: int, query: int) -> QueryPrediction:
-        """Return the prediction of a query in a layer."""
         detections = self.layers[layer]
         x0, y0, x1, y1 = (round(value, 3) for value in detections.boxes[query].tolist())
         return QueryPrediction(

@@ -74,8 +74,8 @@ class InspectionSession:
         by_number = [i for i, image_id in ids if image.lstrip("-").isdecimal() and int(image) == image_id]
         matches = by_id or self._find_file(image) or by_number  # 000139 is a file, or else image 139
         if len(matches) > 1:
-            found = f"{len(matches)} images of the split. Give more of the path, or the id."
-            raise UsageError(f"{argument('image', image)}: matches {found}")
+            problem = f"{len(matches)} images match. Give more of the path, or the id."
+            raise UsageError(f"{argument('image', image)}: {problem}")
         if not matches:
             raise UsageError(f"{argument('image', image)}: no image of the split has this id or file.")
         return matches[0]
@@ -105,7 +105,6 @@ class InspectionSession:
         return self.detector.preprocessing.resize.place(*self.size(i))
 
     def annotation_ids(self, i: int) -> list[int]:
-        """Return the ids of the annotations of an image."""
         ends = self.annotations.ends
         return self.annotations.annotation_ids[int(ends[i - 1]) if i else 0 : int(ends[i])].tolist()
 

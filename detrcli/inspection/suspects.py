@@ -87,7 +87,7 @@ class Suspicions:
         """Yield objects for which another class is more probable."""
         if not len(self.category_ids):
             return
-        passes = [self.probabilities(objects, *one) for one in predictions]
+        passes = [self.probabilities(objects, *pass_) for pass_ in predictions]
         for n, of_passes in zip(objects.tolist(), zip(*passes, strict=True), strict=True):
             known = [probabilities for probabilities in of_passes if probabilities is not None]
             own = np.flatnonzero(self.category_ids == self.truth.of_category[n])

@@ -78,7 +78,6 @@ class Usage:
 
     @property
     def summary(self) -> list[str]:
-        """Lines to show above the tables."""
         dead = f" ({preview([str(query) for query in self.dead], 20)})" if self.dead else ""
         return [
             f"{self.images:,} images, {self.targets:,} objects: {len(self.dead)} of {len(self.used)} queries "

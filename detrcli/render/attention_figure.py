@@ -65,7 +65,6 @@ def tiles_figure(
 
 
 def matrix_figure(title: str, matrices: Sequence[Matrix]) -> Image.Image:
-    """Return matrices under a title."""
     drawn = [(draw_matrix(matrix), matrix.caption) for matrix in matrices]
     cell = max(max(image.size) for image, _ in drawn)
     return titled(title, grid_figure(drawn, columns=max(1, min(len(drawn), 1600 // cell)), cell=cell))
@@ -100,7 +99,7 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | 
     """Return a tile that fits into a square cell."""
     scale = min(cell / image.width, (cell - STRIP) / image.height)
     width, height = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    masks = [(one.mask, color_of(one.category)) for one in tile.marks if one.mask is not None]
+    masks = [(item.mask, color_of(item.category)) for item in tile.marks if item.mask is not None]
     if masks:
         image = overlay_masks(np.asarray(image), masks)
     drawn = image.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
@@ -109,8 +108,10 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | 
     if tile.sampled is not None:
         _draw_sampled(ImageDraw.Draw(drawn), tile.sampled, scale)
     if tile.marks:
-        boxes = [(scale * x0, scale * y0, scale * x1, scale * y1) for x0, y0, x1, y1 in (one.box for one in tile.marks)]
-        marks = [replace(one, box=box, mask=None) for one, box in zip(tile.marks, boxes, strict=True)]
+        boxes = [
+            (scale * x0, scale * y0, scale * x1, scale * y1) for x0, y0, x1, y1 in (item.box for item in tile.marks)
+        ]
+        marks = [replace(item, box=box, mask=None) for item, box in zip(tile.marks, boxes, strict=True)]
         drawn = mark(drawn, marks).resize((width, height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(drawn)
     for x, y, text in tile.points:
@@ -166,7 +167,6 @@ def titled(title: str, page: Image.Image) -> Image.Image:
 
 
 def _draw_scale(page: Image.Image, top: int, maximum: str) -> None:
-    """Draw the colors from 0 to the maximum."""
     draw, font = ImageDraw.Draw(page), default_font(12)
     middle, right = top + STRIP / 2 + 1, page.width - font.getlength(maximum)
     draw.text((0, middle), "0", fill="black", font=font, anchor="lm")

@@ -36,7 +36,6 @@ class AttentionReport:
 
     @property
     def record(self) -> ImageRecord:
-        """The image, and the predictions of all queries."""
         return self.findings.record
 
     @property
@@ -46,27 +45,22 @@ class AttentionReport:
 
     @property
     def table(self) -> Table:
-        """A row for each map."""
         return self.findings.table
 
     @property
     def remarks(self) -> Sequence[str]:
-        """Sentences to show below the table."""
         return self.findings.remarks
 
     @property
     def document(self) -> dict[str, Any]:
-        """The report for JSON."""
         return self.findings.document
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays for an .npz file."""
         return self.findings.arrays
 
     @cached_property
     def figure(self) -> Image.Image:
-        """The maps over the image."""
         return attention_figure(self.findings)
 
     def page(self, path: Path) -> None:
@@ -115,67 +109,71 @@ def attention_figure(findings: AttentionFindings) -> Image.Image:
     return tiles_figure(record.image, title, tiles, across, record.placement)
 
 
-def _cross_tiles(found: CrossAttention) -> list[Tile]:
+def _cross_tiles(findings: CrossAttention) -> list[Tile]:
     tiles = []
-    for entry in found.entries:
-        prediction = found.record.prediction(entry.layer, found.queries[entry.index])
-        caption = _caption(found, entry, f"query {prediction.query}: {prediction}")
+    for entry in findings.entries:
+        prediction = findings.record.prediction(entry.layer, findings.queries[entry.index])
+        caption = _caption(findings, entry, f"query {prediction.query}: {prediction}")
         tiles.append(Tile(caption, entry.values, entry.sampled, [_mark(prediction)]))
-    return [Tile("the image"), *tiles] if len(found.heads) == len(found.layers) == 1 else tiles
+    return [Tile("the image"), *tiles] if len(findings.heads) == len(findings.layers) == 1 else tiles
 
 
-def _encoder_tiles(found: EncoderAttention) -> list[Tile]:
-    tiles = [Tile("the image", points=[(x, y, str(n)) for n, (x, y) in enumerate(found.points)])]
-    for entry in found.entries:
-        x, y = found.points[entry.index]
-        caption = _caption(found, entry, f"point {entry.index}: {x:g},{y:g}")
+def _encoder_tiles(findings: EncoderAttention) -> list[Tile]:
+    tiles = [Tile("the image", points=[(x, y, str(n)) for n, (x, y) in enumerate(findings.points)])]
+    for entry in findings.entries:
+        x, y = findings.points[entry.index]
+        caption = _caption(findings, entry, f"point {entry.index}: {x:g},{y:g}")
         tiles.append(Tile(caption, entry.values, entry.sampled, points=[(x, y, str(entry.index))]))
     return tiles
 
 
-def _mask_tiles(found: MaskAttention) -> list[Tile]:
+def _mask_tiles(findings: MaskAttention) -> list[Tile]:
     tiles = []
-    for n, query in enumerate(found.queries):
-        prediction = found.record.prediction(-1, query)
-        masked = replace(_mark(prediction), mask=found.masks[n])
+    for n, query in enumerate(findings.queries):
+        prediction = findings.record.prediction(-1, query)
+        masked = replace(_mark(prediction), mask=findings.masks[n])
         tiles.append(Tile(f"query {query}: {prediction}, its mask", marks=[masked]))
         tiles += [
-            Tile(_caption(found, entry, f"query {query}"), entry.values) for entry in found.entries if entry.index == n
+            Tile(_caption(findings, entry, f"query {query}"), entry.values)
+            for entry in findings.entries
+            if entry.index == n
         ]
     return tiles
 
 
-def _query_figure(found: QueryAttention) -> Image.Image:
-    queries, record = list(found.queries), found.record
+def _query_figure(findings: QueryAttention) -> Image.Image:
+    queries, record = list(findings.queries), findings.record
     names = [_mark(record.prediction(-1, query)).name for query in queries]
     matrices = []
-    for i, layer in enumerate(found.layers):
-        for j, head in enumerate(found.heads):
-            shares = found.maps[i, j, queries]  # (n, Q)
+    for i, layer in enumerate(findings.layers):
+        for j, head in enumerate(findings.heads):
+            shares = findings.maps[i, j, queries]  # (n, Q)
             values, columns = shares[:, queries], list(map(str, queries))
             if len(queries) < shares.shape[1]:
                 values = np.hstack([values, np.maximum(0, 1 - values.sum(1, keepdims=True))])
                 columns.append("rest")
-            caption = f"layer {layer}" + (f", head {head}" if len(found.heads) > 1 else "")
-            matrices.append(Matrix(caption + (" (no effect)" if found.equal_values[i] else ""), values, names, columns))
-    kind = f"decoder self-attention between queries, {_layers_and_heads(found)}, in percent"
+            caption = f"layer {layer}" + (f", head {head}" if len(findings.heads) > 1 else "")
+            matrices.append(
+                Matrix(caption + (" (no effect)" if findings.equal_values[i] else ""), values, names, columns)
+            )
+    kind = f"decoder self-attention between queries, {_layers_and_heads(findings)}, in percent"
     return matrix_figure(f"{record.name}: {kind}; the queries that attend are on the left", matrices)
 
 
-def _comparison_figure(found: MapComparison) -> Image.Image:
-    record = found.record
+def _comparison_figure(findings: MapComparison) -> Image.Image:
+    record = findings.record
     tiles = [
         Tile(f"query {query.prediction.query}: {query.prediction.name}, {name}", map_, marks=[_mark(query.prediction)])
-        for query in found.compared
+        for query in findings.compared
         for name, map_ in query.maps.items()
     ]
-    relevance = " beside relevance through all layers" if "relevance" in found.compared[0].maps else ""
-    title = f"{record.name}: attention of layer {found.layers[0]}{relevance}; {_colors(found)}"
-    across = found.maps.shape[1] * (1 if len(found.queries) <= 3 else 2)
+    relevance = " beside relevance through all layers" if "relevance" in findings.compared[0].maps else ""
+    title = f"{record.name}: attention of layer {findings.layers[0]}{relevance}; {_colors(findings)}"
+    across = findings.maps.shape[1] * (1 if len(findings.queries) <= 3 else 2)
     figure = tiles_figure(record.image, title, tiles, across, record.placement)
-    if not found.measured:
+    if not findings.measured:
         return figure
-    curves = plot([panel for query in found.compared for panel in _curves(query)])
+    curves = plot([panel for query in findings.compared for panel in _curves(query)])
     if curves.width > figure.width:
         size = figure.width, round(curves.height * figure.width / curves.width)
         curves = curves.resize(size, Image.Resampling.LANCZOS)
@@ -183,7 +181,6 @@ def _comparison_figure(found: MapComparison) -> Image.Image:
 
 
 def _curves(query: ComparedQuery) -> list[Panel]:
-    """Return the plots of deletion and insertion."""
 
     def points(scores: np.ndarray) -> list[tuple[float, float]]:
         return list(zip((100 * SHARES).tolist(), scores.tolist(), strict=True))
@@ -201,22 +198,22 @@ def _mark(prediction: QueryPrediction) -> Mark:
     return Mark(prediction.box, f"{prediction.query} {label}", prediction.category_id, score)
 
 
-def _caption(found: AttentionFindings, entry: AttentionMap, text: str) -> str:
+def _caption(findings: AttentionFindings, entry: AttentionMap, text: str) -> str:
     """Return a caption with layer and head where there are several."""
-    layer = [f"layer {entry.layer}"] if len(found.layers) > 1 else []
-    head = [f"head {entry.head}"] if len(found.heads) > 1 else []
+    layer = [f"layer {entry.layer}"] if len(findings.layers) > 1 else []
+    head = [f"head {entry.head}"] if len(findings.heads) > 1 else []
     return ", ".join([*layer, *head, text])
 
 
-def _layers_and_heads(found: AttentionFindings) -> str:
-    layer = f"layer {found.layers[0]}" if len(found.layers) == 1 else "all layers"
-    head = f"head {found.heads[0]}" if len(found.heads) == 1 else "each head"
-    return f"{layer}, {'mean of the heads' if found.heads[0] == 'mean' else head}"
+def _layers_and_heads(findings: AttentionFindings) -> str:
+    layer = f"layer {findings.layers[0]}" if len(findings.layers) == 1 else "all layers"
+    head = f"head {findings.heads[0]}" if len(findings.heads) == 1 else "each head"
+    return f"{layer}, {'mean of the heads' if findings.heads[0] == 'mean' else head}"
 
 
-def _colors(found: AttentionFindings) -> str:
-    h, w = found.maps.shape[-2:]
+def _colors(findings: AttentionFindings) -> str:
+    h, w = findings.maps.shape[-2:]
     colors = f"colors: share of the attention in a cell, of {w} x {h}"
-    if found.sampled is not None:
+    if findings.sampled is not None:
         colors += "; dots: the sampled points, sized by their weight; cross: their reference"
     return colors

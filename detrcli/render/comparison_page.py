@@ -27,13 +27,13 @@ def write_comparison(
 
     The reports of the models are in the folders 0, 1, ... beside it. `images` are the ids of the images in each report.
     """
-    outcomes = [one.outcomes for one in failures]
+    outcomes = [model.outcomes for model in failures]
     rows: list[Sequence[Cell]] = [
-        *((metric, *(measured(one.metrics[metric]) for one in failures)) for metric in METRICS),
-        ("detected", *(one.found for one in outcomes)),
-        ("missed", *(one.objects - one.found for one in outcomes)),
-        ("false positives", *(one.false_alarms for one in outcomes)),
-        ("parameters", *(f"{one.session.detector.parameters or 0:,}" for one in failures)),
+        *((metric, *(measured(model.metrics[metric]) for model in failures)) for metric in METRICS),
+        ("detected", *(model.found for model in outcomes)),
+        ("missed", *(model.objects - model.found for model in outcomes)),
+        ("false positives", *(model.false_alarms for model in outcomes)),
+        ("parameters", *(f"{model.session.detector.parameters or 0:,}" for model in failures)),
     ]
     links = "".join(f'<li><a href="{i}/{PAGE}">{escaped(name)}</a></li>' for i, name in enumerate(names))
     metrics = "AP and AR as defined by COCO, by object size with limits at 32 x 32 and 96 x 96 pixels."

@@ -26,18 +26,9 @@ MASK_OPACITY, OUTLINE_OPACITY = 0.42, 0.95
 
 # System fonts for names with characters that Pillow's own font lacks.
 _FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "wqy-zenhei.ttc",
-    "wqy-microhei.ttc",
-    "arial.ttf",
-    "msyh.ttc",
-    "malgun.ttf",
-    "Arial Unicode.ttf",
-    "PingFang.ttc",
-    "unifont.otf",
-)
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "wqy-microhei.ttc",
+    "arial.ttf", "msyh.ttc", "malgun.ttf", "Arial Unicode.ttf", "PingFang.ttc", "unifont.otf",
+)  # fmt: skip
 _MISSING = "\U0010ffff"  # fonts show this character as they show any that they lack
 
 
@@ -66,9 +57,9 @@ def draw_detections(image: Image.Image, detections: Detections) -> Image.Image:
 def draw_map(image: Image.Image, map_: PanopticMap | SemanticMap) -> Image.Image:
     """Return a copy of an RGB image with every segment or class of its map marked, smaller ones on top."""
     if isinstance(map_, PanopticMap):
-        regions = [(one.area, one.box, one.label, one.category_id, one.id) for one in map_.segments]
+        regions = [(item.area, item.box, item.label, item.category_id, item.id) for item in map_.segments]
     else:
-        regions = [(one.area, one.box, one.label, one.category_id, one.category_id) for one in map_.regions]
+        regions = [(item.area, item.box, item.label, item.category_id, item.category_id) for item in map_.regions]
     regions.sort(key=lambda region: -region[0])
     return mark(
         image,
@@ -102,7 +93,7 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     canvas.info = dict(image.info)
     marks = sorted(marks, key=lambda mark: mark.score or 0.0)
     masks = [
-        (one.mask.repeat(zoom, 0).repeat(zoom, 1), color_of(one.category)) for one in marks if one.mask is not None
+        (item.mask.repeat(zoom, 0).repeat(zoom, 1), color_of(item.category)) for item in marks if item.mask is not None
     ]
     if masks:
         canvas.paste(overlay_masks(np.asarray(canvas), masks))
@@ -111,26 +102,26 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     line = max(1, round(math.sqrt(shorter) / 12))
     size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(marks) <= 25 else 0.75)))
 
-    boxes: list[Box] = [(zoom * x0, zoom * y0, zoom * x1, zoom * y1) for x0, y0, x1, y1 in (one.box for one in marks)]
-    for one, box in zip(marks, boxes, strict=True):
-        if one.mask is None:
-            outline(draw, box, color_of(one.category), line)
+    boxes: list[Box] = [(zoom * x0, zoom * y0, zoom * x1, zoom * y1) for x0, y0, x1, y1 in (item.box for item in marks)]
+    for item, box in zip(marks, boxes, strict=True):
+        if item.mask is None:
+            outline(draw, box, color_of(item.category), line)
 
     taken: list[Box] = []
     remaining = LABEL_SHARE * canvas.width * canvas.height
     widest = round(min(canvas.width, max(0.6 * canvas.width, 120)))
-    for one, box in reversed(list(zip(marks, boxes, strict=True))):
-        name = escape_controls(one.name)
+    for item, box in reversed(list(zip(marks, boxes, strict=True))):
+        name = escape_controls(item.name)
         font = font_for(name, size)
         if font is None:
-            name, font = f"#{one.category}", default_font(size)
-        text = shorten(name, "" if one.score is None else f" {one.score:.2f}", font, widest)
+            name, font = f"#{item.category}", default_font(size)
+        text = shorten(name, "" if item.score is None else f" {item.score:.2f}", font, widest)
         width, height = text_size(text, font)
         place = find_place(box, (width, height), canvas.size, taken, line)
         if text and place and width * height <= remaining:
             taken.append(place)
             remaining -= width * height
-            write(draw, place, text, font, color_of(one.category))
+            write(draw, place, text, font, color_of(item.category))
     return canvas
 
 
@@ -236,7 +227,6 @@ def find_place(box: Box, size: tuple[int, int], image: tuple[int, int], taken: l
 
 
 def overlap(a: Box, b: Box) -> bool:
-    """Return whether two boxes share some area."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
@@ -263,7 +253,6 @@ def grid_figure(images: Sequence[tuple[Image.Image, str]], columns: int = 4, cel
 
 
 def stacked(images: Sequence[Image.Image], gap: int = 0, margin: int = 0) -> Image.Image:
-    """Return images one below the other."""
     height = sum(image.height for image in images) + gap * (len(images) - 1) + 2 * margin
     page = Image.new("RGB", (max(image.width for image in images) + 2 * margin, height), "white")
     y = margin
@@ -293,7 +282,6 @@ def legend(entries: Sequence[tuple[Color | None, str]], width: int, size: int = 
 
 
 def default_font(size: int) -> Font:
-    """Return Pillow's own font."""
     return ImageFont.load_default(size)
 
 

@@ -25,7 +25,8 @@ def write_explain_page(
 ) -> None:
     """Write the page of an image; `maps` are feature maps (C, h, w) by the names of their stages."""
     sections = [
-        replace(one, title=f"{i}. {one.title}") for i, one in enumerate(_steps(record, stops, maps, threshold), 1)
+        replace(section, title=f"{i}. {section.title}")
+        for i, section in enumerate(_steps(record, stops, maps, threshold), 1)
     ]
     rows = [(stop.name, " x ".join(map(str, stop.shape)), stop.what) for stop in stops]
     columns = ("step", "shape", "description")
@@ -119,7 +120,7 @@ def _steps(
         "Two small networks, shared by all queries, predict a class with a score between 0 and 1, and a box. Most of "
         f"the {queries} queries predict no object or have a low score.",
         columns=("query", "class", "score", "x0", "y0", "x1", "y1"),
-        rows=[(one.query, one.name, one.score, *(round(value) for value in one.box)) for one in predictions],
+        rows=[(p.query, p.name, p.score, *(round(value) for value in p.box)) for p in predictions],
     )
     marks = [_mark(record, -1, query) for query in order if scores[query] >= threshold]
     yield Section(

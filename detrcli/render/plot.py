@@ -34,7 +34,6 @@ class Panel:
 
 
 def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
-    """Return panels in rows."""
     rows = math.ceil(len(panels) / columns)
     page = Image.new("RGB", (SCALE * WIDTH * min(columns, len(panels)), SCALE * HEIGHT * rows), "white")
     for i, panel in enumerate(panels):
@@ -121,7 +120,6 @@ def _line(draw: ImageDraw.ImageDraw, places: Sequence[Point], color: Color, widt
 
 
 def _name_lengths(panel: Panel) -> dict[str, float]:
-    """Return the length of each entry of the legend."""
     small = default_font(SCALE * 11)
     return {name: small.getlength(name) + SCALE * 32 for name in panel.curves}
 

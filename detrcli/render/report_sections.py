@@ -53,7 +53,8 @@ def sections_of(
     yield Section("", html=_cards(failures))
     if advice is not None:
         items = "".join(
-            f"<li><b>{escaped(one.finding)}</b> {escaped(one.evidence)}<br>{escaped(one.remedy)}</li>" for one in advice
+            f"<li><b>{escaped(item.finding)}</b> {escaped(item.evidence)}<br>{escaped(item.remedy)}</li>"
+            for item in advice
         )
         text = "Most likely first." if advice else "No problem was found in the data, the settings and the curves."
         yield Section("What is probably wrong", text, html=f'<ol class="advice">{items}</ol>' if advice else "")
@@ -95,7 +96,9 @@ def sections_of(
             "AP of each layer, its duplicates, and AP after non-maximum suppression. Where suppression changes "
             "nothing, the queries do not duplicate each other.",
             columns=("layer", "AP", "AP50", "duplicates", "AP after NMS"),
-            rows=[(one.layer, one.AP, one.AP50, one.duplicates, one.AP_suppressed) for one in failures.layers],
+            rows=[
+                (layer.layer, layer.AP, layer.AP50, layer.duplicates, layer.AP_suppressed) for layer in failures.layers
+            ],
         )
         figure = usage_figure(failures.survey.usage, failures.session.image)
         yield Section(
@@ -156,7 +159,7 @@ def _points(x: np.ndarray, y: np.ndarray) -> list[Point]:
 def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[str]:
     curves, classes = failures.curves, failures.truth.classes
     names = [str(name) for name in classes.names]
-    per_class = {one.category_id: one for one in failures.scores.per_class}
+    per_class = {scores.category_id: scores for scores in failures.scores.per_class}
     known = [k for k in range(len(names)) if np.isfinite(curves.precision[k]).all()]
     shown = sorted(known, key=lambda k: -per_class[int(classes.ids[k])].targets)[:CURVE_CLASSES]
     if known:
@@ -172,7 +175,7 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
             line_chart(f1, "score threshold", "F1", x_range=(0, 1)),
         )
     if curves.calibration:
-        bins = {"detections": [(one.score, one.right) for one in curves.calibration]}
+        bins = {"detections": [(tenth.score, tenth.right) for tenth in curves.calibration]}
         chart = line_chart(bins, "score", "true positives, share", x_range=(0, 1), reference=[(0, 0), (1, 1)])
         yield _figure(f"Calibration of scores: expected calibration error {curves.calibration_error:.3f}", chart)
     rows = "".join(
@@ -183,8 +186,10 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
         )
     )
     yield _figure("AP by object size, with limits at 32 x 32 and 96 x 96 pixels", f"<table>{rows}</table>")
-    counts = examples or {id_: one.targets for id_, one in per_class.items()}
-    scored = {one.label: (max(1, counts.get(id_, 0)), one.AP) for id_, one in per_class.items() if one.AP >= 0}
+    counts = examples or {id_: scores.targets for id_, scores in per_class.items()}
+    scored = {
+        scores.label: (max(1, counts.get(id_, 0)), scores.AP) for id_, scores in per_class.items() if scores.AP >= 0
+    }
     if scored:
         numbers = [count for count, _ in scored.values()]
         log = max(numbers) > 20 * min(numbers)
@@ -215,8 +220,8 @@ def _confusion(failures: Failures) -> str:
 
 
 def _query_charts(failures: Failures, steadiness: Steadiness | None) -> Iterator[str]:
-    objects, found, false_positives = failures.outcomes.per_image
-    pairs, counts = np.unique(np.stack([objects, found + false_positives], 1), axis=0, return_counts=True)
+    objects, detected, false_positives = failures.outcomes.per_image
+    pairs, counts = np.unique(np.stack([objects, detected + false_positives], 1), axis=0, return_counts=True)
     dots, radius = {}, {}
     for (a, b), count in zip(pairs.tolist(), counts.tolist(), strict=True):
         name = f"{a} objects, {b} detections in {count} images:"

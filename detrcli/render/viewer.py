@@ -130,8 +130,8 @@ def attention_and_costs(
 
 
 def _attention(record: ImageRecord, queries: Sequence[int]) -> dict[str, Any]:
-    found = cross_attention(record, queries, range(len(record.layers)), ["mean", *range(record.inspectable.heads)])
-    maps = _coarsened(found.maps.swapaxes(0, 1))  # (n, L, 1 + heads, h, w)
+    attention = cross_attention(record, queries, range(len(record.layers)), ["mean", *range(record.inspectable.heads)])
+    maps = _coarsened(attention.maps.swapaxes(0, 1))  # (n, L, 1 + heads, h, w)
     most = maps.max((-2, -1))  # (n, L, 1 + heads)
     h, w = maps.shape[-2:]
     document = {
@@ -142,10 +142,10 @@ def _attention(record: ImageRecord, queries: Sequence[int]) -> dict[str, Any]:
         "most": np.round(most.ravel().astype(float), 6).tolist(),
         "maps": _packed(255 * maps / np.where(most > 0, most, 1)[..., None, None], "u1", compress=True),
     }
-    if found.sampled is not None:
+    if attention.sampled is not None:
         height, width = record.size
-        points = found.sampled.points / [width, height]  # (L, n, heads, levels, points, 2)
-        values = np.concatenate([points * BOX_STEPS, (found.sampled.weights * WEIGHT_STEPS)[..., None]], -1)
+        points = attention.sampled.points / [width, height]  # (L, n, heads, levels, points, 2)
+        values = np.concatenate([points * BOX_STEPS, (attention.sampled.weights * WEIGHT_STEPS)[..., None]], -1)
         L, n, heads, *_ = values.shape
         values = values.reshape(L, n, heads, -1, 3).swapaxes(0, 1)  # (n, L, heads, levels * points, 3)
         document["points"] = {"count": values.shape[3], "values": _packed(values, "<i2", compress=True)}

@@ -35,7 +35,7 @@ def view_of_matching(report: MatchReport) -> ImageView:
             for n, (box, annotation) in enumerate(zip(boxes, report.annotation_ids, strict=True))
         ],
         pairs=[layer.pairs for layer in report.layers],
-        false_positives={one.query: report.describe(one) for one in report.false_positives},
+        false_positives={fp.query: report.describe(fp) for fp in report.false_positives},
     )
 
 
@@ -135,23 +135,23 @@ def tiles_of(failures: Failures, shown: Mapping[int, int]) -> dict[str, list[dic
         if outcomes.wrong[m] and int(results.image_ids[m]) in shown
     ]
 
-    def suspect(one: Suspect) -> dict[str, Any]:
-        missing = one.annotation_id is None
-        position = position_of_annotation.get((one.image_id, one.annotation_id or 0))
-        other = one.box if missing else one.suggested_box
+    def tile(suspect: Suspect) -> dict[str, Any]:
+        missing = suspect.annotation_id is None
+        position = position_of_annotation.get((suspect.image_id, suspect.annotation_id or 0))
+        other = suspect.box if missing else suspect.suggested_box
         return {
-            "image": shown[one.image_id],
-            "kind": one.kind,
-            "category": one.category_id,
-            "score": round(one.score, 3),
-            "annotation": one.annotation_id,
-            "predicted": one.suggested_category_id,
-            "box": None if missing else xyxy(one.box),
+            "image": shown[suspect.image_id],
+            "kind": suspect.kind,
+            "category": suspect.category_id,
+            "score": round(suspect.score, 3),
+            "annotation": suspect.annotation_id,
+            "predicted": suspect.suggested_category_id,
+            "box": None if missing else xyxy(suspect.box),
             "other": None if other is None else xyxy(other),
-            "iou": None if one.iou is None else round(one.iou, 3),
-            "of": one.of,
+            "iou": None if suspect.iou is None else round(suspect.iou, 3),
+            "of": suspect.of,
             "selection": None if position is None else {"object": position},
-        } | ({} if one.mask is None else {"masks": [one.mask, one.suggested_mask]})
+        } | ({} if suspect.mask is None else {"masks": [suspect.mask, suspect.suggested_mask]})
 
     missed.sort(key=lambda tile: -(tile["score"] or 0))
     false_positives.sort(key=lambda tile: -tile["score"])
@@ -159,7 +159,7 @@ def tiles_of(failures: Failures, shown: Mapping[int, int]) -> dict[str, list[dic
         "missed": missed,
         "false_positive": false_positives,
         **{
-            kind: [suspect(one) for one in suspects if one.image_id in shown]
+            kind: [tile(suspect) for suspect in suspects if suspect.image_id in shown]
             for kind, suspects in failures.suspects.items()
         },
     }
