@@ -105,7 +105,7 @@ class Usage:
         columns = ("image", "file", "object", "class", "query", "predicts", "score", "runner-up", "margin")
         losses = (*self.loss_terms, "loss") if self.loss_terms else ()
         for title, examples in (
-            ("the smallest margins: the matched query is decided by little", self.closest),
+            ("the smallest margins: a small change would match another query", self.closest),
             ("the largest losses: labels that may be wrong", self.worst),
         ):
             if examples:

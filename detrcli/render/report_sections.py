@@ -63,7 +63,8 @@ def sections_of(
         f"missed: {MISSED[kind]}": count for kind, count in outcomes.missed_by_kind.items()
     }
     detections = {"true positive": outcomes.found} | {
-        FALSE_ALARMS[kind]: count for kind, count in outcomes.false_alarms_by_kind.items()
+        f"{kind.replace('_', ' ')}: {FALSE_ALARMS[kind]}": count
+        for kind, count in outcomes.false_alarms_by_kind.items()
     }
     yield Section(
         "Objects and detections",
@@ -212,7 +213,7 @@ def _confusion(failures: Failures) -> str:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     head = "".join(f"<th><span>{name}</span></th>" for name in (*names, "missed"))
     rows = ""
-    for name, row, of_row in zip((*names, "no object"), counts.tolist(), shares.tolist(), strict=True):
+    for name, row, of_row in zip((*names, "background"), counts.tolist(), shares.tolist(), strict=True):
         cells = (f'<td style="--share: {share:.2f}">{n or ""}</td>' for n, share in zip(row, of_row, strict=True))
         rows += f"<tr><th>{name}</th>{''.join(cells)}</tr>"
     note = f"<p>The {CONFUSED_CLASSES} classes with the most confusions, of {K}.</p>" if K > CONFUSED_CLASSES else ""

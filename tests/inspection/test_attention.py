@@ -124,11 +124,6 @@ def test_recording_changes_nothing(config: ModelConfig) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_queries_are_alike_in_the_first_layer_of_the_published_model_alone() -> None:
-    assert record(CONFIG, batch_of_two())[1].queries_are_alike(0)
-    assert not record(TINY, batch_of_two())[1].queries_are_alike(0)
-
-
 @BOTH
 def test_a_record_has_the_predictions_of_predict(config: ModelConfig, image: Image.Image) -> None:
     detector = Detector.of(small_weights(config), "cpu", engine="plain")

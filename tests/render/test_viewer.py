@@ -1,4 +1,4 @@
-"""The viewer: keys, lists and clicks show computed values, and names stay text."""
+"""Pages and the viewer: keys, lists and clicks show computed values, and names stay text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ from PIL import Image
 import detrcli
 from detrcli.api.inspecting import ImageMatching
 from detrcli.data.make import make_shapes
+from detrcli.render.page import Section, write_page
 from detrcli.render.viewer import MAX_CELLS, ImageView, ObjectView, _coarsened, write_viewer_page
 
 EVIL = "</script><img src=x onerror=alert(1)>\x1b"
@@ -106,22 +107,18 @@ def test_hovering_shows_the_share(page: Any) -> None:
     assert "of the attention" in page.inner_text(".hover")
 
 
-def view(names: list[str], **given: Any) -> ImageView:
+def test_names_stay_text_and_many_queries_fit(tmp_path: Path) -> None:
+    """300 queries, 140 objects and names with markup, on a narrow screen."""
     rng = np.random.default_rng(0)
     L, Q = 6, 300
-    return ImageView(
-        file=EVIL, width=640, height=480, names=names,
+    view = ImageView(
+        file=EVIL, width=640, height=480, names=[EVIL, "b"],
         boxes=rng.uniform(0.1, 0.5, (L, Q, 4)), scores=rng.uniform(size=(L, Q)),
-        labels=rng.integers(0, len(names), (L, Q)), no_object=np.zeros((L, Q), dtype=bool), threshold=0.5,
-        **given,
+        labels=rng.integers(0, 2, (L, Q)), no_object=np.zeros((L, Q), dtype=bool), threshold=0.5,
+        objects=[ObjectView(EVIL, [0.5, 0.5, 0.2, 0.2], n) for n in range(140)],
     )  # fmt: skip
-
-
-def test_names_stay_text_and_many_fit(tmp_path: Path) -> None:
-    """300 queries, 140 objects and names with markup, on a narrow screen."""
-    objects = [ObjectView(EVIL, [0.5, 0.5, 0.2, 0.2], n) for n in range(140)]
     path = tmp_path / "a.html"
-    write_viewer_page(path, EVIL, EVIL, view([EVIL, "b"], objects=objects), Image.new("RGB", (640, 480)), {})
+    write_viewer_page(path, EVIL, EVIL, view, Image.new("RGB", (640, 480)), {})
     text = path.read_text(encoding="utf-8")
     assert text.count("</script>") == 2
     assert "\x1b" not in text
@@ -130,6 +127,29 @@ def test_names_stay_text_and_many_fit(tmp_path: Path) -> None:
         assert shown.evaluate("document.documentElement.scrollWidth") == 420
         assert shown.locator(".lists button").count() == 440
         assert shown.locator("img").count() == 1
+
+
+def test_names_stay_text_in_sections(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "page.html"
+    section = Section(
+        "Section", EVIL, EVIL, (EVIL, "n"), [(EVIL, 0.25), ("b", 2)], [(Image.new("RGB", (8, 8)), EVIL)],
+        "<button id=b>press</button>",
+    )  # fmt: skip
+    write_page(
+        path, "A page", f"{EVIL} `code`", [section], data={"name": EVIL},
+        script="const d = JSON.parse(document.getElementById('data').textContent);"
+        "b.onclick = () => { b.textContent = d.name; };",
+    )  # fmt: skip
+    text = path.read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert text.count("</script>") == 2
+    assert "\x1b" not in text
+    assert "<code>code</code>" in text
+    assert "<td class=number>0.250</td>" in text
+    with opened(path) as page:
+        page.click("#b")
+        assert page.inner_text("#b") == EVIL
+        assert page.evaluate("document.images[0].naturalWidth") == 8
 
 
 def test_fine_maps_are_summed_to_fewer_cells() -> None:
