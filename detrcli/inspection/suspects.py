@@ -122,9 +122,10 @@ class Suspicions:
 
     def _loose_boxes(self, objects: np.ndarray, detections: Results) -> tuple[list[Suspect], np.ndarray]:
         """Return objects that their best detection overlaps little, and which detections these are, (m,) bool."""
-        truth, loose, used = self.truth, [], np.zeros(len(detections), dtype=bool)
+        truth, used = self.truth, np.zeros(len(detections), dtype=bool)
+        loose: list[Suspect] = []
         if not len(objects) or not len(detections):
-            return [], used
+            return loose, used
         same_class = detections.category_ids[:, None] == truth.of_category[objects]  # (m, n)
         ious = np.where(same_class, overlaps(detections.boxes, truth.boxes[objects]), 0)
         assigned = _assigned(ious, NEAR)
@@ -133,12 +134,9 @@ class Suspicions:
             if not len(own):
                 continue
             best = own[detections.scores[own].argmax()]
-            iou, score = float(ious[best, column]), float(detections.scores[best])
-            if iou < TIGHT_IOU and score * (1 - iou) >= MIN_SUSPICION:
-                used[best] = True
-                box = tuple(detections.boxes[best].tolist())
-                suspicion = score * (1 - iou)
-                loose.append(Suspect.annotated("loose_box", truth, n, suspicion, score, suggested_box=box, iou=iou))
+            suspects = list(_different("loose_box", truth, n, detections, best, float(ious[best, column])))
+            used[best] = bool(suspects)
+            loose += suspects
         return loose, used
 
     def _missing_labels(
@@ -164,6 +162,16 @@ def _assigned(ious: np.ndarray, minimum: float) -> np.ndarray:
     return np.where(ious.max(1) >= minimum, ious.argmax(1), -1)
 
 
+def _different(
+    kind: str, truth: Truth, n: int, detections: Results, m: int, iou: float, **masks: Any
+) -> Iterator[Suspect]:
+    """Yield an object if it differs much from its detection."""
+    score = float(detections.scores[m])
+    if iou < TIGHT_IOU and score * (1 - iou) >= MIN_SUSPICION:
+        box = tuple(detections.boxes[m].tolist())
+        yield Suspect.annotated(kind, truth, n, score * (1 - iou), score, suggested_box=box, iou=iou, **masks)
+
+
 def duplicates(truth: Truth) -> Iterator[Suspect]:
     """Yield annotations of the same class and place as an earlier annotation."""
     objects = np.flatnonzero(~truth.crowd)
@@ -182,21 +190,10 @@ def poor_masks(outcomes: Outcomes, ious: np.ndarray, annotated: np.ndarray, pred
 
     `ious` (N,) compares the two; `annotated` (N,) and `predicted` (M,) are run lengths.
     """
-    for n in np.flatnonzero(ious < TIGHT_IOU).tolist():
+    for n in np.flatnonzero(np.isfinite(ious)).tolist():
         m = int(outcomes.found_by[n])
-        iou, score = float(ious[n]), float(outcomes.results.scores[m])
-        if score * (1 - iou) >= MIN_SUSPICION:
-            yield Suspect.annotated(
-                "poor_mask",
-                outcomes.truth,
-                n,
-                score * (1 - iou),
-                score,
-                suggested_box=tuple(outcomes.results.boxes[m].tolist()),
-                iou=iou,
-                mask=rle_document(annotated[n]),
-                suggested_mask=rle_document(predicted[m]),
-            )
+        masks = {"mask": rle_document(annotated[n]), "suggested_mask": rle_document(predicted[m])}
+        yield from _different("poor_mask", outcomes.truth, n, outcomes.results, m, float(ious[n]), **masks)
 
 
 def by_kind(suspects: Iterable[Suspect]) -> dict[str, list[Suspect]]:
