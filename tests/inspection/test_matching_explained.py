@@ -147,8 +147,9 @@ def test_the_pairs_are_those_of_the_criterion(g: torch.Generator, objects: int, 
         for pair in layer.pairs:
             assert pair.total == pytest.approx(float(layer.total[pair.query, pair.target]))
     if matching == "last":  # the last layer decides on all
-        first, *_, last = ([(p.runner_up, p.margin, p.decided) for p in layer.pairs] for layer in layers)
-        assert first == last
+        alone = explain(QueryGroup("decoder", group.logits[-1:], group.boxes[-1:]), target, criterion.matcher)
+        reasons = [[(p.runner_up, p.margin, p.decided) for p in layer.pairs] for layer in (*layers, *alone)]
+        assert reasons == [reasons[-1]] * 4
 
 
 def test_a_known_match_is_explained_without_the_matcher() -> None:

@@ -264,8 +264,10 @@ def test_usage_adds_up_the_images(session: InspectionSession) -> None:
         cost = {name: values[one["query"], one["target"]] for name, values in layer.terms.items()}
         expected = -math.log(-cost["class"]) + 5 * cost["l1"] + 2 * (1 + cost["giou"])
         assert one["loss"]["total"] == pytest.approx(expected, abs=1e-3)
-    for table in found.tables():
+    tables = found.tables()
+    for table in tables:
         assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert [row[:2] for row in tables[1].rows] == instability
 
 
 def test_sizes_are_those_of_coco(tmp_path: Path) -> None:
@@ -326,3 +328,7 @@ def test_an_unreadable_image(tmp_path: Path) -> None:
     reporter = Recorded()
     assert usage(session_of(tmp_path, skip_bad=True, reporter=reporter)).images == 2
     assert "000001.png" in reporter.notes[0]
+    for path in (tmp_path / "val").iterdir():
+        path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="No image"):
+        usage(session_of(tmp_path, skip_bad=True))
