@@ -30,9 +30,9 @@ def write_comparison(
     outcomes = [model.outcomes for model in failures]
     rows: list[Sequence[Cell]] = [
         *((metric, *(measured(model.metrics[metric]) for model in failures)) for metric in METRICS),
-        ("detected", *(model.found for model in outcomes)),
-        ("missed", *(model.objects - model.found for model in outcomes)),
-        ("false positives", *(model.false_alarms for model in outcomes)),
+        ("detected", *(counts.found for counts in outcomes)),
+        ("missed", *(counts.objects - counts.found for counts in outcomes)),
+        ("false positives", *(counts.false_alarms for counts in outcomes)),
         ("parameters", *(f"{model.session.detector.parameters or 0:,}" for model in failures)),
     ]
     links = "".join(f'<li><a href="{i}/{PAGE}">{escaped(name)}</a></li>' for i, name in enumerate(names))
