@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Iterator
 
 import numpy as np
+from detrcli.inspection.faithfulness import curves, random_maps
 from PIL import Image
 from timing import show
 
@@ -22,7 +23,6 @@ import detrcli
 from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.inference.detector import Detector
-from detrcli.inspection.faithfulness import curves, random_maps
 from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
 

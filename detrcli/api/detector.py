@@ -18,7 +18,7 @@ from detrcli.system.devices import find_device
 Text = str | Sequence[str] | None  # what a model that takes phrases shall look for
 
 if TYPE_CHECKING:
-    from detrcli.inspection.explained import GroupMatching
+    from detrcli.inspection.matching import GroupMatching
     from detrcli.render.attention_report import AttentionReport
 
 
@@ -27,9 +27,10 @@ class Detector(_Detector):
 
     def attention(self, image: ImageSource, **chosen: Any) -> "AttentionReport":
         """Where queries look in a picture, as `detrcli.look` gives it."""
-        from detrcli.render.attention_report import look
+        from detrcli.inspection.look import look
+        from detrcli.render.attention_report import AttentionReport
 
-        return look(self, image, **chosen)
+        return AttentionReport(look(self, image, **chosen))
 
     def match(self, image: ImageSource, boxes: Any, labels: Any) -> "GroupMatching":
         """How the objects of a picture are matched: boxes x0, y0, x1, y1 in pixels, labels as names or indices."""
@@ -37,12 +38,12 @@ class Detector(_Detector):
 
         from detrcli.boxes import from_pixels
         from detrcli.errors import DataError
-        from detrcli.inspection.explained import explain_group
-        from detrcli.inspection.look import record_picture
+        from detrcli.inspection.matching import explain_group
+        from detrcli.inspection.record import record_image
         from detrcli.structures import Target
         from detrcli.system.text import normalize_name
 
-        record = record_picture(self, image)
+        record = record_image(self, image)
         known = {normalize_name(str(name)): i for i, name in enumerate(self.classes.names)}
         indices = []
         for label in labels:

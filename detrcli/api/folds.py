@@ -19,7 +19,7 @@ from detrcli.data.splits import images_of
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import failures_of
-from detrcli.inspection.suspects import KINDS, Suspect
+from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect
 
 
 def suspects_by_folds(
@@ -34,7 +34,7 @@ def suspects_by_folds(
         raise UsageError(f"--folds {folds}: there are {len(usable)} pictures to train on.")
     fold_of = np.full(len(split.usable_images), -1)
     fold_of[usable] = np.random.default_rng(0).permutation(len(usable)) % folds
-    found: dict[str, list[Suspect]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[Suspect]] = {kind: [] for kind in SUSPECT_KINDS}
     with tempfile.TemporaryDirectory() as place:
         for fold in range(folds):
             note(f"fold {fold + 1} of {folds}: training without a part of the pictures, which is looked at then")

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from detrcli.api.detector import Text, as_detector
 from detrcli.api.opening import Note, Watch, checked_split, no_note, source_of, unwatched
-from detrcli.api.sessions import session_of
+from detrcli.api.sessions import Callbacks, session_of
 from detrcli.data.checks import Exif
 from detrcli.data.images import File
 from detrcli.data.masks import Mask
@@ -21,24 +22,24 @@ from detrcli.data.splits import DataSource
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.inference.detector import Detector, ImageSource
-from detrcli.inspection import report
+from detrcli.inspection import look as looking
+from detrcli.inspection import match_report as report
 from detrcli.inspection import usage as using
 from detrcli.inspection import walk as walking
-from detrcli.inspection.explained import matcher_of
-from detrcli.inspection.look import record_picture
+from detrcli.inspection.look import Kind
 from detrcli.inspection.maps import Point
 from detrcli.inspection.matching import explain_matching as explain_layers
-from detrcli.inspection.mistakes import extra, missed
+from detrcli.inspection.matching import matcher_of
+from detrcli.inspection.mistakes import false_positives, missed_objects
+from detrcli.inspection.record import record_image
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, number
 from detrcli.model.inspectable import Shape
-from detrcli.render import attention_report
-from detrcli.render.attention_report import AttentionReport, Kind
+from detrcli.render.attention_report import AttentionReport
 from detrcli.render.explain_page import write_explain_page
-from detrcli.render.instability_figure import instability_figure
 from detrcli.render.matching_figure import matching_figure
-from detrcli.render.usage_figure import usage_figure
-from detrcli.render.viewer import inside_of, write_viewer_page
+from detrcli.render.usage_figure import instability_figure, usage_figure
+from detrcli.render.viewer import attention_and_costs, write_viewer_page
 from detrcli.render.views import view_of_matching
 from detrcli.structures import Detections, QueryGroup
 from detrcli.training.matching_history import read
@@ -63,7 +64,7 @@ def look(
     advance: Callable[[], None] = lambda: None,
 ) -> AttentionReport:
     """Where a model looks in a picture; see `detr guide attention`."""
-    return attention_report.look(
+    findings = looking.look(
         as_detector(weights, device, text),
         picture,
         queries=queries,
@@ -73,8 +74,9 @@ def look(
         kind=kind,
         points=points,
         masks=masks,
-        advance=advance,
+        reporter=Callbacks(watch=lambda count: nullcontext(advance)),
     )
+    return AttentionReport(findings)
 
 
 class _Drawn:
@@ -124,15 +126,15 @@ class ImageMatching(_Drawn):
     def page(self, path: Path) -> None:
         """Write a page to walk through layers and queries."""
         found = self.report
-        record = record_picture(self.detector, self.picture, found.file)
-        queries = found.layers[-1].that_matter(found.threshold)
+        record = record_image(self.detector, self.picture, found.file)
+        queries = found.layers[-1].relevant_queries(found.threshold)
         write_viewer_page(
             path,
-            "How the matching decided",
-            f"{found.file}: the ground truth, what each layer predicts, and which query each object is matched to.",
-            view_of_matching(found, record.nothing),
+            "Matching of queries and objects",
+            f"{found.file}: ground truth, the predictions of each layer, and the query that each object is matched to.",
+            view_of_matching(found),
             self.picture,
-            inside_of(record, queries, found.layers, found.cost_weights),
+            attention_and_costs(record, queries, found.layers, found.cost_weights),
         )
 
 
@@ -161,7 +163,7 @@ class DataMatching(_Drawn):
     @cached_property
     def figure(self) -> Image.Image:
         """A tile for each query, and the objects with the largest losses."""
-        return usage_figure(self.usage, self.session.picture)
+        return usage_figure(self.usage, self.session.image)
 
 
 @dataclass(frozen=True)
@@ -257,15 +259,20 @@ def explain_matching(
     checked = checked_split(source_of(data, note), split, exif, note, skip_bad=skip_bad)
     detector = weights() if callable(weights) else as_detector(weights, device)
     session = session_of(
-        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, note=note, mapped=mapped
+        detector,
+        checked,
+        skip_bad=skip_bad,
+        match_classes_by_id=match_classes_by_id,
+        note=note,
+        mapped=mapped,
+        watch=watch,
     )
     matcher_of(session.loss)  # which must be known
     if whole_split:
-        with watch(len(session)) as advance:
-            return DataMatching(using.usage(session, threshold=threshold, most=most, advance=advance), session)
+        return DataMatching(using.usage(session, threshold=threshold, examples=most), session)
     place = _worst(session, threshold, note) if image is None else session.find(image)
     found = report.match_report(session, place, layers=layers, threshold=threshold, other_weights=other_weights)
-    return ImageMatching(found, session.picture(place), detector)
+    return ImageMatching(found, session.image(place), detector)
 
 
 def _worst(session: InspectionSession, threshold: float, note: Note) -> int:
@@ -276,7 +283,8 @@ def _worst(session: InspectionSession, threshold: float, note: Note) -> int:
             break
         last = QueryGroup("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
         (layer,) = explain_layers(last, example.target, matcher, session.loss.scoring)
-        wrong = len(missed([layer], example.target, threshold)) + len(extra(layer, example.target, threshold))
+        wrong = len(missed_objects([layer], example.target, threshold))
+        wrong += len(false_positives(layer, example.target, threshold))
         if wrong > worst:
             worst, place = wrong, i
     among = f"the first {WORST_OF}" if len(session) > WORST_OF else f"{len(session)}"
@@ -313,7 +321,7 @@ class Walk:
 
     def page(self, path: str | Path, threshold: float = 0.5) -> None:
         """Write it as a page: what the model makes of the picture at each step."""
-        record = record_picture(self.detector, self.picture)
+        record = record_image(self.detector, self.picture)
         maps = walking.feature_maps(self.detector, record.pixels)
         write_explain_page(Path(path), record, self.stops, maps, threshold)
 

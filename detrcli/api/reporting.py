@@ -21,7 +21,7 @@ from detrcli.evaluation.thresholds import write_thresholds
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
 from detrcli.render.comparison_page import write_comparison
-from detrcli.render.report_page import IMAGES, worst_first, write_report
+from detrcli.render.report_page import DEFAULT_IMAGES, write_report
 from detrcli.render.report_sections import Advice, Steadiness
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import data_of, is_run
@@ -49,7 +49,7 @@ class Report:
         folder: str | Path,
         *,
         advice: Sequence[Advice] | None = None,
-        images: int = IMAGES,
+        images: int = DEFAULT_IMAGES,
         seconds: float | None = None,
     ) -> Path:
         """Write it as a page with its pictures into a folder; give the page's file."""
@@ -60,7 +60,7 @@ class Report:
             advice=advice,
             steadiness=self.steadiness,
             examples=self.examples,
-            most=images,
+            limit=images,
             seconds=seconds,
         )
         write_thresholds(self.failures.thresholds, folder / THRESHOLDS)
@@ -117,19 +117,23 @@ def report(
     checked = checked_split(source, split, exif, note, skip_bad=skip_bad)
     detector = weights() if callable(weights) else as_detector(weights or run or "detr-r50", device)
     session = session_of(
-        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, note=note, mapped=mapped
+        detector,
+        checked,
+        skip_bad=skip_bad,
+        match_classes_by_id=match_classes_by_id,
+        note=note,
+        mapped=mapped,
+        watch=watch,
     )
-    with watch(len(session)) as advance:
-        failures = failures_of(
-            session,
-            checked,
-            split,
-            learned=split == "train" and not folds,
-            threshold=threshold,
-            limit=limit,
-            seconds=seconds,
-            advance=advance,
-        )
+    failures = failures_of(
+        session,
+        checked,
+        split,
+        learned=split == "train" and not folds,
+        threshold=threshold,
+        limit=limit,
+        seconds=seconds,
+    )
     if folds and run is not None:
         suspects = suspects_by_folds(
             checked, folds, given_settings(run / CONFIG), load=lambda made: as_detector(made, device),
@@ -156,14 +160,14 @@ class Comparison:
             "differences": [one.document(self.names[0]) for one in self.differences],
         }
 
-    def page(self, folder: str | Path, *, images: int = IMAGES) -> Path:
+    def page(self, folder: str | Path, *, images: int = DEFAULT_IMAGES) -> Path:
         """Write them side by side, and the page of each in a folder of it."""
         folder = Path(folder)
         failures = [one.failures for one in self.reports]
         places = []
         for i, one in enumerate(self.reports):
             one.page(folder / str(i), images=images)
-            places.append([image.image_id for image in worst_first(one.failures)[:images]])
+            places.append([image.image_id for image in one.failures.worst_first()[:images]])
         return write_comparison(folder, self.names, failures, self.differences, places)
 
     def __str__(self) -> str:

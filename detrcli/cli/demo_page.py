@@ -54,13 +54,13 @@ def write_page(
                 f"{evaluated}\n{made_known}\n{masked}",
                 ("shapes", *numbers),
                 [row("boxes", shipped), row("masks", shipped, "masks")],
-                pictures=[(grid_figure(masks), "Masks of shapes that it knows")],
+                figures=[(grid_figure(masks), "Masks of shapes that it knows")],
             ),
             Section(
                 "Data that it has never seen",
                 "Other shapes, in a folder like your own data would be.",
                 f"{made}\n{shown}",
-                pictures=[(open_image(out / f"{DATA}.png").image, "Some of its pictures with their truth")],
+                figures=[(open_image(out / f"{DATA}.png").image, "Some of its pictures with their truth")],
             ),
             Section(
                 "What it makes of them at first",
@@ -74,7 +74,7 @@ def write_page(
                 "The same model twice, for as many epochs: once with random weights, and once with the class head "
                 "alone anew, where all else has seen shapes before.",
                 f"{from_nothing}\n{tuned}",
-                pictures=[
+                figures=[
                     (open_image(out / SCRATCH / "curves.png").image, "From nothing, epoch by epoch"),
                     (open_image(out / RUN / "curves.png").image, "From the shipped weights, epoch by epoch"),
                 ],
@@ -94,7 +94,7 @@ def write_page(
                 "What it finds",
                 "Boxes with class and score, where it is at least half sure.",
                 predicted,
-                pictures=[(grid_figure(found), "The first pictures of the validation split")],
+                figures=[(grid_figure(found), "The first pictures of the validation split")],
             ),
             Section(
                 "How it gets there",
@@ -107,15 +107,13 @@ def write_page(
                 "Where it looks",
                 "Each query that found something, and how it shares out its attention over the picture.",
                 looked,
-                pictures=[
-                    (open_image(out / ATTENTION).image, "Decoder cross-attention, last layer, mean of the heads")
-                ],
+                figures=[(open_image(out / ATTENTION).image, "Decoder cross-attention, last layer, mean of the heads")],
             ),
             Section(
                 "Which query answers for which object",
                 "Training pairs every object with one query, so that all pairs together cost least.",
                 matched,
-                pictures=[
+                figures=[
                     (open_image(out / MATCHING).image, "Truth joined to prediction, beside the costs that decided")
                 ],
             ),
@@ -123,7 +121,7 @@ def write_page(
                 "What each query is for",
                 "Over the whole validation split every query has its own places and sizes.",
                 matched_all,
-                pictures=[
+                figures=[
                     (
                         open_image(out / QUERIES).image,
                         "A tile per query: centres of its boxes; below, the objects that cost most",
@@ -136,7 +134,7 @@ def write_page(
                 "The page of the report says of each other one why it was missed, shows what was invented, which "
                 "annotations look wrong, and opens every picture with its matching and attention.",
                 reported,
-                widget=f'<p><a href="{REPORT}/index.html">Open the report</a></p>',
+                html=f'<p><a href="{REPORT}/index.html">Open the report</a></p>',
             ),
         ],
     )

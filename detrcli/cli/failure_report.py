@@ -4,7 +4,7 @@ from detrcli.api.reporting import Comparison, Report
 from detrcli.cli.comparison import show_beside
 from detrcli.cli.console import print_table
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
-from detrcli.inspection.suspects import KINDS
+from detrcli.inspection.suspects import SUSPECT_KINDS
 from detrcli.system.text import escape_controls
 
 
@@ -25,7 +25,9 @@ def show_report(found: Report) -> None:
         ("false alarm", count, FALSE_ALARMS[kind]) for kind, count in outcomes.false_alarms_by_kind.items() if count
     ]
     rows += [
-        (kind.replace("_", " "), len(members), KINDS[kind]) for kind, members in failures.suspects.items() if members
+        (kind.replace("_", " "), len(members), SUSPECT_KINDS[kind])
+        for kind, members in failures.suspects.items()
+        if members
     ]
     print_table(("", "count", "why"), rows)
 

@@ -1,7 +1,6 @@
 """What is given to be read, looked at before anything is done with it."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ from detrcli.errors import DataError, DetrError, UsageError
 
 if TYPE_CHECKING:
     from detrcli.data.images import OpenedImage
-
-OF_AN_OPTION = re.compile(r"(?:layer|head|query|image) [^:]*:|cost-\w+:")  # how errors about values begin
 
 
 def check_folder(option: str, path: Path | None, error: type[DetrError] = DataError) -> None:
@@ -34,14 +31,17 @@ def the_picture(path: Path) -> "OpenedImage":
 
 @contextmanager
 def options_named() -> Iterator[None]:
-    """Errors about a value, as `layer 9: ...`, name the option that it was given by: `--layer 9: ...`."""
+    """Errors name options in place of arguments."""
+    options = {"layers": "layer", "heads": "head", "queries": "query", "points": "encoder"}
+
+    def worded(name: str, value: str | None) -> str:
+        option = f"--{options.get(name, name).replace('_', '-')}"
+        return option if value is None else f"{option} {value}"
+
     try:
         yield
     except UsageError as error:
-        message = re.sub(r"^cost\.", "cost-", str(error))
-        if OF_AN_OPTION.match(message):
-            raise UsageError(f"--{message}") from None
-        raise
+        raise UsageError(error.text(worded)) from None
 
 
 def places(asked: list[str], width: int, height: int) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from detrcli.errors import UsageError
 from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
-    from detrcli.render.attention_report import Kind
+    from detrcli.inspection.look import Kind
 
 DEFAULT_OUT = "attention.png"
 
@@ -131,6 +131,6 @@ def visualize_attn(
         written = {name: None if path is None else str(path) for name, path in (("raw", raw), ("html", html))}
         print_json({**found.document, "file": str(image), "weights": weights, "out": str(out), **written})
         return
-    print_table(found.columns, found.rows)
+    print_table(found.table.columns, found.table.rows)
     for remark in found.remarks:
         print(escape_controls(remark))

@@ -7,7 +7,7 @@ import numpy as np
 from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport
 from detrcli.doctor.finding import ANNOTATIONS, BROKEN, IMPOSSIBLE, LITTLE, REMARK, Finding
-from detrcli.inspection.suspects import TWICE
+from detrcli.inspection.suspects import DUPLICATE_IOU
 
 ENOUGH = 20  # boxes, below which nothing is said of them
 FEW_PICTURES = 60  # of train
@@ -122,7 +122,7 @@ def _of_annotations(name: str, split: Split) -> Iterator[Finding]:
     if total >= ENOUGH and twice > 0.02:
         yield Finding(
             f"Objects of {name} are annotated twice.",
-            f"{twice:.0%} of {total:,} annotations have the class and the box of another one (IoU {TWICE} and more).",
+            f"{twice:.0%} of {total:,} annotations have the class and box of another one (IoU >= {DUPLICATE_IOU}).",
             "`detr report` lists them, and `detr data fix` takes them out.",
             ANNOTATIONS + 7,
         )

@@ -38,7 +38,7 @@ def _of_geometry(failures: Failures) -> Iterator[Finding]:
     truth = failures.truth
     if (~truth.crowd).sum() < ENOUGH:
         return
-    widths = {one.image_id: failures.session.size(one.place)[1] for one in failures.survey.images}
+    widths = {one.image_id: failures.session.size(one.index)[1] for one in failures.survey.images}
     across = np.array([widths[image] for image in truth.of_image.tolist()], dtype=float)
 
     def joined(x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ def _looks(failures: Failures) -> np.ndarray:
     images = failures.survey.images[:: max(1, len(failures.survey.images) // 24)]
     values = []
     for one in images:
-        pixels = np.asarray(failures.session.picture(one.place), dtype=np.float32) / 255
+        pixels = np.asarray(failures.session.image(one.index), dtype=np.float32) / 255
         values.append([pixels.mean(), pixels.std()])
     looks: np.ndarray = np.mean(values, axis=0)
     return looks

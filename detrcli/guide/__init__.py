@@ -1,9 +1,9 @@
-"""The documentation by topic, in Markdown: read on the web, or with `detr guide TOPIC`."""
+"""The documentation in Markdown, a page for each topic; `detr guide TOPIC` shows a page."""
 
 import re
 from importlib import resources
 
-# In the order in which they are best read; each is a file TOPIC.md beside this one.
+# In reading order. Each topic is a file TOPIC.md in this folder.
 TOPICS = (
     "data",
     "training",
@@ -26,12 +26,12 @@ TOPICS = (
 
 
 def page(topic: str) -> str:
-    """The Markdown of a topic."""
+    """Return the page of a topic as Markdown."""
     return resources.files(__name__).joinpath(f"{topic}.md").read_text(encoding="utf-8")
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence below a page's heading, on one line."""
+    """Return the first sentence below the heading of a page, without line breaks."""
     _, paragraph, *_ = text.split("\n\n")
-    found = re.match(r".+?\.(?= |$)", " ".join(paragraph.split()))
-    return found[0] if found else paragraph
+    sentence = re.match(r".+?\.(?= |$)", " ".join(paragraph.split()))
+    return sentence[0] if sentence else paragraph

@@ -1,1 +1,1 @@
-"""Looking inside a model. Nothing here draws."""
+"""Attention, matching and errors of a model, as numbers. Nothing here draws."""

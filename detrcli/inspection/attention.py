@@ -1,8 +1,9 @@
-"""Where queries and cells of a picture look: maps, with what there is to say of each."""
+"""Attention of queries and of points in an image: maps, with a table, a document and arrays of each kind."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,373 +12,323 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrcli.boxes import to_pixels
-from detrcli.inspection.choices import Head
-from detrcli.inspection.look import PictureRecord, QueryPrediction
-from detrcli.inspection.maps import Point, box_coverage, brightest, cell_at, to_input, to_picture
-from detrcli.inspection.tables import Cell
+from detrcli.inspection.maps import (
+    Point,
+    box_coverage,
+    brightest,
+    cell_at,
+    mask_coverage,
+    points_to_image,
+    points_to_input,
+)
+from detrcli.inspection.record import Head, ImageRecord
+from detrcli.inspection.tables import Cell, Table
 from detrcli.model.inspectable import Attention, Sampled
 
-MOST_LOOKED_AT = 5  # queries that are named
+TOP_QUERIES = 5  # that a query attends to most, listed in the table
 
 
 @dataclass(frozen=True)
-class MapFact:
-    """What there is to say of a map."""
+class MapFacts:
+    """Numbers that describe a map."""
 
-    brightest: Point  # the centre of its brightest cell, in pixels of the picture
-    most: float  # the share of the weight that lies on that cell
-    in_box: float | None = None  # that lies in the query's box
-    in_mask: float | None = None  # that lies in the mask of its object
+    brightest: Point  # the center of the cell with the largest share, in pixels of the image
+    most: float  # the share of that cell
+    in_box: float | None = None  # the share inside the query's box
+    in_mask: float | None = None  # the share inside the mask of the query's object
 
     @classmethod
-    def of(cls, map_: np.ndarray, record: PictureRecord, box: np.ndarray | None = None) -> "MapFact":
-        """Of a map (h, w), and of a box x0, y0, x1, y1 in [0, 1] of the network's input."""
-        x, y = to_picture(np.array(brightest(map_)), record.size, record.placement).tolist()
-        inside = None if box is None else round(float((map_ * box_coverage(box, map_.shape)).sum()), 6)
-        return cls((round(x, 1), round(y, 1)), round(float(map_.max()), 6), inside)
+    def of(
+        cls, map_: np.ndarray, record: ImageRecord, box: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> "MapFacts":
+        """Describe a map (h, w). The box is xyxy in [0, 1] of the network's input, the mask (H, W) of the image."""
+
+        def share(coverage: np.ndarray) -> float:
+            return round(float((map_ * coverage).sum()), 6)
+
+        x, y = points_to_image(np.array(brightest(map_)), record.size, record.placement).tolist()
+        return cls(
+            brightest=(round(x, 1), round(y, 1)),
+            most=round(float(map_.max()), 6),
+            in_box=None if box is None else share(box_coverage(box, map_.shape)),
+            in_mask=None if mask is None else share(mask_coverage(mask, map_.shape, record.placement)),
+        )
 
     def document(self) -> dict[str, Any]:
-        """In plain values."""
-        fields: dict[str, Any] = {"brightest": list(self.brightest), "most": self.most}
-        return fields if self.in_box is None else {**fields, "in_box": self.in_box}
+        fields = {"most": self.most, "in_box": self.in_box, "in_mask": self.in_mask}
+        return {"brightest": list(self.brightest)} | {k: value for k, value in fields.items() if value is not None}
 
     def cells(self) -> list[str]:
-        """For a table."""
+        """Return the facts for the columns of MAP_COLUMNS."""
         x, y = self.brightest
-        inside = [] if self.in_box is None else [f"{100 * self.in_box:.0f}%"]
-        return [f"{x:.0f},{y:.0f}", f"{100 * self.most:.1f}%", *inside]
+        return [f"{x:.0f},{y:.0f}", f"{100 * self.most:.1f}%", percent(self.in_box), percent(self.in_mask)]
+
+
+MAP_COLUMNS = ("most at", "in a cell", "in its box", "in its mask")
+
+
+def percent(share: float | None) -> str:
+    """Format a share for a table; None gives an empty cell."""
+    return "" if share is None else f"{100 * share:.0f}%"
 
 
 @dataclass(frozen=True)
 class SampledPoints:
-    """Where attention by sampled points has taken its samples, in L layers, in pixels of the picture."""
+    """Sampled points of deformable attention, in pixels of the image: of L layers and n queries, or of one map."""
 
-    points: np.ndarray  # (L, n, heads, levels, points, 2), x and y; the mean of the heads has the points of all
-    weights: np.ndarray  # (L, n, heads, levels, points), summing to 1 over levels and points of a head
-    references: np.ndarray  # (L, n, 2 or 4), cx, cy, and w, h where it is a box
-    of_mean: bool  # whether maps are the mean of the heads
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """By name."""
-        return {"points": self.points, "weights": self.weights, "references": self.references}
+    points: np.ndarray  # (L, n, heads, levels, points, 2), x and y; of all heads where the maps are their mean
+    weights: np.ndarray  # (L, n, heads, levels, points), summing to 1 over the levels and points of a head
+    references: np.ndarray  # (L, n, 2 or 4), cx, cy, and w, h where the reference is a box
 
 
+@dataclass(frozen=True)
+class AttentionMap:
+    """A map of a query or point in one layer and head."""
+
+    index: int  # the position of its query or point among those shown
+    layer: int
+    head: Head
+    values: np.ndarray  # (h, w), summing to 1
+    facts: MapFacts
+    sampled: SampledPoints | None  # without the axes L and n; None where attention is dense
+
+
+@dataclass(frozen=True)
 class AttentionFindings(ABC):
-    """One kind of attention in a picture, in all the forms it is shown in."""
+    """Attention of one kind in an image."""
 
-    record: PictureRecord
+    record: ImageRecord
+    queries: Sequence[int]  # n queries; none where points are shown
     layers: Sequence[int]
     heads: Sequence[Head]
-    maps: np.ndarray
-    sampled: SampledPoints | None = None  # where attention is by sampled points; maps are then their density
+    maps: np.ndarray  # (L, n, heads, h, w), unless a kind says otherwise
+    sampled: SampledPoints | None = field(default=None, kw_only=True)  # where `maps` is the density of sampled points
 
     @property
     @abstractmethod
-    def columns(self) -> Sequence[str]:
-        """Of the table."""
-
-    @property
-    @abstractmethod
-    def rows(self) -> Sequence[Sequence[Cell]]:
-        """Of the table."""
-
-    @property
-    @abstractmethod
-    def document(self) -> dict[str, Any]:
-        """For JSON."""
-
-    @property
-    @abstractmethod
-    def arrays(self) -> dict[str, np.ndarray]:
-        """For an .npz."""
+    def table(self) -> Table: ...
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What stands below the table."""
+        """Sentences to show below the table."""
         return ()
 
-    def each(self) -> Iterator[tuple[int, int, int, Head]]:
-        """Every layer and head, after their places."""
+    @property
+    def document(self) -> dict[str, Any]:
+        height, width = self.record.size
+        return {
+            "schema": "detr.visualize-attn/1",
+            "file": self.record.name,
+            "width": width,
+            "height": height,
+            "cells": list(self.record.forward.cells),
+            "layers": list(self.layers),
+            **self._document(),
+        }
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {**self._arrays(), "layers": np.array(self.layers), "image_size": np.array(self.record.size)}
+
+    @cached_property
+    def entries(self) -> list[AttentionMap]:
+        """All maps, query by query or point by point."""
+        entries = []
+        for n in range(self.maps.shape[1]):
+            for i, j, layer, head in self._layers_and_heads():
+                map_, sampled = self.maps[i, n, j], self.sampled
+                if sampled is not None:
+                    part = i, n, slice(None) if head == "mean" else slice(j, j + 1)
+                    sampled = SampledPoints(sampled.points[part], sampled.weights[part], sampled.references[i, n])
+                entries.append(AttentionMap(n, layer, head, map_, self._facts(n, layer, map_), sampled))
+        return entries
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """Return the last layer's predictions of the queries as arrays."""
+        last = self.record.last.part(np.array(self.queries, dtype=np.int64))
+        return {"queries": np.array(self.queries), "boxes": last.boxes, "scores": last.scores, "labels": last.labels}
+
+    @abstractmethod
+    def _document(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _arrays(self) -> dict[str, np.ndarray]: ...
+
+    def _facts(self, n: int, layer: int, map_: np.ndarray) -> MapFacts:
+        return MapFacts.of(map_, self.record, self.record.box_in_input(layer, self.queries[n]))
+
+    def _map_document(self, entry: AttentionMap) -> dict[str, Any]:
+        return {"layer": entry.layer, "head": entry.head, **entry.facts.document()}
+
+    def _with_maps(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the documents of queries or points, each with those of its maps."""
+        maps: list[list[dict[str, Any]]] = [[] for _ in items]
+        for entry in self.entries:
+            maps[entry.index].append(self._map_document(entry))
+        return [{**item, "maps": own} for item, own in zip(items, maps, strict=True)]
+
+    def _layers_and_heads(self) -> Iterator[tuple[int, int, int, Head]]:
+        """Yield every layer and head, with their positions in `maps` in front."""
         for i, layer in enumerate(self.layers):
             for j, head in enumerate(self.heads):
                 yield i, j, layer, head
 
 
 @dataclass(frozen=True)
-class QueryMap:
-    """A map of a query, in one layer and head."""
-
-    layer: int
-    head: Head
-    map: np.ndarray  # (h, w)
-    prediction: QueryPrediction  # of this layer
-    last: QueryPrediction  # of the last layer
-    fact: MapFact
-
-
-@dataclass(frozen=True)
 class CrossAttention(AttentionFindings):
-    """Where n queries look in the picture: the decoder's cross-attention."""
-
-    record: PictureRecord
-    queries: Sequence[int]
-    layers: Sequence[int]
-    heads: Sequence[Head]
-    maps: np.ndarray  # (L, n, heads, h, w)
-    sampled: SampledPoints | None
+    """Cross-attention of the decoder: which parts of the image queries attend to."""
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return ("query", "label", "score", "layer", "head", "most at", "in a cell", "in its box")
+    def table(self) -> Table:
+        rows: list[Sequence[Cell]] = []
+        for entry in self.entries:
+            prediction = self.record.prediction(entry.layer, self.queries[entry.index])
+            score, facts = f"{prediction.score:.3f}", entry.facts.cells()[:3]
+            rows.append((prediction.query, prediction.name, score, entry.layer, str(entry.head), *facts))
+        return Table("", ("query", "label", "score", "layer", "head", *MAP_COLUMNS[:3]), rows)
 
-    @property
-    def entries(self) -> list[QueryMap]:
-        """All maps, query by query."""
-        record = self.record
-        return [
-            QueryMap(
-                layer=layer,
-                head=head,
-                map=self.maps[i, n, j],
-                prediction=record.prediction(layer, query),
-                last=record.prediction(-1, query),
-                fact=MapFact.of(self.maps[i, n, j], record, record.box_in_input(layer, query)),
-            )
-            for n, query in enumerate(self.queries)
-            for i, j, layer, head in self.each()
-        ]
+    def _document(self) -> dict[str, Any]:
+        queries = [self.record.prediction(-1, query).document() for query in self.queries]
+        return {"kind": "decoder", "queries": self._with_maps(queries)}
 
-    @property
-    def rows(self) -> list[tuple[Cell, ...]]:
-        return [
-            (
-                one.prediction.query,
-                one.prediction.name,
-                f"{one.prediction.score:.3f}",
-                one.layer,
-                head_name(one.head),
-                *one.fact.cells(),
-            )
-            for one in self.entries
-        ]
+    def _map_document(self, entry: AttentionMap) -> dict[str, Any]:
+        document = super()._map_document(entry)
+        if len(self.layers) > 1:  # each layer has predictions of its own
+            prediction = self.record.prediction(entry.layer, self.queries[entry.index]).document()
+            document |= {key: prediction[key] for key in ("label", "score", "nothing", "box")}
+        return document
 
-    @property
-    def document(self) -> dict[str, Any]:
-        queries: dict[int, dict[str, Any]] = {}
-        for one in self.entries:
-            entry = queries.setdefault(one.last.query, {**one.last.document(), "maps": []})
-            fact = {"layer": one.layer, "head": _head(one.head), **one.fact.document()}
-            if len(self.layers) > 1:  # what the layer itself predicts
-                predicted = one.prediction.document()
-                fact |= {key: predicted[key] for key in ("label", "score", "nothing", "box")}
-            entry["maps"].append(fact)
-        return {"kind": "decoder", "queries": list(queries.values())}
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        sampled = {} if self.sampled is None else self.sampled.arrays()
-        return {"cross": self.maps, **sampled, **of_queries(self.record, self.queries)}
-
-
-@dataclass(frozen=True)
-class PointMap:
-    """A map of a place in the picture, in one layer and head."""
-
-    number: int
-    point: Point
-    layer: int
-    head: Head
-    map: np.ndarray  # (h, w)
-    fact: MapFact
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {"cross": self.maps, **(vars(self.sampled) if self.sampled else {}), **self.predictions()}
 
 
 @dataclass(frozen=True)
 class EncoderAttention(AttentionFindings):
-    """Where places of the picture look in it: the encoder's self-attention."""
+    """Self-attention of the encoder: which parts of the image points of the image attend to."""
 
-    record: PictureRecord
-    points: Sequence[Point]  # in pixels of the picture
-    cells: Sequence[int]  # where they are, counted row by row
-    layers: Sequence[int]
-    heads: Sequence[Head]
-    maps: np.ndarray  # (L, n, heads, h, w)
-    sampled: SampledPoints | None
+    points: Sequence[Point]  # n points, in pixels of the image
+    cells: Sequence[int]  # the row-major indices of their cells
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return ("point", "layer", "head", "most at", "in a cell")
-
-    @property
-    def entries(self) -> list[PointMap]:
-        """All maps, point by point."""
-        return [
-            PointMap(n, point, layer, head, self.maps[i, n, j], MapFact.of(self.maps[i, n, j], self.record))
-            for n, point in enumerate(self.points)
-            for i, j, layer, head in self.each()
+    def table(self) -> Table:
+        rows: list[Sequence[Cell]] = [
+            (f"{x:g},{y:g}", entry.layer, str(entry.head), *entry.facts.cells()[:2])
+            for entry in self.entries
+            for x, y in [self.points[entry.index]]
         ]
+        return Table("", ("point", "layer", "head", *MAP_COLUMNS[:2]), rows)
 
-    @property
-    def rows(self) -> list[tuple[Cell, ...]]:
-        return [
-            (f"{one.point[0]:g},{one.point[1]:g}", one.layer, head_name(one.head), *one.fact.cells())
-            for one in self.entries
-        ]
+    def _document(self) -> dict[str, Any]:
+        points = [{"point": list(point), "cell": cell} for point, cell in zip(self.points, self.cells, strict=True)]
+        return {"kind": "encoder", "points": self._with_maps(points)}
 
-    @property
-    def document(self) -> dict[str, Any]:
-        points: list[dict[str, Any]] = [
-            {"point": list(point), "cell": cell, "maps": []}
-            for point, cell in zip(self.points, self.cells, strict=True)
-        ]
-        for one in self.entries:
-            fact = {"layer": one.layer, "head": _head(one.head), **one.fact.document()}
-            points[one.number]["maps"].append(fact)
-        return {"kind": "encoder", "points": points}
+    def _facts(self, n: int, layer: int, map_: np.ndarray) -> MapFacts:
+        return MapFacts.of(map_, self.record)
 
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        asked = np.array(self.points, dtype=np.float32)
+    def _arrays(self) -> dict[str, np.ndarray]:
+        points = np.array(self.points, dtype=np.float32)
         if self.sampled is None:
-            return {"encoder": self.maps, "points": asked}
-        return {"encoder": self.maps, "asked_points": asked, **self.sampled.arrays()}
+            return {"encoder": self.maps, "points": points}
+        return {"encoder": self.maps, "asked_points": points, **vars(self.sampled)}
 
 
 @dataclass(frozen=True)
 class QueryAttention(AttentionFindings):
-    """Which of Q queries look at which: the decoder's self-attention."""
+    """Self-attention of the decoder: which of all Q queries the queries attend to. `maps` is (L, heads, Q, Q)."""
 
-    record: PictureRecord
-    queries: Sequence[int]  # that are shown
-    layers: Sequence[int]
-    heads: Sequence[Head]
-    maps: np.ndarray  # (L, heads, Q, Q), the looking one first
-    alike: Sequence[bool]  # of each layer: all queries have the same to give, so that nothing comes of it
+    equal_values: Sequence[bool]  # of each layer: all queries have the same value, so that attention has no effect
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return ("query", "label", "layer", "head", "looks most at queries")
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return {
-            "kind": "self",
-            "pairs": [
-                {
-                    "layer": layer,
-                    "head": _head(head),
-                    "query": query,
-                    "effect": not self.alike[i],
-                    "at": [{"query": other, "share": round(float(shares[other]), 6)} for other in _most(shares)],
-                }
-                for i, j, layer, head in self.each()
-                for query in self.queries
-                for shares in [self.maps[i, j, query]]
-            ],
-        }
-
-    @property
-    def rows(self) -> list[tuple[Cell, ...]]:
-        return [
-            (query, self.record.prediction(-1, query).name, layer, head_name(head), _looks_at(query, shares))
-            for i, j, layer, head in self.each()
-            for query in self.queries
-            for shares in [self.maps[i, j, query]]
-        ]
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"self": self.maps, "queries": np.array(self.queries)}
+    def table(self) -> Table:
+        rows: list[Sequence[Cell]] = []
+        for pair in self._document()["pairs"]:
+            query, layer, head = pair["query"], pair["layer"], str(pair["head"])
+            top = (f"{'itself' if at['query'] == query else at['query']} {percent(at['share'])}" for at in pair["at"])
+            rows.append((query, self.record.prediction(-1, query).name, layer, head, ", ".join(top)))
+        return Table("", ("query", "label", "layer", "head", "attends most to queries"), rows)
 
     @property
     def remarks(self) -> list[str]:
         return [
-            f"Layer {layer}: all queries have the same to give there, so who looks at whom has no effect."
-            for layer, alike in zip(self.layers, self.alike, strict=True)
-            if alike
+            f"Layer {layer}: all queries have the same value, so self-attention has no effect there."
+            for layer, equal in zip(self.layers, self.equal_values, strict=True)
+            if equal
         ]
+
+    def _document(self) -> dict[str, Any]:
+        pairs = []
+        for i, j, layer, head in self._layers_and_heads():
+            for query in self.queries:
+                shares = self.maps[i, j, query]  # (Q,)
+                top = np.argsort(-shares, kind="stable")[:TOP_QUERIES].tolist()
+                at = [{"query": k, "share": round(float(shares[k]), 6)} for k in top]
+                effect = not self.equal_values[i]
+                pairs.append({"layer": layer, "head": head, "query": query, "effect": effect, "at": at})
+        return {"kind": "self", "pairs": pairs}
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {"self": self.maps, "queries": np.array(self.queries)}
 
 
 def cross_attention(
-    record: PictureRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
+    record: ImageRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
 ) -> CrossAttention:
-    """Where queries look in the picture."""
     record.inspectable.require("cross-attention")
-    seen = [record.forward.cross(layer, queries) for layer in layers]
-    maps = np.stack([of_heads(one.density()[0], heads, 1) for one in seen])  # (L, n, heads, h, w)
-    return CrossAttention(record, queries, layers, heads, maps, _sampled(record, seen, heads))
+    attentions = [record.forward.cross(layer, queries) for layer in layers]
+    maps = np.stack(
+        [select_heads_of(attention.density()[0], heads, 1) for attention in attentions]
+    )  # (L, n, heads, h, w)
+    return CrossAttention(record, queries, layers, heads, maps, sampled=_sampled(record, attentions, heads))
 
 
 def encoder_attention(
-    record: PictureRecord, points: Sequence[Point], layers: Sequence[int], heads: Sequence[Head]
+    record: ImageRecord, points: Sequence[Point], layers: Sequence[int], heads: Sequence[Head]
 ) -> EncoderAttention:
-    """Where places, in pixels of the picture, look in it."""
+    """Return the encoder's self-attention of points, in pixels of the image."""
     record.inspectable.require("encoder attention")
-    places = to_input(points, record.size, record.placement)  # (n, 2)
-    cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in places.tolist()]
-    seen = [record.forward.encoder(layer, cells) for layer in layers]
-    maps = np.stack([of_heads(one.density()[0], heads, 1) for one in seen])  # (L, n, heads, h, w)
-    return EncoderAttention(record, points, cells, layers, heads, maps, _sampled(record, seen, heads))
+    fractions = points_to_input(points, record.size, record.placement)  # (n, 2)
+    cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in fractions.tolist()]
+    attentions = [record.forward.encoder(layer, cells) for layer in layers]
+    maps = np.stack(
+        [select_heads_of(attention.density()[0], heads, 1) for attention in attentions]
+    )  # (L, n, heads, h, w)
+    sampled = _sampled(record, attentions, heads)
+    return EncoderAttention(record, (), layers, heads, maps, points, cells, sampled=sampled)
 
 
 def query_attention(
-    record: PictureRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
+    record: ImageRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
 ) -> QueryAttention:
-    """Which queries look at which."""
     record.inspectable.require("query attention")
-    maps = [of_heads(record.forward.among_queries(layer)[0], heads, 0) for layer in layers]
-    alike = [record.forward.queries_are_alike(layer) for layer in layers]
-    return QueryAttention(record, queries, layers, heads, np.stack(maps), alike)
+    maps = [select_heads_of(record.forward.among_queries(layer)[0], heads, 0) for layer in layers]
+    equal_values = [record.forward.queries_are_alike(layer) for layer in layers]
+    return QueryAttention(record, queries, layers, heads, np.stack(maps), equal_values)
 
 
-def of_heads(maps: Tensor, heads: Sequence[Head], axis: int) -> np.ndarray:
-    """Some heads of what has them along an axis, or the mean of all, on the CPU."""
-    kept = [maps.mean(axis, keepdim=True) if head is None else maps.narrow(axis, head, 1) for head in heads]
-    return torch.cat(kept, axis).float().cpu().numpy()
+def select_heads_of(maps: Tensor, heads: Sequence[Head], axis: int) -> np.ndarray:
+    """Return some heads along an axis, or the mean of all heads, on the CPU."""
+    selected = [maps.mean(axis, keepdim=True) if head == "mean" else maps.narrow(axis, head, 1) for head in heads]
+    return torch.cat(selected, axis).float().cpu().numpy()
 
 
-def of_queries(record: PictureRecord, queries: Sequence[int]) -> dict[str, np.ndarray]:
-    """What the last layer predicts by some queries, as arrays."""
-    found = record.last.part(np.array(queries, dtype=np.int64))
-    return {"queries": np.array(queries), "boxes": found.boxes, "scores": found.scores, "labels": found.labels}
-
-
-def head_name(head: Head) -> str:
-    """For a table."""
-    return str(_head(head))
-
-
-def _head(head: Head) -> str | int:
-    return "mean" if head is None else head
-
-
-def _most(shares: np.ndarray) -> list[int]:
-    """The queries with the largest shares."""
-    return [int(other) for other in np.argsort(-shares, kind="stable")[:MOST_LOOKED_AT]]
-
-
-def _looks_at(query: int, shares: np.ndarray) -> str:
-    return ", ".join(f"{'itself' if other == query else other} {100 * shares[other]:.0f}%" for other in _most(shares))
-
-
-def _sampled(record: PictureRecord, layers: Sequence[Attention], heads: Sequence[Head]) -> SampledPoints | None:
-    sampled = [one for one in layers if isinstance(one, Sampled)]
+def _sampled(record: ImageRecord, layers: Sequence[Attention], heads: Sequence[Head]) -> SampledPoints | None:
+    sampled = [layer for layer in layers if isinstance(layer, Sampled)]
     if not sampled:
         return None
-    count = sampled[0].weights.shape[2]
-    kept = list(range(count)) if None in heads else [head for head in heads if head is not None]
-    points = np.stack([one.points[0, :, kept].float().cpu().numpy() for one in sampled])
-    # Some begin with a point and go on with boxes: a point is then a box without extent.
-    most = max(one.references.shape[-1] for one in sampled)
+    numbers = [head for head in heads if head != "mean"]
+    kept = numbers if len(numbers) == len(heads) else list(range(sampled[0].weights.shape[2]))
+    points = np.stack([layer.points[0, :, kept].float().cpu().numpy() for layer in sampled])
+    # The first reference may be a point and later ones boxes. A point becomes a box of no extent.
+    axes = max(layer.references.shape[-1] for layer in sampled)
     references = torch.stack(  # (L, n, 2 or 4)
-        [F.pad(one.references[0].float().cpu(), (0, most - one.references.shape[-1])) for one in sampled]
+        [F.pad(layer.references[0].float().cpu(), (0, axes - layer.references.shape[-1])) for layer in sampled]
     )
-    centres = to_picture(references[..., :2].numpy(), record.size, record.placement)
-    if references.shape[-1] == 4:
+    centers = points_to_image(references[..., :2].numpy(), record.size, record.placement)
+    if axes == 4:
         boxes = to_pixels(references, *record.size, record.placement).numpy()
-        centres = np.concatenate([centres, boxes[..., 2:] - boxes[..., :2]], -1)
+        centers = np.concatenate([centers, boxes[..., 2:] - boxes[..., :2]], -1)
     return SampledPoints(
-        points=to_picture(points, record.size, record.placement),
-        weights=np.stack([one.weights[0, :, kept].float().cpu().numpy() for one in sampled]),
-        references=centres,
-        of_mean=None in heads,
+        points=points_to_image(points, record.size, record.placement),
+        weights=np.stack([layer.weights[0, :, kept].float().cpu().numpy() for layer in sampled]),
+        references=centers,
     )

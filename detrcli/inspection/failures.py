@@ -1,18 +1,21 @@
-"""Why a model fails on a split: what it finds and misses, by which queries, and which annotations to fix."""
+"""The errors of a model on a split, their reasons, and the annotations that are probably wrong."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_convert
 
 from detrcli.data.checks import Split
+from detrcli.evaluation.boundary import with_boundaries
+from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.curves import Curves, curves_of
 from detrcli.evaluation.errors import ErrorKind, errors_of
 from detrcli.evaluation.interval import Interval, interval_of_ap
+from detrcli.evaluation.masks import paired_ious, truth_masks
 from detrcli.evaluation.metrics import Scores, score
 from detrcli.evaluation.outcomes import Outcomes, outcomes_of
 from detrcli.evaluation.pairing import by_image
@@ -20,34 +23,54 @@ from detrcli.evaluation.panoptic import PanopticQuality, can_be_counted, quality
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
 from detrcli.evaluation.truth import Truth, truth_of
-from detrcli.inspection.mask_failures import MaskFailures, mask_failures, poor_masks
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.survey import Predictions, Survey, SurveyedImage, survey
-from detrcli.inspection.suspects import Suspect, Suspicions, document
+from detrcli.inspection.survey import Survey, SurveyedImage, survey
+from detrcli.inspection.suspects import Suspect, Suspicions, by_kind, duplicates, poor_masks
 
-SUPPRESSED = 0.7  # IoU from which the less sure of two detections of a class goes in non-maximum suppression
-UNLIKELY = 0.5  # the threshold of a model that nothing was ever right of
+NMS_IOU = 0.7
+DEFAULT_THRESHOLD = 0.5  # of a model without any true positive
 
 
 @dataclass(frozen=True)
 class LayerScore:
-    """How well a decoder layer detects, and what non-maximum suppression would still change."""
+    """The quality of a decoder layer's detections, and of those left by non-maximum suppression."""
 
     layer: int
     AP: float
     AP50: float
-    duplicates: int  # among detections at the threshold
+    duplicates: int  # among the detections at the threshold
     AP_suppressed: float  # after non-maximum suppression
 
 
 @dataclass(frozen=True)
+class MaskFailures:
+    """The masks of N objects and M detections."""
+
+    scores: Scores
+    boundaries: Scores  # by boundary IoU
+    objects: np.ndarray  # (N,) of RunLengths
+    detections: np.ndarray  # (M,) of RunLengths
+    ious: np.ndarray  # (N,), of an object's mask with that of its detection; NaN for missed objects
+
+    @property
+    def mean_iou(self) -> float:
+        """The mean over detected objects; -1 if there are none."""
+        detected = self.ious[np.isfinite(self.ious)]
+        return float(detected.mean()) if len(detected) else -1.0
+
+    def document(self) -> dict[str, float]:
+        boundary_ap = self.boundaries.metrics["AP"]
+        return {**self.scores.metrics, "boundary_AP": boundary_ap, "mean_iou": round(self.mean_iou, 6)}
+
+
+@dataclass(frozen=True)
 class Failures:
-    """All that is known of a model on a split."""
+    """The analysis of a model on a split."""
 
     session: InspectionSession
     split: str
     survey: Survey
-    truth: Truth  # of the images that were gone through
+    truth: Truth  # of the images of the survey
     results: Results
     scores: Scores
     interval: Interval | None
@@ -57,60 +80,74 @@ class Failures:
     curves: Curves
     layers: Sequence[LayerScore]
     suspects: Mapping[str, Sequence[Suspect]]  # by kind
-    masks: MaskFailures | None = None  # where model and data have masks
-    panoptic: PanopticQuality | None = None  # where the data is panoptic too
+    masks: MaskFailures | None = None  # if the model and the data have masks
+    panoptic: PanopticQuality | None = None  # if the data is panoptic as well
 
     @cached_property
     def queries(self) -> np.ndarray:
         """The query of each entry of the results, (M,)."""
-        return self.survey.queries()
+        last = [image.detections[-1] for image in self.survey.images]
+        return np.concatenate([detections.queries[detections.category_ids != UNKNOWN_CLASS] for detections in last])
 
     @cached_property
-    def place_of(self) -> Mapping[int, int]:
-        """The place of an image in the session, by its id."""
-        return {one.image_id: one.place for one in self.survey.images}
+    def index_of(self) -> Mapping[int, int]:
+        """The index of an image in the session, by its id."""
+        return {image.image_id: image.index for image in self.survey.images}
 
     @cached_property
     def objects_of(self) -> Mapping[int, np.ndarray]:
-        """The objects of an image, crowds too, counted through the truth."""
+        """The objects of an image, crowds included, as indices of the ground truth."""
         return by_image(self.truth.of_image, np.ones(len(self.truth.of_image), dtype=bool))
 
     @cached_property
-    def alarms_of(self) -> Mapping[int, np.ndarray]:
-        """The false alarms of an image, counted through the results."""
+    def false_positives_of(self) -> Mapping[int, np.ndarray]:
+        """The false positives of an image, as indices of the results."""
         return by_image(self.results.image_ids, self.outcomes.wrong != "")
 
     def file(self, image_id: int) -> str:
-        """An image's file, as the annotations name it."""
-        return self.session.file(self.place_of[image_id])
+        """Return the file of an image as the annotations name it."""
+        return self.session.file(self.index_of[image_id])
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The twelve COCO numbers, and between what AP lies."""
+        """The twelve COCO metrics, and the confidence interval of AP."""
         low, high = (-1.0, -1.0) if self.interval is None else (self.interval.low, self.interval.high)
         return {**self.scores.metrics, "AP_low": low, "AP_high": high}
 
+    def worst_first(self) -> list[SurveyedImage]:
+        """Return all images, alternating between those with the most errors and those with the worst suspects."""
+        objects, detected, false_positives = self.outcomes.per_image
+        errors = dict(zip(self.truth.image_ids.tolist(), (objects - detected + false_positives).tolist(), strict=True))
+        suspicion: dict[int, float] = {}
+        for suspect in (suspect for suspects in self.suspects.values() for suspect in suspects):
+            suspicion[suspect.image_id] = max(suspicion.get(suspect.image_id, 0), suspect.suspicion)
+        images = {image.image_id: image for image in self.survey.images}
+        by_errors = sorted(images, key=lambda image: -errors[image])
+        by_suspicion = sorted(images, key=lambda image: -suspicion.get(image, 0))
+        ordered = dict.fromkeys(image for pair in zip(by_errors, by_suspicion, strict=True) for image in pair)
+        return [images[image] for image in ordered]
+
     def document(self) -> dict[str, Any]:
-        """All of it for programs."""
-        found = self.outcomes
+        outcomes = self.outcomes
+        missed = dict(outcomes.missed_by_kind)
         return {
             "schema": "detr.report/1",
             "split": self.split,
             "weights": self.session.detector.checkpoint.source,
             "images": len(self.truth.images),
             "complete": self.survey.complete,
-            "threshold": round(found.threshold, 6),
+            "threshold": round(outcomes.threshold, 6),
             "metrics": self.metrics,
             "masks": None if self.masks is None else self.masks.document(),
             "panoptic": None if self.panoptic is None else self.panoptic.document(),
-            "objects": {"total": found.objects, "found": found.found, "missed": dict(found.missed_by_kind)},
-            "false_alarms": dict(found.false_alarms_by_kind),
-            "errors": [asdict(one) for one in self.errors],
-            "layers": [asdict(one) for one in self.layers],
+            "objects": {"total": outcomes.objects, "found": outcomes.found, "missed": missed},
+            "false_alarms": dict(outcomes.false_alarms_by_kind),
+            "errors": [asdict(error) for error in self.errors],
+            "layers": [asdict(layer) for layer in self.layers],
             "thresholds": self.thresholds.document(),
             "suspects": {
-                kind: [document(one, self.file(one.image_id)) for one in members]
-                for kind, members in self.suspects.items()
+                kind: [suspect.document(self.file(suspect.image_id)) for suspect in suspects]
+                for kind, suspects in self.suspects.items()
             },
         }
 
@@ -124,39 +161,35 @@ def failures_of(
     threshold: float | None = None,
     limit: int | None = None,
     seconds: float | None = None,
-    advance: Callable[[], None] = lambda: None,
 ) -> Failures:
-    """Go through a split and gather what went wrong; detections reach the threshold, else that of the best F1.
+    """Analyze a model on a split. The default threshold is that of the best F1.
 
-    Where the labels are those that the model learned, mirror images are asked as well: what was learned by heart
-    holds less for them.
-    At most `limit` images are gone through, and as many as `seconds` allow.
+    With `learned`, the labels are those that the model was trained on, and suspects are also based on mirrored images,
+    which a model knows less by heart. At most `limit` images are read, for at most about `seconds`.
     """
     whole = truth_of(split)
-    known = session.classes.ids[np.isin(session.classes.ids, whole.classes.ids)]
-    suspicions = Suspicions(whole, known)
-
-    def looked(image: SurveyedImage, predictions: Sequence[Predictions]) -> None:
-        suspicions.look(image.image_id, predictions, image.results())
-
-    detector = session.detector
-    panoptic = detector.has_masks and split.written.maps is not None and can_be_counted()
-    surveyed = survey(
-        session, looked, mirrored=learned, panoptic=panoptic, limit=limit, seconds=seconds, advance=advance
-    )
-    truth = whole.part(np.isin(whole.image_ids, [one.image_id for one in surveyed.images]))
-    suspicions.truth = truth
+    suspicions = Suspicions(whole, session.classes.ids[np.isin(session.classes.ids, whole.classes.ids)])
+    panoptic = session.detector.has_masks and split.written.maps is not None and can_be_counted()
+    surveyed = survey(session, suspicions, mirrored=learned, panoptic=panoptic, limit=limit, seconds=seconds)
+    truth = whole.part(np.isin(whole.image_ids, [image.image_id for image in surveyed.images]))
     results = surveyed.results()
     thresholds = best_thresholds(truth, results)
     if threshold is None:
-        threshold = thresholds.overall.threshold if thresholds.overall.f1 > 0 else UNLIKELY
-    outcomes = outcomes_of(truth, results, threshold, surveyed.without_query(truth.annotation_ids))
-    masks = mask_failures(truth, results, outcomes)
-    quality = None
+        threshold = thresholds.overall.threshold if thresholds.overall.f1 > 0 else DEFAULT_THRESHOLD
+    unmatched = [
+        np.delete(image.annotation_ids, [pair.target for pair in image.pairs[-1]])
+        for image in surveyed.images
+        if image.pairs is not None
+    ]
+    without_query = np.isin(truth.annotation_ids, np.concatenate([*unmatched, np.zeros(0, dtype=int)]))
+    outcomes = outcomes_of(truth, results, threshold, without_query)
+    suspects = [*suspicions.found, *duplicates(truth)]
+    quality, masks = None, mask_failures(outcomes)
     if masks is not None:
-        suspicions.found += poor_masks(truth, results, outcomes, masks)
-        segments = {one.image_id: one.segments for one in surveyed.images if one.segments is not None}
-        quality = quality_of(truth, masks.objects, segments) if panoptic else None
+        suspects += poor_masks(outcomes, masks.ious, masks.objects, masks.detections)
+        if panoptic:
+            segments = {image.image_id: image.segments for image in surveyed.images if image.segments is not None}
+            quality = quality_of(truth, masks.objects, segments)
     return Failures(
         session=session,
         split=name,
@@ -169,24 +202,44 @@ def failures_of(
         outcomes=outcomes,
         errors=errors_of(truth, results),
         curves=curves_of(truth, results, threshold),
-        layers=[_layer_score(layer, truth, surveyed.results(layer), threshold) for layer in range(surveyed.layers)],
-        suspects=suspicions.sorted(),
+        layers=[
+            _layer_score(layer, truth, surveyed.results(layer), threshold)
+            for layer in range(len(surveyed.images[0].detections))
+        ],
+        suspects=by_kind(suspects),
         masks=masks,
         panoptic=quality,
+    )
+
+
+def mask_failures(outcomes: Outcomes) -> MaskFailures | None:
+    """Compare the masks of objects and detections. Returns None unless all of them have masks."""
+    truth, results = outcomes.truth, outcomes.results
+    masks = None if results.masks is None else truth_masks(truth)
+    if masks is None or results.masks is None:
+        return None
+    detected = np.flatnonzero(outcomes.found_by >= 0)
+    ious = np.full(len(masks), np.nan)
+    ious[detected] = paired_ious(results.masks[outcomes.found_by[detected]], masks[detected])
+    return MaskFailures(
+        scores=score(truth, results, masks=masks),
+        boundaries=score(truth, results, masks=masks, counting=with_boundaries),
+        objects=masks,
+        detections=results.masks,
+        ious=ious,
     )
 
 
 def _layer_score(layer: int, truth: Truth, results: Results, threshold: float) -> LayerScore:
     metrics = score(truth, results).metrics
     duplicates = outcomes_of(truth, results, threshold).false_alarms_by_kind["duplicate"]
-    suppressed = score(truth, results.part(_apart(results))).metrics
+    suppressed = score(truth, results.part(_nms(results))).metrics
     return LayerScore(layer, metrics["AP"], metrics["AP50"], duplicates, suppressed["AP"])
 
 
-def _apart(results: Results) -> np.ndarray:
-    """The places of the detections that non-maximum suppression keeps, in their order."""
-    boxes = torch.from_numpy(results.boxes)
-    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+def _nms(results: Results) -> np.ndarray:
+    """Return the indices of the detections that non-maximum suppression keeps in each image and class, ascending."""
+    boxes = box_convert(torch.from_numpy(results.boxes), "xywh", "xyxy")
     _, groups = np.unique(np.stack([results.image_ids, results.category_ids]), axis=1, return_inverse=True)
-    kept = batched_nms(corners, torch.from_numpy(results.scores), torch.from_numpy(groups.reshape(-1)), SUPPRESSED)
+    kept = batched_nms(boxes, torch.from_numpy(results.scores), torch.from_numpy(groups.reshape(-1)), NMS_IOU)
     return np.sort(kept.numpy())

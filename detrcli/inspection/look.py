@@ -1,173 +1,81 @@
-"""A picture that is looked into: a forward pass kept, with what every query of every decoder layer predicts."""
+"""Attention in an image, by the kind and the queries that a user selects."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from detrcli.boxes import cxcywh_to_xyxy, to_pixels
-from detrcli.data.batching import collate
-from detrcli.data.images import File, as_displayed, open_image
-from detrcli.data.preprocessing import prepare
-from detrcli.errors import DataError, DivergedError, UsageError
+from detrcli.data.masks import Mask, masks_of
+from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector, ImageSource
+from detrcli.inspection.attention import AttentionFindings, cross_attention, encoder_attention, query_attention
+from detrcli.inspection.comparison import compare_maps
 from detrcli.inspection.maps import Point
-from detrcli.losses.scoring import NO_OBJECT
-from detrcli.model.inspectable import ForwardRecord, Inspectable
-from detrcli.resize import Placement
-from detrcli.structures import Detections, Masks, Prediction
-from detrcli.system.devices import exact_float32
+from detrcli.inspection.mask_attention import mask_attention
+from detrcli.inspection.record import check_points, record_image, select_heads, select_layers, select_queries
+from detrcli.messages import argument
+from detrcli.model.inspectable import Ability
+from detrcli.reporter import SILENT, Reporter
+
+Kind = Literal["cross", "encoder", "self", "mask", "relevance", "faithfulness"]
+_ABILITIES: dict[Kind, Ability] = {
+    "cross": "cross-attention",
+    "encoder": "encoder attention",
+    "self": "query attention",
+    "relevance": "relevance",
+    "faithfulness": "cross-attention",
+}
 
 
-@dataclass(frozen=True)
-class QueryPrediction:
-    """What a decoder layer predicts by a query: its likeliest class, and its box."""
+def look(
+    detector: Detector,
+    image: ImageSource,
+    *,
+    queries: Sequence[int] | None = None,
+    threshold: float = 0.7,
+    layers: str | int = "last",
+    heads: str | int = "mean",
+    kind: Kind = "cross",
+    points: Sequence[Point] = (),
+    masks: str | Path | Sequence[Mask] | None = None,
+    reporter: Reporter = SILENT,
+) -> AttentionFindings:
+    """Return the attention of a model in an image.
 
-    query: int
-    category_id: int
-    label: str
-    score: float
-    nothing: bool  # whether "no object" is likelier than any class
-    box: tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels of the picture
-
-    def __str__(self) -> str:
-        return "no object" if self.nothing else f"{self.label} {self.score:.2f}"
-
-    @property
-    def name(self) -> str:
-        """The class, or that there is none."""
-        return f"no object, at best {self.label}" if self.nothing else self.label
-
-    def document(self) -> dict[str, Any]:
-        """The prediction in plain values."""
-        return {**asdict(self), "box": list(self.box)}
-
-
-@dataclass(frozen=True)
-class PictureRecord:
-    """A picture with what every query predicts, and the record of how it got there."""
-
-    detector: Detector
-    name: str
-    image: Image.Image  # RGB, as it is displayed
-    pixels: Tensor  # (3, H, W), as the network saw it
-    inspectable: Inspectable
-    forward: ForwardRecord
-    layers: Sequence[Detections]  # of each decoder layer: all queries in their order, with their likeliest class
-    nothing: np.ndarray  # (L, Q) bool, where "no object" is likelier than any class
-    masks: Masks | None  # of the last layer's queries, where the model has a mask head
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
-        return self.image.height, self.image.width
-
-    @property
-    def placement(self) -> Placement:
-        """Where the picture lies in the network's input, which maps are over."""
-        return self.detector.preprocessing.resize.place(*self.size)
-
-    @property
-    def last(self) -> Detections:
-        """What the last layer predicts."""
-        return self.layers[-1]
-
-    def prediction(self, layer: int, query: int) -> QueryPrediction:
-        """What a layer predicts by a query."""
-        found = self.layers[layer]
-        x0, y0, x1, y1 = (round(value, 3) for value in found.boxes[query].tolist())
-        return QueryPrediction(
-            query=query,
-            category_id=int(found.category_ids[query]),
-            label=str(found.labels[query]),
-            score=round(float(found.scores[query]), 6),
-            nothing=bool(self.nothing[layer, query]),
-            box=(x0, y0, x1, y1),
-        )
-
-    def box_in_input(self, layer: int, query: int) -> np.ndarray:
-        """A query's box x0, y0, x1, y1 in [0, 1] of the network's input, (4,)."""
-        box: np.ndarray = cxcywh_to_xyxy(self.forward.output.decoder.boxes[layer, 0, query].float()).cpu().numpy()
-        return box
-
-
-def record_picture(detector: Detector, picture: ImageSource, name: str | None = None) -> PictureRecord:
-    """Look at a picture once, by the plain model and in float32, and keep how it went."""
-    image = _opened(picture)
-    if name is None:
-        name = Path(str(picture)).name if isinstance(picture, str | Path | File) else "the picture"
-    pixels = prepare(image, detector.preprocessing).to(detector.device)
-    inspectable = detector.inspect()
-    with inspectable.recorded() as forward, exact_float32(), torch.inference_mode():
-        output = detector.model(collate([pixels]))
-    layers = [output.decoder.layer(i) for i in range(len(output.decoder))]
-    return PictureRecord(
-        detector=detector,
-        name=name,
-        image=image,
-        pixels=pixels,
-        inspectable=inspectable,
-        forward=forward,
-        layers=[best_of_queries(detector, layer, (image.height, image.width)) for layer in layers],
-        nothing=np.stack([detector.scoring.top_class(layer.logits[0]).cpu().numpy() == NO_OBJECT for layer in layers]),
-        masks=output.decoder.masks,
-    )
-
-
-def best_of_queries(detector: Detector, prediction: Prediction, size: tuple[int, int]) -> Detections:
-    """The likeliest class of every query of a single picture of this (height, width), in their order."""
-    scores, labels = detector.scoring.probabilities(prediction.logits[0]).max(-1)  # (Q,)
-    placement = detector.preprocessing.resize.place(*size)
-    boxes = to_pixels(prediction.boxes[0].float(), *size, placement)  # (Q, 4)
-    if not (scores.isfinite().all() and boxes.isfinite().all()):
-        raise DivergedError(
-            "The model's predictions are not finite numbers.\nIts weights do not fit their config or are broken."
-        )
-    classes, index = detector.classes, labels.cpu().numpy()
-    return Detections(
-        boxes=boxes.cpu().numpy(),
-        scores=scores.cpu().numpy(),
-        category_ids=classes.ids[index],
-        queries=np.arange(len(index)),
-        labels=classes.names[index],
-    )
-
-
-def chosen_queries(record: PictureRecord, asked: Sequence[int] | None, threshold: float) -> list[int]:
-    """Those asked for, else all whose score suffices, the surest first."""
-    scores = record.last.scores
-    if wrong := [query for query in asked or () if not 0 <= query < len(scores)]:
-        raise UsageError(f"query {wrong[0]}: the model has queries 0 to {len(scores) - 1}.")
-    kept = np.flatnonzero(scores >= threshold)
-    queries = list(dict.fromkeys(asked or ())) or kept[np.argsort(-scores[kept], kind="stable")].tolist()
-    if not queries:
-        best = record.prediction(-1, int(scores.argmax()))
-        raise UsageError(
-            f"No query reaches the threshold {threshold:g}; the best is query {best.query}, {best.label} "
-            f"{best.score:.2f}.\nGive a lower threshold, or a query."
-        )
-    return queries
-
-
-def check_points(record: PictureRecord, points: Sequence[Point]) -> None:
-    """Points are in pixels of the picture, and in it."""
-    height, width = record.size
-    for x, y in points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise UsageError(f"point {x:g},{y:g}: the picture ends at {width - 1},{height - 1}; it begins at 0,0.")
-
-
-def _opened(picture: ImageSource) -> Image.Image:
-    if isinstance(picture, str | Path):
-        picture = File(Path(picture))
-    if isinstance(picture, File):
-        try:
-            return open_image(picture.path, turn=picture.turn).image
-        except DataError as error:
-            raise DataError(f"{picture}: {error}.") from None
-    return as_displayed(Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture)
+    - Kinds: `cross`, the decoder's cross-attention; `encoder`, the encoder's self-attention of `points`, in pixels;
+      `self`, the decoder's self-attention; `mask`, the attention of the mask head, and the masks; `relevance`,
+      gradient-weighted relevance beside attention; `faithfulness`, both of these measured by deletion and insertion.
+    - Queries default to all with a score of at least `threshold`.
+    - `layers` is `last`, `all` or a number from 0; `heads` is `mean`, `all` or a number from 0.
+    - `masks` are those of objects, or a COCO file. With relevance and faithfulness, the share of each map inside the
+      mask of the query's object is measured.
+    """
+    compared = kind in ("relevance", "faithfulness")
+    if (kind == "encoder") != bool(points):
+        raise UsageError(f"{argument('kind', 'encoder')} and {argument('points')} require each other.")
+    if points and queries:
+        raise UsageError(f"Give {argument('points')} or {argument('queries')}, not both.")
+    if compared and "all" in (layers, heads):
+        raise UsageError(f"{kind.capitalize()} compares a single layer with one head or their mean, not with all.")
+    if kind == "mask" and layers != "last":
+        raise UsageError(f"{argument('layers', layers)}: only the last layer has masks.")
+    if masks is not None and not compared:
+        raise UsageError(f"{argument('masks')} requires the kind relevance or faithfulness.")
+    record = record_image(detector, image)
+    inspectable = record.inspectable
+    if kind == "mask":  # the mask head is not a part of the inspectable
+        return mask_attention(record, select_queries(record, queries, threshold), heads)
+    inspectable.require(_ABILITIES[kind])
+    count = inspectable.encoder_layers if kind == "encoder" else inspectable.decoder_layers
+    layer_numbers, head_numbers = select_layers(layers, count), select_heads(heads, inspectable.heads)
+    if kind == "encoder":
+        check_points(record, points)
+        return encoder_attention(record, points, layer_numbers, head_numbers)
+    selected = select_queries(record, queries, threshold)
+    if kind == "cross":
+        return cross_attention(record, selected, layer_numbers, head_numbers)
+    if kind == "self":
+        return query_attention(record, selected, layer_numbers, head_numbers)
+    if isinstance(masks, str | Path):
+        masks = masks_of(Path(masks), record.name, *record.size)
+    layer, head, measured = layer_numbers[0], head_numbers[0], kind == "faithfulness"
+    return compare_maps(record, selected, layer, head, measured=measured, masks=masks, reporter=reporter)

@@ -1,6 +1,6 @@
-"""What there is to say of a map over feature cells: (h, w), not negative, summing to 1.
+"""Geometry of maps over feature cells: arrays (h, w), non-negative, summing to 1.
 
-Cells cover the network's input. Where the picture fills it, they cover the picture.
+The cells cover the network's input. Where the image fills the input, they cover the image.
 """
 
 from collections.abc import Sequence
@@ -16,34 +16,42 @@ Point = tuple[float, float]  # x, y
 
 
 def brightest(map_: np.ndarray) -> Point:
-    """The centre of the cell with the most weight, as shares of the input's width and height."""
+    """Return the center of the cell with the largest value, as fractions of the input's width and height."""
     row, column = np.unravel_index(map_.argmax(), map_.shape)
     h, w = map_.shape
     return (float(column) + 0.5) / w, (float(row) + 0.5) / h
 
 
 def cell_at(x: float, y: float, cells: tuple[int, int]) -> int:
-    """The cell, counted row by row, at a place given as shares of the input's width and height."""
+    """Return the row-major index of the cell at a point given as fractions of the input's width and height."""
     h, w = cells
     return min(int(y * h), h - 1) * w + min(int(x * w), w - 1)
 
 
-def to_picture(points: np.ndarray, size: tuple[int, int], placement: Placement) -> np.ndarray:
-    """Points (..., 2), x and y as shares of the input, to pixels of the picture of this (height, width)."""
-    boxes = np.concatenate([points, np.zeros_like(points)], axis=-1)  # of no width and height
-    moved: np.ndarray = to_pixels(torch.from_numpy(boxes), *size, placement)[..., :2].numpy()
-    return moved
+def points_to_image(points: np.ndarray, size: tuple[int, int], placement: Placement) -> np.ndarray:
+    """Convert points (..., 2), x and y as fractions of the input, to pixels of an image of this (height, width)."""
+    boxes = np.concatenate([points, np.zeros_like(points)], axis=-1)  # of zero width and height
+    pixels: np.ndarray = to_pixels(torch.from_numpy(boxes), *size, placement)[..., :2].numpy()
+    return pixels
 
 
-def to_input(points: Sequence[Point], size: tuple[int, int], placement: Placement) -> np.ndarray:
-    """Points, x and y in pixels of the picture of this (height, width), to shares of the input, (n, 2)."""
-    both = torch.tensor(points, dtype=torch.float64).reshape(-1, 2).repeat(1, 2)
-    moved: np.ndarray = from_pixels(both, *size, placement)[:, :2].numpy()
-    return moved
+def points_to_input(points: Sequence[Point], size: tuple[int, int], placement: Placement) -> np.ndarray:
+    """Convert points in pixels of an image of this (height, width) to fractions of the input, (n, 2)."""
+    corners = torch.tensor(points, dtype=torch.float64).reshape(-1, 2).repeat(1, 2)
+    fractions: np.ndarray = from_pixels(corners, *size, placement)[:, :2].numpy()
+    return fractions
 
 
-def box_coverage(box: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-    """How much of each cell a box x0, y0, x1, y1 in [0, 1] of the input covers, (h, w) in [0, 1]."""
+def boxes_to_image(boxes: np.ndarray, placement: Placement) -> np.ndarray:
+    """Convert boxes (..., 4), cxcywh in [0, 1] of the network's input, to cxcywh in [0, 1] of the image."""
+    if placement.fills:
+        return boxes
+    converted: np.ndarray = from_pixels(to_pixels(torch.from_numpy(boxes), 1, 1, placement), 1, 1).numpy()
+    return converted
+
+
+def box_coverage(box: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:
+    """Return the fraction of each cell that a box, xyxy in [0, 1] of the input, covers, (h, w)."""
     h, w = cells
     across, down = (
         (np.minimum(high * n, np.arange(1, n + 1)) - np.maximum(low * n, np.arange(n))).clip(0)
@@ -52,20 +60,12 @@ def box_coverage(box: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
     return np.outer(down, across)
 
 
-def mask_coverage(mask: np.ndarray, cells: tuple[int, int], placement: Placement | None = None) -> np.ndarray:
-    """How much of each cell a mask (H, W) of the whole picture covers, (h, w) in [0, 1]."""
+def mask_coverage(mask: np.ndarray, cells: tuple[int, ...], placement: Placement | None = None) -> np.ndarray:
+    """Return the fraction of each cell that a mask (H, W) of the whole image covers, (h, w)."""
     h, w = cells
     full = Image.fromarray(mask.astype(np.float32))
     if placement is not None and not placement.fills:
-        p = placement
-        inside = full.resize(p.image_size[::-1], Image.Resampling.BOX)
-        full = Image.new("F", (p.width, p.height))
-        full.paste(inside, (p.left, p.top))
+        inside = full.resize(placement.image_size[::-1], Image.Resampling.BOX)
+        full = Image.new("F", (placement.width, placement.height))
+        full.paste(inside, (placement.left, placement.top))
     return np.asarray(full.resize((w, h), Image.Resampling.BOX))
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two boxes x0, y0, x1, y1; 0 where both are empty."""
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    both = float(sides.clip(0).prod())
-    return both / max(float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - both, 1e-9)

@@ -1,4 +1,4 @@
-"""Why the matching gave each object the query it gave: its costs, the runner-up, and what decided."""
+"""Matching of queries and objects in one image: costs, pairs, what decided on them, and the loss of each object."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,42 +8,46 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from detrcli.errors import UsageError
+from detrcli.losses.criterion import Criterion
+from detrcli.losses.loss import Loss
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
-from detrcli.structures import Match, QueryGroup, Target
+from detrcli.losses.terms import pair_up
+from detrcli.messages import argument
+from detrcli.structures import Match, Output, QueryGroup, Target
 
-OTHERS = "others"  # decided, where no term speaks for the query: another object needs the runner-up more
-UNMATCHED = -1  # the query of an object that none was left for
+OTHERS = "others"  # as the deciding term: no term favors the query, but another object needs the runner-up more
+UNMATCHED = -1  # in place of a query: the object is matched to none
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An object with its query, and what would have been without it."""
+    """An object with its matched query, compared with the matching in which this pair is forbidden."""
 
     query: int
     target: int
     total: float  # weighted cost
-    runner_up: int | None  # the query that the object gets where this pair is forbidden
-    margin: float | None  # by how much the least total cost of the image rises then
-    decided: str | None  # the term in which the query beats the runner-up most, weighted; or OTHERS
+    runner_up: int | None  # the query that the object is matched to instead
+    margin: float | None  # the increase of the minimum total cost of the image
+    decided: str | None  # the weighted term in which the query beats the runner-up most, or OTHERS
 
 
 @dataclass(frozen=True)
 class LayerMatching:
-    """A layer of a group of queries and what it was matched with: Q queries, N objects, K classes."""
+    """The matching of a layer: Q queries, N objects, K classes."""
 
     layer: int
     probabilities: np.ndarray  # (Q, K)
-    top: np.ndarray  # (Q,), the class that a query speaks for most, or NOTHING
-    selected: np.ndarray  # (D, 2), query and class of what becomes a detection where its score suffices
-    boxes: np.ndarray  # (Q, 4), cx, cy, w, h in [0, 1] of the network's input
-    terms: Mapping[str, np.ndarray]  # of the matching cost by their names, each (Q, N), unweighted
+    top: np.ndarray  # (Q,), the most probable class of a query, or NO_OBJECT
+    selected: np.ndarray  # (D, 2), query and class of the detections before a threshold
+    boxes: np.ndarray  # (Q, 4), cxcywh in [0, 1] of the network's input
+    terms: Mapping[str, np.ndarray]  # the terms of the matching cost by name, each (Q, N), unweighted
     total: np.ndarray  # (Q, N), weighted
     pairs: Sequence[Pair]  # by target
 
     @property
     def queries(self) -> np.ndarray:
-        """The query of each object, (N,); UNMATCHED where none was left, the first where it has several."""
+        """The query of each object, (N,): the first if it has several, UNMATCHED if it has none."""
         matched = np.full(self.total.shape[1], UNMATCHED)
         for pair in reversed(self.pairs):
             matched[pair.target] = pair.query
@@ -51,68 +55,117 @@ class LayerMatching:
 
     @property
     def scores(self) -> np.ndarray:
-        """The highest probability of a class, (Q,)."""
+        """The highest class probability of each query, (Q,)."""
         best: np.ndarray = self.probabilities.max(1)
         return best
 
     @property
     def labels(self) -> np.ndarray:
-        """The class that has it, (Q,)."""
+        """The class with the highest probability of each query, (Q,)."""
         best: np.ndarray = self.probabilities.argmax(1)
         return best
 
     def detections(self, threshold: float) -> np.ndarray:
-        """Query and class of each detection, (D, 2), the surest first."""
+        """Return query and class of each detection, (D, 2), by descending score."""
         scores = self.probabilities[self.selected[:, 0], self.selected[:, 1]]  # (D,)
         kept = np.flatnonzero(scores >= threshold)
-        found: np.ndarray = self.selected[kept[np.argsort(-scores[kept], kind="stable")]]
-        return found
+        detections: np.ndarray = self.selected[kept[np.argsort(-scores[kept], kind="stable")]]
+        return detections
 
-    def that_matter(self, threshold: float) -> list[int]:
-        """The queries that are matched, the runners-up, and those with a detection."""
-        near = [pair.runner_up for pair in self.pairs if pair.runner_up is not None]
-        sure = np.flatnonzero(self.scores >= threshold).tolist()
-        return sorted({*(pair.query for pair in self.pairs), *near, *sure})
+    def relevant_queries(self, threshold: float) -> list[int]:
+        """Return the matched queries, the runners-up and the queries with a detection."""
+        runners_up = [pair.runner_up for pair in self.pairs if pair.runner_up is not None]
+        detecting = np.flatnonzero(self.scores >= threshold).tolist()
+        return sorted({*(pair.query for pair in self.pairs), *runners_up, *detecting})
+
+
+@dataclass(frozen=True)
+class ObjectLosses:
+    """The weighted loss of a layer in M terms, by object."""
+
+    terms: Sequence[str]  # the names of the M terms
+    targets: np.ndarray  # (N, M), of each object; 0 if it is matched to no query
+    unmatched: np.ndarray  # (M,), of the unmatched queries
+
+    @property
+    def total(self) -> float:
+        return float(self.targets.sum() + self.unmatched.sum())
+
+
+@dataclass(frozen=True)
+class GroupMatching:
+    """The matching of a group of queries in all its layers."""
+
+    name: str
+    target: Target  # on the CPU
+    layers: Sequence[LayerMatching]
+    losses: Sequence[ObjectLosses] | None  # of each layer; None if the loss is not a sum of known terms
+
+    @property
+    def queries(self) -> np.ndarray:
+        """The query of each object in every layer, (L, N)."""
+        return np.stack([layer.queries for layer in self.layers])
+
+
+def explain_group(group: QueryGroup, target: Target, loss: Loss, *, normalized: bool = True) -> GroupMatching:
+    """Match a group of a single image as training does, and explain the pairs and their losses.
+
+    Losses are normalized as in a training step with this image alone. Without that, images can be compared.
+    """
+    matcher = matcher_of(loss)
+    own_target, match = match_of(group, target, matcher)
+    losses = None
+    if isinstance(loss, Criterion):
+        normalizers: Mapping[str, float] = dict.fromkeys((term.name for term in loss.terms), 1.0)
+        if normalized:
+            normalizers = loss.normalizers(Output(group), [[target]])[group.name]
+        losses = object_losses(group, own_target, match, loss, normalizers)
+    layers = explain_matching(group, own_target, matcher, loss.scoring, match)
+    return GroupMatching(group.name, own_target.to(torch.device("cpu")), layers, losses)
+
+
+def matcher_of(loss: Loss) -> HungarianMatcher:
+    """Return the matcher of a loss. Raises UsageError for models that do not expose theirs."""
+    if loss.matcher is None:
+        raise UsageError("This model does not expose how its queries are matched, so the matching cannot be explained.")
+    return loss.matcher
 
 
 @torch.no_grad()
 def explain_matching(
     group: QueryGroup, target: Target, matcher: HungarianMatcher, scoring: Scoring, match: Match | None = None
 ) -> list[LayerMatching]:
-    """The matching of every layer of a group, for a single image.
+    """Explain the matching of every layer of a group of a single image.
 
-    `match` is what the matcher has found, where it was asked already. A group that brings its own pairs has no
-    runners-up: no cost decided on them.
+    `match` is the matcher's result, if it is known already. Groups with pairs of their own have no runners-up: these
+    pairs were not decided by cost.
     """
-    target, match = matched_with(group, target, matcher, match)
+    target, match = match_of(group, target, matcher, match)
     costs = matcher.costs(group.logits, group.boxes, [target])
-    values = {
-        name: cost.mT.cpu().numpy() for name, cost in {**costs, "total": matcher.total(costs)}.items()
-    }  # each (L, Q, N)
-    selection = scoring.select(group.logits[:, 0])  # of layers in place of images
+    values = {name: cost.mT.cpu().numpy() for name, cost in (costs | {"total": matcher.total(costs)}).items()}
+    logits = group.logits[:, 0]  # (L, Q, R): the layers take the place of images
+    selection = scoring.select(logits)
     selected = torch.stack([selection.queries, selection.labels], -1).cpu().numpy()  # (L, D, 2)
-    probabilities = scoring.probabilities(group.logits[:, 0]).cpu().numpy()  # (L, Q, K)
-    top = scoring.top_class(group.logits[:, 0]).cpu().numpy()  # (L, Q)
+    probabilities = scoring.probabilities(logits).cpu().numpy()  # (L, Q, K)
+    top = scoring.top_class(logits).cpu().numpy()  # (L, Q)
     boxes = group.boxes[:, 0].float().cpu().numpy()  # (L, Q, 4)
 
     layers = []
-    for layer in range(len(group)):
-        pairs = _pairs(match, layer)
-        # With layers = "last" the last layer's costs decide for all.
-        decider = layer if matcher.layers == "each" else len(group) - 1
-        decided = {name: value[decider] for name, value in values.items()}
-        reasons = (
-            _reasons(pairs, decided, matcher.weights) if group.match is None else [(None, None, None)] * len(pairs)
-        )
-        total = values["total"][layer]
+    for i in range(len(group)):
+        here = match.layer(i)
+        pairs = sorted(zip(here.queries.tolist(), here.targets.tolist(), strict=True), key=lambda pair: pair[1])
+        # A matcher of the last layer alone decides on the pairs of all layers.
+        deciding = {name: value[i if matcher.layers == "each" else -1] for name, value in values.items()}
+        reasons = [(None, None, None)] * len(pairs) if group.match else _reasons(pairs, deciding, matcher.weights)
+        total = values["total"][i]
         layers.append(
             LayerMatching(
-                layer=layer,
-                probabilities=probabilities[layer],
-                top=top[layer],
-                selected=selected[layer],
-                boxes=boxes[layer],
-                terms={name: values[name][layer] for name in costs},
+                layer=i,
+                probabilities=probabilities[i],
+                top=top[i],
+                selected=selected[i],
+                boxes=boxes[i],
+                terms={name: values[name][i] for name in costs},
                 total=total,
                 pairs=[
                     Pair(query, n, float(total[query, n]), *reason)
@@ -123,75 +176,84 @@ def explain_matching(
     return layers
 
 
-def matched_with(
+def _reasons(
+    pairs: Sequence[tuple[int, int]], costs: Mapping[str, np.ndarray], weights: Mapping[str, float]
+) -> Iterator[tuple[int | None, float | None, str | None]]:
+    """Yield runner-up, margin and deciding term of each pair, by the costs (Q, N) that decided on the pairs."""
+    total = costs["total"].astype(np.float64)  # sums of float32 would lose small margins
+    minimum = sum(total[query, n] for query, n in pairs)
+    for query, n in pairs:
+        if total.shape == (1, 1):  # there is no other pair
+            yield None, None, None
+            continue
+        forbidden = total.copy()
+        forbidden[query, n] = np.inf
+        queries, targets = linear_sum_assignment(forbidden)
+        margin = max(0.0, float(forbidden[queries, targets].sum() - minimum))  # negative by rounding alone
+        runners_up = queries[targets == n].tolist()  # none if the object loses its query to another object
+        if not runners_up:
+            yield None, margin, None
+            continue
+        gains = {
+            name: weight * float(costs[name][runners_up[0], n] - costs[name][query, n])
+            for name, weight in weights.items()
+        }
+        best = max(gains, key=gains.__getitem__)
+        yield runners_up[0], margin, best if gains[best] > 0 else OTHERS
+
+
+@torch.no_grad()
+def object_losses(
+    group: QueryGroup, target: Target, match: Match, criterion: Criterion, normalizers: Mapping[str, float]
+) -> list[ObjectLosses]:
+    """Split the loss of every layer of a group of a single image by object."""
+    L, _, Q, _ = group.logits.shape
+    layers, queries, objects = (indices.cpu().numpy() for indices in (match.layers, match.queries, match.targets))
+    free = np.ones((L, Q), dtype=bool)
+    free[layers, queries] = False
+    matched = pair_up(group, match, [target], criterion.terms)
+    targets = np.zeros((L, len(target), len(criterion.terms)))
+    unmatched = np.zeros((L, len(criterion.terms)))
+    for m, term in enumerate(criterion.terms):
+        if not term.applies_to(matched):
+            continue
+        values = term.weight / normalizers[term.name] * term.values(matched).double().cpu().numpy()
+        if values.ndim == 3:  # (L, 1, Q): a value of each query, not (P,) of each pair
+            unmatched[:, m] = (values[:, 0] * free).sum(1)
+            values = values[layers, 0, queries]  # (P,)
+        np.add.at(targets[:, :, m], (layers, objects), values)
+    names = tuple(term.name for term in criterion.terms)
+    return [ObjectLosses(names, *parts) for parts in zip(targets, unmatched, strict=True)]
+
+
+def match_of(
     group: QueryGroup, target: Target, matcher: HungarianMatcher, match: Match | None = None
 ) -> tuple[Target, Match]:
-    """What a group of a single image is supervised with, and by which pairs: its own, where it has them."""
+    """Return the objects and pairs that supervise a group of a single image: its own where it has them."""
     target = target if group.targets is None else group.targets[0]
     target = target.to(group.logits.device)
     return target, group.match or match or matcher(group, [target])
 
 
 def queries_of(group: QueryGroup, target: Target, matcher: HungarianMatcher) -> np.ndarray:
-    """The query of each object of a single image in every layer, (L, N); UNMATCHED where none was left."""
-    target, match = matched_with(group, target, matcher)
+    """Return the query of each object of a single image in every layer, (L, N), UNMATCHED for objects without one."""
+    target, match = match_of(group, target, matcher)
     matched = np.full((len(group), len(target)), UNMATCHED)
     matched[match.layers.cpu(), match.targets.cpu()] = match.queries.cpu()
     return matched
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Which objects (..., N) have another query than before: counted, the instability of arXiv 2203.01305."""
-    other: np.ndarray = before != after
-    return other
+    """Return which objects (..., N) changed their query. Their number is the instability of arXiv 2203.01305."""
+    different: np.ndarray = before != after
+    return different
 
 
 def reweighted(matcher: HungarianMatcher, weights: Mapping[str, float]) -> HungarianMatcher:
-    """The same matching with other weights of some of its terms."""
+    """Return the matcher with other weights of some of its terms."""
     for name in weights:
         if name not in matcher.weights:
-            raise UsageError(f"cost.{name}: this model has no such term; it has {', '.join(matcher.weights)}.")
+            known = ", ".join(matcher.weights)
+            raise UsageError(f"{argument(f'cost_{name}')}: the matching cost of this model has the terms {known}.")
     terms = [replace(term, weight=weights.get(term.name, term.weight)) for term in matcher.terms]
     return HungarianMatcher(terms, matcher.layers)
-
-
-def _pairs(match: Match, layer: int) -> list[tuple[int, int]]:
-    """The pairs (query, target) of a layer, by target."""
-    own = match.layer(layer)
-    pairs = zip(own.queries.tolist(), own.targets.tolist(), strict=True)
-    return sorted(pairs, key=lambda pair: pair[1])
-
-
-def _reasons(
-    pairs: Sequence[tuple[int, int]], values: Mapping[str, np.ndarray], weights: Mapping[str, float]
-) -> Iterator[tuple[int | None, float | None, str | None]]:
-    """Runner-up, margin and what decided, by the terms and the total (Q, N) that decided on the pairs."""
-    cost = values["total"].astype(np.float64)  # sums of float32 would lose small margins
-    least = sum(cost[query, n] for query, n in pairs)
-    for query, n in pairs:
-        runner_up, margin = _without(cost, query, n, least)
-        decided = None if runner_up is None else _decided(query, runner_up, n, values, weights)
-        yield runner_up, margin, decided
-
-
-def _without(cost: np.ndarray, query: int, target: int, least: float) -> tuple[int | None, float | None]:
-    """Who takes the target, and by how much the least total rises, where this pair is forbidden."""
-    if cost.shape == (1, 1):
-        return None, None  # nothing else can be paired
-    forbidden = cost.copy()
-    forbidden[query, target] = np.inf
-    queries, targets = linear_sum_assignment(forbidden)
-    instead = queries[targets == target]  # none, where another object takes the query of this one
-    rise = max(0.0, float(forbidden[queries, targets].sum() - least))  # below 0 by rounding alone
-    return (int(instead[0]) if len(instead) else None), rise
-
-
-def _decided(
-    query: int, runner_up: int, target: int, values: Mapping[str, np.ndarray], weights: Mapping[str, float]
-) -> str:
-    gains = {
-        name: weight * float(values[name][runner_up, target] - values[name][query, target])
-        for name, weight in weights.items()
-    }
-    best = max(gains, key=gains.__getitem__)
-    return best if gains[best] > 0 else OTHERS

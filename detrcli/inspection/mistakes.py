@@ -1,4 +1,4 @@
-"""Why an object was missed, and where a false positive comes from."""
+"""Missed objects and false positives of an image, with their reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,114 +13,111 @@ from detrcli.inspection.matching import UNMATCHED, LayerMatching
 from detrcli.losses.scoring import NO_OBJECT
 from detrcli.structures import Target
 
-SAME_PLACE = 0.5  # IoU from which two boxes mean the same object
-DUPLICATE, OTHER_CLASS, BACKGROUND = "duplicate", "other-class", "background"
+SAME_PLACE = 0.5  # minimum IoU of two boxes of the same object
 
-Why = Literal["no-query", "no-object", "class", "score", "box"]
+MissReason = Literal["no-query", "no-object", "class", "score", "box"]
+FalsePositiveKind = Literal["duplicate", "other-class", "background"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a layer's query for an object says of it."""
+    """The prediction of the query that a layer matches to an object."""
 
     layer: int
-    query: int | None  # None where there are more objects than queries
-    label: int | None  # its likeliest class
+    query: int | None  # None if there are more objects than queries
+    label: int | None  # the most probable class
     score: float | None
     own_score: float | None  # the probability of the object's class
     iou: float | None
-    why: Why | None  # the object is not found by it; None: it is
+    why: MissReason | None  # the reason that the query does not detect the object; None if it does
 
 
 @dataclass(frozen=True)
-class Missed:
-    """An object that no detection stands for."""
+class MissedObject:
+    """An object without a detection."""
 
     target: int
-    answers: Sequence[Answer]  # of every layer; the last one is what was detected
+    answers: Sequence[Answer]  # of every layer; detections are those of the last
 
 
 @dataclass(frozen=True)
-class Extra:
+class FalsePositive:
     """A detection that is matched to no object."""
 
     query: int
     label: int
     score: float
-    kind: str  # DUPLICATE, OTHER_CLASS or BACKGROUND
-    target: int | None  # the object that it lies on
-    partner: int | None  # the query which that is matched to
+    kind: FalsePositiveKind
+    target: int | None  # the object that it overlaps
+    partner: int | None  # the query that this object is matched to
     iou: float | None
 
 
-def missed(layers: Sequence[LayerMatching], target: Target, threshold: float) -> list[Missed]:
-    """The objects without a detection in the last layer: of their class, in their place, not matched to another."""
-    last = layers[-1]
-    labels, ious, matched = _labels(target), _ious(last, target), last.queries
-    queries, classes = last.detections(threshold).T  # (D,)
-    absent = []
-    for n, label in enumerate(labels):
-        others = np.isin(queries, np.delete(matched, n))
-        finds = (classes == label) & (ious[queries, n] >= SAME_PLACE) & ~others
-        if not finds.any():
-            absent.append(Missed(n, [_answer(layer, target, n, threshold) for layer in layers]))
-    return absent
+def missed_objects(layers: Sequence[LayerMatching], target: Target, threshold: float) -> list[MissedObject]:
+    """Return the objects without a detection in the last layer.
 
-
-def extra(layer: LayerMatching, target: Target, threshold: float) -> list[Extra]:
-    """The detections of a layer that are matched to no object, the surest first.
-
-    Of a matched query's detections, the one of its object's class is no false positive; nor is its likeliest one
-    where there is none of that class: then the object is missed.
+    A detection of an object has its class and an IoU of at least SAME_PLACE. Its query may not be matched to another.
     """
-    labels, ious, matched = _labels(target), _ious(layer, target), layer.queries
-    wanted = {pair.query: int(labels[pair.target]) for pair in layer.pairs}
+    last, ious = layers[-1], [_ious(layer, target) for layer in layers]
+    queries, classes = last.detections(threshold).T  # (D,)
+    missed = []
+    for n, label in enumerate(target.labels.tolist()):
+        matched_to_others = np.isin(queries, np.delete(last.queries, n))
+        detects = (classes == label) & (ious[-1][queries, n] >= SAME_PLACE) & ~matched_to_others
+        if not detects.any():
+            answers = [_answer(*pair, n, label, threshold) for pair in zip(layers, ious, strict=True)]
+            missed.append(MissedObject(n, answers))
+    return missed
+
+
+def false_positives(layer: LayerMatching, target: Target, threshold: float) -> list[FalsePositive]:
+    """Return the detections of a layer that are matched to no object, by descending score.
+
+    A matched query may have detections of several classes. The detection of its object's class is a true positive; if
+    there is none, its most probable detection is not counted either: its object counts as missed.
+    """
+    labels, ious, matched = target.labels.cpu().numpy(), _ious(layer, target), layer.queries
+    label_of = {pair.query: int(labels[pair.target]) for pair in layer.pairs}
     detections = [(query, label) for query, label in layer.detections(threshold).tolist()]
-    found = []
+    positives = []
     for query, label in detections:
-        own = wanted.get(query)
-        if own is not None and (label == own or (label == layer.labels[query] and (query, own) not in detections)):
+        expected = label_of.get(query)
+        if expected is not None and (
+            label == expected or (label == layer.labels[query] and (query, expected) not in detections)
+        ):
             continue
         score = float(layer.probabilities[query, label])
-        overlaps = ious[query]  # (N,)
-        on, kind = np.where(labels == label, overlaps, 0), DUPLICATE
-        if on.max(initial=0) < SAME_PLACE:
-            on, kind = overlaps, OTHER_CLASS
-        if on.max(initial=0) < SAME_PLACE:
-            found.append(Extra(query, label, score, BACKGROUND, None, None, None))
-        else:
-            n = int(on.argmax())
-            partner = None if matched[n] == UNMATCHED else int(matched[n])
-            found.append(Extra(query, label, score, kind, n, partner, float(on[n])))
-    return found
+        kind: FalsePositiveKind = "duplicate"
+        overlaps = np.where(labels == label, ious[query], 0)  # (N,)
+        if overlaps.max(initial=0) < SAME_PLACE:
+            kind, overlaps = "other-class", ious[query]
+        if overlaps.max(initial=0) < SAME_PLACE:
+            positives.append(FalsePositive(query, label, score, "background", None, None, None))
+            continue
+        n = int(overlaps.argmax())
+        partner = None if matched[n] == UNMATCHED else int(matched[n])
+        positives.append(FalsePositive(query, label, score, kind, n, partner, float(overlaps[n])))
+    return positives
 
 
-def _answer(layer: LayerMatching, target: Target, n: int, threshold: float) -> Answer:
+def _answer(layer: LayerMatching, ious: np.ndarray, n: int, expected: int, threshold: float) -> Answer:
     query = int(layer.queries[n])
     if query == UNMATCHED:
         return Answer(layer.layer, None, None, None, None, None, "no-query")
-    label, wanted = int(layer.labels[query]), int(target.labels[n])
-    score, own_score = float(layer.scores[query]), float(layer.probabilities[query, wanted])
-    iou = float(_ious(layer, target)[query, n])
-    detected = layer.detections(threshold)
-    why: Why | None = None
-    if (detected == (query, wanted)).all(1).any():
+    label, iou = int(layer.labels[query]), float(ious[query, n])
+    why: MissReason | None
+    if (layer.detections(threshold) == (query, expected)).all(1).any():
         why = "box" if iou < SAME_PLACE else None
     elif layer.top[query] == NO_OBJECT:
         why = "no-object"
-    elif label != wanted:
-        why = "class"
     else:
-        why = "score"
+        why = "class" if label != expected else "score"
+    score, own_score = float(layer.scores[query]), float(layer.probabilities[query, expected])
     return Answer(layer.layer, query, label, score, own_score, iou, why)
 
 
-def _labels(target: Target) -> np.ndarray:
-    return target.labels.cpu().numpy()
-
-
 def _ious(layer: LayerMatching, target: Target) -> np.ndarray:
-    """IoU of every query with every object, (Q, N)."""
+    """Return the IoU of every query with every object, (Q, N)."""
     ious: np.ndarray = box_iou(
         cxcywh_to_xyxy(torch.from_numpy(layer.boxes)), cxcywh_to_xyxy(target.boxes.cpu().float())
     ).numpy()

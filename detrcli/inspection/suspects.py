@@ -1,226 +1,213 @@
-"""Annotations that are probably wrong: labels, boxes, what is missing and what stands twice, by falling suspicion."""
+"""Annotations that are probably wrong: labels, boxes and masks, missing objects and duplicates."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from detrcli.evaluation.errors import NEAR, SAME
+from detrcli.evaluation.masks import RunLengths
+from detrcli.evaluation.outcomes import Outcomes
 from detrcli.evaluation.pairing import groups, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
-from detrcli.inspection.survey import Predictions
 
-KINDS = {
-    "wrong_label": "another class is predicted where this object is",
+SUSPECT_KINDS = {
+    "wrong_label": "another class is predicted for this object",
     "missing_label": "an object is predicted where none is annotated",
-    "loose_box": "the box that is predicted for this object is another one",
-    "duplicate": "the same object is annotated twice",
-    "poor_mask": "the mask that is predicted for this object is another one",
+    "loose_box": "a different box is predicted for this object",
+    "duplicate": "the object is annotated twice",
+    "poor_mask": "a different mask is predicted for this object",
 }
-APART = 0.3  # IoU below which a prediction lies on no annotated object
-TIGHT = 0.75  # IoU from which two boxes say the same
-TWICE = 0.85  # IoU from which two annotations of a class mean one object
-LEAST = 0.1  # suspicion that is worth a look
-UNSURE = 0.01  # probability that says nothing
-CONFIDENT = 0.3  # score from which a prediction on nothing is worth one
+FREE_IOU = 0.3  # below this IoU, a prediction is on no annotated object
+TIGHT_IOU = 0.75  # from this IoU on, two boxes or masks agree
+DUPLICATE_IOU = 0.85  # from this IoU on, two annotations of a class are the same object
+MIN_SUSPICION = 0.1
+MIN_PROBABILITY = 0.01  # smooths the ratio of two small probabilities
+MIN_SCORE = 0.3  # of a prediction of a missing label
+
+Predictions = tuple[np.ndarray, np.ndarray]  # Q boxes (Q, 4), xyxy in pixels, and probabilities (Q, K)
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """An annotation that is probably wrong, or a place where one is probably missing.
+    """An annotation that is probably wrong, or a place without one. Boxes are x, y, w, h in pixels."""
 
-    Boxes are x, y, w, h in pixels.
-    """
-
-    kind: str  # of KINDS
+    kind: str  # of SUSPECT_KINDS
     suspicion: float
     image_id: int
-    category_id: int  # as annotated; of what is missing, as predicted
+    category_id: int  # as annotated; as predicted where an annotation is missing
     box: tuple[float, ...]
     score: float  # of the prediction; of a duplicate the IoU
-    annotation_id: int | None = None  # None for what is missing
+    annotation_id: int | None = None  # None where an annotation is missing
     suggested_category_id: int | None = None
     suggested_box: tuple[float, ...] | None = None
-    iou: float | None = None  # of the two boxes, or masks
-    of: int | None = None  # the annotation that it stands beside
-    mask: Mapping[str, Any] | None = None  # as annotated, in run lengths
+    iou: float | None = None  # of the two boxes or masks
+    of: int | None = None  # of a duplicate, the other annotation
+    mask: Mapping[str, Any] | None = None  # as annotated, run-length encoded
     suggested_mask: Mapping[str, Any] | None = None
+
+    @classmethod
+    def annotated(cls, kind: str, truth: Truth, n: int, suspicion: float, score: float, **details: Any) -> "Suspect":
+        """Create a suspect from an object of the ground truth."""
+        image_id, category_id = int(truth.of_image[n]), int(truth.of_category[n])
+        details["annotation_id"] = int(truth.annotation_ids[n])
+        return cls(kind, suspicion, image_id, category_id, tuple(truth.boxes[n].tolist()), score, **details)
+
+    def document(self, file: str) -> dict[str, Any]:
+        """Return the suspect for JSON, with boxes as xyxy."""
+        entry = {**vars(self), "file": file, "box": xyxy(self.box)}
+        entry["score"] = round(self.score, 6) if self.of is None else None
+        entry["iou"] = None if self.iou is None else round(self.iou, 6)
+        entry["suggested_box"] = None if self.suggested_box is None else xyxy(self.suggested_box)
+        omitted = ("kind", "suspicion", "mask")
+        return {name: value for name, value in entry.items() if value is not None and name not in omitted}
 
 
 @dataclass
 class Suspicions:
-    """Gathers suspects image by image."""
+    """Suspects of the images of a split, collected image by image."""
 
     truth: Truth
-    category_ids: np.ndarray  # (K,), of the classes that predictions are of
+    category_ids: np.ndarray  # (K,), the classes of predictions
     found: list[Suspect] = field(default_factory=list)
 
-    def look(self, image_id: int, predictions: Sequence[Predictions], detections: Results) -> None:
-        """At what a model says of one image: of all classes by each query, once or twice, and what it detects."""
-        t = self.truth
-        objects = np.flatnonzero((t.of_image == image_id) & ~t.crowd)
+    def add(self, image_id: int, predictions: Sequence[Predictions], detections: Results) -> None:
+        """Add the suspects of an image, by its detections and the predictions of all queries in one or two passes."""
+        of_image = self.truth.of_image == image_id
+        objects = np.flatnonzero(of_image & ~self.truth.crowd)
         self.found += self._wrong_labels(objects, predictions)
         loose, used = self._loose_boxes(objects, detections)
         self.found += loose
-        crowds = np.flatnonzero((t.of_image == image_id) & t.crowd)
-        self.found += self._missing(image_id, np.concatenate([objects, crowds]), detections, used)
+        crowds = np.flatnonzero(of_image & self.truth.crowd)
+        self.found += self._missing_labels(image_id, np.concatenate([objects, crowds]), detections, used)
 
     def _wrong_labels(self, objects: np.ndarray, predictions: Sequence[Predictions]) -> Iterator[Suspect]:
-        """By the queries of each object: those that overlap it by half, and no other one more."""
-        t = self.truth
+        """Yield objects for which another class is more probable."""
         if not len(self.category_ids):
             return
-        said = [self._said_of(objects, one) for one in predictions]
-        for n, place in enumerate(objects.tolist()):
-            heard = [vector for one in said if (vector := one[n]) is not None]
-            own = np.flatnonzero(self.category_ids == t.of_category[place])
-            if not heard or not len(own):
+        passes = [self.probabilities(objects, *pass_) for pass_ in predictions]
+        for n, of_passes in zip(objects.tolist(), zip(*passes, strict=True), strict=True):
+            known = [probabilities for probabilities in of_passes if probabilities is not None]
+            own = np.flatnonzero(self.category_ids == self.truth.of_category[n])
+            if not known or not len(own):
                 continue
-            best = np.mean(heard, axis=0)  # (K,)
-            annotated = float(best[own[0]])
-            others = np.where(self.category_ids == t.of_category[place], -1.0, best)
-            other = int(others.argmax())
-            # How many times as likely the other class is: of a model that is sure of little, too.
-            suspicion = (float(others[other]) + UNSURE) / (float(others[other]) + annotated + 2 * UNSURE)
-            if others[other] >= LEAST and suspicion > 0.5:
-                yield Suspect(
-                    "wrong_label",
-                    suspicion,
-                    int(t.of_image[place]),
-                    int(t.of_category[place]),
-                    tuple(t.boxes[place].tolist()),
-                    float(others[other]),
-                    annotation_id=int(t.annotation_ids[place]),
-                    suggested_category_id=int(self.category_ids[other]),
+            mean = np.mean(known, axis=0)  # (K,)
+            annotated = float(mean[own[0]])
+            mean[own] = -1
+            other = int(mean.argmax())
+            score = float(mean[other])
+            # The ratio of the two probabilities, so that models with low scores have suspects too.
+            suspicion = (score + MIN_PROBABILITY) / (score + annotated + 2 * MIN_PROBABILITY)
+            if score >= MIN_SUSPICION and suspicion > 0.5:
+                category_id = int(self.category_ids[other])
+                yield Suspect.annotated(
+                    "wrong_label", self.truth, n, suspicion, score, suggested_category_id=category_id
                 )
 
-    def _said_of(self, objects: np.ndarray, predictions: Predictions) -> list[np.ndarray | None]:
-        """The highest probability of each class (K,) among the queries of each object; None where it has none."""
+    def probabilities(
+        self, objects: np.ndarray, boxes: np.ndarray, probabilities: np.ndarray
+    ) -> list[np.ndarray | None]:
+        """Return the highest probability of each class (K,) for each object, None for objects without a query.
+
+        A query counts for the object that it overlaps most, with an IoU of at least 0.5.
+        """
         if not len(objects):
             return []
-        boxes = predictions.boxes.astype(np.float64).copy()  # (Q, 4)
-        boxes[:, 2:] -= boxes[:, :2]
-        ious = overlaps(boxes, self.truth.boxes[objects])  # (Q, n)
-        speaks_of = np.where(ious.max(1) >= SAME, ious.argmax(1), -1)  # (Q,)
-        return [
-            predictions.probabilities[speaks_of == n].max(0) if (speaks_of == n).any() else None
-            for n in range(len(objects))
-        ]
+        corners = boxes.astype(np.float64)
+        xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # (Q, 4)
+        assigned = _assigned(overlaps(xywh, self.truth.boxes[objects]), SAME)
+        return [probabilities[own].max(0) if (own := assigned == n).any() else None for n in range(len(objects))]
 
     def _loose_boxes(self, objects: np.ndarray, detections: Results) -> tuple[list[Suspect], np.ndarray]:
-        """By the surest detection of its class that speaks of an object; and which detections those are."""
-        t, found, used = self.truth, [], np.zeros(len(detections), dtype=bool)
+        """Return objects that their best detection overlaps little, and which detections these are, (m,) bool."""
+        truth, used = self.truth, np.zeros(len(detections), dtype=bool)
+        loose: list[Suspect] = []
         if not len(objects) or not len(detections):
-            return [], used
-        ious = overlaps(detections.boxes, t.boxes[objects])  # (m, n)
-        same = detections.category_ids[:, None] == t.of_category[objects]  # (m, n)
-        ious = np.where(same, ious, 0)
-        speaks_of = np.where(ious.max(1) >= NEAR, ious.argmax(1), -1)  # (m,)
-        for n, place in enumerate(objects.tolist()):
-            own = np.flatnonzero(speaks_of == n)
+            return loose, used
+        same_class = detections.category_ids[:, None] == truth.of_category[objects]  # (m, n)
+        ious = np.where(same_class, overlaps(detections.boxes, truth.boxes[objects]), 0)
+        assigned = _assigned(ious, NEAR)
+        for column, n in enumerate(objects.tolist()):
+            own = np.flatnonzero(assigned == column)
             if not len(own):
                 continue
             best = own[detections.scores[own].argmax()]
-            iou, score = float(ious[best, n]), float(detections.scores[best])
-            if iou < TIGHT and score * (1 - iou) >= LEAST:
-                used[best] = True
-                found.append(
-                    Suspect(
-                        "loose_box",
-                        score * (1 - iou),
-                        int(t.of_image[place]),
-                        int(t.of_category[place]),
-                        tuple(t.boxes[place].tolist()),
-                        score,
-                        annotation_id=int(t.annotation_ids[place]),
-                        suggested_box=tuple(detections.boxes[best].tolist()),
-                        iou=iou,
-                    )
-                )
-        return found, used
+            suspects = list(_different("loose_box", truth, n, detections, best, float(ious[best, column])))
+            used[best] = bool(suspects)
+            loose += suspects
+        return loose, used
 
-    def _missing(self, image_id: int, objects: np.ndarray, detections: Results, used: np.ndarray) -> Iterator[Suspect]:
-        """Detections that lie on nothing, each place once."""
-        t = self.truth
-        apart = ~used & (detections.scores >= CONFIDENT)
+    def _missing_labels(
+        self, image_id: int, objects: np.ndarray, detections: Results, used: np.ndarray
+    ) -> Iterator[Suspect]:
+        """Yield detections on no object, without duplicates."""
+        free = ~used & (detections.scores >= MIN_SCORE)
         if len(objects):
-            ious = overlaps(detections.boxes, t.boxes[objects], t.crowd[objects])  # (m, n)
-            apart &= ious.max(1) < APART
-        places = np.flatnonzero(apart)
-        places = places[np.argsort(-detections.scores[places], kind="stable")]
+            ious = overlaps(detections.boxes, self.truth.boxes[objects], self.truth.crowd[objects])  # (m, n)
+            free &= ious.max(1) < FREE_IOU
+        candidates = np.flatnonzero(free)
         kept: list[int] = []
-        for place in places.tolist():
-            others = detections.boxes[kept]
-            if len(kept) and overlaps(detections.boxes[[place]], others).max() >= SAME:
+        for m in candidates[np.argsort(-detections.scores[candidates], kind="stable")].tolist():
+            if kept and overlaps(detections.boxes[[m]], detections.boxes[kept]).max() >= SAME:
                 continue
-            kept.append(place)
-            score = float(detections.scores[place])
-            yield Suspect(
-                "missing_label",
-                score,
-                image_id,
-                int(detections.category_ids[place]),
-                tuple(detections.boxes[place].tolist()),
-                score,
-            )
+            kept.append(m)
+            score, box = float(detections.scores[m]), tuple(detections.boxes[m].tolist())
+            yield Suspect("missing_label", score, image_id, int(detections.category_ids[m]), box, score)
 
-    def sorted(self) -> Mapping[str, Sequence[Suspect]]:
-        """All of them by kind, the most suspicious first; duplicates are told by the annotations alone."""
-        every = [*self.found, *duplicates(self.truth)]
-        return {
-            kind: sorted((one for one in every if one.kind == kind), key=lambda one: -one.suspicion) for kind in KINDS
-        }
+
+def _assigned(ious: np.ndarray, minimum: float) -> np.ndarray:
+    """Return the object with the largest IoU (m, n) for each prediction, or -1 if that is below the minimum, (m,)."""
+    return np.where(ious.max(1) >= minimum, ious.argmax(1), -1)
+
+
+def _different(
+    kind: str, truth: Truth, n: int, detections: Results, m: int, iou: float, **masks: Any
+) -> Iterator[Suspect]:
+    """Yield an object if it differs much from its detection."""
+    score = float(detections.scores[m])
+    if iou < TIGHT_IOU and score * (1 - iou) >= MIN_SUSPICION:
+        box = tuple(detections.boxes[m].tolist())
+        yield Suspect.annotated(kind, truth, n, score * (1 - iou), score, suggested_box=box, iou=iou, **masks)
 
 
 def duplicates(truth: Truth) -> Iterator[Suspect]:
-    """Annotations of a class in the same place as one before them."""
-    t = truth
-    real = np.flatnonzero(~t.crowd)
-    order = np.lexsort((t.of_category[real], t.of_image[real]))
-    for (image, category), own in groups(t.of_image[real], t.of_category[real], order):
-        places = np.sort(real[own])
-        ious = np.triu(overlaps(t.boxes[places], t.boxes[places]), 1)
-        for n in np.flatnonzero(ious.max(0) >= TWICE).tolist():
-            first = int(ious[:, n].argmax())
-            iou = float(ious[first, n])
-            yield Suspect(
-                "duplicate",
-                iou,
-                image,
-                category,
-                tuple(t.boxes[places[n]].tolist()),
-                iou,
-                annotation_id=int(t.annotation_ids[places[n]]),
-                iou=iou,
-                of=int(t.annotation_ids[places[first]]),
-            )
+    """Yield annotations of the same class and place as an earlier annotation."""
+    objects = np.flatnonzero(~truth.crowd)
+    of_image, of_category = truth.of_image[objects], truth.of_category[objects]
+    for _, own in groups(of_image, of_category, np.lexsort((of_category, of_image))):
+        places = np.sort(objects[own])
+        ious = np.triu(overlaps(truth.boxes[places], truth.boxes[places]), 1)
+        for column in np.flatnonzero(ious.max(0) >= DUPLICATE_IOU).tolist():
+            first = int(ious[:, column].argmax())
+            iou, of = float(ious[first, column]), int(truth.annotation_ids[places[first]])
+            yield Suspect.annotated("duplicate", truth, int(places[column]), iou, iou, iou=iou, of=of)
 
 
-def document(suspect: Suspect, file: str) -> dict[str, Any]:
-    """In plain values: boxes as x0, y0, x1, y1."""
-    entry: dict[str, Any] = {}
-    if suspect.annotation_id is not None:
-        entry["annotation_id"] = suspect.annotation_id
-    entry |= {"image_id": suspect.image_id, "file": file, "category_id": suspect.category_id}
-    if suspect.suggested_category_id is not None:
-        entry["suggested_category_id"] = suspect.suggested_category_id
-    entry["box"] = corners(suspect.box)
-    if suspect.suggested_box is not None:
-        entry["suggested_box"] = corners(suspect.suggested_box)
-    if suspect.suggested_mask is not None:
-        entry["suggested_mask"] = dict(suspect.suggested_mask)
-    if suspect.iou is not None:
-        entry["iou"] = round(suspect.iou, 6)
-    if suspect.of is not None:
-        entry["of"] = suspect.of
-    else:
-        entry["score"] = round(suspect.score, 6)
-    return entry
+def poor_masks(outcomes: Outcomes, ious: np.ndarray, annotated: np.ndarray, predicted: np.ndarray) -> Iterator[Suspect]:
+    """Yield detected objects whose mask differs from that of their detection.
+
+    `ious` (N,) compares the two; `annotated` (N,) and `predicted` (M,) are run lengths.
+    """
+    for n in np.flatnonzero(np.isfinite(ious)).tolist():
+        m = int(outcomes.found_by[n])
+        masks = {"mask": rle_document(annotated[n]), "suggested_mask": rle_document(predicted[m])}
+        yield from _different("poor_mask", outcomes.truth, n, outcomes.results, m, float(ious[n]), **masks)
 
 
-def corners(box: Sequence[float]) -> list[float]:
-    """x, y, w, h to x0, y0, x1, y1."""
+def by_kind(suspects: Iterable[Suspect]) -> dict[str, list[Suspect]]:
+    """Group suspects by kind, each by descending suspicion."""
+    ranked = sorted(suspects, key=lambda suspect: -suspect.suspicion)
+    return {kind: [suspect for suspect in ranked if suspect.kind == kind] for kind in SUSPECT_KINDS}
+
+
+def xyxy(box: Sequence[float]) -> list[float]:
+    """Convert a box from x, y, w, h to xyxy, rounded."""
     x, y, w, h = box
     return [round(value, 3) for value in (x, y, x + w, y + h)]
+
+
+def rle_document(mask: RunLengths) -> dict[str, Any]:
+    """Return a run-length encoded mask for JSON."""
+    return {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}

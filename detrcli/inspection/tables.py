@@ -1,4 +1,4 @@
-"""Numbers as they are told: in tables for people, in plain values for JSON."""
+"""Tables for people, and numbers rounded for JSON."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under the names of their columns."""
+    """A table with a title, which may be empty."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
 
-def class_of(classes: Classes, label: int | None) -> dict[str, Any]:
-    """A class in the data's terms; its id is null where the data does not have it."""
+def class_entry(classes: Classes, label: int | None) -> dict[str, Any]:
+    """Return a class by its index for JSON. Its id is null where the data does not have the class."""
     if label is None:
         return {"category_id": None, "label": None}
     category = int(classes.ids[label])
@@ -32,24 +32,24 @@ def class_of(classes: Classes, label: int | None) -> dict[str, Any]:
 
 
 def rounded(values: Any) -> Any:
-    """Numbers with six digits after the point, as plain Python."""
+    """Round numbers to six decimals and return them as plain Python values."""
     return np.round(np.asarray(values, dtype=np.float64), 6).tolist()
 
 
-def plain(one: Any) -> dict[str, Any]:
-    """The fields of a dataclass, rounded."""
-    return {name: rounded(value) if isinstance(value, float) else value for name, value in asdict(one).items()}
+def rounded_fields(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass instance, floats rounded."""
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in asdict(instance).items()}
 
 
-def left_out(unknown: Sequence[str]) -> str:
-    """That objects were left out, by their classes, which the weights do not know; nothing where there are none."""
+def number(value: float | None, decimals: int = 3) -> str:
+    """Format a number for a table; None gives an empty cell."""
+    return "" if value is None else f"{value:z.{decimals}f}"
+
+
+def left_out(unknown: Sequence[str]) -> list[str]:
+    """Return a line that counts the objects of classes that the weights do not have, if there are any."""
     if not unknown:
-        return ""
-    kinds = [f"{count:,} {name}" for name, count in Counter(unknown).most_common()]
+        return []
+    counts = [f"{count:,} {name}" for name, count in Counter(unknown).most_common()]
     objects = f"{len(unknown):,} object{'s' if len(unknown) > 1 else ''}"
-    return f"left out, of classes that the weights do not know: {objects} ({preview(kinds, 5)})"
-
-
-def number(value: float | None) -> str:
-    """A number for a table."""
-    return "" if value is None else f"{value:z.3f}"
+    return [f"left out: {objects} of classes that the weights do not have ({preview(counts, 5)})"]

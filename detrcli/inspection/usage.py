@@ -1,149 +1,118 @@
-"""What the queries of a model are used for over a whole data set, and which objects it finds hardest to match."""
+"""The use of a model's queries over a split, and the objects that are hardest to match."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest, nsmallest
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detrcli.errors import DataError
-from detrcli.inspection.explained import GroupMatching, explain_group, matcher_of, of_picture
-from detrcli.inspection.matching import Pair, changed
+from detrcli.inspection.maps import boxes_to_image
+from detrcli.inspection.matching import GroupMatching, Pair, changed, explain_group, matcher_of
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.tables import Cell, Table, class_of, left_out, number, rounded
+from detrcli.inspection.tables import Cell, Table, class_entry, left_out, number, rounded
 from detrcli.losses.criterion import Criterion
-from detrcli.resize import Placement
 from detrcli.structures import Classes
 from detrcli.system.text import preview
 
 SIZES = ("small", "medium", "large")
-SMALL, MEDIUM = 32**2, 96**2  # pixels of a box' area up to which an object is called so, as COCO does
-MOST = 16  # of the closest and the worst objects, unless told otherwise
-SHOWN = 10  # queries in the table; the document has all
-
-
-@dataclass(frozen=True)
-class ExplainedImage:
-    """An image with the matching of every decoder layer, and its losses, not normalised: so images compare."""
-
-    place: int  # in the split
-    image_id: int
-    file: str
-    height: int
-    width: int
-    placement: Placement  # of the picture in the network's input
-    matching: GroupMatching
+SMALL, MEDIUM = 32**2, 96**2  # largest areas of small and medium objects in pixels, as in COCO
+EXAMPLES = 16  # objects with the smallest margins and the largest losses that are kept
+QUERIES_SHOWN = 10  # in the table
 
 
 @dataclass(frozen=True)
 class HardExample:
-    """An object of the data set, and how the last layer was matched with it. Boxes are in [0, 1] of the picture."""
+    """An object and its matched query in the last layer."""
 
-    place: int
+    index: int  # of the image in the split
     image_id: int
     file: str
     target: int
     label: int
-    box: np.ndarray  # (4,), cx, cy, w, h
+    box: np.ndarray  # (4,), cxcywh in [0, 1] of the image
     pair: Pair
-    predicted: int  # the likeliest class of its query
+    predicted: int  # the most probable class of the query
     score: float
-    loss: np.ndarray | None  # (M,), of each term, weighted; None where the loss cannot be taken apart
+    loss: np.ndarray | None  # (M,), weighted terms, not normalized; None if the loss has no known terms
 
     @property
     def total_loss(self) -> float:
-        """All terms together."""
         return 0.0 if self.loss is None else float(self.loss.sum())
 
     @property
     def margin(self) -> float:
-        """By how much the least cost rises without the pair; without bound where nothing else can be paired."""
+        """The increase of the minimum cost without the pair; infinite if no other pair is possible."""
         return inf if self.pair.margin is None else self.pair.margin
 
 
 @dataclass(frozen=True)
 class Usage:
-    """I images with T objects, seen by Q queries in L layers; but for `moved` all is of the last layer."""
+    """The use of Q queries in I images with T objects. All but `moved` is of the last of L layers."""
 
     classes: Classes
-    threshold: float  # the score from which a query is a detection
+    threshold: float  # the minimum score of a detection
     cost_weights: Mapping[str, float]
-    loss_terms: Sequence[str]  # the names of the M terms of the loss; none where it cannot be taken apart
+    loss_terms: Sequence[str]  # the names of the M terms of the loss; empty if the loss has no known terms
     images: int
     targets: int
-    used: np.ndarray  # (Q, K), how many objects of each class a query was matched to
+    used: np.ndarray  # (Q, K), the number of objects of each class that a query was matched to
     sizes: np.ndarray  # (Q, 3), of SIZES
-    centres: np.ndarray  # (Q, 2), cx, cy of its objects on average; NaN where it has none
-    sure: np.ndarray  # (Q,), how often it was a detection
-    boxes: np.ndarray  # (Q, I, 4), all that it predicted, in [0, 1] of the pictures
+    centers: np.ndarray  # (Q, 2), the mean cx, cy of the objects of a query; NaN without objects
+    detected: np.ndarray  # (Q,), the number of images in which the query is a detection
+    boxes: np.ndarray  # (Q, I, 4), all predicted boxes, cxcywh in [0, 1] of the images
     image_sizes: np.ndarray  # (I, 2), height and width
-    moved: np.ndarray  # (L - 1,), objects with another query than in the layer before
-    closest: Sequence[HardExample]  # of the smallest margins, the smallest first
-    worst: Sequence[HardExample]  # of the largest losses, the largest first
-    unknown: Sequence[str] = ()  # the classes of objects that the weights do not know: those were left out
+    moved: np.ndarray  # (L - 1,), objects with another query than in the previous layer
+    closest: Sequence[HardExample]  # by ascending margin
+    worst: Sequence[HardExample]  # by descending loss
+    unknown: Sequence[str] = ()  # the classes of the objects that were left out: the weights do not have them
 
     @property
     def dead(self) -> list[int]:
-        """The queries that were matched to no object at all."""
+        """The queries that were matched to no object."""
         return np.flatnonzero(self.used.sum(1) == 0).tolist()
 
     @property
     def summary(self) -> list[str]:
-        """What the tables are about."""
         dead = f" ({preview([str(query) for query in self.dead], 20)})" if self.dead else ""
         return [
-            f"{self.images:,} pictures, {self.targets:,} objects: {len(self.dead)} of {len(self.used)} queries "
+            f"{self.images:,} images, {self.targets:,} objects: {len(self.dead)} of {len(self.used)} queries "
             f"were matched to none{dead}",
-            *filter(None, [left_out(self.unknown)]),
+            *left_out(self.unknown),
         ]
 
     def tables(self) -> list[Table]:
-        """All of it for people."""
         if not self.targets:
             return []
         counts = self.used.sum(1)
-        order = np.argsort(-counts, kind="stable")[:SHOWN].tolist()
-        tables = [
-            Table(
-                f"the {len(order)} queries that were matched most",
-                ("query", "objects", "sure", *SIZES, "cx", "cy", "classes"),
-                [
-                    (
-                        query,
-                        int(counts[query]),
-                        int(self.sure[query]),
-                        *self.sizes[query].tolist(),
-                        *(f"{value:.2f}" for value in self.centres[query]),
-                        self._classes(query),
-                    )
-                    for query in order
-                    if counts[query]
-                ],
-            )
-        ]
+        order = np.argsort(-counts, kind="stable")[:QUERIES_SHOWN].tolist()
+        rows: list[Sequence[Cell]] = []
+        for query in order:
+            if counts[query]:
+                sizes, center = self.sizes[query].tolist(), (f"{value:.2f}" for value in self.centers[query])
+                used = (query, int(counts[query]), int(self.detected[query]))
+                rows.append((*used, *sizes, *center, self._classes(query)))
+        columns = ("query", "objects", "detections", *SIZES, "cx", "cy", "classes")
+        tables = [Table(f"the {len(order)} queries that were matched most often", columns, rows)]
         if len(self.moved):
-            tables.append(
-                Table(
-                    "objects whose query is another than in the layer before",
-                    ("layer", "objects", "share"),
-                    [(i, moved, f"{moved / self.targets:.1%}") for i, moved in enumerate(self.moved.tolist(), 1)],
-                )
-            )
+            rows = [(i, moved, f"{moved / self.targets:.1%}") for i, moved in enumerate(self.moved.tolist(), 1)]
+            title = "objects with another query than in the previous layer"
+            tables.append(Table(title, ("layer", "objects", "share"), rows))
+        columns = ("image", "file", "object", "class", "query", "predicts", "score", "runner-up", "margin")
+        losses = (*self.loss_terms, "loss") if self.loss_terms else ()
         for title, examples in (
-            ("the smallest margins: a little less and they would have another query", self.closest),
-            ("the largest losses: look here for wrong labels", self.worst),
+            ("the smallest margins: a small change would match another query", self.closest),
+            ("the largest losses: labels that may be wrong", self.worst),
         ):
             if examples:
-                loss = (*self.loss_terms, "loss") if self.loss_terms else ()
-                columns = ("image", "file", "object", "class", "query", "predicts", "score", "runner-up", "margin")
-                tables.append(Table(title, (*columns, *loss), [self._row(one) for one in examples]))
+                tables.append(Table(title, (*columns, *losses), [self._row(example) for example in examples]))
         return tables
 
     def document(self) -> dict[str, Any]:
-        """All of it for programs."""
         return {
             "schema": "detr.match-debug-all/1",
             "images": self.images,
@@ -155,13 +124,13 @@ class Usage:
                 {
                     "query": query,
                     "used": int(self.used[query].sum()),
-                    "sure": int(self.sure[query]),
+                    "sure": int(self.detected[query]),
                     "classes": [
-                        {**class_of(self.classes, label), "targets": int(self.used[query, label])}
+                        {**class_entry(self.classes, label), "targets": int(self.used[query, label])}
                         for label in np.flatnonzero(self.used[query]).tolist()
                     ],
                     "sizes": dict(zip(SIZES, self.sizes[query].tolist(), strict=True)),
-                    "centre": rounded(self.centres[query]) if self.used[query].any() else None,
+                    "centre": rounded(self.centers[query]) if self.used[query].any() else None,
                 }
                 for query in range(len(self.used))
             ],
@@ -170,162 +139,124 @@ class Usage:
                 {"layer": i, "changed": moved, "share": rounded(moved / max(1, self.targets))}
                 for i, moved in enumerate(self.moved.tolist(), 1)
             ],
-            "smallest_margins": [self._example(one) for one in self.closest],
-            "largest_losses": [self._example(one) for one in self.worst],
+            "smallest_margins": [self._example(example) for example in self.closest],
+            "largest_losses": [self._example(example) for example in self.worst],
         }
 
-    def _example(self, one: HardExample) -> dict[str, Any]:
-        pair = one.pair
+    def _example(self, example: HardExample) -> dict[str, Any]:
+        pair = example.pair
         entry = {
-            "image": {"id": one.image_id, "file": one.file},
-            "target": one.target,
-            **class_of(self.classes, one.label),
-            "box": rounded(one.box),
+            "image": {"id": example.image_id, "file": example.file},
+            "target": example.target,
+            **class_entry(self.classes, example.label),
+            "box": rounded(example.box),
             "query": pair.query,
-            "says": class_of(self.classes, one.predicted),
-            "score": rounded(one.score),
+            "says": class_entry(self.classes, example.predicted),
+            "score": rounded(example.score),
             "runner_up": pair.runner_up,
             "margin": None if pair.margin is None else rounded(pair.margin),
         }
-        if one.loss is not None:
-            terms = dict(zip(self.loss_terms, rounded(one.loss), strict=True))
-            entry["loss"] = {"total": rounded(one.total_loss), **terms}
+        if example.loss is not None:
+            terms = dict(zip(self.loss_terms, rounded(example.loss), strict=True))
+            entry["loss"] = {"total": rounded(example.total_loss), **terms}
         return entry
 
-    def _row(self, one: HardExample) -> tuple[Cell, ...]:
-        loss = () if one.loss is None else (*map(number, one.loss), number(one.total_loss))
-        return (
-            str(one.image_id),
-            one.file.replace("\\", "/").rpartition("/")[2],
-            one.target,
-            str(self.classes.names[one.label]),
-            one.pair.query,
-            str(self.classes.names[one.predicted]),
-            number(one.score),
-            one.pair.runner_up,
-            number(one.pair.margin),
-            *loss,
-        )
+    def _row(self, example: HardExample) -> Sequence[Cell]:
+        pair, names = example.pair, self.classes.names
+        loss = () if example.loss is None else (*map(number, example.loss), number(example.total_loss))
+        image = (str(example.image_id), Path(example.file).name, example.target, str(names[example.label]))
+        query = (pair.query, str(names[example.predicted]), number(example.score), pair.runner_up, number(pair.margin))
+        return *image, *query, *loss
 
     def _classes(self, query: int) -> str:
-        """The classes of its objects, the commonest first."""
+        """List the classes of a query's objects, the most frequent first."""
         used = self.used[query]
         order = [label for label in np.argsort(-used, kind="stable").tolist() if used[label]]
         return preview([f"{self.classes.names[label]} {used[label]:,}" for label in order], 5)
 
 
-def usage(
-    session: InspectionSession, *, threshold: float = 0.7, most: int = MOST, advance: Callable[[], None] = lambda: None
-) -> Usage:
-    """Match all images of a split; the `most` closest and worst objects are kept. `advance` is called after each."""
+class UsageCounter:
+    """Adds up the use of queries, image by image."""
 
-    def counted() -> Iterator[ExplainedImage]:
-        for image in explained_images(session):
-            yield image
-            advance()
+    def __init__(self, session: InspectionSession, threshold: float, examples: int = EXAMPLES) -> None:
+        self._session, self._threshold, self._examples = session, threshold, examples
+        self._objects: list[tuple[int, int, int, float, float]] = []  # matched: query, label, size, cx, cy
+        self._targets = 0
+        # Of each image: size, boxes (Q, 4), which queries are detections (Q,), and how many objects moved (L - 1,).
+        self._images: list[tuple[tuple[int, int], np.ndarray, np.ndarray, np.ndarray]] = []
+        self._closest: list[HardExample] = []
+        self._worst: list[HardExample] = []
 
-    loss = session.loss
-    terms = tuple(term.name for term in loss.terms) if isinstance(loss, Criterion) else ()
-    found = summed(counted(), session.classes, matcher_of(loss).weights, terms, threshold, most)
-    return replace(found, unknown=[name for names in session.unknown.values() for name in names])
+    def add(self, index: int, image_id: int, matching: GroupMatching) -> None:
+        """Add an image of the session. Its losses are not normalized, so that images can be compared."""
+        session, last, queries = self._session, matching.layers[-1], matching.queries  # (L, N)
+        size, placement = session.size(index), session.placement(index)
+        moved = changed(queries[:-1], queries[1:]).sum(1)
+        self._targets += len(matching.target)
+        self._images.append((size, boxes_to_image(last.boxes, placement), last.scores >= self._threshold, moved))
+        boxes = boxes_to_image(matching.target.boxes.numpy(), placement)
+        examples = [
+            HardExample(
+                index=index,
+                image_id=image_id,
+                file=str(session.path(index)),
+                target=pair.target,
+                label=int(matching.target.labels[pair.target]),
+                box=boxes[pair.target],
+                pair=pair,
+                predicted=int(last.labels[pair.query]),
+                score=float(last.scores[pair.query]),
+                loss=None if matching.losses is None else matching.losses[-1].targets[pair.target],
+            )
+            for pair in last.pairs
+        ]
+        for example in examples:
+            cx, cy, w, h = example.box.tolist()
+            kind = int(np.searchsorted((SMALL, MEDIUM), w * h * size[1] * size[0]))
+            self._objects.append((example.pair.query, example.label, kind, cx, cy))
+        self._closest = nsmallest(self._examples, [*self._closest, *examples], key=lambda example: example.margin)
+        self._worst = nlargest(self._examples, [*self._worst, *examples], key=lambda example: example.total_loss)
 
-
-def explained_images(session: InspectionSession) -> Iterator[ExplainedImage]:
-    """All images of a split, each with its matching."""
-    loss = session.loss
-    ones = {term.name: 1.0 for term in loss.terms} if isinstance(loss, Criterion) else None
-    for i, example, output in session:
-        matching = explain_group(output.decoder, example.target, loss, ones)
-        yield explained(session, i, example.image_id, matching)
-
-
-def explained(session: InspectionSession, place: int, image_id: int, matching: GroupMatching) -> ExplainedImage:
-    """An image of a split with its matching."""
-    height, width = session.size(place)
-    return ExplainedImage(
-        place=place,
-        image_id=image_id,
-        file=str(session.path(place)),
-        height=height,
-        width=width,
-        placement=session.placement(place),
-        matching=matching,
-    )
-
-
-def summed(
-    images: Iterable[ExplainedImage],
-    classes: Classes,
-    cost_weights: Mapping[str, float],
-    loss_terms: Sequence[str],
-    threshold: float,
-    most: int,
-) -> Usage:
-    """Go through the images once."""
-    count = targets = 0
-    used: dict[int, list[tuple[int, int, float, float]]] = {}  # query -> label, size, cx, cy of its objects
-    boxes, image_sizes, sure, moved = [], [], [], []
-    closest: list[HardExample] = []
-    worst: list[HardExample] = []
-    for image in images:
-        last, queries = image.matching.layers[-1], image.matching.queries  # (L, N)
-        count += 1
-        targets += queries.shape[1]
-        boxes.append(of_picture(last.boxes, image.placement))
-        image_sizes.append((image.height, image.width))
-        sure.append(last.scores >= threshold)
-        moved.append(changed(queries[:-1], queries[1:]).sum(1))
-        examples = list(_examples(image))
-        for one in examples:
-            cx, cy, w, h = one.box.tolist()
-            size = int(np.searchsorted((SMALL, MEDIUM), w * h * image.width * image.height))
-            used.setdefault(one.pair.query, []).append((one.label, size, cx, cy))
-        closest = nsmallest(most, [*closest, *examples], key=lambda one: one.margin)
-        worst = nlargest(most, [*worst, *examples], key=lambda one: one.total_loss)
-    if not boxes:
-        raise DataError("No picture of this split could be read.")
-    number_of_queries = len(boxes[0])
-    by_class = np.zeros((number_of_queries, len(classes)), dtype=int)
-    by_size = np.zeros((number_of_queries, len(SIZES)), dtype=int)
-    centres = np.full((number_of_queries, 2), np.nan)
-    for query, objects in used.items():
-        for label, size, *_ in objects:
-            by_class[query, label] += 1
-            by_size[query, size] += 1
-        centres[query] = np.mean([one[2:] for one in objects], axis=0)
-    return Usage(
-        classes=classes,
-        threshold=threshold,
-        cost_weights=cost_weights,
-        loss_terms=loss_terms,
-        images=count,
-        targets=targets,
-        used=by_class,
-        sizes=by_size,
-        centres=centres,
-        sure=np.sum(sure, axis=0),
-        boxes=np.stack(boxes, axis=1),
-        image_sizes=np.array(image_sizes),
-        moved=np.sum(moved, axis=0),
-        closest=[one for one in closest if one.pair.margin is not None],
-        worst=worst if loss_terms else [],
-    )
-
-
-def _examples(image: ExplainedImage) -> Iterator[HardExample]:
-    matching = image.matching
-    last, target = matching.layers[-1], matching.target
-    objects = of_picture(target.boxes.numpy(), image.placement)
-    for pair in last.pairs:
-        yield HardExample(
-            place=image.place,
-            image_id=image.image_id,
-            file=image.file,
-            target=pair.target,
-            label=int(target.labels[pair.target]),
-            box=objects[pair.target],
-            pair=pair,
-            predicted=int(last.labels[pair.query]),
-            score=float(last.scores[pair.query]),
-            loss=None if matching.losses is None else matching.losses[-1].targets[pair.target],
+    def usage(self) -> Usage:
+        """Return the use of queries over all images. Raises DataError if there are none."""
+        if not self._images:
+            raise DataError("No image of the split could be read.")
+        image_sizes, boxes, detected, moved = zip(*self._images, strict=True)
+        loss, Q = self._session.loss, len(boxes[0])
+        loss_terms = tuple(term.name for term in loss.terms) if isinstance(loss, Criterion) else ()
+        used, sizes = np.zeros((Q, len(self._session.classes)), dtype=int), np.zeros((Q, len(SIZES)), dtype=int)
+        centers = np.full((Q, 2), np.nan)
+        objects = np.array(self._objects).reshape(-1, 5)
+        queries, labels, kinds = objects[:, :3].astype(int).T
+        np.add.at(used, (queries, labels), 1)
+        np.add.at(sizes, (queries, kinds), 1)
+        for query in np.unique(queries):
+            centers[query] = objects[queries == query, 3:].mean(0)
+        return Usage(
+            classes=self._session.classes,
+            threshold=self._threshold,
+            cost_weights=matcher_of(loss).weights,
+            loss_terms=loss_terms,
+            images=len(boxes),
+            targets=self._targets,
+            used=used,
+            sizes=sizes,
+            centers=centers,
+            detected=np.sum(detected, axis=0),
+            boxes=np.stack(boxes, axis=1),
+            image_sizes=np.array(image_sizes),
+            moved=np.sum(moved, axis=0),
+            closest=[example for example in self._closest if example.pair.margin is not None],
+            worst=self._worst if loss_terms else [],
         )
+
+
+def usage(session: InspectionSession, *, threshold: float = 0.7, examples: int = EXAMPLES) -> Usage:
+    """Match all images of a split, and keep the `examples` objects with the smallest margins and largest losses."""
+    counter = UsageCounter(session, threshold, examples)
+    with session.reporter.progress("matching images", len(session)) as advance:
+        for index, example, output in session:
+            matching = explain_group(output.decoder, example.target, session.loss, normalized=False)
+            counter.add(index, example.image_id, matching)
+            advance(1)
+    return replace(counter.usage(), unknown=[name for names in session.unknown.values() for name in names])

@@ -1,1 +1,1 @@
-"""Figures and pages that show what inspection found."""
+"""Figures and pages of what inspection computes."""

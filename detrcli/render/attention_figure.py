@@ -1,48 +1,49 @@
-"""Attention over pictures: tiles with a map each, side by side, each with the scale of its colours."""
+"""Attention over images: tiles with a map each and the scale of its colors, and matrices of query attention."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from detrcli.render.colour import colour_of, contrast, heat
-from detrcli.render.draw import Box, Mark, default_font, font_for, grid_figure, mark, shorten
-from detrcli.render.overlay import overlay as masks_over
+from detrcli.inspection.attention import SampledPoints
+from detrcli.render.color import color_of, contrast, heat
+from detrcli.render.draw import (
+    Box,
+    Mark,
+    default_font,
+    fitted,
+    font_for,
+    grid_figure,
+    mark,
+    overlay_masks,
+    stacked,
+)
 from detrcli.resize import Placement
 from detrcli.system.text import escape_controls
 
-SEEN_THROUGH = 0.45  # how much of the picture is left under a map
-STRIP = 22  # pixels under a tile, for its scale
-NARROWEST = 130  # what the scale needs
+IMAGE_OPACITY = 0.45  # of the image under a map
+STRIP = 22  # height of the scale below a tile
+MIN_WIDTH = 130  # of the scale
 MARGIN = 12
-LARGEST_SAMPLE = 7  # pixels, radius of the sampled point that has all the weight of its head
-BLUE, WHITE, BLACK = (0, 90, 200), (255, 255, 255), (0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Where attention by sampled points took its samples, in pixels of the picture."""
-
-    points: np.ndarray  # (heads, levels, points, 2), x and y
-    weights: np.ndarray  # (heads, levels, points)
-    reference: np.ndarray  # (2,) or (4,), where from: cx, cy, and w, h where it is a box
+LARGEST_POINT = 7  # radius of a sampled point with all the weight of its head
+MARKER, WHITE, BLACK = (0, 90, 200), (255, 255, 255), (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture with what was found there, and a map over it."""
+    """An image with predictions, and a map over it."""
 
     caption: str
-    map: np.ndarray | None = None  # (h, w), shares of the attention; None leaves the picture as it is
-    samples: Samples | None = None  # drawn over the map
+    map: np.ndarray | None = None  # (h, w), shares of the attention; None leaves the image as it is
+    sampled: SampledPoints | None = None  # drawn over the map
     marks: Sequence[Mark] = ()
-    points: Sequence[tuple[float, float, str]] = ()  # x, y in pixels of the picture, what is written there
+    points: Sequence[tuple[float, float, str]] = ()  # x, y in pixels of the image, label
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """How much of its attention each of several gives to each of others."""
+    """The attention of queries, the rows, to queries, the columns."""
 
     caption: str
     values: np.ndarray  # (rows, columns)
@@ -53,100 +54,86 @@ class Matrix:
 def tiles_figure(
     image: Image.Image, title: str, tiles: Sequence[Tile], across: int | None = None, placement: Placement | None = None
 ) -> Image.Image:
-    """All tiles under a title, `across` of them in a row.
+    """Return tiles under a title, `across` of them in a row.
 
-    Maps are over the network's input; without a placement the picture fills that.
+    Maps cover the network's input. Without a placement, the image fills the input.
     """
-    columns, cell = _layout(len(tiles), across)
+    columns = across or next((columns for columns in (1, 2, 3, 4, 6, 8) if columns**2 >= len(tiles)), 10)
+    cell = max(240, min(640, 1440 // columns))
     drawn = [(draw_tile(image, tile, cell, placement), tile.caption) for tile in tiles]
     return titled(title, grid_figure(drawn, columns, cell))
 
 
 def matrix_figure(title: str, matrices: Sequence[Matrix]) -> Image.Image:
-    """All matrices under a title."""
     drawn = [(draw_matrix(matrix), matrix.caption) for matrix in matrices]
-    cell = max(max(picture.size) for picture, _ in drawn)
+    cell = max(max(image.size) for image, _ in drawn)
     return titled(title, grid_figure(drawn, columns=max(1, min(len(drawn), 1600 // cell)), cell=cell))
 
 
 def draw_matrix(matrix: Matrix) -> Image.Image:
-    """A square for each pair, those who look down the side."""
+    """Return a matrix with a colored square for each pair."""
     rows, columns = matrix.values.shape
     side = max(14, min(56, 480 // columns))
-    font, small = default_font(13), default_font(max(8, min(13, round(0.55 * side))))
-    names = [
-        shorten(escape_controls(name), "", font_for(escape_controls(name), 13) or font, 200) for name in matrix.rows
-    ]
-    left = 6 + round(max((font_for(name, 13) or font).getlength(name) for name in names))
-    page = Image.new("RGB", (max(left + side * columns, NARROWEST), 20 + side * rows + STRIP), "white")
+    small = default_font(max(8, min(13, round(0.55 * side))))
+    names = [fitted(name, 13, 200) for name in matrix.rows]
+    left, top = 6 + round(max(font.getlength(name) for name, font in names)), 20
+    page = Image.new("RGB", (max(left + side * columns, MIN_WIDTH), top + side * rows + STRIP), "white")
     draw = ImageDraw.Draw(page)
-    colours = heat(matrix.values / (matrix.values.max() or 1))  # (rows, columns, 3)
-    for i, name in enumerate(names):
-        middle = 20 + side * (i + 0.5)
-        draw.text((left - 4, middle), name, fill="black", font=font_for(name, 13) or font, anchor="rm")
+    colors = heat(matrix.values / (matrix.values.max() or 1))  # (rows, columns, 3)
+    for i, (name, font) in enumerate(names):
+        middle = top + side * (i + 0.5)
+        draw.text((left - 4, middle), name, fill="black", font=font, anchor="rm")
         for j in range(columns):
-            x, (red, green, blue) = left + side * j, colours[i, j].tolist()
+            x, (red, green, blue) = left + side * j, colors[i, j].tolist()
             draw.rectangle((x, middle - side / 2, x + side - 2, middle + side / 2 - 2), (red, green, blue))
             if side >= 28:
-                text = f"{100 * matrix.values[i, j]:.0f}"
-                ink = contrast((red, green, blue))
+                text, ink = f"{100 * matrix.values[i, j]:.0f}", contrast((red, green, blue))
                 draw.text((x + side / 2 - 1, middle - 1), text, fill=ink, font=small, anchor="mm")
     for j, name in enumerate(matrix.columns):
         draw.text((left + side * (j + 0.5) - 1, 17), name, fill="black", font=small, anchor="ms")
-    _scale_of_colours(page, page.height - STRIP, f"{100 * matrix.values.max():.2g}%")
+    _draw_scale(page, page.height - STRIP, f"{100 * matrix.values.max():.2g}%")
     return page
 
 
-def stacked(pages: Sequence[Image.Image]) -> Image.Image:
-    """Pages below each other, as wide as the first; wider ones are made smaller."""
-    width = pages[0].width
-    fitted = [
-        page.resize((width, round(page.height * width / page.width)), Image.Resampling.LANCZOS)
-        if page.width > width
-        else page
-        for page in pages
-    ]
-    whole = Image.new("RGB", (width, sum(page.height for page in fitted)), "white")
-    for i, page in enumerate(fitted):
-        whole.paste(page, (0, sum(above.height for above in fitted[:i])))
-    return whole
-
-
 def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | None = None) -> Image.Image:
-    """A tile as large as fits in a square cell."""
+    """Return a tile that fits into a square cell."""
     scale = min(cell / image.width, (cell - STRIP) / image.height)
     width, height = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    masks = [(one.mask, colour_of(one.category)) for one in tile.marks if one.mask is not None]
+    masks = [(item.mask, color_of(item.category)) for item in tile.marks if item.mask is not None]
     if masks:
-        image = masks_over(np.asarray(image), masks)
-    shown = image.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
+        image = overlay_masks(np.asarray(image), masks)
+    drawn = image.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
     if tile.map is not None:
-        shown = overlay(shown, tile.map, placement)
-    if tile.samples is not None:
-        _samples(ImageDraw.Draw(shown), tile.samples, scale)
-    marks = [Mark(_scaled(m.box, scale), m.name, m.category, m.score) for m in tile.marks]
-    if marks:
-        shown = mark(shown, marks).resize((width, height), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(shown)
+        drawn = overlay(drawn, tile.map, placement)
+    if tile.sampled is not None:
+        _draw_sampled(ImageDraw.Draw(drawn), tile.sampled, scale)
+    if tile.marks:
+        boxes = [
+            (scale * x0, scale * y0, scale * x1, scale * y1) for x0, y0, x1, y1 in (item.box for item in tile.marks)
+        ]
+        marks = [replace(item, box=box, mask=None) for item, box in zip(tile.marks, boxes, strict=True)]
+        drawn = mark(drawn, marks).resize((width, height), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(drawn)
     for x, y, text in tile.points:
-        _point(draw, scale * x, scale * y, text)
+        _draw_point(draw, scale * x, scale * y, text)
 
-    page = Image.new("RGB", (max(width, NARROWEST), height + STRIP), "white")
-    page.paste(shown, ((page.width - width) // 2, 0))
+    page = Image.new("RGB", (max(width, MIN_WIDTH), height + STRIP), "white")
+    page.paste(drawn, ((page.width - width) // 2, 0))
     if tile.map is not None:
-        _scale_of_colours(page, height, f"{100 * tile.map.max():.2g}% a cell")
+        _draw_scale(page, height, f"{100 * tile.map.max():.2g}% in a cell")
     return page
 
 
 def overlay(image: Image.Image, map_: np.ndarray, placement: Placement | None = None) -> Image.Image:
-    """A picture in grey under the colours of a map, of which the brightest cell has the last colour."""
-    whole = map_ / (map_.max() or 1)
-    colours = Image.fromarray(heat(smooth(whole, image.size, window(map_.shape, placement))))
-    return Image.blend(colours, in_grey(image).convert("RGB"), SEEN_THROUGH)
+    """Return an image in gray under the colors of a map, scaled to the map's maximum."""
+    scaled = map_ / (map_.max() or 1)
+    colors = Image.fromarray(heat(smooth(scaled, image.size, image_window(map_.shape, placement))))
+    gray = ImageOps.autocontrast(image.convert("L"), 1).convert("RGB")
+    return Image.blend(colors, gray, IMAGE_OPACITY)
 
 
-def window(cells: tuple[int, ...], placement: Placement | None) -> Box:
-    """The part of a map of (h, w) cells over the network's input that lies on the picture, in cells."""
+def image_window(cells: tuple[int, ...], placement: Placement | None) -> Box:
+    """Return the region of the image in a map of (h, w) cells over the network's input, in cells."""
     h, w = cells
     if placement is None or placement.fills:
         return 0, 0, w, h
@@ -155,19 +142,14 @@ def window(cells: tuple[int, ...], placement: Placement | None) -> Box:
     return (p.left * across, p.top * down, (p.left + p.image_width) * across, (p.top + p.image_height) * down)
 
 
-def in_grey(image: Image.Image) -> Image.Image:
-    """A picture without colours, which under a map are the map's alone."""
-    return ImageOps.autocontrast(image.convert("L"), 1)
-
-
-def smooth(map_: np.ndarray, size: tuple[int, int], part: Box | None = None) -> np.ndarray:
-    """A map (h, w) of feature cells, or a part of it, over a picture of (width, height), without what overshoots."""
+def smooth(map_: np.ndarray, size: tuple[int, int], region: Box | None = None) -> np.ndarray:
+    """Interpolate a region of a map (h, w) to a (width, height), without overshoot."""
     cells = Image.fromarray(map_.astype(np.float32))
-    return np.asarray(cells.resize(size, Image.Resampling.BICUBIC, part)).clip(map_.min(), map_.max())
+    return np.asarray(cells.resize(size, Image.Resampling.BICUBIC, region)).clip(map_.min(), map_.max())
 
 
 def titled(title: str, page: Image.Image) -> Image.Image:
-    """A page under a title, which is broken into lines where it is too long."""
+    """Return a page under a title, which is wrapped to the width of the page."""
     text = escape_controls(title)
     font = font_for(text, 16) or default_font(16)
     lines = [""]
@@ -177,56 +159,42 @@ def titled(title: str, page: Image.Image) -> Image.Image:
             lines.append(word)
         else:
             lines[-1] = longer
-    top = MARGIN + 22 * len(lines)
-    whole = Image.new("RGB", (page.width, page.height + top), "white")
-    whole.paste(page, (0, top))
-    draw = ImageDraw.Draw(whole)
+    heading = Image.new("RGB", (page.width, MARGIN + 22 * len(lines)), "white")
+    draw = ImageDraw.Draw(heading)
     for i, line in enumerate(lines):
         draw.text((MARGIN, MARGIN + 22 * i), line, fill="black", font=font)
-    return whole
+    return stacked([heading, page])
 
 
-def _layout(tiles: int, across: int | None) -> tuple[int, int]:
-    """Columns, and the side of a cell: the more there are, the smaller."""
-    columns = across or next((columns for columns in (1, 2, 3, 4, 6, 8) if columns**2 >= tiles), 10)
-    return columns, max(240, min(640, 1440 // columns))
-
-
-def _scaled(box: Box, scale: float) -> Box:
-    x0, y0, x1, y1 = box
-    return scale * x0, scale * y0, scale * x1, scale * y1
-
-
-def _scale_of_colours(page: Image.Image, top: int, most: str) -> None:
-    """From nothing to the most that a cell has."""
+def _draw_scale(page: Image.Image, top: int, maximum: str) -> None:
     draw, font = ImageDraw.Draw(page), default_font(12)
-    middle, right = top + STRIP / 2 + 1, page.width - font.getlength(most)
+    middle, right = top + STRIP / 2 + 1, page.width - font.getlength(maximum)
     draw.text((0, middle), "0", fill="black", font=font, anchor="lm")
-    draw.text((right, middle), most, fill="black", font=font, anchor="lm")
+    draw.text((right, middle), maximum, fill="black", font=font, anchor="lm")
     x0, width = 12, max(1, int(right) - 18)
     bar = np.broadcast_to(heat(np.linspace(0, 1, width)), (10, width, 3))
     page.paste(Image.fromarray(np.ascontiguousarray(bar)), (x0, int(middle) - 5))
 
 
-def _point(draw: ImageDraw.ImageDraw, x: float, y: float, text: str) -> None:
-    """A ring that shows on anything, and its number beside it."""
-    for radius, colour, line in ((9, WHITE, 5), (8, BLUE, 3)):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=line)
-    draw.text((x + 12, y - 8), text, fill=WHITE, font=default_font(18), stroke_width=2, stroke_fill=BLUE)
+def _draw_point(draw: ImageDraw.ImageDraw, x: float, y: float, text: str) -> None:
+    """Draw a ring that is visible on any background, and a label beside it."""
+    for radius, color, line in ((9, WHITE, 5), (8, MARKER, 3)):
+        draw.circle((x, y), radius, outline=color, width=line)
+    draw.text((x + 12, y - 8), text, fill=WHITE, font=default_font(18), stroke_width=2, stroke_fill=MARKER)
 
 
-def _samples(draw: ImageDraw.ImageDraw, samples: Samples, scale: float) -> None:
-    """A dot for each sampled point, its area by its weight; a cross at the reference, with its box if it has one."""
-    points, weights = scale * samples.points.reshape(-1, 2), samples.weights.ravel()
+def _draw_sampled(draw: ImageDraw.ImageDraw, sampled: SampledPoints, scale: float) -> None:
+    """Draw a dot for each sampled point, its area by its weight, and a cross at the reference, with its box if any."""
+    points, weights = scale * sampled.points.reshape(-1, 2), sampled.weights.ravel()
     for i in np.argsort(weights, kind="stable").tolist():
-        (x, y), radius = points[i].tolist(), LARGEST_SAMPLE * float(max(weights[i], 0)) ** 0.5
-        around = (x - radius, y - radius, x + radius, y + radius)
-        draw.ellipse(around, fill=WHITE, outline=BLACK if radius >= 2 else None)
-    x, y, *sides = (scale * samples.reference).tolist()
+        radius = LARGEST_POINT * float(max(weights[i], 0)) ** 0.5
+        x, y = points[i].tolist()
+        draw.circle((x, y), radius, fill=WHITE, outline=BLACK if radius >= 2 else None)
+    x, y, *sides = (scale * sampled.references).tolist()
     if sides:
         w, h = sides
-        for colour, line in ((WHITE, 3), (BLUE, 1)):
-            draw.rectangle((x - w / 2, y - h / 2, x + w / 2, y + h / 2), outline=colour, width=line)
-    for colour, line, arm in ((WHITE, 5, 9), (BLUE, 3, 8)):
-        draw.line((x - arm, y, x + arm, y), fill=colour, width=line)
-        draw.line((x, y - arm, x, y + arm), fill=colour, width=line)
+        for color, line in ((WHITE, 3), (MARKER, 1)):
+            draw.rectangle((x - w / 2, y - h / 2, x + w / 2, y + h / 2), outline=color, width=line)
+    for color, line, arm in ((WHITE, 5, 9), (MARKER, 3, 8)):
+        draw.line((x - arm, y, x + arm, y), fill=color, width=line)
+        draw.line((x, y - arm, x, y + arm), fill=color, width=line)

@@ -1,4 +1,4 @@
-"""The page of several models side by side: what differs, by how much, and in which pictures."""
+"""The page that compares models on a split: metrics, differences, and the images that differ most."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,19 +8,12 @@ import numpy as np
 from detrcli.evaluation.comparison import Difference, image_scores
 from detrcli.evaluation.metrics import METRICS
 from detrcli.inspection.failures import Failures
-from detrcli.render.page import Cell, Section, as_url, escaped, measured, write_page
-from detrcli.render.viewer import shrunk
+from detrcli.render.draw import resized
+from detrcli.render.page import Cell, Section, data_url, escaped, measured, write_page
+from detrcli.render.report_page import PAGE, STYLE
 
-PAGE = "index.html"
-SHOWN = 40  # pictures that differ most
-TILE = 240  # pixels of a picture's longer side
-
-STYLE = """
-body { max-width: 76rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .8rem; }
-.tiles figure { margin: 0; border: 1px solid #8885; border-radius: .4rem; padding: .4rem; overflow-wrap: anywhere; }
-.tiles img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #0003; }
-"""
+IMAGES_SHOWN = 40
+TILE = 240  # pixels of an image's longer side
 
 
 def write_comparison(
@@ -28,78 +21,71 @@ def write_comparison(
     names: Sequence[str],
     failures: Sequence[Failures],
     differences: Sequence[Difference],
-    places: Sequence[Sequence[int]],
+    images: Sequence[Sequence[int]],
 ) -> Path:
-    """Write the page beside the models' own ones, which lie in folders 0, 1, ... of it.
+    """Write the page, and return its file.
 
-    `places` are the ids of the images in each of those pages, in their order.
+    The reports of the models are in the folders 0, 1, ... beside it. `images` are the ids of the images in each report.
     """
-    rows: list[tuple[Cell, ...]] = [
-        (metric, *(measured(one.metrics[metric]) for one in failures)) for metric in METRICS
+    outcomes = [model.outcomes for model in failures]
+    rows: list[Sequence[Cell]] = [
+        *((metric, *(measured(model.metrics[metric]) for model in failures)) for metric in METRICS),
+        ("detected", *(counts.found for counts in outcomes)),
+        ("missed", *(counts.objects - counts.found for counts in outcomes)),
+        ("false positives", *(counts.false_alarms for counts in outcomes)),
+        ("parameters", *(f"{model.session.detector.parameters or 0:,}" for model in failures)),
     ]
-    outcomes = [one.outcomes for one in failures]
-    rows += [
-        ("found", *(one.found for one in outcomes)),
-        ("missed", *(one.objects - one.found for one in outcomes)),
-        ("false alarms", *(one.false_alarms for one in outcomes)),
-        ("parameters", *(f"{one.session.detector.parameters or 0:,}" for one in failures)),
-    ]
-    links = "".join(f'<li><a href="{i}/index.html">{escaped(name)}</a></li>' for i, name in enumerate(names))
+    links = "".join(f'<li><a href="{i}/{PAGE}">{escaped(name)}</a></li>' for i, name in enumerate(names))
+    metrics = "AP and AR as defined by COCO, by object size with limits at 32 x 32 and 96 x 96 pixels."
     write_page(
         folder / PAGE,
-        "Models side by side",
-        " ".join(one.verdict for one in differences),
+        "Comparison of models",
+        " ".join(difference.verdict for difference in differences),
         [
-            Section("", widget=f"<style>{STYLE}</style>"),
-            Section("Numbers", "AR and AP as COCO has them; by size at 32 and 96 pixels.",
-                    columns=("", *names), rows=rows),
-            Section("The page of each", widget=f"<ul>{links}</ul>"),
-            *_gains(names[0], differences),
-            *(
-                _pictures(names, failures, i, places)
-                for i in range(1, len(failures))
-            ),
+            Section("Metrics", metrics, columns=("", *names), rows=rows),
+            Section("Reports", html=f"<ul>{links}</ul>"),
+            *_differences(names[0], differences),
+            *(_images(names, failures, i, images) for i in range(1, len(failures))),
         ],
-    )  # fmt: skip
+        style=STYLE,
+    )
     return folder / PAGE
 
 
-def _gains(first: str, differences: Sequence[Difference]) -> Iterator[Section]:
-    for one in differences:
+def _differences(first: str, differences: Sequence[Difference]) -> Iterator[Section]:
+    for difference in differences:
         rows = [
             (name, f"{gain.value:+.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}", "" if gain.covers_zero else "yes")
-            for name, gain in one.gains.items()
+            for name, gain in difference.gains.items()
         ]
         yield Section(
-            f"{one.name} against {first}",
-            "Both see the same pictures in each draw of the bootstrap. Where the interval covers 0, the difference "
-            "may be luck; of many classes, one in twenty seems to differ by luck alone.",
-            columns=("", "difference", "95 % interval", "sure"),
+            f"{difference.name} compared with {first}",
+            "In each bootstrap sample, both models are evaluated on the same images. If the interval contains 0, the "
+            "difference may be due to chance. Of many classes, 5 % differ significantly by chance alone.",
+            columns=("", "difference", "95 % interval", "significant"),
             rows=rows,
         )
 
 
-def _pictures(names: Sequence[str], failures: Sequence[Failures], i: int, places: Sequence[Sequence[int]]) -> Section:
-    """Those in which two models differ most, with a link to each model's own view."""
+def _images(names: Sequence[str], failures: Sequence[Failures], i: int, images: Sequence[Sequence[int]]) -> Section:
+    """Return the images in which a model differs most from the first, with links to the reports of both."""
     first, other = image_scores(failures[0].outcomes), image_scores(failures[i].outcomes)
     gains = other - first  # (I,)
-    order = [n for n in np.argsort(-np.abs(gains), kind="stable").tolist() if gains[n]][:SHOWN]
-    tiles = []
+    order = [n for n in np.argsort(-np.abs(gains), kind="stable").tolist() if gains[n]][:IMAGES_SHOWN]
+    tiles = ""
     for n in order:
         image_id = int(failures[0].truth.image_ids[n])
-        image = shrunk(failures[0].session.picture(failures[0].place_of[image_id]))
-        image.thumbnail((TILE, TILE))
+        image = failures[0].session.image(failures[0].index_of[image_id])
+        url = data_url(image if max(image.size) <= TILE else resized(image, TILE))
         links = ", ".join(
-            f'<a href="{k}/index.html#image={image_id}">{escaped(names[k])}</a> {scores[n]:.2f}'
+            f'<a href="{k}/{PAGE}#image={image_id}">{escaped(names[k])}</a> {scores[n]:.2f}'
             for k, scores in ((0, first), (i, other))
-            if image_id in places[k]
+            if image_id in images[k]
         )
         file = escaped(failures[0].file(image_id))
-        tiles.append(
-            f'<figure><img alt="" src="{as_url(image)}"><figcaption>{file}<br>F1: {links}</figcaption></figure>'
-        )
+        tiles += f'<div class="tile"><img alt="" src="{url}"><p>{file}</p><p>F1: {links}</p></div>'
     return Section(
-        f"Where {names[i]} and {names[0]} differ most",
-        "F1 of each picture at each model's own threshold; a name opens the picture in that model's page.",
-        widget=f'<div class="tiles">{"".join(tiles)}</div>' if tiles else "<p>Nowhere.</p>",
+        f"Images with the largest differences between {names[i]} and {names[0]}",
+        "F1 of each image, at the threshold of each model. A name opens the image in the report of that model.",
+        html=f'<div class="tiles">{tiles}</div>' if tiles else "<p>None.</p>",
     )

@@ -1,16 +1,13 @@
-"""Pictures of a split with their ground truth, side by side."""
-
-from pathlib import Path
+"""Images of a split with their ground truth, in a grid."""
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import annotate, classes_in_report
-from detrcli.data.augmentation import Sample, augment, make_sample
+from detrcli.data.augmentation import augment, make_sample
 from detrcli.data.dataset import to_input
 from detrcli.data.examine import examine_headers
 from detrcli.data.images import open_image
@@ -25,44 +22,32 @@ from detrcli.resize import ShortestEdge
 def ground_truth_figure(
     source: DataSource, split: str, images: int, seed: int, augmented: int | None, *, masks: bool = False
 ) -> Image.Image:
-    """Some pictures of a split with their boxes, or with the masks that all objects must have then.
+    """Return random images of a split with their boxes, or with their masks, which all objects must have then.
 
-    `augmented` is the size for which training would augment them.
+    `augmented` is the input size for which training would augment the images.
     """
     examined = examine_headers(source, [split])
     classes = classes_in_report(examined)
     annotations = annotate(examined.splits[split], classes, masks=masks)
-    chosen = np.random.default_rng(seed).permutation(len(annotations))[:images]
-    chance = torch.Generator().manual_seed(seed)
-
     if not len(annotations):
-        raise DataError(f"There are no pictures in {split} that can be shown. `detr data check` says why.")
+        raise DataError(f"{split} has no usable images. Run `detr data check` for the reasons.")
+    chosen = np.random.default_rng(seed).permutation(len(annotations))[:images]
+    generator = torch.Generator().manual_seed(seed)
     cells = []
     for i in sorted(chosen.tolist()):
         path = annotations.path(i)
         try:
             image = open_image(path, turn=bool(annotations.turned[i])).image
-        except DataError as error:
+            example = make_sample(image, annotations.objects(i), annotations.masks(i))
+            boxes, labels = example.boxes, example.labels
+            drawn = None if example.masks is None else mask_pixels(example.masks, image.height, image.width)
+        except (DataError, ValueError) as error:  # ValueError: an invalid mask
             raise DataError(f"{path}: {error}") from None
-        seen = make_sample(image, annotations.objects(i), annotations.masks(i))
-        boxes, drawn = seen.boxes, _pixels(path, seen, image)
         if augmented is not None:
-            published = Preprocessing(ShortestEdge().grown(augmented))
-            seen, preprocessing = augment(seen, published, chance)
-            pixels, target = to_input(seen, preprocessing)
+            example, preprocessing = augment(example, Preprocessing(ShortestEdge().grown(augmented)), generator)
+            pixels, target = to_input(example, preprocessing)
             image = as_image(pixels, preprocessing)
-            boxes, drawn = to_pixels(target.boxes, image.height, image.width), target.masks
-        marks = marks_of(boxes.tolist(), seen.labels.tolist(), classes, None if drawn is None else list(drawn.numpy()))
-        caption = Path(path).name if marks else f"{Path(path).name} (no objects)"
-        cells.append((mark(image, marks), caption))
+            boxes, labels, drawn = to_pixels(target.boxes, image.height, image.width), target.labels, target.masks
+        marks = marks_of(boxes.tolist(), labels.tolist(), classes, None if drawn is None else list(drawn.numpy()))
+        cells.append((mark(image, marks), path.name if marks else f"{path.name} (no objects)"))
     return grid_figure(cells)
-
-
-def _pixels(path: Path, seen: Sample, image: Image.Image) -> Tensor | None:
-    """The masks on the picture as it is, (N, H, W) bool."""
-    if seen.masks is None:
-        return None
-    try:
-        return mask_pixels(seen.masks, image.height, image.width)
-    except ValueError as error:  # of an outline
-        raise DataError(f"{path}: {error}") from None

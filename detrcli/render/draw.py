@@ -1,4 +1,4 @@
-"""Boxes with labels on pictures, with Pillow."""
+"""Boxes, masks and labels on images, and images in grids, with Pillow."""
 
 import io
 import math
@@ -10,77 +10,62 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from detrcli.render.colour import Colour, colour_of, contrast
-from detrcli.render.overlay import overlay
+from detrcli.render.color import Color, color_of, contrast
 from detrcli.segmentation.maps import PanopticMap, SemanticMap
 from detrcli.structures import Classes, Detections
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
 
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Box = tuple[float, float, float, float]  # xyxy
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-SMALLEST = 160  # a shorter side below this is enlarged
-LARGEST_ZOOMED = 1600  # as far as the longer side stays within this
-LABELS_SHARE = 0.12  # of the picture's area
+MIN_SIDE = 160  # images with a shorter side are enlarged,
+MAX_ENLARGED = 1600  # as long as the longer side stays within this
+LABEL_SHARE = 0.12  # of the image's area that labels may cover
+MASK_OPACITY, OUTLINE_OPACITY = 0.42, 0.95
 
-# Looked for among the system's fonts when a name has signs that Pillow's own font lacks.
+# System fonts for names with characters that Pillow's own font lacks.
 _FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "wqy-zenhei.ttc",
-    "wqy-microhei.ttc",
-    "arial.ttf",
-    "msyh.ttc",
-    "malgun.ttf",
-    "Arial Unicode.ttf",
-    "PingFang.ttc",
-    "unifont.otf",
-)
-_NO_SIGN = "\U0010ffff"  # what a font shows for this, it shows for every sign that it lacks
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "wqy-microhei.ttc",
+    "arial.ttf", "msyh.ttc", "malgun.ttf", "Arial Unicode.ttf", "PingFang.ttc", "unifont.otf",
+)  # fmt: skip
+_MISSING = "\U0010ffff"  # fonts show this character as they show any that they lack
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A box to be drawn, in pixels, and what is written at it."""
+    """A box to be drawn, in pixels, and its label."""
 
     box: Box
     name: str
-    category: int  # decides on the colour
-    score: float | None = None  # surer marks lie on top; None for the ground truth
-    mask: np.ndarray | None = None  # (H, W) bool, drawn in place of the box
+    category: int  # determines the color
+    score: float | None = None  # higher scores are drawn on top; None for the ground truth
+    mask: np.ndarray | None = None  # (H, W) bool, drawn instead of the box
 
 
-def draw_detections(image: Image.Image, found: Detections) -> Image.Image:
-    """A copy of an RGB picture with all detections marked."""
+def draw_detections(image: Image.Image, detections: Detections) -> Image.Image:
+    """Return a copy of an RGB image with all detections marked."""
+    masks = detections.masks or [None] * len(detections)
+    rows = zip(
+        detections.boxes.tolist(), detections.labels, detections.category_ids, detections.scores, masks, strict=True
+    )
     return mark(
-        image,
-        [
-            Mark((x0, y0, x1, y1), str(name), int(category), float(score), mask)
-            for (x0, y0, x1, y1), name, category, score, mask in zip(
-                found.boxes.tolist(),
-                found.labels,
-                found.category_ids,
-                found.scores,
-                found.masks or [None] * len(found),
-                strict=True,
-            )
-        ],
+        image, [Mark(box, str(name), int(category), float(score), mask) for box, name, category, score, mask in rows]
     )
 
 
-def draw_map(image: Image.Image, found: PanopticMap | SemanticMap) -> Image.Image:
-    """A copy of an RGB picture with every segment, or class, of its map marked; larger ones lie below."""
-    if isinstance(found, PanopticMap):
-        marked = [(one.box, one.area, one.label, one.category_id, one.id) for one in found.segments]
+def draw_map(image: Image.Image, map_: PanopticMap | SemanticMap) -> Image.Image:
+    """Return a copy of an RGB image with every segment or class of its map marked, smaller ones on top."""
+    if isinstance(map_, PanopticMap):
+        regions = [(item.area, item.box, item.label, item.category_id, item.id) for item in map_.segments]
     else:
-        marked = [(one.box, one.area, one.label, one.category_id, one.category_id) for one in found.regions]
+        regions = [(item.area, item.box, item.label, item.category_id, item.category_id) for item in map_.regions]
+    regions.sort(key=lambda region: -region[0])
     return mark(
         image,
         [
-            Mark((x, y, x + w, y + h), label, category, None, found.ids == id_)
-            for (x, y, w, h), _, label, category, id_ in sorted(marked, key=lambda one: -one[1])
+            Mark((x, y, x + w, y + h), label, category, None, map_.ids == id_)
+            for _, (x, y, w, h), label, category, id_ in regions
         ],
     )
 
@@ -88,7 +73,7 @@ def draw_map(image: Image.Image, found: PanopticMap | SemanticMap) -> Image.Imag
 def marks_of(
     boxes: Sequence[Box], labels: Sequence[int], classes: Classes, masks: Iterable[np.ndarray] | None = None
 ) -> list[Mark]:
-    """The ground truth as marks, by class indices; by its masks (H, W) where they are given."""
+    """Return the ground truth as marks, from class indices; with masks (H, W) if they are given."""
     drawn: Iterable[np.ndarray | None] = [None] * len(labels) if masks is None else masks
     return [
         Mark(box, str(classes.names[label]), int(classes.ids[label]), mask=mask)
@@ -97,85 +82,109 @@ def marks_of(
 
 
 def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
-    """A copy of an RGB picture with a box and a label for each mark, the surer ones on top.
+    """Return a copy of an RGB image with a box or mask and a label for each mark, higher scores on top.
 
-    Where boxes crowd, the labels of the less sure are left out rather than laid over others or over too much
-    of the picture. A picture too small for letters is enlarged by a whole number.
+    In crowded places, labels of lower scores are omitted instead of covering other labels or too much of the image.
+    Images too small for letters are enlarged by an integer.
     """
-    zoom = 1 if min(image.size) >= SMALLEST else math.ceil(1.5 * SMALLEST / min(image.size))
-    zoom = max(1, min(zoom, LARGEST_ZOOMED // max(image.size)))
+    zoom = 1 if min(image.size) >= MIN_SIDE else math.ceil(1.5 * MIN_SIDE / min(image.size))
+    zoom = max(1, min(zoom, MAX_ENLARGED // max(image.size)))
     canvas = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.BICUBIC)
     canvas.info = dict(image.info)
-    rising = sorted(marks, key=lambda mark: mark.score or 0.0)
+    marks = sorted(marks, key=lambda mark: mark.score or 0.0)
     masks = [
-        (one.mask.repeat(zoom, 0).repeat(zoom, 1), colour_of(one.category)) for one in rising if one.mask is not None
+        (item.mask.repeat(zoom, 0).repeat(zoom, 1), color_of(item.category)) for item in marks if item.mask is not None
     ]
     if masks:
-        canvas.paste(overlay(np.asarray(canvas), masks))
+        canvas.paste(overlay_masks(np.asarray(canvas), masks))
     draw = ImageDraw.Draw(canvas, "RGBA")
     shorter = min(canvas.size)
     line = max(1, round(math.sqrt(shorter) / 12))
     size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(marks) <= 25 else 0.75)))
 
-    placed = [(mark, tuple(zoom * value for value in mark.box)) for mark in rising]
-    for mark_, (x0, y0, x1, y1) in placed:
-        if mark_.mask is None:
-            outline(draw, (x0, y0, x1, y1), colour_of(mark_.category), line)
+    boxes: list[Box] = [(zoom * x0, zoom * y0, zoom * x1, zoom * y1) for x0, y0, x1, y1 in (item.box for item in marks)]
+    for item, box in zip(marks, boxes, strict=True):
+        if item.mask is None:
+            outline(draw, box, color_of(item.category), line)
 
     taken: list[Box] = []
-    left = LABELS_SHARE * canvas.width * canvas.height
+    remaining = LABEL_SHARE * canvas.width * canvas.height
     widest = round(min(canvas.width, max(0.6 * canvas.width, 120)))
-    for mark_, (x0, y0, x1, y1) in reversed(placed):
-        name = escape_controls(mark_.name)
+    for item, box in reversed(list(zip(marks, boxes, strict=True))):
+        name = escape_controls(item.name)
         font = font_for(name, size)
         if font is None:
-            name, font = f"#{mark_.category}", default_font(size)
-        text = shorten(name, "" if mark_.score is None else f" {mark_.score:.2f}", font, widest)
+            name, font = f"#{item.category}", default_font(size)
+        text = shorten(name, "" if item.score is None else f" {item.score:.2f}", font, widest)
         width, height = text_size(text, font)
-        place = find_place((x0, y0, x1, y1), (width, height), canvas.size, taken, line)
-        if text and place and width * height <= left:
+        place = find_place(box, (width, height), canvas.size, taken, line)
+        if text and place and width * height <= remaining:
             taken.append(place)
-            left -= width * height
-            write(draw, place, text, font, colour_of(mark_.category))
+            remaining -= width * height
+            write(draw, place, text, font, color_of(item.category))
     return canvas
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write a picture of the kind that its name says, with the colour profile that it came with."""
+    """Write an image in the format of the path's suffix, with its color profile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
-    # Full colour resolution and little loss: thin coloured lines smear at JPEG's defaults. PNG ignores both; its
-    # default of 6 takes five times as long as 2, for a tenth less.
+    # Full color resolution and little loss: thin colored lines smear with JPEG's defaults. PNG ignores both options;
+    # its default compression of 6 takes five times as long as 2, for files that are a tenth smaller.
     image.save(data, kind, quality=92, subsampling=0, compress_level=2, icc_profile=image.info.get("icc_profile"))
     write_whole(path, data.getvalue())
 
 
-def outline(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int) -> None:
-    """A thin coloured frame with a faint hair of the opposite brightness, so that it shows on anything."""
+def overlay_masks(image: np.ndarray, masks: Iterable[tuple[np.ndarray, Color]]) -> Image.Image:
+    """Draw masks (H, W) over an image (H, W, 3) uint8, later ones on top: a translucent fill and a thin outline."""
+    canvas = image.astype(np.float32)
+    line = max(1, round(math.sqrt(min(image.shape[:2])) / 14))
+    for mask, color in masks:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
+            continue
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        opacity = np.where(eroded(mask[part], line), MASK_OPACITY, OUTLINE_OPACITY * mask[part])[..., None]
+        canvas[part] += opacity.astype(np.float32) * (np.array(color, np.float32) - canvas[part])
+    return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+def eroded(mask: np.ndarray, by: int) -> np.ndarray:
+    """Remove the pixels along the edge of a mask (H, W), `by` of them. The frame of the image counts as an edge."""
+    height, width = mask.shape
+    padded = np.pad(mask, by)
+    inside = np.ones_like(mask)
+    for step in range(2 * by + 1):
+        inside &= padded[step : step + height, by : by + width] & padded[by : by + height, step : step + width]
+    return inside
+
+
+def outline(draw: ImageDraw.ImageDraw, box: Box, color: Color, line: int) -> None:
+    """Draw a colored frame with a faint hairline of opposite brightness, visible on any background."""
     x0, y0, x1, y1 = (round(value) for value in box)
     x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
-    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(*contrast(colour), 130), width=1)
-    draw.rectangle((x0, y0, x1, y1), outline=colour, width=line)
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(*contrast(color), 130), width=1)
+    draw.rectangle((x0, y0, x1, y1), outline=color, width=line)
 
 
-def write(draw: ImageDraw.ImageDraw, place: Box, text: str, font: Font, colour: Colour) -> None:
-    """Text on a plate of the box' colour."""
+def write(draw: ImageDraw.ImageDraw, place: Box, text: str, font: Font, color: Color) -> None:
+    """Draw a text on a colored plate."""
     x0, y0, x1, y1 = place
-    draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
-    draw.text(((x0 + x1) / 2, (y0 + y1) / 2), text, fill=contrast(colour), font=font, anchor="mm")
+    draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
+    draw.text(((x0 + x1) / 2, (y0 + y1) / 2), text, fill=contrast(color), font=font, anchor="mm")
 
 
 def text_size(text: str, font: Font) -> tuple[int, int]:
-    """Width and height of the plate under a text; the height is the same for all texts of a font."""
+    """Return width and height of the plate under a text. The height is the same for all texts of a font."""
     left, _, right, _ = font.getbbox(text)
     _, top, _, bottom = font.getbbox("Ág|")
     pad = max(1, round((bottom - top) / 6))
     return math.ceil(right - left) + 2 * pad + 2, math.ceil(bottom - top) + 2 * pad
 
 
-def shorten(name: str, score: str, font: Font, widest: int) -> str:
-    """Name and score; the name cut where it is wider than that; nothing where not even the score fits."""
+def shorten(name: str, score: str, font: Font, widest: float) -> str:
+    """Return name and score, the name cut to this width. Returns an empty string if the score alone is wider."""
     for length in range(len(name), -1, -1):
         text = name[:length] + ("…" if 0 < length < len(name) else "") + score
         if text_size(text, font)[0] <= widest:
@@ -183,13 +192,20 @@ def shorten(name: str, score: str, font: Font, widest: int) -> str:
     return ""
 
 
-def find_place(box: Box, size: tuple[int, int], picture: tuple[int, int], taken: list[Box], line: int) -> Box | None:
-    """A place for a label at the box, inside the picture and clear of what is taken; None if there is none."""
-    (width, height), (right_end, bottom_end) = size, picture
+def fitted(text: str, size: int, widest: float) -> tuple[str, Font]:
+    """Return a text cut to this width, with control characters escaped, and a font for it."""
+    text = escape_controls(text)
+    font = font_for(text, size) or default_font(size)
+    return shorten(text, "", font, widest), font
+
+
+def find_place(box: Box, size: tuple[int, int], image: tuple[int, int], taken: list[Box], line: int) -> Box | None:
+    """Return a place for a label of this size at the box, inside the image and free; None if there is none."""
+    (width, height), (right_end, bottom_end) = size, image
     x0, x1 = (max(0, min(round(x), right_end)) for x in box[::2])
     y0, y1 = (max(0, min(round(y), bottom_end)) for y in box[1::2])
     corners = [
-        (x0 - 1, y0 - height),  # on top
+        (x0 - 1, y0 - height),  # above
         (x0 + line, y0 + line),  # inside, at the top
         (x1 - width + 1, y0 - height),
         (x0 - 1, y1),  # below
@@ -211,45 +227,71 @@ def find_place(box: Box, size: tuple[int, int], picture: tuple[int, int], taken:
 
 
 def overlap(a: Box, b: Box) -> bool:
-    """Whether two boxes share some area."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def grid_figure(pictures: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320) -> Image.Image:
-    """Pictures with a caption each, in rows, none larger than its cell."""
-    font, gap = default_font(14), 10
-    fitted = [_fitted(picture, cell) for picture, _ in pictures]
-    tallest, rows = max(picture.height for picture in fitted), math.ceil(len(pictures) / columns)
+def resized(image: Image.Image, side: float, method: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """Return an image scaled so that its longer side has this length."""
+    scale = side / max(image.size)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
+
+
+def grid_figure(images: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320) -> Image.Image:
+    """Return images with captions in rows, each scaled to a square cell."""
+    gap = 10
+    scaled = [resized(image, cell) for image, _ in images]
+    tallest, rows = max(image.height for image in scaled), math.ceil(len(images) / columns)
     across, down = cell + gap, tallest + gap + 24
-    page = Image.new("RGB", (min(columns, len(pictures)) * across + gap, rows * down + gap), "white")
+    page = Image.new("RGB", (min(columns, len(images)) * across + gap, rows * down + gap), "white")
     draw = ImageDraw.Draw(page)
-    for i, (picture, (_, caption)) in enumerate(zip(fitted, pictures, strict=True)):
+    for i, (image, (_, caption)) in enumerate(zip(scaled, images, strict=True)):
         x, y = gap + i % columns * across, gap + i // columns * down
-        page.paste(picture, (x + (cell - picture.width) // 2, y + tallest - picture.height))
-        text = shorten(escape_controls(caption), "", font_for(escape_controls(caption), 14) or font, cell)
-        draw.text((x + cell / 2, y + tallest + 4), text, fill="black", font=font_for(text, 14) or font, anchor="ma")
+        page.paste(image, (x + (cell - image.width) // 2, y + tallest - image.height))
+        text, font = fitted(caption, 14, cell)
+        draw.text((x + cell / 2, y + tallest + 4), text, fill="black", font=font, anchor="ma")
     return page
 
 
-def _fitted(picture: Image.Image, cell: int) -> Image.Image:
-    """As large as a square cell takes."""
-    scale = cell / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+def stacked(images: Sequence[Image.Image], gap: int = 0, margin: int = 0) -> Image.Image:
+    height = sum(image.height for image in images) + gap * (len(images) - 1) + 2 * margin
+    page = Image.new("RGB", (max(image.width for image in images) + 2 * margin, height), "white")
+    y = margin
+    for image in images:
+        page.paste(image, (margin, y))
+        y += image.height + gap
+    return page
+
+
+def legend(entries: Sequence[tuple[Color | None, str]], width: int, size: int = 12) -> Image.Image:
+    """Return texts with their colors, in lines of at most this width unless a text is wider."""
+    font, line = default_font(size), size + 8
+    places, x, y = [], 0, 0
+    for color, text in entries:
+        length = round(font.getlength(text)) + (0 if color is None else 22) + 24
+        if x and x + length > width:
+            x, y = 0, y + line
+        places.append((x, y, length))
+        x += length
+    page = Image.new("RGB", (max(x + length for x, _, length in places), y + line), "white")
+    draw = ImageDraw.Draw(page)
+    for (color, text), (x, y, _) in zip(entries, places, strict=True):
+        if color is not None:
+            draw.rectangle((x, y + 4, x + 16, y + size + 2), fill=color)
+        draw.text((x + (0 if color is None else 22), y + 2), text, fill="black", font=font)
+    return page
 
 
 def default_font(size: int) -> Font:
-    """Pillow's own font."""
     return ImageFont.load_default(size)
 
 
 @cache
 def font_for(text: str, size: int) -> Font | None:
-    """A font with all the signs of a text, Pillow's own if it has them; None if no font here has."""
+    """Return a font with all characters of a text, preferably Pillow's own; None if no font has them."""
     for font in (default_font(size), *_system_fonts(size)):
-        lack = font.getmask(_NO_SIGN).getbbox(), bytes(font.getmask(_NO_SIGN))
-        signs = {char for char in text if not char.isspace()}
-        if all((font.getmask(c).getbbox(), bytes(font.getmask(c))) != lack for c in signs):
+        missing = font.getmask(_MISSING).getbbox(), bytes(font.getmask(_MISSING))
+        characters = {char for char in text if not char.isspace()}
+        if all((font.getmask(c).getbbox(), bytes(font.getmask(c))) != missing for c in characters):
             return font
     return None
 

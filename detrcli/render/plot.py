@@ -1,4 +1,4 @@
-"""Curves, with Pillow."""
+"""Plots of curves as images, with Pillow."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,36 +7,33 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
-from detrcli.render.colour import Colour
+from detrcli.render.color import PALETTE, Color
 from detrcli.render.draw import default_font
 
-# Told apart by the colour-blind too (Okabe and Ito's set, without its yellow, which is faint on white).
-COLOURS: tuple[Colour, ...] = (
-    (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0),
-)  # fmt: skip
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 40
 ROW = 14  # height of a row of the legend
-GREY = (205, 205, 205)
-SCALE = 2  # drawn larger, for screens and print
+GRAY = (205, 205, 205)
+SCALE = 2  # pixels of the image per unit of the sizes above
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that share their axes."""
+    """Curves in a coordinate system."""
 
     title: str
-    across: str
-    curves: Mapping[str, Sequence[tuple[float, float]]]  # name -> points, by rising x
-    least: float | None = None  # where the y axis begins, else where the curves do
-    most: float | None = None
-    span: tuple[float, float] | None = None  # of the x axis, else that of the curves
-    mark: tuple[float, str] | None = None  # a place of the x axis that is marked, and its name
+    x_label: str
+    curves: Mapping[str, Sequence[Point]]  # by name, each by ascending x
+    y_min: float | None = None  # by default the limits of the curves
+    y_max: float | None = None
+    x_range: tuple[float, float] | None = None
+    mark: tuple[float, str] | None = None  # an x value to be marked, and its label
     bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)  # x, from, to by name
 
 
 def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
-    """Panels in rows."""
     rows = math.ceil(len(panels) / columns)
     page = Image.new("RGB", (SCALE * WIDTH * min(columns, len(panels)), SCALE * HEIGHT * rows), "white")
     for i, panel in enumerate(panels):
@@ -45,132 +42,121 @@ def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
 
 
 def _draw(panel: Panel) -> Image.Image:
-    picture = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
-    draw, font, small = ImageDraw.Draw(picture), default_font(SCALE * 14), default_font(SCALE * 11)
-    rows = _rows(panel)
-    below = 0 if len(rows) == 1 and _beside(panel) else ROW * len(rows)  # the title
-    x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP + below, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    image = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
+    draw, font, small = ImageDraw.Draw(image), default_font(SCALE * 14), default_font(SCALE * 11)
+    rows = _legend_rows(panel)
+    x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP + ROW * len(rows), WIDTH - RIGHT, HEIGHT - BOTTOM))
     draw.text((x0, SCALE * 8), panel.title, fill="black", font=font)
-    draw.text(((x0 + x1) / 2, SCALE * (HEIGHT - 16)), panel.across, fill="black", font=small, anchor="ma")
+    draw.text(((x0 + x1) / 2, SCALE * (HEIGHT - 16)), panel.x_label, fill="black", font=small, anchor="ma")
 
     points = [point for curve in panel.curves.values() for point in curve if math.isfinite(point[1])]
     if not points:
-        draw.text(((x0 + x1) / 2, (y0 + y1) / 2), "nothing yet", fill=GREY, font=font, anchor="mm")
-        return picture
-    across = ticks(*(panel.span or (min(x for x, _ in points), max(x for x, _ in points))), whole=True)
-    up = ticks(
-        min(y for _, y in points) if panel.least is None else panel.least,
-        max(y for _, y in points) if panel.most is None else panel.most,
-    )
+        draw.text(((x0 + x1) / 2, (y0 + y1) / 2), "no data yet", fill=GRAY, font=font, anchor="mm")
+        return image
+    xs, ys = zip(*points, strict=True)
+    x_ticks = ticks(*(panel.x_range or (min(xs), max(xs))), whole=True)
+    y_ticks = ticks(min(ys) if panel.y_min is None else panel.y_min, max(ys) if panel.y_max is None else panel.y_max)
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def place(x: float, y: float) -> Point:
         return (
-            x0 + (x - across[0]) / (across[-1] - across[0]) * (x1 - x0),
-            y1 - (y - up[0]) / (up[-1] - up[0]) * (y1 - y0),
+            x0 + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (x1 - x0),
+            y1 - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (y1 - y0),
         )
 
-    for y in up:
-        _, row = place(across[0], y)
-        draw.line((x0, row, x1, row), fill=GREY, width=1)
+    for y in y_ticks:
+        _, row = place(x_ticks[0], y)
+        draw.line((x0, row, x1, row), fill=GRAY, width=1)
         draw.text((x0 - SCALE * 6, row), f"{y:g}", fill="black", font=small, anchor="rm")
-    for x in across:
-        column, _ = place(x, up[0])
+    for x in x_ticks:
+        column, _ = place(x, y_ticks[0])
         draw.line((column, y1, column, y1 + SCALE * 4), fill="black", width=SCALE)
         draw.text((column, y1 + SCALE * 6), f"{x:g}", fill="black", font=small, anchor="ma")
     draw.line((x0, y1, x1, y1), fill="black", width=SCALE)
-
     if panel.mark is not None:
-        column, _ = place(panel.mark[0], up[0])
-        draw.line((column, y0, column, y1), fill="grey", width=SCALE)
-        near_end = column > x1 - SCALE * 40
-        anchor, shift = ("ra", -4) if near_end else ("la", 4)
-        draw.text((column + SCALE * shift, y0), panel.mark[1], fill="grey", font=small, anchor=anchor)
+        column, _ = place(panel.mark[0], y_ticks[0])
+        draw.line((column, y0, column, y1), fill="gray", width=SCALE)
+        anchor, shift = ("ra", -4) if column > x1 - SCALE * 40 else ("la", 4)
+        draw.text((column + SCALE * shift, y0), panel.mark[1], fill="gray", font=small, anchor=anchor)
+
     styles = _styles(panel)
-    for name, (colour, _) in styles.items():
+    for name, (color, _) in styles.items():
         band = panel.bands.get(name, ())
         if len(band) > 1:
             edge = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
-            faint = Image.new("RGBA", picture.size)
-            ImageDraw.Draw(faint).polygon(edge, fill=(*colour, 40))
-            picture.paste(faint, (0, 0), faint)
-    for name, (colour, dashed) in styles.items():
+            area = Image.new("RGBA", image.size)
+            ImageDraw.Draw(area).polygon(edge, fill=(*color, 40))
+            image.paste(area, (0, 0), area)
+    for name, (color, dashed) in styles.items():
         places = [place(x, y) for x, y in panel.curves[name] if math.isfinite(y)]
         if len(places) > 1:
-            _line(draw, places, colour, 2 * SCALE, dashed=dashed)
+            _line(draw, places, color, 2 * SCALE, dashed=dashed)
         if len(places) <= 60:
-            for x, y in places:
-                radius = SCALE * 2.2
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-    _legend(draw, panel, rows if below else [])
-    return picture
+            for center in places:
+                draw.circle(center, SCALE * 2.2, fill=color)
+    _draw_legend(draw, panel, rows)
+    return image
 
 
-def _styles(panel: Panel) -> dict[str, tuple[Colour, bool]]:
-    """The colour of each curve, and whether it is dashed: with more curves than colours the others are."""
-    return {name: (COLOURS[place % len(COLOURS)], place >= len(COLOURS)) for place, name in enumerate(panel.curves)}
+def _styles(panel: Panel) -> dict[str, tuple[Color, bool]]:
+    """Return the color of each curve, and whether it is dashed because the colors are used up."""
+    return {name: (PALETTE[i % len(PALETTE)], i >= len(PALETTE)) for i, name in enumerate(panel.curves)}
 
 
-def _line(
-    draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], colour: Colour, width: int, *, dashed: bool
-) -> None:
+def _line(draw: ImageDraw.ImageDraw, places: Sequence[Point], color: Color, width: int, *, dashed: bool) -> None:
     if not dashed:
-        draw.line(places, fill=colour, width=width, joint="curve")
+        draw.line(places, fill=color, width=width, joint="curve")
         return
-    dash, done = SCALE * 4.0, 0.0  # as long a stroke as a gap; how far we have come
+    dash, length_so_far = SCALE * 4.0, 0.0  # strokes and gaps are equally long
     for (x0, y0), (x1, y1) in pairwise(places):
         length = math.hypot(x1 - x0, y1 - y0)
         at = 0.0
         while at < length:
-            end = min(length, at + dash - done % dash)
-            if int(done // dash) % 2 == 0:
+            end = min(length, at + dash - length_so_far % dash)
+            if int(length_so_far // dash) % 2 == 0:
                 ends = [at / length, end / length]
-                draw.line([(x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in ends], fill=colour, width=width)
-            done += max(end - at, 1e-6)
+                draw.line([(x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in ends], fill=color, width=width)
+            length_so_far += max(end - at, 1e-6)
             at = max(end, at + 1e-6)
 
 
-def _lengths(panel: Panel) -> dict[str, float]:
-    """How long each name of the legend is, with its line."""
+def _name_lengths(panel: Panel) -> dict[str, float]:
     small = default_font(SCALE * 11)
     return {name: small.getlength(name) + SCALE * 32 for name in panel.curves}
 
 
-def _beside(panel: Panel) -> bool:
-    """Whether all names fit in the title's row."""
-    title = default_font(SCALE * 14).getlength(panel.title)
-    return sum(_lengths(panel).values()) + title < SCALE * (WIDTH - LEFT - RIGHT)
-
-
-def _rows(panel: Panel) -> list[list[str]]:
-    """The names in as many rows as they take."""
+def _legend_rows(panel: Panel) -> list[list[str]]:
+    """Return the names in rows below the title; no rows if they fit beside the title."""
+    lengths, room = _name_lengths(panel), SCALE * (WIDTH - LEFT - RIGHT)
+    if sum(lengths.values()) + default_font(SCALE * 14).getlength(panel.title) < room:
+        return []
     rows: list[list[str]] = [[]]
     used = 0.0
-    for name, long in _lengths(panel).items():
-        if rows[-1] and used + long > SCALE * (WIDTH - LEFT - RIGHT):
+    for name, length in lengths.items():
+        if rows[-1] and used + length > room:
             rows.append([])
             used = 0.0
         rows[-1].append(name)
-        used += long
+        used += length
     return rows
 
 
-def _legend(draw: ImageDraw.ImageDraw, panel: Panel, rows: Sequence[Sequence[str]]) -> None:
-    """Names in rows below the title; without rows beside it, from the right."""
-    small, lengths, styles = default_font(SCALE * 11), _lengths(panel), _styles(panel)
+def _draw_legend(draw: ImageDraw.ImageDraw, panel: Panel, rows: Sequence[Sequence[str]]) -> None:
+    """Draw names in rows below the title; without rows, beside the title and aligned to the right."""
+    small, lengths, styles = default_font(SCALE * 11), _name_lengths(panel), _styles(panel)
     beside = [(list(panel.curves), SCALE * (WIDTH - RIGHT) - sum(lengths.values()), SCALE * 10.0)]
     below = [(row, SCALE * float(LEFT), SCALE * (TOP - 4.0 + ROW * i)) for i, row in enumerate(rows)]
     for names, x, y in below or beside:
         for name in names:
-            colour, dashed = styles[name]
+            color, dashed = styles[name]
             ends = [(x + SCALE * 8, y + SCALE * 7), (x + SCALE * 23, y + SCALE * 7)]
-            _line(draw, ends, colour, 3 * SCALE, dashed=dashed)
+            _line(draw, ends, color, 3 * SCALE, dashed=dashed)
             draw.text((x + SCALE * 28, y), name, fill="black", font=small)
             x += lengths[name]
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Some five round numbers that hold everything between them."""
-    if high - low <= 1e-9 * max(1, abs(low), abs(high)):  # as good as equal
+    """Return about five round numbers that enclose a range; with `whole`, integers."""
+    if high - low <= 1e-9 * max(1, abs(low), abs(high)):  # an empty range
         low, high = (low - 0.5, low + 0.5) if whole else (low - abs(low or 1) / 2, low + abs(low or 1) / 2)
     step = 10 ** math.floor(math.log10((high - low) / 4))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) <= 5)

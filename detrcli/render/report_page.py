@@ -1,7 +1,6 @@
-"""The page of `detr report`: what was found, missed and invented, why, and which annotations to fix.
+"""The page of `detr report`: a folder with `index.html`, the images, and the data of each image.
 
-A folder that needs nothing but itself: `index.html`, the pictures, and for each image a file that the viewer loads
-when it is opened.
+The page loads the data of an image when the image is opened.
 """
 
 import json
@@ -12,25 +11,24 @@ from typing import Any
 
 from detrcli.errors import DataError
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
-from detrcli.inspection.explained import explain_group
 from detrcli.inspection.failures import Failures
-from detrcli.inspection.look import record_picture
+from detrcli.inspection.matching import explain_group
+from detrcli.inspection.record import record_image
 from detrcli.inspection.survey import SurveyedImage
-from detrcli.inspection.suspects import KINDS as SUSPECTS
-from detrcli.render.page import write_page
+from detrcli.inspection.suspects import SUSPECT_KINDS
+from detrcli.render import charts, viewer
+from detrcli.render.page import shrunk, write_page
 from detrcli.render.report_sections import Advice, Steadiness, sections_of
-from detrcli.render.report_tiles import tiles_of
-from detrcli.render.viewer import COLOURS, inside_of, shrunk
-from detrcli.render.viewer import SCRIPT as VIEWER
-from detrcli.render.views import view_of_failures
+from detrcli.render.views import tiles_of, view_of_failures
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
 
-SCRIPT = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
-PAGE, PICTURES, PIECES = "index.html", "pictures", "pieces"
-IMAGES = 1000  # that the page shows, unless told otherwise
-LOOKED_INTO = 60  # of them, with attention and costs
-QUERIES = 12  # of an image, whose attention is kept
+SCRIPT = viewer.SCRIPT + Path(__file__).with_name("report.js").read_text(encoding="utf-8")
+STYLE = charts.STYLE + viewer.STYLE + Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+PAGE, IMAGES, DATA = "index.html", "images", "data"
+DEFAULT_IMAGES = 1000
+DETAILED_IMAGES = 60  # images with attention and costs
+DETAILED_QUERIES = 12  # queries of an image with attention
 
 
 def write_report(
@@ -40,102 +38,84 @@ def write_report(
     advice: Sequence[Advice] | None = None,
     steadiness: Steadiness | None = None,
     examples: Mapping[int, int] | None = None,
-    most: int = IMAGES,
+    limit: int = DEFAULT_IMAGES,
     seconds: float | None = None,
 ) -> Path:
-    """Write the page into a new folder; give its file.
+    """Write the page into a new folder, and return its file.
 
-    `advice` is what is probably wrong, most likely first, where that was asked. `examples` are how many objects of
-    each category the model was trained on. At most `most` images are shown, the worst first, and attention is kept
-    as far as `seconds` allow.
+    `advice` lists likely problems, most likely first. `examples` is the number of objects of each category in training.
+    At most `limit` images are shown, the worst first. Attention is computed for at most about `seconds`.
     """
-    ends = None if seconds is None else time.monotonic() + seconds
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    (folder / PIECES).mkdir(exist_ok=True)
-    images = worst_first(failures)[:most]
-    shown = {one.image_id: i for i, one in enumerate(images)}
-    counts = dict(zip(failures.truth.image_ids.tolist(), failures.outcomes.per_image.T.tolist(), strict=True))
+    end = None if seconds is None else time.monotonic() + seconds
+    for name in (IMAGES, DATA):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    images = failures.worst_first()[:limit]
+    outcomes = failures.outcomes.per_image.T.tolist()  # objects, detected objects and false positives
+    counts = dict(zip(failures.truth.image_ids.tolist(), outcomes, strict=True))
     rows = []
-    for i, one in enumerate(images):
-        image = failures.session.picture(one.place)
-        small = max(image.size) <= 400
-        url = f"{PICTURES}/{i}.{'png' if small else 'jpg'}"
+    for i, surveyed in enumerate(images):
+        image = failures.session.image(surveyed.index)
+        url = f"{IMAGES}/{i}.{'png' if max(image.size) <= 400 else 'jpg'}"
         shrunk(image).save(folder / url, quality=85)
-        objects, found, alarms = counts[one.image_id]
-        height, width = failures.session.size(one.place)
-        file = escape_controls(failures.file(one.image_id))
-        rows.append([one.image_id, file, width, height, url, objects, objects - found, alarms])
-        piece = view_of_failures(failures, one).piece(url)
-        deep = i < LOOKED_INTO and (ends is None or time.monotonic() < ends)
-        if deep:
-            _write_piece(folder / PIECES / f"{i}-inside.js", f"inside:{i}", _inside(failures, one))
-        _write_piece(folder / PIECES / f"{i}.js", f"piece:{i}", {**piece, "deep": deep})
+        objects, detected, false_positives = counts[surveyed.image_id]
+        height, width = failures.session.size(surveyed.index)
+        file = escape_controls(failures.file(surveyed.image_id))
+        errors = (objects, objects - detected, false_positives)
+        rows.append([surveyed.image_id, file, width, height, url, *errors])
+        detailed = i < DETAILED_IMAGES and (end is None or time.monotonic() < end)
+        if detailed:
+            _write_data(folder, f"{i}-attention", _attention_and_costs(failures, surveyed))
+        _write_data(folder, f"{i}", {**view_of_failures(failures, surveyed).document(url), "detailed": detailed})
+    ids, names = failures.truth.classes.ids.tolist(), failures.truth.classes.names.tolist()
     write_page(
         folder / PAGE,
         f"{failures.session.detector.checkpoint.source} on {failures.split}",
         _summary(failures),
         list(sections_of(failures, advice, steadiness, examples)),
+        style=STYLE,
         data={
             "names": [escape_controls(str(name)) for name in failures.session.classes.names],
-            "categories": [
-                [int(id_), escape_controls(str(name))]
-                for id_, name in zip(failures.truth.classes.ids, failures.truth.classes.names, strict=True)
-            ],
-            "colours": COLOURS,
+            "categories": [[id_, escape_controls(name)] for id_, name in zip(ids, names, strict=True)],
+            "colors": viewer.COLORS,
             "split": failures.split,
             "images": rows,
-            "tiles": tiles_of(failures, shown),
-            "reasons": {"missed": MISSED, "alarm": FALSE_ALARMS, **{kind: {} for kind in SUSPECTS}},
+            "tiles": tiles_of(failures, {surveyed.image_id: i for i, surveyed in enumerate(images)}),
+            "reasons": {"missed": MISSED, "false_positive": FALSE_ALARMS, **{kind: {} for kind in SUSPECT_KINDS}},
         },
-        script=VIEWER + SCRIPT,
+        script=SCRIPT,
     )
     document = json.dumps(failures.document(), indent=2, allow_nan=False)
     write_whole(folder / "report.json", (document + "\n").encode())
     return folder / PAGE
 
 
-def _write_piece(path: Path, name: str, values: Mapping[str, Any]) -> None:
-    """A script that hands the page what it asks for: pages opened from disk may load no other file."""
+def _write_data(folder: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Write data as a script, the only file that a page opened from disk may load."""
     text = json.dumps(values, ensure_ascii=True, allow_nan=False)
-    path.write_text(f"arrived({json.dumps(name)}, {text});\n", encoding="ascii")
+    (folder / DATA / f"{name}.js").write_text(f"loaded({json.dumps(name)}, {text});\n", encoding="ascii")
 
 
-def worst_first(failures: Failures) -> list[SurveyedImage]:
-    """By how suspicious their annotations are and how much went wrong in them, in turn."""
-    objects, found, alarms = failures.outcomes.per_image
-    errors = (objects - found + alarms).tolist()
-    wrong = dict(zip(failures.truth.image_ids.tolist(), errors, strict=True))
-    suspicion: dict[int, float] = {}
-    for members in failures.suspects.values():
-        for one in members:
-            suspicion[one.image_id] = max(suspicion.get(one.image_id, 0), one.suspicion)
-    by_id = {one.image_id: one for one in failures.survey.images}
-    orders = (sorted(by_id, key=lambda image: -wrong[image]), sorted(by_id, key=lambda image: -suspicion.get(image, 0)))
-    chosen = dict.fromkeys(image for pair in zip(*orders, strict=True) for image in pair)
-    return [by_id[image] for image in chosen]
-
-
-def _inside(failures: Failures, image: SurveyedImage) -> dict[str, Any]:
-    """The costs of an image's matching, and where its queries look."""
-    session = failures.session
+def _attention_and_costs(failures: Failures, image: SurveyedImage) -> dict[str, Any]:
+    """Return the costs of an image's matching, and the attention of the queries that matter most."""
+    session, matcher = failures.session, failures.session.loss.matcher
     try:
-        record = record_picture(session.detector, session.picture(image.place))
+        record = record_image(session.detector, session.image(image.index))
     except DataError:
         return {}
-    if image.pairs is None:
-        return inside_of(record, [])
-    matching = explain_group(record.forward.output.decoder, session.example(image.place).target, session.loss)
-    matter = matching.layers[-1].that_matter(failures.outcomes.threshold)
+    if image.pairs is None or matcher is None:
+        return viewer.attention_and_costs(record, [])
+    matching = explain_group(record.forward.output.decoder, session.example(image.index).target, session.loss)
+    relevant = matching.layers[-1].relevant_queries(failures.outcomes.threshold)
     matched = [pair.query for pair in image.pairs[-1]]
-    queries = sorted(matter, key=lambda query: (query not in matched, -image.scores[-1, query]))[:QUERIES]
-    matcher = session.loss.matcher
-    return inside_of(record, queries, matching.layers, None if matcher is None else matcher.weights)
+    queries = sorted(relevant, key=lambda query: (query not in matched, -image.scores[-1, query]))[:DETAILED_QUERIES]
+    return viewer.attention_and_costs(record, queries, matching.layers, matcher.weights)
 
 
 def _summary(failures: Failures) -> str:
     objects, images = failures.outcomes.objects, len(failures.truth.images)
     part = "" if failures.survey.complete else " (a part of the split)"
     return (
-        f"{images:,} pictures{part} with {objects:,} objects. A detection is what scores at least "
-        f"{failures.outcomes.threshold:.2f}; objects are found where their class is detected with an IoU of 0.5."
+        f"{images:,} images{part} with {objects:,} objects. Detections are predictions with a score of at least "
+        f"{failures.outcomes.threshold:.2f}. An object is detected if a detection has its class and an IoU of at least "
+        "0.5."
     )

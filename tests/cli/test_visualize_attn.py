@@ -200,7 +200,7 @@ def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
     assert shown["html"] == "a.html"
     with opened(Path("a.html")) as page:
         page.wait_for_selector("body[data-ready=yes]")
-        assert page.evaluate("viewer.inside.queries.length") == 3
+        assert page.evaluate("viewer.attention.queries.length") == 3
         assert page.locator("select option").count() == 5
         assert "1 of 0 to 1" in page.inner_text("output >> nth=0")
         last = page.inner_text(".said")
@@ -213,9 +213,9 @@ def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
     ("args", "said"),
     [
         (["--query", 9], "--query 9: the model has queries 0 to 8"),
-        (["--layer", "2"], "--layer 2: it is last, all or a number from 0 to 1"),
-        (["--layer", "-1"], "--layer -1: it is last, all"),
-        (["--head", "four"], "--head four: it is mean, all or a number from 0 to 3"),
+        (["--layer", "2"], "--layer 2: must be last, all or a number from 0 to 1"),
+        (["--layer", "-1"], "--layer -1: must be last, all"),
+        (["--head", "four"], "--head four: must be mean, all or a number from 0 to 3"),
         (["--encoder", "90,0"], "--encoder 90,0: the picture ends at 89,59"),
         (["--encoder", "1"], "X,Y"),
         (["--encoder", "nan,1"], "ends at"),

@@ -186,9 +186,9 @@ class Mistakes:
             self.truth.of_image, self.truth.of_category, self.truth.boxes, np.full(len(objects), 0.9)
         )
         self.split = "val"
-        self.survey = SimpleNamespace(images=[SimpleNamespace(image_id=i, place=i) for i in range(1, 41)])
+        self.survey = SimpleNamespace(images=[SimpleNamespace(image_id=i, index=i) for i in range(1, 41)])
         self.session = SimpleNamespace(
-            size=lambda place: (100, 100), picture=lambda place: np.zeros((4, 4, 3), dtype=np.uint8)
+            size=lambda index: (100, 100), image=lambda index: np.zeros((4, 4, 3), dtype=np.uint8)
         )
         self.outcomes = SimpleNamespace(objects=len(objects))
         self.suspects: dict[str, list[Any]] = {"wrong_label": [], "missing_label": [], "loose_box": [], "duplicate": []}
@@ -221,7 +221,7 @@ def test_of_mistakes() -> None:
     val = Mistakes()
     val.scores = SimpleNamespace(metrics={"AP": 0.2})
     assert "by heart" in first(val, Mistakes())
-    val.session.picture = lambda place: np.full((4, 4, 3), 200, dtype=np.uint8)
+    val.session.image = lambda index: np.full((4, 4, 3), 200, dtype=np.uint8)
     assert "look other" in first(val, Mistakes())
 
 

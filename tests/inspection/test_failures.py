@@ -1,4 +1,4 @@
-"""What went wrong on a split: the same figures as an evaluation has, and the planted faults of its annotations."""
+"""Reports: the metrics of an evaluation, and planted annotation errors among the first suspects."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,20 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from here import Detr
 from small import TINY, small_weights
 
 import detrcli
-from detrcli.api.opening import checked_split, no_note
-from detrcli.api.sessions import session_of
+from detrcli.api.reporting import compare
+from detrcli.data.examine import examine_headers
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
 from detrcli.errors import UsageError
+from detrcli.evaluation.class_mapping import map_classes
+from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import truth_of
 from detrcli.inference.detector import Detector
-from detrcli.inspection.survey import Predictions, SurveyedImage, survey
-from detrcli.inspection.suspects import KINDS, Suspicions
+from detrcli.inspection.session import InspectionSession
+from detrcli.inspection.survey import survey
+from detrcli.inspection.suspects import SUSPECT_KINDS, Predictions, Suspicions
 
 IMAGES = 140  # of train; val is a fifth
 
@@ -33,22 +35,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def spoiled(data: Path, tmp_path: Path) -> Callable[[Callable[[list[dict[str, Any]]], None]], Path]:
-    """A copy of the annotations after a change, beside the same pictures."""
+def changed(data: Path, tmp_path: Path) -> Callable[[Callable[[list[dict[str, Any]]], None]], Path]:
+    """Copies the annotations with a change, beside the same images."""
 
-    def change(spoil: Callable[[list[dict[str, Any]]], None]) -> Path:
-        root = tmp_path / "spoiled"
+    def copy(change: Callable[[list[dict[str, Any]]], None]) -> Path:
+        root = tmp_path / "changed"
         (root / "annotations").mkdir(parents=True)
         (root / "val").symlink_to(data / "val")
         document = json.loads((data / "annotations" / "instances_val.json").read_text())
-        spoil(document["annotations"])
+        change(document["annotations"])
         (root / "annotations" / "instances_val.json").write_text(json.dumps(document))
         return root
 
-    return change
+    return copy
 
 
-def test_figures_are_those_of_an_evaluation(data: Path) -> None:
+def test_metrics_are_those_of_an_evaluation(data: Path) -> None:
     found = detrcli.report(data, "shapes")
     evaluated = detrcli.evaluate(data, "shapes")
     document = found.document
@@ -61,15 +63,14 @@ def test_figures_are_those_of_an_evaluation(data: Path) -> None:
     assert document["layers"][-1]["AP"] == pytest.approx(document["metrics"]["AP"])
     assert document["complete"]
     json.dumps(document, allow_nan=False)
-    assert "objects found" in str(found)
     assert "<table>" in found._repr_html_()
 
 
-def test_planted_faults_come_first(spoiled: Callable[..., Path]) -> None:
-    """One of each kind, in pictures where the shipped weights are right."""
+def test_planted_errors_come_first(changed: Callable[..., Path]) -> None:
+    """An error of each kind, in images where the shipped weights are right."""
     planted: dict[str, Any] = {}
 
-    def spoil(annotations: list[dict[str, Any]]) -> None:
+    def plant(annotations: list[dict[str, Any]]) -> None:
         large = [one for one in annotations if min(one["bbox"][2:]) >= 20]
         apart = [one for one in large if sum(o["image_id"] == one["image_id"] for o in annotations) <= 2]
         wrong, loose, twice, gone = apart[0], apart[3], apart[5], apart[7]
@@ -80,8 +81,8 @@ def test_planted_faults_come_first(spoiled: Callable[..., Path]) -> None:
         annotations.remove(gone)
         planted.update(wrong=wrong["id"], loose=loose["id"], twice=twice["id"], gone=gone)
 
-    suspects = detrcli.report(spoiled(spoil), "shapes").document["suspects"]
-    assert suspects.keys() == KINDS.keys()
+    suspects = detrcli.report(changed(plant), "shapes").document["suspects"]
+    assert suspects.keys() == SUSPECT_KINDS.keys()
     assert suspects["wrong_label"][0]["annotation_id"] == planted["wrong"]
     assert suspects["wrong_label"][0]["suggested_category_id"] != suspects["wrong_label"][0]["category_id"]
     assert suspects["loose_box"][0]["annotation_id"] == planted["loose"]
@@ -91,61 +92,56 @@ def test_planted_faults_come_first(spoiled: Callable[..., Path]) -> None:
     assert (first["image_id"], first["category_id"]) == (gone["image_id"], gone["category_id"])
     x, y, w, h = gone["bbox"]
     np.testing.assert_allclose(first["box"], [x, y, x + w, y + h], atol=4)
-    for members in suspects.values():
-        scores = [one["score"] for one in members if "iou" not in one]
-        assert all(0 <= score <= 1 for score in scores)
+    assert all(0 <= one["score"] <= 1 for members in suspects.values() for one in members if "iou" not in one)
 
 
-def test_mirror_images_say_what_the_image_says(data: Path) -> None:
-    """Of the same objects in the same places; so both count for a suspicion of what was learned by heart."""
-    checked = checked_split(open_data(data), "val", "auto", no_note, skip_bad=False)
-    session = session_of(
-        detrcli.load("shapes", "cpu"), checked, skip_bad=False, match_classes_by_id=False, note=no_note
-    )
-    truth = truth_of(checked)
-    suspicions = Suspicions(truth, truth.classes.ids)
-    right = []
+class Recorded(Suspicions):
+    """Records whether the predictions for the objects of each image are right, in each of the two passes."""
 
-    def looked(image: SurveyedImage, predictions: Sequence[Predictions]) -> None:
-        objects = np.flatnonzero(truth.of_image == image.image_id)
-        own = np.searchsorted(truth.classes.ids, truth.of_category[objects])
-        for one in predictions:
-            said = suspicions._said_of(objects, one)
-            right.append([v is not None and v.argmax() == k for v, k in zip(said, own, strict=True)])
+    def add(self, image_id: int, predictions: Sequence[Predictions], detections: Results) -> None:
+        objects = np.flatnonzero(self.truth.of_image == image_id)
+        expected = np.searchsorted(self.truth.classes.ids, self.truth.of_category[objects])
+        for right, one in zip(self.right, predictions, strict=True):
+            classes = self.probabilities(objects, *one)
+            right += [p is not None and p.argmax() == k for p, k in zip(classes, expected, strict=True)]
 
-    survey(session, looked, mirrored=True)
-    plain, mirrored = np.concatenate(right[::2]), np.concatenate(right[1::2])
+    right: tuple[list[bool], list[bool]] = ([], [])
+
+
+def test_predictions_for_mirrored_images_are_mirrored_back(data: Path) -> None:
+    split = examine_headers(open_data(data), ["val"]).splits["val"]
+    detector, truth = detrcli.load("shapes", "cpu"), truth_of(split)
+    recorded = Recorded(truth, truth.classes.ids)
+    survey(InspectionSession(detector, split, map_classes(detector.classes, truth.classes)), recorded, mirrored=True)
+    plain, mirrored = recorded.right
     assert len(plain) == len(mirrored) > 60
-    assert plain.mean() > 0.95
-    assert mirrored.mean() > 0.95
+    assert np.mean(plain) > 0.95
+    assert np.mean(mirrored) > 0.95
 
 
-def test_more_objects_than_queries(spoiled: Callable[..., Path]) -> None:
-    """What no query was left for is said to be missed by that."""
-
-    def spoil(annotations: list[dict[str, Any]]) -> None:
+def test_more_objects_than_queries(changed: Callable[..., Path]) -> None:
+    def multiply(annotations: list[dict[str, Any]]) -> None:
         image = annotations[0]["image_id"]
-        annotations.clear()
-        for n in range(TINY.queries + 4):
-            annotations.append(
-                {"id": 100 + n, "image_id": image, "category_id": 1, "bbox": [3 * n, 5, 10, 10],
-                 "area": 100, "iscrowd": 0}
-            )  # fmt: skip
+        annotations[:] = [
+            {"id": 100 + n, "image_id": image, "category_id": 1, "bbox": [3 * n, 5, 10, 10], "area": 100, "iscrowd": 0}
+            for n in range(TINY.queries + 4)
+        ]
 
-    checkpoint = small_weights(TINY)
-    detector = Detector(checkpoint, torch.device("cpu"))
-    found = detrcli.report(spoiled(spoil), detector, match_classes_by_id=True).document
+    detector = Detector.of(small_weights(TINY), "cpu")
+    found = detrcli.report(changed(multiply), detector, match_classes_by_id=True).document
     assert found["objects"]["missed"]["no_query"] == 4
 
 
-def test_there_is_time_for_a_part(data: Path) -> None:
+def test_a_time_limit(data: Path) -> None:
     found = detrcli.report(data, "shapes", seconds=0)
     assert not found.document["complete"]
     assert found.document["images"] == 1
+    with pytest.raises(UsageError, match="same"):
+        compare([("a", found), ("b", detrcli.report(data, "shapes", limit=2))])
 
 
 @pytest.mark.slow
-def test_as_a_command(data: Path, tmp_path: Path, detr: Detr) -> None:
+def test_the_command(data: Path, tmp_path: Path, detr: Detr) -> None:
     out = tmp_path / "report"
     shown = detr("report", data, "--weights", "shapes", "--out", out, "--json")
     assert shown.code == 0, shown.err
@@ -153,23 +149,19 @@ def test_as_a_command(data: Path, tmp_path: Path, detr: Detr) -> None:
     assert document["schema"] == "detr.report/1"
     assert document["page"] == str(out / "index.html")
     assert json.loads((out / "report.json").read_text()) == {k: v for k, v in document.items() if k != "page"}
-    assert {path.name for path in out.iterdir()} == {
-        "index.html", "pictures", "pieces", "report.json", "thresholds.json"
-    }  # fmt: skip
-    assert len(list((out / "pictures").iterdir())) == document["images"]
-    picture = next((data / "val").iterdir())
-    used = detr("predict", picture, "--weights", "shapes", "--threshold", out / "thresholds.json", "--no-images")
+    assert len(list((out / "images").iterdir())) == document["images"]
+    image = next((data / "val").iterdir())
+    used = detr("predict", image, "--weights", "shapes", "--threshold", out / "thresholds.json", "--no-images")
     assert used.code == 0, used.err
-    assert detr("report", data, "--weights", "shapes", "--out", out).code == 2  # it is there
+    assert detr("report", data, "--weights", "shapes", "--out", out).code == 2  # it exists
     assert detr("report", tmp_path / "none").code == 2
     assert detr("report", data, "--weights", "shapes", "--folds", 3, "--out", tmp_path / "b").code == 2
     shown = detr("report", data, "--weights", "shapes", "--threshold", 0.9, "--out", tmp_path / "c")
-    assert "scores of 0.90 and more" in shown.out
-    assert not [line for line in shown.out.splitlines() if "Traceback" in line]
+    assert "0.90" in shown.out
 
 
 @pytest.mark.slow
-def test_models_side_by_side(data: Path, tmp_path: Path, detr: Detr) -> None:
+def test_several_models(data: Path, tmp_path: Path, detr: Detr) -> None:
     out = tmp_path / "report"
     shown = detr("report", data, "--weights", "shapes-detr", "--weights", "shapes", "--out", out, "--json")
     assert shown.code == 0, shown.err
@@ -180,16 +172,5 @@ def test_models_side_by_side(data: Path, tmp_path: Path, detr: Detr) -> None:
     aps = [one["metrics"]["AP"] for one in document["models"]]
     assert gain["difference"] == pytest.approx(aps[1] - aps[0], abs=1e-6)
     assert gain["low"] <= gain["difference"] <= gain["high"]
-    page = (out / "index.html").read_text()
-    assert "0/index.html#image=" in page
+    assert "0/index.html#image=" in (out / "index.html").read_text()
     assert (out / "1" / "index.html").is_file()
-
-
-@pytest.mark.slow
-def test_reports_on_other_pictures_are_not_compared(data: Path) -> None:
-    from detrcli.api.reporting import compare
-
-    one = detrcli.report(data, "shapes", seconds=0)
-    whole = detrcli.report(data, "shapes")
-    with pytest.raises(UsageError, match="same pictures"):
-        compare([("a", one), ("b", whole)])

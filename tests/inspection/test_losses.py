@@ -1,4 +1,6 @@
-"""The loss taken apart is the criterion's loss."""
+"""The losses of objects and unmatched queries sum to the loss of the criterion."""
+
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,8 +12,7 @@ from test_matching_explained import random_group
 from detrcli.architectures import preset
 from detrcli.architectures.detr import set_prediction_loss
 from detrcli.config import LossConfig
-from detrcli.inspection.explained import explain_group
-from detrcli.inspection.losses import ObjectLosses, image_normalisers, object_losses
+from detrcli.inspection.matching import ObjectLosses, explain_group, object_losses
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.terms import LossTerm, per_object
 from detrcli.structures import Match, Output, QueryGroup, Target
@@ -24,23 +25,24 @@ CRITERIA = [
 ]
 
 
-def taken_apart(group: QueryGroup, target: Target, criterion: Criterion) -> list[ObjectLosses]:
-    match = criterion.matcher(group, [target])
-    return object_losses(group, target, match, criterion, image_normalisers(group, target, criterion))
+def losses_of(group: QueryGroup, target: Target, criterion: Criterion) -> Sequence[ObjectLosses]:
+    losses = explain_group(group, target, criterion).losses
+    assert losses is not None
+    return losses
 
 
 @counted(200, seeds(), st.integers(1, 6), st.integers(0, 8), st.sampled_from(CRITERIA))
-def test_objects_and_background_sum_to_the_criterions_total(
+def test_objects_and_unmatched_queries_sum_to_the_total(
     g: torch.Generator, queries: int, objects: int, criterion: Criterion
 ) -> None:
     group, target = random_group(g, 3, queries, 4), random_target(g, objects, 4)
-    parts = taken_apart(group, target, criterion)
-    losses = criterion.compute_loss(Output(group), [target])
-    assert sum(layer.total for layer in parts) == pytest.approx(float(losses.total), rel=1e-5)
+    parts = losses_of(group, target, criterion)
+    loss = criterion.compute_loss(Output(group), [target])
+    assert sum(layer.total for layer in parts) == pytest.approx(float(loss.total), rel=1e-5)
     for i, layer in enumerate(parts):
         for m, term in enumerate(criterion.terms):
             ours = layer.targets[:, m].sum() + layer.unmatched[m]
-            theirs = term.weight * float(losses.layers["decoder"][term.name][i])
+            theirs = term.weight * float(loss.layers["decoder"][term.name][i])
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
         assert layer.terms == ("class", "l1", "giou")
         assert layer.unmatched[1:].tolist() == [0, 0]
@@ -48,51 +50,46 @@ def test_objects_and_background_sum_to_the_criterions_total(
 
 
 def test_the_published_loss_of_a_batch_is_that_of_its_images() -> None:
-    """The reference's own losses, summed over two images, once those are divided by what their batch holds."""
+    """Summed over two images with the normalizers of their batch, they are the losses of the reference."""
     golden = Golden("detr-r50")
     logits, boxes = (torch.from_numpy(golden.arrays[f"pred_{what}"]) for what in ("logits", "boxes"))
     targets, criterion = golden.targets(), CRITERIA[0]
     whole = QueryGroup("decoder", logits, boxes)
-    normalisers = criterion.normalizers(Output(whole), [targets])["decoder"]
+    normalizers = criterion.normalizers(Output(whole), [targets])["decoder"]
     total = 0.0
     for image, target in enumerate(targets):
         group = QueryGroup("decoder", logits[:, image : image + 1], boxes[:, image : image + 1])
         match = criterion.matcher(group, [target])
-        total += sum(layer.total for layer in object_losses(group, target, match, criterion, normalisers))
+        total += sum(layer.total for layer in object_losses(group, target, match, criterion, normalizers))
     assert total == pytest.approx(golden.facts["total"], rel=1e-4)
 
 
-def test_a_perfect_box_costs_its_class_alone() -> None:
-    """An object of probability a half in its place: log 2, and nothing else."""
+def test_a_perfect_box_has_a_class_loss_alone() -> None:
+    """An object with a probability of 0.5: log 2."""
     target = Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
     logits = torch.log(torch.tensor([[[[0.1, 0.5, 0.4], [0.2, 0.2, 0.6]]]]))
     boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]]])
-    ones = dict.fromkeys(("class", "l1", "giou"), 1.0)
-    group, criterion = QueryGroup("decoder", logits, boxes), CRITERIA[0]
-    (layer,) = object_losses(group, target, criterion.matcher(group, [target]), criterion, ones)
+    losses = explain_group(QueryGroup("decoder", logits, boxes), target, CRITERIA[0], normalized=False).losses
+    assert losses is not None
+    (layer,) = losses
     assert layer.targets[0].tolist() == pytest.approx([0.6931472, 0, 0], abs=1e-6)
     assert layer.unmatched.tolist() == pytest.approx([0.1 * 0.5108256, 0, 0], abs=1e-6)
 
 
-def test_any_number_of_terms_and_groups() -> None:
-    """A fourth term, of pairs, with a value of 1 for each; and a second group."""
+def test_any_number_of_terms() -> None:
+    """A fourth term, 1 for each pair."""
     g = torch.Generator().manual_seed(0)
     group, target = random_group(g, 2, 5, 4), random_target(g, 3, 4)
     plain = CRITERIA[0]
     ones = LossTerm("ones", 6.0, lambda m: torch.ones(len(m.boxes)), per_object)
     criterion = Criterion(plain.scoring, plain.matcher, [*plain.terms, ones])
-    others = QueryGroup("others", group.logits, group.boxes)
-    for layer in taken_apart(others, target, criterion):
+    for layer in losses_of(group, target, criterion):
         assert layer.terms == ("class", "l1", "giou", "ones")
         assert layer.targets[:, 3].tolist() == [2, 2, 2]  # 6 / 3 objects
-    both = Output(group, (others,))
-    whole = float(criterion.compute_loss(both, [target]).total)
-    parts = [layer.total for part in both.groups for layer in taken_apart(part, target, criterion)]
-    assert sum(parts) == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_group_with_its_own_pairs_and_objects() -> None:
-    """A denoising group of two copies of one object: both copies are charged for, nothing is matched anew."""
+    """A denoising group of two copies of an object: both copies have a loss, and nothing is matched again."""
     g = torch.Generator().manual_seed(0)
     target = random_target(g, 1, 4)
     twice = Target(target.labels.repeat(2), target.boxes.repeat(2, 1))
@@ -118,12 +115,12 @@ def test_a_group_with_its_own_pairs_and_objects() -> None:
 
 
 class ForeignLoss:
-    """A model's own loss, of which nothing but the matching is known."""
+    """A loss of which only the matching is known."""
 
     scoring, matcher = CRITERIA[0].scoring, CRITERIA[0].matcher
 
 
-def test_a_loss_that_cannot_be_taken_apart() -> None:
+def test_a_loss_without_known_terms() -> None:
     g = torch.Generator().manual_seed(0)
     explained = explain_group(random_group(g, 1, 3, 4), random_target(g, 2, 4), ForeignLoss())
     assert explained.losses is None

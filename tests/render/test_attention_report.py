@@ -1,7 +1,8 @@
-"""Looking into a picture from Python: each kind with its figure, table, document and arrays."""
+"""Attention of each kind as a table, JSON, arrays, a figure and a page."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.errors import DataError, UsageError
 from detrcli.inference.detector import Detector
-from detrcli.render.attention_report import Kind, look
-from detrcli.render.colour import colour_of
+from detrcli.inspection.look import Kind
+from detrcli.inspection.look import look as findings_of
+from detrcli.render.attention_report import AttentionReport
+from detrcli.render.color import color_of
 
 
 @pytest.fixture(scope="module")
@@ -21,107 +24,115 @@ def detector() -> Detector:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
+def look(detector: Detector, image: Any, **options: Any) -> AttentionReport:
+    return AttentionReport(findings_of(detector, image, **options))
+
+
 @pytest.mark.parametrize("kind", ["cross", "encoder", "self", "relevance", "faithfulness"])
-def test_every_kind_is_told_in_all_ways(detector: Detector, picture: Path, kind: Kind) -> None:
-    asked = {"points": [(3, 5)]} if kind == "encoder" else {"queries": [5, 0]}
-    report = look(detector, picture, kind=kind, **asked)  # type: ignore[arg-type]  # by name
+def test_every_kind_has_every_form(detector: Detector, image: Path, kind: Kind) -> None:
+    report = look(detector, image, kind=kind, **({"points": [(3, 5)]} if kind == "encoder" else {"queries": [5, 0]}))
     document = json.loads(json.dumps(report.document, allow_nan=False))
     assert (document["file"], document["width"], document["height"]) == ("a.png", 90, 60)
     assert document["cells"] == list(report.record.forward.cells)
     assert document["layers"] == [1 if kind == "encoder" else 2] == report.arrays["layers"].tolist()
     assert report.arrays["image_size"].tolist() == [60, 90]
-    assert {len(row) for row in report.rows} == {len(report.columns)}
+    assert {len(row) for row in report.table.rows} == {len(report.table.columns)}
     sums = report.maps.sum(-1) if kind == "self" else report.maps.sum((-2, -1))
     np.testing.assert_allclose(sums, 1, rtol=1e-5)
     assert report.figure.mode == "RGB"
     assert report.figure is report.figure  # drawn once
+    assert report._repr_png_().startswith(b"\x89PNG")
 
 
-def test_a_figure_shows_the_boxes_of_its_queries(detector: Detector, picture: Path) -> None:
-    """Each in the colour of its class."""
-    report = look(detector, picture, threshold=0)
+def test_a_figure_has_the_boxes_of_its_queries(detector: Detector, image: Path) -> None:
+    """In the colors of their classes."""
+    report = look(detector, image, threshold=0)
     figure = np.asarray(report.figure)
-    for category in {said.category_id for said in map(report.record.prediction, [-1] * 9, report.queries)}:
-        assert (figure == colour_of(category)).all(-1).any()
+    assert len(report.findings.queries) == 9
+    for category in {report.record.prediction(-1, query).category_id for query in range(9)}:
+        assert (figure == color_of(category)).all(-1).any()
 
 
-def test_every_layer_and_head_has_a_tile(detector: Detector, picture: Path) -> None:
-    report = look(detector, picture, queries=[4], layers="all", heads="all")
+def test_every_layer_and_head_has_a_map(detector: Detector, image: Path) -> None:
+    report = look(detector, image, queries=[4], layers="all", heads="all")
     assert report.maps.shape[:3] == (3, 1, 4)
-    assert len(report.rows) == 12
-    one = look(detector, picture, queries=[4], layers=0, heads=2)
-    np.testing.assert_array_equal(one.maps[0, :, 0], report.maps[0, :, 2])
-    assert report.figure.height > one.figure.height
+    assert len(report.table.rows) == 12
+    single = look(detector, image, queries=[4], layers=0, heads=2)
+    np.testing.assert_array_equal(single.maps[0, :, 0], report.maps[0, :, 2])
+    assert report.figure.height > single.figure.height
 
 
-def test_an_image_and_an_array_are_looked_at_as_their_file(detector: Detector, picture: Path) -> None:
-    with Image.open(picture) as image:
-        loaded = image.convert("RGB")
-    maps = look(detector, picture, queries=[1]).maps
-    for source in (str(picture), loaded, np.asarray(loaded)):
-        report = look(detector, source, queries=[1])
-        np.testing.assert_array_equal(report.maps, maps)
-    assert report.document["file"] == "the picture"
+def test_files_images_and_arrays(detector: Detector, image: Path) -> None:
+    with Image.open(image) as opened_image:
+        loaded = opened_image.convert("RGB")
+    maps = look(detector, image, queries=[1]).maps
+    for source in (str(image), loaded, np.asarray(loaded)):
+        np.testing.assert_array_equal(look(detector, source, queries=[1]).maps, maps)
 
 
-def test_queries_without_an_object_say_so(picture: Path) -> None:
-    """With "no object" likeliest everywhere."""
+def test_queries_without_an_object(image: Path) -> None:
     detector = Detector.of(small_weights(CONFIG), "cpu")
     head = detector.model.get_submodule("class_head")
     head.bias.data.copy_(head.bias.data.new_tensor([0, 0, 0, 50]))  # type: ignore[union-attr, operator]  # a module's attribute
-    report = look(detector, picture, queries=[2])
+    report = look(detector, image, queries=[2])
     assert report.document["queries"][0]["nothing"] is True
-    assert "no object, at best" in str(report.rows[0][1])
+    assert "no object" in str(report.table.rows[0][1])
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "named"),
     [
-        ({"queries": [9]}, "queries 0 to 8"),
-        ({"layers": "3"}, "last, all or a number from 0 to 2"),
-        ({"layers": -1}, "last, all"),
-        ({"heads": "four"}, "mean, all or a number from 0 to 3"),
-        ({"kind": "encoder", "points": [(90, 0)]}, "ends at 89,59"),
-        ({"kind": "encoder", "points": [(float("nan"), 0)]}, "ends at 89,59"),
-        ({"kind": "encoder"}, "Points are for"),
-        ({"points": [(1, 1)]}, "Points are for"),
-        ({"kind": "encoder", "points": [(1, 1)], "queries": [1]}, "one at a time"),
-        ({"kind": "relevance", "layers": "all"}, "not with all"),
-        ({"masks": []}, "Masks are compared"),
-        ({"threshold": 1}, "the best is query"),
+        ({"queries": [9]}, "`queries=9`"),
+        ({"layers": "3"}, "`layers=3`"),
+        ({"layers": -1}, "`layers=-1`"),
+        ({"heads": "four"}, "`heads=four`"),
+        ({"heads": 4}, "`heads=4`"),
+        ({"kind": "encoder", "points": [(90, 0)]}, "`points=90,0`"),
+        ({"kind": "encoder", "points": [(float("nan"), 0)]}, "`points=nan,0`"),
+        ({"kind": "encoder"}, "`points`"),
+        ({"points": [(1, 1)]}, "`points`"),
+        ({"kind": "encoder", "points": [(1, 1)], "queries": [1]}, "`queries`"),
+        ({"kind": "relevance", "layers": "all"}, "all"),
+        ({"kind": "mask", "layers": "all"}, "`layers=all`"),
+        ({"masks": []}, "`masks`"),
+        ({"threshold": 1}, "`threshold`"),
     ],
 )
-def test_what_cannot_be_asked(detector: Detector, picture: Path, asked: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        look(detector, picture, **asked)  # type: ignore[arg-type]  # by name
+def test_usage_errors(detector: Detector, image: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        look(detector, image, **options)
 
 
-def test_no_picture(detector: Detector, tmp_path: Path) -> None:
+def test_a_missing_file(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none.png"):
         look(detector, tmp_path / "none.png")
 
 
-def test_what_a_family_cannot_show(detector: Detector, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options", [{"kind": "self"}, {"kind": "encoder", "points": [(1, 1)]}, {"kind": "relevance", "queries": [0]}]
+)
+def test_kinds_that_a_model_does_not_have(
+    detector: Detector, image: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     monkeypatch.setattr(type(detector.inspect()), "abilities", frozenset({"cross-attention"}))
-    for asked in ({"kind": "self"}, {"kind": "encoder", "points": [(1, 1)]}, {"kind": "relevance"}):
-        with pytest.raises(UsageError, match="It can show: cross-attention"):
-            look(detector, picture, **({} if "points" in asked else {"queries": [0]}), **asked)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="cross-attention"):
+        look(detector, image, **options)
 
 
-def test_the_page_holds_all_layers_and_heads(detector: Detector, picture: Path, tmp_path: Path) -> None:
-    report = look(detector, picture, queries=[5, 0, 8])
+def test_the_page_has_all_layers_and_heads(detector: Detector, image: Path, tmp_path: Path) -> None:
+    report = look(detector, image, queries=[5, 0, 8])
     report.page(tmp_path / "a.html")
-    with pytest.raises(UsageError, match="one at a time"):
-        look(detector, picture, kind="encoder", points=[(1, 1)]).page(tmp_path / "b.html")
+    with pytest.raises(UsageError, match="points"):
+        look(detector, image, kind="encoder", points=[(1, 1)]).page(tmp_path / "b.html")
     with opened(tmp_path / "a.html") as page:
         page.wait_for_selector("body[data-ready=yes]")
-        assert page.evaluate("viewer.inside.queries.length") == 3
+        assert page.evaluate("viewer.attention.queries.length") == 3
         assert page.locator("select option").count() == 5
         assert "2 of 0 to 2" in page.inner_text("output >> nth=0")
         last = page.inner_text(".said")

@@ -1,4 +1,4 @@
-"""The viewer: its keys, lists and clicks show what was computed, and names stay text."""
+"""Pages and the viewer: keys, lists and clicks show computed values, and names stay text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import opened
+from PIL import Image
 
 import detrcli
 from detrcli.api.inspecting import ImageMatching
 from detrcli.data.make import make_shapes
-from detrcli.render.viewer import MOST_CELLS, ImageView, ObjectView, _summed, write_viewer_page
+from detrcli.render.page import Section, write_page
+from detrcli.render.viewer import MAX_CELLS, ImageView, ObjectView, _coarsened, write_viewer_page
 
 EVIL = "</script><img src=x onerror=alert(1)>\x1b"
 
@@ -34,7 +36,7 @@ def page(matching: ImageMatching, tmp_path: Path) -> Iterator[Any]:
         yield shown
 
 
-def test_what_is_said_is_what_was_matched(page: Any, matching: ImageMatching) -> None:
+def test_the_description_is_that_of_the_matching(page: Any, matching: ImageMatching) -> None:
     last = matching.report.layers[-1]
     for pair in last.pairs:
         page.click(f".lists button[data-object='{pair.target}']")
@@ -65,7 +67,7 @@ def test_keys(page: Any) -> None:
     assert page.evaluate("viewer.heat.toDataURL()") == before
     assert page.locator("rect").count() > 1
     page.keyboard.press("p")
-    assert page.locator("rect").count() <= 1  # the chosen query alone
+    assert page.locator("rect").count() <= 1  # of the selected query
     assert not page.is_visible("canvas")
     page.keyboard.press("p")
     assert page.is_visible("canvas")
@@ -76,53 +78,47 @@ def test_keys(page: Any) -> None:
 
 
 def test_the_map_is_the_attention(page: Any, matching: ImageMatching) -> None:
-    """The values behind the pixels are the shares, to the step of 1/255 of the largest."""
+    """The values of the pixels are the shares, in steps of 1/255 of the largest."""
     query = matching.report.layers[-1].pairs[0].query
     page.click(f".lists button[data-query='{query}']")
     shown = page.evaluate(
         "(() => { const { values, most } = viewer.map(); return [...values].map((v) => v / 255 * most); })()"
     )
-    seen = detrcli.look(matching.picture, matching.detector, queries=[query])
-    np.testing.assert_allclose(shown, seen.maps[0, 0, 0].ravel(), atol=float(seen.maps.max()) / 254 + 1e-5)
+    expected = detrcli.look(matching.picture, matching.detector, queries=[query])
+    np.testing.assert_allclose(shown, expected.maps[0, 0, 0].ravel(), atol=float(expected.maps.max()) / 254 + 1e-5)
 
 
-def test_a_click_chooses_the_smallest_box_there(page: Any, matching: ImageMatching) -> None:
+def test_a_click_selects_the_smallest_box(page: Any, matching: ImageMatching) -> None:
     target = matching.report.target
     smallest = int((target.boxes[:, 2] * target.boxes[:, 3]).argmin())
     cx, cy, *_ = target.boxes[smallest].tolist()
     stage = page.locator(".stage").bounding_box()
-    for _ in range(3):  # boxes of queries may be smaller; the next click goes on
+    for _ in range(3):  # boxes of queries may be smaller; the next click selects a larger box
         page.mouse.click(stage["x"] + cx * stage["width"], stage["y"] + cy * stage["height"])
         if f"Object {smallest}:" in page.inner_text(".said"):
             break
     else:
-        pytest.fail("the object was not chosen")
+        pytest.fail("the object was not selected")
 
 
-def test_hovering_says_the_share(page: Any) -> None:
+def test_hovering_shows_the_share(page: Any) -> None:
     stage = page.locator(".stage").bounding_box()
     page.mouse.move(stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2)
     assert "of the attention" in page.inner_text(".hover")
 
 
-def view(names: list[str], **given: Any) -> ImageView:
+def test_names_stay_text_and_many_queries_fit(tmp_path: Path) -> None:
+    """300 queries, 140 objects and names with markup, on a narrow screen."""
     rng = np.random.default_rng(0)
     L, Q = 6, 300
-    return ImageView(
-        file=EVIL, width=640, height=480, names=names,
+    view = ImageView(
+        file=EVIL, width=640, height=480, names=[EVIL, "b"],
         boxes=rng.uniform(0.1, 0.5, (L, Q, 4)), scores=rng.uniform(size=(L, Q)),
-        labels=rng.integers(0, len(names), (L, Q)), nothing=np.zeros((L, Q), dtype=bool), threshold=0.5,
-        **given,
+        labels=rng.integers(0, 2, (L, Q)), no_object=np.zeros((L, Q), dtype=bool), threshold=0.5,
+        objects=[ObjectView(EVIL, [0.5, 0.5, 0.2, 0.2], n) for n in range(140)],
     )  # fmt: skip
-
-
-def test_names_stay_text_and_many_fit(tmp_path: Path) -> None:
-    """300 queries, 140 objects, names that would be markup, on a narrow screen."""
-    from PIL import Image
-
-    objects = [ObjectView(EVIL, [0.5, 0.5, 0.2, 0.2], n) for n in range(140)]
     path = tmp_path / "a.html"
-    write_viewer_page(path, EVIL, EVIL, view([EVIL, "b"], objects=objects), Image.new("RGB", (640, 480)), {})
+    write_viewer_page(path, EVIL, EVIL, view, Image.new("RGB", (640, 480)), {})
     text = path.read_text(encoding="utf-8")
     assert text.count("</script>") == 2
     assert "\x1b" not in text
@@ -133,18 +129,40 @@ def test_names_stay_text_and_many_fit(tmp_path: Path) -> None:
         assert shown.locator("img").count() == 1
 
 
+def test_names_stay_text_in_sections(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "page.html"
+    section = Section(
+        "Section", EVIL, EVIL, (EVIL, "n"), [(EVIL, 0.25), ("b", 2)], [(Image.new("RGB", (8, 8)), EVIL)],
+        "<button id=b>press</button>",
+    )  # fmt: skip
+    write_page(
+        path, "A page", f"{EVIL} `code`", [section], data={"name": EVIL},
+        script="const d = JSON.parse(document.getElementById('data').textContent);"
+        "b.onclick = () => { b.textContent = d.name; };",
+    )  # fmt: skip
+    text = path.read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert text.count("</script>") == 2
+    assert "\x1b" not in text
+    assert "<code>code</code>" in text
+    assert "<td class=number>0.250</td>" in text
+    with opened(path) as page:
+        page.click("#b")
+        assert page.inner_text("#b") == EVIL
+        assert page.evaluate("document.images[0].naturalWidth") == 8
+
+
 def test_fine_maps_are_summed_to_fewer_cells() -> None:
     maps = np.random.default_rng(0).random((2, 100, 134))
-    small = _summed(maps)
-    assert max(small.shape[-2:]) <= MOST_CELLS
+    small = _coarsened(maps)
+    assert max(small.shape[-2:]) <= MAX_CELLS
     np.testing.assert_allclose(small.sum((-2, -1)), maps.sum((-2, -1)))
     assert small[0, 0, 0] == pytest.approx(maps[0, :3, :3].sum())
     few = maps[:, :10, :10]
-    assert _summed(few) is few
+    assert _coarsened(few) is few
 
 
-def test_a_picture_alone(tmp_path: Path) -> None:
-    """Without ground truth: queries, layers and attention."""
+def test_an_image_without_ground_truth(tmp_path: Path) -> None:
     found = detrcli.look(np.full((60, 90, 3), 90, dtype=np.uint8), "shapes", queries=[3, 1])
     found.page(tmp_path / "a.html")
     with opened(tmp_path / "a.html") as shown:
