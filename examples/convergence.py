@@ -37,7 +37,7 @@ from detrcli.architectures.architecture import Architecture
 from detrcli.architectures.detr import class_head_rows, set_prediction_loss
 from detrcli.architectures.tiny import NORMS, TinyConfig
 from detrcli.config import ModelConfig
-from detrcli.evaluation.errors import errors_of
+from detrcli.evaluation.outcomes import errors_of
 from detrcli.evaluation.thresholds import best_thresholds
 from detrcli.losses.scoring import Softmax
 from detrcli.model.dense_attention import DenseInspectable

@@ -17,7 +17,7 @@ from detrcli.data.source import BUILT_IN
 from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
 from detrcli.doctor.finding import Finding
 from detrcli.errors import DataError, DetrError, UsageError, WeightsError
-from detrcli.evaluation.evaluator import Evaluator
+from detrcli.evaluation.metrics import Evaluator
 from detrcli.system import distributed
 from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder

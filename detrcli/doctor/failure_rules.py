@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from detrcli.doctor.finding import ANNOTATIONS, BROKEN, LITTLE, SETTINGS, Finding
-from detrcli.evaluation.errors import SAME
-from detrcli.evaluation.pairing import by_image, overlaps
+from detrcli.evaluation.pairing import SAME, by_image, overlaps
 from detrcli.inspection.failures import Failures
 
 ENOUGH = 20  # objects, below which nothing is concluded

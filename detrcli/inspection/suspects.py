@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.evaluation.errors import NEAR, SAME
-from detrcli.evaluation.pairing import groups, overlaps
+from detrcli.evaluation.pairing import NEAR, SAME, groups, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.inspection.survey import Predictions

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detrcli.evaluation.comparison import Difference, image_scores
+from detrcli.evaluation.comparison import Difference
 from detrcli.evaluation.metrics import METRICS
 from detrcli.inspection.failures import Failures
 from detrcli.render.page import Cell, Section, as_url, escaped, measured, write_page
@@ -81,7 +81,7 @@ def _gains(first: str, differences: Sequence[Difference]) -> Iterator[Section]:
 
 def _pictures(names: Sequence[str], failures: Sequence[Failures], i: int, places: Sequence[Sequence[int]]) -> Section:
     """Those in which two models differ most, with a link to each model's own view."""
-    first, other = image_scores(failures[0].outcomes), image_scores(failures[i].outcomes)
+    first, other = failures[0].outcomes.image_scores, failures[i].outcomes.image_scores
     gains = other - first  # (I,)
     order = [n for n in np.argsort(-np.abs(gains), kind="stable").tolist() if gains[n]][:SHOWN]
     tiles = []

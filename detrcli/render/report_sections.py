@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from detrcli.evaluation.curves import SCORES
-from detrcli.evaluation.errors import KINDS as ERRORS
 from detrcli.evaluation.metrics import RECALLS
-from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
+from detrcli.evaluation.outcomes import ERROR_KINDS, FALSE_ALARMS, MISSED
 from detrcli.inspection.failures import Failures
 from detrcli.render import charts
 from detrcli.render.page import Section, escaped, measured
@@ -73,7 +72,7 @@ def sections_of(
         "How much AP50 would gain if all errors of a kind were fixed (TIDE). Detections of every score count.",
         columns=("error", "what it is", "count", "AP50 without it"),
         rows=[
-            (one.kind, ERRORS[one.kind][1], f"{one.count:,}", f"+{one.cost:.3f}")
+            (one.kind, ERROR_KINDS[one.kind][1], f"{one.count:,}", f"+{one.cost:.3f}")
             for one in sorted(failures.errors, key=lambda one: -one.cost)
         ],
     )

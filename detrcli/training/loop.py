@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from detrcli.data.annotations import annotate
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
 from detrcli.errors import DataError, DivergedError, loader_was_killed
 from detrcli.evaluation.class_mapping import map_classes
-from detrcli.evaluation.evaluator import CocoEvaluator, CocoMaskEvaluator, Evaluator
 from detrcli.evaluation.masks import has_masks
+from detrcli.evaluation.metrics import CocoEvaluator, Evaluator
 from detrcli.evaluation.run import DetectedSplit, detect_split, readable
 from detrcli.inference.detector import Detector
+from detrcli.reporter import Reporter
 from detrcli.system import distributed
 from detrcli.system.allocator import give_back
 from detrcli.system.files import write_whole
@@ -87,7 +89,7 @@ class Training:
         self.model.freeze(initial.freeze)
         self.data = data.with_masks() if self.model.has_masks else data
         self.val_has_masks = self.model.has_masks and has_masks(data.truth)
-        self.evaluator = evaluator or (CocoMaskEvaluator() if self.val_has_masks else CocoEvaluator())
+        self.evaluator = evaluator or CocoEvaluator(self.val_has_masks)
         self.loss = initial.checkpoint.make_loss()
         self.parameter_groups = initial.checkpoint.architecture.parameter_groups(self.model)
         self.trainer = Trainer(
@@ -379,12 +381,15 @@ class Training:
         share = -(-len(data.truth.images) // distributed.world_size())
         done = 0
 
-        def advance() -> None:
+        def advance(steps: int) -> None:
             nonlocal done
-            done += 1
+            done += steps
             self.report.evaluating(done, share)
             if interrupts.wish():
                 raise _Stopped
+
+        reporter = Reporter()
+        reporter.progress = lambda *_: nullcontext(advance)  # type: ignore[method-assign]
 
         try:
             found: DetectedSplit = detect_split(
@@ -393,7 +398,7 @@ class Training:
                 data.truth,
                 map_classes(weights.classes, data.truth.classes),
                 batch_size=self.settings.batch_size,
-                advance=advance,
+                reporter=reporter,
             )
         except RuntimeError:
             # Another process that was told to stop, as we were, no longer answers.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from here import Detr
+from split import changed
 
 from detrcli.api.doctoring import Diagnosis, doctor
 from detrcli.api.training import TrainingResult, train
@@ -209,10 +210,10 @@ def test_of_mistakes() -> None:
         (lambda b: 2 * b, "twice as large"),
     ):
         val = Mistakes()
-        val.truth = replace(val.truth, boxes=change(val.truth.boxes))
+        val.truth = changed(val.truth, boxes=change(val.truth.boxes))
         assert said in first(val)
     val = Mistakes()
-    val.truth = replace(val.truth, of_category=np.where(val.truth.of_category == 3, 8, 3))
+    val.truth = changed(val.truth, of_category=np.where(val.truth.of_category == 3, 8, 3))
     assert "off by one" in first(val, Mistakes())
     assert first(val, val) == ""  # train says the same: it was learned so
     train = Mistakes()
