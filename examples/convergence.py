@@ -169,7 +169,7 @@ def measure_speed(data: Path, out: Path, ways: Sequence[str]) -> None:
             folder = folder_of(out, f"speed {name}", len(list(out.glob("speed*"))))
             train_way(few, folder, name, 0, 3 * FEW)
             with (folder / "metrics.csv").open() as file:
-                fastest = max(float(row["pictures_per_second"]) for row in csv.DictReader(file))
+                fastest = max(float(row["images_per_second"]) for row in csv.DictReader(file))
             speeds[name] = max(speeds.get(name, 0.0), fastest)
     (out / "speed.json").write_text(json.dumps(speeds))
 

@@ -28,7 +28,7 @@ from detrcli.api.training import TrainingResult, train
 from detrcli.data.make import make_shapes
 from detrcli.errors import DetrError
 from detrcli.training.loop import Training
-from detrcli.training.run_folder import MACHINE
+from detrcli.training.run_folder import MACHINE_COLUMNS
 
 SETTINGS = {
     "model": "detr-tiny", "weights": "none", "size": 32, "queries": 6, "batch_size": 2, "epochs": 8, "workers": 0,
@@ -48,17 +48,17 @@ def trained(data: Path, run: Path, notes: Path) -> int:
 
         def also(self: Training, *args: Any) -> Any:
             if before:
-                os.write(file, NOTE.pack(kind, self.step))
+                os.write(file, NOTE.pack(kind, self.state.step))
             answer = plain(self, *args)
             if not before:
-                os.write(file, NOTE.pack(kind, self.step))
+                os.write(file, NOTE.pack(kind, self.state.step))
             return answer
 
         setattr(Training, name, also)
 
-    noting("_one_step", STEP)
+    noting("_step", STEP)
     noting("save", SAVED)
-    noting("go", BEGUN, before=True)
+    noting("run", BEGUN, before=True)
     begun = (run / "state").is_dir() and any((run / "state").glob("*.pt"))
     try:
         if begun:
@@ -151,7 +151,9 @@ def wait(child: int) -> int:
 def bytes_of(run: Path) -> tuple[object, ...]:
     """What a run should end in, whatever stopped it: weights, and figures but for the machine's."""
     with (run / "metrics.csv").open() as file:
-        rows = [{name: value for name, value in row.items() if name not in MACHINE} for row in csv.DictReader(file)]
+        rows = [
+            {name: value for name, value in row.items() if name not in MACHINE_COLUMNS} for row in csv.DictReader(file)
+        ]
     return (run / "last.safetensors").read_bytes(), (run / "best.safetensors").read_bytes(), rows
 
 

@@ -108,7 +108,7 @@ def epochs_of(process: subprocess.Popen[str], said: list[str]) -> Iterator[tuple
     """After each epoch that a training tells: what is resident, the most that ever was, and pictures a second."""
     for line in process.stderr:
         said.append(line)
-        if epoch := re.match(r"epoch \d+  .* ([\d.]+) pictures/s$", line):
+        if epoch := re.match(r"epoch \d+  .* ([\d.]+) images/s$", line):
             yield megabytes(process.pid, "VmRSS"), megabytes(process.pid, "VmHWM"), float(epoch[1])
 
 

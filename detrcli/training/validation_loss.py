@@ -1,4 +1,4 @@
-"""The loss on pictures that are not trained on, to be put beside that of the training."""
+"""The loss on the validation split, to compare with the training loss."""
 
 import numpy as np
 import torch
@@ -8,30 +8,29 @@ from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.inference.detector import Detector
 from detrcli.losses.loss import Loss, StepNormalizers
 
-LEAST, MOST = 8, 32  # pictures, a quarter of the split between these
+MIN_IMAGES, MAX_IMAGES = 8, 32  # a quarter of the split within these limits
 
 
 def validation_loss(detector: Detector, truth: Annotations, loss: Loss) -> float | None:
-    """The loss of some pictures as if they were one batch of a step; None where none of them can be read, and for
-    networks that know it in training alone.
+    """Return the loss of some images as a single batch; None if none is readable, or the loss requires training mode.
 
-    They lie evenly over the split, the same at every evaluation, and so does the noise that a model draws. Every
-    process of a training must call it.
+    Every evaluation uses the same images, evenly spaced in the split, and the same random numbers. All processes must
+    call it.
     """
     if loss.in_training_alone:
         return None
     dataset = DetectionDataset(truth, detector.preprocessing, augmentation="none")
-    count = min(len(dataset), max(LEAST, min(MOST, len(dataset) // 4)))
-    places = np.linspace(0, len(dataset) - 1, count).astype(int).tolist()
-    examples = [one for i in places if isinstance(one := dataset[0, i], Example)]
+    count = min(len(dataset), max(MIN_IMAGES, min(MAX_IMAGES, len(dataset) // 4)))
+    indices = np.linspace(0, len(dataset) - 1, count).astype(int).tolist()
+    examples = [example for i in indices if isinstance(example := dataset[0, i], Example)]
     if not examples:
         return None
-    step = StepNormalizers.of([[one.target] for one in examples])
+    step = StepNormalizers.of([[example.target] for example in examples])
     total = 0.0
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
-        for one in examples:
-            target = one.target.to(detector.device)
-            output = detector.output([one.pixels], [target])
+        for example in examples:
+            target = example.target.to(detector.device)
+            output = detector.output([example.pixels], [target])
             total += float(loss.compute_loss(output, [target], step).total)
     return total
