@@ -137,7 +137,6 @@ def evaluate(
         first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
         found = detect_split(
             detector,
-            checked,
             truth,
             mapping,
             threshold=threshold,

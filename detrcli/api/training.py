@@ -149,7 +149,7 @@ def train(
             )
         if state is not None:
             with _readable(resume):
-                training.restore(state)
+                training.state.restore(state)
         run = distributed.broadcast_object(lambda: _locked_folder(resume or out, stack, is_new=resume is None))
         if distributed.rank() == 0:
             training.folder = RunFolder(run, tensorboard=initial.settings.tensorboard)

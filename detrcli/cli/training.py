@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from detrcli.api.training import TrainingPlan, TrainingResult
 from detrcli.cli.console import DownloadStatus, Status, is_terminal, print_json, print_table, stderr_console, warn
+from detrcli.render.curves import LOSS
 from detrcli.reporter import Reporter
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
@@ -115,14 +116,15 @@ class TrainingDisplay(Reporter, TrainingListener):
 
 
 def _describe(p: TrainingProgress, *, bar: bool) -> str:
-    parts = ", ".join(f"{name} {value:.3f}" for name, value in p.parts.items())
-    error = "" if p.class_error is None else f", class error {p.class_error:.0f}%"
-    memory = "" if p.memory_mb is None else f", {p.memory_mb:,.0f} MB"
+    row = p.row
+    terms = ", ".join(f"{name.removeprefix(LOSS)} {row[name]:.3f}" for name in row if name.startswith(LOSS))
+    error = "" if row["class_error"] is None else f", class error {row['class_error']:.0f}%"
+    memory = "" if row["memory_mb"] is None else f", {row['memory_mb']:,.0f} MB"
     left = timedelta(seconds=round(p.seconds_left))
     lines = (
         f"epoch {p.epoch}/{p.epochs} {_bar(p.done, p.steps) if bar else 'step'} {p.done:,}/{p.steps:,}",
-        f"loss {p.loss:.3f} ({parts}){error}",
-        f"{p.images_per_second:.1f} images/s, {100 * p.waiting:.0f}% waiting for data{memory}, {left} left",
+        f"loss {row['loss']:.3f} ({terms}){error}",
+        f"{row['images_per_second']:.1f} images/s, {row['waiting']:.0%} waiting for data{memory}, {left} left",
     )
     return ("\n" if bar else " | ").join(lines)
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrcli.data.checks import Split
 from detrcli.data.images import File
 from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import ClassMapping
@@ -31,7 +30,6 @@ class DetectedSplit:
 
 def detect_split(
     detector: Detector,
-    split: Split,
     truth: Truth,
     class_mapping: ClassMapping,
     *,
@@ -48,7 +46,8 @@ def detect_split(
     if batch_size > 1:  # a batch has images of equal input size: put these side by side
         places = [detector.preprocessing.resize.place(height, width) for height, width in truth.sizes[mine].tolist()]
         mine = mine[sorted(range(len(mine)), key=lambda i: (places[i].height, places[i].width))]
-    files = [File(split.written.folder / split.written.files[i], bool(split.turned[i])) for i in truth.images[mine]]
+    w, turned = truth.split.written, truth.split.turned
+    files = [File(w.folder / w.files[i], bool(turned[i])) for i in truth.images[mine]]
 
     results: dict[int, Results] = {}
     unread: dict[int, str] = {}

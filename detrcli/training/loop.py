@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
 from detrcli.errors import DataError, DivergedError, loader_was_killed
-from detrcli.evaluation.metrics import Evaluator
+from detrcli.evaluation.masks import has_masks
+from detrcli.evaluation.metrics import CocoEvaluator, Evaluator
 from detrcli.messages import argument
 from detrcli.render.curves import LOSS, VALIDATION_LOSS
 from detrcli.render.training_figures import first_batch
@@ -36,6 +37,7 @@ from detrcli.training.step import AnotherDivergedError, Trainer
 
 # What a process requests between two steps, besides an exit code.
 SAVE, STOP = 1.0, 2.0  # STOP: the process cannot continue
+NO_METRICS: Mapping[str, float] = {}
 CACHED_BYTES = 256 * 2**20  # of decoded images, in all loader processes of a process together
 
 
@@ -65,26 +67,22 @@ class Training:
     ) -> None:
         """`source` are the fields of the DataSpec, for resuming. `folder` is set in the first process."""
         self.initial, self.device, self.folder = initial, device, folder
-        self.settings = initial.settings
+        self.settings = settings = initial.settings
         self.source = dict(source or {})
         self.listener, self.reporter = listener, reporter
-        self.order = Order(
-            len(data.train),
-            self.settings.batch_size,
-            self.settings.accumulate,
-            self.settings.seed,
-            distributed.rank(),
-            distributed.world_size(),
-        )
+        rank, world = distributed.rank(), distributed.world_size()
+        self.order = Order(len(data.train), settings.batch_size, settings.accumulate, settings.seed, rank, world)
         self.model = initial.checkpoint.model().to(device)
         self.model.freeze(initial.freeze)
         self.data = data.with_masks() if self.model.has_masks else data
         self.loss = initial.checkpoint.make_loss()
         self.parameter_groups = initial.checkpoint.architecture.parameter_groups(self.model)
-        optimiser = make_optimiser(self.parameter_groups, self.settings, fresh_backbone=initial.fresh_backbone)
-        self.trainer = Trainer(self.model, self.loss, optimiser, self.settings, self.order.steps, device)
+        optimiser = make_optimiser(self.parameter_groups, settings, fresh_backbone=initial.fresh_backbone)
+        self.trainer = Trainer(self.model, self.loss, optimiser, settings, self.order.steps, device)
         self.state = TrainingState(self.trainer)
-        self.evaluation = EpochEvaluation(self.data, self.loss, self.settings, device, evaluator, self.model.has_masks)
+        masks = self.model.has_masks and has_masks(data.truth)
+        self.evaluator = evaluator or CocoEvaluator(masks)
+        self.evaluation = EpochEvaluation(self.data, self.loss, self.evaluator, masks, settings, device, reporter)
         self._contention = CpuContention() if device.type == "cpu" else None
         self._loader_errors = DeferredLoaderErrors()
         self._saved = time.perf_counter()
@@ -123,10 +121,6 @@ class Training:
             save_state(self.folder.path, {**start, **self.state.document(sums)})
         self._saved = time.perf_counter()
 
-    def restore(self, document: Mapping[str, Any]) -> None:
-        """Restore a saved state."""
-        self.state.restore(document)
-
     def run(self, interrupts: Interrupts) -> Outcome:
         """Train to the end, or until interrupted."""
         code = None
@@ -147,7 +141,7 @@ class Training:
             code = interrupts.code
         finally:
             self._loader_errors.restore()
-        best = best_of(self.state.rows, self.evaluation.evaluator.best)
+        best = best_of(self.state.rows, self.evaluator.best)
         return Outcome(len(self.state.rows), best, self.state.seconds, code)
 
     @property
@@ -155,7 +149,7 @@ class Training:
         rows, patience = self.state.rows, self.settings.patience
         if len(rows) >= self.settings.epochs:
             return True
-        return patience > 0 and since_best(rows, self.evaluation.evaluator.best) >= patience
+        return patience > 0 and since_best(rows, self.evaluator.best) >= patience
 
     def _pause(self, interrupts: Interrupts, error: Exception | None) -> int | None:
         """Save if a process requests it or must stop; return the exit code if all processes stop."""
@@ -232,14 +226,33 @@ class Training:
             epochs=self.settings.epochs,
             done=(done - 1) % steps + 1,
             steps=steps,
-            loss=sums.loss / sums.steps,
-            parts={name: value / sums.steps for name, value in sums.parts.items()},
-            class_error=sums.class_error,
-            images_per_second=distributed.world_size() * sums.images / sums.seconds,
-            waiting=sums.waiting / sums.seconds,
-            memory_mb=memory_mb(self.device),
             seconds_left=sums.seconds / sums.steps * (self.settings.epochs * steps - done),
+            row=self._row(sums.numbers),
         )
+
+    def _row(
+        self, numbers: Mapping[str, float], val_loss: float | None = None, metrics: Mapping[str, float] = NO_METRICS
+    ) -> dict[str, float | None]:
+        """Return the row of metrics.csv for the current epoch with these sums of numbers."""
+        sums, matched = self.state.sums, numbers.get("matched")
+        rates = {group["name"]: group["lr"] for group in self.trainer.optimiser.param_groups}
+        first, *others = self.parameter_groups
+        return {
+            "epoch": len(self.state.rows) + 1,
+            "loss": numbers["loss"] / sums.steps,
+            VALIDATION_LOSS: val_loss,
+            **{name: value / sums.steps for name, value in numbers.items() if name.startswith(LOSS)},
+            "class_error": 100 * numbers["wrong"] / matched if matched else None,
+            "grad_norm": sums.numbers["norm"] / sums.updates if sums.updates else None,
+            "lr": rates.get(first, 0.0),
+            **{f"lr_{name}": rates.get(name, 0.0) for name in others},
+            **dict.fromkeys(self.evaluator.names),
+            **metrics,
+            "images_per_second": round(distributed.world_size() * sums.images / sums.seconds, 2),
+            "waiting": round(sums.waiting / sums.seconds, 4),
+            "memory_mb": memory_mb(self.device),
+            "seconds": round(self.state.seconds, 1),
+        }
 
     def _diverged(self, batches: Sequence[Examples], error: DivergedError) -> DivergedError:
         """Save the state before the step, and the batches of the process that diverged."""
@@ -261,19 +274,18 @@ class Training:
         )
 
     def _end_epoch(self, interrupts: Interrupts) -> None:
-        state, epoch, evaluator = self.state, len(self.state.rows) + 1, self.evaluation.evaluator
-        values: Mapping[str, float] = {}
-        val_loss: float | None = None
+        state, epoch, evaluator = self.state, len(self.state.rows) + 1, self.evaluator
+        metrics, val_loss = NO_METRICS, None
         evaluated = epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs
         if evaluated and len(self.data.truth.images):
             self.save()  # so that an interrupted evaluation costs no step
             model = None if self.trainer.ema else self.model.eval()
-            values, val_loss = self.evaluation.run(
-                self.weights(), model, epoch, interrupts, folder=self.folder, reporter=self.reporter
-            )
-        state.rows.append(self._row(epoch, val_loss, values))
+            metrics, val_loss = self.evaluation.run(self.weights(), model, epoch, interrupts, self.folder)
+        sums = state.sums.numbers
+        means = dict(zip(sums, distributed.mean(list(sums.values())), strict=True))  # over all processes
+        row = self._row(means, val_loss, metrics)
+        state.rows.append(row)
         state.sums = EpochMetrics()
-        row = state.rows[-1]
         warnings = state.monitor.after_epoch(row["class_error"])
         best = best_of(state.rows, evaluator.best)
         if self.folder:
@@ -284,29 +296,6 @@ class Training:
         self.listener.epoch(row, best=best is row and (row[evaluator.best] or 0) > 0)
         for warning in warnings:
             self._warn(warning)
-
-    def _row(self, epoch: int, val_loss: float | None, values: Mapping[str, float]) -> dict[str, float | None]:
-        """Return the row of metrics.csv, with means over the steps and all processes."""
-        sums = self.state.sums
-        loss, matched, wrong, *parts = distributed.mean([sums.loss, sums.matched, sums.wrong, *sums.parts.values()])
-        rates = {group["name"]: group["lr"] for group in self.trainer.optimiser.param_groups}
-        first, *others = self.parameter_groups
-        return {
-            "epoch": epoch,
-            "loss": loss / sums.steps,
-            VALIDATION_LOSS: val_loss,
-            **{LOSS + name: part / sums.steps for name, part in zip(sums.parts, parts, strict=True)},
-            "class_error": 100 * wrong / matched if matched else None,
-            "grad_norm": sums.norm / sums.updates if sums.updates else None,
-            "lr": rates.get(first, 0.0),
-            **{f"lr_{name}": rates.get(name, 0.0) for name in others},
-            **dict.fromkeys(self.evaluation.evaluator.names),
-            **values,
-            "images_per_second": round(distributed.world_size() * sums.images / sums.seconds, 2),
-            "waiting": round(sums.waiting / sums.seconds, 4),
-            "memory_mb": memory_mb(self.device),
-            "seconds": round(self.state.seconds, 1),
-        }
 
     def weights(self) -> Checkpoint:
         """Return the current weights, or their exponential moving average."""

@@ -1,7 +1,7 @@
 """Progress and events of a training, and the sums of an epoch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from detrcli.training.run_folder import Row
@@ -16,13 +16,8 @@ class TrainingProgress:
     epochs: int
     done: int  # steps of this epoch
     steps: int
-    loss: float  # this and the other losses are means over the epoch so far
-    parts: Mapping[str, float]  # terms of the loss, by name
-    class_error: float | None  # percent; None if the loss does not report its matching
-    images_per_second: float  # of all processes
-    waiting: float  # share of the time spent waiting for data
-    memory_mb: float | None
     seconds_left: float  # of the whole training
+    row: Row  # of metrics.csv, for the epoch so far and in this process
 
 
 class TrainingListener:
@@ -54,46 +49,33 @@ class EpochMetrics:
 
     steps: int = 0
     images: int = 0
-    loss: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)  # terms of the loss, by name
-    matched: float = 0.0  # matched queries of the last layer
-    wrong: float = 0.0  # matched queries whose most probable class is wrong
-    norm: float = 0.0  # of the gradient
     updates: int = 0  # steps with a finite gradient; fp16 skips the others
     seconds: float = 0.0
     waiting: float = 0.0  # seconds of waiting for data
+    numbers: dict[str, float] = field(default_factory=dict)  # of StepResult; `norm` of finite gradients only
 
     def add(self, result: StepResult, seconds: float, waiting: float) -> None:
         """Add a step."""
+        finite = math.isfinite(result.numbers["norm"])
         self.steps += 1
         self.images += result.images
-        self.loss += result.loss
-        for name, part in result.parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + part
-        self.matched += result.matched
-        self.wrong += result.wrong
-        if math.isfinite(result.norm):
-            self.norm += result.norm
-            self.updates += 1
+        self.updates += finite
         self.seconds += seconds
         self.waiting += waiting
-
-    @property
-    def class_error(self) -> float | None:
-        """The percentage of matched queries whose most probable class is wrong; None without matched queries."""
-        return 100 * self.wrong / self.matched if self.matched else None
+        for name, value in result.numbers.items():
+            self.numbers[name] = self.numbers.get(name, 0.0) + (value if finite or name != "norm" else 0.0)
 
 
 def redistributed(counted: Sequence[EpochMetrics], processes: int) -> EpochMetrics:
     """Return the share of each of `processes` in the sums that another number of processes has counted."""
-    first, count = counted[0], len(counted)
+    count = len(counted)
+    numbers = {name: sum(sums.numbers[name] for sums in counted) / count for name in counted[0].numbers}
+    for name in numbers.keys() & {"matched", "wrong"}:  # sums over processes; the others are means
+        numbers[name] *= count / processes
     return replace(
-        first,
+        counted[0],
         images=sum(sums.images for sums in counted) // processes,
-        loss=sum(sums.loss for sums in counted) / count,
-        parts={name: sum(sums.parts.get(name, 0.0) for sums in counted) / count for name in first.parts},
-        matched=sum(sums.matched for sums in counted) / processes,
-        wrong=sum(sums.wrong for sums in counted) / processes,
         seconds=sum(sums.seconds for sums in counted) / count,
         waiting=sum(sums.waiting for sums in counted) / count,
+        numbers=numbers,
     )

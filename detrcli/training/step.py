@@ -17,6 +17,7 @@ from detrcli.losses.criterion import class_error
 from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.render.curves import LOSS
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
 from detrcli.system.precision import autocast, exact_float32
@@ -24,7 +25,6 @@ from detrcli.system.seeds import mix
 from detrcli.training.optimiser import rate, set_rate
 from detrcli.training.settings import Settings
 
-PART = "part "  # prefix of the terms of the loss among the numbers of a step
 MAX_OVERFLOWS = 30  # consecutive steps that fp16 may skip; each halves its loss scale
 
 
@@ -34,15 +34,16 @@ class AnotherDivergedError(DivergedError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """The numbers of a step in this process, summed over its accumulated batches."""
+    """The result of a step in this process.
+
+    `numbers` are sums over the accumulated batches: `loss` of all layers, weighted, and its unweighted terms as
+    `loss_NAME`; if the loss reports its matching, `matched` queries of the last layer, and how many of them have the
+    `wrong` class; and the `norm` of the gradient, before clipping.
+    """
 
     images: int
     objects: int
-    loss: float  # all layers, weighted
-    parts: Mapping[str, float]  # terms of the loss by name, unweighted
-    matched: int  # matched queries of the last layer, if the loss reports its matching
-    wrong: float  # matched queries whose most probable class is wrong
-    norm: float  # of the gradient, before clipping
+    numbers: Mapping[str, float]
     last: Prediction  # of the last batch
 
 
@@ -128,19 +129,15 @@ class Trainer:
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
         sums = self._read([*seen, {"norm": norm}])
-        if distributed.greatest(not math.isfinite(sums["total"])):
-            if math.isfinite(sums["total"]):
+        if distributed.greatest(not math.isfinite(sums["loss"])):
+            if math.isfinite(sums["loss"]):
                 raise AnotherDivergedError("the loss is not finite in another process")
-            raise DivergedError(f"the loss is {sums['total']}")
+            raise DivergedError(f"the loss is {sums['loss']}")
         self._update(step, sums["norm"])
         return StepResult(
             images=sum(len(batch.targets) for batch in batches),
             objects=sum(len(target) for batch in targets for target in batch),
-            loss=sums["total"],
-            parts={name.removeprefix(PART): value for name, value in sums.items() if name.startswith(PART)},
-            matched=round(sums.get("matched", 0)),
-            wrong=sums.get("wrong", 0.0),
-            norm=sums["norm"],
+            numbers=sums,
             last=Prediction(output.last.logits.detach().float(), output.last.boxes.detach()),
         )
 
@@ -162,8 +159,7 @@ class Trainer:
 
     def _numbers(self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Return the numbers of a batch, on the device."""
-        numbers = {PART + name: part for name, part in breakdown.parts.items()}
-        numbers["total"] = breakdown.total
+        numbers = {"loss": breakdown.total, **{LOSS + name: part for name, part in breakdown.parts.items()}}
         decoder = output.decoder
         if (match := breakdown.matches.get(decoder.name)) is not None:
             pairs = (match.layers == len(decoder) - 1).sum()

@@ -102,7 +102,7 @@ def resume(
     told = recorder or Recorder()
     training = Training(initial, data, CPU, RunFolder(run), evaluator=evaluator, listener=told, reporter=told)
     training.data.check_same(state["fingerprint"], state["marks"])
-    training.restore(state)
+    training.state.restore(state)
     return training
 
 

@@ -107,7 +107,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(data: Data, tmp_path: Pat
 def test_a_warning_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "COLLAPSED_AFTER", 2)
     same = Prediction(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 0.5))
-    step = StepResult(2, 1, 1.0, {}, 1, 0.0, 1.0, same)
+    step = StepResult(2, 1, {}, same)
     watching = Monitor()
     assert [len(watching.after_step(i, step)) for i in range(9)] == [0, 1, 0, 0, 0, 0, 0, 0, 0]
     single = replace(step, last=Prediction(same.logits[:1], same.boxes[:1]))  # of two accumulated batches

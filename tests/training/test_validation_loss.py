@@ -12,9 +12,9 @@ from detrcli.data.annotations import annotate
 from detrcli.data.batching import collate
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.inference.detector import Detector
+from detrcli.training.evaluation import MIN_IMAGES, validation_loss
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.setup import Data
-from detrcli.training.validation_loss import MIN_IMAGES, validation_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 data = shapes_fixture(images=40, objects=3)
