@@ -13,7 +13,7 @@ from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine, masks_examined
 from detrcli.data.source import BUILT_IN
 from detrcli.data.spec import DataSpec, Files, no_note, tell_problems
-from detrcli.doctor.finding import Finding
+from detrcli.diagnosis.finding import Finding
 from detrcli.errors import DataError, DetrError, UsageError, WeightsError
 from detrcli.evaluation.metrics import Evaluator
 from detrcli.messages import argument

@@ -42,6 +42,15 @@ class Interrupts:
             raise KeyboardInterrupt
         self.code = _CODES[signal.Signals(number).name]
 
+    def ignore_child_signals(self) -> None:
+        """Replace torch's handler of SIGCHLD, which raises in the middle of a step if a loader process was killed.
+
+        The loader finds out by itself when it waits for that process.
+        """
+        number = getattr(signal, "SIGCHLD", None)  # Windows has none
+        if number is not None and threading.current_thread() is threading.main_thread():
+            self._before.setdefault(number, signal.signal(number, signal.SIG_DFL))
+
     def requested_exit_code(self) -> int | None:
         # torchrun itself may have been killed, for example by SIGUSR1, which leaves this process behind.
         if self.code is None and launch().world > 1 and os.getppid() != self._parent:
@@ -56,39 +65,3 @@ def ignore_signals(_worker: int) -> None:
     """
     for name in _CODES:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-class DeferredLoaderErrors:
-    """Defers SIGCHLD of ended loader processes to the time between two steps.
-
-    torch's handler raises at once if a loader process was killed. Within a step, that would leave a state that cannot
-    be saved.
-    """
-
-    def __init__(self) -> None:
-        self._received: tuple[int, FrameType | None] | None = None
-        self._handler: Any = None  # torch's, once a loader with processes has started
-
-    def defer(self) -> None:
-        """Defer signals from now on, if torch handles them."""
-        number = getattr(signal, "SIGCHLD", None)  # Windows has none
-        if number is None or threading.current_thread() is not threading.main_thread():
-            return
-        handler = signal.getsignal(number)
-        if callable(handler) and handler != self._handle:
-            self._handler = handler
-            signal.signal(number, self._handle)
-
-    def raise_deferred(self) -> None:
-        """Call torch's handler if a signal came; it raises RuntimeError if a loader process was killed."""
-        received, self._received = self._received, None
-        if received is not None and self._handler is not None:
-            self._handler(*received)
-
-    def restore(self) -> None:
-        """Restore torch's handler."""
-        if self._handler is not None:
-            signal.signal(signal.SIGCHLD, self._handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._received = (number, frame)

@@ -23,7 +23,7 @@ from detrcli.system import distributed
 from detrcli.system.allocator import give_back
 from detrcli.system.files import write_whole
 from detrcli.training.evaluation import EpochEvaluation, Interrupted
-from detrcli.training.interrupts import DeferredLoaderErrors, Interrupts, ignore_signals
+from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import CpuContention, default_workers, memory_mb
 from detrcli.training.monitor import more_objects_than_queries
 from detrcli.training.optimiser import count, make_optimiser
@@ -84,7 +84,6 @@ class Training:
         self.evaluator = evaluator or CocoEvaluator(masks)
         self.evaluation = EpochEvaluation(self.data, self.loss, self.evaluator, masks, settings, device, reporter)
         self._contention = CpuContention() if device.type == "cpu" else None
-        self._loader_errors = DeferredLoaderErrors()
         self._saved = time.perf_counter()
 
     def groups(self) -> list[tuple[str, int, float | None]]:
@@ -130,6 +129,7 @@ class Training:
                 epoch_is_over = self.state.step // self.order.steps > len(self.state.rows)
                 if batches is None and not epoch_is_over:
                     batches = self.load()
+                    interrupts.ignore_child_signals()
                 step_input = StepInput() if epoch_is_over or batches is None else self._next(batches)
                 if code := self._pause(interrupts, step_input.error):
                     break
@@ -139,8 +139,6 @@ class Training:
                     self._step(step_input)
         except Interrupted:
             code = interrupts.code
-        finally:
-            self._loader_errors.restore()
         best = best_of(self.state.rows, self.evaluator.best)
         return Outcome(len(self.state.rows), best, self.state.seconds, code)
 
@@ -168,9 +166,7 @@ class Training:
     def _next(self, batches: Iterator[Examples]) -> StepInput:
         began = time.perf_counter()
         try:
-            self._loader_errors.raise_deferred()
             loaded = [next(batches) for _ in range(self.settings.accumulate)]
-            self._loader_errors.defer()
         except DataError as error:
             error.alone = distributed.world_size() > 1
             return StepInput(error=error)
@@ -199,7 +195,7 @@ class Training:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise it would use the model's random numbers
         )
-        return unbroken(loader)
+        return unbroken(iter(loader))
 
     def _step(self, step_input: StepInput) -> None:
         state, began = self.state, time.perf_counter()

@@ -7,8 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 from detrcli.config import Bounds, Config, Count, LossConfig, Share, TermWeights, Weight, check, hints_of
 from detrcli.errors import UsageError
@@ -169,13 +168,10 @@ def _add(values: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _converted(value: Any, hint: Any) -> Any:
     """Convert integers for float settings, and numbers for string settings: a file name can be a number."""
-    types = [type_ for type_ in get_args(hint) if type_ is not NoneType] if NoneType in get_args(hint) else [hint]
-    type_ = get_args(types[0])[0] if get_origin(types[0]) is Annotated else types[0]
-    if type_ is float and type(value) is int:
-        return float(value)
-    if type_ is str and type(value) in (int, float):
-        return str(value)
-    return value
+    while arguments := get_args(hint):  # of an optional or annotated type
+        hint = arguments[0]
+    convert = (hint is float and type(value) is int) or (hint is str and type(value) in (int, float))
+    return hint(value) if convert else value
 
 
 def _value(text: str) -> Any:
