@@ -55,10 +55,7 @@ class Difference:
 
     def document(self, first: str) -> dict[str, Any]:
         """Return the JSON document."""
-        metrics = {
-            metric: {"difference": gain.value, "low": gain.low, "high": gain.high}
-            for metric, gain in self.gains.items()
-        }
+        metrics = {name: {"difference": i.value, "low": i.low, "high": i.high} for name, i in self.gains.items()}
         return {"name": self.name, "against": first, "metrics": metrics}
 
 

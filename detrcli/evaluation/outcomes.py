@@ -66,13 +66,9 @@ class Outcomes:
     @cached_property
     def per_image(self) -> np.ndarray:
         """The numbers of objects, found objects and false positives of each image, (3, I)."""
-        truth = self.truth
-        ids = (
-            truth.of_image[~truth.crowd],
-            truth.of_image[self.found_by >= 0],
-            self.results.image_ids[self.wrong != ""],
-        )
-        return np.stack([np.bincount(np.searchsorted(truth.image_ids, i), minlength=len(truth.images)) for i in ids])
+        t = self.truth
+        ids = t.of_image[~t.crowd], t.of_image[self.found_by >= 0], self.results.image_ids[self.wrong != ""]
+        return np.stack([np.bincount(np.searchsorted(t.image_ids, i), minlength=len(t.images)) for i in ids])
 
     @property
     def image_scores(self) -> np.ndarray:

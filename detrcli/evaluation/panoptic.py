@@ -59,21 +59,12 @@ class PanopticQuality:
         }
 
 
-@dataclass(frozen=True)
-class FoundSegment:
-    """A segment of a predicted map, under the data's own ids."""
-
-    category_id: int
-    counts: bytes  # compressed RLE
+FoundSegment = tuple[int, bytes]  # category id of the data, and compressed RLE
 
 
 def segments_of(map_: PanopticMap) -> list[FoundSegment]:
     """Return the segments of the classes that the data has; the pixels of other segments count as unlabelled."""
-    return [
-        FoundSegment(segment.category_id, encode(map_.ids == segment.id))
-        for segment in map_.segments
-        if segment.category_id != UNKNOWN_CLASS
-    ]
+    return [(s.category_id, encode(map_.ids == s.id)) for s in map_.segments if s.category_id != UNKNOWN_CLASS]
 
 
 def can_be_counted() -> bool:
@@ -83,50 +74,33 @@ def can_be_counted() -> bool:
 
 def quality_of(truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[FoundSegment]]) -> PanopticQuality:
     """Score maps against the objects of the ground truth with their masks, (N,); `found` is by image id."""
-    classes = truth.classes
+    classes, size_of = truth.classes, dict(zip(truth.image_ids.tolist(), truth.sizes.tolist(), strict=True))
     things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things
+    named = zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
     # Numbered from 1 in the order of their ids, which can exceed hotcoco's integers.
-    image_number = {image: i for i, image in enumerate(truth.image_ids.tolist(), 1)}
-    class_number = {category: i for i, category in enumerate(classes.ids.tolist(), 1)}
-    size_of = dict(zip(truth.image_ids.tolist(), truth.sizes.tolist(), strict=True))
+    numbered = [(number, *row) for number, row in enumerate(named, 1)]
+    class_number = {id_: number for number, id_, _, _ in numbered}
+    image_number = {image: number for number, image in enumerate(size_of, 1)}
 
     def document(segments: Iterable[tuple[int, int, bytes, bool]]) -> dict[str, Any]:
-        annotations = [
-            {
-                "id": id_,
-                "image_id": image_number[image],
-                "category_id": class_number[category],
-                "iscrowd": int(crowd),
-                "segmentation": {"size": size_of[image], "counts": counts.decode("ascii")},
-            }
-            for id_, (image, category, counts, crowd) in enumerate(segments, 1)
-        ]
         return {
-            "images": [
-                {"id": i, "height": height, "width": width} for i, (height, width) in enumerate(size_of.values(), 1)
+            "images": [{"id": image_number[i], "height": h, "width": w} for i, (h, w) in size_of.items()],
+            "annotations": [
+                {
+                    "id": id_, "image_id": image_number[image], "category_id": class_number[category],
+                    "iscrowd": int(crowd), "segmentation": {"size": size_of[image], "counts": counts.decode("ascii")},
+                }
+                for id_, (image, category, counts, crowd) in enumerate(segments, 1)
             ],
-            "annotations": annotations,
-            "categories": [
-                {"id": i, "name": name, "isthing": int(thing)}
-                for i, (name, thing) in enumerate(zip(classes.names.tolist(), things, strict=True), 1)
-            ],
-        }
+            "categories": [{"id": i, "name": name, "isthing": int(thing)} for i, _, name, thing in numbered],
+        }  # fmt: skip
 
     objects = zip(truth.of_image.tolist(), truth.of_category.tolist(), masks, truth.crowd.tolist(), strict=True)
-    return _quality(
-        document((image, category, mask["counts"], crowd) for image, category, mask, crowd in objects),
-        document(
-            (image, segment.category_id, segment.counts, False)
-            for image, segments in found.items()
-            if image in image_number
-            for segment in segments
-        ),
-        len(image_number),
-        [
-            (class_number[id_], id_, name, thing)
-            for id_, name, thing in zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
-        ],
+    known = document((image, category, mask["counts"], crowd) for image, category, mask, crowd in objects)
+    predicted = document(
+        (image, *segment, False) for image, segments in found.items() if image in size_of for segment in segments
     )
+    return _quality(known, predicted, len(size_of), numbered)
 
 
 def _quality(
@@ -142,17 +116,13 @@ def _quality(
     def numbers(values: Mapping[str, Any]) -> tuple[float, float, float]:
         return values["pq"], values["sq"], values["rq"]
 
-    return PanopticQuality(
-        images=images,
-        all=Quality(*numbers(results["All"])),
-        things=Quality(*numbers(results["Things"])),
-        stuff=Quality(*numbers(results["Stuff"])),
-        per_class=[
-            ClassQuality(*numbers(values), id_, name, thing)
-            for number, id_, name, thing in classes
-            if (values := results["per_class"].get(number)) is not None and values["pq"] >= 0
-        ],
-    )
+    all_, things, stuff = (Quality(*numbers(results[name])) for name in ("All", "Things", "Stuff"))
+    per_class = [
+        ClassQuality(*numbers(values), id_, name, thing)
+        for number, id_, name, thing in classes
+        if (values := results["per_class"].get(number)) is not None and values["pq"] >= 0
+    ]
+    return PanopticQuality(images, all_, things, stuff, per_class)
 
 
 class _Category(msgspec.Struct):

@@ -38,24 +38,16 @@ class Results:
 
     def part(self, chosen: np.ndarray) -> "Results":
         """Return some of the detections, by indices or (N,) bool."""
-        masks = None if self.masks is None else self.masks[chosen]
-        return Results(
-            self.image_ids[chosen], self.category_ids[chosen], self.boxes[chosen], self.scores[chosen], masks
-        )
+        return Results(**{name: column[chosen] for name, column in vars(self).items() if column is not None})
 
 
 def join(parts: list[Results]) -> Results:
     """Concatenate results."""
     if not parts:
         return Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
-    masks = [part.masks for part in parts if part.masks is not None]
-    return Results(
-        np.concatenate([part.image_ids for part in parts]),
-        np.concatenate([part.category_ids for part in parts]),
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate(masks) if len(masks) == len(parts) else None,
-    )
+    columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
+    complete = {name: column for name, column in columns.items() if all(values is not None for values in column)}
+    return Results(**{name: np.concatenate(column) for name, column in complete.items()})
 
 
 def of_detections(image_id: int, detections: Detections) -> Results:
@@ -66,13 +58,8 @@ def of_detections(image_id: int, detections: Detections) -> Results:
     masks = None
     if kept.masks is not None:
         masks = mask_array([{"size": list(kept.masks.size), "counts": counts} for counts in kept.masks.counts])
-    return Results(
-        image_ids=np.full(len(kept), image_id, dtype=np.int64),
-        category_ids=kept.category_ids,
-        boxes=boxes,
-        scores=kept.scores.astype(np.float64),
-        masks=masks,
-    )
+    image_ids = np.full(len(kept), image_id, dtype=np.int64)
+    return Results(image_ids, kept.category_ids, boxes, kept.scores.astype(np.float64), masks)
 
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
