@@ -120,7 +120,9 @@ def _entries(path: Path, data: bytes) -> list[_Entry]:
         message = re.sub(r"(.*) - at `\$\[(\d+)\]\.?(.*)`", r"entry \2: \3: \1", str(error)).replace(": :", ":")
         raise DataError(f"{path}: {message}.\nCOCO results are a list of detections.") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: invalid JSON ({error}).\n`detr eval --save FILE` writes COCO results.") from None
+        raise DataError(
+            f"{path}: invalid JSON ({error}).\n`detr eval` with {argument('save', 'FILE')} writes COCO results."
+        ) from None
 
 
 def _masks(path: Path, entries: Sequence[_Entry]) -> np.ndarray | None:
@@ -142,8 +144,8 @@ def _check_files(path: Path, entries: Sequence[_Entry], files: Mapping[int, str]
         if entry.file_name is not None and PurePath(entry.file_name).name != PurePath(file).name:
             raise DataError(
                 f"{path}: entry {i}: file_name is {entry.file_name}, but image {entry.image_id} of the data is {file}."
-                f"\n`detr predict --format coco` numbers images from 1. With {argument('ids_from')} it uses the ids "
-                "of an annotation file."
+                f"\n`detr predict` numbers images from 1. With {argument('ids_from')} it uses the ids of an annotation "
+                "file."
             )
 
 

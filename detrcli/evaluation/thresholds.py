@@ -79,7 +79,7 @@ def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestT
 
 
 def write_thresholds(thresholds: Thresholds, path: Path) -> None:
-    """Write the thresholds for `detr predict --threshold FILE`."""
+    """Write the thresholds for `detr predict`."""
     write_whole(path, (json.dumps(thresholds.document(), indent=2) + "\n").encode())
 
 
@@ -99,5 +99,5 @@ def read_thresholds(path: Path) -> tuple[float, dict[str, float]]:
         if not all(0 <= value <= 1 for value in (overall, *by_class.values())):
             raise ValueError("a threshold is not between 0 and 1")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: not a file of `detr eval --thresholds` ({error}).") from None
+        raise DataError(f"{path}: not a file of thresholds from `detr eval` ({error}).") from None
     return overall, by_class

@@ -154,7 +154,7 @@ def test_a_class_without_true_positives_has_no_threshold_of_its_own(tmp_path: Pa
 )
 def test_files_without_thresholds(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(DataError, match=r"x\.json: .*--thresholds"):
+    with pytest.raises(DataError, match=r"x\.json: .*thresholds"):
         read_thresholds(tmp_path / "x.json")
 
 
