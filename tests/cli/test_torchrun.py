@@ -155,4 +155,4 @@ def test_what_all_meet_is_told_once(root: Path, tmp_path: Path) -> None:
     assert len([line for line in ended.ours if "queues" in line]) == 1
     resumed = finished(begin(3, "--resume", root / "whole", "--epochs", 5))
     assert resumed.code != 0
-    assert len([line for line in resumed.ours if "3 cannot share out equally" in line]) == 1
+    assert len([line for line in resumed.ours if "3 processes cannot divide equally" in line]) == 1
