@@ -1,6 +1,7 @@
 """TIDE's kinds of errors, true positives and best thresholds: by hand, by brute force and by pycocotools."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from here import Detr
 from judge import judged
-from split import CAT, DOG, results, truth
+from split import CAT, DOG, changed, random_split, results, truth
 
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
@@ -17,7 +18,6 @@ from detrcli.evaluation.outcomes import ERROR_KINDS, errors_of
 from detrcli.evaluation.pairing import IGNORED, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import best_threshold, best_thresholds, read_thresholds, write_thresholds
-from detrcli.evaluation.truth import Truth
 
 TRUE = truth(
     (1, CAT, (0, 0, 100, 100)),
@@ -71,30 +71,12 @@ def test_a_crowd_takes_detections_that_find_nothing_else() -> None:
     assert found_objects(true, found).tolist() == [0, IGNORED, -1]
 
 
-def random_case(seed: int) -> tuple[Truth, Results]:
-    rng = np.random.default_rng(seed)
-
-    def boxes(n: int) -> np.ndarray:
-        return np.column_stack([rng.uniform(0, 60, (n, 2)), rng.uniform(20, 60, (n, 2))]).round(1)
-
-    objects = [
-        (int(image), int(rng.choice([CAT, DOG])), tuple(box))
-        for image in (1, 2, 3, 4)
-        for box in boxes(int(rng.integers(0, 5))).tolist()
-    ]
-    found = []
-    for image, category, box in objects:
-        for _ in range(int(rng.integers(0, 3))):
-            moved = np.array(box) + rng.normal(0, 6, 4)
-            found.append((image, category, tuple(moved.clip(1).round(1).tolist()), round(float(rng.uniform()), 2)))
-    extra = [(int(rng.integers(1, 5)), CAT, tuple(box), float(rng.uniform())) for box in boxes(3).tolist()]
-    crowd = (rng.uniform(size=len(objects)) < 0.15).tolist()
-    return truth(*objects, crowd=crowd), results(*found, *extra)
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_true_positives_are_those_of_pycocotools(seed: int) -> None:
-    true, found = random_case(seed)
+    """With crowds, duplicates and ties."""
+    true, found = random_split(seed, images=6, off=0.15)
+    true = changed(true, crowd=np.random.default_rng(seed).random(len(true.crowd)) < 0.15)
+    found = replace(found, scores=found.scores.round(1))
 
     def rows(of: Any, **columns: np.ndarray) -> list[dict[str, Any]]:
         columns |= {"bbox": of.boxes, "area": of.boxes[:, 2:].prod(1)}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from split import CAT, DOG, changed, results, truth
+from split import CAT, DOG, changed, random_split, results, truth
 
 from detrcli.evaluation import comparison
 from detrcli.evaluation.comparison import differences, interval_of_ap
@@ -10,7 +10,6 @@ from detrcli.evaluation.curves import SCORES, curves_of
 from detrcli.evaluation.metrics import score
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED, outcomes_of
 from detrcli.evaluation.results import Results, join
-from detrcli.evaluation.truth import Truth
 
 TRUE = truth(
     (1, CAT, (0, 0, 100, 100)),  # found
@@ -93,23 +92,6 @@ def test_empty_sets() -> None:
     assert interval_of_ap(nothing, FOUND) is None
     assert not curves_of(nothing, empty, 0.5).calibration
     assert np.nanmax(curves_of(TRUE, empty, 0.5).precision) == 0
-
-
-def random_split(seed: int, images: int = 60, off: float = 0.1) -> tuple[Truth, Results]:
-    """Objects, most of them with a detection that is more or less right, and false positives."""
-    rng = np.random.default_rng(seed)
-    objects, found = [], []
-    for image in range(1, images + 1):
-        for _ in range(rng.integers(1, 6)):
-            box = np.concatenate([rng.uniform(0, 200, 2), rng.uniform(20, 80, 2)])
-            category = int(rng.choice([CAT, DOG]))
-            objects.append((image, category, tuple(box)))
-            if rng.random() < 0.8:
-                moved = box + off * rng.normal(size=4) * box[[2, 3, 2, 3]]
-                found.append((image, category, tuple(moved), float(rng.beta(4, 2))))
-            if rng.random() < 0.3:
-                found.append((image, category, (400.0, 400.0, 30.0, 30.0), float(rng.beta(2, 4))))
-    return truth(*objects, images=images), results(*found)
 
 
 def test_a_model_against_itself_with_noise_and_against_a_better_model() -> None:

@@ -50,3 +50,20 @@ def results(*found: tuple[int, int, Box, float]) -> Results:
         np.array([box for *_, box, _ in found], dtype=float).reshape(-1, 4),
         np.array([score for *_, score in found], dtype=float),
     )
+
+
+def random_split(seed: int, images: int = 60, off: float = 0.1) -> tuple[Truth, Results]:
+    """Objects, most of them with a detection that is more or less right, some with two, and false positives."""
+    rng = np.random.default_rng(seed)
+    objects, found = [], []
+    for image in range(1, images + 1):
+        for _ in range(rng.integers(1, 6)):
+            box = np.concatenate([rng.uniform(0, 200, 2), rng.uniform(20, 80, 2)])
+            category = int(rng.choice([CAT, DOG]))
+            objects.append((image, category, tuple(box)))
+            for _ in range(rng.choice([0, 1, 2], p=[0.2, 0.6, 0.2])):
+                moved = box + off * rng.normal(size=4) * box[[2, 3, 2, 3]]
+                found.append((image, category, tuple(moved), float(rng.beta(4, 2))))
+            if rng.random() < 0.3:
+                found.append((image, category, (400.0, 400.0, 30.0, 30.0), float(rng.beta(2, 4))))
+    return truth(*objects, images=images), results(*found)

@@ -209,7 +209,8 @@ def test_evaluations_every_few_epochs_and_at_the_end(data: Data, tmp_path: Path)
     recorder = Recorder()
     new(data, tmp_path, recorder, eval_every=2, epochs=5).run(Interrupts())
     assert [row["epoch"] for row in recorder.rows if row["AP"] is not None] == [2, 4, 5]
-    assert all((row["AP"] is None) == (row[name] is None) for row in recorder.rows for name in METRICS)
+    measured = (*METRICS, "val_loss")
+    assert all((row["AP"] is None) == (row[name] is None) for row in recorder.rows for name in measured)
 
 
 @pytest.mark.slow

@@ -1,9 +1,5 @@
 """The validation loss is the criterion's loss of the images in a single batch."""
 
-import csv
-import math
-from pathlib import Path
-
 import pytest
 import torch
 from trainings import CPU, new, shapes_fixture
@@ -13,7 +9,6 @@ from detrcli.data.batching import collate
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.inference.detector import Detector
 from detrcli.training.evaluation import MIN_IMAGES, validation_loss
-from detrcli.training.interrupts import Interrupts
 from detrcli.training.setup import Data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,13 +31,3 @@ def test_it_is_the_loss_of_one_batch(data: Data) -> None:
     before = torch.random.get_rng_state()
     assert validation_loss(detector, truth, training.loss) == found
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@pytest.mark.slow
-def test_its_column(data: Data, tmp_path: Path) -> None:
-    new(data, tmp_path, epochs=2, eval_every=2).run(Interrupts())
-    with (tmp_path / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0])[:3] == ["epoch", "loss", "val_loss"]
-    assert rows[0]["val_loss"] == ""
-    assert math.isfinite(float(rows[1]["val_loss"]))
