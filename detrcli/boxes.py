@@ -1,4 +1,4 @@
-"""Box geometry. Here alone boxes change their unit."""
+"""Box conversions, areas and IoU."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,18 @@ from detrcli.resize import Placement
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) from cx, cy, w, h to x0, y0, x1, y1.
+    """Convert boxes (..., 4) from cxcywh to xyxy.
 
-    In memory all x0 come first, then all y0: what is computed with them runs along many numbers and not along four.
+    In memory all x0 come first, then all y0 and so on: later operations run over contiguous coordinates.
     """
     cx, cy, w, h = boxes.unbind(-1)
     return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h]).movedim(0, -1)
 
 
 def to_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:
-    """Boxes (..., 4), cx, cy, w, h in [0, 1] of the network's input, to x0, y0, x1, y1 in pixels of the picture.
+    """Convert boxes (..., 4) from cxcywh in [0, 1] of the network's input to xyxy in pixels of the image.
 
-    Without a placement the picture fills the input.
+    Without a placement the image fills the input.
     """
     scale = boxes.new_tensor([width, height, width, height])
     if placement is None or placement.fills:
@@ -26,16 +26,16 @@ def to_pixels(boxes: Tensor, height: int, width: int, placement: Placement | Non
     p = placement
     input_size = boxes.new_tensor([p.width, p.height, p.width, p.height])
     offset = boxes.new_tensor([p.left, p.top, p.left, p.top])
-    inside = boxes.new_tensor([p.picture_width, p.picture_height] * 2)
+    inside = boxes.new_tensor([p.image_width, p.image_height] * 2)
     return (cxcywh_to_xyxy(boxes) * input_size - offset) / inside * scale
 
 
 def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:
-    """The other way round: x0, y0, x1, y1 in pixels of the picture to cx, cy, w, h in [0, 1] of the input."""
+    """Convert boxes (..., 4) from xyxy in pixels of the image to cxcywh in [0, 1] of the network's input."""
     boxes = boxes / boxes.new_tensor([width, height, width, height])
     if placement is not None and not placement.fills:
         p = placement
-        inside = boxes.new_tensor([p.picture_width, p.picture_height] * 2)
+        inside = boxes.new_tensor([p.image_width, p.image_height] * 2)
         offset = boxes.new_tensor([p.left, p.top, p.left, p.top])
         boxes = (boxes * inside + offset) / boxes.new_tensor([p.width, p.height, p.width, p.height])
     x0, y0, x1, y1 = boxes.unbind(-1)
@@ -43,22 +43,21 @@ def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | N
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
-    """The boxes around masks (..., H, W) bool: x0, y0, x1, y1 in pixels, (..., 4); all 0 where nothing is marked."""
+    """Return the boxes (..., 4), xyxy in pixels, around masks (..., H, W) bool; all 0 for empty masks."""
     sides = []
     for axis in (-2, -1):  # over all rows, then over all columns
-        there = masks.any(axis).int()  # (..., W), then (..., H)
-        first, behind = there.argmax(-1), there.flip(-1).argmax(-1)
-        sides += [first, (there.shape[-1] - behind) * there.amax(-1)]
+        present = masks.any(axis).int()  # (..., W), then (..., H)
+        first, after = present.argmax(-1), present.flip(-1).argmax(-1)
+        sides += [first, (present.shape[-1] - after) * present.amax(-1)]
     x0, x1, y0, y1 = sides
     return torch.stack([x0, y0, x1, y1], -1)
 
 
 def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
-    """Generalised IoU of boxes given by their corners: (..., 4) and (..., 4), broadcast, to (...).
+    """Return the generalised IoU of xyxy boxes (..., 4) and (..., 4), broadcast.
 
-    torchvision's function compares every box with every other, scores an inverted box 1 and two empty ones
-    NaN. Here a box whose corners are swapped is empty, and what would be 0 / 0 is 0, gradients included. DINO adds
-    an `eps` to what is divided by.
+    Unlike torchvision's function this is not pairwise, treats inverted boxes as empty, and returns 0 for 0 / 0, with
+    gradient 0. DINO adds `eps` to the denominators.
     """
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
     intersection = _intersection(a, b)
@@ -70,7 +69,7 @@ def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes given by their corners: (..., 4) and (..., 4), broadcast, to (...)."""
+    """Return the IoU of xyxy boxes (..., 4) and (..., 4), broadcast."""
     intersection = _intersection(a, b)
     return _ratio(intersection, area(a) + area(b) - intersection)
 
@@ -83,7 +82,7 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Area of boxes (..., 4) given by their corners; 0 for inverted ones."""
+    """Return the areas of xyxy boxes (..., 4); 0 for inverted boxes."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     return _product(x1 - x0, y1 - y0)
 
@@ -96,5 +95,5 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     positive = whole > 0
     if not torch.is_grad_enabled():
         return (part / whole).masked_fill_(~positive, 0)
-    # The inner where keeps 0 / 0 out of the backward pass too, where the outer one alone would give NaN.
+    # The inner `where` keeps 0 / 0, and with it NaN gradients, out of the backward pass.
     return torch.where(positive, part / torch.where(positive, whole, 1), 0)

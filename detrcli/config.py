@@ -1,4 +1,4 @@
-"""Choices as values: frozen, checked when made, and without torch, so that the command line can read them."""
+"""Validated configurations: frozen dataclasses, importable without torch for the command line."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from detrcli.resize import Resize, ShortestEdge
 
 @dataclass(frozen=True)
 class Bounds:
-    """From `least` to `most`, both allowed; with `below`, that is not allowed any more."""
+    """A range of numbers from `least` to `most`, both included, and below `below`."""
 
     least: float
     most: float = math.inf
@@ -30,7 +30,7 @@ class Bounds:
         return f"at least {self.least:g}"
 
 
-# Far above what anybody builds, and low enough that a file which says more cannot fill the memory.
+# Far above any real model, and low enough that a malformed file cannot fill the memory.
 Layers = Annotated[int, Bounds(0, 100)]
 Width = Annotated[int, Bounds(1, 65_536)]
 Count = Annotated[int, Bounds(1, 100_000)]
@@ -39,34 +39,35 @@ Weight = Annotated[float, Bounds(0)]
 
 
 class Config:
-    """A frozen dataclass whose values are of the kinds, and within the bounds, that its fields name."""
+    """Base class of frozen dataclasses whose values are checked against the types and bounds of their fields."""
 
     def __post_init__(self) -> None:
-        hints: dict[str, Any] = hints_of(type(self))  # type: ignore[arg-type]  # a type can be a key
+        hints: dict[str, Any] = hints_of(type(self))  # type: ignore[arg-type]  # a type is hashable
         for name, hint in hints.items():
             check(name, getattr(self, name), hint)
 
 
 @cache
 def hints_of(config: type[Any]) -> dict[str, Any]:
-    """The type of each field, bounds included."""
+    """Return the type of each field, bounds included."""
     hints = get_type_hints(config, include_extras=True)
-    return {one.name: hints[one.name] for one in fields(config)}
+    return {field.name: hints[field.name] for field in fields(config)}
+
+
+_TYPE_NAMES: dict[Any, str] = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
 def check(name: str, value: Any, hint: Any) -> None:
-    """Raise a UsageError where the value is not what the hint asks for."""
+    """Raise UsageError if the value does not have the type, or is not within the bounds, of a type hint."""
     origin, arguments = get_origin(hint), get_args(hint)
+    required = ""
     if origin is Annotated:
         kind, *bounds = arguments
         check(name, value, kind)
-        for bound in bounds:
-            if isinstance(bound, Bounds) and value not in bound:
-                raise UsageError(f"{name} = {value!r:.40}: it is {bound}.")
+        required = next((str(bound) for bound in bounds if isinstance(bound, Bounds) and value not in bound), "")
     elif origin is Literal:
         if value not in arguments:
-            choices = ", ".join(repr(choice) for choice in arguments)
-            raise UsageError(f"{name} = {value!r:.40} is not known: it is one of {choices}.")
+            required = "one of " + ", ".join(map(repr, arguments))
     elif origin in (Union, UnionType):
         if value is not None:
             check(name, value, next(kind for kind in arguments if kind is not NoneType))
@@ -74,63 +75,64 @@ def check(name: str, value: Any, hint: Any) -> None:
             raise UsageError(f"{name} is missing.")
     elif origin is tuple:
         if not isinstance(value, tuple) or (arguments[-1] is not ... and len(value) != len(arguments)):
-            raise UsageError(f"{name} = {value!r:.40}: it is a row of {len(arguments)} values.")
-        for one in value:
-            check(name, one, arguments[0])
+            required = f"{len(arguments)} values"
+        else:
+            for item in value:
+                check(name, item, arguments[0])
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise UsageError(f"{name} = {value!r:.40}: it is a table of names and values.")
-        for key, one in value.items():
-            check(f"{name}.{key}", one, arguments[1])
-    elif hint in _WORDS:
+            required = "a table of names and values"
+        else:
+            for key, item in value.items():
+                check(f"{name}.{key}", item, arguments[1])
+    elif hint in _TYPE_NAMES:
         accepted = (int, float) if hint is float else (hint,)
         if type(value) not in accepted or (hint is float and not math.isfinite(value)):
-            raise UsageError(f"{name} = {value!r:.40}: it is {_WORDS[hint]}.")
+            required = _TYPE_NAMES[hint]
     elif isinstance(hint, type) and not isinstance(value, hint):
-        raise UsageError(f"{name} = {value!r:.40}: it is a {hint.__name__}.")
-
-
-_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+        required = f"a {hint.__name__}"
+    if required:
+        raise UsageError(f"{name} = {value!r:.40}: must be {required}.")
 
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """All numbers of a model. These two are every member's; each adds its own."""
+    """The hyperparameters of a model. Every architecture adds its own to these two."""
 
     queries: Count
-    classes: Count  # those that can be found; what else a head has rows for is the scoring's business
+    classes: Count  # without no-object; the scoring knows how many logits they take
 
 
-TermWeights = Mapping[str, Weight]  # by the name of a term
+TermWeights = Mapping[str, Weight]  # by term name
 
 
 @dataclass(frozen=True)
 class LossConfig(Config):
-    """How predictions are matched with the ground truth and charged for what they got wrong.
+    """Matching and loss of a training.
 
-    It travels with the weights, so that who looks at a model later matches as its training did.
+    It is saved with the weights, so that a model is inspected with the matching that it was trained with.
     """
 
-    matching: Literal["each", "last"] = "each"  # each decoder layer by itself, or all by the last one's pairs
+    matching: Literal["each", "last"] = "each"  # match each decoder layer, or use the last layer's pairs for all
     class_cost: Literal["probability", "log", "focal"] = "probability"  # -p as published, -log p, or focal
-    no_object: Weight = 0.1  # of the class "no object" in the cross-entropy
+    no_object: Weight = 0.1  # weight of the no-object class in the cross-entropy
     cost: TermWeights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
     loss: TermWeights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
 
     def weight(self, table: Literal["cost", "loss"], term: str) -> float:
-        """The weight of a term; a UsageError where it has none, as in a file of another version."""
+        """Return the weight of a term. Raises UsageError if it has none, as in a file of another version."""
         weights = self.cost if table == "cost" else self.loss
         if term not in weights:
-            raise UsageError(f"{table}.{term}: there is no weight of this term; there is {', '.join(weights)}.")
+            raise UsageError(f"{table}.{term}: this term has no weight. The terms are {', '.join(weights)}.")
         return weights[term]
 
     def with_weights(self, cost: Mapping[str, float], loss: Mapping[str, float]) -> Self:
-        """The same with other weights of some terms."""
-        for table, ours, theirs in (("cost", self.cost, cost), ("loss", self.loss, loss)):
-            for name in theirs:
-                if name not in ours:
-                    there = f"it has {', '.join(ours)}" if ours else "its loss is its own, with its own weights"
-                    raise UsageError(f"{table}.{name}: this model has no such term; {there}.")
+        """Replace the weights of some terms."""
+        for table, weights, changes in (("cost", self.cost, cost), ("loss", self.loss, loss)):
+            for name in changes:
+                if name not in weights:
+                    known = f"it has {', '.join(weights)}" if weights else "its loss has weights of its own"
+                    raise UsageError(f"{table}.{name}: this model has no such term; {known}.")
         return replace(self, cost={**self.cost, **cost}, loss={**self.loss, **loss})
 
 
@@ -139,28 +141,28 @@ Colour = tuple[float, float, float]  # red, green, blue
 
 @dataclass(frozen=True)
 class Preprocessing(Config):
-    """How a picture becomes the network's input; it travels with the weights."""
+    """How an image becomes the network's input. It is saved with the weights."""
 
     resize: Resize = field(default_factory=ShortestEdge)
     filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    antialias: bool = True  # as Pillow does; without it a pixel is made of its nearest neighbours alone
-    blur: bool = False  # by a Gaussian before a picture is made smaller, as scikit-image does
-    rescale_first: bool = False  # values become numbers in [0, 1] before the picture is resized
-    backend: Literal["pillow", "torchvision"] = "pillow"  # whose arithmetic it is: they differ in the last digits
+    antialias: bool = True  # as Pillow does; without it, a pixel depends on its nearest neighbours only
+    blur: bool = False  # with a Gaussian before an image is made smaller, as scikit-image does
+    rescale_first: bool = False  # scale values to [0, 1] before resizing
+    backend: Literal["pillow", "torchvision"] = "pillow"  # they differ in the last digits
     mean: Colour = (0.485, 0.456, 0.406)
     std: Colour = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(self.std):
-            raise UsageError("std: a deviation of 0 cannot be divided by.")
-        # What lies beyond is none of a picture's values, and float32 cannot hold what comes of it.
+            raise UsageError("std: a deviation of 0 is not allowed.")
+        # Values beyond these are no pixel statistics, and normalised pixels would not fit in float32.
         if not all(1e-6 <= deviation <= 1e6 for deviation in self.std) or any(abs(m) > 1e6 for m in self.mean):
-            raise UsageError(f"mean = {self.mean}, std = {self.std}: these are no values of pixels.")
-        self.resize.place(1000, 1000)  # which raises for an input that is too large
+            raise UsageError(f"mean = {self.mean}, std = {self.std}: out of range for pixel values.")
+        self.resize.place(1000, 1000)  # raises UsageError for too large an input
 
     def with_size(self, size: int | None = None, max_size: int | None = None) -> Self:
-        """The same for inputs of another size."""
+        """Change the size of the inputs."""
         if size is None and max_size is None:
             return self
         return replace(self, resize=self.resize.with_size(size, max_size))

@@ -1,7 +1,7 @@
-"""Outlines of masks as polygons, along the edges of their pixels: drawn again they give the same mask.
+"""Masks to polygons along their pixel edges, which reproduce the masks exactly.
 
-Polygons of COCO have no holes: what they cover adds up. So a hole is joined to what lies above it by a slit that is
-nothing wide, which takes the polygon around the hole too.
+COCO's polygons have no holes; the areas of several add up. So a hole is joined to the outline above it by a slit of no
+width, and the polygon goes around the hole too.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,7 @@ import numpy as np
 
 
 def polygons_of(mask: np.ndarray) -> list[list[int]]:
-    """A polygon x, y, x, y, ... for each part of a mask (H, W), in pixels; none where it is empty.
-
-    Pixels that touch at a corner alone are of different parts.
-    """
+    """Return a polygon x, y, x, y, ... in pixels for each 4-connected part of a mask (H, W)."""
     corners = _corners(np.asarray(mask, dtype=bool))
     for first in _holes(corners):
         _open(corners, first)
@@ -23,30 +20,29 @@ def polygons_of(mask: np.ndarray) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Corners:
-    """All corners of all outlines; two of them stand where two pixels touch at a corner."""
+    """The corners of all outlines, as linked lists. Two pixels that touch at a corner have two corners there."""
 
     mask: np.ndarray  # (H, W) bool
     x: list[int]
     y: list[int]
-    following: list[int]  # the corner that comes next, with the mask on the right-hand side
+    following: list[int]  # index of the next corner, with the mask on the right-hand side
     before: list[int]
-    # The horizontal edges that have the mask below them: by their line, where each begins and its first corner.
+    # Horizontal edges above the mask: by their line, the x and the corner where each begins.
     upper: dict[int, list[tuple[int, int]]]
 
     def join(self, corner: int, following: int) -> None:
-        """Let one follow another."""
         self.following[corner], self.before[following] = following, corner
 
-    def copy(self, x: int, y: int) -> int:
-        """A new corner, which is not joined yet."""
+    def add(self, x: int, y: int) -> int:
+        """Add a corner that is not yet joined."""
         self.x.append(x)
         self.y.append(y)
         self.following.append(-1)
         self.before.append(-1)
         return len(self.x) - 1
 
-    def around(self, first: int) -> Iterator[int]:
-        """Its loop, from this corner on."""
+    def loop(self, first: int) -> Iterator[int]:
+        """Yield the corners of a loop, starting at `first`."""
         corner = first
         while True:
             yield corner
@@ -55,78 +51,73 @@ class _Corners:
                 return
 
     def polygon(self, first: int) -> list[int]:
-        """A loop in numbers. A slit may end at a corner, which is then said once."""
-        places = [(self.x[corner], self.y[corner]) for corner in self.around(first)]
-        turns = [place for place, last in zip(places, [places[-1], *places], strict=False) if place != last]
-        return [value for place in turns for value in place]
+        """Return the coordinates of a loop, without repeated points where a slit ends at a corner."""
+        points = [(self.x[corner], self.y[corner]) for corner in self.loop(first)]
+        distinct = [point for point, last in zip(points, [points[-1], *points], strict=False) if point != last]
+        return [value for point in distinct for value in point]
 
 
 def _corners(mask: np.ndarray) -> _Corners:
-    framed = np.pad(mask, 1).astype(np.int8)  # (H + 2, W + 2)
-    # What begins (1) or ends (-1) at each edge, downwards and to the right; a row and a column for each grid line.
-    below, right = np.diff(framed, axis=0)[:, 1:-1], np.diff(framed, axis=1)[1:-1]  # (H + 1, W), (H, W + 1)
-    y, x, lower = _ends(below)  # by lines, from left to right
-    columns, rows, later = _ends(right.T)  # by lines, from top to bottom
-    # Corners are numbered as ends of horizontal edges come, and found again as ends of the vertical ones.
+    padded = np.pad(mask, 1).astype(np.int8)  # (H + 2, W + 2)
+    # Where the mask begins (1) or ends (-1), downwards and to the right; a row and a column for each grid line.
+    below, right = np.diff(padded, axis=0)[:, 1:-1], np.diff(padded, axis=1)[1:-1]  # (H + 1, W), (H, W + 1)
+    y, x, lower = _edge_ends(below)  # by lines, from left to right
+    columns, rows, later = _edge_ends(right.T)  # by lines, from top to bottom
+    # Corners are numbered as ends of horizontal edges; `numbers` identifies them as ends of vertical edges.
     numbers = np.lexsort((y, x))
     assert np.array_equal(x[numbers], columns)
     assert np.array_equal(y[numbers], rows)
-    # Of two corners at one place the first is that of the edge from the left. It goes with the first of the vertical
-    # edges, the one from above, unless the pixel on the left lies below.
+    # Of two corners at a point, the first ends the edge from the left. It belongs to the first vertical edge, from
+    # above, unless the pixel on the left lies below.
     twice = np.flatnonzero((np.diff(columns) == 0) & (np.diff(rows) == 0))
     swapped = twice[mask[rows[twice], columns[twice] - 1]]
     numbers[swapped], numbers[swapped + 1] = numbers[swapped + 1].copy(), numbers[swapped].copy()
 
     following = np.full(len(x), -1)
-    for firsts, seconds, forwards in (
+    for starts, ends, forwards in (
         (np.arange(0, len(x), 2), np.arange(1, len(x), 2), lower[::2] > 0),
         (numbers[::2], numbers[1::2], later[::2] < 0),
     ):
-        following[np.where(forwards, firsts, seconds)] = np.where(forwards, seconds, firsts)
+        following[np.where(forwards, starts, ends)] = np.where(forwards, ends, starts)
     before = np.empty_like(following)
     before[following] = np.arange(len(following))
     upper: dict[int, list[tuple[int, int]]] = {}
-    for corner in np.flatnonzero(lower[::2] > 0).tolist():
-        upper.setdefault(int(y[2 * corner]), []).append((int(x[2 * corner]), 2 * corner))
+    for corner in (2 * np.flatnonzero(lower[::2] > 0)).tolist():
+        upper.setdefault(int(y[corner]), []).append((int(x[corner]), corner))
     return _Corners(mask, x.tolist(), y.tolist(), following.tolist(), before.tolist(), upper)
 
 
-def _ends(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both ends of each straight edge along the rows of an array: the row, the place in it, and the edge's step."""
-    framed = np.pad(steps, ((0, 0), (1, 1)))
-    changes = np.diff(framed, axis=1)  # (rows, places)
-    # From an edge straight to one of the other kind it changes by 2: the end of one, and the beginning of the other.
+def _edge_ends(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both ends of each straight edge along the rows of an array: the row, the column, and the edge's step."""
+    padded = np.pad(steps, ((0, 0), (1, 1)))
+    changes = np.diff(padded, axis=1)  # (rows, columns)
+    # A change of 2 is the end of an edge and the start of one of the other sign.
     line, place = np.nonzero(changes)
     times = np.abs(changes[line, place])
     line, place = np.repeat(line, times), np.repeat(place, times)
-    step = framed[line[::2], place[::2] + 1]
+    step = padded[line[::2], place[::2] + 1]
     return line, place, np.repeat(step, 2)
 
 
 def _loops(corners: _Corners) -> Iterator[int]:
-    """The first corner of each loop, the uppermost and of those the one on the left."""
-    seen = bytearray(len(corners.x))
-    for corner in range(len(seen)):
-        if not seen[corner]:
-            yield corner
-            for one in corners.around(corner):
-                seen[one] = 1
+    """Yield the first corner of each loop: the leftmost of the uppermost."""
+    visited = bytearray(len(corners.x))
+    for first in range(len(visited)):
+        if not visited[first]:
+            yield first
+            for corner in corners.loop(first):
+                visited[corner] = 1
 
 
 def _holes(corners: _Corners) -> list[int]:
-    """The first corners of holes, from top to bottom: at the upper left of a loop around one nothing is below."""
+    """Return the first corners of the loops around holes, from top to bottom: the mask is not below them."""
     height, width = corners.mask.shape
-    return [
-        first
-        for first in _loops(corners)
-        if not (
-            corners.y[first] < height and corners.x[first] < width and corners.mask[corners.y[first], corners.x[first]]
-        )
-    ]
+    places = [(first, corners.y[first], corners.x[first]) for first in _loops(corners)]
+    return [first for first, y, x in places if y == height or x == width or not corners.mask[y, x]]
 
 
 def _open(corners: _Corners, first: int) -> None:
-    """Join the loop around a hole to the edge above it, by a slit straight up."""
+    """Join the loop around a hole to the edge above it by a vertical slit."""
     x, bottom = corners.x[first], corners.y[first]
     top = bottom - 1
     while top > 0 and corners.mask[top - 1, x]:
@@ -135,7 +126,7 @@ def _open(corners: _Corners, first: int) -> None:
     start = max(edge for edge in edges if edge[0] <= x)[1]
     end = corners.following[start]
     hole_end = corners.before[first]
-    down, up, again = corners.copy(x, top), corners.copy(x, top), corners.copy(x, bottom)
+    down, up, again = corners.add(x, top), corners.add(x, top), corners.add(x, bottom)
     corners.join(start, down)
     corners.join(down, first)
     corners.join(hole_end, again)

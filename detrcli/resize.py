@@ -1,4 +1,4 @@
-"""How a picture is brought to the network's size: rules as values, each with a name."""
+"""Rules for resizing images to the network's input."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -6,119 +6,114 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 from detrcli.errors import UsageError
+from detrcli.messages import argument
 
-LARGEST = 32_768  # pixels of a side, more than any picture that is opened has
-MOST_PIXELS = 2**25  # of an input, for which a network takes 10 GB; more may be asked for by a file that is broken
+MAX_SIDE = 32_768  # pixels, more than the longest side of any image
+MAX_INPUT_PIXELS = 2**25  # of the network's input, which takes 10 GB; a malformed file may name more
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture comes to lie in the network's input, in pixels of that."""
+    """The position of an image in the network's input, in pixels of the input."""
 
     height: int  # of the input
     width: int
-    top: int  # of the picture in it
+    top: int  # of the image in it
     left: int
-    picture_height: float  # not whole where it is padded before it is resized
-    picture_width: float
+    image_height: float  # fractional where an image is padded before it is resized
+    image_width: float
 
     def __post_init__(self) -> None:
-        if self.height * self.width > MOST_PIXELS:
+        if self.height * self.width > MAX_INPUT_PIXELS:
             raise UsageError(
-                f"an input of {self.width:,} x {self.height:,} pixels is more than the {MOST_PIXELS:,} allowed.\n"
-                "Give a smaller --size or --max-size."
+                f"An input of {self.width:,} x {self.height:,} pixels exceeds the {MAX_INPUT_PIXELS:,} allowed.\n"
+                f"Use a smaller {argument('size')} or {argument('max_size')}."
             )
 
     @classmethod
     def filling(cls, height: int, width: int) -> Self:
-        """A picture that takes all of the input."""
+        """Return the placement of an image that fills the input."""
         return cls(height, width, 0, 0, height, width)
 
     @property
     def fills(self) -> bool:
-        """Whether the picture takes all of the input."""
-        return (self.height, self.width) == (self.picture_height, self.picture_width)
+        """Whether the image fills the input."""
+        return (self.height, self.width) == (self.image_height, self.image_width)
 
     @property
-    def picture_size(self) -> tuple[int, int]:
-        """Height and width of the picture in whole pixels."""
-        return round(self.picture_height), round(self.picture_width)
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the image in the input, in whole pixels."""
+        return round(self.image_height), round(self.image_width)
 
 
 @dataclass(frozen=True)
 class Resize(ABC):
-    """A rule. A subclass is known by its `kind` wherever weights are read, as soon as it is defined."""
+    """A rule. Defining a subclass registers it by its `kind`, under which checkpoints name it."""
 
     kind: ClassVar[str]
     _kinds: ClassVar[dict[str, type["Resize"]]] = {}
 
     def __init_subclass__(cls) -> None:
-        if "kind" in vars(cls):  # else it is known as what it comes from
+        if "kind" in vars(cls):
             cls._kinds[cls.kind] = cls
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            least, most = (0, 255) if one.name == "fill" else (1, LARGEST)
-            if type(value) is not int or not least <= value <= most:
-                raise UsageError(f"{one.name} = {value!r:.40}: it is a whole number from {least} to {most:,}.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or not 1 <= value <= MAX_SIDE:
+                raise UsageError(f"{field.name} = {value!r:.40}: must be an integer from 1 to {MAX_SIDE:,}.")
 
     @abstractmethod
     def place(self, height: int, width: int) -> Placement:
-        """What becomes of a picture of this size."""
+        """Return the placement of an image of this size."""
 
     @abstractmethod
     def with_size(self, size: int | None, max_size: int | None) -> "Resize":
-        """The rule for inputs of another size."""
+        """Change the size of the inputs."""
 
     def with_side(self, side: int) -> "Resize":
-        """The rule with another shorter side, for augmentation by scale; as it is where inputs have one size only."""
+        """Change the shorter side, for scale augmentation; rules with a fixed input size stay as they are."""
         return self
 
     def grown(self, size: int) -> "Resize":
-        """The rule for inputs of another size, all its sides in proportion."""
+        """Change the size of the inputs and scale all sides in proportion."""
         return self.with_size(size, None)
 
     @property
     @abstractmethod
     def side(self) -> int:
-        """The shorter side of its inputs, about."""
-
-    @property
-    def grey(self) -> int:
-        """What the input is filled with, from 0 to 255, where there is no picture."""
-        return 0
+        """The shorter side of the inputs, approximately."""
 
     @property
     def pads_first(self) -> bool:
-        """Whether a picture is padded before it is resized, and not afterwards."""
+        """Whether an image is padded before it is resized."""
         return False
 
     def facts(self) -> dict[str, Any]:
-        """The rule in plain values, with its kind."""
+        """Return the rule as plain values, with its kind."""
         return {"kind": self.kind, **asdict(self)}
 
     @staticmethod
     def of(facts: Mapping[str, Any]) -> "Resize":
-        """The rule of such values."""
-        known = Resize._kinds.get(facts["kind"])
-        if known is None:
-            raise ValueError(f"pictures are resized by a rule {facts['kind']!r} that is not known here")
-        return known(**{name: value for name, value in facts.items() if name != "kind"})
+        """Create a rule from the values of `facts`. Raises ValueError for an unknown kind."""
+        rule = Resize._kinds.get(facts["kind"])
+        if rule is None:
+            raise ValueError(f"unknown resizing rule {facts['kind']!r}")
+        return rule(**{name: value for name, value in facts.items() if name != "kind"})
 
 
 @dataclass(frozen=True)
 class ShortestEdge(Resize):
-    """The published rule: the shorter side `size`, the longer at most `max_size`.
+    """The published rule: the shorter side becomes `size`, the longer at most `max_size`.
 
-    Where the longer would pass `max_size`, the shorter is rounded and the longer then cut to an integer; so
-    the longer can pass `max_size` by a little. A strip too narrow for that keeps one pixel of width.
+    Where the longer side would exceed `max_size`, the shorter is rounded and the longer then truncated; so the longer
+    can exceed `max_size` slightly. A strip too narrow for that keeps one pixel of width.
     """
 
     kind = "shortest-edge"
     size: int = 800
     max_size: int = 1333
-    divisor: int = 1  # both sides are rounded to multiples of it
+    divisor: int = 1  # both sides are rounded to its multiples
 
     def place(self, height: int, width: int) -> Placement:
         shorter, longer, size = min(height, width), max(height, width), self.size
@@ -148,7 +143,7 @@ class ShortestEdge(Resize):
 
 @dataclass(frozen=True)
 class BoundedEdges(ShortestEdge):
-    """As `transformers` has that rule: the longer side never passes `max_size`, and `divisor` cuts sides."""
+    """The rule of transformers: the longer side never exceeds `max_size`; sides are cut to multiples of `divisor`."""
 
     kind = "bounded-edges"
 
@@ -168,18 +163,18 @@ class BoundedEdges(ShortestEdge):
 
 @dataclass(frozen=True)
 class RaisedEdges(BoundedEdges):
-    """Likewise, and then both sides up to the next multiples of `divisor`, by a little stretching."""
+    """The rule of transformers, with both sides then stretched to the next multiples of `divisor`."""
 
     kind = "raised-edges"
 
     def place(self, height: int, width: int) -> Placement:
-        found = BoundedEdges(self.size, self.max_size).place(height, width)
-        return Placement.filling(*(-(-side // self.divisor) * self.divisor for side in (found.height, found.width)))
+        inner = BoundedEdges(self.size, self.max_size).place(height, width)
+        return Placement.filling(*(-(-side // self.divisor) * self.divisor for side in (inner.height, inner.width)))
 
 
 @dataclass(frozen=True)
 class ScaledEdges(ShortestEdge):
-    """As torchvision's detectors have that rule: both sides by one factor, and cut to integers."""
+    """The rule of torchvision's detectors: both sides are scaled by the same factor and truncated."""
 
     kind = "scaled-edges"
 
@@ -190,14 +185,16 @@ class ScaledEdges(ShortestEdge):
 
 @dataclass(frozen=True)
 class OneSize(Resize):
-    """Rules that know one height and one width."""
+    """Base class of rules with a height and a width."""
 
     height: int = 640
     width: int = 640
 
     def with_size(self, size: int | None, max_size: int | None) -> Self:
         if max_size is not None:
-            raise UsageError("This model takes pictures of one size: --size sets it, and there is no --max-size.")
+            raise UsageError(
+                f"{argument('max_size')}: this model takes images of a fixed size, set by {argument('size')} alone."
+            )
         factor = (size or self.side) / self.side
         return replace(self, height=round(factor * self.height), width=round(factor * self.width))
 
@@ -208,7 +205,7 @@ class OneSize(Resize):
 
 @dataclass(frozen=True)
 class ExactSize(OneSize):
-    """Every picture has this size, whatever becomes of its proportions."""
+    """Every image is stretched to this size."""
 
     kind = "exact-size"
 
@@ -218,7 +215,7 @@ class ExactSize(OneSize):
 
 @dataclass(frozen=True)
 class FitInside(OneSize):
-    """As large as fits into this size without changing proportions, and nothing around it."""
+    """Every image is scaled to the largest size of its proportions within this size, without padding."""
 
     kind = "fit-inside"
 
@@ -229,7 +226,7 @@ class FitInside(OneSize):
 
 @dataclass(frozen=True)
 class PaddedSquare(OneSize):
-    """As OWLv2 has it: padded with black at the right or the bottom to a square, which then gets this size."""
+    """The rule of OWLv2: images are padded at the right or the bottom to a black square, then resized."""
 
     kind = "padded-square"
 
@@ -240,22 +237,3 @@ class PaddedSquare(OneSize):
     @property
     def pads_first(self) -> bool:
         return True
-
-
-@dataclass(frozen=True)
-class Letterbox(OneSize):
-    """As large as fits into this size without changing proportions, in the middle, the rest filled with grey."""
-
-    kind = "letterbox"
-    fill: int = 114
-
-    def place(self, height: int, width: int) -> Placement:
-        factor = min(self.height / height, self.width / width)
-        inside = max(1, round(factor * height)), max(1, round(factor * width))
-        return Placement(
-            self.height, self.width, (self.height - inside[0]) // 2, (self.width - inside[1]) // 2, *inside
-        )
-
-    @property
-    def grey(self) -> int:
-        return self.fill

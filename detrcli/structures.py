@@ -1,6 +1,6 @@
-"""What flows between the rooms, each with its shapes.
+"""Values that pass between the parts of the package, with their shapes.
 
-B images, Q queries, K classes, R rows of the class head, N objects of an image, T objects of all images of a batch,
+B images, Q queries, K classes, R class logits, N objects of an image, T objects of all images of a batch,
 L decoder layers, P pairs, C channels, H and W pixels, h and w feature cells, S = h * w tokens.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,50 +18,47 @@ if TYPE_CHECKING:
     from detrcli.run_lengths import MaskRows
 
 
+def _present_fields(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that are not None, also those of subclasses."""
+    values = {field.name: getattr(instance, field.name) for field in fields(instance)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 @dataclass(frozen=True)
-class Batch:
-    """Pictures of possibly different sizes, padded at the right and the bottom to one size."""
+class _Tensors:
+    """Base class of values whose fields are tensors or None."""
+
+    def to(self, device: torch.device) -> Self:
+        """Copy to a device; from pinned memory without waiting."""
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in _present_fields(self).items()})
+
+    def pin_memory(self) -> Self:
+        """Copy to pinned memory; torch's DataLoader calls this."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in _present_fields(self).items()})
+
+
+@dataclass(frozen=True)
+class Batch(_Tensors):
+    """Images of possibly different sizes, padded at the right and the bottom to a common size."""
 
     images: Tensor  # (B, 3, H, W), normalised
-    padding: Tensor | None  # (B, H, W), True where there is no picture; None where nothing is padded
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on another device; from pinned memory without waiting for it."""
-        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
-        return Batch(self.images.to(device, non_blocking=True), padding)
-
-    def pin_memory(self) -> Batch:
-        """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
-        return Batch(self.images.pin_memory(), None if self.padding is None else self.padding.pin_memory())
+    padding: Tensor | None  # (B, H, W), True for padding; None if nothing is padded
 
 
 @dataclass(frozen=True)
-class Target:
-    """The objects of one image. Every field has a row per object, so that new ones pass wherever these do."""
+class Target(_Tensors):
+    """The objects of an image. Every field has a row per object, so that subclasses can add fields."""
 
     labels: Tensor  # (N,), contiguous class indices
-    boxes: Tensor  # (N, 4), cx, cy, w, h in [0, 1]
-    # (N, H, W) bool, in the network's input; None where nobody needs them
-    masks: Tensor | None = field(default=None, kw_only=True)
+    boxes: Tensor  # (N, 4), cxcywh in [0, 1]
+    masks: Tensor | None = field(default=None, kw_only=True)  # (N, H, W) bool, at the size of the network's input
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> Self:
-        """The same on another device; from pinned memory without waiting for it."""
-        return replace(self, **{name: one.to(device, non_blocking=True) for name, one in self._known()})
-
-    def pin_memory(self) -> Self:
-        """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
-        return replace(self, **{name: one.pin_memory() for name, one in self._known()})
-
-    def _known(self) -> list[tuple[str, Tensor]]:
-        every = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return [(name, tensor) for name, tensor in every if tensor is not None]
-
 
 class Masks(Protocol):
-    """Which pixels are a query's, computed for those that are asked for: a mask head runs once per query."""
+    """Masks of queries, computed on request: a mask head runs once per query."""
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -69,34 +66,34 @@ class Masks(Protocol):
 
     @property
     def by_corner(self) -> bool:
-        """Whether a picture's pixel takes what lies at its upper left corner, as published, or at its middle."""
+        """Whether an image pixel takes the value at its upper left corner, as published, or at its centre."""
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Mask logits of some queries, by their images (P,) and numbers (P,): (P, h, w)."""
+        """Return the mask logits (P, h, w) of queries given by image index (P,) and query index (P,)."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the heads say of every query, in one layer."""
+    """The predictions of a single layer."""
 
-    logits: Tensor  # (B, Q, R), which a Scoring makes sense of
-    boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1]; those around the masks where no head makes them
+    logits: Tensor  # (B, Q, R), interpreted by a Scoring
+    boxes: Tensor  # (B, Q, 4), cxcywh in [0, 1]; around the masks for models without boxes
     masks: Masks | None = None
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which query is matched to which object: the P pairs of one group, over all its layers and images."""
+    """Matched pairs of queries and objects: P pairs of a query group, over its layers and images."""
 
     layers: Tensor  # (P,), ascending
     images: Tensor  # (P,), ascending in each layer
     queries: Tensor  # (P,)
-    targets: Tensor  # (P,), counted through all images of the batch, 0..T-1
+    targets: Tensor  # (P,), indices into all objects of the batch, 0..T-1
 
     def layer(self, index: int) -> Match:
-        """The pairs of one layer."""
-        here = self.layers == index
-        return Match(self.layers[here], self.images[here], self.queries[here], self.targets[here])
+        """Return the pairs of a layer."""
+        chosen = self.layers == index
+        return Match(self.layers[chosen], self.images[chosen], self.queries[chosen], self.targets[chosen])
 
 
 ObjectCounts = tuple[Sequence[int], int]  # objects of each image, and queries
@@ -104,96 +101,95 @@ ObjectCounts = tuple[Sequence[int], int]  # objects of each image, and queries
 
 @dataclass(frozen=True)
 class QueryGroup:
-    """One set of queries through all its layers: the decoder's, a denoising group, the encoder's proposals.
+    """A set of queries through all its layers: the decoder's, a denoising group, the encoder's proposals.
 
-    What it leaves out is taken from the batch: its objects, and the pairs that the matcher finds. In training a model
-    gives the same groups for every batch, also for one without objects: processes and accumulated batches agree on
-    what their losses are divided by.
+    Missing targets and pairs are the batch's objects and the result of the matcher. In training a model returns the
+    same groups for every batch, also without objects: all processes and accumulated batches must agree on the
+    normalisers of their losses.
     """
 
     name: str
     logits: Tensor  # (L, B, Q, R)
-    boxes: Tensor  # (L, B, Q, 4), cx, cy, w, h in [0, 1]
-    hidden: Tensor | None = None  # (L, B, Q, C), what the heads saw
-    targets: Sequence[Target] | None = None  # its own objects
-    match: Match | None = None  # its own pairs
-    weight: float = 1.0  # of all its losses
-    tokens: Tensor | None = None  # (B, Q), those of the encoder that its queries were chosen from
+    boxes: Tensor  # (L, B, Q, 4), cxcywh in [0, 1]
+    hidden: Tensor | None = None  # (L, B, Q, C), hidden states, the input of the heads
+    targets: Sequence[Target] | None = None
+    match: Match | None = None
+    tokens: Tensor | None = None  # (B, Q), indices of the encoder tokens that the queries were selected from
     masks: Masks | None = None  # of the last layer
-    # The group's own counts for the objects of a batch's images, where they are not the batch's: what its losses are
-    # divided by is counted over all batches of a step, most of which it has not seen.
+    # For groups with targets of their own: their counts, given the object counts of a batch's images. Loss
+    # normalisers are counted over all batches of a step before the group is computed.
     counts: Callable[[Sequence[int]], ObjectCounts] | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
 
     def layer(self, index: int) -> Prediction:
-        """One layer's predictions."""
+        """Return the predictions of a layer."""
         last = index in (-1, len(self) - 1)
         return Prediction(self.logits[index], self.boxes[index], self.masks if last else None)
 
 
 @dataclass(frozen=True)
 class Output:
-    """All that a forward pass predicts."""
+    """The output of a forward pass."""
 
     decoder: QueryGroup
-    others: tuple[QueryGroup, ...] = ()  # supervised beside it
-    named: Mapping[str, Tensor] = field(default_factory=dict)  # what other heads need: features, memory
-    maps: Sequence[Tensor] = ()  # likewise the backbone's, (B, channels, h, w), the finest first
+    others: tuple[QueryGroup, ...] = ()  # further supervised groups
+    named: Mapping[str, Tensor] = field(default_factory=dict)  # inputs of other heads: features, memory
+    maps: Sequence[Tensor] = ()  # feature maps of the backbone, (B, channels, h, w), finest first
 
     @property
     def groups(self) -> tuple[QueryGroup, ...]:
-        """Every supervised group, the decoder's first."""
+        """All supervised groups, the decoder's first."""
         return (self.decoder, *self.others)
 
     def with_masks(self, masks: Masks) -> Self:
-        """The same with masks of the decoder's queries."""
+        """Add masks to the decoder's queries."""
         return replace(self, decoder=replace(self.decoder, masks=masks))
 
     @property
     def last(self) -> Prediction:
-        """What is said in the end: the decoder's last layer."""
+        """The final predictions: the decoder's last layer."""
         return self.decoder.layer(-1)
 
 
-MOST_CLASSES = 30_000
-LONGEST_NAME = 1_000  # characters; an array of names gives to each the room of the longest
+MAX_CLASSES = 30_000
+MAX_NAME_LENGTH = 1_000  # characters; an array of names reserves the longest length for each
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """A ValueError for more classes, or longer names, than anybody has: they would fill the memory."""
-    if len(names) > MOST_CLASSES:
-        raise ValueError(f"there are {len(names):,} classes, more than the {MOST_CLASSES:,} allowed")
+    """Raise ValueError for so many or such long names that they would fill the memory."""
+    if len(names) > MAX_CLASSES:
+        raise ValueError(f"there are {len(names):,} classes, more than the {MAX_CLASSES:,} allowed")
     longest = max(names, key=len, default="")
-    if len(longest) > LONGEST_NAME:
+    if len(longest) > MAX_NAME_LENGTH:
         raise ValueError(
             f"the class name {longest[:20]!r}... has {len(longest):,} characters, more than the "
-            f"{LONGEST_NAME:,} allowed"
+            f"{MAX_NAME_LENGTH:,} allowed"
         )
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What a class index means: the data's own ids and names, which travel with the weights."""
+    """The ids and names of the dataset's classes, by class index."""
 
     ids: np.ndarray  # (K,), int64
     names: np.ndarray  # (K,), str
-    things: np.ndarray | None = None  # (K,), bool, those that are no stuff; None: all of them
+    things: np.ndarray | None = None  # (K,), bool, True for things, False for stuff; None if all are things
 
     @classmethod
     def of(cls, ids: Sequence[int], names: Sequence[str], things: Sequence[bool] | None = None) -> Self:
-        """From lists that a file holds; a ValueError where they are none of classes."""
-        import numpy as np  # slow to import, and most who come here want names alone
+        """Create classes from lists read from a file. Raises ValueError for malformed lists."""
+        import numpy as np  # slow to import, and most users of this module do without
 
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise ValueError("the class names are no list of words")
+            raise ValueError("the class names are not a list of strings")
         check_class_names(names)
         numbers = np.array(ids, dtype=np.int64)
         if numbers.shape != (len(names),):
             raise ValueError(f"there are {len(names)} class names for ids of shape {numbers.shape}")
-        if things is not None and (len(things) != len(names) or not all(type(one) is bool for one in things)):
-            raise ValueError("which classes are things is not said of each of them")
+        if things is not None and (len(things) != len(names) or not all(type(thing) is bool for thing in things)):
+            raise ValueError("things is not a list of a boolean per class")
         return cls(numbers, np.array(names, dtype=np.str_), None if things is None else np.array(things, bool))
 
     def __len__(self) -> int:
@@ -202,20 +198,18 @@ class Classes:
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, N of it. A query may stand in several where the model's scoring allows it."""
+    """The N detections of an image. A query may have several, where the model's scoring allows it."""
 
-    boxes: np.ndarray  # (N, 4), x0, y0, x1, y1 in pixels, float32
-    scores: np.ndarray  # (N,), the class probability, float32
-    category_ids: np.ndarray  # (N,), the data's own ids
-    queries: np.ndarray  # (N,), which object query found it
-    labels: np.ndarray  # (N,), names of the classes
-    # (N,), each (H, W); None where the model has none
-    masks: MaskRows | None = field(default=None, kw_only=True)
+    boxes: np.ndarray  # (N, 4), xyxy in pixels, float32
+    scores: np.ndarray  # (N,), class probabilities, float32
+    category_ids: np.ndarray  # (N,), the dataset's ids
+    queries: np.ndarray  # (N,), indices of the object queries
+    labels: np.ndarray  # (N,), class names
+    masks: MaskRows | None = field(default=None, kw_only=True)  # (N,), each (H, W); None if the model has no masks
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def part(self, chosen: np.ndarray) -> Self:
-        """Some of them."""
-        every = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return replace(self, **{name: value[chosen] for name, value in every if value is not None})
+        """Return the detections selected by indices or a boolean array."""
+        return replace(self, **{name: value[chosen] for name, value in _present_fields(self).items()})

@@ -1,21 +1,19 @@
-"""What `detr visualize-attn` takes beside `detr predict`, for one query.
+"""Measure the time that `detr visualize-attn` adds to `detr predict`, for one query.
 
     python examples/attention_speed.py
 
-All that the two commands do, with the plain model, once a detr-r50 (of random weights) is loaded, with one picture of
-640 x 480 from file to file, in one process and in turn: the network, which is the same for both, and all the rest.
-Since the network's own time varies by more than attention adds, the rest is also told apart from it: as what
-visualize-attn needs more than predict, over the network's time. Expected: at most 3% more. It runs for some minutes.
+Both commands run from file to file on one image of 640 x 480 with the plain engine and a loaded detr-r50 (random
+weights), alternating in one process. The time of the network, which is the same for both, is measured separately,
+because it varies by more than attention adds. Expected: at most 3% of the network's time is added. Takes some minutes.
 """
 
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from timing import random_weights
+from timing import random_weights, show_values
 from torch import nn
 
 from detrcli.api.benchmarking import photograph
@@ -27,7 +25,7 @@ ROUNDS = 12
 
 
 class Clock:
-    """Counts the time of a network, whoever calls it."""
+    """The total time of a network's forward passes."""
 
     def __init__(self, model: nn.Module) -> None:
         self.seconds = 0.0
@@ -39,44 +37,43 @@ class Clock:
 
 
 def clocked(clock: Clock, work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of the network, and of the rest."""
-    clock.seconds, began = 0.0, time.perf_counter()
+    """Return the seconds of the network, and of the rest."""
+    clock.seconds, start = 0.0, time.perf_counter()
     work()
-    return clock.seconds, time.perf_counter() - began - clock.seconds
+    return clock.seconds, time.perf_counter() - start - clock.seconds
 
 
 def main() -> None:
     detector = Detector.of(random_weights(), "cpu", engine="plain")
     clock = Clock(detector.model)
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "a.jpg"
-        photograph(picture)
+        path = Path(folder) / "a.jpg"
+        photograph(path)
 
         def predict() -> None:
-            (seen,) = detector.stream([picture], threshold=0.7, keep_images=True)
-            assert seen.image
-            assert seen.detections is not None
-            save(draw_detections(seen.image, seen.detections), picture.with_name("predicted.jpg"))
+            (result,) = detector.stream([path], threshold=0.7, keep_images=True)
+            assert result.image
+            assert result.detections is not None
+            save(draw_detections(result.image, result.detections), path.with_name("predicted.jpg"))
 
         def attend() -> None:
-            save(look(detector, picture, queries=[17]).figure, picture.with_name("attention.png"))
+            save(look(detector, path, queries=[17]).figure, path.with_name("attention.png"))
 
-        for work in (predict, attend):  # whatever is done only once
+        for work in (predict, attend):  # warm up
             work()
         rounds = [(clocked(clock, predict), clocked(clock, attend)) for _ in range(ROUNDS)]
 
     network = statistics.median(seconds for pair in rounds for seconds, _ in pair)
     rest = [statistics.median(pair[i][1] for pair in rounds) for i in (0, 1)]
-    results = {
-        "network_s": round(network, 3),
-        "rest_of_predict_ms": round(1000 * rest[0], 1),
-        "rest_of_attention_ms": round(1000 * rest[1], 1),
-        "added": round((rest[1] - rest[0]) / network, 4),
-        "ratio": round(statistics.median(sum(b) / sum(a) for a, b in rounds), 4),
-    }
-    for name, value in results.items():
-        print(f"{name:<22} {value:>8}")
-    print(json.dumps(results))
+    show_values(
+        {
+            "network_s": round(network, 3),
+            "rest_of_predict_ms": round(1000 * rest[0], 1),
+            "rest_of_attention_ms": round(1000 * rest[1], 1),
+            "added": round((rest[1] - rest[0]) / network, 4),
+            "ratio": round(statistics.median(sum(b) / sum(a) for a, b in rounds), 4),
+        }
+    )
 
 
 if __name__ == "__main__":

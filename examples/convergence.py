@@ -1,19 +1,18 @@
-"""What makes a small detection transformer learn fast: ingredients one after the other, and left out one at a time.
+"""Ablation: what makes a small detection transformer learn fast.
 
     pip install . && python examples/letters.py letters
     python examples/convergence.py letters runs/convergence
 
-Each way is trained from scratch on the same number of pictures with three seeds: from a plain small DETR on, an
-ingredient more each time, to dino-tiny; then dino-tiny without one of its ingredients or with one more. What is done
-already is not done again, so it can be stopped and started, and several can share the work by --seeds and --ways.
-A way takes a minute and a half for each seed on two cores; on `shapes` (`detr data make shapes shapes`), with
---pictures 10000, two to four.
+Trains each variant from scratch on the same number of images with three seeds: a plain small DETR, then one more
+ingredient each time up to dino-tiny, then dino-tiny with one change. Finished runs are not repeated, so the script can
+be interrupted, and several processes can share the work with --seeds and --variants. A variant takes a minute and a
+half per seed on two cores; on `shapes` (`detr data make shapes shapes`) with --images 10000, two to four minutes.
 
-How fast each way trains is measured by itself at the end (--speed, on an idle machine): minutes are pictures seen by
-pictures a second. It prints a table of means over the seeds with half of their spread, and draws AP against minutes
-and epochs with a band from the worst seed to the best. Instability is the share of objects that the last layer
-matches with another query than at the evaluation before, over the second half of the training. Duplicates are
-detections, over objects, of an object that a surer one has found, among those whose score gives the best F1.
+--speed measures the training speed of each variant at the end (use an idle machine): minutes are images seen divided
+by images per second. Prints a table of means over the seeds and half their range, and draws AP against minutes and
+epochs with a band from the worst to the best seed. Instability is the share of objects that the last layer matches
+with another query than at the evaluation before, in the second half of the training. Duplicates are detections of an
+object that a detection with a higher score has found, per object, at the score threshold with the best F1.
 """
 
 import argparse
@@ -51,11 +50,10 @@ from detrcli.training.matching_history import read
 
 @dataclass(frozen=True)
 class PlainConfig(TinyConfig):
-    """detr-tiny without its refining queries: learned ones, as the paper has them."""
+    """detr-tiny with learned queries as in the paper, without box refinement."""
 
 
 def build_plain(config: PlainConfig) -> DETR:
-    """The network, with its random start."""
     c = config
     return DETR(
         backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
@@ -85,89 +83,87 @@ register(
 
 TINY = preset("dino-tiny")
 DEFORMABLE = preset("deformable-tiny")
-PLAINLY: Mapping[str, Any] = {"lr": 5e-4, "schedule": "cosine", "batch_size": 16}
-# The model, and settings of training, by what they are called. First what is added ...
+BASIC: Mapping[str, Any] = {"lr": 5e-4, "schedule": "cosine", "batch_size": 16}
+# Model and training settings of each variant. First the ingredients that are added ...
 ADDED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
-    "plain DETR": (PlainConfig(), PLAINLY),
-    "+ refining queries (detr-tiny)": (preset("detr-tiny"), PLAINLY),
-    "+ augmentation, EMA, clipping": (
+    "plain DETR": (PlainConfig(), BASIC),
+    "+ box refinement (detr-tiny)": (preset("detr-tiny"), BASIC),
+    "+ augmentation, EMA, gradient clipping": (
         preset("detr-tiny"),
-        {**PLAINLY, "augmentation": "strong", "ema": 0.998, "grad_clip": 1.0, "weight_decay_on": "matrices"},
+        {**BASIC, "augmentation": "strong", "ema": 0.998, "grad_clip": 1.0, "weight_decay_on": "matrices"},
     ),
-    "+ sampled points, proposals (deformable-tiny)": (DEFORMABLE, {"lr": 5e-4}),
+    "+ deformable attention, proposals (deformable-tiny)": (DEFORMABLE, {"lr": 5e-4}),
     "+ the recipe's learning rate": (DEFORMABLE, {}),
-    "+ quality loss, no encoder": (replace(TINY, denoising=0), {}),
+    "+ quality focal loss, no encoder": (replace(TINY, denoising=0), {}),
     "+ denoising (dino-tiny)": (TINY, {}),
 }
-# ... then what is left out of the last, or added to it.
+# ... then single changes of dino-tiny.
 CHANGED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
-    "flips alone": (TINY, {"augmentation": "flip"}),
+    "flips only": (TINY, {"augmentation": "flip"}),
     "no EMA": (TINY, {"ema": 0.0}),
     "lr 1e-3": (TINY, {"lr": 1e-3}),
     "one decoder layer": (replace(TINY, decoder_layers=1), {}),
     "no decoder": (replace(TINY, decoder_layers=0, denoising=0), {}),
-    "an encoder layer": (replace(TINY, encoder_layers=1), {}),
+    "one encoder layer": (replace(TINY, encoder_layers=1), {}),
     "40 denoising queries": (replace(TINY, denoising=40), {}),
 }
-WAYS = {**ADDED, **CHANGED}
+VARIANTS = {**ADDED, **CHANGED}
 LAST = "+ denoising (dino-tiny)"
-MEASURED = "as measured"  # what the model of a way is called while it is trained
+PRESET = "as measured"  # name of the preset with the model of the variant
 COLUMNS = ("AP", "AP50", "APs")
-FEW = 192  # pictures, by which speed is measured
+SPEED_IMAGES = 192
 
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
-    """Where a run of a way stands."""
     words = "".join(letter if letter.isalnum() else " " for letter in name).split()
     return out / "-".join((*words, str(seed)))
 
 
-def train_way(data: Path, folder: Path, name: str, seed: int, pictures: int) -> None:
-    """Train one way with one seed."""
-    model, settings = WAYS[name]
+def train_variant(data: Path, folder: Path, name: str, seed: int, images: int) -> None:
+    model, settings = VARIANTS[name]
     for architecture in architectures().values():
         presets: dict[str, ModelConfig] = architecture.presets  # type: ignore[assignment]  # for this process alone
-        presets.pop(MEASURED, None)
+        presets.pop(PRESET, None)
         if architecture.config is type(model):
-            presets[MEASURED] = model
-    epochs = max(1, round(pictures / count(data)))
+            presets[PRESET] = model
+    epochs = max(1, round(images / count(data)))
     chosen = {"epochs": epochs, "eval_every": max(1, epochs // 6), "workers": 0, "size": side(data), **settings}
-    train(data, model=MEASURED, weights="none", seed=seed, out=folder, settings=chosen, report=False)
+    train(data, model=PRESET, weights="none", seed=seed, out=folder, settings=chosen, report=False)
 
 
 def count(data: Path) -> int:
-    """Pictures to train on."""
+    """Return the number of training images."""
     return len(json.loads((data / "annotations" / "instances_train.json").read_text())["images"])
 
 
-def run(data: Path, out: Path, name: str, seed: int, pictures: int) -> None:
-    """One way with one seed, and what its detections are worth, unless it was done before."""
+def run(data: Path, out: Path, name: str, seed: int, images: int) -> None:
+    """Train one variant with one seed and measure its detections, unless this was done before."""
     folder = folder_of(out, name, seed)
     measured = folder / "duplicates.json"
     if measured.exists():
         return
     if not (folder / "metrics.csv").exists():
-        train_way(data, folder, name, seed, pictures)
-    found = evaluate(data, folder / "last.safetensors")
-    kept = found.results.part(found.results.scores >= best_thresholds(found.truth, found.results).overall.threshold)
-    errors = {one.kind: one.count for one in errors_of(found.truth, kept)}
-    moved = read(folder)
-    late = moved.moved[len(moved.moved) // 2 :, -1].mean() / moved.counts.sum()
-    measured.write_text(
-        json.dumps({"duplicates": errors["duplicate"] / int((~found.truth.crowd).sum()), "instability": float(late)})
-    )
+        train_variant(data, folder, name, seed, images)
+    result = evaluate(data, folder / "last.safetensors")
+    threshold = best_thresholds(result.truth, result.results).overall.threshold
+    kept = result.results.part(result.results.scores >= threshold)
+    errors = {error.kind: error.count for error in errors_of(result.truth, kept)}
+    history = read(folder)
+    instability = history.moved[len(history.moved) // 2 :, -1].mean() / history.counts.sum()
+    duplicates = errors["duplicate"] / int((~result.truth.crowd).sum())
+    measured.write_text(json.dumps({"duplicates": duplicates, "instability": float(instability)}))
 
 
-def measure_speed(data: Path, out: Path, ways: Sequence[str]) -> None:
-    """Pictures a second of each way's training on a part of the data, in turn, the best epoch of two rounds."""
-    few = out / "few"
-    if not few.exists():
-        part_of(data, few)
+def measure_speed(data: Path, out: Path, variants: Sequence[str]) -> None:
+    """Measure the training speed of each variant on a part of the dataset, in turn: the best epoch of two rounds."""
+    part = out / "few"
+    if not part.exists():
+        part_of(data, part)
     speeds: dict[str, float] = {}
     for _ in range(2):
-        for name in ways:
+        for name in variants:
             folder = folder_of(out, f"speed {name}", len(list(out.glob("speed*"))))
-            train_way(few, folder, name, 0, 3 * FEW)
+            train_variant(part, folder, name, 0, 3 * SPEED_IMAGES)
             with (folder / "metrics.csv").open() as file:
                 fastest = max(float(row["images_per_second"]) for row in csv.DictReader(file))
             speeds[name] = max(speeds.get(name, 0.0), fastest)
@@ -175,16 +171,16 @@ def measure_speed(data: Path, out: Path, ways: Sequence[str]) -> None:
 
 
 def part_of(data: Path, folder: Path) -> None:
-    """The first pictures of both splits; their files stay where they are."""
+    """Link the first images of both splits."""
     (folder / "annotations").mkdir(parents=True)
-    for split, images in (("train", FEW), ("val", 16)):
+    for split, images in (("train", SPEED_IMAGES), ("val", 16)):
         (folder / split).symlink_to((data / split).resolve())
         file = f"annotations/instances_{split}.json"
         (folder / file).write_text(json.dumps(first(images, json.loads((data / file).read_text()))))
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
-    """The epochs that were evaluated."""
+    """Return the metrics of the evaluated epochs."""
     with (folder / "metrics.csv").open() as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file) if row["AP"]]
 
@@ -193,51 +189,49 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--pictures", type=int, default=5400, help="seen in each training")
+    parser.add_argument("--images", type=int, default=5400, help="images seen in each training")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--speed", action="store_true", help="measure how fast each way trains")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for seed in asked.seeds:
-        for name in asked.ways:
-            run(asked.data, asked.out, name, seed, asked.pictures)
-    if asked.speed:
-        measure_speed(asked.data, asked.out, asked.ways)
-    report(asked.data, asked.out)
+    parser.add_argument("--speed", action="store_true", help="measure the training speed of each variant")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for name in args.variants:
+            run(args.data, args.out, name, seed, args.images)
+    if args.speed:
+        measure_speed(args.data, args.out, args.variants)
+    report(args.data, args.out)
 
 
 def report(data: Path, out: Path) -> None:
-    """The table and the figure of all that is done."""
-    runs = {name: sorted(out.glob(f"{folder_of(out, name, 0).name[:-1]}[0-9]")) for name in WAYS}
-    runs = {name: [one for one in done if (one / "duplicates.json").exists()] for name, done in runs.items()}
+    """Print the table and draw the figure of all finished runs."""
+    runs = {name: sorted(out.glob(f"{folder_of(out, name, 0).name[:-1]}[0-9]")) for name in VARIANTS}
+    runs = {name: [path for path in done if (path / "duplicates.json").exists()] for name, done in runs.items()}
     speed = json.loads((out / "speed.json").read_text()) if (out / "speed.json").exists() else {}
     table, curves = [], {}
     for name, done in runs.items():
         if not done:
             continue
-        rows = [rows_of(one) for one in done]
-        also = [json.loads((one / "duplicates.json").read_text()) for one in done]
+        rows = [rows_of(path) for path in done]
+        measures = [json.loads((path / "duplicates.json").read_text()) for path in done]
         seen = count(data) * rows[0][-1]["epoch"]
         table.append(
             {
-                "way": name,
+                "variant": name,
                 "seeds": len(done),
-                **{key: spread([one[-1].get(key, float("nan")) for one in rows]) for key in COLUMNS},
-                "instability": spread([one["instability"] for one in also]),
-                "duplicates": spread([one["duplicates"] for one in also]),
-                "pictures/s": round(speed[name], 1) if name in speed else "",
+                **{key: spread([epochs[-1].get(key, float("nan")) for epochs in rows]) for key in COLUMNS},
+                **{key: spread([measure[key] for measure in measures]) for key in ("instability", "duplicates")},
+                "images/s": round(speed[name], 1) if name in speed else "",
                 "minutes": round(seen / speed[name] / 60, 1) if name in speed else "",
             }
         )
-        curves[name] = [(epoch[0]["epoch"], [one["AP"] for one in epoch]) for epoch in zip(*rows, strict=False)]
+        curves[name] = [(epoch[0]["epoch"], [row["AP"] for row in epoch]) for epoch in zip(*rows, strict=False)]
 
-    def panel(title: str, ways: Sequence[str], *, minutes: bool) -> Panel:
-        shown = {}
-        bands = {}
-        for name in ways:
+    def panel(title: str, variants: Sequence[str], *, minutes: bool) -> Panel:
+        shown, bands = {}, {}
+        for name in variants:
             if name in curves and (not minutes or name in speed):
                 factor = count(data) / speed[name] / 60 if minutes else 1
                 short = name if name == LAST else name.split(" (")[0]
@@ -247,17 +241,16 @@ def report(data: Path, out: Path) -> None:
 
     added, changed = list(ADDED), [LAST, *CHANGED]
     panels = [
-        panel("AP, one ingredient more", added, minutes=False),
-        panel("AP, one ingredient more", added, minutes=True),
-        panel("AP, one change", changed, minutes=False),
-        panel("AP, one change", changed, minutes=True),
+        panel(title, variants, minutes=minutes)
+        for title, variants in (("AP, one ingredient more", added), ("AP, one change", changed))
+        for minutes in (False, True)
     ]
     plot(panels).save(out / "convergence.png")
     show(table)
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean, and half of the way from the least to the most."""
+    """Format the mean and half the range."""
     return f"{statistics.mean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
 
 

@@ -1,14 +1,14 @@
-"""How fast detections become the twelve numbers, and what evaluation adds to a model's own time.
+"""Measure how fast `detr eval` computes the COCO metrics, and the time it adds to a model's own.
 
     python examples/eval_speed.py
 
-Makes the truth and the results of a validation set of COCO's size in a temporary folder (5,000 images, 36,000 boxes
-with polygons, 500,000 detections) and runs `detr eval DATA --predictions FILE` beside a plain script of pycocotools,
-each as a process of its own, in turn; their twelve numbers must be equal. Then, in one process, all that `detr eval`
-does once a detr-r50 (of random weights) is loaded, over 12 pictures of 640 x 480, beside nothing but the model's
-forward on the same inputs, again in turn; and, since the model's own time varies by more than evaluation adds, all
-but the model, in whose place a constant stands. Expected on two cores: at least twenty times as fast as pycocotools,
-in under 1 GB, and at most 2% of the model's time added. It runs for some five minutes.
+First part: writes ground truth and results of COCO's size to a temporary folder (5,000 images, 36,000 boxes with
+polygons, 500,000 detections). Runs `detr eval DATA --predictions FILE` and a plain pycocotools script, alternating,
+each in its own process. Their metrics must be equal. Second part: runs a complete evaluation of 12 images of 640 x 480
+with a loaded detr-r50 (random weights), the forward passes alone on the same inputs, and the evaluation with a
+constant in place of the model, because the model's time varies by more than evaluation adds. Expected on two cores: at
+least twenty times as fast as pycocotools, in under 1 GB, and at most 2% of the model's time added. Takes about five
+minutes.
 """
 
 import json
@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timing import random_weights
+from timing import random_weights, show_values, write_coco
 
 from detrcli.checkpoints.coco import NAMES
 from detrcli.data.batching import collate
-from detrcli.data.examine import headers_only
-from detrcli.data.images import open_picture
+from detrcli.data.examine import examine_headers
+from detrcli.data.images import open_image
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
 from detrcli.evaluation.class_mapping import map_classes
@@ -40,7 +40,7 @@ from detrcli.inference.engines import EngineName
 from detrcli.structures import Batch, Prediction
 
 IMAGES, BOXES, DETECTIONS, CLASSES = 5_000, 36_000, 500_000, 80
-PICTURES, ROUNDS = 12, 3
+PHOTOGRAPHS, ROUNDS = 12, 3
 
 PYCOCOTOOLS = """
 import sys
@@ -54,7 +54,7 @@ evaluation.summarize()
 print(evaluation.stats.tolist())
 """
 
-# Runs a command and says on stderr, after all of the command's own, what it took.
+# Runs a command, then prints seconds and peak memory in MB to stderr.
 MEASURED = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -64,14 +64,14 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 
 
 def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(N, 4) of x, y, width, height in pictures of 640 x 480, small ones more often than large ones."""
+    """Return (N, 4) boxes as x, y, width, height in images of 640 x 480, most of them small."""
     size = np.exp(rng.uniform(np.log(6), np.log(400), (count, 2))) * [1, 0.75]
     corner = rng.uniform(0, 1, (count, 2)) * ([640, 480] - size)
     return np.column_stack([corner, size]).round(2)
 
 
 def write(folder: Path) -> None:
-    """Truth like COCO's, and results like a detector's: many near an object, the most near nothing."""
+    """Write ground truth like COCO's, and results like a detector's: a fifth near objects, the others anywhere."""
     rng = np.random.default_rng(0)
     of_image, of_class = rng.integers(IMAGES, size=BOXES), 1 + (CLASSES * rng.random(BOXES) ** 2).astype(int)
     truth = boxes(rng, BOXES)
@@ -83,18 +83,13 @@ def write(folder: Path) -> None:
             zip(polygons.tolist(), of_image.tolist(), truth.tolist(), of_class.tolist(), strict=True)
         )
     ]  # fmt: skip
-    document = {
-        "images": [{"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(1, IMAGES + 1)],
-        "annotations": annotations,
-        "categories": [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)],
-    }
-    (folder / "annotations").mkdir()
-    (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    files = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(1, IMAGES + 1)]
+    write_coco(folder, "val", files, annotations, [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)])
 
     near = rng.integers(BOXES, size=DETECTIONS // 5)
     elsewhere = DETECTIONS - len(near)
     moved = truth[near] + 0.08 * rng.normal(size=(len(near), 4)) * np.tile(truth[near, 2:], 2)
-    found = np.concatenate([moved, boxes(rng, elsewhere)])
+    detected = np.concatenate([moved, boxes(rng, elsewhere)])
     images = np.concatenate([of_image[near], np.arange(elsewhere) % IMAGES])
     classes = np.concatenate([of_class[near], 1 + (CLASSES * rng.random(elsewhere) ** 2).astype(int)])
     scores = np.concatenate([rng.beta(3, 2, len(near)), rng.beta(1, 6, elsewhere)]).round(6)
@@ -102,7 +97,7 @@ def write(folder: Path) -> None:
     results = [
         {"image_id": image + 1, "category_id": category, "bbox": box, "score": score}
         for image, category, box, score in zip(
-            images[order].tolist(), classes[order].tolist(), found[order].round(3).tolist(), scores[order].tolist(),
+            images[order].tolist(), classes[order].tolist(), detected[order].round(3).tolist(), scores[order].tolist(),
             strict=True,
         )
     ]  # fmt: skip
@@ -110,7 +105,7 @@ def write(folder: Path) -> None:
 
 
 def measured(*command: object) -> tuple[str, float, float]:
-    """A command's stdout, its seconds, and the most memory it had, in MB."""
+    """Return the stdout of a command, its seconds, and its peak memory in MB."""
     shown = subprocess.run(
         [sys.executable, "-c", MEASURED, sys.executable, *map(str, command)], capture_output=True, text=True, check=True
     )
@@ -141,34 +136,30 @@ def scoring(folder: Path) -> dict[str, float]:
 
 
 def photographs(folder: Path) -> None:
-    """A COCO folder of pictures of 640 x 480 with seven boxes each."""
+    """Write a COCO folder of images of 640 x 480 with seven boxes each."""
     rng = np.random.default_rng(0)
     (folder / "val").mkdir()
-    for i in range(PICTURES):
+    for i in range(PHOTOGRAPHS):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / "val" / f"{i:02}.jpg", quality=90)
-    document = {
-        "images": [{"id": i, "file_name": f"{i:02}.jpg", "width": 640, "height": 480} for i in range(PICTURES)],
-        "annotations": [
-            {"id": i, "image_id": i % PICTURES, "category_id": 1 + i % 90, "bbox": box}
-            for i, box in enumerate(boxes(rng, 7 * PICTURES).tolist())
-        ],
-        "categories": [{"id": i, "name": NAMES[i]} for i in range(1, 91)],
-    }
-    (folder / "annotations").mkdir()
-    (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    images = [{"id": i, "file_name": f"{i:02}.jpg", "width": 640, "height": 480} for i in range(PHOTOGRAPHS)]
+    annotations = [
+        {"id": i, "image_id": i % PHOTOGRAPHS, "category_id": 1 + i % 90, "bbox": box}
+        for i, box in enumerate(boxes(rng, 7 * PHOTOGRAPHS).tolist())
+    ]
+    write_coco(folder, "val", images, annotations, [{"id": i, "name": NAMES[i]} for i in range(1, 91)])
 
 
 class Constant:
-    """An engine that does not look."""
+    """An engine that returns a constant prediction."""
 
     name: EngineName = "plain"
     device = torch.device("cpu")
 
     def __init__(self, rows: int) -> None:
-        chance = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         self.prediction = Prediction(
-            torch.randn(1, 100, rows, generator=chance), torch.rand(1, 100, 4, generator=chance)
+            torch.randn(1, 100, rows, generator=generator), torch.rand(1, 100, 4, generator=generator)
         )
 
     def __call__(self, batch: Batch) -> Prediction:
@@ -176,7 +167,7 @@ class Constant:
 
 
 def clocked(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds on the clock, and of the processor over all threads, which other processes do not lengthen."""
+    """Return wall-clock seconds, and processor seconds of all threads, which do not depend on other processes."""
     start, used = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - used
@@ -186,10 +177,10 @@ def beside_the_model(folder: Path) -> dict[str, float]:
     photographs(folder)
     checkpoint = random_weights()
     detector = Detector.of(checkpoint, "cpu")
-    inputs = [prepare(open_picture(path).image, detector.preprocessing) for path in sorted((folder / "val").iterdir())]
+    inputs = [prepare(open_image(path).image, detector.preprocessing) for path in sorted((folder / "val").iterdir())]
 
     def evaluate(detector: Detector) -> None:
-        split = headers_only(open_data(folder), ["val"]).splits["val"]
+        split = examine_headers(open_data(folder), ["val"]).splits["val"]
         truth = truth_of(split)
         mapping = map_classes(detector.classes, classes_in_split(split))
         score(truth, detect_split(detector, truth, mapping).results)
@@ -198,7 +189,7 @@ def beside_the_model(folder: Path) -> dict[str, float]:
         for pixels in inputs:
             detector.engine(collate([pixels]))
 
-    bare()  # whatever is done only once
+    bare()  # warm up
     constant = Detector(
         checkpoint, detector.device, engine=Constant(checkpoint.scoring.num_logits(len(checkpoint.classes)))
     )
@@ -216,11 +207,8 @@ def beside_the_model(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        results = {**scoring(Path(one)), **beside_the_model(Path(other))}
-    for name, value in results.items():
-        print(f"{name:<36} {value:>12,}")
-    print(json.dumps(results))
+    with tempfile.TemporaryDirectory() as results_folder, tempfile.TemporaryDirectory() as images_folder:
+        show_values({**scoring(Path(results_folder)), **beside_the_model(Path(images_folder))})
 
 
 if __name__ == "__main__":

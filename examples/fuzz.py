@@ -1,11 +1,11 @@
-"""Broken files of every kind that is read, made from whole ones by chance: none may bring the program down.
+"""Fuzzing: mutate valid files of every format and check that reading them fails cleanly.
 
-    pip install . && python examples/fuzz.py [--annotations 20000] [--pictures 5000] [--weights 5000] [--seed 0]
+    pip install . && python examples/fuzz.py [--annotations 20000] [--images 5000] [--weights 5000] [--seed 0]
 
-Each case is read as the commands read it, in a process of its own kind that is watched. It is well if it is read, or
-told as the user's error with the exit code that belongs to it. It fails if it ends in an exception that is a bug of
-ours, brings the process down, takes more than 5 seconds, or more than 1 GB. `--only coco:17` runs one case again, and
-`--keep DIR` keeps the files of those that fail. Prints a table, what failed, and one JSON line.
+Each case is read as the commands read it, in a monitored process. A case passes if the file is read, or reported as a
+user error with the right exit code. It fails if it raises another exception, crashes, takes more than 5 seconds or
+more than 1 GB. `--only coco:17` repeats a case, and `--keep DIR` keeps the files of failed cases. Prints the failures,
+a table, and one JSON line.
 """
 
 import argparse
@@ -42,8 +42,8 @@ from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, 
 from detrcli.checkpoints.formats.native import in_order
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import examine
-from detrcli.data.headers import read_header
-from detrcli.data.images import open_picture
+from detrcli.data.image_files import read_header
+from detrcli.data.images import open_image
 from detrcli.data.source import open_data
 from detrcli.errors import DataError, to_user_error
 from detrcli.evaluation.results import read_results
@@ -53,105 +53,91 @@ from detrcli.training.setup import prepare_data
 from detrcli.training.state import load_state, save_state
 
 SECONDS, MEGABYTES = 5.0, 1000
-PATIENCE = 60.0  # until a process that does not answer is ended; others may use its processor
+TIMEOUT = 60.0  # seconds of wall-clock time; other processes may use the processor
 
-# What no author of a reader thinks of.
+# Unusual values.
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1.5, 2**31, 2**63, -(2**63), 10**30, 1e308, -1e308, 5e-324, float("nan"),
     float("inf"), -float("inf"), "", "0", "-1", "1e999", "nan", "null", "../../x", "/etc/passwd", "a\0b", "\ud800",
     "\u202e\u200b", "x" * 3000, "9" * 5000, [], {}, [[]], [None], {"": None}, [0] * 5, "C:\\x", "http://x/y",
 )  # fmt: skip
 ODD_WORDS = (
-    "",
-    "-1",
-    "1e999",
-    "nan",
-    "9" * 400,
-    "9" * 5000,
-    "\0",
-    "&x;",
-    "]]>",
-    "<a>",
-    "{",
-    "[" * 50,
-    "../..",
-    "é",
-    "\t",
-)
+    "", "-1", "1e999", "nan", "9" * 400, "9" * 5000, "\0", "&x;", "]]>", "<a>", "{", "[" * 50, "../..", "é", "\t",
+)  # fmt: skip
 
 
-# ---- chance ------------------------------------------------------------------------------------------------
+# ---- mutations ---------------------------------------------------------------------------------------------
 
 
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, lost, doubled or put in."""
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Change, remove, repeat or insert some bytes."""
     changed = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 4, 8, 30))):
-        place, length = chance.randrange(len(changed) + 1), chance.choice((1, 1, 2, 4, 16, 200))
-        way = chance.randrange(7)
+    for _ in range(rng.choice((1, 1, 2, 4, 8, 30))):
+        start, length = rng.randrange(len(changed) + 1), rng.choice((1, 1, 2, 4, 16, 200))
+        way = rng.randrange(7)
         if way == 0 and changed:
-            changed[min(place, len(changed) - 1)] ^= 1 << chance.randrange(8)
+            changed[min(start, len(changed) - 1)] ^= 1 << rng.randrange(8)
         elif way == 1:
-            changed[place : place + length] = chance.randbytes(length)
+            changed[start : start + length] = rng.randbytes(length)
         elif way == 2:
-            del changed[place : place + length]
+            del changed[start : start + length]
         elif way == 3:
-            changed[place:place] = changed[place : place + length]
+            changed[start:start] = changed[start : start + length]
         elif way == 4:
-            changed[place : place + 4] = chance.choice(
+            changed[start : start + 4] = rng.choice(
                 (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\x80\0\0\0")
             )
         elif way == 5:
-            del changed[place:]
+            del changed[start:]
         else:
-            other = chance.randrange(len(changed) + 1)
-            changed[place : place + length] = changed[other : other + length]
+            source = rng.randrange(len(changed) + 1)
+            changed[start : start + length] = changed[source : source + length]
     return bytes(changed)
 
 
-def reworded(text: str, chance: random.Random) -> bytes:
-    """Some words and signs of a text replaced, and now and then its bytes."""
-    for _ in range(chance.choice((1, 1, 2, 5))):
-        start = chance.randrange(len(text) + 1)
-        text = text[:start] + chance.choice(ODD_WORDS) + text[start + chance.choice((0, 1, 3, 10)) :]
+def reworded(text: str, rng: random.Random) -> bytes:
+    """Replace some parts of a text, and sometimes its bytes."""
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        start = rng.randrange(len(text) + 1)
+        text = text[:start] + rng.choice(ODD_WORDS) + text[start + rng.choice((0, 1, 3, 10)) :]
     data = text.encode("utf-8", "surrogatepass")
-    return mutated(data, chance) if chance.random() < 0.3 else data
+    return mutated(data, rng) if rng.random() < 0.3 else data
 
 
 def places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container in a document with each of its keys."""
+    """Yield every container of a document with each of its keys."""
     for key in list(document) if isinstance(document, dict) else range(len(document)):
         yield document, key
         if isinstance(document[key], dict | list):
             yield from places(document[key])
 
 
-def misdocumented(document: Any, chance: random.Random) -> Any:
-    """Values of a document that is made of lists and maps replaced, lost or doubled."""
+def misdocumented(document: Any, rng: random.Random) -> Any:
+    """Replace, remove or repeat values of a document of lists and dicts."""
     document = deepcopy(document)
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        found = list(places(document))
-        if not found:
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        entries = list(places(document))
+        if not entries:
             break
-        parent, key = chance.choice(found)
-        way = chance.randrange(6)
+        parent, key = rng.choice(entries)
+        way = rng.randrange(6)
         if way == 0:
             del parent[key]
         elif way == 1 and isinstance(parent, list):
-            parent += [deepcopy(parent[key]) for _ in range(chance.choice((1, 50)))]
+            parent += [deepcopy(parent[key]) for _ in range(rng.choice((1, 50)))]
         elif way == 2:
-            other, its_key = chance.choice(found)
-            parent[key] = deepcopy(other[its_key])
+            source, source_key = rng.choice(entries)
+            parent[key] = deepcopy(source[source_key])
         else:
-            parent[key] = deepcopy(chance.choice(ODD))
+            parent[key] = deepcopy(rng.choice(ODD))
     return document
 
 
-def as_json(document: Any, chance: random.Random) -> bytes:
-    """A document with odd values, or its text with odd words."""
-    if chance.random() < 0.6:
-        return json.dumps(misdocumented(document, chance)).encode()
-    return reworded(json.dumps(document), chance)
+def as_json(document: Any, rng: random.Random) -> bytes:
+    """Return a document with unusual values, or its text with unusual words."""
+    if rng.random() < 0.6:
+        return json.dumps(misdocumented(document, rng)).encode()
+    return reworded(json.dumps(document), rng)
 
 
 # ---- annotations -------------------------------------------------------------------------------------------
@@ -178,7 +164,7 @@ YAML = "path: .\ntrain: images/train\nval: [images/train]\nnc: 2\nnames:\n  0: a
 LABELS = "0 0.5 0.5 0.25 0.3\n1 0.1 0.1 0.2 0.2\n1 0.1 0.1 0.2 0.1 0.2 0.3 0.1 0.3\n"
 
 
-def small_picture(path: Path) -> None:
+def small_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (50, 40), "orange").save(path)
 
@@ -188,60 +174,60 @@ def put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def looked_through(folder: Path) -> None:
-    """As `detr data check`, `train` and `eval` look at data; its problems are told as they tell them."""
-    found = examine(open_data(folder))
-    for split in found.splits:
-        found.summary(split)
-    if not found.ok:
+def check_data(folder: Path) -> None:
+    """Examine a dataset as `detr data check`, `train` and `eval` do."""
+    examined = examine(open_data(folder))
+    for split in examined.splits:
+        examined.summary(split)
+    if not examined.ok:
         raise DataError("errors in the data")
-    if {"train", "val"} <= found.splits.keys():
-        assert prepare_data("data", found).fingerprint
-    for split in found.splits.values():
+    if {"train", "val"} <= examined.splits.keys():
+        assert prepare_data("data", examined).fingerprint
+    for split in examined.splits.values():
         truth_of(split)
 
 
-def coco(folder: Path, chance: random.Random) -> None:
+def coco(folder: Path, rng: random.Random) -> None:
     for i in (1, 2):
-        small_picture(folder / "train" / f"{i}.png")
-    put(folder / "annotations" / "instances_train.json", as_json(COCO, chance))
-    looked_through(folder)
+        small_image(folder / "train" / f"{i}.png")
+    put(folder / "annotations" / "instances_train.json", as_json(COCO, rng))
+    check_data(folder)
 
 
-def voc(folder: Path, chance: random.Random) -> None:
-    small_picture(folder / "JPEGImages" / "1.png")
-    listed = chance.random() < 0.2
-    put(folder / "Annotations" / "1.xml", VOC.encode() if listed else reworded(VOC, chance))
+def voc(folder: Path, rng: random.Random) -> None:
+    small_image(folder / "JPEGImages" / "1.png")
+    listed = rng.random() < 0.2
+    put(folder / "Annotations" / "1.xml", VOC.encode() if listed else reworded(VOC, rng))
     if listed:
-        put(folder / "ImageSets" / "Main" / "train.txt", reworded("1\n1 1\n1 -1\n", chance))
-    looked_through(folder)
+        put(folder / "ImageSets" / "Main" / "train.txt", reworded("1\n1 1\n1 -1\n", rng))
+    check_data(folder)
 
 
-def yolo_yaml(folder: Path, chance: random.Random) -> None:
-    small_picture(folder / "images" / "train" / "1.png")
+def yolo_yaml(folder: Path, rng: random.Random) -> None:
+    small_image(folder / "images" / "train" / "1.png")
     put(folder / "labels" / "train" / "1.txt", LABELS.encode())
-    put(folder / "data.yaml", reworded(YAML, chance))
-    looked_through(folder)
+    put(folder / "data.yaml", reworded(YAML, rng))
+    check_data(folder)
 
 
-def yolo_labels(folder: Path, chance: random.Random) -> None:
-    small_picture(folder / "images" / "train" / "1.png")
-    put(folder / "labels" / "train" / "1.txt", reworded(LABELS, chance))
+def yolo_labels(folder: Path, rng: random.Random) -> None:
+    small_image(folder / "images" / "train" / "1.png")
+    put(folder / "labels" / "train" / "1.txt", reworded(LABELS, rng))
     put(folder / "data.yaml", YAML.encode())
-    looked_through(folder)
+    check_data(folder)
 
 
-def results(folder: Path, chance: random.Random) -> None:
-    put(folder / "results.json", as_json(RESULTS, chance))
+def results(folder: Path, rng: random.Random) -> None:
+    put(folder / "results.json", as_json(RESULTS, rng))
     read_results(folder / "results.json", np.array([1, 2]), np.array([2, 3]), ["1.png", "2.png"])
 
 
-def thresholds(folder: Path, chance: random.Random) -> None:
-    put(folder / "thresholds.json", as_json(THRESHOLDS, chance))
+def thresholds(folder: Path, rng: random.Random) -> None:
+    put(folder / "thresholds.json", as_json(THRESHOLDS, rng))
     read_thresholds(folder / "thresholds.json")
 
 
-# ---- pictures ----------------------------------------------------------------------------------------------
+# ---- images ------------------------------------------------------------------------------------------------
 
 SAVED: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     "jpg": [("RGB", {}), ("L", {"progressive": True}), ("CMYK", {}), ("RGB", {"restart_marker_rows": 1})],
@@ -255,51 +241,50 @@ SAVED: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
 
 
 @cache
-def whole_pictures(ending: str) -> Sequence[bytes]:
+def valid_images(ending: str) -> Sequence[bytes]:
     rng, files = np.random.default_rng(0), []
     pixels = Image.fromarray(rng.integers(0, 256, (24, 33, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "words"
-    for mode, how in SAVED[ending]:
-        image = (
-            pixels.convert("I;16" if mode == "I;16" else mode)
-            if mode != "I;16"
-            else Image.fromarray(rng.integers(0, 65536, (24, 33), np.uint16))
-        )
-        more = {"append_images": [image.rotate(180)]} if "save_all" in how else {}
-        told = {"exif": exif} if ending in ("jpg", "png", "webp", "tif") else {}
+    for mode, options in SAVED[ending]:
+        if mode == "I;16":
+            image = Image.fromarray(rng.integers(0, 65536, (24, 33), np.uint16))
+        else:
+            image = pixels.convert(mode)
+        frames = {"append_images": [image.rotate(180)]} if "save_all" in options else {}
+        metadata = {"exif": exif} if ending in ("jpg", "png", "webp", "tif") else {}
         file = io.BytesIO()
-        image.save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **how, **more, **told)
+        image.save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **options, **frames, **metadata)
         files.append(file.getvalue())
     return files
 
 
-def checked(png: bytes) -> bytes:
-    """The same with checksums that fit its chunks, so that what lies in them is read."""
-    parts, place = [png[:8]], 8
-    while place + 12 <= len(png):
-        end = place + 8 + int.from_bytes(png[place : place + 4])
+def with_checksums(png: bytes) -> bytes:
+    """Correct the checksums of the chunks of a PNG, so that their content is read."""
+    parts, start = [png[:8]], 8
+    while start + 12 <= len(png):
+        end = start + 8 + int.from_bytes(png[start : start + 4])
         if end + 4 > len(png):
             break
-        parts.append(png[place:end] + zlib.crc32(png[place + 4 : end]).to_bytes(4))
-        place = end + 4
-    return b"".join([*parts, png[place:]])
+        parts.append(png[start:end] + zlib.crc32(png[start + 4 : end]).to_bytes(4))
+        start = end + 4
+    return b"".join([*parts, png[start:]])
 
 
-def picture(ending: str) -> Callable[[Path, random.Random], None]:
-    def read(folder: Path, chance: random.Random) -> None:
+def image_kind(ending: str) -> Callable[[Path, random.Random], None]:
+    def read(folder: Path, rng: random.Random) -> None:
         path = folder / f"a.{ending}"
-        data = mutated(chance.choice(whole_pictures(ending)), chance)
-        put(path, checked(data) if ending == "png" and chance.random() < 0.8 else data)
+        data = mutated(rng.choice(valid_images(ending)), rng)
+        put(path, with_checksums(data) if ending == "png" and rng.random() < 0.8 else data)
         read_header(path)
-        assert open_picture(path).image.mode == "RGB"
+        assert open_image(path).image.mode == "RGB"
 
     return read
 
 
-# ---- weights and states ------------------------------------------------------------------------------------
+# ---- weights and training states ---------------------------------------------------------------------------
 
-LIGHT = {  # what a published DETR is known by
+PUBLISHED = {  # the tensors by which a published DETR is recognised
     "transformer.encoder.layers.0.self_attn.in_proj_weight": (24, 8),
     "transformer.encoder.layers.0.linear1.weight": (16, 8),
     "transformer.decoder.layers.0.norm1.weight": (8,), "backbone.0.body.layer3.5.conv3.weight": (1, 1, 1, 1),
@@ -327,7 +312,7 @@ def zeros(shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
 
 @cache
 def tiny() -> Checkpoint:
-    """A whole model that is quick to build."""
+    """Return a complete model that is quick to build."""
     numbers = {"width": 8, "dim": 16, "heads": 2, "feed_forward": 16, "queries": 3, "classes": 2}
     config = architecture_of(preset("detr-tiny")).changed(
         preset("detr-tiny"), encoder_layers=1, decoder_layers=1, **numbers
@@ -340,51 +325,51 @@ def tiny() -> Checkpoint:
 
 
 def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:
-    """A file that is the same each time: the library shuffles its header."""
+    """Return a deterministic file; the library does not order its header."""
     return in_order(save(dict(tensors), dict(header or {})))
 
 
-def used(source: Path) -> None:
-    """As `detr predict` uses weights."""
+def predict_with(source: Path) -> None:
+    """Load weights and predict, as `detr predict` does."""
     Detector.of(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
 
 
 def pth(zipped: bool) -> Callable[[Path, random.Random], None]:
-    def read(folder: Path, chance: random.Random) -> None:
+    def read(folder: Path, rng: random.Random) -> None:
         args = argparse.Namespace(nheads=4, dropout=0.1, dilation=False)
-        content: dict[Any, Any] = {"model": zeros(LIGHT), "args": args, "epoch": 3}
-        if chance.random() < 0.4:
-            odd(content, args, chance)
+        content: dict[Any, Any] = {"model": zeros(PUBLISHED), "args": args, "epoch": 3}
+        if rng.random() < 0.4:
+            mutate_content(content, args, rng)
             data = pickled(content, zipped=zipped)
         else:
-            data = mutated(pickled(content, zipped=zipped), chance)
+            data = mutated(pickled(content, zipped=zipped), rng)
         put(folder / "w.pth", data)
-        used(folder / "w.pth")
+        predict_with(folder / "w.pth")
 
     return read
 
 
-def odd(content: dict[Any, Any], args: argparse.Namespace, chance: random.Random) -> None:
-    """Tensors of another kind or shape, other keys, other arguments."""
+def mutate_content(content: dict[Any, Any], args: argparse.Namespace, rng: random.Random) -> None:
+    """Change the dtype, shape or name of a tensor, or an argument."""
     model = content["model"]
-    name = chance.choice(list(model))
-    way = chance.randrange(8)
+    name = rng.choice(list(model))
+    way = rng.randrange(8)
     if way == 0:
-        model[name] = torch.zeros(chance.choices((0, 1, 3, 8), k=chance.randrange(4)))
+        model[name] = torch.zeros(rng.choices((0, 1, 3, 8), k=rng.randrange(4)))
     elif way == 1:
-        model[name] = model[name].to(chance.choice((torch.float16, torch.int8, torch.complex64, torch.float8_e5m2)))
+        model[name] = model[name].to(rng.choice((torch.float16, torch.int8, torch.complex64, torch.float8_e5m2)))
     elif way == 2:
-        model[name] = chance.choice((model[name].to_sparse(), model[name].to("meta")))
+        model[name] = rng.choice((model[name].to_sparse(), model[name].to("meta")))
     elif way == 3:
-        model[name] = torch.zeros(1).expand(10 ** chance.randrange(12), 8)
+        model[name] = torch.zeros(1).expand(10 ** rng.randrange(12), 8)
     elif way == 4:
-        model[chance.choice((None, 5, b"x", "", f"transformer.encoder.layers.{10**9}.x", "x" * 5000))] = torch.zeros(2)
+        model[rng.choice((None, 5, b"x", "", f"transformer.encoder.layers.{10**9}.x", "x" * 5000))] = torch.zeros(2)
     elif way == 5:
-        setattr(args, chance.choice(("nheads", "dropout", "dilation")), chance.choice(ODD))
+        setattr(args, rng.choice(("nheads", "dropout", "dilation")), rng.choice(ODD))
     elif way == 6:
         del model[name]
     else:
-        content["model"] = chance.choice(ODD)
+        content["model"] = rng.choice(ODD)
 
 
 def pickled(content: object, *, zipped: bool) -> bytes:
@@ -393,27 +378,27 @@ def pickled(content: object, *, zipped: bool) -> bytes:
     return file.getvalue()
 
 
-def own(folder: Path, chance: random.Random) -> None:
-    """Changed bytes, or another header with a checksum that fits."""
+def own(folder: Path, rng: random.Random) -> None:
+    """Our own format: mutated bytes, or a mutated header with a correct checksum."""
     weights = tiny()
     header, tensors = header_of(weights), dict(weights.tensors)
-    if chance.random() < 0.7:
-        part = chance.choice(list(header))
+    if rng.random() < 0.7:
+        part = rng.choice(list(header))
         if part in ("config", "classes", "preprocessing", "loss"):
-            header[part] = as_json(json.loads(header[part]), chance).decode("utf-8", "replace")
+            header[part] = as_json(json.loads(header[part]), rng).decode("utf-8", "replace")
         elif part != "format":
-            header[part] = chance.choice(ODD_WORDS)
+            header[part] = rng.choice(ODD_WORDS)
         header[CHECKSUM] = checksum(header, tensors)
         data = safetensors(tensors, header)
     else:
         header[CHECKSUM] = checksum(header, tensors)
-        data = mutated(safetensors(tensors, header), chance)
+        data = mutated(safetensors(tensors, header), rng)
     put(folder / "w.safetensors", data)
-    used(folder / "w.safetensors")
+    predict_with(folder / "w.safetensors")
 
 
-def hugging_face(folder: Path, chance: random.Random) -> None:
-    broken = chance.choice(("config.json", "preprocessor_config.json", "model.safetensors"))
+def hugging_face(folder: Path, rng: random.Random) -> None:
+    broken = rng.choice(("config.json", "preprocessor_config.json", "model.safetensors"))
     files = {
         "config.json": json.dumps(CONFIG).encode(),
         "preprocessor_config.json": json.dumps(PROCESSOR).encode(),
@@ -421,40 +406,40 @@ def hugging_face(folder: Path, chance: random.Random) -> None:
     }
     documents = {"config.json": CONFIG, "preprocessor_config.json": PROCESSOR}
     document = documents.get(broken)
-    files[broken] = mutated(files[broken], chance) if document is None else as_json(document, chance)
+    files[broken] = mutated(files[broken], rng) if document is None else as_json(document, rng)
     for name, data in files.items():
         put(folder / name, data)
-    used(folder)
+    predict_with(folder)
 
 
-def state(folder: Path, chance: random.Random) -> None:
-    """Changed bytes under the old name, or other contents under the name that fits them."""
+def state(folder: Path, rng: random.Random) -> None:
+    """A training state: mutated bytes with the old hash in the name, or a mutated header with the right hash."""
     weights = tiny()
     content = {"step": 3, "weights": header_of(weights), "model": dict(weights.tensors), "rows": [{"epoch": 1.0}]}
     path = save_state(folder, content)
-    if chance.random() < 0.5:
-        path.write_bytes(mutated(path.read_bytes(), chance))
+    if rng.random() < 0.5:
+        path.write_bytes(mutated(path.read_bytes(), rng))
     else:
         path.unlink()
-        save_state(folder, {**content, "weights": misdocumented(header_of(weights), chance)})
-    found, _ = load_state(folder)
-    header = found["weights"]
+        save_state(folder, {**content, "weights": misdocumented(header_of(weights), rng)})
+    loaded, _ = load_state(folder)
+    header = loaded["weights"]
     if not isinstance(header, dict):
         raise DataError("no header")
-    from_header(header, found["model"], "the state")
+    from_header(header, loaded["model"], "the state")
 
 
 # ---- cases -------------------------------------------------------------------------------------------------
 
 Kind = Callable[[Path, random.Random], None]
-# What is read, under the option that says how many cases there are, and the exit codes that may be told.
+# The option with the number of cases, the function that writes and reads a file, and the allowed exit codes.
 KINDS: Mapping[str, tuple[str, Kind, frozenset[int]]] = {
     **{
         kind.__name__: ("annotations", kind, frozenset({3}))
         for kind in (coco, voc, yolo_yaml, yolo_labels, results, thresholds)
     },
-    **{ending: ("pictures", picture(ending), frozenset({3})) for ending in SAVED},
-    # Numbers of a file without a checksum may be so large that what is computed from them is not finite: 5.
+    **{ending: ("images", image_kind(ending), frozenset({3})) for ending in SAVED},
+    # Without a checksum, numbers may be so large that results are not finite: exit code 5.
     "pth": ("weights", pth(True), frozenset({4, 5})),
     "pth_before_zip": ("weights", pth(False), frozenset({4, 5})),
     "own": ("weights", own, frozenset({4})),
@@ -465,64 +450,63 @@ KINDS: Mapping[str, tuple[str, Kind, frozenset[int]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What became of a file."""
+    """The result for a file."""
 
     kind: str
     number: int
-    outcome: str  # "read", "told", or how it failed
-    seconds: float = 0.0  # of the processor
-    megabytes: float = 0.0  # the most that the process has held so far
+    outcome: str  # "read", "rejected" (a user error), or the failure
+    seconds: float = 0.0  # processor time
+    megabytes: float = 0.0  # peak of the process so far
 
     @property
     def failed(self) -> bool:
-        """Whether it is anything else than read or told, in time and in little memory."""
-        return self.outcome not in ("read", "told") or self.seconds > SECONDS or self.megabytes > MEGABYTES
+        return self.outcome not in ("read", "rejected") or self.seconds > SECONDS or self.megabytes > MEGABYTES
 
 
 def run(kind: str, number: int, seed: int, folder: Path) -> Case:
-    """Make the file and read it; the same number always gives the same file."""
+    """Write a file and read it; the same number always gives the same file."""
     _, read, codes = KINDS[kind]
-    chance = random.Random(f"{seed}/{kind}/{number}")
-    began, outcome = time.process_time(), "read"
+    rng = random.Random(f"{seed}/{kind}/{number}")
+    start, outcome = time.process_time(), "read"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that we should not have computed with
+        warnings.simplefilter("error", RuntimeWarning)  # numpy's, from numbers that should have been rejected
         try:
-            read(folder, chance)
+            read(folder, rng)
         except Exception as error:
-            told = to_user_error(error)
-            if told is not None and told.exit_code in codes and len(str(told).splitlines()) <= 3:
-                outcome = "told"
+            user_error = to_user_error(error)
+            if user_error is not None and user_error.exit_code in codes and len(str(user_error).splitlines()) <= 3:
+                outcome = "rejected"
             else:
                 outcome = f"{type(error).__name__}: {error!s:.150}\n{traceback.format_exc(limit=-3)}"
-    return Case(kind, number, outcome, time.process_time() - began, most_megabytes())
+    return Case(kind, number, outcome, time.process_time() - start, peak_megabytes())
 
 
-def most_megabytes() -> float:
+def peak_megabytes() -> float:
     if sys.platform == "win32":
         return 0.0
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def serve(pipe: Any, seed: int) -> None:
-    """In a process of its own: a case for each kind and number that comes."""
+    """Run the cases received from a pipe; the main function of a worker process."""
     torch.set_num_threads(1)
-    while (asked := pipe.recv()) is not None:
-        with tempfile.TemporaryDirectory() as place:
-            pipe.send(run(*asked, seed, Path(place)))
+    while (case := pipe.recv()) is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            pipe.send(run(*case, seed, Path(folder)))
 
 
-class Watched:
-    """A process that runs cases, and is ended and begun anew when it does not answer."""
+class Worker:
+    """A process that runs cases, and is restarted after a failure."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._begin()
+        self._start()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, self.seed), daemon=True)
@@ -530,90 +514,87 @@ class Watched:
         theirs.close()
 
     def run(self, kind: str, number: int) -> Case:
-        """One case, whatever it does to the process."""
         try:
             self.pipe.send((kind, number))
-            if self.pipe.poll(PATIENCE):
-                done: Case = self.pipe.recv()
+            if self.pipe.poll(TIMEOUT):
+                case: Case = self.pipe.recv()
             else:
-                done = Case(kind, number, f"no answer in {PATIENCE:.0f} s")
+                case = Case(kind, number, f"no answer in {TIMEOUT:.0f} s")
         except (EOFError, OSError):
-            done = Case(kind, number, "the process came to an end")
-        if done.failed:  # a new process, so that what it has left behind is not held against others
+            case = Case(kind, number, "the process ended")
+        if case.failed:  # a new process, so that the failure does not affect other cases
             self.process.kill()
-            self._begin()
-        return done
+            self._start()
+        return case
 
     def end(self) -> None:
-        """Nothing more comes."""
         self.pipe.send(None)
         self.process.join()
 
 
 def main() -> None:
-    """Run the cases of all kinds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, count in (("annotations", 20_000), ("pictures", 5_000), ("weights", 5_000)):
+    for name, count in (("annotations", 20_000), ("images", 5_000), ("weights", 5_000)):
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", metavar="KIND:NUMBER")
     parser.add_argument("--keep", type=Path, metavar="DIR")
-    asked = parser.parse_args()
-    if asked.only:
-        kind, _, number = asked.only.partition(":")
-        folder = asked.keep or Path(tempfile.mkdtemp())
-        print(run(kind, int(number), asked.seed, folder), f"the files are in {folder}")
+    args = parser.parse_args()
+    if args.only:
+        kind, _, number = args.only.partition(":")
+        folder = args.keep or Path(tempfile.mkdtemp())
+        print(run(kind, int(number), args.seed, folder), f"files in {folder}")
         return
 
-    began, cases = time.perf_counter(), list(planned(asked))
-    workers = [Watched(asked.seed) for _ in range(asked.processes)]
+    start, cases = time.perf_counter(), list(planned(args))
+    workers = [Worker(args.seed) for _ in range(args.processes)]
     with ThreadPoolExecutor(len(workers)) as pool:
-        shares = pool.map(lambda i: [workers[i].run(*one) for one in cases[i :: len(workers)]], range(len(workers)))
+        shares = pool.map(lambda i: [workers[i].run(*case) for case in cases[i :: len(workers)]], range(len(workers)))
         done = [case for share in shares for case in share]
     for worker in workers:
         worker.end()
-    report(done, time.perf_counter() - began)
+    seconds = time.perf_counter() - start
     for case in done:
         if case.failed:
             print(f"\n{case.kind}:{case.number} {case.seconds:.1f} s, {case.megabytes:.0f} MB: {case.outcome}")
-            if asked.keep:
-                place = asked.keep / f"{case.kind}-{case.number}"
-                shutil.rmtree(place, ignore_errors=True)
-                place.mkdir(parents=True)
-                run(case.kind, case.number, asked.seed, place)
+            if args.keep:
+                folder = args.keep / f"{case.kind}-{case.number}"
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                run(case.kind, case.number, args.seed, folder)
+    report(done, seconds)
     sys.exit(any(case.failed for case in done))
 
 
-def planned(asked: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    """The numbers of each kind; an option's kinds share its cases."""
-    for option in ("annotations", "pictures", "weights"):
+def planned(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Yield kind and number of each case; the kinds of an option share its cases."""
+    for option in ("annotations", "images", "weights"):
         kinds = [kind for kind, (group, *_) in KINDS.items() if group == option]
-        for i in range(getattr(asked, option)):
+        for i in range(getattr(args, option)):
             yield kinds[i % len(kinds)], i // len(kinds)
 
 
 def report(done: Sequence[Case], seconds: float) -> None:
-    """A table and one JSON line."""
-    print(f"{'':16}{'cases':>8}{'read':>8}{'told':>8}{'failed':>8}{'most s':>8}{'most MB':>9}")
+    """Print a table and one JSON line."""
+    from timing import show  # not on the path when a test imports this module
+
     rows = []
     for kind in KINDS:
-        mine = [case for case in done if case.kind == kind]
-        if not mine:
+        results = [case for case in done if case.kind == kind]
+        if not results:
             continue
-        outcomes = Counter("failed" if case.failed else case.outcome for case in mine)
-        row = {
-            "kind": kind,
-            "cases": len(mine),
-            **{name: outcomes[name] for name in ("read", "told", "failed")},
-            "most_seconds": round(max(case.seconds for case in mine), 2),
-            "most_megabytes": round(max(case.megabytes for case in mine)),
-        }
-        rows.append(row)
-        _, *numbers = row.values()
-        print(f"{kind:16}" + "".join(f"{value:>{w}}" for value, w in zip(numbers, (8, 8, 8, 8, 8, 9), strict=True)))
-    failed = [asdict(case) for case in done if case.failed]
-    print(json.dumps({"rows": rows, "seconds": round(seconds), "failed": failed}))
+        outcomes = Counter("failed" if case.failed else case.outcome for case in results)
+        rows.append(
+            {
+                "kind": kind,
+                "cases": len(results),
+                **{name: outcomes[name] for name in ("read", "rejected", "failed")},
+                "max seconds": round(max(case.seconds for case in results), 2),
+                "peak MB": round(max(case.megabytes for case in results)),
+            }
+        )
+    show(rows, seconds=round(seconds), failed=[asdict(case) for case in done if case.failed])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How fast DETR R50 is on a GPU: pictures predicted and training steps, beside transformers' DETR.
+"""Measure inference and training of DETR R50 on a GPU, compared with transformers.
 
     pip install 'detrcli[bench]' && python examples/gpu_speed.py
 
-Pictures of 800 x 1066 lie on the GPU already. Both sides in turn, as they stand, with torch.compile, and that with
-CUDA graphs (our `compiled` engine), one picture at a time and sixteen; then a training step of sixteen pictures in
-bf16. Random weights: the speed is that of trained ones. It prints for how long each way was prepared, and where the
-CPU waits for the GPU in a step of ours. It runs for four minutes.
+Images of 800 x 1066 are already on the GPU. Both sides alternate: eager, with torch.compile, and with torch.compile
+and CUDA graphs (our `compiled` engine), for one image and for sixteen; then a training step of sixteen images in bf16.
+Weights are random, which does not affect the speed. Prints the preparation time of each variant, and where the CPU
+waits for the GPU in our training step. Takes four minutes.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from detrcli.architectures import architecture_of, preset
 from detrcli.data.dataset import Examples
 from detrcli.inference.engines import ENGINES
 from detrcli.structures import Batch, Target
-from detrcli.system.precision import computing_in
+from detrcli.system.devices import computing_in
 from detrcli.training.optimiser import make_optimiser
 from detrcli.training.settings import Settings
 from detrcli.training.step import Trainer
@@ -32,28 +32,28 @@ ROUNDS = 10
 
 
 def graphed(call: Callable[[Tensor], Any], images: Tensor) -> Callable[[Tensor], Any]:
-    """A call on pictures of one size as a CUDA graph."""
+    """Capture a call on images of one size as a CUDA graph."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             call(images)
     torch.cuda.current_stream().wait_stream(side)
-    graph, given = torch.cuda.CUDAGraph(), images.clone()
+    graph, static_input = torch.cuda.CUDAGraph(), images.clone()
     with torch.cuda.graph(graph):
-        answer = call(given)
+        output = call(static_input)
 
-    def replay(pictures: Tensor) -> Any:
-        given.copy_(pictures)
+    def replay(pixels: Tensor) -> Any:
+        static_input.copy_(pixels)
         graph.replay()
-        return answer
+        return output
 
     return replay
 
 
-def predicting(precision: str, pictures: int, device: torch.device, size: tuple[int, int], *, compiling: bool) -> None:
-    """A table of one precision and one batch size."""
-    images = torch.randn(pictures, 3, *size, device=device)
+def predicting(precision: str, count: int, device: torch.device, size: tuple[int, int], *, compiling: bool) -> None:
+    """Print the table of a precision and a batch size."""
+    images = torch.randn(count, 3, *size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     checkpoint = random_weights()
     theirs = transformers_detr().to(device).eval()
@@ -84,45 +84,53 @@ def predicting(precision: str, pictures: int, device: torch.device, size: tuple[
 
         prepare(calls, f"ours, {name}", ours, images)
 
-    def timed(call: Callable[[Tensor], Any]) -> Way:
-        def way() -> None:
-            call(images)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+    ways = {name: synchronised(lambda call=call: call(images), device) for name, call in calls.items()}
+    print(f"\n{precision}, {count} at a time")
+    show(compared_per_image(ways, count))
 
-        return way
 
-    rows = compared(in_turn({name: timed(call) for name, call in calls.items()}, ROUNDS), "transformers")
-    print(f"\n{precision}, {pictures} at a time")
-    show([{**row, "pictures/s": round(1000 * pictures / row["ms"], 1)} for row in rows])
+def synchronised(way: Way, device: torch.device) -> Way:
+    """Return a function that calls `way` and waits for the GPU."""
+
+    def call() -> None:
+        way()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return call
+
+
+def compared_per_image(ways: dict[str, Way], count: int) -> list[dict[str, Any]]:
+    rows = compared(in_turn(ways, ROUNDS), "transformers")
+    return [{**row, "images/s": round(1000 * count / row["ms"], 1)} for row in rows]
 
 
 def prepare(
     calls: dict[str, Callable[[Tensor], Any]], name: str, make: Callable[[], Callable[[Tensor], Any]], images: Tensor
 ) -> None:
-    """Add a way, if it can be made, and say for how long it was made."""
-    began = time.perf_counter()
+    """Create a call and print the time it took; leave it out with a message if that fails."""
+    start = time.perf_counter()
     try:
         call = make()
         call(images)
-    except Exception as error:  # whatever a compiler throws, the other ways are measured
+    except Exception as error:  # compilers raise anything; the other variants are still measured
         print(f"{name}: left out: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
         return
     if images.is_cuda:
         torch.cuda.synchronize()
-    print(f"{name}: prepared in {time.perf_counter() - began:.1f} s")
+    print(f"{name}: prepared in {time.perf_counter() - start:.1f} s")
     calls[name] = call
 
 
-def training(pictures: int, device: torch.device, size: tuple[int, int], *, compiling: bool) -> None:
-    """A step of a batch in bf16."""
-    chance = torch.Generator().manual_seed(0)
-    images = torch.randn(pictures, 3, *size, generator=chance).contiguous(memory_format=torch.channels_last)
+def training(count: int, device: torch.device, size: tuple[int, int], *, compiling: bool) -> None:
+    """Print the table of a training step in bf16."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, *size, generator=generator).contiguous(memory_format=torch.channels_last)
     targets = [
-        Target(torch.randint(0, 90, (7,), generator=chance), torch.rand(7, 4, generator=chance) * 0.4 + 0.3)
+        Target(torch.randint(0, 90, (7,), generator=generator), torch.rand(7, 4, generator=generator) * 0.4 + 0.3)
         for _ in images
     ]
-    examples = Examples(Batch(images.to(device), None), targets, list(range(pictures)))
+    examples = Examples(Batch(images.to(device), None), targets, list(range(count)))
 
     def ours(*, compiled: bool) -> Way:
         config = preset("detr-r50")
@@ -140,7 +148,7 @@ def training(pictures: int, device: torch.device, size: tuple[int, int], *, comp
         model = transformers_learner().to(device)
         optimiser = AdamW(model.parameters(), lr=1e-4, fused=True)
         if compiled:
-            model.model.compile()  # its loss asks the CPU, which no compiler follows
+            model.model.compile()  # without its loss, which uses the CPU and cannot be compiled
         labels = [{"class_labels": t.labels.to(device), "boxes": t.boxes.to(device)} for t in targets]
 
         def step() -> None:
@@ -158,23 +166,15 @@ def training(pictures: int, device: torch.device, size: tuple[int, int], *, comp
         ways["transformers, compiled"] = theirs(compiled=True)
         ways["ours, compiled"] = ours(compiled=True)
 
-    def timed(way: Way) -> Way:
-        def whole() -> None:
-            way()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return whole
-
     for name, way in list(ways.items()):
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             way()
-        except Exception as error:  # see above
+        except Exception as error:  # as above
             print(f"{name}: left out: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             del ways[name]
             continue
-        print(f"{name}: first step in {time.perf_counter() - began:.1f} s")
+        print(f"{name}: first step in {time.perf_counter() - start:.1f} s")
     waits: dict[str, int] = {}
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("warn")
@@ -182,12 +182,12 @@ def training(pictures: int, device: torch.device, size: tuple[int, int], *, comp
             warnings.simplefilter("always")
             ways["ours"]()
         torch.cuda.set_sync_debug_mode("default")
-        for one in caught:
-            place = f"{one.filename.rpartition('/')[2]}:{one.lineno}"
+        for warning in caught:
+            place = f"{warning.filename.rpartition('/')[2]}:{warning.lineno}"
             waits[place] = waits.get(place, 0) + 1
-    rows = compared(in_turn({name: timed(way) for name, way in ways.items()}, ROUNDS), "transformers")
-    print(f"\na training step of {pictures} pictures, bf16")
-    show([{**row, "pictures/s": round(1000 * pictures / row["ms"], 1)} for row in rows], waits=waits)
+    print(f"\na training step of {count} images, bf16")
+    timed = {name: synchronised(way, device) for name, way in ways.items()}
+    show(compared_per_image(timed, count), waits=waits)
 
 
 def main() -> None:
@@ -197,19 +197,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--parts", nargs="+", default=["one", "many", "train"])
     parser.add_argument("--precisions", nargs="*", default=["bf16", "fp32"])
-    parser.add_argument("--eager", action="store_true", help="leave out what has to be compiled")
-    asked = parser.parse_args()
-    compiling = not asked.eager
-    device, size = torch.device(asked.device), tuple(asked.size)
+    parser.add_argument("--eager", action="store_true", help="leave out compiled variants")
+    args = parser.parse_args()
+    compiling = not args.eager
+    device, size = torch.device(args.device), tuple(args.size)
     if device.type == "cuda":
         print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    for precision in asked.precisions:
-        if "one" in asked.parts:
+    for precision in args.precisions:
+        if "one" in args.parts:
             predicting(precision, 1, device, size, compiling=compiling)
-        if "many" in asked.parts:
-            predicting(precision, asked.batch_size, device, size, compiling=compiling)
-    if "train" in asked.parts:
-        training(asked.batch_size, device, size, compiling=compiling)
+        if "many" in args.parts:
+            predicting(precision, args.batch_size, device, size, compiling=compiling)
+    if "train" in args.parts:
+        training(args.batch_size, device, size, compiling=compiling)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Whether the recipe that goes by the data is near the best of twenty settings, on three small data sets.
+"""Compare the recipe of dino-tiny with the best of twenty random settings, on three small datasets.
 
     pip install . && python examples/hand_tuned.py FOLDER [--only letters|digits|icons]
 
-Letters (300 pictures of 160 x 128), digits (150 of 144 x 112, ten classes) and icons (80 of 128 x 128: shapes that
-the weights never saw), each with 100 others for validation. `detr train DATA --weights shapes` with nothing else
-said, beside twenty settings drawn around what one would try by hand. Each of the twenty is trained for a tenth of the
-recipe's epochs; the best two of them, and the recipe, then for all. What is done is not done again, so it can be
-stopped and started, and a part of it can run beside another. Expected: the recipe within 0.03 AP of the best.
+The datasets are letters (300 images of 160 x 128), digits (150 of 144 x 112, ten classes) and icons (80 of 128 x 128:
+shapes that the weights have not seen), each with 100 validation images. The recipe is that of `detr train DATA
+--weights shapes`. Each of the twenty settings is trained for a tenth of the recipe's epochs, then the best two, and
+the recipe, for all epochs. Finished runs are not repeated, so the script can be interrupted, and datasets can run in
+parallel. Expected: the recipe is within 0.03 AP of the best.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SETS: Mapping[str, Callable[[Path], None]] = {
 
 
 def icons(folder: Path, images: int) -> None:
-    """A few pictures for training, and more for validation than `shapes` would have for so few."""
+    """Write few training images, and more validation images than `shapes` has for that number."""
     classes = ["ring", "hexagon", "arrow", "ell", "moon"]
     make_shapes(folder, images=4 * VALIDATION, classes=classes)
     path = folder / "annotations" / "instances_train.json"
@@ -40,64 +40,64 @@ def icons(folder: Path, images: int) -> None:
 
 
 def by_hand(size: int) -> list[dict[str, Any]]:
-    """Twenty settings around those that people try on pictures of this size; what is not named is the recipe's."""
-    chance = np.random.default_rng(0)
+    """Return twenty random settings in the usual range for images of this size; the others are the recipe's."""
+    rng = np.random.default_rng(0)
     return [
         {
-            "lr": round(float(10 ** chance.uniform(-3.5, -2)), 5),
-            "augmentation": str(chance.choice(["none", "flip", "strong", "strong"])),
-            "batch_size": int(chance.choice([4, 8, 16])),
-            "weight_decay": float(chance.choice([1e-4, 0.05])),
-            "ema": float(chance.choice([0, 0.99, 0.998])),
-            "schedule": str(chance.choice(["cosine", "step"])),
-            "size": 8 * round(size * float(chance.choice([0.75, 1, 1, 1.25])) / 8),
-            "queries": int(chance.choice([20, 30, 50])),
+            "lr": round(float(10 ** rng.uniform(-3.5, -2)), 5),
+            "augmentation": str(rng.choice(["none", "flip", "strong", "strong"])),
+            "batch_size": int(rng.choice([4, 8, 16])),
+            "weight_decay": float(rng.choice([1e-4, 0.05])),
+            "ema": float(rng.choice([0, 0.99, 0.998])),
+            "schedule": str(rng.choice(["cosine", "step"])),
+            "size": 8 * round(size * float(rng.choice([0.75, 1, 1, 1.25])) / 8),
+            "queries": int(rng.choice([20, 30, 50])),
         }
         for _ in range(TRIALS)
     ]
 
 
-def with_epochs(trial: Mapping[str, Any], epochs: int, pictures: int) -> dict[str, Any]:
-    """For so many epochs, with 5% of warm-up, evaluated once at the end."""
-    warmup = epochs * (pictures // trial["batch_size"]) // 20
+def with_epochs(trial: Mapping[str, Any], epochs: int, images: int) -> dict[str, Any]:
+    """Add the number of epochs, a warmup of 5%, and an evaluation at the end."""
+    warmup = epochs * (images // trial["batch_size"]) // 20
     return {**trial, "epochs": epochs, "warmup": warmup, "eval_every": epochs}
 
 
 def reached(data: Path, run: Path, settings: Mapping[str, Any]) -> float:
-    """AP on the validation split at the end of a training."""
+    """Train and return the AP on the validation split."""
     kept = run.with_suffix(".json")
     if not kept.exists():
-        done: Any = train(data, weights="shapes", out=run, report=False, settings={"workers": 0, **settings})
-        kept.write_text(json.dumps({"AP": done.rows[-1]["AP"], "settings": dict(settings)}))
+        result: Any = train(data, weights="shapes", out=run, report=False, settings={"workers": 0, **settings})
+        kept.write_text(json.dumps({"AP": result.rows[-1]["AP"], "settings": dict(settings)}))
     return float(json.loads(kept.read_text())["AP"])
 
 
 def compare(name: str, folder: Path) -> dict[str, Any]:
-    """The recipe beside the best of the others, on one set."""
+    """Compare the recipe with the best of the other settings on one dataset."""
     data = folder / name
     if not data.exists():
         SETS[name](data)
     planned: Any = train(data, weights="shapes", dry_run=True)
     recipe = planned.settings
     trials = by_hand(side(data))
-    pictures = planned.steps_per_epoch * planned.pictures_per_step
-    after = {
-        number: reached(data, folder / f"{name}-{number}-short", with_epochs(trial, recipe.epochs // SHARE, pictures))
+    images = planned.steps_per_epoch * planned.pictures_per_step
+    short = {
+        number: reached(data, folder / f"{name}-{number}-short", with_epochs(trial, recipe.epochs // SHARE, images))
         for number, trial in enumerate(trials)
     }
-    finalists = sorted(after, key=lambda number: -after[number])[:FINALISTS]
-    ends = {
-        number: reached(data, folder / f"{name}-{number}", with_epochs(trials[number], recipe.epochs, pictures))
+    finalists = sorted(short, key=lambda number: -short[number])[:FINALISTS]
+    full = {
+        number: reached(data, folder / f"{name}-{number}", with_epochs(trials[number], recipe.epochs, images))
         for number in finalists
     }
-    best = max(ends, key=lambda number: ends[number])
+    best = max(full, key=lambda number: full[number])
     ours = reached(data, folder / f"{name}-recipe", {"eval_every": recipe.epochs})
     return {
-        "set": name,
+        "dataset": name,
         "epochs": recipe.epochs,
         "recipe": round(ours, 3),
-        "best by hand": round(ends[best], 3),
-        "difference": round(ours - ends[best], 3),
+        "best by hand": round(full[best], 3),
+        "difference": round(ours - full[best], 3),
         "its settings": " ".join(f"{key}={value}" for key, value in trials[best].items()),
     }
 
@@ -106,8 +106,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*", choices=list(SETS), default=list(SETS))
-    asked = parser.parse_args()
-    show([compare(name, asked.folder) for name in asked.only])
+    args = parser.parse_args()
+    show([compare(name, args.folder) for name in args.only])
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""How long the help screens take, beside a bare typer app with the same commands and options.
+"""Measure the time of the help screens, compared with a bare typer app with the same commands and options.
 
     python examples/help_speed.py
 
-Ratios of whole processes, run in turn. Expected: at most 1.2 for each screen.
+Runs complete processes, alternating. Expected: a ratio of at most 1.2 for each screen.
 """
 
-import json
+import functools
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import typer
+from timing import in_turn, show
 
 from detrcli.cli.app import app
 
@@ -23,23 +23,23 @@ ROUNDS = 15
 
 
 def bare_app() -> str:
-    """The source of an app that declares what ours declares, groups of commands too, and does nothing."""
+    """Return the source of an app with the same commands, groups and options, whose commands do nothing."""
     lines = ["from typing import Annotated", "import typer"]
     declare_group(lines, "app", typer.main.get_command(app))
     return "\n".join(lines)
 
 
-def declare_group(lines: list[str], called: str, group: Any) -> None:
-    lines.append(f"{called} = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)")
+def declare_group(lines: list[str], variable: str, group: Any) -> None:
+    lines.append(f"{variable} = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)")
     for name, command in group.commands.items():
-        inner = f"{called}_{name.replace('-', '_')}"
+        inner = f"{variable}_{name.replace('-', '_')}"
         if hasattr(command, "commands"):
             declare_group(lines, inner, command)
-            lines.append(f"{called}.add_typer({inner}, name={name!r}, help={command.help!r})")
+            lines.append(f"{variable}.add_typer({inner}, name={name!r}, help={command.help!r})")
             continue
         parameters = [declare(p) for p in command.params if p.name != "help"]
         lines += [
-            f"@{called}.command({name!r})",
+            f"@{variable}.command({name!r})",
             f"def {inner}({', '.join(parameters)}) -> None:",
             f"    {command.help!r}",
         ]
@@ -57,31 +57,22 @@ def declare(parameter: Any) -> str:
     return f"{parameter.name}: Annotated[{kind}, {declared}] = {default!r}"
 
 
-def seconds(code: str, screen: list[str], folder: str) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code, *screen], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    ours, bare = "from detrcli.cli.app import main; main()", "from bare_app import app; app()"
-    results = []
+    apps = {"detr": "from detrcli.cli.app import main; main()", "bare": "from bare_app import app; app()"}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "bare_app.py").write_text(bare_app(), encoding="utf-8")
         for screen in SCREENS:
-            pairs = [(seconds(ours, screen, folder), seconds(bare, screen, folder)) for _ in range(ROUNDS + 1)]
-            mine, theirs = zip(*pairs[1:], strict=True)  # the first round fills caches
-            results.append(
-                {
-                    "screen": " ".join(["detr", *screen]),
-                    "ours_ms": round(1000 * statistics.median(mine), 1),
-                    "bare_ms": round(1000 * statistics.median(theirs), 1),
-                    "ratio": round(statistics.median(a / b for a, b in pairs[1:]), 2),
-                }
-            )
-    for row in results:
-        print(f"{row['screen']:<20} {row['ours_ms']:>6} ms   bare {row['bare_ms']:>6} ms   ratio {row['ratio']}")
-    print(json.dumps(results))
+            ways = {name: functools.partial(show_screen, code, screen, folder) for name, code in apps.items()}
+            seconds = in_turn(ways, ROUNDS)
+            ratio = statistics.median(a / b for a, b in zip(seconds["detr"], seconds["bare"], strict=True))
+            ms = {f"{name}, ms": round(1000 * statistics.median(values), 1) for name, values in seconds.items()}
+            rows.append({"screen": " ".join(["detr", *screen]), **ms, "ratio": round(ratio, 2)})
+    show(rows)
+
+
+def show_screen(code: str, screen: list[str], folder: str) -> None:
+    subprocess.run([sys.executable, "-c", code, *screen], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Kills trainings at random moments and amid their saves, goes on with them, and looks at what was lost.
+"""Kill trainings at random moments and during saves, resume them, and check that nothing is lost.
 
     python examples/kills.py [--kills 200] [--signals 20] [--seed 0]
 
-Small trainings that save several times a second are stopped: by SIGKILL at random moments, a quarter of them while a
-file is being written, and by SIGTERM, SIGINT and SIGUSR1. After each the run is resumed. Counted are: runs that did
-not resume; steps lost after a SIGKILL beyond the last save that was done (expected: none); steps lost after another
-signal (expected: none); and runs that did not end in the bytes of one that was never stopped. For Linux: a stopped
-training is a fork of this process, which spares importing torch each time. It runs for some ten minutes.
+Small trainings that save several times per second are stopped by SIGKILL, a quarter of the time while a file is being
+written, and by SIGTERM, SIGINT and SIGUSR1. Each run is then resumed. Counts runs that did not resume, saved steps
+that were lost (expected: none, and after SIGTERM, SIGINT and SIGUSR1 no steps are repeated), and runs whose final
+bytes differ from an uninterrupted run. Requires Linux, because trainings are forks of this process, which saves
+importing torch. Takes about ten minutes.
 """
 
 import argparse
@@ -34,31 +34,31 @@ SETTINGS = {
     "model": "detr-tiny", "weights": "none", "size": 32, "queries": 6, "batch_size": 2, "epochs": 8, "workers": 0,
     "save_every": 0.005, "augmentation": "flip",
 }  # fmt: skip
-STEP, SAVED, BEGUN = range(3)  # what a training notes, with the step
-NOTE = struct.Struct("<qq")
-STUCK = 120.0  # seconds without an end
+STEP, SAVED, BEGUN = range(3)  # events of a training, recorded with the step
+EVENT = struct.Struct("<qq")
+STUCK = 120.0  # seconds until a training counts as hanging
 
 
 def trained(data: Path, run: Path, notes: Path) -> int:
-    """Begin a run, or go on with it, noting every step and every save; the exit code."""
+    """Start or resume a run, record every step and every save, and return the exit code."""
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def noting(name: str, kind: int, *, before: bool = False) -> None:
-        plain: Callable[..., Any] = getattr(Training, name)
+    def record(name: str, kind: int, *, before: bool = False) -> None:
+        method: Callable[..., Any] = getattr(Training, name)
 
-        def also(self: Training, *args: Any) -> Any:
+        def recorded(self: Training, *args: Any) -> Any:
             if before:
-                os.write(file, NOTE.pack(kind, self.state.step))
-            answer = plain(self, *args)
+                os.write(file, EVENT.pack(kind, self.state.step))
+            result = method(self, *args)
             if not before:
-                os.write(file, NOTE.pack(kind, self.state.step))
-            return answer
+                os.write(file, EVENT.pack(kind, self.state.step))
+            return result
 
-        setattr(Training, name, also)
+        setattr(Training, name, recorded)
 
-    noting("_step", STEP)
-    noting("save", SAVED)
-    noting("run", BEGUN, before=True)
+    record("_step", STEP)
+    record("save", SAVED)
+    record("run", BEGUN, before=True)
     begun = (run / "state").is_dir() and any((run / "state").glob("*.pt"))
     try:
         if begun:
@@ -73,7 +73,7 @@ def trained(data: Path, run: Path, notes: Path) -> int:
 
 
 def forked(data: Path, run: Path, notes: Path) -> int:
-    """The process id of a training that has been started."""
+    """Start a training in a forked process and return its process id."""
     child = os.fork()
     if child:
         return child
@@ -89,13 +89,13 @@ def forked(data: Path, run: Path, notes: Path) -> int:
 
 
 def read(notes: Path) -> list[tuple[int, int]]:
-    """What was noted, in order."""
+    """Return the recorded events in order."""
     data = notes.read_bytes() if notes.exists() else b""
-    return [NOTE.unpack_from(data, place) for place in range(0, len(data) - NOTE.size + 1, NOTE.size)]
+    return [EVENT.unpack_from(data, offset) for offset in range(0, len(data) - EVENT.size + 1, EVENT.size)]
 
 
 def writing(run: Path) -> bool:
-    """Whether a file of the run is being written."""
+    """Return whether a file of the run is being written."""
     for folder in (run, run / "state"):
         try:
             names = os.listdir(folder)
@@ -107,22 +107,22 @@ def writing(run: Path) -> bool:
 
 
 @dataclass
-class Found:
-    """What became of the trainings that were stopped in one way."""
+class Outcome:
+    """Counts for the trainings that were stopped in the same way."""
 
     stopped: int = 0
     not_resumed: int = 0
-    lost: list[int] = field(default_factory=list)  # steps beyond the last save that was done
-    behind: list[int] = field(default_factory=list)  # steps that are done again
+    lost: list[int] = field(default_factory=list)  # saved steps that were lost
+    repeated: list[int] = field(default_factory=list)  # steps that were repeated
 
 
 def stop(child: int, how: str, run: Path, chance: random.Random) -> bool:
-    """Stop a training in one way; whether it was stopped before its end."""
-    ends = time.monotonic() + STUCK
-    if how == "SIGKILL amid a save":
-        skipped = chance.randrange(6)  # saves that are let through
+    """Stop a training; return whether it was stopped before its end."""
+    deadline = time.monotonic() + STUCK
+    if how == "SIGKILL during a save":
+        skipped = chance.randrange(6)  # saves to skip
         inside = False
-        while time.monotonic() < ends:
+        while time.monotonic() < deadline:
             if os.waitpid(child, os.WNOHANG)[0]:
                 return False
             now = writing(run)
@@ -137,41 +137,40 @@ def stop(child: int, how: str, run: Path, chance: random.Random) -> bool:
             return False
     os.kill(child, getattr(signal, how.split()[0]))
     while not os.waitpid(child, os.WNOHANG)[0]:
-        if time.monotonic() > ends:
+        if time.monotonic() > deadline:
             raise SystemExit(f"{how}: the training did not end")
         time.sleep(0.002)
     return True
 
 
 def wait(child: int) -> int:
-    """Its exit code."""
+    """Wait for a process and return its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def bytes_of(run: Path) -> tuple[object, ...]:
-    """What a run should end in, whatever stopped it: weights, and figures but for the machine's."""
+    """Return the weights and the metrics of a run, without columns that depend on the machine."""
     with (run / "metrics.csv").open() as file:
-        rows = [
-            {name: value for name, value in row.items() if name not in MACHINE_COLUMNS} for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    rows = [{name: value for name, value in row.items() if name not in MACHINE_COLUMNS} for row in rows]
     return (run / "last.safetensors").read_bytes(), (run / "best.safetensors").read_bytes(), rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--signals", type=int, default=20, help="of each other kind")
+    parser.add_argument("--signals", type=int, default=20, help="number of SIGTERM, SIGINT and SIGUSR1 each")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    chance = random.Random(asked.seed)
+    args = parser.parse_args()
+    chance = random.Random(args.seed)
     ways = [
-        *["SIGKILL"] * (asked.kills - asked.kills // 4),
-        *["SIGKILL amid a save"] * (asked.kills // 4),
-        *[name for name in ("SIGTERM", "SIGINT", "SIGUSR1") for _ in range(asked.signals)],
+        *["SIGKILL"] * (args.kills - args.kills // 4),
+        *["SIGKILL during a save"] * (args.kills // 4),
+        *[name for name in ("SIGTERM", "SIGINT", "SIGUSR1") for _ in range(args.signals)],
     ]
     chance.shuffle(ways)
-    found = {way: Found() for way in dict.fromkeys(sorted(ways))}
-    runs = other = 0
+    outcomes = {way: Outcome() for way in dict.fromkeys(sorted(ways))}
+    runs = different = 0
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         child = os.fork()
@@ -184,46 +183,47 @@ def main() -> None:
         while ways:
             run, notes = root / f"run-{runs}", root / f"run-{runs}.notes"
             code = None
-            last: tuple[Found, int, int] | None = None  # how it was stopped, steps done, steps saved
+            last: tuple[Outcome, int, int] | None = None  # of the last stop, with steps done and steps saved
             while True:
                 child, before = forked(root / "data", run, notes), len(read(notes))
                 ended = not ways or not stop(child, ways[-1], run, chance)
                 if ended and not ways:
                     code = wait(child)
-                seen = read(notes)
-                begun = [step for kind, step in seen[before:] if kind == BEGUN]
+                events = read(notes)
+                begun = [step for kind, step in events[before:] if kind == BEGUN]
                 if last is not None and begun:
-                    one, done, saved = last
-                    one.lost.append(max(0, saved - begun[0]))
-                    one.behind.append(done - begun[0])
+                    outcome, done, saved = last
+                    outcome.lost.append(max(0, saved - begun[0]))
+                    outcome.repeated.append(done - begun[0])
                     last = None
                 if ended:
                     break
-                one = found[ways.pop()]
-                one.stopped += 1
-                # The last one, since steps that an earlier stop cost are done again.
-                done = next((step for kind, step in reversed(seen) if kind in (STEP, BEGUN)), 0)
-                saved = max((step for kind, step in seen if kind == SAVED), default=0)
-                if last is None or len(seen) > before:  # else it had not begun, and what is lost is the one's before
-                    last = (one, done, saved)
+                outcome = outcomes[ways.pop()]
+                outcome.stopped += 1
+                # The last event, because an earlier stop may have repeated steps.
+                done = next((step for kind, step in reversed(events) if kind in (STEP, BEGUN)), 0)
+                saved = max((step for kind, step in events if kind == SAVED), default=0)
+                # If it had not begun, the previous stop still counts.
+                if last is None or len(events) > before:
+                    last = (outcome, done, saved)
             runs += 1
             if last is not None:
                 last[0].not_resumed += 1
             same = code in (None, 0) and (run / "metrics.csv").exists() and bytes_of(run) == whole
-            other += not same
+            different += not same
     show(
         [
             {
                 "stopped by": way,
-                "times": one.stopped,
-                "not resumed": one.not_resumed,
-                "most steps lost of what was saved": max(one.lost, default=0),
-                "most steps done again": max(one.behind, default=0),
+                "times": outcome.stopped,
+                "not resumed": outcome.not_resumed,
+                "most saved steps lost": max(outcome.lost, default=0),
+                "most steps repeated": max(outcome.repeated, default=0),
             }
-            for way, one in found.items()
+            for way, outcome in outcomes.items()
         ],
         runs=runs,
-        with_other_bytes=other,
+        with_different_bytes=different,
     )
 
 

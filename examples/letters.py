@@ -1,11 +1,11 @@
-"""A data set that is not `shapes`: letters in Pillow's own font, in COCO layout, with gaps in its ids.
+"""Generate a small dataset of letters in COCO layout, with gaps in its ids.
 
     python examples/letters.py letters
     detr train letters --weights shapes
     detr train letters --model dino-tiny --weights none
 
-It makes 300 pictures for training and 100 for validation, 160 x 128 pixels, one to five letters in each.
-`detr guide weights` has a table of what the two trainings reach.
+Writes 300 training and 100 validation images of 160 x 128 pixels with one to five letters in Pillow's default font.
+`detr guide weights` lists the results of both trainings.
 """
 
 import json
@@ -22,38 +22,38 @@ SIZE = (160, 128)
 SPLITS = {"train": 300, "val": 100}
 
 
-def letter(name: str, chance: np.random.Generator) -> Image.Image:
-    """A letter as a mask just large enough for it, somewhat turned."""
-    font = ImageFont.load_default(int(chance.integers(20, 64)))
+def draw_letter(name: str, rng: np.random.Generator) -> Image.Image:
+    """Return a slightly rotated letter as a tightly cropped mask."""
+    font = ImageFont.load_default(int(rng.integers(20, 64)))
     canvas = Image.new("L", (128, 128))
     ImageDraw.Draw(canvas).text((64, 64), name, 255, font, anchor="mm")
-    canvas = canvas.rotate(float(chance.uniform(-30, 30)), Image.Resampling.BICUBIC)
+    canvas = canvas.rotate(float(rng.uniform(-30, 30)), Image.Resampling.BICUBIC)
     return canvas.crop(canvas.point(lambda value: 255 * (value > 127)).getbbox())
 
 
-def picture(
-    chance: np.random.Generator, names: Mapping[int, str], size: tuple[int, int]
+def draw_image(
+    rng: np.random.Generator, names: Mapping[int, str], size: tuple[int, int]
 ) -> tuple[Image.Image, list[tuple[int, list[int]]]]:
-    """Letters apart from each other on a noisy slope of colour; category ids with x, y, width, height."""
+    """Draw letters that do not overlap on a noisy gradient; return category ids with x, y, width, height."""
     width, height = size
-    corners = Image.fromarray(chance.integers(0, 256, (2, 2, 3), dtype=np.uint8))
-    ground = np.asarray(corners.resize(size, Image.Resampling.BILINEAR), dtype=int)
-    noisy = ground + chance.integers(-12, 13, ground.shape)
+    corners = Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8))
+    gradient = np.asarray(corners.resize(size, Image.Resampling.BILINEAR), dtype=int)
+    noisy = gradient + rng.integers(-12, 13, gradient.shape)
     canvas = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
     taken = np.zeros((height, width), dtype=bool)
     objects = []
-    for _ in range(chance.integers(1, 6)):
-        category = int(chance.choice(list(names)))
-        mask = letter(names[category], chance)
-        x, y = (int(chance.integers(0, room - side + 1)) for room, side in zip(size, mask.size, strict=True))
+    for _ in range(rng.integers(1, 6)):
+        category = int(rng.choice(list(names)))
+        mask = draw_letter(names[category], rng)
+        x, y = (int(rng.integers(0, room - side + 1)) for room, side in zip(size, mask.size, strict=True))
         place = np.s_[y : y + mask.height, x : x + mask.width]
         if taken[place].any():
             continue
         taken[place] = True
-        behind = np.asarray(canvas)[place].reshape(-1, 3).mean(0)
-        colour = behind
-        while np.abs(colour - behind).sum() < 150:  # that it can be read
-            colour = chance.integers(0, 256, 3)
+        background = np.asarray(canvas)[place].reshape(-1, 3).mean(0)
+        colour = background
+        while np.abs(colour - background).sum() < 150:  # ensure contrast
+            colour = rng.integers(0, 256, 3)
         canvas.paste(tuple(int(value) for value in colour), (x, y), mask)
         objects.append((category, [x, y, mask.width, mask.height]))
     return canvas, objects
@@ -63,45 +63,36 @@ def make(
     folder: Path, names: Mapping[int, str] = LETTERS, size: tuple[int, int] = SIZE, splits: Mapping[str, int] = SPLITS
 ) -> None:
     """Write all splits."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True)
     for split, count in splits.items():
         (folder / split).mkdir()
         images, annotations = [], []
         for number in range(count):
-            image, objects = picture(chance, names, size)
+            image, objects = draw_image(rng, names, size)
             file, image_id = f"{number:04}.png", 10 * number + 7
             image.save(folder / split / file)
             images.append({"id": image_id, "file_name": file, "width": image.width, "height": image.height})
             annotations += [
-                {
-                    "id": 3 * (len(annotations) + i) + 1,
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
+                {"id": 3 * (len(annotations) + i) + 1, "image_id": image_id, "category_id": category,
+                 "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
                 for i, (category, box) in enumerate(objects)
-            ]
-        document = {
-            "images": images,
-            "annotations": annotations,
-            "categories": [{"id": category, "name": name} for category, name in names.items()],
-        }
+            ]  # fmt: skip
+        categories = [{"id": category, "name": name} for category, name in names.items()]
+        document = {"images": images, "annotations": annotations, "categories": categories}
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def first(images: int, document: Mapping[str, Any]) -> dict[str, Any]:
-    """The first images of a COCO document, with their annotations."""
+    """Return the first images of a COCO document, with their annotations."""
     kept = document["images"][:images]
     ids = {image["id"] for image in kept}
-    annotations = [one for one in document["annotations"] if one["image_id"] in ids]
+    annotations = [annotation for annotation in document["annotations"] if annotation["image_id"] in ids]
     return {**document, "images": kept, "annotations": annotations}
 
 
 def side(data: Path) -> int:
-    """The shorter side of the pictures of a data set in which all have one size."""
+    """Return the shorter side of the images of a dataset whose images have equal sizes."""
     image = json.loads((data / "annotations" / "instances_train.json").read_text())["images"][0]
     return min(int(image["width"]), int(image["height"]))
 

@@ -1,9 +1,9 @@
-"""How fast predictions are matched and charged, beside transformers' loss.
+"""Measure the time of matching and loss, compared with transformers' loss.
 
     pip install 'detrcli[bench]' && python examples/loss_speed.py
 
-Six decoder layers of 100 queries and 91 classes, forward and backward, in one process and in turn; the two must give
-the same loss. Expected, as ratios, for images x objects of 2 x 7, 8 x 20, 16 x 20 and 64 x 7: 3, 6, 10 and 15.
+Six decoder layers of 100 queries and 91 classes, forward and backward, alternating in one process. Both losses must be
+equal. Expected speedups for images x objects of 2 x 7, 8 x 20, 16 x 20 and 64 x 7: 3, 6, 10 and 15.
 """
 
 from collections.abc import Callable
@@ -23,31 +23,31 @@ ROUNDS = 15
 
 
 def ways(images: int, objects: int) -> dict[str, Callable[[], float]]:
-    """Both on the same predictions and objects."""
+    """Return both losses on the same predictions and objects."""
     config = preset("detr-r50")
     architecture = architecture_of(config)
     loss = architecture.make_loss(config, architecture.loss)
     theirs = DetrConfig(auxiliary_loss=True, use_timm_backbone=False, num_labels=CLASSES)
     logits = torch.randn(LAYERS, images, QUERIES, CLASSES + 1, requires_grad=True)
-    where = torch.randn(LAYERS, images, QUERIES, 4, requires_grad=True)
+    box_logits = torch.randn(LAYERS, images, QUERIES, 4, requires_grad=True)
     corners = torch.rand(images, objects, 2, 2).sort(2).values
     boxes = torch.cat([corners.mean(2), corners[:, :, 1] - corners[:, :, 0] + 1e-3], 2)
     labels = torch.randint(0, CLASSES, (images, objects))
-    targets = [Target(one, box) for one, box in zip(labels, boxes, strict=True)]
-    dicts = [{"class_labels": one, "boxes": box} for one, box in zip(labels, boxes, strict=True)]
+    targets = [Target(label, box) for label, box in zip(labels, boxes, strict=True)]
+    dicts = [{"class_labels": label, "boxes": box} for label, box in zip(labels, boxes, strict=True)]
 
-    def charged(total: torch.Tensor) -> float:
-        logits.grad = where.grad = None
+    def backward(total: torch.Tensor) -> float:
+        logits.grad = box_logits.grad = None
         total.backward()
         return float(total.detach())
 
     def ours() -> float:
-        return charged(loss.compute_loss(Output(QueryGroup("decoder", logits, where.sigmoid())), targets).total)
+        return backward(loss.compute_loss(Output(QueryGroup("decoder", logits, box_logits.sigmoid())), targets).total)
 
     def transformers() -> float:
-        inside = where.sigmoid()
-        total, *_ = ForObjectDetectionLoss(logits[-1], dicts, "cpu", inside[-1], theirs, logits, inside)
-        return charged(total)
+        sigmoid = box_logits.sigmoid()
+        total, *_ = ForObjectDetectionLoss(logits[-1], dicts, "cpu", sigmoid[-1], theirs, logits, sigmoid)
+        return backward(total)
 
     assert abs(ours() - transformers()) < 1e-3 * transformers()
     return {f"transformers {images} x {objects}": transformers, f"ours {images} x {objects}": ours}

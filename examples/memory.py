@@ -1,17 +1,18 @@
-"""The most memory that predicting one photograph, and a training step, take: ours beside transformers.
+"""Measure the peak memory of predicting one photograph and of a training step, compared with transformers.
 
     pip install 'detrcli[bench]' && python examples/memory.py
 
-DETR R50, a photograph of 640 x 480 at 800 x 1066, and a step on two pictures of that size, each side in a process of
-its own with the allocator that its users have; what importing and loading take is within. Expected: not more than
+DETR R50, a photograph of 640 x 480 resized to 800 x 1066, and a training step on two images of that size. Each side
+runs in its own process with its usual allocator settings; imports and loading are included. Expected: not more than
 transformers.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from timing import show_values
 
 from detrcli.api.benchmarking import photograph
 
@@ -48,7 +49,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak(code: str, *args: str) -> float:
-    """Megabytes that a process took at most."""
+    """Return the peak memory of a process in megabytes."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{code}{PEAK}"
     done = subprocess.run(
         [sys.executable, "-c", code, *args], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -58,16 +59,14 @@ def peak(code: str, *args: str) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.jpg"
+        path = Path(folder) / "image.jpg"
         photograph(path)
-        found = {
+        megabytes = {
             f"{work} {side}": peak(f"{SETUP[side]}\n{code[side]}", str(path))
             for work, code in (("predict", PREDICT), ("train", TRAIN))
             for side in SETUP
         }
-    for name, megabytes in found.items():
-        print(f"{name:<22} {megabytes:>6} MB")
-    print(json.dumps(found))
+    show_values(megabytes)
 
 
 if __name__ == "__main__":

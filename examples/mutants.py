@@ -1,15 +1,15 @@
-"""Small changes of the code, one at a time: does a test of that room notice?
+"""Mutation testing: change the code in one place at a time and run the tests of that package.
 
     pip install -e '.[dev]' && python examples/mutants.py [--each 10] [--seed 0] [--rooms losses,matching]
 
-In each room a sample of all such changes is tried: comparisons, signs and numbers changed, `and` for `or`, conditions
-turned round, calls and errors left out. The tests run in a copy; a change is killed if they fail, or do not end.
-Prints a table, the survivors, and one JSON line. Some survivors do no harm: nothing that they change ever shows.
+Tries a random sample of mutants in each group of files: changed comparisons, operators and constants, `and` for `or`,
+negated conditions, removed calls and errors. The tests run in a copy; a mutant is killed if they fail or time out.
+Prints the survivors, a table, and one JSON line. Some survivors are harmless, because the change has no visible
+effect.
 """
 
 import argparse
 import ast
-import json
 import os
 import random
 import shutil
@@ -19,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
+from timing import show
+
 ROOT = Path(__file__).parent.parent
-# The files of each room, and the tests that stand for them.
+# The files of each group, and their tests.
 ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "matching": (["losses/matching.py"], ["losses"]),
     "losses": (["losses/criterion.py", "losses/terms.py"], ["losses", "training/test_step.py"]),
@@ -38,7 +40,7 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         ["evaluation"],
     ),
     "resume": (
-        ["training/state.py", "training/order.py", "training/run_status.py", "data/contents.py"],
+        ["training/state.py", "training/order.py", "training/run_status.py", "data/annotations.py"],
         ["training/test_state.py", "training/test_order.py", "training/test_loop.py", "data/test_dataset.py"],
     ),
     "weights": (
@@ -54,8 +56,8 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
          "inspection/test_session.py"],
     ),
 }  # fmt: skip
-SECONDS = 600  # after which tests count as failed: the change made them endless
-# A change may also ask for all the memory that there is.
+SECONDS = 600  # timeout for mutants with endless loops
+# A mutant may also request unlimited memory.
 LIMITED = """
 import contextlib, sys, pytest
 with contextlib.suppress(ImportError):  # not on Windows
@@ -77,18 +79,18 @@ LEFT_OUT = frozenset({"float", "clamp", "clip", "detach", "contiguous", "abs", "
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file."""
+    """A change of one file."""
 
     room: str
     file: str
     line: int
     before: str
     after: str
-    source: str  # of the whole file with the change
+    source: str  # the whole changed file
 
 
 def replacements(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in a node's place."""
+    """Yield the mutations of a node."""
     match node:
         case ast.Compare(left, [operator], [right]) if type(operator) in COMPARISONS:
             yield ast.Compare(left, [COMPARISONS[type(operator)]()], [right])
@@ -115,56 +117,58 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 class Change(ast.NodeTransformer):
-    """Makes the change of one number, or only counts them. Types, decorators and words are left as they are."""
+    """A transformer that makes mutation number `wanted`, or only counts mutations.
+
+    Annotations, decorators and strings are not changed.
+    """
 
     def __init__(self, wanted: int = -1) -> None:
-        self.wanted, self.seen = wanted, 0
+        self.wanted, self.count = wanted, 0
         self.made: tuple[int, str, str] | None = None
 
     def visit(self, node: ast.AST) -> ast.AST:
-        for other in replacements(node):
-            if self.seen == self.wanted:
-                self.made = (getattr(node, "lineno", 0), ast.unparse(node), ast.unparse(other))
-                self.seen += 1
-                return ast.copy_location(other, node)
-            self.seen += 1
+        for replacement in replacements(node):
+            if self.count == self.wanted:
+                self.made = (getattr(node, "lineno", 0), ast.unparse(node), ast.unparse(replacement))
+                self.count += 1
+                return ast.copy_location(replacement, node)
+            self.count += 1
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list"):
                 continue
             if isinstance(value, ast.AST):
                 setattr(node, name, self.visit(value))
             elif isinstance(value, list):
-                value[:] = [self.visit(one) if isinstance(one, ast.AST) else one for one in value]
+                value[:] = [self.visit(item) if isinstance(item, ast.AST) else item for item in value]
         return node
 
 
 def mutants_of(room: str) -> list[tuple[str, int]]:
-    """Every change of a room that can be tried: file and number."""
-    found = []
+    """Return every possible mutation of a group: file and number."""
+    mutations = []
     for file in ROOMS[room][0]:
-        counted = Change()
-        counted.visit(ast.parse((ROOT / "detrcli" / file).read_text(encoding="utf-8")))
-        found += [(file, number) for number in range(counted.seen)]
-    return found
+        counter = Change()
+        counter.visit(ast.parse((ROOT / "detrcli" / file).read_text(encoding="utf-8")))
+        mutations += [(file, number) for number in range(counter.count)]
+    return mutations
 
 
-def mutant(room: str, file: str, number: int) -> Mutant:
-    """The change itself."""
+def make_mutant(room: str, file: str, number: int) -> Mutant:
     change = Change(number)
     tree = change.visit(ast.parse((ROOT / "detrcli" / file).read_text(encoding="utf-8")))
     assert change.made is not None
     return Mutant(room, file, *change.made, ast.unparse(ast.fix_missing_locations(tree)))
 
 
-def survives(one: Mutant, copy: Path) -> bool:
-    """Run the room's tests in a copy with the change, and take the change back."""
-    path = copy / "detrcli" / one.file
-    whole = path.read_text(encoding="utf-8")
-    path.write_text(one.source, encoding="utf-8")
-    tests = [str(copy / "tests" / name) for name in ROOMS[one.room][1]]
+def survives(mutant: Mutant, copy: Path) -> bool:
+    """Run the tests of the group in a copy with the mutation, then revert it."""
+    path = copy / "detrcli" / mutant.file
+    original = path.read_text(encoding="utf-8")
+    path.write_text(mutant.source, encoding="utf-8")
+    tests = [str(copy / "tests" / name) for name in ROOMS[mutant.room][1]]
     options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", LIMITED, *options, *tests],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -175,59 +179,55 @@ def survives(one: Mutant, copy: Path) -> bool:
     except subprocess.TimeoutExpired:
         return False
     finally:
-        path.write_text(whole, encoding="utf-8")
-    return done.returncode == 0
+        path.write_text(original, encoding="utf-8")
+    return result.returncode == 0
 
 
 def main() -> None:
-    """Try a sample in each room."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=10, metavar="N", help="changes in each room")
+    parser.add_argument("--each", type=int, default=10, metavar="N", help="mutants per group")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", default=",".join(ROOMS))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args()
-    rooms, began = asked.rooms.split(","), time.perf_counter()
+    args = parser.parse_args()
+    rooms, start = args.rooms.split(","), time.perf_counter()
     possible = {room: mutants_of(room) for room in rooms}
     chosen = [
-        mutant(room, file, number)
+        make_mutant(room, file, number)
         for room in rooms
         for file, number in sorted(
-            random.Random(f"{asked.seed}/{room}").sample(possible[room], min(asked.each, len(possible[room])))
+            random.Random(f"{args.seed}/{room}").sample(possible[room], min(args.each, len(possible[room])))
         )
     ]
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(asked.processes) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.processes) as pool:
         copies: SimpleQueue[Path] = SimpleQueue()
-        for i in range(asked.processes):
+        for i in range(args.processes):
             for name in ("detrcli", "tests", "pyproject.toml"):
-                source, target = ROOT / name, Path(place, str(i), name)
+                source, target = ROOT / name, Path(folder, str(i), name)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-            copies.put(Path(place, str(i)))
+            copies.put(Path(folder, str(i)))
 
-        def tried(one: Mutant) -> bool:
+        def try_mutant(mutant: Mutant) -> bool:
             copy = copies.get()
             try:
-                alive = survives(one, copy)
+                alive = survives(mutant, copy)
             finally:
                 copies.put(copy)
-            print(f"{'alive ' if alive else 'killed'} {one.file}:{one.line}", file=sys.stderr, flush=True)
+            print(f"{'alive ' if alive else 'killed'} {mutant.file}:{mutant.line}", file=sys.stderr, flush=True)
             return alive
 
-        lived = list(pool.map(tried, chosen))
+        alive = list(pool.map(try_mutant, chosen))
 
-    print(f"{'':12}{'possible':>10}{'tried':>8}{'killed':>8}")
     rows = []
     for room in rooms:
-        mine = [lives for one, lives in zip(chosen, lived, strict=True) if one.room == room]
-        row = {"room": room, "possible": len(possible[room]), "tried": len(mine), "killed": mine.count(False)}
-        rows.append(row)
-        print(f"{room:12}{row['possible']:>10}{row['tried']:>8}{row['killed']:>8}")
-    survivors = [one for one, lives in zip(chosen, lived, strict=True) if lives]
-    for one in survivors:
-        print(f"\n{one.file}:{one.line}\n  {one.before}\n  {one.after}")
-    left = [{name: value for name, value in asdict(one).items() if name != "source"} for one in survivors]
-    print(json.dumps({"rows": rows, "survivors": left, "seconds": round(time.perf_counter() - began)}))
+        results = [lives for mutant, lives in zip(chosen, alive, strict=True) if mutant.room == room]
+        counts = {"possible": len(possible[room]), "tried": len(results), "killed": results.count(False)}
+        rows.append({"room": room, **counts})
+    survivors = [mutant for mutant, lives in zip(chosen, alive, strict=True) if lives]
+    for mutant in survivors:
+        print(f"{mutant.file}:{mutant.line}\n  {mutant.before}\n  {mutant.after}\n")
+    show(rows, survivors=len(survivors), seconds=round(time.perf_counter() - start))
 
 
 if __name__ == "__main__":

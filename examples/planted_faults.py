@@ -1,11 +1,11 @@
-"""How many of 30 planted faults the first sentence of `detr doctor` names, and that healthy trainings get none.
+"""Measure how many of 30 planted faults the first finding of `detr doctor` names, and its false findings.
 
     python examples/planted_faults.py FOLDER [--part A|B] [--only NAME...]
 
-Each fault is planted in a small set of shapes or in the settings of a small training, from the `shapes` weights
-where nothing else is said; half of the faults and of the
-20 healthy trainings (part B) were made after the rules of `doctor` were frozen. What is done is not done again, so it
-can be stopped and started. Expected: at least 26 of 30 named, and no healthy training with a finding.
+Each fault is planted in a small dataset of shapes or in the settings of a small training, by default from the `shapes`
+weights. Half of the faults and of the 20 healthy cases (part B) were written after the rules of `doctor` were frozen.
+Finished cases are not repeated, so the script can be interrupted. Expected: at least 26 of 30 faults named, and no
+healthy case with a finding.
 """
 
 import argparse
@@ -33,18 +33,18 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A training, what is wrong with it, and the words in which that must be said first; none for a healthy one."""
+    """A dataset or training with a fault, and the pattern of the finding; empty for a healthy case."""
 
-    words: str  # a pattern
+    pattern: str  # regular expression for the first finding
     part: str
-    data: Callable[[Path], None] = lambda folder: None  # changes the folder
+    data: Callable[[Path], None] = lambda folder: None  # modifies the dataset folder
     settings: Mapping[str, Any] = field(default_factory=dict)
-    make: Mapping[str, Any] = field(default_factory=dict)  # of the shapes
-    trained: bool = True  # whether there is a run, or only data
+    make: Mapping[str, Any] = field(default_factory=dict)  # arguments of make_shapes
+    trained: bool = True  # whether to train, or to check the dataset only
 
 
 def annotations(*splits: str) -> Callable[[Callable[[Document], None]], Callable[[Path], None]]:
-    """Changes to the annotation files of some splits."""
+    """Return a function that applies a change to the annotation files of the splits."""
 
     def by(change: Callable[[Document], None]) -> Callable[[Path], None]:
         def apply(folder: Path) -> None:
@@ -60,91 +60,91 @@ def annotations(*splits: str) -> Callable[[Callable[[Document], None]], Callable
 
 
 def boxes(change: Callable[[list[float]], list[float]]) -> Callable[[Document], None]:
-    """Each box changed."""
+    """Change each box."""
 
     def apply(document: Document) -> None:
-        for one in document["annotations"]:
-            one["bbox"] = change(one["bbox"])
+        for annotation in document["annotations"]:
+            annotation["bbox"] = change(annotation["bbox"])
 
     return apply
 
 
 def some(share: float, change: Callable[[Document, Any, np.random.Generator], None]) -> Callable[[Document], None]:
-    """A share of the annotations changed."""
+    """Change a random share of the annotations."""
 
     def apply(document: Document) -> None:
         rng = np.random.default_rng(0)
-        for one in list(document["annotations"]):
+        for annotation in list(document["annotations"]):
             if rng.random() < share:
-                change(document, one, rng)
+                change(document, annotation, rng)
 
     return apply
 
 
-def other_class(document: Document, one: Any, rng: np.random.Generator) -> None:
-    ids = [category["id"] for category in document["categories"] if category["id"] != one["category_id"]]
-    one["category_id"] = int(rng.choice(ids))
+def other_class(document: Document, annotation: Any, rng: np.random.Generator) -> None:
+    ids = [category["id"] for category in document["categories"] if category["id"] != annotation["category_id"]]
+    annotation["category_id"] = int(rng.choice(ids))
 
 
-def removed(document: Document, one: Any, rng: np.random.Generator) -> None:
-    document["annotations"].remove(one)
+def removed(document: Document, annotation: Any, rng: np.random.Generator) -> None:
+    document["annotations"].remove(annotation)
 
 
-def doubled(document: Document, one: Any, rng: np.random.Generator) -> None:
-    document["annotations"].append({**one, "id": max(a["id"] for a in document["annotations"]) + 1})
+def doubled(document: Document, annotation: Any, rng: np.random.Generator) -> None:
+    document["annotations"].append({**annotation, "id": max(a["id"] for a in document["annotations"]) + 1})
 
 
-def crowded(document: Document, one: Any, rng: np.random.Generator) -> None:
-    one["iscrowd"] = 1
+def crowded(document: Document, annotation: Any, rng: np.random.Generator) -> None:
+    annotation["iscrowd"] = 1
 
 
-def loose(document: Document, one: Any, rng: np.random.Generator) -> None:
-    x, y, w, h = one["bbox"]
-    one["bbox"] = [
+def loose(document: Document, annotation: Any, rng: np.random.Generator) -> None:
+    x, y, w, h = annotation["bbox"]
+    annotation["bbox"] = [
         max(0.0, x - 0.3 * w * rng.random()), max(0.0, y - 0.3 * h * rng.random()),
         w * rng.uniform(1.1, 1.5), h * rng.uniform(1.1, 1.5),
     ]  # fmt: skip
-    one["bbox"][2] = min(one["bbox"][2], SIZE - one["bbox"][0])
-    one["bbox"][3] = min(one["bbox"][3], SIZE - one["bbox"][1])
+    annotation["bbox"][2] = min(annotation["bbox"][2], SIZE - annotation["bbox"][0])
+    annotation["bbox"][3] = min(annotation["bbox"][3], SIZE - annotation["bbox"][1])
 
 
 def shifted(document: Document) -> None:
     ids = [category["id"] for category in document["categories"]]
-    for one in document["annotations"]:
-        one["category_id"] = ids[(ids.index(one["category_id"]) + 1) % len(ids)]
+    for annotation in document["annotations"]:
+        annotation["category_id"] = ids[(ids.index(annotation["category_id"]) + 1) % len(ids)]
 
 
 def renumbered(document: Document) -> None:
     ids = [category["id"] for category in document["categories"]]
-    other = dict(zip(ids, [ids[2], ids[3], ids[4], ids[1], ids[0]], strict=True))
-    for one in document["annotations"]:
-        one["category_id"] = other[one["category_id"]]
+    new_ids = dict(zip(ids, [ids[2], ids[3], ids[4], ids[1], ids[0]], strict=True))
+    for annotation in document["annotations"]:
+        annotation["category_id"] = new_ids[annotation["category_id"]]
 
 
 def without_class(document: Document) -> None:
-    document["annotations"] = [one for one in document["annotations"] if one["category_id"] != 2]
+    document["annotations"] = [a for a in document["annotations"] if a["category_id"] != 2]
 
 
 def rare_class(document: Document) -> None:
-    kept = [one for one in document["annotations"] if one["category_id"] == 3][:4]
-    document["annotations"] = [one for one in document["annotations"] if one["category_id"] != 3] + kept
+    kept = [a for a in document["annotations"] if a["category_id"] == 3][:4]
+    document["annotations"] = [a for a in document["annotations"] if a["category_id"] != 3] + kept
 
 
 def without_objects(document: Document) -> None:
-    document["annotations"] = [one for one in document["annotations"] if one["image_id"] % 4 == 0]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] % 4 == 0]
 
 
-def few_pictures(count: int) -> Callable[[Document], None]:
+def few_images(count: int) -> Callable[[Document], None]:
     def apply(document: Document) -> None:
         document["images"] = document["images"][:count]
-        kept = {one["id"] for one in document["images"]}
-        document["annotations"] = [one for one in document["annotations"] if one["image_id"] in kept]
+        kept = {image["id"] for image in document["images"]}
+        document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
 
     return apply
 
 
-def pictures(split: str, change: Callable[[Image.Image], Image.Image]) -> Callable[[Path], None]:
-    """Each picture of a split changed."""
+def images(split: str, change: Callable[[Image.Image], Image.Image]) -> Callable[[Path], None]:
+    """Change each image of a split."""
 
     def apply(folder: Path) -> None:
         for path in (folder / split).iterdir():
@@ -154,7 +154,7 @@ def pictures(split: str, change: Callable[[Image.Image], Image.Image]) -> Callab
 
 
 def leak(folder: Path) -> None:
-    """Pictures of val in train, with their annotations."""
+    """Copy images of val with their annotations to train."""
     documents = {
         split: json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
         for split in ("train", "val")
@@ -165,9 +165,7 @@ def leak(folder: Path) -> None:
         shutil.copy(folder / "val" / image["file_name"], folder / "train" / name)
         train_["images"].append({**image, "id": id_, "file_name": name})
         train_["annotations"] += [
-            {**one, "id": 100_000 + one["id"], "image_id": id_}
-            for one in val["annotations"]
-            if one["image_id"] == image["id"]
+            {**a, "id": 100_000 + a["id"], "image_id": id_} for a in val["annotations"] if a["image_id"] == image["id"]
         ]
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(train_))
 
@@ -183,73 +181,71 @@ def mirrored(box: list[float]) -> list[float]:
 
 BOTH, TRAIN, VAL = annotations("train", "val"), annotations("train"), annotations("val")
 FAULTS: Mapping[str, Case] = {
-    # Part A: the rules were made with these in view.
-    "boxes as shares": Case(
+    # Part A: the rules were developed with these cases.
+    "normalised boxes": Case(
         "relative to the image size", "A", BOTH(boxes(lambda b: [v / SIZE for v in b])), trained=False
     ),
-    "boxes as centres": Case(
+    "centre-based boxes": Case(
         "centres", "A", BOTH(boxes(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])), trained=False
     ),
-    "boxes as corners": Case(
-        "corners", "A", BOTH(boxes(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])), trained=False
-    ),
-    "boxes of larger pictures": Case(
+    "corner boxes": Case("corners", "A", BOTH(boxes(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])), trained=False),
+    "boxes of larger images": Case(
         "twice as large|size-mismatch", "A", BOTH(boxes(lambda b: [2 * v for v in b])), trained=False
     ),
     "labels of val off by one": Case("off by one", "A", VAL(shifted)),
     "class missing in train": Case("missing in train", "A", TRAIN(without_class), trained=False),
-    "pictures in both splits": Case("in another split|same-picture", "A", leak, trained=False),
-    "annotated twice": Case("twice", "A", TRAIN(some(0.3, doubled)), trained=False),
+    "images in both splits": Case("in another split|same-picture", "A", leak, trained=False),
+    "duplicate annotations": Case("twice", "A", TRAIN(some(0.3, doubled)), trained=False),
     "crowds": Case("crowds", "A", TRAIN(some(0.6, crowded)), trained=False),
-    "rate too high": Case("learning rate is too high|diverged", "A", settings={"lr": 0.2}),
-    "rate too low": Case("learning rate is too low", "A", settings={"lr": 1e-6}),
+    "learning rate too high": Case("learning rate is too high|diverged", "A", settings={"lr": 0.2}),
+    "learning rate too low": Case("learning rate is too low", "A", settings={"lr": 1e-6}),
     "too few queries": Case("too few queries", "A", settings={"queries": 2}),
     "frozen backbone": Case("frozen backbone", "A", settings={**SCRATCH, "freeze": "all", "epochs": 10}),
     "tiny input": Case("too small in the network", "A", settings={"size": 32}),
     "wrong labels": Case("labels of train are wrong", "A", TRAIN(some(0.3, other_class))),
-    # Part B: made when the rules were frozen.
-    "boxes of smaller pictures": Case("smaller images", "B", BOTH(boxes(lambda b: [v / 2 for v in b])), trained=False),
+    # Part B: written after the rules were frozen.
+    "boxes of smaller images": Case("smaller images", "B", BOTH(boxes(lambda b: [v / 2 for v in b])), trained=False),
     "boxes of val mirrored": Case("mirrored", "B", VAL(boxes(mirrored))),
     "boxes of val turned": Case("transposed", "B", VAL(boxes(lambda b: [b[1], b[0], b[3], b[2]]))),
     "classes of val renumbered": Case("numbered differently|off by one", "B", VAL(renumbered)),
     "rare class": Case("balanced", "B", TRAIN(rare_class), trained=False),
-    "pictures without annotations": Case("no annotation", "B", TRAIN(without_objects), trained=False),
-    "little data": Case("little data|overfits", "B", TRAIN(few_pictures(24)), trained=False),
+    "images without annotations": Case("no annotation", "B", TRAIN(without_objects), trained=False),
+    "little data": Case("little data|overfits", "B", TRAIN(few_images(24)), trained=False),
     "missing labels": Case("not annotated", "B", TRAIN(some(0.4, removed))),
-    "val at night": Case("look different", "B", pictures("val", night)),
-    "boxes that cost nothing": Case("l1 term|giou term", "B", settings={"loss": {"l1": 0.01, "giou": 0.01}}),
-    "warm-up without end": Case("still rising", "B", settings={"warmup": 100_000}),
+    "val at night": Case("look different", "B", images("val", night)),
+    "no box loss": Case("l1 term|giou term", "B", settings={"loss": {"l1": 0.01, "giou": 0.01}}),
+    "endless warmup": Case("still rising", "B", settings={"warmup": 100_000}),
     "batches too large": Case("too few steps", "B", settings={"batch_size": 120}),
     "too short": Case("too short", "B", settings={**SCRATCH, "epochs": 2}),
-    "decay to nothing": Case("[Ww]eight decay", "B", settings={"weight_decay": 30.0}),
+    "weight decay too high": Case("[Ww]eight decay", "B", settings={"weight_decay": 30.0}),
     "no class loss": Case("class term", "B", settings={"loss": {"class": 0.001}}),
 }
 HEALTHY: Mapping[str, Case] = {
     **{f"seed {seed}": Case("", "A", settings={"seed": seed}) for seed in range(4)},
-    "twice the rate": Case("", "A", settings={"lr": 6e-3}),
-    "half the rate": Case("", "A", settings={"lr": 1.5e-3}),
+    "double learning rate": Case("", "A", settings={"lr": 6e-3}),
+    "half learning rate": Case("", "A", settings={"lr": 1.5e-3}),
     "deformable": Case("", "A", settings={**SCRATCH, "model": "deformable-tiny"}),
-    "flips": Case("", "A", settings={"augmentation": "flip"}),
-    "data alone": Case("", "A", trained=False),
-    "one object each": Case("", "A", make={"objects": 1}),
-    "no mean": Case("", "B", settings={"ema": 0.0}),
+    "flips only": Case("", "A", settings={"augmentation": "flip"}),
+    "dataset only": Case("", "A", trained=False),
+    "one object per image": Case("", "A", make={"objects": 1}),
+    "no EMA": Case("", "B", settings={"ema": 0.0}),
     "larger input": Case("", "B", settings={"size": 128}),
     "smaller batches": Case("", "B", settings={"batch_size": 8}),
     "many objects": Case("", "B", make={"objects": 8}),
     "other shapes": Case("", "B", make={"classes": ["ring", "hexagon", "arrow"]}),
     "two classes": Case("", "B", make={"classes": ["circle", "star"]}),
-    "other pictures": Case("", "B", make={"seed": 9}),
+    "other images": Case("", "B", make={"seed": 9}),
     "more queries": Case("", "B", settings={"queries": 60}),
-    "data of one class": Case("", "B", make={"classes": ["moon"]}, trained=False),
-    "larger pictures": Case("", "B", make={"size": 160}, trained=False),
+    "one class": Case("", "B", make={"classes": ["moon"]}, trained=False),
+    "larger images": Case("", "B", make={"size": 160}, trained=False),
 }
 
 
-def first_sentence(folder: Path, case: Case) -> str:
-    """What doctor says first of a case; it is kept beside the case."""
-    kept = folder / "said.json"
-    if kept.exists():
-        return str(json.loads(kept.read_text()))
+def first_finding(folder: Path, case: Case) -> str:
+    """Return the first finding of a case, which is cached in its folder."""
+    cached = folder / "finding.json"
+    if cached.exists():
+        return str(json.loads(cached.read_text()))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     data, run = folder / "data", folder / "run"
@@ -263,11 +259,11 @@ def first_sentence(folder: Path, case: Case) -> str:
             train(data, out=run, report=False, settings=settings)
         except DetrError as error:
             print(f"  the training ended: {error}")
-    found = doctor(run if case.trained else data).findings
-    said = found[0].finding if found else ""
-    kept.write_text(json.dumps(said))
-    (folder / "all.txt").write_text("\n".join(f"{one.weight:.0f} {one}" for one in found))
-    return said
+    findings = doctor(run if case.trained else data).findings
+    first = findings[0].finding if findings else ""
+    cached.write_text(json.dumps(first))
+    (folder / "all.txt").write_text("\n".join(f"{finding.weight:.0f} {finding}" for finding in findings))
+    return first
 
 
 def main() -> None:
@@ -275,21 +271,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--part", choices=["A", "B"])
     parser.add_argument("--only", nargs="*")
-    asked = parser.parse_args()
-    rows, named, quiet = [], 0, 0
+    args = parser.parse_args()
+    rows, named, silent = [], 0, 0
     for kind, cases in (("fault", FAULTS), ("healthy", HEALTHY)):
         for name, case in cases.items():
-            if (asked.part and case.part != asked.part) or (asked.only and name not in asked.only):
+            if (args.part and case.part != args.part) or (args.only and name not in args.only):
                 continue
-            said = first_sentence(asked.folder / name.replace(" ", "-"), case)
-            right = bool(re.search(case.words, said)) if case.words else not said
+            first = first_finding(args.folder / name.replace(" ", "-"), case)
+            right = bool(re.search(case.pattern, first)) if case.pattern else not first
             named += kind == "fault" and right
-            quiet += kind == "healthy" and right
+            silent += kind == "healthy" and right
             rows.append(
-                {"case": f"{kind}: {name}", "part": case.part, "right": "yes" if right else "NO", "first": said}
+                {"case": f"{kind}: {name}", "part": case.part, "right": "yes" if right else "NO", "first": first}
             )
             print(rows[-1], flush=True)
-    show(rows, named=named, quiet=quiet)
+    show(rows, named=named, silent=silent)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How fast one photograph is predicted, beside transformers' DETR and OpenVINO.
+"""Measure inference on one photograph on a CPU, compared with transformers and OpenVINO.
 
     pip install 'detrcli[bench]' && OMP_WAIT_POLICY=PASSIVE python examples/predict_speed.py
 
-R50 of random weights and one picture of 640 x 480 pixels from file to detections, in one process and in turn:
-transformers with its own image processor, in float32; our engines and precisions; the same OpenVINO model called by
-hand. Our commands keep large blocks of memory between pictures, and a program that uses transformers does not; since
-that is much of the difference, transformers is also measured with memory kept. Without PASSIVE the thread pools of
-torch and OpenVINO wait for each other. Expected, as ratios to transformers as it is, at least: fast 2.4, fast bf16
-4.5, openvino 2.6, openvino bf16 4.5. It runs for three minutes.
+DETR R50 with random weights and one image of 640 x 480, from file to detections, alternating in one process:
+transformers with its image processor in float32; our engines and precisions; the same OpenVINO model called directly.
+Our commands keep large blocks of memory between images, and programs with transformers do not. Because this is much of
+the difference, transformers is also measured with our memory policy. Without PASSIVE, the thread pools of torch and
+OpenVINO wait for each other. Expected speedups over transformers, at least: fast 2.4, fast bf16 4.5, openvino 2.6,
+openvino bf16 4.5. Takes three minutes.
 """
 
 import os
@@ -31,17 +31,12 @@ from detrcli.system.allocator import keep_large_blocks
 ROUNDS = 15
 THEIRS = "transformers"
 ENGINES = (
-    ("plain", "fp32"),
-    ("fast", "fp32"),
-    ("fast", "bf16"),
-    ("openvino", "fp32"),
-    ("openvino", "bf16"),
-    ("onnx", "fp32"),
-)
+    ("plain", "fp32"), ("fast", "fp32"), ("fast", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"), ("onnx", "fp32"),
+)  # fmt: skip
 
 
 def peer() -> Callable[[Path], Any]:
-    """Transformers' DETR with random weights, a file to detections."""
+    """Return a function that predicts a file with transformers' DETR with random weights."""
     from transformers import DetrImageProcessor
 
     model, processor = transformers_detr().eval(), DetrImageProcessor()
@@ -63,19 +58,19 @@ def main() -> None:
     checkpoint = random_weights()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DETR_CACHE"] = folder
-        path = Path(folder) / "picture.jpg"
+        path = Path(folder) / "image.jpg"
         photograph(path)
         theirs = peer()
         ways: dict[str, Callable[[], Any]] = {
             THEIRS: lambda: theirs(path),
-            f"{THEIRS}, memory kept": lambda: theirs(path),
+            f"{THEIRS}, our memory policy": lambda: theirs(path),
         }
         detectors = {}
         for engine, precision in ENGINES:
             try:
                 detector = Detector.of(checkpoint, "cpu", precision, engine)
                 detector.predict(path)
-            except MachineError as error:  # an extra that is not installed
+            except MachineError as error:  # the extra is not installed
                 print(f"{engine} {precision} is left out: {error}")
                 continue
             detectors[f"{engine} {precision}"] = detector
@@ -83,25 +78,25 @@ def main() -> None:
 
         def prepare(name: str) -> None:
             allocator_as_it_is() if name == THEIRS else keep_large_blocks()
-            ways[name]()  # so that what is kept is there
+            ways[name]()  # fill the kept memory
 
         seconds = in_turn(ways, ROUNDS, prepare)
-        by_hand = {name: beside_by_hand(detectors[name]) for name in detectors if "openvino" in name}
-    show(compared(seconds, THEIRS), our_call_beside_by_hand=by_hand)
+        direct = {name: beside_direct_call(detectors[name]) for name in detectors if "openvino" in name}
+    show(compared(seconds, THEIRS), our_call_by_direct_call=direct)
 
 
-def beside_by_hand(detector: Detector) -> float:
-    """The engine's call beside the same compiled model called by hand, in turn."""
+def beside_direct_call(detector: Detector) -> float:
+    """Return the time of the engine relative to a direct call of the same compiled model, alternating."""
     pixels = torch.randn(1, 3, 800, 1066)
-    request, ours, hand = detector.engine.compiled.create_infer_request(), [], []
+    request, ours, direct = detector.engine.compiled.create_infer_request(), [], []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         request.infer({0: pixels.numpy()}, share_inputs=True)
-        hand.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        direct.append(time.perf_counter() - start)
+        start = time.perf_counter()
         detector.engine(Batch(pixels, None))
-        ours.append(time.perf_counter() - began)
-    return round(statistics.median(a / b for a, b in zip(ours, hand, strict=True)), 3)
+        ours.append(time.perf_counter() - start)
+    return round(statistics.median(a / b for a, b in zip(ours, direct, strict=True)), 3)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""Which map of a query can be believed: its last layer's attention, or relevance through all layers.
+"""Compare two explanations of a query: the attention of the last layer, and relevance through all layers.
 
     python examples/relevance.py --weights W
 
-Draws pictures of `shapes` that no training has seen and takes, for each object, the query that found it (same class,
-IoU of at least 0.5, score of at least 0.5). Of each map: the area under the query's score as the map's cells are
-hidden, those with most weight first (small is good), the same as they come back (large is good), and the share of
-the map's weight inside what is visible of the object (large is good). `random` hides in no order; its share is what
-an even map has. Also in how many objects relevance is the better one, and the difference with its standard error.
-Expected: all of it is finite and both maps are far better than random; which of the two is better depends on the
-weights, and that is the point. A few minutes for 200 objects of a detr-tiny on two cores.
+Generates new images of `shapes`. For each object, uses the query that detects it (same class, IoU of at least 0.5,
+score of at least 0.5). For each map, measures deletion: the area under the query's score as cells are hidden, highest
+weight first (lower is better); insertion: the same as cells are shown (higher is better); and the share of the map
+inside the visible part of the object (higher is better). `random` uses a random order, and its share is that of a
+uniform map. Also prints for how many objects relevance is better, and the mean difference with its standard error.
+Expected: all values are finite, and both maps are far better than random; which is better depends on the weights.
+Takes a few minutes for 200 objects of a detr-tiny on two cores.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
+from timing import show
 
 import detrcli
 from detrcli.data.preprocessing import prepare
@@ -26,40 +26,40 @@ from detrcli.inspection.faithfulness import curves, random_maps
 from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
 
-FIRST = 1 << 31  # pictures from here on are neither train nor val
+FIRST = 1 << 31  # images from this number on are in neither train nor val
 SEED = 0
-SURE = 0.5
+MIN_SCORE = 0.5
 MAPS = ("attention", "relevance", "random")
-MEASURES = {"deletion": -1, "insertion": 1, "in mask": 1}  # 1 where large is good
+MEASURES = {"deletion": -1, "insertion": 1, "in mask": 1}  # 1 if higher is better
 
 
-def found(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float]]]:
-    """What is measured of each map, for the objects of a picture that were found."""
-    made = scene(SEED, FIRST + number)
-    image = Image.fromarray(made.pixels)
+def measures(detector: Detector, number: int) -> Iterator[dict[str, dict[str, float]]]:
+    """Yield the measures of each map for every detected object of an image."""
+    generated = scene(SEED, FIRST + number)
+    image = Image.fromarray(generated.pixels)
     pixels = prepare(image, detector.preprocessing).to(detector.device)
     inspectable = detector.inspect()
     with inspectable.recorded() as record:
         detector.output([pixels])
-    seen = detector.predict(image, threshold=0)
-    for label, mask, (x, y, w, h) in zip(made.labels, made.masks, made.boxes, strict=True):
-        fits = [
-            iou(box, np.array([x, y, x + w, y + h])) if name == DEFAULT[label] and score >= SURE else 0
-            for box, name, score in zip(seen.boxes, seen.labels, seen.scores, strict=True)
+    detections = detector.predict(image, threshold=0)
+    for label, mask, (x, y, w, h) in zip(generated.labels, generated.masks, generated.boxes, strict=True):
+        ious = [
+            iou(box, np.array([x, y, x + w, y + h])) if name == DEFAULT[label] and score >= MIN_SCORE else 0
+            for box, name, score in zip(detections.boxes, detections.labels, detections.scores, strict=True)
         ]
-        query = int(np.argmax(fits))
-        if fits[query] < 0.5:
+        query = int(np.argmax(ious))
+        if ious[query] < 0.5:
             continue
         last = inspectable.decoder_layers - 1
         attention = record.cross(last, [query]).density()[0, 0].mean(0).cpu().numpy()  # (h, w)
         relevant = relevance(detector, pixels, [query])[0].cpu().numpy()
-        chance = random_maps(record.cells, 1, seed=number)
-        measured = curves(detector, pixels, query, [attention, relevant, *chance])
+        shuffled = random_maps(record.cells, 1, seed=number)
+        measured = curves(detector, pixels, query, [attention, relevant, *shuffled])
         covered = mask_coverage(mask, record.cells)
         shares = (attention * covered).sum(), (relevant * covered).sum(), covered.mean()
         yield {
-            name: {"deletion": one.deletion_area, "insertion": one.insertion_area, "in mask": float(share)}
-            for name, one, share in zip(MAPS, measured, shares, strict=True)
+            name: {"deletion": curve.deletion_area, "insertion": curve.insertion_area, "in mask": float(share)}
+            for name, curve, share in zip(MAPS, measured, shares, strict=True)
         }
 
 
@@ -68,35 +68,33 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--objects", type=int, default=200)
     parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
-    detector = detrcli.load(options.weights, device=options.device)
+    args = parser.parse_args()
+    detector = detrcli.load(args.weights, device=args.device)
     if tuple(detector.classes.names) != DEFAULT:
-        parser.error(f"these weights are not those of shapes: {', '.join(detector.classes.names)}")
+        parser.error(f"the weights are not for shapes: {', '.join(detector.classes.names)}")
 
     measured: list[dict[str, dict[str, float]]] = []
     number = 0
-    while len(measured) < options.objects:
-        measured += found(detector, number)
+    while len(measured) < args.objects:
+        measured += measures(detector, number)
         number += 1
         if number == 100 and not measured:
-            parser.error("these weights find nothing in shapes")
-    measured = measured[: options.objects]
+            parser.error("the weights detect nothing in shapes")
+    measured = measured[: args.objects]
 
-    results: dict[str, object] = {"objects": len(measured), "pictures": number}
-    print(f"{len(measured)} objects found in {number} pictures")
-    print(f"{'':<12}" + "".join(f"{measure:>12}" for measure in MEASURES))
-    for name in MAPS:
-        means = {measure: float(np.mean([one[name][measure] for one in measured])) for measure in MEASURES}
-        results[name] = {measure: round(value, 4) for measure, value in means.items()}
-        print(f"{name:<12}" + "".join(f"{value:>12.3f}" for value in means.values()))
+    rows = [
+        {"map": name, **{key: round(float(np.mean([maps[name][key] for maps in measured])), 4) for key in MEASURES}}
+        for name in MAPS
+    ]
+    gains = {}
     for measure, sign in MEASURES.items():
-        gain = sign * np.array([one["relevance"][measure] - one["attention"][measure] for one in measured])
-        error = gain.std(ddof=1) / len(gain) ** 0.5
-        results[f"relevance better by {measure}"] = {
-            "objects": int((gain > 0).sum()), "by": round(float(gain.mean()), 4), "error": round(float(error), 4),
-        }  # fmt: skip
-        print(f"relevance is better by {measure}: {(gain > 0).sum()} objects, {gain.mean():+.3f} ± {error:.3f}")
-    print(json.dumps(results))
+        gain = sign * np.array([maps["relevance"][measure] - maps["attention"][measure] for maps in measured])
+        gains[f"relevance better by {measure}"] = {
+            "objects": int((gain > 0).sum()),
+            "by": round(float(gain.mean()), 4),
+            "error": round(float(gain.std(ddof=1) / len(gain) ** 0.5), 4),
+        }
+    show(rows, objects=len(measured), images=number, **gains)
 
 
 if __name__ == "__main__":

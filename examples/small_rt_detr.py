@@ -1,4 +1,4 @@
-"""A small RT-DETR with random weights, as a folder of transformers, to be trained from nothing on a CPU.
+"""Write a small RT-DETR with random weights as a transformers folder, to be trained from scratch on a CPU.
 
     python examples/small_rt_detr.py start
     detr train shapes --weights start --epochs 24 --batch-size 16 --lr 1e-3 --set lr_backbone=1e-3 --set freeze=none \
@@ -6,7 +6,7 @@
         --set workers=0
     detr visualize-attn img.jpg --weights runs/train --layer all
 
-`detr guide families` says what that reaches.
+`detr guide families` lists the result.
 """
 
 import sys
@@ -14,13 +14,13 @@ import sys
 import torch
 from transformers import AutoModelForObjectDetection, RTDetrConfig, RTDetrImageProcessor, RTDetrResNetConfig
 
-SIDE = 128  # pixels that it takes
+SIDE = 128  # input size
 CLASSES = ("circle", "square", "triangle", "star", "cross")
 CHANNELS = [64, 96, 128]  # of the backbone's last three stages
 
 
 def config() -> RTDetrConfig:
-    """1.5 million parameters, in the parts of the large one."""
+    """Return a config with all parts of the large model and 1.5 million parameters."""
     backbone = RTDetrResNetConfig(
         embedding_size=32,
         hidden_sizes=[32, *CHANNELS],
@@ -30,7 +30,7 @@ def config() -> RTDetrConfig:
     )
     return RTDetrConfig(
         backbone_config=backbone,
-        freeze_backbone_batch_norms=False,  # random ones have statistics to learn
+        freeze_backbone_batch_norms=False,  # random weights need to learn the statistics
         encoder_in_channels=CHANNELS,
         encoder_hidden_dim=96,
         encoder_ffn_dim=192,
@@ -48,7 +48,6 @@ def config() -> RTDetrConfig:
 
 
 def main(folder: str) -> None:
-    """Write it, with its processor."""
     torch.manual_seed(0)
     AutoModelForObjectDetection.from_config(config()).save_pretrained(folder)
     RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)

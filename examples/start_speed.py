@@ -1,8 +1,8 @@
-"""How long `detr predict` takes for one small picture with the `shapes-detr` weights, as a whole process.
+"""Measure a complete `detr predict` process on one small image with the `shapes-detr` weights.
 
     python examples/start_speed.py
 
-In turn with a process that imports torch and torchvision and does nothing. Expected: at most 1.3 times that.
+Alternates with a process that only imports torch and torchvision. Expected: at most 1.3 times as long.
 """
 
 import subprocess
@@ -20,10 +20,10 @@ BARE = "import torch and torchvision"
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        photograph(Path(folder) / "picture.jpg", 160, 128)
+        photograph(Path(folder) / "image.jpg", 160, 128)
         commands = {
             BARE: ["-c", "import torch, torchvision"],
-            "detr predict": ["-m", "detrcli", "predict", "picture.jpg", "--weights", "shapes-detr", "--no-images"],
+            "detr predict": ["-m", "detrcli", "predict", "image.jpg", "--weights", "shapes-detr", "--no-images"],
         }
         ways = {
             name: lambda command=command: subprocess.run(

@@ -1,4 +1,4 @@
-"""What the benchmarks share: ways that are timed in turn, a table and a JSON line, and models to time."""
+"""Shared by the examples: timing in turn, tables with a JSON line, models with random weights, and COCO files."""
 
 import ctypes
 import json
@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,20 +21,23 @@ Way = Callable[[], Any]
 def in_turn(
     ways: Mapping[str, Way], rounds: int, before: Callable[[str], None] = lambda name: None
 ) -> dict[str, list[float]]:
-    """Seconds of each way, round by round: what disturbs one disturbs all. `before` prepares for a way, untimed."""
+    """Return the seconds of each way, by round. Ways alternate, so that disturbances affect all of them.
+
+    `before` prepares for a way and is not timed.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(rounds + 1):
         for name, way in ways.items():
             before(name)
-            began = time.perf_counter()
+            start = time.perf_counter()
             way()
-            if round_:  # the first fills caches
-                seconds[name].append(time.perf_counter() - began)
+            if round_:  # the first round fills caches
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
 def compared(seconds: Mapping[str, Sequence[float]], base: str) -> list[dict[str, Any]]:
-    """Medians, and how many times as fast as `base` each way is: the median of the rounds' ratios."""
+    """Return the median of each way, and its speedup over `base`: the median of the ratios of the rounds."""
     return [
         {
             "way": name,
@@ -45,22 +49,27 @@ def compared(seconds: Mapping[str, Sequence[float]], base: str) -> list[dict[str
 
 
 def show(rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
-    """A table, then one JSON line with all of it."""
+    """Print a table, then everything as one JSON line."""
     columns = list(rows[0])
     cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    for row in cells:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  ".join((first, *rest)))
+    for first, *rest in cells:
+        aligned = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        print("  ".join((first.ljust(widths[0]), *aligned)))
     for name, value in more.items():
         print(f"{name}: {value}")
     print(json.dumps({"rows": rows, **more, "torch": torch.__version__, "threads": torch.get_num_threads()}))
 
 
+def show_values(values: Mapping[str, float]) -> None:
+    """Print a line for each value, then all of them as one JSON line."""
+    for name, value in values.items():
+        print(f"{name:<36} {value:>12,}")
+    print(json.dumps(values))
+
+
 def random_weights(model: str = "detr-r50") -> Checkpoint:
-    """A model that has learned nothing; its speed is that of one that has."""
+    """Return an untrained model, which is as fast as a trained one."""
     config = preset(model)
     architecture = architecture_of(config)
     tensors = architecture.build(config).state_dict()
@@ -70,7 +79,7 @@ def random_weights(model: str = "detr-r50") -> Checkpoint:
 
 
 def transformers_detr() -> nn.Module:
-    """Transformers' DETR R50 with random weights."""
+    """Return the DETR R50 of transformers with random weights."""
     import transformers
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
@@ -89,7 +98,7 @@ def transformers_detr() -> nn.Module:
 
 
 def transformers_learner() -> nn.Module:
-    """The same in training, of which as much learns as in the published code; it would freeze the whole backbone."""
+    """Return the same model in training mode with the published frozen layers; transformers freezes the backbone."""
     model = transformers_detr().train()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("embedder" not in name and "stages.0" not in name)
@@ -97,11 +106,19 @@ def transformers_learner() -> nn.Module:
 
 
 def allocator_as_it_is() -> None:
-    """The allocator as programs find it: glibc gives large blocks back, and their pages come anew."""
+    """Restore glibc's default behaviour: large blocks are returned to the kernel and allocated again."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
-    # Where glibc's own thresholds end up, since they follow what was freed, as far as they go.
+    # The values that glibc's dynamic thresholds reach at most.
     for option, value in ((-3, 32 << 20), (-1, 64 << 20), (-2, 128 << 10)):
         libc.mallopt(option, value)
     libc.malloc_trim(0)
+
+
+def write_coco(folder: Path, split: str, images: list[Any], annotations: list[Any], categories: list[Any]) -> None:
+    """Write the COCO annotation file of a split."""
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(document), encoding="utf-8")

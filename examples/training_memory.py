@@ -1,13 +1,13 @@
-"""What the policy for memory costs and saves: training on pictures of many sizes, and a detr-r50's forward.
+"""Compare memory policies: memory and speed of training on images of many sizes, and speed of a detr-r50.
 
     python examples/training_memory.py
 
-Each policy in processes of its own, in turn, on one thread: glibc and oneDNN as they are; large blocks always given
-back to the kernel; and what the commands choose (detrcli/system/allocator.py). A training of detr-tiny on 60 pictures
-with sides from 96 to 320 says after each epoch what is resident, and at its end the most that ever was; the forward
-is that of a detr-r50 of random weights on four sizes. Speeds are compared within a round. Linux with glibc only.
-Expected of what is chosen: after epoch 15 at most 1.1 times the memory of epoch 3, training and forward at least as
-fast as with the default. It runs for some ten minutes.
+The policies are the defaults of glibc and oneDNN; returning large blocks to the kernel; and the policy of the commands
+(detrcli/system/allocator.py). Each runs in its own processes, alternating, on one thread. A training of detr-tiny on
+60 images with sides from 96 to 320 records resident memory after each epoch and the peak; forward passes are those of
+a detr-r50 with random weights on four sizes. Speeds are compared within a round. Requires Linux with glibc. Expected
+of the commands' policy: after epoch 15 at most 1.1 times the memory of epoch 3, and training and forward at least as
+fast as with the defaults. Takes about ten minutes.
 """
 
 import json
@@ -25,16 +25,16 @@ from PIL import Image
 
 from detrcli.system import allocator
 
-PICTURES, EPOCHS, ROUNDS = 60, 15, 2
+IMAGES, EPOCHS, ROUNDS = 60, 15, 2
 
-# mallopt's options, oneDNN's primitives, and whether memory is given back after each epoch.
+# Options of mallopt, capacity of oneDNN's primitive cache, and whether memory is returned after each epoch.
 POLICIES = {
     "default": ({}, "1024", False),
-    "given back": ({"mmap_threshold": (-3, 1 << 20)}, "1024", False),
+    "returned": ({"mmap_threshold": (-3, 1 << 20)}, "1024", False),
     "chosen": (dict(allocator.OPTIONS), allocator.PRIMITIVES, True),
 }
 
-# The command line under another policy.
+# The command line with another policy.
 COMMAND = """
 import json, sys
 from detrcli.system import allocator
@@ -70,10 +70,10 @@ print(min(forward() for _ in range(2)))
 
 
 def write_data(folder: Path) -> None:
-    """A COCO folder of noise in random sizes, three boxes in each picture."""
+    """Write a COCO folder of noise images in random sizes with three boxes each."""
     rng = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True)
-    for split, count in (("train", PICTURES), ("val", 4)):
+    for split, count in (("train", IMAGES), ("val", 4)):
         (folder / split).mkdir()
         images, annotations = [], []
         for i in range(count):
@@ -104,16 +104,16 @@ def megabytes(pid: int, what: str) -> int:
     return int(re.findall(rf"{what}:\s+(\d+) kB", status)[0]) // 1000
 
 
-def epochs_of(process: subprocess.Popen[str], said: list[str]) -> Iterator[tuple[int, int, float]]:
-    """After each epoch that a training tells: what is resident, the most that ever was, and pictures a second."""
+def epochs_of(process: subprocess.Popen[str], output: list[str]) -> Iterator[tuple[int, int, float]]:
+    """After each epoch of a training, yield resident memory, peak memory in MB, and images per second."""
     for line in process.stderr:
-        said.append(line)
+        output.append(line)
         if epoch := re.match(r"epoch \d+  .* ([\d.]+) images/s$", line):
             yield megabytes(process.pid, "VmRSS"), megabytes(process.pid, "VmHWM"), float(epoch[1])
 
 
 def settings(data: Path, out: Path) -> list[object]:
-    """The training that is measured."""
+    """Return the arguments of the measured training."""
     return [
         "train", data, "--model", "detr-tiny", "--size", 160, "--batch-size", 4, "--epochs", EPOCHS,
         "--device", "cpu", "--out", out, "--set", "workers=0", "--set", f"eval_every={EPOCHS}",
@@ -121,22 +121,22 @@ def settings(data: Path, out: Path) -> list[object]:
 
 
 def trained(policy: str, data: Path, out: Path) -> tuple[list[int], int, float]:
-    """What is resident after each epoch, the most that ever was, and pictures a second."""
-    said: list[str] = []
+    """Return resident memory after each epoch, peak memory, and images per second."""
+    output: list[str] = []
     with child(COMMAND, policy, *settings(data, out)) as process:
-        resident, most, speeds = zip(*epochs_of(process, said), strict=True)
+        resident, peaks, speeds = zip(*epochs_of(process, output), strict=True)
     if process.returncode:
-        raise SystemExit("".join(said))
-    return list(resident), max(most), statistics.median(speeds[1:])
+        raise SystemExit("".join(output))
+    return list(resident), max(peaks), statistics.median(speeds[1:])
 
 
 def forward(policy: str) -> float:
-    """Seconds of a picture."""
+    """Return the seconds per image."""
     with child(FORWARD, policy) as process:
-        answer, said = process.communicate()
+        seconds, errors = process.communicate()
     if process.returncode:
-        raise SystemExit(said)
-    return float(answer)
+        raise SystemExit(errors)
+    return float(seconds)
 
 
 def main() -> None:
@@ -148,32 +148,26 @@ def main() -> None:
             for policy in POLICIES:
                 training[policy].append(trained(policy, Path(folder, "data"), Path(folder, f"{policy} {i}")))
                 forwards[policy].append(forward(policy))
-    results = []
+    from timing import show  # not on the path when a test imports this module
+
+    rows = []
     for policy in POLICIES:
-        resident, most, _ = training[policy][-1]
+        resident, peak, _ = training[policy][-1]
         faster = [mine[2] / base[2] for mine, base in zip(training[policy], training["default"], strict=True)]
         quicker = [base / mine for mine, base in zip(forwards[policy], forwards["default"], strict=True)]
-        results.append(
+        rows.append(
             {
                 "policy": policy,
-                "resident_MB": resident,
-                "after_15_by_after_3": round(resident[-1] / resident[2], 3),
-                "peak_MB": most,
-                "pictures_per_second": round(statistics.median(run[2] for run in training[policy]), 2),
-                "training_speed_by_default": round(statistics.median(faster), 3),
-                "forward_s": round(statistics.median(forwards[policy]), 3),
-                "forward_speed_by_default": round(statistics.median(quicker), 3),
+                **{f"MB, epoch {epoch}": resident[epoch - 1] for epoch in (1, 3, 9, EPOCHS)},
+                "15 / 3": round(resident[-1] / resident[2], 3),
+                "peak MB": peak,
+                "images/s": round(statistics.median(run[2] for run in training[policy]), 2),
+                "training speedup": round(statistics.median(faster), 3),
+                "forward, s": round(statistics.median(forwards[policy]), 3),
+                "forward speedup": round(statistics.median(quicker), 3),
             }
         )
-    shown = (1, 3, 9, EPOCHS)
-    names = ("15 / 3", "peak", "pictures/s", "by default", "forward s", "by default")
-    epochs = "".join(f"{f'epoch {i}':>9}" for i in shown)
-    print(f"{'policy':<12}{epochs}" + "".join(f"{name:>12}" for name in names))
-    for row in results:
-        kept = "".join(f"{row['resident_MB'][i - 1]:>9,}" for i in shown)
-        figures = [value for name, value in row.items() if name not in ("policy", "resident_MB")]
-        print(f"{row['policy']:<12}{kept}" + "".join(f"{value:>12,}" for value in figures))
-    print(json.dumps(results))
+    show(rows)
 
 
 if __name__ == "__main__":

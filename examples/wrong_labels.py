@@ -1,10 +1,10 @@
-"""How many wrong labels are among the objects with the largest losses.
+"""Measure how many wrong labels are among the objects with the largest losses.
 
     python examples/wrong_labels.py WEIGHTS [SHEET.png]
 
-Makes pictures of shapes, gives one object in twenty another class, and asks `detr match-debug --all` for twice as
-many of the worst objects. The weights are those of a model that was trained on other pictures of shapes; the run
-folder of `detr train shapes --model detr-tiny` will do. Expected: at least 80% of the wrong labels are found.
+Generates images of shapes, changes the class of 5% of the objects, and lists twice as many objects with the largest
+losses with `detr match-debug --all`. WEIGHTS is a model trained on other images of shapes, for example `shapes` or the
+run folder of `detr train shapes --model detr-tiny`. Expected: at least 80% of the wrong labels are found.
 """
 
 import json
@@ -20,8 +20,8 @@ from detrcli.data.make import make_shapes
 IMAGES, SEED, WRONG = 2000, 1, 0.05  # val is a fifth of the images
 
 
-def spoil(path: Path) -> tuple[set[tuple[int, int]], int]:
-    """Change classes in an annotation file: which (image, object of it) are wrong now, and how many there are."""
+def corrupt(path: Path) -> tuple[set[tuple[int, int]], int]:
+    """Change classes in an annotation file; return the changed (image, object index) and the number of objects."""
     document = json.loads(path.read_text(encoding="utf-8"))
     annotations = document["annotations"]
     rng = np.random.default_rng(SEED)
@@ -39,12 +39,12 @@ def spoil(path: Path) -> tuple[set[tuple[int, int]], int]:
     return wrong, len(annotations)
 
 
-def worst(data: Path, weights: str, most: int, sheet: Path) -> list[tuple[int, int]]:
-    """The (image, object) with the largest losses."""
+def worst(data: Path, weights: str, count: int, sheet: Path) -> list[tuple[int, int]]:
+    """Return the (image, index of the object) with the largest losses."""
     shown = subprocess.run(
         [
             *(sys.executable, "-m", "detrcli", "match-debug", data, "--weights", weights),
-            *("--all", "--worst", str(most), "--out", sheet, "--overwrite", "--json"),
+            *("--all", "--worst", str(count), "--out", sheet, "--overwrite", "--json"),
         ],
         stdout=subprocess.PIPE,
         check=True,
@@ -58,12 +58,12 @@ def main() -> None:
         data = Path(folder, "shapes")
         sheet = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(folder, "sheet.png")
         make_shapes(data, images=IMAGES, seed=SEED)
-        wrong, objects = spoil(data / "annotations" / "instances_val.json")
-        found = worst(data, weights, 2 * len(wrong), sheet)
-    hits = len(wrong.intersection(found))
+        wrong, objects = corrupt(data / "annotations" / "instances_val.json")
+        listed = worst(data, weights, 2 * len(wrong), sheet)
+    hits = len(wrong.intersection(listed))
     print(f"{objects:,} objects, {len(wrong)} of them with a wrong label")
-    print(f"among the {len(found)} with the largest loss are {hits}: {hits / len(wrong):.1%}")
-    print(json.dumps({"objects": objects, "wrong": len(wrong), "listed": len(found), "found": hits}))
+    print(f"the {len(listed)} objects with the largest loss contain {hits} of them: {hits / len(wrong):.1%}")
+    print(json.dumps({"objects": objects, "wrong": len(wrong), "listed": len(listed), "found": hits}))
 
 
 if __name__ == "__main__":

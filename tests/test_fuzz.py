@@ -1,4 +1,4 @@
-"""A seeded part of `examples/fuzz.py`, and that it would notice what it looks for."""
+"""A seeded part of `examples/fuzz.py`, and that it detects failures."""
 
 import importlib.util
 import json
@@ -34,11 +34,11 @@ fuzz = loaded()
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", fuzz.KINDS)
-def test_broken_files_are_read_or_told(kind: str, tmp_path: Path) -> None:
+def test_broken_files_are_read_or_rejected(kind: str, tmp_path: Path) -> None:
     for number in range(CASES):
         (tmp_path / str(number)).mkdir()
         case = fuzz.run(kind, number, 0, tmp_path / str(number))
-        assert case.outcome in ("read", "told"), case
+        assert case.outcome in ("read", "rejected"), case
         assert case.seconds < fuzz.SECONDS, case
 
 
@@ -67,7 +67,7 @@ def warning(folder: Path, chance: random.Random) -> None:
 @pytest.mark.parametrize(
     ("read", "outcome"),
     [
-        (raising(DataError("a.jpg: it is none.\nGive another.")), "told"),
+        (raising(DataError("a.jpg: it is none.\nGive another.")), "rejected"),
         (raising(DataError("a\n" * 4)), "DataError"),
         (raising(WeightsError("a.pth: of another kind")), "WeightsError"),
         (raising(KeyError("format")), "KeyError"),
@@ -79,17 +79,17 @@ def test_what_is_a_failure(
     read: Callable[[Path, random.Random], None], outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four lines, the code of another room, an exception of ours, no memory, and a warning of numpy's."""
-    monkeypatch.setattr(fuzz, "KINDS", {"odd": ("pictures", read, frozenset({3}))})
+    monkeypatch.setattr(fuzz, "KINDS", {"odd": ("images", read, frozenset({3}))})
     case = fuzz.run("odd", 0, 0, tmp_path)
     assert case.outcome.startswith(outcome)
-    assert replace(case, megabytes=0).failed == (outcome != "told")
+    assert replace(case, megabytes=0).failed == (outcome != "rejected")
     assert replace(case, outcome="read", megabytes=1001).failed
     assert replace(case, outcome="read", megabytes=0, seconds=5.1).failed
 
 
 @pytest.mark.slow
 def test_the_script_itself() -> None:
-    options = ("--annotations", "20", "--pictures", "10", "--weights", "10", "--processes", "1")
+    options = ("--annotations", "20", "--images", "10", "--weights", "10", "--processes", "1")
     shown = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True)
     document = json.loads(shown.stdout.splitlines()[-1])
     assert sum(row["cases"] for row in document["rows"]) == 40

@@ -1,4 +1,4 @@
-"""A seeded part of `examples/kills.py`: whatever stops a training, nothing that was saved is lost."""
+"""A seeded part of `examples/kills.py`: no saved step is lost, however a training is stopped."""
 
 import json
 import subprocess
@@ -11,14 +11,14 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "kills.py"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="it forks trainings, and looks at files as they are written")
+@pytest.mark.skipif(sys.platform != "linux", reason="forks trainings and observes files while they are written")
 def test_a_part_of_it() -> None:
     options = ["--kills", "3", "--signals", "1", "--seed", "3"]
     shown = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True)
     found = json.loads(shown.stdout.splitlines()[-1])
-    assert found["with_other_bytes"] == 0
+    assert found["with_different_bytes"] == 0
     assert sum(row["times"] for row in found["rows"]) == 6
     for row in found["rows"]:
-        assert row["not resumed"] == row["most steps lost of what was saved"] == 0
+        assert row["not resumed"] == row["most saved steps lost"] == 0
         if not row["stopped by"].startswith("SIGKILL"):
-            assert row["most steps done again"] == 0
+            assert row["most steps repeated"] == 0

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from detrcli.api.opening import Callbacks, no_note
 from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine
-from detrcli.data.source import DataSource
-from detrcli.data.spec import open_source
+from detrcli.data.source import open_source
+from detrcli.data.splits import DataSource
 
 
 def check_data(
@@ -19,4 +20,4 @@ def check_data(
 ) -> DatasetReport:
     """Every split with its counts, and every problem; `full` decodes every picture, however long it takes."""
     source = data if isinstance(data, DataSource) else open_source(Path(data))
-    return examine(source, exif=exif, full=full, leave_out_bad=skip_bad, advance=advance)
+    return examine(source, exif=exif, full=full, skip_bad=skip_bad, reporter=Callbacks(no_note, advance))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from detrcli.api.detector import as_detector
+from detrcli.api.opening import Callbacks, Note, no_note
 from detrcli.api.reporting import Report, report
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import DatasetReport, examine
-from detrcli.data.spec import DataSpec, Note, no_note, open_source
+from detrcli.data.source import DataSpec, open_source
 from detrcli.diagnosis.data_rules import of_data
 from detrcli.diagnosis.failure_rules import of_failures
 from detrcli.diagnosis.finding import Finding, likeliest_first
@@ -56,10 +57,10 @@ def doctor(
     """What is probably wrong with a run (its data, settings, curves and mistakes) or with data alone."""
     path = Path(subject)
     if not is_run(path):
-        found = examine(open_source(path), advance=advance)
+        found = examine(open_source(path), reporter=Callbacks(note, advance))
         return _diagnosis(str(subject), list(of_data(found)))
     spec = DataSpec(**data_of(path))
-    examined = examine(spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, advance=advance)
+    examined = examine(spec.open(), exif=spec.exif, skip_bad=spec.skip_bad, reporter=Callbacks(note, advance))
     findings = list(of_data(examined))
     if examined.ok and "train" in examined.splits:
         findings += _of_run(path, examined, device, note)

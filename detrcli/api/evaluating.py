@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrcli.api.opening import Watch, checked_split, source_of, unwatched, with_readable_masks
+from detrcli.api.opening import Note, Watch, checked_split, no_note, source_of, unwatched, with_readable_masks
 from detrcli.data.checks import Exif, Split
-from detrcli.data.source import DataSource
-from detrcli.data.spec import Note, no_note
+from detrcli.data.splits import DataSource
 from detrcli.errors import DataError
 from detrcli.evaluation.boundary import with_boundaries
 from detrcli.evaluation.masks import truth_masks
@@ -114,7 +113,7 @@ def evaluate(
     from detrcli.api.detector import as_detector
     from detrcli.evaluation.class_mapping import map_classes
     from detrcli.evaluation.run import detect_split, readable
-    from detrcli.segmentation.segmentation import MapRequest
+    from detrcli.segmentation.maps import MapRequest
     from detrcli.system import distributed
 
     # As `detr predict --format panoptic` puts maps together, unless another score is asked for.

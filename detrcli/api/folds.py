@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.api.opening import checked_split
+from detrcli.api.opening import checked_split, no_note
 from detrcli.api.sessions import session_of
 from detrcli.api.training import train
 from detrcli.data.checks import Split
-from detrcli.data.coco_writer import coco_document
-from detrcli.data.source import images_of
-from detrcli.data.spec import DataSpec, Files, no_note
+from detrcli.data.layouts.coco import coco_document
+from detrcli.data.source import DataSpec, Files
+from detrcli.data.splits import images_of
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import failures_of

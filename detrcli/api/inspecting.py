@@ -11,14 +11,13 @@ import numpy as np
 from PIL import Image
 
 from detrcli.api.detector import Text, as_detector
-from detrcli.api.opening import Watch, checked_split, source_of, unwatched
+from detrcli.api.opening import Note, Watch, checked_split, no_note, source_of, unwatched
 from detrcli.api.sessions import session_of
 from detrcli.data.checks import Exif
 from detrcli.data.images import File
 from detrcli.data.masks import Mask
 from detrcli.data.preprocessing import prepare
-from detrcli.data.source import DataSource
-from detrcli.data.spec import Note, no_note
+from detrcli.data.splits import DataSource
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.inference.detector import Detector, ImageSource
@@ -306,7 +305,7 @@ class Walk:
     height: int
     input_width: int
     input_height: int
-    stops: Sequence[walking.Stop]
+    stops: Sequence[walking.Step]
     own_shapes: Sequence[Shape] | None  # without resizing; None where the model cannot take that size
     found: Detections  # of all queries, by falling score
     picture: ImageSource

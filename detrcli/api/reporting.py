@@ -9,11 +9,11 @@ import numpy as np
 
 from detrcli.api.detector import as_detector
 from detrcli.api.folds import suspects_by_folds
-from detrcli.api.opening import Watch, checked_split, source_of, unwatched
+from detrcli.api.opening import Note, Watch, checked_split, no_note, source_of, unwatched
 from detrcli.api.sessions import session_of
 from detrcli.data.checks import Exif
-from detrcli.data.source import DataSource
-from detrcli.data.spec import DataSpec, Note, no_note
+from detrcli.data.source import DataSpec
+from detrcli.data.splits import DataSource
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.evaluation.comparison import Difference, compared

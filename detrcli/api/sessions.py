@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from detrcli.api.opening import Note
 from detrcli.data.checks import Split
-from detrcli.data.spec import Note
 from detrcli.evaluation.class_mapping import ClassMapping, map_classes
 from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector

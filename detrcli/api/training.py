@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from detrcli.data.checks import Exif
-from detrcli.data.examine import DatasetReport, examine, masks_examined
-from detrcli.data.source import BUILT_IN
-from detrcli.data.spec import DataSpec, Files, no_note, tell_problems
+from detrcli.data.examine import DatasetReport, examine, examine_masks
+from detrcli.data.source import BUILT_IN, DataSpec, Files
 from detrcli.diagnosis.finding import Finding
 from detrcli.errors import DataError, DetrError, UsageError, WeightsError
 from detrcli.evaluation.metrics import Evaluator
@@ -122,7 +121,10 @@ def train(
             spec = _data_of_run(state, path, files)
     place = find_device(device)
     with distributed.joined(place), torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        examined = _examine(spec, reporter)
+        examined = distributed.broadcast_object(
+            lambda: examine(spec.open(), exif=spec.exif, skip_bad=spec.skip_bad, masks=False, reporter=reporter)
+        )
+        examined.check(reporter)
         training_data = prepare_data(spec.name, examined)
         if state is None:
             initial = initialize(given, training_data.classes, facts_of(training_data.train), reporter)
@@ -179,35 +181,16 @@ def _locked_folder(where: str | Path | None, stack: ExitStack, *, is_new: bool) 
     return run
 
 
-def _examine(spec: DataSpec, reporter: Reporter) -> DatasetReport:
-    def look() -> DatasetReport:
-        with reporter.progress("examining images") as advance:
-            return examine(
-                spec.open(), exif=spec.exif, leave_out_bad=spec.skip_bad, masks=False, advance=lambda: advance(1)
-            )
-
-    examined = distributed.broadcast_object(look)
-    _tell_problems(examined, reporter)
-    return examined
-
-
 def _with_masks(examined: DatasetReport, spec: DataSpec, reporter: Reporter) -> DatasetReport:
     """Examine the masks too. Bad masks are reported, and skipped if requested.
 
     If they are skipped, all masks are examined whatever the time, so that a resumed run has the same data.
     """
-
-    def look() -> DatasetReport:
-        with reporter.progress("examining masks") as advance:
-            return masks_examined(examined, full=spec.skip_bad, leave_out_bad=spec.skip_bad, advance=lambda: advance(1))
-
-    with_masks = distributed.broadcast_object(look)
-    _tell_problems(replace(with_masks, problems=with_masks.problems[len(examined.problems) :]), reporter)
+    with_masks = distributed.broadcast_object(
+        lambda: examine_masks(examined, full=spec.skip_bad, skip_bad=spec.skip_bad, reporter=reporter)
+    )
+    replace(with_masks, problems=with_masks.problems[len(examined.problems) :]).check(reporter)
     return with_masks
-
-
-def _tell_problems(examined: DatasetReport, reporter: Reporter) -> None:
-    tell_problems(examined, no_note if reporter is SILENT else reporter.note)
 
 
 def _report(

@@ -18,9 +18,9 @@ from detrcli.model.deformable_transformer import DeformableDecoderLayer, Deforma
 from detrcli.model.denoising import Denoising
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
+from detrcli.model.proposals import MixedSelection
 from detrcli.model.pyramid import PyramidInput
 from detrcli.model.sampled_attention import SampledInspectable
-from detrcli.model.selection import MixedSelection
 
 
 @dataclass(frozen=True)

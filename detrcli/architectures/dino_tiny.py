@@ -17,9 +17,9 @@ from detrcli.losses.terms import quality_class_loss
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
+from detrcli.model.proposals import PureSelection
 from detrcli.model.pyramid import PyramidInput
 from detrcli.model.sampled_attention import SampledInspectable
-from detrcli.model.selection import PureSelection
 from detrcli.model.tiny_backbone import QuickBackbone
 from detrcli.resize import ShortestEdge
 

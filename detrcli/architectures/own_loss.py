@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.structures import Output, Target
@@ -12,7 +12,7 @@ TOTAL = "loss"  # the name of the total in an output; the names of its parts beg
 
 
 @dataclass(frozen=True)
-class OwnLoss:
+class OwnLoss(Loss):
     """What the network computed with its forward pass in training.
 
     It is divided as the network divides it, which does not count over accumulated batches.
@@ -23,7 +23,7 @@ class OwnLoss:
     in_training_alone: bool = True
 
     def compute_loss(
-        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
+        self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
         """The loss of one forward pass in training, and the pairs, found once more."""
         parts = {

@@ -183,18 +183,7 @@ class TorchvisionInspectable(NoAttention):
     """What can be seen of it: the maps of its backbone."""
 
     def stages(self) -> Sequence[Stage]:
-        return [
-            Stage(
-                "backbone",
-                self.model.backbone,
-                3,
-                lambda own, _: (
-                    "several maps of the picture, each half as fine as the one before (the first is shown); on "
-                    "all of them boxes are proposed, scored, and those that overlap a better one left out"
-                ),
-                pick=lambda maps: next(iter(maps.values())),
-            )
-        ]
+        return [Stage("backbone", self.model.backbone, 3, {"nms": True}, pick=lambda maps: next(iter(maps.values())))]
 
 
 def scoring(config: TorchvisionConfig) -> Scoring:

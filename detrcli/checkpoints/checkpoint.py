@@ -16,7 +16,7 @@ from detrcli.losses.loss import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
-from detrcli.segmentation.segmentation import Segmentation
+from detrcli.segmentation.maps import Segmentation
 from detrcli.structures import Classes
 from detrcli.system.text import preview
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from detrcli import __version__
 from detrcli.errors import WeightsError
-from detrcli.system.cache import cache_folder
+from detrcli.system.files import cache_folder
 
 ATTEMPTS = 5
 TIMEOUT = 30.0  # seconds without a byte

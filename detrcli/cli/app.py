@@ -101,7 +101,7 @@ def main() -> NoReturn:
         code = 130
     except BaseException as error:
         code = _report(error, session)
-    if launch().world > 1 and isinstance(code, int | None):
+    if launch().world_size > 1 and isinstance(code, int | None):
         # All is done and said. The threads of a process group race at exit, and now and then abort the process.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -130,7 +130,7 @@ def _report(error: BaseException, session: Session) -> int:
     here = launch()
     if here.rank > 0 and not getattr(error, "alone", False):
         _let_the_first_speak()
-    process = f" (process {here.rank} of {here.world})" if here.world > 1 else ""
+    process = f" (process {here.rank} of {here.world_size})" if here.world_size > 1 else ""
     for line in message.splitlines():
         print(f"detr{process}: {escape_controls(line)}", file=sys.stderr)
     return code

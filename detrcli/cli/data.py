@@ -28,7 +28,6 @@ def check(
     from detrcli.cli.console import Status, print_json
     from detrcli.cli.dataset_report import document, show_report
     from detrcli.cli.sources import open_source
-    from detrcli.data.spec import end_on_errors
 
     source = open_source(data, {"train": (train_ann, train_images), "val": (val_ann, val_images)})
     with Status("looking at pictures") as status:
@@ -37,7 +36,7 @@ def check(
         print_json(document(found, held_out=source.holds_out))
     else:
         show_report(found, held_out=source.holds_out)
-    end_on_errors(found)
+    found.raise_errors()
 
 
 @data_app.command("show")
@@ -89,6 +88,7 @@ def make(
     debug: Debug = False,
 ) -> None:
     """Make a data set of coloured shapes, the same from the same seed."""
+    from detrcli.api.opening import Callbacks
     from detrcli.cli.console import Status, warn
     from detrcli.cli.outputs import check_free
     from detrcli.data.make import make_shapes
@@ -103,7 +103,7 @@ def make(
             objects=objects,
             seed=seed,
             panoptic=panoptic,
-            advance=status.advance,
+            reporter=Callbacks(warn, status.advance),
         )
     if panoptic:
         file = folder / "annotations" / "panoptic_train.json"
@@ -124,12 +124,12 @@ def fix(
 
     check_free(out, folder=True)
     check_not_in_data(out, data)
+    from detrcli.api.opening import Callbacks
     from detrcli.cli.console import Status, warn
-    from detrcli.data.fix import fix as write_fixed
-    from detrcli.data.fix import read_list
+    from detrcli.data.fix import read_fix_list, write_fixed
     from detrcli.data.source import open_data
 
-    wanted = read_list(list_)
+    wanted = read_fix_list(list_)
     with Status("copying pictures") as status:
-        write_fixed(open_data(data), wanted, out, note=warn, advance=status.advance)
+        write_fixed(open_data(data), wanted, out, Callbacks(warn, status.advance))
     warn(f"{len(wanted.changes):,} changes in {wanted.split}, {wanted.kept:,} marks that change nothing: {out}")

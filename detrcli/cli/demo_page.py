@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
 from detrcli.render.draw import grid_figure
 from detrcli.render.page import Section
 from detrcli.render.page import write_page as write_sections
@@ -37,8 +37,7 @@ def write_page(
         return (name, *(answer[of][number] for number in numbers))
 
     found, masks = (
-        [(open_picture(path).image, path.name) for path in sorted((out / folder).iterdir())]
-        for folder in (FOUND, MASKS)
+        [(open_image(path).image, path.name) for path in sorted((out / folder).iterdir())] for folder in (FOUND, MASKS)
     )
     write_sections(
         out / PAGE,
@@ -61,7 +60,7 @@ def write_page(
                 "Data that it has never seen",
                 "Other shapes, in a folder like your own data would be.",
                 f"{made}\n{shown}",
-                pictures=[(open_picture(out / f"{DATA}.png").image, "Some of its pictures with their truth")],
+                pictures=[(open_image(out / f"{DATA}.png").image, "Some of its pictures with their truth")],
             ),
             Section(
                 "What it makes of them at first",
@@ -76,8 +75,8 @@ def write_page(
                 "alone anew, where all else has seen shapes before.",
                 f"{from_nothing}\n{tuned}",
                 pictures=[
-                    (open_picture(out / SCRATCH / "curves.png").image, "From nothing, epoch by epoch"),
-                    (open_picture(out / RUN / "curves.png").image, "From the shipped weights, epoch by epoch"),
+                    (open_image(out / SCRATCH / "curves.png").image, "From nothing, epoch by epoch"),
+                    (open_image(out / RUN / "curves.png").image, "From the shipped weights, epoch by epoch"),
                 ],
             ),
             Section(
@@ -109,7 +108,7 @@ def write_page(
                 "Each query that found something, and how it shares out its attention over the picture.",
                 looked,
                 pictures=[
-                    (open_picture(out / ATTENTION).image, "Decoder cross-attention, last layer, mean of the heads")
+                    (open_image(out / ATTENTION).image, "Decoder cross-attention, last layer, mean of the heads")
                 ],
             ),
             Section(
@@ -117,7 +116,7 @@ def write_page(
                 "Training pairs every object with one query, so that all pairs together cost least.",
                 matched,
                 pictures=[
-                    (open_picture(out / MATCHING).image, "Truth joined to prediction, beside the costs that decided")
+                    (open_image(out / MATCHING).image, "Truth joined to prediction, beside the costs that decided")
                 ],
             ),
             Section(
@@ -126,7 +125,7 @@ def write_page(
                 matched_all,
                 pictures=[
                     (
-                        open_picture(out / QUERIES).image,
+                        open_image(out / QUERIES).image,
                         "A tile per query: centres of its boxes; below, the objects that cost most",
                     )
                 ],

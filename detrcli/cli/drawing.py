@@ -8,7 +8,7 @@ from detrcli.cli.console import warn
 from detrcli.cli.detections import Result
 from detrcli.cli.maps import segments_of
 from detrcli.cli.outputs import different
-from detrcli.data.collect import Named
+from detrcli.data.paths import ImagePath
 from detrcli.inference.detector import ImageResult
 from detrcli.render.draw import draw_detections, draw_map, save
 from detrcli.system.files import next_free_folder
@@ -18,25 +18,25 @@ DEFAULT_OUT = "predictions"
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
 
-def places(named: Sequence[Named]) -> list[Path]:
+def places(named: Sequence[ImagePath]) -> list[Path]:
     """The name of each annotated picture below the output folder.
 
     JPEG stays what it is; everything else becomes PNG, which loses nothing.
     """
     return different(
-        item.below if item.below.suffix.lower() in JPEG else item.below.with_suffix(".png") for item in named
+        item.relative if item.relative.suffix.lower() in JPEG else item.relative.with_suffix(".png") for item in named
     )
 
 
-def drawn(named: Sequence[tuple[Named, Path]], stream: Iterable[ImageResult], out: Path | None) -> Iterator[Result]:
+def drawn(named: Sequence[tuple[ImagePath, Path]], stream: Iterable[ImageResult], out: Path | None) -> Iterator[Result]:
     """The result of each picture, in order, while the annotated ones are drawn in other threads under their names."""
     with ThreadPoolExecutor(2) as pool:
         yield from prefetch(pool, _draw, _placed(named, stream, out), depth=6)
 
 
 def _placed(
-    named: Sequence[tuple[Named, Path]], stream: Iterable[ImageResult], out: Path | None
-) -> Iterator[tuple[Named, ImageResult, Path | None]]:
+    named: Sequence[tuple[ImagePath, Path]], stream: Iterable[ImageResult], out: Path | None
+) -> Iterator[tuple[ImagePath, ImageResult, Path | None]]:
     for (item, place), seen in zip(named, stream, strict=True):
         if seen.image is None:
             yield item, seen, None
@@ -47,7 +47,7 @@ def _placed(
         yield item, seen, out / place
 
 
-def _draw(work: tuple[Named, ImageResult, Path | None]) -> Result:
+def _draw(work: tuple[ImagePath, ImageResult, Path | None]) -> Result:
     item, seen, path = work
     if path and seen.image and seen.map is not None:
         save(draw_map(seen.image, seen.map), path)

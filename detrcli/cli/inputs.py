@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from detrcli.errors import DataError, DetrError, UsageError
 
 if TYPE_CHECKING:
-    from detrcli.data.images import Picture
+    from detrcli.data.images import OpenedImage
 
 OF_AN_OPTION = re.compile(r"(?:layer|head|query|image) [^:]*:|cost-\w+:")  # how errors about values begin
 
@@ -22,12 +22,12 @@ def check_folder(option: str, path: Path | None, error: type[DetrError] = DataEr
         raise error(f"{path}: it is a file, and {option} takes a folder.")
 
 
-def the_picture(path: Path) -> "Picture":
+def the_picture(path: Path) -> "OpenedImage":
     """The picture that a command is about, opened before anything is fetched."""
-    from detrcli.data.images import open_picture
+    from detrcli.data.images import open_image
 
     try:
-        return open_picture(path)
+        return open_image(path)
     except DataError as error:
         raise DataError(f"{path}: {error}.") from None
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from detrcli.cli.detections import Result
 from detrcli.cli.outputs import different
-from detrcli.data.collect import Named
-from detrcli.data.maps import as_colours
+from detrcli.data.panoptic_maps import ids_to_rgb
+from detrcli.data.paths import ImagePath
 from detrcli.segmentation.maps import MapKind, PanopticMap, SemanticMap
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def as_grey(ids: np.ndarray, most: int) -> np.ndarray:
     return ids.astype(np.uint8 if most < 256 else np.uint16)
 
 
-def names(named: Sequence[Named]) -> list[Path]:
+def names(named: Sequence[ImagePath]) -> list[Path]:
     """The name of each image's map, relative to the folder of all maps."""
-    return different(item.below.with_suffix(".png") for item in named)
+    return different(item.relative.with_suffix(".png") for item in named)
 
 
 def written(
@@ -41,7 +41,7 @@ def written(
 
     for name, result in zip(names, stream, strict=True):
         if isinstance(result.map, PanopticMap):
-            save(Image.fromarray(as_colours(result.map.ids)), folder / name)
+            save(Image.fromarray(ids_to_rgb(result.map.ids)), folder / name)
         elif isinstance(result.map, SemanticMap):
             grey = as_grey(result.map.ids, int(classes.ids.max()))
             save(Image.fromarray(grey), folder / name)

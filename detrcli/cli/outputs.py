@@ -67,9 +67,9 @@ def check_not_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
 
 def check_not_in_data(out: Path, *data: Path | None) -> None:
     """No output lies where data lies: it might be taken for a part of it. `data` is as the user named it."""
-    from detrcli.data.source import folders_of
+    from detrcli.data.source import data_folders
 
-    for folder in (folder for given in data if given is not None for folder in folders_of(given)):
+    for folder in (folder for given in data if given is not None for folder in data_folders(given)):
         if _lies_in(out, folder):
             raise UsageError(
                 f"{out} lies in the data folder {folder}; nothing there is overwritten or added.\nGive another place."

@@ -88,7 +88,7 @@ def predict(
     import detrcli.cli.detections as show
     from detrcli.cli.console import Status, print_json, tell, warn
     from detrcli.cli.outputs import check_ending, check_free, check_not_inputs
-    from detrcli.data.collect import collect
+    from detrcli.data.paths import find_images
 
     kind = _map_kind(format_)
     if out is not None and (kind or not no_images):
@@ -111,7 +111,7 @@ def predict(
         raise UsageError("--ids-from is for --format coco, panoptic and semantic: other formats name the files.")
     if polygons and not (save is not None or format_ == "json"):
         raise UsageError("--polygons is for --json and --save: other formats have no place for them.")
-    named = list(collect(paths_named(images)))
+    named = list(find_images(paths_named(images)))
     if not named:
         raise DataError("No picture was named on stdin.")
     ids = None if ids_from is None else show.ids_from(ids_from, [str(item.path) for item in named])
@@ -121,7 +121,7 @@ def predict(
     from detrcli.cli.loading import load_detector
     from detrcli.cli.prediction_lines import PredictionLines
     from detrcli.inference.class_filter import above, chosen_ids, of_classes
-    from detrcli.segmentation.segmentation import MapRequest
+    from detrcli.segmentation.maps import MapRequest
     from detrcli.system import distributed
     from detrcli.system.devices import find_device
     from detrcli.system.files import next_free_folder, write_whole

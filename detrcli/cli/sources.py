@@ -8,8 +8,8 @@ from detrcli.cli.inputs import check_folder
 
 if TYPE_CHECKING:
     from detrcli.data.examine import DatasetReport
-    from detrcli.data.source import DataSource
-    from detrcli.data.spec import Files
+    from detrcli.data.source import Files
+    from detrcli.data.splits import DataSource
     from detrcli.evaluation.class_mapping import ClassMapping
 
 MOST_NAMED = 10  # classes without a partner that are named one by one
@@ -17,11 +17,12 @@ MOST_NAMED = 10  # classes without a partner that are named one by one
 
 def open_source(data: Path | None, files: "Files") -> "DataSource":
     """The data set that DATA or the explicit options name."""
-    from detrcli.data import spec
+    from detrcli.api.opening import Callbacks
+    from detrcli.data import source as opening
 
     check_picture_folders(files)
-    source = spec.open_source(data, files)
-    return source if "train" in files or data is None else spec.to_be_looked_at(source, str(data), warn)
+    source = opening.open_source(data, files)
+    return source if "train" in files or data is None else opening.for_inspection(source, str(data), Callbacks(warn))
 
 
 def check_picture_folders(files: "Files") -> None:
@@ -32,9 +33,9 @@ def check_picture_folders(files: "Files") -> None:
 
 def tell_problems(found: "DatasetReport") -> None:
     """Warnings on stderr; an error of the data ends the command."""
-    from detrcli.data import spec
+    from detrcli.api.opening import tell_problems as tell_problems_to
 
-    spec.tell_problems(found, warn)
+    tell_problems_to(found, warn)
 
 
 def tell_class_mapping(mapping: "ClassMapping") -> None:

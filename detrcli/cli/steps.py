@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from detrcli.cli.console import warn
-from detrcli.system.cache import cache_folder
+from detrcli.system.files import cache_folder
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""From folders of pictures to batches."""
+"""Datasets: layouts, checks, augmentation, preprocessing, and the built-in `shapes`."""

@@ -1,4 +1,4 @@
-"""What training does to pictures, as published; on torchvision's transforms v2 and its boxes."""
+"""Augmentation of training images, as published and stronger, on torchvision's transforms v2 and its boxes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,212 +13,197 @@ from torchvision.transforms.v2 import functional as v2
 from torchvision.tv_tensors import BoundingBoxes, TVTensor, wrap
 
 from detrcli.config import Preprocessing
-from detrcli.data.placed_masks import PlacedMask, PlacedMasks
-from detrcli.resize import LARGEST, Resize, ShortestEdge
+from detrcli.data.lazy_masks import LazyMask
+from detrcli.resize import MAX_SIDE, Resize, ShortestEdge
 
 Augmentation = Literal["published", "strong", "flip", "none"]
 
-# For a shorter side of 800; all of them grow and shrink with it.
+# For a shorter side of 800; they scale with it.
 PUBLISHED_SIZE = 800
 SCALES = tuple(range(480, 801, 32))
 CROP_SCALES = (400, 500, 600)
-CROP = (384, 600)  # least and greatest side of a crop
+CROP = (384, 600)  # minimum and maximum side of a crop
 STRONG_SCALES = (0.8, 1.25)
-LEAST_PART = 0.3  # of an object that is cut, or it is not one any more
+MIN_VISIBLE = 0.3  # fraction of a cropped object's area below which it is dropped
 GREY = (124, 116, 104)  # the mean of ImageNet
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with its objects, on the way to the network.
+    """An image with its objects, during augmentation.
 
-    All that is known of an object is a row in one of `objects`: its box (N, 4), x0, y0, x1, y1 in pixels of the
-    image, its label (N,). What torchvision has a kind of tensor for moves with the picture; the rest stays.
+    Every value in `objects` has a row per object: boxes (N, 4), xyxy in pixels of the image, labels (N,), and others.
+    Values of torchvision's tensor types are transformed with the image; others are only selected.
     """
 
     image: Image.Image  # RGB
     objects: Mapping[str, Tensor]
-    masks: PlacedMasks | None = None  # likewise a row each, where the network is to learn them
+    masks: Sequence[LazyMask] | None = None  # (N,)
 
     @property
     def boxes(self) -> Tensor:
-        """(N, 4), as a plain tensor."""
-        return self.objects["boxes"].as_subclass(Tensor)
+        return self.objects["boxes"].as_subclass(Tensor)  # (N, 4), a plain tensor
 
     @property
     def labels(self) -> Tensor:
-        """(N,)"""
-        return self.objects["labels"]
+        return self.objects["labels"]  # (N,)
 
-    def moved_objects(self, change: Callable[[Any], Any]) -> Mapping[str, Tensor]:
-        """The objects after one of torchvision's functions."""
-        return {name: change(value) if isinstance(value, TVTensor) else value for name, value in self.objects.items()}
+    def transformed(self, transform: Callable[[Any], Any]) -> Mapping[str, Tensor]:
+        """Apply a function of torchvision to the objects."""
+        return {name: transform(v) if isinstance(v, TVTensor) else v for name, v in self.objects.items()}
 
-    def part(self, stays: Tensor) -> "Sample":
-        """Only some of the objects, (N,) bool."""
-        return Sample(
-            self.image,
-            {
-                name: wrap(value[stays], like=value) if isinstance(value, TVTensor) else value[stays]
-                for name, value in self.objects.items()
-            },
-            self.masks and self.masks.part(stays),
-        )
+    def part(self, chosen: Tensor) -> "Sample":
+        """Select objects by a boolean tensor (N,)."""
+        objects = {
+            name: wrap(value[chosen], like=value) if isinstance(value, TVTensor) else value[chosen]
+            for name, value in self.objects.items()
+        }
+        masks = self.masks and [mask for mask, kept in zip(self.masks, chosen.tolist(), strict=True) if kept]
+        return Sample(self.image, objects, masks)
 
 
-def sample(image: Image.Image, objects: Mapping[str, Tensor], masks: PlacedMasks | None = None) -> Sample:
-    """A picture with what is known of its objects, boxes in its pixels."""
+def make_sample(image: Image.Image, objects: Mapping[str, Tensor], masks: Sequence[LazyMask] | None = None) -> Sample:
+    """Return a sample of an image and its objects, whose boxes are xyxy in pixels."""
     boxes = BoundingBoxes(objects["boxes"], format="XYXY", canvas_size=(image.height, image.width))
     return Sample(image, {**objects, "boxes": boxes}, masks)
 
 
 def augment(
-    seen: Sample, preprocessing: Preprocessing, chance: Generator, kind: Augmentation = "published"
+    sample: Sample, preprocessing: Preprocessing, generator: Generator, kind: Augmentation = "published"
 ) -> tuple[Sample, Preprocessing]:
-    """A sample as training sees it, and how it is then brought to the network's size.
+    """Augment a sample, and return the preprocessing that resizes it to the drawn scale.
 
-    As published it is flipped or not; then resized to one of 11 scales, or a part of it is cut out before that.
+    As published, it is flipped with probability 1/2, cropped with probability 1/2, and resized to one of 11 scales.
     """
     if kind == "none":
-        return seen, preprocessing
-    seen = flip(seen) if _one_in_two(chance) else seen
+        return sample, preprocessing
+    sample = flip(sample) if _coin(generator) else sample
     if kind == "flip":
-        return seen, preprocessing
+        return sample, preprocessing
     if kind == "strong":
-        seen = other_colours(zoom(seen, _log_uniform(*STRONG_SCALES, chance), chance), chance)
-        return seen, preprocessing
+        low, high = map(math.log, STRONG_SCALES)
+        return jitter_colours(
+            zoom(sample, math.exp(_uniform(low, high, generator)), generator), generator
+        ), preprocessing
     rule = preprocessing.resize
-    if _one_in_two(chance):
-        enlarged = ShortestEdge(_scaled(_one_of(CROP_SCALES, chance), rule.side), LARGEST)
-        least, greatest = (_scaled(side, rule.side) for side in CROP)
-        seen = random_crop(seen, enlarged, least, greatest, chance)
-    scale = _scaled(_one_of(SCALES, chance), rule.side)
-    return seen, replace(preprocessing, resize=rule.with_side(scale))
+    if _coin(generator):
+        enlarged = ShortestEdge(_scaled(_choice(CROP_SCALES, generator), rule.side), MAX_SIDE)
+        low, high = (_scaled(side, rule.side) for side in CROP)
+        sample = random_crop(sample, enlarged, low, high, generator)
+    scale = _scaled(_choice(SCALES, generator), rule.side)
+    return sample, replace(preprocessing, resize=rule.with_side(scale))
 
 
-def flip(seen: Sample) -> Sample:
-    """Left is right."""
-    masks = seen.masks and seen.masks.flipped(seen.image.width)
-    return Sample(v2.horizontal_flip(seen.image), seen.moved_objects(v2.horizontal_flip), masks)
+def flip(sample: Sample) -> Sample:
+    """Flip a sample horizontally."""
+    masks = sample.masks and [mask.flipped(sample.image.width) for mask in sample.masks]
+    return Sample(v2.horizontal_flip(sample.image), sample.transformed(v2.horizontal_flip), masks)
 
 
-def random_crop(seen: Sample, rule: Resize, least: int, greatest: int, chance: Generator) -> Sample:
-    """Resize by a rule, and cut out a part with sides between the bounds, where it is smaller its own."""
-    whole = rule.place(seen.image.height, seen.image.width).picture_size[::-1]
-    width, height = (_between(min(least, side), min(greatest, side), chance) for side in whole)
-    left = _between(0, whole[0] - width, chance)
-    top = _between(0, whole[1] - height, chance)
-    return crop(seen, whole, top, left, height, width)
+def random_crop(sample: Sample, rule: Resize, low: int, high: int, generator: Generator) -> Sample:
+    """Resize a sample by a rule and crop it to sides between `low` and `high`, or its own where these are smaller."""
+    whole = rule.place(sample.image.height, sample.image.width).image_size[::-1]
+    width, height = (_integer(min(low, side), min(high, side), generator) for side in whole)
+    left = _integer(0, whole[0] - width, generator)
+    top = _integer(0, whole[1] - height, generator)
+    return crop(sample, whole, top, left, height, width)
 
 
 def crop(
-    seen: Sample, whole: tuple[int, int], top: int, left: int, height: int, width: int, least: float = 0.0
+    sample: Sample, whole: tuple[int, int], top: int, left: int, height: int, width: int, min_visible: float = 0.0
 ) -> Sample:
-    """A part of the sample resized to `whole`, of which only that part is computed.
+    """Resize a sample to `whole` (width, height) and crop it; only the pixels of the crop are computed.
 
-    A box is cut to it, and stays if anything is left of its width and height. v2's SanitizeBoundingBoxes asks for at
-    least a pixel, and would drop boxes that the published rule keeps.
+    A box is clipped to the crop, and kept if its width and height are positive and, with `min_visible`, that fraction
+    of its area is visible. v2.SanitizeBoundingBoxes would drop boxes below a pixel, which the published rule keeps.
     """
-    image = _part_resized(seen.image, whole, top, left, height, width)
-    objects = seen.moved_objects(lambda value: v2.crop(v2.resize(value, [*whole[::-1]]), top, left, height, width))
+    image = _part_resized(sample.image, whole, top, left, height, width)
+    objects = sample.transformed(lambda value: v2.crop(v2.resize(value, [*whole[::-1]]), top, left, height, width))
     boxes = v2.clamp_bounding_boxes(objects["boxes"]).as_subclass(Tensor)
-    stays = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    if least:
-        scale = torch.tensor([whole[0] / seen.image.width, whole[1] / seen.image.height])
-        before, after = ((b[:, 2:] - b[:, :2]).prod(1) for b in (seen.boxes * scale.repeat(2), boxes))
-        stays &= after >= least * before
-    masks = seen.masks
-    if masks is not None:
-        enlarged = masks.resized(whole[0] / seen.image.width, whole[1] / seen.image.height)
-        masks = enlarged.moved(-left, -top).cut(width, height)
-    return sample(image, {**objects, "boxes": boxes}, masks).part(stays)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    x, y = whole[0] / sample.image.width, whole[1] / sample.image.height
+    if min_visible:
+        before, after = ((b[:, 2:] - b[:, :2]).prod(1) for b in (sample.boxes * torch.tensor([x, y, x, y]), boxes))
+        kept &= after >= min_visible * before
+    masks = sample.masks and [m.resized(x, y).moved(-left, -top).cut(width, height) for m in sample.masks]
+    return make_sample(image, {**objects, "boxes": boxes}, masks).part(kept)
 
 
 def _part_resized(
     image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int
 ) -> Image.Image:
-    """Where Pillow goes along its other axis first, a value may differ by a level from that part of the whole."""
+    """Values may differ by a grey level from those of the whole image resized, where Pillow orders its axes so."""
     x, y = (old / new for old, new in zip(image.size, whole, strict=True))
     right, bottom = min((left + width) * x, image.width), min((top + height) * y, image.height)
     return image.resize((width, height), Image.Resampling.BILINEAR, box=(left * x, top * y, right, bottom))
 
 
-def zoom(seen: Sample, factor: float, chance: Generator) -> Sample:
-    """The same sample larger or smaller on a canvas of its old size: batches of equal pictures stay unpadded."""
-    width, height = seen.image.size
+def zoom(sample: Sample, factor: float, generator: Generator) -> Sample:
+    """Scale a sample on a canvas of its original size, so that batches of equally large images need no padding."""
+    width, height = sample.image.size
     whole = max(1, round(width * factor)), max(1, round(height * factor))
     if factor >= 1:
-        left, top = _between(0, whole[0] - width, chance), _between(0, whole[1] - height, chance)
-        return crop(seen, whole, top, left, height, width, least=LEAST_PART)
-    left, top = _between(0, width - whole[0], chance), _between(0, height - whole[1], chance)
+        left, top = _integer(0, whole[0] - width, generator), _integer(0, whole[1] - height, generator)
+        return crop(sample, whole, top, left, height, width, min_visible=MIN_VISIBLE)
+    left, top = _integer(0, width - whole[0], generator), _integer(0, height - whole[1], generator)
     canvas = Image.new("RGB", (width, height), GREY)
-    canvas.paste(seen.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
+    canvas.paste(sample.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
     x, y = whole[0] / width, whole[1] / height
-    moved = seen.boxes * torch.tensor([x, y, x, y]) + torch.tensor([left, top, left, top])
-    return sample(canvas, {**seen.objects, "boxes": moved}, seen.masks and seen.masks.resized(x, y).moved(left, top))
+    boxes = sample.boxes * torch.tensor([x, y, x, y]) + torch.tensor([left, top, left, top])
+    masks = sample.masks and [mask.resized(x, y).moved(left, top) for mask in sample.masks]
+    return make_sample(canvas, {**sample.objects, "boxes": boxes}, masks)
 
 
-def other_colours(seen: Sample, chance: Generator) -> Sample:
-    """Channels in another order, perhaps a negative, other contrast and brightness in each channel."""
-    bands = seen.image.split()
-    order = torch.randperm(3, generator=chance).tolist() if _one_in_two(chance) else [0, 1, 2]
-    negative = float(torch.rand((), generator=chance)) < 0.25
-    values = np.arange(255, -1, -1) if negative else np.arange(256)
+def jitter_colours(sample: Sample, generator: Generator) -> Sample:
+    """Permute channels, invert some images, and change contrast and brightness of each channel."""
+    bands = sample.image.split()
+    order = torch.randperm(3, generator=generator).tolist() if _coin(generator) else [0, 1, 2]
+    inverted = float(torch.rand((), generator=generator)) < 0.25
+    values = np.arange(255, -1, -1) if inverted else np.arange(256)
     table: list[int] = []
     for _ in bands:
-        gain, shift = _uniform(0.7, 1.3, chance), _uniform(-30, 30, chance)
+        gain, shift = _uniform(0.7, 1.3, generator), _uniform(-30, 30, generator)
         table += np.rint((values - 128) * gain + 128 + shift).clip(0, 255).astype(int).tolist()
-    image = Image.merge("RGB", [bands[i] for i in order]).point(table)
-    return replace(seen, image=image)
+    return replace(sample, image=Image.merge("RGB", [bands[i] for i in order]).point(table))
 
 
-def mosaic(samples: Sequence[Sample], width: int, height: int, chance: Generator) -> Sample:
-    """Four samples around a point of a picture of this size, each cut to its quarter."""
-    x, y = (round(_uniform(0.3, 0.7, chance) * side) for side in (width, height))
+def mosaic(samples: Sequence[Sample], width: int, height: int, generator: Generator) -> Sample:
+    """Combine four samples around a point of an image of this size, each cropped to its quarter."""
+    x, y = (round(_uniform(0.3, 0.7, generator) * side) for side in (width, height))
     canvas = Image.new("RGB", (width, height))
     quarters = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
     parts: list[Mapping[str, Tensor]] = []
-    masks: list[PlacedMask] = []
-    for one, (left, top, right, bottom) in zip(samples, quarters, strict=True):
-        # Large enough to fill the quarter, and no smaller than it is in the whole.
-        factor = max((right - left) / one.image.width, (bottom - top) / one.image.height, _uniform(0.7, 1, chance))
-        whole = round(one.image.width * factor), round(one.image.height * factor)
-        cut = crop(
-            one,
-            whole,
-            _between(0, max(0, whole[1] - (bottom - top)), chance),
-            _between(0, max(0, whole[0] - (right - left)), chance),
-            bottom - top,
-            right - left,
-            least=LEAST_PART,
-        )
-        canvas.paste(cut.image, (left, top))
-        offset = torch.tensor([left, top, left, top])
-        parts.append({**cut.objects, "boxes": cut.boxes + offset})
-        masks += cut.masks.moved(left, top).rows if cut.masks else ()
+    masks: list[LazyMask] = []
+    for sample, (left, top, right, bottom) in zip(samples, quarters, strict=True):
+        size, quarter = sample.image.size, (right - left, bottom - top)
+        # Large enough to fill the quarter, and at most reduced by a factor of 0.7.
+        factor = max(quarter[0] / size[0], quarter[1] / size[1], _uniform(0.7, 1, generator))
+        whole = round(size[0] * factor), round(size[1] * factor)
+        crop_top = _integer(0, max(0, whole[1] - quarter[1]), generator)
+        crop_left = _integer(0, max(0, whole[0] - quarter[0]), generator)
+        part = crop(sample, whole, crop_top, crop_left, quarter[1], quarter[0], min_visible=MIN_VISIBLE)
+        canvas.paste(part.image, (left, top))
+        parts.append({**part.objects, "boxes": part.boxes + torch.tensor([left, top, left, top])})
+        masks += [mask.moved(left, top) for mask in part.masks or ()]
     objects = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return sample(canvas, objects, None if samples[0].masks is None else PlacedMasks(masks))
-
-
-def _log_uniform(low: float, high: float, chance: Generator) -> float:
-    return math.exp(_uniform(math.log(low), math.log(high), chance))
-
-
-def _uniform(low: float, high: float, chance: Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=chance))
+    return make_sample(canvas, objects, None if samples[0].masks is None else masks)
 
 
 def _scaled(published: int, size: int) -> int:
     return max(1, round(published * size / PUBLISHED_SIZE))
 
 
-def _one_in_two(chance: Generator) -> bool:
-    return bool(torch.rand((), generator=chance) < 0.5)
+def _coin(generator: Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < 0.5)
 
 
-def _one_of(choices: Sequence[int], chance: Generator) -> int:
-    return choices[_between(0, len(choices) - 1, chance)]
+def _uniform(low: float, high: float, generator: Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
 
 
-def _between(low: int, high: int, chance: Generator) -> int:
-    return int(torch.randint(low, high + 1, (), generator=chance))
+def _integer(low: int, high: int, generator: Generator) -> int:
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _choice(choices: Sequence[int], generator: Generator) -> int:
+    return choices[_integer(0, len(choices) - 1, generator)]

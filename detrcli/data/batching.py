@@ -1,4 +1,4 @@
-"""Pictures of several sizes in one tensor."""
+"""Batches of images of different sizes."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from detrcli.structures import Batch
 
 
 def collate(images: Sequence[Tensor]) -> Batch:
-    """Normalised images (3, H, W) in a batch, padded with zeros at the right and the bottom where sizes differ.
+    """Stack normalised images (3, H, W), padded with zeros at the right and the bottom to a common size.
 
-    In memory the channels come last, which convolutions are faster with.
+    The batch is in channels-last memory, in which convolutions are faster.
     """
     if len({image.shape for image in images}) == 1:
         rows = [image.permute(1, 2, 0) for image in images]  # (H, W, 3)

@@ -1,4 +1,4 @@
-"""A split as the network's input: pictures and targets, one by one and in batches."""
+"""A split as examples for training: the network's input and its targets, alone and in batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ from torch.utils.data import Dataset
 from detrcli.boxes import from_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations
-from detrcli.data.augmentation import Augmentation, Sample, augment, mosaic, sample
+from detrcli.data.augmentation import Augmentation, Sample, augment, make_sample, mosaic
 from detrcli.data.batching import collate
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
+from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError
 from detrcli.structures import Batch, Target
-from detrcli.system.seeds import mix
+from detrcli.system.distributed import mix_seeds
 
-BYTES_PER_PIXEL = 4  # of a decoded picture in Pillow's memory
-LEAST_MOSAIC = 8  # pixels of a side, below which there is nothing to put together
+BYTES_PER_PIXEL = 4  # of a decoded image in Pillow's memory
+MIN_MOSAIC_SIDE = 8  # pixels
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture for the network, with what is to be found in it."""
+    """An image as the network's input, with its targets."""
 
     pixels: Tensor  # (3, h, w), normalised
     target: Target
@@ -34,16 +35,16 @@ class Example:
 
 @dataclass(frozen=True)
 class UnreadableSample:
-    """A picture that could not be read, on its way from a loader's process to one where it can be told."""
+    """The error message for an image that cannot be read, returned by loader processes instead of an exception."""
 
     message: str
 
 
 class DetectionDataset(Dataset[Example | UnreadableSample]):
-    """The pictures of a split: as `detr predict` sees them, or augmented.
+    """The images of a split, augmented or prepared as for prediction.
 
-    What is asked for is (epoch, i). What augmentation does to picture i depends on the seed, the epoch and i
-    alone, and not on who loads it when; so one set of loader processes serves all epochs.
+    It is indexed by (epoch, i). The augmentation of image i depends on the seed, the epoch and i only, so that the
+    same loader processes serve all epochs.
     """
 
     def __init__(
@@ -53,73 +54,69 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
         *,
         augmentation: Augmentation,
         seed: int = 0,
-        keep: int = 0,
+        cache_bytes: int = 0,
     ) -> None:
-        """With `keep`, decoded pictures stay in memory where all of the split fit into so many bytes."""
+        """Decoded images are cached if all of the split fit into `cache_bytes`."""
         self.annotations = annotations
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
-        needed = BYTES_PER_PIXEL * int(annotations.sizes.long().prod(1).sum())
-        self._keeps = needed <= keep
-        self._kept: dict[int, Image.Image] = {}
+        self._caches = BYTES_PER_PIXEL * int(annotations.sizes.long().prod(1).sum()) <= cache_bytes
+        self._cache: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, place: tuple[int, int]) -> Example | UnreadableSample:
-        epoch, i = place
-        chance = torch.Generator().manual_seed(mix(self.seed, epoch, i))
+    def __getitem__(self, index: tuple[int, int]) -> Example | UnreadableSample:
+        epoch, i = index
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch, i))
         try:
-            seen = self._mosaic(i, chance) if self.augmentation == "strong" else self._sample(i)
+            sample = self._mosaic(i, generator) if self.augmentation == "strong" else self._sample(i)
         except DataError as error:
             return UnreadableSample(str(error))
-        seen, preprocessing = augment(seen, self.preprocessing, chance, self.augmentation)
-        exact = self.augmentation == "none"
+        sample, preprocessing = augment(sample, self.preprocessing, generator, self.augmentation)
         try:
-            pixels, target = to_input(seen, preprocessing, exact=exact)
-        except ValueError as error:  # of an outline
+            pixels, target = to_input(sample, preprocessing, exact=self.augmentation == "none")
+        except ValueError as error:  # in a segmentation
             return UnreadableSample(f"{self.annotations.path(i)}: {error}")
         return Example(pixels, target, int(self.annotations.image_ids[i]))
 
     def _sample(self, i: int) -> Sample:
-        image = self._kept.get(i) or self._open(i)
-        if self._keeps:
-            self._kept[i] = image
-        return sample(image, self.annotations.objects(i), self.annotations.masks(i))
+        image = self._cache.get(i) or self._open(i)
+        if self._caches:
+            self._cache[i] = image
+        return make_sample(image, self.annotations.objects(i), self.annotations.masks(i))
 
     def _open(self, i: int) -> Image.Image:
         a, path = self.annotations, self.annotations.path(i)
         try:
-            image = open_picture(path, turn=bool(a.turned[i])).image
+            image = open_image(path, turn=bool(a.turned[i])).image
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         if (image.height, image.width) != tuple(a.sizes[i].tolist()):
             raise DataError(f"{path}: its size has changed since the data was checked")
         return image
 
-    def _mosaic(self, i: int, chance: torch.Generator) -> Sample:
-        """Every second time a picture with three others around it."""
+    def _mosaic(self, i: int, generator: torch.Generator) -> Sample:
+        """Return, with probability 1/2, a mosaic of the image and three others."""
         first = self._sample(i)
-        if torch.rand((), generator=chance) < 0.5 or min(first.image.size) < LEAST_MOSAIC:
+        if torch.rand((), generator=generator) < 0.5 or min(first.image.size) < MIN_MOSAIC_SIDE:
             return first
-        others = torch.randint(len(self), (3,), generator=chance).tolist()
-        return mosaic([first, *map(self._sample, others)], first.image.width, first.image.height, chance)
+        others = torch.randint(len(self), (3,), generator=generator).tolist()
+        return mosaic([first, *map(self._sample, others)], first.image.width, first.image.height, generator)
 
 
-def to_input(seen: Sample, preprocessing: Preprocessing, *, exact: bool = True) -> tuple[Tensor, Target]:
-    """A picture as the network's input (3, h, w), and its objects, with boxes in [0, 1] of that input."""
-    height, width = seen.image.height, seen.image.width
+def to_input(sample: Sample, preprocessing: Preprocessing, *, exact: bool = True) -> tuple[Tensor, Target]:
+    """Return the network's input (3, h, w) for a sample, and its targets in that input."""
+    height, width = sample.image.height, sample.image.width
     placement = preprocessing.resize.place(height, width)
-    boxes = from_pixels(seen.boxes, height, width, placement)
-    masks = seen.masks
-    if masks is not None:
-        resized = masks.resized(placement.picture_width / width, placement.picture_height / height)
-        masks = resized.moved(placement.left, placement.top)
-    return prepare(seen.image, preprocessing, exact=exact), Target(
-        **{**seen.objects, "boxes": boxes},
-        masks=None if masks is None else masks.pixels(placement.height, placement.width),
-    )
+    boxes = from_pixels(sample.boxes, height, width, placement)
+    masks = None
+    if sample.masks is not None:
+        scale = placement.image_width / width, placement.image_height / height
+        placed = [mask.resized(*scale).moved(placement.left, placement.top) for mask in sample.masks]
+        masks = mask_pixels(placed, placement.height, placement.width)
+    return prepare(sample.image, preprocessing, exact=exact), Target(**{**sample.objects, "boxes": boxes}, masks=masks)
 
 
 @dataclass(frozen=True)
@@ -131,25 +128,27 @@ class Examples:
     image_ids: list[int]
 
     def pin_memory(self) -> "Examples":
-        """The same in memory that a GPU reads by itself; a loader asks for it by this name."""
+        """Copy to pinned memory; torch's DataLoader calls this."""
         targets = [target.pin_memory() for target in self.targets]
         return Examples(self.batch.pin_memory(), targets, self.image_ids)
 
 
 def collate_examples(examples: Sequence[Example | UnreadableSample]) -> Examples | UnreadableSample:
-    """The collate function of a loader."""
-    whole = [example for example in examples if isinstance(example, Example)]
-    if len(whole) < len(examples):
-        return next(example for example in examples if isinstance(example, UnreadableSample))
+    """Collate examples to a batch; with an unreadable sample, return it instead."""
+    readable: list[Example] = []
+    for example in examples:
+        if isinstance(example, UnreadableSample):
+            return example
+        readable.append(example)
     return Examples(
-        collate([example.pixels for example in whole]),
-        [example.target for example in whole],
-        [example.image_id for example in whole],
+        collate([example.pixels for example in readable]),
+        [example.target for example in readable],
+        [example.image_id for example in readable],
     )
 
 
-def unbroken(batches: Iterable[Examples | UnreadableSample]) -> Iterator[Examples]:
-    """A loader's batches; a broken picture is an error here, with its file's name and no loader's traceback."""
+def raise_unreadable(batches: Iterable[Examples | UnreadableSample]) -> Iterator[Examples]:
+    """Yield a loader's batches. Raises DataError for an unreadable image, without the traceback of a loader process."""
     for batch in batches:
         if isinstance(batch, UnreadableSample):
             raise DataError(batch.message)

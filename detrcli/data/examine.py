@@ -1,22 +1,34 @@
-"""A whole data set looked through: what is there, and every problem of it."""
+"""Examining a whole dataset: its splits, their problems, and a summary of each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
-from detrcli.data.checks import Exif, Split, check_split, check_together, parents_without_boxes, skip_bad
-from detrcli.data.decode import alike, decode_all
+from detrcli.data.checks import (
+    SKIPPABLE,
+    Exif,
+    Split,
+    check_split,
+    check_together,
+    parents_without_boxes,
+    skippable_as_warnings,
+)
+from detrcli.data.image_files import DecodedImage, decode, map_images, near_duplicates
 from detrcli.data.mask_checks import check_masks
 from detrcli.data.raw_annotations import Problem
-from detrcli.data.source import DataSource
+from detrcli.data.splits import DataSource
 from detrcli.errors import DataError, UsageError
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
+
+LISTED_PER_KIND = 3  # problems
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How many boxes a class has."""
+    """The number of boxes of a class."""
 
     category_id: int
     label: str
@@ -25,7 +37,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Summary:
-    """What can be used of a split; crowds are no boxes."""
+    """Counts of the usable part of a split, without crowds."""
 
     images: int
     boxes: int
@@ -36,32 +48,32 @@ class Summary:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What `detr data check` knows."""
+    """The examined splits of a dataset and their problems."""
 
     layout: str
     splits: Mapping[str, Split]
     problems: Sequence[Problem]
-    decoded: bool  # whether every picture was decoded whole
-    masks: bool | None = None  # whether every mask was looked at; None where there are none, or nobody asked
+    decoded: bool  # whether every image was decoded
+    masks: bool | None = None  # whether every mask was checked; None if there are none, or no check was requested
 
     @property
     def ok(self) -> bool:
-        """Whether the data can be used."""
+        """Whether the dataset has no errors."""
         return not any(problem.severity == "error" for problem in self.problems)
 
     def by_kind(self) -> dict[tuple[str, str, str | None], list[Problem]]:
-        """The problems of each severity, kind and split, errors first."""
+        """Return the problems by severity, kind and split, errors first."""
         groups: dict[tuple[str, str, str | None], list[Problem]] = {}
         for problem in sorted(self.problems, key=lambda problem: problem.severity):
             groups.setdefault((problem.severity, problem.kind, problem.split), []).append(problem)
         return groups
 
     def summary(self, split: str) -> Summary:
-        """Counts of a split."""
+        """Return the counts of a split."""
         checked = self.splits[split]
         w = checked.written
         counted = checked.usable & ~w.crowd
-        per_image = _per_image(w.image_ids, w.of_image[counted])[checked.usable_images]
+        per_image = np.bincount(w.image_index()[counted], minlength=len(w.image_ids))[checked.usable_images]
         left_out = parents_without_boxes(self.splits)
         return Summary(
             images=int(checked.usable_images.sum()),
@@ -70,17 +82,33 @@ class DatasetReport:
             most_boxes=int(per_image.max(initial=0)),
             classes=[
                 ClassCount(i, name, int((w.of_category[counted] == i).sum()))
-                for i, name in sorted(zip(w.category_ids.tolist(), w.names, strict=True))
+                for i, name in sorted((i, name) for i, name, *_ in w.categories())
                 if i not in left_out
             ],
         )
 
+    def check(self, reporter: Reporter = SILENT) -> None:
+        """Note the problems, and raise DataError if there are errors, with their list if the reporter is silent."""
+        lines = []
+        groups = sorted(self.by_kind().items(), key=lambda group: group[0][0] == "error")  # errors last
+        for (severity, kind, split), members in groups:
+            more = len(members) - LISTED_PER_KIND
+            texts = [f"{problem.where}: {problem.what}" for problem in members[:LISTED_PER_KIND]]
+            texts += [f"and {more:,} more"] if more > 0 else []
+            lines += [f"{severity} in {split or 'data'}: {kind}: {text}" for text in texts]
+        for line in lines:
+            reporter.note(line)
+        self.raise_errors(" `detr data check` lists all.", [] if reporter is not SILENT else lines)
 
-def _per_image(image_ids: np.ndarray, of_image: np.ndarray) -> np.ndarray:
-    order = np.argsort(image_ids, kind="stable")
-    counts = np.zeros(len(image_ids), dtype=np.int64)
-    np.add.at(counts, order[np.searchsorted(image_ids, of_image, sorter=order)], 1)
-    return counts
+    def raise_errors(self, more: str = "", lines: Sequence[str] = ()) -> None:
+        """Raise DataError if there are errors."""
+        errors = [problem for problem in self.problems if problem.severity == "error"]
+        if errors:
+            hint = "`detr guide data` explains each kind."
+            if all(problem.kind in SKIPPABLE for problem in errors):
+                hint = f"{argument('skip_bad')} leaves out broken entries."
+            count = f"{len(errors):,} error{'s' if len(errors) > 1 else ''} in the data."
+            raise DataError("\n".join([f"{count}{more} {hint}", *(line for line in lines if line.startswith("error"))]))
 
 
 def examine(
@@ -88,13 +116,17 @@ def examine(
     *,
     exif: Exif = "auto",
     full: bool = False,
-    leave_out_bad: bool = False,
+    skip_bad: bool = False,
     masks: bool = True,
-    advance: Callable[[], None] = lambda: None,
+    reporter: Reporter = SILENT,
 ) -> DatasetReport:
-    """Read every split and check it, by itself and beside the others; the masks too where they are asked for."""
-    if exif == "ignore" and source.layout.name == "yolo":
-        raise UsageError("YOLO's boxes are shares of the picture as it is displayed: --exif ignore does not fit them.")
+    """Read and check every split, by itself and together with the others.
+
+    Images are decoded, and masks checked if `masks`, where that takes less than a minute each or `full` is set. With
+    `skip_bad`, errors whose entries can be left out are warnings.
+    """
+    if exif == "ignore" and source.layout == "yolo":
+        raise UsageError(f"{argument('exif', 'ignore')}: YOLO's boxes are fractions of the image as displayed.")
     splits: dict[str, Split] = {}
     problems: list[Problem] = []
     for name in source.splits:
@@ -106,73 +138,76 @@ def examine(
             problems += splits[name].problems
     problems += check_together(splits)
 
-    order = [(name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()]
-    paths = [splits[name].written.folder / splits[name].written.files[i] for name, i in order]
-    decoded = decode_all(paths, full=full, advance=advance)
+    images = [(name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()]
+    paths = [splits[name].written.folder / splits[name].written.files[i] for name, i in images]
+    decoded = map_images(decode, paths, "decoding images", full=full, reporter=reporter)
     if decoded is not None:
-        broken = {place: one.problem for place, one in zip(order, decoded, strict=True) if one.problem}
-        for (name, i), problem in broken.items():
-            w = splits[name].written
-            problems.append(
-                Problem("error", "bad-picture", name, f"image {w.image_ids[i]}", f"{w.files[i]}: {problem}")
-            )
-        splits = {name: _without(split, [i for n, i in broken if n == name]) for name, split in splits.items()}
-        known = {(p.split, p.where) for p in problems if p.kind == "same-picture"}
-        for a, b in combinations(splits, 2):
-            here = [[(i, one) for (n, i), one in zip(order, decoded, strict=True) if n == name] for name in (a, b)]
-            pairs = [
-                (splits[a].written.files[here[0][x][0]], splits[b].written.files[here[1][y][0]])
-                for x, y in alike([seen for _, seen in here[0]], [seen for _, seen in here[1]])
-            ]
-            pairs = [(first, second) for first, second in pairs if (b, second) not in known]
-            if pairs:
-                shown = ", ".join(f"{second} ~ {first}" for first, second in pairs[:3])
-                what = f"{len(pairs)} pictures look almost like one in {a}: {shown}" + (", ..." if pairs[3:] else "")
-                problems.append(Problem("warning", "near-duplicate", b, b, what))
-    if leave_out_bad:
-        problems = skip_bad(problems)
-    found = DatasetReport(source.layout.name, splits, problems, decoded is not None)
-    return masks_examined(found, full=full, leave_out_bad=leave_out_bad, advance=advance) if masks else found
+        by_split: dict[str, dict[int, DecodedImage]] = {name: {} for name in splits}
+        for (name, i), image in zip(images, decoded, strict=True):
+            by_split[name][i] = image
+        for name, split in splits.items():
+            broken = {i: image.problem for i, image in by_split[name].items() if image.problem}
+            w = split.written
+            for i, problem in broken.items():
+                where, what = f"image {w.image_ids[i]}", f"{w.files[i]}: {problem}"
+                problems.append(Problem("error", "bad-picture", name, where, what))
+            splits[name] = _without_images(split, list(broken))
+        problems += _near_duplicates(splits, by_split, problems)
+    if skip_bad:
+        problems = skippable_as_warnings(problems)
+    report = DatasetReport(source.layout, splits, problems, decoded is not None)
+    return examine_masks(report, full=full, skip_bad=skip_bad, reporter=reporter) if masks else report
 
 
-def masks_examined(
-    found: DatasetReport, *, full: bool, leave_out_bad: bool = False, advance: Callable[[], None] = lambda: None
+def _near_duplicates(
+    splits: Mapping[str, Split], decoded: Mapping[str, Mapping[int, DecodedImage]], problems: Sequence[Problem]
+) -> list[Problem]:
+    """Return a warning for each pair of splits with images that look alike and are not the same file."""
+    same = {(problem.split, problem.where) for problem in problems if problem.kind == "same-picture"}
+    warnings = []
+    for a, b in combinations(splits, 2):
+        files_a, files_b = ([splits[name].written.files[i] for i in decoded[name]] for name in (a, b))
+        similar = near_duplicates(list(decoded[a].values()), list(decoded[b].values()))
+        pairs = [f"{files_b[y]} ~ {files_a[x]}" for x, y in similar if (b, files_b[y]) not in same]
+        if pairs:
+            what = f"{len(pairs)} images look almost like images of {a}: {', '.join(pairs[:3])}"
+            warnings.append(Problem("warning", "near-duplicate", b, b, what + (", ..." if pairs[3:] else "")))
+    return warnings
+
+
+def examine_masks(
+    report: DatasetReport, *, full: bool, skip_bad: bool = False, reporter: Reporter = SILENT
 ) -> DatasetReport:
-    """The same with the masks looked at, where that takes less than a minute or `full` asks for it."""
-    if not any(split.written.outlines for split in found.splits.values()):
-        return found
+    """Check the masks too, where that takes less than a minute or `full` is set."""
+    if not any(split.written.segmentations for split in report.splits.values()):
+        return report
     splits: dict[str, Split] = {}
     problems: list[Problem] = []
-    for name, split in found.splits.items():
-        checked = check_masks(name, split, full=full, advance=advance)
+    for name, split in report.splits.items():
+        checked = check_masks(name, split, full=full, reporter=reporter)
         if checked is None:
-            return replace(found, masks=False)
+            return replace(report, masks=False)
         splits[name] = checked
         problems += checked.problems[len(split.problems) :]
-    return replace(
-        found,
-        splits=splits,
-        problems=[*found.problems, *(skip_bad(problems) if leave_out_bad else problems)],
-        masks=True,
-    )
+    problems = [*report.problems, *(skippable_as_warnings(problems) if skip_bad else problems)]
+    return replace(report, splits=splits, problems=problems, masks=True)
 
 
-def headers_only(
-    source: DataSource,
-    splits: Sequence[str],
-    exif: Exif = "auto",
-    *,
-    pictures: bool = True,
-    leave_out_bad: bool = False,
+def examine_headers(
+    source: DataSource, splits: Sequence[str], exif: Exif = "auto", *, images: bool = True, skip_bad: bool = False
 ) -> DatasetReport:
-    """Some splits, checked by what their files and headers say, each by itself."""
-    checked = {name: check_split(name, source.read(name), exif, pictures=pictures) for name in splits}
+    """Check some splits, each by itself, by their annotations and, with `images`, the headers of their images."""
+    checked = {name: check_split(name, source.read(name), exif, images=images) for name in splits}
     problems = [problem for split in checked.values() for problem in split.problems]
-    return DatasetReport(source.layout.name, checked, skip_bad(problems) if leave_out_bad else problems, decoded=False)
+    if skip_bad:
+        problems = skippable_as_warnings(problems)
+    return DatasetReport(source.layout, checked, problems, decoded=False)
 
 
-def _without(split: Split, images: Sequence[int]) -> Split:
+def _without_images(split: Split, images: Sequence[int]) -> Split:
+    if not images:
+        return split
     usable_images = split.usable_images.copy()
-    usable_images[list(images)] = False
-    gone = np.isin(split.written.of_image, split.written.image_ids[list(images)])
-    return replace(split, usable_images=usable_images, usable=split.usable & ~gone)
+    usable_images[images] = False
+    left_out = np.isin(split.written.of_image, split.written.image_ids[images])
+    return replace(split, usable_images=usable_images, usable=split.usable & ~left_out)

@@ -1,4 +1,4 @@
-"""Pictures as people have them, opened as they are seen: upright, in colour, on white."""
+"""Opening image files as they are displayed: upright, in RGB, on white."""
 
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -22,20 +22,20 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
-from detrcli.data.not_pictures import missing, no_file, no_picture
+from detrcli.data.paths import IMAGE_SUFFIXES, is_web_address
 from detrcli.errors import DataError
 from detrcli.system.text import escape_controls
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-MAX_PIXELS = 200_000_000  # of what is opened anywhere, unless told otherwise
+MAX_PIXELS = 200_000_000  # of an image, unless another limit is given
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
 
-UPRIGHT = 1
+UPRIGHT = 1  # the EXIF orientation of images that are not rotated
 _SIXTEEN_BITS = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
     def load_prepare(self) -> None:
-        if self._im is None:  # where Pillow would ask for its own limit
+        if self._im is None:  # where Pillow would apply its own limit
             self.im = Image.new(self.mode, self._tile_size).im
         super().load_prepare()
 
@@ -48,12 +48,14 @@ _READERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
     "TIFF": _Tiff,
     "GIF": GifImagePlugin.GifImageFile,
 }
-FORMATS = tuple(_READERS)
+MISSING = "no such file"
+NOT_AN_IMAGE = "not a JPEG, PNG, WEBP, BMP, TIFF or GIF image"
+VIDEO = "it is a video: extract its frames (ffmpeg -i FILE -vf fps=1 frames/%05d.png), and give their folder"
 
 
 @dataclass(frozen=True)
 class File:
-    """A picture on disk, and whether it is turned as EXIF says."""
+    """An image file, and whether its EXIF orientation is applied."""
 
     path: Path
     turn: bool = True
@@ -63,24 +65,23 @@ class File:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to look at."""
+class OpenedImage:
+    """A decoded image."""
 
     image: Image.Image  # RGB
-    notes: Sequence[str]  # what a user should know of how it was read
+    notes: Sequence[str]  # for the user, about how it was read
 
 
 @contextmanager
 def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
-    """A file's header, its pixels not yet decoded.
+    """Open an image file without decoding its pixels.
 
-    Pillow's readers are called without Image.open, which has a limit of its own: one for the whole process, of
-    which others may have their own opinion. (Its reader of WebP keeps that limit, 179 megapixels, here too.)
-    They are given an open file, because of a path they map the memory, and that scrambles a TIFF that is to be
-    turned sideways.
+    Pillow's readers are called without Image.open, whose limit on pixels is a global setting that other code may
+    change. (Its WebP reader applies that limit, 179 megapixels, here too.) They get an open file, because for a path
+    they map the memory, which scrambles a TIFF that is to be rotated.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise DataError(no_file(path, SUFFIXES))  # a pipe would be waited for
+        raise DataError(_not_a_file(path))  # reading a pipe would block
     with path.open("rb") as file, _read(file) as image:
         if image.width * image.height > max_pixels:
             raise DataError(f"it has {image.width} x {image.height} pixels, more than the {max_pixels:,} allowed")
@@ -90,78 +91,85 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
 def _read(file: IO[bytes]) -> ImageFile:
     for read in _READERS.values():
         file.seek(0)
-        with suppress(SyntaxError):  # Pillow's word for a file of another format
+        with suppress(SyntaxError):  # raised by Pillow for a file of another format
             return read(file)
     raise UnidentifiedImageError
 
 
-def open_picture(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True) -> Picture:
-    """Decode a file whole, turned as EXIF says unless told otherwise.
-
-    What is wrong with it is a DataError that says so, without naming the file.
-    """
+@contextmanager
+def image_errors(path: Path = Path()) -> Iterator[None]:
+    """Convert exceptions while an image is opened and decoded to DataError, with the reason but not the file."""
     try:
-        with opened(path, max_pixels) as image:
-            # A photograph may carry a second, smaller one (MPO), which is no frame. Asked before the pixels
-            # are loaded, because a TIFF forgets them when it counts.
-            animated = getattr(image, "is_animated", False) and image.format != "MPO"
-            image.load()
-            notes = ["only the first of its frames was read"] if animated else []
-            return Picture(as_displayed(image) if turn else to_rgb(image), notes)
+        yield
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(missing(path)) from None
+    except (FileNotFoundError, NotADirectoryError):
+        web = is_web_address(path)
+        raise DataError("it is a web address: download it, and give the file" if web else MISSING) from None
     except PermissionError:
-        raise DataError("it may not be read (permission denied)") from None
+        raise DataError("it cannot be read (permission denied)") from None
     except UnidentifiedImageError:
-        raise DataError(no_picture(path, ", ".join(FORMATS))) from None
-    except Exception as error:  # there is nothing that Pillow's decoders do not raise for a broken file
+        raise DataError(VIDEO if path.suffix.lower() in VIDEO_SUFFIXES else NOT_AN_IMAGE) from None
+    except Exception as error:  # Pillow's decoders raise any exception for a broken file
         raise DataError(f"it cannot be decoded ({escape_controls(str(error)) or type(error).__name__})") from error
+
+
+def _not_a_file(path: Path) -> str:
+    if not path.is_dir():
+        return "not a regular file"
+    inside = min((file.name for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), default=None)
+    if inside is None:
+        return "it is a folder without images"
+    return f"it is a folder; name an image in it, such as {escape_controls(inside)}"
+
+
+def open_image(path: Path, max_pixels: int = MAX_PIXELS, *, turn: bool = True) -> OpenedImage:
+    """Decode an image file, with its EXIF orientation applied unless `turn` is False.
+
+    Raises DataError with the reason, which does not name the file.
+    """
+    with image_errors(path), opened(path, max_pixels) as image:
+        # The second image of a phone's MPO file is no frame. The frames are counted before the pixels are loaded,
+        # because counting those of a TIFF discards them.
+        animated = getattr(image, "is_animated", False) and image.format != "MPO"
+        image.load()
+        notes = ["only the first of its frames was read"] if animated else []
+        return OpenedImage(as_displayed(image) if turn else to_rgb(image), notes)
 
 
 def as_displayed(image: Image.Image) -> Image.Image:
-    """A Pillow image upright and in RGB; what cannot be brought to that is a DataError."""
+    """Return a Pillow image upright and in RGB. Raises DataError if that is not possible."""
     if 0 in image.size:
         raise DataError("it has no pixels")
-    try:
+    with image_errors():  # an image that Pillow reads lazily fails here
         return to_rgb(upright(image))
-    except DataError:
-        raise
-    except Exception as error:  # as above: a lazily read image breaks only now
-        raise DataError(f"it cannot be decoded ({escape_controls(str(error)) or type(error).__name__})") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says. A broken EXIF says nothing."""
+    """Apply the EXIF orientation; malformed EXIF is ignored."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # Pillow raises what the damage brings it to
+    except Exception:  # Pillow raises any exception for malformed EXIF
         return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any kind of pixels as RGB of 8 bits: what is transparent on white, 16 bits scaled."""
+    """Convert pixels of any kind to 8-bit RGB, with transparency on white and 16 bits scaled."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    converted = _convert(image)
-    converted.info = {}  # a profile of the old colours does not describe the new ones
-    return converted
-
-
-def _convert(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise DataError("its pixels are integers beyond 16 bits, of no known scale")
+            raise DataError("its pixels are integers beyond 16 bits, of unknown scale")
         grey = ((values + 128) // 257).astype(np.uint8)
         grey[values == image.info.get("transparency", -1)] = 255
         image = Image.fromarray(grey)
     if image.mode == "F":
-        raise DataError("its pixels are floating-point numbers, of no known scale")
+        raise DataError("its pixels are floating-point numbers of unknown scale")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    converted = image.convert("RGB")
+    converted.info = {}  # a profile of the old colours does not describe the new ones
+    return converted

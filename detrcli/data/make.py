@@ -1,4 +1,4 @@
-"""`shapes` as a COCO folder, on request or for whoever names `shapes` as DATA."""
+"""The built-in dataset `shapes`, written as a COCO folder."""
 
 import json
 import os
@@ -6,25 +6,28 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from detrcli.data.maps import as_colours
-from detrcli.data.outlines import encoded
+from detrcli.data.panoptic_maps import ids_to_rgb
+from detrcli.data.segmentations import to_rle
 from detrcli.data.shapes import CATALOGUE, DEFAULT, STUFF, Scene, scene
 from detrcli.errors import UsageError
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
 from detrcli.run_lengths import box_around
-from detrcli.system.cache import cache_folder
+from detrcli.system.files import cache_folder
 
 IMAGES, SIZE, OBJECTS, SEED = 2000, 128, 5, 0
-VAL_SHARE = 5  # a validation picture for so many of train
-VAL_FIRST = 1 << 30  # validation is another stretch of the same seed's series, whatever --images is
-EDITION = 1  # to be counted up with any change of what is drawn
-MOST_SEGMENTS = 64  # of a picture
-SPREAD = 0x9E3779  # odd: times this, ids that follow each other are colours that differ
+VAL_SHARE = 5  # training images per validation image
+VAL_FIRST = 1 << 30  # validation is a distant part of the seed's series, for any number of training images
+EDITION = 1  # incremented with every change of the drawings
+MAX_SEGMENTS = 64  # per image
+SPREAD = 0x9E3779  # odd; multiplying by it turns consecutive ids into distinct colours
 
 
 def make_shapes(
@@ -36,135 +39,100 @@ def make_shapes(
     objects: int = OBJECTS,
     seed: int = SEED,
     panoptic: bool = False,
-    advance: Callable[[], None] = lambda: None,
+    reporter: Reporter = SILENT,
 ) -> None:
-    """Write train and val, whole or not at all. Category ids count from 1 in the order of the classes.
+    """Write train and val splits, atomically. Category ids count from 1 in the order of the classes.
 
-    Panoptic ones have stuff behind the shapes, and files in COCO's panoptic form too, with ids that go on for stuff.
+    With `panoptic` there is stuff behind the shapes, and COCO panoptic files in addition, with further ids for stuff.
     """
     unknown = [name for name in classes if name not in CATALOGUE]
     if unknown or not classes or len(set(classes)) < len(classes):
-        raise UsageError(f"--classes {','.join(classes):.80} takes each of these once at most: {', '.join(CATALOGUE)}.")
+        given = argument("classes", f"{','.join(classes):.80}")
+        raise UsageError(f"{given}: takes each of these at most once: {', '.join(CATALOGUE)}.")
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    splits = (("train", 0, images), ("val", VAL_FIRST, max(1, images // VAL_SHARE)))
     try:
-        _write(temporary, images, size, classes, objects, seed, advance, panoptic=panoptic)
+        with reporter.progress("drawing shapes", sum(count for *_, count in splits)) as advance:
+            for split, first, count in splits:
+                numbers = range(first, first + count)
+                draw = partial(scene, seed, size=size, classes=classes, most=objects, landscape=panoptic)
+                _write_split(temporary, split, draw, numbers, classes, advance, panoptic=panoptic)
         if folder.is_dir():
-            folder.rmdir()  # an empty one stands in the way on some systems
+            folder.rmdir()  # some systems do not replace an empty folder
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(
+def _write_split(
     folder: Path,
-    images: int,
-    size: int,
+    split: str,
+    draw: Callable[[int], Scene],
+    numbers: Sequence[int],
     classes: Sequence[str],
-    objects: int,
-    seed: int,
-    advance: Callable[[], None],
+    advance: Callable[[int], None],
     *,
     panoptic: bool,
 ) -> None:
-    for split, first, count in (("train", 0, images), ("val", VAL_FIRST, max(1, images // VAL_SHARE))):
-        (folder / split).mkdir(parents=True, exist_ok=True)
-        maps = folder / "annotations" / f"panoptic_{split}"
-        (maps if panoptic else maps.parent).mkdir(parents=True, exist_ok=True)
-        infos: list[list[dict[str, Any]]] = [[] for _ in range(count)]  # the segments of each picture
+    annotation_folder = folder / "annotations"
+    maps = annotation_folder / f"panoptic_{split}"
+    for needed in (folder / split, maps if panoptic else annotation_folder):
+        needed.mkdir(parents=True, exist_ok=True)
 
-        def draw(
-            number: int,
-            split: str = split,
-            first: int = first,
-            maps: Path = maps,
-            infos: list[list[dict[str, Any]]] = infos,
-        ) -> tuple[str, Scene]:
-            made = scene(seed, first + number, size, classes, objects, landscape=panoptic)
-            name = f"{number:06d}.png"
-            Image.fromarray(made.pixels).save(folder / split / name, compress_level=1)
-            if panoptic:
-                ids, infos[number] = _segments(made, number, len(classes))
-                Image.fromarray(as_colours(ids)).save(maps / name, compress_level=1)
-            advance()
-            return name, made
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            document = _document(pool.map(draw, range(count)), size, classes)
-        _dump(document, folder / "annotations" / f"instances_{split}.json")
+    def save(index: int) -> tuple[Scene, list[dict[str, Any]]]:
+        """Write an image and its map; return the scene and the map's segments."""
+        drawn, segments = draw(numbers[index]), list[dict[str, Any]]()
+        Image.fromarray(drawn.pixels).save(folder / split / f"{index:06d}.png", compress_level=1)
         if panoptic:
-            _dump(_panoptic_document(document, infos), maps.with_suffix(".json"))
+            ids, segments = _segments(drawn, index, len(classes))
+            Image.fromarray(ids_to_rgb(ids)).save(maps / f"{index:06d}.png", compress_level=1)
+        return drawn, segments
 
-
-def _dump(document: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(document), encoding="utf-8")
-
-
-def _document(scenes: Any, size: int, classes: Sequence[str]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, (name, made) in enumerate(scenes, 1):
-        images.append({"id": image_id, "file_name": name, "width": size, "height": size})
-        for label, mask, box in zip(made.labels.tolist(), made.masks, made.boxes.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": label + 1,
-                    "bbox": box,
-                    "area": int(np.count_nonzero(mask)),
-                    "iscrowd": 0,
-                    "segmentation": encoded(mask),
-                }
-            )
-    categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    map_entries: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for id_, (drawn, segments) in enumerate(pool.map(save, range(len(numbers))), 1):
+            name, size = f"{id_ - 1:06d}.png", len(drawn.pixels)
+            images.append({"id": id_, "file_name": name, "width": size, "height": size})
+            map_entries.append({"image_id": id_, "file_name": name, "segments_info": segments})
+            for label, mask in zip(drawn.labels.tolist(), drawn.masks, strict=True):
+                ids = {"id": len(annotations) + 1, "image_id": id_}
+                annotations.append({**ids, **_object(label, mask), "segmentation": to_rle(mask)})
+            advance(1)
+    things = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes, 1)]
+    document: dict[str, Any] = {"images": images, "annotations": annotations, "categories": things}
+    (annotation_folder / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+    if panoptic:
+        stuff = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(STUFF, len(classes) + 1)]
+        categories = [{**entry, "isthing": int(kind is things)} for kind in (things, stuff) for entry in kind]
+        document |= {"annotations": map_entries, "categories": categories}
+        maps.with_suffix(".json").write_text(json.dumps(document), encoding="utf-8")
 
 
-def _segments(made: Scene, number: int, classes: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The ids (S, S) of a picture's map and what COCO says of each: all stuff of a kind, and every shape."""
-    assert made.stuff is not None
-    behind = ~made.masks.any(0)  # (S, S)
-    stuff = [(classes + kind, behind & (made.stuff == kind)) for kind in range(len(STUFF))]
-    ids = np.zeros(made.stuff.shape, dtype=np.int64)
-    infos: list[dict[str, Any]] = []
-    for label, mask in [*stuff, *zip(made.labels.tolist(), made.masks, strict=True)]:
-        if not mask.any():
-            continue
-        id_ = (number * MOST_SEGMENTS + len(infos) + 1) * SPREAD % 256**3
-        ids[mask] = id_
-        infos.append(
-            {
-                "id": id_,
-                "category_id": label + 1,
-                "iscrowd": 0,
-                "bbox": list(box_around(mask)),
-                "area": int(np.count_nonzero(mask)),
-            }
-        )
-    return ids, infos
+def _object(label: int, mask: np.ndarray) -> dict[str, Any]:
+    """Return the fields that COCO's instances and segments have in common."""
+    box, area = list(box_around(mask)), int(np.count_nonzero(mask))
+    return {"category_id": label + 1, "bbox": box, "area": area, "iscrowd": 0}
 
 
-def _panoptic_document(instances: dict[str, Any], infos: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """COCO's panoptic file of the same images; their maps have the names of the pictures."""
-    things = instances["categories"]
-    return {
-        "images": instances["images"],
-        "annotations": [
-            {"image_id": image["id"], "file_name": image["file_name"], "segments_info": segments}
-            for image, segments in zip(instances["images"], infos, strict=True)
-        ],
-        "categories": [
-            *({**one, "isthing": 1} for one in things),
-            *(
-                {"id": i, "name": name, "supercategory": "", "isthing": 0}
-                for i, name in enumerate(STUFF, len(things) + 1)
-            ),
-        ],
-    }
+def _segments(drawn: Scene, index: int, classes: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return the ids (S, S) of an image's map, and its segments: every kind of stuff, and every shape."""
+    assert drawn.stuff is not None
+    background = ~drawn.masks.any(0)  # (S, S)
+    stuff = [(classes + kind, background & (drawn.stuff == kind)) for kind in range(len(STUFF))]
+    ids = np.zeros(drawn.stuff.shape, dtype=np.int64)
+    segments: list[dict[str, Any]] = []
+    for label, mask in [*stuff, *zip(drawn.labels.tolist(), drawn.masks, strict=True)]:
+        if mask.any():
+            id_ = (index * MAX_SEGMENTS + len(segments) + 1) * SPREAD % 256**3
+            ids[mask] = id_
+            segments.append({"id": id_, **_object(label, mask)})
+    return ids, segments
 
 
 def built_in() -> Path:
-    """The folder of the default `shapes`, made in the cache when it is first asked for."""
+    """Return the folder of the default `shapes`, made in the user's cache on first use."""
     folder = cache_folder() / f"shapes-{EDITION}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is done to a picture before the network sees it."""
+"""Images to the network's input: resizing and normalisation."""
 
 import numpy as np
 import torch
@@ -17,40 +17,39 @@ _PILLOW = {
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = True) -> Tensor:
-    """An RGB picture as the network's input, (3, h, w): resized and normalised. In memory its channels come last.
+    """Resize and normalise an RGB image to (3, h, w), in channels-last memory.
 
-    What is not to be exact may differ by one grey level from what the weights' preprocessing says, and is faster.
+    Without `exact`, grey levels may differ by 1, which is faster.
     """
     p = preprocessing
     placement = p.resize.place(image.height, image.width)
-    beyond_pillow = p.rescale_first or p.blur or not p.antialias or p.resize.pads_first
-    if p.backend == "torchvision" or beyond_pillow:
+    if p.backend == "torchvision" or p.rescale_first or p.blur or not p.antialias or p.resize.pads_first:
         return _by_torchvision(_levels(image), placement, p)
-    size = placement.picture_size
+    size = placement.image_size
     if image.size == size[::-1]:
-        grey = _levels(image)
+        levels = _levels(image)
     elif exact or p.filter == "nearest":
-        # By Pillow's filter, as the published code: torch's differs by a grey level here and there.
-        grey = _levels(image.resize(size[::-1], _PILLOW[p.filter]))
+        # Pillow's filter, as in the published code; torch's differs by a grey level in places.
+        levels = _levels(image.resize(size[::-1], _PILLOW[p.filter]))
     else:
-        # As a batch whose memory is seen to have the channels last: so they come out.
-        batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
-        grey = F.interpolate(batch, size, mode=p.filter, antialias=True)[0]
-    return _normalised(_on_canvas(grey, placement, p.resize.grey), p)
+        # In channels-last memory, which the result keeps.
+        batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
+        levels = F.interpolate(batch, size, mode=p.filter, antialias=True)[0]
+    return _normalise(_on_canvas(levels, placement), p)
 
 
 def _levels(image: Image.Image) -> Tensor:
-    """Grey levels from 0 to 255, (3, h, w), uint8."""
+    """Return grey levels from 0 to 255, (3, h, w) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _by_torchvision(levels: Tensor, placement: Placement, preprocessing: Preprocessing) -> Tensor:
-    """Step by step as transformers goes: the same bits, where its processors compute with torchvision."""
-    from torchvision.transforms.v2 import InterpolationMode  # slow to import, and of no use to most
+    """Follow the steps of transformers' processors, for bitwise equal results where they use torchvision."""
+    from torchvision.transforms.v2 import InterpolationMode  # slow to import, and rarely used
     from torchvision.transforms.v2.functional import normalize, resize
 
     p = preprocessing
-    size = list(placement.picture_size)
+    size = list(placement.image_size)
     factor = 1 / 255
     pixels = levels.contiguous()
     if p.rescale_first:
@@ -60,54 +59,54 @@ def _by_torchvision(levels: Tensor, placement: Placement, preprocessing: Preproc
         side, size = max(height, width), [placement.height, placement.width]
         pixels = F.pad(pixels, (0, side - width, 0, side - height))
     if p.blur:
-        pixels = _blurred(pixels, size)
+        pixels = _blur(pixels, size)
     pixels = resize(pixels, size, InterpolationMode(p.filter), antialias=p.antialias)
     if not p.resize.pads_first:
-        pixels = _on_canvas(pixels, placement, p.resize.grey * (factor if p.rescale_first else 1))
+        pixels = _on_canvas(pixels, placement)
     mean, std = torch.tensor(p.mean), torch.tensor(p.std)
     if not mean.any() and (std == 1).all():
         return pixels if p.rescale_first else pixels * factor
-    if not p.rescale_first:  # both in one step
+    if not p.rescale_first:  # rescale and normalise in a single step
         mean, std = mean * (1.0 / factor), std * (1.0 / factor)
     return normalize(pixels.float(), mean, std)
 
 
-def _blurred(pixels: Tensor, size: list[int]) -> Tensor:
-    """What would be too fine for the new size taken out, where both sides become smaller."""
+def _blur(pixels: Tensor, size: list[int]) -> Tensor:
+    """Remove frequencies that are too high for a new size, if both sides become smaller."""
     from torchvision.transforms.v2.functional import gaussian_blur
 
     sigma = (torch.tensor(pixels.shape[1:]) / torch.tensor(size) - 1) / 2
     if not (sigma > 0).all():
         return pixels
     kernel = 2 * (3 * sigma).ceil().int() + 1
-    # As transformers hands them over: height before width, and sizes as tensors, on which the last bits hang.
+    # transformers passes height before width, and sizes as tensors, which determine the last bits.
     return gaussian_blur(pixels, list(kernel), sigma.tolist())
 
 
-def _normalised(grey: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Levels (3, h, w) / 255, from which the mean is taken, over the deviation: as one product and one sum."""
+def _normalise(levels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Compute (levels / 255 - mean) / std for levels (3, h, w), as a product and a sum."""
     mean, std = (np.array(values) for values in (preprocessing.mean, preprocessing.std))
-    h, w = grey.shape[1:]
-    rows = grey.permute(1, 2, 0).float().reshape(h, w * 3)
+    h, w = levels.shape[1:]
+    rows = levels.permute(1, 2, 0).float().reshape(h, w * 3)
     gain, shift = (torch.from_numpy(np.tile(values, w)).float() for values in (1 / (255 * std), -mean / std))
-    # Row by row, not three numbers at a time: so the processor works on many at once.
+    # By rows instead of by three channels, so that the operation is vectorised.
     torch.addcmul(shift, rows, gain, out=rows)
     return rows.view(h, w, 3).permute(2, 0, 1)
 
 
-def _on_canvas(grey: Tensor, placement: Placement, fill: float) -> Tensor:
-    """A picture in the middle of what a letterbox leaves around it."""
+def _on_canvas(levels: Tensor, placement: Placement) -> Tensor:
+    """Place an image (3, h, w) on a black canvas of the size of the input."""
     if placement.fills:
-        return grey
+        return levels
     p = placement
-    height, width = p.picture_size
-    canvas = grey.new_full((p.height, p.width, 3), fill).permute(2, 0, 1)
-    canvas[:, p.top : p.top + height, p.left : p.left + width] = grey
+    height, width = p.image_size
+    canvas = levels.new_zeros(p.height, p.width, 3).permute(2, 0, 1)
+    canvas[:, p.top : p.top + height, p.left : p.left + width] = levels
     return canvas
 
 
-def as_picture(pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """The network's input (3, h, w) as a picture again."""
+def as_image(pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """Convert a network's input (3, h, w) to an image."""
     mean, std = (pixels.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    shown = (pixels * std + mean).clamp(0, 1) * 255
-    return Image.fromarray(shown.round().byte().permute(1, 2, 0).cpu().numpy())
+    levels = (pixels * std + mean).clamp(0, 1) * 255
+    return Image.fromarray(levels.round().byte().permute(1, 2, 0).cpu().numpy())

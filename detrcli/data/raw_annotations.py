@@ -1,20 +1,20 @@
-"""The truth of a split as its files have it, whatever their layout, and what is wrong with it."""
+"""The annotations of a split as its files contain them, in any layout, and problems with them."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 
-from detrcli.data.maps import PanopticMaps
-from detrcli.data.outlines import Outlines
+from detrcli.data.panoptic_maps import PanopticMaps
+from detrcli.data.segmentations import Segmentations
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a user should know of their data before it costs them a night."""
+    """A problem in a dataset."""
 
     severity: Literal["error", "warning"]
     kind: str
@@ -23,78 +23,132 @@ class Problem:
     what: str
 
 
+class Problems:
+    """Collects the problems of a split."""
+
+    def __init__(self, split: str) -> None:
+        self.split_name = split
+        self.problems: list[Problem] = []
+
+    def error(self, kind: str, where: str, what: str) -> None:
+        self.problems.append(Problem("error", kind, self.split_name, where, what))
+
+    def warning(self, kind: str, where: str, what: str) -> None:
+        self.problems.append(Problem("warning", kind, self.split_name, where, what))
+
+
 @dataclass(frozen=True)
 class RawAnnotations:
-    """I images, N annotations and K categories, under the data's own ids, nothing left out and nothing fixed."""
+    """I images, N annotations and K categories, under the dataset's ids, unchanged and complete."""
 
-    folder: Path  # the pictures' folder, which file names may not leave
+    folder: Path  # of the images, which file names may not leave
     image_ids: np.ndarray  # (I,) int64
     files: Sequence[str]  # (I,), relative to the folder, with /
-    sizes: np.ndarray  # (I, 2) int64, height and width; 0 where the files do not say
+    sizes: np.ndarray  # (I, 2) int64, height and width; 0 if the files do not contain them
     annotation_ids: np.ndarray  # (N,) int64
-    of_image: np.ndarray  # (N,) int64, an image's id
-    of_category: np.ndarray  # (N,) int64, a category's id
-    boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels; NaN where they are not four numbers
+    of_image: np.ndarray  # (N,) int64, image ids
+    of_category: np.ndarray  # (N,) int64, category ids
+    boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels; NaN if malformed
     areas: np.ndarray  # (N,) float64
     crowd: np.ndarray  # (N,) bool
     category_ids: np.ndarray  # (K,) int64
     names: Sequence[str]  # (K,)
-    parents: Sequence[str]  # (K,), the category above, "" for none
-    problems: Sequence[Problem] = field(default=())  # found while reading
-    annotation_file: Path | None = None  # that all of it stands in, where it is COCO's
-    outlines: Outlines | None = None  # where the layout has any
-    things: Sequence[bool] | None = None  # (K,), those that are no stuff; None where nobody says so
-    maps: PanopticMaps | None = None  # where the annotations are segments of panoptic maps
+    parents: Sequence[str]  # (K,), supercategories; "" for none
+    problems: Sequence[Problem] = ()  # found while reading
+    annotation_file: Path | None = None  # the COCO annotation file, if the split has one
+    segmentations: Segmentations | None = None  # if the layout has any
+    things: Sequence[bool] | None = None  # (K,), False for stuff; None if the files do not tell
+    maps: PanopticMaps | None = None  # if the annotations are segments of panoptic maps
 
-    def with_annotations(self, chosen: np.ndarray) -> Self:
-        """With some of the annotations, (N,) bool."""
-        return replace(
-            self,
-            annotation_ids=self.annotation_ids[chosen],
-            of_image=self.of_image[chosen],
-            of_category=self.of_category[chosen],
-            boxes=self.boxes[chosen],
-            areas=self.areas[chosen],
-            crowd=self.crowd[chosen],
-            outlines=self.outlines and self.outlines.part(chosen),
-            maps=self.maps and self.maps.part(chosen),
+    @classmethod
+    def from_rows(
+        cls,
+        folder: Path,
+        files: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+        rows: Sequence[tuple[int, int, Sequence[float], bool]],
+        categories: Mapping[int, str],
+        problems: Sequence[Problem],
+    ) -> Self:
+        """Number images and annotations from 1. Rows are image id, category id, box and crowd."""
+        boxes = box_array([list(row[2]) for row in rows])
+        return cls(
+            folder=folder,
+            image_ids=np.arange(1, len(files) + 1),
+            files=files,
+            sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+            annotation_ids=np.arange(1, len(rows) + 1),
+            of_image=np.array([row[0] for row in rows], dtype=np.int64),
+            of_category=np.array([row[1] for row in rows], dtype=np.int64),
+            boxes=boxes,
+            areas=boxes[:, 2] * boxes[:, 3],
+            crowd=np.array([row[3] for row in rows], dtype=bool),
+            category_ids=np.array(list(categories), dtype=np.int64),
+            names=list(categories.values()),
+            parents=[""] * len(categories),
+            problems=problems,
         )
 
+    def part(self, chosen: np.ndarray) -> Self:
+        """Select annotations by a boolean array (N,)."""
+        arrays = ("annotation_ids", "of_image", "of_category", "boxes", "areas", "crowd")
+        parts: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
+        segmentations = self.segmentations and self.segmentations.part(chosen)
+        return replace(self, **parts, segmentations=segmentations, maps=self.maps and self.maps.part(chosen))
 
-NO_ID = -(2**63)  # stands for an id that is none
+    def categories(self) -> Iterator[tuple[int, str, str, bool]]:
+        """Yield id, name, supercategory of each category, and whether it is a thing."""
+        things = self.things or [True] * len(self.names)
+        return zip(self.category_ids.tolist(), self.names, self.parents, things, strict=True)
+
+    def image_index(self) -> np.ndarray:
+        """Return the index of each annotation's image, (N,); -1 for unknown images."""
+        order = np.argsort(self.image_ids, kind="stable")
+        nearest = np.searchsorted(self.image_ids, self.of_image, sorter=order).clip(max=len(order) - 1)
+        index = order[nearest]
+        return np.where(self.image_ids[index] == self.of_image, index, -1)
+
+    def name_of(self, i: int) -> str:
+        """Name an annotation for the user: by its id, or for a segment by its image and its id there."""
+        if self.maps is None:
+            return f"annotation {self.annotation_ids[i]}"
+        return f"segment {self.maps.segment_ids[i]} of image {self.of_image[i]}"
 
 
-def whole_numbers(values: Iterable[Any], otherwise: int | None = None) -> np.ndarray:
-    """Ids as int64: integers, or numbers and strings that are integers.
+NO_ID = -(2**63)  # in place of a missing or malformed id
 
-    Anything else becomes `otherwise`, or is a ValueError where that is not given.
+
+def integer_array(values: Iterable[Any], invalid: int | None = None) -> np.ndarray:
+    """Return integers, or numbers and strings of integers, as int64.
+
+    Other values are replaced by `invalid`; without it they raise ValueError.
     """
 
-    def number(value: Any) -> int:
+    def convert(value: Any) -> int:
         try:
-            return _whole(value)
+            return _integer(value)
         except ValueError:
-            if otherwise is None:
+            if invalid is None:
                 raise
-            return otherwise
+            return invalid
 
-    return np.fromiter((number(value) for value in values), dtype=np.int64)
+    return np.fromiter((convert(value) for value in values), dtype=np.int64)
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     if isinstance(value, bool) or value is None or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(f"{value!r:.40} is no whole number")
+        raise ValueError(f"{value!r:.40} is not an integer")
     try:
         number = int(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r:.40} is no whole number") from None
+        raise ValueError(f"{value!r:.40} is not an integer") from None
     if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{value!r:.40} is too large a number")
+        raise ValueError(f"{value!r:.40} is too large")
     return number
 
 
 def box_array(boxes: Sequence[Any]) -> np.ndarray:
-    """Boxes as (N, 4) float64; a row of NaN for one that is not four numbers with a product that is finite."""
+    """Return boxes as (N, 4) float64, with NaN for a box that is not four numbers with a finite product."""
     try:
         array = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError, OverflowError):

@@ -1,9 +1,9 @@
-"""`shapes`: pictures made from a seed, for tests, first steps and a detector that ships with the package.
+"""Images of coloured shapes drawn from a seed, for tests, first steps and the shipped detector.
 
-Coloured shapes, turned and overlapping, on textured backgrounds with noise, among bars that are nothing. The same
-seed gives the same pixels on every machine: only integers are computed with, drawn from a generator whose stream
-is frozen. Shapes are small, medium and large in equal shares; one picture in sixteen is empty. The same shapes can
-stand before a landscape, whose sky, grass and sand are stuff.
+The shapes are rotated, may overlap, and lie on textured backgrounds with noise and thin bars. All computations are on
+integers from a generator with a frozen stream, so that a seed gives the same pixels on every machine. Shapes are
+small, medium and large in equal shares; every 16th image is empty. The background can be a landscape, whose sky, grass
+and sand are stuff.
 """
 
 import math
@@ -16,14 +16,14 @@ from numpy.random import RandomState
 from detrcli.run_lengths import box_around
 
 UNIT = 1 << 12  # a shape's radius in its own coordinates
-TURNS = 64  # directions that a shape can be turned to
-SMALL, MEDIUM, LARGE = (4, 7), (8, 13), (14, 24)  # radius in hundredths of the picture's side
-VISIBLE = 40  # percent of a shape that must not be covered
-EMPTY = 16  # one picture in so many
+TURNS = 64  # directions of a shape
+SMALL, MEDIUM, LARGE = (4, 7), (8, 13), (14, 24)  # radius in hundredths of the image's side
+VISIBLE = 40  # minimum percentage of a shape that is not covered
+EMPTY = 16  # images per empty image
 
 
-def _ring_of(points: int, first: int = 0, radii: Sequence[int] = (UNIT,)) -> list[tuple[int, int]]:
-    """Corners on circles around the origin, the radii in turn, the first one straight up."""
+def _polygon(points: int, first: int = 0, radii: Sequence[int] = (UNIT,)) -> list[tuple[int, int]]:
+    """Return corners on circles around the origin, with the radii in turn; at 0 degrees the first is at the top."""
     corners = []
     for i in range(points):
         angle = 2 * math.pi * i / points + math.radians(first)
@@ -32,22 +32,22 @@ def _ring_of(points: int, first: int = 0, radii: Sequence[int] = (UNIT,)) -> lis
     return corners
 
 
-def _cells(*rows: str) -> list[tuple[int, int]]:
-    """The outline of a figure by its corners, given as pairs of thirds of the unit."""
-    return [(int(x) * UNIT // 3, int(y) * UNIT // 3) for row in rows for x, y in [row.split(",")]]
+def _grid(text: str) -> list[tuple[int, int]]:
+    """Return corners given as "x,y" in thirds of the unit."""
+    return [(int(x) * UNIT // 3, int(y) * UNIT // 3) for corner in text.split() for x, y in [corner.split(",")]]
 
 
-# What is filled by even and odd crossings of these outlines; a circle is given by its radii.
+# Outlines, filled by the even-odd rule; round shapes are given by their inner and outer radius.
 OUTLINES: dict[str, list[tuple[int, int]]] = {
-    "square": _ring_of(4, 45),
-    "triangle": _ring_of(3),
-    "star": _ring_of(10, radii=(UNIT, UNIT * 2 // 5)),
-    "cross": _cells("-1,-3", "1,-3", "1,-1", "3,-1", "3,1", "1,1", "1,3", "-1,3", "-1,1", "-3,1", "-3,-1", "-1,-1"),
-    "hexagon": _ring_of(6),
-    "arrow": _cells("0,-3", "3,0", "1,0", "1,3", "-1,3", "-1,0", "-3,0"),
-    "ell": _cells("-2,-3", "0,-3", "0,1", "2,1", "2,3", "-2,3"),
+    "square": _polygon(4, 45),
+    "triangle": _polygon(3),
+    "star": _polygon(10, radii=(UNIT, UNIT * 2 // 5)),
+    "cross": _grid("-1,-3 1,-3 1,-1 3,-1 3,1 1,1 1,3 -1,3 -1,1 -3,1 -3,-1 -1,-1"),
+    "hexagon": _polygon(6),
+    "arrow": _grid("0,-3 3,0 1,0 1,3 -1,3 -1,0 -3,0"),
+    "ell": _grid("-2,-3 0,-3 0,1 2,1 2,3 -2,3"),
 }
-ROUND: dict[str, tuple[int, int]] = {"circle": (0, UNIT), "ring": (UNIT * 3 // 5, UNIT)}  # inner and outer radius
+ROUND: dict[str, tuple[int, int]] = {"circle": (0, UNIT), "ring": (UNIT * 3 // 5, UNIT)}
 MOON = "moon"
 CATALOGUE = (*ROUND, *OUTLINES, MOON)
 DEFAULT = ("circle", "square", "triangle", "star", "cross")
@@ -58,24 +58,23 @@ _SINES = [round(math.sin(2 * math.pi * i / TURNS) * UNIT) for i in range(TURNS)]
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is in it, N shapes from back to front."""
+    """An image and its N shapes, from back to front."""
 
     pixels: np.ndarray  # (S, S, 3) uint8
-    labels: np.ndarray  # (N,) int64, places in the list of classes
-    masks: np.ndarray  # (N, S, S) bool, what can be seen of each
-    # (S, S) int64, what is behind them, places in STUFF; None before blotches.
-    stuff: np.ndarray | None = None
+    labels: np.ndarray  # (N,) int64, indices into the classes
+    masks: np.ndarray  # (N, S, S) bool, visible pixels
+    stuff: np.ndarray | None = None  # (S, S) int64, indices into STUFF of the background; None without a landscape
 
     @property
     def boxes(self) -> np.ndarray:
-        """(N, 4) int64: x, y, width, height of what can be seen."""
+        """Boxes around the visible pixels, (N, 4) int64: x, y, width, height."""
         return np.array([box_around(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
 
 
 def scene(
     seed: int, number: int, size: int = 128, classes: Sequence[str] = DEFAULT, most: int = 5, *, landscape: bool = False
 ) -> Scene:
-    """Picture `number` of a seed's endless series; with a landscape the same shapes stand before that."""
+    """Draw an image of a seed's infinite series, with at most `most` shapes; a landscape leaves the shapes the same."""
     series = [seed & 0xFFFFFFFF, seed >> 32, number]
     rng = RandomState(series)
     canvas, stuff = _background(rng, size), None
@@ -92,7 +91,7 @@ def scene(
         label = _draw(rng, 0, len(classes))
         mask = _mask(rng, classes[label], size)
         colour = rng.randint(0, 256, 3, dtype=np.int32)
-        if mask.any() and _all_visible([other for _, other, _ in shapes] + [mask]):
+        if mask.any() and _all_visible([shape for _, shape, _ in shapes] + [mask]):
             shapes.append((label, mask, colour))
 
     covered = np.zeros((size, size), dtype=bool)
@@ -112,12 +111,12 @@ def scene(
 
 
 def _draw(rng: RandomState, low: int, high: int) -> int:
-    """One of low..high-1; always 32 bits, whatever the machine thinks an integer is."""
+    """Return an integer in low..high-1, always drawn as 32 bits."""
     return int(rng.randint(low, high, dtype=np.int32))
 
 
 def _background(rng: RandomState, size: int) -> np.ndarray:
-    """Two colours mixed by coarse and fine blotches, (S, S, 3) int32."""
+    """Return two colours mixed by coarse and fine blotches, (S, S, 3) int32."""
     first, second = rng.randint(30, 226, (2, 3), dtype=np.int32)
     mix = np.zeros((size, size), dtype=np.int32)
     for cells, share in ((3, 5), (9, 3)):
@@ -126,7 +125,7 @@ def _background(rng: RandomState, size: int) -> np.ndarray:
 
 
 def _blotches(rng: RandomState, size: int, cells: int) -> np.ndarray:
-    """Random values at grid points, blended between them: (S, S) in 0..255."""
+    """Interpolate random values at grid points: (S, S) in 0..255."""
     grid = rng.randint(0, 256, (cells + 1, cells + 1), dtype=np.int32)
     place = np.arange(size, dtype=np.int32) * cells * 256 // size
     low, part = place // 256, place % 256
@@ -136,7 +135,7 @@ def _blotches(rng: RandomState, size: int, cells: int) -> np.ndarray:
 
 
 def _landscape(rng: RandomState, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sky over patches of grass and sand: colours (S, S, 3) int32, and which it is, (S, S) int64."""
+    """Draw sky over patches of grass and sand: colours (S, S, 3) int32, and indices into STUFF (S, S) int64."""
     row = np.arange(size, dtype=np.int32)[:, None]
     horizon = size * _draw(rng, 25, 60) // 100 + (_blotches(rng, size, 3)[0] - 128) * size // 1024  # (S,)
     patches = _blotches(rng, size, 2) < _draw(rng, 80, 176)
@@ -151,17 +150,17 @@ def _landscape(rng: RandomState, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bar(rng: RandomState, canvas: np.ndarray) -> None:
-    """A thin bar at any angle: nothing that has a name."""
+    """Draw a thin bar, a distractor without a class, at any angle."""
     size = len(canvas)
-    corners = np.array([(-UNIT, -UNIT // 14), (UNIT, -UNIT // 14), (UNIT, UNIT // 14), (-UNIT, UNIT // 14)])
-    x, y = _own_coordinates(rng, size, radius=size * _draw(rng, 10, 45) // 100)
+    corners = [(-UNIT, -UNIT // 14), (UNIT, -UNIT // 14), (UNIT, UNIT // 14), (-UNIT, UNIT // 14)]
+    x, y = _shape_coordinates(rng, size, radius=size * _draw(rng, 10, 45) // 100)
     canvas[_inside(corners, x, y)] = rng.randint(0, 256, 3, dtype=np.int32)
 
 
 def _mask(rng: RandomState, name: str, size: int) -> np.ndarray:
     small, large = (SMALL, MEDIUM, LARGE)[_draw(rng, 0, 3)]
     radius = max(3, size * _draw(rng, small, large) // 100)
-    x, y = _own_coordinates(rng, size, radius)
+    x, y = _shape_coordinates(rng, size, radius)
     squared = x * x + y * y
     if name in ROUND:
         inner, outer = ROUND[name]
@@ -169,13 +168,13 @@ def _mask(rng: RandomState, name: str, size: int) -> np.ndarray:
     if name == MOON:
         bite = (x - UNIT // 2) ** 2 + y * y
         return (squared <= UNIT * UNIT) & (bite > (UNIT * 4 // 5) ** 2)
-    return _inside(np.array(OUTLINES[name]), x, y)
+    return _inside(OUTLINES[name], x, y)
 
 
-def _own_coordinates(rng: RandomState, size: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every pixel's centre as a shape of this radius sees it from a random place, turned at random."""
+def _shape_coordinates(rng: RandomState, size: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
+    """Place and rotate a shape of this radius at random; return the coordinates of all pixel centres in its frame."""
     reach = min(radius, size // 2 - 1)
-    # Some reach out of the picture, by a quarter of their radius at most.
+    # Some shapes leave the image, by a quarter of their radius at most.
     centre_x, centre_y = (_draw(rng, reach * 3 // 4, size - reach * 3 // 4) for _ in range(2))
     turn = _draw(rng, 0, TURNS)
     sine, cosine = _SINES[turn], _SINES[(turn + TURNS // 4) % TURNS]
@@ -184,10 +183,10 @@ def _own_coordinates(rng: RandomState, size: int, radius: int) -> tuple[np.ndarr
     return (x * cosine + y * sine) // (2 * radius), (y * cosine - x * sine) // (2 * radius)
 
 
-def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points lie inside an outline: a ray from them crosses it an odd number of times."""
+def _inside(corners: Sequence[tuple[int, int]], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which points lie inside an outline: a ray from them crosses it an odd number of times."""
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=bool)
-    for (ax, ay), (bx, by) in zip(corners.tolist(), np.roll(corners, -1, axis=0).tolist(), strict=True):
+    for (ax, ay), (bx, by) in zip(corners, [*corners[1:], corners[0]], strict=True):
         spans = (ay > y) != (by > y)
         side = (bx - ax) * (y - ay) - (x - ax) * (by - ay)
         inside ^= spans & ((side > 0) == (by > ay))
@@ -195,7 +194,7 @@ def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _all_visible(masks: Sequence[np.ndarray]) -> bool:
-    """Whether enough of each mask is left when the later ones are laid over it."""
+    """Whether enough of each mask remains visible when the later masks cover it."""
     covered = np.zeros_like(masks[0])
     for mask in reversed(masks):
         if 100 * np.count_nonzero(mask & ~covered) < VISIBLE * np.count_nonzero(mask):
@@ -205,7 +204,7 @@ def _all_visible(masks: Sequence[np.ndarray]) -> bool:
 
 
 def _paint(rng: RandomState, canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
-    """Fill in a colour that stands out from what is behind, plain or shaded from one side to the other."""
+    """Fill a mask with a colour distinct from its background, plain or shaded from top to bottom."""
     behind = canvas[mask].sum(0) // np.count_nonzero(mask)
     if np.abs(behind - colour).sum() < 120:
         colour = (colour + 128) % 256

@@ -1,111 +1,98 @@
-"""A user's DATA: its splits, whatever their layout, with a validation split made where there is none."""
+"""Opening the dataset that a user names."""
 
-import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-import numpy as np
-
-from detrcli.data.layouts.find import Layout, find, named_places
+from detrcli.data.checks import Exif
+from detrcli.data.layouts.detect import detect_layout, explicit, yaml_folders
 from detrcli.data.make import built_in
-from detrcli.data.place import folder_of
-from detrcli.data.raw_annotations import Problem, RawAnnotations
+from detrcli.data.paths import folder_of
+from detrcli.data.splits import DataSource
 from detrcli.errors import UsageError
+from detrcli.messages import argument
+from detrcli.reporter import Reporter
 
 BUILT_IN = "shapes"
-HELD_OUT = 10  # one picture in so many, where the data has no validation split
+
+Files = Mapping[str, tuple[Path | None, Path | None]]  # split -> annotation file, image folder
 
 
 @dataclass(frozen=True)
-class DataSource:
-    """The splits of a data set by name: train, val, test, whatever the folder calls them."""
+class DataSpec:
+    """The dataset that a user names, and how to read it, in plain values that a run saves."""
 
-    layout: Layout
+    data: str | None
+    files: dict[str, list[str | None]]  # annotation files and image folders by split, in place of `data`
+    exif: Exif = "auto"
+    skip_bad: bool = False
+
+    @classmethod
+    def of(cls, data: Path | None, files: Files | None = None, exif: Exif = "auto", *, skip_bad: bool = False) -> Self:
+        """Make paths absolute, since a run may be resumed in another folder."""
+
+        def absolute(path: Path | None) -> str | None:
+            return None if path is None else os.path.abspath(path)
+
+        name = str(data) if str(data) == BUILT_IN else absolute(data)
+        return cls(name, {split: [*map(absolute, pair)] for split, pair in (files or {}).items()}, exif, skip_bad)
 
     @property
-    def holds_out(self) -> bool:
-        """Whether validation is a part of train, because the data has no such split."""
-        return "val" not in self.layout.readers and "train" in self.layout.readers
+    def name(self) -> str:
+        """The dataset's name for the user."""
+        return self.data or str(next(pair[0] for pair in self.files.values()))
 
-    @property
-    def splits(self) -> list[str]:
-        """The splits that there are."""
-        there = {*self.layout.readers, *(["val"] if self.holds_out else [])}
-        return [split for split in ("train", "val", "test") if split in there]
+    def open(self) -> DataSource:
+        """Open the dataset."""
 
-    def read(self, split: str) -> RawAnnotations:
-        """A split as written."""
-        if split not in self.splits:
-            raise UsageError(f"--split {split}: this data has {', '.join(self.splits)}.")
-        if self.holds_out and split in ("train", "val"):
-            held = held_out(self._train.files)
-            both = np.intersect1d(self._train.image_ids[held], self._train.image_ids[~held]).tolist()
-            if split == "val":
-                return replace(images_of(self._train, held), problems=())  # they are told with train
-            twice = [
-                Problem("error", "duplicate-id", "train", f"image {i}", f"image id {i} is given twice") for i in both
-            ]
-            train = images_of(self._train, ~held)
-            return replace(train, problems=[*train.problems, *twice])
-        return self.layout.readers[split]()
+        def path(text: str | None) -> Path | None:
+            return None if text is None else Path(text)
 
-    @cached_property
-    def _train(self) -> RawAnnotations:
-        return self.layout.readers["train"]()
+        return open_source(path(self.data), {split: (path(f), path(i)) for split, (f, i) in self.files.items()})
 
 
 def open_data(data: Path) -> DataSource:
-    """The data set behind DATA: a folder, its data.yaml or an annotation file, or `shapes`.
-
-    A folder of that name is ./shapes.
-    """
-    return DataSource(find(built_in() if str(data) == BUILT_IN else data))
+    """Open DATA: a folder, its data.yaml, an annotation file, or `shapes` (a folder of that name is ./shapes)."""
+    return detect_layout(built_in() if str(data) == BUILT_IN else data)
 
 
-def folders_of(data: Path) -> list[Path]:
-    """Where the files of DATA lie, links to folders followed; nowhere of the user's for the built-in ones."""
+def open_source(data: Path | None, files: Files | None = None) -> DataSource:
+    """Open DATA or explicit files."""
+    files = files or {}
+    pairs = {split: (file, images) for split, (file, images) in files.items() if file and images}
+    for split, pair in files.items():
+        if any(pair) and split not in pairs:
+            raise UsageError(f"{argument(f'{split}_ann')} requires {argument(f'{split}_images')}, and vice versa.")
+    if (data is None) == (not pairs):
+        options = " and ".join(argument(f"{split}_{what}") for split in files for what in ("ann", "images"))
+        raise UsageError(f"Give DATA, or {options}." if options else "Give DATA.")
+    return explicit(pairs) if data is None else open_data(data)
+
+
+def for_inspection(source: DataSource, name: str, reporter: Reporter) -> DataSource:
+    """Return the dataset for a command that does not train: a single annotation file is whole in train and in val."""
+    if source.single_file:
+        reporter.note(f"{name}: all of its images are used; `detr train {name}` would hold out a tenth as val")
+        return DataSource(source.layout, dict.fromkeys(("train", "val"), source.readers["train"]))
+    if source.named == "train":
+        reporter.note(f"{name} is the train split, and val lies beside it; {argument('split')} selects a split")
+    return source
+
+
+def data_folders(data: Path) -> list[Path]:
+    """Return the files and folders of DATA, linked folders included; none for the built-in dataset."""
     if str(data) == BUILT_IN:
         return []
     if os.path.isfile(data):
         if data.suffix in (".yaml", ".yml"):
-            return [data, *named_places(data)]
-        of_coco = data.absolute().parent.name == "annotations"  # beside the pictures' folders
-        return [data, *([folder_of(data)] if of_coco else [])]
+            return [data, *yaml_folders(data)]
+        in_annotations = data.absolute().parent.name == "annotations"  # of COCO, beside the folders of images
+        return [data, *([folder_of(data)] if in_annotations else [])]
     linked: list[Path] = []
     for folder in (data, data / "images", data / "labels"):
         with suppress(OSError):
             linked += [Path(entry) for entry in os.scandir(folder) if entry.is_symlink() and entry.is_dir()]
     return [data, *linked]
-
-
-def held_out(files: Sequence[str]) -> np.ndarray:
-    """Which pictures validate: by a hash of the file's name, so the same ones in every command.
-
-    At least one, and not the only one.
-    """
-    hashes = np.array(
-        [int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6]) for name in files]
-    )
-    held: np.ndarray = hashes % HELD_OUT == 0
-    if len(files) > 1 and not held.any():
-        held[hashes.argmin()] = True
-    if held.all():
-        held[hashes.argmax()] = False
-    return held
-
-
-def images_of(written: RawAnnotations, keep: np.ndarray) -> RawAnnotations:
-    """A part of the images, with their annotations; those of no image at all stay with the first image."""
-    ids = written.image_ids[keep]
-    stray = ~np.isin(written.of_image, written.image_ids)
-    objects = np.isin(written.of_image, ids) | (stray & bool(keep[:1].all()))
-    return replace(
-        written.with_annotations(objects),
-        image_ids=ids,
-        files=[name for name, kept in zip(written.files, keep, strict=True) if kept],
-        sizes=written.sizes[keep],
-    )

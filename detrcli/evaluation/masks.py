@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detrcli.data.outlines import WRONG, mask_of
+from detrcli.data.segmentations import MALFORMED, mask_of
 from detrcli.errors import DataError
 from detrcli.evaluation.truth import Truth
 from detrcli.run_lengths import encode
@@ -54,7 +54,7 @@ def read_mask(segmentation: Any) -> RunLengths:
     try:
         height, width = (int(side) for side in segmentation["size"])
         return run_lengths(msgspec.json.encode(segmentation), height, width)
-    except (*WRONG, MemoryError):
+    except (*MALFORMED, MemoryError):
         raise ValueError("its segmentation is not an RLE") from None
 
 

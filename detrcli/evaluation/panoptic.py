@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detrcli.data.maps import places_of_maps
+from detrcli.data.panoptic_maps import map_folders
 from detrcli.errors import DataError, MachineError
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.truth import Truth
@@ -203,7 +203,7 @@ def _with_ids_of_the_data(known: _File, found: _File, predictions: Path) -> Iter
 
 
 def _folder(file: Path) -> Path:
-    places = places_of_maps(file)
+    places = map_folders(file)
     return next((place for place in places if place.is_dir()), places[0])
 
 

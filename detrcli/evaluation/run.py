@@ -13,8 +13,7 @@ from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
-from detrcli.segmentation.maps import PanopticMap
-from detrcli.segmentation.segmentation import MapRequest
+from detrcli.segmentation.maps import MapRequest, PanopticMap
 from detrcli.system import distributed
 from detrcli.system.text import escape_controls
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from detrcli.data.checks import Split, classes_without, parents_without_boxes
-from detrcli.data.outlines import Outlines
+from detrcli.data.segmentations import Segmentations
 from detrcli.errors import UsageError
 from detrcli.messages import argument
 from detrcli.structures import Classes
@@ -42,8 +42,8 @@ class Truth:
         return self.split.sizes[self.images]  # (I, 2), height and width
 
     @cached_property
-    def outlines(self) -> Outlines | None:
-        return self.split.written.outlines and self.split.written.outlines.part(self.objects)
+    def outlines(self) -> Segmentations | None:
+        return self.split.written.segmentations and self.split.written.segmentations.part(self.objects)
 
     annotation_ids = _column("annotation_ids")  # (N,) int64
     of_image = _column("of_image")  # (N,) int64, image ids

@@ -19,18 +19,16 @@ from torch import Tensor
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.batching import collate
-from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
+from detrcli.data.images import MAX_PIXELS, File, OpenedImage, as_displayed, open_image
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
 from detrcli.inference.engines import ENGINES, Engine, EngineName, PlainEngine, fastest
 from detrcli.inference.postprocess import detections
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
-from detrcli.segmentation.maps import PanopticMap, SemanticMap
-from detrcli.segmentation.segmentation import MapRequest, Predicted
+from detrcli.segmentation.maps import MapRequest, PanopticMap, Predicted, SemanticMap
 from detrcli.structures import Classes, Detections, Output, Prediction, Target
-from detrcli.system.devices import find_device
-from detrcli.system.precision import check_precision, computing_in, exact_float32
+from detrcli.system.devices import check_precision, computing_in, exact_float32, find_device
 from detrcli.system.prefetch import prefetch
 
 ImageSource = str | Path | File | Image.Image | np.ndarray
@@ -287,15 +285,15 @@ class Detector:
             return self.model(collate(pixels).to(self.device), own)
 
 
-def _open(source: ImageSource, max_pixels: int) -> Picture:
+def _open(source: ImageSource, max_pixels: int) -> OpenedImage:
     if isinstance(source, str | Path):
         source = File(Path(source))
     if isinstance(source, File):
-        return open_picture(source.path, max_pixels, turn=source.turn)
+        return open_image(source.path, max_pixels, turn=source.turn)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise DataError(f"an array of {source.dtype} {source.shape}; it must be uint8, height x width x 3")
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         raise DataError(f"a picture is a path, a Pillow image or an array, not {type(source).__name__}")
-    return Picture(as_displayed(source), [])
+    return OpenedImage(as_displayed(source), [])

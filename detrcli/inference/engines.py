@@ -13,7 +13,7 @@ from detrcli.errors import UsageError
 from detrcli.inference.fuse import fuse
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch, Output, Prediction
-from detrcli.system.precision import PRECISIONS, computing_in
+from detrcli.system.devices import PRECISIONS, computing_in
 
 EngineName = Literal["plain", "fast", "compiled", "openvino", "onnx"]
 

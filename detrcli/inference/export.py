@@ -29,7 +29,7 @@ from detrcli.inference.engines import Engine, EngineName, PlainEngine
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.structures import Batch, Prediction
-from detrcli.system.cache import cache_folder
+from detrcli.system.files import cache_folder
 
 INPUT, OUTPUTS = "images", ("logits", "boxes")
 PRECISION = "precision"  # in the header of an export: what it was written in

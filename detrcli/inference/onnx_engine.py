@@ -12,7 +12,7 @@ from detrcli.errors import WeightsError
 from detrcli.inference.engines import EngineName
 from detrcli.inference.export import CPU, INPUT, OUTPUTS, picture_by_picture, trace
 from detrcli.structures import Batch, Prediction
-from detrcli.system.precision import PRECISIONS
+from detrcli.system.devices import PRECISIONS
 
 PREFIX = "detr."  # of the keys in the file's metadata
 

@@ -9,7 +9,7 @@ from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.errors import NOT_FINITE, DivergedError
 from detrcli.losses.scoring import Scoring
-from detrcli.segmentation.segmentation import Predicted, Segmentation
+from detrcli.segmentation.maps import Predicted, Segmentation
 from detrcli.structures import Classes, Detections, Prediction
 
 

@@ -14,7 +14,7 @@ from detrcli.inspection.look import PictureRecord, QueryPrediction
 from detrcli.inspection.maps import iou, mask_coverage
 from detrcli.inspection.relevance import relevance
 from detrcli.inspection.tables import Cell
-from detrcli.system.precision import exact_float32
+from detrcli.system.devices import exact_float32
 from detrcli.system.text import normalize_name
 
 SAME = 0.5  # IoU from which on a query's box and a mask mean the same object

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detrcli.boxes import cxcywh_to_xyxy, to_pixels
 from detrcli.data.batching import collate
-from detrcli.data.images import File, as_displayed, open_picture
+from detrcli.data.images import File, as_displayed, open_image
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError, DivergedError, UsageError
 from detrcli.inference.detector import Detector, ImageSource
@@ -21,7 +21,7 @@ from detrcli.losses.scoring import NO_OBJECT
 from detrcli.model.inspectable import ForwardRecord, Inspectable
 from detrcli.resize import Placement
 from detrcli.structures import Detections, Masks, Prediction
-from detrcli.system.precision import exact_float32
+from detrcli.system.devices import exact_float32
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _opened(picture: ImageSource) -> Image.Image:
         picture = File(Path(picture))
     if isinstance(picture, File):
         try:
-            return open_picture(picture.path, turn=picture.turn).image
+            return open_image(picture.path, turn=picture.turn).image
         except DataError as error:
             raise DataError(f"{picture}: {error}.") from None
     return as_displayed(Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.loss import StepNormalizers
 from detrcli.losses.terms import pair_up
 from detrcli.structures import Match, Output, QueryGroup, Target
 
@@ -26,9 +25,9 @@ class ObjectLosses:
         return float(self.targets.sum() + self.unmatched.sum())
 
 
-def image_normalisers(group: QueryGroup, target: Target, criterion: Criterion) -> dict[str, float]:
+def image_normalisers(group: QueryGroup, target: Target, criterion: Criterion) -> Mapping[str, float]:
     """What the terms of a group are divided by in a training step that sees this image alone."""
-    return criterion.normalisers(Output(group), StepNormalizers.of([[target]]))[group.name]
+    return criterion.normalizers(Output(group), [[target]])[group.name]
 
 
 @torch.no_grad()
@@ -45,13 +44,13 @@ def object_losses(
     free = np.ones((L, Q), dtype=bool)
     free[layers, queries] = False
 
-    matched = pair_up(group, match, [target])
+    matched = pair_up(group, match, [target], criterion.terms)
     targets = np.zeros((L, len(target), len(criterion.terms)))
     unmatched = np.zeros((L, len(criterion.terms)))
     for m, term in enumerate(criterion.terms):
-        if not term.goes_with(group, [target]):
+        if not term.applies_to(matched):
             continue
-        factor = group.weight * term.weight / normalisers[term.name]
+        factor = term.weight / normalisers[term.name]
         values = factor * term.values(matched).double().cpu().numpy()  # (L, 1, Q), or (P,)
         if values.ndim == 3:
             unmatched[:, m] = (values[:, 0] * free).sum(1)

@@ -58,7 +58,7 @@ def mask_coverage(mask: np.ndarray, cells: tuple[int, int], placement: Placement
     full = Image.fromarray(mask.astype(np.float32))
     if placement is not None and not placement.fills:
         p = placement
-        inside = full.resize(p.picture_size[::-1], Image.Resampling.BOX)
+        inside = full.resize(p.image_size[::-1], Image.Resampling.BOX)
         full = Image.new("F", (p.width, p.height))
         full.paste(inside, (p.left, p.top))
     return np.asarray(full.resize((w, h), Image.Resampling.BOX))

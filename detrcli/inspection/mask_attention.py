@@ -15,8 +15,8 @@ from detrcli.inspection.maps import mask_coverage
 from detrcli.inspection.tables import Cell
 from detrcli.model.masks import QueryMasks
 from detrcli.run_lengths import MaskRows
-from detrcli.segmentation.masks import masks_of_queries
-from detrcli.system.precision import exact_float32
+from detrcli.segmentation.published import masks_of_queries
+from detrcli.system.devices import exact_float32
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class MaskAttention(AttentionFindings):
 def mask_attention(record: PictureRecord, queries: Sequence[int], heads: str | int) -> MaskAttention:
     """Which cells the mask head goes by for some queries. A head's map is its share of all heads' together."""
     masks = record.masks
-    if not isinstance(masks, QueryMasks) or masks.head.attention is None:
+    if not isinstance(masks, QueryMasks) or masks.weights is None:
         raise UsageError("This model has no mask head to look into.")
     chosen = chosen_heads(heads, masks.heads)
     asked = torch.tensor(queries, device=record.pixels.device)

@@ -15,7 +15,7 @@ from detrcli.boxes import to_pixels
 from detrcli.data.annotations import Annotations, annotate
 from detrcli.data.checks import Split
 from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.inference.detector import Detector
@@ -131,7 +131,7 @@ class InspectionSession:
 
     def picture(self, i: int) -> Image.Image:
         """The picture as it is displayed."""
-        return open_picture(self.path(i), turn=bool(self.annotations.turned[i])).image
+        return open_image(self.path(i), turn=bool(self.annotations.turned[i])).image
 
     def pixels(self, i: int, boxes: torch.Tensor) -> np.ndarray:
         """Boxes (..., 4), cx, cy, w, h in [0, 1] of the network's input, to corners in pixels of the picture."""

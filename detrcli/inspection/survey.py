@@ -16,10 +16,9 @@ from detrcli.inspection.matching import Pair
 from detrcli.inspection.session import InspectionSession
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.scoring import NO_OBJECT
-from detrcli.segmentation.maps import PanopticMap
-from detrcli.segmentation.segmentation import MapRequest, Predicted
+from detrcli.segmentation.maps import MapRequest, PanopticMap, Predicted
 from detrcli.structures import Detections, Output, Prediction
-from detrcli.system.precision import exact_float32
+from detrcli.system.devices import exact_float32
 
 SURE = 0.5  # score from which a query counts as used for something
 

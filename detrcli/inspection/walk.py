@@ -1,7 +1,8 @@
-"""The way of a picture through a model, step by step, read off the model while it runs."""
+"""The stages of a model with their output shapes for an image, recorded while the model runs, each in a sentence."""
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,102 +18,141 @@ from detrcli.model.inspectable import Inspectable, Shape, Stage
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A step of the way: what came out of it for one picture, and what that means."""
+class Step:
+    """A step from image to detections: the shape of its output for a single image, and a sentence about it."""
 
     name: str
     shape: Shape
     what: str
 
 
-def walk(detector: Detector, pixels: Tensor) -> list[Stop]:
-    """What every part of the model gives for a picture (3, H, W), in the order of the work."""
+def walk(detector: Detector, pixels: Tensor) -> list[Step]:
+    """Return the steps of a detector for pixels (3, H, W), in the order of computation."""
     return _walk(detector.model, detector.inspect(), detector.scoring, pixels)
+
+
+def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None:
+    """Return the shapes of all steps at another image size, without computing values; None if that is not possible."""
+    architecture = detector.checkpoint.architecture
+    with torch.device("meta"):
+        model = architecture.build(detector.checkpoint.config).eval().to("meta")
+        pixels = torch.empty(3, height, width)
+        try:
+            steps = _walk(model, architecture.inspect(model), detector.scoring, pixels)
+        except (UsageError, RuntimeError, ValueError):  # learned positions are limited; some networks need values
+            return None
+    return [step.shape for step in steps]
 
 
 @torch.inference_mode()
 def feature_maps(detector: Detector, pixels: Tensor) -> dict[str, np.ndarray]:
-    """What the stages before the encoder put out for a picture (3, H, W), (C, h, w) each, by their names."""
-    maps: dict[str, np.ndarray] = {}
-    handles = []
-
-    def listen(stage: Stage) -> None:
-        def hear(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            found = stage.pick(output)
-            if found.ndim == 4 and stage.axes == 3:
-                maps[stage.name] = found[0].float().cpu().numpy()
-
-        handles.append(stage.module.register_forward_hook(hear))
-
-    for stage in detector.inspect().stages():
-        listen(stage)
-    try:
+    """Return the outputs (C, h, w) of the stages before the encoder for pixels (3, H, W), by stage name."""
+    with _outputs(detector.inspect().stages()) as outputs:
         detector.model(collate([pixels]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return maps
-
-
-def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None:
-    """The shapes on the way of a picture of another size, without the work; None where it cannot go it."""
-    architecture = detector.checkpoint.architecture
-    with torch.device("meta"):  # where tensors have shapes and no numbers
-        model = architecture.build(detector.checkpoint.config).eval().to("meta")
-        pixels = torch.empty(3, height, width)
-        try:
-            stops = _walk(model, architecture.inspect(model), detector.scoring, pixels)
-        except (UsageError, RuntimeError, ValueError):  # learned positions end somewhere; some networks need numbers
-            return None
-    return [stop.shape for stop in stops]
+    return {
+        stage.name: output[0].float().cpu().numpy() for stage, output in outputs if output.ndim == 4 and stage.axes == 3
+    }
 
 
 @torch.inference_mode()
-def _walk(model: nn.Module, inspectable: Inspectable, scoring: Scoring, pixels: Tensor) -> list[Stop]:
-    stages = inspectable.stages()
-    with _heard(stages) as shapes:
+def _walk(model: nn.Module, inspectable: Inspectable, scoring: Scoring, pixels: Tensor) -> list[Step]:
+    with _outputs(inspectable.stages()) as outputs:
         output = model(collate([pixels]))
-    shapes = {"picture": tuple(pixels.shape)} | shapes
-    others = [
-        Stop(
-            group.name,
-            tuple(group.boxes.shape[2:]),
-            f"{group.boxes.shape[2]} further queries with classes and boxes of their own; layers: {len(group)}",
-        )
-        for group in output.others
-        if shapes.get(group.name) != tuple(group.boxes.shape[2:])  # else a stage told it
-    ]
-    return [
-        Stop(
-            "picture",
-            shapes["picture"],
-            "red, green and blue by rows and columns of pixels, scaled as the network was trained to see them",
-        ),
-        *(Stop(stage.name, shapes[stage.name], stage.what(shapes[stage.name], shapes)) for stage in stages),
-        *others,
-        Stop(
-            "answers",
-            (scoring.select(output.last.logits).scores.shape[1], 2),
-            "the likeliest classes of the queries, each with its probability; a threshold leaves the detections",
-        ),
-    ]
+    image: Shape = tuple(pixels.shape)
+    steps = [Step("image", image, "red, green and blue of each pixel, normalized as in training")]
+    for stage, tensor in outputs:
+        shape = tuple(tensor.shape)
+        shape = shape[1:] if stage.axes is None else shape[-stage.axes :]
+        steps.append(Step(stage.name, shape, _sentence(stage, shape, image, scoring)))
+    stages = {(step.name, step.shape) for step in steps}
+    for group in output.others:
+        shape = tuple(group.boxes.shape[2:])
+        if (group.name, shape) not in stages:
+            what = f"{shape[0]} additional queries with their own classes and boxes, in {_count(len(group), 'layer')}"
+            steps.append(Step(group.name, shape, what))
+    selected = scoring.select(output.last.logits).scores.shape[1]
+    what = "the most probable classes of the queries with their scores; a confidence threshold leaves the detections"
+    return [*steps, Step("selection", (selected, 2), what)]
 
 
 @contextmanager
-def _heard(stages: Sequence[Stage]) -> Iterator[dict[str, Shape]]:
-    """The shapes that the stages put out for one picture."""
-    shapes: dict[str, Shape] = {}
+def _outputs(stages: Sequence[Stage]) -> Iterator[list[tuple[Stage, Tensor]]]:
+    """Record the output of each stage in the block's forward pass, in the order of the stages."""
+    recorded: dict[str, Tensor] = {}
+    outputs: list[tuple[Stage, Tensor]] = []
 
-    def listen(stage: Stage) -> Any:
-        def hear(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            shape = tuple(stage.pick(output).shape)
-            shapes[stage.name] = shape[1:] if stage.axes is None else shape[-stage.axes :]
+    def recording(stage: Stage) -> Any:
+        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            recorded[stage.name] = stage.pick(output)
 
-        return stage.module.register_forward_hook(hear)
+        return record
 
-    handles = [listen(stage) for stage in stages]
-    try:
-        yield shapes
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for stage in stages:
+            hooks.enter_context(stage.module.register_forward_hook(recording(stage)))
+        yield outputs
+    outputs += [(stage, recorded[stage.name]) for stage in stages]
+
+
+def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str:
+    """Return a sentence about the output of a stage, from its name, its facts and its shape."""
+    facts = stage.facts
+    layers = _count(facts.get("layers", 0), "layer")
+    points = _count(facts["points"], "point") if facts.get("points") else "a few points"
+    sampled = facts.get("attention") == "sampled"
+    match stage.name:
+        case "backbone" if facts.get("nms"):
+            return (
+                "feature maps, each of half the resolution of the one before (the first is shown); boxes are proposed "
+                "and scored in each of their cells, and non-maximum suppression removes overlapping boxes"
+            )
+        case "backbone" if stage.axes == 3:
+            # Sizes are rounded up to whole cells; the longest side gives the most exact ratio.
+            pixels = 2 ** round(math.log2(max(image[axis] / shape[axis] for axis in (1, 2))))
+            return (
+                f"convolutional features: {shape[0]:,} channels for each cell of {pixels} x {pixels} pixels and its "
+                "surroundings"
+            )
+        case "backbone":
+            return "features of the image; the shape is that of the last feature map"
+        case "projection":
+            return f"the same cells with {shape[0]} channels, the width of the transformer"
+        case "position":
+            return "a code of the row and column of each cell, added to the features because attention ignores order"
+        case "levels":
+            order = ", the finest first" * (facts["levels"] > 1)
+            return (
+                f"{_count(facts['levels'], 'feature map')} with {shape[1]} channels as {shape[0]:,} tokens{order}; "
+                "codes of level, row and column are added"
+            )
+        case "encoder" if sampled and "layers" in facts:
+            return f"the {shape[0]:,} tokens after {layers} of attention, each to {points} per level around its cell"
+        case "encoder" if "layers" in facts:
+            return f"the {shape[0]:,} cells as a sequence, after {layers} of attention from every cell to all others"
+        case "encoder":
+            return "the features after layers in which all locations and levels exchange information"
+        case "proposals" | "tokens":
+            return f"a box proposal of each of the {shape[0]:,} tokens, with a score; the best become queries"
+        case "decoder" if facts.get("attention") == "joint":
+            return f"{facts['count']} object queries and all image patches, after {layers} of attention among them"
+        case "decoder":
+            kinds = {"learned": ", a learned slot for an object each,", "proposed": ", the best proposals,"}
+            queries = f"{facts.get('count', shape[0])} object queries{kinds.get(facts.get('queries', ''), '')}"
+            where = f"{points} per level of the image" if sampled else "all cells of the image"
+            return f"{queries} after {layers} of attention to each other and to {where}"
+        case "class head" if scoring.num_logits(1) > 1:
+            classes = f'{shape[1] - 1} classes and of "no object"'
+            return f"for each query a logit of each of {classes}; a softmax turns them into probabilities"
+        case "class head":
+            return f"for each query a logit of each of {shape[1]} classes; a sigmoid turns each into a probability"
+        case "box head" if shape[1] != 4:
+            return f"for each query {shape[1] // 4} logits of each side of its box: a distribution of its position"
+        case "box head":
+            what = "a correction of its box" if facts.get("refines") else "its box"
+            return f"for each query {what}: center x, center y, width and height as shares of the image"
+        case _:
+            return f"the output of {type(stage.module).__name__}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)

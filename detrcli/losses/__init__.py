@@ -1,1 +1,1 @@
-"""How queries are matched with objects, and charged for what they got wrong."""
+"""Hungarian matching between queries and objects, and the set prediction loss."""

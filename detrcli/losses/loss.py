@@ -1,8 +1,8 @@
-"""What training asks of a loss, whoever computes it: our criterion, or a foreign model itself."""
+"""The interface of a loss: our criterion, or the loss that a model of another library computes itself."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from torch import Tensor
 
@@ -10,46 +10,36 @@ from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.structures import Match, Output, Target
 
+# The divisors of a training step: query group -> loss term -> divisor.
+StepNormalizers = Mapping[str, Mapping[str, float]]
+
 
 @dataclass(frozen=True)
 class LossBreakdown:
-    """What a batch costs, and how that came about."""
+    """The loss of a batch and its parts."""
 
-    total: Tensor  # (), what is minimised
-    parts: Mapping[str, Tensor]  # what is reported, by name: (), not weighted
-    matches: Mapping[str, Match] = field(default_factory=dict)  # by group, where they are known
-    layers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # group -> term -> (L,), likewise
-
-
-@dataclass
-class StepNormalizers:
-    """What the batches of one training step share."""
-
-    objects: Sequence[Sequence[int]]  # of each image, of every accumulated batch of this process
-    # Group -> term -> what it is divided by; filled with the first batch.
-    normalisers: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, batches: Sequence[Sequence[Target]]) -> "StepNormalizers":
-        """The step that sees these targets."""
-        return cls([[len(target) for target in targets] for targets in batches])
+    total: Tensor  # (), weighted sum over groups, terms and layers
+    parts: Mapping[str, Tensor]  # (), the terms of the last layers by name, unweighted
+    matches: Mapping[str, Match] = field(default_factory=dict)  # by query group, where known
+    layers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # group -> term -> (L,), where known
 
 
-class Loss(Protocol):
+class Loss(ABC):
     """The loss of a model."""
 
-    @property
-    def scoring(self) -> Scoring: ...
+    scoring: Scoring
+    matcher: HungarianMatcher | None  # of the decoder's queries; None where the model does not expose it
+    in_training_alone: bool = False  # whether the loss exists only for outputs computed in training mode
 
-    @property
-    def in_training_alone(self) -> bool:
-        """Whether it is known only for what a network in training mode computed."""
+    def normalizers(self, output: Output, batches: Sequence[Sequence[Target]]) -> StepNormalizers:
+        """Return the divisors of a step, from the targets of all its batches and the output of any of them.
 
-    @property
-    def matcher(self) -> HungarianMatcher | None:
-        """How the decoder's queries are matched; None where the model does not say."""
+        Every process must call this.
+        """
+        return {}
 
+    @abstractmethod
     def compute_loss(
-        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
+        self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
-        """The loss of one forward pass, as a part of a step; of one that sees this batch alone by default."""
+        """Return the loss of one batch as a part of its step; by default the batch is the whole step."""

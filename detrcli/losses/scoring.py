@@ -1,6 +1,6 @@
-"""What the numbers of the class head mean. Nothing else turns them into probabilities, or knows of "no object".
+"""How class logits are read: softmax with a no-object class, or a sigmoid per class.
 
-Of a head's R rows, K belong to classes.
+No other code turns logits into probabilities or handles "no object". Of the R logits of a query, K belong to classes.
 """
 
 from abc import ABC, abstractmethod
@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrcli.errors import UsageError
-
-NO_OBJECT = -1  # in place of a class: "no object"
+NO_OBJECT = -1  # the class index of "no object"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which queries become detections, of which class: D of each image, the family's own choice and order."""
+    """The D queries of each image that become detections, with their classes, in the order of the published code."""
 
     queries: Tensor  # (B, D)
     labels: Tensor  # (B, D)
@@ -27,77 +25,80 @@ class Selection:
 
 
 class Scoring(ABC):
-    """One way to read class logits."""
+    """The meaning of class logits: probabilities, matching cost, loss, and the selection of detections."""
 
     name: ClassVar[str]
-    class_costs: ClassVar[Sequence[str]]  # the class costs of the matching that it has
-    min_class_normaliser: ClassVar[float] = 1.0  # what the class loss is at least divided by
-    panoptic_threshold: ClassVar[float]  # the score above which a query takes part in a panoptic map
+    class_costs: ClassVar[Sequence[str]]  # the kinds of class cost
+    min_class_normalizer: ClassVar[float] = 1.0  # lower bound of the class loss' divisor
+    panoptic_threshold: ClassVar[float]  # queries of panoptic maps score higher than this
 
     @abstractmethod
     def num_logits(self, classes: int) -> int:
-        """How many rows a head for so many classes has; those of the classes come first."""
+        """Return the number of logits per query; those of the classes come first."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (..., R) to the probability of each class, (..., K)."""
+        """Return the class probabilities (..., K) of logits (..., R)."""
 
     @abstractmethod
     def top_class(self, logits: Tensor) -> Tensor:
-        """The class that logits (..., R) speak for most, (...); NOTHING where that is "no object"."""
+        """Return the most probable class (...) of logits (..., R), which may be NO_OBJECT."""
 
     @abstractmethod
     def class_cost(self, logits: Tensor, kind: str) -> Tensor:
-        """What the matching pays for each class, (..., K): small where logits (..., R) speak for it."""
+        """Return the matching cost of each class, (..., K), for logits (..., R); `kind` is one of `class_costs`."""
 
     @abstractmethod
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each query, (...), that should say its label (...), or NOTHING."""
+        """Return the loss (...) of logits (..., R) for labels (...), which may be NO_OBJECT."""
 
     @abstractmethod
-    def class_normaliser(self, objects: int, queries: int) -> float:
-        """What the loss of so many queries, of which `objects` are matched, is divided by."""
+    def class_normalizer(self, objects: int, queries: int) -> float:
+        """Return the divisor of the class loss for this many queries, `objects` of them matched."""
 
     @abstractmethod
     def select(self, logits: Tensor) -> Selection:
-        """Which of the queries of logits (B, Q, R) become detections."""
-
-    def _refuse(self, kind: str) -> UsageError:
-        return UsageError(
-            f"class_cost = {kind!r} does not go with {self.name} scoring; there is {', '.join(self.class_costs)}."
-        )
+        """Select the queries of logits (B, Q, R) that become detections."""
 
 
 def best_of_each(probabilities: Tensor) -> Selection:
-    """Every query of (B, Q, K) with its best class, in their order."""
+    """Select every query of (B, Q, K) with its best class, in their order."""
     scores, labels = probabilities.max(-1)  # (B, Q)
     queries = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     return Selection(queries, labels, scores)
 
 
-def best_pairs(probabilities: Tensor, most: int) -> Selection:
-    """The best pairs of query and class among (B, Q, K), so many at most, by falling score."""
+def best_pairs(probabilities: Tensor, top_k: int) -> Selection:
+    """Select the top-k pairs of query and class among (B, Q, K), by descending score."""
     K = probabilities.shape[-1]
-    best, places = probabilities.flatten(1).topk(min(most, probabilities[0].numel()))  # (B, D)
-    return Selection(places // K, places % K, best)
+    scores, indices = probabilities.flatten(1).topk(min(top_k, probabilities[0].numel()))  # (B, D)
+    return Selection(indices // K, indices % K, scores)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Return the focal loss (arXiv 1708.02002) of each logit, for targets of 0 or 1."""
+    p = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p_of_target = p * targets + (1 - p) * (1 - targets)
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return weight * cross_entropy * (1 - p_of_target) ** gamma
 
 
 @dataclass(frozen=True)
 class Softmax(Scoring):
-    """K + 1 rows, the last one is "no object" (section 3.1 of the paper). A query has one class."""
+    """K + 1 logits, the last of them "no object" (section 3.1 of arXiv 2005.12872). A query has one class."""
 
-    no_object: float = 0.1  # its weight in the cross-entropy
+    no_object: float = 0.1  # weight of "no object" in the cross-entropy
 
     name = "softmax"
     panoptic_threshold = 0.85  # as published
     class_costs = ("probability", "log")
-    min_class_normaliser = 1e-6  # so that a no-object weight of 0 without objects is 0 and not 0 / 0
+    min_class_normalizer = 1e-6  # a no-object weight of 0 without objects gives 0 and not 0 / 0
 
     def num_logits(self, classes: int) -> int:
         return classes + 1
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        # "No object" takes part in the softmax and not in the choice.
         return logits.float().softmax(-1)[..., :-1]
 
     def top_class(self, logits: Tensor) -> Tensor:
@@ -105,26 +106,24 @@ class Softmax(Scoring):
         return torch.where(top == logits.shape[-1] - 1, NO_OBJECT, top)
 
     def class_cost(self, logits: Tensor, kind: str) -> Tensor:
-        if kind == "probability":
-            return -self.probabilities(logits)
         if kind == "log":
             return -logits.float().log_softmax(-1)[..., :-1]
-        raise self._refuse(kind)
+        return -self.probabilities(logits)
 
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, in which "no object" weighs less."""
+        """Return the cross-entropy with a lower weight for "no object"."""
         no_object = logits.shape[-1] - 1
         labels = torch.where(labels == NO_OBJECT, no_object, labels)
         weights = logits.new_ones(logits.shape[-1])
-        weights[-1:].fill_(self.no_object)  # an assignment would wait for a GPU
+        weights[-1:].fill_(self.no_object)  # assigning a number would synchronize with a GPU
         losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weights.to(logits.dtype), reduction="none")
         return losses.view(labels.shape)
 
-    def class_normaliser(self, objects: int, queries: int) -> float:
-        """The sum of the weights of all queries.
+    def class_normalizer(self, objects: int, queries: int) -> float:
+        """Return the sum of the weights of all queries.
 
-        As published, with one process and no accumulation. With several processes the published term is the
-        mean of each process' own mean, which weighs an object more where its neighbours are few.
+        As published for a single process without accumulation. With several processes the published loss is the mean
+        of each process' own weighted mean, where an object weighs more if its batch has few objects.
         """
         return objects + self.no_object * (queries - objects)
 
@@ -134,17 +133,14 @@ class Softmax(Scoring):
 
 @dataclass(frozen=True)
 class Sigmoid(Scoring):
-    """K rows, each by itself (arXiv 2010.04159): a query may stand for several classes.
+    """K independent logits, without "no object" (arXiv 2010.04159). A query may have several classes."""
 
-    None of them is "no object".
-    """
-
-    top_k: int = 100  # pairs of query and class that are selected in a picture
-    alpha: float = 0.25  # of the focal loss: the weight of what is there, against what is not
-    gamma: float = 2.0  # and how much less the easy ones count
+    top_k: int = 100  # pairs of query and class selected per image
+    alpha: float = 0.25  # focal loss: weight of the positive class; 1 - alpha that of the others
+    gamma: float = 2.0  # focal loss: exponent that reduces the weight of easy cases
 
     name = "sigmoid"
-    panoptic_threshold = 0.3  # scores are lower; from 0.2 to 0.4 little depends on it
+    panoptic_threshold = 0.3  # sigmoid scores are lower; results are nearly the same from 0.2 to 0.4
     class_costs = ("focal", "probability", "log")
 
     def num_logits(self, classes: int) -> int:
@@ -159,39 +155,33 @@ class Sigmoid(Scoring):
     def class_cost(self, logits: Tensor, kind: str) -> Tensor:
         p = self.probabilities(logits)
         if kind == "focal":
-            there = -self.alpha * (1 - p) ** self.gamma * (p + 1e-8).log()
-            not_there = -(1 - self.alpha) * p**self.gamma * (1 - p + 1e-8).log()
-            return there - not_there
-        if kind == "probability":
-            return -p
-        if kind == "log":
-            return -F.logsigmoid(logits.float())
-        raise self._refuse(kind)
+            positive = -self.alpha * (1 - p) ** self.gamma * (p + 1e-8).log()
+            negative = -(1 - self.alpha) * p**self.gamma * (1 - p + 1e-8).log()
+            return positive - negative
+        return -F.logsigmoid(logits.float()) if kind == "log" else -p
 
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Focal loss, summed over the classes."""
-        rows = torch.arange(logits.shape[-1], device=logits.device)
-        wanted = (labels[..., None] == rows).to(logits.dtype)  # (..., K)
-        p = logits.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        right = p * wanted + (1 - p) * (1 - wanted)
-        weight = self.alpha * wanted + (1 - self.alpha) * (1 - wanted)
-        return (weight * entropy * (1 - right) ** self.gamma).sum(-1)
+        """Return the focal loss, summed over the classes."""
+        return focal_loss(logits, _one_hot(logits, labels).to(logits.dtype), self.alpha, self.gamma).sum(-1)
 
     def quality_loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
-        """Labels (...) are to be said with the probability `quality` (...), all others with 0; over all classes.
+        """Return the varifocal loss (arXiv 2008.13367), summed over the classes.
 
-        What is there weighs as much as its quality, the rest as in the focal loss (varifocal, arXiv 2008.13367).
+        The target of the labelled class is its quality (...), which also is its weight; that of all others is 0.
         """
-        rows = torch.arange(logits.shape[-1], device=logits.device)
-        wanted = (labels[..., None] == rows) * quality[..., None]  # (..., K)
-        entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        absent = (1 - self.alpha) * logits.detach().sigmoid() ** self.gamma
-        return (entropy * torch.where(wanted > 0, wanted, absent)).sum(-1)
+        targets = _one_hot(logits, labels) * quality[..., None]  # (..., K)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        negative = (1 - self.alpha) * logits.detach().sigmoid() ** self.gamma
+        return (cross_entropy * torch.where(targets > 0, targets, negative)).sum(-1)
 
-    def class_normaliser(self, objects: int, queries: int) -> float:
-        """The number of objects."""
+    def class_normalizer(self, objects: int, queries: int) -> float:
+        """Return the number of objects."""
         return objects
 
     def select(self, logits: Tensor) -> Selection:
         return best_pairs(self.probabilities(logits), self.top_k)
+
+
+def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels (...) as (..., K) bool; NO_OBJECT has no class."""
+    return labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)

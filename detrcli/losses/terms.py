@@ -1,40 +1,38 @@
-"""The terms of matching cost and loss as data: a name, a weight, a function. A member of the family lists its own."""
+"""The terms of matching cost and loss: each a name, a weight and a function. An architecture lists its terms."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detrcli.boxes import cxcywh_to_xyxy, generalised_iou, iou
+from detrcli.errors import UsageError
 from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid
-from detrcli.structures import Match, QueryGroup, Target
-from detrcli.system.devices import send
-
-T = TypeVar("T")
+from detrcli.structures import Masks, Match, QueryGroup, Target
+from detrcli.system.devices import to_device
 
 
 @dataclass(frozen=True)
 class CostInputs:
-    """Each of the T objects of a batch beside the Q queries of its own image, in all L layers, in float32."""
+    """Each of the T objects of a batch beside the Q queries of its image, in all L layers, in float32."""
 
     logits: Tensor  # (L, B, Q, R)
-    boxes: Tensor  # (L, T, Q, 4), predicted in the object's image
-    xyxy: Tensor  # (L, T, Q, 4), the same as corners
-    images: Tensor  # (T,), of which image an object is
+    boxes: Tensor  # (L, T, Q, 4), cxcywh, predicted in the object's image
+    xyxy: Tensor  # (L, T, Q, 4), the same boxes as xyxy
+    images: Tensor  # (T,), the image of each object
     labels: Tensor  # (T,)
-    truth: Tensor  # (T, 1, 4), the objects' boxes
+    truth: Tensor  # (T, 1, 4), cxcywh, the objects' boxes
 
 
 def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> CostInputs:
-    """Put objects beside queries, image by image: so the work grows with T and not with B * T."""
+    """Put each object beside the queries of its own image only, so that the work grows with T and not with B * T."""
     counts = torch.tensor([len(target) for target in targets], dtype=torch.long)
-    images = send(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
-    # One number of a box after the other, (8, L, B, Q): what is computed with them runs along many numbers.
-    by_number = torch.cat([boxes.float(), cxcywh_to_xyxy(boxes.float())], -1).movedim(-1, 0).contiguous()
-    beside = by_number[:, :, images].movedim(0, -1)  # (L, T, Q, 8)
+    images = to_device(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
+    # Coordinates come first, (8, L, B, Q), so that operations on one coordinate run along contiguous memory.
+    by_coordinate = torch.cat([boxes.float(), cxcywh_to_xyxy(boxes.float())], -1).movedim(-1, 0).contiguous()
+    beside = by_coordinate[:, :, images].movedim(0, -1)  # (L, T, Q, 8)
     return CostInputs(
         logits=logits.float(),
         boxes=beside[..., :4],
@@ -47,141 +45,147 @@ def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Cos
 
 @dataclass(frozen=True)
 class CostTerm:
-    """One part of the matching cost."""
+    """A term of the matching cost."""
 
     name: str
     weight: float
-    values: Callable[[CostInputs], Tensor]  # (L, T, Q), not weighted
+    values: Callable[[CostInputs], Tensor]  # (L, T, Q), unweighted
 
 
 def class_cost(scoring: Scoring, kind: str, weight: float) -> CostTerm:
-    """As small as the query speaks for the object's class."""
+    """Return the term of the scoring's class cost; `kind` is one of its `class_costs`."""
+    if kind not in scoring.class_costs:
+        choices = " or ".join(scoring.class_costs)
+        raise UsageError(f"class_cost = {kind!r} is not defined for {scoring.name} scoring. Use {choices}.")
 
-    def values(seen: CostInputs) -> Tensor:
-        by_class = scoring.class_cost(seen.logits, kind)  # (L, B, Q, K)
-        return by_class.transpose(2, 3)[:, seen.images, seen.labels]
+    def values(inputs: CostInputs) -> Tensor:
+        by_class = scoring.class_cost(inputs.logits, kind)  # (L, B, Q, K)
+        return by_class.transpose(2, 3)[:, inputs.images, inputs.labels]
 
     return CostTerm("class", weight, values)
 
 
 def l1_cost(weight: float) -> CostTerm:
-    """L1 distance of cx, cy, w, h."""
-    return CostTerm("l1", weight, lambda seen: (seen.boxes - seen.truth).abs().sum(-1))
+    """Return the term of the L1 distance of boxes as cxcywh."""
+    return CostTerm("l1", weight, lambda inputs: (inputs.boxes - inputs.truth).abs().sum(-1))
 
 
 def giou_cost(weight: float, eps: float = 0.0) -> CostTerm:
-    """Minus the generalised IoU."""
-    return CostTerm("giou", weight, lambda seen: -generalised_iou(seen.xyxy, cxcywh_to_xyxy(seen.truth), eps))
+    """Return the term of the negative generalized IoU."""
+    return CostTerm("giou", weight, lambda inputs: -generalised_iou(inputs.xyxy, cxcywh_to_xyxy(inputs.truth), eps))
+
+
+@dataclass(frozen=True)
+class MaskSamples:
+    """Predicted masks and ground truth of n matched queries at the same S places."""
+
+    logits: Tensor  # (n, S)
+    truth: Tensor  # (n, S), 0 or 1
+
+
+# From mask logits (n, h, w), the ground-truth masks, each of its image's size, and the (H, W) of the network's input.
+MaskSampler = Callable[[Tensor, Sequence[Tensor], tuple[int, int]], MaskSamples]
 
 
 @dataclass(frozen=True)
 class Matched:
-    """A group's predictions beside the ground truth that its queries are matched to, in float32."""
+    """The predictions of a query group beside the ground truth that its queries are matched to, in float32."""
 
-    group: QueryGroup
     match: Match
     logits: Tensor  # (L, B, Q, R)
-    labels: Tensor  # (L, B, Q), what each query should say; NOTHING where it is matched to no object
-    boxes: Tensor  # (P, 4), predicted by the matched queries
-    truth: Tensor  # (P, 4), the boxes of their objects
-    targets: Sequence[Target]  # of all images
-    _made: dict[object, Any] = field(default_factory=dict)
-
-    def once(self, key: object, make: Callable[[], T]) -> T:
-        """What several terms need, made by the first that asks for it."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-
-def pair_up(group: QueryGroup, match: Match, targets: Sequence[Target]) -> Matched:
-    """Put what was predicted beside what should have been."""
-    labels = torch.cat([target.labels for target in targets])  # (T,)
-    boxes = torch.cat([target.boxes for target in targets])  # (T, 4)
-    wanted = torch.full(group.logits.shape[:3], NO_OBJECT, device=labels.device)  # (L, B, Q)
-    matched = match.layers, match.images, match.queries
-    wanted[matched] = labels[match.targets]
-    return Matched(
-        group=group,
-        match=match,
-        logits=group.logits.float(),
-        labels=wanted,
-        boxes=group.boxes[matched].float(),
-        truth=boxes[match.targets].float(),
-        targets=targets,
-    )
-
-
-class Count(Protocol):
-    """What a term is divided by, from the objects and queries of one image."""
-
-    def __call__(self, objects: int, queries: int) -> float: ...
+    labels: Tensor  # (L, B, Q), the class that each query should predict, or NO_OBJECT
+    boxes: Tensor  # (P, 4), cxcywh, predicted by the matched queries
+    truth: Tensor  # (P, 4), cxcywh, the boxes of their objects
+    masks: MaskSamples | None  # of the last layer's pairs; None where queries or objects have no masks
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One part of the loss: a value for each query, or for each pair, and what their sum is divided by."""
+    """A term of the loss: a value for each query or for each pair, and the divisor of their sum."""
 
     name: str
     weight: float
-    values: Callable[[Matched], Tensor]  # (L, B, Q), or (P,); neither weighted nor normalised
-    count: Count
-    min_normaliser: float = 1.0
-    of_masks: bool = False  # whether it is for queries and objects with masks alone
+    values: Callable[[Matched], Tensor]  # (L, B, Q) or (P,), neither weighted nor normalized
+    count: Callable[[int, int], float]  # the divisor, from the objects and queries of an image
+    min_normalizer: float = 1.0
+    mask_sampler: MaskSampler | None = None  # for terms that compare masks, the same for all terms of a loss
 
-    def goes_with(self, group: QueryGroup, targets: Sequence[Target]) -> bool:
-        """Whether these queries are charged with it, for these objects of their images."""
-        if not self.of_masks:
-            return True
-        return group.masks is not None and all(target.masks is not None for target in targets)
+    def applies_to(self, matched: Matched) -> bool:
+        """Return whether the group has the predictions and the ground truth that the term compares."""
+        return self.mask_sampler is None or matched.masks is not None
 
     def by_layer(self, matched: Matched) -> Tensor:
-        """The sums, (L,)."""
+        """Return the sum of the values of each layer, (L,)."""
         values = self.values(matched)
         if values.dim() == 3:
             return values.flatten(1).sum(1)
         return values.new_zeros(len(matched.logits)).index_add(0, matched.match.layers, values)
 
 
+def pair_up(group: QueryGroup, match: Match, targets: Sequence[Target], terms: Sequence[LossTerm]) -> Matched:
+    """Put the predictions of a group beside their ground truth, as these terms need them."""
+    labels = torch.cat([target.labels for target in targets])  # (T,)
+    boxes = torch.cat([target.boxes for target in targets])  # (T, 4)
+    wanted = torch.full(group.logits.shape[:3], NO_OBJECT, device=labels.device)  # (L, B, Q)
+    pairs = match.layers, match.images, match.queries
+    wanted[pairs] = labels[match.targets]
+    sampler = next((term.mask_sampler for term in terms if term.mask_sampler is not None), None)
+    return Matched(
+        match=match,
+        logits=group.logits.float(),
+        labels=wanted,
+        boxes=group.boxes[pairs].float(),
+        truth=boxes[match.targets].float(),
+        masks=None if sampler is None else _sample_masks(sampler, group.masks, match.layer(len(group) - 1), targets),
+    )
+
+
+def _sample_masks(
+    sampler: MaskSampler, masks: Masks | None, pairs: Match, targets: Sequence[Target]
+) -> MaskSamples | None:
+    of_images = [target.masks for target in targets if target.masks is not None]
+    if masks is None or len(of_images) < len(targets):
+        return None
+    truth = [mask for of_image in of_images for mask in of_image]
+    logits = masks(pairs.images, pairs.queries)  # (n, h, w)
+    return sampler(logits, [truth[i] for i in pairs.targets.tolist()], masks.input_size)
+
+
 def per_object(objects: int, queries: int) -> float:
-    """The number of objects, those that no query is left for included."""
+    """Return the number of objects, including those beyond the number of queries."""
     return objects
 
 
 def class_loss(scoring: Scoring, weight: float) -> LossTerm:
-    """What the scoring charges each query for its class."""
-
-    def count(objects: int, queries: int) -> float:
-        return scoring.class_normaliser(min(objects, queries), queries)
-
+    """Return the term of the scoring's class loss."""
     return LossTerm(
         "class",
         weight,
         lambda m: scoring.class_loss(m.logits, m.labels),
-        count,
-        min_normaliser=scoring.min_class_normaliser,
+        lambda objects, queries: scoring.class_normalizer(min(objects, queries), queries),
+        min_normalizer=scoring.min_class_normalizer,
     )
 
 
 def quality_class_loss(scoring: Sigmoid, weight: float) -> LossTerm:
-    """As `class_loss`, but a matched query should say its class as surely as its box is good."""
+    """Return the term of the varifocal loss: a matched query should score the IoU of its box with the object."""
 
     def values(m: Matched) -> Tensor:
         quality = torch.zeros(m.labels.shape, device=m.logits.device)  # (L, B, Q)
-        good = iou(cxcywh_to_xyxy(m.boxes.detach()), cxcywh_to_xyxy(m.truth))  # (P,)
-        quality[m.match.layers, m.match.images, m.match.queries] = good
+        pair_iou = iou(cxcywh_to_xyxy(m.boxes.detach()), cxcywh_to_xyxy(m.truth))  # (P,)
+        quality[m.match.layers, m.match.images, m.match.queries] = pair_iou
         return scoring.quality_loss(m.logits, m.labels, quality)
 
     return LossTerm("class", weight, values, per_object)
 
 
 def l1_loss(weight: float) -> LossTerm:
-    """L1 distance of cx, cy, w, h."""
+    """Return the term of the L1 distance of boxes as cxcywh."""
     return LossTerm("l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1), per_object)
 
 
 def giou_loss(weight: float, eps: float = 0.0) -> LossTerm:
-    """One minus the generalised IoU."""
+    """Return the term of one minus the generalized IoU."""
     return LossTerm(
         "giou", weight, lambda m: 1 - generalised_iou(cxcywh_to_xyxy(m.boxes), cxcywh_to_xyxy(m.truth), eps), per_object
     )

@@ -1,1 +1,1 @@
-"""The network, in the paper's nouns. It knows no config, no loss and no data."""
+"""The networks, in the terms of the papers, without configs, losses and data."""

@@ -1,7 +1,7 @@
-"""Deformable DETR (arXiv 2010.04159): several levels, sampled attention; with refinement; in two stages."""
+"""Deformable DETR (arXiv 2010.04159), optionally with iterative box refinement and two stages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -9,12 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
-from detrcli.model.deformable_attention import DeformableAttention, init_deformable
-from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder, inverse_sigmoid
+from detrcli.model.deformable_transformer import (
+    DeformableAttention,
+    DeformableDecoderLayer,
+    DeformableEncoder,
+    init_deformable,
+    inverse_sigmoid,
+)
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead, init_focal_heads
 from detrcli.model.position import SinePosition
-from detrcli.model.proposals import Proposer, gather_tokens, topk_tokens
+from detrcli.model.proposals import InitialQueries, Proposer, gather_tokens, topk_tokens
 from detrcli.model.pyramid import Pyramid, PyramidInput
 from detrcli.model.transformer import init_weights
 from detrcli.structures import Batch, Output, QueryGroup, Target
@@ -22,19 +27,8 @@ from detrcli.structures import Batch, Output, QueryGroup, Target
 EPS = 1e-5  # of the inverse sigmoid
 
 
-@dataclass(frozen=True)
-class QueryStart:
-    """The queries before the first decoder layer."""
-
-    contents: Tensor  # (B, Q, C)
-    positions: Tensor  # (B, Q, C)
-    references: Tensor  # (B, Q, 2 or 4), in [0, 1]
-    proposals: tuple[Tensor, Tensor] | None = None  # of all tokens: logits (B, S, R), boxes (B, S, 4)
-    tokens: Tensor | None = None  # (B, Q), those that were chosen
-
-
 class LearnedQueries(nn.Module):
-    """The same queries for every picture, each with a learned place."""
+    """Learned queries, the same for every image, with reference points."""
 
     def __init__(self, queries: int, dim: int) -> None:
         super().__init__()
@@ -43,13 +37,13 @@ class LearnedQueries(nn.Module):
         nn.init.xavier_uniform_(self.reference.weight)
         nn.init.zeros_(self.reference.bias)
 
-    def forward(self, memory: Tensor, _pyramid: Pyramid) -> QueryStart:
+    def forward(self, memory: Tensor, _pyramid: Pyramid) -> InitialQueries:
         positions, contents = self.embedding.weight.expand(memory.shape[0], -1, -1).chunk(2, -1)
-        return QueryStart(contents, positions, self.reference(positions).float().sigmoid())
+        return InitialQueries(contents, self.reference(positions).float(), positions)
 
 
 class ProposedQueries(nn.Module):
-    """Every token proposes a box (two stages); the best become queries, which learn all else from their boxes."""
+    """Two stages: the best of all tokens' proposals become reference boxes; positions and contents encode them."""
 
     def __init__(self, queries: int, dim: int, rows: int, cells: float | None = None) -> None:
         super().__init__()
@@ -59,18 +53,22 @@ class ProposedQueries(nn.Module):
         self.linear = nn.Linear(2 * dim, 2 * dim)
         self.norm = nn.LayerNorm(2 * dim)
 
-    def forward(self, memory: Tensor, pyramid: Pyramid) -> QueryStart:
-        logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4)
-        # The first row says "an object", whatever its class.
-        best = topk_tokens(logits[..., 0], self.number)  # (B, Q)
-        references = gather_tokens(boxes, best).detach().sigmoid()  # (B, Q, 4)
-        code = self.code.encode(references).to(memory.dtype)  # (B, Q, 2 C)
+    def forward(self, memory: Tensor, pyramid: Pyramid) -> InitialQueries:
+        logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
+        best = topk_tokens(logits[..., 0], self.number)  # (B, Q); the first logit means "an object"
+        references = gather_tokens(boxes, best).detach()  # (B, Q, 4)
+        code = self.code.encode(references.sigmoid()).to(memory.dtype)  # (B, Q, 2 C)
         positions, contents = self.norm(self.linear(code)).chunk(2, -1)
-        return QueryStart(contents, positions, references, (logits, boxes.sigmoid()), best)
+        proposals = QueryGroup("proposals", logits[None], boxes.sigmoid()[None])
+        return InitialQueries(contents, references, positions, best, proposals)
 
 
 class DeformableDETR(DetectionTransformer):
-    """One head of each kind for all layers; with refinement one for each, whose boxes the next layer begins at."""
+    """Deformable DETR, assembled from its parts.
+
+    Without refinement all layers share a class head and a box head. With refinement each layer has its own heads, and
+    its boxes are the references of the next layer. `rows` is the number of class logits.
+    """
 
     def __init__(
         self,
@@ -97,7 +95,7 @@ class DeformableDETR(DetectionTransformer):
         init_deformable_detr(self)
 
     def without_gradient(self) -> Sequence[nn.Parameter]:
-        """An encoder without layers asks for no positions."""
+        """Return the level codes if no encoder layer uses them."""
         return [] if len(self.encoder.layers) else [self.pyramid.level_codes]
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
@@ -106,35 +104,35 @@ class DeformableDETR(DetectionTransformer):
         memory = self.encoder(pyramid)  # (B, S, C)
         start = self.queries(memory, pyramid)
 
-        x, references = start.contents, start.references
+        x, references = start.contents, start.references.sigmoid()  # (B, Q, C), (B, Q, 2 or 4)
         hidden, logits, boxes = [], [], []
         for number, layer in enumerate(self.decoder):
-            own = number if self.refine else 0
+            head = number if self.refine else 0
             x = layer(x, start.positions, references, memory, pyramid)
-            begun = inverse_sigmoid(references, EPS)  # (B, Q, 2 or 4)
-            moved = cast("BoxHead", self.box_heads[own]).logits(x) + F.pad(begun, (0, 4 - begun.shape[-1]))
+            reference = inverse_sigmoid(references, EPS)  # (B, Q, 2 or 4)
+            box = cast("BoxHead", self.box_heads[head]).logits(x) + F.pad(reference, (0, 4 - reference.shape[-1]))
             hidden.append(x)
-            logits.append(self.class_heads[own](x))
-            boxes.append(moved.sigmoid())
+            logits.append(self.class_heads[head](x))
+            boxes.append(box.sigmoid())
             if self.refine:
                 references = boxes[-1].detach()
         decoder = QueryGroup(
             "decoder", torch.stack(logits), torch.stack(boxes), torch.stack(hidden), tokens=start.tokens
         )
-        return Output(decoder, _proposals(start, targets), {"memory": memory}, maps)
+        others = () if start.proposals is None else (_class_agnostic(start.proposals, targets),)
+        return Output(decoder, others, {"memory": memory}, maps)
 
 
-def _proposals(start: QueryStart, targets: Sequence[Target] | None) -> tuple[QueryGroup, ...]:
-    """All proposals as a group, which is asked for objects of one class."""
-    if start.proposals is None:
-        return ()
-    logits, boxes = start.proposals
-    own = None if targets is None else [Target(torch.zeros_like(one.labels), one.boxes) for one in targets]
-    return (QueryGroup("proposals", logits[None], boxes[None], targets=own),)
+def _class_agnostic(proposals: QueryGroup, targets: Sequence[Target] | None) -> QueryGroup:
+    """Supervise the proposals by objects of a single class."""
+    if targets is None:
+        return proposals
+    objects = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
+    return replace(proposals, targets=objects)
 
 
 def init_deformable_detr(detr: DeformableDETR) -> None:
-    """Every random start, as published."""
+    """Initialize Deformable DETR as published."""
     for part in (detr.encoder, detr.decoder):
         init_weights(part)
     init_projections(detr.pyramid)
@@ -144,13 +142,11 @@ def init_deformable_detr(detr: DeformableDETR) -> None:
     if isinstance(detr.queries, ProposedQueries):
         init_proposer(detr.queries.proposer)
         nn.init.xavier_uniform_(detr.queries.linear.weight)
-    for module in detr.modules():
-        if isinstance(module, DeformableAttention):
-            init_deformable(module)
+    init_attentions(detr)
 
 
 def init_projections(pyramid: PyramidInput) -> None:
-    """The same for the projections of the backbone's maps."""
+    """Initialize the projections of the backbone's maps as published."""
     for projection in pyramid.projections.modules():
         if isinstance(projection, nn.Conv2d):
             nn.init.xavier_uniform_(projection.weight)
@@ -158,6 +154,13 @@ def init_projections(pyramid: PyramidInput) -> None:
 
 
 def init_proposer(proposer: Proposer) -> None:
-    """The same for proposals, whose boxes begin as their anchors."""
+    """Initialize the proposals as published: their boxes equal their anchors."""
     nn.init.xavier_uniform_(proposer.input.linear.weight)
     init_focal_heads(proposer.class_head, proposer.box_head)
+
+
+def init_attentions(model: nn.Module) -> None:
+    """Initialize all deformable attention as published."""
+    for module in model.modules():
+        if isinstance(module, DeformableAttention):
+            init_deformable(module)

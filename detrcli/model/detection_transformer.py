@@ -1,4 +1,4 @@
-"""What the networks of all members have in common."""
+"""The base class of all detectors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,40 +10,40 @@ from detrcli.errors import UsageError
 from detrcli.model.backbone import Backbone, Part
 from detrcli.structures import Batch, Output, Target
 
-# What stays as it is in training: of the backbone, or all but a mask head.
+# What training leaves unchanged: a part of the backbone, or everything but the mask head.
 Frozen = Part | Literal["detector"]
 
 
 class DetectionTransformer(nn.Module, ABC):
-    """Pictures in, a prediction of every decoder layer out."""
+    """A detector that predicts classes and boxes in every decoder layer."""
 
     backbone: Backbone
-    open_batch = True  # whether an export of it can leave open how many pictures come together
-    may_leave_out = False  # whether a batch can have no use for some parameters, which then get no gradient
-    has_masks = False  # whether its queries have masks
-    casts_itself = True  # whether it takes layers that compute in bf16 among others; else torch's autocast decides
+    open_batch = True  # whether an export can have a variable batch size
+    may_leave_out = False  # whether a batch may leave some parameters without gradient
+    has_masks = False  # whether queries have masks
+    casts_itself = True  # whether single layers can be converted to bf16; otherwise torch's autocast is used
 
     @abstractmethod
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        """What every query says of every picture.
+        """Return the predictions for every query and image.
 
-        Targets come with training, for those who make queries of them. What is drawn then comes from torch's
-        random state, which training seeds with each step.
+        Targets are given in training, for denoising queries. Noise is drawn from torch's global generator, which
+        training seeds for each step.
         """
 
     def without_gradient(self) -> Sequence[nn.Parameter]:
-        """The parameters that no batch has a use for."""
+        """Return the parameters that no batch gives a gradient to."""
         return ()
 
     def freeze(self, part: Frozen) -> None:
-        """Keep this part of the backbone as it is, and let all others learn."""
+        """Freeze this part of the backbone and train everything else."""
         if part == "detector":
-            raise UsageError("freeze = detector is for models with a mask head, which then learns alone.")
+            raise UsageError("freeze = detector is for models with a mask head, which is then trained alone.")
         self._freeze_backbone(part)
 
     def _freeze_backbone(self, part: Part) -> None:
         self.backbone.freeze(part)
 
     def replace_backbone(self, backbone: nn.Module) -> None:
-        """Put another in its place that gives the same maps."""
-        self.backbone = backbone  # type: ignore[assignment]  # a traced one, which is called and no more
+        """Replace the backbone by a module that returns the same maps."""
+        self.backbone = backbone  # type: ignore[assignment]  # a traced module, which is only called

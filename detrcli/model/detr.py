@@ -1,4 +1,4 @@
-"""DETR: a picture and a fixed set of object queries in, a set of classes and boxes out."""
+"""DETR (arXiv 2005.12872): an image and a fixed set of object queries in, a set of classes and boxes out."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
 class DETR(DetectionTransformer):
-    """The detection transformer, from parts that fit each other."""
+    """The detection transformer, assembled from its parts; `rows` is the number of class logits."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class DETR(DetectionTransformer):
 
 
 def tokens(cells: Tensor) -> Tensor:
-    """A map (B, C, h, w) as a row of tokens (B, S, C), row by row."""
+    """Flatten a map (B, C, h, w) to tokens (B, S, C), row by row."""
     return cells.flatten(2).mT
 
 
 def downsample_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
-    """Padding of pixels (B, H, W) to that of feature cells (B, h, w).
+    """Downsample the padding of pixels (B, H, W) to that of feature cells (B, h, w).
 
-    A cell is what its upper left pixel is, so the first cell of a picture is never padding.
+    A cell takes the value of its upper left pixel, so the first cell of an image is never padding.
     """
     if padding is None:
         return None
@@ -69,12 +69,12 @@ def downsample_padding(padding: Tensor | None, features: Tensor) -> Tensor | Non
 
 
 def init_detr(detr: DETR) -> None:
-    """Every random start, as published.
+    """Initialize DETR as published.
 
-    - Transformer: its own rule.
+    - Transformer: `init_weights`.
     - Object queries: standard normal. Learned positions: uniform in [0, 1).
     - 1 x 1 projection, class head, box head: torch's default.
-    - Backbone: torchvision's default, meant to be replaced by trained weights.
+    - Backbone: torchvision's default, usually replaced by pretrained weights.
     """
     init_weights(detr.encoder)
     init_weights(detr.decoder)

@@ -1,4 +1,4 @@
-"""DINO (arXiv 2203.03605): queries begin at proposals, denoising beside the matching, look forward twice."""
+"""DINO (arXiv 2203.03605): query selection from proposals, contrastive denoising, look forward twice."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,15 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
-from detrcli.model.deformable_attention import DeformableAttention, init_deformable
-from detrcli.model.deformable_detr import init_projections, init_proposer
+from detrcli.model.deformable_detr import init_attentions, init_projections, init_proposer
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder, inverse_sigmoid
 from detrcli.model.denoising import Denoising, DenoisingQueries
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.heads import BoxHead, init_focal_heads
 from detrcli.model.position import SinePosition
+from detrcli.model.proposals import MixedSelection, PureSelection
 from detrcli.model.pyramid import PyramidInput
-from detrcli.model.selection import MixedSelection, PureSelection
 from detrcli.model.transformer import init_weights
 from detrcli.structures import Batch, Output, QueryGroup, Target
 
@@ -23,10 +22,10 @@ EPS = 1e-3  # of the inverse sigmoid
 
 
 class DINO(DetectionTransformer):
-    """Queries begin at the best proposals, with contents by the selection's rule.
+    """DINO, assembled from its parts; `rows` is the number of class logits.
 
-    A box is the reference of the next layer, detached; what is predicted there is added to it not detached, so that
-    its loss improves this layer's box too (look forward twice).
+    Look forward twice: a layer's box is the reference of the next layer, detached, but the box predicted there is
+    added to it without detaching, so that its loss trains both layers.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class DINO(DetectionTransformer):
         init_dino(self)
 
     def without_gradient(self) -> Sequence[nn.Parameter]:
-        """An encoder without layers asks for no positions."""
+        """Return the level codes if no encoder layer uses them."""
         return [] if len(self.encoder.layers) else [self.pyramid.level_codes]
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
@@ -64,63 +63,59 @@ class DINO(DetectionTransformer):
         pyramid = self.pyramid(maps, batch)
         memory = self.encoder(pyramid)  # (B, S, C)
 
-        selected = self.selection(memory, pyramid)
-        if not self.decoder:  # the encoder alone: proposals are all there is
-            proposed = selected.proposals
-            return Output(replace(proposed, name="decoder"), named={"memory": memory}, maps=maps)
-        x, references = selected.contents, selected.references  # (B, Q, C), (B, Q, 4)
-        noisy = None
+        start = self.selection(memory, pyramid)
+        if not self.decoder:  # the proposals are the predictions
+            return Output(replace(start.proposals, name="decoder"), named={"memory": memory}, maps=maps)
+        x, references = start.contents, start.references  # (B, Q, C), (B, Q, 4)
+        noisy = attn_mask = None
         if targets is not None and self.denoising is not None:
             noisy = self.denoising(targets, x.shape[1])
             x = torch.cat([noisy.contents.to(x.dtype), x], 1)  # (B, D + Q, C)
             references = torch.cat([noisy.references, references], 1)  # (B, D + Q, 4)
+            attn_mask = noisy.attn_mask  # (D + Q, D + Q)
 
         references = references.sigmoid()
-        looked_forward = references  # what the next box is added to
-        hidden, moved = [], []
+        undetached = references  # the boxes that the next layer's corrections are added to
+        hidden, boxes = [], []
         for layer in self.decoder:
-            x = layer(
-                x, self.positions(references * pyramid.picture[:, :1].repeat(1, 1, 2)).to(x.dtype),
-                references, memory, pyramid, None if noisy is None else noisy.hidden,
-            )  # fmt: skip
+            position = self.positions(references * pyramid.valid_ratios[:, :1].repeat(1, 1, 2)).to(x.dtype)
+            x = layer(x, position, references, memory, pyramid, attn_mask)
             hidden.append(self.norm(x))
-            moved.append((self.box_head.logits(hidden[-1]) + inverse_sigmoid(looked_forward, EPS)).sigmoid())
-            looked_forward = (self.box_head.logits(x) + inverse_sigmoid(references, EPS)).sigmoid()
-            references = looked_forward.detach()
+            boxes.append((self.box_head.logits(hidden[-1]) + inverse_sigmoid(undetached, EPS)).sigmoid())
+            undetached = (self.box_head.logits(x) + inverse_sigmoid(references, EPS)).sigmoid()
+            references = undetached.detach()
 
         states = torch.stack(hidden)  # (L, B, D + Q, C)
-        every = QueryGroup("decoder", self.class_head(states), torch.stack(moved), states, tokens=selected.tokens)
+        group = QueryGroup("decoder", self.class_head(states), torch.stack(boxes), states, tokens=start.tokens)
         if noisy is None:
-            return Output(every, (selected.proposals,), {"memory": memory}, maps)
-        decoder, denoising = _apart(every, noisy)
-        return Output(decoder, (denoising, selected.proposals), {"memory": memory}, maps)
+            return Output(group, (start.proposals,), {"memory": memory}, maps)
+        decoder, denoising = _split(group, noisy)
+        return Output(decoder, (denoising, start.proposals), {"memory": memory}, maps)
 
     def positions(self, boxes: Tensor) -> Tensor:
-        """Boxes (B, Q, 4), of the finest level, as positions of queries (B, Q, C)."""
+        """Return the query positions (B, Q, C) of boxes (B, Q, 4) on the finest level."""
         cx, cy, w, h = boxes.unbind(-1)
         return self.place(self.code.encode(torch.stack([cy, cx, w, h], -1)).to(self.norm.weight.dtype))
 
 
-def _apart(every: QueryGroup, noisy: DenoisingQueries) -> tuple[QueryGroup, QueryGroup]:
-    """The matching queries, and the denoising ones, which stand before them."""
+def _split(group: QueryGroup, noisy: DenoisingQueries) -> tuple[QueryGroup, QueryGroup]:
+    """Split a group into the matching queries, and the D denoising queries before them."""
     D = noisy.contents.shape[1]
-    assert every.hidden is not None
-    decoder, denoising = (
-        (every.logits[:, :, own], every.boxes[:, :, own], every.hidden[:, :, own])
-        for own in (slice(D, None), slice(0, D))
+    assert group.hidden is not None
+    matching, denoising = (
+        (group.logits[:, :, part], group.boxes[:, :, part], group.hidden[:, :, part])
+        for part in (slice(D, None), slice(0, D))
     )
-    return QueryGroup("decoder", *decoder, tokens=every.tokens), QueryGroup(
-        "denoising", *denoising, match=noisy.match(len(every)), counts=noisy.counts
+    return QueryGroup("decoder", *matching, tokens=group.tokens), QueryGroup(
+        "denoising", *denoising, match=noisy.match(len(group)), counts=noisy.counts
     )
 
 
 def init_dino(dino: DINO) -> None:
-    """Every random start, as published."""
+    """Initialize DINO as published."""
     for part in (dino.encoder, dino.decoder, dino.place):
         init_weights(part)
     init_projections(dino.pyramid)
     init_focal_heads(dino.class_head, dino.box_head)
     init_proposer(dino.selection.proposer)
-    for module in dino.modules():
-        if isinstance(module, DeformableAttention):
-            init_deformable(module)
+    init_attentions(dino)

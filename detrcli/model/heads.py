@@ -1,4 +1,4 @@
-"""The prediction heads. The class head is one linear layer, as published, and needs no room of its own."""
+"""The box head, and the initialization of heads for focal loss. The class head is a linear layer, as published."""
 
 import math
 from contextlib import nullcontext
@@ -9,42 +9,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 
-FOCAL_BIAS = math.log(0.01 / 0.99)
+FOCAL_BIAS = math.log(0.01 / 0.99)  # the logit of a probability of 0.01
 
 
-class _Linear(nn.Linear):
-    """A linear layer that computes in float32 whatever its weights were converted to, by `model.bfloat16()` say."""
+class _Float32Linear(nn.Linear):
+    """A linear layer that computes in float32, also in a model converted by `model.bfloat16()`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.float(), self.bias.float())
 
 
 class BoxHead(nn.Module):
-    """Three linear layers to cx, cy, w, h in [0, 1]."""
+    """A 3-layer MLP that predicts boxes as cxcywh in [0, 1]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([_Linear(dim, dim), _Linear(dim, dim), _Linear(dim, 4)])
+        self.layers = nn.ModuleList([_Float32Linear(dim, dim), _Float32Linear(dim, dim), _Float32Linear(dim, 4)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Hidden states (..., C) to boxes (..., 4)."""
+        """Return the boxes (..., 4) of hidden states (..., C)."""
         return self.logits(x).sigmoid()
 
     def logits(self, x: Tensor) -> Tensor:
-        """The same before the sigmoid, where corrections of a box can be added to it."""
+        """Return the boxes (..., 4) before the sigmoid, where they can be added to reference boxes."""
         first, second, last = self.layers
-        # In float32 whatever the rest is computed in: bf16 tells a picture's places apart to a hundredth only.
+        # In float32 also under autocast: bf16 resolves positions to a hundredth of the image only.
         device = x.device.type
-        exact = torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
-        with exact:
+        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
             return last(second(first(x.float()).relu()).relu())
 
 
 @torch.no_grad()
 def init_focal_heads(class_head: nn.Linear, box_head: BoxHead, size: float = 0.0) -> None:
-    """The start of heads whose class loss is focal: every class is said with 0.01, and boxes stay where they begin.
+    """Initialize heads for focal loss: class probabilities are 0.01, and boxes equal their references.
 
-    `size` is the logit of their width and height, where no box begins anywhere.
+    `size` is the logit of width and height, for references that are points.
     """
     nn.init.constant_(class_head.bias, FOCAL_BIAS)
     last = cast("nn.Linear", box_head.layers[-1])

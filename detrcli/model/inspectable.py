@@ -1,12 +1,12 @@
-"""What a model offers to those who look inside: its stages, and its attentions. Hooks are hidden behind it.
+"""The interface for looking inside a model: its stages and its attention, recorded by forward hooks.
 
-A points from which is looked (queries, cells), n of them that are asked for, S tokens that are looked at.
+A attending tokens (queries or cells), n of them requested, S tokens attended to.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -21,131 +21,128 @@ Ability = Literal["cross-attention", "encoder attention", "query attention", "re
 
 @dataclass(frozen=True)
 class Dense:
-    """Attention with a weight for every cell of one map."""
+    """Attention with a weight for every cell of a feature map."""
 
     weights: Tensor  # (B, n, heads, h, w), summing to 1 over the cells
 
     def density(self) -> Tensor:
-        """The share of each cell, (B, n, heads, h, w)."""
+        """Return the weight of each cell, (B, n, heads, h, w)."""
         return self.weights
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Attention by a few sampled points on several levels (arXiv 2010.04159)."""
+    """Attention at a few sampling points on several levels (arXiv 2010.04159)."""
 
     points: Tensor  # (B, n, heads, levels, points, 2), x and y in [0, 1] of the network's input
     weights: Tensor  # (B, n, heads, levels, points), summing to 1 over levels and points
-    references: Tensor  # (B, n, 2 or 4), where from: cx, cy, and w, h where it is a box
+    references: Tensor  # (B, n, 2 or 4), cx, cy, and w, h where the reference is a box
     cells: tuple[int, int]  # rows and columns of the finest level
 
     def density(self) -> Tensor:
-        """How the weights lie on the finest level, (B, n, heads, h, w), summing to 1.
+        """Return the weights as a map of the finest level, (B, n, heads, h, w), summing to 1.
 
-        A point's weight goes to the four cells around it, as bilinear sampling takes from them; what lies
-        outside of the picture goes to nobody.
+        Each weight is distributed over the four cells around its point, as in bilinear sampling. Cells outside of the
+        image are left out.
         """
         h, w = self.cells
         x = self.points[..., 0].flatten(3) * w - 0.5  # (B, n, heads, levels * points)
         y = self.points[..., 1].flatten(3) * h - 0.5
         weights = self.weights.flatten(3)
-        map_ = weights.new_zeros(*weights.shape[:3], h * w)
-        for column, of_column in ((x.floor(), 1 - (x - x.floor())), (x.floor() + 1, x - x.floor())):
-            for row, of_row in ((y.floor(), 1 - (y - y.floor())), (y.floor() + 1, y - y.floor())):
+        density = weights.new_zeros(*weights.shape[:3], h * w)
+        for column, column_share in ((x.floor(), 1 - (x - x.floor())), (x.floor() + 1, x - x.floor())):
+            for row, row_share in ((y.floor(), 1 - (y - y.floor())), (y.floor() + 1, y - y.floor())):
                 inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-                place = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
-                map_.scatter_add_(3, place, weights * of_column * of_row * inside)
-        map_ = map_ / map_.sum(-1, keepdim=True).clamp(min=torch.finfo(map_.dtype).tiny)
-        return map_.view(*map_.shape[:3], h, w)
+                cell = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
+                density.scatter_add_(3, cell, weights * column_share * row_share * inside)
+        density = density / density.sum(-1, keepdim=True).clamp(min=torch.finfo(density.dtype).tiny)
+        return density.view(*density.shape[:3], h, w)
 
 
 Attention = Dense | Sampled
 
 
-class ForwardRecord(ABC):
-    """A forward pass, for whoever wants to look into it. Attention is computed only for what is asked."""
+class ForwardRecord:
+    """A recorded forward pass. Attention is computed on request, for the requested queries or cells only."""
 
     output: Output
-    cells: tuple[int, int]  # rows and columns of the map that attention is shown on
+    cells: tuple[int, int] = (1, 1)  # rows and columns of the map on which attention is shown
 
     @property
     def encoder_cells(self) -> tuple[int, int]:
-        """Likewise of the map whose cells the encoder's attention is of."""
+        """Rows and columns of the map whose cells attend to each other in the encoder."""
         return self.cells
 
-    @abstractmethod
     def cross(self, layer: int, queries: Sequence[int]) -> Attention:
-        """Where queries look in the picture."""
+        """Return the cross-attention of some queries in a decoder layer."""
+        raise cannot("cross-attention")
 
     def encoder(self, layer: int, cells: Sequence[int]) -> Attention:
-        """Where cells look in the picture; they are counted row by row on the map of `encoder_cells`."""
+        """Return the attention of some cells in an encoder layer; cells are counted row by row."""
         raise cannot("encoder attention")
 
     def among_queries(self, layer: int) -> Tensor:
-        """Which queries look at which, (B, heads, Q, Q), the looking one first."""
+        """Return the self-attention of the queries in a decoder layer, (B, heads, Q, Q), attending queries first."""
         raise cannot("query attention")
 
     def queries_are_alike(self, layer: int) -> bool:
-        """Whether all queries have the same to give in a decoder layer: then it does not matter who looks at whom."""
+        """Return whether all queries have the same values in a decoder layer, so that its weights have no effect."""
         return False
 
 
 @dataclass(frozen=True)
 class GradientRecord:
-    """Attention weights (B, heads, A, S) as parts of the way from picture to prediction, layer by layer."""
+    """The attention weights (B, heads, A, S) of a forward pass, layer by layer, as parts of its autograd graph."""
 
     cells: tuple[int, int]
-    encoder: Sequence[Tensor]  # self-attention of cells
-    decoder: Sequence[tuple[Tensor, Tensor]]  # self-attention of queries, cross-attention
+    encoder: Sequence[Tensor]  # self-attention
+    decoder: Sequence[tuple[Tensor, Tensor]]  # self-attention, cross-attention
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the model that a picture passes through."""
+    """A part of the model whose output `detr explain` describes.
+
+    The description follows from the name, the output's shape and the facts: numbers and kinds such as `layers`,
+    `points` and `attention`.
+    """
 
     name: str
     module: nn.Module
-    axes: int | None  # the last so many of its output are a picture's own; None: all but the first
-    what: Callable[[Shape, Mapping[str, Shape]], str]  # a sentence, from its shape and those before it
-    pick: Callable[[Any], Tensor] = lambda output: output  # the tensor in what the module gives
+    axes: int | None = None  # the number of last axes that belong to a single image; None: all but the first
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    pick: Callable[[Any], Tensor] = lambda output: output  # the tensor to describe, from the module's output
 
 
 class Inspectable(ABC):
-    """How to look into a model. What a family cannot show, it says."""
+    """Access to the inside of a model, as far as its abilities go."""
 
     heads: int
     encoder_layers: int
     decoder_layers: int
     abilities: frozenset[Ability]
-    looks_by: str = "decoder cross-attention"  # what it is by which queries look at the picture
+    looks_by: str = "decoder cross-attention"  # the attention from queries to the image
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
-        """The way of a picture, in the order of the work."""
+        """Return the stages in the order of computation."""
 
     @abstractmethod
     def recorded(self) -> AbstractContextManager[ForwardRecord]:
-        """Records the forward passes in its block, of which the last one stays; nothing of them is changed."""
+        """Record the forward passes in the block, without changing them; the record is of the last pass."""
 
     def with_gradient(self) -> AbstractContextManager[Callable[[], GradientRecord]]:
-        """While it lasts attention has a gradient; what it gives is asked for after the forward pass."""
+        """Compute attention in the block with gradients; the result returns the record of the last forward pass."""
         raise cannot("relevance")
 
     def require(self, ability: Ability) -> None:
-        """Raise a UsageError where the model cannot show this."""
+        """Raise UsageError if the model lacks the ability."""
         if ability not in self.abilities:
             raise cannot(ability, self.abilities)
 
 
-class _NothingRecorded(ForwardRecord):
-    cells = (1, 1)
-
-    def cross(self, layer: int, queries: Sequence[int]) -> Attention:
-        raise cannot("cross-attention")
-
-
 class NoAttention(Inspectable):
-    """A model that has no attention to show. Its stages it may have."""
+    """Base class for models without attention."""
 
     heads = encoder_layers = 0
     decoder_layers = 1
@@ -156,15 +153,66 @@ class NoAttention(Inspectable):
 
     @contextmanager
     def recorded(self) -> Iterator[ForwardRecord]:
-        record = _NothingRecorded()
-        handle = self.model.register_forward_hook(lambda _m, _i, output: setattr(record, "output", output))
-        try:
+        record = ForwardRecord()
+        with self.model.register_forward_hook(lambda _m, _i, output: setattr(record, "output", output)):
             yield record
-        finally:
-            handle.remove()
+
+
+class CallRecord(ForwardRecord):
+    """A forward pass with the inputs of all attention modules, which are called again on request."""
+
+    def __init__(self, inspected: "AttentionInspectable") -> None:
+        self.inspected = inspected
+        self.calls: dict[nn.Module, tuple[tuple[Any, ...], Mapping[str, Any]]] = {}  # args and kwargs
+
+    @torch.inference_mode()
+    def among_queries(self, layer: int) -> Tensor:
+        attention = self.inspected.among_queries[layer]
+        _, weights = attention(*self.calls[attention][0], need_weights=True, average_attn_weights=False)
+        return weights
+
+    def queries_are_alike(self, layer: int) -> bool:
+        """Return True in the first layer of DETR, where the contents of all queries are zero."""
+        (_, _, values), _ = self.calls[self.inspected.among_queries[layer]]  # (B, Q, C)
+        return bool((values == values[:, :1]).all())
+
+
+class AttentionInspectable(Inspectable):
+    """Base class for models of encoder and decoder layers with the attention modules of this package."""
+
+    record: type[CallRecord]
+
+    def __init__(self, model: nn.Module, encoder: Iterable[Any], decoder: Iterable[Any]) -> None:
+        self.model: Any = model
+        self.among_cells = [layer.self_attention for layer in encoder]
+        self.among_queries = [layer.self_attention for layer in decoder]
+        self.cross = [layer.cross_attention for layer in decoder]
+        self.attentions = [*self.among_cells, *self.among_queries, *self.cross]
+        self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
+
+    @abstractmethod
+    def cells(self, record: Any) -> tuple[int, int]:
+        """Return rows and columns of the map on which the record's attention is shown."""
+
+    @contextmanager
+    def recorded(self) -> Iterator[CallRecord]:
+        record = self.record(self)
+
+        def on_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            record.calls[module] = args, kwargs
+
+        def on_output(_module: nn.Module, _inputs: Any, output: Output) -> None:
+            record.output = output
+            record.cells = self.cells(record)
+
+        with ExitStack() as hooks:
+            hooks.enter_context(self.model.register_forward_hook(on_output))
+            for module in self.attentions:
+                hooks.enter_context(module.register_forward_pre_hook(on_call, with_kwargs=True))
+            yield record
 
 
 def cannot(ability: Ability, abilities: frozenset[Ability] = frozenset()) -> UsageError:
-    """What a user is told who asks a model for what it cannot show."""
+    """Return the error for a missing ability, which lists the abilities of the model."""
     rest = f" It can show: {', '.join(sorted(abilities))}." if abilities else ""
     return UsageError(f"This model has no {ability} to show.{rest}")

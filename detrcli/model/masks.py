@@ -1,6 +1,6 @@
-"""Mask heads on a detector: which pixels are a query's (section 4 of arXiv 2005.12872, section 3 of 2206.02777).
+"""Mask heads on a detector (section 4 of arXiv 2005.12872, section 3 of arXiv 2206.02777).
 
-B images, Q queries, P of them that are asked for, C channels, h and w the cells of the map that masks are made on.
+B images, Q queries, P requested queries, C channels, h and w the cells of the map on which masks are predicted.
 """
 
 import math
@@ -22,74 +22,68 @@ from detrcli.model.detection_transformer import DetectionTransformer, Frozen
 from detrcli.model.detr import downsample_padding
 from detrcli.structures import Batch, Output, Target
 
-LEAST_WIDTH = 16  # of a pixel's embedding
-FALL = 4.0  # of a mask's logits, with each cell that a pixel lies further outside of the query's box
+MIN_WIDTH = 16  # channels of a pixel embedding
+OUTSIDE_PENALTY = 4.0  # subtracted from a mask logit per cell of distance to the query's box
 
 
 @dataclass(frozen=True)
 class MaskHeadInputs:
-    """What a mask head looks at."""
+    """The inputs of a mask head."""
 
-    hidden: Tensor  # (B, Q, C), the decoder's last output
-    boxes: Tensor  # (B, Q, 4), cx, cy, w, h in [0, 1], what is predicted from it
-    features: Tensor  # (B, C, h, w), what the encoder was given, on the finest map that it sees
-    memory: Tensor  # (B, C, h, w), what it made of that
+    hidden: Tensor  # (B, Q, C), of the last decoder layer
+    boxes: Tensor  # (B, Q, 4), cxcywh in [0, 1], predicted from it
+    features: Tensor  # (B, C, h, w), the encoder's input, on its finest map
+    memory: Tensor  # (B, C, h, w), the encoder's output
     padding: Tensor | None  # (B, h, w)
-    finer: Sequence[Tensor]  # finer maps, the finest first: the backbone's, and perhaps the picture itself
+    finer: Sequence[Tensor]  # finer maps, the finest first: the backbone's, and optionally the image itself
 
 
-OfQueries = Callable[[Tensor, Tensor], Tensor]  # by their images (P,) and numbers (P,)
+# From the images (P,) and indices (P,) of the requested queries.
+OfQueries = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class HeadOutput:
-    """What a mask head computes of the queries that it is asked for."""
+class QueryMasks:
+    """The masks of a batch, computed for requested queries in the precision of the forward pass."""
 
-    masks: OfQueries  # logits (P, h, w)
-    # Which cells it goes by, (P, heads, h, w), summing to 1 over heads and cells; None where nobody is shown that.
-    attention: OfQueries | None = None
+    input_size: tuple[int, int]
+    logits: OfQueries  # (P, h, w)
+    weights: OfQueries | None = None  # of the cells in a mask (P, heads, h, w), summing to 1 over heads and cells
+    by_corner: bool = False
+    heads: int = 1
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        with self.precision():
+            return self.logits(images, queries).float()
+
+    def attention(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Return the weights of the cells in the masks, (P, heads, h, w)."""
+        assert self.weights is not None
+        with self.precision():
+            return self.weights(images, queries).float()
 
 
 class MaskHead(nn.Module, ABC):
-    """A mask head of any kind: once per picture what all queries share, then a mask per query."""
+    """A mask head: computes once per image what all queries share, then a mask per requested query."""
 
     by_corner = False
     heads = 1  # of its attention
 
     @abstractmethod
-    def forward(self, seen: MaskHeadInputs) -> HeadOutput: ...
-
-
-@dataclass(frozen=True)
-class QueryMasks:
-    """The masks of a batch, in the precision that its forward pass had."""
-
-    input_size: tuple[int, int]
-    head: HeadOutput
-    precision: Callable[[], AbstractContextManager[object]]
-    by_corner: bool
-    heads: int = 1
-
-    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        with self.precision():
-            return self.head.masks(images, queries).float()
-
-    def attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Which cells the head goes by, (P, heads, h, w), summing to 1 over heads and cells."""
-        assert self.head.attention is not None
-        with self.precision():
-            return self.head.attention(images, queries).float()
+    def forward(self, inputs: MaskHeadInputs) -> tuple[OfQueries, OfQueries]:
+        """Return functions for mask logits (P, h, w) and for the weights of the cells (P, heads, h, w)."""
 
 
 class Segmenter(DetectionTransformer):
-    """A detector with a mask head on it, which takes all it needs from the detector's output."""
+    """A detector with a mask head, whose inputs are taken from the detector's output."""
 
     has_masks = True
 
     def __init__(
         self, detector: DetectionTransformer, mask_head: MaskHead, *, sees: int = -1, picture: bool = False
     ) -> None:
-        """`sees` is the finest of the backbone's maps that the encoder sees; with `picture` the head has that too."""
+        """`sees` is the index of the encoder's finest backbone map; with `picture` the head also receives the image."""
         super().__init__()
         self.detector = detector
         self.mask_head = mask_head
@@ -101,15 +95,14 @@ class Segmenter(DetectionTransformer):
         self.casts_itself = detector.casts_itself
 
     def train(self, mode: bool = True) -> Self:
-        """A detector that stays as it is computes as it does for inference."""
+        """A frozen detector stays in evaluation mode."""
         super().train(mode)
         if self._frozen:
             self.detector.eval()
         return self
 
     @property
-    def backbone(self) -> Backbone:  # type: ignore[override]  # it lies in the detector
-        """The detector's."""
+    def backbone(self) -> Backbone:  # type: ignore[override]  # the detector's
         return self.detector.backbone
 
     def replace_backbone(self, backbone: nn.Module) -> None:
@@ -119,7 +112,7 @@ class Segmenter(DetectionTransformer):
         return self.detector.without_gradient()
 
     def freeze(self, part: Frozen) -> None:
-        """With "detector" the mask head alone learns: the second step of the paper's training."""
+        """With "detector" only the mask head is trained: the second step of the paper's training."""
         self._frozen = part == "detector"
         self.detector.requires_grad_(not self._frozen)
         if part != "detector":
@@ -132,24 +125,23 @@ class Segmenter(DetectionTransformer):
         rows, columns = output.maps[self.sees].shape[-2:]
         memory = output.named["memory"][:, : rows * columns].mT  # (B, C, h * w)
         memory = memory.reshape(*memory.shape[:2], rows, columns)
-        features = output.named.get("features", memory)
-        seen = MaskHeadInputs(
+        inputs = MaskHeadInputs(
             hidden=output.decoder.hidden[-1],
             boxes=output.decoder.boxes[-1],
-            features=features,
+            features=output.named.get("features", memory),
             memory=memory,
             padding=downsample_padding(batch.padding, memory),
             finer=[*([batch.images] if self.picture else []), *output.maps[: self.sees]],
         )
         height, width = batch.images.shape[-2:]
         head = self.mask_head
-        return output.with_masks(
-            QueryMasks((height, width), head(seen), precision_now(memory.device), head.by_corner, head.heads)
-        )
+        logits, weights = head(inputs)
+        precision = current_autocast(memory.device)
+        return output.with_masks(QueryMasks((height, width), logits, weights, head.by_corner, head.heads, precision))
 
 
-def precision_now(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Autocast as it is now, for what is computed after it was left."""
+def current_autocast(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Return a function that restores the current autocast state, for computations after its end."""
     kind = device.type
     if not is_autocast_available(kind):
         return nullcontext
@@ -158,7 +150,7 @@ def precision_now(device: torch.device) -> Callable[[], AbstractContextManager[o
 
 
 class AttentionMaps(nn.Module):
-    """How each query looks at the memory, by a softmax over all heads and cells together, as published."""
+    """Attention weights of each query over the memory, with a softmax over all heads and cells, as published."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -170,12 +162,12 @@ class AttentionMaps(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def keys(self, memory: Tensor) -> Tensor:
-        """Memory (B, C, h, w) to its keys (B, heads, C / heads, h, w)."""
+        """Return the keys (B, heads, C / heads, h, w) of a memory (B, C, h, w)."""
         keys: Tensor = self.key(memory.movedim(1, -1)).movedim(-1, 1)  # (B, C, h, w)
         return keys.reshape(len(keys), self.heads, -1, *keys.shape[2:])
 
     def forward(self, hidden: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
-        """Queries (P, C), keys of their images (P, heads, C / heads, h, w), padding (P, h, w) to (P, heads, h, w)."""
+        """Return the weights (P, heads, h, w) for queries (P, C), with keys and padding (P, h, w) of their images."""
         queries = self.query(hidden).view(len(hidden), self.heads, keys.shape[2])  # (P, heads, C / heads)
         scale = queries.shape[-1] ** -0.5
         weights = torch.einsum("phc,phcyx->phyx", queries * scale, keys)
@@ -185,12 +177,12 @@ class AttentionMaps(nn.Module):
 
 
 class ConvolutionalMaskHead(MaskHead):
-    """The published one: attention maps beside the features, refined by convolutions over ever finer maps."""
+    """DETR's mask head: attention maps and features, refined by convolutions over ever finer maps."""
 
-    by_corner = True  # half a pixel off, and what its published numbers were measured with
+    by_corner = True  # half a pixel off, as the published numbers were measured
 
     def __init__(self, dim: int, heads: int, finer: Sequence[int]) -> None:
-        """`finer` are the channels of the finer maps, the finest first."""
+        """`finer` is the number of channels of each finer map, the finest first."""
         super().__init__()
         self.heads = heads
         self.attention = AttentionMaps(dim, heads)
@@ -208,19 +200,18 @@ class ConvolutionalMaskHead(MaskHead):
                 assert conv.bias is not None
                 nn.init.zeros_(conv.bias)
 
-    def forward(self, seen: MaskHeadInputs) -> HeadOutput:
-        keys = self.attention.keys(seen.memory)
-        laterals = [
-            lateral(map_) for lateral, map_ in zip(self.laterals, reversed(seen.finer), strict=True)
-        ]  # each (B, width, h, w), the coarsest first
+    def forward(self, inputs: MaskHeadInputs) -> tuple[OfQueries, OfQueries]:
+        keys = self.attention.keys(inputs.memory)
+        # Each (B, width, h, w), the coarsest first.
+        laterals = [lateral(map_) for lateral, map_ in zip(self.laterals, reversed(inputs.finer), strict=True)]
 
         def attention(images: Tensor, queries: Tensor) -> Tensor:
-            padding = None if seen.padding is None else seen.padding[images]
-            maps: Tensor = self.attention(seen.hidden[images, queries], keys[images], padding)
+            padding = None if inputs.padding is None else inputs.padding[images]
+            maps: Tensor = self.attention(inputs.hidden[images, queries], keys[images], padding)
             return maps  # (P, heads, h, w)
 
         def masks(images: Tensor, queries: Tensor) -> Tensor:
-            x = torch.cat([seen.features[images], attention(images, queries)], 1)
+            x = torch.cat([inputs.features[images], attention(images, queries)], 1)
             for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
                 x = norm(conv(x)).relu()
                 if 1 <= i <= len(laterals):
@@ -228,20 +219,20 @@ class ConvolutionalMaskHead(MaskHead):
                     x = finer + F.interpolate(x, size=finer.shape[-2:])
             return self.last(x)[:, 0]  # (P, h, w)
 
-        return HeadOutput(masks, attention)
+        return masks, attention
 
 
 class DotProductMaskHead(MaskHead):
-    """A mask is the product of a query's embedding with that of every pixel (sections 3.2 and 3.3 of 2206.02777).
+    """Mask DINO's mask head: dot products of query embeddings and pixel embeddings.
 
-    Pixels are embedded from the memory and, step by step, finer maps. What is learned tells an object
-    from others in its box; outside of that the logits fall.
+    Pixel embeddings are computed from the memory and, step by step, finer maps. Logits fall with the distance to the
+    query's box, so that the embeddings only have to distinguish objects inside it.
     """
 
     def __init__(self, dim: int, finer: Sequence[int]) -> None:
-        """`finer` are the channels of the finer maps, the finest first. Each has half the width of the one before."""
+        """`finer` is the number of channels of each finer map, the finest first. Every step halves the width."""
         super().__init__()
-        widths = [max(LEAST_WIDTH, dim >> i) for i in range(len(finer) + 1)]
+        widths = [max(MIN_WIDTH, dim >> i) for i in range(len(finer) + 1)]
         self.laterals = nn.ModuleList(
             nn.Conv2d(channels, width, 1) for channels, width in zip(reversed(finer), widths[1:], strict=True)
         )
@@ -255,34 +246,34 @@ class DotProductMaskHead(MaskHead):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, widths[-1])
         )
 
-    def forward(self, seen: MaskHeadInputs) -> HeadOutput:
-        x = seen.memory
-        ways = zip(self.laterals, self.narrower, self.steps, reversed(seen.finer), strict=True)
-        for lateral, narrower, step, map_ in ways:
+    def forward(self, inputs: MaskHeadInputs) -> tuple[OfQueries, OfQueries]:
+        x = inputs.memory
+        layers = zip(self.laterals, self.narrower, self.steps, reversed(inputs.finer), strict=True)
+        for lateral, narrower, step, map_ in layers:
             x = step(lateral(map_) + F.interpolate(narrower(x), size=map_.shape[-2:], mode="bilinear"))
         pixels = self.pixels(x)  # (B, C, h, w)
-        embeddings = self.embedding(seen.hidden)  # (B, Q, C)
-        boxes = seen.boxes.detach().float()  # masks shall not pull at them
+        embeddings = self.embedding(inputs.hidden)  # (B, Q, C)
+        boxes = inputs.boxes.detach().float()  # the mask loss does not train the boxes
 
         def masks(images: Tensor, queries: Tensor) -> Tensor:
-            # Image by image: a copy of its pixels for each of its queries would be large.
-            found = pixels.new_zeros(len(images), *pixels.shape[-2:])
-            for image, own in enumerate(pixels):
+            # Image by image: copying the pixels of an image for each of its queries would take much memory.
+            logits = pixels.new_zeros(len(images), *pixels.shape[-2:])
+            for image, of_image in enumerate(pixels):
                 here = images == image
-                asked = embeddings[image, queries[here]]  # (n, C)
-                found = found.index_put((here,), torch.einsum("nc,chw->nhw", asked, own))
-            return found - FALL * cells_outside(boxes[images, queries], *found.shape[-2:])  # (P, h, w)
+                products = torch.einsum("nc,chw->nhw", embeddings[image, queries[here]], of_image)
+                logits = logits.index_put((here,), products)
+            return logits - OUTSIDE_PENALTY * cells_outside(boxes[images, queries], *logits.shape[-2:])  # (P, h, w)
 
         def attention(images: Tensor, queries: Tensor) -> Tensor:
-            # A product is a cell's logit of belonging to the query, so its probability is what the mask goes by.
+            # The products are logits of the cells, so the share of a cell is its probability.
             shares = masks(images, queries).sigmoid()
             return (shares / shares.sum((1, 2), keepdim=True))[:, None]
 
-        return HeadOutput(masks, attention)
+        return masks, attention
 
 
 def cells_outside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """How far each cell of a map lies outside of boxes (P, 4), in cells along both axes: (P, height, width)."""
+    """Return the L1 distance in cells from each cell of a map to boxes (P, 4), cxcywh: (P, height, width)."""
     cx, cy, w, h = boxes[:, :, None].unbind(1)  # each (P, 1)
     x = (torch.arange(width, device=boxes.device) + 0.5) / width
     y = (torch.arange(height, device=boxes.device) + 0.5) / height

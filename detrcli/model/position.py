@@ -1,4 +1,4 @@
-"""Where a feature cell lies: encodings that are added to queries and keys."""
+"""Positional encodings of feature cells and boxes, which are added to queries and keys."""
 
 import math
 
@@ -6,26 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.errors import UsageError
+from detrcli.messages import argument
 
 
 class SinePosition(nn.Module):
-    """Sines and cosines of the row in the first half of the channels, of the column in the second.
+    """Sine encoding: half of the channels encode the row, the other half the column.
 
-    Rows and columns are counted over the cells that are not padding, and scaled to `turns` circles, so that the
-    same place in a picture has the same code whatever the padding and the size. That is how often the shortest
-    wave goes up and down in a picture; the longest is almost `temperature` times as long. A cell's place is its far
-    edge, as in DETR, or with `centred` its middle, as in Deformable DETR.
+    Rows and columns are counted over the cells that are not padding and normalized, so that a position in an image
+    has the same code at any size and padding.
+
+    Args:
+        dim: number of channels.
+        temperature: about the ratio of the longest wavelength to the shortest.
+        turns: periods of the shortest wavelength per image.
+        centred: encode the center of a cell, as in Deformable DETR, and not its far edge, as in DETR.
     """
 
     def __init__(self, dim: int, temperature: float = 10000, turns: int = 1, *, centred: bool = False) -> None:
         super().__init__()
-        self.waves = dim // 2  # per axis, sines and cosines together
+        self.channels = dim // 2  # per axis
         self.temperature = temperature
         self.turns = turns
         self.shift = 0.5 if centred else 0.0
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
-        """Features (B, C, h, w), of which padding (B, h, w) is none, to positions (B, dim, h, w)."""
+        """Return the positions (B, dim, h, w) of features (B, C, h, w) with padding (B, h, w)."""
         B, _, h, w = features.shape
         cells = torch.ones(B, h, w, device=features.device) if padding is None else (~padding).float()
         rows, columns = cells.cumsum(1), cells.cumsum(2)  # (B, h, w), from 1
@@ -33,17 +38,17 @@ class SinePosition(nn.Module):
         columns = (columns - self.shift) / (columns[:, :, -1:] + 1e-6)
         return self.encode(torch.stack([rows, columns], 3)).permute(0, 3, 1, 2)
 
-    def encode(self, places: Tensor) -> Tensor:
-        """N numbers in [0, 1], (..., N), to their codes one after the other, (..., N * dim/2)."""
-        angle = places * (2 * math.pi * self.turns)
-        pair = torch.arange(self.waves // 2, device=places.device)
-        wavelength = self.temperature ** (2 * pair / self.waves)  # (dim/4,)
+    def encode(self, values: Tensor) -> Tensor:
+        """Return the concatenated codes (..., N * dim/2) of N numbers in [0, 1], (..., N)."""
+        angle = values * (2 * math.pi * self.turns)
+        pair = torch.arange(self.channels // 2, device=values.device)
+        wavelength = self.temperature ** (2 * pair / self.channels)  # (dim/4,)
         phase = angle[..., None] / wavelength  # (..., N, dim/4)
         return torch.stack([phase.sin(), phase.cos()], -1).flatten(-3)  # sin and cos in turn
 
 
 class LearnedPosition(nn.Module):
-    """A learned code for every column in the first half of the channels, for every row in the second."""
+    """Learned encoding: half of the channels encode the column, the other half the row."""
 
     LONGEST = 50  # rows and columns, as published
 
@@ -53,12 +58,12 @@ class LearnedPosition(nn.Module):
         self.columns = nn.Embedding(self.LONGEST, dim // 2)
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
-        """Features (B, C, h, w) to positions (B, dim, h, w)."""
+        """Return the positions (B, dim, h, w) of features (B, C, h, w)."""
         B, _, h, w = features.shape
         if max(h, w) > self.LONGEST:
             raise UsageError(
-                f"Learned positions reach {self.LONGEST} x {self.LONGEST} feature cells, not {w} x {h}.\n"
-                "Use a smaller size, or a model with sine positions."
+                f"Learned positions exist for {self.LONGEST} x {self.LONGEST} feature cells, not {w} x {h}.\n"
+                f"Use a smaller {argument('size')}, or a model with sine positions."
             )
         columns = self.columns.weight[:w].T[:, None, :].expand(-1, h, -1)  # (dim/2, h, w)
         rows = self.rows.weight[:h].T[:, :, None].expand(-1, -1, w)  # (dim/2, h, w)

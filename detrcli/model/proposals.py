@@ -1,4 +1,7 @@
-"""The encoder's proposals: every token says what it is and where, and the best become queries (two stages)."""
+"""Two-stage detection: every encoder token proposes a box, and the best proposals become queries.
+
+Section A.4 of arXiv 2010.04159 for Deformable DETR, section 3.3 of arXiv 2203.03605 for DINO's selections.
+"""
 
 from dataclasses import dataclass
 
@@ -8,43 +11,48 @@ from torch import Tensor, nn
 
 from detrcli.model.heads import BoxHead
 from detrcli.model.pyramid import Pyramid
+from detrcli.structures import QueryGroup
+
+NO_CLASS = -10.0  # the class logits of queries beyond the number of tokens
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """A box around the middle of each token, larger on each coarser level."""
+class InitialQueries:
+    """The queries before the first decoder layer."""
 
-    logits: Tensor  # (B, S, 4), cx, cy, w, h before the sigmoid; infinite where there is none
-    valid: Tensor  # (B, S), not in the padding, and with all four numbers within [0, 1]
+    contents: Tensor  # (B, Q, C)
+    references: Tensor  # (B, Q, 2 or 4), before the sigmoid
+    positions: Tensor | None = None  # (B, Q, C); None: computed from the references in every layer
+    tokens: Tensor | None = None  # (B, Q), the tokens whose proposals became the queries
+    proposals: QueryGroup | None = None  # the proposals that are supervised
 
 
-def anchors(pyramid: Pyramid, cells: float | None = None) -> Anchors:
-    """Boxes of 0.05 of the picture on the finest level, as published; or of so many cells of each level."""
-    middles = pyramid.cells()  # (B, S, 2)
-    if cells is None:
-        sides = [
-            torch.full((h * w, 2), 0.05 * 2**level, device=middles.device).expand_as(middles[:, : h * w])
-            for level, (h, w) in enumerate(pyramid.shapes)
-        ]
-        margin = 0.01
-    else:
-        sides = [
-            (cells / (pyramid.picture[:, level] * torch.tensor([w, h], device=middles.device)))
-            .clamp(max=0.9)[:, None]
-            .expand(-1, h * w, -1)
-            for level, (h, w) in enumerate(pyramid.shapes)
-        ]
-        margin = 0.0
-    boxes = torch.cat([middles, torch.cat(sides, 1)], -1)  # (B, S, 4)
+def anchors(pyramid: Pyramid, cells: float | None = None) -> tuple[Tensor, Tensor]:
+    """Return a box around the center of each token, larger on coarser levels, and whether the token is valid.
+
+    Sides are 0.05 of the image on the finest level and double with every level, as published, or `cells` cells.
+    Boxes (B, S, 4) are cxcywh before the sigmoid, infinite where invalid. Valid tokens (B, S) are not padding, and
+    their boxes' numbers lie within [0, 1].
+    """
+    centers = pyramid.cell_centers()  # (B, S, 2)
+    sides = []
+    for level, (h, w) in enumerate(pyramid.shapes):
+        if cells is None:
+            side = torch.full_like(centers[:, 0], 0.05 * 2**level)  # (B, 2)
+        else:
+            columns_rows = pyramid.valid_ratios[:, level] * torch.tensor([w, h], device=centers.device)  # (B, 2)
+            side = (cells / columns_rows).clamp(max=0.9)
+        sides.append(side[:, None].expand(-1, h * w, -1))
+    margin = 0.01 if cells is None else 0.0
+    boxes = torch.cat([centers, torch.cat(sides, 1)], -1)  # (B, S, 4)
     valid = ((boxes > margin) & (boxes < 1 - margin)).all(-1)  # (B, S)
     if pyramid.padding is not None:
         valid = valid & ~pyramid.padding
-    logits = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], torch.inf)
-    return Anchors(logits, valid)
+    return torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], torch.inf), valid
 
 
 class ProposalInput(nn.Module):
-    """The memory as proposals are read from it: tokens without an anchor are all alike."""
+    """The projection of the memory from which proposals are predicted; invalid tokens are zeroed first."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -52,40 +60,73 @@ class ProposalInput(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, memory: Tensor, valid: Tensor) -> Tensor:
-        """A memory (B, S, C), of which tokens (B, S) are valid, to (B, S, C)."""
+        """Project a memory (B, S, C) with valid tokens (B, S) to (B, S, C)."""
         return self.norm(self.linear(memory.masked_fill(~valid[..., None], 0)))
 
 
-def topk_tokens(scores: Tensor, queries: int) -> Tensor:
-    """The places (B, Q) of the highest scores (B, S); places from S on where there are not so many.
-
-    So a model has the same number of queries for every picture, which exports need.
-    """
-    lowest = torch.finfo(scores.dtype).min
-    return F.pad(scores, (0, queries), value=lowest).topk(queries, 1).indices
-
-
-def gather_tokens(values: Tensor, places: Tensor, otherwise: float = 0.0) -> Tensor:
-    """The rows of values (B, S, C) at places (B, Q), (B, Q, C); `otherwise` at places beyond."""
-    longer = F.pad(values, (0, 0, 0, places.shape[1]), value=otherwise)
-    return longer.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
-
-
-NO_CLASS = -10.0  # the class logits of a query that no token was left for
-
-
 class Proposer(nn.Module):
-    """A class and a box for every token of the memory."""
+    """Class and box heads for every token of the memory; `cells` is the side of the anchors."""
 
     def __init__(self, dim: int, rows: int, cells: float | None = None) -> None:
         super().__init__()
-        self.cells = cells  # of an anchor
+        self.cells = cells
         self.input = ProposalInput(dim)
         self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
-        """A memory (B, S, C) to logits (B, S, R), boxes (B, S, 4) before the sigmoid, and what both saw."""
-        anchored = anchors(pyramid, self.cells)
-        seen = self.input(memory, anchored.valid)
-        return self.class_head(seen), self.box_head.logits(seen) + anchored.logits, seen
+        """Return logits (B, S, R), boxes (B, S, 4) before the sigmoid, and the features (B, S, C) of both."""
+        boxes, valid = anchors(pyramid, self.cells)
+        features = self.input(memory, valid)
+        return self.class_head(features), self.box_head.logits(features) + boxes, features
+
+
+def topk_tokens(scores: Tensor, queries: int) -> Tensor:
+    """Return the indices (B, Q) of the highest scores (B, S); with fewer tokens than queries, indices from S on.
+
+    So the number of queries is the same for every image size, which exports require.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    return F.pad(scores, (0, queries), value=lowest).topk(queries, 1).indices
+
+
+def gather_tokens(values: Tensor, indices: Tensor, fill: float = 0.0) -> Tensor:
+    """Return the values (B, S, C) at indices (B, Q) as (B, Q, C), with `fill` at indices from S on."""
+    padded = F.pad(values, (0, 0, 0, indices.shape[1]), value=fill)
+    return padded.gather(1, indices[..., None].expand(-1, -1, values.shape[-1]))
+
+
+class MixedSelection(nn.Module):
+    """References from the best proposals, contents learned by rank. Only the selected proposals are supervised."""
+
+    def __init__(self, queries: int, dim: int, rows: int) -> None:
+        super().__init__()
+        self.proposer = Proposer(dim, rows)
+        self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
+
+    def forward(self, memory: Tensor, pyramid: Pyramid) -> InitialQueries:
+        logits, boxes, _ = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
+        best = topk_tokens(logits.amax(-1), len(self.contents))  # (B, Q)
+        logits, boxes = gather_tokens(logits, best, NO_CLASS), gather_tokens(boxes, best)
+        contents = self.contents.expand(memory.shape[0], -1, -1)
+        proposals = QueryGroup("proposals", logits[None], boxes.sigmoid()[None], tokens=best)
+        return InitialQueries(contents, boxes.detach(), tokens=best, proposals=proposals)
+
+
+class PureSelection(nn.Module):
+    """References and contents from the best proposals; all proposals are supervised.
+
+    Contents are not detached: the decoder's loss trains the selected tokens too.
+    """
+
+    def __init__(self, queries: int, dim: int, rows: int, *, cells: float) -> None:
+        super().__init__()
+        self.queries = queries
+        self.proposer = Proposer(dim, rows, cells=cells)
+
+    def forward(self, memory: Tensor, pyramid: Pyramid) -> InitialQueries:
+        logits, boxes, features = self.proposer(memory, pyramid)  # (B, S, R), (B, S, 4) before the sigmoid
+        best = topk_tokens(logits.amax(-1), self.queries)  # (B, Q)
+        references = gather_tokens(boxes, best).detach()
+        proposals = QueryGroup("proposals", logits[None], boxes.sigmoid()[None])
+        return InitialQueries(gather_tokens(features, best), references, tokens=best, proposals=proposals)

@@ -1,4 +1,4 @@
-"""DETR whose queries carry a box that every decoder layer refines (arXiv 2010.04159, 2201.12329)."""
+"""DETR with iterative refinement: every decoder layer corrects the queries' boxes (arXiv 2010.04159, 2201.12329)."""
 
 from collections.abc import Sequence
 
@@ -15,25 +15,23 @@ from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
 class Queries(nn.Module):
-    """What is looked for, and where from.
+    """Learned contents and reference boxes of the queries.
 
-    Contents start standard normal: they differ, so that the first self-attention has something to tell apart.
+    Contents are initialized differently for each query, so that the first self-attention can tell queries apart.
     """
 
     def __init__(self, queries: int, dim: int) -> None:
         super().__init__()
         self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
-        self.references = nn.Parameter(
-            initial_reference_boxes(queries).to(self.contents.device)
-        )  # (Q, 4), before the sigmoid
+        references = initial_reference_boxes(queries).to(self.contents.device)
+        self.references = nn.Parameter(references)  # (Q, 4), before the sigmoid
 
 
 class IterativeRefinementDETR(DetectionTransformer):
-    """Each query has a box, which starts at its reference.
+    """DETR whose queries have reference boxes.
 
-    A decoder layer looks from there and moves the box, and the next one looks from its new place: so a query
-    knows its own surroundings from the first step of training. The layers are those of DETR's decoder, with its
-    norm; only the way from one to the next is walked here.
+    Each decoder layer takes its query positions from the boxes of the layer before and corrects these boxes, so
+    queries attend to their surroundings from the first training step. The decoder layers and their norm are DETR's.
     """
 
     def __init__(
@@ -75,46 +73,43 @@ class IterativeRefinementDETR(DetectionTransformer):
             hidden.append(self.decoder.norm(x))
             boxes = boxes + self.box_head.logits(hidden[-1])
             refined.append(boxes.sigmoid())
-            boxes = boxes.detach()  # each layer answers for its own step alone
+            boxes = boxes.detach()  # the loss of a layer trains the correction of this layer only
         states = torch.stack(hidden)  # (L, B, Q, C)
-        return Output(
-            QueryGroup("decoder", self.class_head(states), torch.stack(refined), states),
-            named={"features": features, "memory": memory},
-            maps=maps,
-        )
+        decoder = QueryGroup("decoder", self.class_head(states), torch.stack(refined), states)
+        return Output(decoder, named={"features": features, "memory": memory}, maps=maps)
 
     def locate(self, boxes: Tensor) -> Tensor:
-        """Boxes before the sigmoid (B, Q, 4) as the positions of queries (B, Q, C).
+        """Return the query positions (B, Q, C) of boxes (B, Q, 4) before the sigmoid.
 
-        The centre has the code of the cell that lies there; what all four numbers say together is added.
+        A position is the code of the cell at the box's center plus a learned function of the code of all four numbers.
         """
         cx, cy, w, h = boxes.sigmoid().unbind(-1)
         code = self.position.encode(torch.stack([cy, cx, h, w], -1)).to(self.queries.contents.dtype)  # (B, Q, 2 C)
-        centre, _ = code.chunk(2, -1)  # (B, Q, C)
-        return centre + self.place(code)
+        center, _ = code.chunk(2, -1)  # (B, Q, C)
+        return center + self.place(code)
 
 
 def initial_reference_boxes(queries: int) -> Tensor:
-    """Boxes before the sigmoid (Q, 4), evenly over the picture however many there are.
+    """Return boxes before the sigmoid (Q, 4) that cover the image evenly, for any number of queries.
 
-    Their centres are multiples of powers of the plastic number, modulo 1: any first ones of this endless row lie
-    apart from each other, and those that are added fall into the gaps.
+    Their centers are multiples of powers of the plastic number, modulo 1: in this low-discrepancy sequence any first
+    n points are spread evenly, and further points fall into the gaps.
     """
     plastic = 1.3247179572447460  # x ** 3 = x + 1
-    # Computed where numbers are, also where a model is built without any (on "meta").
+    # On the CPU also where the model is built on "meta", without values.
     step = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64, device="cpu")
-    centres = (0.5 + torch.arange(queries, device="cpu")[:, None] * step) % 1  # (Q, 2)
-    sides = torch.full_like(centres, 0.2)
-    return torch.cat([0.05 + 0.9 * centres, sides], 1).logit().float()
+    centers = (0.5 + torch.arange(queries, device="cpu")[:, None] * step) % 1  # (Q, 2)
+    sides = torch.full_like(centers, 0.2)
+    return torch.cat([0.05 + 0.9 * centers, sides], 1).logit().float()
 
 
 def init_refining(detr: IterativeRefinementDETR) -> None:
-    """The random start, as DETR's where nothing else is said here.
+    """Initialize as DETR, except for:
 
-    - The last layers of box head and place are zero: boxes begin by staying where they are, and a query's position
-      is the code of its centre.
-    - Cross-attention has the same orthogonal projection for queries and keys: codes that are alike find each other,
-      so that a query begins by looking at what is around it, and need not learn first how to.
+    - The last layers of `box_head` and `place` are zero: boxes equal their references, and the position of a query is
+      the code of its center.
+    - Cross-attention has the same orthogonal projection for queries and keys: similar codes have high scores, so each
+      query attends to the cells around it from the start.
     """
     init_weights(detr.encoder)
     init_weights(detr.decoder)

@@ -1,4 +1,4 @@
-"""The transformer: an encoder over feature cells, a decoder over object queries (figure 10 of the paper).
+"""The transformer of DETR: an encoder over feature cells, a decoder over object queries (figure 10 of the paper).
 
 Tokens are (B, S, C), batch first. Positions are added to queries and keys at every layer, never to values.
 """
@@ -13,7 +13,7 @@ from detrcli.model.dropout import Dropout
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between, the same for every token."""
+    """Two linear layers with a ReLU in between, applied to each token."""
 
     def __init__(self, dim: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
 
 
 class AddNorm(nn.Module):
-    """A sublayer's residual connection, normalised after it (as published) or before it."""
+    """The residual connection around a sublayer, with layer norm after it (as published) or before it."""
 
     def __init__(self, dim: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class AddNorm(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Feature cells look at each other."""
+    """Self-attention of the feature cells, and a feed-forward network."""
 
     def __init__(self, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Queries look at each other, then at the picture."""
+    """Self-attention of the queries, cross-attention to the memory, and a feed-forward network."""
 
     def __init__(self, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
@@ -70,6 +70,8 @@ class DecoderLayer(nn.Module):
         self.add_norm3 = AddNorm(dim, dropout, pre_norm=pre_norm)
 
     def forward(self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+        """Update the contents x (B, Q, C) of queries at positions `queries` (B, Q, C)."""
+
         def self_attention(x: Tensor) -> Tensor:
             return attend(self.self_attention, x + queries, x + queries, x)
 
@@ -82,7 +84,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Encoder layers in a row. With pre-norm the sum they leave is normalised once more at the end."""
+    """A stack of encoder layers. With pre-norm, a final norm follows."""
 
     def __init__(self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
@@ -90,14 +92,14 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim) if pre_norm else nn.Identity()
 
     def forward(self, cells: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Cells and positions (B, S, C), padding (B, S), to the memory (B, S, C)."""
+        """Return the memory (B, S, C) of cells and positions (B, S, C) with padding (B, S)."""
         for layer in self.layers:
             cells = layer(cells, position, padding)
         return self.norm(cells)
 
 
 class Decoder(nn.Module):
-    """Decoder layers in a row. Every layer's output is kept, through one shared norm, for the heads."""
+    """A stack of decoder layers. The output of every layer passes through a shared norm to the heads."""
 
     def __init__(self, layers: int, dim: int, heads: int, width: int, dropout: float, *, pre_norm: bool) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Object queries (Q, C) and a memory (B, S, C) to the hidden states of all layers, (L, B, Q, C)."""
+        """Return the hidden states of all layers, (L, B, Q, C), for object queries (Q, C) and a memory (B, S, C)."""
         queries = queries.expand(memory.shape[0], -1, -1)  # (B, Q, C)
         x = torch.zeros_like(queries)
         hidden = []
@@ -116,10 +118,10 @@ class Decoder(nn.Module):
 
 
 def init_weights(part: nn.Module) -> None:
-    """The published random start of an encoder or a decoder.
+    """Initialize an encoder or a decoder as published: Xavier uniform for all matrices.
 
-    Xavier uniform for all matrices; an attention's query, key and value projections are one matrix of 3C x C
-    in this. Biases of attention are 0, those of the linear layers torch's default.
+    The query, key and value projections of an attention are a single 3C x C matrix. Biases of attention are 0, those
+    of linear layers have torch's default.
     """
     for parameter in part.parameters():
         if parameter.dim() > 1:
@@ -129,6 +131,6 @@ def init_weights(part: nn.Module) -> None:
 def attend(
     attention: nn.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None = None
 ) -> Tensor:
-    """What attention gathers for each query. Its weights are not formed here: who wants them hooks in."""
+    """Return the attention output without computing its weights; hooks can request them."""
     gathered, _ = attention(queries, keys, values, key_padding_mask=padding, need_weights=False)
     return gathered

@@ -152,7 +152,7 @@ def window(cells: tuple[int, ...], placement: Placement | None) -> Box:
         return 0, 0, w, h
     p = placement
     across, down = w / p.width, h / p.height
-    return (p.left * across, p.top * down, (p.left + p.picture_width) * across, (p.top + p.picture_height) * down)
+    return (p.left * across, p.top * down, (p.left + p.image_width) * across, (p.top + p.image_height) * down)
 
 
 def in_grey(image: Image.Image) -> Image.Image:

@@ -10,12 +10,13 @@ from torch import Tensor
 from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import annotate, classes_in_report
-from detrcli.data.augmentation import Sample, augment, sample
+from detrcli.data.augmentation import Sample, augment, make_sample
 from detrcli.data.dataset import to_input
-from detrcli.data.examine import headers_only
-from detrcli.data.images import open_picture
-from detrcli.data.preprocessing import as_picture
-from detrcli.data.source import DataSource
+from detrcli.data.examine import examine_headers
+from detrcli.data.images import open_image
+from detrcli.data.lazy_masks import mask_pixels
+from detrcli.data.preprocessing import as_image
+from detrcli.data.splits import DataSource
 from detrcli.errors import DataError
 from detrcli.render.draw import grid_figure, mark, marks_of
 from detrcli.resize import ShortestEdge
@@ -28,7 +29,7 @@ def ground_truth_figure(
 
     `augmented` is the size for which training would augment them.
     """
-    examined = headers_only(source, [split])
+    examined = examine_headers(source, [split])
     classes = classes_in_report(examined)
     annotations = annotate(examined.splits[split], classes, masks=masks)
     chosen = np.random.default_rng(seed).permutation(len(annotations))[:images]
@@ -40,16 +41,16 @@ def ground_truth_figure(
     for i in sorted(chosen.tolist()):
         path = annotations.path(i)
         try:
-            image = open_picture(path, turn=bool(annotations.turned[i])).image
+            image = open_image(path, turn=bool(annotations.turned[i])).image
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
-        seen = sample(image, annotations.objects(i), annotations.masks(i))
+        seen = make_sample(image, annotations.objects(i), annotations.masks(i))
         boxes, drawn = seen.boxes, _pixels(path, seen, image)
         if augmented is not None:
             published = Preprocessing(ShortestEdge().grown(augmented))
             seen, preprocessing = augment(seen, published, chance)
             pixels, target = to_input(seen, preprocessing)
-            image = as_picture(pixels, preprocessing)
+            image = as_image(pixels, preprocessing)
             boxes, drawn = to_pixels(target.boxes, image.height, image.width), target.masks
         marks = marks_of(boxes.tolist(), seen.labels.tolist(), classes, None if drawn is None else list(drawn.numpy()))
         caption = Path(path).name if marks else f"{Path(path).name} (no objects)"
@@ -62,6 +63,6 @@ def _pixels(path: Path, seen: Sample, image: Image.Image) -> Tensor | None:
     if seen.masks is None:
         return None
     try:
-        return seen.masks.pixels(image.height, image.width)
+        return mask_pixels(seen.masks, image.height, image.width)
     except ValueError as error:  # of an outline
         raise DataError(f"{path}: {error}") from None

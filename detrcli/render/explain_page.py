@@ -8,7 +8,7 @@ from PIL import Image
 
 from detrcli.inspection.attention import cross_attention, encoder_attention
 from detrcli.inspection.look import PictureRecord
-from detrcli.inspection.walk import Stop
+from detrcli.inspection.walk import Step
 from detrcli.render.attention_figure import Tile, draw_tile, tiles_figure
 from detrcli.render.colour import heat
 from detrcli.render.draw import Mark, grid_figure
@@ -21,7 +21,7 @@ CELL = 300  # pixels of a tile
 
 
 def write_explain_page(
-    path: Path, record: PictureRecord, stops: Sequence[Stop], maps: Mapping[str, np.ndarray], threshold: float
+    path: Path, record: PictureRecord, stops: Sequence[Step], maps: Mapping[str, np.ndarray], threshold: float
 ) -> None:
     """Write the page of one picture; `maps` are (C, h, w) of the stages that have cells, by their names."""
     write_page(
@@ -34,7 +34,7 @@ def write_explain_page(
 
 
 def _sections(
-    record: PictureRecord, stops: Sequence[Stop], maps: Mapping[str, np.ndarray], threshold: float
+    record: PictureRecord, stops: Sequence[Step], maps: Mapping[str, np.ndarray], threshold: float
 ) -> Iterator[Section]:
     height, width = record.size
     _, input_height, input_width = record.pixels.shape

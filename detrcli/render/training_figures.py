@@ -8,8 +8,8 @@ from PIL import Image
 from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.dataset import Examples
-from detrcli.data.images import open_picture
-from detrcli.data.preprocessing import as_picture
+from detrcli.data.images import open_image
+from detrcli.data.preprocessing import as_image
 from detrcli.errors import DataError
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.results import Results
@@ -32,7 +32,7 @@ def first_batch(examples: Examples, classes: Classes, preprocessing: Preprocessi
         if padding is not None:
             height, width = int((~padding[i, :, 0]).sum()), int((~padding[i, 0]).sum())
             pixels = pixels[:, :height, :width]
-        image = as_picture(pixels, preprocessing)  # from (3, h, w)
+        image = as_image(pixels, preprocessing)  # from (3, h, w)
         boxes = to_pixels(target.boxes, image.height, image.width)  # (N, 4)
         masks = None if target.masks is None else list(target.masks[:, : image.height, : image.width].numpy())
         marks = marks_of(boxes.tolist(), target.labels.tolist(), classes, masks)
@@ -48,7 +48,7 @@ def beside_truth(truth: Truth, results: Results) -> Image.Image:
         i, image_id = truth.images[index], truth.image_ids[index]
         file = split.written.files[i]
         try:
-            image = open_picture(split.written.folder / file, turn=bool(split.turned[i])).image
+            image = open_image(split.written.folder / file, turn=bool(split.turned[i])).image
         except DataError:
             continue  # reported by the evaluation
         own = truth.of_image == image_id

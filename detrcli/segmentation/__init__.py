@@ -1,1 +1,1 @@
-"""From what queries say of pixels to masks and maps of a picture."""
+"""Masks and maps of images from the mask logits of queries."""

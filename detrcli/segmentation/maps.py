@@ -1,20 +1,32 @@
-"""Maps of a picture: what every pixel belongs to."""
+"""Panoptic and semantic maps, and the interface of the code that makes masks and maps of predictions.
 
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from detrcli.errors import NOT_FINITE, DivergedError, UsageError
+from detrcli.messages import argument
 from detrcli.run_lengths import box_around
-from detrcli.structures import Classes
+from detrcli.structures import Classes, Detections, Masks, Prediction
+
+if TYPE_CHECKING:
+    from detrcli.losses.scoring import Scoring
+    from detrcli.resize import Placement
 
 MapKind = Literal["panoptic", "semantic"]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """An object, or all that there is of a kind of stuff."""
+    """An object, or all pixels of a stuff class."""
 
     id: int  # in the map
     query: int
@@ -22,48 +34,113 @@ class Segment:
     label: str
     thing: bool
     score: float
-    area: int  # pixels of the picture
+    area: int  # pixels of the image
     box: tuple[int, int, int, int]  # x, y, width, height
 
 
 @dataclass(frozen=True)
 class PanopticMap:
-    """The object, or the stuff, that every pixel of a picture belongs to."""
+    """The object or stuff class of every pixel."""
 
-    ids: np.ndarray  # (H, W) int32, a segment's id; 0 where there is none
+    ids: np.ndarray  # (H, W) int32, ids of segments; 0 where there is none
     segments: Sequence[Segment]
 
 
 @dataclass(frozen=True)
 class Region:
-    """All that there is of a class."""
+    """All pixels of a class."""
 
     category_id: int
     label: str
-    area: int  # pixels of the picture
+    area: int  # pixels of the image
     box: tuple[int, int, int, int]  # x, y, width, height
 
 
 @dataclass(frozen=True)
 class SemanticMap:
-    """The class of every pixel of a picture."""
+    """The class of every pixel."""
 
-    ids: np.ndarray  # (H, W) int64, the data's own ids of classes
+    ids: np.ndarray  # (H, W) int64, category ids of the dataset
     regions: Sequence[Region]
 
     @classmethod
-    def of(cls, labels: np.ndarray, classes: Classes) -> "SemanticMap":
-        """From class indices (H, W)."""
-        return cls(
-            classes.ids[labels],
-            [
+    def of(cls, labels: np.ndarray, classes: Classes) -> SemanticMap:
+        """Create a map from class indices (H, W)."""
+        regions = []
+        for label in np.unique(labels).tolist():
+            mask = labels == label
+            regions.append(
                 Region(int(classes.ids[label]), str(classes.names[label]), int(mask.sum()), box_around(mask))
-                for label in np.unique(labels).tolist()
-                for mask in [labels == label]
-            ],
-        )
+            )
+        return cls(classes.ids[labels], regions)
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """The kind of map to make of every image."""
+
+    kind: MapKind
+    threshold: float | None = None  # minimum score of queries in panoptic maps; None: as published
+    beside: bool = False  # whether detections are made too
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The prediction for a single image of a batch."""
+
+    prediction: Prediction
+    image: int  # index in the batch
+    size: tuple[int, int]  # height and width of the image as it is displayed
+    placement: Placement  # of the image in the network's input
+
+    @property
+    def masks(self) -> Masks:
+        """The masks of the queries."""
+        assert self.prediction.masks is not None
+        return self.prediction.masks
+
+
+class Segmentation(ABC):
+    """A way to make masks and maps of predictions, as published with an architecture."""
+
+    kinds: ClassVar[tuple[MapKind, ...]]
+
+    @abstractmethod
+    def with_masks(self, detections: Detections, predicted: Predicted, threshold: float) -> Detections:
+        """Return detections with their masks, and with scores and boxes from the masks if these define them.
+
+        All given detections have class scores of at least the threshold.
+        """
+
+    @abstractmethod
+    def panoptic(
+        self, predicted: Predicted, classes: Classes, scoring: Scoring, threshold: float | None = None
+    ) -> PanopticMap:
+        """Return the panoptic map of an image; queries score higher than the threshold, by default the published."""
+
+    def semantic(self, predicted: Predicted, classes: Classes, scoring: Scoring) -> SemanticMap:
+        """Return the semantic map of an image."""
+        raise NotImplementedError
+
+    def check(self, request: MapRequest, source: str) -> None:
+        """Raise UsageError if maps of this kind cannot be made."""
+        if request.kind not in self.kinds:
+            raise UsageError(
+                f"{source}: this model makes {' and '.join(self.kinds)} maps only. Change "
+                f"{argument('format', request.kind)}."
+            )
+
+    def map_of(
+        self, predicted: Predicted, classes: Classes, scoring: Scoring, request: MapRequest
+    ) -> PanopticMap | SemanticMap:
+        """Return the requested map; raise DivergedError if predictions are not finite."""
+        if not predicted.prediction.logits[predicted.image].isfinite().all():
+            raise DivergedError(NOT_FINITE)
+        if request.kind == "semantic":
+            return self.semantic(predicted, classes, scoring)
+        return self.panoptic(predicted, classes, scoring, request.threshold)
 
 
 def is_thing(classes: Classes, label: int) -> bool:
-    """Whether each object of a class counts for itself; so it is of all classes where nobody says which are stuff."""
+    """Return whether a class has separate objects; true for all classes of data without stuff."""
     return classes.things is None or bool(classes.things[label])

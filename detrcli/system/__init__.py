@@ -1,1 +1,1 @@
-"""What the operating system and other processes give: files, caches, seeds, launches."""
+"""Files, locks, devices, processes and memory."""

@@ -1,7 +1,16 @@
-"""How a command's memory is held: large blocks are kept for the next picture, and given back once an epoch.
+"""How glibc and oneDNN hold the memory of a `detr` command.
 
-By itself glibc gives large blocks back to the kernel, which then brings every page of them anew, and oneDNN keeps a
-compiled primitive for each of the last 1024 shapes that it met. All this is glibc's: elsewhere nothing is done.
+Why: training on images of many sizes allocates large blocks of ever new sizes. By default glibc returns each of them
+to the kernel, which then has to map every page again, and oneDNN caches a compiled primitive for each of the last
+1024 shapes. Commands therefore keep large blocks, cap oneDNN's cache, and release free memory once per epoch. This
+only concerns glibc; on other systems, and on import from Python, nothing is changed.
+
+Deleting it costs speed and memory, and changes no result: the training memory grows with each new image size, and
+training and prediction on CPUs are slower (`examples/training_memory.py` measures both against glibc's defaults and
+against returning every block).
+
+`tests/system/test_allocator.py` checks that commands set the options before torch is imported, that the user's
+environment takes precedence, that other C libraries are left alone, and (slow) that a training's memory stays flat.
 """
 
 import os
@@ -9,34 +18,30 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-# Of glibc's mallopt: the number that <malloc.h> gives it, and what it is set to.
+# mallopt's options: their numbers in <malloc.h>, and the values to set.
 OPTIONS: Mapping[str, tuple[int, int]] = {
-    "mmap_threshold": (-3, 1 << 30),  # blocks up to so many bytes come from the heap, which keeps their pages
-    "trim_threshold": (-1, (1 << 31) - 1),  # the heap's end is not given back at each free
-    "top_pad": (-2, 64 << 20),  # and grows by large steps
+    "mmap_threshold": (-3, 1 << 30),  # blocks up to this size come from the heap, which keeps their pages
+    "trim_threshold": (-1, (1 << 31) - 1),  # the end of the heap is not returned at each free
+    "top_pad": (-2, 64 << 20),  # the heap grows by large steps
 }
-PRIMITIVES = "128"  # of oneDNN, as text; a step of training detr-r50 on one size takes 79
+PRIMITIVES = "128"  # capacity of oneDNN's cache; a training step of detr-r50 at a single size takes 79
 
 
 def keep_large_blocks() -> None:
-    """Set up this process, before torch is imported; what the user's environment says of it stands."""
+    """Set up this process, before torch is imported. Settings from the user's environment are kept."""
     if not _is_glibc():
         return
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
     for name, (number, value) in OPTIONS.items():
-        if not _is_set(name):
+        if f"MALLOC_{name.upper()}_" not in os.environ and f"glibc.malloc.{name}=" not in tunables:
             _libc().mallopt(number, value)
 
 
 def give_back() -> None:
-    """Give to the kernel what is free by now, between blocks too: no large picture's share is held for ever."""
+    """Return free memory to the kernel, also between blocks in use."""
     if _is_glibc():
         _libc().malloc_trim(0)
-
-
-def _is_set(name: str) -> bool:
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    return f"MALLOC_{name.upper()}_" in os.environ or f"glibc.malloc.{name}=" in tunables
 
 
 def _is_glibc() -> bool:
@@ -48,6 +53,6 @@ def _is_glibc() -> bool:
 
 @cache
 def _libc() -> Any:
-    import ctypes  # slow to import, and on the way of every command
+    import ctypes  # slow to import, and every command passes here
 
     return ctypes.CDLL(None)

@@ -1,32 +1,82 @@
-"""Devices by name."""
+"""Devices by name, and the precision that they compute in."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 from detrcli.errors import MachineError, UsageError
+from detrcli.messages import argument
 from detrcli.system.launch import launch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
-    """A device by name; "auto" is the first there is of cuda, mps, cpu. Each process of several has its own GPU."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """Return the named device; "auto" is the first available of cuda, mps and cpu.
+
+    With several processes, "auto" and "cuda" give each process a GPU of its own.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, usable in there.items() if usable)
-    if name.isdecimal():  # as nvidia-smi counts them
+        name = next(kind for kind, usable in available.items() if usable)
+    if name.isdecimal():  # an index, as nvidia-smi shows it
         name = f"cuda:{name}"
-    if name == "cuda" and launch().world > 1:
-        name = f"cuda:{launch().local}"
+    if name == "cuda" and launch().world_size > 1:
+        name = f"cuda:{launch().local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in there:
-        raise UsageError(f"device {name!r}: there is auto, cpu, cuda, cuda:N (or N) and mps.")
-    if not there[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        usable = ", ".join(kind for kind, usable in there.items() if usable)
-        raise MachineError(f"device {name!r}: there is no such device here. There is {usable}.")
+    if device is None or device.type not in available:
+        raise UsageError(f"{argument('device', name)}: must be auto, cpu, cuda, cuda:N (or N) or mps.")
+    if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        usable = ", ".join(kind for kind, usable in available.items() if usable)
+        raise MachineError(f"{argument('device', name)}: no such device. This machine has {usable}.")
     return device
 
 
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on a device, without waiting for what the device is at."""
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a CPU tensor to a device without waiting for the device's pending work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Compute in the precision where that is safe; do nothing for fp32."""
+    return torch.autocast(device.type, PRECISIONS[precision]) if precision != "fp32" else nullcontext()
+
+
+@contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in the precision on the device; operations that stay in float32 are exact."""
+    with autocast(precision, device), exact_float32():
+        yield
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute float32 operations in float32, not in TF32 or bf16; restore the settings afterwards."""
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise UsageError for an unknown precision; warn where this CPU only emulates bf16."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"{argument('precision', precision)}: must be {', '.join(PRECISIONS)}.")
+    if precision == "bf16" and device.type == "cpu":
+        # Older versions of torch do not report capabilities.
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        if capabilities and not any("bf16" in name and usable for name, usable in capabilities.items()):
+            warnings.warn("This CPU does not compute in bf16; emulating it is slower than fp32.", stacklevel=3)

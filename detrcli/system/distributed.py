@@ -1,5 +1,6 @@
-"""Processes that work together: who am I, what do we have on average, what did each of us find."""
+"""Process groups: joining them, collective operations, and seeds that agree in all processes."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
@@ -14,18 +15,18 @@ T = TypeVar("T")
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Work with the other processes that torchrun or srun started; alone where there are none."""
-    here = launch()
-    if here.world == 1:
+    """Join the process group that torchrun or srun started; do nothing in a single process."""
+    process = launch()
+    if process.world_size == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=here.address or "env://",
-        rank=here.rank,
-        world_size=here.world,
+        init_method=process.address or "env://",
+        rank=process.rank,
+        world_size=process.world_size,
     )
     try:
         yield
@@ -34,58 +35,66 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """Which of the processes this is; 0 outside a process group."""
+    """Return the rank of this process; 0 outside a process group."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes work together; 1 outside a process group."""
+    """Return the number of processes in the group; 1 outside a process group."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+# All processes of the group must call the functions below.
+
+
 def mean(values: list[float]) -> list[float]:
-    """The mean of each value over the processes. All must call it, with equally many values."""
+    """Return the mean of each value over the processes, which must pass equally many."""
     if world_size() == 1:
         return values
-    total = torch.tensor(values, dtype=torch.float64, device=_meeting_place())
+    total = torch.tensor(values, dtype=torch.float64, device=_collective_device())
     distributed.all_reduce(total)
     means: list[float] = (total / world_size()).tolist()
     return means
 
 
-def greatest(value: float) -> float:
-    """The greatest of what the processes have. All must call it."""
+def maximum(value: float) -> float:
+    """Return the maximum over the processes."""
     if world_size() == 1:
         return value
-    most = torch.tensor(value, dtype=torch.float64, device=_meeting_place())
-    distributed.all_reduce(most, distributed.ReduceOp.MAX)
-    return float(most)
+    result = torch.tensor(value, dtype=torch.float64, device=_collective_device())
+    distributed.all_reduce(result, distributed.ReduceOp.MAX)
+    return float(result)
 
 
 def broadcast_object(make: Callable[[], T]) -> T:
-    """What the first process makes, for all. All must call it."""
+    """Call `make` in the first process and return its result in all."""
     if world_size() == 1:
         return make()
-    made: list[T | None] = [make() if rank() == 0 else None]
-    distributed.broadcast_object_list(made)
-    return cast("T", made[0])
+    objects: list[T | None] = [make() if rank() == 0 else None]
+    distributed.broadcast_object_list(objects)
+    return cast("T", objects[0])
 
 
-def gather(mine: T) -> list[T]:
-    """What each process has, in their order. All must call it."""
+def gather(value: T) -> list[T]:
+    """Return the values of all processes, by rank."""
     if world_size() == 1:
-        return [mine]
-    everyone: list[T | None] = [None] * world_size()
-    distributed.all_gather_object(everyone, mine)
-    return [one for one in everyone if one is not None]
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return [value for value in values if value is not None]
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Overwrite these with the first process' own. All must call it, with as many and as large."""
+    """Overwrite tensors with those of the first process, in place."""
     if world_size() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, 0)
 
 
-def _meeting_place() -> str:
+def _collective_device() -> str:
     return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+
+
+def mix_seeds(*numbers: int) -> int:
+    """Return a seed derived from several numbers, the same in every process and on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])

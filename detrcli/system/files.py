@@ -1,33 +1,32 @@
-"""Files and folders that are whole or not there."""
+"""Atomic writes of files and folders, free output folders, and the cache folder."""
 
 import io
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that gets its name only once all of it is written; one of that name, or a link, is replaced."""
+    """Write a file atomically; an existing file or link of the name is replaced."""
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
-    except OSError as error:  # which names no file where the disk is full
+    except OSError as error:  # names no file where the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder that gets its name only once all of it is written; one of that name is replaced.
+    """Write a folder that gets its name once all its files are written; an existing folder is replaced.
 
-    No system exchanges two folders in one step: between two renames the old one stands under `_kept_back`, where
-    `whole_folder` finds it if that was the end.
+    No system exchanges two folders in a single step. Between two renames the old folder has a backup name, where
+    `whole_folder` finds it after a crash.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
@@ -35,37 +34,39 @@ def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(data)
-        back = _kept_back(path)
+        backup = _backup(path)
         if path.exists():
-            shutil.rmtree(back, ignore_errors=True)
-            os.replace(path, back)
+            shutil.rmtree(backup, ignore_errors=True)
+            os.replace(path, backup)
         os.replace(temporary, path)
-        shutil.rmtree(back, ignore_errors=True)
-    except OSError as error:  # which names no file where the disk is full
+        shutil.rmtree(backup, ignore_errors=True)
+    except OSError as error:  # names no file where the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def whole_folder(path: Path) -> Path:
-    """Where a folder that was written so is: at its name, or where the last one was put before it."""
-    back = _kept_back(path)
-    return back if back.is_dir() and not path.exists() else path
+    """Return the path of a folder written by `write_whole_folder`: its own, or its backup's after a crash."""
+    backup = _backup(path)
+    return backup if backup.is_dir() and not path.exists() else path
 
 
-def _kept_back(path: Path) -> Path:
+def _backup(path: Path) -> Path:
     return path.with_name(f".{path.name}.before")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by their names, as an .npz."""
+    """Write named arrays as an .npz file."""
+    import numpy as np  # slow to import, and commands that need the cache folder alone do without
+
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)
     write_whole(path, data.getvalue())
 
 
 def next_free_folder(name: str) -> Path:
-    """A new folder of this name, or with the next free number behind it."""
+    """Create and return a new folder of this name, with the next free number appended if it exists."""
     number = 1
     while True:
         path = Path(name if number == 1 else f"{name}-{number}")
@@ -75,3 +76,16 @@ def next_free_folder(name: str) -> Path:
             number += 1
         else:
             return path
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder: DETR_CACHE, or the system's place for caches."""
+    if folder := os.environ.get("DETR_CACHE"):
+        return Path(folder).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "detrcli"

@@ -1,4 +1,4 @@
-"""A folder that one process at a time writes to."""
+"""A lock on a folder, held by one process at a time."""
 
 import os
 import platform
@@ -15,45 +15,45 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-LOCK = ".lock"  # beside what is written; a process that was killed leaves its own, which locks nothing any more
-_FAR = 2**30  # Windows lets nobody read what is locked: a byte behind everything
+LOCK = ".lock"  # a killed process leaves this file behind, unlocked
+_FAR = 2**30  # on Windows a locked byte cannot be read, so the locked byte lies behind the text
 
-_File = tuple[int, int]  # device and inode
-_ours: set[_File] = set()  # the lock files that this process holds
+_FileId = tuple[int, int]  # device and inode
+_held: set[_FileId] = set()  # the lock files of this process
 _guard = threading.Lock()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes, and other threads of this one, from a folder until this is left or the process ends.
+    """Keep other processes, and other threads of this one, out of a folder. Raises UsageError if it is locked.
 
-    Where the file system knows no locks, nobody is kept out.
+    On a file system without locks, other processes are not kept out.
     """
     path = folder / LOCK
-    descriptor = _take(path)
+    descriptor = _acquire(path)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()} {platform.node()}".encode())
         yield
     finally:
         with _guard:
-            _ours.discard(_file(descriptor))
-            with suppress(OSError):  # another process may have opened it, which Windows minds
+            _held.discard(_file_id(descriptor))
+            with suppress(OSError):  # Windows refuses to remove the file while another process has it open
                 if sys.platform != "win32":
-                    path.unlink()  # still locked, so that nobody's but our own is removed
+                    path.unlink()  # still locked, so the file is our own
                 os.close(descriptor)
                 if sys.platform == "win32":
-                    path.unlink()  # what is open cannot be removed there, nor what another has opened meanwhile
+                    path.unlink()  # an open file cannot be removed
 
 
-def _take(path: Path) -> int:
-    """The open lock file, locked."""
-    # POSIX locks belong to the process: it would be given its own once more, and gives a file's lock up with the
-    # first descriptor of it that it closes. So what is ours is known before it is opened.
+def _acquire(path: Path) -> int:
+    """Return the descriptor of the lock file, locked."""
+    # POSIX locks belong to the process: it could lock the file a second time, and closing any descriptor of a file
+    # releases its lock. So our own files are recognised before they are opened.
     with _guard:
         while True:
             with suppress(FileNotFoundError):
-                if _file(path) in _ours:
+                if _file_id(path) in _held:
                     raise _refusal(path.parent, f"process {os.getpid()} on {platform.node()}")
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -64,18 +64,18 @@ def _take(path: Path) -> int:
                 who = f"process {holder[0]} on {holder[1]}" if len(holder) == 2 else "another process"
                 raise _refusal(path.parent, who) from None
             except OSError:
-                pass  # no locks here
-            # Whoever held it may have removed the file after it was opened here.
+                pass  # the file system has no locks
+            # The previous holder may have removed the file after it was opened here.
             with suppress(FileNotFoundError):
-                if _file(path) == _file(descriptor):
-                    _ours.add(_file(descriptor))
+                if _file_id(path) == _file_id(descriptor):
+                    _held.add(_file_id(descriptor))
                     return descriptor
             os.close(descriptor)
 
 
-def _file(file: Path | int) -> _File:
-    facts = os.stat(file)
-    return facts.st_dev, facts.st_ino
+def _file_id(file: Path | int) -> _FileId:
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 def _lock(descriptor: int) -> None:
@@ -90,4 +90,4 @@ def _lock(descriptor: int) -> None:
 
 
 def _refusal(folder: Path, who: str) -> UsageError:
-    return UsageError(f"{folder} is being written by {who}.\nWait until it has ended, or give another place.")
+    return UsageError(f"{folder} is being written by {who}.\nWait until it has ended, or use another folder.")

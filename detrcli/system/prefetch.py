@@ -1,4 +1,4 @@
-"""Work that is done ahead of whoever asks for it."""
+"""A map over a thread pool with a bounded number of pending items."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,12 +10,12 @@ R = TypeVar("R")
 
 
 def prefetch(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """Like `map` in a pool, but no more than `depth` items are taken before their turn."""
+    """Map `work` over the items in a pool, in order, with at most `depth` items taken ahead."""
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(work, item))
-            # Whoever gets the first result works on it while a second one is made.
+            # The caller works on the first result while the second is computed.
             while len(pending) >= depth or (len(pending) > 1 and pending[0].done()):
                 yield pending.popleft().result()
         while pending:

@@ -15,7 +15,7 @@ from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.metrics import Evaluator
 from detrcli.evaluation.run import detect_split, readable
 from detrcli.inference.detector import Detector
-from detrcli.losses.loss import Loss, StepNormalizers
+from detrcli.losses.loss import Loss
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.render.training_figures import beside_truth
 from detrcli.reporter import Reporter
@@ -116,12 +116,14 @@ def validation_loss(detector: Detector, truth: Annotations, loss: Loss) -> float
     examples = [example for i in indices if isinstance(example := dataset[0, i], Example)]
     if not examples:
         return None
-    step = StepNormalizers.of([[example.target] for example in examples])
-    total = 0.0
+    batches = [[example.target] for example in examples]
+    normalizers, total = None, 0.0
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         for example in examples:
             target = example.target.to(detector.device)
             output = detector.output([example.pixels], [target])
-            total += float(loss.compute_loss(output, [target], step).total)
+            if normalizers is None:
+                normalizers = loss.normalizers(output, batches)
+            total += float(loss.compute_loss(output, [target], normalizers).total)
     return total

@@ -53,7 +53,7 @@ class Interrupts:
 
     def requested_exit_code(self) -> int | None:
         # torchrun itself may have been killed, for example by SIGUSR1, which leaves this process behind.
-        if self.code is None and launch().world > 1 and os.getppid() != self._parent:
+        if self.code is None and launch().world_size > 1 and os.getppid() != self._parent:
             self.code = TERMINATED
         return self.code
 

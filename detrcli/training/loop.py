@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, unbroken
+from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, raise_unreadable
 from detrcli.errors import DataError, DivergedError, loader_was_killed
 from detrcli.evaluation.masks import has_masks
 from detrcli.evaluation.metrics import CocoEvaluator, Evaluator
@@ -153,7 +153,7 @@ class Training:
         """Save if a process requests it or must stop; return the exit code if all processes stop."""
         due = time.perf_counter() - self._saved > 60 * self.settings.save_every
         mine = STOP if error else interrupts.requested_exit_code() or (SAVE if due and self.folder else 0)
-        request = distributed.greatest(mine)
+        request = distributed.maximum(mine)
         if request:
             self.save()
         if error is None:
@@ -184,7 +184,7 @@ class Training:
             self.initial.checkpoint.preprocessing,
             augmentation=self.settings.augmentation,
             seed=self.settings.seed,
-            keep=CACHED_BYTES // max(1, workers),
+            cache_bytes=CACHED_BYTES // max(1, workers),
         )
         loader: Any = DataLoader(
             dataset,
@@ -195,7 +195,7 @@ class Training:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise it would use the model's random numbers
         )
-        return unbroken(iter(loader))
+        return raise_unreadable(iter(loader))
 
     def _step(self, step_input: StepInput) -> None:
         state, began = self.state, time.perf_counter()

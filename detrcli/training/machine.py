@@ -17,7 +17,7 @@ def default_workers(device: torch.device) -> int:
     Beside a GPU, cores are free for them. On a CPU the model uses the cores: with fewer than four, a loader process
     slows the model down more than it helps.
     """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", launch().world))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", launch().world_size))
     # A container or a scheduler may allow fewer cores than the machine has.
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     cores = allowed // max(1, processes)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from detrcli.errors import UsageError
-from detrcli.system.seeds import mix
+from detrcli.system.distributed import mix_seeds
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Order:
     def batches(self, step: int) -> list[list[int]]:
         """Return the batches of this process in a step; steps are counted from 0 through all epochs."""
         epoch, place = self.place(step)
-        order = _permutation(self.images, mix(self.seed, epoch))
+        order = _permutation(self.images, mix_seeds(self.seed, epoch))
         chosen = order[place * self.step_size : (place + 1) * self.step_size]
         parts = np.array_split(chosen, self.world * self.accumulate)
         return [part.tolist() for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]]

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal, get_args
 from detrcli.config import Bounds, Config, Count, LossConfig, Share, TermWeights, Weight, check, hints_of
 from detrcli.errors import UsageError
 from detrcli.messages import argument
-from detrcli.resize import LARGEST
+from detrcli.resize import MAX_SIDE
 
 FROM_SCRATCH = "none"  # in place of weights
 DEFAULT_MODEL = "detr-r50"
 
-Side = Annotated[int, Bounds(1, LARGEST)]
+Side = Annotated[int, Bounds(1, MAX_SIDE)]
 
 
 def setting(meaning: str, default: Any = None, factory: Callable[[], Any] | None = None) -> Any:

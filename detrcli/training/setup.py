@@ -21,9 +21,8 @@ from detrcli.checkpoints.formats.header import from_header, header_of
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED
 from detrcli.config import ModelConfig, Preprocessing
-from detrcli.data.annotations import Annotations, annotate, classes_in_report
+from detrcli.data.annotations import Annotations, annotate, classes_in_report, image_hashes
 from detrcli.data.checks import Split
-from detrcli.data.contents import marks_of
 from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
@@ -56,7 +55,7 @@ class Data:
 
     def with_masks(self) -> "Data":
         """Return the data with the masks of training objects. Raises DataError if an object has none."""
-        if self.train.outlines is not None:
+        if self.train.segmentations is not None:
             return self
         return replace(self, train=annotate(self.train_split, self.classes, masks=True))
 
@@ -66,8 +65,8 @@ class Data:
         digest = hashlib.sha256(repr((self.classes.ids.tolist(), self.classes.names.tolist())).encode())
         if self.classes.things is not None:
             digest.update(self.classes.things.tobytes())
-        train = self.train
-        for tensor in (train.image_ids, train.ends, train.boxes, train.labels, train.outlines, train.outline_ends):
+        t = self.train
+        for tensor in (t.image_ids, t.ends, t.boxes, t.labels, t.segmentations, t.segmentation_ends):
             if tensor is not None:
                 digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -75,7 +74,7 @@ class Data:
     @cached_property
     def marks(self) -> Tensor:
         """A hash of the contents of each image to train on, (I,)."""
-        return marks_of(self.train)
+        return image_hashes(self.train)
 
     def check_same(self, fingerprint: str, marks: Tensor) -> None:
         """Raise DataError if the data has changed since these were computed."""

@@ -20,8 +20,8 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.render.curves import LOSS
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
-from detrcli.system.precision import autocast, exact_float32
-from detrcli.system.seeds import mix
+from detrcli.system.devices import autocast, exact_float32
+from detrcli.system.distributed import mix_seeds
 from detrcli.training.optimiser import rate, set_rate
 from detrcli.training.settings import Settings
 
@@ -110,26 +110,28 @@ class Trainer:
 
     def _step(self, batches: Sequence[Examples], step: int) -> StepResult:
         # Dropout depends on the step alone, so that resuming needs no random state.
-        torch.manual_seed(mix(self.settings.seed, step, distributed.rank()))
+        torch.manual_seed(mix_seeds(self.settings.seed, step, distributed.rank()))
         set_rate(self.optimiser, rate(self.settings, step, self.steps_per_epoch))
         self.model.train()
         self.optimiser.zero_grad()
 
         targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
-        shared = StepNormalizers.of(targets)
-        seen: list[dict[str, Tensor]] = []  # of each batch
-        for i, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
+        normalizers: StepNormalizers | None = None
+        numbers: list[dict[str, Tensor]] = []  # of each batch
+        for i, (batch, own) in enumerate(zip(batches, targets, strict=True)):
             with self._unsynchronised(i + 1 < len(batches)):
-                output = self._forward(batch, wanted)
-                breakdown = self._loss(output, wanted, shared)
-                self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
-            seen.append(self._numbers(output, breakdown, wanted))
+                output = self._forward(batch, own)
+                if normalizers is None:  # the same for all batches of the step
+                    normalizers = self.loss.normalizers(output, targets)
+                breakdown = self._loss(output, own, normalizers)
+                self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            numbers.append(self._numbers(output, breakdown, own))
 
         self.scaler.unscale_(self.optimiser)
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
-        sums = self._read([*seen, {"norm": norm}])
-        if distributed.greatest(not math.isfinite(sums["loss"])):
+        sums = self._read([*numbers, {"norm": norm}])
+        if distributed.maximum(not math.isfinite(sums["loss"])):
             if math.isfinite(sums["loss"]):
                 raise AnotherDivergedError("the loss is not finite in another process")
             raise DivergedError(f"the loss is {sums['loss']}")
@@ -145,14 +147,14 @@ class Trainer:
         with autocast(self.settings.precision, self.device):
             return cast("Output", self._compute(batch.batch.to(self.device), targets))
 
-    def _loss(self, output: Output, targets: Sequence[Target], step: StepNormalizers) -> LossBreakdown:
+    def _loss(self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers) -> LossBreakdown:
         """Compute the loss. If a process cannot, since its predictions are not finite, all processes raise."""
         error = breakdown = None
         try:
-            breakdown = self.loss.compute_loss(output, targets, step)
+            breakdown = self.loss.compute_loss(output, targets, normalizers)
         except DivergedError as not_finite:
             error = not_finite
-        if distributed.greatest(error is not None):
+        if distributed.maximum(error is not None):
             raise error or AnotherDivergedError("the loss is not finite in another process")
         assert breakdown is not None
         return breakdown

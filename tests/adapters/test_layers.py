@@ -176,8 +176,8 @@ def test_the_walk(checkpoint: Checkpoint) -> None:
     detector = Detector(checkpoint, CPU, engine="plain")
     stops = walk(detector, prepare(next(pictures()), checkpoint.preprocessing))
     names = [stop.name for stop in stops]
-    assert names[:2] == ["picture", "backbone"]
-    assert names[-1] == "answers"
+    assert names[:2] == ["image", "backbone"]
+    assert names[-1] == "selection"
     by_name = {stop.name: stop for stop in stops}
     assert by_name["class head"].shape == (20, checkpoint.scoring.num_logits(5))
     assert by_name["box head"].shape[0] == 20

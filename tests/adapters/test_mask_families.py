@@ -26,8 +26,7 @@ from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
-from detrcli.segmentation.maps import PanopticMap, SemanticMap
-from detrcli.segmentation.segmentation import MapRequest
+from detrcli.segmentation.maps import MapRequest, PanopticMap, SemanticMap
 
 CPU = torch.device("cpu")
 

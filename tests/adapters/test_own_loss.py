@@ -17,7 +17,6 @@ from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.inference.detector import Detector
-from detrcli.losses.loss import StepNormalizers
 from detrcli.structures import Target
 from detrcli.training.interrupts import Interrupts
 
@@ -46,7 +45,7 @@ def test_the_loss_is_theirs(name: str, folder: Path) -> None:
     torch.manual_seed(5)
     output = model(batch, targets())
     loss = checkpoint.make_loss()
-    breakdown = loss.compute_loss(output, targets(), StepNormalizers.of([targets()]))
+    breakdown = loss.compute_loss(output, targets())
     network = AutoModelForObjectDetection.from_pretrained(folder).train()
     family = checkpoint.config.family
     by_hand = family.auxiliary and bool(family.norm)

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from letterbox import Letterbox
 from small import CONFIG, TINY, small_weights
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import WeightsError
-from detrcli.resize import ExactSize, Letterbox, PaddedSquare, Placement, Resize, ShortestEdge
+from detrcli.resize import ExactSize, PaddedSquare, Placement, Resize, ShortestEdge
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def there_and_back(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
         ShortestEdge(600, 999),
         ShortestEdge(600, 999, divisor=32),
         ExactSize(480, 640),
-        Letterbox(320, 416, fill=0),
+        Letterbox(320, 416),
         PaddedSquare(960, 960),
         Thirds(12),
     ],
@@ -91,7 +92,7 @@ def test_the_checksum_is_of_names_kinds_shapes_and_bytes() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"preprocessing": {"resize": {"kind": "spiral"}}}, "a rule 'spiral' that is not known"),
+        ({"preprocessing": {"resize": {"kind": "spiral"}}}, "unknown resizing rule 'spiral'"),
         ({"preprocessing": {"resize": {"kind": "letterbox", "depth": 3}}}, "another version"),
         ({"preprocessing": {"resize": {"kind": "letterbox"}, "mean": [0, 0, 0]}}, "another version"),
         ({"preprocessing": {"resize": {"kind": "shortest-edge", "size": -4}}}, "size = -4"),

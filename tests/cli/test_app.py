@@ -15,7 +15,7 @@ import detrcli
 from detrcli.checkpoints.download import cached_path
 from detrcli.checkpoints.registry import PUBLISHED
 from detrcli.cli.app import app
-from detrcli.system.cache import cache_folder
+from detrcli.system.files import cache_folder
 
 COMMANDS = sorted(leaves(typer.main.get_command(app)))
 

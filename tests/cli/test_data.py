@@ -17,7 +17,7 @@ from small import TINY, small_weights
 from detrcli.checkpoints.fit import fit
 from detrcli.checkpoints.formats import native
 from detrcli.data.annotations import classes_in_report
-from detrcli.data.examine import headers_only
+from detrcli.data.examine import examine_headers
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
 
@@ -291,7 +291,7 @@ def test_ids_of_the_data_come_out_of_predict(detr: Detr, data: Data, tmp_path: P
         for annotation in document["annotations"]:
             annotation["category_id"] = {7: 4_000_000_007, 1: 1}[annotation["category_id"]]
     data.write()
-    classes = classes_in_report(headers_only(open_data(tmp_path / "data"), ["train"]))
+    classes = classes_in_report(examine_headers(open_data(tmp_path / "data"), ["train"]))
     native.save(fit(small_weights(TINY), classes).checkpoint, tmp_path / "w.safetensors")
     shown = detr("predict", "data/train/1.png", "--weights", "w.safetensors", "--threshold", 0, "--json", "--no-images")
     found = {(row["category_id"], row["label"]) for row in shown.json["images"][0]["detections"]}
@@ -315,7 +315,7 @@ def test_headers_that_are_remembered_are_not_read_again(
 ) -> None:
     data.write()
     assert detr("data", "check", "data").code == 0
-    monkeypatch.setattr("detrcli.data.headers.read_header", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("detrcli.data.image_files.read_header", lambda path: pytest.fail(f"{path} was read again"))
     assert detr("data", "check", "data").code == 0
 
 
@@ -377,7 +377,7 @@ def test_many_problems_of_a_kind_are_counted(detr: Detr, data: Data) -> None:
     data.write()
     shown = detr("data", "check", "data")
     assert "and 3 more" in shown.out
-    assert shown.err.endswith("detr: 7 errors in the data. `detr guide data` says what each kind means.\n")
+    assert shown.err.endswith("detr: 7 errors in the data. `detr guide data` explains each kind.\n")
 
 
 @pytest.mark.parametrize(
@@ -385,8 +385,8 @@ def test_many_problems_of_a_kind_are_counted(detr: Detr, data: Data) -> None:
     [
         ([], 2, "Give DATA"),
         (["nowhere"], 3, "no such folder"),
-        (["."], 3, "no known layout"),
-        (["--train-ann", "a.json"], 2, "--train-ann and --train-images belong together"),
+        (["."], 3, "unknown layout"),
+        (["--train-ann", "a.json"], 2, "--train-ann"),
         (["data", "--train-ann", "a.json", "--train-images", "."], 2, "Give DATA, or"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`detr explain` says what predict does."""
+"""`detr explain` shows every step of `detr predict`."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "a.png"
 
 
-def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Path) -> None:
+def test_every_step_with_its_shape_and_the_best_predictions(detr: Detr, picture: Path) -> None:
     shown = detr("explain", picture, "--weights", "small.safetensors", "--device", "cpu")
     assert shown.code == 0, shown.err
     assert "90 x 60 pixels, resized to 96 x 64 for small.safetensors" in shown.out
-    for step in ("picture", "backbone", "projection", "position", "encoder", "decoder", "class head", "box head"):
+    for step in ("image", "backbone", "projection", "position", "encoder", "decoder", "class head", "box head"):
         assert f"\n{step}" in shown.out
     assert "3 x 64 x 96" in shown.out
     assert "3 x 60 x 90" in shown.out
@@ -31,25 +31,23 @@ def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Pat
     assert document["schema"] == "detr.explain/1"
     assert document["steps"][0]["shape"] == [3, 64, 96]
     assert document["steps"][0]["shape_at_own_size"] == [3, 60, 90]
-    found = detr("predict", picture, "--weights", "small.safetensors", "--threshold", 0, "--no-images", "--json").json[
-        "images"
-    ][0]["detections"]
-    best = sorted(found, key=lambda one: -one["score"])[:5]
-    assert document["best"] == best
+    predicted = detr("predict", picture, "--weights", "small.safetensors", "--threshold", 0, "--no-images", "--json")
+    detections = predicted.json["images"][0]["detections"]
+    assert document["best"] == sorted(detections, key=lambda detection: -detection["score"])[:5]
 
 
-def test_what_is_no_picture(detr: Detr, picture: Path) -> None:
-    (picture.parent / "b.png").write_text("no picture")
-    for name in ("b.png", "none.png"):
-        shown = detr("explain", name, "--weights", "small.safetensors")
-        assert (shown.code, shown.out) == (3, "")
-        assert name in shown.err
+@pytest.mark.parametrize("name", ["b.png", "none.png"])
+def test_a_file_that_is_not_an_image(name: str, detr: Detr, picture: Path) -> None:
+    (picture.parent / "b.png").write_text("not an image")
+    shown = detr("explain", name, "--weights", "small.safetensors")
+    assert (shown.code, shown.out) == (3, "")
+    assert name in shown.err
 
 
 @pytest.mark.parametrize("weights", ["shapes", "shapes-detr"])
 @pytest.mark.slow
 def test_as_a_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> None:
-    """What each step made of the picture, offline; attention where the model has it, and every step of the table."""
+    """Offline, with attention where the model has it, and every step of the table."""
     out = tmp_path / "way.html"
     shown = detr("explain", picture, "--weights", weights, "--html", out, "--json")
     assert shown.code == 0, shown.err
@@ -60,8 +58,7 @@ def test_as_a_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> N
         assert "A picture is numbers" in text
         assert all(step in text for step in steps)
         assert ("Every cell asks the others" in text) == (weights == "shapes-detr")
-        pictures = page.locator("img").count()
-        assert pictures >= 5
+        assert page.locator("img").count() >= 5
         assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
-    assert detr("explain", picture, "--weights", weights, "--html", out).code == 2  # it is there
-    assert detr("explain", picture, "--weights", weights, "--html", tmp_path / "a.txt").code == 2
+    for existing in (out, tmp_path / "a.txt"):
+        assert detr("explain", picture, "--weights", weights, "--html", existing).code == 2

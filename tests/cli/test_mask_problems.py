@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from here import Detr
-from panoptic_set import HEIGHT, PICTURES, WIDTH, Document, document_of, mask_of, write
+from panoptic_set import HEIGHT, IMAGES, WIDTH, Document, document_of, mask_of, write
 from PIL import Image
 
 from detrcli.data import examine as examine_module
 from detrcli.data.annotations import annotate, classes_in_report
-from detrcli.data.outlines import encoded
+from detrcli.data.lazy_masks import mask_pixels
+from detrcli.data.segmentations import to_rle
 from detrcli.data.source import open_data
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.truth import truth_of
@@ -32,7 +33,7 @@ def instances(root: Path, change: Callable[[Document], object] = lambda document
             noise = np.random.default_rng([image, split == "val"]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / split / file)
             document["images"].append({"id": image, "file_name": file, "width": WIDTH, "height": HEIGHT})
-            for number, (box, outline) in enumerate([([10, 10, 20, 15], POLYGON), ([40, 5, 15, 10], encoded(mask))]):
+            for number, (box, outline) in enumerate([([10, 10, 20, 15], POLYGON), ([40, 5, 15, 10], to_rle(mask))]):
                 document["annotations"].append(
                     {
                         "id": 10 * image + number, "image_id": image, "category_id": 1, "bbox": box,
@@ -66,7 +67,7 @@ def stuff(change: Callable[[Document], object]) -> Callable[[Path], object]:
                 document["annotations"].append(
                     {
                         **own[0], "id": 10 * image + 5, "category_id": 2, "bbox": [0, 0, WIDTH, HEIGHT],
-                        "segmentation": encoded(free),
+                        "segmentation": to_rle(free),
                     }
                 )  # fmt: skip
             change(document)
@@ -104,7 +105,7 @@ def painted(colour: tuple[int, int, int]) -> Callable[[Path], object]:
 
     def spoil(path: Path) -> None:
         pixels = np.array(Image.open(path))
-        pixels[mask_of(PICTURES["train"]["a.jpg"], 1)] = colour
+        pixels[mask_of(IMAGES["train"]["a.jpg"], 1)] = colour
         Image.fromarray(pixels).save(path)
 
     return map_of(spoil)
@@ -188,7 +189,7 @@ def test_each_problem_is_found_and_named(detr: Detr, tmp_path: Path, planted: st
         if kind != "unclaimed":
             assert [p["where"] for p in shown.json["problems"] if p["kind"] == kind] == [where]
         elif planted == "black":
-            assert "in 2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
+            assert "2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
         assert shown.code == (3 if "error" in {p["severity"] for p in shown.json["problems"]} else 0)
 
 
@@ -201,7 +202,7 @@ def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
     write(tmp_path / "panoptic")
     (gap,) = detr("data", "check", "panoptic", "--json").json["problems"]
     assert gap["kind"] == "unclaimed"
-    assert "in 1 of 2 pictures pixels belong to no segment, 10.6% of all" in gap["what"]
+    assert "1 of 2 images have pixels of no segment, 10.6%" in gap["what"]
 
 
 @pytest.mark.parametrize(
@@ -222,14 +223,14 @@ def test_what_is_left_out_is_neither_learned_nor_measured(
     PLANTED[planted][-1](tmp_path / "data")
     split = detr("data", "check", "data", "--json", "--skip-bad").json["splits"]["train"]
     assert (split["images"], split["boxes"]) == (images, boxes)
-    examined = examine_module.examine(open_data(tmp_path / "data"), leave_out_bad=True)
+    examined = examine_module.examine(open_data(tmp_path / "data"), skip_bad=True)
     train = examined.splits["train"]
     annotations = annotate(train, classes_in_report(examined), masks=True)
     assert (len(annotations), len(annotations.boxes)) == (images, boxes)
     for i in range(images):
         masks = annotations.masks(i)
         assert masks is not None
-        masks.pixels(HEIGHT, WIDTH)
+        mask_pixels(masks, HEIGHT, WIDTH)
     truth = truth_of(train)
     masks_ = truth_masks(truth)
     assert masks_ is not None
@@ -257,7 +258,7 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
 def test_many_masks_are_looked_at_where_that_is_asked_for(
     detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detrcli.data.mask_checks.PATIENCE", -1.0)
+    monkeypatch.setattr("detrcli.data.image_files.TIME_LIMIT", -1.0)
     PLANTED["a word"][-1](tmp_path / "data")
     shown = detr("data", "check", "data")
     assert shown.code == 0

@@ -75,12 +75,12 @@ def test_json_document(detr: Detr, weights: Path, tmp_path: Path) -> None:
     assert document["weights"] == str(weights)
     assert document["threshold"] == 0.3
     assert [list(image) for image in document["images"]] == [["file", "width", "height", "detections"]]
-    assert document["skipped"] == [{"file": str(b), "reason": "there is no such file"}]
+    assert document["skipped"] == [{"file": str(b), "reason": "no such file"}]
     for row in document["images"][0]["detections"]:
         assert list(row) == ["query", "category_id", "label", "score", "box"]
         assert row["score"] >= 0.3
     assert shown.code == 0
-    assert f"{b}: skipped: there is no such file" in shown.err
+    assert f"{b}: skipped: no such file" in shown.err
     assert detr("predict", a, "--weights", weights, "--format", "json", "--no-images").json["schema"]
 
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_a_picture_is_told(detr: Detr, weights: Path, tmp_path: P
     for command in ("visualize-attn", "explain"):
         shown = detr(command, "folder", "--weights", weights)
         assert (shown.code, shown.out) == (3, "")
-        assert shown.err == "detr: folder: it is a folder; name one picture, such as b.png.\n"
+        assert shown.err == "detr: folder: it is a folder; name an image in it, such as b.png.\n"
 
 
 def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) 
     assert none.code == 3
     assert none.json["images"] == []
     assert [s["reason"].split(" (")[0] for s in none.json["skipped"]] == [
-        "it cannot be decoded", "it is a folder without pictures", "there is no such file",
+        "it cannot be decoded", "it is a folder without images", "no such file",
     ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""Augmentation: boxes stay on what they frame, by the published sizes and the published rule of survival."""
+"""Augmentation: boxes follow the pixels, at the published sizes, and are dropped by the published rule."""
 
 import collections
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,36 +23,37 @@ from detrcli.data.augmentation import (
     augment,
     crop,
     flip,
+    jitter_colours,
+    make_sample,
     mosaic,
-    other_colours,
-    sample,
     zoom,
 )
 from detrcli.data.dataset import to_input
-from detrcli.data.preprocessing import as_picture
+from detrcli.data.preprocessing import as_image
 from detrcli.resize import Resize, ShortestEdge
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
-def seen_with(image: Image.Image, boxes: Tensor, labels: Tensor) -> Sample:
-    return sample(image, {"boxes": boxes, "labels": labels})
+def sample_of(image: Image.Image, boxes: Sequence[Sequence[float]] = (), labels: Sequence[int] = ()) -> Sample:
+    objects = {"boxes": torch.tensor(boxes).float().reshape(-1, 4), "labels": torch.tensor(labels)}
+    return make_sample(image, objects)
 
 
-def resize(seen: Sample, rule: Resize) -> Sample:
-    """To the size that a rule gives a picture: a crop that leaves nothing out."""
-    placement = rule.place(seen.image.height, seen.image.width)
-    return crop(seen, (placement.width, placement.height), 0, 0, placement.height, placement.width)
+def resize(sample: Sample, rule: Resize) -> Sample:
+    """A crop of the whole image."""
+    placement = rule.place(sample.image.height, sample.image.width)
+    return crop(sample, (placement.width, placement.height), 0, 0, placement.height, placement.width)
 
 
-def augmented(seen: Sample, preprocessing: Preprocessing, chance: torch.Generator) -> Sample:
-    """A sample as the network sees it: augmented, then brought to the network's size."""
-    after, now = augment(seen, preprocessing, chance)
-    return resize(after, now.resize)
+def augmented(sample: Sample, preprocessing: Preprocessing, g: torch.Generator) -> Sample:
+    """A sample augmented and resized to the network's input."""
+    after, p = augment(sample, preprocessing, g)
+    return resize(after, p.resize)
 
 
 def painted(g: torch.Generator, width: int, height: int) -> Sample:
-    """A black picture with a red, a green and a blue box that do not touch."""
+    """A black image with a red, a green and a blue box that do not touch."""
     image = Image.new("RGB", (width, height))
     draw, boxes = ImageDraw.Draw(image), []
     for i, colour in enumerate(COLOURS):
@@ -62,11 +64,11 @@ def painted(g: torch.Generator, width: int, height: int) -> Sample:
         y1 = y0 + int(torch.randint(height // 8, height // 2, (), generator=g))
         draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
         boxes.append([x0, y0, x1, y1])
-    return seen_with(image, torch.tensor(boxes, dtype=torch.float32), torch.arange(3))
+    return sample_of(image, boxes, range(3))
 
 
-def seen_box(pixels: np.ndarray, channel: int) -> tuple[float, float, float, float] | None:
-    """Where a colour is, to a fraction of a pixel: its blurred edges count for what is left of them."""
+def box_of_colour(pixels: np.ndarray, channel: int) -> tuple[float, float, float, float] | None:
+    """The box around a colour, up to its blurred edges; None if it is hardly visible."""
     strength = pixels[..., channel].astype(float) / 255
     if strength.max() < 0.9:
         return None
@@ -76,12 +78,12 @@ def seen_box(pixels: np.ndarray, channel: int) -> tuple[float, float, float, flo
 
 
 @counted(1000, seeds(), st.integers(60, 300), st.integers(60, 300), st.sampled_from([64, 200, 800]))
-def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, height: int, size: int) -> None:
-    """Within the blur of two resizings; every colour that can be seen well has its box and no other label."""
-    seen, preprocessing = augment(painted(g, width, height), Preprocessing(ShortestEdge(size, 2 * size)), g)
-    after = resize(seen, preprocessing.resize)
-    inputs, target = to_input(seen, preprocessing)
-    pixels = np.asarray(as_picture(inputs, preprocessing))
+def test_boxes_follow_their_colours(g: torch.Generator, width: int, height: int, size: int) -> None:
+    """Within the blur of two resizings; every visible colour has a box with its label."""
+    sample, preprocessing = augment(painted(g, width, height), Preprocessing(ShortestEdge(size, 2 * size)), g)
+    after = resize(sample, preprocessing.resize)
+    inputs, target = to_input(sample, preprocessing)
+    pixels = np.asarray(as_image(inputs, preprocessing))
     assert pixels.shape[:2] == (after.image.height, after.image.width)
     assert target.labels.tolist() == after.labels.tolist()
     scaled = cxcywh_to_xyxy(target.boxes) * torch.tensor([after.image.width, after.image.height] * 2)
@@ -89,31 +91,30 @@ def test_boxes_are_where_their_colours_are(g: torch.Generator, width: int, heigh
     labels = after.labels.tolist()
     tolerance = 1.5 + 1.5 * max(after.image.size) / min(width, height)
     for label, box in zip(labels, after.boxes.tolist(), strict=True):
-        found = seen_box(pixels, label)
+        found = box_of_colour(pixels, label)
         if found is not None:
             assert np.abs(np.array(found) - box).max() <= tolerance
         assert 0 <= box[0] < box[2] <= after.image.width + 1e-4  # float32 scales a little beyond
         assert 0 <= box[1] < box[3] <= after.image.height + 1e-4
     for channel in range(3):
-        if seen_box(pixels, channel) is not None:
+        if box_of_colour(pixels, channel) is not None:
             assert channel in labels
 
 
-def test_target_is_in_the_unit_of_the_picture() -> None:
+def test_targets_are_relative_to_the_image() -> None:
     p = Preprocessing(ShortestEdge(30, 60))
-    seen = seen_with(Image.new("RGB", (200, 100)), torch.tensor([[20.0, 10, 60, 40]]), torch.tensor([2]))
-    pixels, target = to_input(seen, p)
+    sample = sample_of(Image.new("RGB", (200, 100)), [[20, 10, 60, 40]], [2])
+    pixels, target = to_input(sample, p)
     assert pixels.shape == (3, 30, 60)
     torch.testing.assert_close(target.boxes, torch.tensor([[0.2, 0.25, 0.2, 0.3]]))
     assert type(target.boxes) is Tensor
     assert target.labels.tolist() == [2]
-    nothing = seen_with(Image.new("RGB", (9, 9)), torch.zeros(0, 4), torch.zeros(0))
-    assert to_input(nothing, p)[1].boxes.shape == (0, 4)
+    assert to_input(sample_of(Image.new("RGB", (9, 9))), p)[1].boxes.shape == (0, 4)
 
 
 @counted(5000, seeds(), st.integers(20, 200), st.integers(20, 200))
-def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: int, height: int) -> None:
-    """Shifted, cut to the crop, kept where width and height are above zero: however thin what is left."""
+def test_a_crop_keeps_the_published_boxes(g: torch.Generator, width: int, height: int) -> None:
+    """Shifted, clipped to the crop, and kept if width and height are above zero."""
     scale = torch.tensor([width, height, width, height])
     boxes = random_boxes(g, 12) * scale
     boxes = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
@@ -128,8 +129,8 @@ def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: i
     corners = torch.min(shifted.reshape(-1, 2, 2), torch.tensor([w, h], dtype=torch.float32)).clamp(min=0)
     keep = (corners[:, 1] > corners[:, 0]).all(1)
 
-    seen = seen_with(Image.new("RGB", (width, height)), boxes, torch.arange(12))
-    after = crop(seen, seen.image.size, top, left, h, w)
+    sample = sample_of(Image.new("RGB", (width, height)), boxes.tolist(), range(12))
+    after = crop(sample, sample.image.size, top, left, h, w)
     assert after.image.size == (w, h)
     assert after.labels.tolist() == torch.arange(12)[keep].tolist()
     torch.testing.assert_close(after.boxes.as_subclass(Tensor), corners.reshape(-1, 4)[keep])
@@ -137,34 +138,34 @@ def test_survivors_of_a_crop_are_the_published_ones(g: torch.Generator, width: i
 
 @counted(2000, seeds(), st.integers(30, 1500), st.integers(30, 1500))
 def test_crops_keep_their_bounds(g: torch.Generator, width: int, height: int) -> None:
-    seen = seen_with(Image.new("1", (width, height)), torch.zeros(0, 4), torch.zeros(0))
+    sample = sample_of(Image.new("1", (width, height)))
     rule = ShortestEdge(500, 6000)
     placement = rule.place(height, width)
-    after = module.random_crop(seen, rule, *CROP, g)
+    after = module.random_crop(sample, rule, *CROP, g)
     for got, whole in ((after.image.width, placement.width), (after.image.height, placement.height)):
         assert min(CROP[0], whole) <= got <= min(CROP[1], whole)
 
 
 def test_crops_reach_every_edge() -> None:
-    """A box in each corner: each is seen by some crops, and the outermost pixel as well."""
+    """A box in each corner is in some crops, also in the outermost pixel."""
     width, height, corner = 12, 13, 0.5
-    boxes = torch.tensor([[x, y, x + corner, y + corner] for x in (0, width - corner) for y in (0, height - corner)])
-    seen = seen_with(Image.new("RGB", (width, height)), boxes, torch.arange(4))
+    boxes = [[x, y, x + corner, y + corner] for x in (0, width - corner) for y in (0, height - corner)]
+    sample = sample_of(Image.new("RGB", (width, height)), boxes, range(4))
     g, rule = torch.Generator().manual_seed(0), ShortestEdge(12, 13)
     counts = collections.Counter(
-        label for _ in range(400) for label in module.random_crop(seen, rule, 10, 10, g).labels.tolist()
+        label for _ in range(400) for label in module.random_crop(sample, rule, 10, 10, g).labels.tolist()
     )
-    assert all(15 < counts[label] < 60 for label in range(4)), counts  # one of three places by one of four
+    assert all(15 < counts[label] < 60 for label in range(4)), counts  # by 3 x 4 positions of a crop
 
 
-def test_every_scale_flip_and_way_is_taken() -> None:
-    """On 600 draws: 11 scales about evenly, flips and crops about half of the time."""
+def test_scales_flips_and_crops_have_their_probabilities() -> None:
+    """In 600 draws: 11 scales about evenly, flips and crops about half of the time."""
     g = torch.Generator().manual_seed(0)
     flips, crops, shorter = 0, 0, collections.Counter()
     image = Image.new("1", (100, 100))
     image.putpixel((0, 0), 1)
     for _ in range(600):
-        start = seen_with(image, torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]))
+        start = sample_of(image, [[0, 0, 10, 10]], [0])
         after = augmented(start, Preprocessing(), g)
         shorter[min(after.image.size)] += 1
         whole = after.image.size[0] == after.image.size[1] and len(after.boxes) == 1
@@ -179,52 +180,52 @@ def test_every_scale_flip_and_way_is_taken() -> None:
 
 def test_scales_follow_the_size() -> None:
     g = torch.Generator().manual_seed(1)
-    seen = seen_with(Image.new("RGB", (640, 480)), torch.zeros(0, 4), torch.zeros(0))
+    sample = sample_of(Image.new("RGB", (640, 480)))
     p = Preprocessing(ShortestEdge(100, 167))
-    sizes = {min(augmented(seen, p, g).image.size) for _ in range(200)}
+    sizes = {min(augmented(sample, p, g).image.size) for _ in range(200)}
     assert max(sizes) == 100
     assert {60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 100} <= sizes
 
 
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (900, 200)])
-def test_a_crop_is_a_part_of_the_whole_picture_resized(size: tuple[int, int]) -> None:
-    """Though no more than that part is computed: within a grey level, and boxes as torchvision moves them."""
+def test_a_crop_is_a_part_of_the_resized_image(size: tuple[int, int]) -> None:
+    """Within a grey level, since only that part is computed; boxes are exact."""
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     boxes = torch.tensor([[0.0, 0, *size], [100, 50, 300, 150]])
     placement = ShortestEdge(500, 6000).place(size[1], size[0])
     whole = placement.width, placement.height
-    cut = crop(seen_with(image, boxes, torch.tensor([0, 1])), whole, 30, 50, 384, 400)
+    cut = crop(sample_of(image, boxes.tolist(), [0, 1]), whole, 30, 50, 384, 400)
     wanted = v2.crop(v2.resize(image, [*whole[::-1]]), 30, 50, 384, 400)
     assert cut.image.size == wanted.size == (400, 384)
     difference = np.abs(np.asarray(cut.image).astype(int) - np.asarray(wanted))
     assert difference.max() <= 1
-    assert difference.mean() < 0.5  # of noise, where each value counts
+    assert difference.mean() < 0.5
     scale = torch.tensor([whole[0] / size[0], whole[1] / size[1]] * 2)
     moved = boxes * scale - torch.tensor([50, 30, 50, 30])
     torch.testing.assert_close(cut.boxes, moved.clamp(min=0).minimum(torch.tensor([400.0, 384, 400, 384])))
 
 
 def test_flip_is_its_own_inverse() -> None:
-    seen = painted(torch.Generator().manual_seed(2), 90, 60)
-    twice = flip(flip(seen))
-    torch.testing.assert_close(twice.boxes, seen.boxes)
-    assert twice.image.tobytes() == seen.image.tobytes()
-    assert not torch.equal(flip(seen).boxes, seen.boxes)
+    sample = painted(torch.Generator().manual_seed(2), 90, 60)
+    twice = flip(flip(sample))
+    torch.testing.assert_close(twice.boxes, sample.boxes)
+    assert twice.image.tobytes() == sample.image.tobytes()
+    assert not torch.equal(flip(sample).boxes, sample.boxes)
 
 
-def test_what_is_known_of_an_object_stays_with_it() -> None:
-    """Whatever it is: through a part, a flip, another size and a crop."""
+def test_further_fields_of_objects_stay_with_them() -> None:
+    """In a selection, a flip and a resized crop."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 30], [50, 5, 60, 9]])
     objects = {"boxes": boxes, "labels": torch.tensor([4, 5, 6]), "tracks": torch.tensor([70, 71, 72])}
-    objects["parts"] = torch.arange(6.0).reshape(3, 2)  # of any shape behind the first axis
-    seen = sample(Image.new("RGB", (64, 48)), objects)
-    some = seen.part(torch.tensor([True, False, True]))
+    objects["parts"] = torch.arange(6.0).reshape(3, 2)  # any shape after the first axis
+    sample = make_sample(Image.new("RGB", (64, 48)), objects)
+    some = sample.part(torch.tensor([True, False, True]))
     assert some.objects.keys() == objects.keys()
     assert some.objects["tracks"].tolist() == [70, 72]
     assert some.boxes.tolist() == boxes[[0, 2]].tolist()
 
-    cut = crop(flip(seen), (128, 96), 0, 0, 60, 100)  # enlarged; the right half, at the top
+    cut = crop(flip(sample), (128, 96), 0, 0, 60, 100)  # enlarged; the right half, at the top
     assert cut.image.size == (100, 60)
     assert cut.labels.tolist() == [5, 6]
     assert cut.objects["tracks"].tolist() == [71, 72]
@@ -233,16 +234,16 @@ def test_what_is_known_of_an_object_stays_with_it() -> None:
 
 
 @counted(300, seeds(), st.integers(60, 200), st.integers(60, 200), st.floats(0.5, 2))
-def test_zoom_keeps_the_size_and_moves_boxes_with_their_colours(
+def test_zoom_keeps_the_size_and_boxes_follow_their_colours(
     g: torch.Generator, width: int, height: int, factor: float
 ) -> None:
-    seen = painted(g, width, height)
-    after = zoom(seen, factor, g)
+    sample = painted(g, width, height)
+    after = zoom(sample, factor, g)
     assert after.image.size == (width, height)
     pixels = np.asarray(after.image).copy()
-    pixels[(pixels == GREY).all(-1)] = 0  # what a smaller picture lies on
+    pixels[(pixels == GREY).all(-1)] = 0  # the canvas of a smaller image
     for label, box in zip(after.labels.tolist(), after.boxes.tolist(), strict=True):
-        found = seen_box(pixels, label)
+        found = box_of_colour(pixels, label)
         if found is not None:
             assert np.abs(np.array(found) - box).max() <= 1.5 + factor
         assert 0 <= box[0] < box[2] <= width + 1e-3
@@ -251,35 +252,32 @@ def test_zoom_keeps_the_size_and_moves_boxes_with_their_colours(
         assert after.labels.tolist() == [0, 1, 2]
 
 
-def test_a_mosaic_has_a_part_of_each_picture_in_its_quarter() -> None:
+def test_a_mosaic_has_a_part_of_each_image_in_its_quarter() -> None:
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
-    parts = [
-        seen_with(Image.new("RGB", (60, 40), c), torch.tensor([[0.0, 0, 60, 40]]), torch.tensor([i]))
-        for i, c in enumerate(colours)
-    ]
+    parts = [sample_of(Image.new("RGB", (60, 40), c), [[0, 0, 60, 40]], [i]) for i, c in enumerate(colours)]
     for seed in range(20):
         made = mosaic(parts, 60, 40, torch.Generator().manual_seed(seed))
         assert made.image.size == (60, 40)
         pixels = np.asarray(made.image)
         for label, (x0, y0, x1, y1) in zip(made.labels.tolist(), made.boxes.int().tolist(), strict=True):
             assert (pixels[y0:y1, x0:x1] == colours[label]).all()
-        assert pixels.reshape(-1, 3).any(1).all()  # nothing is left empty
+        assert pixels.reshape(-1, 3).any(1).all()  # no pixel is empty
 
 
-def test_what_a_cut_leaves_of_an_object_is_one_from_a_part_on() -> None:
-    boxes = torch.tensor([[0.0, 0, 20, 20], [45, 0, 65, 20]])  # the second keeps a quarter of its width
-    seen = seen_with(Image.new("RGB", (80, 40)), boxes, torch.tensor([0, 1]))
-    assert crop(seen, (80, 40), 0, 0, 40, 50, least=0.3).labels.tolist() == [0]
-    assert crop(seen, (80, 40), 0, 0, 40, 50, least=0.2).labels.tolist() == [0, 1]
-    assert crop(seen, (160, 80), 0, 0, 80, 100, least=0.3).labels.tolist() == [0]  # at any scale
+def test_objects_are_kept_from_a_visible_fraction_on() -> None:
+    # A quarter of the second box remains.
+    sample = sample_of(Image.new("RGB", (80, 40)), [[0, 0, 20, 20], [45, 0, 65, 20]], [0, 1])
+    assert crop(sample, (80, 40), 0, 0, 40, 50, min_visible=0.3).labels.tolist() == [0]
+    assert crop(sample, (80, 40), 0, 0, 40, 50, min_visible=0.2).labels.tolist() == [0, 1]
+    assert crop(sample, (160, 80), 0, 0, 80, 100, min_visible=0.3).labels.tolist() == [0]  # at any scale
 
 
-def test_other_colours_leave_objects_and_shapes() -> None:
-    seen = painted(torch.Generator().manual_seed(3), 90, 60)
-    plain = np.asarray(seen.image)
-    changed = [np.asarray(other_colours(seen, torch.Generator().manual_seed(seed)).image) for seed in range(10)]
-    assert len({one.tobytes() for one in changed}) == 10
-    for one in changed:  # what had one colour has one still
-        for x0, y0, x1, y1 in seen.boxes.int().tolist():
-            assert len(np.unique(one[y0:y1, x0:x1].reshape(-1, 3), axis=0)) == 1
-        assert len(np.unique(one.reshape(-1, 3), axis=0)) == len(np.unique(plain.reshape(-1, 3), axis=0))
+def test_jittered_colours_keep_boxes_and_regions() -> None:
+    sample = painted(torch.Generator().manual_seed(3), 90, 60)
+    plain = np.asarray(sample.image)
+    changed = [np.asarray(jitter_colours(sample, torch.Generator().manual_seed(seed)).image) for seed in range(10)]
+    assert len({pixels.tobytes() for pixels in changed}) == 10
+    for pixels in changed:  # regions of a single colour keep a single colour
+        for x0, y0, x1, y1 in sample.boxes.int().tolist():
+            assert len(np.unique(pixels[y0:y1, x0:x1].reshape(-1, 3), axis=0)) == 1
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) == len(np.unique(plain.reshape(-1, 3), axis=0))

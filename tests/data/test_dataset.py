@@ -1,4 +1,4 @@
-"""From a checked folder to batches: ids, boxes, sharing between processes, and pictures that break later."""
+"""From a checked dataset to batches: ids, boxes, shared memory, caching, and images that break later."""
 
 import json
 import pickle
@@ -13,9 +13,15 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
-from detrcli.data.annotations import Annotations, annotate, classes_in_report
-from detrcli.data.contents import _mark
-from detrcli.data.dataset import DetectionDataset, Example, Examples, UnreadableSample, collate_examples, unbroken
+from detrcli.data.annotations import Annotations, _hash, annotate, classes_in_report
+from detrcli.data.dataset import (
+    DetectionDataset,
+    Example,
+    Examples,
+    UnreadableSample,
+    collate_examples,
+    raise_unreadable,
+)
 from detrcli.data.examine import examine
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
@@ -23,12 +29,12 @@ from detrcli.errors import DataError
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 
-IDS = [4_000_000_007, 3, 90]  # of bee, ant, cow: not in order, with gaps, ten digits
+IDS = [4_000_000_007, 3, 90]  # of bee, ant, cow: unordered, with gaps and ten digits
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Five pictures; the second is empty, the third has a crowd, the fourth a box partly outside, a flat one too."""
+    """Five images: the second empty, the third with a crowd, the fourth with a box partly outside and an empty box."""
     boxes: dict[int, list[tuple[int, list[float], int]]] = {
         1: [(3, [10, 5, 20, 10], 0), (4_000_000_007, [0, 0, 60, 40], 0)],
         2: [],
@@ -64,7 +70,7 @@ def truth(root: Path) -> tuple[Annotations, Classes]:
     return annotate(examined.splits["train"], classes), classes
 
 
-def test_ids_are_contiguous_inside_and_the_datas_own_outside(truth: tuple[Annotations, Classes]) -> None:
+def test_labels_are_contiguous_and_ids_are_kept(truth: tuple[Annotations, Classes]) -> None:
     annotations, classes = truth
     assert classes.ids.tolist() == [3, 90, 4_000_000_007]
     assert classes.names.tolist() == ["ant", "cow", "bee"]
@@ -84,8 +90,8 @@ def test_ids_are_contiguous_inside_and_the_datas_own_outside(truth: tuple[Annota
     }
 
 
-def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations, Classes]) -> None:
-    """As many boxes as a hundred COCOs would be pickled as the same few bytes."""
+def test_loader_processes_share_the_memory(truth: tuple[Annotations, Classes]) -> None:
+    """The pickled size does not grow with the number of boxes."""
     annotations, _ = truth
     dataset = DetectionDataset(annotations, Preprocessing(), augmentation="published")
     small = len(ForkingPickler.dumps(dataset))
@@ -96,7 +102,7 @@ def test_a_loaders_process_gets_handles_and_not_a_copy(truth: tuple[Annotations,
     assert len(pickle.dumps(large)) > 50_000_000
 
 
-def test_evaluation_sees_what_predict_sees(truth: tuple[Annotations, Classes]) -> None:
+def test_evaluation_prepares_images_as_prediction(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     p = Preprocessing(ShortestEdge(64, 100))
     example = DetectionDataset(annotations, p, augmentation="none")[1, 1]
@@ -111,10 +117,10 @@ def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examp
     dataset = DetectionDataset(annotations, Preprocessing(ShortestEdge(64, 100)), augmentation="published", seed=5)
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
-    return list(unbroken(loader))
+    return list(raise_unreadable(loader))
 
 
-def test_augmentation_depends_on_seed_epoch_and_picture_alone(truth: tuple[Annotations, Classes]) -> None:
+def test_augmentation_depends_on_seed_epoch_and_image_only(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     alone, two, later = loaded(annotations, 0), loaded(annotations, 2), loaded(annotations, 0, epoch=2)
     for a, b in zip(alone, two, strict=True):
@@ -128,13 +134,13 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(truth: tuple[Annot
     )
 
 
-def test_pictures_are_kept_where_all_fit_and_come_out_the_same(truth: tuple[Annotations, Classes]) -> None:
+def test_cached_images_give_the_same_examples(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     bytes_of_all = 4 * sum(h * w for h, w in annotations.sizes.tolist())
     p = Preprocessing(ShortestEdge(64, 100))
     reading, keeping, too_few = (
-        DetectionDataset(annotations, p, augmentation="strong", seed=5, keep=keep)
-        for keep in (0, bytes_of_all, bytes_of_all - 1)
+        DetectionDataset(annotations, p, augmentation="strong", seed=5, cache_bytes=cache_bytes)
+        for cache_bytes in (0, bytes_of_all, bytes_of_all - 1)
     )
     wanted = [reading[epoch, i] for epoch in (1, 2) for i in range(len(annotations))]
     found = [keeping[epoch, i] for epoch in (1, 2) for i in range(len(annotations))]
@@ -144,12 +150,12 @@ def test_pictures_are_kept_where_all_fit_and_come_out_the_same(truth: tuple[Anno
         assert torch.equal(a.pixels, b.pixels)
         assert torch.equal(a.target.boxes, b.target.boxes)
     assert isinstance(too_few[1, 0], Example)
-    annotations.path(0).unlink()  # is not read again
+    annotations.path(0).unlink()  # it is not read again
     assert isinstance(keeping[3, 0], Example)
     assert isinstance(too_few[3, 0], UnreadableSample)
 
 
-def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(truth: tuple[Annotations, Classes]) -> None:
+def test_flips_mirror_half_of_the_images(truth: tuple[Annotations, Classes]) -> None:
     annotations, _ = truth
     p = Preprocessing(ShortestEdge(64, 100))
     plain, flipping = (DetectionDataset(annotations, p, augmentation=which) for which in ("none", "flip"))
@@ -173,7 +179,7 @@ def test_flips_alone_leave_a_picture_at_its_size_and_mirror_half_of_them(truth: 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_breaks_later_is_named(truth: tuple[Annotations, Classes], workers: int) -> None:
+def test_an_image_that_breaks_later_is_named(truth: tuple[Annotations, Classes], workers: int) -> None:
     annotations, _ = truth
     path = annotations.path(2)
     path.write_bytes(path.read_bytes()[:500])
@@ -186,22 +192,22 @@ def test_a_picture_that_breaks_later_is_named(truth: tuple[Annotations, Classes]
         loaded(annotations, workers)
 
 
-def test_marks_tell_other_contents_of_equal_length(tmp_path: Path) -> None:
-    """By the middle of a long file, and by any byte of a short one; what is not there has none."""
+def test_hashes_detect_changes_of_equal_length(tmp_path: Path) -> None:
+    """In the middle of a long file, and in any byte of a short file; 0 for a missing file."""
     for length in (10, 4096, 4097, 50_000):
         whole = bytes(range(256)) * 200
         for place in (0, length // 2, length - 1) if length <= 4096 else (length // 2,):
             changed = bytearray(whole[:length])
             changed[place] ^= 1
-            marks = []
+            hashes = []
             for content in (whole[:length], bytes(changed), whole[:length]):
                 (tmp_path / "a").write_bytes(content)
-                marks.append(_mark(tmp_path / "a"))
-            assert marks[0] == marks[2] != marks[1], (length, place)
-    assert _mark(tmp_path / "nowhere") == 0
+                hashes.append(_hash(tmp_path / "a"))
+            assert hashes[0] == hashes[2] != hashes[1], (length, place)
+    assert _hash(tmp_path / "nowhere") == 0
 
 
-def test_parents_get_no_class(root: Path) -> None:
+def test_supercategories_are_no_classes(root: Path) -> None:
     for split in ("train", "val"):
         path = root / "annotations" / f"instances_{split}.json"
         document = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""A corrected copy: what the list says changes, and nothing else does."""
+"""A corrected copy of a dataset: only the listed changes."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from here import Detr
 from PIL import Image
 
-from detrcli.data.examine import headers_only
+from detrcli.data.examine import examine_headers
 from detrcli.data.source import open_data
 
 CAT, DOG = 3, 8
@@ -17,7 +17,7 @@ CAT, DOG = 3, 8
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two splits in COCO layout, with what only COCO files have."""
+    """Two splits in COCO layout, with fields that only COCO files have."""
     root = tmp_path / "data"
     for split, images in (("train", 2), ("val", 1)):
         (root / split / "deep").mkdir(parents=True)
@@ -46,9 +46,9 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
-def entry(kind: str, verdict: str = "wrong", **given: Any) -> dict[str, Any]:
-    values = {"image_id": 1, "annotation_id": 10, "category_id": CAT, "box": [10, 10, 30, 30], "of": None}
-    return {"kind": kind, "verdict": verdict, "file": "deep/1.png", **values, **given}
+def entry(kind: str, verdict: str = "wrong", **values: Any) -> dict[str, Any]:
+    defaults = {"image_id": 1, "annotation_id": 10, "category_id": CAT, "box": [10, 10, 30, 30], "of": None}
+    return {"kind": kind, "verdict": verdict, "file": "deep/1.png", **defaults, **values}
 
 
 CHANGES = [
@@ -95,14 +95,16 @@ def test_each_kind_of_change(data: Path, tmp_path: Path, detr: Detr) -> None:
     assert json.loads((out / "annotations/instances_val.json").read_text()) == json.loads(
         before["annotations/instances_val.json"]
     )
-    pictures = {name: bytes_ for name, bytes_ in before.items() if name.endswith(".png")}
-    assert {name: bytes_ for name, bytes_ in everything(out).items() if name.endswith(".png")} == pictures
-    assert headers_only(open_data(out), ["train", "val"]).ok
+    images, copies = (
+        {name: data for name, data in files.items() if name.endswith(".png")} for files in (before, everything(out))
+    )
+    assert images == copies
+    assert examine_headers(open_data(out), ["train", "val"]).ok
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
         ([entry("wrong_label", annotation_id=99)], "annotation 99 of image 1"),
         ([entry("wrong_label", image_id=99)], "image 99"),
@@ -116,20 +118,21 @@ def test_each_kind_of_change(data: Path, tmp_path: Path, detr: Detr) -> None:
         ("all", "changes"),
     ],
 )
-def test_lists_that_do_not_fit(changes: Any, said: str, data: Path, tmp_path: Path, detr: Detr) -> None:
+def test_lists_that_do_not_fit_the_data(changes: Any, named: str, data: Path, tmp_path: Path, detr: Detr) -> None:
     shown = detr("data", "fix", data, "--list", listed(tmp_path, changes), "--out", tmp_path / "new")
     assert shown.code == 3, shown.err
-    assert said in shown.err
+    assert named in shown.err
     assert {path.name for path in tmp_path.iterdir()} == {"data", "fixes.json"}
 
 
-def test_what_is_in_the_way(data: Path, tmp_path: Path, detr: Detr) -> None:
-    wanted = listed(tmp_path, [])
-    assert detr("data", "fix", data, "--list", tmp_path / "none.json", "--out", tmp_path / "n").code == 2
-    assert detr("data", "fix", data, "--list", wanted, "--out", data / "new").code == 2
+def test_unusable_arguments(data: Path, tmp_path: Path, detr: Detr) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
-    assert detr("data", "fix", data, "--list", wanted, "--out", tmp_path / "full").code == 2
+    fixes = listed(tmp_path, [])
+    for file, out in (
+        (tmp_path / "none.json", tmp_path / "n"), (fixes, data / "new"), (fixes, tmp_path / "full")
+    ):  # fmt: skip
+        assert detr("data", "fix", data, "--list", file, "--out", out).code == 2
     other = listed(tmp_path, [], split="test")
     shown = detr("data", "fix", data, "--list", other, "--out", tmp_path / "n")
     assert shown.code == 3
@@ -137,7 +140,7 @@ def test_what_is_in_the_way(data: Path, tmp_path: Path, detr: Detr) -> None:
 
 
 def test_other_layouts_become_coco(tmp_path: Path, detr: Detr) -> None:
-    """YOLO: boxes to the pixel, the held-out pictures as val."""
+    """YOLO: boxes in pixels, and held-out images as val."""
     root = tmp_path / "yolo"
     for folder in ("images/train", "labels/train"):
         (root / folder).mkdir(parents=True)
@@ -159,4 +162,4 @@ def test_other_layouts_become_coco(tmp_path: Path, detr: Detr) -> None:
     assert first["bbox"] == [10, 10, 50, 30]
     others = [one for one in found["train"]["annotations"] if one is not first]
     assert others[0]["bbox"] == [40, 15, 20, 20]
-    assert headers_only(open_data(out), ["train", "val"]).ok
+    assert examine_headers(open_data(out), ["train", "val"]).ok

@@ -1,218 +1,197 @@
-"""One data set written in each layout: the same pictures, classes and boxes."""
+"""A dataset written in each layout, with the same images, classes and boxes."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
+from folders import written as write
 from PIL import Image
 
-from detrcli.data.layouts.find import explicit
+from detrcli.data.layouts.detect import explicit
 from detrcli.data.raw_annotations import RawAnnotations
-from detrcli.data.source import DataSource, held_out, open_data
+from detrcli.data.source import open_data
+from detrcli.data.splits import held_out
 from detrcli.errors import DataError, UsageError
 
 NAMES = ["ant", "bee & co", "cât"]
 
 
-@dataclass(frozen=True)
-class Thing:
+class Object(NamedTuple):
     name: str
-    box: tuple[float, float, float, float]  # x, y, w, h
-    crowd: bool = False
+    crowd: bool
+    box: list[float]  # x, y, w, h
 
 
-def truth() -> dict[str, dict[str, tuple[tuple[int, int], list[Thing]]]]:
-    """Split -> file -> ((width, height), things). One picture is empty, one file name is odd."""
+Images = dict[str, tuple[tuple[int, int], list[Object]]]  # file -> (width, height), objects
+
+
+def ground_truth() -> dict[str, Images]:
+    """Two splits, with an empty image, a crowd and unusual file names."""
     rng = np.random.default_rng(3)
-    splits: dict[str, dict[str, tuple[tuple[int, int], list[Thing]]]] = {}
+    splits: dict[str, Images] = {}
     for split, count in (("train", 5), ("val", 3)):
         splits[split] = {}
         for i in range(count):
             w, h = int(rng.integers(40, 90)), int(rng.integers(40, 90))
-            things = []
+            objects = []
             for _ in range(0 if i == 1 else 3):
                 x, y = rng.integers(0, w - 20), rng.integers(0, h - 20)
-                box = (float(x), float(y), float(rng.integers(4, 18)), float(rng.integers(4, 18)))
-                things.append(Thing(NAMES[rng.integers(3)], box))
-            splits[split][f"{split} ü {i}.png"] = ((w, h), things)
-    splits["train"]["train ü 0.png"][1].append(Thing("ant", (1, 2, 30, 30), crowd=True))
+                box = [float(x), float(y), float(rng.integers(4, 18)), float(rng.integers(4, 18))]
+                objects.append(Object(NAMES[rng.integers(3)], False, box))
+            splits[split][f"{split} ü {i}.png"] = ((w, h), objects)
+    splits["train"]["train ü 0.png"][1].append(Object("ant", True, [1, 2, 30, 30]))
     return splits
 
 
-TRUTH = truth()
+TRUTH = ground_truth()
 
 
-def picture(path: Path, size: tuple[int, int]) -> None:
+def save_image(path: Path, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "orange").save(path)
 
 
-def coco_file(path: Path, split: str, first: int = 1, prefix: str = "", splits: Any = None) -> None:
-    """Ids that jump and need ten digits, categories in an order of their own."""
+def save_images(folder: Path, split: str) -> None:
+    for file, (size, _) in TRUTH[split].items():
+        save_image(folder / file, size)
+
+
+def coco_file(path: Path, *splits: str, first: int = 1, prefix: str = "") -> None:
+    """An annotation file with gaps in the ids, which have ten digits, and categories in another order."""
     images: list[Any] = []
     annotations: list[Any] = []
-    for part in splits or [split]:
-        for file, (size, things) in TRUTH[part].items():
-            image_id = 4_000_000_000 + 7 * len(images)
-            images.append({"id": image_id, "file_name": prefix + file, "width": size[0], "height": size[1]})
-            for thing in things:
-                annotations.append(
-                    {
-                        "id": 10 * len(annotations), "image_id": image_id, "bbox": list(thing.box),
-                        "category_id": first + 5 * NAMES.index(thing.name), "iscrowd": int(thing.crowd),
-                        "segmentation": [[1, 2, 3, 4, 5, 6]], "area": thing.box[2] * thing.box[3],
-                    }
-                )  # fmt: skip
+    for file, (size, objects) in [entry for split in splits for entry in TRUTH[split].items()]:
+        image_id = 4_000_000_000 + 7 * len(images)
+        images.append({"id": image_id, "file_name": prefix + file, "width": size[0], "height": size[1]})
+        for name, crowd, box in objects:
+            annotations.append(
+                {
+                    "id": 10 * len(annotations), "image_id": image_id, "bbox": box, "iscrowd": int(crowd),
+                    "category_id": first + 5 * NAMES.index(name), "segmentation": [[1, 2, 3, 4, 5, 6]],
+                    "area": box[2] * box[3],
+                }
+            )  # fmt: skip
     categories = [{"id": first + 5 * i, "name": name} for i, name in enumerate(NAMES)][::-1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"images": images[::-1], "annotations": annotations, "categories": categories}))
+    write(path, json.dumps({"images": images[::-1], "annotations": annotations, "categories": categories}))
 
 
-def coco(root: Path) -> None:
-    for split in TRUTH:
-        coco_file(root / "annotations" / f"instances_{split}2017.json", split)
-        for file, (size, _) in TRUTH[split].items():
-            picture(root / f"{split}2017" / file, size)
+def coco(
+    root: Path, annotations: str = "annotations/instances_{}2017.json", images: str = "{}2017",
+    words: Sequence[str] = ("train", "val"), first: int = 1,
+) -> None:  # fmt: skip
+    for split, word in zip(TRUTH, words, strict=True):
+        coco_file(root / annotations.format(word), split, first=first)
+        save_images(root / images.format(word), split)
 
 
-def coco_in_images(root: Path) -> None:
-    for split in TRUTH:
-        coco_file(root / "annotations" / f"instances_{split}.json", split)
-        for file, (size, _) in TRUTH[split].items():
-            picture(root / "images" / split / file, size)
-
-
-def roboflow(root: Path) -> None:
-    for split, word in (("train", "train"), ("val", "valid")):
-        coco_file(root / word / "_annotations.coco.json", split, first=0)
-        for file, (size, _) in TRUTH[split].items():
-            picture(root / word / file, size)
-
-
-def yolo_labels(path: Path, size: tuple[int, int], things: list[Thing]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    w, h = size
-    lines = [
-        f"{NAMES.index(t.name)} {(t.box[0] + t.box[2] / 2) / w} {(t.box[1] + t.box[3] / 2) / h} "
-        f"{t.box[2] / w} {t.box[3] / h}"
-        for t in things
-    ]
-    if things:
-        path.write_text("\n".join(lines))
-
-
-def yolo(root: Path) -> None:
-    for split in TRUTH:
-        for file, (size, things) in TRUTH[split].items():
-            picture(root / "images" / split / file, size)
-            yolo_labels(root / "labels" / split / f"{Path(file).stem}.txt", size, things)
-    names = "".join(f"  {i}: {json.dumps(name)}\n" for i, name in enumerate(NAMES))
-    (root / "data.yaml").write_text(f"path: /not/here\ntrain: images/train\nval: images/val\nnames:\n{names}")
-
-
-def yolo_of_roboflow(root: Path) -> None:
-    """`../train/images` beside the data.yaml, names as a list."""
-    for split, word in (("train", "train"), ("val", "valid")):
-        for file, (size, things) in TRUTH[split].items():
-            picture(root / word / "images" / file, size)
-            yolo_labels(root / word / "labels" / f"{Path(file).stem}.txt", size, things)
-    (root / "data.yaml").write_text(
-        f"train: ../train/images\nval: ../valid/images\nnc: 3\nnames: {json.dumps(NAMES)}\n"
-    )
+def yolo(
+    root: Path, images: str = "images/{}", labels: str = "labels/{}", words: Sequence[str] = ("train", "val"),
+    yaml: str = "path: /not/here\ntrain: images/train\nval: images/val\n",
+) -> None:  # fmt: skip
+    for split, word in zip(TRUTH, words, strict=True):
+        save_images(root / images.format(word), split)
+        for file, ((w, h), objects) in TRUTH[split].items():
+            lines = [
+                f"{NAMES.index(name)} {(x + width / 2) / w} {(y + height / 2) / h} {width / w} {height / h}"
+                for name, _, (x, y, width, height) in objects
+            ]
+            if lines:
+                write(root / labels.format(word) / f"{Path(file).stem}.txt", "\n".join(lines))
+    names = json.dumps(NAMES) if "nc: " in yaml else json.dumps(dict(enumerate(NAMES)))  # JSON is YAML
+    write(root / "data.yaml", f"{yaml}names: {names}\n")
 
 
 def voc(root: Path) -> None:
-    (root / "ImageSets" / "Main").mkdir(parents=True)
-    (root / "Annotations").mkdir()
     for split in TRUTH:
-        for file, (size, things) in TRUTH[split].items():
-            picture(root / "JPEGImages" / file, size)
-            objects = "".join(
-                f"<object><name>{escape(t.name)}</name><difficult>{int(t.crowd)}</difficult><bndbox>"
-                f"<xmin>{t.box[0] + 1}</xmin><ymin>{t.box[1] + 1}</ymin><xmax>{t.box[0] + t.box[2]}</xmax>"
-                f"<ymax>{t.box[1] + t.box[3]}</ymax></bndbox></object>"
-                for t in things
+        save_images(root / "JPEGImages", split)
+        for file, (size, objects) in TRUTH[split].items():
+            elements = "".join(
+                f"<object><name>{escape(name)}</name><difficult>{int(crowd)}</difficult><bndbox>"
+                f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+                for name, crowd, (x, y, w, h) in objects
             )
-            (root / "Annotations" / f"{Path(file).stem}.xml").write_text(
+            write(
+                root / "Annotations" / f"{Path(file).stem}.xml",
                 f"<annotation><filename>{file}</filename><size><width>{size[0]}</width>"
-                f"<height>{size[1]}</height></size>{objects}</annotation>"
+                f"<height>{size[1]}</height></size>{elements}</annotation>",
             )
         stems = "\n".join(Path(file).stem for file in TRUTH[split])
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(stems)
+        write(root / "ImageSets" / "Main" / f"{split}.txt", stems)
 
 
-LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[int]]] = {
+VALID = ("train", "valid")
+IN_PARENT = "train: ../train/images\nval: ../valid/images\nnc: 3\n"  # as Roboflow writes it
+LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[int]]] = {  # with the ids of the classes
     "coco": ("coco", coco, [1, 6, 11]),
-    "coco-images": ("coco", coco_in_images, [1, 6, 11]),
-    "roboflow": ("roboflow", roboflow, [0, 5, 10]),
+    "coco-images": ("coco", partial(coco, annotations="annotations/instances_{}.json", images="images/{}"), [1, 6, 11]),
+    "roboflow": ("roboflow", partial(coco, annotations="{}/_annotations.coco.json", images="{}", words=VALID, first=0),
+                 [0, 5, 10]),
     "yolo": ("yolo", yolo, [0, 1, 2]),
-    "yolo-roboflow": ("yolo", yolo_of_roboflow, [0, 1, 2]),
+    "yolo-roboflow": ("yolo", partial(yolo, images="{}/images", labels="{}/labels", words=VALID, yaml=IN_PARENT),
+                      [0, 1, 2]),
     "voc": ("voc", voc, [1, 2, 3]),
-}
+}  # fmt: skip
 
 
-def objects(written: RawAnnotations, *, crowd: bool = True) -> dict[str, list[tuple[str, bool, list[float]]]]:
-    """By file: name, crowd and box of each object, in one order."""
+def objects(written: RawAnnotations) -> dict[str, list[Object]]:
+    """The objects of each image, sorted; all image files exist."""
+    assert all((written.folder / file).is_file() for file in written.files)
     names = dict(zip(written.category_ids.tolist(), written.names, strict=True))
-    files = dict(zip(written.image_ids.tolist(), written.files, strict=True))
-    found: dict[str, list[tuple[str, bool, list[float]]]] = {Path(file).name: [] for file in written.files}
-    for image, category, box, flag in zip(
-        written.of_image.tolist(),
-        written.of_category.tolist(),
-        written.boxes.tolist(),
-        written.crowd.tolist(),
+    files = [Path(file).name for file in written.files]
+    found: dict[str, list[Object]] = {file: [] for file in files}
+    for i, category, box, crowd in zip(
+        written.image_index().tolist(), written.of_category.tolist(), written.boxes.tolist(), written.crowd.tolist(),
         strict=True,
-    ):
-        found[Path(files[image]).name].append((names[category], flag and crowd, [round(v, 6) for v in box]))
-    return {file: sorted(things) for file, things in found.items()}
+    ):  # fmt: skip
+        found[files[i]].append(Object(names[category], crowd, [round(v, 6) for v in box]))
+    return {file: sorted(objects) for file, objects in found.items()}
 
 
-def expected(split: str, *, crowd: bool = True) -> dict[str, list[tuple[str, bool, list[float]]]]:
+def expected(split: str, *, crowd: bool = True) -> dict[str, list[Object]]:
     return {
-        file: sorted((t.name, t.crowd and crowd, list(t.box)) for t in things)
-        for file, (_, things) in TRUTH[split].items()
+        file: sorted(entry._replace(crowd=entry.crowd and crowd) for entry in objects)
+        for file, (_, objects) in TRUTH[split].items()
     }
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_every_layout_says_the_same(tmp_path: Path, kind: str) -> None:
-    """Under a path with spaces and letters beyond ASCII. YOLO alone cannot say what is a crowd."""
-    name, write, ids = LAYOUTS[kind]
+def test_every_layout_gives_the_same(tmp_path: Path, kind: str) -> None:
+    """In a folder with spaces and letters beyond ASCII. YOLO has no crowds and no sizes."""
+    layout, make, ids = LAYOUTS[kind]
     root = tmp_path / "meine Daten é"
-    write(root)
+    make(root)
     source = open_data(root)
-    assert source.layout.name == name
+    assert source.layout == layout
     assert source.splits == ["train", "val"]
     for split in ("train", "val"):
         written = source.read(split)
-        crowd = name != "yolo"
-        assert objects(written, crowd=crowd) == expected(split, crowd=crowd)
-        assert dict(sorted(zip(written.category_ids.tolist(), written.names, strict=True))) == dict(
+        assert objects(written) == expected(split, crowd=layout != "yolo")
+        assert dict(zip(written.category_ids.tolist(), written.names, strict=True)) == dict(
             zip(ids, NAMES, strict=True)
         )
         for file, (h, w) in zip(written.files, written.sizes.tolist(), strict=True):
-            assert (w, h) == ((0, 0) if name == "yolo" else TRUTH[split][Path(file).name][0])
-            assert (written.folder / file).is_file()
+            assert (w, h) == ((0, 0) if layout == "yolo" else TRUTH[split][Path(file).name][0])
         assert not written.problems
 
 
-@pytest.mark.parametrize("kind", ["cvat", "label-studio", "fiftyone"])
-def test_exports_of_one_file(tmp_path: Path, kind: str) -> None:
-    """They have no splits: a tenth is held out, the same one at every reading."""
-    file, pictures, prefix = {
-        "cvat": ("annotations/instances_default.json", "images", ""),
-        "label-studio": ("result.json", "images", "images\\"),
-        "fiftyone": ("labels.json", "data", ""),
-    }[kind]
-    coco_file(tmp_path / file, "", prefix=prefix, splits=["train", "val"])
+@pytest.mark.parametrize(
+    ("file", "images", "prefix"),
+    [
+        ("annotations/instances_default.json", "images", ""),  # CVAT
+        ("result.json", "images", "images\\"),  # Label Studio
+        ("labels.json", "data", ""),  # FiftyOne
+    ],
+)
+def test_exports_without_splits(tmp_path: Path, file: str, images: str, prefix: str) -> None:
+    """A tenth is held out, the same in every run."""
+    coco_file(tmp_path / file, "train", "val", prefix=prefix)
     for split in TRUTH:
-        for name, (size, _) in TRUTH[split].items():
-            picture(tmp_path / pictures / name, size)
+        save_images(tmp_path / images, split)
     source = open_data(tmp_path)
     assert source.splits == ["train", "val"]
     assert source.holds_out
@@ -234,24 +213,22 @@ def test_exports_of_one_file(tmp_path: Path, kind: str) -> None:
         ("yolo", "data.yaml", None),
     ],
 )
-def test_a_file_of_a_data_set_stands_for_it(
+def test_a_dataset_given_by_one_of_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, named: str, split: str | None
 ) -> None:
-    """By a path from elsewhere, and by its bare name in its own folder."""
+    """By an absolute path, and by its name in the current folder."""
     LAYOUTS[kind][1](tmp_path)
     for folder, file in ((tmp_path.parent, tmp_path / named), ((tmp_path / named).parent, Path(named).name)):
         monkeypatch.chdir(folder)
         source = open_data(Path(file))
-        assert source.layout.named == split
-        assert not source.layout.alone
+        assert source.named == split
+        assert not source.single_file
         for part in ("train", "val"):
-            written = source.read(part)
-            assert objects(written, crowd=kind != "yolo") == expected(part, crowd=kind != "yolo")
-            assert all((written.folder / name).is_file() for name in written.files)
+            assert objects(source.read(part)) == expected(part, crowd=kind != "yolo")
 
 
 @pytest.mark.parametrize(
-    ("file", "pictures"),
+    ("file", "images"),
     [
         ("a.json", "."),
         ("a.json", "images"),
@@ -264,48 +241,48 @@ def test_a_file_of_a_data_set_stands_for_it(
         ("valid/_annotations.coco.json", "valid"),
     ],
 )
-def test_an_annotation_file_alone(tmp_path: Path, file: str, pictures: str) -> None:
-    """Whatever its name, it is train, with a tenth held out."""
+def test_a_single_annotation_file_is_train(tmp_path: Path, file: str, images: str) -> None:
     coco_file(tmp_path / file, "train")
     coco_file(tmp_path / file.replace("instances", "captions"), "train")  # another kind beside it
-    for name, (size, _) in TRUTH["train"].items():
-        picture(tmp_path / pictures / name, size)
+    save_images(tmp_path / images, "train")
     source = open_data(tmp_path / file)
-    assert (source.layout.name, source.layout.alone, source.holds_out) == ("coco", True, True)
-    written = source.read("train")
-    assert objects(written) | objects(source.read("val")) == expected("train")
-    assert all((written.folder / name).is_file() for name in written.files)
+    assert (source.layout, source.single_file, source.holds_out) == ("coco", True, True)
+    assert objects(source.read("train")) | objects(source.read("val")) == expected("train")
 
 
-def test_the_file_that_is_named_goes_before_others_of_its_split(tmp_path: Path) -> None:
+def test_the_given_file_takes_precedence_over_others_of_its_split(tmp_path: Path) -> None:
     for year, split in (("2014", "val"), ("2017", "train")):
         coco_file(tmp_path / f"train{year}.json", split)
         coco_file(tmp_path / f"val{year}.json", split)
+        save_images(tmp_path, split)
     source = open_data(tmp_path / "train2017.json")
     assert objects(source.read("train")) == objects(source.read("val")) == expected("train")
 
 
-def test_a_file_that_cannot_be_data_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").touch()
-    with pytest.raises(DataError, match="a.zip: it is a file. DATA is a folder"):
-        open_data(tmp_path / "a.zip")
-    (tmp_path / "a.json").write_text("[1]")
-    with pytest.raises(DataError, match="a.json: not a COCO annotation file"):
-        open_data(tmp_path / "a.json").read("train")
-    with pytest.raises(DataError, match="It is a web address"):
-        open_data(Path("https://example.org/a.zip"))
+def test_files_that_are_no_datasets(tmp_path: Path) -> None:
+    write(tmp_path / "a.zip", "")
+    for path, message in (
+        (tmp_path / "a.zip", "a.zip: it is a file"),
+        (Path("https://example.org/a.zip"), "web address"),
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path, r"instances_\*\.json .*data\.yaml .*JPEGImages"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_data(path)
+    coco(tmp_path)
+    with pytest.raises(UsageError, match="split=test.* train, val"):
+        open_data(tmp_path).read("test")
 
 
-def test_explicit_places(tmp_path: Path) -> None:
+def test_explicit_files(tmp_path: Path) -> None:
     coco_file(tmp_path / "a.json", "train")
-    for name, (size, _) in TRUTH["train"].items():
-        picture(tmp_path / "somewhere" / name, size)
-    source = DataSource(explicit({"train": (tmp_path / "a.json", tmp_path / "somewhere")}))
+    save_images(tmp_path / "somewhere", "train")
+    source = explicit({"train": (tmp_path / "a.json", tmp_path / "somewhere")})
     assert source.holds_out
     assert objects(source.read("train")) | objects(source.read("val")) == expected("train")
 
 
-def test_held_out_is_about_a_tenth_and_never_all() -> None:
+def test_about_a_tenth_is_held_out_and_never_all() -> None:
     share = held_out([f"{i}.jpg" for i in range(5000)]).mean()
     assert 0.08 < share < 0.12
     for count in range(1, 30):
@@ -314,89 +291,73 @@ def test_held_out_is_about_a_tenth_and_never_all() -> None:
         assert held.any() or count == 1
 
 
-def test_split_folders_may_be_links(tmp_path: Path) -> None:
+def test_linked_folders_and_default_beside_train(tmp_path: Path) -> None:
     coco(tmp_path / "far")
     root = tmp_path / "near"
     root.mkdir()
-    (root / "annotations").symlink_to(tmp_path / "far" / "annotations")
-    for split in TRUTH:
-        (root / f"{split}2017").symlink_to(tmp_path / "far" / f"{split}2017")
+    for name in ("annotations", "train2017", "val2017"):
+        (root / name).symlink_to(tmp_path / "far" / name)
+    assert objects(open_data(root).read("train")) == expected("train")
+    coco_file(root / "annotations" / "instances_default.json", "val")
     assert objects(open_data(root).read("train")) == expected("train")
 
 
 def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "train" / "a.png", (100, 50))
-    label = tmp_path / "labels" / "train" / "a.txt"
-    label.parent.mkdir(parents=True)
-    label.write_text("1 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n2 0.5 0.5 0.2 0.4\nx 1 2\n1 nan 0 0 0\n1 0.5 0.5\n")
-    written = open_data(tmp_path).layout.readers["train"]()
+    save_image(tmp_path / "images" / "train" / "a.png", (100, 50))
+    lines = "1 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n2 0.5 0.5 0.2 0.4\nx 1 2\n1 nan 0 0 0\n1 0.5 0.5\n"
+    write(tmp_path / "labels" / "train" / "a.txt", lines)
+    written = open_data(tmp_path).readers["train"]()
     np.testing.assert_allclose(written.boxes, [[10, 10, 40, 30], [40, 15, 20, 20]])
     assert written.of_category.tolist() == [1, 2]
     assert written.names == ["class 1", "class 2"]
     assert [problem.where.rsplit(", ", 1)[1] for problem in written.problems] == ["line 3", "line 4", "line 5"]
 
 
-def test_what_is_not_known_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
-        open_data(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"instances_\*\.json .*data\.yaml .*JPEGImages"):
-        open_data(tmp_path)
-    coco(tmp_path)
-    with pytest.raises(UsageError, match="--split test: this data has train, val"):
-        open_data(tmp_path).read("test")
+def test_key_points_and_pixels_of_yolo(tmp_path: Path) -> None:
+    """Key points after a box are no polygon; numbers above 1 are no fractions; the folder of `test` may be missing."""
+    save_image(tmp_path / "images" / "a.png", (100, 50))
+    lines = "0 .5 .5 .2 .4" + " .9 .9 2" * 4 + "\n0.0 .5 .5 .2 .4\n0 50 25 20 20\n"
+    write(tmp_path / "labels" / "a.txt", lines)
+    write(tmp_path / "data.yaml", "train: images\ntest: ../test/images\nkpt_shape: [4, 3]\nnames: [ant]\n")
+    source = open_data(tmp_path)
+    written = source.readers["train"]()
+    np.testing.assert_allclose(written.boxes, [[40, 15, 20, 20]] * 2)
+    assert len(written.problems) == 1
+    with pytest.raises(DataError, match="test/images does not exist"):
+        source.read("test")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not a COCO annotation file"),
         ("[1, 2]", "not a COCO annotation file"),
-        ('{"images": []}', "there are no images"),
-        ('{"annotations": []}', "there are no images"),
+        ('{"images": []}', "no images"),
+        ('{"annotations": []}', "no images"),
         ('{"images": [{"id": "x", "file_name": "a"}], "categories": []}', "'x'"),
         ('{"images": [{"id": 1.5, "file_name": "a"}], "categories": []}', "1.5"),
     ],
 )
-def test_files_that_are_not_coco(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_train.json").write_text(text)
-    with pytest.raises(DataError, match=said):
-        open_data(tmp_path).read("train")
+def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> None:
+    for file in ("annotations/instances_train.json", "a.json"):
+        write(tmp_path / file, text)
+    for data in (tmp_path, tmp_path / "a.json"):
+        with pytest.raises(DataError, match=message):
+            open_data(data).read("train")
 
 
-def test_odd_boxes_are_kept_as_not_a_number(tmp_path: Path) -> None:
-    """NaN as Python writes it, too few numbers, words: each entry by itself, the others unharmed."""
-    picture(tmp_path / "train" / "a.png", (50, 50))
+def test_malformed_boxes_become_nan(tmp_path: Path) -> None:
+    """NaN as Python writes it, missing numbers, strings; other annotations are not affected."""
+    save_image(tmp_path / "train" / "a.png", (50, 50))
     boxes: list[Any] = [[1, 2, 3, 4], [1, 2, 3], None, ["a", 2, 3, 4], [1, 2, 3, float("nan")], [1, 2, 3, float("inf")]]
     document = {
         "images": [{"id": "1", "file_name": "a.png", "width": 50, "height": 50}],
         "annotations": [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)],
         "categories": [{"id": 1, "name": "ant"}],
     }
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document))
-    written = open_data(tmp_path).layout.readers["train"]()
+    write(tmp_path / "annotations" / "instances_train.json", json.dumps(document))
+    written = open_data(tmp_path).readers["train"]()
     assert np.isfinite(written.boxes).all(1).tolist() == [True, False, False, False, False, False]
     assert written.boxes[0].tolist() == [1, 2, 3, 4]
     assert written.areas[0] == 12
     assert written.image_ids.tolist() == [1]
-
-
-def test_key_points_and_pixels_of_yolo(tmp_path: Path) -> None:
-    """Key points follow a box and are no polygon; numbers beyond 1 are no shares; `test` may be missing."""
-    picture(tmp_path / "images" / "a.png", (100, 50))
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .2 .4" + " .9 .9 2" * 4 + "\n0.0 .5 .5 .2 .4\n0 50 25 20 20\n")
-    (tmp_path / "data.yaml").write_text("train: images\ntest: ../test/images\nkpt_shape: [4, 3]\nnames: [ant]\n")
-    source = open_data(tmp_path)
-    written = source.layout.readers["train"]()
-    np.testing.assert_allclose(written.boxes, [[40, 15, 20, 20]] * 2)
-    assert len(written.problems) == 1
-    with pytest.raises(DataError, match="is not there; tried"):
-        source.read("test")
-
-
-def test_default_does_not_hide_train(tmp_path: Path) -> None:
-    coco(tmp_path)
-    coco_file(tmp_path / "annotations" / "instances_default.json", "val")
-    assert objects(open_data(tmp_path).read("train")) == expected("train")

@@ -1,25 +1,27 @@
-"""COCO's panoptic files as data: ids, classes, boxes and masks are those that were drawn, read when needed."""
+"""COCO's panoptic files: ids, classes, boxes and masks, which are read on demand."""
 
 import json
-import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from here import Detr
-from panoptic_set import CATEGORIES, HEIGHT, PICTURES, WIDTH, document_of, mask_of, write
+from panoptic_set import HEIGHT, IMAGES, WIDTH, document_of, mask_of, write
 from PIL import Image
+from torch import Tensor
 from trainings import assert_resumes_to_the_same_bits, data_of
 
-from detrcli.data import maps
+from detrcli.data import panoptic_maps as maps
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
-from detrcli.data.augmentation import flip, sample
+from detrcli.data.augmentation import flip, make_sample
 from detrcli.data.examine import examine
-from detrcli.data.images import open_picture
+from detrcli.data.images import open_image
+from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.make import make_shapes
-from detrcli.data.maps import as_colours, as_ids
-from detrcli.data.outlines import mask_of as mask_of_outline
+from detrcli.data.panoptic_maps import ids_to_rgb, rgb_to_ids
+from detrcli.data.segmentations import mask_of as mask_of_text
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
 from detrcli.evaluation.truth import classes_in_split, truth_of
@@ -33,20 +35,26 @@ def annotations_of(data: Path, split: str = "train") -> tuple[Annotations, Class
     return annotate(examined.splits[split], classes, masks=True), classes
 
 
+def pixels_of(annotations: Annotations, i: int) -> Tensor:
+    masks = annotations.masks(i)
+    assert masks is not None
+    return mask_pixels(masks, HEIGHT, WIDTH)
+
+
 def test_colours_are_ids() -> None:
     colours = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 1], [255, 255, 255], [3, 2, 1]]], dtype=np.uint8)
-    ids = as_ids(colours)
+    ids = rgb_to_ids(colours)
     assert ids.tolist() == [[1, 256, 65536, 16_777_215, 3 + 512 + 65536]]
-    np.testing.assert_array_equal(as_colours(ids), colours)
+    np.testing.assert_array_equal(ids_to_rgb(ids), colours)
 
 
-@pytest.mark.parametrize("beside_pictures", [False, True])
+@pytest.mark.parametrize("beside_images", [False, True])
 @pytest.mark.parametrize("named", ["", "annotations/panoptic_train2017.json"])
-def test_it_is_what_was_drawn(tmp_path: Path, beside_pictures: bool, named: str) -> None:
-    """By the folder and by the file, wherever the maps lie; stuff and things are classes, crowds are not learned."""
-    root = write(tmp_path / "coco", beside_pictures=beside_pictures)
+def test_a_dataset_is_as_drawn(tmp_path: Path, beside_images: bool, named: str) -> None:
+    """Given by the folder or by a file, with the maps in either place; crowds are not trained on."""
+    root = write(tmp_path / "coco", beside_images=beside_images)
     source = open_data(root / named)
-    assert source.layout.name == "coco-panoptic"
+    assert source.layout == "coco-panoptic"
     assert source.splits == ["train", "val"]
     for split in ("train", "val"):
         annotations, classes = annotations_of(root / named, split)
@@ -54,53 +62,52 @@ def test_it_is_what_was_drawn(tmp_path: Path, beside_pictures: bool, named: str)
         assert classes.names.tolist() == ["cat", "dog", "sky"]
         assert classes.things is not None
         assert classes.things.tolist() == [True, True, False]
-        assert len(annotations) == len(PICTURES[split])
-        for i, (file, segments) in enumerate(PICTURES[split].items()):
+        assert len(annotations) == len(IMAGES[split])
+        for i, (file, segments) in enumerate(IMAGES[split].items()):
             assert annotations.path(i) == root / f"{split}2017" / file
             learned = [place for place, one in enumerate(segments) if not one.crowd]
-            objects, masks = annotations.objects(i), annotations.masks(i)
-            assert masks is not None
+            objects = annotations.objects(i)
             assert classes.ids[objects["labels"]].tolist() == [segments[n].category for n in learned]
             drawn = np.array([mask_of(segments, n) for n in learned])
-            np.testing.assert_array_equal(masks.pixels(HEIGHT, WIDTH), drawn)
+            np.testing.assert_array_equal(pixels_of(annotations, i), drawn)
             for box, mask in zip(objects["boxes"].tolist(), drawn, strict=True):
                 rows, columns = np.nonzero(mask)
                 assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-def test_the_truth_has_crowds_areas_and_numbers_of_its_own(tmp_path: Path) -> None:
+def test_the_ground_truth_has_crowds_areas_and_new_ids(tmp_path: Path) -> None:
     examined = examine(open_data(write(tmp_path / "coco")))
     truth = truth_of(examined.splits["train"])
     assert truth.crowd.sum() == 1
     assert len(set(truth.annotation_ids.tolist())) == 6
     assert truth.outlines is not None
-    masks = [mask_of_outline(text, HEIGHT, WIDTH) for text in truth.outlines.texts()]
+    masks = [mask_of_text(text, HEIGHT, WIDTH) for text in truth.outlines.texts()]
     assert [int(mask.sum()) for mask in masks] == truth.areas.tolist()
     crowd = masks[int(np.flatnonzero(truth.crowd)[0])]
-    np.testing.assert_array_equal(crowd, mask_of(PICTURES["train"]["a.jpg"], 3))
+    np.testing.assert_array_equal(crowd, mask_of(IMAGES["train"]["a.jpg"], 3))
     only = truth_of(examined.splits["train"], classes=["sky", "dog"]).classes
     assert only.things is not None
     assert only.things.tolist() == [True, False]
 
 
-def test_where_all_are_things_nobody_speaks_of_stuff(tmp_path: Path) -> None:
+def test_things_is_none_if_all_classes_are_things(tmp_path: Path) -> None:
     root = write(tmp_path / "coco")
     for path in (root / "annotations").glob("*.json"):
         path.write_text(path.read_text().replace('"isthing": 0', '"isthing": 1'))
     assert classes_in_split(examine(open_data(root)).splits["train"]).things is None
 
 
-def test_instances_go_before_and_the_file_of_segments_can_be_named(tmp_path: Path) -> None:
+def test_instances_take_precedence_over_panoptic_files(tmp_path: Path) -> None:
     make_shapes(tmp_path / "shapes", images=4, size=32, panoptic=True)
     folder = open_data(tmp_path / "shapes")
-    assert (folder.layout.name, len(folder.read("val").names)) == ("coco", 5)
+    assert (folder.layout, len(folder.read("val").names)) == ("coco", 5)
     for name in ("train", "val"):
         file = open_data(tmp_path / "shapes" / "annotations" / f"panoptic_{name}.json")
-        assert (file.layout.name, file.layout.named) == ("coco-panoptic", name)
+        assert (file.layout, file.named) == ("coco-panoptic", name)
         assert file.read("val").names[5:] == ["sky", "grass", "sand"]
 
 
-def test_a_part_of_train_is_held_out_with_its_maps(tmp_path: Path) -> None:
+def test_a_held_out_split_keeps_its_maps(tmp_path: Path) -> None:
     root = write(tmp_path / "coco")
     (root / "annotations" / "panoptic_val2017.json").unlink()
     source = open_data(root)
@@ -109,103 +116,66 @@ def test_a_part_of_train_is_held_out_with_its_maps(tmp_path: Path) -> None:
         written = source.read(split)
         assert written.maps is not None
         (file,) = written.files
-        segments = PICTURES["train"][file]
+        segments = IMAGES["train"][file]
         assert written.maps.segment_ids.tolist() == [one.id for one in segments]
-        assert written.outlines is not None
-        for place, text in enumerate(written.outlines.texts()):
-            np.testing.assert_array_equal(mask_of_outline(text, HEIGHT, WIDTH), mask_of(segments, place))
+        assert written.segmentations is not None
+        for place, text in enumerate(written.segmentations.texts()):
+            np.testing.assert_array_equal(mask_of_text(text, HEIGHT, WIDTH), mask_of(segments, place))
 
 
-def test_maps_are_opened_when_masks_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for boxes; and once for all the segments of a picture."""
+def test_maps_are_read_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for boxes, and once for all segments of an image."""
     read: list[Path] = []
     plain = maps.read_map
     monkeypatch.setattr(maps, "read_map", lambda path, *size: read.append(path) or plain(path, *size))
-    maps._read_lately.cache_clear()
+    maps._read_cached.cache_clear()
     root = write(tmp_path / "coco")
     examined = examine(open_data(root), masks=False)
     annotations = annotate(examined.splits["train"], classes_in_report(examined), masks=True)
     assert read == []
-    masks = annotations.masks(0)
-    assert masks is not None
-    before = masks.pixels(HEIGHT, WIDTH)
+    before = pixels_of(annotations, 0)
     assert [path.name for path in read] == ["a.png"]
-    image = open_picture(annotations.path(0)).image
-    flipped = flip(sample(image, annotations.objects(0), annotations.masks(0))).masks
+    image = open_image(annotations.path(0)).image
+    flipped = flip(make_sample(image, annotations.objects(0), annotations.masks(0))).masks
     assert flipped is not None
-    assert torch.equal(flipped.pixels(HEIGHT, WIDTH), before.flip(2))
+    assert torch.equal(mask_pixels(flipped, HEIGHT, WIDTH), before.flip(2))
     assert len(read) == 1
-    Image.open(root / "annotations" / "panoptic_train2017" / "b.png").save(read[0])  # another map of this name
+    Image.open(root / "annotations" / "panoptic_train2017" / "b.png").save(read[0])  # replace the map
     assert before[1].any()
-    assert not masks.pixels(HEIGHT, WIDTH)[1].any()
-
-
-def test_memory_does_not_grow_with_the_masks(tmp_path: Path) -> None:
-    """A hundred segments of a large picture: their map, one of them, and what the network sees."""
-    height, width = 1000, 1500
-    numbers = np.arange(height)[:, None] // 100 * 10 + np.arange(width) // 150 + 1  # (H, W), 1..100
-    root = tmp_path / "coco"
-    (root / "annotations" / "panoptic_train").mkdir(parents=True)
-    (root / "train").mkdir()
-    Image.new("RGB", (width, height)).save(root / "train" / "a.png")
-    Image.fromarray(as_colours(numbers)).save(root / "annotations" / "panoptic_train" / "a.png")
-    segments = [
-        {
-            "id": n + 1, "category_id": 1, "bbox": [n % 10 * 150, n // 10 * 100, 150, 100], "area": 15_000,
-            "iscrowd": 0,
-        }
-        for n in range(100)
-    ]  # fmt: skip
-    document = {
-        "images": [{"id": 1, "file_name": "a.png", "width": width, "height": height}],
-        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
-        "categories": CATEGORIES[1:2],
-    }
-    (root / "annotations" / "panoptic_train.json").write_text(json.dumps(document))
-    examined = examine(open_data(root), masks=False)
-    tracemalloc.start()
-    found = annotate(examined.splits["train"], classes_in_report(examined), masks=True).masks(0)
-    assert found is not None
-    masks = found.resized(0.1, 0.1).pixels(100, 150)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert masks.flatten(1).sum(1).tolist() == [150] * 100
-    assert most < 12 * height * width  # a hundred masks would take 100
+    assert not pixels_of(annotations, 0)[1].any()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "reason"),
     [
-        (lambda path: path.unlink(), "a.png is not there"),
-        (lambda path: path.write_text("x"), "a.png is no PNG"),
-        (lambda path: Image.new("RGB", (9, 9)).save(path), "its map is 9 x 9, the picture 60 x 40"),
-        (lambda path: Image.new("L", (60, 40)).save(path), "no PNG of three colours"),
+        (lambda path: path.unlink(), "does not exist"),
+        (lambda path: path.write_text("x"), "not a JPEG, PNG"),
+        (lambda path: Image.new("RGB", (9, 9)).save(path), "9 x 9, but the image is 60 x 40"),
+        (lambda path: Image.new("L", (60, 40)).save(path), "not a PNG with three colours"),
         (lambda path: path.write_bytes(path.read_bytes()[:90]), "cannot be decoded"),
     ],
+    ids=["missing", "text", "size", "grey", "half"],
 )
-def test_a_map_that_breaks_after_the_check(tmp_path: Path, spoil: object, said: str) -> None:
-    assert callable(spoil)
+def test_a_map_that_breaks_after_the_check(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
     annotations, _ = annotations_of(write(tmp_path / "coco"))
-    masks = annotations.masks(0)
-    assert masks is not None
     spoil(tmp_path / "coco" / "annotations" / "panoptic_train2017" / "a.png")
-    with pytest.raises(ValueError, match=said):
-        masks.pixels(HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match=f"a.png.*{reason}"):
+        pixels_of(annotations, 0)
 
 
-def test_no_annotation_file_names_maps_of_its_own(tmp_path: Path) -> None:
-    """What an outline of ours says is no JSON: a file cannot make us open another one."""
+def test_annotation_files_cannot_name_maps_to_open(tmp_path: Path) -> None:
+    """The text of a segment is not valid JSON."""
     root = write(tmp_path / "coco")
     text = f"map 5 {root / 'annotations' / 'panoptic_train2017' / 'a.png'}"
-    for outline in (json.dumps(text), json.dumps({"map": text}), f" {text}"):
+    for segmentation in (json.dumps(text), json.dumps({"map": text}), f" {text}"):
         with pytest.raises(ValueError, match="neither polygons nor RLE"):
-            mask_of_outline(outline.encode(), HEIGHT, WIDTH)
+            mask_of_text(segmentation.encode(), HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize(
-    "segments", [5, "all", [7], [[1]], {"id": 1}], ids=["number", "word", "numbers", "lists", "map"]
+    "segments", [5, "all", [7], [[1]], {"id": 1}], ids=["number", "string", "numbers", "lists", "table"]
 )
-def test_segments_that_are_none(tmp_path: Path, segments: object) -> None:
+def test_malformed_segments(tmp_path: Path, segments: object) -> None:
     root = write(tmp_path / "coco")
     document = document_of("train")
     document["annotations"][0]["segments_info"] = segments
@@ -214,8 +184,8 @@ def test_segments_that_are_none(tmp_path: Path, segments: object) -> None:
         open_data(root).read("train")
 
 
-def test_training_knows_its_data_by_what_is_stuff(tmp_path: Path) -> None:
-    """A run does not go on where a class has become stuff."""
+def test_the_fingerprint_of_training_data_depends_on_stuff(tmp_path: Path) -> None:
+    """A run cannot be resumed after a class became stuff."""
     root = write(tmp_path / "coco")
     before = data_of(root).fingerprint
     dog = '"name": "dog", "supercategory": "animal", "isthing": '
@@ -224,8 +194,7 @@ def test_training_knows_its_data_by_what_is_stuff(tmp_path: Path) -> None:
     assert data_of(root).fingerprint != before
 
 
-def test_it_trains_and_its_weights_know_stuff(detr: Detr, tmp_path: Path) -> None:
-    """From the folder to maps in which each kind of stuff is one segment."""
+def test_training_evaluation_and_prediction(detr: Detr, tmp_path: Path) -> None:
     write(tmp_path / "coco")
     asked = ("--model", "dino-tiny-masks", "--weights", "none", "--out", "run", "--epochs", 1, "--size", 40)
     shown = detr("train", "coco", *asked, "--set", "workers=0", "--set", "queries=8", "--batch-size", 2)
@@ -243,8 +212,8 @@ def test_it_trains_and_its_weights_know_stuff(detr: Detr, tmp_path: Path) -> Non
     assert shown.code == 0, shown.err
 
 
-def test_a_mended_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
-    """It is a data set of instances, with run lengths and with what is stuff."""
+def test_a_fixed_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
+    """As instances with RLE, and with `isthing`."""
     write(tmp_path / "coco")
     written = open_data(tmp_path / "coco").read("train")
     change = {
@@ -258,15 +227,15 @@ def test_a_mended_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
     copy = open_data(tmp_path / "new").read("train")
     assert copy.things == written.things
     assert written.of_category.tolist() != copy.of_category.tolist() == [4, *written.of_category[1:].tolist()]
-    assert copy.outlines is not None
-    assert written.outlines is not None
-    for ours, theirs in zip(copy.outlines.texts(), written.outlines.texts(), strict=True):
-        np.testing.assert_array_equal(mask_of_outline(ours, HEIGHT, WIDTH), mask_of_outline(theirs, HEIGHT, WIDTH))
+    assert copy.segmentations is not None
+    assert written.segmentations is not None
+    for ours, theirs in zip(copy.segmentations.texts(), written.segmentations.texts(), strict=True):
+        np.testing.assert_array_equal(mask_of_text(ours, HEIGHT, WIDTH), mask_of_text(theirs, HEIGHT, WIDTH))
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.slow
-def test_it_resumes_to_the_same_bits(tmp_path: Path) -> None:
+def test_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     make_shapes(tmp_path / "shapes", images=8, size=48, objects=3, panoptic=True)
     data = tmp_path / "shapes" / "annotations" / "panoptic_train.json"
     assert_resumes_to_the_same_bits(data, tmp_path, model="dino-tiny-masks")

@@ -1,4 +1,4 @@
-"""Outlines drawn again, by pycocotools, are the masks that they were traced of."""
+"""Polygons drawn by pycocotools reproduce their masks."""
 
 import warnings
 
@@ -15,9 +15,9 @@ from detrcli.polygons import polygons_of
 def drawn(polygons: list[list[int]], height: int, width: int) -> np.ndarray:
     if not polygons:
         return np.zeros((height, width), dtype=bool)
-    runs = rle.merge(rle.frPyObjects([list(map(float, one)) for one in polygons], height, width))
+    runs = rle.merge(rle.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, which pycocotools does not know yet
+        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools with numpy 2
         return np.asarray(rle.decode(runs), dtype=bool)
 
 
@@ -41,12 +41,12 @@ def test_a_rectangle_has_four_corners() -> None:
 @pytest.mark.parametrize(
     ("mask", "parts"),
     [
-        (mask_of("##..", "##..", "..##", "..##"), 2),  # a corner in common, one way and the other
+        (mask_of("##..", "##..", "..##", "..##"), 2),  # a common corner, in both directions
         (mask_of("..##", "..##", "##..", "##.."), 2),
-        (mask_of("#####", "#...#", "#.#.#", "#...#", "#####"), 2),  # a hole with something in it
-        (mask_of("#######", "#.#.#.#", "#######"), 1),  # holes beside each other
-        (mask_of("#####", "#.#.#", "#####", "#.#.#", "#####"), 1),  # and below each other
-        (mask_of("####", "#.##", "##.#", "####"), 1),  # that touch at a corner: one for whom goes around them
+        (mask_of("#####", "#...#", "#.#.#", "#...#", "#####"), 2),  # a part inside a hole
+        (mask_of("#######", "#.#.#.#", "#######"), 1),  # adjacent holes
+        (mask_of("#####", "#.#.#", "#####", "#.#.#", "#####"), 1),  # also vertically
+        (mask_of("####", "#.##", "##.#", "####"), 1),  # holes that touch at a corner
         (mask_of("####", "##.#", "#.##", "####"), 1),
         (mask_of("#.#", ".#.", "#.#"), 5),
         (mask_of("###", "#.#", "#.#"), 1),  # open below
@@ -60,7 +60,7 @@ def test_by_hand(mask: np.ndarray, parts: int) -> None:
 
 
 def blob(rng: np.random.Generator) -> np.ndarray:
-    """Round, ragged or noisy, with holes and parts."""
+    """A smooth, ragged or noisy mask with holes and parts."""
     height, width = (int(side) for side in rng.integers(1, 70, 2))
     noise = rng.random((height, width))
     kind = rng.integers(3)
@@ -71,7 +71,7 @@ def blob(rng: np.random.Generator) -> np.ndarray:
 
 @counted(2000, seeds())
 def test_random_masks(g: Generator) -> None:
-    """Area, number of parts and every pixel; each corner turns."""
+    """Area, number of parts and all pixels are equal, and every corner is a turn."""
     mask = blob(np.random.default_rng(int(randint(0, 2**31, (), generator=g))))
     polygons = polygons_of(mask)
     np.testing.assert_array_equal(drawn(polygons, *mask.shape), mask)

@@ -1,4 +1,4 @@
-"""`shapes`: the same pixels everywhere, and as hard and as varied as it says."""
+"""`shapes`: the same pixels on every machine, and the documented variety."""
 
 import hashlib
 import json
@@ -22,17 +22,17 @@ def digest(number: int, **options: object) -> str:
 
 
 def test_pixels_are_the_same_on_every_machine() -> None:
-    """If this fails after a change of what is drawn, EDITION is to be counted up."""
+    """After a change of the drawings, EDITION must be incremented."""
     assert digest(0) == "3dc085d14a231ea4"
     assert digest(12345, size=200, classes=CATALOGUE, most=12) == "42e84da34ce50dc4"
 
 
-def test_neighbours_seeds_and_numbers_differ() -> None:
-    pictures = {scene(seed, number).pixels.tobytes() for seed in (0, 1, 2**40) for number in range(20)}
-    assert len(pictures) == 60
+def test_seeds_and_numbers_give_different_images() -> None:
+    images = {scene(seed, number).pixels.tobytes() for seed in (0, 1, 2**40) for number in range(20)}
+    assert len(images) == 60
 
 
-def test_boxes_and_masks_fit_each_other() -> None:
+def test_boxes_fit_their_masks() -> None:
     for number in range(150):
         made = scene(3, number, most=8)
         assert made.pixels.shape == (128, 128, 3)
@@ -47,8 +47,8 @@ def test_boxes_and_masks_fit_each_other() -> None:
 
 
 @pytest.mark.slow
-def test_shares_are_as_said() -> None:
-    """Empty pictures, classes, and sizes by the side of their box."""
+def test_frequencies_are_as_documented() -> None:
+    """Of empty images, classes, and sizes."""
     made = [scene(4, number) for number in range(800)]
     assert 0.03 < np.mean([len(m.labels) == 0 for m in made]) < 0.1
     labels = np.concatenate([m.labels for m in made])
@@ -60,15 +60,15 @@ def test_shares_are_as_said() -> None:
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_every_class_can_be_seen(name: str) -> None:
-    """Its pixels stand out from what is around, and enough of each shape is left uncovered."""
+def test_every_class_is_visible(name: str) -> None:
+    """Enough of each shape is not covered."""
     areas = [mask.sum() for number in range(30) for mask in scene(5, number, classes=[name]).masks]
     assert len(areas) > 40
     assert min(areas) >= 3
     assert VISIBLE >= 30
 
 
-def test_made_folder_is_whole(detr: Detr, tmp_path: Path) -> None:
+def test_a_folder_of_shapes(detr: Detr, tmp_path: Path) -> None:
     call = ["data", "make", "shapes", "new", "--images", 25, "--size", 64, "--classes", "moon, arrow", "--seed", 9]
     assert detr(*call).code == 0
     document = json.loads((tmp_path / "new" / "annotations" / "instances_train.json").read_text())
@@ -89,50 +89,46 @@ def test_made_folder_is_whole(detr: Detr, tmp_path: Path) -> None:
     assert "new exists" in again.err
 
 
-def test_the_same_shapes_before_a_landscape(detr: Detr, tmp_path: Path) -> None:
-    """Every pixel is of one segment, by COCO's panoptic files; the instances beside them are those of before."""
-    call = ("data", "make", "shapes")
-    assert detr(*call, "plain", "--images", 20, "--size", 48).code == 0
-    shown = detr(*call, "new", "--images", 20, "--size", 48, "--panoptic")
+def test_a_landscape_has_the_same_shapes(detr: Detr, tmp_path: Path) -> None:
+    """The panoptic files assign every pixel to a segment; the instances are the same as without a landscape."""
+    make_shapes(tmp_path / "plain", images=20, size=48)
+    shown = detr("data", "make", "shapes", "new", "--images", 20, "--size", 48, "--panoptic")
     assert shown.code == 0
     assert "new/annotations/panoptic_train.json" in shown.err
-    seen = set()
+    used = set()
     for split in ("train", "val"):
-        instances, same = (
-            json.loads((tmp_path / folder / "annotations" / f"instances_{split}.json").read_text())
-            for folder in ("new", "plain")
+        instances, plain, panoptic = (
+            json.loads((tmp_path / folder / "annotations" / f"{kind}_{split}.json").read_text())
+            for folder, kind in (("new", "instances"), ("plain", "instances"), ("new", "panoptic"))
         )
-        assert instances == same
-        document = json.loads((tmp_path / "new" / "annotations" / f"panoptic_{split}.json").read_text())
-        assert [(c["id"], c["name"], c["isthing"]) for c in document["categories"]][4:] == [
+        assert instances == plain
+        assert [(c["id"], c["name"], c["isthing"]) for c in panoptic["categories"]][4:] == [
             (5, "cross", 1), (6, "sky", 0), (7, "grass", 0), (8, "sand", 0)
         ]  # fmt: skip
-        assert document["images"] == instances["images"]
-        for annotation in document["annotations"]:
+        assert panoptic["images"] == instances["images"]
+        for annotation in panoptic["annotations"]:
             with Image.open(tmp_path / "new" / "annotations" / f"panoptic_{split}" / annotation["file_name"]) as image:
                 ids = np.asarray(image).astype(int) @ (1, 256, 65536)
             drawn, areas = np.unique(ids, return_counts=True)
-            infos = annotation["segments_info"]
-            assert sorted((one["id"], one["area"]) for one in infos) == list(
+            segments = annotation["segments_info"]
+            assert {segment["id"]: segment["area"] for segment in segments} == dict(
                 zip(drawn.tolist(), areas.tolist(), strict=True)
             )
-            seen |= {one["category_id"] for one in infos}
-            shapes = [one for one in infos if one["category_id"] < 6]
-            masks = [one for one in instances["annotations"] if one["image_id"] == annotation["image_id"]]
-            for one, mask in zip(shapes, masks, strict=True):
-                assert (one["bbox"], one["area"]) == (mask["bbox"], mask["area"])
-                rows, columns = np.nonzero(ids == one["id"])
-                assert one["bbox"][:2] == [columns.min(), rows.min()]
-                assert one["bbox"][2:] == [np.ptp(columns) + 1, np.ptp(rows) + 1]
-    assert seen == set(range(1, 9))
+            used |= {segment["category_id"] for segment in segments}
+            shapes = [segment for segment in segments if segment["category_id"] < 6]
+            masks = [mask for mask in instances["annotations"] if mask["image_id"] == annotation["image_id"]]
+            for segment, mask in zip(shapes, masks, strict=True):
+                assert (segment["bbox"], segment["area"]) == (mask["bbox"], mask["area"])
+                rows, columns = np.nonzero(ids == segment["id"])
+                around = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+                assert segment["bbox"] == around
+    assert used == set(range(1, 9))
     checked = detr("data", "check", "new/annotations/panoptic_train.json", "--json")
     assert (checked.code, checked.json["masks"]) == (0, True)
     assert {problem["kind"] for problem in checked.json["problems"]} <= {"class-not-in-train", "near-duplicate"}
-    same = detr(
-        "eval", "--panoptic", "new/annotations/panoptic_val.json",
-        "--predictions", "new/annotations/panoptic_val.json", "--json",
-    )  # fmt: skip
-    assert (same.json["panoptic"]["PQ"], same.json["panoptic"]["stuff"]["PQ"]) == (1, 1)
+    file = "new/annotations/panoptic_val.json"
+    quality = detr("eval", "--panoptic", file, "--predictions", file, "--json").json["panoptic"]
+    assert (quality["PQ"], quality["stuff"]["PQ"]) == (1, 1)
 
 
 def test_landscapes_are_the_same_on_every_machine() -> None:

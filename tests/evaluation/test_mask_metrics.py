@@ -13,7 +13,7 @@ from torch import Generator, randint
 
 from detrcli.data.checks import check_split
 from detrcli.data.layouts import coco
-from detrcli.data.outlines import encoded
+from detrcli.data.segmentations import to_rle
 from detrcli.errors import DataError
 from detrcli.evaluation.boundary import boundary_of, with_boundaries
 from detrcli.evaluation.masks import areas, mask_array, truth_masks
@@ -34,7 +34,7 @@ def shape(rng: np.random.Generator) -> tuple[Any, np.ndarray]:
     mask[y : y + h, x : x + w] = True
     if rng.random() < 0.4:  # a ring
         mask[y + h // 4 : y + h // 2, x + w // 4 : x + w // 2] = False
-        return encoded(mask), mask
+        return to_rle(mask), mask
     right, bottom = min(x + w, WIDTH), min(y + h, HEIGHT)
     if rng.random() < 0.5:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.flatten(), [0]])))
@@ -60,10 +60,10 @@ def split(seed: int, shift: int = 6) -> tuple[Document, list[Document]]:
         )  # fmt: skip
         for _ in range(int(rng.integers(0, 3))):
             moved = np.roll(mask, rng.integers(-shift, shift + 1, 2), axis=(0, 1))
-            results.append({**where, "segmentation": encoded(moved)})
+            results.append({**where, "segmentation": to_rle(moved)})
     for _ in range(int(rng.integers(0, 8))):
         where = {"image_id": 10 + int(rng.integers(0, 3)), "category_id": int(rng.integers(1, 3))}
-        results.append({**where, "segmentation": encoded(shape(rng)[1])})
+        results.append({**where, "segmentation": to_rle(shape(rng)[1])})
     for entry in results:
         entry |= {"bbox": [1.0, 2.0, 3.0, 4.0], "score": float(rng.choice([0.1, 0.5, 0.5, 0.9]))}
     categories = [{"id": i, "name": name} for i, name in ((1, "cat"), (2, "dog"))]
@@ -72,7 +72,7 @@ def split(seed: int, shift: int = 6) -> tuple[Document, list[Document]]:
 
 def read(folder: Path, document: Document) -> Truth:
     (folder / "truth.json").write_text(json.dumps(document))
-    return truth_of(check_split("val", coco.read(folder / "truth.json", [folder]), pictures=False))
+    return truth_of(check_split("val", coco.read(folder / "truth.json", [folder]), images=False))
 
 
 def read_both(folder: Path, document: Document, entries: list[Document]) -> tuple[Truth, Results]:

@@ -79,7 +79,7 @@ def read(document: Document, results: list[Document]) -> tuple[Truth, Results]:
         annotations.write_text(json.dumps(document))
         predictions.write_text(json.dumps(results))
         written = coco.read(annotations, [Path(folder)])
-        truth = truth_of(check_split("val", written, pictures=False))
+        truth = truth_of(check_split("val", written, images=False))
         return truth, read_results(predictions, written.image_ids, written.category_ids)
 
 

@@ -9,7 +9,7 @@ import pytest
 from here import Detr
 from PIL import Image
 
-from detrcli.data.maps import as_colours
+from detrcli.data.panoptic_maps import ids_to_rgb
 from detrcli.errors import DataError
 from detrcli.evaluation.panoptic import Quality, panoptic_quality
 
@@ -30,7 +30,7 @@ def written(path: Path, *images_: list[Segment], crowd: int | None = None, size:
             ids[rows, columns] = id_
         folder = path.with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(as_colours(ids)).save(folder / f"{number}.png")
+        Image.fromarray(ids_to_rgb(ids)).save(folder / f"{number}.png")
         infos: list[dict[str, Any]] = []
         for id_, category, *_ in segments:
             rows, columns = np.nonzero(ids == id_)

@@ -32,7 +32,7 @@ def document() -> dict[str, Any]:
 
 def checked(document: dict[str, Any], folder: Path) -> Split:
     (folder / "truth.json").write_text(json.dumps(document))
-    return check_split("val", coco.read(folder / "truth.json", [folder]), pictures=False)
+    return check_split("val", coco.read(folder / "truth.json", [folder]), images=False)
 
 
 def test_nothing_is_clipped_or_left_out(document: dict[str, Any], tmp_path: Path) -> None:

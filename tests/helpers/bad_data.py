@@ -1,4 +1,4 @@
-"""Bad data folders, annotation files and results."""
+"""Bad datasets, annotation files and results."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def flat(size: tuple[int, int]) -> Make:
 
 
 def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
-    """A picture with a segment, and a map of this size that is black; values go into its entry."""
+    """An image with a segment and a black map of this size; `values` go into its entry."""
     segment = {"id": 7, "category_id": 1, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0}
     document = {
         **folders.DOCUMENT,
@@ -49,7 +49,7 @@ def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
     }
 
     def make(root: Path) -> None:
-        folders.picture(root / "data" / "train" / "a.png")
+        folders.image(root / "data" / "train" / "a.png")
         folders.written(root / "data" / "annotations" / "panoptic_train.json", json.dumps(document))
         if size is not None:
             maps = root / "data" / "annotations" / "panoptic_train"
@@ -60,16 +60,16 @@ def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
 
 
 CHECK = ("data", "check", "data")
-GUIDE, HINT = "detr guide data", "`train`, `val` and `names` are enough"  # the ways out of most of it
+GUIDE, HINT = "detr guide data", "`train`, `val` and `names` are enough"  # remedies
 EVAL = ("eval", "data", "--weights", "shapes", "--split", "train")
 
 
 KINDS: dict[str, Bad] = {
     "a folder that is not there": Bad(nothing, ("data", "check", "nowhere"), 3, "nowhere", GUIDE),
     "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org", "download it"),
-    "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data: no known layout", "--train-ann"),
+    "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data: unknown layout", "--train-ann"),
     "a folder of pictures alone": Bad(
-        lambda root: folders.picture(root / "data" / "a.png"), CHECK, 3, "data:", "--train-ann"
+        lambda root: folders.image(root / "data" / "a.png"), CHECK, 3, "data:", "--train-ann"
     ),
     "a file that is no annotations": Bad(
         at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt", "COCO annotation file"
@@ -159,9 +159,9 @@ KINDS: dict[str, Bad] = {
     "a list of VOC of what there is not": Bad(voc(listed="b"), CHECK, 3, "b.xml", GUIDE),
     "YAML that ends too early": Bad(yolo("names: ["), CHECK, 3, "data.yaml", HINT),
     "YAML without names": Bad(yolo("train: images\n"), CHECK, 3, "data.yaml", "`names`"),
-    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml", "train, val or test"),
+    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml", "train, val and test"),
     "YAML of a folder that is not there": Bad(
-        yolo("train: nowhere\nnames: [ant]\n"), CHECK, 3, "nowhere is not there", GUIDE
+        yolo("train: nowhere\nnames: [ant]\n"), CHECK, 3, "nowhere does not exist", GUIDE
     ),
     "YAML of three million classes": Bad(
         yolo("train: images\nnc: 3000000\n"), CHECK, 3, "data.yaml", "30,000 classes allowed"
@@ -193,7 +193,7 @@ KINDS: dict[str, Bad] = {
         ("data", "check", "--train-ann", "data/annotations/instances_train.json"),
         2,
         "--train-ann",
-        "belong together",
+        "--train-images",
     ),
     "a polygon of a number and a half": Bad(
         one("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
@@ -202,19 +202,19 @@ KINDS: dict[str, Bad] = {
         one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
         CHECK,
         3,
-        "its mask is 9 x 9, the picture 50 x 40",
+        "its mask is 9 x 9, the image 50 x 40",
         "--skip-bad leaves out",
     ),
     "runs without end": Bad(
         one("annotations", segmentation={"size": [40, 50], "counts": "o" * 100_000}),
         CHECK,
         3,
-        "its segmentation is neither polygons nor run lengths",
+        "its segmentation is neither polygons nor RLE",
         "--skip-bad leaves out",
     ),
-    "panoptic data without its maps": Bad(panoptic(), CHECK, 3, "panoptic_train/a.png: there is no such file", GUIDE),
+    "panoptic data without its maps": Bad(panoptic(), CHECK, 3, "panoptic_train/a.png: no such file", GUIDE),
     "a panoptic map of another size": Bad(
-        panoptic((9, 9)), CHECK, 3, "its map a.png is 9 x 9, the picture 50 x 40", GUIDE
+        panoptic((9, 9)), CHECK, 3, "its map a.png is 9 x 9, the image 50 x 40", GUIDE
     ),
     "a panoptic map that leaves its folder": Bad(
         panoptic((50, 40), file_name="../../train/a.png"), CHECK, 3, "its map ../../train/a.png lies outside", GUIDE
@@ -225,7 +225,7 @@ KINDS: dict[str, Bad] = {
         one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
         ("train", "data", "--model", "dino-tiny-masks", "--weights", "none", "--device", "cpu"),
         3,
-        "its mask is 9 x 9, the picture 50 x 40",
+        "its mask is 9 x 9, the image 50 x 40",
         "--skip-bad leaves out",
     ),
     "training on broken data": Bad(one("images", width=51), TRAIN, 3, "a.png is 50 x 40", GUIDE),

@@ -30,9 +30,7 @@ KINDS: dict[str, Bad] = {
         way="smaller --size",
         make=noise("a.png"),
     ),
-    "an unknown device": asked(
-        *PREDICT, "--device", "gpu", say="device 'gpu'", way="there is auto, cpu", make=noise("a.png")
-    ),
+    "an unknown device": asked(*PREDICT, "--device", "gpu", say="--device gpu", way="auto, cpu", make=noise("a.png")),
     "an unknown precision": asked(*PREDICT, "--precision", "fp7", say="fp7", way="fp32", make=noise("a.png")),
     "an unknown engine": asked(*PREDICT, "--engine", "warp", say="warp", way="fast", make=noise("a.png")),
     "an unknown class": asked(
@@ -59,7 +57,7 @@ KINDS: dict[str, Bad] = {
     "an unknown setting": asked(*TRAIN, "--set", "lr_drop=3", say="'lr_drop'", way="Did you mean", make=coco()),
     "a setting without a value": asked(*TRAIN, "--set", "lr", say="lr", way="KEY=VALUE", make=coco()),
     "a setting of another kind": asked(
-        *TRAIN, "--set", "epochs=many", say="epochs = 'many'", way="a whole number", make=coco()
+        *TRAIN, "--set", "epochs=many", say="epochs = 'many'", way="an integer", make=coco()
     ),
     "a learning rate below 0": asked(*TRAIN, "--lr", "-1", say="lr = -1", way="at least 0", make=coco()),
     "a learning rate of NaN": asked(*TRAIN, "--lr", "nan", say="lr = nan", way="a number", make=coco()),
@@ -163,7 +161,7 @@ KINDS |= {
         "give another place",
     ),
     "a device that is not here": Bad(
-        noise("a.png"), (*PREDICT, "--device", "cuda:99"), 6, "device 'cuda:99'", "There is cpu"
+        noise("a.png"), (*PREDICT, "--device", "cuda:99"), 6, "--device cuda:99", "has cpu"
     ),
     "a results file that is a folder": Bad(
         both(coco(), lambda root: (root / "r.json").mkdir()), SCORE, 2, "r.json", "Is a directory"

@@ -157,7 +157,7 @@ KINDS: dict[str, Bad] = {
         "the model has 3",
     ),
     "a header whose names are no list": Bad(
-        own_file(classes={"ids": [1], "names": "a"}), OWN, 4, "the class names are no list", "Update detr"
+        own_file(classes={"ids": [1], "names": "a"}), OWN, 4, "the class names are not a list", "Update detr"
     ),
     "a mean of NaN": Bad(
         own_file(

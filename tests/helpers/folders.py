@@ -27,20 +27,20 @@ def written(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def picture(path: Path) -> Path:
+def image(path: Path, size: tuple[int, int] = (50, 40)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (50, 40), "orange").save(path)
+    Image.new("RGB", size, "orange").save(path)
     return path
 
 
 def coco(root: Path, text: str | bytes = COCO) -> Path:
-    picture(root / "train" / "a.png")
+    image(root / "train" / "a.png")
     written(root / "annotations" / "instances_train.json", text)
     return root
 
 
 def voc(root: Path, text: str | bytes | None = VOC, listed: str | bytes | None = None) -> Path:
-    picture(root / "JPEGImages" / "a.png")
+    image(root / "JPEGImages" / "a.png")
     (root / "Annotations").mkdir()
     if text is not None:
         written(root / "Annotations" / "a.xml", text)
@@ -50,7 +50,7 @@ def voc(root: Path, text: str | bytes | None = VOC, listed: str | bytes | None =
 
 
 def yolo(root: Path, text: str | bytes = YAML, label: str | bytes = LABEL) -> Path:
-    picture(root / "images" / "a.png")
+    image(root / "images" / "a.png")
     written(root / "labels" / "a.txt", label)
     written(root / "data.yaml", text)
     return root

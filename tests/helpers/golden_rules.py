@@ -1,10 +1,11 @@
-"""The reference values in tests/golden, and the rules by which weights, pictures and targets are made again.
+"""The reference values in tests/golden, and the rules that define their weights, images and targets.
 
-They were computed with the published implementation. A tensor's values follow from its published name alone.
+They were computed with the published implementations. The values of a tensor follow from its published name.
 """
 
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,21 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrcli.data.batching import collate
-from detrcli.structures import Batch, Target
+from detrcli.structures import Batch, Match, Target
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-# Within which a correct float32 implementation agrees (the reference's own float32 is off by 1e-5 at most).
+# Tolerances of a correct float32 implementation (the reference's float32 differs from its float64 by 1e-5 at most).
 VALUE = 1e-4
 PIXEL = 0.02
 
 
 @dataclass(frozen=True)
 class Golden:
-    """One reference model: its inputs made again, and what it answered."""
+    """A reference model: its inputs and its results."""
 
     name: str
 
@@ -40,7 +41,7 @@ class Golden:
             return dict(file)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights, under the published names; some of Deformable DETR and DINO stand there under several."""
+        """The weights under the published names; Deformable DETR and DINO have several names for some tensors."""
         gains, aliases = self.facts["gains"], self.facts.get("aliases", {})
         return {
             name: tensor_by_name(aliases.get(name, name), shape, gains)
@@ -50,8 +51,8 @@ class Golden:
 
     def batch(self) -> Batch:
         batch = collate([image(i, h, w) for i, (h, w) in enumerate(self.facts["image_sizes"])])
-        # In memory as the reference had it: one ReLU of detr-r50-learned-prenorm is so near its kink that a change of
-        # the input by 1e-6 of it, in float64 too, changes a gradient by 1.3e-3.
+        # With the reference's memory layout: a ReLU of detr-r50-learned-prenorm is so close to its kink that a relative
+        # change of the input by 1e-6 changes a gradient by 1.3e-3, in float64 too.
         return replace(batch, images=batch.images.contiguous())
 
     def targets(self) -> list[Target]:
@@ -113,3 +114,37 @@ def masks(boxes: Tensor, height: int, width: int) -> Tensor:
         rows = slice(int((cy - h / 2) * height), int((cy + h / 2) * height))
         mask[rows, int((cx - w / 2) * width) : int((cx + w / 2) * width)] = True
     return filled
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model in training mode without dropout, as the references were computed."""
+    for module in model.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    return model
+
+
+def close(ours: Tensor | np.ndarray, theirs: np.ndarray, tolerance: float = VALUE) -> None:
+    ours = ours.detach().numpy() if isinstance(ours, Tensor) else ours
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+
+
+def pairs_of(match: Match, layer: int, image: int, first: int) -> list[list[int]]:
+    """The matched queries of an image, ascending, and their objects, counted from `first`."""
+    of_layer = match.layer(layer)
+    here = of_layer.images == image
+    queries, order = of_layer.queries[here].sort()
+    return [queries.tolist(), (of_layer.targets[here][order] - first).tolist()]
+
+
+def close_gradients(model: nn.Module, theirs: Mapping[str, float | None]) -> None:
+    """Compare the gradients' norms by parameter; None where there is no gradient."""
+    ours = {name: None if p.grad is None else p.grad.norm().item() for name, p in model.named_parameters()}
+    assert ours.keys() == theirs.keys()
+    for name, norm in theirs.items():
+        assert (ours[name] is None) == (norm is None), name
+        if norm is not None:
+            assert abs(ours[name] - norm) <= 1e-3 + 1e-3 * abs(norm), name

@@ -1,4 +1,4 @@
-"""COCO panoptic data of two splits, small enough to be known by heart."""
+"""Small COCO panoptic data of two splits."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CATEGORIES = [  # ids that jump, in an order of their own
 
 @dataclass(frozen=True)
 class Segment:
-    """A rectangle of a map, with the colour that it is drawn in."""
+    """A rectangle of a map, with its colour."""
 
     red: int
     green: int
@@ -35,8 +35,8 @@ class Segment:
 
 
 ALL = slice(None)
-# Later ones cover earlier ones. Ids need each of the three colours, and come again in another picture.
-PICTURES = {
+# Later segments cover earlier ones. Ids need all three channels, and repeat in other images.
+IMAGES = {
     "train": {
         "a.jpg": [
             Segment(5, 0, 0, 9, ALL, ALL),
@@ -51,23 +51,23 @@ PICTURES = {
 
 
 def colours_of(segments: list[Segment]) -> np.ndarray:
-    """A map as it is drawn, (H, W, 3); nothing is computed with its ids."""
+    """A map (H, W, 3), drawn without computing ids."""
     drawn = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
-    for one in segments:
-        drawn[one.rows, one.columns] = one.red, one.green, one.blue
+    for segment in segments:
+        drawn[segment.rows, segment.columns] = segment.red, segment.green, segment.blue
     return drawn
 
 
 def mask_of(segments: list[Segment], number: int) -> np.ndarray:
-    """What can be seen of one of them, (H, W)."""
-    one = segments[number]
-    return (colours_of(segments) == (one.red, one.green, one.blue)).all(-1)
+    """The visible pixels of a segment, (H, W)."""
+    segment = segments[number]
+    return (colours_of(segments) == (segment.red, segment.green, segment.blue)).all(-1)
 
 
 def document_of(split: str) -> Document:
     """The JSON of a split; images have ids of ten digits."""
     images, annotations = [], []
-    for number, (file, segments) in enumerate(PICTURES[split].items()):
+    for number, (file, segments) in enumerate(IMAGES[split].items()):
         image = 4_000_000_000 + 7 * number + (split == "val")
         images.append({"id": image, "file_name": file, "width": WIDTH, "height": HEIGHT})
         infos = []
@@ -81,14 +81,14 @@ def document_of(split: str) -> Document:
     return {"images": images, "annotations": annotations[::-1], "categories": CATEGORIES}
 
 
-def write(root: Path, *, beside_pictures: bool = False, year: str = "2017") -> Path:
-    """As COCO has it; the folders of maps beside the JSON, where its archive puts them, or beside the pictures'."""
+def write(root: Path, *, beside_images: bool = False, year: str = "2017") -> Path:
+    """Write the dataset, with the folders of maps beside the JSON, as in COCO's archive, or beside the images."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
-    for split, pictures in PICTURES.items():
-        maps = (root if beside_pictures else root / "annotations") / f"panoptic_{split}{year}"
+    for split, images in IMAGES.items():
+        maps = (root if beside_images else root / "annotations") / f"panoptic_{split}{year}"
         for folder in (root / f"{split}{year}", maps):
             folder.mkdir(parents=True, exist_ok=True)
-        for number, (file, segments) in enumerate(pictures.items()):
+        for number, (file, segments) in enumerate(images.items()):
             noise = np.random.default_rng([number, split == "val"]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / f"{split}{year}" / file)
             Image.fromarray(colours_of(segments)).save(maps / file.replace("jpg", "png"))

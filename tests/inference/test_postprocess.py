@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from letterbox import Letterbox
 
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
 from detrcli.inference.postprocess import detections
 from detrcli.losses.scoring import Sigmoid, Softmax
-from detrcli.resize import ExactSize, Letterbox
+from detrcli.resize import ExactSize
 from detrcli.structures import Classes, Prediction
 
 CLASSES = Classes(ids=np.array([10, 20]), names=np.array(["ant", "bee"]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden_rules import VALUE, Golden
+from letterbox import Letterbox
 from PIL import Image
 from small import CONFIG, TINY, small_weights
 from test_golden import CONFIGS, ON_SOME, close, our_name
@@ -21,7 +22,6 @@ from detrcli.inspection.maps import to_picture
 from detrcli.losses.scoring import Sigmoid
 from detrcli.model.dense_attention import DenseInspectable, DenseRecord
 from detrcli.model.inspectable import ForwardRecord, Sampled
-from detrcli.resize import Letterbox
 from detrcli.structures import Batch, Output, QueryGroup
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
@@ -93,17 +93,18 @@ def test_a_map_is_that_of_its_query(config: ModelConfig) -> None:
         torch.testing.assert_close(forward.cross(1, [query]).density()[:, 0], together[:, query])
     torch.testing.assert_close(forward.cross(1, [7, 1]).density(), together[:, [7, 1]])
 
-    call = forward.calls[inspectable.cross[1]]
-    module = call.attention
+    module = inspectable.cross[1]
+    (queries, keys, _), options = forward.calls[module]
+    padding = options["key_padding_mask"]
     with torch.inference_mode():
         dim = module.embed_dim
-        q = call.queries @ module.in_proj_weight[:dim].T + module.in_proj_bias[:dim]  # (B, Q, C)
-        k = call.keys @ module.in_proj_weight[dim : 2 * dim].T + module.in_proj_bias[dim : 2 * dim]
+        q = queries @ module.in_proj_weight[:dim].T + module.in_proj_bias[:dim]  # (B, Q, C)
+        k = keys @ module.in_proj_weight[dim : 2 * dim].T + module.in_proj_bias[dim : 2 * dim]
         width = dim // 4
         head = slice(2 * width, 3 * width)
         scores = q[..., head] @ k[..., head].mT / width**0.5  # (B, Q, S)
-        assert call.padding is not None
-        by_hand = scores.masked_fill(call.padding[:, None], -torch.inf).softmax(-1)
+        assert padding is not None
+        by_hand = scores.masked_fill(padding[:, None], -torch.inf).softmax(-1)
     torch.testing.assert_close(together[:, :, 2].flatten(2), by_hand, rtol=0, atol=VALUE)
 
 

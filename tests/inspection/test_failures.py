@@ -12,11 +12,10 @@ from here import Detr
 from small import TINY, small_weights
 
 import detrcli
-from detrcli.api.opening import checked_split
+from detrcli.api.opening import checked_split, no_note
 from detrcli.api.sessions import session_of
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
-from detrcli.data.spec import no_note
 from detrcli.errors import UsageError
 from detrcli.evaluation.truth import truth_of
 from detrcli.inference.detector import Detector

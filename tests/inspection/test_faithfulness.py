@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from letterbox import Letterbox
 from small import CONFIG, TINY, small_weights
 
 from detrcli.config import ModelConfig, Preprocessing
@@ -12,7 +13,6 @@ from detrcli.data.batching import collate
 from detrcli.inference.detector import Detector
 from detrcli.inspection.faithfulness import SHARES, area, curves, hidden, mean_colour, random_maps, stages
 from detrcli.inspection.maps import box_coverage, brightest, cell_at, mask_coverage
-from detrcli.resize import Letterbox
 
 
 def test_area() -> None:

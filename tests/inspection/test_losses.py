@@ -13,7 +13,6 @@ from detrcli.config import LossConfig
 from detrcli.inspection.explained import explain_group
 from detrcli.inspection.losses import ObjectLosses, image_normalisers, object_losses
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.loss import StepNormalizers
 from detrcli.losses.terms import LossTerm, per_object
 from detrcli.structures import Match, Output, QueryGroup, Target
 
@@ -54,7 +53,7 @@ def test_the_published_loss_of_a_batch_is_that_of_its_images() -> None:
     logits, boxes = (torch.from_numpy(golden.arrays[f"pred_{what}"]) for what in ("logits", "boxes"))
     targets, criterion = golden.targets(), CRITERIA[0]
     whole = QueryGroup("decoder", logits, boxes)
-    normalisers = criterion.normalisers(Output(whole), StepNormalizers.of([targets]))["decoder"]
+    normalisers = criterion.normalizers(Output(whole), [targets])["decoder"]
     total = 0.0
     for image, target in enumerate(targets):
         group = QueryGroup("decoder", logits[:, image : image + 1], boxes[:, image : image + 1])
@@ -75,19 +74,20 @@ def test_a_perfect_box_costs_its_class_alone() -> None:
     assert layer.unmatched.tolist() == pytest.approx([0.1 * 0.5108256, 0, 0], abs=1e-6)
 
 
-def test_any_number_of_terms_and_a_weighted_group() -> None:
-    """A fourth term, of pairs, that charges 1 for each; and a group that counts half."""
+def test_any_number_of_terms_and_groups() -> None:
+    """A fourth term, of pairs, with a value of 1 for each; and a second group."""
     g = torch.Generator().manual_seed(0)
     group, target = random_group(g, 2, 5, 4), random_target(g, 3, 4)
     plain = CRITERIA[0]
     ones = LossTerm("ones", 6.0, lambda m: torch.ones(len(m.boxes)), per_object)
     criterion = Criterion(plain.scoring, plain.matcher, [*plain.terms, ones])
-    for layer in taken_apart(QueryGroup("others", group.logits, group.boxes, weight=0.5), target, criterion):
+    others = QueryGroup("others", group.logits, group.boxes)
+    for layer in taken_apart(others, target, criterion):
         assert layer.terms == ("class", "l1", "giou", "ones")
-        assert layer.targets[:, 3].tolist() == [1, 1, 1]  # 0.5 * 6 / 3 objects
-    both = Output(group, (QueryGroup("others", group.logits, group.boxes, weight=0.5),))
+        assert layer.targets[:, 3].tolist() == [2, 2, 2]  # 6 / 3 objects
+    both = Output(group, (others,))
     whole = float(criterion.compute_loss(both, [target]).total)
-    parts = [layer.total for one in both.groups for layer in taken_apart(one, target, criterion)]
+    parts = [layer.total for part in both.groups for layer in taken_apart(part, target, criterion)]
     assert sum(parts) == pytest.approx(whole, rel=1e-5)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from letterbox import Letterbox
 from PIL import Image
 from small import TINY, small_weights
 
-from detrcli.data.examine import headers_only
+from detrcli.data.examine import examine_headers
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
 from detrcli.errors import DataError, UsageError
@@ -23,7 +24,7 @@ from detrcli.inspection.mistakes import Answer
 from detrcli.inspection.report import MatchReport, match_report
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.usage import usage
-from detrcli.resize import Letterbox, Resize
+from detrcli.resize import Resize
 from detrcli.structures import Output, QueryGroup
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,7 +50,7 @@ def session_of(root: Path, resize: Resize | None = None, *, skip_bad: bool = Fal
     if resize is not None:
         checkpoint = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, resize=resize))
     detector = Detector.of(checkpoint, "cpu")
-    split = headers_only(open_data(root), ["val"]).splits["val"]
+    split = examine_headers(open_data(root), ["val"]).splits["val"]
     return InspectionSession.of(
         detector, split, map_classes(detector.classes, classes_in_split(split)), skip_bad=skip_bad
     )

@@ -1,4 +1,6 @@
-"""The way of a picture is read off the model, and its shapes are those of the paper."""
+"""The steps of a model are recorded from a run, and their shapes are those of the paper."""
+
+import re
 
 import pytest
 import torch
@@ -9,54 +11,76 @@ from detrcli.architectures.detr import DETRConfig
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.inference.detector import Detector
-from detrcli.inspection.walk import shapes_at, walk
+from detrcli.inspection.walk import feature_maps, shapes_at, walk
 from detrcli.structures import Output, QueryGroup
 
 
-def hollow(config: ModelConfig) -> Detector:
-    """A detector whose tensors have shapes and no numbers."""
+def on_meta(config: ModelConfig) -> Detector:
+    """A detector whose tensors have shapes and no values."""
     with torch.device("meta"):
         model = architecture_of(config).build(config).eval()
     classes = classes_by_index(config.classes)
-    checkpoint = Checkpoint("hollow", config, model.state_dict(), classes, Preprocessing(), LossConfig())
+    checkpoint = Checkpoint("meta", config, model.state_dict(), classes, Preprocessing(), LossConfig())
     return Detector(checkpoint, torch.device("meta"), model=model)
 
 
-def test_the_published_model_at_800_x_600() -> None:
-    stops = walk(hollow(preset("detr-r50")), torch.empty(3, 800, 600, device="meta"))
-    assert {stop.name: stop.shape for stop in stops} == {
-        "picture": (3, 800, 600),
-        "backbone": (2048, 25, 19),
-        "projection": (256, 25, 19),
-        "position": (256, 25, 19),
-        "encoder": (475, 256),
-        "decoder": (100, 256),
-        "class head": (100, 92),
-        "box head": (100, 4),
-        "answers": (100, 2),
-    }
-    said = {stop.name: stop.what for stop in stops}
-    assert "32 x 32 pixels" in said["backbone"]
-    assert "in 6 layers" in said["encoder"]
-    assert "91 classes" in said["class head"]
+DETR = {
+    "image": (3, 800, 600),
+    "backbone": (2048, 25, 19),
+    "projection": (256, 25, 19),
+    "position": (256, 25, 19),
+    "encoder": (475, 256),
+    "decoder": (100, 256),
+    "class head": (100, 92),
+    "box head": (100, 4),
+    "selection": (100, 2),
+}
+TOKENS = 100 * 75 + 50 * 38 + 25 * 19 + 13 * 10
+DINO = {
+    "image": (3, 800, 600),
+    "backbone": (2048, 25, 19),
+    "levels": (TOKENS, 256),
+    "encoder": (TOKENS, 256),
+    "proposals": (TOKENS, 4),
+    "decoder": (900, 256),
+    "class head": (900, 91),
+    "box head": (900, 4),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "numbers"),
+    [
+        ("detr-r50", DETR, {"backbone": "32 x 32", "encoder": "6", "decoder": "6", "class head": "91"}),
+        ("dino-r50-4scale", DINO, {"levels": "4", "encoder": "6.* 4 ", "decoder": "6.* 4 ", "class head": "91"}),
+    ],
+)
+def test_published_models_at_800_x_600(name: str, shapes: dict[str, tuple[int, ...]], numbers: dict[str, str]) -> None:
+    steps = walk(on_meta(preset(name)), torch.empty(3, 800, 600, device="meta"))[: len(shapes)]
+    assert {step.name: step.shape for step in steps} == shapes
+    for step in steps:
+        assert re.search(numbers.get(step.name, ""), step.what), step.what
 
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
-def test_shapes_at_another_size_are_those_of_a_run_at_it(config: ModelConfig) -> None:
+def test_shapes_at_another_size_are_those_of_a_run(config: ModelConfig) -> None:
     detector = Detector.of(small_weights(config), "cpu")
     model = detector.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert shapes_at(detector, 70, 97) == [stop.shape for stop in walk(detector, torch.zeros(3, 70, 97))]
+    assert shapes_at(detector, 70, 97) == [step.shape for step in walk(detector, torch.zeros(3, 70, 97))]
+    maps = feature_maps(detector, torch.zeros(3, 70, 97))
+    assert list(maps) == ["backbone", "projection", "position"]
+    assert maps["projection"].shape[1:] == maps["backbone"].shape[1:]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_size_that_a_model_cannot_see() -> None:
-    assert shapes_at(hollow(preset("detr-r50")), 2000, 320) is not None
-    assert shapes_at(hollow(DETRConfig(position="learned")), 2000, 320) is None
+def test_a_size_beyond_learned_positions() -> None:
+    assert shapes_at(on_meta(preset("detr-r50")), 2000, 320) is not None
+    assert shapes_at(on_meta(DETRConfig(position="learned")), 2000, 320) is None
 
 
-def test_other_groups_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_further_query_groups_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector.of(small_weights(TINY), "cpu")
     forward = type(detector.model).forward
 
@@ -66,13 +90,13 @@ def test_other_groups_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         return Output(decoder, (proposals,))
 
     monkeypatch.setattr(type(detector.model), "forward", with_proposals)
-    *_, told, answers = walk(detector, torch.zeros(3, 64, 64))
-    assert (told.name, told.shape) == ("encoder", (7, 4))
-    assert "7 further queries" in told.what
-    assert answers.name == "answers"
+    *_, proposals, selection = walk(detector, torch.zeros(3, 64, 64))
+    assert (proposals.name, proposals.shape) == ("encoder", (7, 4))
+    assert "7" in proposals.what
+    assert selection.name == "selection"
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 266), (266, 1), (160, 160), (129, 97)])
-def test_the_size_of_a_cell_does_not_depend_on_the_picture(height: int, width: int) -> None:
+def test_the_size_of_a_cell_does_not_depend_on_the_image(height: int, width: int) -> None:
     backbone = walk(Detector.of(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
-    assert "each cell of 8 x 8 pixels" in backbone.what
+    assert "8 x 8 pixels" in backbone.what

@@ -1,4 +1,4 @@
-"""The loss: by hand, split over micro-batches and processes, and its metrics."""
+"""The set prediction loss: by hand, and independent of how a step is split into batches and processes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,27 +14,28 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from detrcli.architectures.detr import DETRConfig, set_prediction_loss
 from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.config import LossConfig
-from detrcli.losses.criterion import Criterion, cardinality_error, class_error
-from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.criterion import Criterion, class_error
+from detrcli.losses.loss import LossBreakdown
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.losses.terms import LossTerm, class_cost, class_loss
 from detrcli.structures import Match, ObjectCounts, Output, Prediction, QueryGroup, Target
 
 CLASSES, QUERIES = 4, 6
+HALVES = (slice(0, 2), slice(2, 4))
 
 
 def criterion_of(loss: LossConfig | None = None) -> Criterion:
     return set_prediction_loss(DETRConfig(classes=CLASSES), loss or LossConfig())
 
 
-def loss_of(prediction: Prediction, targets: Sequence[Target]) -> LossBreakdown:
-    """The published loss of a decoder with a single layer."""
-    return criterion_of().compute_loss(Output(group_of(prediction)), targets)
+def loss_of(prediction: Prediction, targets: Sequence[Target], loss: LossConfig | None = None) -> LossBreakdown:
+    """The loss of a decoder with a single layer, by default the published loss."""
+    return criterion_of(loss).compute_loss(Output(group_of(prediction)), targets)
 
 
 class Toy(nn.Module):
-    """Stands for a detector: two layers of predictions from a feature per query. No dropout, no norm."""
+    """A detector with two linear layers of predictions from a feature per query."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,14 +60,13 @@ def whole_batch() -> tuple[float, list[Tensor]]:
     return losses.total.item(), [p.grad for p in toy.parameters()]
 
 
-def test_halves_accumulated_equal_the_whole() -> None:
+def test_accumulated_halves_equal_the_whole() -> None:
     total, grads = whole_batch()
     toy, (features, targets) = Toy(), toy_data()
-    halves = [slice(0, 2), slice(2, 4)]
-    step = StepNormalizers.of([targets[half] for half in halves])
-    summed = 0.0
-    for half in halves:
-        losses = criterion_of().compute_loss(toy(features[half]), targets[half], step)
+    criterion, summed = criterion_of(), 0.0
+    normalizers = criterion.normalizers(toy(features[:2]), [targets[half] for half in HALVES])
+    for half in HALVES:
+        losses = criterion.compute_loss(toy(features[half]), targets[half], normalizers)
         losses.total.backward()
         summed += losses.total.item()
     assert summed == pytest.approx(total, rel=1e-5)
@@ -77,9 +77,8 @@ def test_halves_accumulated_equal_the_whole() -> None:
 def half_in_a_process(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=Path(folder, "meet").as_uri(), rank=rank, world_size=2)
     features, targets = toy_data()
-    half = slice(2 * rank, 2 * rank + 2)
     model = DistributedDataParallel(Toy())
-    losses = criterion_of().compute_loss(model(features[half]), targets[half], StepNormalizers.of([targets[half]]))
+    losses = criterion_of().compute_loss(model(features[HALVES[rank]]), targets[HALVES[rank]])
     losses.total.backward()
     torch.save((losses.total.detach(), [p.grad for p in model.parameters()]), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
@@ -87,21 +86,21 @@ def half_in_a_process(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_the_whole(tmp_path: Path) -> None:
-    """Through DistributedDataParallel, one process with 3 objects and the other with 6."""
+    """Through DistributedDataParallel, with 3 objects in a process and 6 in the other."""
     total, grads = whole_batch()
     torch.multiprocessing.spawn(half_in_a_process, (str(tmp_path),), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    # Gradients are averaged over processes, so the losses are to be averaged too.
+    # Gradients are averaged over processes, so the losses are averaged too.
     assert sum(loss.item() for loss, _ in results) / 2 == pytest.approx(total, rel=1e-5)
     for _, theirs in results:
         for ours, whole in zip(theirs, grads, strict=True):
             torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-6)
 
 
-def by_hand(said: Sequence[int], boxes: Sequence[Sequence[float]]) -> Prediction:
-    """A prediction for one image whose top class per query is given, at a logit of ln 3 above the others."""
-    logits = torch.zeros(1, len(said), CLASSES + 1)
-    logits[0, range(len(said)), said] = torch.tensor(3.0).log()
+def by_hand(top: Sequence[int], boxes: Sequence[Sequence[float]]) -> Prediction:
+    """A prediction for an image with this top class per query, at a logit of ln 3 above the others."""
+    logits = torch.zeros(1, len(top), CLASSES + 1)
+    logits[0, range(len(top)), top] = torch.tensor(3.0).log()
     return Prediction(logits, torch.tensor([boxes]))
 
 
@@ -110,68 +109,49 @@ def test_loss_of_a_case_worked_by_hand() -> None:
     prediction = by_hand([2, CLASSES], [[0.5, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]])
     target = Target(torch.tensor([2]), torch.tensor([[0.4, 0.5, 0.2, 0.2]]))
     losses = loss_of(prediction, [target])
-    log = torch.log(torch.tensor([3 / 7, 3 / 7]))
+    log = torch.log(torch.tensor(3 / 7)).item()
     assert losses.matches["decoder"].queries.tolist() == [0]
-    assert losses.parts["class"].item() == pytest.approx(-(log[0] + 0.1 * log[1]).item() / 1.1)
-    assert losses.parts["l1"].item() == pytest.approx(0.1)
-    # Boxes 0.2 x 0.2 that share a half: IoU 1/3, and the hull is their union.
-    assert losses.parts["giou"].item() == pytest.approx(1 - 1 / 3, abs=1e-6)
-    expected = losses.parts["class"] + 5 * losses.parts["l1"] + 2 * losses.parts["giou"]
-    assert losses.total.item() == pytest.approx(expected.item())
-
-
-def test_weights_of_the_config_reach_the_total() -> None:
-    prediction = by_hand([2, CLASSES], [[0.5, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]])
-    target = Target(torch.tensor([2]), torch.tensor([[0.4, 0.5, 0.2, 0.2]]))
-    criterion = criterion_of(LossConfig(loss={"class": 0, "l1": 3, "giou": 0}))
-    losses = criterion.compute_loss(Output(group_of(prediction)), [target])
-    assert losses.total.item() == pytest.approx(0.3)
+    # The boxes share a half: IoU 1/3, and the hull is their union.
+    expected = {"class": -log, "l1": 0.1, "giou": 2 / 3}
+    assert {name: part.item() for name, part in losses.parts.items()} == pytest.approx(expected, abs=1e-6)
+    assert losses.total.item() == pytest.approx(-log + 5 * 0.1 + 2 * 2 / 3)
+    weighted = loss_of(prediction, [target], LossConfig(loss={"class": 0, "l1": 3, "giou": 0}))
+    assert weighted.total.item() == pytest.approx(0.3)
 
 
 def test_no_objects_at_all_leaves_the_class_term() -> None:
     g = torch.Generator().manual_seed(9)
-    prediction = random_prediction(g, 2, QUERIES, CLASSES)
-    losses = loss_of(prediction, [random_target(g, 0, CLASSES)] * 2)
+    prediction, nothing = random_prediction(g, 2, QUERIES, CLASSES), [random_target(g, 0, CLASSES)] * 2
+    losses = loss_of(prediction, nothing)
     no_object = torch.full((2 * QUERIES,), CLASSES)
     expected = nn.functional.cross_entropy(prediction.logits.flatten(0, 1), no_object)
     assert losses.parts["class"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert losses.parts["l1"] == losses.parts["giou"] == 0
+    assert loss_of(prediction, nothing, LossConfig(no_object=0)).total == 0
 
 
 def test_more_objects_than_queries() -> None:
-    """All queries are taken; the box terms still divide by all objects, as published."""
+    """All queries are matched; the box terms are divided by all objects, as published."""
     g = torch.Generator().manual_seed(10)
     prediction, target = random_prediction(g, 1, 3, CLASSES), random_target(g, 5, CLASSES)
-    criterion, output, step = criterion_of(), Output(group_of(prediction)), StepNormalizers.of([[target]])
-    losses = criterion.compute_loss(output, [target], step)
+    criterion, output = criterion_of(), Output(group_of(prediction))
+    losses = criterion.compute_loss(output, [target])
     assert sorted(losses.matches["decoder"].queries.tolist()) == [0, 1, 2]
-    assert step.normalisers == {"decoder": {"class": 3, "l1": 5, "giou": 5}}
+    assert criterion.normalizers(output, [[target]]) == {"decoder": {"class": 3, "l1": 5, "giou": 5}}
     assert losses.total.isfinite()
 
 
 def test_class_error_by_hand() -> None:
-    """Pairs: query 0 says 1 and should; query 2 says no-object and should say 3; query 1 is free."""
-    prediction = by_hand([1, 0, CLASSES], [[0.5, 0.5, 0.2, 0.2]] * 3)
+    """Query 0 predicts its object's class 1; query 2 predicts no object for class 3; query 1 is unmatched."""
+    group = group_of(by_hand([1, 0, CLASSES], [[0.5, 0.5, 0.2, 0.2]] * 3))
     targets = [Target(torch.tensor([3, 1]), torch.rand(2, 4))]
-    match = Match(torch.tensor([0, 0]), torch.tensor([0, 0]), torch.tensor([2, 0]), torch.tensor([0, 1]))
-    assert class_error(Softmax(), group_of(prediction), match, targets).item() == 50
-    single = Match(*(part[:1] for part in (match.layers, match.images, match.queries, match.targets)))
-    assert class_error(Softmax(), group_of(prediction), single, targets).item() == 100
-    none = Match(*(torch.zeros(0, dtype=torch.int64) for _ in range(4)))
-    nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-    assert class_error(Softmax(), group_of(prediction), none, [nothing]) == 0
-
-
-def test_cardinality_error_by_hand() -> None:
-    """Image 0: two queries say an object, one is there; image 1: none says so, three are there."""
-    said = [by_hand(s, [[0.5, 0.5, 0.2, 0.2]] * 3) for s in ([1, 0, CLASSES], [CLASSES] * 3)]
-    prediction = Prediction(torch.cat([p.logits for p in said]), torch.cat([p.boxes for p in said]))
-    targets = [Target(torch.zeros(n, dtype=torch.int64), torch.zeros(n, 4)) for n in (1, 3)]
-    assert cardinality_error(Softmax(), prediction, targets).item() == 2
+    pairs = torch.tensor([[0, 0], [0, 0], [2, 0], [0, 1]])  # layers, images, queries, objects
+    errors = [class_error(Softmax(), group, Match(*pairs[:, :n]), targets).item() for n in (2, 1, 0)]
+    assert errors == [50, 100, 0]
 
 
 def denoising(g: torch.Generator, targets: Sequence[Target]) -> QueryGroup:
-    """Queries that stand for two copies of each object, which they have by the way they were made."""
+    """Queries with known objects, two copies of each object of the batch."""
     queries, layers = 12, 2
     own = [
         Target(t.labels.repeat(2), (t.boxes.repeat(2, 1) + 0.01 * torch.randn(2 * len(t), 4, generator=g)))
@@ -189,30 +169,27 @@ def denoising(g: torch.Generator, targets: Sequence[Target]) -> QueryGroup:
         return [2 * n for n in of_images], queries
 
     predictions = [random_prediction(g, len(targets), queries, CLASSES) for _ in range(layers)]
-    return group_of(
-        *predictions, name="denoising", targets=own, match=match, weight=0.5, counts=counts
-    )  # fmt: skip
+    return group_of(*predictions, name="denoising", targets=own, match=match, counts=counts)
 
 
 def summed_by_hand(group: QueryGroup, match: Match, targets: Sequence[Target], layer: int) -> dict[str, Tensor]:
-    """The terms of one layer before they are divided, by torch's and torchvision's own losses."""
+    """The terms of a layer before they are divided, by torch's and torchvision's own losses."""
     labels, boxes = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
     here = match.layer(layer)
     wanted = torch.full(group.logits.shape[1:3], CLASSES)
     wanted[here.images, here.queries] = labels[here.targets]
     weight = torch.tensor([1.0] * CLASSES + [0.1])
-    found, there = group.boxes[layer][here.images, here.queries], boxes[here.targets]
+    predicted, truth = group.boxes[layer][here.images, here.queries], boxes[here.targets]
+    logits = group.logits[layer].flatten(0, 1)
     return {
-        "class": nn.functional.cross_entropy(
-            group.logits[layer].flatten(0, 1), wanted.flatten(), weight, reduction="sum"
-        ),
-        "l1": nn.functional.l1_loss(found, there, reduction="sum"),
-        "giou": generalized_box_iou_loss(cxcywh_to_xyxy(found), cxcywh_to_xyxy(there), reduction="sum"),
+        "class": nn.functional.cross_entropy(logits, wanted.flatten(), weight, reduction="sum"),
+        "l1": nn.functional.l1_loss(predicted, truth, reduction="sum"),
+        "giou": generalized_box_iou_loss(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth), reduction="sum"),
     }
 
 
 def test_several_groups_by_hand() -> None:
-    """Each is divided by its own counts and weighted by its own weight, over its own layers and queries."""
+    """Each group is divided by its own counts, over its own layers and queries."""
     g = torch.Generator().manual_seed(11)
     targets = [random_target(g, n, CLASSES) for n in (2, 0, 4)]
     decoder = group_of(*(random_prediction(g, 3, QUERIES, CLASSES) for _ in range(3)))
@@ -227,47 +204,42 @@ def test_several_groups_by_hand() -> None:
     weights, total = {"class": 1, "l1": 5, "giou": 2}, torch.zeros(())
     for group, own, prefix in ((decoder, targets, ""), (second, second.targets, "denoising_")):
         for layer in range(len(group)):
-            by_hand = summed_by_hand(group, losses.matches[group.name], own, layer)
-            for term, value in by_hand.items():
+            summed = summed_by_hand(group, losses.matches[group.name], own, layer)
+            for term, value in summed.items():
                 value = value / divisors[group.name][term]
                 torch.testing.assert_close(losses.layers[group.name][term][layer], value)
-                total = total + group.weight * weights[term] * value
+                total = total + weights[term] * value
                 if layer == len(group) - 1:
                     torch.testing.assert_close(losses.parts[prefix + term], value)
     assert losses.parts.keys() == {*("class", "l1", "giou"), *("denoising_class", "denoising_l1", "denoising_giou")}
     torch.testing.assert_close(losses.total, total)
 
 
-def test_several_groups_however_a_step_is_split() -> None:
-    """Two batches of a step, one of them without objects, sum up to the loss of both in one."""
+def test_several_groups_in_a_split_step() -> None:
+    """Two batches of a step, the second without objects, sum to the loss of both together."""
     g = torch.Generator().manual_seed(12)
     targets = [random_target(g, n, CLASSES) for n in (3, 1, 0, 0)]
     decoder = group_of(*(random_prediction(g, 4, QUERIES, CLASSES) for _ in range(2)))
     second = denoising(g, targets)
-    criterion, whole = criterion_of(), StepNormalizers.of([targets])
-    total = criterion.compute_loss(Output(decoder, (second,)), targets, whole).total
+    criterion, whole = criterion_of(), Output(decoder, (second,))
+    total = criterion.compute_loss(whole, targets).total
 
-    halves = [slice(0, 2), slice(2, 4)]
-    step, summed = StepNormalizers.of([targets[half] for half in halves]), torch.zeros(())
-    for half, match in zip(halves, (second.match, none_of(second.match)), strict=True):
-        of_half = [replace(group, logits=group.logits[:, half], boxes=group.boxes[:, half]) for group in
-                   (decoder, second)]  # fmt: skip
-        noisy = replace(of_half[1], targets=second.targets[half], match=match)
-        summed = summed + criterion.compute_loss(Output(of_half[0], (noisy,)), targets[half], step).total
-    assert step.normalisers.keys() == whole.normalisers.keys() == {"decoder", "denoising"}
-    for group, normalisers in whole.normalisers.items():
-        assert step.normalisers[group] == pytest.approx(normalisers)
+    summed = torch.zeros(())
+    for half, match in zip(HALVES, (second.match, second.match.layer(-1)), strict=True):  # all pairs, no pairs
+        of_half = [
+            replace(group, logits=group.logits[:, half], boxes=group.boxes[:, half]) for group in (decoder, second)
+        ]
+        output = Output(of_half[0], (replace(of_half[1], targets=second.targets[half], match=match),))
+        normalizers = criterion.normalizers(output, [targets[part] for part in HALVES])
+        summed = summed + criterion.compute_loss(output, targets[half], normalizers).total
+        for group, divisors in criterion.normalizers(whole, [targets]).items():
+            assert normalizers[group] == pytest.approx(divisors)
     torch.testing.assert_close(summed, total)
 
 
-def none_of(match: Match) -> Match:
-    """No pairs."""
-    return match.layer(-1)
-
-
 @pytest.mark.parametrize("kind", ["focal", "probability"])
-def test_a_member_with_sigmoid_scoring(kind: str) -> None:
-    """Its class term is focal, and divided by the objects, of which there is at least one."""
+def test_sigmoid_scoring(kind: str) -> None:
+    """The class term is focal, divided by the number of objects, at least 1."""
     g = torch.Generator().manual_seed(13)
     scoring = Sigmoid()
     criterion = Criterion(scoring, HungarianMatcher([class_cost(scoring, kind, 2)]), [class_loss(scoring, 2)])
@@ -283,20 +255,10 @@ def test_a_member_with_sigmoid_scoring(kind: str) -> None:
         torch.testing.assert_close(losses.total, 2 * expected)
 
 
-def test_nothing_is_divided_by_less_than_the_least() -> None:
-    """Half an object for each process still counts as a whole one."""
+def test_divisors_have_a_lower_bound() -> None:
     term = LossTerm("own", 1.0, lambda matched: matched.labels * 0 + 3.0, lambda objects, _: objects / 2)
     group = group_of(random_prediction(torch.Generator().manual_seed(14), 1, 2, CLASSES))
-    matcher = criterion_of().matcher
+    criterion = Criterion(Softmax(), criterion_of().matcher, [term])
     for objects, divisor in ((0, 1), (1, 1), (2, 1), (4, 2)):
         target = random_target(torch.Generator().manual_seed(15), objects, CLASSES)
-        losses = Criterion(Softmax(), matcher, [term]).compute_loss(Output(group), [target])
-        assert losses.total.item() == pytest.approx(2 * 3 / divisor)
-
-
-def test_where_nothing_counts_the_loss_is_zero() -> None:
-    """No objects, and "no object" weighs nothing."""
-    g = torch.Generator().manual_seed(16)
-    output = Output(group_of(random_prediction(g, 2, QUERIES, CLASSES)))
-    losses = criterion_of(LossConfig(no_object=0)).compute_loss(output, [random_target(g, 0, CLASSES)] * 2)
-    assert losses.total == 0
+        assert criterion.compute_loss(Output(group), [target]).total.item() == pytest.approx(2 * 3 / divisor)

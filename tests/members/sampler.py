@@ -142,7 +142,7 @@ class Sampler(DetectionTransformer):
         def counts(objects: Sequence[int]) -> ObjectCounts:
             return [REPEATS * n for n in objects], REPEATS * max(1, *objects)
 
-        return self._decode("denoising", contents, boxes, maps, targets=own, match=match, weight=0.5, counts=counts)
+        return self._decode("denoising", contents, boxes, maps, targets=own, match=match, counts=counts)
 
 
 class SamplerRecord(ForwardRecord):
@@ -188,8 +188,8 @@ class SamplerInspectable(Inspectable):
 
     def stages(self) -> Sequence[Stage]:
         return [
-            Stage("backbone", self.model.backbone, 3, lambda *_: "two maps", pick=lambda maps: maps[-1]),
-            Stage("class head", self.model.class_head, 2, lambda *_: "a number for each class"),
+            Stage("backbone", self.model.backbone, 3, pick=lambda maps: maps[-1]),
+            Stage("class head", self.model.class_head, 2),
         ]
 
 

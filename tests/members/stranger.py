@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detrcli.architectures.architecture import Architecture, FolderFormat
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
-from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.scoring import Scoring, Softmax
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
@@ -75,15 +75,14 @@ class Stranger(DetectionTransformer):
         )
 
 
-class OwnLoss:
+class OwnLoss(Loss):
     """What a foreign model gives: numbers with names, and not a word of who was matched with whom."""
 
     scoring: Scoring = Softmax()
     matcher = None
-    in_training_alone = False
 
     def compute_loss(
-        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
+        self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
         wanted = torch.stack([target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets])
         boxes = (output.last.boxes - wanted[:, None]).abs().mean()
@@ -93,7 +92,7 @@ class OwnLoss:
 
 class StrangerInspectable(NoAttention):
     def stages(self) -> Sequence[Stage]:
-        return [Stage("grid", self.model.backbone.conv, 3, lambda *_: "a coarse map")]
+        return [Stage("grid", self.model.backbone.conv, 3)]
 
 
 def write(config: StrangerConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> dict[str, bytes]:

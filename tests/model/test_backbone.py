@@ -9,8 +9,7 @@ from small import CONFIG
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionNorm
 
-from detrcli.architectures.detr import DETRConfig, build
-from detrcli.errors import UsageError
+from detrcli.architectures.detr import build
 from detrcli.model.backbone import NORMS, Backbone, FrozenBatchNorm2d, Part, ResNet
 from detrcli.model.tiny_backbone import TinyBackbone
 
@@ -38,11 +37,6 @@ def test_norms_share_their_names(norm: str) -> None:
     counters = {name.replace("running_var", "num_batches_tracked") for name in frozen if name.endswith("running_var")}
     statistics = {name for name in frozen if name.endswith(("running_var", "running_mean"))}
     assert ours == {"frozen": frozen, "batch": frozen | counters, "group": frozen - statistics}[norm]
-
-
-def test_an_unknown_norm_names_those_there_are() -> None:
-    with pytest.raises(UsageError, match="norm = 'layer' is not known: it is one of 'frozen', 'batch', 'group'"):
-        DETRConfig(norm="layer")
 
 
 def test_group_norm_is_of_32_groups() -> None:

@@ -1,5 +1,6 @@
-"""What a model offers to those who look inside: attention by sampled points, as a map."""
+"""Attention of our models as recorded, and sampled attention as a map."""
 
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from cases import counted, seeds
 from hypothesis import strategies as st
 from small import CONFIG, TINY, small_weights
 
+from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
 from detrcli.model.inspectable import Dense, ForwardRecord, Inspectable, Sampled
 from detrcli.structures import Batch
@@ -18,25 +20,25 @@ def sampled(points: torch.Tensor, weights: torch.Tensor, cells: tuple[int, int])
 
 
 def slow_density(attention: Sampled) -> torch.Tensor:
-    """Point by point, each to the four cells whose centres are around it."""
+    """Point by point, each to the four cells with centers around it."""
     h, w = attention.cells
     density = torch.zeros(*attention.weights.shape[:3], h, w, dtype=torch.float64)
-    for place in torch.cartesian_prod(*(torch.arange(n) for n in attention.weights.shape)).tolist():
-        x, y = attention.points[tuple(place)].tolist()
+    for index in itertools.product(*map(range, attention.weights.shape)):
+        x, y = attention.points[index].tolist()
         column, row = x * w - 0.5, y * h - 0.5
         for j in (math.floor(column), math.floor(column) + 1):
             for i in (math.floor(row), math.floor(row) + 1):
                 if 0 <= i < h and 0 <= j < w:
                     share = (1 - abs(column - j)) * (1 - abs(row - i))
-                    density[(*place[:3], i, j)] += share * attention.weights[tuple(place)].item()
+                    density[(*index[:3], i, j)] += share * attention.weights[index].item()
     return density / density.sum((-2, -1), keepdim=True).clamp(min=1e-30)
 
 
 @counted(100, seeds(), st.integers(1, 5), st.integers(1, 5))
 def test_density_equals_a_slow_loop(g: torch.Generator, h: int, w: int) -> None:
-    """Of two pictures, three queries, two heads, two levels of four points, some of which lie outside."""
+    """With two images, three queries, two heads, and two levels of four points, some of them outside."""
     points = 1.4 * torch.rand(2, 3, 2, 2, 4, 2, generator=g, dtype=torch.float64) - 0.2
-    points[:, :, :, :, 0] = 0.5  # one of each inside, so that there is something to share out
+    points[:, :, :, :, 0] = 0.5  # at least one inside
     weights = torch.rand(2, 3, 2, 2, 4, generator=g, dtype=torch.float64)
     attention = sampled(points, weights / weights.sum((-2, -1), keepdim=True), (h, w))
     density = attention.density()
@@ -45,31 +47,24 @@ def test_density_equals_a_slow_loop(g: torch.Generator, h: int, w: int) -> None:
     torch.testing.assert_close(density.sum((-2, -1)), torch.ones(2, 3, 2, dtype=torch.float64))
 
 
-def test_density_by_hand() -> None:
-    """A point at a cell's centre is all that cell's; one between two centres is half of each."""
-    points = torch.tensor([[0.125, 0.25], [0.5, 0.75]]).view(1, 1, 1, 1, 2, 2)
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ([0.5, 0.75], [[0.25, 0, 0, 0], [0, 0.375, 0.375, 0]]),  # between two centers
+        ([7.0, -3.0], [[1, 0, 0, 0], [0, 0, 0, 0]]),  # outside: the rest is normalized
+    ],
+)
+def test_density_by_hand(second: list[float], expected: list[list[float]]) -> None:
+    points = torch.tensor([[0.125, 0.25], second]).view(1, 1, 1, 1, 2, 2)  # the first at the center of a cell
     weights = torch.tensor([0.25, 0.75]).view(1, 1, 1, 1, 2)
-    density = sampled(points, weights, (2, 4)).density()[0, 0, 0]
-    torch.testing.assert_close(density, torch.tensor([[0.25, 0, 0, 0], [0, 0.375, 0.375, 0]]))
-
-
-def test_what_lies_outside_goes_to_nobody() -> None:
-    """What is left is shared out anew; where nothing is left, there is nothing to see and no NaN."""
-    points = torch.tensor([[0.125, 0.25], [7.0, -3.0]]).view(1, 1, 1, 1, 2, 2)
-    weights = torch.tensor([0.25, 0.75]).view(1, 1, 1, 1, 2)
-    assert sampled(points, weights, (2, 4)).density()[0, 0, 0].tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
-    outside = sampled(points + 5, weights, (2, 4)).density()
-    assert torch.equal(outside, torch.zeros(1, 1, 1, 2, 4))
-
-
-def test_dense_attention_is_its_own_density() -> None:
-    weights = torch.rand(1, 2, 3, 4, 5)
-    assert torch.equal(Dense(weights).density(), weights)
+    assert sampled(points, weights, (2, 4)).density()[0, 0, 0].tolist() == expected
+    outside = sampled(points + 9, weights, (2, 4)).density()
+    assert torch.equal(outside, torch.zeros(1, 1, 1, 2, 4))  # and not NaN
 
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "tiny"])
-def test_what_our_members_record(config: object) -> None:
-    """All shapes and shares of a forward pass, which gives what it gives anyway; and no hook stays."""
+def test_records_of_our_models(config: ModelConfig) -> None:
+    """Shapes and sums of all attention; the forward pass is unchanged, and no hook remains."""
     checkpoint = small_weights(config)
     model = checkpoint.model()
     inspectable = checkpoint.inspect(model)
@@ -81,24 +76,23 @@ def test_what_our_members_record(config: object) -> None:
     assert torch.equal(record.output.last.logits, plain.logits)
     h, w = record.cells
     heads, layers = inspectable.heads, inspectable.decoder_layers
-    for attention, asked in (
+    for attention, count in (
         (record.cross(layers - 1, [0, 5, 8]), 3),
         (record.encoder(inspectable.encoder_layers - 1, [0, h * w - 1]), 2),
     ):
         density = attention.density()
-        assert density.shape == (1, asked, heads, h, w)
-        torch.testing.assert_close(density.sum((-2, -1)), torch.ones(1, asked, heads))
+        assert density.shape == (1, count, heads, h, w)
+        torch.testing.assert_close(density.sum((-2, -1)), torch.ones(1, count, heads))
     among = record.among_queries(layers - 1)
     assert among.shape == (1, heads, 9, 9)
     torch.testing.assert_close(among.sum(-1), torch.ones(1, heads, 9))
-    # Contents start at zero in DETR, and as something of each query's own in the other.
+    # The contents of all queries are zero in the first layer of DETR, and different in detr-tiny.
     assert [record.queries_are_alike(layer) for layer in range(2)] == [config is CONFIG, False]
-    hooks = [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
-    assert hooks == []
+    assert not [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
 
 
 class Blind(Inspectable):
-    """A member that shows where queries look, and nothing else."""
+    """A model that shows cross-attention only."""
 
     abilities = frozenset({"cross-attention"})
 
@@ -109,21 +103,21 @@ class Blind(Inspectable):
         return None
 
 
-class BlindRecord(ForwardRecord):
-    """And its record."""
-
-    def cross(self, layer: int, queries: object) -> Dense:
-        return Dense(torch.ones(1, 1, 1, 1, 1))
-
-
-def test_what_a_member_cannot_show_it_says() -> None:
+def test_missing_abilities_are_named() -> None:
     blind = Blind()
     blind.require("cross-attention")
-    with pytest.raises(UsageError, match=r"no relevance to show. It can show: cross-attention\."):
+    with pytest.raises(UsageError, match=r"no relevance .*: cross-attention\."):
         blind.require("relevance")
-    with pytest.raises(UsageError, match="no relevance"):
-        blind.with_gradient()
-    with pytest.raises(UsageError, match="no encoder attention"):
-        BlindRecord().encoder(0, [0])
-    with pytest.raises(UsageError, match="no query attention"):
-        BlindRecord().among_queries(0)
+    for call, ability in (
+        (blind.with_gradient, "relevance"),
+        (lambda: ForwardRecord().cross(0, [0]), "cross-attention"),
+        (lambda: ForwardRecord().encoder(0, [0]), "encoder attention"),
+        (lambda: ForwardRecord().among_queries(0), "query attention"),
+    ):
+        with pytest.raises(UsageError, match=f"no {ability}"):
+            call()
+
+
+def test_dense_attention_is_its_own_density() -> None:
+    weights = torch.rand(1, 2, 3, 4, 5)
+    assert torch.equal(Dense(weights).density(), weights)

@@ -1,4 +1,4 @@
-"""Mask heads compute the masks that are asked for, whoever else is in the batch."""
+"""Mask heads compute the masks of requested queries, independent of other queries and images."""
 
 from dataclasses import replace
 from typing import cast
@@ -28,7 +28,7 @@ def masks_in(model: Segmenter, batch: Batch) -> Masks:
 
 
 @torch.no_grad()
-def test_a_mask_does_not_depend_on_which_others_are_asked_for(model: Segmenter) -> None:
+def test_a_mask_does_not_depend_on_other_requested_queries(model: Segmenter) -> None:
     masks = masks_in(model, collate([LARGE, SMALL]))
     images, queries = torch.arange(2).repeat_interleave(9), torch.arange(9).repeat(2)
     every = masks(images, queries)  # (18, h, w)
@@ -40,29 +40,23 @@ def test_a_mask_does_not_depend_on_which_others_are_asked_for(model: Segmenter) 
 
 
 @torch.no_grad()
-def test_attention_maps_leave_out_the_padding(model: Segmenter) -> None:
-    seen = []
-    handle = model.mask_head.attention.register_forward_hook(lambda _m, _i, maps: seen.append(maps))
-    try:
-        masks_in(model, collate([LARGE, SMALL]))(torch.tensor([1, 0]), torch.tensor([3, 3]))
-    finally:
-        handle.remove()
-    (maps,) = seen  # (2, heads, h, w)
+def test_attention_maps_exclude_the_padding(model: Segmenter) -> None:
+    masks = masks_in(model, collate([LARGE, SMALL]))
+    maps = masks.attention(torch.tensor([1, 0]), torch.tensor([3, 3]))  # (2, heads, h, w)
     torch.testing.assert_close(maps.flatten(1).sum(1), torch.ones(2))  # over all heads together
     assert (maps[0, :, :, 2:] == 0).all()
     assert (maps[1, :, :, 2:] > 0).all()
 
 
-def test_nothing_that_is_asked_for_still_reaches_every_parameter() -> None:
-    """Processes that train together wait for the gradients of all parameters, in a batch without objects too."""
-    head = build(MASKED)
-    nobody = torch.zeros(0, dtype=torch.long)
-    masks_in(head, collate([LARGE]))(nobody, nobody).sum().backward()
-    assert all((p.grad == 0).all() for p in head.mask_head.parameters() if p.grad is not None)
-    assert [name for name, p in head.mask_head.named_parameters() if p.grad is None] == []
+def test_without_requested_queries_every_parameter_has_a_gradient() -> None:
+    """DistributedDataParallel waits for all gradients, in batches without objects too."""
+    model = build(MASKED)
+    nothing = torch.zeros(0, dtype=torch.long)
+    masks_in(model, collate([LARGE]))(nothing, nothing).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.mask_head.parameters())
 
 
-def test_a_frozen_detector_stays_as_it_is() -> None:
+def test_a_frozen_detector_is_not_trained() -> None:
     model = build(replace(MASKED, norm="batch"))
     model.freeze("detector")
     model.train()
@@ -76,33 +70,32 @@ def test_a_frozen_detector_stays_as_it_is() -> None:
     assert not any(p.requires_grad for p in model.backbone.stem()[0].parameters())
 
 
-def test_masks_are_computed_as_their_forward_pass_was(model: Segmenter) -> None:
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+@torch.no_grad()
+def test_masks_have_the_precision_of_their_forward_pass(model: Segmenter) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
         masks = masks_in(model, collate([LARGE]))
-    with torch.no_grad():
-        exact = masks_in(model, collate([LARGE]))
-        one = torch.tensor([0]), torch.tensor([4])
-        rough = masks(*one)
-        assert rough.dtype == torch.float32
-        assert 0 < (rough - exact(*one)).abs().max() < 0.2 * exact(*one).std()
+    exact = masks_in(model, collate([LARGE]))
+    query = torch.tensor([0]), torch.tensor([4])
+    rough = masks(*query)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact(*query)).abs().max() < 0.2 * exact(*query).std()
 
 
-def test_how_far_cells_lie_outside_of_boxes() -> None:
-    """Cell by cell: from its centre to the box along both axes, in cells; nothing within."""
+def test_distance_of_cells_to_boxes() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.25], [0.9, 0.1, 0.4, 0.2]])
     height, width = 8, 4
-    found = cells_outside(boxes, height, width)
+    distances = cells_outside(boxes, height, width)
     for n, (cx, cy, w, h) in enumerate(boxes.tolist()):
         for row in range(height):
             for column in range(width):
                 x, y = (column + 0.5) / width, (row + 0.5) / height
                 across = max(cx - w / 2 - x, x - cx - w / 2, 0) * width
                 down = max(cy - h / 2 - y, y - cy - h / 2, 0) * height
-                assert found[n, row, column] == pytest.approx(across + down, abs=1e-5)
+                assert distances[n, row, column] == pytest.approx(across + down, abs=1e-5)
 
 
 @torch.no_grad()
-def test_a_product_ends_at_its_querys_box() -> None:
+def test_a_dot_product_mask_ends_at_the_box_of_its_query() -> None:
     torch.manual_seed(0)
     config = preset("dino-tiny-masks")
     model = architecture_of(config).build(config).eval()

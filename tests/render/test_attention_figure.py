@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from letterbox import Letterbox
 from PIL import Image
 
 from detrcli.render.attention_figure import (
@@ -21,7 +22,6 @@ from detrcli.render.attention_figure import (
 )
 from detrcli.render.colour import colour_of, heat
 from detrcli.render.draw import Mark
-from detrcli.resize import Letterbox
 
 
 def spot(row: int, column: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:

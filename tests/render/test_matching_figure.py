@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from letterbox import Letterbox
 from PIL import Image
 from scipy import ndimage
 
@@ -23,7 +24,7 @@ from detrcli.render.draw import overlap
 from detrcli.render.instability_figure import instability_figure
 from detrcli.render.matching_figure import MATCHED, TRUTH, UNMATCHED_QUERY, cost_map, matching_figure, paired_picture
 from detrcli.render.usage_figure import KINDS, atlas, query_tile
-from detrcli.resize import Letterbox, Placement
+from detrcli.resize import Placement
 from detrcli.structures import Classes, QueryGroup, Target
 
 CLASSES = Classes(ids=np.array([1, 2]), names=np.array(["cat", "a dog with a very long name, indeed"]))

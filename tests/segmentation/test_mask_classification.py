@@ -1,4 +1,4 @@
-"""Masks, panoptic and semantic maps by MaskFormer's way, against transformers' own, to the pixel."""
+"""Masks, panoptic and semantic maps of mask classification, against transformers to the pixel."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from cases import counted, seeds
 from hypothesis import strategies as st
 from mask_families import processor_of
-from test_masks_of_queries import Given
+from test_published_masks import Given
 from torch import Generator, Tensor
 
 from detrcli.architectures.adapters.scoring import PairsOfSoftmax
@@ -18,9 +18,8 @@ from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
 from detrcli.inference.postprocess import detections
 from detrcli.resize import Placement
-from detrcli.segmentation.maps import MapKind
+from detrcli.segmentation.maps import MapKind, MapRequest, Predicted
 from detrcli.segmentation.mask_classification import MaskClassification
-from detrcli.segmentation.segmentation import MapRequest, Predicted
 from detrcli.structures import Classes, Detections, Prediction
 
 K = 4
@@ -32,7 +31,7 @@ sizes = st.sampled_from([(31, 45), (96, 128), (12, 16)])
 
 
 def scenes(g: Generator, queries: int) -> tuple[Tensor, Tensor]:
-    """Class logits (Q, K + 1) and mask logits (Q, 12, 16): blobs, of which some are small and some hide others."""
+    """Class logits (Q, K + 1) and mask logits (Q, 12, 16): blobs, some of them small, some covered by others."""
     logits = 2.5 * torch.randn(queries, K + 1, generator=g)
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
     place = torch.rand(queries, 3, 1, 1, generator=g) * torch.tensor([12.0, 16.0, 6.0])[:, None, None]
@@ -40,14 +39,14 @@ def scenes(g: Generator, queries: int) -> tuple[Tensor, Tensor]:
     return logits, 2 * masks + torch.randn(masks.shape, generator=g)
 
 
-def sure(*labels: int) -> Tensor:
+def certain(*labels: int) -> Tensor:
     logits = torch.full((len(labels), K + 1), -9.0)
     logits[torch.arange(len(labels)), torch.tensor(labels)] = 9
     return logits
 
 
 def given(logits: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Any, Predicted]:
-    """The same for theirs and for ours."""
+    """The same prediction for transformers and for us."""
     theirs = SimpleNamespace(class_queries_logits=logits[None], masks_queries_logits=masks[None])
     boxes = torch.zeros(1, len(logits), 4)
     prediction = Prediction(logits[None], boxes, Given(masks[None], (48, 64)))
@@ -55,7 +54,7 @@ def given(logits: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Any, Pr
 
 
 @counted(200, seeds(), st.integers(1, 20), sizes, st.floats(0.01, 0.6), names)
-def test_instances_are_theirs(g: Generator, queries: int, size: tuple[int, int], threshold: float, name: str) -> None:
+def test_instances(g: Generator, queries: int, size: tuple[int, int], threshold: float, name: str) -> None:
     theirs, of = given(*scenes(g, queries), size)
     (found,) = detections(
         of.prediction, [size], CLASSES, PairsOfSoftmax(), Preprocessing(), threshold,
@@ -64,13 +63,16 @@ def test_instances_are_theirs(g: Generator, queries: int, size: tuple[int, int],
     (wanted,) = processor_of(name).post_process_instance_segmentation(
         theirs, threshold=threshold, target_sizes=[size], return_binary_maps=True
     )
-    told = wanted["segments_info"]
-    assert len(found) == len(told)
+    expected = wanted["segments_info"]
+    assert len(found) == len(expected)
     assert found.masks is not None
     assert (np.diff(found.scores) <= 0).all()
-    order = np.argsort([-one["score"] for one in told], kind="stable")
-    np.testing.assert_allclose(found.scores, [told[i]["score"] for i in order], atol=1e-5)
-    rows = {(told[i]["label_id"], round(told[i]["score"], 4)): wanted["segmentation"][i].bool().numpy() for i in order}
+    order = np.argsort([-segment["score"] for segment in expected], kind="stable")
+    np.testing.assert_allclose(found.scores, [expected[i]["score"] for i in order], atol=1e-5)
+    rows = {
+        (expected[i]["label_id"], round(expected[i]["score"], 4)): wanted["segmentation"][i].bool().numpy()
+        for i in order
+    }
     for row, mask in enumerate(found.masks):
         close = [
             other
@@ -84,7 +86,7 @@ def test_instances_are_theirs(g: Generator, queries: int, size: tuple[int, int],
 
 
 @counted(300, seeds(), st.integers(1, 12), sizes, st.floats(0.2, 0.7), names)
-def test_panoptic_maps_are_theirs(
+def test_panoptic_maps_of_transformers(
     g: Generator, queries: int, size: tuple[int, int], threshold: float, name: str
 ) -> None:
     logits, masks = scenes(g, queries)
@@ -94,35 +96,37 @@ def test_panoptic_maps_are_theirs(
             theirs, threshold=threshold, label_ids_to_fuse=fused, target_sizes=[size]
         )
         found = MaskClassification(side=SIDES[name]).panoptic(of, classes, PairsOfSoftmax(), threshold)
-        told: dict[int, dict[str, Any]] = {}
-        for one in wanted["segments_info"]:
-            told.setdefault(one["id"], one)
-        ids = wanted["segmentation"].numpy() if told else np.zeros(size)
+        expected: dict[int, dict[str, Any]] = {}
+        for segment in wanted["segments_info"]:
+            expected.setdefault(segment["id"], segment)
+        ids = wanted["segmentation"].numpy() if expected else np.zeros(size)
         assert ((found.ids > 0) == (ids > 0)).all()
-        if any(told[one["id"]]["label_id"] != one["label_id"] or (
-            one is not told[one["id"]] and not one["was_fused"]
-        ) for one in wanted["segments_info"]):  # fmt: skip
-            continue  # after stuff that came again theirs gives ids away twice
+        if any(expected[segment["id"]]["label_id"] != segment["label_id"] or (
+            segment is not expected[segment["id"]] and not segment["was_fused"]
+        ) for segment in wanted["segments_info"]):  # fmt: skip
+            continue  # after separate areas of stuff, transformers assigns ids twice
         np.testing.assert_array_equal(found.ids, ids)
-        assert [(one.id, one.category_id) for one in found.segments] == [
-            (id_, one["label_id"]) for id_, one in told.items()
+        assert [(segment.id, segment.category_id) for segment in found.segments] == [
+            (id_, segment["label_id"]) for id_, segment in expected.items()
         ]
         np.testing.assert_allclose(
-            [one.score for one in found.segments], [one["score"] for one in told.values()], atol=1e-6
+            [segment.score for segment in found.segments],
+            [segment["score"] for segment in expected.values()],
+            atol=1e-6,
         )
-        for one in found.segments:
-            assert one.area == (ids == one.id).sum()
-            assert one.thing == (one.category_id not in fused)
+        for segment in found.segments:
+            assert segment.area == (ids == segment.id).sum()
+            assert segment.thing == (segment.category_id not in fused)
 
 
-def test_ids_stay_apart_where_stuff_comes_again() -> None:
-    """Sky, person, sky, person: three segments, whatever was numbered before."""
+def test_ids_with_separate_areas_of_stuff() -> None:
+    """Sky, person, sky, person: three segments."""
     masks = torch.full((4, 8, 8), -9.0)
     for query in range(4):
         masks[query, :, 2 * query : 2 * query + 2] = 9
-    _, of = given(sure(3, 0, 3, 0), masks, (8, 8))
+    _, of = given(certain(3, 0, 3, 0), masks, (8, 8))
     found = MaskClassification().panoptic(of, STUFF, PairsOfSoftmax())
-    assert [(one.id, one.label, one.query, one.area, one.box) for one in found.segments] == [
+    assert [(segment.id, segment.label, segment.query, segment.area, segment.box) for segment in found.segments] == [
         (1, "sky", 0, 32, (0, 0, 6, 8)),
         (2, "person", 1, 16, (2, 0, 2, 8)),
         (3, "person", 3, 16, (6, 0, 2, 8)),
@@ -133,13 +137,13 @@ def test_ids_stay_apart_where_stuff_comes_again() -> None:
 @pytest.mark.parametrize("edge", [3.0, 0.0, -1e-6])
 @pytest.mark.parametrize("claimed", [5, 10, 14, 19])
 @pytest.mark.parametrize("lost", [1, 2, 3, 4])
-def test_bounds_are_theirs(claimed: int, lost: int, edge: float) -> None:
-    """A query that loses pixels, four fifths and less of its own among the cases, and one of them a half probable."""
+def test_bounds_of_transformers(claimed: int, lost: int, edge: float) -> None:
+    """A query that loses pixels, among the cases a fifth of them, and a pixel with a probability of about a half."""
     masks = torch.full((2, 1, 20), -9.0)
     masks[0, 0, :claimed] = 4
     masks[1, 0, claimed - lost : claimed + 9] = 9
     masks[0, 0, 0] = edge
-    theirs, of = given(7 * sure(0, 1), masks, (1, 20))  # so sure that both scores are 1
+    theirs, of = given(7 * certain(0, 1), masks, (1, 20))  # both scores are 1
     (wanted,) = processor_of("maskformer").post_process_panoptic_segmentation(
         theirs, label_ids_to_fuse=set(), target_sizes=[(1, 20)]
     )
@@ -147,7 +151,7 @@ def test_bounds_are_theirs(claimed: int, lost: int, edge: float) -> None:
     assert found.ids.tolist() == wanted["segmentation"].tolist()
 
 
-def test_nobody_is_sure() -> None:
+def test_without_confident_queries() -> None:
     logits = torch.full((3, K + 1), 0.0)
     _, of = given(logits, torch.randn(3, 8, 8), (8, 9))
     found = MaskClassification().panoptic(of, STUFF, PairsOfSoftmax())
@@ -157,23 +161,23 @@ def test_nobody_is_sure() -> None:
 
 
 @counted(200, seeds(), st.integers(1, 20), sizes, names)
-def test_semantic_maps_are_theirs(g: Generator, queries: int, size: tuple[int, int], name: str) -> None:
+def test_semantic_maps_of_transformers(g: Generator, queries: int, size: tuple[int, int], name: str) -> None:
     theirs, of = given(*scenes(g, queries), size)
     (wanted,) = processor_of(name).post_process_semantic_segmentation(theirs, target_sizes=[size])
     found = MaskClassification(side=SIDES[name]).semantic(of, CLASSES, PairsOfSoftmax())
     np.testing.assert_array_equal(found.ids, wanted)
-    told = {one.category_id: one.area for one in found.regions}
-    assert told == dict(zip(*(part.tolist() for part in wanted.unique(return_counts=True)), strict=True))
-    assert all(one.label == CLASSES.names[one.category_id] for one in found.regions)
+    expected = {segment.category_id: segment.area for segment in found.regions}
+    assert expected == dict(zip(*(part.tolist() for part in wanted.unique(return_counts=True)), strict=True))
+    assert all(segment.label == CLASSES.names[segment.category_id] for segment in found.regions)
 
 
-def test_masks_without_a_pixel_are_no_detections() -> None:
+def test_detections_with_empty_masks_are_removed() -> None:
     masks = torch.full((2, 8, 8), -5.0)
     masks[1, 2:4, 3:7] = 5
     _, of = given(torch.zeros(2, K + 1), masks, (8, 8))
     queries = np.array([0, 1, 1, 0])
     found = Detections(np.zeros((4, 4), np.float32), np.full(4, 0.5, np.float32), np.arange(4), queries, CLASSES.names)
-    (left, again) = (MaskClassification().with_masks(one, of, 0.0) for one in (found, found.part(queries == 0)))
+    left, again = (MaskClassification().with_masks(kept, of, 0.0) for kept in (found, found.part(queries == 0)))
     assert left.category_ids.tolist() == [1, 2]
     assert left.boxes.tolist() == [[3, 2, 7, 4]] * 2
     np.testing.assert_allclose(left.scores, 0.5 * torch.tensor(5.0).sigmoid().item(), rtol=1e-5)
@@ -182,8 +186,8 @@ def test_masks_without_a_pixel_are_no_detections() -> None:
 
 @pytest.mark.parametrize("kind", ["panoptic", "semantic"])
 @pytest.mark.parametrize("broken", ["classes", "masks"])
-def test_what_is_not_finite_is_said(kind: MapKind, broken: str) -> None:
-    logits, masks = sure(0, 3), torch.ones(2, 4, 4)
+def test_predictions_that_are_not_finite(kind: MapKind, broken: str) -> None:
+    logits, masks = certain(0, 3), torch.ones(2, 4, 4)
     (logits if broken == "classes" else masks)[1] = torch.nan
     _, of = given(logits, masks, (8, 8))
     with pytest.raises(DivergedError, match="not finite"):

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Atomic writes of files and folders."""
 
 import os
 from pathlib import Path
@@ -15,20 +15,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_file_takes_the_place_of_another(tmp_path: Path) -> None:
+def test_a_file_replaces_another(tmp_path: Path) -> None:
     for data in (b"one", b"two"):
         write_whole(tmp_path / "a", data)
         assert contents(tmp_path) == {"a": data}
 
 
-def test_a_file_that_cannot_be_written_names_itself(tmp_path: Path) -> None:
+def test_an_error_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"nowhere.a"):
         write_whole(tmp_path / "nowhere" / "a", b"one")
     assert contents(tmp_path) == {}
 
 
-def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
-    """All of it: a file that the new one does not have is gone."""
+def test_a_folder_replaces_another(tmp_path: Path) -> None:
+    """Completely: files that the new folder does not have are gone."""
     write_whole_folder(tmp_path / "a", {"x": b"1", "deep/er/y": b"2"})
     assert contents(tmp_path) == {"a/x": b"1", "a/deep/er/y": b"2"}
     write_whole_folder(tmp_path / "a", {"x": b"3"})
@@ -37,10 +37,8 @@ def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
     assert whole_folder(tmp_path / "a") == tmp_path / "a"
 
 
-def test_the_folder_before_is_found_if_the_new_one_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second rename fails, as on a disk that goes away."""
+def test_a_crash_between_the_renames_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second rename fails, as on a disk that was removed."""
     write_whole_folder(tmp_path / "a", {"x": b"old"})
     rename, done = os.replace, []
 
@@ -59,7 +57,7 @@ def test_the_folder_before_is_found_if_the_new_one_is_not_there(
     assert contents(tmp_path) == {"a/x": b"newer"}
 
 
-def test_a_folder_that_never_was(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     assert whole_folder(tmp_path / "a") == tmp_path / "a"
 
 

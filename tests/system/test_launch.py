@@ -1,4 +1,4 @@
-"""Alone, under torchrun, under srun: who am I, and where do we meet."""
+"""Rank, world size and rendezvous of a single process, under torchrun and under srun."""
 
 import pytest
 
@@ -9,12 +9,6 @@ BATCH = {"SLURM_JOB_ID": "1234567", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "S
 SRUN = {
     "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_PROCID": "2", "SLURM_LOCALID": "0",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*TORCHRUN, *BATCH, *SRUN):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +24,8 @@ def empty(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["alone", "torchrun", "batch script", "srun of one", "srun", "torchrun below srun"],
 )
 def test_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Launch) -> None:
+    for name in (*TORCHRUN, *BATCH, *SRUN):
+        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launch() == expected
@@ -50,5 +46,5 @@ def test_first_node(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
 
 
-def test_a_port_that_anyone_may_open() -> None:
+def test_ports_need_no_privileges() -> None:
     assert {slurm_port(str(job)) // 10_000 for job in range(0, 10**7, 999)} == {2, 3}

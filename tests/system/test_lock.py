@@ -1,4 +1,4 @@
-"""One process at a time, told who it is, and free again however that process ended."""
+"""A folder locked by one process at a time, and free again however that process ended."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ from pathlib import Path
 from detrcli.system.lock import locked
 with locked(Path(sys.argv[1])):
     if sys.argv[2:] and not os.fork():
-        time.sleep(60)  # as a loader's process that has not noticed yet
+        time.sleep(60)  # as a loader process that has not noticed yet
         os._exit(0)
     print("held", flush=True)
     sys.stdin.readline()
 """
 
-# Whoever is let in finds nobody inside. The file is made and removed each time.
+# `mkdir` fails if another process is inside. The lock file is made and removed each time.
 COMPETE = """
 import sys, time
 from pathlib import Path
@@ -52,7 +52,7 @@ def holder(folder: Path, *args: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_another_process_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+def test_another_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         for _ in range(2):
             with pytest.raises(UsageError) as refused, locked(tmp_path):
@@ -67,8 +67,8 @@ def test_another_process_is_refused_until_the_first_is_done(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals and forks")
-def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
-    """Nor do the processes that it has started."""
+def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
+    """Nor do the processes that it started."""
     with holder(tmp_path, "with a child") as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -85,20 +85,20 @@ def test_a_process_does_not_lock_twice(tmp_path: Path) -> None:
         other = subprocess.run(
             [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
-        assert f"by process {os.getpid()} on" in other.stderr  # nothing was given up by asking
+        assert f"by process {os.getpid()} on" in other.stderr  # the refused attempt did not release the lock
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
         raise ZeroDivisionError
     with locked(tmp_path):
         pass
 
 
-def test_folders_are_locked_one_by_one(tmp_path: Path) -> None:
+def test_nested_folders_are_locked_separately(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with locked(tmp_path), locked(tmp_path / "a"):
         assert (tmp_path / LOCK).exists()
         assert (tmp_path / "a" / LOCK).exists()
 
 
-def test_of_several_that_compete_one_is_inside(tmp_path: Path) -> None:
+def test_competing_processes_exclude_each_other(tmp_path: Path) -> None:
     several = [subprocess.Popen([sys.executable, "-c", COMPETE, str(tmp_path)]) for _ in range(3)]
     assert [process.wait(60) for process in several] == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""Work that is done ahead of whoever asks for it."""
+"""A bounded map over a thread pool."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pytest
 from detrcli.system.prefetch import prefetch
 
 
-def test_ahead_keeps_order_and_does_not_run_away() -> None:
+def test_order_is_kept_and_few_items_are_taken_ahead() -> None:
     taken = 0
 
     def items() -> object:
@@ -24,6 +24,6 @@ def test_ahead_keeps_order_and_does_not_run_away() -> None:
         assert list(results) == list(range(1, 50))
 
 
-def test_ahead_passes_errors_on() -> None:
+def test_exceptions_are_raised() -> None:
     with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
         list(prefetch(pool, lambda i: 1 // i, [1, 0, 2], depth=2))

@@ -1,4 +1,4 @@
-"""Text from files and the web, made safe to show and to keep."""
+"""Text from files and the web, made safe to show and to store."""
 
 import pytest
 
@@ -10,12 +10,12 @@ from detrcli.system.text import escape_controls, writable
     ["cat", "Żubr 狗 é", "👩‍🚀", "👩🏽‍🚀", "❤️", "می‌خواهم", "क्‍ष", "e\u0301", "two  spaces", "\\x1b"],
     ids=ascii,
 )  # fmt: skip
-def test_what_people_write_stays(text: str) -> None:
+def test_ordinary_text_stays(text: str) -> None:
     assert escape_controls(text) == text
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         ("a\x1b[31m\r\n\t\x7f\x9b", "a\\x1b[31m\\r\\n\\t\\x7f\\x9b"),
         ("a\u202eb\u2066\u061c", "a\\u202eb\\u2066\\u061c"),
@@ -29,9 +29,9 @@ def test_what_people_write_stays(text: str) -> None:
     ],
     ids=ascii,
 )
-def test_what_cannot_be_seen_is_written_out(text: str, shown: str) -> None:
-    assert escape_controls(text) == shown
+def test_invisible_characters_are_escaped(text: str, escaped: str) -> None:
+    assert escape_controls(text) == escaped
 
 
-def test_what_no_file_holds_is_written_out() -> None:
+def test_characters_that_no_file_can_hold_are_escaped() -> None:
     assert writable("a\0\ud800狗\n") == "a\\x00\\ud800狗\n"

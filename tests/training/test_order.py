@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detrcli.errors import UsageError
-from detrcli.training.order import Batches, Order
+from detrcli.training.order import Batches, Order, for_other_processes
 
 sizes = st.tuples(st.integers(6, 60), st.integers(1, 9), st.integers(1, 3), st.integers(1, 2))
 
@@ -54,3 +54,11 @@ def test_few_images() -> None:
     assert sorted(order.batches(7)[0]) == [0, 1, 2]
     with pytest.raises(UsageError, match="3 images"):
         Order(3, 1, 2, 0, 0, 2)
+
+
+def test_batches_of_another_number_of_processes() -> None:
+    assert for_other_processes(4, 2, before=2, now=1) == (4, 4)
+    assert for_other_processes(2, 1, before=3, now=1) == (2, 3)
+    assert for_other_processes(6, 1, before=1, now=2) == (3, 1)
+    with pytest.raises(UsageError, match="3 processes"):
+        for_other_processes(2, 1, before=2, now=3)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from detrcli.errors import WeightsError
+from detrcli.training.progress import EpochMetrics, redistributed
 from detrcli.training.run_status import is_unbegun
 from detrcli.training.state import load_state, save_state
 
@@ -111,3 +112,11 @@ def test_a_run_without_a_state(names: list[str], unbegun: bool, tmp_path: Path) 
             load_state(tmp_path)
         (tmp_path / "config.toml").write_text("[project]\n")
         assert not is_unbegun(tmp_path)
+
+
+def test_sums_are_redistributed_over_processes() -> None:
+    """Means over processes stay; sums over processes are divided."""
+    first = EpochMetrics(3, 6, 2, 4.0, 1.0, {"loss": 6.0, "matched": 8.0, "wrong": 2.0, "norm": 5.0})
+    second = EpochMetrics(3, 6, 2, 2.0, 0.0, {"loss": 4.0, "matched": 4.0, "wrong": 0.0, "norm": 5.0})
+    expected = {"loss": 5.0, "matched": 3.0, "wrong": 0.5, "norm": 5.0}
+    assert redistributed([first, second], 4) == EpochMetrics(3, 3, 2, 3.0, 0.5, expected)

@@ -1,7 +1,6 @@
 """Networks of transformers that classify masks, as ours: what stands in place of a box is the one around a mask."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 from torch import Tensor
 
@@ -9,7 +8,7 @@ from detrcli.architectures.adapters.base import TransformersNetwork
 from detrcli.architectures.adapters.config import MaskConfig
 from detrcli.architectures.adapters.library import the_library
 from detrcli.boxes import from_pixels, masks_to_boxes
-from detrcli.model.masks import HeadOutput, QueryMasks
+from detrcli.model.masks import QueryMasks
 from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
@@ -26,6 +25,5 @@ class MaskNetwork(TransformersNetwork):
         logits: Tensor = found.masks_queries_logits  # (B, Q, h, w)
         height, width = batch.images.shape[-2:]
         boxes = from_pixels(masks_to_boxes(logits > 0).float(), *logits.shape[-2:])  # (B, Q, 4)
-        head = HeadOutput(lambda images, queries: logits[images, queries])
-        masks = QueryMasks((height, width), head, nullcontext, by_corner=True)
+        masks = QueryMasks((height, width), lambda images, queries: logits[images, queries], by_corner=True)
         return Output(QueryGroup("decoder", found.class_queries_logits[None], boxes[None])).with_masks(masks)

@@ -1,4 +1,4 @@
-"""COCO annotation files, panoptic ones too, as COCO 2017, Roboflow, CVAT, Label Studio and FiftyOne lay them out."""
+"""COCO annotation files, panoptic files included: reading them, and writing a split as a document of this format."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detrcli.data.maps import PanopticMaps, places_of_maps
-from detrcli.data.outlines import Outlines, as_text
-from detrcli.data.raw_annotations import NO_ID, RawAnnotations, box_array, whole_numbers
+from detrcli.data.panoptic_maps import PanopticMaps, map_folders
+from detrcli.data.raw_annotations import NO_ID, RawAnnotations, box_array, integer_array
+from detrcli.data.segmentations import Segmentations, as_text, mask_of, to_rle
 from detrcli.errors import DataError
 from detrcli.structures import check_class_names
 from detrcli.system.text import writable
 
 _TRUE = frozenset({"1", "1.0", "true"})
-# A segmentation that says something; where there is none, nobody reads the file again to look for masks.
-_SOME_OUTLINE = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null|\s)')
+# A segmentation that is not empty. A file without any is not read a second time for masks.
+_SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null|\s)')
 
 
 class _Image(msgspec.Struct):
@@ -38,7 +38,7 @@ class _Annotation(msgspec.Struct):
     bbox: Any = None
     area: Any = None
     iscrowd: Any = 0
-    # In a panoptic file an entry is a picture's map, and its segments are the annotations.
+    # In a panoptic file an entry is the map of an image, and its segments are the annotations.
     file_name: Any = None
     segments_info: "list[_Annotation] | None" = None
 
@@ -51,7 +51,7 @@ class _Category(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
-    """What is read; segmentations, licences and the rest are passed over without being built."""
+    """The fields to read. Segmentations, licences and others are skipped without being built."""
 
     images: list[_Image] | None = None
     annotations: list[_Annotation] | None = None
@@ -59,10 +59,11 @@ class _File(msgspec.Struct):
 
 
 def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
-    """Read an annotation file whose pictures lie in the first of `folders` that has them."""
-    file, has_outlines = _decode(annotations)
+    """Read an annotation file; the images lie in the folder that has most of them."""
+    data = _bytes(annotations)
+    file = _decode(annotations, data)
     if not file.images:
-        raise DataError(f"{annotations}: there are no images in it; it is not a COCO annotation file, or an empty one.")
+        raise DataError(f"{annotations}: not a COCO annotation file, or an empty one: it has no images.")
     images, entries, categories = file.images, file.annotations or [], file.categories or []
     panoptic = [entry for entry in entries if entry.segments_info is not None]
     if panoptic:
@@ -70,84 +71,37 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     names = [_file_name(image.file_name) for image in images]
     boxes = box_array([entry.bbox for entry in entries])
     try:
-        of_image = whole_numbers((entry.image_id for entry in entries), otherwise=NO_ID)
-        maps = _maps(annotations, panoptic, entries) if panoptic else None
-        if maps is not None:
-            outlines = Outlines(partial(maps.outlines, of_image), np.arange(len(entries)))
-        elif has_outlines:
-            outlines = Outlines(partial(_outlines, annotations), np.arange(len(entries)))
-        else:
-            outlines = None
+        class_names = [_name(category.name) for category in categories]
+        check_class_names(class_names)
+        of_image = integer_array((entry.image_id for entry in entries), invalid=NO_ID)
+        maps, segmentations = None, None
+        if panoptic:
+            maps = _maps(annotations, panoptic, entries)
+            segmentations = Segmentations(partial(maps.texts, of_image), np.arange(len(entries)))
+        elif _SEGMENTATION.search(data):
+            segmentations = Segmentations(partial(_segmentations, annotations), np.arange(len(entries)))
         return RawAnnotations(
             folder=_folder_of(names, folders),
-            image_ids=whole_numbers(image.id for image in images),
+            image_ids=integer_array(image.id for image in images),
             files=names,
-            sizes=whole_numbers(v or 0 for image in images for v in (image.height, image.width)).reshape(-1, 2),
-            # Segments are numbered in their picture, in many pictures alike.
+            sizes=integer_array(v or 0 for image in images for v in (image.height, image.width)).reshape(-1, 2),
+            # The ids of segments are unique in their image only.
             annotation_ids=annotation_ids([None if maps else entry.id for entry in entries]),
             of_image=of_image,
-            of_category=whole_numbers((entry.category_id for entry in entries), otherwise=NO_ID),
+            of_category=integer_array((entry.category_id for entry in entries), invalid=NO_ID),
             boxes=boxes,
             areas=_areas(entries, boxes),
             crowd=np.fromiter((str(entry.iscrowd).lower() in _TRUE for entry in entries), dtype=bool),
-            category_ids=whole_numbers(category.id for category in categories),
-            names=_class_names([category.name for category in categories]),
-            parents=[_word(category.supercategory or "") for category in categories],
+            category_ids=integer_array(category.id for category in categories),
+            names=class_names,
+            parents=[_name(category.supercategory or "") for category in categories],
             annotation_file=None if maps else annotations,
-            outlines=outlines,
+            segmentations=segmentations,
             things=_things(categories),
             maps=maps,
         )
     except ValueError as error:
         raise DataError(f"{annotations}: among its ids, sizes and classes, {error}.") from None
-
-
-def _segments(panoptic: Sequence[_Annotation]) -> list[_Annotation]:
-    """Those of all maps as annotations of their images."""
-    segments = []
-    for entry in panoptic:
-        for segment in entry.segments_info or []:
-            segment.image_id = entry.image_id
-            segments.append(segment)
-    return segments
-
-
-def _maps(annotations: Path, panoptic: Sequence[_Annotation], segments: Sequence[_Annotation]) -> PanopticMaps:
-    images = whole_numbers((entry.image_id for entry in panoptic), otherwise=NO_ID)
-    names = [_file_name(entry.file_name) for entry in panoptic]
-    return PanopticMaps(
-        folder=_folder_of(names, places_of_maps(annotations)),
-        files=dict(zip(images.tolist(), names, strict=True)),
-        segment_ids=whole_numbers((segment.id for segment in segments), otherwise=NO_ID),
-    )
-
-
-def _things(categories: Sequence[_Category]) -> list[bool] | None:
-    if any(category.isthing is None for category in categories):
-        return None
-    return [str(category.isthing).lower() in _TRUE for category in categories]
-
-
-class _Outline(msgspec.Struct):
-    segmentation: msgspec.Raw = msgspec.Raw(b"")
-
-
-class _Outlines(msgspec.Struct):
-    """The segmentations alone, which are left as they are written."""
-
-    annotations: list[_Outline] | None = None
-
-
-def _outlines(path: Path) -> list[bytes]:
-    """What each annotation of a file has, in their order."""
-    data = _bytes(path)
-    try:
-        file = msgspec.json.decode(data, type=_Outlines)
-        return [bytes(entry.segmentation) for entry in file.annotations or []]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    entries = json.loads(data).get("annotations") or []  # as `_decode` has read it before
-    return [as_text(entry.get("segmentation")) for entry in entries]
 
 
 def _bytes(path: Path) -> bytes:
@@ -157,54 +111,87 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-def _decode(path: Path) -> tuple[_File, bool]:
-    """What is read of a file, and whether there is an outline in it."""
-    data = _bytes(path)
-    has_outlines = _SOME_OUTLINE.search(data) is not None
+def _decode(path: Path, data: bytes) -> _File:
     try:
-        return msgspec.json.decode(data, type=_File), has_outlines
-    except msgspec.ValidationError as error:
-        raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        # Python's own reader is slower, and knows the NaN that Python's own writer writes.
-        return msgspec.convert(json.loads(data), _File), has_outlines
+        try:
+            return msgspec.json.decode(data, type=_File)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Python's own reader is slower, and accepts the NaN that Python's own writer writes.
+            return msgspec.convert(json.loads(data), _File)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
 
 
-def _word(value: Any) -> str:
+def _segments(panoptic: Sequence[_Annotation]) -> list[_Annotation]:
+    """Return the segments of all maps as annotations of their images."""
+    segments = []
+    for entry in panoptic:
+        for segment in entry.segments_info or []:
+            segment.image_id = entry.image_id
+            segments.append(segment)
+    return segments
+
+
+def _maps(annotations: Path, panoptic: Sequence[_Annotation], segments: Sequence[_Annotation]) -> PanopticMaps:
+    images = integer_array((entry.image_id for entry in panoptic), invalid=NO_ID)
+    names = [_file_name(entry.file_name) for entry in panoptic]
+    return PanopticMaps(
+        folder=_folder_of(names, map_folders(annotations)),
+        files=dict(zip(images.tolist(), names, strict=True)),
+        segment_ids=integer_array((segment.id for segment in segments), invalid=NO_ID),
+    )
+
+
+def _things(categories: Sequence[_Category]) -> list[bool] | None:
+    if any(category.isthing is None for category in categories):
+        return None
+    return [str(category.isthing).lower() in _TRUE for category in categories]
+
+
+class _Segmentation(msgspec.Struct):
+    segmentation: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _SegmentationFile(msgspec.Struct):
+    annotations: list[_Segmentation] | None = None
+
+
+def _segmentations(path: Path) -> list[bytes]:
+    """Read the JSON of each annotation's segmentation."""
+    data = _bytes(path)
+    try:
+        file = msgspec.json.decode(data, type=_SegmentationFile)
+        return [bytes(entry.segmentation) for entry in file.annotations or []]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        entries = json.loads(data).get("annotations") or []  # as in `_decode`
+        return [as_text(entry.get("segmentation")) for entry in entries]
+
+
+def _name(value: Any) -> str:
     if isinstance(value, list | dict):
-        raise ValueError(f"{value!r:.40} is no name")
+        raise ValueError(f"{value!r:.40} is not a name")
     return writable(str(value))
 
 
-def _class_names(values: Sequence[Any]) -> list[str]:
-    names = [_word(value) for value in values]
-    check_class_names(names)
-    return names
-
-
 def _file_name(name: Any) -> str:
-    # Label Studio on Windows writes backslashes.
-    return writable(str(name).replace("\\", "/"))
+    return writable(str(name).replace("\\", "/"))  # Label Studio on Windows writes backslashes
 
 
 def _folder_of(names: Sequence[str], folders: Sequence[Path]) -> Path:
-    some = [name for name in names[:: max(1, len(names) // 20)] if not posixpath.isabs(name)]
-    found = [sum(os.path.exists(folder / name) for name in some) for folder in folders]
-    return folders[found.index(max(found))]
+    sample = [name for name in names[:: max(1, len(names) // 20)] if not posixpath.isabs(name)]
+    return max(folders, key=lambda folder: sum(os.path.exists(folder / name) for name in sample))
 
 
 def annotation_ids(written: Sequence[Any]) -> np.ndarray:
-    """The ids of annotations in their order. Some exports leave them out; then they are counted."""
-    if all(one is None for one in written):
+    """Return the ids of annotations, with new ids where an export omits them."""
+    if all(value is None for value in written):
         return np.arange(1, len(written) + 1)
-    ids = whole_numbers(written, otherwise=NO_ID)
+    ids = integer_array(written, invalid=NO_ID)
     missing = ids == NO_ID
     greatest = max(int(ids.max()), 0)
-    first = greatest + 1 if greatest < 2**62 else 1  # ids that are there twice are told
+    first = greatest + 1 if greatest < 2**62 else 1  # the check reports duplicates
     ids[missing] = first + np.arange(np.count_nonzero(missing))
     return ids
 
@@ -217,5 +204,57 @@ def _area(area: Any) -> float:
 
 
 def _areas(entries: Sequence[_Annotation], boxes: np.ndarray) -> np.ndarray:
-    written = np.array([entry.area if isinstance(entry.area, float) else _area(entry.area) for entry in entries])
-    return np.where(np.isfinite(written), written, boxes[:, 2] * boxes[:, 3]) if len(entries) else written
+    written = np.array([_area(entry.area) for entry in entries], dtype=np.float64)
+    return np.where(np.isfinite(written), written, boxes[:, 2] * boxes[:, 3])
+
+
+def coco_document(split: RawAnnotations) -> dict[str, Any]:
+    """Return a split in COCO's format, without malformed boxes.
+
+    Segmentations are copied; segments of panoptic maps become RLE.
+    """
+    texts = [b""] * len(split.boxes) if split.segmentations is None else split.segmentations.texts()
+    sizes = dict(zip(split.image_ids.tolist(), split.sizes.tolist(), strict=True))
+
+    def segmentation(n: int) -> dict[str, Any]:
+        if not texts[n]:
+            return {}
+        if split.maps is None:
+            return {"segmentation": json.loads(texts[n])}
+        try:
+            return {"segmentation": to_rle(mask_of(texts[n], *sizes[int(split.of_image[n])]))}
+        except (KeyError, ValueError):  # reported by the check
+            return {}
+
+    return {
+        "images": images_document(split),
+        "annotations": [
+            {
+                "id": int(split.annotation_ids[n]),
+                "image_id": int(split.of_image[n]),
+                "category_id": int(split.of_category[n]),
+                "bbox": split.boxes[n].tolist(),
+                "area": float(split.areas[n]),
+                "iscrowd": int(split.crowd[n]),
+                **segmentation(n),
+            }
+            for n in np.flatnonzero(np.isfinite(split.boxes).all(1)).tolist()
+        ],
+        "categories": [
+            {
+                "id": id_,
+                "name": name,
+                "supercategory": parent,
+                **({} if split.things is None else {"isthing": int(thing)}),
+            }
+            for id_, name, parent, thing in split.categories()
+        ],
+    }
+
+
+def images_document(split: RawAnnotations) -> list[dict[str, Any]]:
+    """Return the images of a split in COCO's format."""
+    return [
+        {"id": id_, "file_name": file, "width": width, "height": height}
+        for id_, file, (height, width) in zip(split.image_ids.tolist(), split.files, split.sizes.tolist(), strict=True)
+    ]

@@ -1,7 +1,8 @@
-"""YOLO folders: a text file of relative boxes in each picture's name, and often a data.yaml."""
+"""YOLO folders: a text file of relative boxes or polygons per image, and often a data.yaml."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,76 +10,73 @@ from typing import Any
 import numpy as np
 import yaml
 
-from detrcli.data.headers import read_headers
-from detrcli.data.images import SUFFIXES
-from detrcli.data.outlines import Outlines, as_text
+from detrcli.data.image_files import read_headers
+from detrcli.data.paths import IMAGE_SUFFIXES
 from detrcli.data.raw_annotations import Problem, RawAnnotations
+from detrcli.data.segmentations import Segmentations, as_text
 from detrcli.errors import DataError
-from detrcli.structures import MOST_CLASSES, check_class_names
+from detrcli.structures import MAX_CLASSES, check_class_names
 from detrcli.system.text import writable
 
-LARGEST_YAML = 1_000_000  # bytes, which are read in two seconds; a thousand classes take 20,000
+MAX_YAML_BYTES = 1_000_000  # read in two seconds; a thousand classes take 20,000
 HINT = "`train`, `val` and `names` are enough, as in `train: images/train`, `val: images/val`, `names: [cat, dog]`."
-_NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
-_KINDS = 2**31  # the number of a class is lower
+_EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
+_MAX_ID = 2**31 - 1
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A data.yaml: words, and lists and maps of them.
-
-    What looks like a number or a date stays a word, and keys are not merged (<<): some of those take for ever.
-    """
+    """Read a data.yaml. All scalars are strings, and merge keys (<<) are not resolved, which can take for ever."""
     try:
-        if path.stat().st_size > LARGEST_YAML:
-            raise ValueError(f"it has more than {LARGEST_YAML:,} bytes")
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ValueError(f"more than {MAX_YAML_BYTES:,} bytes")
         facts = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except RecursionError:
-        raise DataError(f"{path}: cannot be read (lists in lists without end).\n{HINT}") from None
+        raise DataError(f"{path}: cannot be read (too deeply nested lists).\n{HINT}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}).\n{HINT}") from None
     if not isinstance(facts, dict):
-        raise DataError(f"{path}: not a YOLO data.yaml: it holds no keys.\n{HINT}")
+        raise DataError(f"{path}: not a YOLO data.yaml: it has no keys.\n{HINT}")
     return facts
 
 
-def words(said: Any, path: Path) -> list[str]:
-    """One word, or a list of them; none where a key has no value."""
-    values = said if isinstance(said, list) else [said]
-    if any(not isinstance(value, str | None) for value in values):
+def strings(value: Any, path: Path) -> list[str]:
+    """Return a value of a data.yaml as a list of strings, empty for a key without value."""
+    values = value if isinstance(value, list) else [value]
+    if any(not isinstance(item, str | None) for item in values):
         raise DataError(f"{path}: `train`, `val`, `test` and `path` must be names of folders, or lists of them.")
-    return [writable(value) for value in values if value is not None and value not in _NOTHING]
+    return [writable(item) for item in values if item is not None and item not in _EMPTY]
 
 
 def names_of(facts: Mapping[str, Any], path: Path) -> dict[int, str]:
-    """Class names by id, from a list or a map; numbers where there is only `nc`."""
+    """Return class names by id, from a list or a mapping; generated names if there is only `nc`."""
     names, count = facts.get("names"), str(facts.get("nc", ""))
     if isinstance(names, list):
         names = dict(enumerate(names))
     elif names in (None, "") and count.isdecimal():
-        if len(count) > len(str(MOST_CLASSES)):
-            raise DataError(f"{path}: `nc` is more than the {MOST_CLASSES:,} classes allowed.")
+        if len(count) > len(str(MAX_CLASSES)):
+            raise DataError(f"{path}: `nc` is more than the {MAX_CLASSES:,} classes allowed.")
         names = {index: f"class {index}" for index in range(int(count))}
     if not isinstance(names, dict) or not all(_is_class(index, name) for index, name in names.items()):
-        raise DataError(f"{path}: `names` must be a list or a map of class names, their numbers from 0.")
-    named = {int(index): writable(name) for index, name in names.items()}
+        raise DataError(f"{path}: `names` must be a list or a mapping of class names, with ids from 0.")
+    by_id = {int(index): writable(name) for index, name in names.items()}
     try:
-        check_class_names(list(named.values()))
+        check_class_names(list(by_id.values()))
     except ValueError as error:
         raise DataError(f"{path}: {error}.") from None
-    return dict(sorted(named.items()))
+    return dict(sorted(by_id.items()))
 
 
 def _is_class(index: Any, name: Any) -> bool:
-    number = str(index)
-    return isinstance(name, str) and number.isdecimal() and len(number) < 11 and int(number) < _KINDS
+    digits = str(index)
+    return isinstance(name, str) and digits.isdecimal() and len(digits) < 11 and int(digits) <= _MAX_ID
 
 
-def pictures(places: Sequence[Path]) -> Iterator[Path]:
-    """The pictures of a split: all below its folders, and those that its .txt files list."""
+def images(places: Sequence[Path]) -> Iterator[Path]:
+    """Yield the images of a split: all below its folders, and those listed in its .txt files."""
     for place in places:
         if place.is_dir():
-            found = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
-            yield from sorted(path for path in found if not path.name.startswith("."))
+            files = (path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            yield from sorted(path for path in files if not path.name.startswith("."))
         else:
             try:
                 lines = place.read_text(encoding="utf-8-sig").split("\n")
@@ -88,19 +86,18 @@ def pictures(places: Sequence[Path]) -> Iterator[Path]:
 
 
 def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *, pose: bool = False) -> RawAnnotations:
-    """Read a split. Without names, the classes are those of the labels; with `pose`, key points follow a box."""
-    paths = [Path(os.path.normpath(path)) for path in pictures(places)]
+    """Read a split. Without names, the classes are the ids in the labels; with `pose`, key points follow each box."""
+    paths = [Path(os.path.normpath(path)) for path in images(places)]
     if not paths:
-        raise DataError(f"{', '.join(map(str, places))}: there are no pictures here.")
+        raise DataError(f"{', '.join(map(str, places))}: no images.")
     roots = [place if place.is_dir() else place.parent for place in places]
     folder = Path(os.path.commonpath([os.path.normpath(root.absolute()) for root in roots]))
     files = [Path(os.path.relpath(path.absolute(), folder)).as_posix() for path in paths]
-    headers = read_headers(folder, files)
 
-    rows: list[tuple[int, int, list[float]]] = []
-    polygons: list[tuple[str, int, int] | None] = []  # a row's line, height and width, where it is a polygon
+    rows: list[tuple[int, int, list[float], bool]] = []
+    polygons: list[tuple[str, int, int] | None] = []  # a row's line with the image's height and width, if a polygon
     problems: list[Problem] = []
-    for image_id, (path, header) in enumerate(zip(paths, headers, strict=True), 1):
+    for image_id, (path, header) in enumerate(zip(paths, read_headers(folder, files), strict=True), 1):
         height, width = header.displayed
         for number, line in enumerate(_lines(label_of(path)), 1):
             try:
@@ -110,72 +107,61 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *,
                 problems.append(Problem("error", "bad-box", split, where, f"not a class and a box: {line!r}"))
                 continue
             polygons.append((line, height, width) if len(line.split()) > 5 else None)
-            rows.append((image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]))
+            rows.append((image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height], False))
 
-    ids = sorted(names) if names is not None else sorted({row[1] for row in rows})
-    boxes = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
-    return RawAnnotations(
-        folder=folder,
-        image_ids=np.arange(1, len(paths) + 1),
-        files=files,
-        sizes=np.zeros((len(paths), 2), dtype=np.int64),
-        annotation_ids=np.arange(1, len(rows) + 1),
-        of_image=np.array([row[0] for row in rows], dtype=np.int64),
-        of_category=np.array([row[1] for row in rows], dtype=np.int64),
-        boxes=boxes,
-        areas=boxes[:, 2] * boxes[:, 3],
-        crowd=np.zeros(len(rows), dtype=bool),
-        category_ids=np.array(ids, dtype=np.int64),
-        names=[names[i] if names is not None else f"class {i}" for i in ids],
-        parents=[""] * len(ids),
-        problems=problems,
-        outlines=None if pose or not any(polygons) else Outlines(partial(_outlines, polygons), np.arange(len(rows))),
-    )
+    if names is None:
+        names = {category: f"class {category}" for category in sorted({row[1] for row in rows})}
+    # Sizes are not given: they are those of the image files.
+    raw = RawAnnotations.from_rows(folder, files, [(0, 0)] * len(files), rows, names, problems)
+    if pose or not any(polygons):
+        return raw
+    return replace(raw, segmentations=Segmentations(partial(_segmentations, polygons), np.arange(len(rows))))
 
 
-def _outlines(polygons: Sequence[tuple[str, int, int] | None]) -> list[bytes]:
-    """In pixels; nothing for a box."""
-    return [b"" if one is None else _outline(*one) for one in polygons]
+def _segmentations(polygons: Sequence[tuple[str, int, int] | None]) -> list[bytes]:
+    """Return polygons in pixels; empty for boxes."""
+    texts = []
+    for polygon in polygons:
+        if polygon is None:
+            texts.append(b"")
+            continue
+        line, height, width = polygon
+        corners = np.array(line.split()[1:], dtype=np.float64).reshape(-1, 2) * (width, height)
+        texts.append(as_text([corners.flatten().tolist()]))
+    return texts
 
 
-def _outline(line: str, height: int, width: int) -> bytes:
-    _, *numbers = line.split()
-    corners = np.array(numbers, dtype=np.float64).reshape(-1, 2) * (width, height)
-    return as_text([corners.flatten().tolist()])
-
-
-def label_of(picture: Path) -> Path:
-    """The text file of a picture: below `labels` where it is below `images`, else beside it."""
-    parts = list(picture.parts)
+def label_of(image: Path) -> Path:
+    """Return the text file of an image: in the folder `labels` in place of `images`, or beside the image."""
+    parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    below = Path(*parts).with_suffix(".txt")
-    beside = picture.with_suffix(".txt")
-    return beside if beside.is_file() and not below.is_file() else below
+    in_labels = Path(*parts).with_suffix(".txt")
+    beside = image.with_suffix(".txt")
+    return beside if beside.is_file() and not in_labels.is_file() else in_labels
 
 
 def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
-        return []  # a picture without objects
+        return []  # an image without objects
     except (OSError, ValueError) as error:
         return [f"(the file cannot be read: {error})"]
 
 
 def _box(line: str, *, pose: bool = False) -> tuple[int, float, float, float, float]:
-    """Class, and centre and size in [0, 1], from a box or from the corners of a polygon."""
+    """Return class id and cxcywh in [0, 1] of a box, or of the box around a polygon."""
     category, *numbers = line.split()
     values = np.array(numbers, dtype=np.float64)
-    kind = float(category)
-    if not np.isfinite(values).all() or not kind.is_integer() or not 0 <= kind < _KINDS:
+    id_ = float(category)
+    if not np.isfinite(values).all() or not id_.is_integer() or not 0 <= id_ <= _MAX_ID:
         raise ValueError
     if pose:
         values = values[:4]
-    # Shares of the picture; a little more is what rounding leaves.
-    if (np.abs(values) > 1.1).any():
+    if (np.abs(values) > 1.1).any():  # fractions of the image, with room for rounding
         raise ValueError
     if len(values) == 4:
         x, y, w, h = values.tolist()
@@ -184,4 +170,4 @@ def _box(line: str, *, pose: bool = False) -> tuple[int, float, float, float, fl
         x, y, w, h = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
     else:
         raise ValueError
-    return int(kind), x, y, w, h
+    return int(id_), x, y, w, h

@@ -1,4 +1,4 @@
-"""Annotation files that are broken, or made to do harm: each ends at once, in an error that names the file."""
+"""Malformed and malicious annotation files: each fails at once with an error that names the file."""
 
 import json
 import os
@@ -14,19 +14,19 @@ import pytest
 from detrcli.data.checks import check_split
 from detrcli.data.examine import examine
 from detrcli.data.layouts import yolo
-from detrcli.data.place import lies_inside
+from detrcli.data.paths import lies_inside
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
-from detrcli.structures import LONGEST_NAME, MOST_CLASSES, Classes
+from detrcli.structures import MAX_CLASSES, MAX_NAME_LENGTH, Classes
 
 
 def train_of(root: Path) -> RawAnnotations:
-    return open_data(root).layout.readers["train"]()
+    return open_data(root).readers["train"]()
 
 
 def coco(**changes: Any) -> Callable[[Path], Path]:
-    """The document with other values in the first entry of its lists, as `annotations__area`."""
+    """A COCO file with other values in the first entries of its lists, as in `annotations__area`."""
     document = deepcopy(folders.DOCUMENT)
     for place, value in changes.items():
         table, _, key = place.partition("__")
@@ -43,12 +43,8 @@ def voc(old: str = "", new: str = "", **rest: Any) -> Callable[[Path], Path]:
     return lambda root: folders.voc(root, text, **rest)
 
 
-def declared(encoding: str) -> Callable[[Path], Path]:
-    return voc(new=f'<?xml version="1.0" encoding="{encoding}"?>')
-
-
 def entities(*lines: str, last: str) -> Callable[[Path], Path]:
-    """XML whose class is an entity of entities."""
+    """XML whose class is an entity."""
     text = f"<!DOCTYPE a [{''.join(lines)}]>" + folders.VOC.replace("ant<", f"&{last};<")
     return lambda root: folders.voc(root, text)
 
@@ -63,132 +59,119 @@ LISTS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcd
 
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a byte of Latin-1": (
-        coco_text(lambda text: text.replace("ant", "café").encode("latin-1")),
-        "instances_train.json: not a COCO annotation file",
+        coco_text(lambda text: text.replace("ant", "café").encode("latin-1")), "instances_train.json: not a COCO"
     ),
-    "lists in lists": (
-        coco_text(lambda text: text.replace('"ant"', NESTED)),
-        "instances_train.json: not a COCO annotation file",
+    "nested lists": (coco_text(lambda text: text.replace('"ant"', NESTED)), "instances_train.json: not a COCO"),
+    "nested lists in an unused field": (
+        coco_text(lambda text: f'{{"licences": {NESTED}, {text[1:]}'), "instances_train.json: not a COCO"
     ),
-    "lists in lists that are passed over": (
-        coco_text(lambda text: f'{{"licences": {NESTED}, {text[1:]}'),
-        "instances_train.json: not a COCO annotation file",
-    ),
-    "a number of 5,000 digits": (
-        coco(images__id="9" * 5000),
-        "instances_train.json: among its ids, .*'9{39} is no whole number",
-    ),
-    "a name that is a list": (coco(categories__name=["ant"]), r"instances_train.json: .*\['ant'\] is no name"),
+    "a number of 5,000 digits": (coco(images__id="9" * 5000), "instances_train.json: .*'9{39} is not an integer"),
+    "a name that is a list": (coco(categories__name=["ant"]), r"instances_train.json: .*\['ant'\] is not a name"),
     "a name of two million characters": (
-        coco(categories__name="x" * 2_000_000),
-        "instances_train.json: .*class name 'x{20}'... has 2,000,000 characters",
+        coco(categories__name="x" * 2_000_000), "instances_train.json: .*class name 'x{20}'... has 2,000,000"
     ),
-    "no XML": (lambda root: folders.voc(root, None), "Annotations: there are no annotations"),
-    **{f"XML in {name}": (declared(name), "a.xml: cannot be read") for name in ("gb2312", "Shift_JIS", "foo")},
-    **{f"XML in {name}": (declared(name), "a.xml: cannot be read") for name in ("idna", "hex", "undefined")},
-    "XML that grows": (entities('<!ENTITY l0 "lol">', *LAUGHTER, last="l9"), "a.xml: cannot be read"),
-    "XML that grows by one entity": (
-        entities(f'<!ENTITY l "{"l" * 100_000}">', last=";&".join(["l"] * 1000)),
-        "a.xml: cannot be read",
+    "no XML": (lambda root: folders.voc(root, None), "Annotations: no annotations"),
+    **{
+        f"XML in {name}": (voc(new=f'<?xml version="1.0" encoding="{name}"?>'), "a.xml: cannot be read")
+        for name in ("gb2312", "Shift_JIS", "foo", "idna", "hex", "undefined")
+    },
+    "XML of growing entities": (entities('<!ENTITY l0 "lol">', *LAUGHTER, last="l9"), "a.xml: cannot be read"),
+    "XML of a long repeated entity": (
+        entities(f'<!ENTITY l "{"l" * 100_000}">', last=";&".join(["l"] * 1000)), "a.xml: cannot be read"
     ),
-    "XML that asks for a file": (entities('<!ENTITY l SYSTEM "file:///etc/hostname">', last="l"), "a.xml: cannot"),
+    "XML that names a file": (entities('<!ENTITY l SYSTEM "file:///etc/hostname">', last="l"), "a.xml: cannot"),
     "a class name of VOC": (voc("ant", "x" * 2_000_000), "Annotations: the class name 'x{20}'... has 2,000,000"),
     "NUL in a list": (voc(listed=b"a\0b\n"), r"a\\x00b.xml: cannot be read"),
-    "an empty list": (voc(listed=b"\x1c\n\n"), "there are no annotations"),
+    "an empty list": (voc(listed=b"\x1c\n\n"), "Annotations: no annotations"),
     "a list that leaves its folder": (voc(listed=b"../../outside\n"), "train.txt: ../../outside lies outside"),
     "a class of 20 digits": (yaml("names: {99999999999999999999: a}\n"), "data.yaml: `names` must be"),
     "a class below 0": (yaml("names: {-1: a}\n"), "data.yaml: `names` must be"),
     "a hexadecimal class": (yaml(f"names: {{0x{'f' * 100}: a}}\n"), "data.yaml: `names` must be"),
     "names in lists": (yaml("names: [[ant]]\n"), "data.yaml: `names` must be"),
-    "3,000 brackets": (yaml(f"names: {'[' * 3000}\n"), "data.yaml: cannot be read .lists in lists"),
+    "3,000 brackets": (yaml(f"names: {'[' * 3000}\n"), "data.yaml: cannot be read .too deeply nested"),
     "3,000,000 classes": (yaml("nc: 3000000\n"), "data.yaml: `nc` is more than"),
-    "classes of 5,000 digits": (yaml(f"nc: {'9' * 5000}\n"), "data.yaml: `nc` is more than"),
-    "too many names": (yaml("names: [" + "a, " * (MOST_CLASSES + 1) + "]\n"), "data.yaml: there are 30,001 classes"),
-    "lists of lists by reference": (yaml(f"a: &a [lol]\n{LISTS}names: *i\n"), "data.yaml: `names` must be"),
+    "a count of 5,000 digits": (yaml(f"nc: {'9' * 5000}\n"), "data.yaml: `nc` is more than"),
+    "too many names": (yaml("names: [" + "a, " * (MAX_CLASSES + 1) + "]\n"), "data.yaml: there are 30,001 classes"),
+    "names by reference": (yaml(f"a: &a [lol]\n{LISTS}names: *i\n"), "data.yaml: `names` must be"),
     "splits by reference": (
-        lambda root: folders.yolo(root, f"a: &a [lol]\n{LISTS}train: *i\nnames: [ant]\n"),
-        "data.yaml: .* must be names of folders",
+        lambda root: folders.yolo(root, f"a: &a [lol]\n{LISTS}train: *i\nnames: [ant]\n"), "data.yaml: .*of folders"
     ),
     "more than a megabyte": (yaml(f"names: [ant]\nnote: {'x' * 1_000_000}\n"), "data.yaml: .*more than 1,000,000"),
-    "a folder of a long name": (
-        lambda root: folders.yolo(root, f"train: {'x' * 5000}\nnames: [ant]\n"),
-        "data.yaml: x+ is not there",
+    "a folder with a long name": (
+        lambda root: folders.yolo(root, f"train: {'x' * 5000}\nnames: [ant]\n"), "data.yaml: x+ does not exist"
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_files_are_told(case: str, tmp_path: Path) -> None:
-    make, said = BROKEN[case]
+def test_malformed_files_fail(case: str, tmp_path: Path) -> None:
+    make, message = BROKEN[case]
     folders.written(tmp_path / "outside.xml", folders.VOC)
     root = make(tmp_path / "data")
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         train_of(root)
     assert len(str(error.value)) < 1000
     assert len(str(error.value).splitlines()) <= 3
 
 
-READ: dict[str, Callable[[Path], Path]] = {
-    "a byte of Latin-1 that is passed over": coco_text(
+UNUSUAL: dict[str, Callable[[Path], Path]] = {
+    "Latin-1 in an unused field": coco_text(
         lambda text: text.replace('"id"', '"licence": "café", "id"', 1).encode("latin-1")
     ),
     "UTF-16": coco_text(lambda text: text.encode("utf-16")),
-    "a number that is passed over": yaml(f"names: [ant]\nsince: 1{':59' * 100_000}\n"),
-    "a day that there is not": yaml("names: [ant]\nsince: 9999-99-99\n"),
-    "keys that are merged without end": yaml(
+    "a long number in an unused field": yaml(f"names: [ant]\nsince: 1{':59' * 100_000}\n"),
+    "an invalid date": yaml("names: [ant]\nsince: 9999-99-99\n"),
+    "exponentially many merge keys": yaml(
         "a: &a {x: 1}\n"
         + "".join(
             f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
         )
         + "names: [ant]\n"
     ),
-    "splits that are nothing": yaml("val: null\ntest:\nnames: [ant]\n"),
+    "empty splits": yaml("val: null\ntest:\nnames: [ant]\n"),
 }
 
 
-@pytest.mark.parametrize("case", READ)
-def test_odd_files_are_read(case: str, tmp_path: Path) -> None:
-    written = train_of(READ[case](tmp_path))
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_unusual_files_are_read(case: str, tmp_path: Path) -> None:
+    written = train_of(UNUSUAL[case](tmp_path))
     assert (list(written.names), len(written.boxes)) == (["ant"], 1)
 
 
-def test_words_of_yaml_stay_words(tmp_path: Path) -> None:
-    """Which are numbers, truths and nothing to others."""
+def test_scalars_of_yaml_are_strings(tmp_path: Path) -> None:
     facts = yolo.read_yaml(folders.written(tmp_path / "data.yaml", "names: [no, 1.0, null, 0x10, 12:30]\n"))
     assert list(yolo.names_of(facts, tmp_path).values()) == ["no", "1.0", "null", "0x10", "12:30"]
 
 
 @pytest.mark.parametrize("digits", [20, 4301])
-def test_long_numbers_of_voc_are_problems_of_their_picture(digits: int, tmp_path: Path) -> None:
+def test_long_numbers_of_voc_concern_their_image_only(digits: int, tmp_path: Path) -> None:
     root = voc("<width>50<", f"<width>{'9' * digits}<")(tmp_path / "size")
     problems = check_split("train", train_of(root)).problems
-    assert [(one.kind, one.where) for one in problems] == [("size-mismatch", "image 1")]
+    assert [(problem.kind, problem.where) for problem in problems] == [("size-mismatch", "image 1")]
     root = voc("<xmin>3<", f"<xmin>{'9' * digits}<")(tmp_path / "box")
     checked = check_split("train", train_of(root))
     assert not checked.usable.any()
     assert len(checked.problems) == 1
 
 
-@pytest.mark.parametrize("layout", ["coco", "voc"])
-def test_boxes_beyond_all_measure_are_none(layout: str, tmp_path: Path) -> None:
-    """Their areas would overflow, with a warning of numpy's."""
-    if layout == "coco":
-        written = train_of(coco(annotations__bbox=[1e200, 1, 1e200, 1e200])(tmp_path))
-    else:
-        written = train_of(voc("<xmax>20<", "<xmax>1e200<")(tmp_path))
+@pytest.mark.parametrize(
+    "make", [coco(annotations__bbox=[1e200, 1, 1e200, 1e200]), voc("<xmax>20<", "<xmax>1e200<")], ids=["coco", "voc"]
+)
+def test_boxes_whose_area_would_overflow_are_malformed(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    written = train_of(make(tmp_path))
     assert np.isnan(written.boxes).all()
-    assert [one.kind for one in check_split("train", written).problems] == ["bad-box"]
+    assert [problem.kind for problem in check_split("train", written).problems] == ["bad-box"]
 
 
-def test_characters_that_no_file_holds_are_written_out(tmp_path: Path) -> None:
+def test_characters_that_no_file_can_hold_are_escaped(tmp_path: Path) -> None:
     written = train_of(coco(categories__name="a\0", images__file_name="b\ud800\0.png")(tmp_path))
     assert (written.names, written.files) == (["a\\x00"], ["b\\ud800\\x00.png"])
 
 
-def test_ids_beyond_all_others_are_counted_anew(tmp_path: Path) -> None:
+def test_new_ids_start_at_1_after_the_largest_possible_id(tmp_path: Path) -> None:
     document = deepcopy(folders.DOCUMENT)
     entry = document["annotations"][0]
-    document["annotations"] = [{**entry, "id": one} for one in (2**63 - 1, None, "x")]
+    document["annotations"] = [{**entry, "id": id_} for id_ in (2**63 - 1, None, "x")]
     ids = train_of(folders.coco(tmp_path, json.dumps(document))).annotation_ids
     assert ids.tolist() == [2**63 - 1, 1, 2]
     assert NO_ID not in ids
@@ -199,11 +182,11 @@ def test_ids_beyond_all_others_are_counted_anew(tmp_path: Path) -> None:
     ["../a.png", "a/../../b.png", "..", "/etc/a.png", "//host/share/a.png", "C:/a.png", "link/../a.png", "./../a.png"],
 )
 def test_names_that_leave_their_folder(file: str, tmp_path: Path) -> None:
-    """Behind a link, .. is beside what the link leads to."""
+    """After a link, .. is relative to the link's target."""
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     root = folders.coco(tmp_path / "data", folders.COCO.replace("a.png", file))
     os.symlink(tmp_path / "elsewhere" / "deep", root / "train" / "link")
-    folders.picture(tmp_path / "elsewhere" / "a.png")
+    folders.image(tmp_path / "elsewhere" / "a.png")
     problems = check_split("train", train_of(root)).problems
     assert [(one.severity, one.kind, one.where) for one in problems] == [("error", "leaves-folder", "image 1")]
 
@@ -214,28 +197,27 @@ def test_names_that_stay_in_their_folder(tmp_path: Path) -> None:
         assert lies_inside(tmp_path, file), file
 
 
-def test_many_classes_are_looked_through_at_once(tmp_path: Path) -> None:
-    """Each class may stand above others: as many questions as classes, not as pairs of them."""
+def test_many_supercategories_are_checked_in_linear_time(tmp_path: Path) -> None:
     document = deepcopy(folders.DOCUMENT)
     document["categories"] = [
         {"id": i, "name": f"c{i}", "supercategory": f"c{i // 2}" if i > 5 else "c1"} for i in range(1, 20_001)
     ]
-    found = examine(open_data(folders.coco(tmp_path, json.dumps(document))))
-    left_out = [one.where for one in found.problems if one.kind == "parent-class"]
-    assert len(left_out) == 9_998  # all but the one with a box, and those without any below
+    report = examine(open_data(folders.coco(tmp_path, json.dumps(document))))
+    left_out = [problem.where for problem in report.problems if problem.kind == "parent-class"]
+    assert len(left_out) == 9_998  # all but c1, which has a box, and those without subcategories
     assert "class c1" not in left_out
 
 
-def test_names_of_classes_have_bounds() -> None:
+def test_class_names_are_bounded() -> None:
     assert Classes.of([2, 1], ["b", "a"]).names.tolist() == ["b", "a"]
-    assert Classes.of(range(2), ("x" * LONGEST_NAME, "")).ids.dtype == np.int64
+    assert Classes.of(range(2), ("x" * MAX_NAME_LENGTH, "")).ids.dtype == np.int64
     for ids, names in (
-        ([1], ["x" * (LONGEST_NAME + 1)]),
+        ([1], ["x" * (MAX_NAME_LENGTH + 1)]),
         ([1, 2], ["a"]),
         ([[1], [2]], ["a", "b"]),
         ([1], [5]),
         ([1], "a"),
-        (range(MOST_CLASSES + 1), ["a"] * (MOST_CLASSES + 1)),
+        (range(MAX_CLASSES + 1), ["a"] * (MAX_CLASSES + 1)),
     ):
         with pytest.raises(ValueError, match=r"class"):
             Classes.of(ids, names)

@@ -1,0 +1,223 @@
+"""Detecting the layout of a dataset from its files."""
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detrcli.data.layouts import coco, voc, yolo
+from detrcli.data.paths import folder_of, is_web_address
+from detrcli.data.raw_annotations import RawAnnotations
+from detrcli.data.splits import DataSource, Reader
+from detrcli.errors import DataError
+from detrcli.messages import argument
+
+ROBOFLOW_FILE = "_annotations.coco.json"
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # by folder name
+
+
+def detect_layout(data: Path) -> DataSource:
+    """Return the dataset in a folder, or that of a data.yaml or a COCO annotation file. Raises DataError."""
+    if os.path.isfile(data):
+        return _by_file(data)
+    if not os.path.isdir(data):
+        web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
+        raise DataError(f"{data}: no such folder.{web}\n`detr guide data` describes what DATA can be.")
+    for detect in (_coco, _coco_panoptic, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
+        if source := detect(data):
+            return source
+    places = ", ".join(argument(f"{split}_{what}") for split in ("train", "val") for what in ("ann", "images"))
+    raise DataError(
+        f"{data}: unknown layout. Known are annotations/instances_*.json or panoptic_*.json (COCO), "
+        "train/_annotations.coco.json (Roboflow), data.yaml or images/train + labels/train (YOLO), "
+        "Annotations/ + JPEGImages/ (VOC), result.json + images/ (Label Studio), labels.json + data/ (FiftyOne).\n"
+        f"Files in other places can be given by {places}."
+    )
+
+
+def explicit(files: Mapping[str, tuple[Path, Path]]) -> DataSource:
+    """Return the dataset of COCO annotation files and image folders, by split."""
+    return DataSource("coco", {split: partial(coco.read, file, [images]) for split, (file, images) in files.items()})
+
+
+def _by_file(path: Path) -> DataSource:
+    if path.suffix in (".yaml", ".yml"):
+        return _yolo_by_yaml(path)
+    if path.suffix == ".json":
+        return _coco_by_file(path)
+    raise DataError(f"{path}: it is a file. DATA is a folder, its data.yaml, or a COCO annotation file (.json).")
+
+
+def _coco(data: Path) -> DataSource | None:
+    return _coco_files(data, "instances", "coco")
+
+
+def _coco_panoptic(data: Path) -> DataSource | None:
+    return _coco_files(data, "panoptic", "coco-panoptic")
+
+
+def _coco_files(data: Path, prefix: str, layout: str) -> DataSource | None:
+    readers: dict[str, Reader] = {}
+    # `default` is train, after files that are named train.
+    files = (data / "annotations").glob(f"{prefix}_*.json")
+    for path in sorted(files, key=lambda path: ("default" in path.name, path.name)):
+        match = re.fullmatch(rf"{prefix}_(train|val|valid|validation|test|default)(\d{{4}})?\.json", path.name)
+        if match:
+            word, year = match[1], match[2] or ""
+            readers.setdefault(SPLITS.get(word, "train"), partial(coco.read, path, _image_folders(data, word, year)))
+    return DataSource(layout, readers) if readers else None
+
+
+def _image_folders(data: Path, word: str, year: str = "") -> list[Path]:
+    """Return the possible image folders of a COCO annotation file."""
+    names = [word + year, word, f"images/{word}{year}", f"images/{word}", "images", "data", "."]
+    return [data / name for name in names]
+
+
+def _coco_by_file(path: Path) -> DataSource:
+    """Return the dataset of an annotation file, with the splits beside it if these are train and val."""
+    folder = path.absolute().parent
+    if path.name == ROBOFLOW_FILE:
+        named, siblings = SPLITS.get(folder.name), _roboflow(folder.parent)
+        readers = dict(siblings.readers) if siblings else {}
+    else:
+        named, readers = _siblings(path)
+    layout = "coco-panoptic" if path.name.startswith("panoptic") else "coco"
+    if named in ("train", "val") and {"train", "val"} <= readers.keys():
+        return DataSource(layout, readers, named)
+    return DataSource(layout, {"train": partial(coco.read, path, _image_folders_of(path))}, "train")
+
+
+def _siblings(path: Path) -> tuple[str | None, dict[str, Reader]]:
+    """Return the split in an annotation file's name, and the splits of the files beside it named alike."""
+    own = _split_in_name(path)
+    if own is None:
+        return None, {}
+    files = [
+        (file, match)
+        for file in sorted(path.parent.glob("*.json"))
+        if (match := _split_in_name(file)) and match["prefix"] == own["prefix"]
+    ]
+    # The given file takes precedence, then files of the same year.
+    files.sort(key=lambda entry: (entry[0] != path, entry[1]["year"] != own["year"]))
+    readers: dict[str, Reader] = {}
+    for file, match in files:
+        readers.setdefault(SPLITS[match["word"]], partial(coco.read, file, _image_folders_of(file)))
+    return SPLITS[own["word"]], readers
+
+
+def _split_in_name(path: Path) -> re.Match[str] | None:
+    # As in instances_train2017.json, person_keypoints_val2017.json and train.json.
+    words = "|".join(sorted(SPLITS, key=len, reverse=True))
+    return re.fullmatch(rf"(?P<prefix>|.*[_-])(?P<word>{words})(?P<year>\d{{4}}|)\.json", path.name)
+
+
+def _image_folders_of(path: Path) -> list[Path]:
+    """Return the possible image folders of an annotation file given as DATA."""
+    match, folder = _split_in_name(path), folder_of(path)
+    if match:
+        return [*_image_folders(folder, match["word"], match["year"]), path.parent]
+    return [*_image_folders(folder, path.stem), path.parent, *_image_folders(folder, "train")]
+
+
+def _roboflow(data: Path) -> DataSource | None:
+    readers = {
+        split: partial(coco.read, data / word / ROBOFLOW_FILE, [data / word])
+        for word, split in SPLITS.items()
+        if (data / word / ROBOFLOW_FILE).is_file()
+    }
+    return DataSource("roboflow", readers) if readers else None
+
+
+def _label_studio(data: Path) -> DataSource | None:
+    return _export("label-studio", data / "result.json", data / "images", [data, data / "images"])
+
+
+def _fiftyone(data: Path) -> DataSource | None:
+    return _export("fiftyone", data / "labels.json", data / "data", [data / "data"])
+
+
+def _export(layout: str, file: Path, required: Path, folders: list[Path]) -> DataSource | None:
+    exists = file.is_file() and required.is_dir()
+    return DataSource(layout, {"train": partial(coco.read, file, folders)}) if exists else None
+
+
+def _yolo(data: Path) -> DataSource | None:
+    for name in ("data.yaml", "data.yml"):
+        if (data / name).is_file():
+            return _yolo_by_yaml(data / name)
+    readers = {
+        split: partial(yolo.read, [data / "images" / word], None, split)
+        for word, split in SPLITS.items()
+        if (data / "images" / word).is_dir() and (data / "labels" / word).is_dir()
+    }
+    return DataSource("yolo", readers) if readers else None
+
+
+def _yolo_by_yaml(path: Path) -> DataSource:
+    facts = yolo.read_yaml(path)
+    names = yolo.names_of(facts, path)
+    base = _base(path, facts)
+    pose = "kpt_shape" in facts
+
+    def read(entries: list[str], split: str) -> RawAnnotations:
+        return yolo.read([_locate(base, entry, path) for entry in entries], names, split, pose=pose)
+
+    readers: dict[str, Reader] = {}
+    for word, split in SPLITS.items():
+        if entries := yolo.strings(facts.get(word), path):
+            readers[split] = partial(read, entries, split)
+    if not readers:
+        raise DataError(f"{path}: it has none of the keys train, val and test.")
+    return DataSource("yolo", readers)
+
+
+def _base(path: Path, facts: Mapping[str, Any]) -> Path:
+    base = path.parent.joinpath(*yolo.strings(facts.get("path"), path)[:1])
+    return base if os.path.isdir(base) else path.parent  # `path` is often that of another machine
+
+
+def _locate(base: Path, entry: str, path: Path) -> Path:
+    # Roboflow writes ../train/images for a folder beside the file.
+    inside = re.sub(r"^(\.\./)+", "", entry)
+    candidates = [folder / name for folder in dict.fromkeys((base, path.parent)) for name in (entry, inside)]
+    for candidate in candidates:
+        if os.path.exists(candidate):
+            return candidate
+    tried = ", ".join(f"{candidate!s:.300}" for candidate in dict.fromkeys(candidates))
+    raise DataError(f"{path}: {entry:.300} does not exist; tried {tried}.")
+
+
+def yaml_folders(path: Path) -> list[Path]:
+    """Return the existing folders of a data.yaml: images and labels of each split, and their common base."""
+    facts = yolo.read_yaml(path)
+    base = _base(path, facts)
+    folders: list[Path] = []
+    for word in SPLITS:
+        for entry in yolo.strings(facts.get(word), path):
+            with suppress(DataError):
+                place = _locate(base, entry, path)
+                folders += [place, yolo.label_of(place / "image").parent] if place.is_dir() else [place]
+    inside = any(folder.resolve().is_relative_to(base.resolve()) for folder in folders)
+    return [base, *folders] if inside else folders
+
+
+def _voc(data: Path) -> DataSource | None:
+    annotations, lists = data / "Annotations", data / "ImageSets" / "Main"
+    if not (annotations.is_dir() and (data / "JPEGImages").is_dir()):
+        return None
+    listings = {split: lists / f"{word}.txt" for word, split in SPLITS.items() if (lists / f"{word}.txt").is_file()}
+    if "train" not in listings and (lists / "trainval.txt").is_file():
+        listings["train"] = lists / "trainval.txt"
+
+    def read(split: str) -> RawAnnotations:
+        if split in listings:
+            images = voc.image_names(listings[split], annotations)
+        else:
+            images = sorted(path.stem for path in annotations.glob("[!.]*.xml"))
+        return voc.read(data, images, voc.class_names(annotations), split)
+
+    return DataSource("voc", {split: partial(read, split) for split in listings or ["train"]})

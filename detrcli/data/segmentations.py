@@ -1,0 +1,102 @@
+"""Segmentations of annotations: polygons, run-length encodings, or segments of panoptic maps."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detrcli.data.panoptic_maps import PREFIX, segment_mask
+from detrcli.run_lengths import decode, encode, lengths_in, pixels_of
+
+EMPTY = (b"", b"null", b"[]")  # texts without a segmentation
+
+# Raised by `size_of`, `run_lengths_of` and `decode_segmentation` for malformed segmentations.
+MALFORMED = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, msgspec.DecodeError)
+
+
+@dataclass(frozen=True)
+class Segmentations:
+    """Segmentations of N annotations, read on demand: they are nine tenths of COCO's files."""
+
+    read: Callable[[], Sequence[bytes]]  # all segmentations of the files, as JSON or as texts of `PanopticMaps`
+    rows: np.ndarray  # (N,), the index of each annotation's
+
+    def part(self, chosen: np.ndarray) -> "Segmentations":
+        """Select annotations by indices or a boolean array."""
+        return Segmentations(self.read, self.rows[chosen])
+
+    def texts(self) -> list[bytes]:
+        """Read the segmentation of each annotation; empty for annotations without."""
+        texts = self.read()
+        return [b"" if texts[row] in EMPTY else texts[row] for row in self.rows.tolist()]
+
+
+def size_of(segmentation: Any, height: int, width: int) -> tuple[int, int]:
+    """Return height and width of a mask; polygons have those of their image."""
+    if isinstance(segmentation, list):
+        return height, width
+    rows, columns = segmentation["size"]
+    return int(rows), int(columns)
+
+
+def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Return the mask (H, W) bool of polygons or RLE of this size."""
+    if isinstance(segmentation, list):
+        runs = _polygons_to_rle(segmentation, height, width)
+        return np.zeros((height, width), dtype=bool) if runs is None else pixels_of(runs)
+    return decode(_counts(segmentation), height, width)
+
+
+def run_lengths_of(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Return the run lengths (R,) int64 of polygons or RLE of this size, without making the mask."""
+    if isinstance(segmentation, list):
+        runs = _polygons_to_rle(segmentation, height, width)
+        return np.array([height * width]) if runs is None else lengths_in(runs["counts"], height, width)
+    return lengths_in(_counts(segmentation), height, width)
+
+
+def _counts(segmentation: Any) -> Any:
+    counts = segmentation["counts"]
+    return counts if isinstance(counts, list) else counts.encode()
+
+
+def mask_of(text: bytes, height: int, width: int) -> np.ndarray:
+    """Return the mask (H, W) bool of a text of `Segmentations`. Raises ValueError with the reason."""
+    if text.startswith(PREFIX):
+        return segment_mask(text, height, width)
+    try:
+        segmentation = msgspec.json.decode(text)
+        rows, columns = size_of(segmentation, height, width)
+        if (rows, columns) == (height, width):
+            return decode_segmentation(segmentation, height, width)
+    except MALFORMED:
+        raise ValueError("a segmentation is neither polygons nor RLE") from None
+    raise ValueError(f"a mask is {columns} x {rows}, the image {width} x {height}")
+
+
+def to_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a mask (H, W) as COCO's RLE: its size and compressed counts."""
+    return {"size": [int(side) for side in mask.shape], "counts": encode(mask).decode("ascii")}
+
+
+def as_text(segmentation: Any) -> bytes:
+    """Return a segmentation as a text of `Segmentations`."""
+    return json.dumps(segmentation).encode()
+
+
+def _polygons_to_rle(polygons: list[Any], height: int, width: int) -> Any:
+    """Return an RLE of pycocotools; None for polygons without area."""
+    if any(len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a corner of a polygon lacks a number")
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # fewer corners enclose nothing
+    if not polygons:
+        return None
+    corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in polygons])
+    if not (np.abs(corners) < 10 * max(height, width)).all():  # pycocotools uses memory for each pixel of an outline
+        raise ValueError("a polygon lies far outside")
+    from pycocotools import mask as rle  # only needed for masks
+
+    return rle.merge(rle.frPyObjects(polygons, height, width))

@@ -1,0 +1,194 @@
+"""Segmentations are read on demand from every layout that has them, and become masks."""
+
+import json
+from pathlib import Path
+
+import folders
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as rle
+
+from detrcli.config import Preprocessing
+from detrcli.data.annotations import Annotations, annotate, classes_in_report
+from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
+from detrcli.data.examine import examine
+from detrcli.data.make import VAL_FIRST, make_shapes
+from detrcli.data.masks import masks_of
+from detrcli.data.segmentations import to_rle
+from detrcli.data.shapes import scene
+from detrcli.data.source import open_data
+from detrcli.errors import DataError
+from detrcli.resize import ShortestEdge
+from detrcli.run_lengths import MaskRows, decode, encode
+
+
+def annotations_of(data: Path, split: str = "train", *, masks: bool = True) -> Annotations:
+    examined = examine(open_data(data), masks=False)
+    return annotate(examined.splits[split], classes_in_report(examined), masks=masks)
+
+
+def dataset_of(annotations: Annotations, size: int) -> DetectionDataset:
+    return DetectionDataset(annotations, Preprocessing(ShortestEdge(size, 4 * size)), augmentation="none")
+
+
+def masks_in(annotations: Annotations, i: int, size: int) -> np.ndarray:
+    example = dataset_of(annotations, size)[0, i]
+    assert isinstance(example, Example)
+    assert example.target.masks is not None
+    return example.target.masks.numpy()
+
+
+def test_run_lengths_are_those_of_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 0.99, 1.0):
+        mask = rng.random((57, 83)) < share
+        assert np.array_equal(decode(encode(mask), 57, 83), mask)
+        assert encode(mask) == rle.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    with pytest.raises(ValueError, match="do not fill"):
+        decode(encode(mask), 57, 82)
+
+
+def test_rows_of_masks() -> None:
+    masks = [np.arange(12).reshape(3, 4) % n == 0 for n in (2, 3, 5)]
+    rows = MaskRows.of(masks, (3, 4))
+    assert len(rows) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(rows, masks, strict=True))
+    assert np.array_equal(rows[2], masks[2])
+    for chosen in (np.array([2, 0]), np.array([True, False, True]), np.array([], dtype=np.int64)):
+        assert [mask.tolist() for mask in rows[chosen]] == np.array(masks)[chosen].tolist()
+    assert rows.rle(1)["size"] == [3, 4]
+    assert np.array_equal(decode(rows.rle(1)["counts"].encode(), 3, 4), masks[1])
+
+
+def test_shapes_have_the_masks_of_their_scenes(tmp_path: Path) -> None:
+    make_shapes(tmp_path / "shapes", images=20, size=64)
+    annotations = annotations_of(tmp_path / "shapes", "val")
+    for i in range(len(annotations)):
+        drawn = scene(0, VAL_FIRST + i, 64)
+        np.testing.assert_array_equal(masks_in(annotations, i, 64), drawn.masks)
+        np.testing.assert_array_equal(masks_in(annotations, i, 128), drawn.masks.repeat(2, 1).repeat(2, 2))
+        if len(drawn.masks):
+            file = tmp_path / "shapes" / "annotations" / "instances_val.json"
+            masks = masks_of(file, f"{i:06d}.png", 64, 64)
+            np.testing.assert_array_equal([mask.pixels for mask in masks], drawn.masks)
+            x, y, w, h = drawn.boxes.T
+            assert [mask.box.tolist() for mask in masks] == np.stack([x, y, x + w, y + h], 1).tolist()
+    assert annotations_of(tmp_path / "shapes", masks=False).masks(0) is None
+
+
+def coco(tmp_path: Path, *segmentations: object) -> Path:
+    """An image of 10 x 8 pixels in two splits, with an object for each segmentation; `...` omits the field."""
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 3, "bbox": [2, 1, 4, 3], "area": 12}
+        | ({} if segmentation is ... else {"segmentation": segmentation})
+        for i, segmentation in enumerate(segmentations, 1)
+    ]
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 10, "height": 8}, {"id": 2, "file_name": "sub/b.png"}],
+        "annotations": annotations,
+        "categories": [{"id": 3, "name": "dog"}],
+    }
+    for split in ("train", "val"):
+        folders.image(tmp_path / split / "a.png", (10, 8))
+        folders.image(tmp_path / split / "sub" / "b.png", (10, 8))
+        folders.written(tmp_path / "annotations" / f"instances_{split}.json", json.dumps(document))
+    return tmp_path
+
+
+POLYGON = [[2, 1, 6, 1, 6, 4, 2, 4]]
+MASK = np.zeros((8, 10), dtype=bool)
+MASK[1:4, 2:6] = True
+COUNTS = {"size": [8, 10], "counts": [17, 3, 5, 3, 5, 3, 5, 3, 36]}  # down the columns: off, on, off
+
+
+def test_polygons_and_both_kinds_of_rle(tmp_path: Path) -> None:
+    data = coco(tmp_path, POLYGON, COUNTS, to_rle(MASK))
+    np.testing.assert_array_equal(masks_in(annotations_of(data), 0, 8), [MASK] * 3)
+    masks = masks_of(data / "annotations" / "instances_train.json", "a.png", 8, 10)
+    assert [mask.label for mask in masks] == ["dog"] * 3
+    np.testing.assert_array_equal([mask.pixels for mask in masks], [MASK] * 3)
+
+
+def test_a_polygon_of_two_corners_is_empty(tmp_path: Path) -> None:
+    masks = masks_in(annotations_of(coco(tmp_path, [[2, 1, 6, 4]], [[0, 0, 1, 1], *POLYGON])), 0, 8)
+    assert masks.sum((1, 2)).tolist() == [0, 12]
+
+
+def test_segmentations_are_read_from_files_with_nan(tmp_path: Path) -> None:
+    data = coco(tmp_path, POLYGON)
+    for path in (data / "annotations").iterdir():
+        path.write_text(path.read_text().replace('"area": 12', '"area": NaN'))
+    assert masks_in(annotations_of(data), 0, 8).sum() == 12
+
+
+@pytest.mark.parametrize("missing", [..., None, []])
+def test_an_object_without_mask_fails_before_training(tmp_path: Path, missing: object) -> None:
+    data = coco(tmp_path, POLYGON, missing)
+    annotations_of(data, masks=False)
+    with pytest.raises(DataError, match=r"1 of 2 objects have no mask.*annotation 2"):
+        annotations_of(data)
+
+
+MALFORMED = "neither polygons nor RLE"
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([[1, 2, 3]], MALFORMED),
+        ("everything", MALFORMED),
+        ([1], MALFORMED),
+        ([[0, 0, 1e9, 1, 1, 1e9]], MALFORMED),
+        ([[0, 0, "x", 1, 1, 0]], MALFORMED),
+        ({"size": [8, 10], "counts": [10**12]}, MALFORMED),
+        ({"size": [8, 10], "counts": [5]}, MALFORMED),
+        ({"size": [8, 10], "counts": [90, -10]}, MALFORMED),
+        ({"size": [8, 10], "counts": "o" * 5000}, MALFORMED),
+        ({"size": [8, 10], "counts": 5}, MALFORMED),
+        ({"size": 8, "counts": [80]}, MALFORMED),
+        ({"size": [2, 3], "counts": [1, 2, 3]}, "3 x 2, the image 10 x 8"),
+        ({"size": [10**6, 10**6], "counts": [10**12]}, "1000000 x 1000000, the image 10 x 8"),
+    ],
+)
+def test_malformed_masks_of_an_image_fail(tmp_path: Path, segmentation: object, reason: str) -> None:
+    """In training and in `masks_of`, with the name of the image."""
+    data = coco(tmp_path, segmentation)
+    sample = dataset_of(annotations_of(data), 8)[0, 0]
+    assert isinstance(sample, UnreadableSample)
+    assert "a.png" in sample.message
+    assert reason in sample.message
+    with pytest.raises(DataError, match=f"a.png.*{reason}"):
+        masks_of(data / "annotations" / "instances_train.json", "a.png", 8, 10)
+
+
+def test_images_without_masks(tmp_path: Path) -> None:
+    file = coco(tmp_path, POLYGON) / "annotations" / "instances_train.json"
+    for name, message in (("c.png", "0 of its images have the name c.png"), ("b.png", "b.png has no masks")):
+        with pytest.raises(DataError, match=message):
+            masks_of(file, name, 8, 10)
+    file.write_text("{}")
+    with pytest.raises(DataError, match="not a COCO"):
+        masks_of(file, "a.png", 8, 10)
+
+
+def test_polygons_of_yolo(tmp_path: Path) -> None:
+    """A box beside them has no mask."""
+    polygon = "0 0.2 0.125 0.6 0.125 0.6 0.5 0.2 0.5\n"
+    for split, lines in (("train", polygon), ("val", polygon + "0 0.5 0.5 0.2 0.2\n")):
+        folders.image(tmp_path / "images" / split / "a.png", (10, 8))
+        folders.written(tmp_path / "labels" / split / "a.txt", lines)
+    (mask,) = torch.from_numpy(masks_in(annotations_of(tmp_path), 0, 8))
+    assert mask.nonzero().amin(0).tolist() == [1, 2]
+    assert mask.nonzero().amax(0).tolist() == [3, 5]
+    with pytest.raises(DataError, match="1 of 2 objects have no mask"):
+        annotations_of(tmp_path, "val")
+
+
+def test_masks_of_a_held_out_split(tmp_path: Path) -> None:
+    make_shapes(tmp_path / "shapes", images=30, size=48)
+    (tmp_path / "shapes" / "annotations" / "instances_val.json").unlink()
+    for split in ("train", "val"):
+        annotations = annotations_of(tmp_path / "shapes", split)
+        for i, number in enumerate(annotations.image_ids.tolist()):
+            np.testing.assert_array_equal(masks_in(annotations, i, 48), scene(0, number - 1, 48).masks)

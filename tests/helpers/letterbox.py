@@ -1,0 +1,19 @@
+"""A resizing rule as another package would define it: the image in the middle of a black canvas."""
+
+from dataclasses import dataclass
+
+from detrcli.resize import OneSize, Placement
+
+
+@dataclass(frozen=True)
+class Letterbox(OneSize):
+    """Every image is scaled to fit inside this size and centred."""
+
+    kind = "letterbox"
+
+    def place(self, height: int, width: int) -> Placement:
+        factor = min(self.height / height, self.width / width)
+        inside = max(1, round(factor * height)), max(1, round(factor * width))
+        return Placement(
+            self.height, self.width, (self.height - inside[0]) // 2, (self.width - inside[1]) // 2, *inside
+        )
