@@ -36,7 +36,7 @@ from detrcli.architectures.architecture import Architecture
 from detrcli.architectures.detr import class_head_rows, set_prediction_loss
 from detrcli.architectures.tiny import NORMS, TinyConfig
 from detrcli.config import ModelConfig
-from detrcli.evaluation.errors import errors_of
+from detrcli.evaluation.outcomes import errors_of
 from detrcli.evaluation.thresholds import best_thresholds
 from detrcli.losses.scoring import Softmax
 from detrcli.model.dense_attention import DenseInspectable
@@ -165,7 +165,7 @@ def measure_speed(data: Path, out: Path, variants: Sequence[str]) -> None:
             folder = folder_of(out, f"speed {name}", len(list(out.glob("speed*"))))
             train_variant(part, folder, name, 0, 3 * SPEED_IMAGES)
             with (folder / "metrics.csv").open() as file:
-                fastest = max(float(row["pictures_per_second"]) for row in csv.DictReader(file))
+                fastest = max(float(row["images_per_second"]) for row in csv.DictReader(file))
             speeds[name] = max(speeds.get(name, 0.0), fastest)
     (out / "speed.json").write_text(json.dumps(speeds))
 

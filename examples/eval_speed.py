@@ -183,7 +183,7 @@ def beside_the_model(folder: Path) -> dict[str, float]:
         split = examine_headers(open_data(folder), ["val"]).splits["val"]
         truth = truth_of(split)
         mapping = map_classes(detector.classes, classes_in_split(split))
-        score(truth, detect_split(detector, split, truth, mapping).results)
+        score(truth, detect_split(detector, truth, mapping).results)
 
     def bare() -> None:
         for pixels in inputs:

@@ -28,7 +28,7 @@ from detrcli.api.training import TrainingResult, train
 from detrcli.data.make import make_shapes
 from detrcli.errors import DetrError
 from detrcli.training.loop import Training
-from detrcli.training.run_folder import MACHINE
+from detrcli.training.run_folder import MACHINE_COLUMNS
 
 SETTINGS = {
     "model": "detr-tiny", "weights": "none", "size": 32, "queries": 6, "batch_size": 2, "epochs": 8, "workers": 0,
@@ -48,17 +48,17 @@ def trained(data: Path, run: Path, notes: Path) -> int:
 
         def recorded(self: Training, *args: Any) -> Any:
             if before:
-                os.write(file, EVENT.pack(kind, self.step))
+                os.write(file, EVENT.pack(kind, self.state.step))
             result = method(self, *args)
             if not before:
-                os.write(file, EVENT.pack(kind, self.step))
+                os.write(file, EVENT.pack(kind, self.state.step))
             return result
 
         setattr(Training, name, recorded)
 
-    record("_one_step", STEP)
+    record("_step", STEP)
     record("save", SAVED)
-    record("go", BEGUN, before=True)
+    record("run", BEGUN, before=True)
     begun = (run / "state").is_dir() and any((run / "state").glob("*.pt"))
     try:
         if begun:
@@ -151,7 +151,8 @@ def wait(child: int) -> int:
 def bytes_of(run: Path) -> tuple[object, ...]:
     """Return the weights and the metrics of a run, without columns that depend on the machine."""
     with (run / "metrics.csv").open() as file:
-        rows = [{name: value for name, value in row.items() if name not in MACHINE} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    rows = [{name: value for name, value in row.items() if name not in MACHINE_COLUMNS} for row in rows]
     return (run / "last.safetensors").read_bytes(), (run / "best.safetensors").read_bytes(), rows
 
 

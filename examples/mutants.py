@@ -40,7 +40,7 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         ["evaluation"],
     ),
     "resume": (
-        ["training/state.py", "training/order.py", "training/begun.py", "data/annotations.py"],
+        ["training/state.py", "training/order.py", "training/run_status.py", "data/annotations.py"],
         ["training/test_state.py", "training/test_order.py", "training/test_loop.py", "data/test_dataset.py"],
     ),
     "weights": (

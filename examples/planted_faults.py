@@ -183,7 +183,7 @@ BOTH, TRAIN, VAL = annotations("train", "val"), annotations("train"), annotation
 FAULTS: Mapping[str, Case] = {
     # Part A: the rules were developed with these cases.
     "normalised boxes": Case(
-        "shares of the (picture|image)", "A", BOTH(boxes(lambda b: [v / SIZE for v in b])), trained=False
+        "relative to the image size", "A", BOTH(boxes(lambda b: [v / SIZE for v in b])), trained=False
     ),
     "centre-based boxes": Case(
         "centres", "A", BOTH(boxes(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])), trained=False
@@ -200,23 +200,21 @@ FAULTS: Mapping[str, Case] = {
     "learning rate too high": Case("learning rate is too high|diverged", "A", settings={"lr": 0.2}),
     "learning rate too low": Case("learning rate is too low", "A", settings={"lr": 1e-6}),
     "too few queries": Case("too few queries", "A", settings={"queries": 2}),
-    "frozen backbone": Case("frozen", "A", settings={**SCRATCH, "freeze": "all", "epochs": 10}),
+    "frozen backbone": Case("frozen backbone", "A", settings={**SCRATCH, "freeze": "all", "epochs": 10}),
     "tiny input": Case("too small in the network", "A", settings={"size": 32}),
     "wrong labels": Case("labels of train are wrong", "A", TRAIN(some(0.3, other_class))),
     # Part B: written after the rules were frozen.
-    "boxes of smaller images": Case(
-        "smaller (pictures|images)", "B", BOTH(boxes(lambda b: [v / 2 for v in b])), trained=False
-    ),
+    "boxes of smaller images": Case("smaller images", "B", BOTH(boxes(lambda b: [v / 2 for v in b])), trained=False),
     "boxes of val mirrored": Case("mirrored", "B", VAL(boxes(mirrored))),
-    "boxes of val turned": Case("turned", "B", VAL(boxes(lambda b: [b[1], b[0], b[3], b[2]]))),
-    "classes of val renumbered": Case("numbered in another way|off by one", "B", VAL(renumbered)),
+    "boxes of val turned": Case("transposed", "B", VAL(boxes(lambda b: [b[1], b[0], b[3], b[2]]))),
+    "classes of val renumbered": Case("numbered differently|off by one", "B", VAL(renumbered)),
     "rare class": Case("balanced", "B", TRAIN(rare_class), trained=False),
     "images without annotations": Case("no annotation", "B", TRAIN(without_objects), trained=False),
-    "little data": Case("little data|by heart", "B", TRAIN(few_images(24)), trained=False),
+    "little data": Case("little data|overfits", "B", TRAIN(few_images(24)), trained=False),
     "missing labels": Case("not annotated", "B", TRAIN(some(0.4, removed))),
-    "val at night": Case("look other", "B", images("val", night)),
+    "val at night": Case("look different", "B", images("val", night)),
     "no box loss": Case("l1 term|giou term", "B", settings={"loss": {"l1": 0.01, "giou": 0.01}}),
-    "endless warmup": Case("still rising when", "B", settings={"warmup": 100_000}),
+    "endless warmup": Case("still rising", "B", settings={"warmup": 100_000}),
     "batches too large": Case("too few steps", "B", settings={"batch_size": 120}),
     "too short": Case("too short", "B", settings={**SCRATCH, "epochs": 2}),
     "weight decay too high": Case("[Ww]eight decay", "B", settings={"weight_decay": 30.0}),

@@ -108,7 +108,7 @@ def epochs_of(process: subprocess.Popen[str], output: list[str]) -> Iterator[tup
     """After each epoch of a training, yield resident memory, peak memory in MB, and images per second."""
     for line in process.stderr:
         output.append(line)
-        if epoch := re.match(r"epoch \d+  .* ([\d.]+) (?:images|pictures)/s$", line):
+        if epoch := re.match(r"epoch \d+  .* ([\d.]+) images/s$", line):
             yield megabytes(process.pid, "VmRSS"), megabytes(process.pid, "VmHWM"), float(epoch[1])
 
 

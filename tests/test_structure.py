@@ -37,7 +37,7 @@ FLOORS = (
     ("inspection",),
     ("render",),
     ("training",),
-    ("doctor",),
+    ("diagnosis",),
     ("api",),
     ("cli",),
 )

@@ -15,12 +15,13 @@ from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.source import DataSpec, open_source
-from detrcli.doctor.data_rules import of_data
-from detrcli.doctor.failure_rules import of_failures
-from detrcli.doctor.finding import Finding, likeliest_first
-from detrcli.doctor.run_rules import RunFacts, of_run
+from detrcli.diagnosis.data_rules import of_data
+from detrcli.diagnosis.failure_rules import of_failures
+from detrcli.diagnosis.finding import Finding, likeliest_first
+from detrcli.diagnosis.run_rules import RunFacts, of_run
 from detrcli.errors import DetrError
 from detrcli.inspection.failures import Failures
+from detrcli.messages import word
 from detrcli.render.report_sections import Advice
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import DIVERGED, data_of, is_run, read_rows
@@ -57,13 +58,13 @@ def doctor(
     path = Path(subject)
     if not is_run(path):
         found = examine(open_source(path), reporter=Callbacks(note, advance))
-        return Diagnosis(str(subject), likeliest_first(list(of_data(found))))
+        return _diagnosis(str(subject), list(of_data(found)))
     spec = DataSpec(**data_of(path))
     examined = examine(spec.open(), exif=spec.exif, skip_bad=spec.skip_bad, reporter=Callbacks(note, advance))
     findings = list(of_data(examined))
     if examined.ok and "train" in examined.splits:
         findings += _of_run(path, examined, device, note)
-    return Diagnosis(str(subject), likeliest_first(findings))
+    return _diagnosis(str(subject), findings)
 
 
 def end_of_run(
@@ -76,10 +77,18 @@ def end_of_run(
     facts = _facts(run, examined)
     findings = [*of_data(examined), *of_failures(found.failures, None)]
     findings += [] if facts is None else of_run(facts)
-    diagnosis = Diagnosis(str(run), likeliest_first(findings))
+    diagnosis = _diagnosis(str(run), findings)
     advice = [Advice(one.finding, one.evidence, one.remedy) for one in diagnosis.findings]
     left = max(0.0, seconds - (time.monotonic() - began))
     return found.page(folder, advice=advice, seconds=left / 2), diagnosis
+
+
+def _diagnosis(subject: str, findings: list[Finding]) -> Diagnosis:
+    def worded(finding: Finding) -> Finding:
+        what, evidence, remedy = map(word, finding.document().values())
+        return Finding(what, evidence, remedy, finding.weight)
+
+    return Diagnosis(subject, [worded(finding) for finding in likeliest_first(findings)])
 
 
 def _of_run(run: Path, examined: DatasetReport, device: str, note: Note) -> list[Finding]:

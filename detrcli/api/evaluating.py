@@ -1,7 +1,8 @@
 """A model, or a file of results, against the ground truth of a split."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
 from detrcli.evaluation.panoptic import FoundSegment, PanopticQuality, can_be_counted, quality_of
 from detrcli.evaluation.results import Results, read_results
 from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
+from detrcli.reporter import Reporter
 
 if TYPE_CHECKING:
     from detrcli.api.detector import Text
@@ -51,6 +53,16 @@ class Evaluation:
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr><th>{name}</th><td>{value:.3f}</td></tr>" for name, value in self.metrics.items())
         return f"<table>{cells}</table>"
+
+
+@dataclass
+class _Watching(Reporter):
+    watch: Watch
+
+    @contextmanager
+    def progress(self, what: str, total: int | None = None, unit: str = "items") -> Iterator[Callable[[int], None]]:
+        with self.watch(total or 0) as advance:
+            yield lambda steps: advance()
 
 
 def evaluate(
@@ -122,17 +134,15 @@ def evaluate(
             panoptic = False
     with distributed.joined(detector.device):
         first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
-        with watch(share) as advance:
-            found = detect_split(
-                detector,
-                checked,
-                truth,
-                mapping,
-                threshold=threshold,
-                batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
-                maps=asked if panoptic else None,
-                advance=advance,
-            )
+        found = detect_split(
+            detector,
+            truth,
+            mapping,
+            threshold=threshold,
+            batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
+            maps=asked if panoptic else None,
+            reporter=_Watching(watch),
+        )
     truth = readable(truth, found, skip_bad=skip_bad)
     return _scored(
         truth,

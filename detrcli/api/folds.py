@@ -1,4 +1,4 @@
-"""Suspects of a training split by models that have not seen its labels: a model learns wrong ones by heart."""
+"""Suspects of a training split by cross-validation, since a model memorizes the wrong labels that it is trained on."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.api.opening import Note, checked_split, no_note
+from detrcli.api.opening import checked_split, no_note
 from detrcli.api.sessions import session_of
 from detrcli.api.training import train
 from detrcli.data.checks import Split
@@ -20,39 +20,47 @@ from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import failures_of
 from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
 
 
 def suspects_by_folds(
-    split: Split, folds: int, settings: Mapping[str, Any], *, load: Callable[[Path], Detector], device: str, note: Note
+    split: Split,
+    folds: int,
+    settings: Mapping[str, Any],
+    *,
+    load: Callable[[Path], Detector],
+    device: str,
+    reporter: Reporter = SILENT,
 ) -> dict[str, list[Suspect]]:
-    """Train `folds` times, each time without a part of the pictures, which are suspected by what was learned then.
+    """Train `folds` models, each without a part of the images, and return the suspects in that part.
 
-    `settings` are those of a training; `load` makes a detector of a run.
+    `settings` are those of a training; `load` creates a detector of a run.
     """
     usable = np.flatnonzero(split.usable_images)
     if len(usable) < 2 * folds:
-        raise UsageError(f"--folds {folds}: there are {len(usable)} pictures to train on.")
+        raise UsageError(f"{argument('folds', folds)}: too many for {len(usable)} images.")
     fold_of = np.full(len(split.usable_images), -1)
     fold_of[usable] = np.random.default_rng(0).permutation(len(usable)) % folds
-    found: dict[str, list[Suspect]] = {kind: [] for kind in SUSPECT_KINDS}
-    with tempfile.TemporaryDirectory() as place:
+    suspects: dict[str, list[Suspect]] = {kind: [] for kind in SUSPECT_KINDS}
+    with tempfile.TemporaryDirectory() as folder:
         for fold in range(folds):
-            note(f"fold {fold + 1} of {folds}: training without a part of the pictures, which is looked at then")
+            reporter.note(f"fold {fold + 1} of {folds}: training without the images of this fold")
             files: Files = {
-                name: (_written(split, chosen, Path(place, f"{name}-{fold}.json")), split.written.folder)
+                name: (_written(split, chosen, Path(folder, f"{name}-{fold}.json")), split.written.folder)
                 for name, chosen in (("train", (fold_of != fold) & (fold_of >= 0)), ("val", fold_of == fold))
             }
-            run = Path(place, f"run-{fold}")
+            run = Path(folder, f"run-{fold}")
             train(files=files, settings=settings, out=run, device=device, skip_bad=True, report=False)
-            held = checked_split(DataSpec.of(None, files).open(), "val", "auto", no_note, skip_bad=True)
-            session = session_of(load(run), held, skip_bad=True, match_classes_by_id=False, note=no_note)
-            for kind, members in failures_of(session, held, "val").suspects.items():
-                found[kind] += members
-    return {kind: sorted(members, key=lambda one: -one.suspicion) for kind, members in found.items()}
+            held_out = checked_split(DataSpec.of(None, files).open(), "val", "auto", no_note, skip_bad=True)
+            session = session_of(load(run), held_out, skip_bad=True, match_classes_by_id=False, note=reporter.note)
+            for kind, members in failures_of(session, held_out, "val").suspects.items():
+                suspects[kind] += members
+    return {kind: sorted(members, key=lambda suspect: -suspect.suspicion) for kind, members in suspects.items()}
 
 
 def _written(split: Split, images: np.ndarray, path: Path) -> Path:
-    """Some images of a split as an annotation file."""
+    """Write an annotation file of some images."""
     written = replace(split.written, sizes=split.sizes)
     path.write_text(json.dumps(coco_document(images_of(written, images))), encoding="utf-8")
     return path

@@ -23,6 +23,7 @@ from detrcli.inspection.failures import Failures, failures_of
 from detrcli.render.comparison_page import write_comparison
 from detrcli.render.report_page import DEFAULT_IMAGES, write_report
 from detrcli.render.report_sections import Advice, Steadiness
+from detrcli.reporter import Reporter
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import data_of, is_run
 from detrcli.training.run_status import CONFIG
@@ -135,9 +136,11 @@ def report(
         seconds=seconds,
     )
     if folds and run is not None:
+        reporter = Reporter()
+        reporter.show = note  # type: ignore[method-assign, assignment]
         suspects = suspects_by_folds(
             checked, folds, given_settings(run / CONFIG), load=lambda made: as_detector(made, device),
-            device=device, note=note,
+            device=device, reporter=reporter,
         )  # fmt: skip
         failures = replace(failures, suspects=suspects)
     return Report(failures, None if run is None else _steadiness(run), _examples(source, split))

@@ -104,7 +104,7 @@ def evaluate(
     from detrcli.cli.evaluation_report import document, show_evaluation
     from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
     from detrcli.cli.sources import open_source, tell_class_mapping
-    from detrcli.evaluation.errors import errors_of
+    from detrcli.evaluation.outcomes import errors_of
     from detrcli.evaluation.results import write_results
     from detrcli.evaluation.thresholds import best_thresholds, write_thresholds
 

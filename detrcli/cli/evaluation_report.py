@@ -7,7 +7,7 @@ from typing import Any
 from detrcli.api.evaluating import Evaluation
 from detrcli.cli.console import print_table
 from detrcli.cli.panoptic_report import show_quality
-from detrcli.evaluation.errors import KINDS, ErrorKind
+from detrcli.evaluation.outcomes import ERROR_KINDS, ErrorKind
 from detrcli.evaluation.thresholds import Thresholds
 from detrcli.system.text import escape_controls
 
@@ -96,7 +96,7 @@ def show_evaluation(
         print()
         print_table(
             ("error", "what it is", "count", "AP50 without"),
-            [(one.kind, KINDS[one.kind][1], one.count, f"+{one.cost:.3f}") for one in errors],
+            [(one.kind, ERROR_KINDS[one.kind][1], one.count, f"+{one.cost:.3f}") for one in errors],
         )
     if best is not None:
         print()

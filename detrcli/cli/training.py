@@ -1,4 +1,4 @@
-"""How a training is shown: live on a terminal, a line now and then elsewhere."""
+"""Display of a training, its outcome and its plan."""
 
 import shlex
 import sys
@@ -7,42 +7,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Literal, Self
 
+from detrcli.api.training import TrainingPlan, TrainingResult
 from detrcli.cli.console import DownloadStatus, Status, is_terminal, print_json, print_table, stderr_console, warn
+from detrcli.render.curves import LOSS
+from detrcli.reporter import Reporter
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
+from detrcli.training.progress import TrainingListener, TrainingProgress
+from detrcli.training.run_folder import CURVES, Row
 
 if TYPE_CHECKING:
-    import torch
     from rich.live import Live
 
-    from detrcli.api.training import Hooks, TrainingPlan, TrainingResult
-    from detrcli.training.machine import Neighbours
-    from detrcli.training.progress import TrainingProgress
-    from detrcli.training.run_folder import Row
-
-INTERVAL = 30.0  # seconds between two lines, where there is no terminal
-BAR = 24
-SAID = 3  # findings at the end of a training; the report has all
+INTERVAL = 30.0  # seconds between lines of progress, without a terminal
+BAR_WIDTH = 24
+MAX_FINDINGS = 3  # at the end of a training; the report has all
 
 
-class Display:
-    """What the user sees while a model learns."""
+class TrainingDisplay(Reporter, TrainingListener):
+    """Shows a training on stderr: live on a terminal, otherwise a line every 30 seconds."""
 
-    def __init__(self, *, quiet: bool = False, neighbours: "Neighbours | None" = None) -> None:
-        self._quiet = quiet
-        self._neighbours = None if quiet else neighbours
+    def __init__(self) -> None:
+        self._quiet = launch().rank > 0
         self._live: Live | None = None
         self._last = time.monotonic()
-        self._progress: TrainingProgress | None = None
+        self._position = ""  # epoch
 
     def __enter__(self) -> Self:
-        if not self._quiet and is_terminal(sys.stderr):
-            from rich.live import Live
-
-            self._live = Live(console=stderr_console(), refresh_per_second=4, transient=True)
-            self._live.start()
         return self
 
     def __exit__(
@@ -52,21 +45,16 @@ class Display:
             self._live.stop()
             self._live = None
 
-    def step(self, progress: "TrainingProgress") -> None:
-        """After each step."""
-        if self._neighbours and (advice := self._neighbours.after_step()):
-            self.note(advice)
-        self._progress = progress
-        self._show(lambda: " | ".join(_lines(progress)), lambda: "\n".join(_lines(progress, bar=True)))
+    def step(self, progress: TrainingProgress) -> None:
+        if not self._quiet and not self._position and is_terminal(sys.stderr):
+            from rich.live import Live
 
-    def evaluating(self, done: int, pictures: int) -> None:
-        """After each picture of an evaluation."""
-        epoch = f"epoch {self._progress.epoch}/{self._progress.epochs}: " if self._progress else ""
-        text = f"{epoch}evaluating {done:,}/{pictures:,}"
-        self._show(lambda: text, lambda: f"{text} {_bar(done, pictures)}")
+            self._live = Live(console=stderr_console(), refresh_per_second=4, transient=True)
+            self._live.start()
+        self._position = f"epoch {progress.epoch}/{progress.epochs}"
+        self._update(lambda bar: _describe(progress, bar=bar))
 
-    def epoch(self, row: "Row", *, best: bool) -> None:
-        """After each epoch."""
+    def epoch(self, row: Row, *, best: bool) -> None:
         parts = [f"epoch {row['epoch']:.0f}", f"loss {row['loss']:.3f}"]
         if row["class_error"] is not None:
             parts.append(f"class error {row['class_error']:.1f}%")
@@ -74,20 +62,46 @@ class Display:
             names = [name for name in ("AP", "AP50", "mask_AP") if row.get(name) is not None]
             parts += [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in names]
             parts[-1] += " (best)" if best else ""
-        parts += [f"lr {row['lr']:.1e}", f"{row['pictures_per_second']} pictures/s"]
+        parts += [f"lr {row['lr']:.1e}", f"{row['images_per_second']} images/s"]
         self._print("  ".join(parts))
 
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
-        self._print(f"detr: warning: {text}")
+    def show(self, text: str) -> None:
+        self._print(f"detr: {text}")
 
-    def _show(self, plain: Any, live: Any) -> None:
+    @contextmanager
+    def progress(
+        self, what: str, total: int | None = None, unit: Literal["items", "bytes"] = "items"
+    ) -> Iterator[Callable[[int], None]]:
+        done = 0
+        if self._position:
+
+            def advance(steps: int) -> None:
+                nonlocal done
+                done += steps
+                text = f"{self._position}: {what} {done:,}/{total:,}"
+                self._update(lambda bar: f"{text} {_bar(done, total or 0)}" if bar else text)
+
+            yield advance
+        elif unit == "bytes":
+            with DownloadStatus() as download:
+
+                def fetched(steps: int) -> None:
+                    nonlocal done
+                    done += steps
+                    download(what.removeprefix("fetching "), done, total)
+
+                yield fetched
+        else:
+            with Status(what, total) as status:
+                yield lambda steps: status.advance()
+
+    def _update(self, describe: Callable[[bool], str]) -> None:
         if self._live:
             from rich.text import Text
 
-            self._live.update(Text(live(), overflow="fold"))
+            self._live.update(Text(describe(True), overflow="fold"))
         elif not self._quiet and time.monotonic() - self._last >= INTERVAL:
-            self._print(plain())
+            self._print(describe(False))
 
     def _print(self, text: str) -> None:
         if self._quiet:
@@ -101,47 +115,30 @@ class Display:
             print(escape_controls(text), file=sys.stderr, flush=True)
 
 
-def hooks() -> "Hooks":
-    """What a training tells, as the command line shows it; of several processes only the first speaks."""
-    from detrcli.api.training import Hooks
-    from detrcli.training.machine import Neighbours
-
-    def report(device: "torch.device") -> Display:
-        neighbours = Neighbours() if device.type == "cpu" else None
-        return Display(quiet=launch().rank > 0, neighbours=neighbours)
-
-    @contextmanager
-    def watch(what: str) -> "Iterator[Callable[[], None]]":
-        with Status(what) as status:
-            yield status.advance
-
-    return Hooks(note=warn, watch=watch, download=DownloadStatus, report=report)
-
-
-def _lines(p: "TrainingProgress", *, bar: bool = False) -> Iterator[str]:
-    """How far, how good, how fast."""
-    yield (
-        f"epoch {p.epoch}/{p.epochs} " + (f"{_bar(p.done, p.steps)} " if bar else "step ") + f"{p.done:,}/{p.steps:,}"
-    )
-    parts = ", ".join(f"{name} {value:.3f}" for name, value in p.parts.items())
-    error = "" if p.class_error is None else f", class error {p.class_error:.0f}%"
-    yield f"loss {p.loss:.3f} ({parts}){error}"
-    memory = "" if p.memory_mb is None else f", {p.memory_mb:,.0f} MB"
+def _describe(p: TrainingProgress, *, bar: bool) -> str:
+    row = p.row
+    terms = ", ".join(f"{name.removeprefix(LOSS)} {row[name]:.3f}" for name in row if name.startswith(LOSS))
+    error = "" if row["class_error"] is None else f", class error {row['class_error']:.0f}%"
+    memory = "" if row["memory_mb"] is None else f", {row['memory_mb']:,.0f} MB"
     left = timedelta(seconds=round(p.seconds_left))
-    yield f"{p.pictures_per_second:.1f} pictures/s, {100 * p.waiting:.0f}% waiting for data{memory}, {left} left"
+    lines = (
+        f"epoch {p.epoch}/{p.epochs} {_bar(p.done, p.steps) if bar else 'step'} {p.done:,}/{p.steps:,}",
+        f"loss {row['loss']:.3f} ({terms}){error}",
+        f"{row['images_per_second']:.1f} images/s, {row['waiting']:.0%} waiting for data{memory}, {left} left",
+    )
+    return ("\n" if bar else " | ").join(lines)
 
 
 def _bar(done: int, total: int) -> str:
-    filled = round(BAR * done / max(1, total))
-    return "━" * filled + "╌" * (BAR - filled)
+    filled = round(BAR_WIDTH * done / max(1, total))
+    return "━" * filled + "╌" * (BAR_WIDTH - filled)
 
 
-def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
-    """The end of a training."""
-    run = outcome.run
-    measured = outcome.best or {}
-    reached = {name: measured[name] for name in ("AP", "mask_AP") if name in measured}
-    best = {"epoch": int(measured["epoch"] or 0), **reached} if measured else None
+def show_outcome(outcome: TrainingResult, *, json: bool) -> None:
+    """Print the outcome of a training."""
+    run, row = outcome.run, outcome.best or {}
+    metrics = {name: row[name] for name in ("AP", "mask_AP") if name in row}
+    best = {"epoch": int(row["epoch"] or 0), **metrics} if row else None
     if json:
         if outcome.stopped is None:
             print_json(
@@ -152,12 +149,12 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
                     "best": best,
                     "seconds": round(outcome.seconds, 1),
                     "report": None if outcome.report is None else str(outcome.report),
-                    "findings": None if outcome.findings is None else [one.document() for one in outcome.findings],
+                    "findings": None if outcome.findings is None else [f.document() for f in outcome.findings],
                 }
             )
         return
-    names = ["AP", "AP50", *(["mask_AP"] if "mask_AP" in measured else [])]
-    took = timedelta(seconds=round(outcome.seconds))
+    names = ["AP", "AP50", *(["mask_AP"] if "mask_AP" in row else [])]
+    values = [f"{row[name]:.3f}" if row else "not measured" for name in names]
     print_table(
         ("run", "epochs", "best epoch", *(name.replace("_", " ") for name in names), "time"),
         [
@@ -165,23 +162,21 @@ def show_outcome(outcome: "TrainingResult", *, json: bool) -> None:
                 str(run),
                 outcome.epochs,
                 str(best["epoch"]) if best else "",
-                *(f"{measured[name]:.3f}" if measured else "not measured" for name in names),
-                str(took),
+                *values,
+                str(timedelta(seconds=round(outcome.seconds))),
             )
         ],
     )
     if outcome.stopped is None:
-        warn(f"try it: detr predict img.jpg --weights {shlex.quote(str(run))}; look at {run / 'curves.png'}")
-        for one in (outcome.findings or ())[:SAID]:
-            warn(f"probably wrong: {one}")
-        if outcome.report is not None:
-            warn(f"what went wrong on the validation split: {outcome.report}")
-        else:
-            warn(f"what went wrong on the validation split: detr report {shlex.quote(str(run))}")
+        quoted = shlex.quote(str(run))
+        warn(f"predict with it: detr predict img.jpg --weights {quoted}; curves: {run / CURVES}")
+        for finding in (outcome.findings or ())[:MAX_FINDINGS]:
+            warn(f"probable cause of errors: {finding}")
+        warn(f"report on the validation split: {outcome.report or f'detr report {quoted}'}")
 
 
-def show_plan(plan: "TrainingPlan", *, json: bool) -> None:
-    """What would be trained on what, and what it would take."""
+def show_plan(plan: TrainingPlan, *, json: bool) -> None:
+    """Print what a training would train, and how long it would take."""
     data = {split: plan.examined.summary(split) for split in plan.examined.splits}
     measured = plan.measured
     if json:
@@ -192,11 +187,9 @@ def show_plan(plan: "TrainingPlan", *, json: bool) -> None:
                     split: {"images": s.images, "boxes": s.boxes, "classes": len(s.classes)}
                     for split, s in data.items()
                 },
-                "parameters": [
-                    {"group": name, "parameters": parameters, "lr": lr} for name, parameters, lr in plan.parameters
-                ],
+                "parameters": [{"group": name, "parameters": count, "lr": lr} for name, count, lr in plan.parameters],
                 "steps_per_epoch": plan.steps_per_epoch,
-                "pictures_per_step": plan.pictures_per_step,
+                "pictures_per_step": plan.images_per_step,
                 "seconds_per_step": round(measured.seconds, 4),
                 "seconds_of_training": round(measured.total_seconds),
                 "memory_mb": measured.memory_mb,
@@ -214,7 +207,7 @@ def show_plan(plan: "TrainingPlan", *, json: bool) -> None:
     )
     memory = "" if measured.memory_mb is None else f", {measured.memory_mb:,.0f} MB of memory"
     print(
-        f"\nper step: {plan.pictures_per_step} pictures, {measured.seconds:.2f} s{memory}\n"
-        f"{plan.steps_per_epoch:,} steps an epoch, {plan.settings.epochs} epochs: "
+        f"\nper step: {plan.images_per_step} images, {measured.seconds:.2f} s{memory}\n"
+        f"{plan.steps_per_epoch:,} steps per epoch, {plan.settings.epochs} epochs: "
         f"{timedelta(seconds=round(measured.total_seconds))} without evaluations"
     )

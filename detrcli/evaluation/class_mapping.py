@@ -1,13 +1,14 @@
-"""Which class of the weights is which class of the data."""
+"""Mapping from the classes of a model to those of a dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from detrcli.checkpoints.coco import UNUSED
 from detrcli.errors import DataError
+from detrcli.messages import argument
 from detrcli.structures import Classes
 from detrcli.system.text import normalize_name, preview
 
@@ -16,48 +17,45 @@ UNKNOWN_CLASS = -(2**63)  # the category id of a class that the data does not ha
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """The weights' classes in the data's terms, and what found no partner."""
+    """The model's classes with the data's ids, and the classes without a counterpart."""
 
-    classes: Classes  # (K,) of the weights, with the data's ids; UNKNOWN_CLASS where it has none
+    classes: Classes  # (K,) of the model, with the data's ids; UNKNOWN_CLASS where the data has no such class
     by: Literal["name", "id"]
     only_weights: Sequence[str]
     only_data: Sequence[str]
-    pairs: Sequence[tuple[str, str]] = ()  # of the weights and of the data, where names do not tell
+    pairs: Sequence[tuple[str, str]] = ()  # names of the model's and the data's class, where mapped by id
 
 
 def map_classes(weights: Classes, data: Classes, *, match_classes_by_id: bool = False) -> ClassMapping:
-    """By name, without regard to case and surrounding space; by id where no name matches, if that is wanted.
+    """Map classes by name, ignoring case and surrounding space; by id if no name matches and this is allowed.
 
-    A name that stands twice in the data goes to the entry of the same id, else to the one of the lowest id.
+    A name that the data has twice maps to its class of the same id, else to that of the lowest id.
     """
-    there: dict[str, list[int]] = {}
-    for category, name in zip(data.ids.tolist(), data.names.tolist(), strict=True):
-        there.setdefault(normalize_name(name), []).append(category)
-    used = [(i, str(name)) for i, name in zip(weights.ids.tolist(), weights.names, strict=True)]
-
-    by: Literal["name", "id"] = "name"
-    ids = []
-    for category, name in used:
-        same = there.get(normalize_name(name), []) if name != UNUSED else []
-        ids.append(category if category in same else min(same, default=UNKNOWN_CLASS))
-    ours = preview([name for _, name in used if name != UNUSED], 5)
-    nothing = f"Weights: {ours}. Data: {preview(data.names.tolist(), 5)}."
-    if all(i == UNKNOWN_CLASS for i in ids):
+    name_of = dict(zip(data.ids.tolist(), data.names.tolist(), strict=True))
+    ids_of: dict[str, list[int]] = {}
+    for id_, name in name_of.items():
+        ids_of.setdefault(normalize_name(name), []).append(id_)
+    used = [(id_, name) for id_, name in zip(weights.ids.tolist(), weights.names.tolist(), strict=True)]
+    same = [ids_of.get(normalize_name(name), []) if name != UNUSED else [] for _, name in used]
+    ids = [id_ if id_ in ids_ else min(ids_, default=UNKNOWN_CLASS) for (id_, _), ids_ in zip(used, same, strict=True)]
+    by_id = not any(same)
+    if by_id:
+        ids = [id_ if id_ in name_of and name != UNUSED else UNKNOWN_CLASS for id_, name in used]
+        names = preview([name for _, name in used if name != UNUSED], 5), preview(data.names.tolist(), 5)
+        both = f"Weights: {names[0]}. Data: {names[1]}."
         if not match_classes_by_id:
             raise DataError(
-                f"No class of the weights has the name of one of the data's.\n{nothing}\n"
-                "Where equal ids mean equal classes, --match-classes-by-id pairs them so."
+                f"The weights and the data share no class name.\n{both}\n"
+                f"If equal ids mean equal classes, use {argument('match_classes_by_id')}."
             )
-        by, known = "id", set(data.ids.tolist())
-        ids = [category if category in known and name != UNUSED else UNKNOWN_CLASS for category, name in used]
-    if all(i == UNKNOWN_CLASS for i in ids):
-        raise DataError(f"No class of the weights is one of the data's, neither by name nor by id.\n{nothing}")
-    paired = set(ids)
-    theirs = dict(zip(data.ids.tolist(), map(str, data.names), strict=True))
+        if set(ids) <= {UNKNOWN_CLASS}:
+            raise DataError(f"The weights and the data share no class, neither by name nor by id.\n{both}")
+    mapped = [(name, id_) for (_, name), id_ in zip(used, ids, strict=True)]
+    only_data = name_of.keys() - set(ids)
     return ClassMapping(
-        classes=Classes(ids=np.array(ids, dtype=np.int64), names=weights.names, things=weights.things),
-        by=by,
-        only_weights=[name for (_, name), i in zip(used, ids, strict=True) if i == UNKNOWN_CLASS and name != UNUSED],
-        only_data=[str(name) for i, name in zip(data.ids.tolist(), data.names, strict=True) if i not in paired],
-        pairs=[(name, theirs[i]) for (_, name), i in zip(used, ids, strict=True) if i in theirs] if by == "id" else (),
+        classes=replace(weights, ids=np.array(ids, dtype=np.int64)),
+        by="id" if by_id else "name",
+        only_weights=[name for name, id_ in mapped if id_ == UNKNOWN_CLASS and name != UNUSED],
+        only_data=[name for id_, name in name_of.items() if id_ in only_data],
+        pairs=[(name, name_of[id_]) for name, id_ in mapped if id_ in name_of] if by_id else (),
     )

@@ -1,135 +1,167 @@
-"""What became of every object and of every detection of a split, and why."""
+"""The outcome of every object and detection of a split with its cause, and error kinds by cost (TIDE)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 
 import numpy as np
 
-from detrcli.evaluation.errors import NEAR, SAME
-from detrcli.evaluation.pairing import NONE, by_image, found_objects, overlaps
+from detrcli.errors import MachineError
+from detrcli.evaluation.metrics import hotcoco_evaluation
+from detrcli.evaluation.pairing import NEAR, NONE, SAME, by_image, found_objects, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
-HEARD = 0.05  # a prediction of a lower score says nothing
+MIN_SCORE = 0.05  # predictions with a lower score explain nothing
 MISSED = {
     "other_class": "another class is predicted there",
-    "poor_box": "its box overlaps too little",
+    "poor_box": "the predicted box overlaps too little",
     "low_score": "the score is too low",
     "no_query": "more objects than queries: none was left",
     "nothing": "nothing is predicted there",
 }
 FALSE_ALARMS = {
-    "duplicate": "an object that a surer detection found",
-    "other_class": "an object of another class",
-    "poor_box": "an object that the box overlaps too little",
+    "duplicate": "the object is already found by a detection with a higher score",
+    "other_class": "the object is of another class",
+    "poor_box": "the box overlaps the object too little",
     "background": "no object is there",
+}
+ERROR_KINDS = {  # hotcoco's name and a description
+    "class": ("Cls", "wrong class, correct box"),
+    "box": ("Loc", f"correct class, IoU {NEAR} to {SAME}"),
+    "both": ("Both", f"wrong class, IoU {NEAR} to {SAME}"),
+    "duplicate": ("Dupe", "object already found with a higher score"),
+    "background": ("Bkg", f"no object with IoU {NEAR} or more"),
+    "missed": ("Miss", "object without a detection near it"),
 }
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of N objects and of M predictions, of which those that reach the threshold are detections."""
+    """The outcomes of N objects and M predictions; predictions that reach the threshold are detections."""
 
     truth: Truth
     results: Results
     threshold: float
     found_by: np.ndarray  # (N,), the detection that finds an object, or NONE
-    missed: np.ndarray  # (N,), why it is not found, of MISSED; "" where it is, and for crowds
-    closest: np.ndarray  # (N,), the prediction that speaks of a missed object, the surest one, or NONE
-    wrong: np.ndarray  # (M,), what a false alarm is, of FALSE_ALARMS; "" for all other predictions
-    on: np.ndarray  # (M,), the object that a detection finds or lies on, or NONE
+    missed: np.ndarray  # (N,), a key of MISSED; "" for objects that are found, and for crowds
+    closest: np.ndarray  # (N,), the prediction with the highest score that refers to a missed object, or NONE
+    wrong: np.ndarray  # (M,), a key of FALSE_ALARMS; "" for all other predictions
+    on: np.ndarray  # (M,), the object that a detection finds or overlaps, or NONE
 
     @cached_property
     def objects(self) -> int:
-        """How many there are to find."""
+        """The number of objects, without crowds."""
         return int((~self.truth.crowd).sum())
 
     @property
     def found(self) -> int:
-        """How many of them are found."""
         return int((self.found_by >= 0).sum())
 
     @property
     def false_alarms(self) -> int:
-        """How many detections are wrong."""
         return int((self.wrong != "").sum())
 
     @cached_property
     def per_image(self) -> np.ndarray:
-        """Objects, found objects and false alarms of each image, (3, I)."""
-        truth, count = self.truth, len(self.truth.images)
-        ids = (
-            truth.of_image[~truth.crowd],
-            truth.of_image[self.found_by >= 0],
-            self.results.image_ids[self.wrong != ""],
-        )
-        return np.stack([np.bincount(np.searchsorted(truth.image_ids, one), minlength=count) for one in ids])
+        """The numbers of objects, found objects and false positives of each image, (3, I)."""
+        t = self.truth
+        ids = t.of_image[~t.crowd], t.of_image[self.found_by >= 0], self.results.image_ids[self.wrong != ""]
+        return np.stack([np.bincount(np.searchsorted(t.image_ids, i), minlength=len(t.images)) for i in ids])
+
+    @property
+    def image_scores(self) -> np.ndarray:
+        """F1 of each image, (I,): 1 without objects and detections."""
+        objects, found, false_alarms = self.per_image
+        total = objects + found + false_alarms
+        return np.where(total > 0, 2 * found / np.maximum(total, 1), 1.0)
 
     @property
     def missed_by_kind(self) -> Mapping[str, int]:
-        """How many are missed, by why."""
         return {kind: int((self.missed == kind).sum()) for kind in MISSED}
 
     @property
     def false_alarms_by_kind(self) -> Mapping[str, int]:
-        """How many detections are wrong, by what they are."""
         return {kind: int((self.wrong == kind).sum()) for kind in FALSE_ALARMS}
 
 
 def outcomes_of(truth: Truth, results: Results, threshold: float, without_query: np.ndarray | None = None) -> Outcomes:
-    """Of detections with score >= threshold; `without_query` (N,) says which objects no query was left for.
+    """Explain detections with score >= threshold; `without_query`, (N,) bool, marks objects that no query was left for.
 
-    A prediction speaks of the object that it overlaps most, if it has its class and an IoU of 0.1, or 0.5 whatever
-    the class. Why an object is missed is told by the surest prediction that speaks of it and finds no other one.
+    A prediction refers to the object that it overlaps most, given an IoU of 0.1 with the same class or of 0.5 with
+    any class. A missed object is explained by the prediction with the highest score that refers to it and finds no
+    other object.
     """
     N, M = len(truth.of_image), len(results)
-    known = np.isin(results.image_ids, truth.image_ids) & np.isin(results.category_ids, truth.classes.ids)
-    sure = known & (results.scores >= threshold)
+    known = results.known_to(truth)
+    detected = known & (results.scores >= threshold)
     finds = np.full(M, NONE)
-    finds[sure] = found_objects(truth, results.part(sure))
+    finds[detected] = found_objects(truth, results.part(detected))
     on = np.where(finds >= 0, finds, NONE)
     found_by = np.full(N, NONE)
     found_by[finds[finds >= 0]] = np.flatnonzero(finds >= 0)
-    missed, closest = np.full(N, "", dtype="<U11"), np.full(N, NONE)
-    wrong = np.full(M, "", dtype="<U11")
-    real = np.flatnonzero(~truth.crowd)
-    missed[real] = "nothing"
-    missed[found_by >= 0] = ""
+    missed = np.where(truth.crowd | (found_by >= 0), "", np.array("nothing", dtype="<U11"))
+    closest, wrong = np.full(N, NONE), np.full(M, "", dtype="<U11")
 
-    of_image = by_image(truth.of_image, ~truth.crowd)
-    for image, own in by_image(results.image_ids, known & (sure | (results.scores >= HEARD))).items():
-        objects = of_image.get(image, np.zeros(0, dtype=int))
-        alarms = own[sure[own] & (finds[own] == NONE)]
+    objects_of = by_image(truth.of_image, ~truth.crowd)
+    explaining = known & (detected | (results.scores >= MIN_SCORE))
+    for image, predictions in by_image(results.image_ids, explaining).items():
+        objects = objects_of.get(image, np.zeros(0, dtype=int))
+        false = detected[predictions] & (finds[predictions] == NONE)  # (m,)
         if not len(objects):
-            wrong[alarms] = "background"
+            wrong[predictions[false]] = "background"
             continue
-        ious = overlaps(results.boxes[own], truth.boxes[objects], np.zeros(len(objects), dtype=bool))  # (m, n)
-        same = results.category_ids[own][:, None] == truth.of_category[objects]  # (m, n)
-        for i in np.flatnonzero(np.isin(own, alarms)).tolist():
-            wrong[own[i]], n = _kind(ious[i], same[i])
-            on[own[i]] = objects[n] if n >= 0 else NONE
-        speaks_of = ious.argmax(1)  # (m,)
-        rows = np.arange(len(own))
-        iou, right = ious[rows, speaks_of], same[rows, speaks_of]
-        speaks = (finds[own] == NONE) & (iou >= np.where(right, NEAR, SAME))
-        for i in sorted(np.flatnonzero(speaks).tolist(), key=lambda i: float(results.scores[own[i]])):
-            n = objects[speaks_of[i]]
-            if found_by[n] == NONE:  # the surest comes last
-                closest[n] = own[i]
+        ious = overlaps(results.boxes[predictions], truth.boxes[objects], np.zeros(len(objects), dtype=bool))  # (m, n)
+        same = results.category_ids[predictions][:, None] == truth.of_category[objects]  # (m, n)
+        for i in np.flatnonzero(false).tolist():
+            wrong[predictions[i]], n = _false_alarm(ious[i], same[i])
+            on[predictions[i]] = objects[n] if n >= 0 else NONE
+        nearest = ious.argmax(1)  # (m,), the object that a prediction refers to
+        rows = np.arange(len(predictions))
+        iou, right = ious[rows, nearest], same[rows, nearest]
+        refers = np.flatnonzero((finds[predictions] == NONE) & (iou >= np.where(right, NEAR, SAME)))
+        for i in sorted(refers.tolist(), key=lambda i: float(results.scores[predictions[i]])):
+            n = objects[nearest[i]]
+            if found_by[n] == NONE:  # the highest score comes last
+                closest[n] = predictions[i]
                 missed[n] = "other_class" if not right[i] else "poor_box" if iou[i] < SAME else "low_score"
     if without_query is not None:
         missed[without_query & (missed != "")] = "no_query"
     return Outcomes(truth, results, threshold, found_by, missed, closest, wrong, on)
 
 
-def _kind(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
-    """What a false alarm is, by its IoU with the n objects of its image, and on which of them it lies."""
-    own, others = np.where(same, ious, 0), np.where(same, 0, ious)
-    if own.max() >= SAME:
-        return "duplicate", int(own.argmax())
-    if others.max() >= SAME:
-        return "other_class", int(others.argmax())
-    if own.max() >= NEAR:
-        return "poor_box", int(own.argmax())
+def _false_alarm(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
+    """Return the kind of a false positive by its IoU with the objects of its image, (n,), and the overlapped object."""
+    of_class, of_others = np.where(same, ious, 0), np.where(same, 0, ious)
+    if of_class.max() >= SAME:
+        return "duplicate", int(of_class.argmax())
+    if of_others.max() >= SAME:
+        return "other_class", int(of_others.argmax())
+    if of_class.max() >= NEAR:
+        return "poor_box", int(of_class.argmax())
     return "background", NONE
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """A kind of error with its frequency and cost."""
+
+    kind: str  # of ERROR_KINDS
+    count: int
+    cost: float  # the gain of AP50 if only these errors were fixed
+
+
+def errors_of(truth: Truth, results: Results) -> Sequence[ErrorKind]:
+    """Return all kinds of errors by TIDE (arXiv 2008.08115); results of other images or classes are ignored."""
+    if find_spec("hotcoco") is None:
+        raise MachineError("Kinds of errors are counted by hotcoco, which has no wheel for this platform.")
+    if not len(truth.classes):
+        return [ErrorKind(kind, 0, 0.0) for kind in ERROR_KINDS]
+    evaluation = hotcoco_evaluation(truth, results)
+    evaluation.evaluate()
+    errors = evaluation.tide_errors(pos_thr=SAME, bg_thr=NEAR)
+    return [
+        ErrorKind(kind, int(errors["counts"][name]), float(errors["delta_ap"][name]))
+        for kind, (name, _) in ERROR_KINDS.items()
+    ]

@@ -1,11 +1,9 @@
-"""A detector over a whole split."""
+"""Detection over a whole split."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from detrcli.data.checks import Split
 from detrcli.data.images import File
 from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import ClassMapping
@@ -13,6 +11,8 @@ from detrcli.evaluation.panoptic import FoundSegment, segments_of
 from detrcli.evaluation.results import Results, join, of_detections
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
 from detrcli.segmentation.maps import MapRequest, PanopticMap
 from detrcli.system import distributed
 from detrcli.system.text import escape_controls
@@ -20,65 +20,61 @@ from detrcli.system.text import escape_controls
 
 @dataclass(frozen=True)
 class DetectedSplit:
-    """What a detector found in the images of a truth."""
+    """The detections of a split, and the images that could not be read."""
 
-    results: Results  # by rising image id
-    unread: dict[int, str]  # image id -> why it could not be looked at
-    # Image id -> those of its panoptic map, where these were asked for.
-    segments: dict[int, list[FoundSegment]]
+    results: Results  # by ascending image id
+    unread: dict[int, str]  # image id to file and reason
+    segments: dict[int, list[FoundSegment]]  # image id to the segments of its panoptic map, if requested
 
 
 def detect_split(
     detector: Detector,
-    split: Split,
     truth: Truth,
     class_mapping: ClassMapping,
     *,
     threshold: float = 0.0,
     batch_size: int = 1,
     maps: MapRequest | None = None,
-    advance: Callable[[], None] = lambda: None,
+    reporter: Reporter = SILENT,
 ) -> DetectedSplit:
-    """Detections in the data's own ids, and segments of panoptic maps where these are asked for.
+    """Detect objects in the images of `truth`, under the data's own ids, with panoptic maps if requested.
 
-    Under several processes each takes its share, and all get the whole.
+    The images are shared by all processes; each of them returns the whole.
     """
     mine = np.arange(len(truth.images))[distributed.rank() :: distributed.world_size()]
-    if batch_size > 1:  # equal input sizes side by side, so that batches are full
-        place = detector.preprocessing.resize.place
-        sizes = [
-            (there.height, there.width)
-            for there in (place(height, width) for height, width in split.sizes[truth.images[mine]].tolist())
-        ]
-        mine = mine[sorted(range(len(mine)), key=sizes.__getitem__)]
-    files = [File(split.written.folder / split.written.files[i], bool(split.turned[i])) for i in truth.images[mine]]
+    if batch_size > 1:  # a batch has images of equal input size: put these side by side
+        places = [detector.preprocessing.resize.place(height, width) for height, width in truth.sizes[mine].tolist()]
+        mine = mine[sorted(range(len(mine)), key=lambda i: (places[i].height, places[i].width))]
+    w, turned = truth.split.written, truth.split.turned
+    files = [File(w.folder / w.files[i], bool(turned[i])) for i in truth.images[mine]]
 
-    found: dict[int, Results] = {}
+    results: dict[int, Results] = {}
     unread: dict[int, str] = {}
     segments: dict[int, list[FoundSegment]] = {}
     stream = detector.with_classes(class_mapping.classes).stream(files, threshold, batch_size, maps=maps)
-    for image_id, seen in zip(truth.image_ids[mine].tolist(), stream, strict=True):
-        if seen.detections is None:
-            unread[image_id] = f"{escape_controls(str(seen.source))}: {seen.problem}"
-        else:
-            found[image_id] = of_detections(image_id, seen.detections)
-        if isinstance(seen.map, PanopticMap):
-            segments[image_id] = segments_of(seen.map)
-        advance()
-    for other_found, other_unread, other_segments in distributed.gather((found, unread, segments)):
-        found |= other_found
-        unread |= other_unread
-        segments |= other_segments
-    return DetectedSplit(join([found[image_id] for image_id in sorted(found)]), unread, segments)
+    with reporter.progress("evaluating", len(mine)) as advance:
+        for image_id, image in zip(truth.image_ids[mine].tolist(), stream, strict=True):
+            if image.detections is None:
+                unread[image_id] = f"{escape_controls(str(image.source))}: {image.problem}"
+            else:
+                results[image_id] = of_detections(image_id, image.detections)
+            if isinstance(image.map, PanopticMap):
+                segments[image_id] = segments_of(image.map)
+            advance(1)
+    for of_process in distributed.gather((results, unread, segments)):
+        results |= of_process[0]
+        unread |= of_process[1]
+        segments |= of_process[2]
+    return DetectedSplit(join([results[image_id] for image_id in sorted(results)]), unread, segments)
 
 
-def readable(truth: Truth, found: DetectedSplit, *, skip_bad: bool) -> Truth:
-    """The truth without the images that could not be looked at, which are an error unless they are skipped."""
-    left = truth.part(~np.isin(truth.image_ids, list(found.unread)))
-    if found.unread and not (skip_bad and len(left.images)):
+def readable(truth: Truth, detected: DetectedSplit, *, skip_bad: bool) -> Truth:
+    """Return the ground truth without unreadable images, which are a DataError unless they are skipped."""
+    rest = truth.part(~np.isin(truth.image_ids, list(detected.unread)))
+    if detected.unread and not (skip_bad and len(rest.images)):
         raise DataError(
-            f"{next(iter(found.unread.values()))}.\n"
-            f"Pictures that cannot be read: {len(found.unread):,} of {len(truth.images):,}."
-            + (" --skip-bad leaves them out." if len(left.images) else "")
+            f"{next(iter(detected.unread.values()))}.\n"
+            f"{len(detected.unread):,} of {len(truth.images):,} images cannot be read."
+            + (f" {argument('skip_bad')} skips them." if len(rest.images) else "")
         )
-    return left
+    return rest

@@ -1,4 +1,4 @@
-"""From which score on detections should count: where F1 is highest, of all classes and of each."""
+"""Score thresholds with the highest F1, of all classes together and of each class."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from detrcli.errors import DataError
-from detrcli.evaluation.errors import SAME
-from detrcli.evaluation.pairing import IGNORED, found_objects
+from detrcli.evaluation.pairing import IGNORED, SAME, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.system.files import write_whole
@@ -21,7 +20,7 @@ SCHEMA = "detr.thresholds/1"
 
 @dataclass(frozen=True)
 class BestThreshold:
-    """The score from which F1 is highest, and what holds there."""
+    """The threshold with the highest F1."""
 
     threshold: float
     f1: float
@@ -32,42 +31,39 @@ class BestThreshold:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Those of all classes together, and of each by its name."""
+    """The best thresholds of all classes together, and of each class by its name."""
 
     overall: BestThreshold
     by_class: Mapping[str, BestThreshold]
 
     def document(self) -> dict[str, Any]:
-        """In plain values."""
-        classes = {name: asdict(one) for name, one in self.by_class.items()}
+        """Return the JSON document."""
+        classes = {name: asdict(best) for name, best in self.by_class.items()}
         return {"schema": SCHEMA, "iou": SAME, "all": asdict(self.overall), "classes": classes}
 
 
 def best_thresholds(truth: Truth, results: Results) -> Thresholds:
-    """From detections of all scores."""
-    here = np.isin(results.image_ids, truth.image_ids) & np.isin(results.category_ids, truth.classes.ids)
-    results = results.part(here)
+    """Compute the best thresholds from detections of all scores."""
+    results = results.part(results.known_to(truth))
     found = found_objects(truth, results)
-    right, counts = found >= 0, found != IGNORED
-    real = ~truth.crowd
 
-    def best(of_class: np.ndarray, objects: int) -> BestThreshold:
-        chosen = of_class & counts
-        return best_threshold(results.scores[chosen], right[chosen], objects)
+    def best(detections: np.ndarray, objects: np.ndarray) -> BestThreshold:
+        chosen = detections & (found != IGNORED)
+        return best_threshold(results.scores[chosen], found[chosen] >= 0, int((objects & ~truth.crowd).sum()))
 
     return Thresholds(
-        best(np.ones(len(results), dtype=bool), int(real.sum())),
+        best(np.ones(len(results), dtype=bool), np.ones(len(truth.objects), dtype=bool)),
         {
-            str(name): best(results.category_ids == id_, int((real & (truth.of_category == id_)).sum()))
-            for id_, name in zip(truth.classes.ids, truth.classes.names, strict=True)
+            name: best(results.category_ids == id_, truth.of_category == id_)
+            for id_, name in zip(truth.classes.ids, truth.classes.names.tolist(), strict=True)
         },
     )
 
 
 def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestThreshold:
-    """Of detections (M,) and whether each finds an object of its own, out of so many.
+    """Return the best threshold for detections, (M,), of which some are true positives, (M,) bool.
 
-    The threshold lies in the middle between the last score that should count and the next one.
+    It lies midway between the lowest score that is kept and the next lower score.
     """
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], right[order].cumsum()  # (M,)
@@ -78,33 +74,30 @@ def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestT
         return BestThreshold(1.0, 0.0, 0.0, 0.0, objects)
     best = int(f1.argmax())
     following = scores[best + 1] if best + 1 < len(scores) else 0.0
-    return BestThreshold(
-        threshold=float((scores[best] + following) / 2),
-        f1=float(f1[best]),
-        precision=float(hits[best] / kept[best]),
-        recall=float(hits[best] / objects) if objects else 0.0,
-        objects=objects,
-    )
+    precision, recall = float(hits[best] / kept[best]), float(hits[best] / objects) if objects else 0.0
+    return BestThreshold(float((scores[best] + following) / 2), float(f1[best]), precision, recall, objects)
 
 
 def write_thresholds(thresholds: Thresholds, path: Path) -> None:
-    """As `detr predict --threshold` takes them."""
+    """Write the thresholds for `detr predict`."""
     write_whole(path, (json.dumps(thresholds.document(), indent=2) + "\n").encode())
 
 
 def read_thresholds(path: Path) -> tuple[float, dict[str, float]]:
-    """The threshold of all other classes, and those of the classes by the keys of their names."""
+    """Return the overall threshold and those of classes, by normalized name."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA:
             raise ValueError(f"its schema is {document['schema']!r}")
         overall = float(document["all"]["threshold"])
-        # A class of which nothing was ever right has no threshold of its own.
+        # A class without a true positive uses the overall threshold.
         by_class = {
-            normalize_name(name): float(one["threshold"]) for name, one in document["classes"].items() if one["f1"] > 0
+            normalize_name(name): float(best["threshold"])
+            for name, best in document["classes"].items()
+            if best["f1"] > 0
         }
         if not all(0 <= value <= 1 for value in (overall, *by_class.values())):
-            raise ValueError("a threshold is no score between 0 and 1")
+            raise ValueError("a threshold is not between 0 and 1")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: no thresholds of `detr eval --thresholds` ({error}).") from None
+        raise DataError(f"{path}: not a file of thresholds from `detr eval` ({error}).") from None
     return overall, by_class

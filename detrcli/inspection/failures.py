@@ -12,12 +12,11 @@ from torchvision.ops import batched_nms, box_convert
 from detrcli.data.checks import Split
 from detrcli.evaluation.boundary import with_boundaries
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
+from detrcli.evaluation.comparison import Interval, interval_of_ap
 from detrcli.evaluation.curves import Curves, curves_of
-from detrcli.evaluation.errors import ErrorKind, errors_of
-from detrcli.evaluation.interval import Interval, interval_of_ap
 from detrcli.evaluation.masks import paired_ious, truth_masks
 from detrcli.evaluation.metrics import Scores, score
-from detrcli.evaluation.outcomes import Outcomes, outcomes_of
+from detrcli.evaluation.outcomes import ErrorKind, Outcomes, errors_of, outcomes_of
 from detrcli.evaluation.pairing import by_image
 from detrcli.evaluation.panoptic import PanopticQuality, can_be_counted, quality_of
 from detrcli.evaluation.results import Results

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.evaluation.errors import NEAR, SAME
 from detrcli.evaluation.masks import RunLengths
 from detrcli.evaluation.outcomes import Outcomes
-from detrcli.evaluation.pairing import groups, overlaps
+from detrcli.evaluation.pairing import NEAR, SAME, groups, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 

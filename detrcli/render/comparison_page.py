@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detrcli.evaluation.comparison import Difference, image_scores
+from detrcli.evaluation.comparison import Difference
 from detrcli.evaluation.metrics import METRICS
 from detrcli.inspection.failures import Failures
 from detrcli.render.draw import resized
@@ -69,7 +69,7 @@ def _differences(first: str, differences: Sequence[Difference]) -> Iterator[Sect
 
 def _images(names: Sequence[str], failures: Sequence[Failures], i: int, images: Sequence[Sequence[int]]) -> Section:
     """Return the images in which a model differs most from the first, with links to the reports of both."""
-    first, other = image_scores(failures[0].outcomes), image_scores(failures[i].outcomes)
+    first, other = failures[0].outcomes.image_scores, failures[i].outcomes.image_scores
     gains = other - first  # (I,)
     order = [n for n in np.argsort(-np.abs(gains), kind="stable").tolist() if gains[n]][:IMAGES_SHOWN]
     tiles = ""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from detrcli.evaluation.curves import SCORES
-from detrcli.evaluation.errors import KINDS as ERRORS
 from detrcli.evaluation.metrics import RECALLS
-from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
+from detrcli.evaluation.outcomes import ERROR_KINDS, FALSE_ALARMS, MISSED
 from detrcli.inspection.failures import Failures
 from detrcli.render.charts import bar_chart, line_chart
 from detrcli.render.page import Section, escaped, measured
@@ -78,7 +77,7 @@ def sections_of(
         "The gain in AP50 if all errors of a type were corrected (TIDE), over detections of every score.",
         columns=("error", "description", "count", "gain in AP50"),
         rows=[
-            (error.kind, ERRORS[error.kind][1], f"{error.count:,}", f"+{error.cost:.3f}")
+            (error.kind, ERROR_KINDS[error.kind][1], f"{error.count:,}", f"+{error.cost:.3f}")
             for error in sorted(failures.errors, key=lambda error: -error.cost)
         ],
     )

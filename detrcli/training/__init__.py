@@ -1,1 +1,1 @@
-"""Training: from settings and data to a run folder that loses nothing."""
+"""Training, from settings and data to a run folder."""

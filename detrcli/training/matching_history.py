@@ -1,8 +1,8 @@
-"""The matching of the same few pictures at every evaluation, kept so that one sees how steady it becomes."""
+"""The matching of the same images at every evaluation of a training, which shows how stable it becomes."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -18,118 +18,105 @@ from detrcli.losses.matching import HungarianMatcher
 from detrcli.system.files import write_arrays
 
 FILE = "matching.npz"
-MOST = 32  # pictures
-SECONDS = 0.5  # that the first evaluation may take for them, and so the later ones
+MAX_IMAGES = 32
+SECONDS = 0.5  # of the first evaluation; later evaluations match the same images
 
 
 @dataclass(frozen=True)
 class Matchings:
-    """E evaluations of L layers on some pictures with T objects in all."""
+    """The matchings of E evaluations in L layers, of P images with T objects in total."""
 
     image_ids: np.ndarray  # (P,)
-    counts: np.ndarray  # (P,), objects of each
-    epochs: np.ndarray  # (E,), rising
-    queries: np.ndarray  # (E, L, T), int32; UNMATCHED for an object without one
+    counts: np.ndarray  # (P,), objects of each image
+    epochs: np.ndarray  # (E,), ascending
+    queries: np.ndarray  # (E, L, T) int32; UNMATCHED for objects without a query
 
     @property
     def moved(self) -> np.ndarray:
-        """How many objects have another query than at the evaluation before, (E - 1, L)."""
-        count: np.ndarray = changed(self.queries[:-1], self.queries[1:]).sum(2)
-        return count
+        """The number of objects with another query than in the evaluation before, (E - 1, L)."""
+        return changed(self.queries[:-1], self.queries[1:]).sum(2)
 
     @property
     def shares(self) -> np.ndarray:
         """The same as shares of all objects, (E - 1, L): the instability of arXiv 2203.01305."""
-        part: np.ndarray = self.moved / max(1, int(self.counts.sum()))
-        return part
+        return self.moved / max(1, int(self.counts.sum()))
 
     def before(self, epoch: int) -> "Matchings":
-        """Without what a training that was stopped and resumed does again."""
+        """Return the evaluations of earlier epochs: a resumed training may repeat an evaluation."""
         kept = self.epochs < epoch
-        return Matchings(self.image_ids, self.counts, self.epochs[kept], self.queries[kept])
+        return replace(self, epochs=self.epochs[kept], queries=self.queries[kept])
 
 
 def append(run: Path, epoch: int, detector: Detector, truth: Annotations, matcher: HungarianMatcher) -> None:
-    """Match once more, and write all of it anew. The pictures are those of the first evaluation."""
+    """Match the images of the first evaluation again, and add the result to the file."""
     try:
         old = read(run).before(epoch)
     except DataError:
         old = None
-    now = _match(detector, truth, matcher, epoch, None if old is None else old.image_ids)
-    if now is None:
+    new = _match(detector, truth, matcher, epoch, None if old is None else old.image_ids)
+    if new is None:
         return
-    if (
-        old is not None
-        and np.array_equal(old.image_ids, now.image_ids)
-        and np.array_equal(old.counts, now.counts)
-        and old.queries.dtype == now.queries.dtype  # an earlier version knew chosen queries by their rank
-    ):
-        now = Matchings(
-            now.image_ids,
-            now.counts,
-            np.concatenate([old.epochs, now.epochs]),
-            np.concatenate([old.queries, now.queries]),
-        )
-    write_arrays(run / FILE, vars(now))
+    if old is not None and np.array_equal(old.image_ids, new.image_ids) and np.array_equal(old.counts, new.counts):
+        epochs, queries = (np.concatenate(pair) for pair in ((old.epochs, new.epochs), (old.queries, new.queries)))
+        new = replace(new, epochs=epochs, queries=queries)
+    write_arrays(run / FILE, vars(new))
 
 
 def read(run: Path) -> Matchings:
-    """What a training kept."""
+    """Read the matchings of a run. Raises DataError."""
     path = run / FILE
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             return Matchings(file["image_ids"], file["counts"], file["epochs"], file["queries"])
     except FileNotFoundError:
-        raise DataError(f"{run}: no matching was kept in it (no {FILE}).") from None
+        raise DataError(f"{run}: no matching history (no {FILE}).") from None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path}: this is no whole file of matchings ({error}).") from None
+        raise DataError(f"{path}: not a matching history ({error}).") from None
 
 
 def _match(
     detector: Detector, truth: Annotations, matcher: HungarianMatcher, epoch: int, image_ids: np.ndarray | None
 ) -> Matchings | None:
-    """The pictures with these ids; else some that lie evenly over the split, as many as the time allows.
+    """Match the images with these ids, or else as many images as the time allows, spread over the split.
 
-    None where there is no such picture: none that can be read, or none with an object.
+    Returns None if no image can be read, or none has objects.
     """
     dataset = DetectionDataset(truth, detector.preprocessing, augmentation="none")
-    places = _places(truth, image_ids)
     began = time.perf_counter()
-    seen: list[tuple[int, np.ndarray]] = []
-    for i in places:
+    matched: list[tuple[int, np.ndarray]] = []
+    for i in _indices(truth, image_ids):
         example = dataset[0, i]
         if not isinstance(example, Example):
-            continue  # the evaluation says so
+            continue  # reported by the evaluation
         output, target = detector.output([example.pixels]), example.target.to(detector.device)
         queries = queries_of(output.decoder, target, matcher)  # (L, N)
-        seen.append((example.image_id, known_by_tokens(queries, output.decoder.tokens)))
+        matched.append((example.image_id, known_by_tokens(queries, output.decoder.tokens)))
         if image_ids is None and time.perf_counter() - began > SECONDS:
             break
-    if not seen:
+    if not matched:
         return None
     return Matchings(
-        image_ids=np.array([image_id for image_id, _ in seen], dtype=np.int64),
-        counts=np.array([queries.shape[1] for _, queries in seen], dtype=np.int64),
+        image_ids=np.array([image_id for image_id, _ in matched], dtype=np.int64),
+        counts=np.array([queries.shape[1] for _, queries in matched], dtype=np.int64),
         epochs=np.array([epoch]),
-        queries=np.concatenate([queries for _, queries in seen], axis=1)[None].astype(np.int32),
+        queries=np.concatenate([queries for _, queries in matched], axis=1)[None].astype(np.int32),
     )
 
 
 def known_by_tokens(queries: np.ndarray, tokens: Tensor | None) -> np.ndarray:
-    """Matched queries (L, N) of a single image by the tokens (1, Q) that they were chosen from.
+    """Replace matched queries (L, N) of an image by the encoder tokens (1, Q) that they were selected from, if any.
 
-    The number of such a query is its rank among those chosen, which changes whenever another one is surer.
+    The index of a selected query is its rank by score, which changes whenever another token gets a higher score.
     """
     if tokens is None:
         return queries
-    known: np.ndarray = np.where(queries == UNMATCHED, UNMATCHED, tokens[0].cpu().numpy()[queries])
-    return known
+    return np.where(queries == UNMATCHED, UNMATCHED, tokens[0].cpu().numpy()[queries])
 
 
-def _places(truth: Annotations, image_ids: np.ndarray | None) -> Sequence[int]:
+def _indices(truth: Annotations, image_ids: np.ndarray | None) -> Sequence[int]:
     if image_ids is not None:
-        place = {image_id: i for i, image_id in enumerate(truth.image_ids.tolist())}
-        return [place[image_id] for image_id in image_ids.tolist() if image_id in place]
+        index = {image_id: i for i, image_id in enumerate(truth.image_ids.tolist())}
+        return [index[image_id] for image_id in image_ids.tolist() if image_id in index]
     with_objects = np.flatnonzero(truth.counts.numpy())
-    # Spread over the split, in an order in which any first few are spread, too.
-    return with_objects[np.random.default_rng(0).permutation(len(with_objects))[:MOST]].tolist()
+    # In random order, so that the first few are spread over the split too.
+    return with_objects[np.random.default_rng(0).permutation(len(with_objects))[:MAX_IMAGES]].tolist()

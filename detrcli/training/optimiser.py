@@ -1,4 +1,4 @@
-"""AdamW with a slower backbone, and the learning rate's course."""
+"""AdamW with parameter groups, and the learning rate schedule."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,12 +8,12 @@ from torch.optim import AdamW
 
 from detrcli.training.settings import Settings
 
-BACKBONE = "backbone"  # the group that learns more slowly
-DROP_AFTER, DROP = 2 / 3, 0.1  # published: 200 of 300 epochs, and 400 of 500 of the longest schedule
+BACKBONE = "backbone"  # the group with a learning rate of its own
+DROP_AFTER, DROP = 2 / 3, 0.1  # published: after 200 of 300 epochs, and 400 of 500 in the longest schedule
 
 
 def make_optimiser(groups: Mapping[str, Sequence[nn.Parameter]], settings: Settings, *, fresh_backbone: bool) -> AdamW:
-    """The groups of what is trained; a backbone that starts at random learns as fast as the rest."""
+    """Create the optimizer. By default a trained backbone has a tenth of the learning rate."""
     lr_backbone = settings.lr_backbone
     if lr_backbone is None:
         lr_backbone = settings.lr if fresh_backbone else settings.lr / 10
@@ -26,26 +26,26 @@ def make_optimiser(groups: Mapping[str, Sequence[nn.Parameter]], settings: Setti
             if own
         ],
         betas=(0.9, settings.beta2),
-        fused=True,  # one pass over the weights in place of seven
+        fused=True,  # a single pass over the weights instead of seven
     )
 
 
 def _by_decay(parameters: Sequence[nn.Parameter], settings: Settings) -> Sequence[tuple[list[nn.Parameter], float]]:
-    """All with the same weight decay, or matrices apart from vectors, which have none."""
     if settings.weight_decay_on == "all":
         return [(list(parameters), settings.weight_decay)]
-    matrices, vectors = ([p for p in parameters if (p.dim() > 1) == several] for several in (True, False))
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
     return [(matrices, settings.weight_decay), (vectors, 0.0)]
 
 
 def set_rate(optimiser: AdamW, factor: float) -> None:
-    """Each group's learning rate as a share of its own."""
+    """Set each group's learning rate to a share of its base rate."""
     for group in optimiser.param_groups:
         group["lr"] = factor * group["base"]
 
 
 def rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
-    """The share of the learning rate that a step has, which follows from its number alone."""
+    """Return the share of the base learning rate in a step."""
     end = settings.epochs * steps_per_epoch
     if step < settings.warmup:
         return (step + 1) / (settings.warmup + 1)
@@ -55,5 +55,5 @@ def rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """How many numbers."""
+    """Return the number of elements."""
     return sum(parameter.numel() for parameter in parameters)

@@ -1,4 +1,4 @@
-"""Which pictures make which step: a function of the seed and the step's number, so nothing need be remembered."""
+"""The images of each step: a function of the seed and the step, so that resuming needs no saved position."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from detrcli.system.distributed import mix_seeds
 
 @dataclass(frozen=True)
 class Order:
-    """An epoch is a permutation of all pictures, cut into steps; what is left over waits for another epoch.
+    """The order of the images: each epoch is a permutation, cut into steps; an incomplete last step is dropped.
 
-    A step's pictures are shared out over the processes, and in each over its accumulated batches, so that the
-    step is the same however it is shared out.
+    The images of a step are divided among the processes, and in each process among its accumulated batches, so that
+    steps do not depend on the division.
     """
 
-    pictures: int
+    images: int
     batch_size: int
     accumulate: int
     seed: int
@@ -27,51 +27,50 @@ class Order:
     world: int = 1
 
     def __post_init__(self) -> None:
-        if self.pictures < self.world * self.accumulate:
+        if self.images < self.world * self.accumulate:
             raise UsageError(
-                f"{self.pictures} pictures cannot be shared out over {self.world} processes with "
-                f"{self.accumulate} batches each."
+                f"{self.images} images are too few for {self.world} processes with {self.accumulate} batches each."
             )
 
     @property
     def step_size(self) -> int:
-        """Pictures of a step, those of all processes together."""
-        return min(self.world * self.accumulate * self.batch_size, self.pictures)
+        """The number of images of a step in all processes."""
+        return min(self.world * self.accumulate * self.batch_size, self.images)
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
-        return self.pictures // self.step_size
+        """The number of steps of an epoch."""
+        return self.images // self.step_size
 
     def batches(self, step: int) -> list[list[int]]:
-        """The batches of this process in a step, which are counted from 0 through all epochs."""
+        """Return the batches of this process in a step; steps are counted from 0 through all epochs."""
         epoch, place = self.place(step)
-        order = _permutation(self.pictures, mix_seeds(self.seed, epoch))
+        order = _permutation(self.images, mix_seeds(self.seed, epoch))
         chosen = order[place * self.step_size : (place + 1) * self.step_size]
         parts = np.array_split(chosen, self.world * self.accumulate)
         return [part.tolist() for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]]
 
     def place(self, step: int) -> tuple[int, int]:
-        """The epoch of a step, from 1, and its place in it, from 0."""
+        """Return the epoch of a step, from 1, and its index in the epoch, from 0."""
         return step // self.steps + 1, step % self.steps
 
 
 def for_other_processes(batch_size: int, accumulate: int, before: int, now: int) -> tuple[int, int]:
-    """Batch size and accumulated batches with which `now` processes make the steps that `before` have made."""
-    pictures = batch_size * accumulate * before
-    if pictures % now:
+    """Return batch size and accumulated batches with which `now` processes make the steps of `before` processes."""
+    images = batch_size * accumulate * before
+    if images % now:
         raise UsageError(
-            f"This run was made by {before} processes, {pictures} pictures a step, which {now} cannot share out "
-            "equally. Start another number of them."
+            f"This run was started by {before} processes with {images} images per step, which {now} processes cannot "
+            "divide equally.\nStart another number of processes."
         )
-    own = pictures // now
+    own = images // now
     parts = next(parts for parts in range(1, own + 1) if own % parts == 0 and own // parts <= batch_size)
     return own // parts, parts
 
 
 @dataclass(frozen=True)
 class Batches:
-    """All batches of some steps as (epoch, picture), one after the other, for a loader."""
+    """A batch sampler of the steps from `start` to `end`; it yields (epoch, image index) pairs."""
 
     order: Order
     start: int
@@ -85,7 +84,5 @@ class Batches:
 
 
 @lru_cache(maxsize=2)
-def _permutation(pictures: int, seed: int) -> np.ndarray:
-    generator = torch.Generator().manual_seed(seed)
-    order: np.ndarray = torch.randperm(pictures, generator=generator).numpy()
-    return order
+def _permutation(images: int, seed: int) -> np.ndarray:
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed)).numpy()

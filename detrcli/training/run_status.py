@@ -1,4 +1,4 @@
-"""Whether a run folder holds anything yet. Without torch: it is asked before that is imported."""
+"""Whether a run folder contains a training that can be resumed. Imports no torch, since the CLI asks at its start."""
 
 import re
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from detrcli.system.lock import LOCK
 
 CONFIG, FIRST_BATCH, TENSORBOARD = "config.toml", "first-batch.png", "tensorboard"
-SOURCE = "data.json"  # which data it is trained on
-HEAD = "# detr train "  # how our config.toml begins
-_UNFINISHED = re.compile(r"\.[0-9a-f]{32}|\.unfinished")  # what a kill amid a write leaves
+SOURCE = "data.json"  # the data that the run is trained on
+HEAD = "# detr train "  # the start of config.toml
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}|\.unfinished")  # temporary files of a killed process
 
 
 def is_unbegun(run: Path) -> bool:
-    """Whether there is only what a training leaves before its first state: nothing to lose or to go on with."""
+    """Return whether a folder has only the files that a training writes before its first state."""
     try:
         ours = (run / CONFIG).read_text(encoding="utf-8").startswith(HEAD)
         names = {path.name for path in run.iterdir()}

@@ -1,8 +1,9 @@
-"""What is trained on what: the data as training takes it, and the weights that it starts from."""
+"""The start of a training: the data to train on, and the weights to start from."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from detrcli.architectures import architecture_of, preset
 from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.download import DownloadProgress, no_progress
+from detrcli.checkpoints.download import DownloadProgress
 from detrcli.checkpoints.fit import fit, with_mask_head
 from detrcli.checkpoints.formats import backbone
-from detrcli.checkpoints.formats.header import from_header
+from detrcli.checkpoints.formats.header import from_header, header_of
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED
 from detrcli.config import ModelConfig, Preprocessing
@@ -25,108 +26,121 @@ from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
+from detrcli.messages import argument
 from detrcli.model.detection_transformer import Frozen
+from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Classes
 from detrcli.system import distributed
 from detrcli.system.text import preview
 from detrcli.training.order import for_other_processes
 from detrcli.training.settings import DEFAULT_MODEL, FROM_SCRATCH, Settings, make_settings
 
-# What is said of a recipe that goes by the model or the data.
-CHOSEN = (
+# Settings of a data-dependent recipe that are reported.
+REPORTED_SETTINGS = (
     "size", "queries", "batch_size", "epochs", "lr", "lr_backbone", "weight_decay", "grad_clip", "ema", "freeze",
 )  # fmt: skip
-ENOUGH = 20_000  # pictures from which training from scratch is not hopeless
+FEW_IMAGES = 20_000  # below which a published model can hardly be trained from scratch
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set as training takes it."""
+    """The data of a training."""
 
-    name: str  # what the user called it
+    name: str  # as given by the user
     classes: Classes
     train: Annotations
     val: Split
     truth: Truth  # of val
-    train_split: Split  # that `train` is taken from
+    train_split: Split  # the split of `train`
 
     def with_masks(self) -> "Data":
-        """The same with the masks of the objects that are trained on; a DataError where one has none."""
+        """Return the data with the masks of training objects. Raises DataError if an object has none."""
+        if self.train.segmentations is not None:
+            return self
         return replace(self, train=annotate(self.train_split, self.classes, masks=True))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the pictures, boxes, classes and masks that are trained on."""
+        """A hash of the images, boxes, classes and masks to train on."""
         digest = hashlib.sha256(repr((self.classes.ids.tolist(), self.classes.names.tolist())).encode())
         if self.classes.things is not None:
             digest.update(self.classes.things.tobytes())
-        train = self.train
-        for tensor in (
-            train.image_ids,
-            train.ends,
-            train.boxes,
-            train.labels,
-            train.segmentations,
-            train.segmentation_ends,
-        ):
+        t = self.train
+        for tensor in (t.image_ids, t.ends, t.boxes, t.labels, t.segmentations, t.segmentation_ends):
             if tensor is not None:
                 digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property
     def marks(self) -> Tensor:
-        """A number for the contents of each picture that is trained on, (I,)."""
+        """A hash of the contents of each image to train on, (I,)."""
         return image_hashes(self.train)
 
     def check_same(self, fingerprint: str, marks: Tensor) -> None:
-        """A DataError where it is not what it was when these were taken of it."""
-        changed = "its pictures, boxes, classes or masks are not those that this run was begun with"
+        """Raise DataError if the data has changed since these were computed."""
+        changed = "its images, boxes, classes or masks have changed since this run was started"
         if fingerprint == self.fingerprint:
             if torch.equal(marks, self.marks):
                 return
-            others = (marks != self.marks).nonzero().flatten().tolist()
-            first = self.train.path(others[0])
-            changed = f"{len(others):,} pictures have changed since this run was begun: {first} and more"
-            if len(others) == 1:
-                changed = f"{first} has changed since this run was begun"
-        raise DataError(f"{self.name}: {changed}.\nStart a new run from its weights: --weights RUN.")
+            indices = (marks != self.marks).nonzero().flatten().tolist()
+            more = f" and {len(indices) - 1:,} more images" if len(indices) > 1 else ""
+            changed = f"{self.train.path(indices[0])}{more} changed since this run was started"
+        raise DataError(f"{self.name}: {changed}.\nStart a new run from its weights: {argument('weights', 'RUN')}.")
 
 
 def prepare_data(name: str, examined: DatasetReport) -> Data:
-    """What training takes of a data set that was looked through."""
+    """Build the training data from an examined dataset."""
     if "train" not in examined.splits:
-        raise DataError(f"{name}: there is no train split; there is {', '.join(examined.splits)}.")
+        raise DataError(f"{name}: no train split. It has {', '.join(examined.splits)}.")
     classes = classes_in_report(examined)
     train, val = examined.splits["train"], examined.splits["val"]
     return Data(name, classes, annotate(train, classes), val, truth_of(val), train)
 
 
+def facts_of(train: Annotations) -> DataFacts:
+    """Return the facts about the data that a recipe may depend on."""
+    shorter, longer = (int(sides.float().median()) for sides in (train.sizes.amin(1), train.sizes.amax(1)))
+    sides = (train.boxes[:, 2:] - train.boxes[:, :2]).amin(1)  # (N,)
+    small = round(float(np.quantile(sides, 0.25))) if len(sides) else DataFacts.small
+    return DataFacts(len(train), shorter, longer, int(train.counts.max()), small)
+
+
 @dataclass(frozen=True)
 class Initial:
-    """What a training starts from: settings, weights, and how they came about."""
+    """The start of a training: settings and weights."""
 
     settings: Settings
     checkpoint: Checkpoint
     fresh_backbone: bool
-    freeze: Frozen  # what stays as it is
-    notes: Sequence[str]  # lines for the user
+    freeze: Frozen
+    notes: Sequence[str]  # for the user
+
+    def document(self, data: Data) -> dict[str, Any]:
+        """Return the part of the training state that does not change."""
+        return {
+            "settings": asdict(self.settings),
+            "fingerprint": data.fingerprint,
+            "marks": data.marks,
+            "weights": header_of(self.checkpoint),
+            "fresh_backbone": self.fresh_backbone,
+            "freeze": self.freeze,
+        }
 
 
-def initialize(
-    given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress = no_progress
-) -> Initial:
-    """The weights that a user's settings ask for, fitted to the classes, with the recipe of their model for the rest.
+def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter = SILENT) -> Initial:
+    """Load the requested weights, or create them from the seed, for the classes of the data.
 
-    The seed decides what is fresh.
+    Settings that are not `given` come from the recipe of the model.
     """
-    asked = make_settings(given)
-    model = asked.model or DEFAULT_MODEL
-    preset(model)  # which must be there
-    source = asked.weights or (model if model in PUBLISHED else FROM_SCRATCH)
-    if source == FROM_SCRATCH:
-        initial = _from_scratch(model, given, classes, facts, progress)
-    else:
-        initial = _from_weights(source, given, classes, facts, progress)
+    requested = make_settings(given)
+    model = requested.model or DEFAULT_MODEL
+    preset(model)  # raises for an unknown model
+    source = requested.weights or (model if model in PUBLISHED else FROM_SCRATCH)
+    with _download_progress(reporter) as progress:
+        if source == FROM_SCRATCH:
+            initial = _from_scratch(model, given, classes, facts, progress)
+        else:
+            initial = _from_weights(source, given, classes, facts, progress)
     settings, checkpoint = initial.settings, initial.checkpoint
     architecture = checkpoint.architecture
     checkpoint = replace(
@@ -138,62 +152,69 @@ def initialize(
     return replace(initial, checkpoint=checkpoint)
 
 
-def resumed(state: Mapping[str, Any], data: Data) -> Initial:
-    """What a saved run started from; its data must be what it was."""
+@contextmanager
+def _download_progress(reporter: Reporter) -> Iterator[DownloadProgress]:
+    with ExitStack() as stack:
+        advance: list[Callable[[int], None]] = []
+        reported = 0
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            nonlocal reported
+            if not advance:
+                advance.append(stack.enter_context(reporter.progress(f"fetching {name}", total, "bytes")))
+            advance[0](done - reported)
+            reported = done
+
+        yield progress
+
+
+def resumed(state: Mapping[str, Any]) -> Initial:
+    """Return the start of a saved training."""
     settings = make_settings(state["settings"])
-    checkpoint = from_header(state["weights"], state["model"], "the state")
-    learned = data.with_masks() if checkpoint.architecture.detector is not None else data
-    learned.check_same(state["fingerprint"], state["marks"])
     notes, before, now = [], len(state["sums"]), distributed.world_size()
     if now != before:
         batch_size, accumulate = for_other_processes(settings.batch_size, settings.accumulate, before, now)
         settings = replace(settings, batch_size=batch_size, accumulate=accumulate)
         notes = [
-            f"begun by {before} processes, and {now} go on: with batch_size = {batch_size} and "
-            f"accumulate = {accumulate} the steps see the same pictures, though their numbers are not equal to the "
-            "last bit"
+            f"started by {before} processes, resumed by {now}: with batch_size = {batch_size} and accumulate = "
+            f"{accumulate}, steps use the same images; results are equal but for rounding"
         ]
-    return Initial(settings, checkpoint, state["fresh_backbone"], state["freeze"], notes=notes)
+    checkpoint = from_header(state["weights"], state["model"], "the state")
+    return Initial(settings, checkpoint, state["fresh_backbone"], state["freeze"], notes)
 
 
 def _from_weights(
     source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
 ) -> Initial:
-    asked = make_settings(given)
+    requested = make_settings(given)
     for key in ("norm", "backbone_weights"):
-        if getattr(asked, key) is not None:
-            raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
-    loaded, notes = _load(source, asked, progress)
-    settings = make_settings(given, loaded.architecture.recipe_for(loaded.config, facts))
+        if getattr(requested, key) is not None:
+            raise UsageError(f"{argument(key)}: only for training from scratch ({argument('weights', FROM_SCRATCH)}).")
+    checkpoint, notes = _load(source, requested, progress)
+    settings = make_settings(given, checkpoint.architecture.recipe_for(checkpoint.config, facts))
     torch.manual_seed(settings.seed)
-    fitted = fit(loaded, classes, settings.queries)
+    fitted = fit(checkpoint, classes, settings.queries)
     kept, fresh, dropped = (
         f"{len(names)} ({preview(names, 6)})" if names else "none"
         for names in (fitted.kept, fitted.fresh, fitted.dropped)
     )
-    return Initial(
-        settings,
-        fitted.checkpoint,
-        fresh_backbone=False,
-        freeze=settings.freeze or "stem",
-        notes=[
-            *notes,
-            f"weights: {source}: loaded but for the class head, {fitted.queries}",
-            f"class head: kept by name: {kept}; starting anew: {fresh}; dropped: {dropped}",
-            *_recipe_note(loaded.architecture, loaded.config, given, facts),
-        ],
-    )
+    notes += [
+        f"weights: {source}: all but the class head, {fitted.queries}",
+        f"classes: kept by name: {kept}; new: {fresh}; dropped: {dropped}",
+        *_recipe_note(checkpoint.architecture, checkpoint.config, given, facts),
+    ]
+    return Initial(settings, fitted.checkpoint, fresh_backbone=False, freeze=settings.freeze or "stem", notes=notes)
 
 
-def _load(source: str, asked: Settings, progress: DownloadProgress) -> tuple[Checkpoint, list[str]]:
-    """The weights, with a fresh mask head where such a model is asked for and they have none; and notes of that."""
-    detector = asked.model and architecture_of(preset(asked.model)).detector
-    if asked.model and detector:
-        loaded = load_checkpoint(source, progress=progress)
-        if loaded.architecture is detector:
-            torch.manual_seed(asked.seed)
-            return with_mask_head(loaded, asked.model), [f"{source} has no mask head: a new one is put on it"]
-    return load_checkpoint(source, model=asked.model, progress=progress), []
+def _load(source: str, requested: Settings, progress: DownloadProgress) -> tuple[Checkpoint, list[str]]:
+    """Load weights, with a new mask head if the requested model has one and the weights do not."""
+    detector = requested.model and architecture_of(preset(requested.model)).detector
+    if requested.model and detector:
+        checkpoint = load_checkpoint(source, progress=progress)
+        if checkpoint.architecture is detector:
+            torch.manual_seed(requested.seed)
+            return with_mask_head(checkpoint, requested.model), [f"{source} has no mask head: a new one is added"]
+    return load_checkpoint(source, model=requested.model, progress=progress), []
 
 
 def _from_scratch(
@@ -205,59 +226,52 @@ def _from_scratch(
     torch.manual_seed(settings.seed)
     config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
     source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
+    fresh_backbone = source == FROM_SCRATCH
     norm: str | None = getattr(config, "norm", None)
-    if source == FROM_SCRATCH and norm == "frozen":
+    if fresh_backbone and norm == "frozen":
         raise UsageError(
-            "A backbone of random weights does not train with norm = frozen: its batch norm never learns the "
-            "statistics.\nGive --set norm=group or norm=batch, or --set backbone_weights=imagenet."
+            "A random backbone cannot be trained with frozen batch norm, whose statistics are never learned.\n"
+            f"Use {argument('norm', 'group')} or {argument('norm', 'batch')}, or "
+            f"{argument('backbone_weights', 'imagenet')}."
         )
     tensors = architecture.build(config).state_dict()
-    if source != FROM_SCRATCH:
+    if not fresh_backbone:
         tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
-    start = source if source != FROM_SCRATCH else "random"
-    notes = [f"{model} from scratch, backbone: {start}" + (f", norm: {norm}" if norm else "")]
+    notes = [
+        f"{model} from scratch, backbone: {'random' if fresh_backbone else source}"
+        + (f", norm: {norm}" if norm else "")
+    ]
     notes += _recipe_note(architecture, config, given, facts)
-    if model in PUBLISHED and facts.pictures < ENOUGH:
+    if model in PUBLISHED and facts.pictures < FEW_IMAGES:
         notes.append(
-            f"warning: {facts.pictures:,} pictures are few for training from scratch: the published models took "
-            f"118,287, 300 to 500 times over; --weights {model} starts from one of them"
+            f"warning: {facts.pictures:,} images are few for training from scratch: the published models used 118,287 "
+            f"images for 300 to 500 epochs. {argument('weights', model)} starts from such a model"
         )
     return Initial(
         settings,
         Checkpoint(f"{model} from scratch", config, tensors, classes, architecture.preprocessing, architecture.loss),
-        fresh_backbone=source == FROM_SCRATCH,
-        freeze=settings.freeze or ("none" if source == FROM_SCRATCH else "stem"),
-        notes=notes,
+        fresh_backbone,
+        settings.freeze or ("none" if fresh_backbone else "stem"),
+        notes,
     )
 
 
 def _recipe_note(
     architecture: Architecture[Any], config: ModelConfig, given: Mapping[str, Any], facts: DataFacts
 ) -> list[str]:
-    """What was chosen by the data and not by the user."""
+    """Report the settings that were chosen by the data and not by the user."""
     if not callable(architecture.recipe):
         return []
-    chosen = {
-        key: value
-        for key, value in architecture.recipe_for(config, facts).items()
-        if key in CHOSEN and key not in given
-    }
-    return [f"for {facts}: " + ", ".join(f"{key} {value}" for key, value in chosen.items())] if chosen else []
+    recipe = architecture.recipe_for(config, facts)
+    chosen = [f"{key} {value}" for key, value in recipe.items() if key in REPORTED_SETTINGS and key not in given]
+    return [f"settings for {facts}: {', '.join(chosen)}"] if chosen else []
 
 
-def facts_of(train: Annotations) -> DataFacts:
-    """What a recipe may go by, of the pictures that are trained on."""
-    shorter, longer = (int(sides.float().median()) for sides in (train.sizes.amin(1), train.sizes.amax(1)))
-    sides = (train.boxes[:, 2:] - train.boxes[:, :2]).amin(1)  # (N,)
-    small = round(float(np.quantile(sides, 0.25))) if len(sides) else DataFacts.small
-    return DataFacts(len(train), shorter, longer, int(train.counts.max()), small)
-
-
-def _sized(theirs: Preprocessing, settings: Settings) -> Preprocessing:
-    """Where only the shorter side is given, the longer grows with it."""
-    rule = theirs.resize
+def _sized(preprocessing: Preprocessing, settings: Settings) -> Preprocessing:
+    """Apply the sizes of the settings. If only the shorter side is given, the longer side grows with it."""
+    resize = preprocessing.resize
     if settings.size is not None:
-        rule = rule.grown(settings.size)
+        resize = resize.grown(settings.size)
     if settings.max_size is not None:
-        rule = rule.with_size(None, settings.max_size)
-    return replace(theirs, resize=rule)
+        resize = resize.with_size(None, settings.max_size)
+    return replace(preprocessing, resize=resize)

@@ -1,27 +1,77 @@
-"""A training's whole state on disk: written whole or not at all, recognised when damaged, the last two kept."""
+"""The state of a training, in memory and on disk.
+
+On disk a state is written completely or not at all, damage is detected, and the last two states are kept.
+"""
 
 import hashlib
 import io
 import os
 import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detrcli.errors import WeightsError
+from detrcli.messages import argument
+from detrcli.system import distributed
+from detrcli.training.monitor import Monitor
+from detrcli.training.progress import EpochMetrics, redistributed
 from detrcli.training.run_status import is_unbegun
+from detrcli.training.step import Trainer
 
 FOLDER = "state"
-FORMAT = 1  # of what is in a state
-KEPT = 2
+FORMAT = 1
+KEPT_STATES = 2
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.pt")
 
 
-def save_state(run: Path, state: dict[str, Any]) -> Path:
-    """Write `RUN/state/NUMBER-HASH.pt` and remove all but the newest two.
+class TrainingState:
+    """Everything that changes during a training. Random numbers follow from the seed and the step."""
 
-    The hash is part of the name, so that one rename makes both valid.
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.step = 0  # completed steps
+        self.rows: list[dict[str, float | None]] = []  # of completed epochs
+        self.sums = EpochMetrics()  # of the current epoch, in this process
+        self.monitor = Monitor()
+        self._earlier_seconds = 0.0  # of the sessions before
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the training, in all sessions."""
+        return self._earlier_seconds + time.perf_counter() - self._began
+
+    def document(self, sums: Sequence[EpochMetrics]) -> dict[str, Any]:
+        """Return the state as tensors and plain values; `sums` are those of each process."""
+        return {
+            **self.trainer.state_dict(),
+            "step": self.step,
+            "rows": self.rows,
+            "sums": [asdict(of_process) for of_process in sums],
+            "monitor": asdict(self.monitor),
+            "seconds": self.seconds,
+        }
+
+    def restore(self, document: Mapping[str, Any]) -> None:
+        """Restore a saved state."""
+        self.trainer.load_state_dict(document)
+        self.step, self.rows = document["step"], document["rows"]
+        sums = [EpochMetrics(**of_process) for of_process in document["sums"]]
+        world = distributed.world_size()
+        self.sums = sums[distributed.rank()] if len(sums) == world else redistributed(sums, world)
+        self.monitor = Monitor(**document["monitor"])
+        self._earlier_seconds = document["seconds"]
+
+
+def save_state(run: Path, state: dict[str, Any]) -> Path:
+    """Write `RUN/state/NUMBER-HASH.pt` and remove all but the last two states.
+
+    The hash is part of the name, so that a single rename makes both valid.
     """
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,72 +80,70 @@ def save_state(run: Path, state: dict[str, Any]) -> Path:
     data = buffer.getbuffer()
     number = max((_number(old) for old in _states(run)), default=0) + 1
     path = folder / f"{number:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
-    temporary = folder / ".unfinished"  # always this name, or each kill amid a write would leave another
+    temporary = folder / ".unfinished"  # a fixed name, so that killed processes leave a single file
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:  # which names no file where the disk is full
+    except OSError as error:  # does not name the file if the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    for old in _states(run)[KEPT:]:
+    for old in _states(run)[KEPT_STATES:]:
         old.unlink(missing_ok=True)
     return path
 
 
 def load_state(run: Path) -> tuple[dict[str, Any], list[str]]:
-    """The newest state that is whole, and what is to be said of those that are not."""
+    """Return the last intact state, and notes about damaged states. Raises WeightsError if there is none."""
     notes: list[str] = []
     for path in _states(run):
-        problem = None
         try:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest()[:16] != path.stem.split("-")[1]:
-                problem = "it is damaged: its contents do not fit the hash in its name"
+                problem = "damaged: its contents do not match the hash in its name"
             else:
                 state = _load(data)
                 if state.get("format") != FORMAT:
                     raise WeightsError(
                         f"{path}: written by another version of detr.\n"
-                        f"Start a new run from the weights of this one: --weights {run}."
+                        f"Start a new run from the weights of this run: {argument('weights', run)}."
                     )
                 return state, notes
         except OSError as error:
-            problem = f"it cannot be read ({error.strerror})"
+            problem = f"cannot be read ({error.strerror})"
         except ValueError as error:
-            problem = f"it is none of ours ({error})"
-        notes.append(f"{path}: {problem}; falling back to the state before it")
+            problem = f"not a training state ({error})"
+        notes.append(f"{path}: {problem}; the state before it is used")
     if notes:
-        raise WeightsError(f"{run}: no state of this run is whole.\n{notes[0].partition(';')[0]}.")
+        raise WeightsError(f"{run}: all states of this run are damaged.\n{notes[0].partition(';')[0]}.")
     hint = (
-        "It was stopped before its first one: begin it again, with the same --out."
+        f"It was stopped before its first state: start it again with the same {argument('out')}."
         if is_unbegun(run)
-        else "Name the folder of a run."
+        else "Give the folder of a run."
     )
-    raise WeightsError(f"{run}: there is no training state in it (no {FOLDER}/*.pt).\n{hint}")
+    raise WeightsError(f"{run}: no training state (no {FOLDER}/*.pt).\n{hint}")
 
 
 def _load(data: bytes) -> dict[str, Any]:
-    """The contents of a state; a ValueError where they are none, though the hash fits them."""
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # there is nothing that torch's reader does not raise
+    except Exception as error:  # torch raises exceptions of all kinds
         raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
     if not isinstance(state, dict):
-        raise ValueError(f"it holds a {type(state).__name__}")
+        raise ValueError(f"it contains a {type(state).__name__}")
     return state
 
 
 def _states(run: Path) -> list[Path]:
-    """Newest first."""
+    """Return the files of all states, the last first."""
     try:
-        there = [path for path in (run / FOLDER).iterdir() if _NAME.fullmatch(path.name)]
+        paths = [path for path in (run / FOLDER).iterdir() if _NAME.fullmatch(path.name)]
     except OSError:
         return []
-    return sorted(there, key=_number, reverse=True)
+    return sorted(paths, key=_number, reverse=True)
 
 
 def _number(path: Path) -> int:

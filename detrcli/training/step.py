@@ -1,10 +1,10 @@
-"""One step: predictions, losses, gradients, and the weights a little better."""
+"""A training step: forward pass, loss, backward pass, and update of the weights."""
 
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from detrcli.data.dataset import Examples
 from detrcli.errors import DivergedError, UsageError
 from detrcli.losses.criterion import class_error
 from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
+from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.render.curves import LOSS
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
 from detrcli.system.devices import autocast, exact_float32
@@ -23,30 +25,30 @@ from detrcli.system.distributed import mix_seeds
 from detrcli.training.optimiser import rate, set_rate
 from detrcli.training.settings import Settings
 
-PART = "part "  # before the name of a part of the loss, among the numbers of a step
-MOST_OVERFLOWS = 30  # steps in a row that fp16 may throw away; its scale halves with each
+MAX_OVERFLOWS = 30  # consecutive steps that fp16 may skip; each halves its loss scale
 
 
 class AnotherDivergedError(DivergedError):
-    """Another process met numbers that are not finite; our own batch is not to blame."""
+    """Another process computed numbers that are not finite."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step saw and cost, on this process; sums over its accumulated batches."""
+    """The result of a step in this process.
 
-    pictures: int
+    `numbers` are sums over the accumulated batches: `loss` of all layers, weighted, and its unweighted terms as
+    `loss_NAME`; if the loss reports its matching, `matched` queries of the last layer, and how many of them have the
+    `wrong` class; and the `norm` of the gradient, before clipping.
+    """
+
+    images: int
     objects: int
-    loss: float  # all layers, weighted: what was minimised
-    parts: Mapping[str, float]  # of the loss, by name, not weighted
-    matched: int  # pairs of the last layer, where the loss knows them
-    wrong: float  # of them with another class on top
-    norm: float  # of the gradient, before it was clipped
+    numbers: Mapping[str, float]
     last: Prediction  # of the last batch
 
 
 class Trainer:
-    """A model with all that changes it."""
+    """A model with its loss, optimizer, gradient scaler and exponential moving average (EMA)."""
 
     def __init__(
         self,
@@ -61,11 +63,10 @@ class Trainer:
         self.settings, self.steps_per_epoch, self.device = settings, steps_per_epoch, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.overflows = 0
-        # The running mean of everything that the state dict holds, where it is asked for.
         self.ema: dict[str, Tensor] | None = (
             {name: value.detach().clone() for name, value in model.state_dict().items()} if settings.ema > 0 else None
         )
-        # What changes in a forward pass already.
+        # These change in the forward pass.
         self._statistics = [
             buffer
             for module in model.modules()
@@ -74,11 +75,30 @@ class Trainer:
         ]
         self._replica = _replica(model, device) if distributed.world_size() > 1 else model
         if settings.compile and model.has_masks:
-            raise UsageError("compile: a model with a mask head is not compiled. Leave it out.")
+            raise UsageError(f"{argument('compile', 'true')}: not supported for models with a mask head.")
         self._compute = torch.compile(self._replica) if settings.compile else self._replica
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the model, the EMA, the optimizer and the gradient scaler."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "overflows": self.overflows,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            for name, value in state["ema"].items():
+                self.ema[name].copy_(value)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.overflows = state["overflows"]
+
     def step(self, batches: Sequence[Examples], step: int) -> StepResult:
-        """Learn from the batches that make one step. Where it diverges, everything is as it was before."""
+        """Train on the accumulated batches of a step. Raises DivergedError and leaves everything as it was."""
         before = [buffer.clone() for buffer in self._statistics]
         try:
             with exact_float32():
@@ -89,7 +109,7 @@ class Trainer:
             raise
 
     def _step(self, batches: Sequence[Examples], step: int) -> StepResult:
-        # Dropout depends on the step alone; so going on needs no memory of what was drawn.
+        # Dropout depends on the step alone, so that resuming needs no random state.
         torch.manual_seed(mix_seeds(self.settings.seed, step, distributed.rank()))
         set_rate(self.optimiser, rate(self.settings, step, self.steps_per_epoch))
         self.model.train()
@@ -97,33 +117,29 @@ class Trainer:
 
         targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
         normalizers: StepNormalizers | None = None
-        seen: list[dict[str, Tensor]] = []  # of each batch
-        for i, (batch, wanted) in enumerate(zip(batches, targets, strict=True)):
+        numbers: list[dict[str, Tensor]] = []  # of each batch
+        for i, (batch, own) in enumerate(zip(batches, targets, strict=True)):
             with self._unsynchronised(i + 1 < len(batches)):
-                output = self._forward(batch, wanted)
+                output = self._forward(batch, own)
                 if normalizers is None:  # the same for all batches of the step
                     normalizers = self.loss.normalizers(output, targets)
-                breakdown = self._loss(output, wanted, normalizers)
-                self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # torch says nothing of it
-            seen.append(self._numbers(output, breakdown, wanted))
+                breakdown = self._loss(output, own, normalizers)
+                self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            numbers.append(self._numbers(output, breakdown, own))
 
         self.scaler.unscale_(self.optimiser)
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
-        sums = self._read([*seen, {"norm": norm}])
-        if distributed.maximum(not math.isfinite(sums["total"])):
-            if math.isfinite(sums["total"]):
-                raise AnotherDivergedError("The loss is not finite in another process.")
-            raise DivergedError(f"The loss is {sums['total']}.")
+        sums = self._read([*numbers, {"norm": norm}])
+        if distributed.maximum(not math.isfinite(sums["loss"])):
+            if math.isfinite(sums["loss"]):
+                raise AnotherDivergedError("the loss is not finite in another process")
+            raise DivergedError(f"the loss is {sums['loss']}")
         self._update(step, sums["norm"])
         return StepResult(
-            pictures=sum(len(batch.targets) for batch in batches),
+            images=sum(len(batch.targets) for batch in batches),
             objects=sum(len(target) for batch in targets for target in batch),
-            loss=sums["total"],
-            parts={name.removeprefix(PART): value for name, value in sums.items() if name.startswith(PART)},
-            matched=round(sums.get("matched", 0)),
-            wrong=sums.get("wrong", 0.0),
-            norm=sums["norm"],
+            numbers=sums,
             last=Prediction(output.last.logits.detach().float(), output.last.boxes.detach()),
         )
 
@@ -132,21 +148,20 @@ class Trainer:
             return cast("Output", self._compute(batch.batch.to(self.device), targets))
 
     def _loss(self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers) -> LossBreakdown:
-        """The loss; where one process cannot match what is not finite, all of them stop here."""
+        """Compute the loss. If a process cannot, since its predictions are not finite, all processes raise."""
         error = breakdown = None
         try:
             breakdown = self.loss.compute_loss(output, targets, normalizers)
         except DivergedError as not_finite:
             error = not_finite
         if distributed.maximum(error is not None):
-            raise error or AnotherDivergedError("The loss is not finite in another process.")
+            raise error or AnotherDivergedError("the loss is not finite in another process")
         assert breakdown is not None
         return breakdown
 
     def _numbers(self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """What a batch adds to the step's result, still on the device."""
-        numbers = {PART + name: part for name, part in breakdown.parts.items()}
-        numbers["total"] = breakdown.total
+        """Return the numbers of a batch, on the device."""
+        numbers = {"loss": breakdown.total, **{LOSS + name: part for name, part in breakdown.parts.items()}}
         decoder = output.decoder
         if (match := breakdown.matches.get(decoder.name)) is not None:
             pairs = (match.layers == len(decoder) - 1).sum()
@@ -155,7 +170,7 @@ class Trainer:
         return {name: value.detach() for name, value in numbers.items()}
 
     def _read(self, numbers: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-        """Their sums by name, in one transfer: beside the matching the only one that a GPU is waited for in."""
+        """Return sums by name, in a single transfer: besides the matching, the only wait for the GPU."""
         flat = [(name, value.float()) for batch in numbers for name, value in batch.items()]
         sums: dict[str, float] = {}
         for (name, _), value in zip(flat, torch.stack([value for _, value in flat]).tolist(), strict=True):
@@ -163,39 +178,37 @@ class Trainer:
         return sums
 
     def _unsynchronised(self, more: bool) -> AbstractContextManager[None]:
-        """Gradients are averaged over the processes once, with a step's last batch."""
+        """Average gradients over the processes only once, with the last batch of a step."""
         if more and isinstance(self._replica, DistributedDataParallel):
             return cast("AbstractContextManager[None]", self._replica.no_sync())
         return nullcontext()
 
     def _update(self, step: int, norm: float) -> None:
-        """Change the weights by their gradients, which had this norm."""
         if not math.isfinite(norm):
-            # fp16 looks for its scale so: the scaler passes over such a step and halves it.
+            # This is how fp16 finds its loss scale: the scaler skips the step and halves the scale.
             self.overflows += 1
-            if not self.scaler.is_enabled() or self.overflows > MOST_OVERFLOWS:
-                raise DivergedError(f"The gradient's norm is {norm}.")
+            if not self.scaler.is_enabled() or self.overflows > MAX_OVERFLOWS:
+                raise DivergedError(f"the norm of the gradient is {norm}")
         else:
             self.overflows = 0
         self.scaler.step(self.optimiser)
         self.scaler.update()
         if self.ema is None:
             return
-        # Young means forget faster, so that the random start does not linger.
+        # A smaller decay at first, so that the random start is forgotten.
         decay = min(self.settings.ema, (1 + step) / (10 + step))
         state = self.model.state_dict()
-        means = [name for name, value in state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.ema[name] for name in means], [state[name] for name in means], 1 - decay)
-        for name in state.keys() - means:
+        averaged = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.ema[name] for name in averaged], [state[name] for name in averaged], 1 - decay)
+        for name in state.keys() - averaged:
             self.ema[name].copy_(state[name])
 
 
 def _replica(model: DetectionTransformer, device: torch.device) -> DistributedDataParallel:
-    """The model among those of other processes, which average their gradients."""
     without = set(map(id, model.without_gradient()))
     names = [name for name, parameter in model.named_parameters() if id(parameter) in without]
-    # Else the processes wait for gradients that never come.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]  # torch says nothing of it
+    # Otherwise processes would wait for gradients that never come.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]  # untyped in torch
     return DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=model.may_leave_out
     )

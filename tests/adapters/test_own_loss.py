@@ -75,10 +75,10 @@ def test_it_resumes_to_the_same_bits(folder: Path, data: Path, tmp_path: Path) -
     facts = {**QUICK, "weights": str(folder), "ema": 0.9}
     seen = data_of(data)
     whole = new(seen, tmp_path / "whole", **facts)
-    whole.go(Interrupts())
+    whole.run(Interrupts())
     stopped(seen, tmp_path / "parts", step=4, **facts)
     parts = resume(seen, tmp_path / "parts")
-    parts.go(Interrupts())
+    parts.run(Interrupts())
     assert comparable(parts) == comparable(whole)
 
 

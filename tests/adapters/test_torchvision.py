@@ -127,10 +127,10 @@ def test_it_trains_and_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> N
         "lr": 1e-4,
     }  # fmt: skip
     whole = new(seen, tmp_path / "whole", **facts)
-    whole.go(Interrupts())
+    whole.run(Interrupts())
     stopped(seen, tmp_path / "parts", step=3, **facts)
     parts = resume(seen, tmp_path / "parts")
-    parts.go(Interrupts())
+    parts.run(Interrupts())
     assert comparable(parts) == comparable(whole)
 
 

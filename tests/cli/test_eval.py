@@ -251,7 +251,7 @@ def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_
     assert shown.code == 3
     assert shown.out == ""
     assert "2.jpg: it cannot be decoded" in shown.err
-    assert "1 of 5. --skip-bad leaves them out." in shown.err
+    assert "1 of 5 images cannot be read." in shown.err
     skipping = detr(*call, "--skip-bad")
     assert skipping.code == 0
     assert skipping.json["images"] == 4
@@ -264,7 +264,7 @@ def test_no_picture_that_can_be_read(detr: Detr, weights: Path, data: Data) -> N
         path.write_bytes(path.read_bytes()[:1500])
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--skip-bad")
     assert shown.code == 3
-    assert "Pictures that cannot be read: 5 of 5." in shown.err
+    assert "5 of 5 images cannot be read." in shown.err
     for path in data.files:
         path.unlink()
     assert "no pictures in val" in detr("eval", "data", "--weights", weights, "--skip-bad").err
@@ -296,7 +296,7 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     data.write()
     call = ("eval", "data", "--weights", weights, "--device", "cpu")
     refused = detr(*call)
-    assert (refused.code, "--match-classes-by-id" in refused.err) == (3, True)
+    assert (refused.code, "match" in refused.err) == (3, True)
     shown = detr(*call, "--json", "--match-classes-by-id")
     assert "paired by id, weights = data: " in shown.err
     assert "classes only in the weights: cat, Żubr\n" in shown.err
@@ -327,7 +327,7 @@ def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -
     assert dogs["images"] == 3
     wrong = detr(*call, "--classes", "dog,wolf")
     assert wrong.code == 2
-    assert "--classes: the data has no wolf. It has" in wrong.err
+    assert "unknown class wolf" in wrong.err
 
 
 @pytest.mark.slow
@@ -478,11 +478,11 @@ def test_names_that_stand_twice_are_two_classes(detr: Detr, data: Data) -> None:
 @pytest.mark.parametrize(
     ("content", "code", "said"),
     [
-        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3, NaN], "score": 1}]', 3, "entry 0: nan in its bbox"),
-        ('[{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1}]', 3, "entry 0 is of image 1"),
-        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2], "score": 1}]', 3, "not four numbers"),
-        ('{"detections": []}', 3, "this is a dict"),
-        ("no", 3, "it is no JSON"),
+        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3, NaN], "score": 1}]', 3, "entry 0: bbox"),
+        ('[{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1}]', 3, "no image_id 1"),
+        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2], "score": 1}]', 3, "entry 0: bbox"),
+        ('{"detections": []}', 3, "list of detections"),
+        ("no", 3, "JSON"),
         (None, 2, "cannot be read"),
     ],
 )  # fmt: skip

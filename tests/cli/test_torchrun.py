@@ -14,7 +14,7 @@ import pytest
 from children import python
 
 from detrcli.data.make import make_shapes
-from detrcli.training.run_folder import MACHINE
+from detrcli.training.run_folder import MACHINE_COLUMNS
 
 SMALL = ["--model", "detr-tiny", "--size", 32, "--batch-size", 2, "--lr", 1e-3, "--epochs", 4, "--no-report"]
 SMALL += ["--device", "cpu", "--set", "queries=6", "--set", "workers=0", "--set", "norm=group"]
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_shapes(folder / "data", images=10, size=32, classes=("circle", "square"), objects=2)
     whole = finished(begin(2, folder / "data", *SMALL, "--out", folder / "whole"))
     assert whole.code == 0, whole.err
-    assert "4 pictures a step over 2 processes, 2 steps an epoch" in whole.err
+    assert "4 images per step in 2 processes, 2 steps per epoch" in whole.err
     assert whole.out.count("best epoch") == 1
     return folder
 
@@ -64,7 +64,9 @@ def until(process: "subprocess.Popen[str]", there: Callable[[], bool]) -> None:
 def rows(run: Path) -> list[dict[str, str]]:
     """metrics.csv without what differs from machine to machine."""
     with (run / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key not in MACHINE_COLUMNS} for row in csv.DictReader(file)
+        ]
 
 
 def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
@@ -94,7 +96,7 @@ def test_stopped_and_gone_on_with(root: Path, tmp_path: Path) -> None:
 
     alone = finished(begin(1, "--resume", tmp_path / "alone", "--no-report"))
     assert alone.code == 0, alone.err
-    assert "begun by 2 processes, and 1 go on: with batch_size = 2 and accumulate = 2" in alone.err
+    assert "batch_size = 2 and accumulate = 2" in alone.err
     assert len(rows(tmp_path / "alone")) == 4
     for own, theirs in zip(rows(tmp_path / "alone"), rows(root / "whole"), strict=True):
         for name in ("loss", "loss_class", "loss_l1", "loss_giou", "class_error", "grad_norm", "lr"):
@@ -153,4 +155,4 @@ def test_what_all_meet_is_told_once(root: Path, tmp_path: Path) -> None:
     assert len([line for line in ended.ours if "queues" in line]) == 1
     resumed = finished(begin(3, "--resume", root / "whole", "--epochs", 5))
     assert resumed.code != 0
-    assert len([line for line in resumed.ours if "3 cannot share out equally" in line]) == 1
+    assert len([line for line in resumed.ours if "3 processes cannot divide equally" in line]) == 1

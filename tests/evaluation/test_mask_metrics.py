@@ -1,4 +1,4 @@
-"""The twelve numbers of masks are those of pycocotools' `segm`, whoever counts, from annotations as written."""
+"""The twelve metrics of masks against pycocotools' `segm`, and boundary AP against its definition."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import counted, seeds
-from judge import METRICS, twelve
+from judge import METRICS, judged, twelve
+from pycocotools.cocoeval import COCOeval
 from torch import Generator, randint
 
 from detrcli.data.checks import check_split
 from detrcli.data.layouts import coco
 from detrcli.data.segmentations import to_rle
 from detrcli.errors import DataError
-from detrcli.evaluation.masks import areas, objects, rows_of, truth_masks
+from detrcli.evaluation.boundary import boundary_of, with_boundaries
+from detrcli.evaluation.masks import areas, mask_array, truth_masks
 from detrcli.evaluation.metrics import score, with_hotcoco, with_pycocotools
 from detrcli.evaluation.results import Results, read_results, write_results
 from detrcli.evaluation.truth import Truth, truth_of
-from detrcli.run_lengths import MaskRows
+from detrcli.run_lengths import decode, encode
 
 HEIGHT, WIDTH = 150, 200
 Document = dict[str, Any]
@@ -41,8 +43,8 @@ def shape(rng: np.random.Generator) -> tuple[Any, np.ndarray]:
     return [[int(v) for v in (x, y, right, y, right, bottom, x, bottom)]], mask
 
 
-def split(seed: int) -> tuple[Document, list[Document]]:
-    """Objects with crowds among them, and detections near them or anywhere, with ties."""
+def split(seed: int, shift: int = 6) -> tuple[Document, list[Document]]:
+    """Objects, some of them crowds, and detections up to `shift` pixels off or anywhere, with ties."""
     rng = np.random.default_rng(seed)
     images = [{"id": 10 + i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in range(3)]
     annotations, results = [], []
@@ -50,20 +52,14 @@ def split(seed: int) -> tuple[Document, list[Document]]:
         outline, mask = shape(rng)
         crowd = isinstance(outline, dict) and rng.random() < 0.3
         where = {"image_id": 10 + int(rng.integers(0, 3)), "category_id": int(rng.integers(1, 3))}
-        ys, xs = np.nonzero(mask)
-        box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
         annotations.append(
             {
-                "id": number,
-                **where,
-                "bbox": box,
-                "area": int(mask.sum()),
-                "iscrowd": int(crowd),
+                "id": number, **where, "bbox": [1, 1, 5, 5], "area": int(mask.sum()), "iscrowd": int(crowd),
                 "segmentation": outline,
             }
-        )
+        )  # fmt: skip
         for _ in range(int(rng.integers(0, 3))):
-            moved = np.roll(mask, rng.integers(-6, 7, 2), axis=(0, 1))
+            moved = np.roll(mask, rng.integers(-shift, shift + 1, 2), axis=(0, 1))
             results.append({**where, "segmentation": to_rle(moved)})
     for _ in range(int(rng.integers(0, 8))):
         where = {"image_id": 10 + int(rng.integers(0, 3)), "category_id": int(rng.integers(1, 3))}
@@ -74,9 +70,19 @@ def split(seed: int) -> tuple[Document, list[Document]]:
     return {"images": images, "annotations": annotations, "categories": categories}, results
 
 
-def read(folder: Path, truth: Document) -> Truth:
-    (folder / "truth.json").write_text(json.dumps(truth))
+def read(folder: Path, document: Document) -> Truth:
+    (folder / "truth.json").write_text(json.dumps(document))
     return truth_of(check_split("val", coco.read(folder / "truth.json", [folder]), images=False))
+
+
+def read_both(folder: Path, document: Document, entries: list[Document]) -> tuple[Truth, Results]:
+    truth = read(folder, document)
+    (folder / "results.json").write_text(json.dumps(entries))
+    return truth, read_results(folder / "results.json", truth.image_ids, truth.classes.ids)
+
+
+def without_boxes(entries: list[Document]) -> list[Document]:
+    return [{key: value for key, value in entry.items() if key != "bbox"} for entry in entries]
 
 
 @counted(100, seeds())
@@ -85,13 +91,11 @@ def test_random_sets(g: Generator) -> None:
 
     document, entries = split(int(randint(0, 2**31, (), generator=g)))
     with tempfile.TemporaryDirectory() as folder:
-        truth = read(Path(folder), document)
-        (Path(folder) / "results.json").write_text(json.dumps(entries))
-        results = read_results(Path(folder) / "results.json", truth.image_ids, truth.classes.ids)
+        truth, results = read_both(Path(folder), document, entries)
         masks = truth_masks(truth)
     if not entries or masks is None:
         return
-    wanted = twelve(document, [{k: v for k, v in e.items() if k != "bbox"} for e in entries], kind="segm")
+    wanted = twelve(document, without_boxes(entries), kind="segm")
     for counting in (with_hotcoco, with_pycocotools):
         found = score(truth, results, counting=counting, masks=masks).metrics
         assert [found[name] for name in METRICS] == [wanted[name] for name in METRICS]
@@ -99,13 +103,10 @@ def test_random_sets(g: Generator) -> None:
 
 def test_results_are_written_and_read_with_their_masks(tmp_path: Path) -> None:
     document, entries = split(3)
-    truth = read(tmp_path, document)
-    (tmp_path / "results.json").write_text(json.dumps(entries))
-    results = read_results(tmp_path / "results.json", truth.image_ids, truth.classes.ids)
+    _, results = read_both(tmp_path, document, entries)
     write_results(results, tmp_path / "again.json")
-    assert [one["segmentation"] for one in json.loads((tmp_path / "again.json").read_text())] == [
-        one["segmentation"] for one in entries
-    ]
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert [entry["segmentation"] for entry in again] == [entry["segmentation"] for entry in entries]
     part = results.part(results.scores > 0.4)
     assert part.masks is not None
     assert len(part.masks) == len(part)
@@ -113,33 +114,110 @@ def test_results_are_written_and_read_with_their_masks(tmp_path: Path) -> None:
 
 def test_areas_of_more_masks_than_fit_in_a_byte() -> None:
     masks = [np.arange(12).reshape(3, 4) < n % 13 for n in range(600)]
-    found = areas(rows_of(MaskRows.of(masks, (3, 4))))
+    found = areas(mask_array([{"size": [3, 4], "counts": encode(mask)} for mask in masks]))
     assert found.tolist() == [float(mask.sum()) for mask in masks]
 
 
-def test_nothing_found(tmp_path: Path) -> None:
-    document, _ = split(3)
-    truth = read(tmp_path, document)
-    nothing = Results(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), objects([]))
+def test_no_detections(tmp_path: Path) -> None:
+    truth = read(tmp_path, split(3)[0])
+    nothing = Results(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), mask_array([]))
     for counting in (with_hotcoco, with_pycocotools):
         found = score(truth, nothing, counting=counting, masks=truth_masks(truth)).metrics
         assert found["AP"] == found["AR100"] == 0
 
 
-def test_truth_without_masks_has_none(tmp_path: Path) -> None:
+def test_objects_without_masks_and_with_broken_ones(tmp_path: Path) -> None:
     document, _ = split(3)
     del document["annotations"][0]["segmentation"]
     assert truth_masks(read(tmp_path, document)) is None
     document["annotations"][0]["segmentation"] = {"size": [3, 3], "counts": [9]}
-    with pytest.raises(DataError, match="annotation 0: a mask is 3 x 3, the image 200 x 150"):
+    with pytest.raises(DataError, match=r"annotation 0: .* 3 x 3.* 200 x 150"):
         truth_masks(read(tmp_path, document))
 
 
 @pytest.mark.parametrize("broken", ["mask", {"size": [2, 2], "counts": [10**12]}, {"size": [2, 2]}])
 def test_broken_masks_among_results_are_named(tmp_path: Path, broken: object) -> None:
     document, entries = split(3)
-    truth = read(tmp_path, document)
     entries[1]["segmentation"] = broken
-    (tmp_path / "results.json").write_text(json.dumps(entries))
-    with pytest.raises(DataError, match="entry 1: its segmentation is no RLE"):
-        read_results(tmp_path / "results.json", truth.image_ids, truth.classes.ids)
+    with pytest.raises(DataError, match="entry 1: .*RLE"):
+        read_both(tmp_path, document, entries)
+
+
+def by_definition(mask: np.ndarray) -> np.ndarray:
+    """Pixels of the mask with a pixel outside of it within 2 % of the diagonal, along either axis."""
+    height, width = mask.shape
+    reach = max(1, round(0.02 * (height**2 + width**2) ** 0.5))
+    framed = np.pad(mask, reach)  # beyond the image there is no mask
+    near = np.zeros_like(mask)
+    for dy in range(2 * reach + 1):
+        for dx in range(2 * reach + 1):
+            near |= ~framed[dy : dy + height, dx : dx + width]
+    return mask & near
+
+
+def test_boundaries_by_hand() -> None:
+    """In an image of 30 x 40 the boundary is a pixel wide, in one of 300 x 400 ten."""
+    mask = np.zeros((30, 40), dtype=bool)
+    mask[5:15, 10:30] = True
+    found = boundary_of(mask)
+    assert found.sum() == 10 * 20 - 8 * 18
+    assert not found[6:14, 11:29].any()
+    mask[:, :] = True  # the edge of the image is an edge of the mask
+    assert boundary_of(mask).sum() == 30 * 40 - 28 * 38
+    large = np.zeros((300, 400), dtype=bool)
+    large[50:150, 100:300] = True
+    assert boundary_of(large).sum() == 100 * 200 - 80 * 180
+    large[90:110, 190:210] = False  # a hole has an outline too
+    assert boundary_of(large).sum() == 100 * 200 - 80 * 180 + 40 * 40 - 20 * 20
+    assert boundary_of(np.zeros((30, 40), dtype=bool)).sum() == 0
+
+
+@counted(300, seeds())
+def test_boundaries_of_random_masks(g: Generator) -> None:
+    """Rectangles with bites taken out of them."""
+    rng = np.random.default_rng(int(randint(0, 2**31, (), generator=g)))
+    height, width = rng.choice([1, 7, 40, 100, 170], 2).tolist()
+    mask = np.zeros((height, width), dtype=bool)
+    for on in (True, True, True, False, False):
+        y, x = rng.integers(-5, height), rng.integers(-5, width)
+        h, w = rng.integers(2, 90, 2) if on else rng.integers(1, 12, 2)
+        mask[max(y, 0) : y + h, max(x, 0) : x + w] = on
+    np.testing.assert_array_equal(boundary_of(mask), by_definition(mask))
+
+
+def pixels(entry: Document) -> np.ndarray:
+    counts = entry["segmentation"]["counts"]
+    return decode(counts if isinstance(counts, bytes) else counts.encode(), *entry["segmentation"]["size"])
+
+
+def lower_iou(detection: Document, annotation: Document) -> float:
+    """The lower IoU of masks and of boundaries, from the pixels; with a crowd, the share of the detection."""
+    a, b = pixels(detection), pixels(annotation)
+    ious = []
+    for first, second in ((a, b), (by_definition(a), by_definition(b))):
+        whole = first.sum() if annotation["iscrowd"] else (first | second).sum()
+        ious.append(float((first & second).sum() / whole) if whole else 0.0)
+    return min(ious)
+
+
+@pytest.mark.parametrize("seed", [3, 5, pytest.param(7, marks=pytest.mark.slow)])
+def test_boundary_metrics_are_those_of_the_lower_iou(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, entries = split(seed, shift=1)
+    truth, results = read_both(tmp_path, document, entries)
+    found = score(truth, results, counting=with_boundaries, masks=truth_masks(truth)).metrics
+    plain = twelve(document, without_boxes(entries), kind="segm")
+
+    def by_pixels(self: Any, image: int, category: int) -> Any:
+        detections = sorted(self._dts[image, category], key=lambda entry: -entry["score"])
+        objects = self._gts[image, category]
+        return np.array([[lower_iou(one, other) for other in objects] for one in detections]) if objects else []
+
+    for annotation, mask in zip(document["annotations"], truth_masks(truth), strict=True):
+        annotation["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+    monkeypatch.setattr(COCOeval, "computeIoU", by_pixels)
+    evaluation = judged(document, without_boxes(entries), kind="segm")
+    evaluation.summarize()
+    assert [found[name] for name in METRICS] == pytest.approx(evaluation.stats.tolist())
+    assert 0.1 < found["AP"] < plain["AP"]

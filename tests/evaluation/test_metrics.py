@@ -1,4 +1,4 @@
-"""The twelve numbers and the AP of every class are those of pycocotools, whoever counts."""
+"""The twelve metrics and the AP of each class are those of pycocotools, with both libraries that count."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ SCORES = [0.1, 0.5, 0.5, 0.50000001, 0.9, 1.0]
 
 @st.composite
 def sets(draw: st.DrawFn) -> tuple[Document, list[Document]]:
-    """Truth and results: crowds, gaps and ten digits in ids, empty images, ties, one class, nothing found."""
+    """Objects and results: crowds, gaps and ten digits in ids, empty images, ties, one class, no detections."""
 
     def ids(least: int, most: int) -> list[int]:
         return draw(st.lists(st.integers(0, 9_999_999_999), min_size=least, max_size=most, unique=True))
@@ -73,7 +73,7 @@ def sets(draw: st.DrawFn) -> tuple[Document, list[Document]]:
 
 
 def read(document: Document, results: list[Document]) -> tuple[Truth, Results]:
-    """Through files, as the command does."""
+    """Through files, as in the command."""
     with tempfile.TemporaryDirectory() as folder:
         annotations, predictions = Path(folder, "truth.json"), Path(folder, "results.json")
         annotations.write_text(json.dumps(document))
@@ -98,7 +98,7 @@ def test_random_sets(case: tuple[Document, list[Document]]) -> None:
 
 
 def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Document, list[Document]]:
-    """More detections of an image and class than count."""
+    """More detections of an image and class than are counted."""
     rng = np.random.default_rng(seed)
     annotations: list[Document] = []
     results: list[Document] = []
@@ -125,8 +125,8 @@ def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Docum
 
 @pytest.mark.parametrize("counting", [with_hotcoco, with_pycocotools])
 @pytest.mark.parametrize("most", [1, 3, 100, 300])
-def test_another_number_of_detections(counting: scoring.Counting, most: int) -> None:
-    """Beside the arrays that pycocotools accumulates, since its summary knows 100 only."""
+def test_max_detections(counting: scoring.Counting, most: int) -> None:
+    """Against the accumulated arrays of pycocotools, whose summary supports 100 only."""
     document, results = crowded()
     ours = score(*read(document, results), max_detections=most, counting=counting)
     theirs = judged(document, results, most).eval
@@ -145,13 +145,13 @@ def test_another_number_of_detections(counting: scoring.Counting, most: int) -> 
     assert {one.category_id: one.targets for one in ours.per_class} == {i: real.count(i) for i in set(real)}
 
 
-def test_pycocotools_stands_in_where_there_is_no_hotcoco(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycocotools_replaces_a_missing_hotcoco(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scoring._counting() is with_hotcoco
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     assert scoring._counting() is with_pycocotools
 
 
-def test_results_of_other_images_and_classes_are_passed_over() -> None:
+def test_results_of_other_images_and_classes_are_ignored() -> None:
     document, results = crowded(images=2, per_image=20)
     truth, found = read(document, results)
     half = truth.part(truth.image_ids == 1)
@@ -163,7 +163,7 @@ def test_results_of_other_images_and_classes_are_passed_over() -> None:
     same(score(half, found), part, [r for r in results if r["image_id"] == 1])
 
 
-def test_truth_without_classes_has_no_numbers() -> None:
+def test_no_classes() -> None:
     document, _ = crowded(images=1, per_image=1)
     scores = score(*read({**document, "annotations": [], "categories": []}, []))
     assert set(scores.metrics.values()) == {-1.0}

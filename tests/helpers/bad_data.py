@@ -245,31 +245,23 @@ def thresholds(content: str) -> Bad:
         ("predict", "a.png", "--weights", "shapes", "--threshold", "t.json"),
         3,
         "t.json",
-        "detr eval --thresholds",
+        "detr eval",
     )
 
 
 KINDS |= {
-    "results that are not there": Bad(coco(), SCORE, 2, "--predictions r.json", "No such file"),
-    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json: it is no JSON", "detr eval --save"),
-    "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json: it is no JSON", "detr eval --save"),
+    "results that are not there": Bad(coco(), SCORE, 2, "r.json", "No such file"),
+    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json", "COCO results"),
+    "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json", "COCO results"),
     "results that are no list": Bad(results({"a": 1}), SCORE, 3, "r.json", "a list of detections"),
-    "a result that lacks its score": Bad(
-        results([{**GOOD, "score": None}]), SCORE, 3, "r.json: entry 0", "no finite number"
+    "a result that lacks its score": Bad(results([{**GOOD, "score": None}]), SCORE, 3, "r.json: entry 0", "score"),
+    "a result of no image": Bad(results([{**GOOD, "image_id": 9}]), SCORE, 3, "r.json: entry 0", "another split"),
+    "a result of no class": Bad(results([{**GOOD, "category_id": 9}]), SCORE, 3, "r.json: entry 0", "another split"),
+    "a result of another file": Bad(results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "r.json: entry 0", "b.png"),
+    "a result whose file is a number": Bad(
+        results([{**GOOD, "file_name": 5}]), SCORE, 3, "r.json: entry 0", "file_name"
     ),
-    "a result of no image": Bad(
-        results([{**GOOD, "image_id": 9}]), SCORE, 3, "r.json: entry 0 is of image 9", "another split or data set"
-    ),
-    "a result of no class": Bad(
-        results([{**GOOD, "category_id": 9}]), SCORE, 3, "r.json: entry 0 is of category 9", "another split or data set"
-    ),
-    "a result of another file": Bad(
-        results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "r.json: entry 0 is of b.png", "--ids-from ANN"
-    ),
-    "a result whose file is a number": Bad(results([{**GOOD, "file_name": 5}]), SCORE, 3, "r.json: entry 0", "no name"),
-    "a result whose box is a word": Bad(
-        results([{**GOOD, "bbox": "box"}]), SCORE, 3, "r.json: entry 0", "four numbers"
-    ),
+    "a result whose box is a word": Bad(results([{**GOOD, "bbox": "box"}]), SCORE, 3, "r.json: entry 0", "bbox"),
     "thresholds that are no JSON": thresholds("{"),
     "thresholds of another schema": thresholds('{"schema": "x"}'),
     "ids that are no annotations": Bad(

@@ -55,7 +55,7 @@ KINDS: dict[str, Bad] = {
         *look("a.png"), "--encoder", "x", say="--encoder x", way="such as 120,80", make=noise("a.png")
     ),
     "an unknown setting": asked(*TRAIN, "--set", "lr_drop=3", say="'lr_drop'", way="Did you mean", make=coco()),
-    "a setting without a value": asked(*TRAIN, "--set", "lr", say="--set lr", way="KEY=VALUE", make=coco()),
+    "a setting without a value": asked(*TRAIN, "--set", "lr", say="lr", way="KEY=VALUE", make=coco()),
     "a setting of another kind": asked(
         *TRAIN, "--set", "epochs=many", say="epochs = 'many'", way="an integer", make=coco()
     ),
@@ -66,21 +66,17 @@ KINDS: dict[str, Bad] = {
         *TRAIN, "--set", "workers=100000", say="workers = 100000", way="between 0 and 256", make=coco()
     ),
     "a seed beyond 63 bits": asked(*TRAIN, "--seed", str(2**63), say="seed = ", way="below", make=coco()),
-    "a config that is not there": asked(
-        *TRAIN, "--config", "c.toml", say="--config c.toml", way="No such file", make=coco()
-    ),
+    "a config that is not there": asked(*TRAIN, "--config", "c.toml", say="c.toml", way="No such file", make=coco()),
     "a config that is no TOML": asked(
-        *TRAIN, "--config", "c.toml", say="--config c.toml", way="no TOML", make=both(coco(), at("c.toml", "="))
+        *TRAIN, "--config", "c.toml", say="c.toml", way="TOML", make=both(coco(), at("c.toml", "="))
     ),
     "a config of other bytes": asked(
-        *TRAIN, "--config", "c.toml", say="--config c.toml", way="no TOML", make=both(coco(), at("c.toml", b"\xff\xfe"))
+        *TRAIN, "--config", "c.toml", say="c.toml", way="TOML", make=both(coco(), at("c.toml", b"\xff\xfe"))
     ),
     "an unknown term of the loss": asked(
         *TRAIN, "--set", "loss.iou=1", say="loss.iou", way="it has class", make=coco()
     ),
-    "settings for a run that goes on": asked(
-        "train", "--resume", "run", "--lr", "1", say="--lr cannot be given", way="Only --epochs"
-    ),
+    "settings for a run that goes on": asked("train", "--resume", "run", "--lr", "1", say="lr", way="epochs"),
     "an unknown topic": asked("guide", "trainin", say="trainin", way="Did you mean training"),
     "shapes that nobody draws": asked(
         "data", "make", "shapes", "out", "--classes", "unicorn", say="unicorn", way="circle"
@@ -168,7 +164,7 @@ KINDS |= {
         noise("a.png"), (*PREDICT, "--device", "cuda:99"), 6, "--device cuda:99", "has cpu"
     ),
     "a results file that is a folder": Bad(
-        both(coco(), lambda root: (root / "r.json").mkdir()), SCORE, 2, "--predictions r.json", "Is a directory"
+        both(coco(), lambda root: (root / "r.json").mkdir()), SCORE, 2, "r.json", "Is a directory"
     ),
     "a run that is a file": Bad(at("run", "x"), ("train", "--resume", "run"), 4, "run: it is a file", "takes a folder"),
     "pictures that are a file": Bad(

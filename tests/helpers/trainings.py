@@ -1,18 +1,23 @@
 """Trainings small enough to be run dozens of times."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from detrcli.data.examine import examine
+from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
+from detrcli.evaluation.metrics import Evaluator
+from detrcli.reporter import Reporter
 from detrcli.training.interrupts import TERMINATED, Interrupts
 from detrcli.training.loop import Training
-from detrcli.training.progress import Outcome, TrainingProgress
-from detrcli.training.run_folder import MACHINE, Row, RunFolder
+from detrcli.training.progress import Outcome, TrainingListener, TrainingProgress
+from detrcli.training.run_folder import MACHINE_COLUMNS, Row, RunFolder
 from detrcli.training.setup import Data, facts_of, initialize, prepare_data, resumed
 from detrcli.training.state import load_state
 
@@ -30,8 +35,8 @@ SMALL = {
 
 
 @dataclass
-class RecordingReport:
-    """What a training reports; `at_step` and `while_evaluating` may do something then."""
+class Recorder(Reporter, TrainingListener):
+    """Records what a training reports; `at_step` and `while_evaluating` may do something at that time."""
 
     at_step: Callable[[TrainingProgress], None] = lambda progress: None
     while_evaluating: Callable[[int], None] = lambda done: None
@@ -43,54 +48,83 @@ class RecordingReport:
         self.steps.append(progress)
         self.at_step(progress)
 
-    def evaluating(self, done: int, pictures: int) -> None:
-        self.while_evaluating(done)
+    @contextmanager
+    def progress(self, what: str, total: int | None = None, unit: str = "items") -> Iterator[Callable[[int], None]]:
+        done = 0
+
+        def advance(steps: int) -> None:
+            nonlocal done
+            done += steps
+            self.while_evaluating(done)
+
+        yield advance
 
     def epoch(self, row: Row, *, best: bool) -> None:
         self.rows.append(row)
 
-    def note(self, text: str) -> None:
+    def show(self, text: str) -> None:
         self.notes.append(text)
+
+
+def shapes_fixture(images: int = 12, objects: int = 2) -> Any:
+    """A module's data: a few images of circles and squares."""
+
+    @pytest.fixture(scope="module")
+    def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+        folder = tmp_path_factory.mktemp("data") / "shapes"
+        make_shapes(folder, images=images, size=32, classes=("circle", "square"), objects=objects)
+        return data_of(folder)
+
+    return data
 
 
 def data_of(folder: Path) -> Data:
     return prepare_data(str(folder), examine(open_data(folder)))
 
 
-def new(data: Data, run: Path | None, report: RecordingReport | None = None, **chosen: Any) -> Training:
+def new(
+    data: Data, run: Path | None, recorder: Recorder | None = None, evaluator: Evaluator | None = None, **chosen: Any
+) -> Training:
     initial = initialize(SMALL | chosen, data.classes, facts_of(data.train))
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
-    return Training(initial, data, CPU, RunFolder(run) if run else None, report or RecordingReport())
+    told = recorder or Recorder()
+    return Training(
+        initial, data, CPU, RunFolder(run) if run else None, evaluator=evaluator, listener=told, reporter=told
+    )
 
 
-def resume(data: Data, run: Path, report: RecordingReport | None = None, **anew: Any) -> Training:
+def resume(
+    data: Data, run: Path, recorder: Recorder | None = None, evaluator: Evaluator | None = None, **changed: Any
+) -> Training:
     state, _ = load_state(run)
-    initial = resumed(state | {"settings": state["settings"] | anew}, data)
-    training = Training(initial, data, CPU, RunFolder(run), report or RecordingReport())
-    training.restore(state)
+    initial = resumed(state | {"settings": state["settings"] | changed})
+    told = recorder or Recorder()
+    training = Training(initial, data, CPU, RunFolder(run), evaluator=evaluator, listener=told, reporter=told)
+    training.data.check_same(state["fingerprint"], state["marks"])
+    training.state.restore(state)
     return training
 
 
-def stopped(data: Data, run: Path, *, step: int | None = None, picture: int | None = None, **chosen: Any) -> Outcome:
-    """A training that is told to stop after a step, or while the first evaluation looks at a picture."""
+def stopped(data: Data, run: Path, *, step: int | None = None, image: int | None = None, **chosen: Any) -> Outcome:
+    """A training that is interrupted after a step, or after an image of the first evaluation."""
     interrupts = Interrupts()
 
     def stop(here: int, there: int | None) -> None:
         if here == there:
             interrupts.code = TERMINATED
 
-    report = RecordingReport(
+    recorder = Recorder(
         at_step=lambda progress: stop((progress.epoch - 1) * progress.steps + progress.done, step),
-        while_evaluating=lambda done: stop(done, picture),
+        while_evaluating=lambda done: stop(done, image),
     )
-    return new(data, run, report, **chosen).go(interrupts)
+    return new(data, run, recorder, **chosen).run(interrupts)
 
 
 def comparable(training: Training) -> dict[str, Any]:
-    """All that must be equal to the bit, flat: tensors as bytes; time and memory left out."""
-    state = training.state([training.sums])
-    rows = [{key: value for key, value in row.items() if key not in MACHINE} for row in state["rows"]]
+    """Everything that must be equal to the bit, flat: tensors as bytes; without time and memory."""
+    state = training.state.document([training.state.sums])
+    rows = [{key: value for key, value in row.items() if key not in MACHINE_COLUMNS} for row in state["rows"]]
     flat: dict[str, Any] = {"rows": rows, "step": state["step"], "monitor": state["monitor"]}
     for part in ("model", "ema", "optimiser"):
         flat |= _flat(part, state[part])
@@ -101,19 +135,19 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, torch.Tensor):
         return {name: value.numpy().tobytes()}
     if isinstance(value, dict):
-        return {k: v for key, one in value.items() for k, v in _flat(f"{name}.{key}", one).items()}
+        return {k: v for key, item in value.items() for k, v in _flat(f"{name}.{key}", item).items()}
     if isinstance(value, list):
-        return {k: v for i, one in enumerate(value) for k, v in _flat(f"{name}.{i}", one).items()}
+        return {k: v for i, item in enumerate(value) for k, v in _flat(f"{name}.{i}", item).items()}
     return {name: value}
 
 
 def assert_resumes_to_the_same_bits(data: Path, folder: Path, **chosen: Any) -> None:
-    """A model that is stopped after three steps and goes on ends as one that never stopped."""
+    """A model that is stopped after three steps and resumed ends as a model that never stopped."""
     facts = {"weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9, **chosen}
-    seen = data_of(data)
-    whole = new(seen, folder / "whole", **facts)
-    whole.go(Interrupts())
-    stopped(seen, folder / "parts", step=3, **facts)
-    parts = resume(seen, folder / "parts")
-    parts.go(Interrupts())
+    read = data_of(data)
+    whole = new(read, folder / "whole", **facts)
+    whole.run(Interrupts())
+    stopped(read, folder / "parts", step=3, **facts)
+    parts = resume(read, folder / "parts")
+    parts.run(Interrupts())
     assert comparable(parts) == comparable(whole)

@@ -1,4 +1,4 @@
-"""A disk that is full at any write of a training: the file is named, nothing saved is lost, and it goes on."""
+"""A full disk at any write of a training: the error names the file, saved states stay, and the run can be resumed."""
 
 import errno
 import os
@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from here import Detr
-from trainings import comparable, data_of, new, resume
+from trainings import comparable, new, resume, shapes_fixture
 
-from detrcli.data.make import make_shapes
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.loop import Training
 from detrcli.training.run_folder import RunFolder
@@ -19,99 +18,69 @@ from detrcli.training.run_status import is_unbegun
 from detrcli.training.setup import Data
 from detrcli.training.state import load_state
 
-CHOSEN = {"epochs": 1, "ema": 0.9}
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=5, size=32, classes=("circle", "square"), objects=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(folder: Path) -> Data:
-    return data_of(folder)
+data = shapes_fixture(images=5)
 
 
 @contextmanager
 def writes(monkeypatch: pytest.MonkeyPatch, full_at: int | None = None) -> Iterator[list[str]]:
-    """A list that grows with every file that is written within it; one of them finds no room, after a half."""
-    done: list[str] = []
+    """Yield a list that receives the name of each written file; the write of this number fails halfway."""
+    names: list[str] = []
 
     def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if "w" in mode:
-            done.append(path.name)
-            if len(done) - 1 == full_at:
+            names.append(path.name)
+            if len(names) - 1 == full_at:
                 with open_(path, "wb") as file:
                     file.write(b"half of it")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return open_(path, mode, *args, **kwargs)
 
-    open_ = Path.open  # by which `write_bytes` and `write_text` go too
+    open_ = Path.open  # used by `write_bytes` and `write_text` too
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", opened)
-        yield done
+        yield names
 
 
-def begun(data: Data, run: Path) -> Training:
-    run.mkdir(parents=True, exist_ok=True)
-    training = new(data, run, **CHOSEN)
+def started(data: Data, run: Path) -> Training:
+    training = new(data, run, epochs=1, ema=0.9)
     RunFolder(run).write_config(training.settings, "shapes")
     return training
 
 
 def files_in(run: Path) -> set[str]:
-    """All but the states, whose names hold their hashes."""
+    """All files but the states, whose names contain their hashes."""
     return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.suffix != ".pt"}
 
 
-def goes_on_after(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, whole: Training) -> None:
-    run = tmp_path / f"full-{at}"
-    with writes(monkeypatch, at), pytest.raises(OSError, match="No space") as error:
-        begun(data, run).go(Interrupts())
-    assert error.value.filename is not None
-    assert Path(error.value.filename).is_relative_to(run)
-    assert not [name for name in files_in(run) if Path(name).name.startswith(".")]  # nothing half is left
-    if (run / "state").is_dir() and any((run / "state").glob("*.pt")):
-        _, notes = load_state(run)
-        assert notes == []
-        parts = resume(data, run)
-    else:
-        assert is_unbegun(run) or not (run / "config.toml").exists()
-        parts = begun(data, run)
-    parts.go(Interrupts())
-    assert comparable(parts) == comparable(whole)
-    assert files_in(run) == files_in(tmp_path / "whole")
+@pytest.mark.parametrize("every", [pytest.param(True, marks=pytest.mark.slow), False], ids=["every write", "some"])
+def test_resumed_after_a_full_disk(every: bool, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writes(monkeypatch) as names:
+        whole = started(data, tmp_path / "whole")
+        whole.run(Interrupts())
+    assert len(names) > 7
+    for at in range(len(names)) if every else (1, len(names) - 2):
+        run = tmp_path / f"full-{at}"
+        with writes(monkeypatch, at), pytest.raises(OSError, match="No space") as error:
+            started(data, run).run(Interrupts())
+        assert error.value.filename is not None
+        assert Path(error.value.filename).is_relative_to(run)
+        assert not [name for name in files_in(run) if Path(name).name.startswith(".")]  # no unfinished files
+        if (run / "state").is_dir() and any((run / "state").glob("*.pt")):
+            assert load_state(run)[1] == []
+            parts = resume(data, run)
+        else:
+            assert is_unbegun(run) or not (run / "config.toml").exists()
+            parts = started(data, run)
+        parts.run(Interrupts())
+        assert comparable(parts) == comparable(whole)
+        assert files_in(run) == files_in(tmp_path / "whole")
 
 
-def whole_run(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Training, list[str]]:
-    with writes(monkeypatch) as done:
-        whole = begun(data, tmp_path / "whole")
-        whole.go(Interrupts())
-    return whole, done
-
-
-@pytest.mark.slow
-def test_at_every_write(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, done = whole_run(data, tmp_path, monkeypatch)
-    assert len(done) > 7
-    for at in range(len(done)):
-        goes_on_after(data, tmp_path, monkeypatch, at, whole)
-
-
-def test_at_some_writes(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, done = whole_run(data, tmp_path, monkeypatch)
-    for at in (1, len(done) - 2):
-        goes_on_after(data, tmp_path, monkeypatch, at, whole)
-
-
-def test_it_is_the_machines_error(detr: Detr, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command ends with 6 and names the file; no other run is begun in its place."""
+def test_the_command_exits_with_6(detr: Detr, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     with writes(monkeypatch, 6):
         shown = detr(
-            "train", folder, "--model", "detr-tiny", "--weights", "none", "--size", 32, "--epochs", 1,
+            "train", data.name, "--model", "detr-tiny", "--weights", "none", "--size", 32, "--epochs", 1,
             "--batch-size", 2, "--set", "queries=6", "--set", "workers=0", "--out", "run", "--device", "cpu",
         )  # fmt: skip
     assert shown.code == 6

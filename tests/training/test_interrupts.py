@@ -1,4 +1,4 @@
-"""Signals are heard, and those of before are given back."""
+"""Signals request an exit, and the handlers of before are restored."""
 
 import os
 import signal
@@ -9,26 +9,21 @@ from detrcli.training.interrupts import Interrupts
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
-def test_a_signal_is_a_wish_to_stop(name: str, code: int) -> None:
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "ignored before"])
+def test_a_signal_requests_an_exit(name: str, code: int, ignored: bool) -> None:
+    """A process that a shell starts with `&` ignores SIGINT at first."""
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    with Interrupts() as interrupts:
-        assert interrupts.wish() is None
-        os.kill(os.getpid(), number)
-        assert interrupts.wish() == code
-    assert signal.getsignal(number) is before
-
-
-def test_a_signal_is_heard_where_it_was_ignored() -> None:
-    """As in all that a shell starts with `&`: a signal that is sent all the same is meant."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if ignored:
+        signal.signal(number, signal.SIG_IGN)
     try:
         with Interrupts() as interrupts:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert interrupts.wish() == 130
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert interrupts.requested_exit_code() is None
+            os.kill(os.getpid(), number)
+            assert interrupts.requested_exit_code() == code
+        assert signal.getsignal(number) is (signal.SIG_IGN if ignored else before)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
@@ -38,10 +33,10 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_process_whose_torchrun_is_gone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_whose_torchrun_ended_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupts = Interrupts()
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert interrupts.wish() is None
+    assert interrupts.requested_exit_code() is None
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert interrupts.wish() == 143
+    assert interrupts.requested_exit_code() == 143

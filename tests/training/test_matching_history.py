@@ -1,4 +1,4 @@
-"""What a training keeps of its matching: the same pictures each time, a row an evaluation, none twice."""
+"""The matching history of a run: the same images each time, an entry per evaluation, none twice."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import CPU, RecordingReport, data_of, new, resume, stopped
+from trainings import CPU, Recorder, data_of, new, resume, shapes_fixture, stopped
 
 from detrcli.architectures import architecture_of, preset
 from detrcli.data.annotations import annotate
@@ -16,26 +16,20 @@ from detrcli.errors import DataError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.matching import UNMATCHED, changed
 from detrcli.structures import Batch
-from detrcli.system.files import write_arrays
-from detrcli.training import matching_history as matchings
+from detrcli.training import matching_history
 from detrcli.training.interrupts import Interrupts
+from detrcli.training.loop import Training
 from detrcli.training.matching_history import FILE, Matchings, append, known_by_tokens, read
 from detrcli.training.setup import Data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+data = shapes_fixture(images=20, objects=3)
 
 
 @pytest.fixture(autouse=True)
 def enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine, all pictures are matched."""
-    monkeypatch.setattr(matchings, "SECONDS", 1e9)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=20, size=32, classes=("circle", "square"), objects=3)
-    return data_of(folder)
+    """All images are matched, however slow the machine is."""
+    monkeypatch.setattr(matching_history, "SECONDS", 1e9)
 
 
 def arrays(run: Path) -> list[list]:
@@ -43,53 +37,55 @@ def arrays(run: Path) -> list[list]:
     return [kept.image_ids.tolist(), kept.counts.tolist(), kept.epochs.tolist(), kept.queries.tolist()]
 
 
+def append_for(training: Training, run: Path, epoch: int) -> None:
+    detector = Detector(training.initial.checkpoint, CPU, model=training.model.eval())
+    data = training.data
+    append(run, epoch, detector, annotate(data.val, data.classes), training.loss.matcher)
+
+
 @pytest.mark.slow
-def test_stopped_and_resumed_keeps_what_a_whole_training_keeps(data: Data, tmp_path: Path) -> None:
-    new(data, tmp_path / "whole").go(Interrupts())
+def test_stopped_and_resumed_equals_never_stopped(data: Data, tmp_path: Path) -> None:
+    new(data, tmp_path / "whole").run(Interrupts())
     whole = arrays(tmp_path / "whole")
     assert whole[2] == [1, 2, 3]
-    for name, place in (("step", {"step": 12}), ("evaluation", {"picture": 2})):
+    for name, place in (("step", {"step": 12}), ("evaluation", {"image": 2})):
         stopped(data, tmp_path / name, **place)
-        resume(data, tmp_path / name).go(Interrupts())
+        resume(data, tmp_path / name).run(Interrupts())
         assert arrays(tmp_path / name) == whole
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_is_done_again_counts_once(data: Data, tmp_path: Path) -> None:
-    """As after a kill between the evaluation and the state that would know of it."""
+def test_a_repeated_evaluation_counts_once(data: Data, tmp_path: Path) -> None:
+    """As after a kill between the evaluation and the next state."""
     training = new(data, tmp_path)
-    training.go(Interrupts())
+    training.run(Interrupts())
     whole = arrays(tmp_path)
-    detector = Detector(training.initial.checkpoint, CPU, model=training.model.eval())
-    append(tmp_path, 3, detector, annotate(data.val, data.classes), training.loss.matcher)
+    append_for(training, tmp_path, 3)
     assert arrays(tmp_path) == whole
-    append(tmp_path, 2, detector, annotate(data.val, data.classes), training.loss.matcher)
+    append_for(training, tmp_path, 2)
     assert arrays(tmp_path)[2] == [1, 2]
 
 
 @pytest.mark.slow
-def test_later_evaluations_take_the_pictures_of_the_first(
+def test_later_evaluations_match_the_images_of_the_first(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One picture, where the time was up at once; and that one again when there would be time for all."""
+    """A single image if the first evaluation has no time, and the same image later."""
     training = new(data, None)
-    detector = Detector(training.initial.checkpoint, CPU, model=training.model.eval())
-    truth = annotate(data.val, data.classes)
-    monkeypatch.setattr(matchings, "SECONDS", 0)
-    append(tmp_path, 1, detector, truth, training.loss.matcher)
-    monkeypatch.setattr(matchings, "SECONDS", 1e9)
-    append(tmp_path, 2, detector, truth, training.loss.matcher)
+    monkeypatch.setattr(matching_history, "SECONDS", 0)
+    append_for(training, tmp_path, 1)
+    monkeypatch.setattr(matching_history, "SECONDS", 1e9)
+    append_for(training, tmp_path, 2)
     kept = read(tmp_path)
     assert len(kept.image_ids) == 1
     assert kept.queries.shape == (2, 3, kept.counts.sum())
     assert kept.moved.tolist() == [[0, 0, 0]]
     (tmp_path / "more").mkdir()
-    append(tmp_path / "more", 1, detector, truth, training.loss.matcher)
-    counts = read(tmp_path / "more").counts
-    assert len(counts) == (truth.counts > 0).sum()
+    append_for(training, tmp_path / "more", 1)
+    assert len(read(tmp_path / "more").counts) == (annotate(data.val, data.classes).counts > 0).sum()
 
 
-def test_moves_of_an_example_worked_by_hand() -> None:
+def test_moves_by_hand() -> None:
     """Three objects, two layers, three evaluations."""
     queries = np.array([[[0, 1, 2], [0, 1, 2]], [[0, 2, 1], [0, 1, 2]], [[0, 2, UNMATCHED], [3, 1, 2]]], dtype=np.int16)
     kept = Matchings(np.array([7]), np.array([3]), np.array([1, 2, 4]), queries)
@@ -97,8 +93,8 @@ def test_moves_of_an_example_worked_by_hand() -> None:
     assert kept.before(4).moved.tolist() == [[2, 0]]
 
 
-def test_chosen_queries_are_known_by_their_tokens() -> None:
-    """Another rank of the same token is no change; another token at the same rank is one."""
+def test_selected_queries_are_known_by_their_tokens() -> None:
+    """Another rank of the same token is no change; another token at the same rank is a change."""
     before = known_by_tokens(np.array([[0, 1, UNMATCHED]]), torch.tensor([[70_000, 40, 9]]))
     after = known_by_tokens(np.array([[1, 0, UNMATCHED]]), torch.tensor([[41, 70_000, 9]]))
     assert before.tolist() == [[70_000, 40, UNMATCHED]]
@@ -108,7 +104,7 @@ def test_chosen_queries_are_known_by_their_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("name", "changes"),
     [
         ("dino-tiny", {}),
         ("deformable-tiny", {}),
@@ -116,9 +112,8 @@ def test_chosen_queries_are_known_by_their_tokens() -> None:
         ("dino-r50-4scale", {"queries": 20, "encoder_layers": 1, "decoder_layers": 1}),
     ],
 )
-def test_models_that_choose_say_which_tokens(name: str, given: dict[str, int]) -> None:
-    """The token's own proposal is where the query begins: what each chose is what its proposer finds surest."""
-    config = replace(preset(name), **given)
+def test_selected_tokens_are_those_with_the_highest_scores(name: str, changes: dict[str, int]) -> None:
+    config = replace(preset(name), **changes)
     torch.manual_seed(0)
     model = architecture_of(config).build(config).eval()
     with torch.inference_mode():
@@ -131,51 +126,48 @@ def test_models_that_choose_say_which_tokens(name: str, given: dict[str, int]) -
     assert tokens.shape == (1, config.queries)
     assert len(set(tokens[0].tolist())) == config.queries
     logits = proposals.logits[0, 0]
-    if proposals.tokens is None:  # all of them
+    if proposals.tokens is None:  # proposals of all tokens
         row = logits[:, 0] if name == "deformable-tiny" else logits.amax(-1)
         assert tokens[0].tolist() == row.topk(config.queries).indices.tolist()
     else:
         assert torch.equal(proposals.tokens, tokens)
 
 
-def test_what_a_version_before_kept_by_rank_is_not_gone_on_with(data: Data, tmp_path: Path) -> None:
+def test_other_objects_start_a_new_history(data: Data, tmp_path: Path) -> None:
     training = new(data, None)
-    detector = Detector(training.initial.checkpoint, CPU, model=training.model.eval())
-    truth = annotate(data.val, data.classes)
-    append(tmp_path, 1, detector, truth, training.loss.matcher)
+    append_for(training, tmp_path, 1)
     kept = read(tmp_path)
-    earlier = vars(kept) | {"queries": kept.queries.astype(np.int16)}
-    write_arrays(tmp_path / FILE, earlier)
-    append(tmp_path, 2, detector, truth, training.loss.matcher)
+    matching_history.write_arrays(tmp_path / FILE, vars(kept) | {"counts": kept.counts + 1})
+    append_for(training, tmp_path, 2)
     assert read(tmp_path).epochs.tolist() == [2]
-    append(tmp_path, 3, detector, truth, training.loss.matcher)
+    append_for(training, tmp_path, 3)
     assert read(tmp_path).epochs.tolist() == [2, 3]
 
 
-def test_what_is_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no matching was kept"):
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=FILE):
         read(tmp_path)
     (tmp_path / FILE).write_bytes(b"PK broken")
-    with pytest.raises(DataError, match=r"matching\.npz"):
+    with pytest.raises(DataError, match=FILE):
         read(tmp_path)
 
 
 @pytest.mark.slow
 def test_a_validation_split_without_objects(tmp_path: Path) -> None:
-    """There is nothing to match, nor to measure; the training goes on, and its last weights are kept."""
+    """There is nothing to match or to measure; the training continues, and its last weights are the best."""
     make_shapes(tmp_path / "data", images=10, size=32, classes=("circle",), objects=2)
     path = tmp_path / "data" / "annotations" / "instances_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
-    data, report = data_of(tmp_path / "data"), RecordingReport()
-    outcome = new(data, tmp_path / "run", report, epochs=2).go(Interrupts())
+    data, recorder = data_of(tmp_path / "data"), Recorder()
+    outcome = new(data, tmp_path / "run", recorder, epochs=2).run(Interrupts())
     assert (outcome.epochs, outcome.best) == (2, None)
-    assert [row["AP"] for row in report.rows] == [-1, -1]
+    assert [row["AP"] for row in recorder.rows] == [-1, -1]
     assert not (tmp_path / "run" / FILE).exists()
     assert (tmp_path / "run" / "best.safetensors").exists()
-    assert resume(data, tmp_path / "run", epochs=3).go(Interrupts()).epochs == 3
+    assert resume(data, tmp_path / "run", epochs=3).run(Interrupts()).epochs == 3
 
 
-def test_without_a_folder_nothing_is_kept(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_nothing_is_written(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    new(data, None, RecordingReport(), epochs=1).go(Interrupts())
+    new(data, None, epochs=1).run(Interrupts())
     assert not list(tmp_path.iterdir())

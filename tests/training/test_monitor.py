@@ -1,4 +1,4 @@
-"""Each thing that a training notices, provoked."""
+"""Each warning of a training, provoked."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,128 +6,111 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import RecordingReport, data_of, new, resume
+from trainings import Recorder, new, resume, shapes_fixture
 
-from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
 from detrcli.structures import Prediction
 from detrcli.training import monitor
 from detrcli.training.interrupts import Interrupts
+from detrcli.training.loop import Training
 from detrcli.training.monitor import Monitor
 from detrcli.training.setup import Data
 from detrcli.training.step import StepResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+data = shapes_fixture()
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=12, size=32, classes=("circle", "square"), objects=2)
-    return data_of(folder)
+def notes_of(training: Training) -> list[str]:
+    training.check_queries()
+    training.run(Interrupts())
+    return training.reporter.notes
 
 
-def notes_of(data: Data, **chosen: Any) -> list[str]:
-    report = RecordingReport()
-    training = new(data, None, report, **chosen)
-    training.count_queries()
-    training.go(Interrupts())
-    return report.notes
+def test_a_healthy_training(data: Data) -> None:
+    assert notes_of(new(data, None, epochs=2)) == []
 
 
-def test_a_healthy_training_gives_no_reason(data: Data) -> None:
-    assert notes_of(data, epochs=2) == []
-
-
-def test_no_boxes_in_the_first_batches(data: Data) -> None:
+def test_no_boxes_in_the_first_steps(data: Data) -> None:
     none = replace(
         data.train, ends=torch.zeros_like(data.train.ends), boxes=data.train.boxes[:0], labels=data.train.labels[:0]
     )
-    notes = notes_of(replace(data, train=none), batch_size=1, epochs=1)
-    assert len(notes) == 1
-    assert notes[0].startswith("no boxes in the first 10 batches:")
-    assert "detr data show" in notes[0]
+    (note,) = notes_of(new(replace(data, train=none), None, batch_size=1, epochs=1))
+    assert "no boxes in the first 10 steps" in note
+    assert "detr data show" in note
 
 
 def test_the_same_boxes_for_every_image(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "COLLAPSED_AFTER", 4)
-    report = RecordingReport()
-    training = new(data, None, report, epochs=1, lr=0.0)
-
-    for layer in training.model.decoder.layers:  # a model that does not look at the picture
+    training = new(data, None, epochs=1, lr=0.0)
+    for layer in training.model.decoder.layers:  # the model ignores the image
         layer.cross_attention.register_forward_hook(lambda *a: (torch.zeros_like(a[2][0]), None))
-    training.go(Interrupts())
-    assert len(report.notes) == 1
-    assert report.notes[0].startswith("the model gives the same boxes for every image")
-    assert "lower lr" in report.notes[0]
+    (note,) = notes_of(training)
+    assert "same boxes for every image" in note
+    assert "`lr`" in note
 
 
 @pytest.mark.slow
 def test_a_class_error_that_is_stuck(data: Data) -> None:
-    report = RecordingReport()
-    training = new(data, None, report, epochs=7, lr=0.0, eval_every=9)
+    training = new(data, None, epochs=7, lr=0.0, eval_every=9)
     with torch.no_grad():
-        training.model.class_head.bias[-1] = 100.0  # everything is no object
-    training.go(Interrupts())
-    assert len(report.notes) == 1
-    assert report.notes[0].startswith("the class error has stood at 100% for 5 epochs")
+        training.model.class_head.bias[-1] = 100.0  # everything is no-object
+    (note,) = notes_of(training)
+    assert "class error has been at 100% for 5 epochs" in note
 
 
 def test_more_objects_than_queries(data: Data) -> None:
-    notes = notes_of(data, queries=1, epochs=1)
-    assert len(notes) == 1
-    assert "more objects than the model has queries (2 > 1)" in notes[0]
-    assert notes[0].endswith("--set queries=2")
-    crowded = int((data.train.counts > 1).sum())
-    assert notes[0].startswith(f"{crowded} pictures ")
+    (note,) = notes_of(new(data, None, queries=1, epochs=1))
+    assert f"{int((data.train.counts > 1).sum())} images" in note
+    assert "(2 > 1)" in note
+    assert "`queries=2`" in note
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite(data: Data, tmp_path: Path) -> None:
-    report = RecordingReport()
-    training = new(data, tmp_path, report, epochs=2)
+    recorder = Recorder()
+    training = new(data, tmp_path, recorder, epochs=2)
     good: dict[str, torch.Tensor] = {}
 
     def poison(_: Any) -> None:
-        if len(report.steps) == 3:
+        if len(recorder.steps) == 3:
             good.update({name: value.clone() for name, value in training.model.state_dict().items()})
             handle = training.model.class_head.register_forward_hook(lambda *a: a[2] * torch.nan)
-            report.at_step = lambda _: handle.remove()
+            recorder.at_step = lambda _: handle.remove()
 
-    report.at_step = poison
+    recorder.at_step = poison
     with pytest.raises(DivergedError) as error:
-        training.go(Interrupts())
+        training.run(Interrupts())
     assert error.value.exit_code == 5
     text = str(error.value)
     assert len(text.splitlines()) <= 3
     assert "epoch 1, step 4 (images " in text
-    assert "lower --lr" in text
+    assert "lower `lr`" in text
     kept = torch.load(tmp_path / "diverged.pt", weights_only=True)
     assert kept["step"] == 3
     assert all(str(i) in text for batch in kept["batches"] for i in batch["image_ids"])
     again = resume(data, tmp_path)
-    assert again.step == 3
+    assert again.state.step == 3
     assert all(torch.equal(value, good[name]) for name, value in again.model.state_dict().items())
-    assert again.go(Interrupts()).epochs == 2
+    assert again.run(Interrupts()).epochs == 2
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(data: Data, tmp_path: Path) -> None:
     training = new(data, tmp_path)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     training.model.class_head.weight.register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(DivergedError, match="gradient's norm"):
-        training.go(Interrupts())
+    with pytest.raises(DivergedError, match="norm of the gradient"):
+        training.run(Interrupts())
     assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
 
 
-def test_a_note_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "COLLAPSED_AFTER", 2)
     same = Prediction(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 0.5))
-    step = StepResult(2, 1, 1.0, {}, 1, 0.0, 1.0, same)
+    step = StepResult(2, 1, {}, same)
     watching = Monitor()
-    said = [note for i in range(9) for note in watching.after_step(i, step)]
-    assert len(said) == 1
-    one = replace(step, last=Prediction(same.logits[:1], same.boxes[:1]))  # of two accumulated batches
-    assert [note for i in range(9) for note in Monitor().after_step(i, one)] == []
+    assert [len(watching.after_step(i, step)) for i in range(9)] == [0, 1, 0, 0, 0, 0, 0, 0, 0]
+    single = replace(step, last=Prediction(same.logits[:1], same.boxes[:1]))  # of two accumulated batches
+    assert [warning for i in range(9) for warning in Monitor().after_step(i, single)] == []
     moved = Prediction(same.logits, same.boxes + torch.tensor([0.0, 0.1])[:, None, None])
     assert Monitor(same_boxes=1).after_step(5, replace(step, last=moved)) == []

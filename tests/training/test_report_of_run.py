@@ -1,4 +1,4 @@
-"""A training ends in a report where there is time for it, and a run says which data it was trained on."""
+"""The report at the end of a training, and the commands that use a run's data."""
 
 import json
 from pathlib import Path
@@ -14,22 +14,25 @@ from detrcli.errors import DataError
 from detrcli.training.run_folder import SOURCE, data_of, is_run
 
 
+def trained(root: Path, run: Path) -> TrainingResult:
+    settings = {"epochs": 1, "batch_size": 4, "workers": 0}
+    result = detrcli.train(root / "data", model="dino-tiny", weights="none", out=run, settings=settings)
+    assert isinstance(result, TrainingResult)
+    return result
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch on a few shapes, with as much time as the report wants."""
+    """An epoch on a few shapes, with enough time for the report."""
     root = tmp_path_factory.mktemp("report-of-run")
     make_shapes(root / "data", images=20, size=64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "LEAST_REPORT", 0.0)
+        patch.setattr(training, "MIN_REPORT_SECONDS", 0.0)
         patch.setattr(training, "REPORT_SHARE", 100.0)
-        ended = detrcli.train(
-            root / "data", model="dino-tiny", weights="none", out=root / "run",
-            settings={"epochs": 1, "batch_size": 4, "workers": 0},
-        )  # fmt: skip
-    assert isinstance(ended, TrainingResult)
-    assert ended.report == root / "run" / "report" / "index.html"
-    assert ended.findings
-    assert any("too short" in one.finding for one in ended.findings)
+        result = trained(root, root / "run")
+    assert result.report == root / "run" / "report" / "index.html"
+    assert result.findings
+    assert any("too short" in finding.finding for finding in result.findings)
     return root / "run"
 
 
@@ -38,55 +41,48 @@ def test_its_page(run: Path) -> None:
     assert document["schema"] == "detr.report/1"
     assert document["images"] == 4
     page = (run / "report" / "index.html").read_text()
-    assert page.index("What is probably wrong") < page.index("too short") < page.index("Objects and detections")
+    assert "too short" in page
 
 
-def test_it_is_found_again(run: Path, tmp_path: Path, detr: Detr) -> None:
+def test_detr_report_finds_the_data_of_a_run(run: Path, tmp_path: Path, detr: Detr) -> None:
     assert is_run(run)
     assert not is_run(tmp_path)
     assert data_of(run)["data"] == str(run.parent / "data")
     shown = detr("report", run, "--out", tmp_path / "page", "--json")
     assert shown.code == 0, shown.err
-    kept = json.loads((run / "report" / "report.json").read_text())
-    assert json.loads(shown.out)["metrics"] == kept["metrics"]
-    kept_source = (run / SOURCE).read_text()
-    assert data_of(run) == json.loads(kept_source)
+    assert shown.json["metrics"] == json.loads((run / "report" / "report.json").read_text())["metrics"]
+    source = (run / SOURCE).read_text()
+    assert data_of(run) == json.loads(source)
     (run / SOURCE).write_text("{}")
-    with pytest.raises(DataError, match="does not say which data"):
+    with pytest.raises(DataError, match=SOURCE):
         data_of(run)
-    (run / SOURCE).write_text(kept_source)
+    (run / SOURCE).write_text(source)
 
 
-def test_a_short_training_has_none(run: Path, tmp_path: Path) -> None:
-    ended = detrcli.train(
-        run.parent / "data", model="dino-tiny", weights="none", out=tmp_path / "run",
-        settings={"epochs": 1, "batch_size": 4, "workers": 0},
-    )  # fmt: skip
-    assert isinstance(ended, TrainingResult)
-    assert ended.report is ended.findings is None
+def test_a_short_training_has_no_report(run: Path, tmp_path: Path) -> None:
+    result = trained(run.parent, tmp_path / "run")
+    assert result.report is result.findings is None
     assert not (tmp_path / "run" / "report").exists()
 
 
 def test_several_weights_are_compared(run: Path, detr: Detr, tmp_path: Path) -> None:
-    data = run.parent / "data"
-    shown = detr("eval", data, "--weights", "shapes", "--weights", run, "--json")
+    call = ("eval", run.parent / "data", "--weights", "shapes", "--weights", run)
+    shown = detr(*call, "--json")
     assert shown.code == 0, shown.err
-    document = json.loads(shown.out)
-    assert document["schema"] == "detr.eval-compare/1"
-    first, second = (one["metrics"]["AP"] for one in document["models"])
-    gain = document["differences"][0]["metrics"]["AP"]
+    assert shown.json["schema"] == "detr.eval-compare/1"
+    first, second = (model["metrics"]["AP"] for model in shown.json["models"])
+    gain = shown.json["differences"][0]["metrics"]["AP"]
     assert gain["difference"] == pytest.approx(second - first, abs=1e-6)
     assert gain["high"] < 0  # one epoch is worse
-    told = detr("eval", data, "--weights", "shapes", "--weights", run)
-    assert f"{run} is worse" in told.out
+    assert f"{run} is worse" in detr(*call).out
     for option in ("--save", "--thresholds", "--report"):
-        refused = detr("eval", data, "--weights", "shapes", "--weights", run, option, tmp_path / "x")
+        refused = detr(*call, option, tmp_path / "x")
         assert refused.code == 2
-        assert "--weights is given 2 times" in refused.err
+        assert option in refused.err
 
 
-def test_an_evaluation_with_its_page(run: Path, detr: Detr, tmp_path: Path) -> None:
+def test_eval_writes_the_report(run: Path, detr: Detr, tmp_path: Path) -> None:
     shown = detr("eval", run.parent / "data", "--weights", "shapes", "--report", tmp_path / "page", "--json")
     assert shown.code == 0, shown.err
     written = json.loads((tmp_path / "page" / "report.json").read_text())
-    assert written["metrics"]["AP"] == pytest.approx(json.loads(shown.out)["metrics"]["AP"], abs=1e-6)
+    assert written["metrics"]["AP"] == pytest.approx(shown.json["metrics"]["AP"], abs=1e-6)

@@ -1,4 +1,4 @@
-"""States on disk: whole or not at all, known when damaged, the last two kept."""
+"""Saved states: written completely or not at all, damage is detected, and the last two are kept."""
 
 import hashlib
 import pickle
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from detrcli.errors import WeightsError
+from detrcli.training.progress import EpochMetrics, redistributed
 from detrcli.training.run_status import is_unbegun
 from detrcli.training.state import load_state, save_state
 
@@ -22,16 +23,17 @@ def saved(run: Path, *steps: int) -> None:
         save_state(run, {"step": step, "model": {"w": torch.full((50,), float(step))}})
 
 
-def test_the_newest_of_the_last_two(tmp_path: Path) -> None:
+def test_the_last_of_two(tmp_path: Path) -> None:
     saved(tmp_path, 5, 10, 10, 3)
     assert len(states(tmp_path)) == 2
     state, notes = load_state(tmp_path)
     assert state["step"] == 3
     assert notes == []
+    assert torch.load(states(tmp_path)[1], weights_only=True)["step"] == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_one_falls_back_to_the_one_before(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_state_falls_back_to_the_one_before(damage: str, tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     newest = states(tmp_path)[-1]
     data = bytearray(newest.read_bytes())
@@ -40,34 +42,28 @@ def test_a_damaged_one_falls_back_to_the_one_before(damage: str, tmp_path: Path)
     state, notes = load_state(tmp_path)
     assert state["step"] == 1
     assert len(notes) == 1
-    assert str(newest) in notes[0]
-    assert "damaged" in notes[0]
+    assert notes[0].startswith(f"{newest}: damaged")
     saved(tmp_path, 3)
     assert load_state(tmp_path)[0]["step"] == 3
 
 
-def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
+def test_no_intact_state(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no training state"):
         load_state(tmp_path)
     saved(tmp_path, 1, 2)
     for path in states(tmp_path):
         path.write_bytes(b"x")
-    with pytest.raises(WeightsError, match="no state of this run is whole"):
+    with pytest.raises(WeightsError, match="damaged"):
         load_state(tmp_path)
 
 
-def test_another_versions_state_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_another_version(tmp_path: Path) -> None:
     save_state(tmp_path, {"format": 99})
     with pytest.raises(WeightsError, match="another version"):
         load_state(tmp_path)
 
 
-def test_it_loads_with_weights_only(tmp_path: Path) -> None:
-    saved(tmp_path, 1)
-    assert torch.load(states(tmp_path)[0], weights_only=True)["step"] == 1
-
-
-def test_a_write_that_fails_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path, 1, 2)
     before = {path: path.read_bytes() for path in states(tmp_path)}
 
@@ -82,15 +78,15 @@ def test_a_write_that_fails_leaves_what_was(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02.", pickle.dumps([1]), pickle.dumps(Path("a"))], ids=ascii)
-def test_contents_that_are_none_though_the_hash_fits_them(content: bytes, tmp_path: Path) -> None:
+def test_other_contents_with_a_correct_hash(content: bytes, tmp_path: Path) -> None:
     saved(tmp_path, 1)
     name = f"00000002-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     (tmp_path / "state" / name).write_bytes(content)
     state, notes = load_state(tmp_path)
     assert state["step"] == 1
-    assert f"{name}: it is none of ours (" in notes[0]
+    assert f"{name}: not a training state (" in notes[0]
     assert "()" not in notes[0]
-    assert "none of ours (UnpicklingError)" not in notes[0]  # but what torch says of it
+    assert "(UnpicklingError)" not in notes[0]  # but torch's reason
 
 
 @pytest.mark.parametrize(
@@ -106,13 +102,21 @@ def test_contents_that_are_none_though_the_hash_fits_them(content: bytes, tmp_pa
         ([], False),
     ],
 )
-def test_a_run_that_has_not_begun(names: list[str], unbegun: bool, tmp_path: Path) -> None:
+def test_a_run_without_a_state(names: list[str], unbegun: bool, tmp_path: Path) -> None:
     for name in names:
         path = tmp_path / name
         path.mkdir() if name in ("state", "tensorboard") else path.write_text("# detr train shapes\n")
     assert is_unbegun(tmp_path) == unbegun
     if unbegun:
-        with pytest.raises(WeightsError, match="stopped before its first one: begin it again, with the same --out"):
+        with pytest.raises(WeightsError, match="before its first state"):
             load_state(tmp_path)
         (tmp_path / "config.toml").write_text("[project]\n")
         assert not is_unbegun(tmp_path)
+
+
+def test_sums_are_redistributed_over_processes() -> None:
+    """Means over processes stay; sums over processes are divided."""
+    first = EpochMetrics(3, 6, 2, 4.0, 1.0, {"loss": 6.0, "matched": 8.0, "wrong": 2.0, "norm": 5.0})
+    second = EpochMetrics(3, 6, 2, 2.0, 0.0, {"loss": 4.0, "matched": 4.0, "wrong": 0.0, "norm": 5.0})
+    expected = {"loss": 5.0, "matched": 3.0, "wrong": 0.5, "norm": 5.0}
+    assert redistributed([first, second], 4) == EpochMetrics(3, 3, 2, 3.0, 0.5, expected)

@@ -1,4 +1,4 @@
-"""The steps: the same however a batch is shared out, and the same as they were."""
+"""Training steps: independent of how a batch is divided, and equal to recorded steps."""
 
 import json
 import math
@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from detrcli.training.step import StepResult, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "training.json"
-# Equal sizes, no dropout and no batch norm: nothing ties pictures of a batch to each other.
+GOLDEN = Path(__file__).parents[1] / "golden"
+# Equal sizes, no dropout and no batch norm: the images of a batch are independent of each other.
 SHARED_OUT = {"augmentation": "none", "dropout": 0.0, "norm": "group", "epochs": 2, "grad_clip": 0.0, "lr": 1e-4}
 
 
@@ -41,35 +40,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps_of(folder: Path, **chosen: Any) -> list[StepResult]:
-    """Every step of a training."""
     training, steps = new(data_of(folder), None, **chosen), []
     step = training.trainer.step
     training.trainer.step = lambda *args: steps.append(step(*args)) or steps[-1]
-    training.go(Interrupts())
+    training.run(Interrupts())
     return steps
 
 
 def of_process(rank: int, folder: Path, out: Path, port: int) -> None:
-    """One of two processes."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with distributed.joined(CPU):
         steps = steps_of(folder, batch_size=2, **SHARED_OUT)
-        numbers = [[distributed.mean([step.loss])[0], step.norm] for step in steps]
+        numbers = [[distributed.mean([step.numbers["loss"]])[0], step.numbers["norm"]] for step in steps]
         if rank == 0:
             out.write_text(json.dumps(numbers))
         training = new(data_of(folder), None, norm="batch", epochs=1)
-        training.go(Interrupts())
+        training.run(Interrupts())
         seen = distributed.gather([buffer.tolist() for buffer in training.model.buffers()])
-        assert seen[0] == seen[1], "what is evaluated is the same everywhere"
+        assert seen[0] == seen[1], "all processes evaluate the same model"
 
         training = new(data_of(folder), out.parent / "diverged" if rank == 0 else None, **SHARED_OUT)
         if rank == 1:
             training.model.class_head.register_forward_hook(lambda *args: args[2] * torch.nan)
         with pytest.raises(DivergedError):
-            training.go(Interrupts())
-    os._exit(0)  # as the command line does, whose comment says why
+            training.run(Interrupts())
+    os._exit(0)  # as the command line does; the reason is there
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +78,18 @@ def test_accumulated_batches_equal_one(folder: Path, whole_batches: list[StepRes
     halves = steps_of(folder, batch_size=2, accumulate=2, **SHARED_OUT)
     assert len(halves) == len(whole_batches) == 6
     for half, whole in zip(halves, whole_batches, strict=True):
-        assert half.loss == pytest.approx(whole.loss, rel=1e-5)
-        assert half.norm == pytest.approx(whole.norm, rel=1e-5)
-        assert half.parts == pytest.approx(whole.parts, rel=1e-5)
-        assert (half.pictures, half.objects, half.matched) == (4, whole.objects, whole.matched)
-        assert half.wrong == pytest.approx(whole.wrong)
+        assert half.numbers == pytest.approx(whole.numbers, rel=1e-5)
+        assert (half.images, half.objects) == (4, whole.objects)
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(folder: Path, whole_batches: list[StepResult], tmp_path: Path) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     spawn(of_process, (folder, tmp_path / "steps.json", port), nprocs=2)
     numbers = json.loads((tmp_path / "steps.json").read_text())
-    # The second process' loss was not finite, and the first one kept its batch.
+    # The loss of the second process was not finite, and the first process saved its batch.
     kept = torch.load(tmp_path / "diverged" / "diverged.pt", weights_only=True)
     order = Order(12, SMALL["batch_size"], 1, 0, rank=1, world=2)
     ids = data_of(folder).train.image_ids[torch.tensor(order.batches(0)[0])]
@@ -105,24 +99,31 @@ def test_two_processes_equal_one(folder: Path, whole_batches: list[StepResult], 
 
     assert len(numbers) == 6
     for (loss, norm), whole in zip(numbers, whole_batches, strict=True):
-        assert loss == pytest.approx(whole.loss, rel=1e-5)
-        assert norm == pytest.approx(whole.norm, rel=1e-5)
+        assert loss == pytest.approx(whole.numbers["loss"], rel=1e-5)
+        assert norm == pytest.approx(whole.numbers["norm"], rel=1e-5)
 
 
 def numbers_of(folder: Path) -> dict[str, list[float]]:
-    """Losses, their parts and gradient norms of seeded steps, with everything random switched on."""
+    """The losses, their terms and the gradient norms of seeded steps, with augmentation and dropout."""
     steps = steps_of(folder, batch_size=3, epochs=5, ema=0.9, warmup=3, schedule="cosine")
     return {
-        "loss": [step.loss for step in steps],
-        "norm": [step.norm for step in steps],
-        **{name: [step.parts[name] for step in steps] for name in steps[0].parts},
+        name.removeprefix("loss_"): [step.numbers[name] for step in steps]
+        for name in ("loss", "norm", "loss_class", "loss_l1", "loss_giou")
     }
 
 
-@pytest.mark.usefixtures("pixels_by_pillow", "dropout_by_torch")
-def test_losses_are_what_they_were(folder: Path) -> None:
-    """Recorded by `python tests/training/test_step.py`; only a change that is meant to change training may."""
-    recorded, now = json.loads(GOLDEN.read_text()), numbers_of(folder)
+@pytest.mark.parametrize(
+    ("record", "fixtures"),
+    [("training-production.json", ()), ("training.json", ("pixels_by_pillow", "dropout_by_torch"))],
+    ids=["as in production", "with Pillow's resizing and torch's dropout"],
+)
+def test_losses_are_what_they_were(
+    record: str, fixtures: tuple[str, ...], folder: Path, request: pytest.FixtureRequest
+) -> None:
+    """`python tests/training/test_step.py` records the former, after an intended change of training."""
+    for fixture in fixtures:
+        request.getfixturevalue(fixture)
+    recorded, now = json.loads((GOLDEN / record).read_text()), numbers_of(folder)
     assert len(now["loss"]) == 20
     assert now.keys() == recorded.keys()
     for name, values in now.items():
@@ -130,7 +131,7 @@ def test_losses_are_what_they_were(folder: Path) -> None:
 
 
 class Line(torch.nn.Module):
-    """A model of two parts, for the optimiser to look at."""
+    """A model of two parts, for the optimizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +159,7 @@ def test_groups_have_the_published_rates() -> None:
     assert [group["lr"] for group in groups] == [0.5, 0.25]
 
 
-def test_the_rate_falls_after_two_thirds() -> None:
+def test_the_rate_drops_after_two_thirds() -> None:
     chosen = make_settings({"epochs": 6})
     assert [rate(chosen, step, 10) for step in (0, 39)] == [1, 1]
     assert [rate(chosen, step, 10) for step in (40, 59)] == [pytest.approx(0.1)] * 2
@@ -174,13 +175,13 @@ def test_warmup_and_cosine() -> None:
     assert rates[-1] < 0.01
 
 
-def test_clipping_is_by_the_whole_gradient(folder: Path) -> None:
+def test_clipping_uses_the_norm_of_the_whole_gradient(folder: Path) -> None:
     loose, tight = (steps_of(folder, batch_size=4, epochs=1, grad_clip=clip, lr=0.0) for clip in (0.0, 1e-6))
-    assert [step.norm for step in loose] == pytest.approx([step.norm for step in tight])
-    assert min(step.norm for step in loose) > 1e-3
+    assert [step.numbers["norm"] for step in loose] == pytest.approx([step.numbers["norm"] for step in tight])
+    assert min(step.numbers["norm"] for step in loose) > 1e-3
 
 
-def test_the_running_mean_of_the_weights(folder: Path) -> None:
+def test_the_exponential_moving_average(folder: Path) -> None:
     training = new(data_of(folder), None, ema=0.8, epochs=1, batch_size=4)
     engine: Trainer = training.trainer
     assert engine.ema is not None
@@ -194,18 +195,18 @@ def test_the_running_mean_of_the_weights(folder: Path) -> None:
     assert torch.equal(training.weights().tensors[name], engine.ema[name])
 
 
-def test_the_mean_norm_is_of_the_steps_that_were_taken(folder: Path) -> None:
+def test_the_mean_norm_leaves_out_skipped_steps(folder: Path) -> None:
     training = new(data_of(folder), None, precision="fp16", epochs=1)
     handle = training.model.class_head.weight.register_hook(lambda gradient: gradient * torch.inf)
-    training.report.at_step = lambda _: handle.remove()
-    training.go(Interrupts())
-    assert training.rows[0]["grad_norm"] is not None
-    assert math.isfinite(training.rows[0]["grad_norm"])
+    training.listener.at_step = lambda _: handle.remove()
+    training.run(Interrupts())
+    assert training.state.rows[0]["grad_norm"] is not None
+    assert math.isfinite(training.state.rows[0]["grad_norm"])
 
 
 @pytest.fixture
 def rough() -> Iterator[dict[str, Any]]:
-    """Where float32 need not be exact, and is allowed not to be."""
+    """Switches that allow float32 to be computed with lower precision."""
     backends = torch.backends
     switches: dict[str, Any] = {
         "cuda.matmul": backends.cuda.matmul,
@@ -225,7 +226,7 @@ def rough() -> Iterator[dict[str, Any]]:
 def test_float32_is_exact_in_a_step_and_as_before_afterwards(
     diverges: bool, folder: Path, rough: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the network, its loss and its gradients, whatever the program around it allows; also where it diverges."""
+    """In the network, the loss and the gradients, whatever the program allows; also in a step that diverges."""
 
     def precisions() -> dict[str, str]:
         return {name: switch.fp32_precision for name, switch in rough.items()}
@@ -255,22 +256,23 @@ def test_float32_is_exact_in_a_step_and_as_before_afterwards(
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_lower_precisions_learn_the_same(precision: str, folder: Path) -> None:
     exact, rough = (steps_of(folder, batch_size=4, precision=kind, **SHARED_OUT) for kind in ("fp32", precision))
-    assert rough[0].loss == pytest.approx(exact[0].loss, rel=0.02)
-    assert rough[-1].norm == pytest.approx(exact[-1].norm, rel=0.5)  # fp16's scale is taken out of it
+    assert rough[0].numbers["loss"] == pytest.approx(exact[0].numbers["loss"], rel=0.02)
+    assert rough[-1].numbers["norm"] == pytest.approx(exact[-1].numbers["norm"], rel=0.5)  # without the loss scale
     for a, b in zip(exact, rough, strict=True):
-        assert b.loss == pytest.approx(a.loss, rel=0.1)  # fp16 passes over steps while it looks for its scale
+        assert b.numbers["loss"] == pytest.approx(
+            a.numbers["loss"], rel=0.1
+        )  # fp16 skips steps until its loss scale fits
         assert b.last.boxes.dtype == torch.float32
-        # Boxes are not rounded to bf16's eight bits on their way.
+        # Boxes are not rounded to bf16.
         assert not torch.equal(b.last.boxes, b.last.boxes.bfloat16().float())
 
 
 def test_the_step_is_described(folder: Path) -> None:
     step = steps_of(folder, batch_size=4, epochs=1, lr=0.0)[0]
-    assert step.pictures == 4
-    assert step.matched == step.objects
-    assert set(step.parts) == {"class", "l1", "giou"}
-    assert 0 <= step.wrong <= step.matched
-    assert set(asdict(step)) >= {"loss", "norm", "last"}
+    assert step.images == 4
+    assert step.numbers["matched"] == step.objects
+    assert set(step.numbers) == {"loss", "loss_class", "loss_l1", "loss_giou", "matched", "wrong", "norm"}
+    assert 0 <= step.numbers["wrong"] <= step.numbers["matched"]
 
 
 if __name__ == "__main__":
@@ -279,4 +281,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "shapes"
         make_shapes(place, images=12, size=32, classes=("circle", "square"), objects=2)
-        GOLDEN.write_text(json.dumps(numbers_of(place), indent=1) + "\n")
+        (GOLDEN / "training-production.json").write_text(json.dumps(numbers_of(place), indent=1) + "\n")

@@ -1,0 +1,205 @@
+"""Rules about a training: its settings beside the recipe of its model, its input, and its curves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from detrcli.architectures import architecture_of
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.data.dataset import DetectionDataset, Example
+from detrcli.diagnosis.finding import BROKEN, IMPOSSIBLE, LITTLE, SETTINGS, Finding
+from detrcli.messages import argument
+from detrcli.training.settings import FROM_SCRATCH, Settings, make_settings
+from detrcli.training.setup import Data, facts_of
+
+SAMPLED_IMAGES = 48  # of train
+MIN_SIDE = 8  # pixels of an object in the input, below which little of it is left
+Row = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A training that ended or was stopped."""
+
+    settings: Settings
+    checkpoint: Checkpoint  # best or last
+    data: Data
+    rows: Sequence[Row]  # of metrics.csv
+    moved: np.ndarray  # (E,), the share of objects with another query than in the evaluation before
+    diverged: bool
+
+    @property
+    def steps(self) -> int:
+        """The number of steps in all completed epochs."""
+        images = self.settings.batch_size * self.settings.accumulate
+        return max(1, len(self.data.train) // images) * max(1, len(self.rows))
+
+    @cached_property
+    def recipe(self) -> Settings:
+        """The settings of the model's own recipe for this data."""
+        architecture = architecture_of(self.checkpoint.config)
+        recipe: dict[str, Any] = dict(architecture.recipe_for(self.checkpoint.config, facts_of(self.data.train)))
+        return make_settings({}, recipe)
+
+    def examples(self, augmentation: Any = "none") -> list[Example]:
+        """Return some training examples, evenly spaced in the split."""
+        dataset = DetectionDataset(self.data.train, self.checkpoint.preprocessing, augmentation=augmentation)
+        indices = np.linspace(0, len(dataset) - 1, min(SAMPLED_IMAGES, len(dataset))).astype(int).tolist()
+        return [example for i in indices if isinstance(example := dataset[0, i], Example)]
+
+
+def of_run(run: RunFacts) -> Iterator[Finding]:
+    """Yield the findings about a training."""
+    yield from _of_input(run)
+    yield from _of_capacity(run)
+    yield from _of_optimization(run)
+    yield from _of_loss(run)
+    yield from _of_curves(run)
+
+
+def _of_input(run: RunFacts) -> Iterator[Finding]:
+    examples = run.examples()
+    if not examples:
+        return
+    values = torch.stack([torch.stack([example.pixels.mean(), example.pixels.std()]) for example in examples])
+    mean, std = values.mean(0).tolist()
+    if abs(mean) > 4 or not 0.1 < std < 5:
+        yield Finding(
+            "The images are normalized differently than the network expects.",
+            f"Its input has a mean of {mean:.3g} and a standard deviation of {std:.3g} instead of about 0 and 1.",
+            "Check mean and std of the weights, which are for pixel values from 0 to 1.",
+            BROKEN + 6,
+        )
+    sides = torch.cat(
+        [example.target.boxes[:, 2:] * torch.tensor(example.pixels.shape[:0:-1]) for example in examples]
+    ).amin(1)  # (n,), shorter sides in pixels of the input
+    if len(sides) and (median := float(sides.median())) < MIN_SIDE:
+        height, width = examples[0].pixels.shape[1:]
+        yield Finding(
+            "The objects are too small in the network's input.",
+            f"Half of them are smaller than {median:.0f} pixels in an input of {width} x {height}.",
+            f"Use a larger {argument('size')}; it was {min(height, width)}.",
+            IMPOSSIBLE + 3,
+        )
+    # With `strong`, half of the images are mosaics with more objects.
+    if (augmentation := run.settings.augmentation) not in ("none", "strong"):
+        before = sum(len(example.target) for example in examples)
+        after = sum(len(example.target) for example in run.examples(augmentation))
+        if before and after < 0.7 * before:
+            yield Finding(
+                "The augmentation removes objects.",
+                f"{after} of {before} objects are left in {len(examples)} images; augmentation = {augmentation}.",
+                f"Use {argument('augmentation', 'flip')}.",
+                SETTINGS + 6,
+            )
+
+
+def _of_capacity(run: RunFacts) -> Iterator[Finding]:
+    most, queries = int(run.data.train.counts.max()), run.checkpoint.config.queries
+    if most > queries:
+        share = float((run.data.train.counts > queries).float().mean())
+        yield Finding(
+            "There are too few queries.",
+            f"The model has {queries}, and {share:.0%} of the images have more objects, up to {most}.",
+            f"Use {argument('queries', 2 * most)}.",
+            IMPOSSIBLE + 6 if share > 0.05 else SETTINGS,
+        )
+    if run.settings.freeze == "all" and run.settings.weights == FROM_SCRATCH:
+        yield Finding(
+            "The frozen backbone has random weights.",
+            "freeze = all, and the training started from scratch.",
+            f"Leave out {argument('freeze')}, or start from trained weights.",
+            IMPOSSIBLE + 7,
+        )
+
+
+def _of_optimization(run: RunFacts) -> Iterator[Finding]:
+    s, recipe = run.settings, run.recipe
+    use_lr = f"Use {argument('lr', f'{recipe.lr:.2g}')}"
+    rates = f"It is {s.lr:g}; the recipe of this model for this data has {recipe.lr:.2g}."
+    if run.diverged:
+        evidence = f"The loss was not finite. The learning rate is {s.lr:g}; the recipe has {recipe.lr:g}."
+        yield Finding("The training diverged.", evidence, f"{use_lr} or less.", BROKEN + 5)
+    elif s.lr >= 8 * recipe.lr:
+        yield Finding("The learning rate is too high.", rates, f"{use_lr}.", IMPOSSIBLE + 5)
+    elif s.lr <= recipe.lr / 15:
+        yield Finding("The learning rate is too low.", rates, f"{use_lr}.", IMPOSSIBLE + 4)
+    # The recipe's own warmup is too long only if the training is too short, which is another finding.
+    if s.warmup > 0.5 * run.steps and s.warmup > max(4, recipe.warmup):
+        yield Finding(
+            "The learning rate was still rising at the end.",
+            f"warmup = {s.warmup:,} steps, of {run.steps:,} steps in total.",
+            f"Use {argument('warmup', run.steps // 20)}.",
+            IMPOSSIBLE + 1,
+        )
+    if (s.dropout or 0) > 0.5:
+        yield Finding(
+            "Dropout removes most of the activations of the transformer.",
+            f"dropout = {s.dropout:g}.",
+            f"Leave out {argument('dropout')}, or use {argument('dropout', 0.1)}.",
+            IMPOSSIBLE,
+        )
+    if s.weight_decay > 1:
+        yield Finding(
+            "Weight decay pulls the weights to zero.",
+            f"weight_decay = {s.weight_decay:g}; the recipe has {recipe.weight_decay:g}.",
+            f"Use {argument('weight_decay', f'{recipe.weight_decay:g}')}.",
+            IMPOSSIBLE,
+        )
+
+
+def _of_loss(run: RunFacts) -> Iterator[Finding]:
+    s, usual = run.settings, run.checkpoint.architecture.loss
+    for table, weights, usual_weights in (("loss", s.loss, usual.loss), ("cost", s.cost, usual.cost)):
+        for term, weight in weights.items():
+            default = usual_weights.get(term, 0)
+            if default and not default / 20 <= weight <= 20 * default:
+                effect = "is negligible" if weight < default else "outweighs all others"
+                yield Finding(
+                    f"The {term} term of the {table} {effect}.",
+                    f"{table}.{term} = {weight:g} instead of {default:g}.",
+                    f"Leave out {argument(f'{table}.{term}')}.",
+                    IMPOSSIBLE + 1,
+                )
+    if s.no_object is not None and s.no_object > 0.8:
+        yield Finding(
+            "Predicting no-object everywhere is rewarded.",
+            f"no_object = {s.no_object:g} instead of 0.1, though most queries are unmatched.",
+            f"Leave out {argument('no_object')}.",
+            SETTINGS + 5,
+        )
+
+
+def _of_curves(run: RunFacts) -> Iterator[Finding]:
+    s, recipe = run.settings, run.recipe
+    aps = [row["AP"] for row in run.rows if "AP" in row]
+    images, best = len(run.data.train), max(aps, default=-1)
+    if run.steps < 60 and s.batch_size > 2 * recipe.batch_size:
+        yield Finding(
+            "There were too few steps: the batches are too large for so few images.",
+            f"Batches of {s.batch_size} of {images:,} images make {run.steps:,} steps in total.",
+            f"Use {argument('batch_size', recipe.batch_size)}.",
+            SETTINGS + 8,
+        )
+    short = images * len(run.rows) < 0.34 * (images * recipe.epochs)
+    rising = len(aps) < 2 or aps[-1] >= max(aps) - 1e-9
+    if short and rising and best < 0.6:
+        yield Finding(
+            "The training was too short.",
+            f"AP was {best:.3f} and rising after {len(run.rows)} epochs of {images:,} images; the recipe has "
+            f"{recipe.epochs} epochs.",
+            f"Use {argument('epochs', recipe.epochs)}, or resume the run with more epochs.",
+            SETTINGS + 2,
+        )
+    if len(run.moved) >= 3 and (moved := float(run.moved[-2:].mean())) > 0.5 and best < 0.3 and not short:
+        yield Finding(
+            "The matching does not become stable.",
+            f"{moved:.0%} of the objects get another query from one evaluation to the next.",
+            "Train longer, or use a model whose queries start from proposals: "
+            f"{argument('model', 'dino-tiny')} or {argument('model', 'deformable-tiny')}.",
+            LITTLE + 9,
+        )

@@ -1,1 +1,0 @@
-"""What is probably wrong with data or a training, most likely first, each with its evidence and remedy."""
