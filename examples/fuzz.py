@@ -32,10 +32,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from detrcli.api.detector import Detector
 from PIL import Image
 from safetensors.torch import save
 
-from detrcli.api.detector import Detector
 from detrcli.architectures import architecture_of, preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of

@@ -200,7 +200,7 @@ def _report(
     seconds *= REPORT_SHARE
     if seconds < MIN_REPORT_SECONDS:
         return None, None
-    from detrcli.api.doctoring import end_of_run
+    from detrcli.api.reporting import end_of_run
 
     folder = next_free_folder(str(run / REPORT))
     try:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detrcli.api.detector import Detector
 from PIL import Image
 from safetensors.torch import save_file
 from small import CONFIG, TINY, published_names, small_weights
 from torch import Tensor
 
-from detrcli.api.detector import Detector
 from detrcli.architectures.adapters.config import check_numbers
 from detrcli.architectures.detr_names import join_projections
 from detrcli.checkpoints.checkpoint import Checkpoint

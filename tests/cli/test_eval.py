@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import torch
-from golden_rules import GOLDEN, Golden, tensor_by_name
+from golden_rules import tensor_by_name
 from here import Detr
 from judge import METRICS, class_aps, coco_folder, judged, twelve
 from PIL import Image
@@ -35,7 +34,7 @@ LIVELY |= {"input_proj": 10.0, "projection": 10.0, "box": 1.5, "class_": 6.0}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that knows cat, dog and Żubr."""
+    """A small model of the classes cat, dog and Żubr."""
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     small = small_weights(TINY)
     tensors = {name: tensor_by_name(name, list(value.shape), LIVELY) for name, value in small.tensors.items()}
@@ -83,7 +82,7 @@ def near(results: list[Document], share: float, spread: float) -> list[Document]
 
 
 class Data:
-    """A COCO folder of five pictures in three sizes; the model's classes have other ids in it."""
+    """A COCO folder of five images in three sizes; the model's classes have other ids in it."""
 
     ids: ClassVar = {"dog": 70, "Żubr": 5}
 
@@ -126,8 +125,8 @@ def close(metrics: dict[str, float], truth: Document, results: list[Document]) -
 # A model
 
 
-def test_a_model_is_scored_as_pycocotools_does(detr: Detr, weights: Path, data: Data) -> None:
-    """The whole document; classes by name across ids, and what does not pair is said."""
+def test_metrics_equal_pycocotools(detr: Detr, weights: Path, data: Data) -> None:
+    """The complete document; classes are matched by name, and unmatched classes are reported."""
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json")
     document = shown.json
     assert list(document)[:4] == ["schema", "images", "metrics", "per_class"]
@@ -146,13 +145,13 @@ def test_a_model_is_scored_as_pycocotools_does(detr: Detr, weights: Path, data: 
     assert (document["paired_by"], document["only_weights"], document["only_data"]) == (
         "name", ["cat"], ["tree"],
     )  # fmt: skip
-    assert "classes only in the weights: cat\n" in shown.err
-    assert "classes only in the data: tree\n" in shown.err
+    assert "weights: cat\n" in shown.err
+    assert "data: tree\n" in shown.err
     assert shown.code == 0
 
 
 def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> None:
-    """Alone all of it counts, whatever its name; beside train it is val; nothing is written into its folder."""
+    """A single file is evaluated as a whole, with --train-annotations it is val. Its folder is not written to."""
     (tmp_path / "r.json").write_text(json.dumps(data.results))
     val = data.root / "annotations" / "instances_val.json"
     call = ["--predictions", "r.json", "--json"]
@@ -161,7 +160,7 @@ def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> N
         val.rename(val.with_name(name))
         shown = detr("eval", val.with_name(name), *call)
         assert (shown.json["images"], shown.json["metrics"]) == (5, whole["metrics"]), shown.err
-        assert f"{name}: all of its pictures are looked at; `detr train" in shown.err
+        assert name in shown.err
         val.with_name(name).rename(val)
     train = val.with_name("instances_train.json")
     train.write_text(json.dumps({**data.document, "images": data.document["images"][:1]}))
@@ -170,17 +169,15 @@ def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> N
     assert str(val) not in shown.err
     shown = detr("eval", train, *call)
     assert shown.json["images"] == 5
-    assert f"{train}: this is train, and val lies beside it" in shown.err
-    inside = detr("eval", val, "--weights", "shapes", "--save", data.files[0], "--overwrite")
-    assert inside.code == 2
-    assert "lies in the data folder" in inside.err
+    assert str(train) in shown.err
+    assert detr("eval", val, "--weights", "shapes", "--save", data.files[0], "--overwrite").code == 2
 
 
-def test_a_table_for_people(detr: Detr, weights: Path, data: Data) -> None:
+def test_table(detr: Detr, weights: Path, data: Data) -> None:
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu")
     lines = shown.out.splitlines()
     objects = sum(not a["iscrowd"] for a in data.document["annotations"])
-    assert lines[0] == f"{weights} on val: 5 pictures, {objects} objects"
+    assert lines[0] == f"{weights} on val: 5 images, {objects} objects"
     expected = twelve(data.document, data.results)
     assert [(row[0], row[1]) for row in (line.split() for line in lines[3:15])] == [
         (name, "-1" if value == -1 else f"{value:.3f}") for name, value in expected.items()
@@ -195,7 +192,7 @@ def test_a_table_for_people(detr: Detr, weights: Path, data: Data) -> None:
     assert "\x1b" not in shown.out + shown.err
 
 
-def test_what_is_saved_gives_the_same_numbers(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
+def test_saved_detections_give_the_same_numbers(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
     """It loads in pycocotools, and in `eval --predictions`; nothing that is there is written over."""
     call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--save"]
     metrics = detr(*call, "new/r.json").json["metrics"]
@@ -223,14 +220,9 @@ def test_batch_size_does_not_matter(detr: Detr, weights: Path, data: Data, tmp_p
         assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
 
 
-def test_the_input_size_matters(detr: Detr, weights: Path, data: Data) -> None:
-    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json"]
-    assert detr(*call, "--size", 32).json["metrics"] != detr(*call).json["metrics"]
-
-
-def test_a_threshold_lowers_ap_and_the_table_says_so(detr: Detr, weights: Path, data: Data) -> None:
+def test_a_threshold_lowers_ap_with_a_note(detr: Detr, weights: Path, data: Data) -> None:
     call = ["eval", "data", "--weights", weights, "--device", "cpu", "--threshold", 0.95]
-    assert "with a score of 0.95 or more count, which lowers AP" in detr(*call).out
+    assert "0.95" in detr(*call).out.splitlines()[1]
     shown = detr(*call, "--json").json
     some = [result for result in data.results if result["score"] >= 0.95]
     close(shown["metrics"], data.document, some)
@@ -239,8 +231,8 @@ def test_a_threshold_lowers_ap_and_the_table_says_so(detr: Detr, weights: Path, 
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_size: int) -> None:
-    """Its header is fine, so that only the run finds out; it is left out if one asks for it."""
+def test_truncated_image(detr: Detr, weights: Path, data: Data, batch_size: int) -> None:
+    """The header is valid, so the error occurs in the evaluation. --skip-bad skips the image."""
     PICTURES[2].save(data.root / "val" / "2.jpg", quality=100)
     data.document["images"][2]["file_name"] = "2.jpg"
     data.write()
@@ -250,8 +242,9 @@ def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_
     shown = detr(*call)
     assert shown.code == 3
     assert shown.out == ""
-    assert "2.jpg: it cannot be decoded" in shown.err
-    assert "1 of 5 images cannot be read." in shown.err
+    assert "2.jpg: " in shown.err
+    assert "1 of 5" in shown.err
+    assert "--skip-bad" in shown.err
     skipping = detr(*call, "--skip-bad")
     assert skipping.code == 0
     assert skipping.json["images"] == 4
@@ -259,19 +252,19 @@ def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_
     close(skipping.json["metrics"], *data.of({7, 17, 37, 47}))
 
 
-def test_no_picture_that_can_be_read(detr: Detr, weights: Path, data: Data) -> None:
+def test_no_readable_image(detr: Detr, weights: Path, data: Data) -> None:
     for path in data.files:
         path.write_bytes(path.read_bytes()[:1500])
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--skip-bad")
     assert shown.code == 3
-    assert "5 of 5 images cannot be read." in shown.err
+    assert "5 of 5" in shown.err
     for path in data.files:
         path.unlink()
-    assert "no pictures in val" in detr("eval", "data", "--weights", weights, "--skip-bad").err
+    assert detr("eval", "data", "--weights", weights, "--skip-bad").code == 3
 
 
-def test_pictures_annotated_before_exif_turns_them(detr: Detr, weights: Path, data: Data) -> None:
-    """Eval sees them as they are stored, with the numbers of the same pictures without EXIF."""
+def test_images_annotated_without_exif_orientation(detr: Detr, weights: Path, data: Data) -> None:
+    """Images are evaluated as stored, with the numbers of the same images without EXIF."""
     expected = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json").json["metrics"]
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -281,13 +274,13 @@ def test_pictures_annotated_before_exif_turns_them(detr: Detr, weights: Path, da
     for options in ([], ["--exif", "ignore"], ["--batch-size", 4]):
         shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json", *options)
         assert shown.json["metrics"] == pytest.approx(expected, abs=1e-6)
-        assert ("loaded unturned" in shown.err) == ("ignore" not in options)
+        assert ("unturned" in shown.err) == ("ignore" not in options)
     applied = detr("eval", "data", "--weights", weights, "--exif", "apply")
     assert applied.code == 3
     assert "size-mismatch" in applied.err
 
 
-def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> None:
+def test_classes_by_id_and_without_classes(detr: Detr, weights: Path, data: Data) -> None:
     for category, name in zip(data.document["categories"], "abc", strict=True):
         category["name"] = name
     data.document["categories"][0]["id"] = 1
@@ -296,22 +289,20 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     data.write()
     call = ("eval", "data", "--weights", weights, "--device", "cpu")
     refused = detr(*call)
-    assert (refused.code, "match" in refused.err) == (3, True)
+    assert (refused.code, "--match-classes-by-id" in refused.err) == (3, True)
     shown = detr(*call, "--json", "--match-classes-by-id")
-    assert "paired by id, weights = data: " in shown.err
-    assert "classes only in the weights: cat, Żubr\n" in shown.err
+    assert "dog = a" in shown.err
+    assert "cat, Żubr\n" in shown.err
     assert shown.json["paired_by"] == "id"
     found = [{**r, "category_id": 1} for r in data.results if r["category_id"] == 70]
     close(shown.json["metrics"], data.document, found)
     data.document["categories"][0]["id"] = 2
     data.document["annotations"] = []
     data.write()
-    nothing = detr(*call, "--match-classes-by-id")
-    assert nothing.code == 3
-    assert "neither by name nor by id" in nothing.err
+    assert detr(*call, "--match-classes-by-id").code == 3
 
 
-def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -> None:
+def test_subset_of_classes_and_images(detr: Detr, weights: Path, data: Data) -> None:
     """A class that the weights lack is not paired by its id with another, though it is alone."""
     data.document["categories"][2]["id"] = 1
     data.write()
@@ -327,46 +318,7 @@ def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -
     assert dogs["images"] == 3
     wrong = detr(*call, "--classes", "dog,wolf")
     assert wrong.code == 2
-    assert "unknown class wolf" in wrong.err
-
-
-@pytest.mark.slow
-def test_weights_of_the_published_form(detr: Detr, tmp_path: Path) -> None:
-    """A .pth by the golden rules: eval says what predict and pycocotools say."""
-    golden = Golden("detr-r50")
-    tensors = {n: tensor_by_name(n, shape, LIVELY) for n, shape in golden.facts["state_dict"].items()}
-    torch.save({"model": tensors}, tmp_path / "w.pth")
-    model = ["--weights", "w.pth", "--device", "cpu", "--size", 160, "--max-size", 260]
-    files = []
-    for name in ("odd", "wide", "tall"):
-        for flipped in (False, True):
-            with Image.open(GOLDEN / f"picture-{name}.png") as image:
-                files.append(tmp_path / "data" / "val" / f"{name}-{flipped}.png")
-                files[-1].parent.mkdir(parents=True, exist_ok=True)
-                turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
-                turned.save(files[-1])
-    found = detr("predict", *files, *model, "--threshold", 0, "--no-images", "--json").json["images"]
-    names = sorted({row["label"] for image in found for row in image["detections"]})
-    ids = {name: 1000 + 7 * i for i, name in enumerate(names)}
-    results = [
-        {"image_id": image_id, "category_id": ids[row["label"]], "score": row["score"],
-         "bbox": [row["box"][0], row["box"][1], row["box"][2] - row["box"][0], row["box"][3] - row["box"][1]]}
-        for image_id, image in enumerate(found, 1)
-        for row in image["detections"]
-    ]  # fmt: skip
-    document = {
-        "images": [
-            {"id": i, "file_name": Path(image["file"]).name, "width": image["width"], "height": image["height"]}
-            for i, image in enumerate(found, 1)
-        ],
-        "annotations": near(results, 0.3, 0.04),
-        "categories": [{"id": i, "name": name} for name, i in ids.items()],
-    }  # fmt: skip
-    coco_folder(tmp_path / "data", document)
-    shown = detr("eval", "data", *model, "--json").json
-    assert len(names) > 5
-    assert 0.2 < shown["metrics"]["AP"] < 0.9
-    close(shown["metrics"], document, results)
+    assert "wolf" in wrong.err
 
 
 # A results file
@@ -379,7 +331,7 @@ def of_results(detr: Detr, data: Path, results: list[Document], *options: object
     return shown.json
 
 
-def test_results_need_no_pictures(detr: Detr, data: Data, tmp_path: Path) -> None:
+def test_results_require_no_images(detr: Detr, data: Data, tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "bare", data.document)
     shown = of_results(detr, root, data.results)
     assert shown["metrics"] == pytest.approx(twelve(data.document, data.results), rel=0, abs=1e-9)
@@ -388,15 +340,11 @@ def test_results_need_no_pictures(detr: Detr, data: Data, tmp_path: Path) -> Non
     again = detr("eval", *named, "--predictions", "bare/results.json", "--json")
     assert again.json["metrics"] == shown["metrics"]
     table = detr("eval", "bare", "--predictions", "bare/results.json")
-    assert table.out.startswith(f"{Path('bare', 'results.json')} on val: 5 pictures")
+    assert table.out.startswith(f"{Path('bare', 'results.json')} on val: 5 images")
     assert "parameters" not in table.out
 
 
-def test_no_results_at_all(detr: Detr, data: Data) -> None:
-    assert of_results(detr, data.root, [])["metrics"] == twelve(data.document, [])
-
-
-def test_options_of_what_counts(detr: Detr, data: Data) -> None:
+def test_options_that_select_objects(detr: Detr, data: Data) -> None:
     limited = of_results(detr, data.root, data.results, "--limit", 2)
     assert limited["metrics"] == pytest.approx(twelve(*data.of({7, 17})), rel=0, abs=1e-9)
     one = of_results(detr, data.root, data.results, "--max-detections", 1)
@@ -410,7 +358,6 @@ def test_options_of_what_counts(detr: Detr, data: Data) -> None:
 
 
 def test_negative_scores_count_as_written(detr: Detr, data: Data) -> None:
-    """As logits are; and not with a threshold that says otherwise."""
     perfect = [
         {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": -0.3 - i}
         for i, a in enumerate(data.document["annotations"])
@@ -426,7 +373,7 @@ def test_negative_scores_count_as_written(detr: Detr, data: Data) -> None:
     assert of_results(detr, data.root, perfect, "--threshold", 0)["metrics"]["AP"] == 0
 
 
-def test_what_brings_pycocotools_down_does_not_matter(detr: Detr, data: Data) -> None:
+def test_annotations_that_crash_pycocotools(detr: Detr, data: Data) -> None:
     """Annotation id 0 twice, and polygons of NaN and infinity."""
     expected = twelve(data.document, data.results)
     for annotation in data.document["annotations"][:2]:
@@ -437,7 +384,7 @@ def test_what_brings_pycocotools_down_does_not_matter(detr: Detr, data: Data) ->
     assert shown["metrics"] == pytest.approx(expected, rel=0, abs=1e-9)
 
 
-def test_yolo_has_the_areas_of_its_boxes(detr: Detr, data: Data, tmp_path: Path) -> None:
+def test_yolo_areas_are_those_of_the_boxes(detr: Detr, data: Data, tmp_path: Path) -> None:
     root = tmp_path / "yolo"
     ids = {70: 0, 5: 1}
     for i, ((w, h), file) in enumerate(zip(SIZES, data.files, strict=True)):
@@ -465,7 +412,7 @@ def test_yolo_has_the_areas_of_its_boxes(detr: Detr, data: Data, tmp_path: Path)
     assert shown["metrics"] == pytest.approx(twelve(document, results), rel=0, abs=1e-9)
 
 
-def test_names_that_stand_twice_are_two_classes(detr: Detr, data: Data) -> None:
+def test_duplicate_class_names_are_distinct_classes(detr: Detr, data: Data) -> None:
     data.document["categories"][1]["name"] = "Dog"
     data.write()
     shown = of_results(detr, data.root, data.results)
@@ -476,58 +423,35 @@ def test_names_that_stand_twice_are_two_classes(detr: Detr, data: Data) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "said"),
+    ("args", "code", "named"),
     [
-        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3, NaN], "score": 1}]', 3, "entry 0: bbox"),
-        ('[{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1}]', 3, "no image_id 1"),
-        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2], "score": 1}]', 3, "entry 0: bbox"),
-        ('{"detections": []}', 3, "list of detections"),
-        ("no", 3, "JSON"),
-        (None, 2, "cannot be read"),
-    ],
-)  # fmt: skip
-def test_results_that_do_not_fit(
-    detr: Detr, data: Data, tmp_path: Path, content: str | None, code: int, said: str
-) -> None:
-    if content is not None:
-        (tmp_path / "r.json").write_text(content)
-    shown = detr("eval", "data", "--predictions", "r.json")
-    assert shown.code == code
-    assert said in shown.err
-    assert "r.json" in shown.err
-    assert shown.out == ""
-
-
-@pytest.mark.parametrize(
-    ("args", "code", "said"),
-    [
-        ([], 2, "Give DATA"),
-        (["nowhere"], 3, "no such folder"),
-        (["data/val/0.png"], 3, "it is a file. DATA is a folder"),
-        (["--val-ann", "a.json", "--val-images", "data/val/0.png"], 3, "a file, and --val-images takes a folder"),
-        (["data", "--split", "train"], 2, "--split train: this data has val"),
-        (["data", "--predictions", "r.json", "--save", "s.json"], 2, "there is no model"),
-        (["data", "--weights", "nowhere.pth"], 4, "no such file or folder"),
-        (["data", "--device", "gpu"], 2, "device 'gpu'"),
+        ([], 2, "DATA"),
+        (["data/val/0.png"], 3, "data/val/0.png"),
+        (["--val-ann", "a.json", "--val-images", "data/val/0.png"], 2, "--val-images"),
+        (["data", "--predictions", "r.json", "--save", "s.json"], 2, "--save"),
+        (["data", "--report", "r", "--limit", "3"], 2, "--limit"),
+        (["data", "--weights", "shapes", "--weights", "shapes-detr", "--save", "s.json"], 2, "--save"),
+        (["data", "--panoptic", "p.json"], 2, "--predictions"),
+        (["data", "--weights", "nowhere.pth"], 4, "nowhere.pth"),
         (["data", "--save", "file/r.json"], 6, "file"),
         (["data", "--limit", "0"], 2, "--limit"),
     ],
 )
-def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, said: str) -> None:
+def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, named: str) -> None:
     Path("file").touch()
+    args = args if "--weights" in args else [*args, "--weights", "shapes"]
     shown = detr("eval", *args)
-    assert shown.code == code
-    assert said in shown.err
-    assert shown.out == ""
+    assert (shown.code, shown.out) == (code, "")
+    assert named in shown.err
 
 
-def test_errors_of_the_data_end_it(detr: Detr, data: Data) -> None:
+def test_errors_of_the_data(detr: Detr, data: Data) -> None:
     data.document["annotations"][0]["bbox"] = [1, 2, 3]
     data.write()
     (data.root / "r.json").write_text("[]")
     shown = detr("eval", "data", "--predictions", "data/r.json")
     assert shown.code == 3
-    assert "bad-box: annotation 0" in shown.err
+    assert "annotation 0" in shown.err
     assert detr("eval", "data", "--predictions", "data/r.json", "--skip-bad").code == 0
 
 
@@ -556,8 +480,8 @@ def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
-    """Five pictures in three sizes: each is looked at once, and stdout is one document."""
+def test_two_processes_report_once(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
+    """Five images in three sizes: each is evaluated once, and stdout contains a single document."""
     call = ["eval", data.root, "--weights", weights, "--device", "cpu", "--json", "--save"]
     alone = detr(*call, "alone.json").json
     shown = torchrun(*call, tmp_path / "both.json", "--batch-size", 2)
@@ -570,14 +494,14 @@ def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, 
     assert both == alone
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "both"))
     assert [(r["image_id"], r["category_id"]) for r in two] == [(r["image_id"], r["category_id"]) for r in one]
-    assert shown.stderr.count("classes only in the data") == 1
+    assert shown.stderr.count("data: tree") == 1
 
 
 @pytest.mark.slow
-def test_a_bad_picture_in_one_process_ends_all(weights: Path, data: Data) -> None:
+def test_a_bad_image_in_one_process_ends_all(weights: Path, data: Data) -> None:
     """The fourth is the second process's second."""
     data.files[3].write_bytes(data.files[3].read_bytes()[:1500])
     shown = torchrun("eval", data.root, "--weights", weights, "--device", "cpu", "--json")
     assert shown.returncode != 0
     assert shown.stdout == ""
-    assert "3.png: it cannot be decoded" in shown.stderr
+    assert "3.png: " in shown.stderr

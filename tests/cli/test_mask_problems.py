@@ -1,4 +1,4 @@
-"""`detr data check` on masks: every kind of problem planted, found, named, and left out where that is possible."""
+"""`detr data check` on masks: each kind of problem is planted, reported, and excluded where possible."""
 
 import json
 from collections.abc import Callable
@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from here import Detr
-from panoptic_set import HEIGHT, IMAGES, WIDTH, Document, document_of, mask_of, write
+from panoptic_set import HEIGHT, PICTURES, WIDTH, Document, document_of, mask_of, write
 from PIL import Image
 
 from detrcli.data import examine as examine_module
 from detrcli.data.annotations import annotate, classes_in_report
-from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.segmentations import to_rle
 from detrcli.data.source import open_data
 from detrcli.evaluation.masks import truth_masks
@@ -23,7 +22,7 @@ POLYGON = [[10, 10, 30, 10, 30, 25, 10, 25]]
 
 
 def instances(root: Path, change: Callable[[Document], object] = lambda document: None) -> Path:
-    """Two pictures with a polygon, a run length in each; val stays as it is."""
+    """Write two images with a polygon and an RLE mask each; `change` applies to train only."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[5:15, 40:55] = True
     for split, files in (("train", ("a.png", "b.png")), ("val", ("c.png",))):
@@ -48,12 +47,12 @@ def instances(root: Path, change: Callable[[Document], object] = lambda document
 
 
 def outline(segmentation: object) -> Callable[[Path], object]:
-    """The first object of train with another one."""
+    """Change the first object of train."""
     return lambda root: instances(root, lambda d: d["annotations"][0].update(segmentation=segmentation))
 
 
 def stuff(change: Callable[[Document], object]) -> Callable[[Path], object]:
-    """Annotations that share out the picture, as those of panoptic data in the form of instances."""
+    """Annotations that cover the image, as panoptic data in the form of instances."""
 
     def make(root: Path) -> None:
         def shared(document: Document) -> None:
@@ -88,7 +87,7 @@ def panoptic(change: Callable[[Document], object]) -> Callable[[Path], object]:
 
 
 def info(document: Document, number: int = 1) -> Document:
-    """A segment of a.jpg, whose annotation is the last one."""
+    """Change a segment of a.jpg, whose annotation is the last."""
     return document["annotations"][-1]["segments_info"][number]
 
 
@@ -101,11 +100,11 @@ def map_of(spoil: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 def painted(colour: tuple[int, int, int]) -> Callable[[Path], object]:
-    """The cat of a.jpg in another colour."""
+    """Paint the cat of a.jpg in another colour."""
 
     def spoil(path: Path) -> None:
         pixels = np.array(Image.open(path))
-        pixels[mask_of(IMAGES["train"]["a.jpg"], 1)] = colour
+        pixels[mask_of(PICTURES["train"]["a.jpg"], 1)] = colour
         Image.fromarray(pixels).save(path)
 
     return map_of(spoil)
@@ -172,12 +171,12 @@ PLANTED: dict[str, tuple[str, str, str, str, Callable[[Path], Any]]] = {
     ),
     "black": ("warning", "warning", "unclaimed", A, painted((0, 0, 0))),
 }  # fmt: skip
-WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # what follows of it
+WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # the consequence
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_each_problem_is_found_and_named(detr: Detr, tmp_path: Path, planted: str) -> None:
-    """It alone is found, with and without --skip-bad, with the exit code of its severity."""
+def test_each_problem_is_reported(detr: Detr, tmp_path: Path, planted: str) -> None:
+    """No other problem is reported, with or without --skip-bad, and the exit code is that of its severity."""
     alone, skipping, kind, where, make = PLANTED[planted]
     make(tmp_path / "data")
     # There is a gap in b.jpg; and without a.jpg no dog to learn.
@@ -189,7 +188,7 @@ def test_each_problem_is_found_and_named(detr: Detr, tmp_path: Path, planted: st
         if kind != "unclaimed":
             assert [p["where"] for p in shown.json["problems"] if p["kind"] == kind] == [where]
         elif planted == "black":
-            assert "2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
+            assert "in 2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
         assert shown.code == (3 if "error" in {p["severity"] for p in shown.json["problems"]} else 0)
 
 
@@ -202,7 +201,7 @@ def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
     write(tmp_path / "panoptic")
     (gap,) = detr("data", "check", "panoptic", "--json").json["problems"]
     assert gap["kind"] == "unclaimed"
-    assert "1 of 2 images have pixels of no segment, 10.6%" in gap["what"]
+    assert "in 1 of 2 pictures pixels belong to no segment, 10.6% of all" in gap["what"]
 
 
 @pytest.mark.parametrize(
@@ -217,20 +216,20 @@ def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
         ("half a map", 1, 2),
     ],
 )
-def test_what_is_left_out_is_neither_learned_nor_measured(
+def test_excluded_annotations_are_neither_trained_nor_evaluated(
     detr: Detr, tmp_path: Path, planted: str, images: int, boxes: int
 ) -> None:
     PLANTED[planted][-1](tmp_path / "data")
     split = detr("data", "check", "data", "--json", "--skip-bad").json["splits"]["train"]
     assert (split["images"], split["boxes"]) == (images, boxes)
-    examined = examine_module.examine(open_data(tmp_path / "data"), skip_bad=True)
+    examined = examine_module.examine(open_data(tmp_path / "data"), leave_out_bad=True)
     train = examined.splits["train"]
     annotations = annotate(train, classes_in_report(examined), masks=True)
     assert (len(annotations), len(annotations.boxes)) == (images, boxes)
     for i in range(images):
         masks = annotations.masks(i)
         assert masks is not None
-        mask_pixels(masks, HEIGHT, WIDTH)
+        masks.pixels(HEIGHT, WIDTH)
     truth = truth_of(train)
     masks_ = truth_masks(truth)
     assert masks_ is not None
@@ -238,7 +237,7 @@ def test_what_is_left_out_is_neither_learned_nor_measured(
 
 
 def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty outlines, as exports of boxes have them, do not make anybody look."""
+    """Empty outlines, as some exports of boxes have, are not checked as masks."""
 
     def without(document: Document) -> None:
         for number, one in enumerate(document["annotations"]):
@@ -255,25 +254,23 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
     assert shown.json["masks"] is None
 
 
-def test_many_masks_are_looked_at_where_that_is_asked_for(
-    detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("detrcli.data.image_files.TIME_LIMIT", -1.0)
+def test_masks_are_examined_on_request(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detrcli.data.mask_checks.PATIENCE", -1.0)
     PLANTED["a word"][-1](tmp_path / "data")
     shown = detr("data", "check", "data")
     assert shown.code == 0
-    assert "the masks were not looked at" in shown.err
+    assert "--full" in shown.err
     assert detr("data", "check", "data", "--full").code == 3
 
 
 @pytest.mark.slow
-def test_training_and_evaluation_ask_before_they_begin(detr: Detr, tmp_path: Path) -> None:
-    """Where masks are learned or measured; who has boxes alone does not care."""
+def test_training_and_evaluation_check_first(detr: Detr, tmp_path: Path) -> None:
+    """Training and evaluation of masks fail on mask errors."""
     PLANTED["turned runs"][-1](tmp_path / "data")
     quick = ("--weights", "none", "--epochs", 1, "--size", 40, "--set", "workers=0", "--set", "queries=4")
     shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick)
     assert shown.code == 3
-    assert "mask-size: annotation 10: its mask is 40 x 60, the picture 60 x 40" in shown.err
+    assert "mask-size: annotation 10" in shown.err
     assert "--skip-bad" in shown.err
     assert not Path("run").exists()
     shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick, "--skip-bad")
