@@ -21,26 +21,21 @@ import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from letters import first, side
 from timing import show
-from torch import nn
 
 from detrcli.api.evaluating import evaluate
 from detrcli.api.training import train
-from detrcli.architectures import architectures, preset, register
-from detrcli.architectures.architecture import Architecture
-from detrcli.architectures.detr import class_head_rows, set_prediction_loss
-from detrcli.architectures.tiny import NORMS, TinyConfig
-from detrcli.config import ModelConfig
+from detrcli.architectures import Preset, architectures, preset, register
+from detrcli.architectures.common import SoftmaxArchitecture
+from detrcli.architectures.tiny import NORMS, SMALL_IMAGES, TinyConfig
 from detrcli.evaluation.errors import errors_of
 from detrcli.evaluation.thresholds import best_thresholds
-from detrcli.losses.scoring import Softmax
-from detrcli.model.dense_attention import DenseInspectable
 from detrcli.model.detr import DETR
 from detrcli.model.position import SinePosition
 from detrcli.model.tiny_backbone import TinyBackbone
@@ -49,65 +44,59 @@ from detrcli.render.plot import Panel, plot
 from detrcli.training.matching_history import read
 
 
-@dataclass(frozen=True)
-class PlainConfig(TinyConfig):
+class PlainTiny(SoftmaxArchitecture[TinyConfig]):
     """detr-tiny without its refining queries: learned ones, as the paper has them."""
 
+    name = "plain-tiny"
+    config = TinyConfig
+    presets: Mapping[str, TinyConfig] = {"plain-tiny": TinyConfig()}
+    preprocessing = SMALL_IMAGES
 
-def build_plain(config: PlainConfig) -> DETR:
-    """The network, with its random start."""
-    c = config
-    return DETR(
-        backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
-        position=SinePosition(c.dim),
-        encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
-        decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
-        dim=c.dim,
-        queries=c.queries,
-        rows=Softmax().num_logits(c.classes),
-    )
+    def build(self, config: TinyConfig) -> DETR:
+        c = config
+        return DETR(
+            backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
+            position=SinePosition(c.dim),
+            encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
+            decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
+            dim=c.dim,
+            queries=c.queries,
+            rows=self.scoring(c).num_logits(c.classes),
+        )
 
 
-register(
-    Architecture(
-        name="plain-tiny",
-        config=PlainConfig,
-        presets={"plain-tiny": PlainConfig()},
-        build=build_plain,
-        scoring=lambda config: Softmax(),
-        make_loss=set_prediction_loss,
-        inspect=DenseInspectable,
-        preprocessing=architectures()["detr-tiny"].preprocessing,
-        class_rows=lambda c: class_head_rows(c.dim, Softmax().num_logits(c.classes)),
-        query_rows=lambda c: {"queries.weight": nn.Embedding(c.queries, c.dim).weight.detach()},
-    )
-)
+register(PlainTiny())
 
-TINY = preset("dino-tiny")
-DEFORMABLE = preset("deformable-tiny")
+
+def changed(name: str, **changes: Any) -> Preset:
+    """A preset with other numbers."""
+    architecture, config = preset(name)
+    return Preset(architecture, replace(config, **changes))
+
+
 PLAINLY: Mapping[str, Any] = {"lr": 5e-4, "schedule": "cosine", "batch_size": 16}
 # The model, and settings of training, by what they are called. First what is added ...
-ADDED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
-    "plain DETR": (PlainConfig(), PLAINLY),
+ADDED: Mapping[str, tuple[Preset, Mapping[str, Any]]] = {
+    "plain DETR": (preset("plain-tiny"), PLAINLY),
     "+ refining queries (detr-tiny)": (preset("detr-tiny"), PLAINLY),
     "+ augmentation, EMA, clipping": (
         preset("detr-tiny"),
         {**PLAINLY, "augmentation": "strong", "ema": 0.998, "grad_clip": 1.0, "weight_decay_on": "matrices"},
     ),
-    "+ sampled points, proposals (deformable-tiny)": (DEFORMABLE, {"lr": 5e-4}),
-    "+ the recipe's learning rate": (DEFORMABLE, {}),
-    "+ quality loss, no encoder": (replace(TINY, denoising=0), {}),
-    "+ denoising (dino-tiny)": (TINY, {}),
+    "+ sampled points, proposals (deformable-tiny)": (preset("deformable-tiny"), {"lr": 5e-4}),
+    "+ the recipe's learning rate": (preset("deformable-tiny"), {}),
+    "+ quality loss, no encoder": (changed("dino-tiny", denoising=0), {}),
+    "+ denoising (dino-tiny)": (preset("dino-tiny"), {}),
 }
 # ... then what is left out of the last, or added to it.
-CHANGED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
-    "flips alone": (TINY, {"augmentation": "flip"}),
-    "no EMA": (TINY, {"ema": 0.0}),
-    "lr 1e-3": (TINY, {"lr": 1e-3}),
-    "one decoder layer": (replace(TINY, decoder_layers=1), {}),
-    "no decoder": (replace(TINY, decoder_layers=0, denoising=0), {}),
-    "an encoder layer": (replace(TINY, encoder_layers=1), {}),
-    "40 denoising queries": (replace(TINY, denoising=40), {}),
+CHANGED: Mapping[str, tuple[Preset, Mapping[str, Any]]] = {
+    "flips alone": (preset("dino-tiny"), {"augmentation": "flip"}),
+    "no EMA": (preset("dino-tiny"), {"ema": 0.0}),
+    "lr 1e-3": (preset("dino-tiny"), {"lr": 1e-3}),
+    "one decoder layer": (changed("dino-tiny", decoder_layers=1), {}),
+    "no decoder": (changed("dino-tiny", decoder_layers=0, denoising=0), {}),
+    "an encoder layer": (changed("dino-tiny", encoder_layers=1), {}),
+    "40 denoising queries": (changed("dino-tiny", denoising=40), {}),
 }
 WAYS = {**ADDED, **CHANGED}
 LAST = "+ denoising (dino-tiny)"
@@ -124,12 +113,10 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 
 def train_way(data: Path, folder: Path, name: str, seed: int, pictures: int) -> None:
     """Train one way with one seed."""
-    model, settings = WAYS[name]
-    for architecture in architectures().values():
-        presets: dict[str, ModelConfig] = architecture.presets  # type: ignore[assignment]  # for this process alone
-        presets.pop(MEASURED, None)
-        if architecture.config is type(model):
-            presets[MEASURED] = model
+    (architecture, config), settings = WAYS[name]
+    for known in architectures().values():
+        known.presets = {key: value for key, value in known.presets.items() if key != MEASURED}  # in this process
+    architecture.presets = {**architecture.presets, MEASURED: config}
     epochs = max(1, round(pictures / count(data)))
     chosen = {"epochs": epochs, "eval_every": max(1, epochs // 6), "workers": 0, "size": side(data), **settings}
     train(data, model=MEASURED, weights="none", seed=seed, out=folder, settings=chosen, report=False)

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_speed import examples, ours
 
 from detrcli.api.evaluating import evaluate
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import FastEngine
@@ -104,8 +104,8 @@ def inference() -> list[Panel]:
     by_batch = [(many, milliseconds(lambda many=many: engine(pictures(many, SIZE)))) for many in BATCHES]
     by_queries, law = [], []
     for queries in QUERIES:
-        config = replace(preset("detr-r50"), queries=queries)
-        wider = architecture_of(config).build(config).eval()
+        architecture, config = preset("detr-r50")
+        wider = architecture.build(replace(config, queries=queries)).eval()
         other = FastEngine(wider, CPU, "fp32")
         batch = pictures(1, SIZE)
         by_queries.append((queries, milliseconds(lambda other=other, batch=batch: other(batch))))
@@ -128,8 +128,8 @@ def inference() -> list[Panel]:
 
 
 def training() -> list[Panel]:
-    config = preset("detr-r50")
-    model = architecture_of(config).build(config)
+    architecture, config = preset("detr-r50")
+    model = architecture.build(config)
     sizes, batches = SIZES[:5], BATCHES
     by_size = [(size, milliseconds(ours("detr-r50", examples(2, size, size)), rounds=2)) for size in sizes]
     by_batch = [(many, milliseconds(ours("detr-r50", examples(many, SIZE, SIZE)), rounds=2)) for many in batches]
@@ -151,8 +151,7 @@ def training() -> list[Panel]:
 
 def charged(pictures: int, queries: int, objects: int) -> Callable[[], Any]:
     """Matching and loss of random predictions, six layers, forward and backward."""
-    config = preset("detr-r50")
-    architecture = architecture_of(config)
+    architecture, config = preset("detr-r50")
     loss = architecture.make_loss(config, architecture.loss)
     logits = torch.randn(6, pictures, queries, 92, requires_grad=True)
     where = torch.randn(6, pictures, queries, 4, requires_grad=True)

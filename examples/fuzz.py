@@ -36,7 +36,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from detrcli.api.detector import Detector
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
 from detrcli.checkpoints.formats.native import in_order
@@ -329,14 +329,12 @@ def zeros(shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
 def tiny() -> Checkpoint:
     """A whole model that is quick to build."""
     numbers = {"width": 8, "dim": 16, "heads": 2, "feed_forward": 16, "queries": 3, "classes": 2}
-    config = architecture_of(preset("detr-tiny")).changed(
-        preset("detr-tiny"), encoder_layers=1, decoder_layers=1, **numbers
-    )
+    architecture, config = preset("detr-tiny")
+    config = architecture.changed(config, encoder_layers=1, decoder_layers=1, **numbers)
     torch.manual_seed(0)
-    architecture = architecture_of(config)
     tensors = architecture.build(config).state_dict()
     sized = architecture.preprocessing.with_size(32, 64)
-    return Checkpoint("tiny", config, tensors, classes_by_index(2), sized, architecture.loss)
+    return Checkpoint("tiny", architecture, config, tensors, classes_by_index(2), sized, architecture.loss)
 
 
 def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:

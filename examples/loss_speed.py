@@ -14,7 +14,7 @@ from timing import compared, in_turn, show
 from transformers import DetrConfig
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.structures import Output, QueryGroup, Target
 
 LAYERS, QUERIES, CLASSES = 6, 100, 91
@@ -24,8 +24,7 @@ ROUNDS = 15
 
 def ways(images: int, objects: int) -> dict[str, Callable[[], float]]:
     """Both on the same predictions and objects."""
-    config = preset("detr-r50")
-    architecture = architecture_of(config)
+    architecture, config = preset("detr-r50")
     loss = architecture.make_loss(config, architecture.loss)
     theirs = DetrConfig(auxiliary_loss=True, use_timm_backbone=False, num_labels=CLASSES)
     logits = torch.randn(LAYERS, images, QUERIES, CLASSES + 1, requires_grad=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrcli.checkpoints.download import DownloadProgress, no_progress
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.errors import MachineError, UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import EngineName
+from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Detections
 from detrcli.system.devices import find_device
 
@@ -90,12 +90,12 @@ def bench(
     max_size: int | None = None,
     model: str | None = None,
     sha256: str | None = None,
-    progress: DownloadProgress = no_progress,
+    progress: Reporter = SILENT,
     note: Callable[[str], None] = lambda text: None,
 ) -> Benchmark:
     """Time every engine that is installed, in turn, on a picture; without one a picture of 640 x 480 is made."""
     place = find_device(device)
-    loaded = load_checkpoint(str(weights), model=model, sha256=sha256, progress=progress).resized(size, max_size)
+    loaded = load_checkpoint(str(weights), model=model, sha256=sha256, reporter=progress).resized(size, max_size)
     with tempfile.TemporaryDirectory() as folder:
         path = image or photograph(Path(folder) / "picture.jpg")
         with Image.open(path) as opened:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detrcli.checkpoints.download import DownloadProgress, no_progress
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.phrases import phrases_of
 from detrcli.errors import UsageError
@@ -12,6 +11,7 @@ from detrcli.inference.detector import Detector as _Detector
 from detrcli.inference.detector import ImageSource
 from detrcli.inference.engines import Engine, EngineName
 from detrcli.inference.export import CPU, Runtime, read_exported, runtime_of
+from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Detections
 from detrcli.system.devices import find_device
 
@@ -69,7 +69,7 @@ def load(
     text: Text = None,
     class_names: Sequence[str] = (),
     engine: EngineName | None = None,
-    progress: DownloadProgress = no_progress,
+    progress: Reporter = SILENT,
     note: Callable[[str], None] = lambda text: None,
 ) -> Detector:
     """A detector from anything that `--weights` takes: a name, a file, a folder, `hf:OWNER/NAME`, a URL.
@@ -83,7 +83,7 @@ def load(
     if phrases is None and (runtime := runtime_of(str(weights))):
         return _exported(Path(weights), runtime, device, precision, engine, size, max_size)
     loaded = load_checkpoint(
-        str(weights), model=model, sha256=sha256, progress=progress, phrases=phrases, class_names=class_names
+        str(weights), model=model, sha256=sha256, reporter=progress, phrases=phrases, class_names=class_names
     )
     return Detector.of(loaded.resized(size, max_size), device, precision or "fp32", engine, note)
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from detrcli.checkpoints.download import DownloadProgress, no_progress
-from detrcli.checkpoints.formats.header import known_variant
+from detrcli.checkpoints.formats.header import architecture_in
 from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine, masks_examined
 from detrcli.data.source import BUILT_IN
@@ -18,6 +17,7 @@ from detrcli.data.spec import DataSpec, Files, Note, no_note, tell_problems
 from detrcli.doctor.finding import Finding
 from detrcli.errors import DataError, DetrError, UsageError, WeightsError
 from detrcli.evaluation.evaluator import Evaluator
+from detrcli.reporter import SILENT, Reporter
 from detrcli.system import distributed
 from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
@@ -80,7 +80,7 @@ class Hooks:
 
     note: Note = no_note
     watch: Watch = lambda what: nullcontext(lambda: None)
-    download: Callable[[], AbstractContextManager[DownloadProgress]] = lambda: nullcontext(no_progress)
+    download: Callable[[], AbstractContextManager[Reporter]] = lambda: nullcontext(SILENT)
     report: Callable[[torch.device], AbstractContextManager[TrainingListener]] = lambda device: nullcontext(Silent())
 
 
@@ -161,7 +161,7 @@ def train(
             architecture = initial.checkpoint.architecture
         else:
             with _understood(Path(str(resume))):
-                architecture = known_variant(state["weights"], str(resume))
+                architecture = architecture_in(state["weights"], str(resume))
         if architecture.detector is not None:  # it has a mask head on that
             examined = _with_masks(examined, hooks, leave_out_bad=spec.skip_bad)
             taken = prepare_data(spec.name, examined)

@@ -1,9 +1,9 @@
-"""The classes of the published weights: COCO's own ids are the indices, and the gaps between them stay unused."""
+"""The classes of the published weights. COCO's ids are the indices; the gaps between them are unused."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-_NAMES = {
+THINGS = {
     1: "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant",
     13: "stop_sign parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe",
     27: "backpack umbrella",
@@ -17,15 +17,8 @@ _NAMES = {
     84: "book clock vase scissors teddy_bear hair_drier toothbrush",
 }
 
-UNUSED = "N/A"
-
-NAMES = [UNUSED] * 91
-for _first, _names in _NAMES.items():
-    for _id, _name in enumerate(_names.split(), _first):
-        NAMES[_id] = _name.replace("_", " ")
-
-# What has no number of its own in a picture: sky, grass, walls. Its ids follow those of the things.
-_STUFF = {
+# Sky, grass, walls and other classes without instances.
+STUFF = {
     92: "banner blanket",
     95: "bridge",
     100: "cardboard",
@@ -56,17 +49,26 @@ _STUFF = {
     "food-other-merged building-other-merged rock-merged wall-other-merged rug-merged",
 }
 
-PANOPTIC_NAMES = [*NAMES, *[UNUSED] * (250 - len(NAMES))]
-for _first, _names in _STUFF.items():
-    for _id, _name in enumerate(_names.split(), _first):
-        PANOPTIC_NAMES[_id] = _name
+UNUSED = "N/A"
 
-# LABEL_ and a number is what transformers writes where nobody gave a name.
+
+def _names(size: int, *tables: Mapping[int, str]) -> list[str]:
+    names = [UNUSED] * size
+    for table in tables:
+        for first, group in table.items():
+            for index, name in enumerate(group.split(), first):
+                names[index] = name.replace("_", " ")
+    return names
+
+
+NAMES = _names(91, THINGS)
+PANOPTIC_NAMES = _names(250, THINGS, STUFF)
+# transformers writes LABEL_ and the index for a class without a name.
 UNNAMED = re.compile(rf"{UNUSED}|LABEL_\d+")
 
 
 def things_among(names: Sequence[str]) -> list[bool] | None:
-    """Which of COCO's panoptic classes are things; None where some have other names, or none is stuff."""
+    """Return which of COCO's panoptic classes are things; None if there are other classes, or no stuff."""
     named = {name for name in names if not UNNAMED.fullmatch(name)}
     things = set(NAMES)
     if not named <= set(PANOPTIC_NAMES) or named <= things:

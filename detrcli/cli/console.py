@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from detrcli.reporter import Reporter
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 
@@ -142,21 +143,20 @@ def counting(what: str) -> Callable[[int], AbstractContextManager[Callable[[], N
     return watch
 
 
-class DownloadStatus(_Bar):
+class DownloadStatus(_Bar, Reporter):
     """Says what is being fetched: a bar on a terminal, a line elsewhere."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._announced = False
+    @contextmanager
+    def progress(self, what: str, total: int | None = None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+        if is_terminal(sys.stderr):
+            from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        if not self._announced:
-            self._announced = True
-            if is_terminal(sys.stderr):
-                from rich.progress import DownloadColumn, TransferSpeedColumn
+            self._start(what, total, [DownloadColumn(), TransferSpeedColumn()])
+        else:
+            warn(what + (f" ({total / 1e6:.0f} MB)" if total else ""))
 
-                self._start(f"fetching {name}", total, [DownloadColumn(), TransferSpeedColumn()])
-            else:
-                warn(f"fetching {name}" + (f" ({total / 1e6:.0f} MB)" if total else ""))
-        if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
+        def advance(steps: int) -> None:
+            if self._bar:
+                self._bar.advance(self._task, steps)
+
+        yield advance

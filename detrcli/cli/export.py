@@ -24,7 +24,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a model for onnxruntime or OpenVINO."""
-    from detrcli.checkpoints.known import EXPORTS
+    from detrcli.checkpoints.registry import EXPORTS
     from detrcli.cli.outputs import check_ending, check_free
 
     ending = EXPORTS[format_]

@@ -12,7 +12,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
     """List weights with a name, and families of models."""
     from dataclasses import asdict
 
-    from detrcli.architectures import architecture_of, preset
+    from detrcli.architectures import preset
     from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
     from detrcli.checkpoints.download import cached_path
     from detrcli.checkpoints.load import load_checkpoint
@@ -22,8 +22,8 @@ def models(json: Json = False, debug: Debug = False) -> None:
     known_families: dict[str, Family] = {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}
     rows = []
     for name, known in PUBLISHED.items():
-        config = preset(name)
-        backbone = architecture_of(config).summary(config)
+        architecture, config = preset(name)
+        backbone = architecture.summary(config)
         here = cached_path(known.url, known.sha256).exists()
         rows.append((name, backbone, known.parameters, "COCO val2017", known.ap, known.bytes, here))
     for name, shipped in SHIPPED.items():

@@ -25,7 +25,7 @@ THRESHOLD = 0.7  # the score from which a query counts as a detection, where not
 
 def known_weights(value: str) -> str:
     """A mistyped name is told at once: torch takes seconds to import, and data may take minutes to check."""
-    from detrcli.checkpoints.known import check_weights
+    from detrcli.checkpoints.registry import check_weights
 
     check_weights(value)
     return value

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from detrcli.architectures import architecture_of
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.doctor.finding import BROKEN, IMPOSSIBLE, LITTLE, SETTINGS, Finding
@@ -52,8 +51,8 @@ def of_run(run: RunFacts) -> Iterator[Finding]:
 
 def _recipe(run: RunFacts) -> Settings:
     """What the model's own recipe says for this data."""
-    architecture = architecture_of(run.checkpoint.config)
-    recipe: dict[str, Any] = dict(architecture.recipe_for(run.checkpoint.config, facts_of(run.data.train)))
+    architecture = run.checkpoint.architecture
+    recipe: dict[str, Any] = dict(architecture.recipe(run.checkpoint.config, facts_of(run.data.train)))
     return make_settings({}, recipe)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import checksum, from_header, header_of
-from detrcli.checkpoints.known import EXPORTS
+from detrcli.checkpoints.registry import EXPORTS
 from detrcli.errors import MachineError, UsageError, WeightsError
 from detrcli.inference.engines import Engine, EngineName, PlainEngine
 from detrcli.losses.scoring import Scoring
@@ -100,7 +100,7 @@ class LastLayer(nn.Module):
 
 def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     """The network of these weights as a torch.export.ExportedProgram."""
-    if checkpoint.architecture.phrases is not None:
+    if checkpoint.architecture.takes_phrases:
         raise UsageError(
             f"{checkpoint.source}: models that look for phrases are not exported; --engine plain or fast computes them."
         )

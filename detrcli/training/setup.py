@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import Preset, preset
 from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.download import DownloadProgress, no_progress
 from detrcli.checkpoints.fit import fit, with_mask_head
 from detrcli.checkpoints.formats import backbone
 from detrcli.checkpoints.formats.header import from_header
@@ -27,6 +26,7 @@ from detrcli.data.examine import DatasetReport
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.model.detection_transformer import Frozen
+from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Classes
 from detrcli.system import distributed
 from detrcli.system.text import preview
@@ -106,9 +106,7 @@ class Initial:
     notes: Sequence[str]  # lines for the user
 
 
-def initialize(
-    given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress = no_progress
-) -> Initial:
+def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter = SILENT) -> Initial:
     """The weights that a user's settings ask for, fitted to the classes, with the recipe of their model for the rest.
 
     The seed decides what is fresh.
@@ -118,9 +116,9 @@ def initialize(
     preset(model)  # which must be there
     source = asked.weights or (model if model in PUBLISHED else FROM_SCRATCH)
     if source == FROM_SCRATCH:
-        initial = _from_scratch(model, given, classes, facts, progress)
+        initial = _from_scratch(model, given, classes, facts, reporter)
     else:
-        initial = _from_weights(source, given, classes, facts, progress)
+        initial = _from_weights(source, given, classes, facts, reporter)
     settings, checkpoint = initial.settings, initial.checkpoint
     architecture = checkpoint.architecture
     checkpoint = replace(
@@ -151,14 +149,14 @@ def resumed(state: Mapping[str, Any], data: Data) -> Initial:
 
 
 def _from_weights(
-    source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
+    source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter
 ) -> Initial:
     asked = make_settings(given)
     for key in ("norm", "backbone_weights"):
         if getattr(asked, key) is not None:
             raise UsageError(f"{key} is for training from scratch (--weights none); {source} brings its own.")
-    loaded, notes = _load(source, asked, progress)
-    settings = make_settings(given, loaded.architecture.recipe_for(loaded.config, facts))
+    loaded, notes = _load(source, asked, reporter)
+    settings = make_settings(given, loaded.architecture.recipe(loaded.config, facts))
     torch.manual_seed(settings.seed)
     fitted = fit(loaded, classes, settings.queries)
     kept, fresh, dropped = (
@@ -179,26 +177,27 @@ def _from_weights(
     )
 
 
-def _load(source: str, asked: Settings, progress: DownloadProgress) -> tuple[Checkpoint, list[str]]:
+def _load(source: str, asked: Settings, reporter: Reporter) -> tuple[Checkpoint, list[str]]:
     """The weights, with a fresh mask head where such a model is asked for and they have none; and notes of that."""
-    detector = asked.model and architecture_of(preset(asked.model)).detector
+    detector = asked.model and preset(asked.model).architecture.detector
     if asked.model and detector:
-        loaded = load_checkpoint(source, progress=progress)
+        loaded = load_checkpoint(source, reporter=reporter)
         if loaded.architecture is detector:
             torch.manual_seed(asked.seed)
             return with_mask_head(loaded, asked.model), [f"{source} has no mask head: a new one is put on it"]
-    return load_checkpoint(source, model=asked.model, progress=progress), []
+    return load_checkpoint(source, model=asked.model, reporter=reporter), []
 
 
 def _from_scratch(
-    model: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
+    model: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter
 ) -> Initial:
-    config = preset(model)
-    architecture = architecture_of(config)
-    settings = make_settings(given, architecture.recipe_for(config, facts))
+    architecture, config = preset(model)
+    settings = make_settings(given, architecture.recipe(config, facts))
     torch.manual_seed(settings.seed)
     config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
-    source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
+    source = settings.backbone_weights or (
+        backbone.IMAGENET if backbone.has_imagenet_weights(Preset(architecture, config)) else FROM_SCRATCH
+    )
     norm: str | None = getattr(config, "norm", None)
     if source == FROM_SCRATCH and norm == "frozen":
         raise UsageError(
@@ -207,18 +206,26 @@ def _from_scratch(
         )
     tensors = architecture.build(config).state_dict()
     if source != FROM_SCRATCH:
-        tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
+        tensors = {**tensors, **backbone.backbone_weights(Preset(architecture, config), source, reporter)}
     start = source if source != FROM_SCRATCH else "random"
     notes = [f"{model} from scratch, backbone: {start}" + (f", norm: {norm}" if norm else "")]
     notes += _recipe_note(architecture, config, given, facts)
-    if model in PUBLISHED and facts.pictures < ENOUGH:
+    if model in PUBLISHED and facts.images < ENOUGH:
         notes.append(
-            f"warning: {facts.pictures:,} pictures are few for training from scratch: the published models took "
+            f"warning: {facts.images:,} pictures are few for training from scratch: the published models took "
             f"118,287, 300 to 500 times over; --weights {model} starts from one of them"
         )
     return Initial(
         settings,
-        Checkpoint(f"{model} from scratch", config, tensors, classes, architecture.preprocessing, architecture.loss),
+        Checkpoint(
+            f"{model} from scratch",
+            architecture,
+            config,
+            tensors,
+            classes,
+            architecture.preprocessing,
+            architecture.loss,
+        ),
         fresh_backbone=source == FROM_SCRATCH,
         freeze=settings.freeze or ("none" if source == FROM_SCRATCH else "stem"),
         notes=notes,
@@ -229,12 +236,10 @@ def _recipe_note(
     architecture: Architecture[Any], config: ModelConfig, given: Mapping[str, Any], facts: DataFacts
 ) -> list[str]:
     """What was chosen by the data and not by the user."""
-    if not callable(architecture.recipe):
+    if not architecture.recipe_uses_data:
         return []
     chosen = {
-        key: value
-        for key, value in architecture.recipe_for(config, facts).items()
-        if key in CHOSEN and key not in given
+        key: value for key, value in architecture.recipe(config, facts).items() if key in CHOSEN and key not in given
     }
     return [f"for {facts}: " + ", ".join(f"{key} {value}" for key, value in chosen.items())] if chosen else []
 

@@ -1,4 +1,4 @@
-"""DETR with its mask head as transformers saves it and holds it, against transformers' own answers."""
+"""DETR with its mask head as transformers saves it and has it in memory, against transformers' own predictions."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_hugging_face import KINDS, SMALL
 
-from detrcli.architectures.detr_masks import DETRMasksConfig
+from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.checkpoints.coco import PANOPTIC_NAMES
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
@@ -33,7 +33,7 @@ def model(request: pytest.FixtureRequest) -> Any:
                                         "decoder_attention_heads": 8}, **kind)  # fmt: skip
     model = transformers.DetrForSegmentation(config).eval()
     gains = {"out_proj": 6.0, "mask_head": 2.0}
-    # Values with a spread in every tensor, so that an exchange of two would show.
+    # Every tensor has different values, so that an exchange of two is noticed.
     model.load_state_dict(
         {
             name: tensor_by_name(name.replace("backbone.model", "backbone"), list(value.shape), gains)
@@ -55,14 +55,14 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def agrees(folder: Path, theirs: Any) -> None:
-    """On two pictures, each by itself and both padded to one size."""
+    """On two images, each alone and both padded to a size."""
     checkpoint = load_checkpoint(str(folder))
-    assert isinstance(checkpoint.config, DETRMasksConfig)
+    assert checkpoint.architecture is CONVOLUTIONAL
     ours = checkpoint.model()
     g = torch.Generator().manual_seed(0)
-    pictures = [torch.randn(3, 96, 128, generator=g), torch.randn(3, 64, 80, generator=g)]
+    first, second = torch.randn(3, 96, 128, generator=g), torch.randn(3, 64, 80, generator=g)
     queries = checkpoint.config.queries
-    for given in ([pictures[0]], [pictures[1]], pictures):
+    for given in ([first], [second], [first, second]):
         batch = collate(given)
         mask = None if batch.padding is None else (~batch.padding).long()
         answer = theirs(batch.images, pixel_mask=mask)
@@ -81,7 +81,7 @@ def test_predicts_as_transformers_does(model: Any, folder: Path) -> None:
 
 
 def test_names_in_memory(model: Any, folder: Path, tmp_path: Path) -> None:
-    """What `model.state_dict()` says, saved by hand; its names are others than those on disk."""
+    """Saved from `model.state_dict()`, whose names differ from those that save_pretrained writes."""
     in_memory = {name: value.contiguous() for name, value in model.state_dict().items()}
     on_disk = load_file(folder / "model.safetensors").keys()
     assert "mask_head.conv1.conv.weight" in in_memory.keys() - on_disk
@@ -90,8 +90,8 @@ def test_names_in_memory(model: Any, folder: Path, tmp_path: Path) -> None:
     agrees(tmp_path, model)
 
 
-def test_classes_come_along(folder: Path) -> None:
-    """With what is known of COCO's: which are stuff."""
+def test_classes(folder: Path) -> None:
+    """COCO's names tell which are stuff."""
     classes = load_checkpoint(str(folder)).classes
     assert classes.names.tolist() == list(NAMED.values())
     assert classes.things is not None
@@ -102,21 +102,21 @@ def test_classes_come_along(folder: Path) -> None:
 
 def test_commands_take_it(folder: Path, detr: Detr, tmp_path: Path) -> None:
     Image.linear_gradient("L").resize((96, 64)).convert("RGB").save(tmp_path / "a.png")
-    asked = ("a.png", "--weights", folder, "--no-images")
-    shown = detr("predict", *asked, "--threshold", 0, "--json")
+    options = ("a.png", "--weights", folder, "--no-images")
+    shown = detr("predict", *options, "--threshold", 0, "--json")
     assert shown.code == 0, shown.err
-    assert all("mask" in one for one in shown.json["images"][0]["detections"])
-    assert detr("predict", *asked, "--format", "panoptic", "--out", "maps").code == 0
-    semantic = detr("predict", *asked, "--format", "semantic", "--out", "classes")
+    assert all("mask" in detection for detection in shown.json["images"][0]["detections"])
+    assert detr("predict", *options, "--format", "panoptic", "--out", "maps").code == 0
+    semantic = detr("predict", *options, "--format", "semantic", "--out", "classes")
     assert semantic.code == 2
     assert "panoptic maps" in semantic.err
     looked = detr("visualize-attn", "a.png", "--weights", folder, "--query", 3, "--out", "a.jpg")
     assert looked.code == 0, looked.err
 
 
-def test_without_its_mask_head(folder: Path, tmp_path: Path) -> None:
-    """What lacks a part is no detector, and is told so."""
-    tensors = {name: one for name, one in load_file(folder / "model.safetensors").items() if "out_lay" not in name}
+def test_an_incomplete_mask_head(folder: Path, tmp_path: Path) -> None:
+    whole = load_file(folder / "model.safetensors")
+    tensors = {name: tensor for name, tensor in whole.items() if "out_lay" not in name}
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(WeightsError, match=r"2 missing: mask_head.last.bias"):

@@ -11,7 +11,7 @@ from here import Detr
 from PIL import Image
 from pycocotools import mask as rle
 from server import serving, whole
-from small import MASKED, published_names
+from small import CONFIG, published_names
 
 import detrcli
 from detrcli.checkpoints import registry
@@ -21,7 +21,7 @@ from detrcli.checkpoints import registry
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the published training script saves a small model with a mask head."""
     path = tmp_path_factory.mktemp("weights") / "masks.pth"
-    torch.save({"model": published_names(MASKED)}, path)
+    torch.save({"model": published_names(masks=True)}, path)
     return path
 
 
@@ -37,7 +37,7 @@ def test_masks_in_json_are_those_of_python(detr: Detr, weights: Path, picture: P
     shown = detr("predict", picture, *asked, "--json", "--out", "drawn")
     assert shown.code == 0, shown.err
     found = shown.json["images"][0]["detections"]
-    assert len(found) == MASKED.queries
+    assert len(found) == CONFIG.queries
     detector = detrcli.load(str(weights), device="cpu", size=64)
     detections = detector.predict(str(picture), threshold=0)
     assert detections.masks is not None
@@ -105,7 +105,7 @@ def test_a_published_name_is_fetched_and_has_masks(
 
 def test_panoptic_maps_and_their_file(detr: Detr, picture: Path, tmp_path: Path) -> None:
     """One PNG a picture, whose colours are the segments of the file; and it equals itself by panoptic quality."""
-    state = published_names(MASKED)
+    state = published_names(masks=True)
     state["detr.class_embed.bias"] = state["detr.class_embed.bias"] + torch.tensor([5.0, 4.0, 0, 0])
     state["mask_head.out_lay.bias"] = state["mask_head.out_lay.bias"] + 1
     torch.save({"model": state}, "sure.pth")

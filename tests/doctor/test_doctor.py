@@ -13,7 +13,7 @@ from here import Detr
 
 from detrcli.api.doctoring import Diagnosis, doctor
 from detrcli.api.training import TrainingResult, train
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.examine import examine
 from detrcli.data.make import make_shapes
@@ -109,12 +109,12 @@ def test_healthy_data(shapes: Path, tmp_path: Path, detr: Detr) -> None:
 @pytest.fixture
 def healthy(shapes: Path) -> RunFacts:
     """A training by the recipe of its model, that went well."""
-    config = replace(preset("dino-tiny"), queries=30)
-    architecture = architecture_of(config)
+    architecture, config = preset("dino-tiny")
+    config = replace(config, queries=30)
     data = prepare_data("shapes", examine(open_data(shapes)))
     checkpoint = Checkpoint(
-        source="run", config=config, tensors={}, classes=data.classes, preprocessing=architecture.preprocessing,
-        loss=architecture.loss,
+        source="run", architecture=architecture, config=config, tensors={}, classes=data.classes,
+        preprocessing=architecture.preprocessing, loss=architecture.loss,
     )  # fmt: skip
     return RunFacts(
         settings=Settings(

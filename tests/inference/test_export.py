@@ -212,7 +212,7 @@ def test_on_fifty_sizes(name: str, config: object, tmp_path: Path) -> None:
         ("onnx", DEFORMABLE),
         ("onnx", DINO_CONFIG),
         ("onnx", TWO_STAGE),
-        ("openvino", replace(preset("dino-tiny"), classes=3)),
+        ("openvino", replace(preset("dino-tiny").config, classes=3)),
     ],
     ids=["deformable", "dino", "two stages", "dino-tiny"],
 )

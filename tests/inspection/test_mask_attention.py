@@ -7,9 +7,9 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import CONFIG, MASKED, small_weights
+from small import CONFIG, masked_weights, small_weights
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
@@ -39,7 +39,7 @@ def looked(detr: Detr, *args: object) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def test_the_published_heads_attention(detr: Detr, picture: Image.Image, tmp_path: Path) -> None:
     """A softmax over all heads and cells together, written out here; a head is shown by its own share."""
-    checkpoint = small_weights(MASKED)
+    checkpoint = masked_weights()
     save(checkpoint, tmp_path / "w.safetensors")
     raw = looked(detr, *QUERIES, "--head", "all")
     model = checkpoint.model()
@@ -49,9 +49,9 @@ def test_the_published_heads_attention(detr: Detr, picture: Image.Image, tmp_pat
     hidden = output.decoder.hidden[-1, 0, [5, 0]]  # (2, C)
     keys = memory @ t["mask_head.attention.key.weight"].T + t["mask_head.attention.key.bias"]
     asked = hidden @ t["mask_head.attention.query.weight"].T + t["mask_head.attention.query.bias"]
-    heads = MASKED.heads
+    heads = CONFIG.heads
     logits = torch.einsum("nhc,shc->nhs", asked.view(2, heads, -1), keys.view(len(keys), heads, -1))
-    together = (logits * (MASKED.dim // heads) ** -0.5).flatten(1).softmax(1).view(2, heads, -1)
+    together = (logits * (CONFIG.dim // heads) ** -0.5).flatten(1).softmax(1).view(2, heads, -1)
     shares = together / together.sum(2, keepdim=True)
     np.testing.assert_allclose(raw["mask_attention"].reshape(2, heads, -1), shares, rtol=0, atol=1e-5)
     mean = looked(detr, *QUERIES)["mask_attention"].reshape(2, 1, -1)
@@ -60,7 +60,7 @@ def test_the_published_heads_attention(detr: Detr, picture: Image.Image, tmp_pat
 
 @torch.no_grad()
 def test_masks_are_those_of_predict(detr: Detr, picture: Image.Image, tmp_path: Path) -> None:
-    checkpoint = small_weights(MASKED)
+    checkpoint = masked_weights()
     save(checkpoint, tmp_path / "w.safetensors")
     raw = looked(detr, *QUERIES)
     found = detr(
@@ -87,8 +87,8 @@ def test_masks_are_those_of_predict(detr: Detr, picture: Image.Image, tmp_path: 
 @torch.no_grad()
 def test_a_product_goes_by_the_probability_of_its_pixels() -> None:
     torch.manual_seed(0)
-    config = preset("dino-tiny-masks")
-    model = architecture_of(config).build(config).eval()
+    architecture, config = preset("dino-tiny-masks")
+    model = architecture.build(config).eval()
     masks = model(Batch(torch.randn(1, 3, 64, 80), None)).last.masks
     asked = torch.tensor([0, 0]), torch.tensor([3, 7])
     maps = masks.attention(*asked)
@@ -106,7 +106,7 @@ def test_what_cannot_be_shown_is_told(detr: Detr, tmp_path: Path) -> None:
     assert shown.code == 2
     assert "no mask head" in shown.err
     assert detr(*args, "--self").code == 2
-    save(small_weights(MASKED), tmp_path / "m.safetensors")
+    save(masked_weights(), tmp_path / "m.safetensors")
     other = detr("visualize-attn", "a.png", "--weights", "m.safetensors", "--mask-head", "--layer", "all")
     assert other.code == 2
     assert "last layer" in other.err

@@ -8,8 +8,7 @@ import torch
 from cases import counted, random_boxes, random_target, seeds
 from hypothesis import strategies as st
 
-from detrcli.architectures import preset
-from detrcli.architectures.detr import set_prediction_loss
+from detrcli.architectures import detr, preset
 from detrcli.config import LossConfig
 from detrcli.errors import UsageError
 from detrcli.inspection.matching import (
@@ -26,11 +25,11 @@ from detrcli.losses.scoring import NO_OBJECT, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, l1_cost
 from detrcli.structures import Output, QueryGroup, Target
 
-CONFIG = preset("detr-r50")
+CONFIG = preset("detr-r50").config
 
 
 def matcher(**loss: object) -> HungarianMatcher:
-    return set_prediction_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]  # any of its fields
+    return detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]  # any of its fields
 
 
 MATCHERS = [matcher(), matcher(class_cost="log"), matcher(cost={"class": 2.0, "l1": 0.0, "giou": 0.5})]
@@ -133,7 +132,7 @@ def test_more_objects_than_queries() -> None:
 
 @counted(100, seeds(), st.integers(0, 4), st.sampled_from(["each", "last"]))
 def test_the_pairs_are_those_that_the_criterion_charges_for(g: torch.Generator, objects: int, matching: str) -> None:
-    criterion = set_prediction_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
+    criterion = detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
     group, target = random_group(g, 3, 6, 4), random_target(g, objects, 4)
     charged = criterion.compute_loss(Output(group), [target]).matches["decoder"]
     layers, kept = explain(group, target, criterion.matcher), queries_of(group, target, criterion.matcher)

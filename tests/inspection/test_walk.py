@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small import CONFIG, TINY, small_weights
+from small import CONFIG, TINY, architecture_of, small_weights
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.architectures.detr import DETRConfig
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
@@ -15,15 +15,16 @@ from detrcli.structures import Output, QueryGroup
 
 def hollow(config: ModelConfig) -> Detector:
     """A detector whose tensors have shapes and no numbers."""
+    architecture = architecture_of(config)
     with torch.device("meta"):
-        model = architecture_of(config).build(config).eval()
+        model = architecture.build(config).eval()
     classes = classes_by_index(config.classes)
-    checkpoint = Checkpoint("hollow", config, model.state_dict(), classes, Preprocessing(), LossConfig())
+    checkpoint = Checkpoint("hollow", architecture, config, model.state_dict(), classes, Preprocessing(), LossConfig())
     return Detector(checkpoint, torch.device("meta"), model=model)
 
 
 def test_the_published_model_at_800_x_600() -> None:
-    stops = walk(hollow(preset("detr-r50")), torch.empty(3, 800, 600, device="meta"))
+    stops = walk(hollow(preset("detr-r50").config), torch.empty(3, 800, 600, device="meta"))
     assert {stop.name: stop.shape for stop in stops} == {
         "picture": (3, 800, 600),
         "backbone": (2048, 25, 19),
@@ -52,7 +53,7 @@ def test_shapes_at_another_size_are_those_of_a_run_at_it(config: ModelConfig) ->
 
 
 def test_a_size_that_a_model_cannot_see() -> None:
-    assert shapes_at(hollow(preset("detr-r50")), 2000, 320) is not None
+    assert shapes_at(hollow(preset("detr-r50").config), 2000, 320) is not None
     assert shapes_at(hollow(DETRConfig(position="learned")), 2000, 320) is None
 
 

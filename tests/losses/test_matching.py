@@ -11,7 +11,8 @@ from cases import counted, group_of, random_boxes, random_prediction, random_tar
 from hypothesis import strategies as st
 from torchvision.ops import generalized_box_iou
 
-from detrcli.architectures.detr import DETRConfig, set_prediction_loss
+from detrcli.architectures import detr
+from detrcli.architectures.detr import DETRConfig
 from detrcli.boxes import cxcywh_to_xyxy, generalised_iou
 from detrcli.config import LossConfig
 from detrcli.errors import DataError, DivergedError, UsageError
@@ -24,7 +25,7 @@ from detrcli.structures import Match, Prediction, QueryGroup, Target
 
 def matcher_of(**choices: Any) -> HungarianMatcher:
     """The published matching, or with other choices."""
-    return set_prediction_loss(DETRConfig(), LossConfig(**choices)).matcher
+    return detr.ARCHITECTURE.make_loss(DETRConfig(), LossConfig(**choices)).matcher
 
 
 def by_layer(matcher: HungarianMatcher, layers: Sequence[Prediction], targets: Sequence[Target]) -> list[Match]:

@@ -4,7 +4,7 @@ Sigmoid scoring, a denoising group beside the decoder's queries, a backbone of t
 a fourth term of the loss, pictures of one exact size. One line makes it known: `register(sampler.ARCHITECTURE)`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrcli.architectures.architecture import Architecture
+from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.config import Layers, LossConfig, ModelConfig, Preprocessing, Width
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import HungarianMatcher
@@ -197,48 +197,44 @@ def centre(matched: Any) -> Tensor:
     return (matched.boxes[:, :2] - matched.truth[:, :2]).square().sum(-1)
 
 
-def make_loss(config: ModelConfig, loss: LossConfig) -> Criterion:
-    scoring = Sigmoid(top_k=20)
-    cost, weight = loss.cost, loss.loss
-    return Criterion(
-        scoring,
-        HungarianMatcher(
-            [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
-            loss.matching,
-        ),
-        [
-            class_loss(scoring, weight["class"]),
-            l1_loss(weight["l1"]),
-            giou_loss(weight["giou"]),
-            LossTerm("centre", weight["centre"], centre, per_object),
-        ],
-    )
-
-
-def class_rows(config: SamplerConfig) -> dict[str, Tensor]:
-    head, labels = nn.Linear(config.dim, config.classes), nn.Embedding(config.classes, config.dim)
-    return {
-        "class_head.weight": head.weight.detach(),
-        "class_head.bias": head.bias.detach(),
-        "label_contents.weight": labels.weight.detach(),
-    }
-
-
-ARCHITECTURE = Architecture(
-    name="sampler",
-    config=SamplerConfig,
-    presets={"sampler": SamplerConfig()},
-    build=Sampler,
-    scoring=lambda config: Sigmoid(top_k=20),
-    make_loss=make_loss,
-    inspect=SamplerInspectable,
-    preprocessing=Preprocessing(ExactSize(32, 48)),
-    class_rows=class_rows,
-    query_rows=lambda c: {"contents": torch.randn(c.queries, c.dim), "references": torch.randn(c.queries, 4)},
-    loss=LossConfig(
+class SamplerArchitecture(Architecture[SamplerConfig]):
+    name = "sampler"
+    config = SamplerConfig
+    presets: Mapping[str, SamplerConfig] = {"sampler": SamplerConfig()}
+    preprocessing = Preprocessing(ExactSize(32, 48))
+    loss = LossConfig(
         class_cost="focal",
         cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
         loss={"class": 2.0, "l1": 5.0, "giou": 2.0, "centre": 1.0},
-    ),
-    recipe={"lr": 2e-3, "schedule": "cosine", "grad_clip": 1.0},
-)
+    )
+
+    def build(self, config: SamplerConfig) -> Sampler:
+        return Sampler(config)
+
+    def scoring(self, config: SamplerConfig) -> Sigmoid:
+        return Sigmoid(top_k=20)
+
+    def make_loss(self, config: SamplerConfig, loss: LossConfig) -> Criterion:
+        scoring, cost, weight = self.scoring(config), loss.cost, loss.loss
+        return Criterion(
+            scoring,
+            HungarianMatcher(
+                [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
+                loss.matching,
+            ),
+            [
+                class_loss(scoring, weight["class"]),
+                l1_loss(weight["l1"]),
+                giou_loss(weight["giou"]),
+                LossTerm("centre", weight["centre"], centre, per_object),
+            ],
+        )
+
+    def inspect(self, model: Sampler) -> SamplerInspectable:
+        return SamplerInspectable(model)
+
+    def recipe(self, config: SamplerConfig, facts: DataFacts) -> Mapping[str, Any]:
+        return {"lr": 2e-3, "schedule": "cosine", "grad_clip": 1.0}
+
+
+ARCHITECTURE = SamplerArchitecture()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from detrcli.architectures.architecture import Architecture, FolderFormat
+from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.losses.loss import LossBreakdown, StepNormalizers
 from detrcli.losses.scoring import Scoring, Softmax
@@ -96,28 +96,30 @@ class StrangerInspectable(NoAttention):
         return [Stage("grid", self.model.backbone.conv, 3, lambda *_: "a coarse map")]
 
 
-def write(config: StrangerConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> dict[str, bytes]:
-    return {"weights/model.safetensors": save(dict(tensors)), "README": b"a stranger's weights"}
+class StrangerArchitecture(FolderArchitecture[StrangerConfig]):
+    name = "stranger"
+    config = StrangerConfig
+    presets: Mapping[str, StrangerConfig] = {"stranger": StrangerConfig()}
+    preprocessing = Preprocessing(Square(32))
+    loss = LossConfig(cost={}, loss={})
+
+    def build(self, config: StrangerConfig) -> Stranger:
+        return Stranger(config)
+
+    def scoring(self, config: StrangerConfig) -> Scoring:
+        return Softmax()
+
+    def make_loss(self, config: StrangerConfig, loss: LossConfig) -> OwnLoss:
+        return OwnLoss()
+
+    def inspect(self, model: Stranger) -> StrangerInspectable:
+        return StrangerInspectable(model)
+
+    def write(self, config: StrangerConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> dict[str, bytes]:
+        return {"weights/model.safetensors": save(dict(tensors)), "README": b"a stranger's weights"}
+
+    def read_tensors(self, folder: Path) -> dict[str, Tensor]:
+        return load((folder / "weights/model.safetensors").read_bytes())
 
 
-def read(folder: Path) -> dict[str, Tensor]:
-    return load((folder / "weights/model.safetensors").read_bytes())
-
-
-ARCHITECTURE = Architecture(
-    name="stranger",
-    config=StrangerConfig,
-    presets={"stranger": StrangerConfig()},
-    build=Stranger,
-    scoring=lambda config: Softmax(),
-    make_loss=lambda config, loss: OwnLoss(),
-    inspect=StrangerInspectable,
-    preprocessing=Preprocessing(Square(32)),
-    class_rows=lambda c: {
-        "labels.weight": torch.randn(Softmax().num_logits(c.classes), 8),
-        "labels.bias": torch.zeros(Softmax().num_logits(c.classes)),
-    },
-    query_rows=lambda c: {"queries": torch.randn(c.queries, 8)},
-    loss=LossConfig(cost={}, loss={}),
-    folder=FolderFormat(write, read),
-)
+ARCHITECTURE = StrangerArchitecture()

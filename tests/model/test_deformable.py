@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import DEFORMABLE, DINO_CONFIG
+from small import DEFORMABLE, DINO_CONFIG, architecture_of
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.data.batching import collate
 from detrcli.losses.loss import StepNormalizers
 from detrcli.model.deformable_attention import DeformableAttention, sample
@@ -244,7 +244,7 @@ def test_without_negatives_a_group_has_every_object_once() -> None:
 
 
 def test_without_a_decoder_proposals_are_what_is_said() -> None:
-    config = replace(preset("dino-tiny"), decoder_layers=0, denoising=0)
+    config = replace(preset("dino-tiny").config, decoder_layers=0, denoising=0)
     architecture = architecture_of(config)
     model = architecture.build(config)
     output = model(Batch(torch.randn(2, 3, 64, 96), None), small_targets())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.architectures import preset
-from detrcli.architectures.detr import DETRConfig, build
+from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
 from detrcli.data.batching import collate
 from detrcli.errors import UsageError
 from detrcli.model.backbone import NORMS, ResNet
@@ -19,7 +19,7 @@ from detrcli.structures import Batch
 @pytest.fixture(scope="module")
 def detr() -> DETR:
     torch.manual_seed(0)
-    return build(preset("detr-r50")).eval()
+    return ARCHITECTURE.build(preset("detr-r50").config).eval()
 
 
 def test_r50_counts(detr: DETR) -> None:
@@ -28,7 +28,7 @@ def test_r50_counts(detr: DETR) -> None:
 
 
 def test_r101_builds_counts_and_runs() -> None:
-    r101 = build(preset("detr-r101")).eval()
+    r101 = ARCHITECTURE.build(preset("detr-r101").config).eval()
     assert sum(p.numel() for p in r101.parameters()) == 60_464_672
     with torch.no_grad():
         output = r101(collate([torch.randn(3, 64, 96)]))
@@ -40,7 +40,7 @@ def test_r101_builds_counts_and_runs() -> None:
 @pytest.mark.parametrize(("dilated", "cells"), [(False, (19, 25)), (True, (38, 50))])
 def test_cells_of_a_picture_of_800_by_600(dilated: bool, cells: tuple[int, int]) -> None:
     with torch.device("meta"):
-        (features,) = ResNet("resnet50", norm=NORMS["frozen"], dilated=dilated)(torch.zeros(1, 3, 600, 800))
+        *_, features = ResNet("resnet50", norm=NORMS["frozen"], dilated=dilated)(torch.zeros(1, 3, 600, 800))
     assert features.shape == (1, 2048, *cells)
 
 
@@ -146,7 +146,7 @@ def test_equal_sizes_are_not_padded(detr: DETR) -> None:
 def test_starts_as_published() -> None:
     """Every tensor's spread against the published rule for it."""
     torch.manual_seed(0)
-    detr = build(DETRConfig(position="learned", encoder_layers=1, decoder_layers=1))
+    detr = ARCHITECTURE.build(DETRConfig(position="learned", encoder_layers=1, decoder_layers=1))
     uniform = 1 / math.sqrt(3)  # the standard deviation of a uniform spread over [-1, 1]
 
     def xavier(rows: int, columns: int) -> float:

@@ -5,10 +5,10 @@ from typing import cast
 
 import pytest
 import torch
-from small import MASKED, small_weights
+from small import CONFIG, masked_weights
 
-from detrcli.architectures import architecture_of, preset
-from detrcli.architectures.detr_masks import build
+from detrcli.architectures import preset
+from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.data.batching import collate
 from detrcli.model.masks import Segmenter, cells_outside
 from detrcli.structures import Batch, Masks
@@ -18,7 +18,7 @@ LARGE, SMALL = torch.randn(3, 64, 96), torch.randn(3, 50, 40)
 
 @pytest.fixture(scope="module")
 def model() -> Segmenter:
-    return cast("Segmenter", small_weights(MASKED).model())
+    return cast("Segmenter", masked_weights().model())
 
 
 def masks_in(model: Segmenter, batch: Batch) -> Masks:
@@ -55,7 +55,7 @@ def test_attention_maps_leave_out_the_padding(model: Segmenter) -> None:
 
 def test_nothing_that_is_asked_for_still_reaches_every_parameter() -> None:
     """Processes that train together wait for the gradients of all parameters, in a batch without objects too."""
-    head = build(MASKED)
+    head = CONVOLUTIONAL.build(CONFIG)
     nobody = torch.zeros(0, dtype=torch.long)
     masks_in(head, collate([LARGE]))(nobody, nobody).sum().backward()
     assert all((p.grad == 0).all() for p in head.mask_head.parameters() if p.grad is not None)
@@ -63,7 +63,7 @@ def test_nothing_that_is_asked_for_still_reaches_every_parameter() -> None:
 
 
 def test_a_frozen_detector_stays_as_it_is() -> None:
-    model = build(replace(MASKED, norm="batch"))
+    model = CONVOLUTIONAL.build(replace(CONFIG, norm="batch"))
     model.freeze("detector")
     model.train()
     assert model.mask_head.training
@@ -104,8 +104,8 @@ def test_how_far_cells_lie_outside_of_boxes() -> None:
 @torch.no_grad()
 def test_a_product_ends_at_its_querys_box() -> None:
     torch.manual_seed(0)
-    config = preset("dino-tiny-masks")
-    model = architecture_of(config).build(config).eval()
+    architecture, config = preset("dino-tiny-masks")
+    model = architecture.build(config).eval()
     last = model(Batch(torch.randn(1, 3, 64, 80), None)).last
     queries = torch.arange(20)
     shown = last.masks(torch.zeros_like(queries), queries) > 0  # (20, h, w)

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from small import architecture_of
 from torch import Tensor, nn
 
-from detrcli.architectures import architecture_of, preset
-from detrcli.architectures.detr import set_prediction_loss
-from detrcli.architectures.tiny import TinyConfig, build
+from detrcli.architectures import detr, preset
+from detrcli.architectures.tiny import ARCHITECTURE, TinyConfig
 from detrcli.config import LossConfig
 from detrcli.errors import UsageError
 from detrcli.model.backbone import Backbone
@@ -22,7 +22,7 @@ from detrcli.structures import Batch, Target
 @pytest.fixture
 def tiny() -> IterativeRefinementDETR:
     torch.manual_seed(0)
-    return build(TinyConfig()).eval()
+    return ARCHITECTURE.build(TinyConfig()).eval()
 
 
 def pictures(count: int = 2) -> Batch:
@@ -33,7 +33,7 @@ def pictures(count: int = 2) -> Batch:
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_size_and_shapes(norm: str) -> None:
-    model = build(TinyConfig(norm=norm)).eval()
+    model = ARCHITECTURE.build(TinyConfig(norm=norm)).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) <= 2_000_000
     assert all(parameter.requires_grad for parameter in model.parameters())
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_its_norms_are_learned() -> None:
 
 def test_it_sees_small_pictures() -> None:
     assert architecture_of(TinyConfig()).preprocessing.resize == ShortestEdge(128, 213)
-    assert architecture_of(preset("detr-r50")).preprocessing.resize == ShortestEdge(800, 1333)
+    assert architecture_of(preset("detr-r50").config).preprocessing.resize == ShortestEdge(800, 1333)
 
 
 class Given(Backbone):
@@ -160,7 +160,7 @@ def test_gradients_reach_everything(tiny: IterativeRefinementDETR) -> None:
     move_boxes(tiny)
     torch.nn.init.normal_(tiny.place[-1].weight, std=0.1)
     targets = [Target(torch.tensor([1, 3]), torch.rand(2, 4) * 0.3 + 0.3) for _ in range(2)]
-    loss = set_prediction_loss(TinyConfig(), LossConfig())
+    loss = detr.ARCHITECTURE.make_loss(TinyConfig(), LossConfig())
     loss.compute_loss(tiny.train()(pictures()), targets).total.backward()
     for name, parameter in tiny.named_parameters():
         assert parameter.grad is not None, name

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from detrcli.architectures import preset
-from detrcli.architectures.detr import set_prediction_loss
+from detrcli.architectures import detr, preset
 from detrcli.config import LossConfig
 from detrcli.inspection.explained import explain_group
 from detrcli.inspection.report import MatchReport
@@ -28,7 +27,7 @@ from detrcli.structures import Classes, QueryGroup, Target
 
 CLASSES = Classes(ids=np.array([1, 2]), names=np.array(["cat", "a dog with a very long name, indeed"]))
 CAT, NOTHING = [0.9, 0.05, 0.05], [0.05, 0.05, 0.9]
-LOSS = set_prediction_loss(preset("detr-r50"), LossConfig())
+LOSS = detr.ARCHITECTURE.make_loss(preset("detr-r50").config, LossConfig())
 
 
 def report_of(

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import architecture_of
 from trainings import CPU, RecordingReport, data_of, new, resume, stopped
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.data.annotations import annotate
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
@@ -118,7 +119,7 @@ def test_chosen_queries_are_known_by_their_tokens() -> None:
 )
 def test_models_that_choose_say_which_tokens(name: str, given: dict[str, int]) -> None:
     """The token's own proposal is where the query begins: what each chose is what its proposer finds surest."""
-    config = replace(preset(name), **given)
+    config = replace(preset(name).config, **given)
     torch.manual_seed(0)
     model = architecture_of(config).build(config).eval()
     with torch.inference_mode():

@@ -1,6 +1,5 @@
 """Where a training starts from."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 from small import TINY, published_names, small_weights
 
-import detrcli.architectures
 from detrcli.architectures import tiny
 from detrcli.architectures.architecture import DataFacts
 from detrcli.architectures.detr import DETRConfig
@@ -54,7 +52,7 @@ def test_a_models_recipe_where_the_user_says_nothing(
     """From scratch and from weights; it reaches all that is set up, and so does what is said over it."""
     recipe = {"lr": 3e-3, "grad_clip": 1.0, "dropout": 0.2, "size": 48, "freeze": "all", "queries": 4}
     recipe["loss"] = {"class": 2.0, "l1": 4.0}
-    monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", [replace(tiny.ARCHITECTURE, recipe=recipe)])
+    monkeypatch.setattr(tiny.TinyArchitecture, "recipe", lambda *_: recipe)
     given = {"weights": weights if weights == "none" else str(folder / weights), "model": "detr-tiny"}
 
     plain = initialize(given, CLASSES, DataFacts(10))
@@ -82,5 +80,5 @@ def test_the_recipes_seed_decides_what_is_fresh(monkeypatch: pytest.MonkeyPatch)
 
     asked = first_tensor({"seed": 7})
     assert not torch.equal(first_tensor({}), asked)
-    monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", [replace(tiny.ARCHITECTURE, recipe={"seed": 7})])
+    monkeypatch.setattr(tiny.TinyArchitecture, "recipe", lambda *_: {"seed": 7})
     assert torch.equal(first_tensor({}), asked)
