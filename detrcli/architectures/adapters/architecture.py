@@ -178,6 +178,7 @@ class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig])
     name = "transformers-open-vocabulary"
     config = OpenVocabularyConfig
     model_types = tuple(OPEN_VOCABULARY)
+    network = OpenVocabularyNetwork
     takes_phrases = True
 
     def build(self, config: OpenVocabularyConfig) -> OpenVocabularyNetwork:
