@@ -251,7 +251,8 @@ def test_evaluation(folder: Path, data: Path, tmp_path: Path, detr: Detr) -> Non
     truth, results = truth_of_predictions(tmp_path / "data", predict, every=3)
     assert [(entry["id"], entry["name"]) for entry in truth["categories"]] == list(zip(ids, names, strict=True))
     expected = twelve(truth, results)
-    shown = detr("eval", tmp_path / "data", "--weights", folder, "--json", "--device", "cpu")
+    # The fast engine rounds differently, and exchanges detections of nearly equal scores.
+    shown = detr("eval", tmp_path / "data", "--weights", folder, "--json", "--device", "cpu", "--engine", "plain")
     assert shown.code == 0, shown.err
     assert expected["AR100"] > 0.05
     assert shown.json["metrics"] == pytest.approx(expected, abs=5e-3)
