@@ -1,9 +1,11 @@
 """Detectors with a mask head: DETR's own (section 4 of arXiv 2005.12872) and dot products (arXiv 2206.02777)."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from detrcli.architectures import deformable_detr, deformable_tiny, detr, dino, dino_tiny, tiny
 from detrcli.architectures.architecture import Architecture, DataFacts, PretrainedBackbone
@@ -12,9 +14,8 @@ from detrcli.architectures.detr import DETRConfig
 from detrcli.architectures.detr_names import HuggingFaceDETR, PublishedDETR, WithMaskHead
 from detrcli.config import LossConfig, ModelConfig
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.masks import cross_entropy, dice, every_pixel, focal, mask_loss, sampled_points
+from detrcli.losses.masks import Places, cross_entropy, dice, every_pixel, focal, mask_loss, sampled_points
 from detrcli.losses.scoring import Scoring
-from detrcli.losses.terms import LossTerm
 from detrcli.model.deformable_detr import DeformableDETR
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.dino import DINO
@@ -31,8 +32,19 @@ class MaskHeadArchitecture(Architecture[Any]):
 
     detector: Architecture[Any]
 
-    def __init__(self, name: str, detector: Architecture[Any], presets: Presets, *, mask_weight: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        detector: Architecture[Any],
+        presets: Presets,
+        *,
+        mask_weight: float,
+        mask_term: Callable[[Tensor, Tensor], Tensor],
+        places: Places,
+    ) -> None:
+        """`mask_term` is the loss of the masks beside the dice loss, and `places` where they are compared."""
         self.name, self.detector, self.presets = name, detector, presets
+        self.mask_terms, self.places = {"mask": mask_term, "dice": dice}, places
         self.config = detector.config
         self.preprocessing = detector.preprocessing
         self.loss = replace(detector.loss, loss={**detector.loss.loss, "mask": mask_weight, "dice": mask_weight})
@@ -43,10 +55,6 @@ class MaskHeadArchitecture(Architecture[Any]):
     def add_mask_head(self, config: Any, detector: DetectionTransformer) -> Segmenter:
         """Return the detector with a newly initialised mask head."""
 
-    @abstractmethod
-    def mask_terms(self, loss: LossConfig) -> Sequence[LossTerm]:
-        """Return the loss of the masks."""
-
     def build(self, config: Any) -> Segmenter:
         return self.add_mask_head(config, self.detector.build(config))
 
@@ -56,7 +64,9 @@ class MaskHeadArchitecture(Architecture[Any]):
     def make_loss(self, config: Any, loss: LossConfig) -> Criterion:
         boxes = self.detector.make_loss(config, loss)
         assert isinstance(boxes, Criterion)
-        return Criterion(boxes.scoring, boxes.matcher, [*boxes.terms, *self.mask_terms(loss)])
+        terms = self.mask_terms.items()
+        masks = [mask_loss(name, loss.weight("loss", name), term, self.places) for name, term in terms]
+        return Criterion(boxes.scoring, boxes.matcher, [*boxes.terms, *masks])
 
     def inspect(self, model: Segmenter) -> Inspectable:
         return self.detector.inspect(model.detector)
@@ -86,12 +96,6 @@ class ConvolutionalMasks(MaskHeadArchitecture):
     def add_mask_head(self, config: DETRConfig, detector: DetectionTransformer) -> Segmenter:
         return Segmenter(detector, ConvolutionalMaskHead(config.dim, config.heads, detector.backbone.channels[:-1]))
 
-    def mask_terms(self, loss: LossConfig) -> Sequence[LossTerm]:
-        return [
-            mask_loss("mask", loss.weight("loss", "mask"), focal, every_pixel),
-            mask_loss("dice", loss.weight("loss", "dice"), dice, every_pixel),
-        ]
-
 
 class DotProductMasks(MaskHeadArchitecture):
     """A detector whose masks are dot products of queries and pixels. The loss samples points of each mask.
@@ -102,8 +106,9 @@ class DotProductMasks(MaskHeadArchitecture):
     def __init__(
         self, name: str, detector: Architecture[Any], presets: Presets, *, points: int, image: bool = False
     ) -> None:
-        super().__init__(name, detector, presets, mask_weight=5.0)
-        self.points, self.image = points, image
+        places = sampled_points(points)
+        super().__init__(name, detector, presets, mask_weight=5.0, mask_term=cross_entropy, places=places)
+        self.image = image
 
     def add_mask_head(self, config: Any, detector: DetectionTransformer) -> Segmenter:
         # The maps that the detector does not use are finer than the memory of its encoder.
@@ -111,13 +116,6 @@ class DotProductMasks(MaskHeadArchitecture):
         finer = detector.backbone.channels[:-used]
         head = DotProductMaskHead(config.dim, (3, *finer) if self.image else finer)
         return Segmenter(detector, head, sees=-used, picture=self.image)
-
-    def mask_terms(self, loss: LossConfig) -> Sequence[LossTerm]:
-        points = sampled_points(self.points)
-        return [
-            mask_loss("mask", loss.weight("loss", "mask"), cross_entropy, points),
-            mask_loss("dice", loss.weight("loss", "dice"), dice, points),
-        ]
 
 
 def _small(detector: Architecture[Any]) -> DotProductMasks:
@@ -139,6 +137,8 @@ CONVOLUTIONAL = ConvolutionalMasks(
         "detr-r101-panoptic": DETRConfig(classes=250, backbone="resnet101"),
     },
     mask_weight=1.0,
+    mask_term=focal,
+    places=every_pixel,
 )
 DOT_PRODUCT = (
     _small(tiny.ARCHITECTURE),

@@ -1,14 +1,12 @@
 """Detectors of torchvision: Faster R-CNN, RetinaNet and FCOS beside the transformers.
 
-Why: they are the baselines that a detection transformer is compared with. With them in the same commands, the
-comparison has the same data, preprocessing, evaluation, report and doctor on both sides.
+Why: they are the baselines of a detection transformer, compared in the same commands, on the same data.
 
-What deleting them costs: this file, `checkpoints/formats/torchvision.py` (`--weights torchvision:NAME`), the
-line in `architectures/__init__.py` and `tests/adapters/test_torchvision.py`. Nothing else refers to them, but the
-comparison with convolutional detectors would need another program.
+What deleting them costs: this file, `checkpoints/formats/torchvision.py` (weights `torchvision:NAME`), the line in
+`architectures/__init__.py` and `tests/adapters/test_torchvision.py`. Nothing else refers to them.
 
-How they are tested: against torchvision itself, by its predictions, losses and class rows on random weights. One
-detector runs in the default tests, the others in the slow ones. Nothing is downloaded.
+How they are tested: against torchvision's own predictions, losses and class rows on random weights, without a download.
+One detector runs in the default tests, the others in the slow ones.
 
 They have anchors or points instead of queries, so they show no attention and no matching. Their loss is their own.
 """
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.architectures.foreign import PREFIX, TOTAL, ForeignNetwork, OwnLoss
-from detrcli.boxes import cxcywh_to_xyxy
+from detrcli.boxes import cxcywh_to_xyxy, from_pixels
 from detrcli.config import Count, LossConfig, ModelConfig, Preprocessing, Share
 from detrcli.errors import WeightsError
 from detrcli.losses.scoring import Selection, Sigmoid
@@ -114,7 +112,7 @@ class TorchvisionDetector(ForeignNetwork):
             kept = result["labels"] > 0  # 0 is the background
             scores, labels = result["scores"][kept], result["labels"][kept] - 1
             logits[i, torch.arange(len(scores)), labels] = scores.logit().to(logits.dtype)
-            boxes[i, : len(scores)] = _to_cxcywh(result["boxes"][kept], image)
+            boxes[i, : len(scores)] = from_pixels(result["boxes"][kept], *image.shape[1:])
         return Output(QueryGroup("decoder", logits[None], boxes[None]))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -175,13 +173,6 @@ def _labelled(image: Tensor, target: Target) -> dict[str, Tensor]:
     boxes = cxcywh_to_xyxy(target.boxes) * target.boxes.new_tensor([w, h, w, h])
     kept = ((boxes[:, 2:] - boxes[:, :2]) > 1e-3).all(1)
     return {"boxes": boxes[kept], "labels": target.labels[kept] + 1}
-
-
-def _to_cxcywh(boxes: Tensor, image: Tensor) -> Tensor:
-    """Convert boxes from xyxy in pixels of the input to cxcywh in [0, 1]."""
-    h, w = image.shape[1:]
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack([(x0 + x1) / (2 * w), (y0 + y1) / (2 * h), (x1 - x0) / w, (y1 - y0) / h], -1)
 
 
 class TorchvisionInspectable(NoAttention):

@@ -21,7 +21,7 @@ EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # runtimes of exported models, 
 class Published:
     """A checkpoint trained on COCO that can be downloaded."""
 
-    file: str
+    name: str
     sha256: str  # the whole hash, or its start
     ap: float  # box AP on COCO val2017
     parameters: int
@@ -29,41 +29,21 @@ class Published:
 
     @property
     def url(self) -> str:
-        return BASE + self.file
+        return f"{BASE}{self.name}-{self.sha256[:8]}.pth"
 
 
+R50, R101 = (41_524_768, 166_618_694), (60_464_672, 242_846_568)  # parameters, bytes
 PUBLISHED = {
-    "detr-r50": Published(
-        "detr-r50-e632da11.pth",
-        "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc",
-        42.0,
-        41_524_768,
-        166_618_694,
-    ),
-    "detr-r50-dc5": Published(
-        "detr-r50-dc5-f0fb7ef5.pth",
-        "f0fb7ef52a6b0bbd87dce4a4b8569b509f03ad082f60f936dc5b7009940295d3",
-        43.3,
-        41_524_768,
-        166_618_694,
-    ),
-    "detr-r101": Published(
-        "detr-r101-2c7b67e5.pth",
-        "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104",
-        43.5,
-        60_464_672,
-        242_846_568,
-    ),
-    "detr-r101-dc5": Published(
-        "detr-r101-dc5-a2e86def.pth",
-        "a2e86defc9f49cfca7df75523d8745c6aa15482a5184e8dc62a0a19119c0286e",
-        44.9,
-        60_464_672,
-        242_846_568,
-    ),
-    "detr-r50-panoptic": Published("detr-r50-panoptic-00ce5173.pth", "00ce5173", 38.8, 42_899_288),
-    "detr-r50-dc5-panoptic": Published("detr-r50-dc5-panoptic-da08f1b1.pth", "da08f1b1", 40.2, 42_899_288),
-    "detr-r101-panoptic": Published("detr-r101-panoptic-40021d53.pth", "40021d53", 40.1, 61_839_192),
+    known.name: known
+    for known in (
+        Published("detr-r50", "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc", 42.0, *R50),
+        Published("detr-r50-dc5", "f0fb7ef52a6b0bbd87dce4a4b8569b509f03ad082f60f936dc5b7009940295d3", 43.3, *R50),
+        Published("detr-r101", "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104", 43.5, *R101),
+        Published("detr-r101-dc5", "a2e86defc9f49cfca7df75523d8745c6aa15482a5184e8dc62a0a19119c0286e", 44.9, *R101),
+        Published("detr-r50-panoptic", "00ce5173", 38.8, 42_899_288),
+        Published("detr-r50-dc5-panoptic", "da08f1b1", 40.2, 42_899_288),
+        Published("detr-r101-panoptic", "40021d53", 40.1, 61_839_192),
+    )
 }
 
 

@@ -13,7 +13,7 @@ from transformers.loss.loss_for_object_detection import HungarianMatcher as Thei
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
-from detrcli.architectures.adapters.attention import AdaptedInspectable, AdaptedRecord, by_level
+from detrcli.architectures.adapters.attention import TransformersInspectable, TransformersRecord, by_level
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
@@ -67,9 +67,9 @@ def test_earlier_layers_are_those_of_a_shallower_model(name: str, checkpoint: Ch
     torch.testing.assert_close(first.logits, output.last.logits, atol=1e-5, rtol=1e-5)
 
 
-def recorded(checkpoint: Checkpoint) -> tuple[AdaptedInspectable, AdaptedRecord]:
+def recorded(checkpoint: Checkpoint) -> tuple[TransformersInspectable, TransformersRecord]:
     model = checkpoint.model()
-    inspected = AdaptedInspectable(model)
+    inspected = TransformersInspectable(model)
     with torch.inference_mode(), inspected.recorded() as record:
         model(batch_of(checkpoint))
     return inspected, record

@@ -19,7 +19,7 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 from transformers.models.grounding_dino.modeling_grounding_dino import build_label_maps
 
 import detrcli
-from detrcli.architectures.adapters.attention import AdaptedRecord, OpenVocabularyInspectable
+from detrcli.architectures.adapters.attention import TransformersInspectable, TransformersRecord
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
@@ -177,9 +177,9 @@ def test_every_layer(name: str, folder: Path, checkpoint: Checkpoint) -> None:
         torch.testing.assert_close(output.decoder.logits[0], shallow.logits, atol=1e-5, rtol=1e-5)
 
 
-def recorded(checkpoint: Checkpoint) -> tuple[OpenVocabularyInspectable, AdaptedRecord]:
+def recorded(checkpoint: Checkpoint) -> tuple[TransformersInspectable, TransformersRecord]:
     model = checkpoint.model()
-    inspected = OpenVocabularyInspectable(model)
+    inspected = TransformersInspectable(model)
     with torch.inference_mode(), inspected.recorded() as record:
         model(collate([prepare(next(images()), checkpoint.preprocessing)]))
     return inspected, record

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
-from detrcli.architectures.adapters.attention import AdaptedInspectable, OpenVocabularyInspectable
+from detrcli.architectures.adapters.attention import TransformersInspectable
 from detrcli.architectures.adapters.config import (
     ClosedSetConfig,
     MaskConfig,
@@ -77,6 +77,9 @@ class TransformersArchitecture(ImportedArchitecture[T]):
     def unfilled(self, config: T) -> TransformersNetwork:
         return self.build(config)
 
+    def inspect(self, model: Any) -> TransformersInspectable:
+        return TransformersInspectable(model)
+
     def summary(self, config: T) -> str:
         return str(config.family.title)
 
@@ -128,9 +131,6 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
     def make_loss(self, config: ClosedSetConfig, loss: LossConfig) -> OwnLoss:
         scoring = self.scoring(config)
         return OwnLoss(scoring, matcher_of(config, scoring))
-
-    def inspect(self, model: AdaptedNetwork) -> AdaptedInspectable:
-        return AdaptedInspectable(model)
 
     def recipe(self, config: ClosedSetConfig, facts: DataFacts) -> Mapping[str, Any]:
         """Return the family's recipe, with an augmentation that keeps the size of its input."""
@@ -189,9 +189,6 @@ class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig])
 
     def make_loss(self, config: OpenVocabularyConfig, loss: LossConfig) -> OwnLoss:
         return OwnLoss(self.scoring(config), None)
-
-    def inspect(self, model: OpenVocabularyNetwork) -> OpenVocabularyInspectable:
-        return OpenVocabularyInspectable(model)
 
     def number_of_queries(self, numbers: Any, family: Any) -> int:
         if hasattr(numbers, "num_queries"):

@@ -12,8 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from detrcli.architectures.adapters.families import Attentions
-from detrcli.architectures.adapters.library import TransformersNetwork
 from detrcli.architectures.adapters.network import AdaptedNetwork
 from detrcli.architectures.adapters.other_networks import OpenVocabularyNetwork
 from detrcli.architectures.adapters.stages import stages_of
@@ -52,11 +50,8 @@ class Call:
         """Return the sampling points and weights of all queries."""
         module: Any = self.module
         captured: dict[str, Tensor] = {}
-        handle = module.sampling_offsets.register_forward_hook(lambda _m, _i, out: captured.update(offsets=out))
-        try:
+        with module.sampling_offsets.register_forward_hook(lambda _m, _i, out: captured.update(offsets=out)):
             _, weights = self.repeat()
-        finally:
-            handle.remove()
         shapes = [(int(h), int(w)) for h, w in self.inputs["spatial_shapes_list"]]
         counts = points_per_level(module, len(shapes))
         B, n = weights.shape[:2]
@@ -101,13 +96,10 @@ def returning_weights(module: nn.Module) -> Iterator[None]:
     """Let an attention module compute without fused kernels, which do not return the weights."""
     config: Any = getattr(module, "config", None)
     if "output_attentions" in inspect.signature(module.forward).parameters:  # it returns them on request
-        handle = module.register_forward_pre_hook(
+        with module.register_forward_pre_hook(
             lambda _m, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True
-        )
-        try:
+        ):
             yield
-        finally:
-            handle.remove()
     elif config is None:  # it samples points, and always returns their weights
         yield
     else:
@@ -133,7 +125,7 @@ class TokenRow:
     queries: slice
 
 
-class AdaptedRecord(ForwardRecord):
+class TransformersRecord(ForwardRecord):
     """The calls of all attention modules in a forward pass."""
 
     def __init__(self, inspected: "TransformersInspectable") -> None:
@@ -193,16 +185,22 @@ def _maps(weights: Tensor, cells: tuple[int, int]) -> Dense:
 
 
 class TransformersInspectable(Inspectable):
-    """Access to the attention of any family."""
+    """Access to the attention and the stages of a detector of any family."""
 
-    def __init__(self, model: TransformersNetwork, modules: Attentions, row: TokenRow | None) -> None:
-        self.model, self.row = model, row
+    def __init__(self, model: AdaptedNetwork | OpenVocabularyNetwork) -> None:
+        modules = model.family.attentions
+        self.model = model
         self.kind, self.encoder_kind = modules.kind, modules.encoder_kind
         self.cross = model.modules_of(modules.cross)
-        if row is not None:
+        self.row: TokenRow | None = None
+        if modules.queries == "after cells":
+            assert isinstance(model, AdaptedNetwork)
+            self.row = TokenRow(slice(1, -model.queries), slice(-model.queries, None))
             self.looks_by = "encoder self-attention"
-            if row.cells == row.queries:  # the heads read the tokens of the last layer, and were trained on no others
-                self.cross, self.looks_by = self.cross[-1:], "self-attention in the encoder's last layer"
+        elif modules.queries == "cells":
+            self.row = TokenRow(slice(1, None), slice(1, None))
+            # The heads read the tokens of the last layer, and were trained on no others.
+            self.cross, self.looks_by = self.cross[-1:], "self-attention in the encoder's last layer"
         self.among_queries = model.modules_of(modules.among_queries)
         self.among_cells = model.modules_of(modules.encoder)
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
@@ -211,10 +209,15 @@ class TransformersInspectable(Inspectable):
             "cross-attention": True,
             "query attention": bool(self.among_queries),
             "encoder attention": bool(self.among_cells),
-            "relevance": self.kind == "dense" and row is None,
+            "relevance": self.kind == "dense" and self.row is None,
         }
         self.abilities = frozenset(ability for ability, present in abilities.items() if present)
         self._projection = next(iter(model.modules_of(modules.projection)), None)
+
+    def stages(self) -> Sequence[Stage]:
+        if isinstance(self.model, OpenVocabularyNetwork):
+            raise UsageError("`detr explain` does not take models whose classes are phrases.")
+        return stages_of(self.model, self.decoder_layers, in_one_row=self.row is not None)
 
     @property
     def attentions(self) -> list[nn.Module]:
@@ -222,8 +225,8 @@ class TransformersInspectable(Inspectable):
         return list(dict.fromkeys([*self.among_cells, *self.among_queries, *self.cross]))
 
     @contextmanager
-    def recorded(self) -> Iterator[AdaptedRecord]:
-        record = AdaptedRecord(self)
+    def recorded(self) -> Iterator[TransformersRecord]:
+        record = TransformersRecord(self)
 
         def record_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             inputs = named_arguments(module, args, kwargs)
@@ -240,17 +243,13 @@ class TransformersInspectable(Inspectable):
             if self.kind == "dense":
                 record.cells = record.map
 
-        handles = [
-            self.model.register_forward_hook(record_output),
-            *(module.register_forward_pre_hook(record_call, with_kwargs=True) for module in self.attentions),
-        ]
-        if self._projection is not None:
-            handles.append(self._projection.register_forward_hook(record_map))
-        try:
+        with ExitStack() as hooks:
+            hooks.enter_context(self.model.register_forward_hook(record_output))
+            for module in self.attentions:
+                hooks.enter_context(module.register_forward_pre_hook(record_call, with_kwargs=True))
+            if self._projection is not None:
+                hooks.enter_context(self._projection.register_forward_hook(record_map))
             yield record
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _rows_and_columns(self, inputs: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
         if output.dim() == 4:
@@ -274,46 +273,16 @@ class TransformersInspectable(Inspectable):
             weights[module] = output[1]
 
         assert self._projection is not None
-        handles = [self._projection.register_forward_hook(start_graph)]
-        with ExitStack() as stack:
+        with ExitStack() as hooks:
+            hooks.enter_context(self._projection.register_forward_hook(start_graph))
             for module in self.attentions:
-                stack.enter_context(returning_weights(module))
-                handles.append(module.register_forward_hook(record_weights))
-            try:
-                yield lambda: GradientRecord(
-                    cells[0],
-                    [weights[module] for module in self.among_cells],
-                    [(weights[a], weights[b]) for a, b in zip(self.among_queries, self.cross, strict=True)],
-                )
-            finally:
-                for handle in handles:
-                    handle.remove()
-
-
-class AdaptedInspectable(TransformersInspectable):
-    """Access to the attention and the stages of closed-set detectors."""
-
-    model: AdaptedNetwork
-
-    def __init__(self, model: AdaptedNetwork) -> None:
-        modules = model.family.attentions
-        row = TokenRow(slice(1, -model.queries), slice(-model.queries, None))
-        super().__init__(model, modules, row if modules.queries == "after cells" else None)
-
-    def stages(self) -> Sequence[Stage]:
-        return stages_of(self.model, self.decoder_layers, in_one_row=self.row is not None)
-
-
-class OpenVocabularyInspectable(TransformersInspectable):
-    """Access to the attention of open-vocabulary detectors."""
-
-    def __init__(self, model: OpenVocabularyNetwork) -> None:
-        modules = model.family.attentions
-        row = TokenRow(slice(1, None), slice(1, None))
-        super().__init__(model, modules, row if modules.queries == "cells" else None)
-
-    def stages(self) -> Sequence[Stage]:
-        raise UsageError("`detr explain` does not take models whose classes are phrases.")
+                hooks.enter_context(returning_weights(module))
+                hooks.enter_context(module.register_forward_hook(record_weights))
+            yield lambda: GradientRecord(
+                cells[0],
+                [weights[module] for module in self.among_cells],
+                [(weights[a], weights[b]) for a, b in zip(self.among_queries, self.cross, strict=True)],
+            )
 
 
 def _heads(module: Any) -> int:

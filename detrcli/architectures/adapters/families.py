@@ -100,169 +100,103 @@ class MaskFamily(Family):
 
 _RECIPE = {"lr": 1e-4, "lr_backbone": 1e-5, "weight_decay": 1e-4, "grad_clip": 0.1}
 _ENCODER = "model.encoder.layers.*.self_attn"
+_AIFI = "model.encoder.aifi.*"  # RT-DETR's encoder layer, on the coarsest level
+_YOLOS = "vit.encoder.layer.*.attention.attention"
+
+# fmt: off
 _CONDITIONAL = ClosedSet(
-    title="Conditional DETR",
-    norm="model.decoder.layernorm",
-    scoring="sigmoid",
-    processor="ConditionalDetrImageProcessor",
+    title="Conditional DETR", scoring="sigmoid", processor="ConditionalDetrImageProcessor",
     attentions=Attentions("dense", encoder=_ENCODER, projection="model.input_projection"),
-    recipe=_RECIPE,
-    default=DefaultModel(43_395_528, 165.0, 800, 1066),
-    published=PublishedAP("R50", 40.9, "2108.06152"),
+    norm="model.decoder.layernorm", recipe=_RECIPE,
+    default=DefaultModel(43_395_528, 165.0, 800, 1066), published=PublishedAP("R50", 40.9, "2108.06152"),
 )
 _RT = ClosedSet(
-    title="RT-DETR",
-    scoring="sigmoid",
-    processor="RTDetrImageProcessor",
-    attentions=Attentions(
-        "sampled", encoder="model.encoder.aifi.*.layers.*.self_attn", projection="model.encoder.aifi.*"
-    ),
-    class_head="model.decoder.class_embed.*",
-    box_head="model.decoder.bbox_embed.*",
-    proposals="model.enc_bbox_head",
-    detections=None,
-    masked=False,
-    layers="second",
+    title="RT-DETR", scoring="sigmoid", processor="RTDetrImageProcessor",
+    attentions=Attentions("sampled", encoder=f"{_AIFI}.layers.*.self_attn", projection=_AIFI),
+    class_head="model.decoder.class_embed.*", box_head="model.decoder.bbox_embed.*",
+    proposals="model.enc_bbox_head", detections=None, masked=False, layers="second", denoises=True,
     costs=("matcher_class_cost", "matcher_bbox_cost", "matcher_giou_cost"),
-    denoises=True,
     recipe={**_RECIPE, "weight_decay_on": "matrices", "ema": 0.9999},
-    default=DefaultModel(42_731_082, 136.7, 640, 640),
-    published=PublishedAP("R50", 53.1, "2304.08069"),
+    default=DefaultModel(42_731_082, 136.7, 640, 640), published=PublishedAP("R50", 53.1, "2304.08069"),
 )
 _LW = ClosedSet(
-    title="LW-DETR",
-    scoring="sigmoid",
-    processor="DeformableDetrImageProcessor",
+    title="LW-DETR", scoring="sigmoid", processor="DeformableDetrImageProcessor",
     side="backbone_config.image_size",  # which its windows divide, unlike most other sizes
     attentions=Attentions("sampled", cross="model.decoder.layers.*.cross_attn"),
-    class_head="class_embed",
-    box_head="bbox_embed",
-    encoder="",
-    proposals="model.enc_out_bbox_embed.0",
+    class_head="class_embed", box_head="bbox_embed", encoder="", proposals="model.enc_out_bbox_embed.0",
     recipe={**_RECIPE, "lr_backbone": 1.5e-4, "ema": 0.993},
     published=PublishedAP("medium", 52.5, "2406.03459"),
 )
-_YOLOS = "vit.encoder.layer.*.attention.attention"
-
 FAMILIES: Mapping[str, ClosedSet] = {
     "deformable_detr": ClosedSet(
-        title="Deformable DETR",
-        scoring="sigmoid",
-        processor="DeformableDetrImageProcessor",
+        title="Deformable DETR", scoring="sigmoid", processor="DeformableDetrImageProcessor",
         attentions=Attentions("sampled", encoder=_ENCODER, encoder_kind="sampled"),
-        class_head="class_embed.*",
-        box_head="bbox_embed.*",
-        proposals="model.enc_output_norm",
+        class_head="class_embed.*", box_head="bbox_embed.*", proposals="model.enc_output_norm",
         recipe={**_RECIPE, "lr": 2e-4, "lr_backbone": 2e-5},
-        default=DefaultModel(40_046_792, 327.3, 800, 1066),
-        published=PublishedAP("R50", 43.8, "2010.04159"),
+        default=DefaultModel(40_046_792, 327.3, 800, 1066), published=PublishedAP("R50", 43.8, "2010.04159"),
     ),
     "conditional_detr": _CONDITIONAL,
     "dab-detr": replace(
-        _CONDITIONAL,
-        title="DAB-DETR",
-        norm="",
+        _CONDITIONAL, title="DAB-DETR", norm="", class_head="class_embed",
         attentions=replace(
-            _CONDITIONAL.attentions,
-            cross="model.decoder.layers.*.cross_attn.cross_attn",
+            _CONDITIONAL.attentions, cross="model.decoder.layers.*.cross_attn.cross_attn",
             among_queries="model.decoder.layers.*.self_attn.self_attn",
         ),
-        class_head="class_embed",
-        default=DefaultModel(43_648_644, 173.1, 800, 1066),
-        published=PublishedAP("R50", 42.2, "2201.12329"),
+        default=DefaultModel(43_648_644, 173.1, 800, 1066), published=PublishedAP("R50", 42.2, "2201.12329"),
     ),
     "table-transformer": replace(
-        _CONDITIONAL,
-        title="Table Transformer",
-        scoring="softmax",
-        processor="DetrImageProcessor",
-        recipe={**_RECIPE, "lr": 5e-5},
-        default=DefaultModel(41_502_407, 162.3, 800, 1066),
-        published=None,
+        _CONDITIONAL, title="Table Transformer", scoring="softmax", processor="DetrImageProcessor",
+        recipe={**_RECIPE, "lr": 5e-5}, default=DefaultModel(41_502_407, 162.3, 800, 1066), published=None,
     ),
     "rt_detr": _RT,
     "rt_detr_v2": replace(_RT, title="RT-DETRv2", published=PublishedAP("R50", 53.4, "2407.17140")),
     "d_fine": replace(
-        _RT,
-        title="D-FINE",
-        default=DefaultModel(31_083_862, 94.6, 640, 640),
-        published=PublishedAP("L", 54.0, "2410.13842"),
+        _RT, title="D-FINE",
+        default=DefaultModel(31_083_862, 94.6, 640, 640), published=PublishedAP("L", 54.0, "2410.13842"),
     ),
     "deimv2": replace(
-        _RT,
-        title="DEIMv2",
-        backbone="model.conv_encoder",
-        default=DefaultModel(29_767_510, 91.6, 640, 640),
-        published=None,
+        _RT, title="DEIMv2", backbone="model.conv_encoder",
+        default=DefaultModel(29_767_510, 91.6, 640, 640), published=None,
     ),
     "lw_detr": _LW,
     "rf_detr": replace(
-        _LW,
-        title="RF-DETR",
-        processor="RfDetrImageProcessor",
-        resizing="rescaled first",
-        detections=None,
+        _LW, title="RF-DETR", processor="RfDetrImageProcessor", resizing="rescaled first", detections=None,
         published=None,
     ),
     "yolos": ClosedSet(
-        title="YOLOS",
-        scoring="softmax",
-        processor="YolosImageProcessor",
+        title="YOLOS", scoring="softmax", processor="YolosImageProcessor",
         attentions=Attentions(
-            "dense",
-            cross=_YOLOS,
-            among_queries=_YOLOS,
-            encoder=_YOLOS,
+            "dense", cross=_YOLOS, among_queries=_YOLOS, encoder=_YOLOS, queries="after cells",
             projection="vit.embeddings.patch_embeddings",
-            queries="after cells",
         ),
-        backbone="vit.embeddings",
-        encoder="",
-        decoder="vit.encoder.layer.*",
-        queries="num_detection_tokens",
-        masked=False,
-        norm="vit.layernorm",
-        auxiliary=False,
-        divisor=16,
+        backbone="vit.embeddings", encoder="", decoder="vit.encoder.layer.*", queries="num_detection_tokens",
+        masked=False, norm="vit.layernorm", auxiliary=False, divisor=16,
         recipe={**_RECIPE, "lr": 2.5e-5, "lr_backbone": 2.5e-5},
-        default=DefaultModel(104_947_975, 313.2, 512, 864),
-        published=PublishedAP("base", 42.0, "2106.00666"),
+        default=DefaultModel(104_947_975, 313.2, 512, 864), published=PublishedAP("base", 42.0, "2106.00666"),
     ),
 }
 
 _GROUNDING = OpenVocabulary(
-    title="Grounding DINO",
-    processor="GroundingDinoImageProcessor",
+    title="Grounding DINO", processor="GroundingDinoImageProcessor",
     attentions=Attentions(
         "sampled", encoder="model.encoder.layers.*.deformable_layer.self_attn", encoder_kind="sampled"
     ),
-    text="together",
-    tokenizer="BertTokenizer",
-    vocabulary=("vocab.txt",),
-    default=DefaultModel(172_250_626, 656.0, 800, 1066),
-    published=PublishedAP("T, zero-shot", 48.4, "2303.05499"),
+    text="together", tokenizer="BertTokenizer", vocabulary=("vocab.txt",),
+    default=DefaultModel(172_250_626, 656.0, 800, 1066), published=PublishedAP("T, zero-shot", 48.4, "2303.05499"),
 )
 
 
-def _owl(name: str, **fields: Any) -> OpenVocabulary:
+def _owl(name: str, title: str, processor: str, default: DefaultModel) -> OpenVocabulary:
     """Return a family whose queries are the patches of its vision encoder; `name` is that of its main module."""
     layers = f"{name}.vision_model.encoder.layers.*.self_attn"
     return OpenVocabulary(
-        side="vision_config.image_size",
+        title=title, processor=processor, side="vision_config.image_size", backbone=f"{name}.vision_model",
         attentions=Attentions(
-            "dense",
-            cross=layers,
-            among_queries="",
-            encoder=layers,
+            "dense", cross=layers, among_queries="", encoder=layers, queries="cells",
             projection=f"{name}.vision_model.embeddings.patch_embedding",
-            queries="cells",
         ),
-        backbone=f"{name}.vision_model",
-        masked=False,
-        text="apart",
-        tokenizer="CLIPTokenizer",
-        vocabulary=("vocab.json", "merges.txt"),
-        **fields,
+        masked=False, text="apart", tokenizer="CLIPTokenizer", vocabulary=("vocab.json", "merges.txt"),
+        default=default,
     )
 
 
@@ -271,36 +205,23 @@ OPEN_VOCABULARY: Mapping[str, OpenVocabulary] = {
     "mm-grounding-dino": replace(
         _GROUNDING, title="MM Grounding DINO", default=DefaultModel(172_250_628, 656.0, 800, 1066), published=None
     ),
-    "owlv2": _owl(
-        "owlv2",
-        title="OWLv2",
-        processor="Owlv2ImageProcessor",
+    "owlv2": replace(
+        _owl("owlv2", "OWLv2", "Owlv2ImageProcessor", DefaultModel(153_971_464, 407.7, 768, 768)),
         resizing="padded first",
-        default=DefaultModel(153_971_464, 407.7, 768, 768),
     ),
-    "owlvit": _owl(
-        "owlvit", title="OWL-ViT", processor="OwlViTImageProcessor", default=DefaultModel(153_231_879, 103.3, 768, 768)
-    ),
+    "owlvit": _owl("owlvit", "OWL-ViT", "OwlViTImageProcessor", DefaultModel(153_231_879, 103.3, 768, 768)),
 }
 
 _MASKFORMER = MaskFamily(
-    title="MaskFormer",
-    processor="MaskFormerImageProcessor",
-    queries="decoder_config.num_queries",
-    default=DefaultModel(101_793_403, 771.8, 800, 1088),
-    backbone="model.pixel_level_module.encoder",
-    masked=False,
+    title="MaskFormer", processor="MaskFormerImageProcessor", queries="decoder_config.num_queries",
+    backbone="model.pixel_level_module.encoder", masked=False, default=DefaultModel(101_793_403, 771.8, 800, 1088),
 )
-
 MASK_FAMILIES: Mapping[str, MaskFamily] = {
     "mask2former": replace(
-        _MASKFORMER,
-        title="Mask2Former",
-        processor="Mask2FormerImageProcessor",
-        queries="num_queries",
-        side_of_masks=384,
-        default=DefaultModel(68_721_037, 591.3, 800, 1088),
+        _MASKFORMER, title="Mask2Former", processor="Mask2FormerImageProcessor", queries="num_queries",
+        side_of_masks=384, default=DefaultModel(68_721_037, 591.3, 800, 1088),
         published=PublishedAP("R50, of masks", 43.7, "2112.01527"),
     ),
     "maskformer": _MASKFORMER,
 }
+# fmt: on

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,14 +164,13 @@ class AdaptedNetwork(TransformersNetwork):
             return network.class_labels_classifier(states), boxes.sigmoid()
 
         self.recorder.layers = layers
-        handles = [module.register_forward_hook(record_hidden) for module in self.modules_of(self.family.decoder)]
-        handles += [module.register_forward_hook(record_centres) for module in self.modules_of("model.decoder")]
-        try:
+        with ExitStack() as hooks:
+            hooks.callback(setattr, self.recorder, "layers", None)
+            for module in self.modules_of(self.family.decoder):
+                hooks.enter_context(module.register_forward_hook(record_hidden))
+            for module in self.modules_of("model.decoder"):
+                hooks.enter_context(module.register_forward_hook(record_centres))
             yield
-        finally:
-            self.recorder.layers = None
-            for handle in handles:
-                handle.remove()
 
     def _denoising(
         self, recorded: LossInputs, denoising: Mapping[str, Any] | None, targets: Sequence[Target] | None

@@ -55,32 +55,19 @@ class TokenNetwork(OpenVocabularyNetwork):
     def __init__(self, config: OpenVocabularyConfig) -> None:
         super().__init__(config)
         self.spans = config.spans
-        self.recorder = LayerRecorder()
-        self.network.loss_function = self.recorder
+        self.outputs: list[Tensor] = []
+        self.network.loss_function = self._record
+
+    def _record(self, *_last: Any, outputs_class: Tensor, outputs_coord: Tensor, **_more: Any) -> tuple[None, ...]:
+        """Replace the loss function, which gets the predictions of every layer."""
+        self.outputs = [outputs_class, outputs_coord]
+        return None, None, None
 
     def predict(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         self.network(**inputs, labels=[])  # labels, without objects, so that the network calls its loss function
-        tokens, boxes = self.recorder.take()
+        tokens, boxes = self.outputs  # (L, B, Q, T), (L, B, Q, 4)
+        self.outputs = []
         return torch.stack([tokens[..., first:end].amax(-1) for first, end in self.spans], -1), boxes
-
-
-class LayerRecorder:
-    """Replaces a network's loss function, and records the predictions of every layer that are passed to it."""
-
-    def __init__(self) -> None:
-        self.outputs: tuple[Tensor, Tensor] | None = None
-
-    def __call__(
-        self, *_last: Any, outputs_class: Tensor, outputs_coord: Tensor, **_more: Any
-    ) -> tuple[None, None, None]:
-        self.outputs = outputs_class, outputs_coord
-        return None, None, None
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        """Return logits of tokens (L, B, Q, T) and boxes (L, B, Q, 4)."""
-        outputs, self.outputs = self.outputs, None
-        assert outputs is not None
-        return outputs
 
 
 class PatchNetwork(OpenVocabularyNetwork):
