@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import box_pairs, folder_of, processor_of, truth_of_predictions
+from families import box_pairs, changed, folder_of, processor_of, truth_of_predictions
 from here import Detr
 from judge import twelve
 from PIL import Image
@@ -88,13 +88,6 @@ def test_two_processes(kind: str, tmp_path_factory: pytest.TempPathFactory, tmp_
     AutoModelForObjectDetection.from_pretrained(tmp_path / "run" / "last")
 
 
-def changed(source: Path, place: Path, file: str = "config.json", **facts: Any) -> str:
-    shutil.copytree(source, place)
-    path = place / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
-    return str(place)
-
-
 @pytest.mark.parametrize(
     ("file", "facts", "reason"),
     [
@@ -113,27 +106,6 @@ def changed(source: Path, place: Path, file: str = "config.json", **facts: Any) 
 def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path, conditional: Path) -> None:
     with pytest.raises(WeightsError, match=reason):
         load_checkpoint(changed(conditional, tmp_path / "changed", file, **facts))
-
-
-@pytest.mark.parametrize("kind", ["conditional", "yolos"])
-def test_code_in_a_folder_is_not_run(kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """It is read by its `model_type`, and a type that only its code defines is refused."""
-    names = {
-        "AutoConfig": "evil.Config",
-        "AutoModelForObjectDetection": "evil.Model",
-        "AutoImageProcessor": "evil.Model",
-    }
-    folder, marker = tmp_path / "evil", tmp_path / "ran"
-    changed(folder_of(kind, tmp_path_factory), folder, auto_map=names)
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": names}))
-    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Model: pass\nclass Config: pass\n")
-    load_checkpoint(str(folder))
-    facts = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**facts, "model_type": "mine"}))
-    with pytest.raises(WeightsError, match="'mine'"):
-        load_checkpoint(str(folder))
-    assert not marker.exists()
 
 
 @pytest.mark.parametrize(("kind", "rule"), [("rt", "exact-size"), ("conditional", "bounded-edges")])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import CLASSES, images, truth_of_predictions
+from families import CLASSES, changed, images, truth_of_predictions
 from families import folder_of as detector_folder
 from here import Detr
 from judge import twelve
@@ -295,13 +295,6 @@ def test_unsupported_options(command: tuple[Any, ...], detr: Detr, maskformer: P
     assert detr(*(maskformer if part == "FOLDER" else part for part in command)).code == 2
 
 
-def changed(source: Path, place: Path, file: str = "config.json", **facts: Any) -> str:
-    shutil.copytree(source, place)
-    path = place / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
-    return str(place)
-
-
 @pytest.mark.parametrize(
     ("file", "facts", "reason"),
     [
@@ -318,14 +311,6 @@ def changed(source: Path, place: Path, file: str = "config.json", **facts: Any) 
 def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path, mask2former: Path) -> None:
     with pytest.raises(WeightsError, match=reason):
         load_checkpoint(changed(mask2former, tmp_path / "changed", file, **facts))
-
-
-def test_code_in_a_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
-    names = {"AutoConfig": "evil.Config", "AutoModelForUniversalSegmentation": "evil.Model"}
-    place = changed(folder, tmp_path / "evil", auto_map=names)
-    (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    load_checkpoint(place)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_stuff_is_recognised_by_cocos_names(tmp_path: Path, mask2former: Path) -> None:

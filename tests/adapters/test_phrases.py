@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import box_pairs, images, truth_of_predictions
+from families import box_pairs, changed, images, truth_of_predictions
 from families import folder_of as closed_set
 from gathering import from_cells, from_points
 from here import Detr
@@ -26,7 +26,6 @@ from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import UsageError, WeightsError
-from detrcli.inference.detector import Detector
 
 
 @pytest.fixture(params=NAMES)
@@ -405,16 +404,16 @@ def test_class_names_as_phrases(grounding: Path, owlv2: Path) -> None:
             load_checkpoint(str(folder), class_names=["cat", empty])
 
 
-def changed(folder: Path, place: Path, *left_out: str) -> Path:
+def without(folder: Path, place: Path, *names: str) -> Path:
     shutil.copytree(folder, place)
-    for name in left_out:
+    for name in names:
         (place / name).unlink()
     return place
 
 
 def test_older_folders(name: str, folder: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     """With the files of the vocabulary instead of the tokenizer, and a separate image processor."""
-    older = changed(folder, tmp_path / "older", "tokenizer.json", "processor_config.json")
+    older = without(folder, tmp_path / "older", "tokenizer.json", "processor_config.json")
     for file in ("vocab.txt", "vocab.json", "merges.txt"):
         if (folder.parent / file).exists():
             shutil.copy(folder.parent / file, older / file)
@@ -434,7 +433,7 @@ def test_older_folders(name: str, folder: Path, checkpoint: Checkpoint, tmp_path
 
 @pytest.mark.parametrize("key", ["image_processor_type", "feature_extractor_type"])
 def test_former_names_of_processors(key: str, tmp_path: Path, owlv2: Path) -> None:
-    place = changed(owlv2, tmp_path / "old", "processor_config.json")
+    place = without(owlv2, tmp_path / "old", "processor_config.json")
     facts = AutoProcessor.from_pretrained(owlv2).image_processor.to_dict()
     del facts["image_processor_type"]
     (place / "preprocessor_config.json").write_text(json.dumps({**facts, key: "Owlv2FeatureExtractor"}))
@@ -445,39 +444,18 @@ def test_former_names_of_processors(key: str, tmp_path: Path, owlv2: Path) -> No
 def test_a_folder_without_a_tokenizer(name: str, folder: Path, tmp_path: Path) -> None:
     files = "vocab.json and merges.txt" if name.startswith("owl") else "vocab.txt"
     with pytest.raises(WeightsError, match=rf"tokenizer\.json or {files}\.$"):
-        load_checkpoint(str(changed(folder, tmp_path / "bare", "tokenizer.json")), phrases=PHRASES)
+        load_checkpoint(str(without(folder, tmp_path / "bare", "tokenizer.json")), phrases=PHRASES)
 
 
 @pytest.mark.parametrize(
     ("file", "facts", "reason"),
     [
-        ("config.json", {"text_config": {"vocab_size": 100}}, "do not belong together"),
-        ("config.json", {"vision_config": {"hidden_size": 48}}, "does not load|do not fit"),
-        ("processor_config.json", {"do_pad": False}, "padded to a square"),
+        ("config.json", {"text_config.vocab_size": 100}, "do not belong together"),
+        ("config.json", {"vision_config.hidden_size": 48}, "does not load|do not fit"),
+        ("processor_config.json", {"image_processor.do_pad": False}, "padded to a square"),
         ("tokenizer.json", {"model": "none"}, "does not load"),
     ],
 )
 def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path, owlv2: Path) -> None:
-    place = changed(owlv2, tmp_path / "changed")
-    content = json.loads((place / file).read_text())
-    part = content["image_processor"] if file == "processor_config.json" else content
-    for key, value in facts.items():
-        part[key] = {**part[key], **value} if isinstance(value, dict) else value
-    (place / file).write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=reason):
-        load_checkpoint(str(place), phrases=PHRASES)
-
-
-def test_code_in_a_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
-    place = changed(folder, tmp_path / "evil")
-    for file, classes in {
-        "config.json": {"AutoConfig": "evil.Config", "AutoModelForZeroShotObjectDetection": "evil.Model"},
-        "tokenizer_config.json": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]},
-        "processor_config.json": {"AutoProcessor": "evil.Processor", "AutoImageProcessor": "evil.Images"},
-    }.items():
-        facts = json.loads((place / file).read_text())
-        (place / file).write_text(json.dumps({**facts, "auto_map": classes, "tokenizer_class": "EvilTokenizer"}))
-    (place / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    detector = Detector(load_checkpoint(str(place), phrases=PHRASES), torch.device("cpu"))
-    assert detector.predict(next(images()), threshold=0.0)
-    assert not (tmp_path / "ran").exists()
+        load_checkpoint(changed(owlv2, tmp_path / "changed", file, **facts), phrases=PHRASES)

@@ -1,6 +1,7 @@
 """Small models of every family that transformers computes, with random weights, in folders as it writes them."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -204,6 +205,20 @@ def images() -> Iterator[Any]:
     for number, size in enumerate(((120, 160), (150, 90), (96, 96))):
         made = Image.fromarray(scene(7, number, 160).pixels)
         yield Image.fromarray(np.array(made.resize(size[::-1])))
+
+
+def changed(source: Path, place: Path, file: str = "config.json", **facts: Any) -> str:
+    """Copy a folder, and change values in a JSON file of it, also of nested dicts, as "a.b"."""
+    shutil.copytree(source, place)
+    content = json.loads((place / file).read_text())
+    for key, value in facts.items():
+        *parents, last = key.split(".")
+        part = content
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    (place / file).write_text(json.dumps(content))
+    return str(place)
 
 
 def truth_of_predictions(
