@@ -1,4 +1,4 @@
-"""A member like a foreign model: its own loss, kept as a folder, its own rule of size, no attention to be shown."""
+"""An architecture like those of other libraries: a loss of its own, checkpoints in folders, no attention to show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from detrcli.structures import Batch, Output, QueryGroup, Target
 
 @dataclass(frozen=True)
 class Square(Resize):
-    """The longer side decides, and both become it."""
+    """A square with the longer side."""
 
     kind = "strangers-square"
     most: int = 32
@@ -76,7 +76,7 @@ class Stranger(DetectionTransformer):
 
 
 class OwnLoss:
-    """What a foreign model gives: numbers with names, and not a word of who was matched with whom."""
+    """A loss without a known matching."""
 
     scoring: Scoring = Softmax()
     matcher = None
@@ -85,8 +85,10 @@ class OwnLoss:
     def compute_loss(
         self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
     ) -> LossBreakdown:
-        wanted = torch.stack([target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets])
-        boxes = (output.last.boxes - wanted[:, None]).abs().mean()
+        expected = torch.stack(
+            [target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets]
+        )
+        boxes = (output.last.boxes - expected[:, None]).abs().mean()
         size = output.last.logits.square().mean()
         return LossBreakdown(boxes + 0.01 * size, {"distance": boxes, "size": size})
 
