@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -163,10 +164,7 @@ class Architecture(ABC, Generic[C]):
         not grow by a row.
         """
         init = DeferredInit()
-        if self.initialized_in_place:
-            with init:
-                model = self.build(config)
-        else:
+        with init if self.initialized_in_place else nullcontext():
             model = self.build(config)
         larger = self.unfilled(replace(config, **{count: getattr(config, count) + 1})).state_dict()
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -11,8 +11,11 @@ from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.losses.terms import LossTerm, class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss
-from detrcli.model.backbone import NORMS, ResNet
+from detrcli.model.backbone import NORMS, Backbone, ResNet
+from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from detrcli.model.dense_attention import DenseInspectable
+from detrcli.model.position import SinePosition
+from detrcli.model.pyramid import PyramidInput
 from detrcli.model.sampled_attention import SampledInspectable
 
 S = TypeVar("S", bound=Scoring)
@@ -65,10 +68,25 @@ class OnResNet:
         return PretrainedBackbone(config.backbone, "backbone.body.", obstacle if config.norm == "group" else None)
 
 
-def sampled_layer(config: Any, levels: int) -> tuple[int, int, int, int, int, float]:
-    """Return the arguments of a layer with deformable attention."""
+def deformable_parts(
+    config: Any, backbone: Backbone, position: SinePosition, *, maps: int = 1, levels: int = 1
+) -> dict[str, Any]:
+    """Return the parts of a network with deformable attention up to the encoder, which uses the last `maps`."""
     c = config
-    return c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout
+    return {
+        "backbone": backbone,
+        "pyramid": PyramidInput(backbone.channels[-maps:], levels, c.dim, position),
+        "encoder": DeformableEncoder(c.encoder_layers, c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout),
+        "dim": c.dim,
+        "rows": Sigmoid().num_logits(c.classes),
+    }
+
+
+def deformable_layers(config: Any, levels: int = 1) -> list[DeformableDecoderLayer]:
+    """Return the layers of a decoder with deformable attention."""
+    c = config
+    layer = (c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout)
+    return [DeformableDecoderLayer(*layer) for _ in range(c.decoder_layers)]
 
 
 def set_prediction_loss(

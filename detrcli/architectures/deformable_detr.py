@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from detrcli.architectures.architecture import DataFacts
-from detrcli.architectures.common import FocalArchitecture, OnResNet, ResNetConfig, make_resnet, sampled_layer
+from detrcli.architectures.common import (
+    FocalArchitecture,
+    OnResNet,
+    ResNetConfig,
+    deformable_layers,
+    deformable_parts,
+    make_resnet,
+)
 from detrcli.architectures.deformable_names import PublishedDeformable
 from detrcli.config import Count, Width
 from detrcli.errors import UsageError
 from detrcli.model.deformable_detr import DeformableDETR, LearnedQueries, ProposedQueries
-from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from detrcli.model.position import SinePosition
-from detrcli.model.pyramid import PyramidInput
 
 
 @dataclass(frozen=True)
@@ -59,22 +64,13 @@ class DeformableArchitecture(OnResNet, FocalArchitecture[DeformableConfig]):
     published = PublishedDeformable(DeformableConfig)
 
     def build(self, config: DeformableConfig) -> DeformableDETR:
-        c, layer = config, sampled_layer(config, config.levels)
-        backbone = make_resnet(c, dilated=c.dilated)
-        channels = backbone.channels[-1 if c.levels == 1 else -3 :]
+        c = config
+        backbone, position = make_resnet(c, dilated=c.dilated), SinePosition(c.dim, centred=True)
         queries: LearnedQueries | ProposedQueries = (
             ProposedQueries(c.queries, c.dim, c.proposal_rows) if c.two_stage else LearnedQueries(c.queries, c.dim)
         )
-        return DeformableDETR(
-            backbone=backbone,
-            pyramid=PyramidInput(channels, c.levels, c.dim, SinePosition(c.dim, centred=True)),
-            encoder=DeformableEncoder(c.encoder_layers, *layer),
-            queries=queries,
-            layers=[DeformableDecoderLayer(*layer) for _ in range(c.decoder_layers)],
-            dim=c.dim,
-            rows=self.scoring(c).num_logits(c.classes),
-            refine=c.refine,
-        )
+        parts = deformable_parts(c, backbone, position, maps=1 if c.levels == 1 else 3, levels=c.levels)
+        return DeformableDETR(**parts, queries=queries, layers=deformable_layers(c, c.levels), refine=c.refine)
 
     def recipe(self, config: DeformableConfig, facts: DataFacts) -> Mapping[str, Any]:
         return {"lr": 2e-4}

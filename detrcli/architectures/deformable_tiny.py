@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from detrcli.architectures.common import deformable_layers
 from detrcli.architectures.dino_tiny import QuickArchitecture, QuickConfig
 from detrcli.model.deformable_detr import DeformableDETR, ProposedQueries
 
@@ -13,9 +14,9 @@ class DeformableTinyArchitecture(QuickArchitecture[QuickConfig]):
 
     def build(self, config: QuickConfig) -> DeformableDETR:
         return DeformableDETR(
-            **self.shared_parts(config),
+            **self.parts(config),
             queries=ProposedQueries(config.queries, config.dim, rows=1, cells=config.anchor),
-            layers=self.decoder_layers(config),
+            layers=deformable_layers(config),
             refine=True,
         )
 

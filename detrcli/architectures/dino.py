@@ -5,17 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from detrcli.architectures.architecture import DataFacts
-from detrcli.architectures.common import FocalArchitecture, OnResNet, make_resnet, sampled_layer, set_prediction_loss
+from detrcli.architectures.common import (
+    FocalArchitecture,
+    OnResNet,
+    deformable_layers,
+    deformable_parts,
+    make_resnet,
+    set_prediction_loss,
+)
 from detrcli.architectures.deformable_detr import PyramidConfig
 from detrcli.architectures.deformable_names import PublishedDINO
 from detrcli.config import Count, LossConfig, Share, Weight
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.scoring import Sigmoid
-from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from detrcli.model.denoising import Denoising
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
-from detrcli.model.pyramid import PyramidInput
 from detrcli.model.selection import MixedSelection
 
 
@@ -46,18 +51,13 @@ class DINOArchitecture(OnResNet, FocalArchitecture[DINOConfig]):
     published = PublishedDINO(DINOConfig)
 
     def build(self, config: DINOConfig) -> DINO:
-        c, layer = config, sampled_layer(config, config.levels)
-        backbone, rows = make_resnet(c), self.scoring(c).num_logits(c.classes)
-        channels = backbone.channels[-4 if c.levels > 4 else -3 :]
+        c, position = config, SinePosition(config.dim, temperature=20)
+        parts = deformable_parts(c, make_resnet(c), position, maps=4 if c.levels > 4 else 3, levels=c.levels)
         return DINO(
-            backbone=backbone,
-            pyramid=PyramidInput(channels, c.levels, c.dim, SinePosition(c.dim, temperature=20)),
-            encoder=DeformableEncoder(c.encoder_layers, *layer),
-            layers=[DeformableDecoderLayer(*layer) for _ in range(c.decoder_layers)],
+            **parts,
+            layers=deformable_layers(c, c.levels),
             denoising=make_denoising(c),
-            selection=MixedSelection(c.queries, c.dim, rows),
-            dim=c.dim,
-            rows=rows,
+            selection=MixedSelection(c.queries, c.dim, parts["rows"]),
         )
 
     def scoring(self, config: DINOConfig) -> Sigmoid:

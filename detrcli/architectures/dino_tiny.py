@@ -7,16 +7,14 @@ from typing import Annotated, Any, TypeVar
 from torch import nn
 
 from detrcli.architectures.architecture import DataFacts
-from detrcli.architectures.common import FocalArchitecture, sampled_layer, set_prediction_loss
+from detrcli.architectures.common import FocalArchitecture, deformable_layers, deformable_parts, set_prediction_loss
 from detrcli.architectures.dino import make_denoising
 from detrcli.architectures.tiny import NORMS, SMALL_IMAGES, TinyConfig
 from detrcli.config import Bounds, Count, Layers, LossConfig, Share, Weight, Width
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.terms import quality_class_loss
-from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
-from detrcli.model.pyramid import PyramidInput
 from detrcli.model.selection import PureSelection
 from detrcli.model.tiny_backbone import QuickBackbone
 
@@ -51,20 +49,10 @@ class QuickArchitecture(FocalArchitecture[Q]):
     preprocessing = SMALL_IMAGES
     recipe_uses_data = True
 
-    def shared_parts(self, config: Q) -> dict[str, Any]:
-        """Return the parts of the network that DINO and Deformable DETR have in common."""
-        c = config
-        backbone = QuickBackbone(c.width, c.blocks, norm=NORMS[c.norm])
-        return {
-            "backbone": backbone,
-            "pyramid": PyramidInput(backbone.channels[-1:], 1, c.dim, SinePosition(c.dim, temperature=20)),
-            "encoder": DeformableEncoder(c.encoder_layers, *sampled_layer(c, 1)),
-            "dim": c.dim,
-            "rows": self.scoring(c).num_logits(c.classes),
-        }
-
-    def decoder_layers(self, config: Q) -> list[DeformableDecoderLayer]:
-        return [DeformableDecoderLayer(*sampled_layer(config, 1)) for _ in range(config.decoder_layers)]
+    def parts(self, config: Q) -> dict[str, Any]:
+        """Return the parts of the network up to the encoder."""
+        backbone = QuickBackbone(config.width, config.blocks, norm=NORMS[config.norm])
+        return deformable_parts(config, backbone, SinePosition(config.dim, temperature=20))
 
     def recipe(self, config: Q, facts: DataFacts) -> Mapping[str, Any]:
         """Return the settings that learned best on 60 to 600 small images, in minutes on two cores."""
@@ -109,10 +97,10 @@ class DINOTinyArchitecture(QuickArchitecture[DINOTinyConfig]):
     presets: Mapping[str, DINOTinyConfig] = {"dino-tiny": DINOTinyConfig()}
 
     def build(self, config: DINOTinyConfig) -> DINO:
-        c, parts = config, self.shared_parts(config)
+        c, parts = config, self.parts(config)
         model = DINO(
             **parts,
-            layers=self.decoder_layers(c),
+            layers=deformable_layers(c),
             selection=PureSelection(c.queries, c.dim, parts["rows"], cells=c.anchor),
             denoising=make_denoising(c) if c.denoising else None,
         )

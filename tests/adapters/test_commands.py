@@ -99,7 +99,7 @@ def test_two_processes(kind: str, tmp_path_factory: pytest.TempPathFactory, tmp_
         ("config.json", {"d_model": "wide"}, "does not load|invalid"),
         ("preprocessor_config.json", {"do_resize": False}, "not resized"),
         ("preprocessor_config.json", {"rescale_factor": 1.0}, "rescale_factor"),
-        ("preprocessor_config.json", {"resample": 1}, "filter 1"),
+        ("preprocessor_config.json", {"resample": 1}, "filter is 1"),
         ("preprocessor_config.json", {"pad_size": {"height": 200, "width": 200}}, "padded or cropped"),
     ],
 )

@@ -6,7 +6,6 @@ Each contains several families, which differ by the `model_type` in the config.
 import copy
 import json
 import tempfile
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -88,10 +87,11 @@ class TransformersArchitecture(ImportedArchitecture[T]):
         family = self.config.families[model_type]
         tokens = self.read_phrases(phrases, folder, family, source)  # may fail, so before the tensors
         network, processor = load(self.network.task, folder, family, source)
-        numbers = network.config
+        numbers, key = network.config, queries_key(family, network.config)
+        patches = 0 if key else numbers.vision_config.image_size // numbers.vision_config.patch_size
         names = dict(enumerate(phrases)) if self.takes_phrases else numbers.id2label
         config = self.config(
-            queries=self.number_of_queries(numbers, family),
+            queries=int(attrgetter(key)(numbers)) if key else patches**2,
             classes=len(phrases) if self.takes_phrases else int(numbers.num_labels),
             model_type=model_type,
             facts=json.dumps(numbers.to_dict()),
@@ -104,10 +104,6 @@ class TransformersArchitecture(ImportedArchitecture[T]):
             {int(index): str(name) for index, name in names.items()},
             preprocessing_of(processor, family, source),
         )
-
-    @abstractmethod
-    def number_of_queries(self, numbers: Any, family: Any) -> int:
-        """Return the number of queries in a config of transformers."""
 
     def read_phrases(self, phrases: Sequence[str], folder: Path, family: Any, source: str) -> Mapping[str, Any]:
         """Return the fields of the config with the phrases as tokens, if the model takes phrases."""
@@ -135,9 +131,6 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
     def recipe(self, config: ClosedSetConfig, facts: DataFacts) -> Mapping[str, Any]:
         """Return the family's recipe, with an augmentation that keeps the size of its input."""
         return {"augmentation": "published", **config.family.recipe}
-
-    def number_of_queries(self, numbers: Any, family: Any) -> int:
-        return int(getattr(numbers, queries_key(family, numbers)))
 
     def write(
         self, config: ClosedSetConfig, tensors: Mapping[str, Tensor], classes: Classes, preprocessing: Preprocessing
@@ -190,11 +183,6 @@ class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig])
     def make_loss(self, config: OpenVocabularyConfig, loss: LossConfig) -> OwnLoss:
         return OwnLoss(self.scoring(config), None)
 
-    def number_of_queries(self, numbers: Any, family: Any) -> int:
-        if hasattr(numbers, "num_queries"):
-            return int(numbers.num_queries)
-        return int((numbers.vision_config.image_size // numbers.vision_config.patch_size) ** 2)  # patches
-
     def read_phrases(self, phrases: Sequence[str], folder: Path, family: Any, source: str) -> Mapping[str, Any]:
         tokenizer = load_tokenizer(folder, family, source)
         with loading(source):
@@ -225,9 +213,6 @@ class MaskClassifierArchitecture(TransformersArchitecture[MaskConfig]):
 
     def fresh_rows(self, config: MaskConfig, count: str) -> NoReturn:
         raise _only_predicts(config.family)
-
-    def number_of_queries(self, numbers: Any, family: Any) -> int:
-        return int(attrgetter(family.queries)(numbers))
 
 
 def _only_predicts(family: Any) -> UsageError:

@@ -97,7 +97,7 @@ def check_numbers(facts: Any, key: str = "") -> None:
             raise UsageError(f"{key} = {facts!r:.40}: must be at most {maximum:,}.")
 
 
-def queries_key(family: ClosedSet, config: Any) -> str:
+def queries_key(family: Family, config: Any) -> str:
     """Return the name under which a config of transformers has the number of queries."""
     return "two_stage_num_proposals" if getattr(config, "two_stage", False) else family.queries
 

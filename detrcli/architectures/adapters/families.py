@@ -52,6 +52,7 @@ class Family:
     divisor: int = 1  # of both sides of the input, which are rounded down
     backbone: str = "model.backbone"
     masked: bool = True  # whether the network takes a padding mask
+    queries: str = "num_queries"  # where the config has their number; empty: they are the patches of the image
     default: DefaultModel | None = None  # if transformers' default config is complete
     published: PublishedAP | None = None
 
@@ -68,7 +69,6 @@ class ClosedSet(Family):
     proposals: str = ""  # the module before the proposals' heads, if queries start as proposals
     decoder: str = "model.decoder.layers.*"
     detections: int | None = 100  # selected pairs of query and class; None: as many as queries
-    queries: str = "num_queries"  # where the config has their number
     layers: Literal["first", "second"] = "first"  # axis of the decoder layers in the loss function's arguments
     # Norm before the heads, if the earlier layers' outputs are computed beside the network: with `auxiliary_loss` these
     # decoders would continue from normalised hidden states, unlike the paper's.
@@ -94,7 +94,6 @@ class OpenVocabulary(Family):
 class MaskFamily(Family):
     """A family whose queries have a class and a mask, and no box."""
 
-    queries: str  # where the config has their number
     side_of_masks: int | None = None  # of the square to which the processor enlarges masks, if it does
 
 
@@ -195,7 +194,7 @@ def _owl(name: str, title: str, processor: str, default: DefaultModel) -> OpenVo
             "dense", cross=layers, among_queries="", encoder=layers, queries="cells",
             projection=f"{name}.vision_model.embeddings.patch_embedding",
         ),
-        masked=False, text="apart", tokenizer="CLIPTokenizer", vocabulary=("vocab.json", "merges.txt"),
+        queries="", masked=False, text="apart", tokenizer="CLIPTokenizer", vocabulary=("vocab.json", "merges.txt"),
         default=default,
     )
 

@@ -70,16 +70,16 @@ def _load_processor(folder: Path, family: Family, config: Any) -> Any:
 
 def preprocessing_of(processor: Any, family: Family, source: str) -> Preprocessing:
     """Return the preprocessing of an image processor. Raises WeightsError if it is not supported."""
-    if not (processor.do_resize and processor.do_rescale):
-        raise WeightsError(f"{source}: {PROCESSOR}: images are not resized or not rescaled, which is not supported.")
-    if abs(processor.rescale_factor - 1 / 255) > 1e-9:
-        raise WeightsError(f"{source}: {PROCESSOR}: rescale_factor is {processor.rescale_factor} instead of 1/255.")
-    if getattr(processor, "pad_size", None) or getattr(processor, "do_center_crop", False):
-        raise WeightsError(f"{source}: {PROCESSOR}: images are padded or cropped to a size, which is not supported.")
     resample = int(processor.resample)
-    if resample not in FILTERS:
-        known = ", ".join(FILTERS.values())
-        raise WeightsError(f"{source}: {PROCESSOR}: filter {resample} is not supported. The filters are {known}.")
+    unsupported = {
+        "images are not resized or not rescaled": not (processor.do_resize and processor.do_rescale),
+        f"rescale_factor is {processor.rescale_factor}": abs(processor.rescale_factor - 1 / 255) > 1e-9,
+        "images are padded or cropped": getattr(processor, "pad_size", None) or getattr(processor, "do_center_crop", 0),
+        f"the filter is {resample}": resample not in FILTERS,
+    }
+    for problem, present in unsupported.items():
+        if present:
+            raise WeightsError(f"{source}: {PROCESSOR}: {problem}, which is not supported.")
     # Some round the sides of the input down to multiples of a number, some round them up.
     multiple = int(getattr(processor, "size_divisor", None) or 1)
     rule = _resize_rule(dict(processor.size), family.divisor, multiple, source)
