@@ -99,7 +99,8 @@ def check_numbers(facts: Any, key: str = "") -> None:
 
 def queries_key(family: Family, config: Any) -> str:
     """Return the name under which a config of transformers has the number of queries."""
-    return "two_stage_num_proposals" if getattr(config, "two_stage", False) else family.queries
+    proposals = "two_stage_num_proposals"
+    return proposals if getattr(config, "two_stage", False) and hasattr(config, proposals) else family.queries
 
 
 def _without_downloads(facts: dict[str, Any]) -> dict[str, Any]:
