@@ -1,7 +1,7 @@
 """Detectors with a mask head: DETR's own (section 4 of arXiv 2005.12872) and dot products (arXiv 2206.02777)."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -104,8 +104,9 @@ class DotProductMasks(MaskHeadArchitecture):
     """
 
     def __init__(
-        self, name: str, detector: Architecture[Any], presets: Presets, *, points: int, image: bool = False
+        self, name: str, detector: Architecture[Any], presets: Presets, points: int = 12_544, *, image: bool = False
     ) -> None:
+        """The default number of points is that of arXiv 2112.01527."""
         places = sampled_points(points)
         super().__init__(name, detector, presets, mask_weight=5.0, mask_term=cross_entropy, places=places)
         self.image = image
@@ -120,11 +121,7 @@ class DotProductMasks(MaskHeadArchitecture):
 
 def _small(detector: Architecture[Any]) -> DotProductMasks:
     name = f"{detector.name}-masks"
-    return DotProductMasks(name, detector, {name: detector.presets[detector.name]}, points=1024, image=True)
-
-
-def _large(name: str, detector: Architecture[Any], presets: Presets) -> DotProductMasks:
-    return DotProductMasks(name, detector, presets, points=12_544)  # as in arXiv 2112.01527
+    return DotProductMasks(name, detector, {name: detector.presets[detector.name]}, 1024, image=True)
 
 
 CONVOLUTIONAL = ConvolutionalMasks(
@@ -144,8 +141,8 @@ DOT_PRODUCT = (
     _small(tiny.ARCHITECTURE),
     _small(dino_tiny.ARCHITECTURE),
     _small(deformable_tiny.ARCHITECTURE),
-    _large("detr-product-masks", detr.ARCHITECTURE, {"detr-r50-masks": DETRConfig()}),
-    _large(
+    DotProductMasks("detr-product-masks", detr.ARCHITECTURE, {"detr-r50-masks": DETRConfig()}),
+    DotProductMasks(
         "deformable-detr-masks",
         deformable_detr.ARCHITECTURE,
         {
@@ -153,6 +150,5 @@ DOT_PRODUCT = (
             "deformable-detr-r50-refine-two-stage-masks": DeformableConfig(refine=True, two_stage=True),
         },
     ),
-    _large("dino-masks", dino.ARCHITECTURE, {"dino-r50-4scale-masks": dino.DINOConfig()}),
+    DotProductMasks("dino-masks", dino.ARCHITECTURE, {"dino-r50-4scale-masks": dino.DINOConfig()}),
 )
-ARCHITECTURES: Sequence[MaskHeadArchitecture] = (CONVOLUTIONAL, *DOT_PRODUCT)

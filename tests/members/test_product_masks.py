@@ -35,7 +35,7 @@ def target(height: int, width: int) -> Target:
 def test_masks_are_learned(detector: Architecture, config: ModelConfig) -> None:
     """Masks have four pixels per cell, and every parameter of the head gets a gradient from the last layer's losses."""
     torch.manual_seed(0)
-    architecture = DotProductMasks("small", detector, {}, points=64)
+    architecture = DotProductMasks("small", detector, {}, 64)
     model = architecture.build(config).train()
     targets = [target(64, 96), target(50, 40)]
     output = model(collate(IMAGES), targets)

@@ -5,15 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from detrcli.architectures.adapters.families import (
-    FAMILIES,
-    MASK_FAMILIES,
-    OPEN_VOCABULARY,
-    ClosedSet,
-    Family,
-    MaskFamily,
-    OpenVocabulary,
-)
+from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, Family
 from detrcli.architectures.adapters.library import import_transformers
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
@@ -55,7 +47,7 @@ class ClosedSetConfig(TransformersConfig):
     `classes` and `queries` override the numbers in config.json.
     """
 
-    families: ClassVar[Mapping[str, ClosedSet]] = FAMILIES
+    families = FAMILIES
 
     def library_config(self) -> Any:
         config = super().library_config()
@@ -70,7 +62,7 @@ class ClosedSetConfig(TransformersConfig):
 class OpenVocabularyConfig(TransformersConfig):
     """The config of a detector whose classes are phrases, with the tokens of the phrases."""
 
-    families: ClassVar[Mapping[str, OpenVocabulary]] = OPEN_VOCABULARY
+    families = OPEN_VOCABULARY
     texts: tuple[tuple[int, ...], ...]  # tokens of one text with all phrases, or of a text for each
     spans: tuple[tuple[int, int], ...] = ()  # of each phrase in the one text: its first token, and the next after it
 
@@ -79,7 +71,7 @@ class OpenVocabularyConfig(TransformersConfig):
 class MaskConfig(TransformersConfig):
     """The config of a model whose queries have masks and no boxes."""
 
-    families: ClassVar[Mapping[str, MaskFamily]] = MASK_FAMILIES
+    families = MASK_FAMILIES
 
 
 def check_numbers(facts: Any, key: str = "") -> None:
