@@ -27,11 +27,6 @@ from detrcli.inspection.relevance import relevance
 QUICK = ("--epochs", 1, "--batch-size", 4, "--set", "workers=0")
 
 
-@pytest.fixture
-def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of("conditional", tmp_path_factory)
-
-
 @pytest.mark.slow
 def test_inspection(folder: Path, data: Path, detr: Detr) -> None:
     image = data / "val" / "000000.png"
@@ -57,8 +52,8 @@ def test_inspection(folder: Path, data: Path, detr: Detr) -> None:
     assert "20 object queries" in " ".join(shown.out.split())
 
 
-def test_relevance(conditional: Path) -> None:
-    checkpoint = load_checkpoint(str(conditional))
+def test_relevance() -> None:
+    checkpoint = load_checkpoint(str(folder_of("conditional")))
     detector = Detector(checkpoint, torch.device("cpu"), engine="plain")
     pixels = prepare(Image.new("RGB", (96, 96), (200, 40, 90)), checkpoint.preprocessing)
     (map_,) = relevance(detector, pixels, [3])
@@ -69,14 +64,14 @@ def test_relevance(conditional: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rt", "deformable-two-stage", "lw", "conditional"])
-def test_two_processes(kind: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+def test_two_processes(kind: str, tmp_path: Path) -> None:
     """Also with batches without objects, and models of which a part gets no gradient."""
     make_shapes(tmp_path / "data", images=8, size=64, objects=2)
     path = tmp_path / "data" / "annotations" / "instances_train.json"
     document = json.loads(path.read_text())
     document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] > 3]
     path.write_text(json.dumps(document))
-    folder = folder_of(kind, tmp_path_factory)
+    folder = folder_of(kind)
     command: list[Any] = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "detrcli",
         "train", tmp_path / "data", "--weights", folder, "--epochs", 2, "--batch-size", 1,
@@ -103,34 +98,32 @@ def test_two_processes(kind: str, tmp_path_factory: pytest.TempPathFactory, tmp_
         ("preprocessor_config.json", {"pad_size": {"height": 200, "width": 200}}, "padded or cropped"),
     ],
 )
-def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path, conditional: Path) -> None:
+def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=reason):
-        load_checkpoint(changed(conditional, tmp_path / "changed", file, **facts))
+        load_checkpoint(changed(folder_of("conditional"), tmp_path / "changed", file, **facts))
 
 
 @pytest.mark.parametrize(("kind", "rule"), [("rt", "exact-size"), ("conditional", "bounded-edges")])
-def test_a_folder_without_a_processor(
-    kind: str, rule: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    shutil.copytree(folder_of(kind, tmp_path_factory), tmp_path / kind)
+def test_a_folder_without_a_processor(kind: str, rule: str, tmp_path: Path) -> None:
+    shutil.copytree(folder_of(kind), tmp_path / kind)
     (tmp_path / kind / "preprocessor_config.json").unlink()
     assert load_checkpoint(str(tmp_path / kind)).preprocessing.resize.kind == rule
 
 
-def test_transformers_is_not_installed(monkeypatch: pytest.MonkeyPatch, conditional: Path) -> None:
+def test_transformers_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises((UsageError, WeightsError), match=r"detrcli\[transformers\]"):
-        load_checkpoint(str(conditional))
+        load_checkpoint(str(folder_of("conditional")))
 
 
 @pytest.mark.slow
-def test_another_number_of_queries(detr: Detr, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_another_number_of_queries(detr: Detr, data: Path) -> None:
     for kind in ("rt", "conditional"):
-        folder = folder_of(kind, tmp_path_factory)
+        folder = folder_of(kind)
         shown = detr("train", data, "--weights", folder, "--out", kind, *QUICK, "--set", "queries=25")
         assert shown.code == 0, shown.err
         assert load_checkpoint(kind).config.queries == 25
-    folder = folder_of("yolos", tmp_path_factory)
+    folder = folder_of("yolos")
     shown = detr("train", data, "--weights", folder, "--out", "yolos", *QUICK, "--set", "queries=25")
     assert shown.code == 2
     assert "YOLOS" in shown.err
@@ -149,11 +142,9 @@ def test_another_number_of_queries(detr: Detr, data: Path, tmp_path_factory: pyt
         ("deformable", "openvino"),
     ],
 )
-def test_exports(
-    kind: str, to: str, data: Path, detr: Detr, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_exports(kind: str, to: str, data: Path, detr: Detr, tmp_path: Path) -> None:
     """Of a model whose proposals have different scores, so that all runtimes select the same."""
-    network = AutoModelForObjectDetection.from_pretrained(folder_of(kind, tmp_path_factory))
+    network = AutoModelForObjectDetection.from_pretrained(folder_of(kind))
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -177,8 +168,8 @@ def test_exports(
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_models_with_inputs_of_many_sizes_are_not_exported(detr: Detr, conditional: Path) -> None:
-    assert detr("export", conditional, "--format", "onnx", "--out", "x.onnx").code == 2
+def test_models_with_inputs_of_many_sizes_are_not_exported(detr: Detr) -> None:
+    assert detr("export", folder_of("conditional"), "--format", "onnx", "--out", "x.onnx").code == 2
 
 
 def test_half_precision(folder: Path, data: Path, detr: Detr) -> None:

@@ -38,18 +38,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of(name, tmp_path_factory)
-
-
-@pytest.fixture
-def mask2former(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of("mask2former", tmp_path_factory)
-
-
-@pytest.fixture
-def maskformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of("maskformer", tmp_path_factory)
+def folder(name: str) -> Path:
+    return folder_of(name)
 
 
 @pytest.fixture
@@ -98,8 +88,8 @@ def test_pixels(name: str, folder: Path) -> None:
         {"size": {"max_height": 80, "max_width": 90}, "size_divisor": 0},
     ],
 )
-def test_sizes(changes: dict[str, Any], tmp_path: Path, mask2former: Path) -> None:
-    shutil.copytree(mask2former, tmp_path / "other")
+def test_sizes(changes: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(folder_of("mask2former"), tmp_path / "other")
     processor = processor_of("mask2former", **changes)
     processor.save_pretrained(tmp_path / "other")
     checkpoint = load_checkpoint(str(tmp_path / "other"))
@@ -273,8 +263,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_commands_that_do_not_take_them(case: str, image: Path, data: Path, detr: Detr, mask2former: Path) -> None:
-    shown = detr(*(data if part == "data" else part for part in COMMANDS[case]), mask2former)
+def test_commands_that_do_not_take_them(case: str, image: Path, data: Path, detr: Detr) -> None:
+    shown = detr(*(data if part == "data" else part for part in COMMANDS[case]), folder_of("mask2former"))
     assert shown.code == 2, shown.err
     assert shown.err.startswith("detr: Mask2Former has masks and no boxes: ")
     assert {path.name for path in Path().iterdir()} == {"a.png"}
@@ -291,8 +281,8 @@ def test_commands_that_do_not_take_them(case: str, image: Path, data: Path, detr
     ids=["export", "compiled", "threshold", "classes"],
 )
 @pytest.mark.usefixtures("image")
-def test_unsupported_options(command: tuple[Any, ...], detr: Detr, maskformer: Path) -> None:
-    assert detr(*(maskformer if part == "FOLDER" else part for part in command)).code == 2
+def test_unsupported_options(command: tuple[Any, ...], detr: Detr) -> None:
+    assert detr(*(folder_of("maskformer") if part == "FOLDER" else part for part in command)).code == 2
 
 
 @pytest.mark.parametrize(
@@ -308,26 +298,28 @@ def test_unsupported_options(command: tuple[Any, ...], detr: Detr, maskformer: P
         ("preprocessor_config.json", {"size": {"max_height": 60, "max_width": 60}}, "'max_height': 60"),
     ],
 )
-def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path, mask2former: Path) -> None:
+def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=reason):
-        load_checkpoint(changed(mask2former, tmp_path / "changed", file, **facts))
+        load_checkpoint(changed(folder_of("mask2former"), tmp_path / "changed", file, **facts))
 
 
-def test_stuff_is_recognised_by_cocos_names(tmp_path: Path, mask2former: Path) -> None:
+def test_stuff_is_recognised_by_cocos_names(tmp_path: Path) -> None:
     """In any order, if all names are COCO's and some of them are stuff."""
     names = ["sky-other-merged", "person", "LABEL_2", "grass-merged", "dog"]
-    classes = load_checkpoint(changed(mask2former, tmp_path / "a", id2label=dict(enumerate(names)))).classes
+    classes = load_checkpoint(
+        changed(folder_of("mask2former"), tmp_path / "a", id2label=dict(enumerate(names)))
+    ).classes
     assert classes.things is not None
     assert classes.things[[0, 1, 3, 4]].tolist() == [False, True, False, True]
     for others in ([*names[:4], "unicorn"], ["person", "dog", "cat", "bird", "cow"]):
-        place = changed(mask2former, tmp_path / others[-1], id2label=dict(enumerate(others)))
+        place = changed(folder_of("mask2former"), tmp_path / others[-1], id2label=dict(enumerate(others)))
         assert load_checkpoint(place).classes.things is None
     assert len(set(PANOPTIC_NAMES) - set(THINGS)) == 53
     assert UNUSED in THINGS
 
 
-def test_a_folder_without_a_processor(tmp_path: Path, maskformer: Path) -> None:
-    shutil.copytree(maskformer, tmp_path / "bare")
+def test_a_folder_without_a_processor(tmp_path: Path) -> None:
+    shutil.copytree(folder_of("maskformer"), tmp_path / "bare")
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
     rule = load_checkpoint(str(tmp_path / "bare")).preprocessing.resize
     assert (rule.kind, rule.side) == ("raised-edges", 800)
@@ -345,7 +337,7 @@ def test_half_precision(folder: Path, image: Path, detr: Detr) -> None:
     assert best[0] == pytest.approx(best[1], abs=0.1)
 
 
-def test_maps_of_models_without_masks(tmp_path_factory: pytest.TempPathFactory) -> None:
-    detector = detrcli.load(detector_folder("conditional", tmp_path_factory), "cpu")
+def test_maps_of_models_without_masks() -> None:
+    detector = detrcli.load(detector_folder("conditional"), "cpu")
     with pytest.raises(UsageError, match="mask head"):
         next(detector.stream([], maps=MapRequest("semantic")))

@@ -32,10 +32,10 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_code_in_a_folder(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_code_in_a_folder(name: str, tmp_path: Path) -> None:
     """The folder is read by its `model_type`, and a type that only its code defines is refused."""
     folder, marker = tmp_path / "evil", tmp_path / "ran"
-    shutil.copytree(FOLDERS[name](name, tmp_path_factory), folder)
+    shutil.copytree(FOLDERS[name](name), folder)
     for path in folder.glob("*config.json"):
         own = {**CLASSES, "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}
         facts = {**json.loads(path.read_text()), "auto_map": own}

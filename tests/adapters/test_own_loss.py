@@ -124,9 +124,9 @@ def test_transformers_reads_the_checkpoint_of_a_training(name: str, folder: Path
 @pytest.mark.parametrize(
     ("kind", "stem"), [("conditional-timm", {"conv1", "layer1"}), ("rt", {"embedder"}), ("yolos", set())]
 )
-def test_freezing(kind: str, stem: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_freezing(kind: str, stem: set[str]) -> None:
     """The names of the stem's parts recur in the blocks behind it, which are not frozen with it."""
-    model = load_checkpoint(str(folder_of(kind, tmp_path_factory))).model().train()
+    model = load_checkpoint(str(folder_of(kind))).model().train()
     backbone = model.backbone
     model.freeze("stem")
     frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}

@@ -34,23 +34,13 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of(name, tmp_path_factory)
+def folder(name: str) -> Path:
+    return folder_of(name)
 
 
 @pytest.fixture
 def checkpoint(folder: Path) -> Checkpoint:
     return load_checkpoint(str(folder), phrases=PHRASES)
-
-
-@pytest.fixture
-def owlv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of("owlv2", tmp_path_factory)
-
-
-@pytest.fixture
-def grounding(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of("grounding", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +120,10 @@ def order_of(expected: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return order
 
 
-def test_labels(grounding: Path) -> None:
+def test_labels() -> None:
     """The phrase contains the word that Grounding DINO's own processor reads off the best token."""
-    detector, judge = detrcli.load(grounding, "cpu", text=TEXT, engine="plain"), Judge(grounding)
+    folder = folder_of("grounding")
+    detector, judge = detrcli.load(folder, "cpu", text=TEXT, engine="plain"), Judge(folder)
     image = next(images())
     inputs, output = judge.output(image, PHRASES)
     detections, theirs = detector.predict(image, threshold=0.0), judge.boxes(output, image)
@@ -202,9 +193,9 @@ def test_attention_is_what_the_modules_compute(checkpoint: Checkpoint) -> None:
 
 
 @torch.no_grad()
-def test_attention_of_a_patch(owlv2: Path) -> None:
+def test_attention_of_a_patch() -> None:
     """Query N of OWLv2 is cell N, and its attention is that of its token in the last layer."""
-    inspected, record = recorded(load_checkpoint(str(owlv2), phrases=PHRASES))
+    inspected, record = recorded(load_checkpoint(str(folder_of("owlv2")), phrases=PHRASES))
     assert record.cells == (4, 4)
     assert (inspected.decoder_layers, inspected.looks_by) == (1, "self-attention in the encoder's last layer")
     _, weights = record.calls[inspected.cross[0]].repeat()  # (1, heads, 17, 17), the class token first
@@ -269,8 +260,8 @@ def test_phrases_are_matched_with_classes_by_name(folder: Path, data: Path, detr
 
 
 @pytest.mark.parametrize("text", [(), ("--text", "star. circle")])
-def test_reports(text: tuple[str, ...], data: Path, detr: Detr, owlv2: Path) -> None:
-    shown = detr("eval", data, "--weights", owlv2, *text, "--report", "report", "--device", "cpu")
+def test_reports(text: tuple[str, ...], data: Path, detr: Detr) -> None:
+    shown = detr("eval", data, "--weights", folder_of("owlv2"), *text, "--report", "report", "--device", "cpu")
     assert shown.code == 0, shown.err
     assert Path("report/index.html").is_file()
 
@@ -289,8 +280,8 @@ def test_predict_shows_phrases_as_given(folder: Path, image: Path, detr: Detr) -
     assert best_half == pytest.approx(best, abs=0.05)
 
 
-def test_a_resumed_prediction_needs_the_same_phrases(data: Path, detr: Detr, owlv2: Path) -> None:
-    call = ("predict", data / "val", "--weights", owlv2, "--no-images", "--save", "found.jsonl")
+def test_a_resumed_prediction_needs_the_same_phrases(data: Path, detr: Detr) -> None:
+    call = ("predict", data / "val", "--weights", folder_of("owlv2"), "--no-images", "--save", "found.jsonl")
     assert detr(*call, "--text", "a star").code == 0
     shown = detr(*call, "--text", "a cross", "--resume")
     assert shown.code == 2
@@ -306,9 +297,10 @@ def test_batches_do_not_change_predictions(folder: Path) -> None:
         np.testing.assert_allclose(together.boxes, alone.boxes, atol=0.01)
 
 
-def test_padding(grounding: Path) -> None:
+def test_padding() -> None:
     """A batch is padded and masked as by Grounding DINO's processor."""
-    checkpoint, judge, several = load_checkpoint(str(grounding), phrases=PHRASES), Judge(grounding), list(images())[:2]
+    folder, several = folder_of("grounding"), list(images())[:2]
+    checkpoint, judge = load_checkpoint(str(folder), phrases=PHRASES), Judge(folder)
     inputs = judge.processor(images=several, text=[PHRASES] * 2, return_tensors="pt")
     batch = collate([prepare(image, checkpoint.preprocessing) for image in several])
     assert torch.equal(batch.images, inputs["pixel_values"])
@@ -318,9 +310,9 @@ def test_padding(grounding: Path) -> None:
     torch.testing.assert_close(ours.logits[..., 1], expected.logits[..., 5], atol=1e-4, rtol=1e-4)
 
 
-def test_another_size(owlv2: Path) -> None:
+def test_another_size() -> None:
     """Position embeddings are interpolated, as transformers can do."""
-    detector, judge = detrcli.load(owlv2, "cpu", text=PHRASES, size=96), Judge(owlv2)
+    detector, judge = detrcli.load(folder_of("owlv2"), "cpu", text=PHRASES, size=96), Judge(folder_of("owlv2"))
     judge.processor.image_processor.size = {"height": 96, "width": 96}
     image = next(images())
     inputs = judge.processor(images=image, text=[PHRASES], return_tensors="pt")
@@ -353,8 +345,8 @@ def test_commands_that_do_not_take_them(folder: Path, data: Path, image: Path, d
     assert detr("predict", image, "--weights", folder, "--text", TEXT, "--engine", "onnx", "--device", "cpu").code == 2
 
 
-def test_functions_that_do_not_take_them(image: Path, owlv2: Path) -> None:
-    detector = detrcli.load(owlv2, "cpu", text=["a star"])
+def test_functions_that_do_not_take_them(image: Path) -> None:
+    detector = detrcli.load(folder_of("owlv2"), "cpu", text=["a star"])
     assert len(detrcli.predict(image, detector, threshold=0.0).scores) == 16
     for call in (
         lambda: detrcli.walk(image, detector),
@@ -368,24 +360,22 @@ def test_functions_that_do_not_take_them(image: Path, owlv2: Path) -> None:
 @pytest.mark.parametrize(
     "source", ["detr-r50", "shapes", "torchvision:fcos_resnet50_fpn", "https://a.b/c-12345678.pth", "closed", "w.onnx"]
 )
-def test_models_with_fixed_classes_take_no_phrases(
-    source: str, image: Path, detr: Detr, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_models_with_fixed_classes_take_no_phrases(source: str, image: Path, detr: Detr) -> None:
     """The error comes before a download."""
     Path("w.onnx").write_bytes(b"")
-    weights = closed_set("conditional", tmp_path_factory) if source == "closed" else source
+    weights = closed_set("conditional") if source == "closed" else source
     shown = detr("predict", image, "--weights", weights, "--text", "a cat", "--no-images")
     assert shown.code == 2
     assert f"{weights} has a fixed set of classes" in shown.err
     assert "grounding-dino, mm-grounding-dino, owlv2, owlvit" in shown.err
 
 
-def test_too_many_tokens(grounding: Path, owlv2: Path, image: Path, detr: Detr) -> None:
+def test_too_many_tokens(image: Path, detr: Detr) -> None:
     words = ["red", "blue", "circle", "square", "triangle", "star", "cross", "cat", "remote", "control", "a"]
     for folder, fits, long, counts in (
         # Two tokens per phrase, and one at both ends.
-        (grounding, ". ".join(words), ". ".join([*words, "squares"]), ("26 tokens", f"at most {MOST}")),
-        (owlv2, "red " * 14, "red " * 15, ("17 tokens", "at most 16")),
+        (folder_of("grounding"), ". ".join(words), ". ".join([*words, "squares"]), ("26 tokens", f"at most {MOST}")),
+        (folder_of("owlv2"), "red " * 14, "red " * 15, ("17 tokens", "at most 16")),
     ):
         assert detr("predict", image, "--weights", folder, "--no-images", "--text", fits).code == 0
         shown = detr("predict", image, "--weights", folder, "--no-images", "--text", long)
@@ -393,13 +383,13 @@ def test_too_many_tokens(grounding: Path, owlv2: Path, image: Path, detr: Detr) 
         assert all(count in shown.err for count in counts)
 
 
-def test_class_names_as_phrases(grounding: Path, owlv2: Path) -> None:
+def test_class_names_as_phrases() -> None:
     """Full stops do not separate them, and duplicates are left out."""
-    loaded = load_checkpoint(str(grounding), class_names=["St. Star", "cat", " Cat ", "a\ncross?"])
+    loaded = load_checkpoint(str(folder_of("grounding")), class_names=["St. Star", "cat", " Cat ", "a\ncross?"])
     assert loaded.classes.names.tolist() == ["St. Star", "cat", "a\ncross?"]
     config: Any = loaded.config
     assert [end - first for first, end in config.spans] == [2, 1, 3]
-    for folder, empty in ((grounding, "..."), (owlv2, " ")):
+    for folder, empty in ((folder_of("grounding"), "..."), (folder_of("owlv2"), " ")):
         with pytest.raises(UsageError, match=f'the phrase "{empty}"'):
             load_checkpoint(str(folder), class_names=["cat", empty])
 
@@ -432,12 +422,12 @@ def test_older_folders(name: str, folder: Path, checkpoint: Checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("key", ["image_processor_type", "feature_extractor_type"])
-def test_former_names_of_processors(key: str, tmp_path: Path, owlv2: Path) -> None:
-    place = without(owlv2, tmp_path / "old", "processor_config.json")
-    facts = AutoProcessor.from_pretrained(owlv2).image_processor.to_dict()
+def test_former_names_of_processors(key: str, tmp_path: Path) -> None:
+    place = without(folder_of("owlv2"), tmp_path / "old", "processor_config.json")
+    facts = AutoProcessor.from_pretrained(folder_of("owlv2")).image_processor.to_dict()
     del facts["image_processor_type"]
     (place / "preprocessor_config.json").write_text(json.dumps({**facts, key: "Owlv2FeatureExtractor"}))
-    expected = load_checkpoint(str(owlv2), phrases=PHRASES).preprocessing
+    expected = load_checkpoint(str(folder_of("owlv2")), phrases=PHRASES).preprocessing
     assert load_checkpoint(str(place), phrases=PHRASES).preprocessing == expected
 
 
@@ -456,6 +446,6 @@ def test_a_folder_without_a_tokenizer(name: str, folder: Path, tmp_path: Path) -
         ("tokenizer.json", {"model": "none"}, "does not load"),
     ],
 )
-def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path, owlv2: Path) -> None:
+def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=reason):
-        load_checkpoint(changed(owlv2, tmp_path / "changed", file, **facts), phrases=PHRASES)
+        load_checkpoint(changed(folder_of("owlv2"), tmp_path / "changed", file, **facts), phrases=PHRASES)

@@ -61,9 +61,9 @@ def test_pixels(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["conditional", "yolos", "table"])
-def test_sizes(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_sizes(kind: str) -> None:
     """Sides are rounded as in transformers, at many aspect ratios."""
-    checkpoint, processor = load_checkpoint(str(folder_of(kind, tmp_path_factory))), processor_of(kind)
+    checkpoint, processor = load_checkpoint(str(folder_of(kind))), processor_of(kind)
     for height in (37, 64, 90, 96, 97, 150, 151, 223):
         for width in (36, 45, 96, 99, 150, 181, 301):
             image = Image.new("RGB", (width, height))
@@ -82,9 +82,9 @@ def test_batches_do_not_change_predictions(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", PADDED)
-def test_padding(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_padding(kind: str) -> None:
     """A batch is padded and masked as by the processor."""
-    folder = folder_of(kind, tmp_path_factory)
+    folder = folder_of(kind)
     checkpoint, several = load_checkpoint(str(folder)), list(images())[:2]
     theirs = AutoImageProcessor.from_pretrained(folder)(images=several, return_tensors="pt")
     batch = collate([prepare(image, checkpoint.preprocessing) for image in several])

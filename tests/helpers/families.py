@@ -1,7 +1,9 @@
 """Small models of every family that transformers computes, with random weights, in folders as it writes them."""
 
+import atexit
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -175,24 +177,26 @@ def processor_of(name: str) -> Any:
 
 
 @cache
-def _written() -> dict[str, Path]:
-    return {}
+def root() -> Path:
+    """A folder for small models, until the process ends."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
-def folder_of(name: str, factory: pytest.TempPathFactory) -> Path:
-    """A folder with model and processor, made once. Its numbers are moved, so that no two queries are equal."""
-    if name not in _written():
-        torch.manual_seed(0)
-        network = AutoModelForObjectDetection.from_config(config_of(name))
-        with torch.no_grad():
-            for parameter in network.parameters():
-                if parameter.dim() > 0 and parameter.requires_grad:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        folder = factory.mktemp("families") / name
-        network.save_pretrained(folder)
-        processor_of(name).save_pretrained(folder)
-        _written()[name] = folder
-    return _written()[name]
+@cache
+def folder_of(name: str) -> Path:
+    """A folder with model and processor. All numbers are moved, so that no two queries are equal."""
+    torch.manual_seed(0)
+    network = AutoModelForObjectDetection.from_config(config_of(name))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() > 0 and parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = root() / name
+    network.save_pretrained(folder)
+    processor_of(name).save_pretrained(folder)
+    return folder
 
 
 def images() -> Iterator[Any]:
