@@ -12,6 +12,7 @@ import torch
 from small import CONFIG, masked_weights, published_names, small_weights
 from torch import Tensor
 
+from detrcli.checkpoints.checkpoint import classes_by_index
 from detrcli.checkpoints.coco import NAMES, PANOPTIC_NAMES
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.errors import UsageError, WeightsError
@@ -100,21 +101,17 @@ def test_a_mask_head_is_recognised(tmp_path: Path, before: str) -> None:
         load_checkpoint(str(tmp_path / "w.pth"), model="detr-r50")
 
 
-def test_250_classes_are_coco_panoptic() -> None:
-    assert len(PANOPTIC_NAMES) == 250
-    assert sum(name != "N/A" for name in PANOPTIC_NAMES) == 80 + 53
-    assert PANOPTIC_NAMES[:91] == NAMES
-    assert [PANOPTIC_NAMES[i] for i in (92, 107, 149, 187, 200)] == [
-        "banner", "counter", "road", "sky-other-merged", "rug-merged",
-    ]  # fmt: skip
-
-
-def test_91_classes_are_coco() -> None:
-    assert len(NAMES) == 91
+def test_91_and_250_classes_are_those_of_coco() -> None:
     assert [i for i, name in enumerate(NAMES) if name == "N/A"] == [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
-    assert (NAMES[1], NAMES[17], NAMES[63], NAMES[75], NAMES[90]) == (
-        "person", "cat", "couch", "remote", "toothbrush",
-    )  # fmt: skip
+    assert [NAMES[i] for i in (1, 17, 63, 75, 90)] == ["person", "cat", "couch", "remote", "toothbrush"]
+    assert sum(name != "N/A" for name in PANOPTIC_NAMES) == 80 + 53
+    expected = ["banner", "counter", "road", "sky-other-merged", "rug-merged"]
+    assert [PANOPTIC_NAMES[i] for i in (92, 107, 149, 187, 200)] == expected
+    coco, panoptic = classes_by_index(91), classes_by_index(250)
+    assert coco.names.tolist() == panoptic.names[:91].tolist() == NAMES
+    assert coco.things is None
+    assert panoptic.things is not None
+    assert panoptic.things.sum() == panoptic.things[:91].sum() == 91
 
 
 class Evil:
@@ -155,6 +152,15 @@ def test_damaged_files(tmp_path: Path, state: dict[str, Tensor], damage: Any) ->
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(WeightsError, match=r"w\.pth: (refused|this file cannot be read)"):
         load_checkpoint(str(path))
+
+
+def test_permissions_are_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", denied)
+    with pytest.raises(PermissionError):
+        load_checkpoint(save(tmp_path / "w.pth", {}))
 
 
 @pytest.mark.parametrize(
