@@ -20,14 +20,13 @@ import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from letters import first, side
 from timing import show
-from torch import nn
 
 from detrcli.api.evaluating import evaluate
 from detrcli.api.training import train
@@ -38,8 +37,6 @@ from detrcli.architectures.tiny import NORMS, TinyConfig
 from detrcli.config import ModelConfig
 from detrcli.evaluation.outcomes import errors_of
 from detrcli.evaluation.thresholds import best_thresholds
-from detrcli.losses.scoring import Softmax
-from detrcli.model.dense_attention import DenseInspectable
 from detrcli.model.detr import DETR
 from detrcli.model.position import SinePosition
 from detrcli.model.tiny_backbone import TinyBackbone
@@ -52,6 +49,10 @@ from detrcli.training.matching_history import read
 class PlainConfig(TinyConfig):
     """detr-tiny with learned queries as in the paper, without box refinement."""
 
+    name = "plain-tiny"
+    config = TinyConfig
+    presets: Mapping[str, TinyConfig] = {"plain-tiny": TinyConfig()}
+    preprocessing = SMALL_IMAGES
 
 def build_plain(config: PlainConfig) -> DETR:
     c = config
@@ -66,20 +67,14 @@ def build_plain(config: PlainConfig) -> DETR:
     )
 
 
-register(
-    Architecture(
-        name="plain-tiny",
-        config=PlainConfig,
-        presets={"plain-tiny": PlainConfig()},
-        build=build_plain,
-        scoring=lambda config: Softmax(),
-        make_loss=set_prediction_loss,
-        inspect=DenseInspectable,
-        preprocessing=architectures()["detr-tiny"].preprocessing,
-        class_rows=lambda c: class_head_rows(c.dim, Softmax().num_logits(c.classes)),
-        query_rows=lambda c: {"queries.weight": nn.Embedding(c.queries, c.dim).weight.detach()},
-    )
-)
+register(PlainTiny())
+
+
+def changed(name: str, **changes: Any) -> Preset:
+    """A preset with other numbers."""
+    architecture, config = preset(name)
+    return Preset(architecture, replace(config, **changes))
+
 
 TINY = preset("dino-tiny")
 DEFORMABLE = preset("deformable-tiny")

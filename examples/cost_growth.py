@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_speed import examples, ours
 
 from detrcli.api.evaluating import evaluate
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import FastEngine
@@ -119,8 +119,8 @@ def inference() -> list[Panel]:
 
 
 def training() -> list[Panel]:
-    config = preset("detr-r50")
-    model = architecture_of(config).build(config)
+    architecture, config = preset("detr-r50")
+    model = architecture.build(config)
     sizes, batches = SIZES[:5], BATCHES
     by_size = [(size, milliseconds(ours("detr-r50", examples(2, size, size)), rounds=2)) for size in sizes]
     by_batch = [(n, milliseconds(ours("detr-r50", examples(n, SIZE, SIZE)), rounds=2)) for n in batches]

@@ -314,14 +314,12 @@ def zeros(shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
 def tiny() -> Checkpoint:
     """Return a complete model that is quick to build."""
     numbers = {"width": 8, "dim": 16, "heads": 2, "feed_forward": 16, "queries": 3, "classes": 2}
-    config = architecture_of(preset("detr-tiny")).changed(
-        preset("detr-tiny"), encoder_layers=1, decoder_layers=1, **numbers
-    )
+    architecture, config = preset("detr-tiny")
+    config = architecture.changed(config, encoder_layers=1, decoder_layers=1, **numbers)
     torch.manual_seed(0)
-    architecture = architecture_of(config)
     tensors = architecture.build(config).state_dict()
     sized = architecture.preprocessing.with_size(32, 64)
-    return Checkpoint("tiny", config, tensors, classes_by_index(2), sized, architecture.loss)
+    return Checkpoint("tiny", architecture, config, tensors, classes_by_index(2), sized, architecture.loss)
 
 
 def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:

@@ -19,7 +19,7 @@ from timing import Way, compared, in_turn, random_weights, show, transformers_de
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.data.dataset import Examples
 from detrcli.inference.engines import ENGINES
 from detrcli.structures import Batch, Target
@@ -133,8 +133,7 @@ def training(count: int, device: torch.device, size: tuple[int, int], *, compili
     examples = Examples(Batch(images.to(device), None), targets, list(range(count)))
 
     def ours(*, compiled: bool) -> Way:
-        config = preset("detr-r50")
-        architecture = architecture_of(config)
+        architecture, config = preset("detr-r50")
         torch.manual_seed(0)
         model = architecture.build(config).to(device)
         settings = Settings(precision="bf16", compile=compiled)

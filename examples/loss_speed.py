@@ -14,7 +14,7 @@ from timing import compared, in_turn, show
 from transformers import DetrConfig
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.structures import Output, QueryGroup, Target
 
 LAYERS, QUERIES, CLASSES = 6, 100, 91

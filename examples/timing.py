@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 
 Way = Callable[[], Any]
@@ -73,9 +73,8 @@ def random_weights(model: str = "detr-r50") -> Checkpoint:
     config = preset(model)
     architecture = architecture_of(config)
     tensors = architecture.build(config).state_dict()
-    return Checkpoint(
-        "random", config, tensors, classes_by_index(config.classes), architecture.preprocessing, architecture.loss
-    )
+    classes = classes_by_index(config.classes)
+    return Checkpoint("random", architecture, config, tensors, classes, architecture.preprocessing, architecture.loss)
 
 
 def transformers_detr() -> nn.Module:

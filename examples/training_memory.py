@@ -54,9 +54,9 @@ allocator.OPTIONS, allocator.PRIMITIVES, _ = json.loads(sys.argv[1])
 allocator.keep_large_blocks()
 import torch
 from detrcli.structures import Batch
-from detrcli.architectures import preset, architecture_of
-config = preset("detr-r50")
-model = architecture_of(config).build(config).eval()
+from detrcli.architectures import preset
+architecture, config = preset("detr-r50")
+model = architecture.build(config).eval()
 sizes = [(480, 640), (512, 512), (416, 608), (640, 480)]
 def forward():
     start = time.perf_counter()

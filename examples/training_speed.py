@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import AdamW
 from torchvision.ops import FrozenBatchNorm2d as PublishedNorm
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.data.batching import collate
 from detrcli.data.dataset import Examples
 from detrcli.model.attention import MultiheadAttention
@@ -63,8 +63,7 @@ def as_published(model: nn.Module) -> None:
 
 
 def ours(name: str, batch: Examples, precision: str = "fp32", *, published: bool = False) -> Callable[[], Any]:
-    config = preset(name)
-    architecture = architecture_of(config)
+    architecture, config = preset(name)
     torch.manual_seed(0)
     model = architecture.build(config)
     if published:

@@ -8,10 +8,9 @@ import torch
 from golden_rules import PIXEL, Golden, close, close_gradients, pairs_of, without_dropout
 from torch import Tensor, nn
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import Preset, detr, preset
 from detrcli.architectures.detr import DETRConfig
-from detrcli.architectures.detr_names import PUBLISHED, masked_name, rename
-from detrcli.architectures.with_masks import DETECTOR
+from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.config import Preprocessing
 from detrcli.inference.postprocess import detections
 from detrcli.losses.criterion import class_error
@@ -22,21 +21,24 @@ from detrcli.model.detr import DETR
 from detrcli.model.masks import Segmenter
 from detrcli.structures import Classes, Output, Prediction, Target
 
-CONFIGS = {
+MODELS = {
     "detr-r50": preset("detr-r50"),
     "detr-r50-dc5": preset("detr-r50-dc5"),
-    "detr-r50-learned-prenorm": DETRConfig(position="learned", pre_norm=True, encoder_layers=3, decoder_layers=4),
+    "detr-r50-learned-prenorm": Preset(
+        detr.ARCHITECTURE, DETRConfig(position="learned", pre_norm=True, encoder_layers=3, decoder_layers=4)
+    ),
     "detr-r50-panoptic": preset("detr-r50-panoptic"),
 }
 # For other tests, which by default run with the plain model and the model with masks only.
 ON_SOME = [
-    name if name in ("detr-r50", "detr-r50-panoptic") else pytest.param(name, marks=pytest.mark.slow)
-    for name in CONFIGS
+    name if name in ("detr-r50", "detr-r50-panoptic") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
 ]
 
 
 def our_name(name: str, masks: bool) -> str:
-    return masked_name(name, DETECTOR) if masks else rename(name, PUBLISHED)
+    published = CONVOLUTIONAL.published if masks else detr.ARCHITECTURE.published
+    (ours,) = published.rename({name: torch.empty(0)})
+    return ours
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,21 @@ class Run:
     first_self_attention: Tensor  # (B, Q, C), the output of the first decoder layer's self-attention
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=MODELS)
 def run(request: pytest.FixtureRequest) -> Run:
     golden = Golden(request.param)
-    model_config = CONFIGS[request.param]
-    architecture = architecture_of(model_config)
+    architecture, model_config = MODELS[request.param]
     model = architecture.build(model_config)
     model.load_state_dict({our_name(name, model.has_masks): value for name, value in golden.state_dict().items()})
     without_dropout(model)
 
     seen: dict[str, Tensor] = {}
-    detr = model.detector if isinstance(model, Segmenter) else model
-    assert isinstance(detr, DETR)
-    watch_attention(detr.encoder.layers[-1].self_attention, "encoder", seen)
-    watch_attention(detr.decoder.layers[-1].cross_attention, "cross", seen)
-    detr.encoder.register_forward_hook(lambda _m, _i, memory: seen.update(memory=memory))
-    detr.decoder.layers[0].self_attention.register_forward_hook(lambda _m, _i, out: seen.update(first=out[0]))
+    inner = model.detector if isinstance(model, Segmenter) else model
+    assert isinstance(inner, DETR)
+    watch_attention(inner.encoder.layers[-1].self_attention, "encoder", seen)
+    watch_attention(inner.decoder.layers[-1].cross_attention, "cross", seen)
+    inner.encoder.register_forward_hook(lambda _m, _i, memory: seen.update(memory=memory))
+    inner.decoder.layers[0].self_attention.register_forward_hook(lambda _m, _i, out: seen.update(first=out[0]))
 
     output = model(golden.batch())
     losses = architecture.make_loss(model_config, architecture.loss).compute_loss(output, golden.targets())

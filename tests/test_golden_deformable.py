@@ -11,7 +11,7 @@ import pytest
 import torch
 from golden_rules import PIXEL, VALUE, Golden, close, close_gradients, pairs_of, without_dropout
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.architectures.deformable_names import DINO as DINO_RULES
 from detrcli.architectures.deformable_names import deformable_name
 from detrcli.architectures.detr_names import rename
@@ -46,8 +46,7 @@ class Run:
 
 def built(golden: Golden) -> DetectionTransformer:
     """Our model with the reference's weights, in training mode without dropout."""
-    config = preset(golden.name)
-    architecture = architecture_of(config)
+    architecture, config = preset(golden.name)
     model = architecture.build(config)
     assert architecture.published is not None
     model.load_state_dict(architecture.published.rename(golden.state_dict()))
@@ -70,8 +69,7 @@ def given_noise(golden: Golden) -> Callable[[int, torch.device], Noise]:
 
 
 def loss_of(golden: Golden, output: Output) -> LossBreakdown:
-    config = preset(golden.name)
-    architecture = architecture_of(config)
+    architecture, config = preset(golden.name)
     return architecture.make_loss(config, architecture.loss).compute_loss(output, golden.targets())
 
 
@@ -126,7 +124,8 @@ def test_every_loss_and_the_total(run: Run) -> None:
     theirs = {name: value for name, value in facts["losses"].items() if name.startswith(tuple(LOSSES.values()))}
     assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
     assert run.losses.total.item() == pytest.approx(facts["total"], rel=1e-5, abs=1e-5)
-    scoring = architecture_of(preset(run.golden.name)).scoring(preset(run.golden.name))
+    architecture, config = preset(run.golden.name)
+    scoring = architecture.scoring(config)
     error = class_error(scoring, run.output.decoder, run.losses.matches["decoder"], run.golden.targets())
     assert error.item() == facts["losses"]["class_error"]
 
@@ -167,8 +166,7 @@ def test_postprocessing_of_deformable_detr(run: Run) -> None:
 
 
 def detected(run: Run, output: Output) -> list[Any]:
-    config = preset(run.golden.name)
-    architecture = architecture_of(config)
+    architecture, config = preset(run.golden.name)
     every_index = Classes(ids=np.arange(91), names=np.array([str(i) for i in range(91)]))
     with torch.no_grad():
         return detections(
@@ -262,10 +260,10 @@ def test_the_fast_engine(name: str) -> None:
 def test_a_published_file_is_recognized(name: str, tmp_path: Path) -> None:
     """By its tensors and the script's arguments, under any file name."""
     path = tmp_path / "checkpoint0049.pth"
-    args = argparse.Namespace(nheads=8, dropout=preset(name).dropout)  # type: ignore[attr-defined]
+    args = argparse.Namespace(nheads=8, dropout=preset(name).config.dropout)  # type: ignore[attr-defined]
     torch.save({"model": Golden(name).state_dict(), "args": args}, path)
     checkpoint = load_checkpoint(str(path))
-    assert checkpoint.config == preset(name)
+    assert checkpoint.config == preset(name).config
     model = checkpoint.model().eval()
     with torch.no_grad():
         ours, theirs = model(Golden(name).batch()), built(Golden(name)).eval()(Golden(name).batch())

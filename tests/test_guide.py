@@ -62,7 +62,7 @@ def all_command_lines() -> list[CommandLine]:
 @pytest.mark.parametrize("line", all_command_lines(), ids=lambda line: " ".join(line.args)[:80])
 def test_command_lines_are_right(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     # The weights and runs that the lines name are not there.
-    monkeypatch.setattr("detrcli.checkpoints.known.check_weights", lambda source: None)
+    monkeypatch.setattr("detrcli.checkpoints.registry.check_weights", lambda source: None)
     if line.args in (("data",), ("--version",)):
         return
     assert line.command, f"there is no such command: {line.args}"

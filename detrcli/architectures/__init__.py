@@ -1,79 +1,82 @@
-"""The members of the family. A member is one file here and its line in the table, or an entry point of a package."""
+"""The registry of model architectures: those in the list below, and entry points of installed packages."""
 
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from detrcli.architectures import (
     deformable_detr,
     deformable_tiny,
     detr,
-    detr_masks,
     dino,
     dino_tiny,
-    product_masks,
+    mask_heads,
     tiny,
     torchvision_detectors,
 )
-from detrcli.architectures.adapters.architecture import ARCHITECTURE as OF_TRANSFORMERS
-from detrcli.architectures.adapters.architecture import FOR_PHRASES, WITH_MASKS
+from detrcli.architectures.adapters import architecture as transformers
 from detrcli.architectures.architecture import Architecture
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
+from detrcli.messages import argument
 
-ENTRY_POINTS = "detrcli.architectures"  # the group in which other packages name theirs
+ENTRY_POINTS = "detrcli.architectures"  # the group in which other packages list instances
 
 _ARCHITECTURES: list[Architecture[Any]] = [
     detr.ARCHITECTURE,
-    detr_masks.ARCHITECTURE,
+    mask_heads.CONVOLUTIONAL,
     tiny.ARCHITECTURE,
     deformable_detr.ARCHITECTURE,
     dino.ARCHITECTURE,
     dino_tiny.ARCHITECTURE,
     deformable_tiny.ARCHITECTURE,
-    *product_masks.ARCHITECTURES,
-    OF_TRANSFORMERS,
-    FOR_PHRASES,
-    WITH_MASKS,
+    *mask_heads.DOT_PRODUCT,
+    *transformers.ARCHITECTURES,
     torchvision_detectors.ARCHITECTURE,
 ]
 
 
+class Preset(NamedTuple):
+    """An architecture and a config of it."""
+
+    architecture: Architecture[Any]
+    config: ModelConfig
+
+
 def register(architecture: Architecture[Any]) -> None:
-    """Make a member known for as long as the program runs."""
+    """Add an architecture until the program ends."""
     if architecture.name not in {known.name for known in _ARCHITECTURES}:
         _ARCHITECTURES.append(architecture)
 
 
 def architectures() -> dict[str, Architecture[Any]]:
-    """All members by their names, those of installed packages too."""
+    """Return all architectures by name."""
     return {architecture.name: architecture for architecture in (*_ARCHITECTURES, *_installed())}
 
 
-def presets() -> dict[str, ModelConfig]:
-    """What `--model` takes, by name."""
-    return {name: config for architecture in architectures().values() for name, config in architecture.presets.items()}
+def presets() -> dict[str, Preset]:
+    """Return the presets of all architectures by name."""
+    return {
+        name: Preset(architecture, config)
+        for architecture in architectures().values()
+        for name, config in architecture.presets.items()
+    }
 
 
-def preset(name: str) -> ModelConfig:
-    """The model of this name."""
+def preset(name: str) -> Preset:
+    """Return the preset of a name. Raises UsageError for an unknown name."""
     known = presets()
     if name not in known:
-        raise UsageError(f"--model {name}: there is {', '.join(known)}.")
+        raise UsageError(f"{argument('model', name)}: unknown. The models are {', '.join(known)}.")
     return known[name]
-
-
-def architecture_of(config: ModelConfig) -> Architecture[Any]:
-    """Which member has such a config."""
-    return next(architecture for architecture in architectures().values() if architecture.config is type(config))
 
 
 @cache
 def _installed() -> list[Architecture[Any]]:
-    found: list[Architecture[Any]] = []
+    installed = []
     for point in metadata.entry_points(group=ENTRY_POINTS):
         architecture = point.load()
         if not isinstance(architecture, Architecture):
-            raise UsageError(f"{point.value}: the entry point {point.name} of {ENTRY_POINTS} is no Variant.")
-        found.append(architecture)
-    return found
+            raise UsageError(f"{point.value}: the entry point {point.name} of {ENTRY_POINTS} is not an Architecture.")
+        installed.append(architecture)
+    return installed

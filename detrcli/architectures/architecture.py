@@ -1,9 +1,12 @@
-"""What there is to know of a member of the family wherever any will do. The core asks here and knows no member."""
+"""The interface of a model architecture, the only one through which the rest of the package uses models."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,145 +24,216 @@ from detrcli.structures import Classes
 C = TypeVar("C", bound=ModelConfig)
 
 
+class StateDictAdapter(ABC, Generic[C]):
+    """Conversion of another project's state dicts to ours."""
+
+    @abstractmethod
+    def recognizes(self, names: Collection[str]) -> bool:
+        """Return whether tensors of these names belong to the architecture."""
+
+    @abstractmethod
+    def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors under our names."""
+
+    @abstractmethod
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: C | None) -> C:
+        """Return the config of a model that holds the renamed tensors.
+
+        `facts` are the arguments of a training script or the content of config.json, `wanted` the config that the user
+        named, for what tensors do not determine. Raises WeightsError, which names `source`, for other tensors.
+        """
+
+
 @dataclass(frozen=True)
-class StateDictAdapter(Generic[C]):
-    """A member's tensors as others name and keep them."""
+class PretrainedBackbone:
+    """A backbone for which torchvision has weights trained on ImageNet."""
 
-    known_by: Callable[[Collection[str]], bool]  # whether these are names of it
-    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]  # to our names
-    # Where they are from, the tensors under our names, what stands beside them (a script's args, a config.json), and
-    # the model that they are said to be, if any: to the config that holds them, or a WeightsError.
-    infer: Callable[[str, Mapping[str, Tensor], Mapping[str, Any], C | None], C]
-
-
-@dataclass(frozen=True)
-class TrainedBackbone(Generic[C]):
-    """A backbone that others have trained to classify pictures."""
-
-    architecture: Callable[[C], str]  # torchvision's name of it
-    prefix: str  # of our names, where torchvision's follow
-    refuse: Callable[[C], str | None] = lambda config: None  # why a config cannot take them
-
-
-@dataclass(frozen=True)
-class FolderFormat(Generic[C]):
-    """How a model is kept that one file of ours does not hold: as the files of a folder."""
-
-    write: Callable[[C, Mapping[str, Tensor], Classes, Preprocessing], Mapping[str, bytes]]  # by their names
-    read: Callable[[Path], dict[str, Tensor]]
+    model: str  # its name in torchvision
+    prefix: str  # of our tensor names, before torchvision's
+    obstacle: str | None = None  # why the weights do not fit the config
 
 
 @dataclass(frozen=True)
 class ImportedModel(Generic[C]):
-    """What another library's folder holds."""
+    """The content of another library's folder."""
 
     config: C
     tensors: Mapping[str, Tensor]
-    names: Mapping[int, str]  # of the classes, where they have one
+    names: Mapping[int, str]  # class names by index, where the folder has them
     preprocessing: Preprocessing
 
 
 @dataclass(frozen=True)
-class Adapter(Generic[C]):
-    """A library that builds its models itself, and reads their folders."""
-
-    types: Collection[str]  # the kinds of model that are taken, by the `model_type` in their config.json
-    read: Callable[[Path, str], ImportedModel[C]]  # the folder, and what the user called it; or a WeightsError
-
-
-@dataclass(frozen=True)
-class PhraseAdapter(Generic[C]):
-    """A library whose models look for phrases: these become the classes."""
-
-    types: Collection[str]
-    read: Callable[[Path, str, Sequence[str]], ImportedModel[C]]  # likewise, and the phrases; or a UsageError
-
-
-def _backbone_apart(model: DetectionTransformer) -> dict[str, list[nn.Parameter]]:
-    """What is trained, in groups that have a learning rate each; the backbone's is the lower one."""
-    backbone = set(model.backbone.parameters())
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return {
-        "transformer": [parameter for parameter in trained if parameter not in backbone],
-        "backbone": [parameter for parameter in trained if parameter in backbone],
-    }
-
-
-class _NoRandomStart(TorchFunctionMode):
-    """A model is built without numbers that would be thrown away: for them torch imports what takes a second."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
-            return args[0] if args else given["tensor"]
-        return func(*args, **given)
-
-
-@dataclass(frozen=True)
 class DataFacts:
-    """What a recipe may go by."""
+    """Statistics of the training data, by which a recipe can choose settings."""
 
-    pictures: int
-    shorter: int = 480  # of the sides, the median
+    images: int
+    shorter: int = 480  # median of the shorter sides, in pixels
     longer: int = 640
-    objects: int = 10  # the most in one picture
-    small: int = 32  # pixels of an object's shorter side: a quarter of them have no more
+    objects: int = 10  # maximum in an image
+    small: int = 32  # lower quartile of the objects' shorter sides, in pixels
 
     def __str__(self) -> str:
         return (
-            f"{self.pictures:,} pictures of {self.longer} x {self.shorter}, at most {self.objects} objects in each, "
+            f"{self.images:,} images of {self.longer} x {self.shorter}, at most {self.objects} objects in each, "
             f"a quarter of them up to {self.small} pixels"
         )
 
 
-@dataclass(frozen=True)
-class Architecture(Generic[C]):
-    """A member of the family: one file that makes one of these, and one line that registers it."""
+class Architecture(ABC, Generic[C]):
+    """A model architecture with its presets, loss and training recipe.
 
-    name: str  # in the header of our own files
+    A module defines a subclass and an instance of it, which `detrcli.architectures` or an entry point lists.
+    """
+
+    name: str  # in the headers of our files
     config: type[C]
-    presets: Mapping[str, C]  # what `--model` takes
-    build: Callable[[C], DetectionTransformer]  # with its random start
-    scoring: Callable[[C], Scoring]
-    make_loss: Callable[[C, LossConfig], Loss]
-    inspect: Callable[[Any], Inspectable]  # of what `build` gives
-    preprocessing: Preprocessing  # what it wants to see unless told otherwise
-    class_rows: Callable[[C], Mapping[str, Tensor]]  # its tensors of one row per class, as they start
-    query_rows: Callable[[C], Mapping[str, Tensor]]  # likewise per query
-    segmentation: Callable[[C], Segmentation | None] = lambda config: None  # where its queries have masks
-    loss: LossConfig = field(default_factory=LossConfig)  # as it is trained unless told otherwise
-    # Settings of training where the user says nothing: always the same, or by the data.
-    recipe: Mapping[str, Any] | Callable[[C, DataFacts], Mapping[str, Any]] = field(default_factory=dict)
-    parameter_groups: Callable[[DetectionTransformer], Mapping[str, list[nn.Parameter]]] = _backbone_apart
-    difference: Callable[[C, C], str] = lambda found, wanted: ""  # what makes one another model than the other
-    summary: Callable[[C], str] = lambda config: ""  # what sets a preset apart, for a list of them
-    published: StateDictAdapter[C] | None = None  # as the published training script saves it
-    hugging_face: Mapping[str, StateDictAdapter[C]] = field(default_factory=dict)  # by transformers' `model_type`
-    adapter: Adapter[C] | None = None  # where another library computes it
-    phrases: PhraseAdapter[C] | None = None  # likewise, where phrases that are given become its classes
-    build_unfilled: Callable[[C], DetectionTransformer] | None = None  # where it cannot be built as ours are
-    backbone: TrainedBackbone[C] | None = None
-    detector: "Architecture[Any] | None" = None  # the member that it puts a mask head on
-    folder: FolderFormat[C] | None = None  # None: kept as one file of ours
+    presets: Mapping[str, C] = {}
+    preprocessing = Preprocessing()
+    loss = LossConfig()  # of training, unless the user changes it
+    recipe_uses_data = False
+    # Whether torch.nn.init sets all initial values in place, in tensors that are not copied afterwards.
+    initialized_in_place = False
+    detector: "Architecture[Any] | None" = None  # to which it adds a mask head
+    published: StateDictAdapter[C] | None = None  # for checkpoints of the authors' training script
+    hugging_face: Mapping[str, StateDictAdapter[C]] = {}  # by transformers' `model_type`
+    takes_phrases = False  # whether its classes are phrases that the user gives
 
-    def unfilled(self, config: C) -> DetectionTransformer:
-        """The network for tensors that are about to come: nothing is drawn for it."""
-        if self.build_unfilled is not None:
-            return self.build_unfilled(config)
-        with torch.device("meta"), _NoRandomStart():
-            return self.build(config)
+    @abstractmethod
+    def build(self, config: C) -> DetectionTransformer:
+        """Return a newly initialised model."""
 
-    def recipe_for(self, config: C, facts: DataFacts) -> Mapping[str, Any]:
-        """The recipe of such a model for such data."""
-        return self.recipe(config, facts) if callable(self.recipe) else self.recipe
+    @abstractmethod
+    def scoring(self, config: C) -> Scoring:
+        """Return the interpretation of the class logits."""
+
+    @abstractmethod
+    def make_loss(self, config: C, loss: LossConfig) -> Loss:
+        """Return the training loss."""
+
+    @abstractmethod
+    def inspect(self, model: Any) -> Inspectable:
+        """Return access to the attention and the stages of a model that `build` returned."""
+
+    def segmentation(self, config: C) -> Segmentation | None:
+        """Return how masks and maps are made of the model's output; None for a model without masks."""
+        return None
+
+    def recipe(self, config: C, facts: DataFacts) -> Mapping[str, Any]:
+        """Return the training settings that replace the general defaults."""
+        return {}
+
+    def summary(self, config: C) -> str:
+        """Return the properties in which presets differ. Models with the same summary are interchangeable."""
+        return ""
+
+    def describe(self, config: C) -> str:
+        """Return name and summary, for messages."""
+        summary = self.summary(config)
+        return f"{self.name} ({summary})" if summary else self.name
+
+    def pretrained_backbone(self, config: C) -> PretrainedBackbone | None:
+        """Return which weights of torchvision the backbone can start from, if any."""
+        return None
+
+    def parameter_groups(self, model: DetectionTransformer) -> Mapping[str, list[nn.Parameter]]:
+        """Return the trainable parameters in groups, each with a learning rate; the backbone's is the lower one."""
+        backbone = set(model.backbone.parameters())
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return {
+            "transformer": [parameter for parameter in trainable if parameter not in backbone],
+            "backbone": [parameter for parameter in trainable if parameter in backbone],
+        }
 
     def changed(self, config: C, **changes: Any) -> C:
-        """The config with other values, where they are given; a UsageError for what such a model does not have."""
-        given = {name: value for name, value in changes.items() if value is not None}
-        known = {one.name for one in fields(config)}
-        for name in given:
-            if name not in known:
-                raise UsageError(f"{name}: a {self.name} has no such number.")
-        return replace(config, **given)
+        """Return the config with the changes that are not None. Raises UsageError for fields that it lacks."""
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if unknown := changes.keys() - {field.name for field in fields(config)}:
+            raise UsageError(f"{min(unknown)}: a {self.name} has no such setting.")
+        return replace(config, **changes)
+
+    def unfilled(self, config: C) -> DetectionTransformer:
+        """Return a model whose tensors are about to be replaced, on the meta device where possible."""
+        with torch.device("meta"), DeferredInit():
+            return self.build(config)
+
+    def fresh_rows(self, config: C, count: Literal["classes", "queries"]) -> dict[str, Tensor]:
+        """Return the tensors with a row per class or per query, newly initialised.
+
+        These are the tensors that grow in a model with one class or query more. Raises UsageError where a tensor does
+        not grow by a row.
+        """
+        init = DeferredInit()
+        with init if self.initialized_in_place else nullcontext():
+            model = self.build(config)
+        larger = self.unfilled(replace(config, **{count: getattr(config, count) + 1})).state_dict()
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        rows = [name for name, shape in shapes.items() if larger[name].shape != shape]
+        for name in rows:
+            if larger[name].shape != (shapes[name][0] + 1, *shapes[name][1:]):
+                raise UsageError(f"{self.describe(config)}: its number of {count} cannot be changed ({name}).")
+        # By module, those with more rows first: the order decides which random numbers a tensor gets.
+        modules = sorted(rows, key=lambda name: (-shapes[name][0], name.rpartition(".")[0]))
+        tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+        init.run([tensors[name] for name in modules if name in tensors])
+        state = model.state_dict()
+        return {name: state[name] for name in rows}
+
+
+class ImportedArchitecture(Architecture[C]):
+    """An architecture whose models another library builds, and reads from its own folders."""
+
+    model_types: Collection[str]  # the values of `model_type` in config.json
+
+    @abstractmethod
+    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel[C]:
+        """Read a folder. Raises WeightsError, which names `source`, or UsageError for phrases."""
+
+
+class FolderArchitecture(Architecture[C]):
+    """An architecture whose checkpoints are folders of files instead of a single file."""
+
+    @abstractmethod
+    def write(
+        self, config: C, tensors: Mapping[str, Tensor], classes: Classes, preprocessing: Preprocessing
+    ) -> Mapping[str, bytes]:
+        """Return the contents of the files by name."""
+
+    @abstractmethod
+    def read_tensors(self, folder: Path) -> dict[str, Tensor]:
+        """Read the tensors of a folder with these files."""
+
+
+Init = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
+CONSTANT = frozenset({"constant_", "ones_", "zeros_", "eye_", "dirac_"})
+
+
+class DeferredInit(TorchFunctionMode):
+    """Records the initialisation of tensors instead of computing it.
+
+    A model whose tensors are replaced needs no random numbers, and for some of them torch imports modules for a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, Init]] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
+            tensor = args[0] if args else kwargs["tensor"]
+            self.calls.append((tensor, (func, args, kwargs)))
+            return tensor
+        return func(*args, **kwargs)
+
+    @torch.no_grad()
+    def run(self, tensors: Iterable[Tensor]) -> None:
+        """Initialise these tensors. Random numbers that others replace later are not drawn."""
+        for tensor in tensors:
+            memory = tensor.untyped_storage().data_ptr()
+            calls = [init for other, init in self.calls if other.untyped_storage().data_ptr() == memory]
+            random = [index for index, (func, *_) in enumerate(calls) if func.__name__ not in CONSTANT]
+            for func, args, kwargs in calls[random[-1] if random else 0 :]:
+                func(*args, **kwargs)

@@ -1,27 +1,31 @@
-"""How the published training scripts of Deformable DETR and DINO name and keep their tensors."""
+"""Tensor names of Deformable DETR and DINO in the checkpoints of their published training scripts."""
 
 import re
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from detrcli.architectures.architecture import StateDictAdapter
-from detrcli.architectures.detr_names import BACKBONES, COUNTER, Rule, count, inferred, rename
+from detrcli.architectures.detr_names import (
+    BACKBONES,
+    COUNTER,
+    RenamingAdapter,
+    Rule,
+    count,
+    inferring,
+    is_dilated,
+    rename,
+)
 from detrcli.errors import DetrError
 
-if TYPE_CHECKING:
-    from detrcli.architectures.deformable_detr import DeformableConfig
-    from detrcli.architectures.dino import DINOConfig
 
-
-def _other_order(match: re.Match[str]) -> str:
-    """A decoder layer's first norm follows its cross-attention there, which is its second sublayer."""
+def _norm_order(match: re.Match[str]) -> str:
+    """In a published decoder layer norm1 follows cross-attention, the second sublayer, and norm2 self-attention."""
     return f"{match[1]}.add_norm{ {'1': '2', '2': '1', '3': '3'}[match[2]] }.norm."
 
 
 LAYERS: tuple[Rule, ...] = (
-    (r"^module\.", ""),  # left by DistributedDataParallel
+    (r"^module\.", ""),  # from DistributedDataParallel
     (r"^backbone\.0\.body\.", "backbone.body."),
     (r"^input_proj\.", "pyramid.projections."),
     (r"^transformer\.level_embed$", "pyramid.level_codes"),
@@ -32,11 +36,11 @@ LAYERS: tuple[Rule, ...] = (
     (r"\.(value|output)_proj\.", r".\1_projection."),
     (r"^((?:encoder\.layers|decoder)\.\d+)\.(linear\d)\.", r"\1.feed_forward.\2."),
     (r"^(encoder\.layers\.\d+)\.norm(\d)\.", r"\1.add_norm\2.norm."),
-    (r"^(decoder\.\d+)\.norm(\d)\.", _other_order),
+    (r"^(decoder\.\d+)\.norm(\d)\.", _norm_order),
 )
 DEFORMABLE: tuple[Rule, ...] = (
     *LAYERS,
-    (r"^transformer\.decoder\.(class|bbox)_embed\.", r"\1_embed."),  # the same heads once more
+    (r"^transformer\.decoder\.(class|bbox)_embed\.", r"\1_embed."),  # the same heads again
     (r"^class_embed\.", "class_heads."),
     (r"^bbox_embed\.", "box_heads."),
     (r"^query_embed\.", "queries.embedding."),
@@ -48,7 +52,7 @@ DEFORMABLE: tuple[Rule, ...] = (
 )
 DINO: tuple[Rule, ...] = (
     *LAYERS,
-    # One head of each kind, there under the number of every layer, and once more in the decoder.
+    # A head that all layers share, listed for each of them, and again in the decoder.
     (r"^(transformer\.decoder\.)?class_embed\.\d+\.", "class_head."),
     (r"^(transformer\.decoder\.)?bbox_embed\.\d+\.", "box_head."),
     (r"^transformer\.decoder\.norm\.", "norm."),
@@ -64,7 +68,7 @@ DINO: tuple[Rule, ...] = (
 
 
 def deformable_name(name: str, names: Collection[str]) -> str | None:
-    """Our name of a tensor of Deformable DETR among these; None for one that stands there twice."""
+    """Return our name of a tensor of Deformable DETR among `names`; None for a duplicate."""
     ours = rename(name, DEFORMABLE)
     head = re.match(r"(class|box)_heads\.(\d+)\.(.*)", ours)
     if head is None:
@@ -73,81 +77,54 @@ def deformable_name(name: str, names: Collection[str]) -> str | None:
     if not refine:
         return ours if head[2] == "0" else None
     layers = count(r"(?:module\.)?transformer\.decoder\.layers\.(\d+)\.", names)
-    # The last one is the encoder's, where there are two stages.
+    # With two stages, the encoder's head follows those of the layers.
     return f"queries.proposer.{head[1]}_head.{head[3]}" if int(head[2]) == layers else ours
 
 
-def deformable_detr(config: "type[DeformableConfig]") -> "StateDictAdapter[DeformableConfig]":
-    """A state dict of the published training script, with that script's args."""
+class PublishedDeformable(RenamingAdapter):
+    """State dicts of Deformable DETR's training script, with its arguments."""
 
-    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        renamed = ((deformable_name(name, tensors.keys()), tensor) for name, tensor in tensors.items())
-        return {name: tensor for name, tensor in renamed if name and not name.endswith(COUNTER)}
+    mark = "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"
 
-    def infer(
-        source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: "DeformableConfig | None"
-    ) -> "DeformableConfig":
-        if wanted is not None:
-            dilated = wanted.dilated
-        else:
-            dilated = bool(args.get("dilation", "dc5" in str(args.get("file", "")).lower()))
+    def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        pairs = ((deformable_name(name, tensors.keys()), tensor) for name, tensor in tensors.items())
+        return {name: tensor for name, tensor in pairs if name and not name.endswith(COUNTER)}
 
-        def make() -> "DeformableConfig":
-            learned = tensors.get("queries.embedding.weight")
-            proposals = tensors.get("queries.proposer.class_head.weight")
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+        config, learned = self.config, tensors.get("queries.embedding.weight")
+        proposals = tensors.get("queries.proposer.class_head.weight")
+        queries = facts.get("two_stage_num_proposals", facts.get("num_queries", config.queries))
+        with inferring(source, tensors, "Deformable DETR"):
             return config(
-                **_shared(tensors, args, config.heads),
-                dilated=dilated,
-                dropout=args.get("dropout", config.dropout),
+                **_shared_fields(tensors, facts, config.heads),
+                dilated=is_dilated(facts, wanted),
+                dropout=facts.get("dropout", config.dropout),
                 refine="box_heads.1.layers.0.weight" in tensors,
                 two_stage=proposals is not None,
-                queries=len(learned)
-                if learned is not None
-                else args.get("two_stage_num_proposals", args.get("num_queries", config.queries)),
+                queries=queries if learned is None else len(learned),
                 classes=len(tensors["class_heads.0.weight"]),
                 proposal_rows=config.proposal_rows if proposals is None else len(proposals),
             )
 
-        return inferred(source, tensors, "Deformable DETR", make)
 
-    def known(names: Collection[str]) -> bool:
-        return _is_deformable(names) and not _is_dino(names)
+class PublishedDINO(RenamingAdapter):
+    """State dicts of DINO's training script, with its arguments."""
 
-    return StateDictAdapter(known, names, infer)
+    mark = "label_enc.weight"
+    rules = DINO
 
-
-def dino(config: "type[DINOConfig]") -> "StateDictAdapter[DINOConfig]":
-    """The same of DINO."""
-
-    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {rename(name, DINO): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
-
-    def infer(
-        source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: "DINOConfig | None"
-    ) -> "DINOConfig":
-        def make() -> "DINOConfig":
-            return config(
-                **_shared(tensors, args, config.heads),
-                dropout=args.get("dropout", config.dropout),
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+        with inferring(source, tensors, "DINO"):
+            return self.config(
+                **_shared_fields(tensors, facts, self.config.heads),
+                dropout=facts.get("dropout", self.config.dropout),
                 queries=len(tensors["selection.contents"]),
                 classes=len(tensors["class_head.weight"]),
             )
 
-        return inferred(source, tensors, "DINO", make)
 
-    return StateDictAdapter(lambda names: _is_deformable(names) and _is_dino(names), names, infer)
-
-
-def _is_deformable(names: Collection[str]) -> bool:
-    return any(name.endswith("transformer.encoder.layers.0.self_attn.sampling_offsets.weight") for name in names)
-
-
-def _is_dino(names: Collection[str]) -> bool:
-    return any(name.endswith("label_enc.weight") for name in names)
-
-
-def _shared(tensors: Mapping[str, Tensor], args: Mapping[str, Any], heads: int) -> dict[str, Any]:
-    """What both members have, read off the tensors; only the heads' number has to be told."""
+def _shared_fields(tensors: Mapping[str, Tensor], args: Mapping[str, Any], heads: int) -> dict[str, Any]:
+    """Return the config fields that both have. Tensors determine all but the number of heads."""
     heads = args.get("nheads", heads)
     levels = count(r"pyramid\.projections\.(\d+)\.", tensors)
     sampled = len(tensors["encoder.layers.0.self_attention.attention_weights.weight"])

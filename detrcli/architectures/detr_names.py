@@ -1,8 +1,9 @@
-"""How others name and keep the tensors of DETR."""
+"""Tensor names of DETR in the published checkpoints and in transformers."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,14 +11,10 @@ from torch import Tensor
 from detrcli.architectures.architecture import StateDictAdapter
 from detrcli.errors import DetrError, WeightsError
 
-if TYPE_CHECKING:
-    from detrcli.architectures.detr import DETRConfig
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]  # pattern and replacement
 
-Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-
-# The published checkpoints'.
 PUBLISHED: tuple[Rule, ...] = (
-    (r"^module\.", ""),  # left by DistributedDataParallel
+    (r"^module\.", ""),  # from DistributedDataParallel
     (r"^backbone\.0\.body\.", "backbone.body."),
     (r"^backbone\.1\.row_embed\.", "position.rows."),
     (r"^backbone\.1\.col_embed\.", "position.columns."),
@@ -32,7 +29,8 @@ PUBLISHED: tuple[Rule, ...] = (
     (r"^bbox_embed\.", "box_head."),
 )
 
-# Those of the mask head, where the detector's begin with "detr.".
+# Of the mask head, beside which the detector's names start with "detr.". The first are those of the published
+# checkpoints and of transformers' files, the others those in the memory of transformers 5.
 MASK_HEAD: tuple[Rule, ...] = (
     (r"^bbox_attention\.q_linear\.", "mask_head.attention.query."),
     (r"^bbox_attention\.k_linear\.", "mask_head.attention.key."),
@@ -40,37 +38,32 @@ MASK_HEAD: tuple[Rule, ...] = (
     (r"^mask_head\.gn(\d)\.", lambda layer: f"mask_head.norms.{int(layer[1]) - 1}."),
     (r"^mask_head\.adapter(\d)\.", lambda layer: f"mask_head.laterals.{int(layer[1]) - 1}."),
     (r"^mask_head\.out_lay\.", "mask_head.last."),
-)
-
-# Those of transformers 5 in memory; on disk it keeps the published ones, but for the detector's.
-MASK_HEAD_IN_MEMORY: tuple[Rule, ...] = (
     (r"^bbox_attention\.q_proj\.", "mask_head.attention.query."),
     (r"^bbox_attention\.k_proj\.", "mask_head.attention.key."),
-    (r"^mask_head\.conv(\d)\.(conv|norm)\.", lambda one: f"mask_head.{one[2]}s.{int(one[1]) - 1}."),
+    (r"^mask_head\.conv(\d)\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) - 1}."),
     (r"^mask_head\.fpn_stages\.(\d)\.fpn_adapter\.", r"mask_head.laterals.\1."),
-    # Two convolutions come before the finer maps.
-    (r"^mask_head\.fpn_stages\.(\d)\.refine\.(conv|norm)\.", lambda one: f"mask_head.{one[2]}s.{int(one[1]) + 2}."),
+    # Two convolutions precede the finer maps.
+    (r"^mask_head\.fpn_stages\.(\d)\.refine\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) + 2}."),
     (r"^mask_head\.output_conv\.", "mask_head.last."),
 )
 
 
-def _of_stage(match: re.Match[str]) -> str:
-    stage, block, part = match[1], match[2], match[3]
-    return f"backbone.body.layer{int(stage) + 1}.{block}.{part}"
+def _stage(match: re.Match[str]) -> str:
+    return f"backbone.body.layer{int(match[1]) + 1}.{match[2]}.{match[3]}"
 
 
-def _of_block(match: re.Match[str]) -> str:
+def _block(match: re.Match[str]) -> str:
     kind = {"convolution": "conv", "normalization": "bn"}[match[2]]
     return f".{kind}{int(match[1]) + 1}."
 
 
-# Those of transformers 4 and 5, on disk and in memory, over timm's ResNet or transformers' own.
+# Of transformers 4 and 5, on disk and in memory, with timm's ResNet or transformers' own.
 HUGGING_FACE: tuple[Rule, ...] = (
     (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.body."),
     (r"^backbone\.body\.embedder\.embedder\.convolution\.", "backbone.body.conv1."),
     (r"^backbone\.body\.embedder\.embedder\.normalization\.", "backbone.body.bn1."),
-    (r"^backbone\.body\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(.*)", _of_stage),
-    (r"\.layer\.(\d)\.(convolution|normalization)\.", _of_block),
+    (r"^backbone\.body\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(.*)", _stage),
+    (r"\.layer\.(\d)\.(convolution|normalization)\.", _block),
     (r"\.shortcut\.convolution\.", ".downsample.0."),
     (r"\.shortcut\.normalization\.", ".downsample.1."),
     (r"^model\.(backbone\.)?position_embedding\.row_embeddings\.", "position.rows."),
@@ -91,92 +84,73 @@ HUGGING_FACE: tuple[Rule, ...] = (
     (r"^bbox_predictor\.", "box_head."),
 )
 
+BACKBONES: dict[int, Literal["resnet50", "resnet101"]] = {6: "resnet50", 23: "resnet101"}  # by blocks of stage 3
+COUNTER = "num_batches_tracked"
 
-def rename(name: str, rules: tuple[Rule, ...]) -> str:
-    """Our name of a tensor that others name by these rules, which apply one after the other."""
-    for theirs, ours in rules:
-        name = re.sub(theirs, ours, name)
+
+def rename(name: str, rules: Iterable[Rule]) -> str:
+    """Apply the rules to a tensor's name, one after the other."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
     return name
 
 
 def join_projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Query, key and value projections that are stored apart, as the one tensor that attention holds."""
+    """Concatenate the query, key and value projections of each attention module, as torch stores them."""
     joined: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        apart = re.fullmatch(r"(.*)\.([qkv])_proj\.(weight|bias)", name)
-        if not apart:
+        match = re.fullmatch(r"(.*)\.([qkv])_proj\.(weight|bias)", name)
+        if not match:
             joined[name] = tensor
-        elif apart[2] == "q":
-            names = [f"{apart[1]}.{part}_proj.{apart[3]}" for part in "qkv"]
-            three = {one: tensors[one] for one in names if one in tensors}
-            if len({part.shape[1:] for part in three.values()}) == 1 and all(map(Tensor.dim, three.values())):
-                joined[f"{apart[1]}.in_proj_{apart[3]}"] = torch.cat([*three.values()])
+        elif match[2] == "q":
+            names = [f"{match[1]}.{part}_proj.{match[3]}" for part in "qkv"]
+            parts = {name: tensors[name] for name in names if name in tensors}
+            if len({part.shape[1:] for part in parts.values()}) == 1 and all(map(Tensor.dim, parts.values())):
+                joined[f"{match[1]}.in_proj_{match[3]}"] = torch.cat([*parts.values()])
             else:
-                joined |= three  # which fit no model, and are told so by their names
+                joined |= parts  # for the report of tensors that do not fit
     return joined
 
 
-COUNTER = "num_batches_tracked"
+class RenamingAdapter(StateDictAdapter[Any]):
+    """An adapter that recognizes the end of a tensor's name, and renames by rules. `config` is the config's class."""
 
-# By the number of blocks in their third stage.
-BACKBONES: dict[int, Literal["resnet50", "resnet101"]] = {6: "resnet50", 23: "resnet101"}
+    mark: str
+    rules: tuple[Rule, ...]
 
+    def __init__(self, config: type[Any]) -> None:
+        self.config = config
 
-def published(config: "type[DETRConfig]") -> "StateDictAdapter[DETRConfig]":
-    """A state dict of the published training script, with that script's args."""
+    def recognizes(self, names: Collection[str]) -> bool:
+        return any(name.endswith(self.mark) for name in names)
 
-    def infer(
-        source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: "DETRConfig | None"
-    ) -> "DETRConfig":
-        ours = {"nheads": "heads", "dropout": "dropout"}
-        known: dict[str, Any] = {ours[name]: args[name] for name in ours if name in args}
-        # Tensors do not show DC5: the model's name says it, else the args, else the file's name.
-        if wanted is not None:
-            known["dilated"] = wanted.dilated
-        else:
-            known["dilated"] = bool(args.get("dilation", "dc5" in str(args.get("file", "")).lower()))
-        return _infer(config, source, tensors, known)
-
-    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {rename(name, PUBLISHED): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
-
-    return StateDictAdapter(lambda names: _is_detr(names) and not _has_masks(names), names, infer)
+    def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {rename(name, self.rules): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 
-def published_with_masks(config: "type[DETRConfig]", detector: str) -> "StateDictAdapter[Any]":
-    """The same of a detector with a mask head; `detector` stands before the names of the first."""
-    alone = published(config)
+class PublishedDETR(RenamingAdapter):
+    """State dicts of the published training script, with its arguments."""
 
-    def infer(source: str, tensors: Mapping[str, Tensor], args: Mapping[str, Any], wanted: Any) -> Any:
-        inner = _of_detector(tensors, detector)
-        first, queries = tensors.get("mask_head.convs.0.bias"), inner.get("queries.weight")
-        if first is not None and queries is not None and queries.dim() == 2:
-            # It gets the features and a map of each head.
-            args = {**args, "nheads": first.numel() - queries.shape[1]}
-        return alone.infer(source, inner, args, wanted)
+    mark = "transformer.encoder.layers.0.self_attn.in_proj_weight"
+    rules = PUBLISHED
 
-    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {masked_name(name, detector): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
-
-    return StateDictAdapter(_has_masks, names, infer)
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+        known = {ours: facts[name] for name, ours in (("nheads", "heads"), ("dropout", "dropout")) if name in facts}
+        return _infer(self.config, source, tensors, {**known, "dilated": is_dilated(facts, wanted)})
 
 
-def masked_name(name: str, detector: str) -> str:
-    """Our name of a tensor of a published detector with a mask head."""
-    name = name.removeprefix("module.")  # left by DistributedDataParallel
-    if name.startswith("detr."):
-        return detector + rename(name.removeprefix("detr."), PUBLISHED)
-    return rename(name, MASK_HEAD)
+class HuggingFaceDETR(RenamingAdapter):
+    """State dicts of transformers, with config.json."""
 
+    mark = "encoder.layers.0.self_attn_layer_norm.weight"
+    rules = HUGGING_FACE
 
-def hugging_face(config: "type[DETRConfig]") -> "StateDictAdapter[DETRConfig]":
-    """The tensors of transformers, with its config.json."""
+    def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return join_projections(super().rename(tensors))
 
-    def infer(
-        source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: "DETRConfig | None"
-    ) -> "DETRConfig":
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
         if facts.get("activation_function", "relu") != "relu":
-            raise WeightsError(f"{source}: its activation is {facts['activation_function']!r}; only 'relu' is built.")
+            raise WeightsError(f"{source}: the activation is {facts['activation_function']!r}. Only 'relu' is read.")
         if facts.get("decoder_attention_heads", 8) != facts.get("encoder_attention_heads", 8):
             raise WeightsError(f"{source}: encoder and decoder have different numbers of attention heads.")
         stride = (facts.get("backbone_config") or {}).get("output_stride")
@@ -185,64 +159,55 @@ def hugging_face(config: "type[DETRConfig]") -> "StateDictAdapter[DETRConfig]":
             "heads": facts.get("encoder_attention_heads", 8),
             "dropout": facts.get("dropout", 0.1),
         }
-        return _infer(config, source, tensors, known)
-
-    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return join_projections(
-            {rename(name, HUGGING_FACE): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
-        )
-
-    return StateDictAdapter(lambda names: not _has_masks_of_transformers(names), names, infer)
+        return _infer(self.config, source, tensors, known)
 
 
-def hugging_face_with_masks(config: "type[DETRConfig]", detector: str) -> "StateDictAdapter[Any]":
-    """The same of a detector with a mask head; `detector` stands before the names of the first."""
-    alone = hugging_face(config)
+class WithMaskHead(StateDictAdapter[Any]):
+    """State dicts of a detector with a mask head. `prefix` starts our names of the detector's tensors."""
 
-    def infer(source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
-        return alone.infer(source, _of_detector(tensors, detector), facts, wanted)
+    def __init__(self, detector: RenamingAdapter, prefix: str, mark: str) -> None:
+        self.detector, self.prefix, self.mark = detector, prefix, mark
 
-    def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        inner = alone.rename(
-            {name.removeprefix("detr."): one for name, one in tensors.items() if name.startswith("detr.")}
-        )
-        head = {
-            rename(name, (*MASK_HEAD, *MASK_HEAD_IN_MEMORY)): one
-            for name, one in tensors.items()
-            if not name.startswith("detr.")
+    def recognizes(self, names: Collection[str]) -> bool:
+        return any(self.mark in name for name in names)
+
+    def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        detector = self.detector.rename(_part(tensors, "detr."))
+        head = {name: tensor for name, tensor in tensors.items() if not name.startswith("detr.")}
+        return {self.prefix + name: tensor for name, tensor in detector.items()} | {
+            rename(name, MASK_HEAD): tensor for name, tensor in head.items()
         }
-        return {detector + name: one for name, one in inner.items()} | head
 
-    return StateDictAdapter(_has_masks_of_transformers, names, infer)
-
-
-def _has_masks_of_transformers(names: Collection[str]) -> bool:
-    return any(name.startswith("bbox_attention.") for name in names)
-
-
-def _of_detector(tensors: Mapping[str, Tensor], detector: str) -> dict[str, Tensor]:
-    """The tensors of a detector, without what stands before their names."""
-    return {name.removeprefix(detector): tensor for name, tensor in tensors.items() if name.startswith(detector)}
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+        detector = _part(tensors, self.prefix)
+        first, queries = tensors.get("mask_head.convs.0.bias"), detector.get("queries.weight")
+        if first is not None and queries is not None and queries.dim() == 2:
+            # The mask head's input are the features and an attention map per head.
+            facts = {**facts, "nheads": first.numel() - queries.shape[1]}
+        return self.detector.infer(source, detector, facts, wanted)
 
 
-def _has_masks(names: Collection[str]) -> bool:
-    return any("mask_head.lay1." in name for name in names)
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _is_detr(names: Collection[str]) -> bool:
-    return any(name.endswith("transformer.encoder.layers.0.self_attn.in_proj_weight") for name in names)
+def is_dilated(args: Mapping[str, Any], wanted: Any) -> bool:
+    """Return whether a model is a DC5: by the user's config, else the script's arguments, else the file's name."""
+    if wanted is not None:
+        return bool(wanted.dilated)
+    return bool(args.get("dilation", "dc5" in str(args.get("file", "")).lower()))
 
 
-def _infer(
-    config: "type[DETRConfig]", source: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]
-) -> "DETRConfig":
-    """What a model must look like to hold these tensors; `known` says what they cannot tell."""
+def _infer(config: type[Any], source: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> Any:
+    """Return the config for renamed tensors; `known` are the fields that they do not determine."""
     if any(name.startswith(("mask_head.", "bbox_attention.", "detr.")) for name in tensors):
         raise WeightsError(
-            f"{source}: these weights have a mask head under the names of transformers: give the folder it wrote."
+            f"{source}: these weights have a mask head under the names of transformers.\n"
+            "Give the folder that transformers wrote."
         )
-
-    def make() -> "DETRConfig":
+    with inferring(source, tensors, "DETR"):
         queries, dim = tensors["queries.weight"].shape
         heads = known.get("heads", config.heads)
         if not isinstance(heads, int) or heads < 1 or dim % heads:
@@ -260,26 +225,21 @@ def _infer(
             **known,
         )
 
-    return inferred(source, tensors, "DETR", make)
 
-
-C = TypeVar("C")
-
-
-def inferred(source: str, tensors: Mapping[str, Tensor], what: str, make: Callable[[], C]) -> C:
-    """A config that is read off tensors; a WeightsError where they are not those of such a model."""
-    not_those = f"{source}: these are not the weights of a {what} with ResNet-50 or ResNet-101: "
+@contextmanager
+def inferring(source: str, tensors: Mapping[str, Tensor], model: str) -> Iterator[None]:
+    """Turn errors raised while a config is inferred from tensors into WeightsErrors."""
+    not_these = f"{source}: these are not the weights of a {model} with ResNet-50 or ResNet-101: "
     try:
-        return make()
+        yield
     except KeyError as missing:
-        raise WeightsError(f"{not_those}{missing} was looked for among {len(tensors)} tensors.") from None
+        raise WeightsError(f"{not_these}{missing} is not among the {len(tensors)} tensors.") from None
     except (ValueError, TypeError, IndexError) as error:
-        raise WeightsError(f"{not_those}a tensor has another name or shape ({error}).") from None
+        raise WeightsError(f"{not_these}a tensor has another name or shape ({error}).") from None
     except DetrError as error:
         raise WeightsError(f"{source}: {error}") from None
 
 
 def count(pattern: str, names: Iterable[str]) -> int:
-    """How many of something there are that names number from 0."""
-    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    """Return the highest number that the pattern's group matches in the names, plus 1."""
+    return max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1) + 1

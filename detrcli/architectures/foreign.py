@@ -1,22 +1,28 @@
-"""Networks of other libraries: what they have in common, seen from here."""
+"""Common parts of the architectures whose networks and losses are another library's."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import nn
 
+from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.matching import HungarianMatcher
+from detrcli.losses.scoring import Scoring
 from detrcli.model.backbone import Part
 from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.structures import Output, Target
 
-OWN = "network."  # before their names of tensors
+PREFIX = "network."  # of their tensor names
+TOTAL = "loss"  # name of the total loss in an output; the names of its parts start with it
 
 
 class ForeignNetwork(DetectionTransformer):
-    """A network that another library builds and computes, with the loss that it has itself."""
+    """A network that another library builds and computes, together with its loss."""
 
-    open_batch = False  # their code reads that number, and an export keeps what it has read
-    may_leave_out = True  # denoising embeddings in a batch without objects, and more
+    open_batch = False  # their code reads the batch size, and an export would fix it
+    may_leave_out = True  # denoising embeddings in a batch without objects, and others
     casts_itself = False
     network: Any
 
@@ -25,17 +31,17 @@ class ForeignNetwork(DetectionTransformer):
         self._frozen: Sequence[nn.Module] = ()
 
     @property
-    def backbone(self) -> nn.Module:  # type: ignore[override]  # it lies in the network, and is none of ours
-        """What sees the picture first."""
-        return self.their_backbone()
+    def backbone(self) -> nn.Module:  # type: ignore[override]  # a module of theirs instead of a Backbone
+        """The backbone in their network."""
+        return self.find_backbone()
 
     @abstractmethod
-    def their_backbone(self) -> nn.Module:
-        """Where it lies."""
+    def find_backbone(self) -> nn.Module:
+        """Return the backbone in their network."""
 
     @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
-        """Its first layers, which learn edges and colours."""
+        """Return the first layers of the backbone, which detect edges and colours."""
 
     def _freeze_backbone(self, part: Part) -> None:
         self._frozen = {"none": (), "stem": self.stem(), "all": (self.backbone,)}[part]
@@ -44,8 +50,32 @@ class ForeignNetwork(DetectionTransformer):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Frozen parts stay as for inference, or batch norm would go on counting in them."""
+        """Set the mode. Frozen parts stay in eval mode, or their batch norm would update its statistics."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """The loss that a network computes in its forward pass in training.
+
+    It is normalised as the network does, which is not over accumulated batches.
+    """
+
+    scoring: Scoring
+    matcher: HungarianMatcher | None  # equal to the network's, where it matches by a cost
+    in_training_alone: bool = True
+
+    def compute_loss(
+        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
+    ) -> LossBreakdown:
+        """Return the loss in the output of a forward pass in training. The matching is computed again."""
+        parts = {
+            name.removeprefix(f"{TOTAL}_"): value
+            for name, value in output.named.items()
+            if name.startswith(f"{TOTAL}_") and not any(letter.isdigit() for letter in name)
+        }
+        matches = {} if self.matcher is None else {output.decoder.name: self.matcher(output.decoder, targets)}
+        return LossBreakdown(output.named[TOTAL], parts, matches)

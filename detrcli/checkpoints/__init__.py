@@ -1,1 +1,1 @@
-"""From the name of weights to a model that has them."""
+"""Checkpoints: from the name of weights to a model with these weights."""

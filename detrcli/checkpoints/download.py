@@ -1,4 +1,4 @@
-"""Files from the web, checked before they have their name."""
+"""Downloads of files, which get their names only after their hash was checked."""
 
 import errno
 import hashlib
@@ -7,56 +7,48 @@ import re
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from time import monotonic, sleep
-from typing import IO, Any, Protocol
+from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from detrcli import __version__
 from detrcli.errors import WeightsError
-from detrcli.system.files import cache_folder
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
+from detrcli.system.cache import cache_folder
 
 ATTEMPTS = 5
 TIMEOUT = 30.0  # seconds without a byte
-SLOWEST = 1_000  # bytes a second, below which a connection is as good as broken
-PIECE = 1 << 20
-LONGEST_NAME = 200  # of a file, and room for what stands around it while it is being written
-
-
-class DownloadProgress(Protocol):
-    """Is told how far a download is; `total` is None where the server does not say."""
-
-    def __call__(self, name: str, done: int, total: int | None) -> None: ...
-
-
-def no_progress(name: str, done: int, total: int | None) -> None:
-    """For those who do not want to know."""
+MIN_SPEED = 1_000  # bytes per second, below which a connection counts as broken
+CHUNK = 1 << 20
+MAX_NAME = 200  # characters of a file's name; a temporary name is longer
 
 
 def cached_path(url: str, sha256: str) -> Path:
-    """Where the file of this URL and hash is, or would be. Other contents never share a path."""
+    """Return the path of a URL's file in the cache. Files with different hashes have different paths."""
     return cache_folder() / sha256.lower() / file_name(url)
 
 
 def file_name(url: str) -> str:
-    """The last part of a URL's path, as a name that any file system takes."""
+    """Return the last part of a URL's path, with characters that all file systems accept."""
     name = unquote(_split(url).path).rsplit("/", 1)[-1]
-    return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[-LONGEST_NAME:] or "weights"
+    return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[-MAX_NAME:] or "weights"
 
 
 def hash_in_name(url: str) -> str | None:
-    """The start of the hash that a file's name promises, as in name-1a2b3c4d.pth."""
-    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", file_name(url))
-    return found[1] if found else None
+    """Return the start of the hash in a file's name, as in name-1a2b3c4d.pth."""
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", file_name(url))
+    return match[1] if match else None
 
 
-def fetch(url: str, sha256: str, progress: DownloadProgress = no_progress) -> Path:
-    """The file behind an http(s) URL, from the cache or the web.
+def fetch(url: str, sha256: str, reporter: Reporter = SILENT) -> Path:
+    """Return the file of an http(s) URL, from the cache or downloaded.
 
-    It is written under a name of this process' own, checked against `sha256` (all of it, or its start) and
-    then moved to its place in one step: nobody sees half a file, and who fetches the same at the same time
-    does no harm.
+    It is written under a temporary name, checked against `sha256` (a hash or the start of one) and then renamed. So no
+    other process reads an incomplete file, and several can download the same file.
     """
     path = cached_path(url, sha256)
     if path.exists():
@@ -66,16 +58,16 @@ def fetch(url: str, sha256: str, progress: DownloadProgress = no_progress) -> Pa
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("x+b") as file:
-            _fill(file, address, progress)
+            _download(file, address, reporter)
             file.seek(0)
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(sha256.lower()):
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not digest.startswith(sha256.lower()):
             raise WeightsError(
-                f"{url}: what came has the SHA-256 {found}, not {sha256}.\n"
-                "It was not kept. Try again; if it stays so, the file or the hash is not the right one."
+                f"{url}: the downloaded file has the SHA-256 {digest}, not {sha256}.\n"
+                "It was deleted. Try again. If the error remains, the file or the hash is wrong."
             )
         os.replace(temporary, path)
-    except OSError as error:  # which names no file where the disk is full
+    except OSError as error:  # without a file name if the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -86,107 +78,115 @@ def _split(url: str) -> Any:
     try:
         return urlsplit(url)
     except ValueError as error:
-        raise _no_address(url, error) from None
+        raise _invalid(url, error) from None
 
 
-def _no_address(url: str, why: object) -> WeightsError:
-    return WeightsError(f"{url}: this is no web address that can be asked: {why}.\nCheck how it is written.")
+def _invalid(url: str, reason: object) -> WeightsError:
+    return WeightsError(f"{url}: not a valid web address: {reason}.\nCheck its spelling.")
 
 
 def _address(url: str) -> str:
-    """The URL as it is sent: in ASCII. One that nobody can answer is told at once."""
+    """Return the URL in ASCII. Raises WeightsError for an invalid URL."""
     parts = _split(url)
     try:
         host = parts.hostname or ""
-        if ":" not in host:  # else it is a number of IPv6
+        if ":" not in host:  # else it is an IPv6 address
             host = host.encode("idna").decode()
         if not re.fullmatch(r"[\w.:%-]+", host, re.ASCII):
             raise ValueError(f"its host is {host!r:.40}")
         if "@" in parts.netloc:
-            raise ValueError("names and passwords in it are not sent")
+            raise ValueError("it contains a user name, which is not sent")
         port = "" if parts.port is None else f":{parts.port}"
         path, query = (quote(part, safe="/%:@!$&'()*+,;=~?") for part in (parts.path, parts.query))
-    except ValueError as error:  # a port that is none; a part of a host's name that is empty or too long
-        raise _no_address(url, error) from None
+    except ValueError as error:  # also for an invalid port, and for parts of a host that are empty or too long
+        raise _invalid(url, error) from None
     return urlunsplit((parts.scheme, (f"[{host}]" if ":" in host else host) + port, path, query, ""))
 
 
-def _fill(file: IO[bytes], url: str, progress: DownloadProgress) -> None:
-    """Write the whole answer into the file; a broken connection is taken up where it broke, if the server can."""
-    name = file_name(url)
+def _download(file: IO[bytes], url: str, reporter: Reporter) -> None:
+    """Write the response to the file. A broken connection is resumed, if the server can."""
     failure = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            sleep(min(2 ** (attempt - 1), 8))
-        done = file.tell()
-        try:
-            with _open(url, done) as answer:
-                if answer.status != 206 and done:
-                    file.seek(0)
-                    file.truncate()
-                    done = 0
-                total = _total(answer, done)
-                progress(name, done, total)
-                since, until = done, monotonic() + TIMEOUT
-                while piece := answer.read1(PIECE):
-                    file.write(piece)
-                    done += len(piece)
-                    progress(name, done, total)
-                    if monotonic() > until:
-                        if done - since < SLOWEST * TIMEOUT:
-                            raise TimeoutError(f"fewer than {SLOWEST:,} bytes came in a second")
-                        since, until = done, monotonic() + TIMEOUT
-                if total is None or done == total:
-                    return
-                failure = f"the connection ended after {done:,} of {total:,} bytes"
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code < 500 and error.code not in (408, 416, 429):
-                raise WeightsError(f"{url}: the server answers {error.code} {error.reason}.") from None
-            failure = f"the server answers {error.code} {error.reason}"
-            if error.code == 416:  # the place to go on from is not one of the file
-                file.seek(0)
-                file.truncate()
-        except (OSError, HTTPException) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise  # our disk, not their connection
-            failure = str(getattr(error, "reason", error)) or type(error).__name__
+    with ExitStack() as stack:
+        advance: Callable[[int], None] | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                sleep(min(2 ** (attempt - 1), 8))
+            try:
+                with _open(url, file.tell()) as response:
+                    if response.status != 206:
+                        _restart(file, advance)
+                    total = _total(response, file.tell())
+                    if advance is None:
+                        progress = reporter.progress(f"downloading {file_name(url)}", total, "bytes")
+                        advance = stack.enter_context(progress)
+                    _copy(response, file, advance)
+                    if total is None or file.tell() == total:
+                        return
+                    failure = f"the connection ended after {file.tell():,} of {total:,} bytes"
+            except urllib.error.HTTPError as error:
+                error.close()
+                failure = f"the server answers {error.code} {error.reason}"
+                if error.code < 500 and error.code not in (408, 416, 429):
+                    raise WeightsError(f"{url}: {failure}.") from None
+                if error.code == 416:  # it does not resume at this position
+                    _restart(file, advance)
+            except (OSError, HTTPException) as error:
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                    raise  # of the disk, not of the connection
+                failure = str(getattr(error, "reason", error)) or type(error).__name__
     raise WeightsError(
-        f"{url}: could not be fetched: {failure} ({ATTEMPTS} attempts).\n"
-        "Check the network, or fetch the file by other means and give its path as --weights."
+        f"{url}: the download failed: {failure} ({ATTEMPTS} attempts).\n"
+        f"Check the network, or get the file in another way and give its path as {argument('weights')}."
     )
 
 
-def _total(answer: HTTPResponse, done: int) -> int | None:
-    """How many bytes the whole file has, if the server says so."""
-    length = (answer.headers.get("Content-Length") or "").strip()
+def _restart(file: IO[bytes], advance: Callable[[int], None] | None) -> None:
+    if advance is not None:
+        advance(-file.tell())
+    file.seek(0)
+    file.truncate()
+
+
+def _copy(response: HTTPResponse, file: IO[bytes], advance: Callable[[int], None]) -> None:
+    """Append the body to the file. Raises TimeoutError if it arrives too slowly."""
+    start, until = file.tell(), monotonic() + TIMEOUT
+    while chunk := response.read1(CHUNK):
+        file.write(chunk)
+        advance(len(chunk))
+        if monotonic() > until:
+            if file.tell() - start < MIN_SPEED * TIMEOUT:
+                raise TimeoutError(f"fewer than {MIN_SPEED:,} bytes arrived per second")
+            start, until = file.tell(), monotonic() + TIMEOUT
+
+
+def _total(response: HTTPResponse, done: int) -> int | None:
+    """Return the size of the whole file, if the server sends it."""
+    length = (response.headers.get("Content-Length") or "").strip()
     return done + int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """From http to http or https, and from https to https."""
+    """Redirects from http to http or https, and from https to https."""
 
     def http_error_302(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any) -> Any:
         try:
             return super().http_error_302(req, fp, code, msg, headers)
-        except ValueError as error:  # what urllib makes of an address that is none
-            where = headers.get("location") or headers.get("uri")
-            raise WeightsError(f"{req.full_url}: it leads to {where}, which is no web address ({error}).") from None
+        except ValueError as error:  # urllib's for an invalid address
+            location = headers.get("location") or headers.get("uri")
+            raise WeightsError(f"{req.full_url}: redirects to {location}, which is not valid ({error}).") from None
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
         if not newurl.lower().startswith("https://" if req.type == "https" else ("http://", "https://")):
-            raise WeightsError(
-                f"{req.full_url}: it leads to {newurl}, where nothing is fetched from: only from http and https."
-            )
+            raise WeightsError(f"{req.full_url}: redirects to {newurl}, which is not allowed.")
         return super().redirect_request(req, fp, code, msg, headers, _address(newurl))
 
 
 def _open(url: str, start: int) -> HTTPResponse:
-    headers = {"User-Agent": f"detrcli/{__version__}"}
+    headers = {"User-Agent": "detrcli"}
     if start:
         headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(url, headers=headers)
-    answer: HTTPResponse = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
-    return answer
+    response: HTTPResponse = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
+    return response

@@ -1,13 +1,13 @@
-"""Weights made to fit other classes, or another number of queries."""
+"""Fitting checkpoints to other classes, another number of queries, or a model with a mask head."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, preset
-from detrcli.architectures.with_masks import DETECTOR
+from detrcli.architectures import preset
+from detrcli.architectures.mask_heads import DETECTOR
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import UNUSED
 from detrcli.errors import UsageError
@@ -17,21 +17,20 @@ from detrcli.system.text import normalize_name
 
 @dataclass(frozen=True)
 class Fitted:
-    """The weights that fit, and what became of the ones they were made from."""
+    """A fitted checkpoint, and what changed."""
 
     checkpoint: Checkpoint
-    kept: list[str]  # classes that are known already, by name
-    fresh: list[str]  # classes that start anew
-    dropped: list[str]  # classes that went
-    queries: str  # what became of the object queries, in words
+    kept: list[str]  # names of classes that were known
+    fresh: list[str]  # names of classes that are newly initialised
+    dropped: list[str]  # names of classes that were removed
+    queries: str  # what happened to the object queries, in words
 
 
 @torch.no_grad()
 def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) -> Fitted:
-    """Keep what is known by name and start the rest as a new model would, from torch's random state.
+    """Keep the rows of known classes, and initialise the others as in a new model, from torch's random state.
 
-    Names are compared without regard to case and surrounding space. A head's rows behind those of the classes,
-    such as that of "no object", always stay.
+    Names are compared without case and outer space. Rows after those of the classes, as that of no-object, are kept.
     """
     architecture, tensors = checkpoint.architecture, dict(checkpoint.tensors)
     known = {normalize_name(name): row for row, name in enumerate(checkpoint.classes.names) if name != UNUSED}
@@ -41,45 +40,44 @@ def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) ->
     before, wanted = checkpoint.config.queries, queries or checkpoint.config.queries
     config = architecture.changed(checkpoint.config, classes=len(classes), queries=wanted)
 
-    for name, fresh in architecture.class_rows(config).items():
-        old, new = tensors[name], fresh.clone()
+    for name, new in architecture.fresh_rows(config, "classes").items():
+        old = tensors[name]
         new[len(classes) :] = old[checkpoint.config.classes :]
         for index, row in rows.items():
             new[index] = old[row]
         tensors[name] = new
-    for name, fresh in architecture.query_rows(config).items() if wanted != before else ():
+    if wanted != before:
         common = min(before, wanted)
-        tensors[name] = torch.cat([tensors[name][:common], fresh[common:]])
+        for name, new in architecture.fresh_rows(config, "queries").items():
+            tensors[name] = torch.cat([tensors[name][:common], new[common:]])
 
     kept = [str(classes.names[index]) for index in rows]
-    found = set(map(normalize_name, kept))
+    kept_names = set(map(normalize_name, kept))
     return Fitted(
         checkpoint=replace(checkpoint, config=config, tensors=tensors, classes=classes),
         kept=kept,
         fresh=[str(name) for index, name in enumerate(classes.names) if index not in rows],
         dropped=[
-            str(name) for name in checkpoint.classes.names if name != UNUSED and normalize_name(name) not in found
+            str(name) for name in checkpoint.classes.names if name != UNUSED and normalize_name(name) not in kept_names
         ],
-        queries=_what_became_of_queries(before, wanted),
+        queries=_query_changes(before, wanted),
     )
+
+
+def _query_changes(before: int, wanted: int) -> str:
+    if wanted < before:
+        return f"the first {wanted} of {before} queries kept"
+    return f"all {before} queries kept" + (f", {wanted - before} new ones added" if wanted > before else "")
 
 
 def with_mask_head(checkpoint: Checkpoint, model: str, head: Mapping[str, Tensor] | None = None) -> Checkpoint:
-    """A detector's weights in a model with this mask head on such a detector; a new one starts from torch's state."""
-    wanted = preset(model)
-    architecture = architecture_of(wanted)
-    if difference := architecture.difference(checkpoint.config, wanted):
-        raise UsageError(f"{checkpoint.source}: not the detector of a {model}: {difference}.")
-    config = architecture.config(
-        **{one.name: getattr(checkpoint.config, one.name) for one in fields(checkpoint.config)}
-    )
-    tensors = dict(architecture.build(config).state_dict() if head is None else head)
+    """Return a detector's checkpoint with a mask head as in `model`: the given tensors, or newly initialised ones."""
+    architecture, wanted = preset(model)
+    detector = architecture.detector
+    if checkpoint.architecture is not detector or detector.summary(checkpoint.config) != detector.summary(wanted):
+        description = checkpoint.architecture.describe(checkpoint.config)
+        raise UsageError(f"{checkpoint.source}: not the detector of a {model}: it is a {description}.")
+    tensors = dict(architecture.build(checkpoint.config).state_dict() if head is None else head)
     tensors |= {DETECTOR + name: tensor for name, tensor in checkpoint.tensors.items()}
-    terms = {**architecture.loss.loss, **checkpoint.loss.loss}
-    return replace(checkpoint, config=config, tensors=tensors, loss=replace(checkpoint.loss, loss=terms))
-
-
-def _what_became_of_queries(old: int, wanted: int) -> str:
-    if wanted < old:
-        return f"the first {wanted} of {old} queries kept"
-    return f"all {old} queries kept" + (f", {wanted - old} new ones added" if wanted > old else "")
+    loss = replace(checkpoint.loss, loss={**architecture.loss.loss, **checkpoint.loss.loss})
+    return replace(checkpoint, architecture=architecture, tensors=tensors, loss=loss)

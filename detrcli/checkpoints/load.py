@@ -1,4 +1,4 @@
-"""What a user means by `--weights W`."""
+"""Loading of everything that can be given as weights."""
 
 import hashlib
 import re
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import Preset, preset
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.download import DownloadProgress, fetch, hash_in_name, no_progress
+from detrcli.checkpoints.download import fetch, hash_in_name
 from detrcli.checkpoints.fit import with_mask_head
-from detrcli.checkpoints.formats import folder, hugging_face, native, published, torchvision
-from detrcli.checkpoints.known import EXPORTS, is_url, unknown_weights
-from detrcli.checkpoints.phrases import phrases_of_classes
-from detrcli.checkpoints.registry import PUBLISHED, SHIPPED
-from detrcli.checkpoints.save import find
-from detrcli.config import ModelConfig
+from detrcli.checkpoints.formats import hugging_face, native, published, torchvision
+from detrcli.checkpoints.phrases import TEXT, phrases_of_classes
+from detrcli.checkpoints.registry import EXPORTS, PUBLISHED, SHIPPED, is_url, unknown_weights
+from detrcli.checkpoints.save import find, is_folder, load_folder
 from detrcli.errors import NOTHING_INSIDE, UsageError, WeightsError
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
 
-BEST = "best"  # what a run calls its best weights
+BEST = "best"  # name of the best checkpoint in a run
 
 
 def load_checkpoint(
@@ -26,75 +26,70 @@ def load_checkpoint(
     *,
     model: str | None = None,
     sha256: str | None = None,
-    progress: DownloadProgress = no_progress,
     phrases: Sequence[str] | None = None,
     class_names: Sequence[str] = (),
+    reporter: Reporter = SILENT,
 ) -> Checkpoint:
-    """Weights by name, file, folder, `hf:OWNER/NAME` or URL. `model` says what they are: tensors cannot tell DC5.
+    """Load a checkpoint by name, file, folder, `hf:OWNER/NAME` or URL.
 
-    Models that look for phrases look for these, or for the names of classes where there are none; for others phrases
-    are an error.
+    `model` is the name of its preset, for what tensors do not determine (DC5). The classes of an open-vocabulary model
+    are the phrases, or the class names if there are none; for other models phrases are an error.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise UsageError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits.")
+        raise UsageError(f"{argument('sha256', sha256)}: a SHA-256 has 64 hexadecimal digits.")
     wanted = None if model is None else preset(model)
-    if phrases is not None and _takes_none(source):  # before anything is fetched
-        raise _own_classes(source)
-    loaded = _load(source, wanted, sha256, progress, phrases or phrases_of_classes(class_names))
-    if phrases is not None and loaded.architecture.phrases is None:
-        raise _own_classes(source)
-    if wanted is not None and (is_a := _difference(loaded.config, wanted)):
-        raise UsageError(f"{source}: not a {model}: {is_a}.")
-    return loaded
+    if phrases is not None and _is_closed_set(source):  # before a download
+        raise _fixed_classes(source)
+    checkpoint = _load(source, wanted, sha256, phrases or phrases_of_classes(class_names), reporter)
+    architecture, config = checkpoint.architecture, checkpoint.config
+    if phrases is not None and not architecture.takes_phrases:
+        raise _fixed_classes(source)
+    if wanted is not None and (
+        architecture is not wanted.architecture or architecture.summary(config) != architecture.summary(wanted.config)
+    ):
+        raise UsageError(f"{source}: not a {model}: it is a {architecture.describe(config)}.")
+    return checkpoint
 
 
-def _takes_none(source: str) -> bool:
-    """Whether a name alone tells that these are no weights that look for phrases."""
+def _is_closed_set(source: str) -> bool:
+    """Return whether the name alone tells that the model does not take phrases."""
     named = source in PUBLISHED or source in SHIPPED or source.endswith(tuple(EXPORTS.values()))
-    return named or source.startswith((torchvision.PREFIX, "http://", "https://"))
+    return named or source.startswith(torchvision.PREFIX) or is_url(source)
 
 
-def _own_classes(source: str) -> UsageError:
+def _fixed_classes(source: str) -> UsageError:
+    types = [name for name, known in hugging_face.imported_types().items() if known.takes_phrases]
     return UsageError(
-        f"--text: {source} has classes of its own. Phrases are for folders and hf:OWNER/NAME of the types "
-        f"{', '.join(hugging_face.types_for_phrases())}."
+        f"{TEXT}: {source} has a fixed set of classes. Phrases are for folders and hf:OWNER/NAME of the types "
+        f"{', '.join(types)}."
     )
 
 
-def _difference(found: ModelConfig, wanted: ModelConfig) -> str:
-    """What makes it another model; nothing where it is the same, whatever its numbers."""
-    architecture = architecture_of(found)
-    if architecture is not architecture_of(wanted):
-        return f"it is a {architecture.name}"
-    return architecture.difference(found, wanted)
-
-
 def _load(
-    source: str, wanted: ModelConfig | None, sha256: str | None, progress: DownloadProgress, phrases: Sequence[str]
+    source: str, wanted: Preset | None, sha256: str | None, phrases: Sequence[str], reporter: Reporter
 ) -> Checkpoint:
     if source in SHIPPED:
-        return _shipped(source)
+        return _load_shipped(source)
     if source in PUBLISHED:
         known = PUBLISHED[source]
-        path = fetch(known.url, known.sha256, progress)
-        return published.load(path, source, preset(source))
+        return published.load(fetch(known.url, known.sha256, reporter), source, preset(source))
     if source.startswith(torchvision.PREFIX):
-        return torchvision.load(source, progress)
+        return torchvision.load(source, reporter)
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
     if is_url(source):
         promised = sha256 or hash_in_name(source)
         if promised is None:
-            raise UsageError(f"{source}: the file's name holds no hash; give it as --sha256 HEX.")
-        return _load_file(fetch(source, promised, progress), source, wanted)
+            raise UsageError(f"{source}: the file's name contains no hash. Give it as {argument('sha256')}.")
+        return _load_file(fetch(source, promised, reporter), source, wanted)
 
     path = Path(source).expanduser()
     if path.suffix.lower() in EXPORTS.values():
         raise UsageError(NOTHING_INSIDE.format(source))
     if best := find(path, BEST):
-        return _load_kept(best, source)
-    if folder.is_one(path):
-        return folder.load(path, source)
+        path = best
+    if is_folder(path):
+        return load_folder(path, source)
     if (path / hugging_face.CONFIG).is_file():
         return hugging_face.load(path, source, phrases)
     if path.is_dir():
@@ -105,26 +100,22 @@ def _load(
     if path.is_file():
         if sha256 is not None:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != sha256.lower():
-                raise WeightsError(f"{source}: it has the SHA-256 {found}, not {sha256}.")
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != sha256.lower():
+                raise WeightsError(f"{source}: the file has the SHA-256 {digest}, not {sha256}.")
         return _load_file(path, source, wanted)
     raise unknown_weights(source)
 
 
-def _shipped(name: str) -> Checkpoint:
-    one = SHIPPED[name]
-    if one.detector is None or one.model is None:
-        return native.load(one.path, name)
-    detector = replace(_shipped(one.detector), source=name)
-    return with_mask_head(detector, one.model, native.load_part(one.path, name))
+def _load_shipped(name: str) -> Checkpoint:
+    shipped = SHIPPED[name]
+    if shipped.detector is None or shipped.model is None:
+        return native.load(shipped.path, name)
+    detector = replace(_load_shipped(shipped.detector), source=name)
+    return with_mask_head(detector, shipped.model, native.load_part(shipped.path, name))
 
 
-def _load_kept(path: Path, source: str) -> Checkpoint:
-    return native.load(path, source) if path.is_file() else folder.load(path, source)
-
-
-def _load_file(path: Path, source: str, wanted: ModelConfig | None) -> Checkpoint:
+def _load_file(path: Path, source: str, wanted: Preset | None) -> Checkpoint:
     if path.suffix == ".safetensors":
         return native.load(path, source)
     return published.load(path, source, wanted)

@@ -1,38 +1,34 @@
-"""What a model that takes phrases shall look for, as a user says it: `--text "a cat. a remote control."`."""
+"""The phrases that an open-vocabulary model detects, as the user gives them."""
 
 from collections.abc import Sequence
 
 from detrcli.errors import UsageError
+from detrcli.messages import argument
 from detrcli.system.text import escape_controls, normalize_name
 
-EXAMPLE = '--text "a cat. a remote control."'
-NEEDED = (  # of the weights
-    f"{{}}: these weights look for phrases: `detr predict`, `detr eval` and `detr visualize-attn`, which alone take "
-    f"them, are told with {EXAMPLE}."
-)
+TEXT = argument("text")
+EXAMPLE = argument("text", '"a cat. a remote control."')
 
 
 def phrases_of(text: str | Sequence[str]) -> list[str]:
-    """The phrases of a text, between its full stops, or of a list; a UsageError where they cannot be classes."""
+    """Return the phrases of a list, or of a text, between its full stops. Raises UsageError for invalid phrases."""
     parts = text.split(".") if isinstance(text, str) else text
     phrases = [" ".join(part.split()) for part in parts]
     if isinstance(text, str):
         phrases = [phrase for phrase in phrases if phrase]
     if not phrases or not all(phrases):
-        raise UsageError(f"--text: there is nothing to look for in it. It is given as {EXAMPLE}.")
+        raise UsageError(f"{TEXT}: contains no phrase. An example is {EXAMPLE}.")
     seen: set[str] = set()
     for phrase in phrases:
         if escape_controls(phrase) != phrase:
-            raise UsageError(f'--text: there are characters that cannot be seen in "{escape_controls(phrase)}".')
+            raise UsageError(f'{TEXT}: "{escape_controls(phrase)}" contains invisible characters.')
         if normalize_name(phrase) in seen:
-            raise UsageError(f'--text: "{phrase}" stands in it twice.')
+            raise UsageError(f'{TEXT}: contains "{phrase}" twice.')
         seen.add(normalize_name(phrase))
     return phrases
 
 
 def phrases_of_classes(names: Sequence[str]) -> list[str]:
-    """The names of classes as phrases: of those that differ in case and surrounding space only, the first."""
-    found: dict[str, str] = {}
-    for name in names:
-        found.setdefault(normalize_name(name), name)
-    return list(found.values())
+    """Return class names as phrases, without those that differ from an earlier one only in case and outer space."""
+    first = {normalize_name(name): name for name in reversed(names)}
+    return [name for name in names if first.pop(normalize_name(name), None) is not None]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import checksum, from_header, header_of
-from detrcli.checkpoints.known import EXPORTS
+from detrcli.checkpoints.registry import EXPORTS
 from detrcli.errors import MachineError, UsageError, WeightsError
 from detrcli.inference.engines import Engine, PlainEngine
 from detrcli.losses.scoring import Scoring

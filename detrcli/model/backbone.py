@@ -1,4 +1,4 @@
-"""The convolutional backbone: pictures to a map of features."""
+"""Convolutional backbones: from images to feature maps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Norm = Callable[[int], nn.Module]  # a norm for so many channels
+Norm = Callable[[int], nn.Module]  # creates a norm for a number of channels
 Part = Literal["none", "stem", "all"]
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm with numbers that were learned once and never change: small batches would give poor ones."""
+    """Batch norm with fixed statistics and affine parameters."""
 
     weight: Tensor
     bias: Tensor
@@ -29,7 +29,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != self.weight.dtype:
-            # Under autocast: in one operator that keeps the kind of its input, half the memory for the way back.
+            # Under autocast, a single operator that keeps the input's dtype saves half the memory in training.
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
@@ -42,9 +42,9 @@ NORMS: dict[str, Norm] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, 
 
 
 class Backbone(nn.Module, ABC):
-    """A backbone of any kind. Parts of it can be kept as they are in training."""
+    """A backbone, parts of which can be frozen."""
 
-    channels: Sequence[int]  # of each map of features
+    channels: Sequence[int]  # of each feature map, the finest first
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,14 +52,14 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to maps of features (B, channels, h, w), the finest first."""
+        """Return all feature maps (B, channels, h, w) of images (B, 3, H, W), the finest first."""
 
     @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
-        """What sees the picture first: it learns edges and colours, which are the same in all pictures."""
+        """Return the first layers, which detect edges and colours as in any other images."""
 
     def freeze(self, part: Part) -> None:
-        """Keep this part as it is, and let all others learn."""
+        """Exclude a part from training, and include everything else."""
         parts = {"none": (), "stem": self.stem(), "all": tuple(self.children())}
         self._frozen = parts[part]
         self.requires_grad_(True)
@@ -68,7 +68,7 @@ class Backbone(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Frozen parts stay as for inference, or batch norm would go on counting in them."""
+        """Set the mode. Frozen parts stay in eval mode, or their batch norm would update its statistics."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -76,32 +76,29 @@ class Backbone(nn.Module, ABC):
 
 
 class ResNet(Backbone):
-    """A torchvision ResNet up to its last stage, and the maps of some of its four stages.
+    """A torchvision ResNet without its classifier.
 
-    `dilated` (DC5) trades the last stage's stride for dilation: twice the resolution, 16 pixels a cell in
-    place of 32.
+    `dilated` (DC5) replaces the last stage's stride by dilation, which doubles the resolution of its map.
     """
 
-    def __init__(self, name: str, *, norm: Norm, dilated: bool, stages: Sequence[int] = (4,)) -> None:
-        from torchvision.models import get_model  # slow to import, and of no use to other backbones
+    def __init__(self, name: str, *, norm: Norm, dilated: bool) -> None:
+        from torchvision.models import get_model  # slow to import, and unused by other backbones
 
         super().__init__()
         resnet = get_model(name, weights=None, norm_layer=norm, replace_stride_with_dilation=[False, False, dilated])
-        self.stages = tuple(stages)
-        self.channels = [resnet.fc.in_features >> (4 - stage) for stage in stages]
+        self.channels = [resnet.fc.in_features >> (3 - stage) for stage in range(4)]
         del resnet.fc, resnet.avgpool
         self.body = resnet
 
     def stem(self) -> Sequence[nn.Module]:
-        """The first convolution with its norm, and the first stage."""
+        """Return the first convolution with its norm, and the first stage."""
         return self.body.conv1, self.body.bn1, self.body.layer1
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to the maps of the stages, C2 to C5 for 1 to 4."""
         body = self.body
         x = body.maxpool(body.relu(body.bn1(body.conv1(images))))  # (B, 64, H/4, W/4)
         c2 = body.layer1(x)  # (B, 256, H/4, W/4)
         c3 = body.layer2(c2)  # (B, 512, H/8, W/8)
         c4 = body.layer3(c3)  # (B, 1024, H/16, W/16)
         c5 = body.layer4(c4)  # (B, 2048, H/32, W/32), or H/16, W/16 dilated
-        return tuple((c2, c3, c4, c5)[stage - 1] for stage in self.stages)
+        return c2, c3, c4, c5

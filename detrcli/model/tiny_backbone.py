@@ -1,4 +1,4 @@
-"""A backbone for small pictures, small enough to be trained from scratch on a CPU."""
+"""Backbones for small images, small enough to be trained from scratch on a CPU."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ from detrcli.model.backbone import Backbone, Norm
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut, which is a 1 x 1 convolution where the map changes its shape."""
+    """Two convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
 
     def __init__(self, channels: int, wanted: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -31,28 +31,25 @@ class Block(nn.Module):
 
 
 class TinyBackbone(Backbone):
-    """Eight pixels a cell: 128 x 128 pixels are 16 x 16 cells, and its smallest objects are not lost between them."""
+    """A convolution and two residual stages, to maps of 2, 4 and 8 pixels per cell."""
 
-    def __init__(self, width: int, *, norm: Norm, finer: bool = False) -> None:
-        """With `finer` its maps of two and of four pixels a cell are given too, for a mask head."""
+    def __init__(self, width: int, *, norm: Norm) -> None:
         super().__init__()
-        self.finer = finer
-        self.channels = [width, 2 * width, 4 * width] if finer else [4 * width]
+        self.channels = [width, 2 * width, 4 * width]
         self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
         self.norm = norm(width)
         self.stage1 = _stage(width, 2 * width, norm)
         self.stage2 = _stage(2 * width, 4 * width, norm)
 
     def stem(self) -> Sequence[nn.Module]:
-        """The first convolution with its norm, and the first stage."""
+        """Return the first convolution with its norm, and the first stage."""
         return self.conv, self.norm, self.stage1
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to their map, (B, 4 width, H/8, W/8), perhaps behind finer ones."""
-        finest = self.norm(self.conv(images)).relu()  # (B, width, H/2, W/2)
-        finer = self.stage1(finest)  # (B, 2 width, H/4, W/4)
-        x = self.stage2(finer)  # (B, 4 width, H/8, W/8)
-        return (finest, finer, x) if self.finer else (x,)
+        x = self.norm(self.conv(images)).relu()  # (B, width, H/2, W/2)
+        x1 = self.stage1(x)  # (B, 2 width, H/4, W/4)
+        x2 = self.stage2(x1)  # (B, 4 width, H/8, W/8)
+        return x, x1, x2
 
 
 def _stage(channels: int, wanted: int, norm: Norm) -> nn.Sequential:
@@ -60,14 +57,12 @@ def _stage(channels: int, wanted: int, norm: Norm) -> nn.Sequential:
 
 
 class QuickBackbone(Backbone):
-    """Eight pixels a cell by three strided convolutions; then blocks that begin by passing on what they get."""
+    """Three strided convolutions to maps of 2, 4 and 8 pixels per cell, then blocks that start as the identity."""
 
-    def __init__(self, width: int, blocks: int, *, norm: Norm, finer: bool = False) -> None:
-        """With `finer` its maps of two and of four pixels a cell are given too, for a mask head."""
+    def __init__(self, width: int, blocks: int, *, norm: Norm) -> None:
         super().__init__()
-        self.finer = finer
-        self.channels = [width, 2 * width, 4 * width] if finer else [4 * width]
-        widths = (3, width, 2 * width, 4 * width)
+        self.channels = [width, 2 * width, 4 * width]
+        widths = (3, *self.channels)
         self.down = nn.Sequential(
             *(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), norm(b), nn.SiLU()) for a, b in pairwise(widths))
         )
@@ -75,23 +70,21 @@ class QuickBackbone(Backbone):
         self.around = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
 
     def stem(self) -> Sequence[nn.Module]:
-        """The first two convolutions with their norms."""
+        """Return the first two convolutions with their norms."""
         return self.down[0], self.down[1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to their map, (B, 4 width, H/8, W/8), perhaps behind finer ones."""
         first, second, third = self.down
-        finest = first(images)  # (B, width, H/2, W/2)
-        finer = second(finest)  # (B, 2 width, H/4, W/4)
-        x = third(finer)
+        x1 = first(images)  # (B, width, H/2, W/2)
+        x2 = second(x1)  # (B, 2 width, H/4, W/4)
+        x = third(x2)  # (B, 4 width, H/8, W/8)
         for block in self.blocks:
             x = block(x)
-        x = self.around(x)
-        return (finest, finer, x) if self.finer else (x,)
+        return x1, x2, self.around(x)
 
 
 class SiLUBlock(nn.Module):
-    """Two convolutions beside a shortcut; the last norm begins at zero."""
+    """Two convolutions beside a shortcut; the last norm starts at zero."""
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()

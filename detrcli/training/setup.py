@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import Preset, preset
 from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.download import DownloadProgress
@@ -184,7 +184,7 @@ def resumed(state: Mapping[str, Any]) -> Initial:
 
 
 def _from_weights(
-    source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
+    source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter
 ) -> Initial:
     requested = make_settings(given)
     for key in ("norm", "backbone_weights"):
@@ -218,11 +218,10 @@ def _load(source: str, requested: Settings, progress: DownloadProgress) -> tuple
 
 
 def _from_scratch(
-    model: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, progress: DownloadProgress
+    model: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter
 ) -> Initial:
-    config = preset(model)
-    architecture = architecture_of(config)
-    settings = make_settings(given, architecture.recipe_for(config, facts))
+    architecture, config = preset(model)
+    settings = make_settings(given, architecture.recipe(config, facts))
     torch.manual_seed(settings.seed)
     config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
     source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)

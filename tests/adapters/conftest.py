@@ -14,8 +14,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of(name, tmp_path_factory)
+def folder(name: str) -> Path:
+    return folder_of(name)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
-"""What is seen inside: every layer's answers, attention as the modules compute it, and the family's own matching."""
+"""Closed-set detectors from inside: predictions of every layer, attention, the matching, the stages."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import pictures
+from families import images
 from gathering import from_cells, from_points
 from transformers import AutoModelForObjectDetection
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
@@ -13,7 +13,7 @@ from transformers.loss.loss_for_object_detection import HungarianMatcher as Thei
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
-from detrcli.architectures.adapters.attention import AdaptedInspectable, AdaptedRecord, by_level
+from detrcli.architectures.adapters.attention import TransformersInspectable, TransformersRecord, by_level
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.batching import collate
@@ -24,8 +24,6 @@ from detrcli.losses.matching import HungarianMatcher
 from detrcli.model.inspectable import Dense, Sampled
 from detrcli.structures import Batch, QueryGroup, Target
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def checkpoint(folder: Path) -> Checkpoint:
@@ -33,7 +31,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 
 def batch_of(checkpoint: Checkpoint) -> Batch:
-    return collate([prepare(next(pictures()), checkpoint.preprocessing)])
+    return collate([prepare(next(images()), checkpoint.preprocessing)])
 
 
 def target(*labels: int) -> Target:
@@ -42,10 +40,9 @@ def target(*labels: int) -> Target:
 
 
 @torch.no_grad()
-def test_the_last_layer_is_what_it_answers(checkpoint: Checkpoint, folder: Path) -> None:
+def test_the_last_layer_is_the_prediction_of_transformers(checkpoint: Checkpoint, folder: Path) -> None:
     output = checkpoint.model()(batch_of(checkpoint))
-    network = AutoModelForObjectDetection.from_pretrained(folder).eval()
-    theirs = network(batch_of(checkpoint).images)
+    theirs = AutoModelForObjectDetection.from_pretrained(folder).eval()(batch_of(checkpoint).images)
     torch.testing.assert_close(output.last.logits, theirs.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.last.boxes, theirs.pred_boxes, atol=1e-5, rtol=1e-5)
     assert len(output.decoder) == 2
@@ -54,24 +51,25 @@ def test_the_last_layer_is_what_it_answers(checkpoint: Checkpoint, folder: Path)
 
 @torch.no_grad()
 def test_earlier_layers_are_those_of_a_shallower_model(name: str, checkpoint: Checkpoint) -> None:
-    """A model that ends after its first decoder layer says what the first layer of the whole says."""
-    if name in ("yolos", "deformable-two-stage", "deformable-refine", "deformable", "d-fine", "deim-v2", "dab"):
-        pytest.skip("transformers does not let it end earlier with the same heads")
+    """A model without its second layer predicts what the first layer of the whole model predicts."""
     model = checkpoint.model()
     first = model(batch_of(checkpoint)).decoder.layer(0)
     network: Any = model.network
-    network.model.decoder.layers = network.model.decoder.layers[:1]
-    network.config.decoder_layers = 1
-    shallow = model(batch_of(checkpoint)).last
-    if name in ("rt", "rt-v2"):  # their answer is the last of those that they have
-        shallow = model(batch_of(checkpoint)).decoder.layer(0)
-    torch.testing.assert_close(first.boxes, shallow.boxes, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(first.logits, shallow.logits, atol=1e-5, rtol=1e-5)
+    if name == "yolos":
+        network.vit.encoder.layer = network.vit.encoder.layer[:1]
+        network.config.num_hidden_layers = 1
+    else:
+        network.model.decoder.layers = network.model.decoder.layers[:1]
+        network.model.decoder.num_layers = network.config.decoder_layers = 1
+    output = model(batch_of(checkpoint))
+    assert len(output.decoder) == 1
+    torch.testing.assert_close(first.boxes, output.last.boxes, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(first.logits, output.last.logits, atol=1e-5, rtol=1e-5)
 
 
-def recorded(checkpoint: Checkpoint) -> tuple[AdaptedInspectable, AdaptedRecord]:
+def recorded(checkpoint: Checkpoint) -> tuple[TransformersInspectable, TransformersRecord]:
     model = checkpoint.model()
-    inspected = AdaptedInspectable(model)  # type: ignore[arg-type]  # one of theirs
+    inspected = TransformersInspectable(model)
     with torch.inference_mode(), inspected.recorded() as record:
         model(batch_of(checkpoint))
     return inspected, record
@@ -79,19 +77,19 @@ def recorded(checkpoint: Checkpoint) -> tuple[AdaptedInspectable, AdaptedRecord]
 
 @torch.no_grad()
 def test_attention_is_what_the_modules_compute(checkpoint: Checkpoint) -> None:
-    """Weights sum to one, and contracted with the values they give what the module itself puts out."""
+    """Weights sum to 1, and combine the values to the module's own output."""
     inspected, record = recorded(checkpoint)
     assert inspected.cross
     for module in inspected.attentions:
         call = record.calls[module]
-        own, _ = call.module(**call.given)[:2]
+        expected, _ = call.module(**call.inputs)[:2]
         if hasattr(module, "sampling_offsets"):
-            gathered = from_points(module, call.sampled(), call.given)
+            combined = from_points(module, call.sampled(), call.inputs)
         else:
-            _, shares = call.again()  # (B, heads, A, S)
-            torch.testing.assert_close(shares.sum(-1), torch.ones(shares.shape[:-1]), atol=1e-5, rtol=0)
-            gathered = from_cells(module, shares, call.given)
-        torch.testing.assert_close(gathered, own, atol=1e-5, rtol=1e-4)
+            _, weights = call.repeat()  # (B, heads, A, S)
+            torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5, rtol=0)
+            combined = from_cells(module, weights, call.inputs)
+        torch.testing.assert_close(combined, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -99,31 +97,29 @@ def test_maps_of_queries_and_cells(checkpoint: Checkpoint) -> None:
     inspected, record = recorded(checkpoint)
     h, w = record.cells
     for layer in range(inspected.decoder_layers):
-        seen = record.cross(layer, [3, 0])
-        density = seen.density()
+        density = record.cross(layer, [3, 0]).density()
         assert density.shape == (1, 2, inspected.heads, h, w)
         torch.testing.assert_close(density.sum((3, 4)), torch.ones(1, 2, inspected.heads), atol=1e-4, rtol=0)
         among = record.among_queries(layer)
         assert among.shape == (1, among.shape[1], 20, 20)
         torch.testing.assert_close(among.sum(-1), torch.ones(among.shape[:-1]), atol=1e-5, rtol=0)
     for layer in range(inspected.encoder_layers):
-        map_ = record.encoder(layer, [0, 5]).density()
-        assert map_.shape[-2:] == record.encoder_cells
+        assert record.encoder(layer, [0, 5]).density().shape[-2:] == record.encoder_cells
     assert isinstance(record.cross(0, [0]), Sampled if inspected.kind == "sampled" else Dense)
 
 
-def test_levels_of_unequal_points_are_filled_with_nothing() -> None:
+def test_levels_with_fewer_points_are_padded() -> None:
     values = torch.arange(1.0, 10.0).view(1, 1, 1, 9)
     assert by_level(values, [3, 4, 2]).tolist() == [[[[[1, 2, 3, 0], [4, 5, 6, 7], [8, 9, 0, 0]]]]]
 
 
 @torch.no_grad()
-def test_the_matching_is_theirs(checkpoint: Checkpoint) -> None:
-    loss = checkpoint.make_loss()
-    assert isinstance(loss.matcher, HungarianMatcher)
-    numbers = checkpoint.config.numbers
+def test_the_matching_is_that_of_transformers(checkpoint: Checkpoint) -> None:
+    matcher = checkpoint.make_loss().matcher
+    assert isinstance(matcher, HungarianMatcher)
+    numbers = checkpoint.config.library_config()
     kind = checkpoint.config.model_type
-    costs = [term.weight for term in loss.matcher.terms]
+    costs = [term.weight for term in matcher.terms]
     if hasattr(numbers, "matcher_class_cost"):
         theirs: Any = RTDetrHungarianMatcher(numbers)
     elif kind in ("lw_detr", "rf_detr"):
@@ -134,37 +130,35 @@ def test_the_matching_is_theirs(checkpoint: Checkpoint) -> None:
         theirs = DeformableDetrHungarianMatcher(*costs)
     assert costs == [theirs.class_cost, theirs.bbox_cost, theirs.giou_cost]
     generator = torch.Generator().manual_seed(3)
-    rows = checkpoint.scoring.num_logits(5)
-    logits = torch.randn(2, 3, 20, rows, generator=generator)
+    logits = torch.randn(2, 3, 20, checkpoint.scoring.num_logits(5), generator=generator)
     boxes = torch.rand(2, 3, 20, 4, generator=generator) * 0.4 + 0.1
     targets = [target(0, 3, 3, 1), target(), target(4, 2)]
-    match = loss.matcher(QueryGroup("decoder", logits, boxes), targets)
-    labels = [{"class_labels": one.labels, "boxes": one.boxes} for one in targets]
+    match = matcher(QueryGroup("decoder", logits, boxes), targets)
+    labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
     starts = [0, 4, 4]
     for layer in range(2):
         more = (1,) if kind in ("lw_detr", "rf_detr") else ()
-        wanted = theirs({"logits": logits[layer], "pred_boxes": boxes[layer]}, labels, *more)
+        expected = theirs({"logits": logits[layer], "pred_boxes": boxes[layer]}, labels, *more)
         pairs = {
             (image, int(query), starts[image] + int(object_))
-            for image, (queries, objects) in enumerate(wanted)
+            for image, (queries, objects) in enumerate(expected)
             for query, object_ in zip(queries, objects, strict=True)
         }
-        here = match.layer(layer)
-        found = zip(here.images.tolist(), here.queries.tolist(), here.targets.tolist(), strict=True)
-        assert set(found) == pairs
+        ours = match.layer(layer)
+        assert set(zip(ours.images.tolist(), ours.queries.tolist(), ours.targets.tolist(), strict=True)) == pairs
 
 
-def test_groups_beside_the_decoder_have_names(name: str, checkpoint: Checkpoint) -> None:
+def test_groups_beside_the_decoder(name: str, checkpoint: Checkpoint) -> None:
     model = checkpoint.model()
     with torch.no_grad():
         output = model(batch_of(checkpoint), [target(1, 2)])
     names = [group.name for group in output.others]
     if checkpoint.config.family.denoises:
         assert names == ["proposals", "denoising"]
-        noised = output.others[1]
-        assert noised.match is not None
+        denoising = output.others[1]
+        assert denoising.match is not None
         # Every group of noise has a query for each object, in every layer.
-        assert len(noised.match.queries) == len(noised) * 2 * (noised.logits.shape[2] // 4)
+        assert len(denoising.match.queries) == len(denoising) * 2 * (denoising.logits.shape[2] // 4)
         assert not any(module.training for module in model.modules())
     else:
         assert names == (["proposals"] if name in ("lw", "rf") else [])
@@ -172,13 +166,11 @@ def test_groups_beside_the_decoder_have_names(name: str, checkpoint: Checkpoint)
     torch.testing.assert_close(output.last.boxes, alone.boxes, atol=1e-5, rtol=1e-4)
 
 
-def test_the_walk(checkpoint: Checkpoint) -> None:
-    detector = Detector(checkpoint, CPU, engine="plain")
-    stops = walk(detector, prepare(next(pictures()), checkpoint.preprocessing))
-    names = [stop.name for stop in stops]
-    assert names[:2] == ["image", "backbone"]
-    assert names[-1] == "selection"
-    by_name = {stop.name: stop for stop in stops}
-    assert by_name["class head"].shape == (20, checkpoint.scoring.num_logits(5))
-    assert by_name["box head"].shape[0] == 20
-    assert "decoder" in names
+def test_the_stages(checkpoint: Checkpoint) -> None:
+    detector = Detector(checkpoint, torch.device("cpu"), engine="plain")
+    stops = walk(detector, prepare(next(images()), checkpoint.preprocessing))
+    shapes = {stop.name: stop.shape for stop in stops}
+    assert "backbone" in shapes
+    assert "decoder" in shapes
+    assert shapes["class head"] == (20, checkpoint.scoring.num_logits(5))
+    assert shapes["box head"][0] == 20

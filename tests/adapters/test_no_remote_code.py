@@ -1,34 +1,50 @@
-"""Code that lies in a model's folder is never run."""
+"""Code in a folder is never run."""
 
 import json
 import shutil
 from pathlib import Path
 
+import families
+import mask_families
+import phrases
 import pytest
-from families import folder_of
+from families import images
 
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.errors import WeightsError
+from detrcli.inference.detector import Detector
 
-CODE = "import pathlib\npathlib.Path({!r}).touch()\nclass Model: pass\nclass Config: pass\n"
+FOLDERS = {
+    "conditional": families.folder_of,
+    "yolos": families.folder_of,
+    "grounding": phrases.folder_of,
+    "owlv2": phrases.folder_of,
+    "mask2former": mask_families.folder_of,
+    "maskformer": mask_families.folder_of,
+}
+CLASSES = {
+    name: f"evil.{name}"
+    for name in (
+        "AutoConfig", "AutoModelForObjectDetection", "AutoModelForZeroShotObjectDetection", "AutoImageProcessor",
+        "AutoModelForUniversalSegmentation", "AutoProcessor",
+    )
+}  # fmt: skip
 
 
-def test_a_folder_that_names_code_of_its_own(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """It is read as what its `model_type` says, and a type that only its code knows is refused."""
-    folder, marker = tmp_path / "folder", tmp_path / "it-ran"
-    shutil.copytree(folder_of("yolos", tmp_path_factory), folder)
-    (folder / "code.py").write_text(CODE.format(str(marker)))
-    names = {
-        "AutoConfig": "code.Config",
-        "AutoModelForObjectDetection": "code.Model",
-        "AutoImageProcessor": "code.Model",
-    }
-    for file in ("config.json", "preprocessor_config.json"):
-        facts = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
-        (folder / file).write_text(json.dumps({**facts, "auto_map": names}))
-    assert load_checkpoint(str(folder)).config.classes > 0
+@pytest.mark.parametrize("name", FOLDERS)
+def test_code_in_a_folder(name: str, tmp_path: Path) -> None:
+    """The folder is read by its `model_type`, and a type that only its code defines is refused."""
+    folder, marker = tmp_path / "evil", tmp_path / "ran"
+    shutil.copytree(FOLDERS[name](name), folder)
+    for path in folder.glob("*config.json"):
+        own = {**CLASSES, "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}
+        facts = {**json.loads(path.read_text()), "auto_map": own}
+        path.write_text(json.dumps({**facts, "tokenizer_class": "EvilTokenizer"} if "token" in path.name else facts))
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()")
+    text = ["a star"] if FOLDERS[name] is phrases.folder_of else None
+    assert Detector.of(load_checkpoint(str(folder), phrases=text), "cpu").predict(next(images()), threshold=0.0)
     facts = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**facts, "model_type": "mine"}))
-    with pytest.raises(WeightsError, match="of a model of type 'mine'"):
+    with pytest.raises(WeightsError, match="'mine'"):
         load_checkpoint(str(folder))
     assert not marker.exists()

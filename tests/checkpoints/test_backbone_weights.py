@@ -1,4 +1,4 @@
-"""ImageNet weights in the backbone: torchvision's files, here or from a server on 127.0.0.1."""
+"""ImageNet weights for backbones, from torchvision's files on the disk or a server on 127.0.0.1."""
 
 import hashlib
 import io
@@ -14,11 +14,15 @@ from small import CONFIG, TINY
 from torch import Tensor
 from torchvision.models import ResNet50_Weights, get_model
 
-from detrcli.architectures.detr import build
+from detrcli.architectures import Preset, detr, tiny
 from detrcli.checkpoints.download import hash_in_name
 from detrcli.checkpoints.formats import backbone
 from detrcli.checkpoints.formats.backbone import backbone_weights
 from detrcli.errors import UsageError, WeightsError
+
+
+def model(**changes: object) -> Preset:
+    return Preset(detr.ARCHITECTURE, replace(CONFIG, **changes))
 
 
 @pytest.fixture(autouse=True)
@@ -59,79 +63,65 @@ def features(resnet: torch.nn.Module, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_the_backbone_sees_what_torchvision_sees(norm: str, file: Path, resnet: torch.nn.Module) -> None:
-    config = replace(CONFIG, norm=norm)
-    tensors = backbone_weights(config, str(file))
-    model = build(config).eval()
-    assert tensors.keys() == {name for name in model.state_dict() if name.startswith("backbone.")}
-    left = model.load_state_dict(tensors, strict=False)
-    assert left.unexpected_keys == []
+def test_features_are_those_of_torchvision(norm: str, file: Path, resnet: torch.nn.Module) -> None:
+    architecture, config = model(norm=norm)
+    tensors = backbone_weights(Preset(architecture, config), str(file))
+    network = architecture.build(config).eval()
+    assert tensors.keys() == {name for name in network.state_dict() if name.startswith("backbone.")}
+    assert network.load_state_dict(tensors, strict=False).unexpected_keys == []
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
-        (ours,) = model.backbone(images)
-        torch.testing.assert_close(ours, features(resnet, images), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(network.backbone(images)[-1], features(resnet, images), rtol=1e-3, atol=1e-3)
     counts = [value for name, value in tensors.items() if name.endswith("num_batches_tracked")]
     assert len(counts) == (53 if norm == "batch" else 0)
     assert all(count.dtype == torch.int64 and count == 0 for count in counts)
 
 
-def test_imagenet_is_fetched_once(file: Path, resnet: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torchvision's table with a server here in the place of its own."""
+def test_imagenet_weights_are_downloaded(file: Path, resnet: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a server here instead of torchvision's: once, and only with the hash in the name."""
     body = file.read_bytes()
     name = f"/resnet50-{hashlib.sha256(body).hexdigest()[:8]}.pth"
+    table: dict[str, SimpleNamespace] = {}
+    monkeypatch.setattr(backbone, "get_model_weights", {"resnet50": table}.__getitem__)
     with serving() as server:
-        server.answers[name] = whole(body)
-        table = {"IMAGENET1K_V1": SimpleNamespace(url=server.url + name)}
-        monkeypatch.setattr(backbone, "get_model_weights", {"resnet50": table}.__getitem__)
-        told: list[str] = []
+        server.answers |= {name: whole(body), "/resnet50-01234567.pth": whole(body)}
+        table["IMAGENET1K_V1"] = SimpleNamespace(url=server.url + name)
         for _ in range(2):
-            tensors = backbone_weights(CONFIG, "imagenet", lambda name, done, total: told.append(name))
+            tensors = backbone_weights(model(), "imagenet")
         assert server.asked == [name]
-        assert set(told) == {name[1:]}
-    assert torch.equal(tensors["backbone.body.conv1.weight"], resnet.conv1.weight)
-
-
-def test_other_contents_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as server:
-        server.answers["/resnet50-01234567.pth"] = whole(file.read_bytes())
-        table = {"IMAGENET1K_V1": SimpleNamespace(url=server.url + "/resnet50-01234567.pth")}
-        monkeypatch.setattr(backbone, "get_model_weights", {"resnet50": table}.__getitem__)
+        assert torch.equal(tensors["backbone.body.conv1.weight"], resnet.conv1.weight)
+        table["IMAGENET1K_V1"] = SimpleNamespace(url=server.url + "/resnet50-01234567.pth")
         with pytest.raises(WeightsError, match="not 01234567"):
-            backbone_weights(CONFIG, "imagenet")
+            backbone_weights(model(), "imagenet")
 
 
-def test_torchvision_promises_a_hash() -> None:
-    """What is fetched for "imagenet" if nobody takes its table's place."""
+def test_torchvisions_own_address_has_a_hash() -> None:
     assert hash_in_name(ResNet50_Weights.IMAGENET1K_V1.url) == "0676ba61"
 
 
-def saved(tensors: Mapping[str, Tensor], path: Path) -> str:
-    torch.save(dict(tensors), path)
-    return str(path)
+@pytest.mark.parametrize(
+    ("changes", "tensors", "reason"),
+    [
+        ({"backbone": "resnet101"}, {}, r"\d+ missing: backbone.body.layer3.10"),
+        ({}, {"extra": torch.zeros(1)}, "1 left over: backbone.body.extra"),
+        ({}, {"bn1.bias": torch.zeros(2)}, "1 of another shape: backbone.body.bn1.bias is 2 instead of 64"),
+        ({}, {"conv1.weight": io.StringIO}, "refused"),
+    ],
+    ids=["missing", "left over", "shape", "code"],
+)
+def test_unsuitable_files(
+    changes: Mapping[str, str], tensors: Mapping[str, Tensor], reason: str, tmp_path: Path, resnet: torch.nn.Module
+) -> None:
+    torch.save(resnet.state_dict() | tensors, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=reason):
+        backbone_weights(model(**changes), str(tmp_path / "w.pth"))
 
 
-def test_what_does_not_fit_is_explained(tmp_path: Path, resnet: torch.nn.Module) -> None:
-    path = tmp_path / "w.pth"
-    state = resnet.state_dict()
-    with pytest.raises(WeightsError, match=r"\d+ missing: backbone.body.layer3.10"):
-        backbone_weights(replace(CONFIG, backbone="resnet101"), saved(state, path))
-    with pytest.raises(WeightsError, match=r"1 left over: backbone.body.extra"):
-        backbone_weights(CONFIG, saved(state | {"extra": torch.zeros(1)}, path))
-    with pytest.raises(WeightsError, match=r"1 of another shape: backbone.body.bn1.bias is 2 for 64"):
-        backbone_weights(CONFIG, saved(state | {"bn1.bias": torch.zeros(2)}, path))
+def test_models_without_imagenet_weights(tmp_path: Path) -> None:
+    """The error comes before a download."""
+    with pytest.raises(WeightsError, match="Use norm = frozen or batch"):
+        backbone_weights(model(norm="group"), "imagenet")
+    with pytest.raises(UsageError, match="backbone of a detr-tiny"):
+        backbone_weights(Preset(tiny.ARCHITECTURE, TINY), "imagenet")
     with pytest.raises(WeightsError, match="no such file"):
-        backbone_weights(CONFIG, str(tmp_path / "nowhere.pth"))
-
-
-def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
-    torch.save({"conv1.weight": io.StringIO}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="refused, and nothing of it was run"):
-        backbone_weights(CONFIG, str(tmp_path / "w.pth"))
-
-
-def test_who_has_none() -> None:
-    """Before anything is fetched."""
-    with pytest.raises(WeightsError, match=r"trained with batch norm.*\n?Use norm = frozen or batch"):
-        backbone_weights(replace(CONFIG, norm="group"), "imagenet")
-    with pytest.raises(UsageError, match="no trained weights for the backbone of a detr-tiny"):
-        backbone_weights(TINY, "imagenet")
+        backbone_weights(model(), str(tmp_path / "nowhere.pth"))

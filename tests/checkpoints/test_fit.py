@@ -1,87 +1,156 @@
-"""A class head and queries that fit only in part."""
+"""Fitting a class head and queries to other numbers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from small import TINY, small_weights
+from small import CONFIG, DEFORMABLE, DINO_CONFIG, TINY, TWO_STAGE, masked_weights, small_weights
+from torch import nn
 
+from detrcli.architectures import preset
+from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.fit import fit
+from detrcli.errors import UsageError
 from detrcli.model.refinement import initial_reference_boxes
 from detrcli.structures import Classes
 
 
-def test_known_names_keep_their_rows() -> None:
-    """Old: cat, dog, Żubr. New: DOG (by case), bear, cat; so Żubr goes and bear starts anew."""
+def classes(*names: str) -> Classes:
+    return Classes(ids=np.arange(len(names)), names=np.array(names))
+
+
+def of_preset(name: str) -> Checkpoint:
+    architecture, config = preset(name)
+    return small_weights(replace(config, classes=3), architecture)
+
+
+def test_known_classes_keep_their_rows() -> None:
+    """Old: cat, dog, Żubr. New: DOG (in capitals), bear, cat. So Żubr goes and bear is new."""
     old = small_weights()
     fitted = fit(old, Classes(ids=np.array([5, 6, 9]), names=np.array([" DOG", "bear", "cat"])))
-    assert fitted.kept == [" DOG", "cat"]
-    assert fitted.fresh == ["bear"]
-    assert fitted.dropped == ["Żubr"]
+    assert (fitted.kept, fitted.fresh, fitted.dropped) == ([" DOG", "cat"], ["bear"], ["Żubr"])
     assert fitted.queries == "all 9 queries kept"
     for part in ("weight", "bias"):
         before, after = old.tensors[f"class_head.{part}"], fitted.checkpoint.tensors[f"class_head.{part}"]
-        assert torch.equal(after[0], before[1])
-        assert torch.equal(after[2], before[0])
-        assert torch.equal(after[3], before[3])
+        assert torch.equal(after[[0, 2, 3]], before[[1, 0, 3]])
         assert not (after[1] == before).any()
     assert fitted.checkpoint.classes.ids.tolist() == [5, 6, 9]
     fitted.checkpoint.model()
 
 
-def test_more_and_fewer_classes_build_a_model_that_fits() -> None:
-    for count in (1, 8):
-        classes = Classes(ids=np.arange(count), names=np.array([f"new {i}" for i in range(count)]))
-        fitted = fit(small_weights(), classes)
-        assert fitted.kept == []
-        assert fitted.dropped == ["cat", "dog", "Żubr"]
-        assert fitted.checkpoint.model().class_head.out_features == count + 1
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "tiny"])
+def test_more_and_fewer_classes(config: Any, count: int) -> None:
+    old = small_weights(config)
+    fitted = fit(old, classes("dog", *(f"new {i}" for i in range(1, count))))
+    assert (fitted.kept, fitted.dropped) == (["dog"], ["cat", "Żubr"])
+    bias = fitted.checkpoint.tensors["class_head.bias"]
+    assert torch.equal(bias[[0, count]], old.tensors["class_head.bias"][[1, 3]])
+    assert fitted.checkpoint.model().class_head.out_features == count + 1
 
 
-def test_unused_rows_never_pair() -> None:
-    old = small_weights()
-    unused = Classes(ids=np.arange(3), names=np.array(["N/A", "dog", "N/A"]))
-    fitted = fit(fit(old, unused).checkpoint, Classes(ids=np.arange(2), names=np.array(["N/A", "dog"])))
+def test_unused_rows_are_never_matched() -> None:
+    fitted = fit(fit(small_weights(), classes("N/A", "dog", "N/A")).checkpoint, classes("N/A", "dog"))
     assert fitted.kept == ["dog"]
     assert fitted.dropped == []
 
 
-def test_queries_are_cut_and_grown() -> None:
-    old = small_weights()
-    before = old.tensors["queries.weight"]
-    fewer, more = fit(old, old.classes, queries=4), fit(old, old.classes, queries=12)
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: small_weights(CONFIG), ["queries.weight"]),
+        (lambda: small_weights(TINY), ["queries.contents", "queries.references"]),
+        (lambda: small_weights(DEFORMABLE), ["queries.embedding.weight"]),
+        (lambda: small_weights(TWO_STAGE), []),
+        (lambda: small_weights(DINO_CONFIG), ["selection.contents"]),
+        (lambda: masked_weights(), ["detector.queries.weight"]),
+    ],
+    ids=["detr", "tiny", "deformable", "two stages", "dino", "masks"],
+)
+def test_more_and_fewer_queries(make: Callable[[], Checkpoint], names: list[str]) -> None:
+    checkpoint = make()
+    fewer = fit(checkpoint, checkpoint.classes, queries=4)
+    more = fit(checkpoint, checkpoint.classes, queries=120)
     assert fewer.queries == "the first 4 of 9 queries kept"
-    assert torch.equal(fewer.checkpoint.tensors["queries.weight"], before[:4])
-    assert more.queries == "all 9 queries kept, 3 new ones added"
-    grown = more.checkpoint.tensors["queries.weight"]
-    assert torch.equal(grown[:9], before)
-    assert 0.7 < grown[9:].std() < 1.3
-    for fitted, count in ((fewer, 4), (more, 12)):
-        assert len(fitted.checkpoint.model().queries.weight) == fitted.checkpoint.config.queries == count
+    assert more.queries == "all 9 queries kept, 111 new ones added"
+    tensors = checkpoint.tensors
+    assert [name for name, new in more.checkpoint.tensors.items() if not torch.equal(new, tensors[name])] == names
+    for name in names:
+        before, grown = tensors[name], more.checkpoint.tensors[name]
+        assert torch.equal(fewer.checkpoint.tensors[name], before[:4])
+        assert torch.equal(grown[:9], before)
+        if name == "queries.references":
+            assert torch.equal(grown[9:], initial_reference_boxes(120)[9:])
+        else:
+            assert 0.9 < grown[9:].std() < 1.1
+    for fitted, count in ((fewer, 4), (more, 120)):
+        assert fitted.checkpoint.config.queries == count
+        fitted.checkpoint.model()
 
 
-def test_queries_of_tiny_are_cut_and_grown() -> None:
-    """Content and reference of each; new references fall between the first ones of a new model."""
-    old = small_weights(TINY)
-    fewer, more = fit(old, old.classes, queries=4).checkpoint, fit(old, old.classes, queries=30).checkpoint
-    for name in ("queries.contents", "queries.references"):
-        before = old.tensors[name]
-        assert torch.equal(fewer.tensors[name], before[:4])
-        assert torch.equal(more.tensors[name][: len(before)], before)
-    assert torch.equal(more.tensors["queries.references"][9:], initial_reference_boxes(30)[9:])
-    assert 0.8 < more.tensors["queries.contents"][9:].std() < 1.2
-    for fitted, count in ((fewer, 4), (more, 30)):
-        assert len(fitted.model().queries.references) == fitted.config.queries == count
+@pytest.mark.parametrize(
+    ("make", "biases"),
+    [
+        (lambda: small_weights(DEFORMABLE), {"class_heads.0.bias": 0.01}),
+        (lambda: small_weights(TWO_STAGE), {"class_heads.0.bias": 0.01, "class_heads.1.bias": 0.01}),
+        (lambda: small_weights(DINO_CONFIG), {"class_head.bias": 0.01, "selection.proposer.class_head.bias": 0.01}),
+        (lambda: of_preset("dino-tiny"), {"class_head.bias": 0.0293, "selection.proposer.class_head.bias": 0.0293}),
+        (lambda: of_preset("deformable-tiny-masks"), {f"detector.class_heads.{i}.bias": 0.01 for i in range(2)}),
+    ],
+    ids=["deformable", "two stages", "dino", "dino-tiny", "masks"],
+)
+def test_all_class_heads_are_fitted(make: Callable[[], Checkpoint], biases: dict[str, float]) -> None:
+    """New classes start with the probability of a new model, and a new weight."""
+    checkpoint = make()
+    fitted = fit(checkpoint, classes("a", "b", "c", "d")).checkpoint
+    for name, probability in biases.items():
+        expected = math.log(probability / (1 - probability))
+        torch.testing.assert_close(fitted.tensors[name], torch.full((4,), expected), atol=1e-2, rtol=0)
+        weight = fitted.tensors[name.replace("bias", "weight")]
+        assert weight.shape[0] == 4
+        assert 0 < weight.abs().max() <= weight.shape[1] ** -0.5  # as torch initialises a linear layer
+    labels = [tensor for name, tensor in fitted.tensors.items() if "label_contents" in name]
+    assert all(len(tensor) == 5 for tensor in labels)
+    assert len(labels) == ("denoising" in str(checkpoint.config) and checkpoint.config.denoising > 0)
+    fitted.model()
 
 
-def test_classes_of_tiny() -> None:
-    old = small_weights(TINY)
-    fitted = fit(old, Classes(ids=np.arange(2), names=np.array(["bear", "dog"])))
-    assert (fitted.kept, fitted.fresh, fitted.dropped) == (["dog"], ["bear"], ["cat", "Żubr"])
-    assert torch.equal(fitted.checkpoint.tensors["class_head.bias"][1:], old.tensors["class_head.bias"][[1, 3]])
-    assert fitted.checkpoint.model().class_head.out_features == 3
+def test_only_new_rows_are_drawn() -> None:
+    """A seed determines new rows, whatever the rest of the model draws when it is built."""
+    torch.manual_seed(7)
+    rows = small_weights().architecture.fresh_rows(CONFIG, "classes")
+    torch.manual_seed(7)
+    head = nn.Linear(CONFIG.dim, CONFIG.classes + 1)
+    assert rows.keys() == {"class_head.weight", "class_head.bias"}
+    assert torch.equal(rows["class_head.weight"], head.weight)
+    assert torch.equal(rows["class_head.bias"], head.bias)
+    torch.manual_seed(7)
+    rows = small_weights().architecture.fresh_rows(CONFIG, "queries")
+    torch.manual_seed(7)
+    assert torch.equal(rows["queries.weight"], torch.randn(CONFIG.queries, CONFIG.dim))
 
 
-def test_what_was_given_stays_as_it_was() -> None:
+def test_a_number_that_cannot_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that grows by more than a row."""
+    checkpoint = small_weights(TINY)
+    build = type(checkpoint.architecture).build
+
+    def squared(self: Any, config: Any) -> nn.Module:
+        model = build(self, config)
+        model.table = nn.Parameter(torch.zeros(config.queries**2))
+        return model
+
+    monkeypatch.setattr(type(checkpoint.architecture), "build", squared)
+    with pytest.raises(UsageError, match=r"number of queries cannot be changed \(table\)"):
+        checkpoint.architecture.fresh_rows(TINY, "queries")
+
+
+def test_the_fitted_checkpoint_is_not_modified() -> None:
     old = small_weights()
     copies = {name: tensor.clone() for name, tensor in old.tensors.items()}
-    fit(old, Classes(ids=np.arange(2), names=np.array(["a", "b"])), queries=20)
+    fit(old, classes("a", "b"), queries=20)
     assert all(torch.equal(copies[name], tensor) for name, tensor in old.tensors.items())

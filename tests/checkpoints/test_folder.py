@@ -1,4 +1,4 @@
-"""Members whose weights are kept as a folder: whole or not at all, found again, and not with a flipped bit."""
+"""Checkpoints that are saved as a folder."""
 
 import errno
 import json
@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,68 +18,61 @@ from small import TINY, small_weights
 from torch import Tensor
 
 from detrcli import architectures
-from detrcli.architectures import tiny
-from detrcli.architectures.architecture import FolderFormat
+from detrcli.architectures.architecture import FolderArchitecture
+from detrcli.architectures.tiny import TinyArchitecture, TinyConfig
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.formats.folder import HEADER
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.checkpoints.save import find, save
+from detrcli.checkpoints.save import HEADER, find, save
 from detrcli.errors import WeightsError
 
 PART, NOTE = "parts/transformer.safetensors", "note.txt"
 
 
-@dataclass(frozen=True)
-class FolderConfig(tiny.TinyConfig):
-    """As detr-tiny's, of a member of its own."""
+class InFolders(TinyArchitecture, FolderArchitecture[TinyConfig]):
+    name = "in-a-folder"
+    presets: Mapping[str, TinyConfig] = {}
+
+    def write(self, config: TinyConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> Mapping[str, bytes]:
+        return {PART: to_bytes(dict(tensors)), NOTE: f"{config.queries} queries".encode()}
+
+    def read_tensors(self, folder: Path) -> dict[str, Tensor]:
+        return load_file(folder / PART)
 
 
-def write(config: FolderConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> Mapping[str, bytes]:
-    return {PART: to_bytes(dict(tensors)), NOTE: f"{config.queries} queries".encode()}
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    return load_file(path / PART)
-
-
-ARCHITECTURE: Any = replace(
-    tiny.ARCHITECTURE, name="in-a-folder", config=FolderConfig, presets={}, folder=FolderFormat(write, read)
-)
-CONFIG = FolderConfig(queries=9, classes=3)
+ARCHITECTURE = InFolders()
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The member is known during a test."""
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architectures, "_ARCHITECTURES", list(architectures._ARCHITECTURES))
     architectures.register(ARCHITECTURE)
 
 
 @pytest.fixture
 def checkpoint() -> Checkpoint:
-    return small_weights(CONFIG)
+    return small_weights(TINY, ARCHITECTURE)
 
 
 def other(checkpoint: Checkpoint) -> Checkpoint:
-    """The same with other numbers."""
     return replace(checkpoint, tensors={name: tensor + 1 for name, tensor in checkpoint.tensors.items()})
 
 
-def equal(found: Checkpoint, expected: Checkpoint) -> None:
-    assert found.config == expected.config
-    assert found.preprocessing == expected.preprocessing
-    assert found.loss == expected.loss
-    assert found.classes.names.tolist() == expected.classes.names.tolist()
-    assert found.tensors.keys() == expected.tensors.keys()
-    assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in found.tensors.items())
+def equal(loaded: Checkpoint, expected: Checkpoint) -> None:
+    assert loaded.architecture is expected.architecture
+    assert loaded.config == expected.config
+    assert loaded.preprocessing == expected.preprocessing
+    assert loaded.loss == expected.loss
+    assert loaded.classes.names.tolist() == expected.classes.names.tolist()
+    assert loaded.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in loaded.tensors.items())
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_goes_in_comes_out(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    """By its own path, and by that of the run whose best it is."""
+def test_round_trip(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """By its path, and by that of the run whose best it is."""
     path = save(checkpoint, tmp_path, "best")
     assert path == tmp_path / "best" == find(tmp_path, "best")
     assert names(tmp_path) == sorted(f"best/{name}" for name in (HEADER, NOTE, PART))
@@ -88,7 +81,7 @@ def test_what_goes_in_comes_out(tmp_path: Path, checkpoint: Checkpoint) -> None:
     load_checkpoint(str(path)).model()
 
 
-def test_a_folder_or_a_file_as_the_member_wants(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_the_architecture_decides_between_folder_and_file(tmp_path: Path, checkpoint: Checkpoint) -> None:
     assert save(checkpoint, tmp_path, "a").is_dir()
     assert save(small_weights(TINY), tmp_path, "b") == tmp_path / "b.safetensors" == find(tmp_path, "b")
     assert find(tmp_path, "c") is None
@@ -96,24 +89,24 @@ def test_a_folder_or_a_file_as_the_member_wants(tmp_path: Path, checkpoint: Chec
     assert find(tmp_path, "d") is None
 
 
-def test_the_last_one_stays(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    for one in (checkpoint, other(checkpoint), checkpoint, other(checkpoint)):
-        save(one, tmp_path, "last")
-        equal(load_checkpoint(str(tmp_path / "last")), one)
+def test_a_folder_is_replaced(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    for saved in (checkpoint, other(checkpoint), checkpoint, other(checkpoint)):
+        save(saved, tmp_path, "last")
+        equal(load_checkpoint(str(tmp_path / "last")), saved)
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
-def test_equal_weights_are_equal_folders(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_equal_checkpoints_are_equal_folders(tmp_path: Path, checkpoint: Checkpoint) -> None:
     for name in "ab":
         save(checkpoint, tmp_path, name)
     for file in (HEADER, NOTE):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_a_write_that_fails_leaves_the_old_one(
+def test_a_failed_write_leaves_the_previous_folder(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no other trace; where there was none, there is none."""
+    """And nothing else."""
     save(checkpoint, tmp_path, "best")
     whole = Path.write_bytes
 
@@ -133,14 +126,14 @@ def test_a_write_that_fails_leaves_the_old_one(
 
 
 class PowerCut(BaseException):
-    """The end, at once."""
+    pass
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
-def test_the_end_between_two_renames(
+def test_a_power_cut_between_two_renames(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
-    """After so many renames: the old one is found until the new one stands in its place, and can be replaced."""
+    """The previous folder is found until the new one has replaced it."""
     save(checkpoint, tmp_path, "best")
     replace_path, done = os.replace, []
 
@@ -151,13 +144,13 @@ def test_the_end_between_two_renames(
 
     remove = shutil.rmtree
 
-    def remove_before_the_end(path: Path, *, ignore_errors: bool) -> None:
+    def remove_before_the_cut(path: Path, *, ignore_errors: bool) -> None:
         if len(done) < 2:
             remove(path, ignore_errors=ignore_errors)
 
     with monkeypatch.context() as dying:
         dying.setattr(os, "replace", cut)
-        dying.setattr(shutil, "rmtree", remove_before_the_end)
+        dying.setattr(shutil, "rmtree", remove_before_the_cut)
         with nullcontext() if renames == 2 else pytest.raises(PowerCut):
             save(other(checkpoint), tmp_path, "best")
     expected = checkpoint if renames < 2 else other(checkpoint)
@@ -172,7 +165,7 @@ def test_the_end_between_two_renames(
 
 
 def test_any_flipped_bit_is_noticed(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    """In the tensors, in what tells of them, in our header's words and in its braces."""
+    """In the tensors and their header, and in our header."""
     path = save(checkpoint, tmp_path, "best")
     data, header = (path / PART).read_bytes(), (path / HEADER).read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
@@ -184,24 +177,24 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path, checkpoint: Checkpoint) -> N
             flipped = bytearray(whole)
             flipped[place] ^= 1
             (path / file).write_bytes(flipped)
-            with pytest.raises(WeightsError, match=r"damaged|cannot be read|another version"):
+            with pytest.raises(WeightsError, match=r"damaged|cannot be read|another version|unknown"):
                 load_checkpoint(str(path))
         (path / file).write_bytes(whole)
     equal(load_checkpoint(str(path)), checkpoint)
 
 
-def test_folders_that_cannot_be_read(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_invalid_folders(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = save(checkpoint, tmp_path, "best")
     whole = json.loads((path / HEADER).read_text())
-    for header, said in (
-        (whole | {"format": "detrcli/9"}, "another version"),
-        (whole | {"variant": "dino-9"}, "not known here"),
-        (whole | {"variant": "detr-tiny"}, "a detr-tiny is not kept as a folder"),
-        ([], "cannot be read"),
-        ({}, "cannot be read"),
+    for header, reason in (
+        (whole | {"format": "detrcli/9"}, "detrcli/9"),
+        (whole | {"variant": "dino-9"}, "dino-9"),
+        (whole | {"variant": "detr-tiny"}, "a detr-tiny is not stored as a folder"),
+        ([], "header"),
+        ({}, "header"),
     ):
         (path / HEADER).write_text(json.dumps(header))
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=reason):
             load_checkpoint(str(path))
     (path / HEADER).write_text(json.dumps(whole))
     (path / PART).unlink()

@@ -1,4 +1,4 @@
-"""What stands beside the tensors: every way to resize pictures, the loss, and what earlier versions wrote."""
+"""The header of a checkpoint, and headers with invalid content."""
 
 import json
 from dataclasses import dataclass, replace
@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from letterbox import Letterbox
-from small import CONFIG, TINY, small_weights
+from small import CONFIG, TINY, masked_weights, small_weights
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
@@ -18,7 +17,7 @@ from detrcli.resize import ExactSize, PaddedSquare, Placement, Resize, ShortestE
 
 @dataclass(frozen=True)
 class Thirds(Resize):
-    """A rule of another package: pictures of a third of their size."""
+    """A rule of another package: images of a third of their size."""
 
     kind = "test-thirds"
     least: int = 9
@@ -34,15 +33,12 @@ class Thirds(Resize):
         return self.least
 
 
-def there_and_back(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    """Through a header whose parts are changed: a value takes a part's place, None leaves it out."""
+def round_trip(checkpoint: Checkpoint, **parts: Any) -> Checkpoint:
+    """Through a header with other parts: a string as it is, other values as JSON, None without the part."""
     header = header_of(checkpoint)
-    for part, value in changes.items():
-        if value is None:
-            del header[part]
-        else:
-            header[part] = json.dumps(value)
-    return from_header(header, checkpoint.tensors, "there")
+    header |= {part: value if isinstance(value, str) else json.dumps(value) for part, value in parts.items()}
+    header = {part: value for part, value in header.items() if parts.get(part, value) is not None}
+    return from_header(header, checkpoint.tensors, "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -57,29 +53,38 @@ def there_and_back(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     ],
     ids=str,
 )
-def test_preprocessing_goes_in_and_comes_out(rule: Resize) -> None:
+def test_preprocessing(rule: Resize) -> None:
     p = Preprocessing(
         rule, "bicubic", antialias=False, blur=True, rescale_first=True, mean=(0.5, 0.4, 0.3), std=(1.0, 2.0, 3.0)
     )
-    again = there_and_back(replace(small_weights(), preprocessing=p)).preprocessing
+    again = round_trip(replace(small_weights(), preprocessing=p)).preprocessing
     assert again == p
     assert again.resize.place(200, 300) == rule.place(200, 300)
 
 
 @pytest.mark.parametrize("config", [CONFIG, TINY, replace(CONFIG, norm="group", position="learned")])
-def test_config_and_loss_go_in_and_come_out(config: ModelConfig) -> None:
+def test_config_and_loss(config: ModelConfig) -> None:
     loss = LossConfig(matching="last", class_cost="log", no_object=0.3, cost={"class": 2.0, "l1": 0.0, "giou": 1.0})
-    again = there_and_back(replace(small_weights(config), loss=loss))
+    again = round_trip(replace(small_weights(config), loss=loss))
     assert (again.config, again.loss) == (config, loss)
     assert again.make_loss().matcher.weights == {"class": 2.0, "l1": 0.0, "giou": 1.0}
 
 
-def test_the_checksum_is_of_names_kinds_shapes_and_bytes() -> None:
-    """Of two tensors with the same bytes each is another."""
+def test_the_header_names_the_architecture() -> None:
+    """Two architectures with configs of the same type."""
+    plain, masked = small_weights(CONFIG), masked_weights()
+    assert header_of(plain)["config"] == header_of(masked)["config"]
+    for checkpoint, name in ((plain, "detr"), (masked, "detr-masks")):
+        assert header_of(checkpoint)["variant"] == name
+        assert round_trip(checkpoint).architecture is checkpoint.architecture
+
+
+def test_the_checksum_covers_names_dtypes_shapes_and_bytes() -> None:
+    """Tensors with the same bytes differ by everything else."""
     tensors = {
-        (name, kind, shape): torch.zeros(6, dtype=kind).reshape(shape)
+        (name, dtype, shape): torch.zeros(6, dtype=dtype).reshape(shape)
         for name in "ab"
-        for kind in (torch.float32, torch.int32)
+        for dtype in (torch.float32, torch.int32)
         for shape in ((6,), (2, 3), (3, 2), (6, 1))
     }
     sums = {checksum({}, {key[0]: tensor}) for key, tensor in tensors.items()}
@@ -89,26 +94,53 @@ def test_the_checksum_is_of_names_kinds_shapes_and_bytes() -> None:
     assert checksum({}, {"a": torch.zeros(2)}) != checksum({}, {"a": torch.tensor([0.0, 1.0])})
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"preprocessing": {"resize": {"kind": "spiral"}}}, "unknown resizing rule 'spiral'"),
-        ({"preprocessing": {"resize": {"kind": "letterbox", "depth": 3}}}, "another version"),
-        ({"preprocessing": {"resize": {"kind": "letterbox"}, "mean": [0, 0, 0]}}, "another version"),
-        ({"preprocessing": {"resize": {"kind": "shortest-edge", "size": -4}}}, "size = -4"),
-        ({"config": {"encoder_layers": 10**6}}, "encoder_layers = 1000000"),
-        ({"config": {"encoder_layers": "6"}}, "encoder_layers = '6'"),
-        ({"loss": {"matching": "never"}}, "matching = 'never'"),
-        ({"loss": {"cost": {"class": "much"}}}, "cost.class = 'much'"),
-        ({"classes": {"ids": [1]}}, "another version"),
-        ({"preprocessing": None}, "another version"),
-        ({"config": 7}, "another version"),
-        ({"preprocessing": 7}, "another version"),
-        ({"classes": []}, "another version"),
-    ],
-    ids=str,
-)
-def test_headers_that_cannot_be_understood(changes: dict[str, Any], said: str) -> None:
-    """Whatever is wrong with them, it is said of which weights."""
-    with pytest.raises(WeightsError, match=f"^there: .*{said}"):
-        there_and_back(small_weights(), **changes)
+def part(name: str, **changes: Any) -> dict[str, Any]:
+    return {name: {**json.loads(header_of(small_weights(TINY))[name]), **changes}}
+
+
+def resize(**facts: Any) -> dict[str, Any]:
+    return part("preprocessing", resize=facts)
+
+
+NESTED = "[" * 100_000 + "]" * 100_000
+INVALID: dict[str, tuple[dict[str, Any], str]] = {
+    **{f"{name} nested": ({name: NESTED}, "") for name in ("config", "classes", "loss", "preprocessing")},
+    **{f"{name} incomplete": ({name: "{"}, "") for name in ("config", "classes")},
+    **{f"{name} a number": ({name: 7}, "") for name in ("config", "preprocessing")},
+    "no format": ({"format": None}, "no format"),
+    "another format": ({"format": "detrcli/9"}, "detrcli/9"),
+    "an unknown architecture": ({"variant": "dino-9"}, "dino-9"),
+    "no preprocessing": ({"preprocessing": None}, ""),
+    "a list of classes": ({"classes": []}, ""),
+    "an unknown rule": (resize(kind="spiral"), "spiral"),
+    "an unknown field of a rule": (resize(kind="letterbox", depth=3), ""),
+    "a negative size": (resize(kind="shortest-edge", size=-4), "size = -4"),
+    "huge images": (resize(kind="shortest-edge", size=30_000, max_size=32_000), "30,000 x 30,000 pixels"),
+    "fill beyond white": (resize(**Letterbox(64, 64).facts() | {"fill": 999}), "from 0 to 255"),
+    "a mean of NaN": (part("preprocessing", mean=[float("nan")] * 3), "mean = nan"),
+    "a mean out of range": (part("preprocessing", mean=[1e300] * 3), "pixels"),
+    "a deviation of NaN": (part("preprocessing", std=[1, 1, float("nan")]), "std = nan"),
+    "a negative deviation": (part("preprocessing", std=[-1, 1, 1]), "pixels"),
+    "a deviation of nearly 0": (part("preprocessing", std=[1e-40] * 3), "pixels"),
+    "a million layers": (part("config", encoder_layers=10**6), "encoder_layers = 1000000"),
+    "layers in a string": (part("config", encoder_layers="6"), "encoder_layers = '6'"),
+    "an unknown matching": (part("loss", matching="never"), "matching = 'never'"),
+    "a weight in a string": (part("loss", cost={"class": "much"}), "cost.class = 'much'"),
+    "classes without names": ({"classes": {"ids": [1]}}, "names"),
+    "too few ids": (part("classes", ids=[1, 2]), "3 class names"),
+    "ids in strings": (part("classes", ids=["a", "b", "c"]), ""),
+    "ids beyond 64 bits": (part("classes", ids=[2**70, 1, 2]), ""),
+    "too few classes": (part("classes", ids=[1], names=["a"]), "1 class names for a model with 3"),
+    "names in a string": (part("classes", names="abc"), "class names"),
+    "numbers as names": (part("classes", names=[1, 2, 3]), "class names"),
+    "names of two million": (part("classes", names=["x" * 2_000_000] * 3), "2,000,000 characters"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_headers(case: str) -> None:
+    """The error names the file and the invalid value."""
+    parts, value = INVALID[case]
+    with pytest.raises(WeightsError, match=rf"^w\.pth: (.|\n)*{value}") as error:
+        round_trip(small_weights(TINY), **parts)
+    assert len(str(error.value)) < 700

@@ -9,9 +9,8 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import MASKED, small_weights
+from small import masked_weights
 
-from detrcli.architectures import architecture_of
 from detrcli.checkpoints.formats import native
 from detrcli.structures import Classes
 
@@ -30,7 +29,7 @@ def weights(tmp_path: Path) -> Path:
     tensors[f"{head}weight"] = 25 * tensors[f"{head}weight"]
     tensors[f"{head}bias"] = 25 * (tensors[f"{head}bias"] - usual) + torch.tensor([3.0, 3, 3, -3])
     tensors["mask_head.last.bias"] = tensors["mask_head.last.bias"] + 1
-    loss = architecture_of(MASKED).loss
+    loss = small.architecture.loss
     native.save(replace(small, tensors=tensors, classes=CLASSES, loss=loss), tmp_path / "sure.safetensors")
     return tmp_path / "sure.safetensors"
 

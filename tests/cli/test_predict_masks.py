@@ -11,7 +11,7 @@ from here import Detr
 from PIL import Image
 from pycocotools import mask as rle
 from server import serving, whole
-from small import MASKED, published_names
+from small import CONFIG, published_names
 
 import detrcli
 from detrcli.checkpoints import registry
@@ -21,7 +21,7 @@ from detrcli.checkpoints import registry
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the published training script saves a small model with a mask head."""
     path = tmp_path_factory.mktemp("weights") / "masks.pth"
-    torch.save({"model": published_names(MASKED)}, path)
+    torch.save({"model": published_names(masks=True)}, path)
     return path
 
 
@@ -37,7 +37,7 @@ def test_masks_equal_those_of_python(detr: Detr, weights: Path, picture: Path) -
     shown = detr("predict", picture, *asked, "--json", "--out", "drawn")
     assert shown.code == 0, shown.err
     found = shown.json["images"][0]["detections"]
-    assert len(found) == MASKED.queries
+    assert len(found) == CONFIG.queries
     detector = detrcli.load(str(weights), device="cpu", size=64)
     detections = detector.predict(str(picture), threshold=0)
     assert detections.masks is not None
@@ -90,10 +90,10 @@ def test_published_weights_with_masks(
     body = weights.read_bytes()
     digest = hashlib.sha256(body).hexdigest()
     for name in ("detr-r50-panoptic", "detr-r50-dc5-panoptic"):
-        file = registry.PUBLISHED[name].file
+        file = f"{name}-{digest[:8]}.pth"
         with serving() as server:
             monkeypatch.setattr(registry, "BASE", server.url + "/detr/")
-            monkeypatch.setitem(registry.PUBLISHED, name, registry.Published(file, digest, 38.8, 42_899_288))
+            monkeypatch.setitem(registry.PUBLISHED, name, registry.Published(name, digest, 38.8, 42_899_288))
             server.answers[f"/detr/{file}"] = whole(body)
             asked = ("--weights", name, "--threshold", 0, "--size", 64, "--no-images", "--json")
             shown = detr("predict", picture, *asked)

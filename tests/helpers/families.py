@@ -1,6 +1,10 @@
 """Small models of every family that transformers computes, with random weights, in folders as it writes them."""
 
-from collections.abc import Iterator
+import atexit
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -173,28 +177,30 @@ def processor_of(name: str) -> Any:
 
 
 @cache
-def _written() -> dict[str, Path]:
-    return {}
+def root() -> Path:
+    """A folder for small models, until the process ends."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
-def folder_of(name: str, factory: pytest.TempPathFactory) -> Path:
-    """A folder with model and processor, made once. Its numbers are moved, so that no two queries are equal."""
-    if name not in _written():
-        torch.manual_seed(0)
-        network = AutoModelForObjectDetection.from_config(config_of(name))
-        with torch.no_grad():
-            for parameter in network.parameters():
-                if parameter.dim() > 0 and parameter.requires_grad:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        folder = factory.mktemp("families") / name
-        network.save_pretrained(folder)
-        processor_of(name).save_pretrained(folder)
-        _written()[name] = folder
-    return _written()[name]
+@cache
+def folder_of(name: str) -> Path:
+    """A folder with model and processor. All numbers are moved, so that no two queries are equal."""
+    torch.manual_seed(0)
+    network = AutoModelForObjectDetection.from_config(config_of(name))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() > 0 and parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = root() / name
+    network.save_pretrained(folder)
+    processor_of(name).save_pretrained(folder)
+    return folder
 
 
-def pictures() -> Iterator[Any]:
-    """Three of unequal size."""
+def images() -> Iterator[Any]:
+    """Yield three images of different sizes."""
     import numpy as np
     from PIL import Image
 
@@ -203,3 +209,51 @@ def pictures() -> Iterator[Any]:
     for number, size in enumerate(((120, 160), (150, 90), (96, 96))):
         made = Image.fromarray(scene(7, number, 160).pixels)
         yield Image.fromarray(np.array(made.resize(size[::-1])))
+
+
+def changed(source: Path, place: Path, file: str = "config.json", **facts: Any) -> str:
+    """Copy a folder, and change values in a JSON file of it, also of nested dicts, as "a.b"."""
+    shutil.copytree(source, place)
+    content = json.loads((place / file).read_text())
+    for key, value in facts.items():
+        *parents, last = key.split(".")
+        part = content
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    (place / file).write_text(json.dumps(content))
+    return str(place)
+
+
+def truth_of_predictions(
+    data: Path, predict: Callable[[Any], Iterable[tuple[dict[str, Any], dict[str, Any]]]], every: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Make some of a model's predictions the ground truth of a dataset's val split, so that metrics are above 0.
+
+    `predict` gives, for an image, pairs of a COCO result without its image, and of a similar annotation. Returns the
+    ground truth and all results.
+    """
+    from PIL import Image
+
+    path = data / "annotations" / "instances_val.json"
+    truth = json.loads(path.read_text())
+    results: list[dict[str, Any]] = []
+    truth["annotations"] = []
+    for image in truth["images"]:
+        pixels = Image.open(data / "val" / image["file_name"]).convert("RGB")
+        for number, (result, annotation) in enumerate(predict(pixels)):
+            results.append({"image_id": image["id"], **result})
+            if number % every == 0:
+                own = {"id": len(truth["annotations"]) + 1, "image_id": image["id"], "iscrowd": 0}
+                truth["annotations"].append({**own, **annotation})
+    path.write_text(json.dumps(truth))
+    return truth, results
+
+
+def box_pairs(scores: Any, ids: Iterable[int], boxes: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield results of boxes (N, 4), xyxy, and annotations whose boxes are moved by some pixels."""
+    rows = zip(scores.tolist(), ids, boxes.tolist(), strict=True)
+    for number, (score, category, (x0, y0, x1, y1)) in enumerate(rows):
+        w, h = x1 - x0, y1 - y0
+        moved = {"category_id": category, "bbox": [x0 + number % 7, y0 + number % 5, w, h], "area": w * h}
+        yield {"category_id": category, "bbox": [x0, y0, w, h], "score": score}, moved

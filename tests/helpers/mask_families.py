@@ -4,10 +4,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import transformers
-from families import CLASSES
+from families import CLASSES, root
 from transformers import AutoModelForUniversalSegmentation
 
 NAMES = ("mask2former", "maskformer")
@@ -47,22 +46,16 @@ def processor_of(name: str, **changes: Any) -> Any:
 
 
 @cache
-def _written() -> dict[str, Path]:
-    return {}
-
-
-def folder_of(name: str, factory: pytest.TempPathFactory) -> Path:
-    """A folder with model and processor, made once. Its numbers are moved, so that queries say what differs."""
-    if name not in _written():
-        torch.manual_seed(SEEDS[name])
-        network = AutoModelForUniversalSegmentation.from_config(_config(name))
-        with torch.no_grad():
-            for key, parameter in network.named_parameters():
-                if parameter.dim() > 0:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-                parameter.mul_(next((factor for part, factor in LIVELY[name].items() if part in key), 1.0))
-        folder = factory.mktemp("mask-families") / name
-        network.save_pretrained(folder)
-        processor_of(name).save_pretrained(folder)
-        _written()[name] = folder
-    return _written()[name]
+def folder_of(name: str) -> Path:
+    """A folder with model and processor. All numbers are moved, so that queries predict different things."""
+    torch.manual_seed(SEEDS[name])
+    network = AutoModelForUniversalSegmentation.from_config(_config(name))
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if parameter.dim() > 0:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.mul_(next((factor for part, factor in LIVELY[name].items() if part in key), 1.0))
+    folder = root() / name
+    network.save_pretrained(folder)
+    processor_of(name).save_pretrained(folder)
+    return folder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import LEVELS, resnet
+from families import LEVELS, resnet, root
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForZeroShotObjectDetection
 
@@ -91,25 +91,20 @@ def _processor(name: str, tokenizer: Any) -> Any:
 
 
 @cache
-def _written() -> dict[str, Path]:
-    return {}
-
-
-def folder_of(name: str, factory: pytest.TempPathFactory) -> Path:
-    """A folder with model, processor and tokenizer, made once. Its numbers are moved, so that queries differ."""
-    if name not in _written():
-        place = factory.mktemp("phrases")
-        tokenizer = (clip if name.startswith("owl") else bert)(place)
-        torch.manual_seed(SEEDS["owl" if name.startswith("owl") else "grounding"])
-        network = AutoModelForZeroShotObjectDetection.from_config(_config(name, len(tokenizer)))
-        with torch.no_grad():
-            for key, parameter in network.named_parameters():
-                if parameter.dim() > 0 and parameter.requires_grad:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-                if "logit" in key or (name == "grounding" and key == "model.decoder.layer_norm.weight"):
-                    parameter.mul_(0.1)  # so that scores are neither 0 nor 1
-        folder = place / name
-        network.save_pretrained(folder)
-        _processor(name, tokenizer).save_pretrained(folder)
-        _written()[name] = folder
-    return _written()[name]
+def folder_of(name: str) -> Path:
+    """A folder with model, processor and tokenizer. All numbers are moved, so that queries differ."""
+    place = root() / f"phrases-{name}"
+    place.mkdir()
+    tokenizer = (clip if name.startswith("owl") else bert)(place)
+    torch.manual_seed(SEEDS["owl" if name.startswith("owl") else "grounding"])
+    network = AutoModelForZeroShotObjectDetection.from_config(_config(name, len(tokenizer)))
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if parameter.dim() > 0 and parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            if "logit" in key or (name == "grounding" and key == "model.decoder.layer_norm.weight"):
+                parameter.mul_(0.1)  # so that scores are neither 0 nor 1
+    folder = place / name
+    network.save_pretrained(folder)
+    _processor(name, tokenizer).save_pretrained(folder)
+    return folder

@@ -8,14 +8,13 @@ import torch
 from golden_rules import Golden, tensor_by_name
 from torch import Tensor
 
-from detrcli.architectures import architecture_of
+from detrcli.architectures import deformable_detr, deformable_tiny, detr, dino, dino_tiny, tiny
+from detrcli.architectures.architecture import Architecture
 from detrcli.architectures.deformable_detr import DeformableConfig
 from detrcli.architectures.detr import DETRConfig
-from detrcli.architectures.detr_masks import DETRMasksConfig
-from detrcli.architectures.detr_names import PUBLISHED, masked_name, rename
 from detrcli.architectures.dino import DINOConfig
+from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.architectures.tiny import TinyConfig
-from detrcli.architectures.with_masks import DETECTOR
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.resize import ShortestEdge
@@ -26,40 +25,57 @@ TINY = TinyConfig(queries=9, classes=3)
 NARROW: dict[str, Any] = {
     "encoder_layers": 1, "decoder_layers": 2, "dim": 32, "heads": 4, "feed_forward": 64, "queries": 9, "classes": 3
 }  # fmt: skip
-MASKED = DETRMasksConfig(**NARROW)
 DEFORMABLE = DeformableConfig(**NARROW)
 TWO_STAGE = DeformableConfig(**NARROW, refine=True, two_stage=True, proposal_rows=3)
 DINO_CONFIG = DINOConfig(**NARROW, denoising=6)
 
 
+_ARCHITECTURES = (
+    detr.ARCHITECTURE,
+    tiny.ARCHITECTURE,
+    deformable_detr.ARCHITECTURE,
+    dino.ARCHITECTURE,
+    dino_tiny.ARCHITECTURE,
+    deformable_tiny.ARCHITECTURE,
+)
+
+
+def architecture_of(config: ModelConfig) -> Architecture[Any]:
+    """The architecture of a detector without a mask head, by the type of its config."""
+    return next(known for known in _ARCHITECTURES if known.config is type(config))
+
+
 @cache
-def small_weights(config: ModelConfig = CONFIG) -> Checkpoint:
+def small_weights(config: ModelConfig = CONFIG, architecture: Architecture[Any] | None = None) -> Checkpoint:
     """Weights by the rules of the reference values, under our own names. Not to be changed: they are shared."""
-    with torch.device("meta"):
-        state = architecture_of(config).build(config).state_dict()
+    architecture = architecture or architecture_of(config)
     gains = {"cross_attention.out_proj": 6.0, "box_head": 2.0, "class_head": 2.0}
     return Checkpoint(
-        source="small",
-        config=config,
-        tensors={
+        "small",
+        architecture,
+        config,
+        {
             name: tensor_by_name(name, list(value.shape), gains)
             if value.is_floating_point()
-            else torch.zeros(value.shape, dtype=value.dtype)  # what batch norm counts
-            for name, value in state.items()
+            else torch.zeros(value.shape, dtype=value.dtype)  # counters of batch norm
+            for name, value in architecture.unfilled(config).state_dict().items()
         },
-        classes=Classes(ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])),
-        preprocessing=Preprocessing(ShortestEdge(64, 106)),
-        loss=LossConfig(),
+        Classes(ids=np.array([7, 1, 4_000_000_007][: config.classes]), names=np.array(["cat", "dog", "Żubr"])),
+        Preprocessing(ShortestEdge(64, 106)),
+        LossConfig(),
     )
 
 
-def published_names(config: DETRConfig = CONFIG) -> dict[str, Tensor]:
-    """The small model's tensors under the published names, by inverting a model's own list."""
-    small = small_weights(config).tensors
-    if isinstance(config, DETRMasksConfig):
-        golden = Golden("detr-r50-panoptic").facts["state_dict"]
-        theirs = {masked_name(name, DETECTOR): name for name in golden}
-        return {theirs[name]: tensor for name, tensor in small.items()}
-    golden = Golden("detr-r50-learned-prenorm").facts["state_dict"] | Golden("detr-r50").facts["state_dict"]
-    theirs = {rename(name, PUBLISHED): name for name in golden}
-    return {theirs[name]: tensor for name, tensor in small.items()}
+def masked_weights() -> Checkpoint:
+    """The small DETR with the mask head of its paper."""
+    return small_weights(CONFIG, CONVOLUTIONAL)
+
+
+def published_names(config: DETRConfig = CONFIG, *, masks: bool = False) -> dict[str, Tensor]:
+    """The small model's tensors under the published names, by inverting the adapter on a model's own list."""
+    architecture = CONVOLUTIONAL if masks else detr.ARCHITECTURE
+    models = ["detr-r50-panoptic"] if masks else ["detr-r50-learned-prenorm", "detr-r50"]
+    golden = [name for model in models for name in Golden(model).facts["state_dict"]]
+    assert architecture.published is not None
+    theirs = {ours: name for name in golden for ours in architecture.published.rename({name: torch.empty(0)})}
+    return {theirs[name]: tensor for name, tensor in small_weights(config, architecture).tensors.items()}

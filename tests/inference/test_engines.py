@@ -9,14 +9,14 @@ import pytest
 import torch
 from golden_rules import Golden
 from members import sampler, stranger
-from small import CONFIG, TINY, small_weights
-from test_golden import CONFIGS, ON_SOME, our_name
+from small import CONFIG, TINY, architecture_of, small_weights
+from test_golden import MODELS, ON_SOME, our_name
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import detrcli
 from detrcli.api.evaluating import evaluate
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
 from detrcli.inference import fuse as fusing
@@ -49,7 +49,8 @@ def same(model: DetectionTransformer, batch: Batch) -> None:
 def test_fused_reference_values(name: str) -> None:
     """Two images of different sizes, which requires padding; and the first alone."""
     golden = Golden(name)
-    model = architecture_of(CONFIGS[name]).build(CONFIGS[name])
+    architecture, config = MODELS[name]
+    model = architecture.build(config)
     model.load_state_dict({our_name(key, model.has_masks): value for key, value in golden.state_dict().items()})
     model.eval()
     batch = golden.batch()
@@ -65,8 +66,8 @@ def test_fused_reference_values(name: str) -> None:
         replace(TINY, norm="group"),
         replace(CONFIG, norm="batch"),
         sampler.SamplerConfig(),
-        replace(preset("dino-tiny"), classes=3),
-        replace(preset("deformable-tiny"), classes=3),
+        replace(preset("dino-tiny").config, classes=3),
+        replace(preset("deformable-tiny").config, classes=3),
     ],
     ids=["tiny", "group norm", "batch norm", "sampler", "dino-tiny", "deformable-tiny"],
 )
@@ -172,8 +173,8 @@ def test_bf16_meets_float32_in_sums_alone(name: str, monkeypatch: pytest.MonkeyP
             return func(*args, **(kwargs or {}))
 
     monkeypatch.setattr(fusing, "can_pack", lambda device, dtype: False)  # as on a GPU
-    config = preset(name)
-    engine = FastEngine(architecture_of(config).build(config).eval(), CPU, "bf16")
+    architecture, config = preset(name)
+    engine = FastEngine(architecture.build(config).eval(), CPU, "bf16")
     with Watching():
         engine(Batch(torch.randn(1, 3, 64, 96), None))
     assert mixed <= {"add", "sub", "mul", "div", "copy_", "_to_copy"}
@@ -198,7 +199,7 @@ def test_the_compiled_engine() -> None:
 def test_the_compiled_engine_of_several_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the code as it is in place of compiled code."""
     monkeypatch.setattr(torch, "compile", lambda call: call)
-    config = preset(name)
+    config = preset(name).config
     torch.manual_seed(0)
     model = architecture_of(config).build(config).eval()
     plain, compiled = PlainEngine(model, CPU), CompiledEngine(model, CPU)

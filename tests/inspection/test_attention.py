@@ -9,9 +9,8 @@ from golden_rules import VALUE, Golden
 from letterbox import Letterbox
 from PIL import Image
 from small import CONFIG, TINY, small_weights
-from test_golden import CONFIGS, ON_SOME, close, our_name
+from test_golden import MODELS, ON_SOME, close, our_name
 
-from detrcli.architectures import architecture_of
 from detrcli.config import ModelConfig
 from detrcli.data.batching import collate
 from detrcli.errors import UsageError
@@ -49,8 +48,8 @@ def image() -> Image.Image:
 
 @pytest.mark.parametrize("name", ON_SOME)
 def test_golden_attention(name: str) -> None:
-    golden, architecture = Golden(name), architecture_of(CONFIGS[name])
-    model = architecture.build(CONFIGS[name]).eval()
+    golden, (architecture, config) = Golden(name), MODELS[name]
+    model = architecture.build(config).eval()
     model.load_state_dict({our_name(key, model.has_masks): value for key, value in golden.state_dict().items()})
     inspectable = architecture.inspect(model)
     with inspectable.recorded() as forward, torch.inference_mode():

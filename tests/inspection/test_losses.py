@@ -9,19 +9,18 @@ from golden_rules import Golden
 from hypothesis import strategies as st
 from test_matching_explained import random_group
 
-from detrcli.architectures import preset
-from detrcli.architectures.detr import set_prediction_loss
+from detrcli.architectures import detr, preset
 from detrcli.config import LossConfig
 from detrcli.inspection.matching import ObjectLosses, explain_group, object_losses
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.terms import LossTerm, per_object
 from detrcli.structures import Match, Output, QueryGroup, Target
 
-CONFIG = preset("detr-r50")
+CONFIG = preset("detr-r50").config
 WEIGHTS = {"cost": {"class": 1.0, "l1": 1.0, "giou": 2.0}, "loss": {"class": 3.0, "l1": 1.0, "giou": 0.5}}
 CRITERIA = [
-    set_prediction_loss(CONFIG, LossConfig()),
-    set_prediction_loss(CONFIG, LossConfig(matching="last", no_object=0.4, **WEIGHTS)),
+    detr.ARCHITECTURE.make_loss(CONFIG, LossConfig()),
+    detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(matching="last", no_object=0.4, **WEIGHTS)),
 ]
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import CONFIG, MASKED, small_weights
+from small import CONFIG, masked_weights, small_weights
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save
 from detrcli.data.batching import collate
 from detrcli.data.preprocessing import prepare
@@ -82,8 +82,8 @@ def test_masks_are_those_of_predict(detr: Detr) -> None:
 @torch.no_grad()
 def test_the_attention_of_a_product_is_the_probability_of_its_pixels() -> None:
     torch.manual_seed(0)
-    config = preset("dino-tiny-masks")
-    model = architecture_of(config).build(config).eval()
+    architecture, config = preset("dino-tiny-masks")
+    model = architecture.build(config).eval()
     masks = model(Batch(torch.randn(1, 3, 64, 80), None)).last.masks
     numbers = torch.tensor([0, 0]), torch.tensor([3, 7])
     maps = masks.attention(*numbers)

@@ -8,8 +8,7 @@ import torch
 from cases import counted, random_boxes, random_target, seeds
 from hypothesis import strategies as st
 
-from detrcli.architectures import preset
-from detrcli.architectures.detr import set_prediction_loss
+from detrcli.architectures import detr, preset
 from detrcli.config import LossConfig
 from detrcli.errors import UsageError
 from detrcli.inspection.matching import (
@@ -26,11 +25,11 @@ from detrcli.losses.scoring import NO_OBJECT, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, l1_cost
 from detrcli.structures import Output, QueryGroup, Target
 
-CONFIG = preset("detr-r50")
+CONFIG = preset("detr-r50").config
 
 
 def matcher(**loss: object) -> HungarianMatcher:
-    return set_prediction_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]  # any of its fields
+    return detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(**loss)).matcher  # type: ignore[arg-type]  # any of its fields
 
 
 MATCHERS = [matcher(), matcher(class_cost="log"), matcher(cost={"class": 2.0, "l1": 0.0, "giou": 0.5})]

@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
-from small import CONFIG, TINY, small_weights
+from small import CONFIG, TINY, architecture_of, small_weights
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.architectures.detr import DETRConfig
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
@@ -18,7 +18,7 @@ from detrcli.structures import Output, QueryGroup
 def on_meta(config: ModelConfig) -> Detector:
     """A detector whose tensors have shapes and no values."""
     with torch.device("meta"):
-        model = architecture_of(config).build(config).eval()
+        model = architecture.build(config).eval()
     classes = classes_by_index(config.classes)
     checkpoint = Checkpoint("meta", config, model.state_dict(), classes, Preprocessing(), LossConfig())
     return Detector(checkpoint, torch.device("meta"), model=model)

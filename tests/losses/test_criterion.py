@@ -11,7 +11,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from detrcli.architectures.detr import DETRConfig, set_prediction_loss
+from detrcli.architectures import detr
+from detrcli.architectures.detr import DETRConfig
 from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.config import LossConfig
 from detrcli.losses.criterion import Criterion, class_error
@@ -26,7 +27,7 @@ HALVES = (slice(0, 2), slice(2, 4))
 
 
 def criterion_of(loss: LossConfig | None = None) -> Criterion:
-    return set_prediction_loss(DETRConfig(classes=CLASSES), loss or LossConfig())
+    return detr.ARCHITECTURE.make_loss(DETRConfig(classes=CLASSES), loss or LossConfig())
 
 
 def loss_of(prediction: Prediction, targets: Sequence[Target], loss: LossConfig | None = None) -> LossBreakdown:

@@ -1,10 +1,10 @@
-"""A member of the family that lives in the tests alone: it differs from DETR in everything that may differ.
+"""An architecture that differs from DETR in everything that can differ.
 
-Sigmoid scoring, a denoising group beside the decoder's queries, a backbone of two maps, attention by sampled points,
-a fourth term of the loss, pictures of one exact size. One line makes it known: `register(sampler.ARCHITECTURE)`.
+It has sigmoid scoring, a denoising group, a backbone with two maps that it uses both, attention to sampled points, a
+fourth loss term and a fixed input size. No other file refers to it but the tests that register it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrcli.architectures.architecture import Architecture
+from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.config import Layers, LossConfig, ModelConfig, Preprocessing, Width
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import HungarianMatcher
@@ -54,7 +54,7 @@ class TwoMaps(Backbone):
 
 
 class SampledAttention(nn.Module):
-    """Each query takes from a few points around its reference on each map."""
+    """Attention of each query to a few points around its reference on each map."""
 
     def __init__(self, dim: int, levels: int) -> None:
         super().__init__()
@@ -64,21 +64,21 @@ class SampledAttention(nn.Module):
         self.values = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, references: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, Q, C) at references (B, Q, 4) to what they gather; points and weights besides."""
+        """Return the values (B, Q, C) at the sampled points, the points and the weights."""
         B, Q, C = x.shape
         shape = (B, Q, HEADS, self.levels, POINTS)
         offsets = self.offsets(x).view(*shape, 2)
         centre, size = references[..., :2], references[..., 2:]
         points = centre[:, :, None, None, None] + 0.5 * offsets.tanh() * size[:, :, None, None, None]
         weights = self.weights(x).view(B, Q, HEADS, -1).softmax(-1).view(shape)
-        gathered = x.new_zeros(B, Q, HEADS, C // HEADS)
+        combined = x.new_zeros(B, Q, HEADS, C // HEADS)
         for level, map_ in enumerate(maps):
             values = self.values(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, C, h, w)
             by_head = values.unflatten(1, (HEADS, -1)).flatten(0, 1)  # (B * heads, C / heads, h, w)
             at = points[:, :, :, level].transpose(1, 2).flatten(0, 1) * 2 - 1  # (B * heads, Q, P, 2)
             taken = F.grid_sample(by_head, at, align_corners=False).unflatten(0, (B, HEADS))
-            gathered = gathered + torch.einsum("bhcqp,bqhp->bqhc", taken, weights[:, :, :, level])
-        return gathered.flatten(2), points, weights
+            combined = combined + torch.einsum("bhcqp,bqhp->bqhc", taken, weights[:, :, :, level])
+        return combined.flatten(2), points, weights
 
 
 class Sampler(DetectionTransformer):
@@ -106,8 +106,8 @@ class Sampler(DetectionTransformer):
     def _decode(self, name: str, x: Tensor, boxes: Tensor, maps: Sequence[Tensor], **facts: Any) -> QueryGroup:
         hidden, refined = [], []
         for attention, norm in zip(self.attentions, self.norms, strict=True):
-            gathered, *_ = attention(x, boxes.sigmoid(), maps)
-            x = norm(x + gathered)
+            combined, *_ = attention(x, boxes.sigmoid(), maps)
+            x = norm(x + combined)
             boxes = boxes + self.box_head.logits(x)
             hidden.append(x)
             refined.append(boxes.sigmoid())
@@ -116,7 +116,7 @@ class Sampler(DetectionTransformer):
         return QueryGroup(name, self.class_head(states), torch.stack(refined), states, **facts)
 
     def _denoise(self, targets: Sequence[Target], maps: Sequence[Tensor]) -> QueryGroup:
-        """The objects of each picture some times over, as queries that begin at noisy boxes."""
+        """Return a group of queries that start at noisy boxes of the objects, each several times."""
         most, device = max(1, *map(len, targets)), maps[0].device
         B, Q = len(targets), REPEATS * most
         contents = torch.zeros(B, Q, self.contents.shape[1], device=device)
@@ -166,20 +166,20 @@ class SamplerInspectable(Inspectable):
     def recorded(self) -> Iterator[SamplerRecord]:
         record = SamplerRecord()
 
-        def attended(layer: int) -> Any:
-            def hear(_module: nn.Module, inputs: Any, output: Any) -> None:
+        def record_call(layer: int) -> Any:
+            def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
                 record.calls[layer] = (inputs[1].detach(), output[1].detach(), output[2].detach())
                 height, width = inputs[2][0].shape[-2:]
                 record.cells = height, width
 
-            return hear
+            return hook
 
-        def answered(_module: nn.Module, _inputs: Any, output: Output) -> None:
+        def record_output(_module: nn.Module, _inputs: Any, output: Output) -> None:
             record.output = output
 
-        handles = [self.model.register_forward_hook(answered)]
+        handles = [self.model.register_forward_hook(record_output)]
         for layer, module in enumerate(self.model.attentions):
-            handles.append(module.register_forward_hook(attended(layer)))
+            handles.append(module.register_forward_hook(record_call(layer)))
         try:
             yield record
         finally:
@@ -197,48 +197,44 @@ def centre(matched: Any) -> Tensor:
     return (matched.boxes[:, :2] - matched.truth[:, :2]).square().sum(-1)
 
 
-def make_loss(config: ModelConfig, loss: LossConfig) -> Criterion:
-    scoring = Sigmoid(top_k=20)
-    cost, weight = loss.cost, loss.loss
-    return Criterion(
-        scoring,
-        HungarianMatcher(
-            [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
-            loss.matching,
-        ),
-        [
-            class_loss(scoring, weight["class"]),
-            l1_loss(weight["l1"]),
-            giou_loss(weight["giou"]),
-            LossTerm("centre", weight["centre"], centre, per_object),
-        ],
-    )
-
-
-def class_rows(config: SamplerConfig) -> dict[str, Tensor]:
-    head, labels = nn.Linear(config.dim, config.classes), nn.Embedding(config.classes, config.dim)
-    return {
-        "class_head.weight": head.weight.detach(),
-        "class_head.bias": head.bias.detach(),
-        "label_contents.weight": labels.weight.detach(),
-    }
-
-
-ARCHITECTURE = Architecture(
-    name="sampler",
-    config=SamplerConfig,
-    presets={"sampler": SamplerConfig()},
-    build=Sampler,
-    scoring=lambda config: Sigmoid(top_k=20),
-    make_loss=make_loss,
-    inspect=SamplerInspectable,
-    preprocessing=Preprocessing(ExactSize(32, 48)),
-    class_rows=class_rows,
-    query_rows=lambda c: {"contents": torch.randn(c.queries, c.dim), "references": torch.randn(c.queries, 4)},
-    loss=LossConfig(
+class SamplerArchitecture(Architecture[SamplerConfig]):
+    name = "sampler"
+    config = SamplerConfig
+    presets: Mapping[str, SamplerConfig] = {"sampler": SamplerConfig()}
+    preprocessing = Preprocessing(ExactSize(32, 48))
+    loss = LossConfig(
         class_cost="focal",
         cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
         loss={"class": 2.0, "l1": 5.0, "giou": 2.0, "centre": 1.0},
-    ),
-    recipe={"lr": 2e-3, "schedule": "cosine", "grad_clip": 1.0},
-)
+    )
+
+    def build(self, config: SamplerConfig) -> Sampler:
+        return Sampler(config)
+
+    def scoring(self, config: SamplerConfig) -> Sigmoid:
+        return Sigmoid(top_k=20)
+
+    def make_loss(self, config: SamplerConfig, loss: LossConfig) -> Criterion:
+        scoring, cost, weight = self.scoring(config), loss.cost, loss.loss
+        return Criterion(
+            scoring,
+            HungarianMatcher(
+                [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
+                loss.matching,
+            ),
+            [
+                class_loss(scoring, weight["class"]),
+                l1_loss(weight["l1"]),
+                giou_loss(weight["giou"]),
+                LossTerm("centre", weight["centre"], centre, per_object),
+            ],
+        )
+
+    def inspect(self, model: Sampler) -> SamplerInspectable:
+        return SamplerInspectable(model)
+
+    def recipe(self, config: SamplerConfig, facts: DataFacts) -> Mapping[str, Any]:
+        return {"lr": 2e-3, "schedule": "cosine", "grad_clip": 1.0}
+
+
+ARCHITECTURE = SamplerArchitecture()

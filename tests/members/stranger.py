@@ -1,4 +1,4 @@
-"""A member like a foreign model: its own loss, kept as a folder, its own rule of size, no attention to be shown."""
+"""An architecture like those of other libraries: a loss of its own, checkpoints in folders, no attention to show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from detrcli.architectures.architecture import Architecture, FolderFormat
+from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.scoring import Scoring, Softmax
@@ -22,7 +22,7 @@ from detrcli.structures import Batch, Output, QueryGroup, Target
 
 @dataclass(frozen=True)
 class Square(Resize):
-    """The longer side decides, and both become it."""
+    """A square with the longer side."""
 
     kind = "strangers-square"
     most: int = 32
@@ -75,8 +75,8 @@ class Stranger(DetectionTransformer):
         )
 
 
-class OwnLoss(Loss):
-    """What a foreign model gives: numbers with names, and not a word of who was matched with whom."""
+class OwnLoss:
+    """A loss without a known matching."""
 
     scoring: Scoring = Softmax()
     matcher = None
@@ -84,8 +84,10 @@ class OwnLoss(Loss):
     def compute_loss(
         self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
-        wanted = torch.stack([target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets])
-        boxes = (output.last.boxes - wanted[:, None]).abs().mean()
+        expected = torch.stack(
+            [target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets]
+        )
+        boxes = (output.last.boxes - expected[:, None]).abs().mean()
         size = output.last.logits.square().mean()
         return LossBreakdown(boxes + 0.01 * size, {"distance": boxes, "size": size})
 
@@ -95,28 +97,30 @@ class StrangerInspectable(NoAttention):
         return [Stage("grid", self.model.backbone.conv, 3)]
 
 
-def write(config: StrangerConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> dict[str, bytes]:
-    return {"weights/model.safetensors": save(dict(tensors)), "README": b"a stranger's weights"}
+class StrangerArchitecture(FolderArchitecture[StrangerConfig]):
+    name = "stranger"
+    config = StrangerConfig
+    presets: Mapping[str, StrangerConfig] = {"stranger": StrangerConfig()}
+    preprocessing = Preprocessing(Square(32))
+    loss = LossConfig(cost={}, loss={})
+
+    def build(self, config: StrangerConfig) -> Stranger:
+        return Stranger(config)
+
+    def scoring(self, config: StrangerConfig) -> Scoring:
+        return Softmax()
+
+    def make_loss(self, config: StrangerConfig, loss: LossConfig) -> OwnLoss:
+        return OwnLoss()
+
+    def inspect(self, model: Stranger) -> StrangerInspectable:
+        return StrangerInspectable(model)
+
+    def write(self, config: StrangerConfig, tensors: Mapping[str, Tensor], *_rest: Any) -> dict[str, bytes]:
+        return {"weights/model.safetensors": save(dict(tensors)), "README": b"a stranger's weights"}
+
+    def read_tensors(self, folder: Path) -> dict[str, Tensor]:
+        return load((folder / "weights/model.safetensors").read_bytes())
 
 
-def read(folder: Path) -> dict[str, Tensor]:
-    return load((folder / "weights/model.safetensors").read_bytes())
-
-
-ARCHITECTURE = Architecture(
-    name="stranger",
-    config=StrangerConfig,
-    presets={"stranger": StrangerConfig()},
-    build=Stranger,
-    scoring=lambda config: Softmax(),
-    make_loss=lambda config, loss: OwnLoss(),
-    inspect=StrangerInspectable,
-    preprocessing=Preprocessing(Square(32)),
-    class_rows=lambda c: {
-        "labels.weight": torch.randn(Softmax().num_logits(c.classes), 8),
-        "labels.bias": torch.zeros(Softmax().num_logits(c.classes)),
-    },
-    query_rows=lambda c: {"queries": torch.randn(c.queries, 8)},
-    loss=LossConfig(cost={}, loss={}),
-    folder=FolderFormat(write, read),
-)
+ARCHITECTURE = StrangerArchitecture()

@@ -1,29 +1,28 @@
-"""A mask head of products on every detector of ours that reads photographs: DETR, Deformable DETR, DINO."""
+"""Dot-product mask heads on the detectors for photographs: DETR, Deformable DETR, DINO."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from small import CONFIG, DEFORMABLE, DINO_CONFIG, NARROW, TWO_STAGE, small_weights
+from small import CONFIG, DEFORMABLE, DINO_CONFIG, TWO_STAGE, architecture_of, small_weights
 
-from detrcli.architectures import architecture_of
-from detrcli.architectures.product_masks import DeformableMasksConfig, DETRProductMasksConfig, DINOMasksConfig
+from detrcli.architectures import deformable_detr, detr, dino
+from detrcli.architectures.architecture import Architecture
+from detrcli.architectures.mask_heads import DotProductMasks
 from detrcli.checkpoints.fit import with_mask_head
 from detrcli.config import ModelConfig
 from detrcli.data.batching import collate
 from detrcli.structures import Batch, Target
 
-POINTS = {"mask_points": 64}
-MEMBERS: dict[str, ModelConfig] = {
-    "detr": DETRProductMasksConfig(**NARROW, **POINTS),
-    "deformable": DeformableMasksConfig(**NARROW, **POINTS),
-    "single scale": DeformableMasksConfig(**NARROW, **POINTS, levels=1),
-    "two stages": DeformableMasksConfig(**NARROW, **POINTS, refine=True, two_stage=True, proposal_rows=3),
-    "dino": DINOMasksConfig(**NARROW, **POINTS, denoising=6),
-    "dino of five levels": DINOMasksConfig(**NARROW, **POINTS, denoising=6, levels=5),
+MODELS: dict[str, tuple[Architecture, ModelConfig]] = {
+    "detr": (detr.ARCHITECTURE, CONFIG),
+    "deformable": (deformable_detr.ARCHITECTURE, DEFORMABLE),
+    "single scale": (deformable_detr.ARCHITECTURE, replace(DEFORMABLE, levels=1)),
+    "two stages": (deformable_detr.ARCHITECTURE, TWO_STAGE),
+    "dino": (dino.ARCHITECTURE, DINO_CONFIG),
+    "dino of five levels": (dino.ARCHITECTURE, replace(DINO_CONFIG, levels=5)),
 }
-PICTURES = [torch.randn(3, 64, 96), torch.randn(3, 50, 40)]
+IMAGES = [torch.randn(3, 64, 96), torch.randn(3, 50, 40)]
 
 
 def target(height: int, width: int) -> Target:
@@ -32,14 +31,14 @@ def target(height: int, width: int) -> Target:
     return Target(torch.tensor([0, 2]), torch.tensor([[0.3, 0.3, 0.3, 0.4], [0.2, 0.6, 0.2, 0.4]]), masks=masks)
 
 
-@pytest.mark.parametrize("config", MEMBERS.values(), ids=MEMBERS)
-def test_its_masks_are_learned(config: Any) -> None:
-    """Masks of four pixels a cell, losses of the last layer, and a gradient for every parameter of the head."""
+@pytest.mark.parametrize(("detector", "config"), MODELS.values(), ids=MODELS)
+def test_masks_are_learned(detector: Architecture, config: ModelConfig) -> None:
+    """Masks have four pixels per cell, and every parameter of the head gets a gradient from the last layer's losses."""
     torch.manual_seed(0)
-    architecture = architecture_of(config)
+    architecture = DotProductMasks("small", detector, {}, 64)
     model = architecture.build(config).train()
     targets = [target(64, 96), target(50, 40)]
-    output = model(collate(PICTURES), targets)
+    output = model(collate(IMAGES), targets)
     masks = output.last.masks
     assert masks is not None
     assert masks(torch.tensor([0, 1, 1]), torch.tensor([3, 4, 5])).shape == (3, 16, 24)
@@ -61,12 +60,12 @@ def test_its_masks_are_learned(config: Any) -> None:
     ids=["detr", "deformable", "two stages", "dino"],
 )
 @torch.no_grad()
-def test_a_detector_with_a_mask_head_says_what_it_said(detector: ModelConfig, model: str) -> None:
-    """A head is put on weights that are there: their logits and boxes are equal to the bit."""
+def test_a_mask_head_does_not_change_the_detector(detector: ModelConfig, model: str) -> None:
+    """With a mask head added, its logits and boxes are bitwise equal."""
     alone = small_weights(detector)
     both = with_mask_head(replace(alone, loss=architecture_of(detector).loss), model)
-    batch = Batch(PICTURES[0][None], None)
-    plain, masked = alone.model().eval()(batch), both.model().eval()(batch)
+    batch = Batch(IMAGES[0][None], None)
+    plain, masked = alone.model()(batch), both.model()(batch)
     assert torch.equal(plain.last.logits, masked.last.logits)
     assert torch.equal(plain.last.boxes, masked.last.boxes)
     assert masked.last.masks is not None

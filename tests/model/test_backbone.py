@@ -32,15 +32,17 @@ def trainable(backbone: Backbone) -> set[str]:
 def test_norms_share_their_names(norm: str) -> None:
     """Frozen and batch norm differ in what batch norm counts, group norm has no statistics at all."""
     with torch.device("meta"):
-        ours = set(build(replace(CONFIG, norm=norm)).state_dict())
-        frozen = set(build(CONFIG).state_dict())
+        ours = set(ARCHITECTURE.build(replace(CONFIG, norm=norm)).state_dict())
+        frozen = set(ARCHITECTURE.build(CONFIG).state_dict())
     counters = {name.replace("running_var", "num_batches_tracked") for name in frozen if name.endswith("running_var")}
     statistics = {name for name in frozen if name.endswith(("running_var", "running_mean"))}
     assert ours == {"frozen": frozen, "batch": frozen | counters, "group": frozen - statistics}[norm]
 
 
 def test_group_norm_is_of_32_groups() -> None:
-    norms = [m for m in build(replace(CONFIG, norm="group")).backbone.modules() if isinstance(m, nn.GroupNorm)]
+    norms = [
+        m for m in ARCHITECTURE.build(replace(CONFIG, norm="group")).backbone.modules() if isinstance(m, nn.GroupNorm)
+    ]
     assert len(norms) == 53
     assert {norm.num_groups for norm in norms} == {32}
 
@@ -68,8 +70,8 @@ def test_frozen_batch_norm_neither_learns_nor_counts(backbone: Callable[[], Back
     for part, unchanged in (("all", True), ("none", False)):
         net.freeze(part)
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-        (expected,) = net.eval()(images)
-        (seen,) = net.train()(images)
+        *_, expected = net.eval()(images)
+        *_, seen = net.train()(images)
         same = all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
         assert same is unchanged
         assert torch.equal(seen, expected) is unchanged
@@ -83,8 +85,8 @@ def test_frozen_batch_norm_neither_learns_nor_counts(backbone: Callable[[], Back
 
 def test_a_built_model_starts_as_published() -> None:
     with torch.device("meta"):
-        published = trainable(build(CONFIG).backbone)
-        learning = trainable(build(replace(CONFIG, norm="batch")).backbone)
+        published = trainable(ARCHITECTURE.build(CONFIG).backbone)
+        learning = trainable(ARCHITECTURE.build(replace(CONFIG, norm="batch")).backbone)
     assert not any(name.startswith(STEM) for name in published)
     assert any(name.startswith("body.layer2") for name in published)
     assert "body.conv1.weight" in learning

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from small import DEFORMABLE, DINO_CONFIG
+from small import DEFORMABLE, DINO_CONFIG, architecture_of
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.data.batching import collate
 from detrcli.model.deformable_transformer import DeformableAttention, sample
 from detrcli.model.denoising import Denoising, Noise

@@ -23,7 +23,7 @@ from detrcli.structures import Batch
 @pytest.fixture(scope="module")
 def detr() -> DETR:
     torch.manual_seed(0)
-    return build(preset("detr-r50")).eval()
+    return ARCHITECTURE.build(preset("detr-r50").config).eval()
 
 
 def test_r50_counts(detr: DETR) -> None:
@@ -32,7 +32,7 @@ def test_r50_counts(detr: DETR) -> None:
 
 
 def test_r101_builds_counts_and_runs() -> None:
-    r101 = build(preset("detr-r101")).eval()
+    r101 = ARCHITECTURE.build(preset("detr-r101").config).eval()
     assert sum(p.numel() for p in r101.parameters()) == 60_464_672
     with torch.no_grad():
         output = r101(collate([torch.randn(3, 64, 96)]))

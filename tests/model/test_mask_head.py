@@ -5,10 +5,10 @@ from typing import cast
 
 import pytest
 import torch
-from small import MASKED, small_weights
+from small import CONFIG, masked_weights
 
-from detrcli.architectures import architecture_of, preset
-from detrcli.architectures.detr_masks import build
+from detrcli.architectures import preset
+from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.data.batching import collate
 from detrcli.model.masks import Segmenter, cells_outside
 from detrcli.structures import Batch, Masks
@@ -18,7 +18,7 @@ LARGE, SMALL = torch.randn(3, 64, 96), torch.randn(3, 50, 40)
 
 @pytest.fixture(scope="module")
 def model() -> Segmenter:
-    return cast("Segmenter", small_weights(MASKED).model())
+    return cast("Segmenter", masked_weights().model())
 
 
 def masks_in(model: Segmenter, batch: Batch) -> Masks:
@@ -97,8 +97,8 @@ def test_distance_of_cells_to_boxes() -> None:
 @torch.no_grad()
 def test_a_dot_product_mask_ends_at_the_box_of_its_query() -> None:
     torch.manual_seed(0)
-    config = preset("dino-tiny-masks")
-    model = architecture_of(config).build(config).eval()
+    architecture, config = preset("dino-tiny-masks")
+    model = architecture.build(config).eval()
     last = model(Batch(torch.randn(1, 3, 64, 80), None)).last
     queries = torch.arange(20)
     shown = last.masks(torch.zeros_like(queries), queries) > 0  # (20, h, w)

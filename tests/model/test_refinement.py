@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, preset
-from detrcli.architectures.detr import set_prediction_loss
-from detrcli.architectures.tiny import TinyConfig, build
+from detrcli.architectures import detr, preset
+from detrcli.architectures.tiny import ARCHITECTURE, TinyConfig
 from detrcli.config import LossConfig
 from detrcli.model.detr import tokens
 from detrcli.model.refinement import IterativeRefinementDETR, initial_reference_boxes
@@ -19,7 +18,7 @@ from detrcli.structures import Batch, Target
 @pytest.fixture
 def tiny() -> IterativeRefinementDETR:
     torch.manual_seed(0)
-    return build(TinyConfig()).eval()
+    return ARCHITECTURE.build(TinyConfig()).eval()
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_size_and_shapes(norm: str, batch: Batch) -> None:
 
 def test_input_sizes() -> None:
     assert architecture_of(TinyConfig()).preprocessing.resize == ShortestEdge(128, 213)
-    assert architecture_of(preset("detr-r50")).preprocessing.resize == ShortestEdge(800, 1333)
+    assert architecture_of(preset("detr-r50").config).preprocessing.resize == ShortestEdge(800, 1333)
 
 
 def test_a_query_first_attends_to_its_surroundings(tiny: IterativeRefinementDETR) -> None:

@@ -12,7 +12,7 @@ from mask_families import processor_of
 from test_published_masks import Given
 from torch import Generator, Tensor
 
-from detrcli.architectures.adapters.scoring import PairsOfSoftmax
+from detrcli.architectures.adapters.architecture import PairsOfSoftmax
 from detrcli.boxes import masks_to_boxes
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError

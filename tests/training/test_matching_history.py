@@ -9,7 +9,7 @@ import pytest
 import torch
 from trainings import CPU, Recorder, data_of, new, resume, shapes_fixture, stopped
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.data.annotations import annotate
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError

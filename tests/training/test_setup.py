@@ -1,6 +1,5 @@
 """The weights and settings that a training starts from."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 from small import TINY, published_names, small_weights
 
-import detrcli.architectures
 from detrcli.architectures import tiny
 from detrcli.architectures.architecture import DataFacts
 from detrcli.architectures.detr import DETRConfig

@@ -1,1 +1,1 @@
-"""The detection transformers of Hugging Face transformers, computed by it: what is ours is a view of each."""
+"""Detection transformers of Hugging Face transformers, which builds and computes them."""

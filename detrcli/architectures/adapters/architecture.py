@@ -1,129 +1,224 @@
-"""All families of transformers' detectors as one member, those that look for phrases or classify masks as others.
+"""The architectures of transformers: closed-set detectors, open-vocabulary detectors and mask classifiers.
 
-Each family is known by the `model_type` in its config.
+Each contains several families, which differ by the `model_type` in the config.
 """
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+import copy
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
-import torch
 from torch import Tensor
 
-from detrcli.architectures.adapters import folder
-from detrcli.architectures.adapters.attention import AdaptedInspectable, OpenVocabularyInspectable
-from detrcli.architectures.adapters.config import AdaptedConfig, MaskConfig, OpenVocabularyConfig
-from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, MaskFamily
-from detrcli.architectures.adapters.masks import MaskNetwork
+from detrcli.architectures.adapters.attention import TransformersInspectable
+from detrcli.architectures.adapters.config import (
+    ClosedSetConfig,
+    MaskConfig,
+    OpenVocabularyConfig,
+    TransformersConfig,
+    queries_key,
+)
+from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
+from detrcli.architectures.adapters.folder import PROCESSOR, load, model_type_of, preprocessing_of, size_of
+from detrcli.architectures.adapters.library import LOCAL, TransformersNetwork, import_transformers, loading
 from detrcli.architectures.adapters.network import AdaptedNetwork
-from detrcli.architectures.adapters.open_vocabulary import OpenVocabularyNetwork, PatchNetwork, TokenNetwork
-from detrcli.architectures.adapters.scoring import BestPhrase, PairsOfSoftmax, matcher, scoring
-from detrcli.architectures.architecture import Adapter, Architecture, DataFacts, FolderFormat, PhraseAdapter
-from detrcli.architectures.own_loss import OwnLoss
+from detrcli.architectures.adapters.other_networks import (
+    MaskNetwork,
+    OpenVocabularyNetwork,
+    PatchNetwork,
+    TokenNetwork,
+)
+from detrcli.architectures.adapters.phrases import READERS, load_tokenizer
+from detrcli.architectures.architecture import DataFacts, FolderArchitecture, ImportedArchitecture, ImportedModel
+from detrcli.architectures.foreign import PREFIX, OwnLoss
 from detrcli.config import LossConfig, Preprocessing
 from detrcli.errors import UsageError
+from detrcli.losses.matching import HungarianMatcher
+from detrcli.losses.scoring import Scoring, Selection, Sigmoid, Softmax, best_of_each, best_pairs
+from detrcli.losses.terms import class_cost, giou_cost, l1_cost
 from detrcli.segmentation.mask_classification import MaskClassification
+from detrcli.structures import Classes
+
+T = TypeVar("T", bound=TransformersConfig)
 
 
-def build(config: AdaptedConfig) -> AdaptedNetwork:
-    """The network with the random start that transformers gives it. It computes numbers while it is being built."""
-    with torch.device("cpu"):
-        return AdaptedNetwork(config)
+class BestPhrase(Sigmoid):
+    """A sigmoid for each phrase. A query stands for its best phrase alone."""
+
+    name = "best phrase"
+
+    def select(self, logits: Tensor) -> Selection:
+        return best_of_each(self.probabilities(logits))
 
 
-def build_for_phrases(config: OpenVocabularyConfig) -> OpenVocabularyNetwork:
-    """Likewise."""
-    network = {"together": TokenNetwork, "apart": PatchNetwork}[config.family.text]
-    with torch.device("cpu"):
-        return network(config)
+class PairsOfSoftmax(Softmax):
+    """A softmax. The best pairs of query and class are selected, as many as there are queries."""
+
+    name = "pairs of softmax"
+
+    def select(self, logits: Tensor) -> Selection:
+        return best_pairs(self.probabilities(logits), logits.shape[1])
 
 
-def build_with_masks(config: MaskConfig) -> MaskNetwork:
-    """Likewise."""
-    with torch.device("cpu"):
-        return MaskNetwork(config)
+class TransformersArchitecture(ImportedArchitecture[T]):
+    """An architecture whose networks transformers builds."""
+
+    loss = LossConfig(cost={}, loss={})
+    network: type[TransformersNetwork]
+
+    def build(self, config: T) -> TransformersNetwork:
+        return self.network(config)
+
+    def unfilled(self, config: T) -> TransformersNetwork:
+        return self.build(config)
+
+    def inspect(self, model: Any) -> TransformersInspectable:
+        return TransformersInspectable(model)
+
+    def summary(self, config: T) -> str:
+        return str(config.family.title)
+
+    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel[T]:
+        model_type = model_type_of(folder, source, has_masks=self.network.has_masks)
+        family = self.config.families[model_type]
+        tokens = self.read_phrases(phrases, folder, family, source)  # may fail, so before the tensors
+        network, processor = load(self.network.task, folder, family, source)
+        numbers, key = network.config, queries_key(family, network.config)
+        patches = 0 if key else numbers.vision_config.image_size // numbers.vision_config.patch_size
+        names = dict(enumerate(phrases)) if self.takes_phrases else numbers.id2label
+        config = self.config(
+            queries=int(attrgetter(key)(numbers)) if key else patches**2,
+            classes=len(phrases) if self.takes_phrases else int(numbers.num_labels),
+            model_type=model_type,
+            facts=json.dumps(numbers.to_dict()),
+            processor=json.dumps(processor.to_dict(), default=str),
+            **tokens,
+        )
+        return ImportedModel(
+            config,
+            {PREFIX + name: tensor for name, tensor in network.state_dict().items()},
+            {int(index): str(name) for index, name in names.items()},
+            preprocessing_of(processor, family, source),
+        )
+
+    def read_phrases(self, phrases: Sequence[str], folder: Path, family: Any, source: str) -> Mapping[str, Any]:
+        """Return the fields of the config with the phrases as tokens, if the model takes phrases."""
+        return {}
 
 
-def masks_alone(family: MaskFamily) -> NoReturn:
-    """What is said to who wants more of such a model than masks and maps."""
-    raise UsageError(
-        f"{family.title} has masks and no boxes: `detr predict`, `detr eval` and `detr bench` alone take it."
+class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArchitecture[ClosedSetConfig]):
+    """Closed-set detectors."""
+
+    name = "transformers-detector"
+    config = ClosedSetConfig
+    model_types = tuple(FAMILIES)
+    network = AdaptedNetwork
+    recipe_uses_data = True
+
+    def scoring(self, config: ClosedSetConfig) -> Scoring:
+        if config.family.scoring == "softmax":
+            return Softmax()
+        return Sigmoid(top_k=config.family.detections or config.queries)
+
+    def make_loss(self, config: ClosedSetConfig, loss: LossConfig) -> OwnLoss:
+        scoring = self.scoring(config)
+        return OwnLoss(scoring, matcher_of(config, scoring))
+
+    def recipe(self, config: ClosedSetConfig, facts: DataFacts) -> Mapping[str, Any]:
+        """Return the family's recipe, with an augmentation that keeps the size of its input."""
+        return {"augmentation": "published", **config.family.recipe}
+
+    def write(
+        self, config: ClosedSetConfig, tensors: Mapping[str, Tensor], classes: Classes, preprocessing: Preprocessing
+    ) -> Mapping[str, bytes]:
+        """Return the files of a folder that transformers loads, with the class names."""
+        model = self.build(config)
+        model.load_state_dict(dict(tensors))
+        network = model.network
+        network.config = copy.deepcopy(network.config)
+        network.config.id2label = {index: str(name) for index, name in enumerate(classes.names)}
+        network.config.label2id = {name: index for index, name in network.config.id2label.items()}
+        facts = {**json.loads(config.processor), "size": size_of(preprocessing.resize)}
+        with tempfile.TemporaryDirectory() as folder:
+            network.save_pretrained(folder, max_shard_size="100GB")
+            files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        return {**files, PROCESSOR: json.dumps(facts, indent=2).encode()}
+
+    def read_tensors(self, folder: Path) -> dict[str, Tensor]:
+        task = getattr(import_transformers(), self.network.task)
+        network = task.from_pretrained(folder, dtype="float32", **LOCAL)
+        return {PREFIX + name: tensor for name, tensor in network.state_dict().items()}
+
+
+def matcher_of(config: ClosedSetConfig, scoring: Scoring) -> HungarianMatcher:
+    """Return the family's matching in our terms."""
+    numbers = config.library_config()
+    weights = [float(getattr(numbers, name)) for name in config.family.costs]  # of class, L1 and GIoU
+    kind = "probability"
+    if isinstance(scoring, Sigmoid):
+        alpha, gamma = (getattr(numbers, f"matcher_{name}", getattr(scoring, name)) for name in ("alpha", "gamma"))
+        scoring, kind = replace(scoring, alpha=alpha, gamma=gamma), "focal"
+    return HungarianMatcher([class_cost(scoring, kind, weights[0]), l1_cost(weights[1]), giou_cost(weights[2])])
+
+
+class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig]):
+    """Detectors whose classes are phrases that the user gives."""
+
+    name = "transformers-open-vocabulary"
+    config = OpenVocabularyConfig
+    model_types = tuple(OPEN_VOCABULARY)
+    network = OpenVocabularyNetwork
+    takes_phrases = True
+
+    def build(self, config: OpenVocabularyConfig) -> OpenVocabularyNetwork:
+        return TokenNetwork(config) if config.family.text == "together" else PatchNetwork(config)
+
+    def scoring(self, config: OpenVocabularyConfig) -> BestPhrase:
+        return BestPhrase()
+
+    def make_loss(self, config: OpenVocabularyConfig, loss: LossConfig) -> OwnLoss:
+        return OwnLoss(self.scoring(config), None)
+
+    def read_phrases(self, phrases: Sequence[str], folder: Path, family: Any, source: str) -> Mapping[str, Any]:
+        tokenizer = load_tokenizer(folder, family, source)
+        with loading(source):
+            numbers = import_transformers().AutoConfig.from_pretrained(folder, **LOCAL)
+        texts, spans = READERS[family.text](phrases, tokenizer, numbers, source)
+        return {"texts": texts, "spans": spans}
+
+
+class MaskClassifierArchitecture(TransformersArchitecture[MaskConfig]):
+    """Models whose queries have masks and no boxes. They only predict."""
+
+    name = "transformers-masks"
+    config = MaskConfig
+    model_types = tuple(MASK_FAMILIES)
+    network = MaskNetwork
+
+    def scoring(self, config: MaskConfig) -> PairsOfSoftmax:
+        return PairsOfSoftmax()
+
+    def segmentation(self, config: MaskConfig) -> MaskClassification:
+        return MaskClassification(side=config.family.side_of_masks)
+
+    def make_loss(self, config: MaskConfig, loss: LossConfig) -> NoReturn:
+        raise _only_predicts(config.family)
+
+    def inspect(self, model: MaskNetwork) -> NoReturn:
+        raise _only_predicts(model.family)
+
+    def fresh_rows(self, config: MaskConfig, count: str) -> NoReturn:
+        raise _only_predicts(config.family)
+
+
+def _only_predicts(family: Any) -> UsageError:
+    return UsageError(
+        f"{family.title} has masks and no boxes: only `detr predict`, `detr eval` and `detr bench` take it."
     )
 
 
-def rows_of(config: AdaptedConfig, count: str) -> Mapping[str, Tensor]:
-    """The tensors that have a row for each of what is counted, as they start: those that grow with it."""
-    more = type(config)(**{**vars_of(config), count: getattr(config, count) + 1})
-    fresh, larger = (build(one).state_dict() for one in (config, more))
-    grown = {name: value for name, value in fresh.items() if larger[name].shape != value.shape}
-    for name, value in grown.items():
-        if larger[name].shape != (value.shape[0] + 1, *value.shape[1:]):
-            raise UsageError(f"{config.family.title}: its number of {count} cannot be changed ({name}).")
-    return grown
-
-
-def vars_of(config: AdaptedConfig) -> dict[str, Any]:
-    """Its fields, without what was computed from them."""
-    return {name: getattr(config, name) for name in ("queries", "classes", "model_type", "facts", "processor")}
-
-
-def recipe(config: AdaptedConfig, facts: DataFacts) -> Mapping[str, Any]:
-    """The family's own, with an augmentation that keeps to its input's size."""
-    return {"augmentation": "published", **config.family.recipe}
-
-
-ARCHITECTURE = Architecture(
-    name="transformers-detector",
-    config=AdaptedConfig,
-    presets={},
-    build=build,
-    build_unfilled=build,
-    scoring=scoring,
-    make_loss=lambda config, loss: OwnLoss(scoring(config), matcher(config)),
-    inspect=AdaptedInspectable,
-    preprocessing=Preprocessing(),
-    class_rows=lambda config: rows_of(config, "classes"),
-    query_rows=lambda config: rows_of(config, "queries"),
-    loss=LossConfig(cost={}, loss={}),
-    recipe=recipe,
-    difference=lambda found, wanted: "" if found.model_type == wanted.model_type else f"it is a {found.family.title}",
-    summary=lambda config: config.family.title,
-    adapter=Adapter(tuple(FAMILIES), folder.read),
-    folder=FolderFormat(folder.write, folder.tensors_of),
-)
-
-FOR_PHRASES = Architecture(
-    name="transformers-open-vocabulary",
-    config=OpenVocabularyConfig,
-    presets={},
-    build=build_for_phrases,
-    build_unfilled=build_for_phrases,
-    scoring=lambda config: BestPhrase(),
-    make_loss=lambda config, loss: OwnLoss(BestPhrase(), None),
-    inspect=OpenVocabularyInspectable,
-    preprocessing=Preprocessing(),
-    class_rows=lambda config: {},
-    query_rows=lambda config: {},
-    loss=LossConfig(cost={}, loss={}),
-    difference=lambda found, wanted: "" if found.model_type == wanted.model_type else f"it is a {found.family.title}",
-    summary=lambda config: config.family.title,
-    phrases=PhraseAdapter(tuple(OPEN_VOCABULARY), folder.read_for_phrases),
-)
-
-WITH_MASKS = Architecture(
-    name="transformers-masks",
-    config=MaskConfig,
-    presets={},
-    build=build_with_masks,
-    build_unfilled=build_with_masks,
-    scoring=lambda config: PairsOfSoftmax(),
-    segmentation=lambda config: MaskClassification(side=config.family.side_of_masks),
-    make_loss=lambda config, loss: masks_alone(config.family),
-    inspect=lambda model: masks_alone(model.family),
-    preprocessing=Preprocessing(),
-    class_rows=lambda config: masks_alone(config.family),
-    query_rows=lambda config: masks_alone(config.family),
-    loss=LossConfig(cost={}, loss={}),
-    difference=lambda found, wanted: "" if found.model_type == wanted.model_type else f"it is a {found.family.title}",
-    summary=lambda config: config.family.title,
-    adapter=Adapter(tuple(MASK_FAMILIES), folder.read_with_masks),
-)
+ARCHITECTURES = (DetectorArchitecture(), OpenVocabularyArchitecture(), MaskClassifierArchitecture())

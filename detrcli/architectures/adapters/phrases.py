@@ -1,86 +1,84 @@
-"""Phrases in the tokens of a model's own tokenizer, whose files lie in its folder."""
+"""Conversion of phrases to the tokens of a model's own tokenizer, whose files are in its folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detrcli.architectures.adapters.families import OpenVocabulary
-from detrcli.architectures.adapters.library import LOCAL, loaded, the_library
+from detrcli.architectures.adapters.library import LOCAL, import_transformers, loading
 from detrcli.errors import UsageError, WeightsError
+from detrcli.messages import argument
 from detrcli.system.text import escape_controls
 
-TOKENIZER = "tokenizer.json"  # all of it in one file; older folders have those of its vocabulary alone
+TOKENIZER = "tokenizer.json"  # the whole tokenizer; older folders have only the files of its vocabulary
 
 Tokens = tuple[int, ...]
+Reading = tuple[tuple[Tokens, ...], tuple[tuple[int, int], ...]]  # texts, and spans of phrases in the first
 
 
-def tokenizer_of(folder: Path, family: OpenVocabulary, source: str) -> Any:
-    """The tokenizer of a folder; a WeightsError where it has none."""
-    whole = (folder / TOKENIZER).is_file() or all((folder / name).is_file() for name in family.vocabulary)
-    if not whole:
+def load_tokenizer(folder: Path, family: OpenVocabulary, source: str) -> Any:
+    """Load the tokenizer of a folder. Raises WeightsError if the folder has none."""
+    if not (folder / TOKENIZER).is_file() and not all((folder / name).is_file() for name in family.vocabulary):
         raise WeightsError(
-            f"{source}: there is no tokenizer in it to read phrases with, neither {TOKENIZER} nor "
-            f"{' and '.join(family.vocabulary)}."
+            f"{source}: the tokenizer for phrases is missing, {TOKENIZER} or {' and '.join(family.vocabulary)}."
         )
-    kind = getattr(the_library(), family.tokenizer)  # whatever the folder names
-    return loaded(source, lambda: kind.from_pretrained(folder, **LOCAL))
+    tokenizer = getattr(import_transformers(), family.tokenizer)  # regardless of the class that the folder names
+    with loading(source):
+        return tokenizer.from_pretrained(folder, **LOCAL)
 
 
-def together(
-    phrases: Sequence[str], tokenizer: Any, numbers: Any, source: str
-) -> tuple[tuple[Tokens, ...], tuple[tuple[int, int], ...]]:
-    """All phrases as one text, each with a full stop behind it, and where the tokens of each begin and end."""
-    read = [" ".join(phrase.lower().replace(".", " ").split()) for phrase in phrases]
-    found = tokenizer(". ".join(read) + ".", return_offsets_mapping=True)
-    tokens, most = tuple(found["input_ids"]), int(numbers.max_text_len)
-    if len(tokens) > most:
+def read_together(phrases: Sequence[str], tokenizer: Any, config: Any, source: str) -> Reading:
+    """Return all phrases as one text, each followed by a full stop, and the span of each phrase's tokens."""
+    cleaned = [" ".join(phrase.lower().replace(".", " ").split()) for phrase in phrases]
+    encoding = tokenizer(". ".join(cleaned) + ".", return_offsets_mapping=True)
+    tokens, maximum = tuple(encoding["input_ids"]), int(config.max_text_len)
+    if len(tokens) > maximum:
         raise UsageError(
-            f"{source}: {len(phrases)} phrases are {len(tokens)} tokens, those between them counted; it reads {most} "
-            "at most. Give fewer, as --text."
+            f"{source}: {len(phrases)} phrases are {len(tokens)} tokens, with those between them; the model reads at "
+            f"most {maximum}. Give fewer phrases as {argument('text')}."
         )
     spans, start = [], 0  # in characters
-    for phrase, written in zip(read, phrases, strict=True):
-        end = start + len(phrase)
-        own = [i for i, (a, b) in enumerate(found["offset_mapping"]) if start <= a < b <= end]
-        if not own:
-            raise _nothing_in(written, source)
-        spans.append((own[0], own[-1] + 1))
+    for text, phrase in zip(cleaned, phrases, strict=True):
+        end = start + len(text)
+        inside = [i for i, (a, b) in enumerate(encoding["offset_mapping"]) if start <= a < b <= end]
+        if not inside:
+            raise _no_tokens(phrase, source)
+        spans.append((inside[0], inside[-1] + 1))
         start = end + len(". ")
-    return (_known(tokens, numbers, source),), tuple(spans)
+    return (_checked(tokens, config, source),), tuple(spans)
 
 
-def apart(
-    phrases: Sequence[str], tokenizer: Any, numbers: Any, source: str
-) -> tuple[tuple[Tokens, ...], tuple[tuple[int, int], ...]]:
-    """Each phrase as a text."""
-    texts, most = [], int(numbers.text_config.max_position_embeddings)
+def read_apart(phrases: Sequence[str], tokenizer: Any, config: Any, source: str) -> Reading:
+    """Return each phrase as a text."""
+    texts, maximum = [], int(config.text_config.max_position_embeddings)
     for phrase in phrases:
         if len(tokenizer(phrase, add_special_tokens=False)["input_ids"]) == 0:
-            raise _nothing_in(phrase, source)
+            raise _no_tokens(phrase, source)
         tokens = tuple(tokenizer(phrase)["input_ids"])
-        if len(tokens) > most:
+        if len(tokens) > maximum:
             raise UsageError(
-                f'{source}: "{escape_controls(phrase)}" is {len(tokens)} tokens, with one at each end; it reads {most} '
-                "of a phrase at most."
+                f'{source}: "{escape_controls(phrase)}" is {len(tokens)} tokens, including the first and the last; the '
+                f"model reads at most {maximum} of a phrase."
             )
-        texts.append(_known(tokens, numbers, source))
+        texts.append(_checked(tokens, config, source))
     return tuple(texts), ()
 
 
-Reader = Callable[[Sequence[str], Any, Any, str], tuple[tuple[Tokens, ...], tuple[tuple[int, int], ...]]]
-READERS: Mapping[str, Reader] = {"together": together, "apart": apart}
+READERS: Mapping[str, Callable[[Sequence[str], Any, Any, str], Reading]] = {
+    "together": read_together,
+    "apart": read_apart,
+}
 
 
-def _known(tokens: Tokens, numbers: Any, source: str) -> Tokens:
-    """The tokens, where the network has such."""
-    known = int(numbers.text_config.vocab_size)
+def _checked(tokens: Tokens, config: Any, source: str) -> Tokens:
+    known = int(config.text_config.vocab_size)
     if max(tokens) >= known:
         raise WeightsError(
-            f"{source}: its network knows {known} tokens, and its tokenizer gives number {max(tokens)}: they do not "
-            "belong together."
+            f"{source}: network and tokenizer do not belong together: the tokenizer gives token {max(tokens)}, and the "
+            f"network has {known}."
         )
     return tokens
 
 
-def _nothing_in(phrase: str, source: str) -> UsageError:
-    return UsageError(f'{source}: there is nothing to look for in the phrase "{escape_controls(phrase)}".')
+def _no_tokens(phrase: str, source: str) -> UsageError:
+    return UsageError(f'{source}: the phrase "{escape_controls(phrase)}" contains no words.')

@@ -1,1 +1,1 @@
-"""How weights are kept, by us and by others."""
+"""File formats of checkpoints."""

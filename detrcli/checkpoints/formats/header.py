@@ -1,4 +1,4 @@
-"""All that tensors do not say, as strings: it stands in our files, in our folders, and in the states of trainings."""
+"""The header of a checkpoint: everything but the tensors, as strings. Files, folders and training states contain it."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, architectures
+from detrcli.architectures import architectures
 from detrcli.architectures.architecture import Architecture
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import LossConfig, Preprocessing
@@ -22,32 +22,32 @@ CHECKSUM = "checksum"
 
 
 def header_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """The header of these weights."""
-    p = checkpoint.preprocessing
+    """Return the header of a checkpoint."""
+    preprocessing = {**asdict(checkpoint.preprocessing), "resize": checkpoint.preprocessing.resize.facts()}
+    classes = {name: value.tolist() for name, value in vars(checkpoint.classes).items() if value is not None}
     return {
         "format": FORMAT,
-        "variant": architecture_of(checkpoint.config).name,
+        "variant": checkpoint.architecture.name,
         "config": json.dumps(asdict(checkpoint.config)),
-        "classes": json.dumps(
-            {name: value.tolist() for name, value in vars(checkpoint.classes).items() if value is not None}
-        ),
-        "preprocessing": json.dumps({**asdict(p), "resize": p.resize.facts()}),
+        "classes": json.dumps(classes),
+        "preprocessing": json.dumps(preprocessing),
         "loss": json.dumps(asdict(checkpoint.loss)),
     }
 
 
 def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source: str) -> Checkpoint:
-    """Create the checkpoint of a header and its tensors."""
-    architecture = known_variant(header, source)
+    """Return the checkpoint of a header and its tensors."""
+    architecture = architecture_in(header, source)
     try:
         classes = json.loads(header["classes"])
         return Checkpoint(
-            source=source,
-            config=architecture.config(**json.loads(header["config"])),
-            tensors=tensors,
-            classes=Classes.of(classes["ids"], classes["names"], classes.get("things")),
-            preprocessing=_preprocessing(json.loads(header["preprocessing"])),
-            loss=LossConfig(**json.loads(header["loss"])),
+            source,
+            architecture,
+            architecture.config(**json.loads(header["config"])),
+            tensors,
+            Classes.of(classes["ids"], classes["names"], classes.get("things")),
+            _preprocessing(json.loads(header["preprocessing"])),
+            LossConfig(**json.loads(header["loss"])),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, DetrError) as error:
         raise WeightsError(
@@ -56,10 +56,10 @@ def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source
         ) from None
 
 
-def known_variant(header: Mapping[str, str], source: str) -> Architecture[Any]:
-    """The member that a header names."""
+def architecture_in(header: Mapping[str, str], source: str) -> Architecture[Any]:
+    """Return the architecture that a header names."""
     if "format" not in header:
-        raise WeightsError(f"{source}: its header cannot be read: it names no format.\nFetch or save it again.")
+        raise WeightsError(f"{source}: its header contains no format.\nDownload or save it again.")
     if header["format"] != FORMAT:
         raise WeightsError(
             f"{source}: written by another version of detr ({header['format']!s:.40}, not {FORMAT}).\n"
@@ -68,14 +68,14 @@ def known_variant(header: Mapping[str, str], source: str) -> Architecture[Any]:
     architecture = architectures().get(str(header.get("variant")))
     if architecture is None:
         raise WeightsError(
-            f"{source}: holds a model of a kind that is not known here ({header.get('variant')!r:.40}).\n"
-            "Update detr, or install the package that this model comes from."
+            f"{source}: its architecture {header.get('variant')!r:.40} is unknown.\n"
+            "Update detr, or install the package that contains the architecture."
         )
     return architecture
 
 
 def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of header and tensors: names, kinds, shapes and every byte."""
+    """Return the SHA-256 of header and tensors: names, dtypes, shapes and every byte."""
     digest = hashlib.sha256()
     for key in sorted(header.keys() - {CHECKSUM}):
         digest.update(f"{key}={header[key]}\n".encode())

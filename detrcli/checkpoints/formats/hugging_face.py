@@ -1,4 +1,4 @@
-"""Models as Hugging Face transformers keeps them: a folder, here or on the hub."""
+"""Folders of Hugging Face transformers, on the disk or on the hub."""
 
 import hashlib
 import json
@@ -10,100 +10,89 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from detrcli.architectures import architectures
-from detrcli.architectures.architecture import Architecture, ImportedModel, StateDictAdapter
+from detrcli.architectures.architecture import Architecture, ImportedArchitecture, StateDictAdapter
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import things_among
-from detrcli.checkpoints.formats.tensors import tensors_in
-from detrcli.checkpoints.phrases import NEEDED
+from detrcli.checkpoints.formats.published import check_tensors
+from detrcli.checkpoints.phrases import EXAMPLE
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes
 
-AGAIN = "Fetch the folder again, or save the model anew with save_pretrained()."
+REMEDY = "Download the folder again, or save the model again with save_pretrained()."
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-# Of models that look for phrases: what a processor is that has a tokenizer too, and the tokenizer.
+# Of open-vocabulary models: the processor with a tokenizer, and the tokenizer.
 TOKENIZER = (
     "processor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
 )  # fmt: skip
 
 
+def imported_types() -> dict[str, ImportedArchitecture[Any]]:
+    """Return the model types that other libraries read, with their architectures."""
+    return {
+        model_type: architecture
+        for architecture in architectures().values()
+        if isinstance(architecture, ImportedArchitecture)
+        for model_type in architecture.model_types
+    }
+
+
 def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
-    """Read such a folder. Where its model looks for phrases, these are its classes; a UsageError without any."""
-    architecture = _for_phrases(folder, source)
+    """Read a folder. The phrases are the classes of an open-vocabulary model; without any it raises UsageError."""
+    facts = _read_json(folder / CONFIG, source)
+    architecture = None
     try:
-        if architecture is None or architecture.phrases is None:
-            return _load(folder, source)
-        if not phrases:
-            raise UsageError(NEEDED.format(source))
-        return _found(architecture, architecture.phrases.read(folder, source, phrases), source)
+        architecture = imported_types().get(facts.get("model_type", ""))
+        if architecture is None:
+            return _load_state_dict(folder, source, facts)
+        if architecture.takes_phrases and not phrases:
+            raise UsageError(
+                f"{source}: this model detects phrases. Give them as {EXAMPLE}.\n"
+                "Only `detr predict`, `detr eval` and `detr visualize-attn` take such models."
+            )
+        model = architecture.read(folder, source, phrases)
+        classes = _classes(model.names, model.config.classes)
+        return Checkpoint(
+            source, architecture, model.config, model.tensors, classes, model.preprocessing, architecture.loss
+        )
     except RecursionError:
-        raise WeightsError(f"{source}: {CONFIG} or {PREPROCESSOR} is nested without end.\n{AGAIN}") from None
+        raise WeightsError(f"{source}: {CONFIG} or {PREPROCESSOR} is nested too deeply.\n{REMEDY}") from None
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, UsageError) as error:
-        if architecture is not None and isinstance(error, UsageError):  # it is about the phrases
-            raise
+        if isinstance(error, UsageError) and architecture is not None and architecture.takes_phrases:
+            raise  # about the phrases
         raise WeightsError(
-            f"{source}: {CONFIG} or {PREPROCESSOR} says what cannot be understood ({error!s:.200}).\n{AGAIN}"
+            f"{source}: {CONFIG} or {PREPROCESSOR} has invalid content ({error!s:.200}).\n{REMEDY}"
         ) from None
 
 
-def _for_phrases(folder: Path, source: str) -> Architecture[Any] | None:
-    """The member that a folder is of, where that looks for phrases."""
-    model_type = _read_json(folder / CONFIG, source).get("model_type")
-    return next(
-        (one for one in architectures().values() if one.phrases is not None and model_type in one.phrases.types), None
-    )
-
-
-def _load(folder: Path, source: str) -> Checkpoint:
-    facts = _read_json(folder / CONFIG, source)
+def _load_state_dict(folder: Path, source: str, facts: Mapping[str, Any]) -> Checkpoint:
+    """Read a folder of an architecture that has an adapter for the state dict."""
     known: dict[str, list[tuple[Architecture[Any], StateDictAdapter[Any]]]] = {}
-    for one in architectures().values():
-        for model_type, names_of_it in one.hugging_face.items():
-            known.setdefault(model_type, []).append((one, names_of_it))
-    adapted = {
-        model_type: (architecture, architecture.adapter.read)
-        for architecture in architectures().values()
-        if architecture.adapter is not None
-        for model_type in architecture.adapter.types
-    }
-    if facts.get("model_type") in adapted:
-        architecture, read = adapted[facts["model_type"]]
-        return _found(architecture, read(folder, source), source)
+    for architecture in architectures().values():
+        for model_type, adapter in architecture.hugging_face.items():
+            known.setdefault(model_type, []).append((architecture, adapter))
     if facts.get("model_type") not in known:
         raise WeightsError(
-            f"{source}: {CONFIG} is of a model of type {facts.get('model_type')!r}; read are "
-            f"{', '.join([*known, *adapted, *types_for_phrases()])}."
+            f"{source}: {CONFIG} is of a model of type {facts.get('model_type')!r}. The supported types are "
+            f"{', '.join([*known, *imported_types()])}."
         )
     try:
-        given = tensors_in(load_file(folder / TENSORS), source)
+        theirs = check_tensors(load_file(folder / TENSORS), source)
     except FileNotFoundError:
-        raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.\n{AGAIN}") from None
+        raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.\n{REMEDY}") from None
     except SafetensorError as error:
-        raise WeightsError(f"{source}: {TENSORS} is no whole safetensors file ({error}).\n{AGAIN}") from None
-    same = known[facts["model_type"]]
-    architecture, theirs = next((one for one in same if one[1].known_by(given.keys())), same[0])
-    tensors = theirs.rename(given)
-    config = theirs.infer(source, tensors, facts, None)
+        raise WeightsError(f"{source}: {TENSORS} is not a complete safetensors file ({error}).\n{REMEDY}") from None
+    candidates = known[facts["model_type"]]
+    matches = [pair for pair in candidates if pair[1].recognizes(theirs.keys())]
+    architecture, adapter = (matches or candidates[:1])[-1]  # later architectures are extensions of earlier ones
+    tensors = adapter.rename(theirs)
+    config = adapter.infer(source, tensors, facts, None)
     names = {int(index): str(name) for index, name in (facts.get("id2label") or {}).items()}
     classes = _classes(names, config.classes)
-    return Checkpoint(source, config, tensors, classes, _preprocessing(folder, source), architecture.loss)
-
-
-def types_for_phrases() -> list[str]:
-    """The `model_type` of all that look for phrases."""
-    return [
-        one
-        for architecture in architectures().values()
-        if architecture.phrases is not None
-        for one in architecture.phrases.types
-    ]
-
-
-def _found(architecture: Architecture[Any], found: ImportedModel[Any], source: str) -> Checkpoint:
-    classes = _classes(found.names, found.config.classes)
-    return Checkpoint(source, found.config, found.tensors, classes, found.preprocessing, architecture.loss)
+    preprocessing = _preprocessing(folder, source)
+    return Checkpoint(source, architecture, config, tensors, classes, preprocessing, architecture.loss)
 
 
 def _classes(names: Mapping[int, str], count: int) -> Classes:
@@ -117,14 +106,14 @@ def _preprocessing(folder: Path, source: str) -> Preprocessing:
         return default
     facts = _read_json(folder / PREPROCESSOR, source)
     if not (facts.get("do_resize", True) and facts.get("do_rescale", True)):
-        raise WeightsError(f"{source}: {PREPROCESSOR} wants pictures that are not resized or not rescaled.")
+        raise WeightsError(f"{source}: {PREPROCESSOR}: images are not resized or not rescaled, which is not supported.")
     if not facts.get("do_normalize", True):
         facts |= {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
     size = facts.get("size", {})
-    if isinstance(size, int):  # as older versions of transformers write it
+    if isinstance(size, int):  # in older versions of transformers
         size = {"shortest_edge": size, "longest_edge": facts.get("max_size", rule.max_size)}
     if "shortest_edge" not in size:
-        raise WeightsError(f"{source}: {PREPROCESSOR} wants pictures of {size}, not of a shortest edge.")
+        raise WeightsError(f"{source}: {PREPROCESSOR}: the size {size} has no shortest edge.")
     red, green, blue = map(float, facts.get("image_mean", default.mean))
     mean = red, green, blue
     red, green, blue = map(float, facts.get("image_std", default.std))
@@ -139,16 +128,16 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise WeightsError(f"{source}: {path.name} is nested without end.\n{AGAIN}") from None
+        raise WeightsError(f"{source}: {path.name} is nested too deeply.\n{REMEDY}") from None
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{source}: {path.name} cannot be read ({error}).\n{AGAIN}") from None
+        raise WeightsError(f"{source}: {path.name} cannot be read ({error}).\n{REMEDY}") from None
     if not isinstance(facts, dict):
         raise WeightsError(f"{source}: {path.name} is not a JSON object.")
     return facts
 
 
 def fetch(source: str) -> Path:
-    """The folder of `OWNER/NAME[@REVISION]` on the hub, fetched once; each file is checked against its hash."""
+    """Download `OWNER/NAME[@REVISION]` from the hub, once, and return its folder. Each file's hash is checked."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -159,35 +148,32 @@ def fetch(source: str) -> Path:
     try:
         hub = HfApi()
         info = hub.model_info(repository, revision=revision or None, files_metadata=True)
-        there = {file.rfilename: file for file in info.siblings or []}
-        for wanted in (CONFIG, TENSORS):
-            if wanted not in there:
-                raise WeightsError(f"hf:{source}: there is no {wanted} in this repository.")
+        files = {file.rfilename: file for file in info.siblings or []}
+        for name in (CONFIG, TENSORS):
+            if name not in files:
+                raise WeightsError(f"hf:{source}: there is no {name} in this repository.")
         paths = {
             name: Path(hub.hf_hub_download(repository, name, revision=info.sha))
             for name in (CONFIG, TENSORS, PREPROCESSOR, *TOKENIZER)
-            if name in there
+            if name in files
         }
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"hf:{source}: could not be fetched: {first}") from None
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"hf:{source}: the download failed: {reason}") from None
     for name, path in paths.items():
-        kind, promised = _promised(there[name])
-        found = _hash(path, kind)
-        if promised is not None and found != promised:
+        # The hub has the SHA-256 of large files, and git's hash of the others.
+        large = files[name].lfs
+        kind, promised = ("SHA-256", large.sha256) if large is not None else ("git hash", files[name].blob_id)
+        digest = _hash(path, kind)
+        if promised is not None and digest != promised:
             path.resolve().unlink()
-            raise WeightsError(f"hf:{source}: {name} has the {kind} {found}, not {promised}. Try again.")
+            raise WeightsError(f"hf:{source}: {name} has the {kind} {digest}, not {promised}. Try again.")
     return paths[CONFIG].parent
-
-
-def _promised(file: Any) -> tuple[str, str | None]:
-    """The hash that the hub says a file has: a large one by itself, others as git names them."""
-    return ("SHA-256", file.lfs.sha256) if file.lfs is not None else ("git hash", file.blob_id)
 
 
 def _hash(path: Path, kind: str) -> str:
     with path.open("rb") as file:
         if kind == "SHA-256":
             return hashlib.file_digest(file, "sha256").hexdigest()
-        contents = file.read()
-    return hashlib.sha1(b"blob %d\0" % len(contents) + contents, usedforsecurity=False).hexdigest()
+        content = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoints as the published training scripts write them: a pickle with a state dict, bare or under "model"."""
+"""Pickles of the published training scripts: a state dict, bare or under "model"."""
 
 import argparse
 import pickle
@@ -12,63 +12,99 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrcli.architectures import architecture_of, architectures
+from detrcli.architectures import Preset, architectures
 from detrcli.architectures.architecture import Architecture, StateDictAdapter
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
-from detrcli.checkpoints.formats.tensors import tensors_in
-from detrcli.config import ModelConfig
 from detrcli.errors import WeightsError
 
+DTYPES = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool}
+    | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+)
 
-def load(path: Path, source: str, wanted: ModelConfig | None = None) -> Checkpoint:
-    """Read such a file; `wanted` is the model that it is said to be."""
-    checkpoint = read_pickle(path, source)
-    args = checkpoint.get("args")
+
+def load(path: Path, source: str, wanted: Preset | None = None) -> Checkpoint:
+    """Read a file; `wanted` is the preset that the user named."""
+    content = read_pickle(path, source)
+    args = content.get("args")
     facts: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
-    inner = checkpoint.get("model", checkpoint)
-    theirs = tensors_in(inner if isinstance(inner, Mapping) else {}, source)
+    theirs = state_dict_in(content, source)
 
-    architecture, names = _whose(theirs, wanted)
-    tensors = names.rename(theirs)
-    same = wanted if isinstance(wanted, architecture.config) else None
-    config = names.infer(source, tensors, {**facts, "file": path.name}, same)
-    return Checkpoint(
-        source, config, tensors, classes_by_index(config.classes), architecture.preprocessing, architecture.loss
-    )
+    architecture, adapter = _recognize(theirs, wanted)
+    tensors = adapter.rename(theirs)
+    config = wanted.config if wanted is not None and wanted.architecture is architecture else None
+    config = adapter.infer(source, tensors, {**facts, "file": path.name}, config)
+    classes = classes_by_index(config.classes)
+    return Checkpoint(source, architecture, config, tensors, classes, architecture.preprocessing, architecture.loss)
 
 
-def _whose(theirs: Mapping[str, Tensor], wanted: ModelConfig | None) -> tuple[Architecture[Any], StateDictAdapter[Any]]:
-    """The member whose names these are; else the one that they are said to be, which explains what is missing."""
-    kept_so = [(v, v.published) for v in architectures().values() if v.published is not None]
-    known = [(v, names) for v, names in kept_so if names.known_by(theirs.keys())]
-    if not known and wanted is not None:
-        known = [(v, names) for v, names in kept_so if v is architecture_of(wanted)]
-    return (known or kept_so)[0]
+def _recognize(tensors: Mapping[str, Tensor], wanted: Preset | None) -> tuple[Architecture[Any], StateDictAdapter[Any]]:
+    """Return the architecture of the tensors, else the wanted or the first, which explains what is missing."""
+    candidates = [(known, known.published) for known in architectures().values() if known.published is not None]
+    matches = [pair for pair in candidates if pair[1].recognizes(tensors.keys())]
+    if matches:
+        return matches[-1]  # later architectures are extensions of earlier ones
+    return next((pair for pair in candidates if wanted is not None and pair[0] is wanted.architecture), candidates[0])
+
+
+def state_dict_in(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, bare or under "model"."""
+    inner = content.get("model", content)
+    values = inner if isinstance(inner, Mapping) else {}
+    return check_tensors({name: value for name, value in values.items() if isinstance(value, Tensor)}, source)
 
 
 def read_pickle(path: Path, source: str) -> Mapping[str, Any]:
-    """Unpickle tensors, plain values and argparse's Namespace; anything else is refused and does not run."""
+    """Unpickle tensors, plain values and argparse.Namespace. Anything else is refused, and no code runs."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of kinds of tensors that are refused anyway
-            # Mapped where the format allows it, so that only what is used is read.
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused
+            # Memory-mapped where the format allows it, so that only what is used is read.
             mapped = zipfile.is_zipfile(path)
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it asks for {wanted[1]}" if wanted else "it is no plain pickle of tensors"
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it contains {name[1]}" if name else "it is not a plain pickle of tensors"
         raise WeightsError(
-            f"{source}: refused, and nothing of it was run: {what}.\n"
+            f"{source}: refused without running any of it: {reason}.\n"
             "Only tensors, plain values and argparse.Namespace are read from a pickle."
         ) from None
     except PermissionError:
         raise
-    except Exception as error:  # there is nothing that torch's reader does not raise for a broken file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # torch raises all kinds of errors for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f"{source}: this file cannot be read as PyTorch weights ({first:.200}).\n"
-            "It may be damaged, or half a download: fetch or save it again."
+            f"{source}: this file cannot be read as PyTorch weights ({reason:.200}).\n"
+            "It is damaged, or its download was interrupted. Download or save it again."
         ) from None
-    if not isinstance(checkpoint, Mapping):
-        raise WeightsError(f"{source}: this file holds a {type(checkpoint).__name__}, not a state dict.")
-    return checkpoint
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{source}: this file contains a {type(content).__name__} instead of a state dict.")
+    return content
+
+
+def check_tensors(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return the tensors. Raises WeightsError for a name or a tensor that no model has, before it takes memory."""
+    for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise WeightsError(
+                f"{source}: a tensor has the name {name!r:.40}, which is not a string.\nSave the model's state_dict()."
+            )
+        if reason := _unusable(tensor):
+            raise WeightsError(
+                f"{source}: the tensor {name:.80} {reason}.\n"
+                "Save the model's state_dict() in float32, float16 or bfloat16, on the CPU."
+            )
+    return tensors
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "is sparse or nested"
+    if tensor.is_quantized or tensor.dtype not in DTYPES:
+        return f"is of {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.device.type != "cpu":
+        return f"is on the device {tensor.device.type}, without its numbers"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        # A stride of 0 turns a row into billions of rows.
+        return f"has {tensor.numel():,} numbers, more than the file"
+    return None

@@ -1,15 +1,19 @@
-"""Weights in memory: what is made of them is of its own."""
+"""Checkpoints in memory."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from small import TINY, small_weights
 
 from detrcli.config import LossConfig
+from detrcli.errors import WeightsError
 from detrcli.resize import ShortestEdge
-from detrcli.structures import Batch, Target
+from detrcli.structures import Batch, Classes, Target
 
 
-def test_training_a_model_changes_no_others() -> None:
-    """Neither the weights nor another model of them, nor what batch norm counts in it."""
+def test_training_a_model_changes_nothing_else() -> None:
+    """Neither the checkpoint nor another model of it, nor the statistics of batch norm in it."""
     checkpoint = small_weights(TINY)
     before = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
     trained, other = checkpoint.model(), checkpoint.model()
@@ -28,7 +32,7 @@ def test_training_a_model_changes_no_others() -> None:
         assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
 
 
-def test_what_weights_say_of_themselves() -> None:
+def test_properties() -> None:
     checkpoint = small_weights(TINY)
     assert checkpoint.architecture.name == "detr-tiny"
     assert checkpoint.loss == LossConfig()
@@ -36,3 +40,19 @@ def test_what_weights_say_of_themselves() -> None:
     assert checkpoint.resized(96, 128).preprocessing.resize == ShortestEdge(96, 128)
     assert checkpoint.resized() == checkpoint
     assert not checkpoint.model().training
+
+
+def test_every_class_has_a_name() -> None:
+    with pytest.raises(WeightsError, match="small: 2 class names for a model with 3"):
+        replace(small_weights(TINY), classes=Classes.of([1, 2], ["a", "b"]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite(value: float) -> None:
+    checkpoint = small_weights(TINY)
+    bias = checkpoint.tensors["class_head.bias"].clone()
+    bias[1] = value
+    with pytest.raises(WeightsError, match=r"1 tensors .*class_head\.bias"):
+        replace(checkpoint, tensors={**checkpoint.tensors, "class_head.bias": bias}).model()
+    bias[:] = torch.finfo(torch.float32).max  # finite, but not their sum
+    replace(checkpoint, tensors={**checkpoint.tensors, "class_head.bias": bias}).model()

@@ -1,4 +1,4 @@
-"""What `--text` says."""
+"""The phrases of a text."""
 
 import pytest
 
@@ -23,22 +23,22 @@ def test_phrases(text: str | list[str], phrases: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
-        ("", "nothing to look for"),
-        (" . . ", "nothing to look for"),
-        ([], "nothing to look for"),
-        (["a cat", " "], "nothing to look for"),
-        ("a cat. a dog. A  cat.", '"A cat" stands in it twice'),
-        ("a \x1b[31mcat", r'cannot be seen in "a \\x1b\[31mcat"'),
-        ("a \u202ecat", r'cannot be seen in "a \\u202ecat"'),
-        ("a cat\x00", "cannot be seen"),
+        ("", "no phrase"),
+        (" . . ", "no phrase"),
+        ([], "no phrase"),
+        (["a cat", " "], "no phrase"),
+        ("a cat. a dog. A  cat.", '"A cat" twice'),
+        ("a \x1b[31mcat", r'"a \\x1b\[31mcat" contains invisible'),
+        ("a \u202ecat", r'"a \\u202ecat" contains invisible'),
+        ("a cat\x00", "invisible"),
     ],
 )
-def test_what_is_no_phrase_is_said(text: str | list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=f"^--text: .*{said}"):
+def test_invalid_phrases(text: str | list[str], reason: str) -> None:
+    with pytest.raises(UsageError, match=f"^`text`: .*{reason}"):
         phrases_of(text)
 
 
-def test_names_of_classes() -> None:
+def test_class_names() -> None:
     assert phrases_of_classes(["dog", "Cat", "cat ", "St. Bernard", "DOG"]) == ["dog", "Cat", "St. Bernard"]
