@@ -31,8 +31,6 @@ from timing import show
 from detrcli.api.evaluating import evaluate
 from detrcli.api.training import train
 from detrcli.architectures import architectures, preset, register
-from detrcli.architectures.architecture import Architecture
-from detrcli.architectures.detr import class_head_rows, set_prediction_loss
 from detrcli.architectures.tiny import NORMS, TinyConfig
 from detrcli.config import ModelConfig
 from detrcli.evaluation.outcomes import errors_of

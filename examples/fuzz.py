@@ -36,7 +36,7 @@ from detrcli.api.detector import Detector
 from PIL import Image
 from safetensors.torch import save
 
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
 from detrcli.checkpoints.formats.native import in_order

@@ -9,16 +9,7 @@ from detrcli.api.results import Cell, Result, Table
 from detrcli.data.checks import Exif, Split
 from detrcli.data.examine import DatasetReport, examine, examine_headers, examine_masks
 from detrcli.data.fix import FixList, read_fix_list, write_fixed
-from detrcli.data.source import (
-    Files,
-    Note,
-    end_on_errors,
-    for_inspection,
-    no_note,
-    open_data,
-    open_source,
-    tell_problems,
-)
+from detrcli.data.source import Files, for_inspection, open_data, open_source
 from detrcli.data.splits import DataSource
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.messages import argument
@@ -37,7 +28,7 @@ def open_dataset(data: Data, files: Files | None = None, reporter: Reporter = SI
     if isinstance(data, DataSource):
         return data
     source = open_source(None if data is None else Path(data), files)
-    return source if data is None else for_inspection(source, str(data), reporter.note)
+    return source if data is None else for_inspection(source, str(data), reporter)
 
 
 def checked_split(
@@ -46,24 +37,24 @@ def checked_split(
     exif: Exif = "auto",
     *,
     skip_bad: bool = False,
-    pictures: bool = True,
+    images: bool = True,
     reporter: Reporter = SILENT,
 ) -> Split:
-    """Read and check a split. Warnings are reported; raises DataError if there are errors."""
-    examined = examine_headers(source, [split], exif, pictures=pictures, leave_out_bad=skip_bad)
-    tell_problems(examined, _note(reporter))
+    """Read and check a split. Warnings are reported; raises DataError if there are errors.
+
+    Without `images` the image files need not exist.
+    """
+    examined = examine_headers(source, [split], exif, images=images, skip_bad=skip_bad)
+    examined.check(reporter)
     return examined.splits[split]
 
 
 def with_readable_masks(split: Split, name: str, *, skip_bad: bool, reporter: Reporter = SILENT) -> Split:
     """Check the masks of a split. Return it without the objects whose masks are unreadable but no errors."""
-    report = examine_masks(DatasetReport("", {name: split}, [], decoded=False), full=True, leave_out_bad=skip_bad)
-    tell_problems(report, _note(reporter))
+    report = DatasetReport("", {name: split}, [], decoded=False)
+    report = examine_masks(report, full=True, skip_bad=skip_bad, reporter=reporter)
+    report.check(reporter)
     return report.splits[name]
-
-
-def _note(reporter: Reporter) -> Note:
-    return no_note if reporter is SILENT else reporter.note  # without a reporter the error lists the problems
 
 
 def note_class_mapping(mapping: ClassMapping, reporter: Reporter) -> None:
@@ -128,7 +119,7 @@ class DataCheck(Result):
 
     def raise_errors(self) -> None:
         """Raise DataError if there are errors."""
-        end_on_errors(self.report)
+        self.report.raise_errors()
 
 
 def check_data(
@@ -142,8 +133,7 @@ def check_data(
 ) -> DataCheck:
     """Count the contents of every split and find every problem. `full` decodes all images, however long it takes."""
     source = data if isinstance(data, DataSource) else open_source(None if data is None else Path(data), files)
-    with reporter.progress("checking images") as advance:
-        report = examine(source, exif=exif, full=full, leave_out_bad=skip_bad, advance=lambda: advance(1))
+    report = examine(source, exif=exif, full=full, skip_bad=skip_bad, reporter=reporter)
     if source.holds_out:
         reporter.note("there is no validation split; a tenth of train is held out, by a hash of the file names")
     if not report.decoded or report.masks is False:
@@ -171,7 +161,6 @@ def show_data(
 
 def fix_data(data: str | Path, marks: str | Path, out: str | Path, *, reporter: Reporter = SILENT) -> FixList:
     """Write a corrected copy of a dataset, by the marks that the page of a report saves."""
-    wanted = read_fix_list(Path(marks))
-    with reporter.progress("copying images") as advance:
-        write_fixed(open_data(Path(data)), wanted, Path(out), note=reporter.note, advance=lambda: advance(1))
-    return wanted
+    fixes = read_fix_list(Path(marks))
+    write_fixed(open_data(Path(data)), fixes, Path(out), reporter)
+    return fixes

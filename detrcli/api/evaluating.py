@@ -15,9 +15,9 @@ from detrcli.errors import DataError
 from detrcli.evaluation.boundary import with_boundaries
 from detrcli.evaluation.class_mapping import ClassMapping, map_classes
 from detrcli.evaluation.comparison import Difference, compared
-from detrcli.evaluation.errors import KINDS, ErrorKind, errors_of
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.metrics import MAX_DETECTIONS, METRICS, ClassScore, score
+from detrcli.evaluation.outcomes import ERROR_KINDS, ErrorKind, errors_of
 from detrcli.evaluation.panoptic import PanopticQuality, Quality, can_be_counted, panoptic_quality, quality_of
 from detrcli.evaluation.results import Results, read_results, write_results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds, write_thresholds
@@ -96,7 +96,7 @@ class Evaluation(Result):
         if self.panoptic is not None:
             content += _quality_tables(self.panoptic)
         if self.errors is not None:
-            rows = [(error.kind, KINDS[error.kind][1], error.count, f"+{error.cost:.3f}") for error in self.errors]
+            rows = [(kind.kind, ERROR_KINDS[kind.kind][1], kind.count, f"+{kind.cost:.3f}") for kind in self.errors]
             content.append(Table("", ("error", "meaning", "count", "AP50 without"), rows))
         if self.thresholds is not None:
             best = (("all classes", self.thresholds.overall), *self.thresholds.by_class.items())
@@ -178,7 +178,7 @@ def evaluate(
     `thresholds` finds the scores of highest F1. Models that take phrases detect the classes of the data.
     """
     source = open_dataset(data, files, reporter)
-    checked = checked_split(source, split, exif, skip_bad=skip_bad, pictures=predictions is None, reporter=reporter)
+    checked = checked_split(source, split, exif, skip_bad=skip_bad, images=predictions is None, reporter=reporter)
 
     def ground_truth(checked: Split) -> Truth:
         truth = truth_of(checked, limit=limit, classes=classes)
@@ -198,7 +198,7 @@ def evaluate(
             truth = ground_truth(with_readable_masks(checked, split, skip_bad=skip_bad, reporter=reporter))
     else:
         from detrcli.evaluation.run import detect_split, readable
-        from detrcli.segmentation.segmentation import MapRequest
+        from detrcli.segmentation.maps import MapRequest
         from detrcli.system import distributed
 
         maps = MapRequest("panoptic", threshold, beside=True)  # maps as `detr predict` makes them
@@ -218,17 +218,15 @@ def evaluate(
                 panoptic = False
         with distributed.joined(detector.device):
             first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
-            with reporter.progress("evaluating", share) as advance:
-                detected = detect_split(
-                    detector,
-                    checked,
-                    truth,
-                    mapping,
-                    threshold=threshold,
-                    batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
-                    maps=maps if panoptic else None,
-                    advance=lambda: advance(1),
-                )
+            detected = detect_split(
+                detector,
+                truth,
+                mapping,
+                threshold=threshold,
+                batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
+                maps=maps if panoptic else None,
+                reporter=reporter,
+            )
         truth, results = readable(truth, detected, skip_bad=skip_bad), detected.results
         segments = detected.segments if panoptic else None
         for problem in detected.unread.values():

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.api.opening import checked_split, no_note
-from detrcli.api.sessions import session_of
-from detrcli.api.training import train
+from detrcli.api.datasets import checked_split
+from detrcli.api.inspecting import session_of
+from detrcli.api.runs import run_training
 from detrcli.data.checks import Split
 from detrcli.data.layouts.coco import coco_document
 from detrcli.data.source import DataSpec, Files
@@ -51,9 +51,10 @@ def suspects_by_folds(
                 for name, chosen in (("train", (fold_of != fold) & (fold_of >= 0)), ("val", fold_of == fold))
             }
             run = Path(folder, f"run-{fold}")
-            train(files=files, settings=settings, out=run, device=device, skip_bad=True, report=False)
-            held_out = checked_split(DataSpec.of(None, files).open(), "val", "auto", no_note, skip_bad=True)
-            session = session_of(load(run), held_out, skip_bad=True, match_classes_by_id=False, note=reporter.note)
+            spec = DataSpec.of(None, files, skip_bad=True)
+            run_training(spec, settings, device, out=run)
+            held_out = checked_split(spec.open(), "val", skip_bad=True)
+            session = session_of(load(run), held_out, skip_bad=True, reporter=reporter)
             for kind, members in failures_of(session, held_out, "val").suspects.items():
                 suspects[kind] += members
     return {kind: sorted(members, key=lambda suspect: -suspect.suspicion) for kind, members in suspects.items()}

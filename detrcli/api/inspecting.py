@@ -20,31 +20,31 @@ from detrcli.data.checks import Exif, Split
 from detrcli.data.masks import Mask
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import Files
-from detrcli.errors import DataError, UsageError
+from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference import DEFAULT_THRESHOLD
 from detrcli.inference.detector import Detector
-from detrcli.inference.stream import ImageSource, name_of, open_image
+from detrcli.inference.stream import ImageSource, name_of, read_image
+from detrcli.inspection import look as looking
 from detrcli.inspection import usage as using
 from detrcli.inspection import walk as walking
-from detrcli.inspection.explained import GroupMatching, explain_group, matcher_of
-from detrcli.inspection.look import PictureRecord, record_picture
+from detrcli.inspection.look import Kind
 from detrcli.inspection.maps import Point
+from detrcli.inspection.match_report import MatchReport, match_report
+from detrcli.inspection.matching import GroupMatching, explain_group, matcher_of
 from detrcli.inspection.matching import explain_matching as explain_layers
-from detrcli.inspection.mistakes import extra, missed
-from detrcli.inspection.report import MatchReport, match_report
+from detrcli.inspection.mistakes import false_positives, missed_objects
+from detrcli.inspection.record import ImageRecord, record_image
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import number
 from detrcli.messages import argument
 from detrcli.model.inspectable import Shape
-from detrcli.render import attention_report
-from detrcli.render.attention_report import AttentionReport, Kind
+from detrcli.render.attention_report import AttentionReport
 from detrcli.render.explain_page import write_explain_page
-from detrcli.render.instability_figure import instability_figure
 from detrcli.render.matching_figure import matching_figure
-from detrcli.render.usage_figure import usage_figure
-from detrcli.render.viewer import inside_of, write_viewer_page
+from detrcli.render.usage_figure import instability_figure, usage_figure
+from detrcli.render.viewer import attention_and_costs, write_viewer_page
 from detrcli.render.views import view_of_matching
 from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Detections, QueryGroup, Target
@@ -73,29 +73,22 @@ def look(
     reporter: Reporter = SILENT,
 ) -> AttentionReport:
     """Show where a model looks in an image, by its queries or by points; see `detr guide attention`."""
-    opened = open_image(image)  # before weights are downloaded
+    opened = read_image(image)  # before weights are downloaded
     for note in opened.notes:
         reporter.note(f"{name_of(image)}: {note}")
-    for x, y in points:
-        if not (0 <= x < opened.image.width and 0 <= y < opened.image.height):
-            raise UsageError(
-                f"{argument('points', f'{x:g},{y:g}')}: the pixels of this image are 0,0 to "
-                f"{opened.image.width - 1},{opened.image.height - 1}."
-            )
-    detector = as_detector(weights, device, reporter=reporter)
-    with (reporter if kind == "faithfulness" else SILENT).progress("hiding cells") as advance:
-        return attention_report.look(
-            detector,
-            image,
-            queries=queries,
-            threshold=threshold,
-            layers=layers,
-            heads=heads,
-            kind=kind,
-            points=points,
-            masks=masks,
-            advance=lambda: advance(1),
-        )
+    findings = looking.look(
+        as_detector(weights, device, reporter=reporter),
+        image,
+        queries=queries,
+        threshold=threshold,
+        layers=layers,
+        heads=heads,
+        kind=kind,
+        points=points,
+        masks=masks,
+        reporter=reporter,
+    )
+    return AttentionReport(findings)
 
 
 def match(
@@ -105,10 +98,11 @@ def match(
     weights: Weights | Detector = WEIGHTS,
     *,
     device: str = "auto",
+    reporter: Reporter = SILENT,
 ) -> GroupMatching:
     """Match the queries of a model with objects in an image: boxes xyxy in pixels, labels as names or indices."""
-    detector = as_detector(weights, device)
-    record = record_picture(detector, image)
+    detector = as_detector(weights, device, reporter=reporter)
+    record = record_image(detector, image)
     known = {normalize_name(str(name)): i for i, name in enumerate(detector.classes.names)}
     indices = []
     for label in labels:
@@ -133,7 +127,7 @@ def session_of(
     """Return the images of a split for inspection by a detector, with their classes matched."""
     mapping = map_classes(detector.classes, classes_in_split(split), match_classes_by_id=match_classes_by_id)
     note_class_mapping(mapping, reporter)
-    return InspectionSession.of(detector, split, mapping, skip_bad=skip_bad, note=reporter.note)
+    return InspectionSession(detector, split, mapping, skip_bad=skip_bad, reporter=reporter)
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ class Matching(Result):
 
     report: MatchReport | using.Usage | RunReport
     draw: Callable[[], Image.Image]  # the figure
-    record: Callable[[], PictureRecord] | None = None  # makes a record of the image, for the page
+    record: Callable[[], ImageRecord] | None = None  # makes a record of the image, for the page
     _repr_html_ = None  # type: ignore[assignment]  # in favour of the figure
 
     @property
@@ -210,14 +204,14 @@ class Matching(Result):
         assert isinstance(self.report, MatchReport)
         assert self.record is not None
         report, record = self.report, self.record()
-        queries = report.layers[-1].that_matter(report.threshold)
+        queries = report.layers[-1].relevant_queries(report.threshold)
         write_viewer_page(
             path,
             "How queries are matched",
             f"{report.file}: the ground truth, what each layer predicts, and which query each object is matched to.",
-            view_of_matching(report, record.nothing),
+            view_of_matching(report),
             record.image,
-            inside_of(record, queries, report.layers, report.cost_weights),
+            attention_and_costs(record, queries, report.layers, report.cost_weights),
         )
 
     def _repr_png_(self) -> bytes:
@@ -260,14 +254,13 @@ def explain_matching(
     )
     matcher_of(session.loss)  # raises UsageError if the model does not have one
     if whole_split:
-        with reporter.progress("matching", len(session)) as advance:
-            usage = using.usage(session, threshold=threshold, most=worst, advance=lambda: advance(1))
-        return Matching(usage, lambda: usage_figure(usage, session.picture))
+        usage = using.usage(session, threshold=threshold, examples=worst)
+        return Matching(usage, lambda: usage_figure(usage, session.image))
     index = _worst_image(session, threshold, reporter) if image is None else session.find(image)
     report = match_report(session, index, layers=layers, threshold=threshold, other_weights=other_weights)
-    image_ = session.picture(index)
+    image_ = session.image(index)
     return Matching(
-        report, lambda: matching_figure(report, image_), lambda: record_picture(detector, image_, report.file)
+        report, lambda: matching_figure(report, image_), lambda: record_image(detector, image_, report.file)
     )
 
 
@@ -279,7 +272,8 @@ def _worst_image(session: InspectionSession, threshold: float, reporter: Reporte
             break
         last = QueryGroup("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
         (layer,) = explain_layers(last, example.target, matcher, session.loss.scoring)
-        errors = len(missed([layer], example.target, threshold)) + len(extra(layer, example.target, threshold))
+        missed = missed_objects([layer], example.target, threshold)
+        errors = len(missed) + len(false_positives(layer, example.target, threshold))
         if errors > most:
             most, worst = errors, i
     searched = f"the first {SEARCHED}" if len(session) > SEARCHED else f"{len(session)}"
@@ -313,13 +307,13 @@ class Walk(Result):
     height: int
     input_width: int
     input_height: int
-    steps: Sequence[walking.Stop]
+    steps: Sequence[walking.Step]
     own_shapes: Sequence[Shape] | None  # without resizing; None if the model does not support that size
     detections: Detections  # of all queries, by falling score
 
     def page(self, path: str | Path, threshold: float = 0.5) -> None:
         """Write a page that shows the output of each step."""
-        record = record_picture(self.detector, self.image)
+        record = record_image(self.detector, self.image)
         maps = walking.feature_maps(self.detector, record.pixels)
         write_explain_page(Path(path), record, self.steps, maps, threshold)
 
@@ -367,7 +361,7 @@ def walk(
     image: ImageSource, weights: Weights | Detector = WEIGHTS, *, device: str = "auto", reporter: Reporter = SILENT
 ) -> Walk:
     """Return the steps of a model with their shapes for an image, and its detections."""
-    opened = open_image(image).image  # before weights are downloaded
+    opened = read_image(image).image  # before weights are downloaded
     detector = as_detector(weights, device, reporter=reporter)
     detections = detector.predict(opened, threshold=0)
     pixels = prepare(opened, detector.preprocessing).to(detector.device)  # (3, h, w)

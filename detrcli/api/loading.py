@@ -1,7 +1,6 @@
 """Weights and how to load them. Importing this module does not import torch."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from detrcli.checkpoints.checkpoint import Checkpoint
-    from detrcli.checkpoints.download import DownloadProgress
     from detrcli.inference.detector import Detector
     from detrcli.inference.export import Runtime
 
@@ -50,15 +48,14 @@ class LoadOptions:
         from detrcli.checkpoints.load import load_checkpoint
 
         phrases = None if self.text is None else phrases_of(self.text)
-        with downloads(reporter) as progress:
-            checkpoint = load_checkpoint(
-                self.weights,
-                model=self.model,
-                sha256=self.sha256,
-                progress=progress,
-                phrases=phrases,
-                class_names=class_names,
-            )
+        checkpoint = load_checkpoint(
+            self.weights,
+            model=self.model,
+            sha256=self.sha256,
+            phrases=phrases,
+            class_names=class_names,
+            reporter=reporter,
+        )
         return checkpoint.resized(self.size, self.max_size)
 
     def detector(self, class_names: Sequence[str] = (), reporter: Reporter = SILENT) -> "Detector":
@@ -87,22 +84,6 @@ class LoadOptions:
             raise UsageError(f"{self.weights}: it was written in {written}. Export it again for {precision}.")
         engine = runtime.open(Path(self.weights), precision)
         return Detector(checkpoint.resized(self.size, self.max_size), CPU, precision, engine=engine)
-
-
-@contextmanager
-def downloads(reporter: Reporter) -> "Iterator[DownloadProgress]":
-    """Show the progress of downloads by a reporter."""
-    with ExitStack() as stack:
-        advance, before = None, 0
-
-        def progress(name: str, done: int, total: int | None) -> None:
-            nonlocal advance, before
-            if advance is None:
-                advance = stack.enter_context(reporter.progress(f"fetching {name}", total, "bytes"))
-            advance(done - before)
-            before = done
-
-        yield progress
 
 
 Weights = str | Path | LoadOptions

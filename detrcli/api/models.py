@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from detrcli.api.loading import Weights, as_options
 from detrcli.api.results import Result, Table
-from detrcli.architectures import architecture_of, preset
+from detrcli.architectures import preset
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, Family
 from detrcli.checkpoints.download import cached_path
 from detrcli.checkpoints.load import load_checkpoint
@@ -89,10 +89,10 @@ def list_models() -> ModelList:
     """Return the weights that have a name, and the model families of transformers that can be loaded."""
     models = []
     for name, weights in PUBLISHED.items():
-        config = preset(name)
+        architecture, config = preset(name)
         cached = cached_path(weights.url, weights.sha256).exists()
-        summary = architecture_of(config).summary(config)
-        models.append(NamedModel(name, summary, weights.parameters, "COCO val2017", weights.ap, weights.bytes, cached))
+        backbone = architecture.summary(config)
+        models.append(NamedModel(name, backbone, weights.parameters, "COCO val2017", weights.ap, weights.bytes, cached))
     for name, shipped in SHIPPED.items():
         checkpoint = load_checkpoint(name)
         parameters = sum(p.numel() for p in checkpoint.model().parameters())

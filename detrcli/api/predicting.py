@@ -31,8 +31,7 @@ from detrcli.inference.stream import ImageResult
 from detrcli.messages import argument
 from detrcli.render import draw as drawing
 from detrcli.reporter import SILENT, Reporter
-from detrcli.segmentation.maps import MapKind
-from detrcli.segmentation.segmentation import MapRequest
+from detrcli.segmentation.maps import MapKind, MapRequest
 from detrcli.structures import Classes
 from detrcli.system import distributed
 from detrcli.system.files import next_free_folder
@@ -212,15 +211,15 @@ def _items(images: Sequence[str | Path]) -> list[_Item]:
 
     An annotated JPEG stays a JPEG; other formats become PNG, which is lossless.
     """
-    named = list(find_images(map(str, images)))
-    if not named:
+    paths = list(find_images(map(str, images)))
+    if not paths:
         raise DataError("No images were given.")
-    names = [image.below for image in named]
+    names = [image.relative for image in paths]
     maps = [name.with_suffix(".png") for name in names]
     drawings = [name if name.suffix.lower() in JPEG else name.with_suffix(".png") for name in names]
     return [
-        _Item(i, image.path, *paths)
-        for i, (image, *paths) in enumerate(zip(named, _distinct(drawings), _distinct(maps), strict=True))
+        _Item(i, image.path, *outputs)
+        for i, (image, *outputs) in enumerate(zip(paths, _distinct(drawings), _distinct(maps), strict=True))
     ]
 
 

@@ -19,20 +19,20 @@ from detrcli.data.checks import Exif
 from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.source import DataSpec, open_source
 from detrcli.data.splits import DataSource
-from detrcli.doctor.data_rules import of_data
-from detrcli.doctor.failure_rules import of_failures
-from detrcli.doctor.finding import Finding, likeliest_first
-from detrcli.doctor.run_rules import RunFacts, of_run
+from detrcli.diagnosis.data_rules import of_data
+from detrcli.diagnosis.failure_rules import of_failures
+from detrcli.diagnosis.finding import Finding, likeliest_first
+from detrcli.diagnosis.run_rules import RunFacts, of_run
 from detrcli.errors import DataError, DetrError, UsageError
 from detrcli.evaluation.comparison import compared
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.evaluation.thresholds import write_thresholds
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
-from detrcli.inspection.suspects import KINDS
-from detrcli.messages import argument, word
+from detrcli.inspection.suspects import SUSPECT_KINDS
+from detrcli.messages import Wording, argument, word
 from detrcli.render.comparison_page import write_comparison
-from detrcli.render.report_page import IMAGES, worst_first, write_report
+from detrcli.render.report_page import DEFAULT_IMAGES, write_report
 from detrcli.render.report_sections import Advice, Steadiness
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system.files import next_free_folder
@@ -61,7 +61,7 @@ class Report(Result):
         interval = "" if failures.interval is None else f" ({metrics['AP_low']:.3f} to {metrics['AP_high']:.3f})"
         rows = [("missed", count, MISSED[kind]) for kind, count in outcomes.missed_by_kind.items()]
         rows += [("false positive", count, FALSE_ALARMS[kind]) for kind, count in outcomes.false_alarms_by_kind.items()]
-        rows += [(kind.replace("_", " "), len(each), KINDS[kind]) for kind, each in failures.suspects.items()]
+        rows += [(kind.replace("_", " "), len(each), SUSPECT_KINDS[kind]) for kind, each in failures.suspects.items()]
         rows = [("detected", outcomes.found, ""), *(row for row in rows if row[1])]
         return [
             f"{source} on {failures.split}: {images:,} images, {outcomes.objects:,} objects",
@@ -79,7 +79,7 @@ class Report(Result):
         folder: str | Path | None = None,
         *,
         advice: Sequence[Advice] | None = None,
-        images: int = IMAGES,
+        images: int = DEFAULT_IMAGES,
         seconds: float | None = None,
     ) -> Path:
         """Write a page with at most `images` images into a folder, by default a new one. Return its path."""
@@ -90,7 +90,7 @@ class Report(Result):
             advice=advice,
             steadiness=self.steadiness,
             examples=self.examples,
-            most=images,
+            limit=images,
             seconds=seconds,
         )
         write_thresholds(self.failures.thresholds, folder / THRESHOLDS)
@@ -133,21 +133,19 @@ def report(
     session = session_of(
         detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, reporter=reporter
     )
-    with reporter.progress("predicting", len(session)) as advance:
-        failures = failures_of(
-            session,
-            checked,
-            split,
-            learned=split == "train" and not folds,
-            threshold=threshold,
-            limit=limit,
-            seconds=seconds,
-            advance=lambda: advance(1),
-        )
+    failures = failures_of(
+        session,
+        checked,
+        split,
+        learned=split == "train" and not folds,
+        threshold=threshold,
+        limit=limit,
+        seconds=seconds,
+    )
     if folds and run is not None:
         suspects = suspects_by_folds(
             checked, folds, given_settings(run / CONFIG), load=lambda fold: as_detector(fold, device),
-            device=device, note=reporter.note,
+            device=device, reporter=reporter,
         )  # fmt: skip
         failures = replace(failures, suspects=suspects)
     return Report(failures, None if run is None else _steadiness(run), _examples(source, split))
@@ -181,12 +179,12 @@ class ReportComparison(Comparison):
     failures: Sequence[Failures]
     reports: Sequence[Report]
 
-    def page(self, folder: str | Path | None = None, *, images: int = IMAGES) -> Path:
+    def page(self, folder: str | Path | None = None, *, images: int = DEFAULT_IMAGES) -> Path:
         """Write a page that compares the models, and the page of each report into a folder of it."""
         folder = next_free_folder(FOLDER) if folder is None else Path(folder)
         for i, report in enumerate(self.reports):
             report.page(folder / str(i), images=images)
-        shown = [[image.image_id for image in worst_first(failures)[:images]] for failures in self.failures]
+        shown = [[image.image_id for image in failures.worst_first()[:images]] for failures in self.failures]
         return write_comparison(folder, self.names, self.failures, self.differences, shown)
 
 
@@ -231,13 +229,12 @@ def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SI
     path = Path(subject)
     run = path if is_run(path) else None
     spec = None if run is None else DataSpec(**data_of(run))
-    with reporter.progress("checking images") as advance:
-        examined = examine(
-            open_source(path) if spec is None else spec.open(),
-            exif="auto" if spec is None else spec.exif,
-            leave_out_bad=spec is not None and spec.skip_bad,
-            advance=lambda: advance(1),
-        )
+    examined = examine(
+        open_source(path) if spec is None else spec.open(),
+        exif="auto" if spec is None else spec.exif,
+        skip_bad=spec is not None and spec.skip_bad,
+        reporter=reporter,
+    )
     findings = list(of_data(examined))
     facts = _facts(run, examined) if run is not None and examined.ok and "train" in examined.splits else None
     if run is not None and facts is not None:
@@ -251,11 +248,11 @@ def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SI
                 reporter.note(f"{split} is left out: {error.message}")
         if "val" in failures:
             findings += of_failures(failures["val"], failures.get("train"))
-    return _diagnosis(str(subject), findings, reporter)
+    return _diagnosis(str(subject), findings, reporter.wording)
 
 
 def end_of_run(
-    run: Path, examined: DatasetReport, *, device: str, seconds: float, folder: Path, reporter: Reporter = SILENT
+    run: Path, examined: DatasetReport, *, device: str, seconds: float, folder: Path, wording: Wording
 ) -> tuple[Path, Diagnosis]:
     """Write the report of a finished training in about `seconds`. Return its page, and what is probably wrong."""
     start = time.monotonic()
@@ -264,15 +261,15 @@ def end_of_run(
     findings = [*of_data(examined), *of_failures(failures.failures, None)]
     if (facts := _facts(run, examined)) is not None:
         findings += of_run(facts)
-    diagnosis = _diagnosis(str(run), findings, reporter)
+    diagnosis = _diagnosis(str(run), findings, wording)
     advice = [Advice(finding.finding, finding.evidence, finding.remedy) for finding in diagnosis.findings]
     left = max(0.0, seconds - (time.monotonic() - start))
     return failures.page(folder, advice=advice, seconds=left / 2), diagnosis
 
 
-def _diagnosis(subject: str, findings: Sequence[Finding], reporter: Reporter) -> Diagnosis:
+def _diagnosis(subject: str, findings: Sequence[Finding], wording: Wording) -> Diagnosis:
     def worded(finding: Finding) -> Finding:
-        what, evidence, remedy = (word(text, reporter.wording) for text in finding.document().values())
+        what, evidence, remedy = (word(text, wording) for text in finding.document().values())
         return Finding(what, evidence, remedy, finding.weight)
 
     return Diagnosis(subject, [worded(finding) for finding in likeliest_first(list(findings))])

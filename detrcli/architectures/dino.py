@@ -21,7 +21,7 @@ from detrcli.losses.scoring import Sigmoid
 from detrcli.model.denoising import Denoising
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
-from detrcli.model.selection import MixedSelection
+from detrcli.model.proposals import MixedSelection
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from detrcli.losses.criterion import Criterion
 from detrcli.losses.terms import quality_class_loss
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
-from detrcli.model.selection import PureSelection
+from detrcli.model.proposals import PureSelection
 from detrcli.model.tiny_backbone import QuickBackbone
 
 IMAGES_SEEN = 10_800  # in a training, over all epochs

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.model.backbone import Part
@@ -58,7 +58,7 @@ class ForeignNetwork(DetectionTransformer):
 
 
 @dataclass(frozen=True)
-class OwnLoss:
+class OwnLoss(Loss):
     """The loss that a network computes in its forward pass in training.
 
     It is normalised as the network does, which is not over accumulated batches.
@@ -69,7 +69,7 @@ class OwnLoss:
     in_training_alone: bool = True
 
     def compute_loss(
-        self, output: Output, targets: Sequence[Target], step: StepNormalizers | None = None
+        self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
         """Return the loss in the output of a forward pass in training. The matching is computed again."""
         parts = {

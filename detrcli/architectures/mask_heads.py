@@ -14,8 +14,9 @@ from detrcli.architectures.detr import DETRConfig
 from detrcli.architectures.detr_names import HuggingFaceDETR, PublishedDETR, WithMaskHead
 from detrcli.config import LossConfig, ModelConfig
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.masks import Places, cross_entropy, dice, every_pixel, focal, mask_loss, sampled_points
+from detrcli.losses.masks import cross_entropy, dice, every_pixel, focal, mask_loss, sampled_points
 from detrcli.losses.scoring import Scoring
+from detrcli.losses.terms import MaskSampler
 from detrcli.model.deformable_detr import DeformableDETR
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.dino import DINO
@@ -40,11 +41,11 @@ class MaskHeadArchitecture(Architecture[Any]):
         *,
         mask_weight: float,
         mask_term: Callable[[Tensor, Tensor], Tensor],
-        places: Places,
+        sampler: MaskSampler,
     ) -> None:
-        """`mask_term` is the loss of the masks beside the dice loss, and `places` where they are compared."""
+        """`mask_term` is the loss of the masks beside the dice loss, and `sampler` chooses where they are compared."""
         self.name, self.detector, self.presets = name, detector, presets
-        self.mask_terms, self.places = {"mask": mask_term, "dice": dice}, places
+        self.mask_terms, self.sampler = {"mask": mask_term, "dice": dice}, sampler
         self.config = detector.config
         self.preprocessing = detector.preprocessing
         self.loss = replace(detector.loss, loss={**detector.loss.loss, "mask": mask_weight, "dice": mask_weight})
@@ -65,7 +66,7 @@ class MaskHeadArchitecture(Architecture[Any]):
         boxes = self.detector.make_loss(config, loss)
         assert isinstance(boxes, Criterion)
         terms = self.mask_terms.items()
-        masks = [mask_loss(name, loss.weight("loss", name), term, self.places) for name, term in terms]
+        masks = [mask_loss(name, loss.weight("loss", name), term, self.sampler) for name, term in terms]
         return Criterion(boxes.scoring, boxes.matcher, [*boxes.terms, *masks])
 
     def inspect(self, model: Segmenter) -> Inspectable:
@@ -107,8 +108,8 @@ class DotProductMasks(MaskHeadArchitecture):
         self, name: str, detector: Architecture[Any], presets: Presets, points: int = 12_544, *, image: bool = False
     ) -> None:
         """The default number of points is that of arXiv 2112.01527."""
-        places = sampled_points(points)
-        super().__init__(name, detector, presets, mask_weight=5.0, mask_term=cross_entropy, places=places)
+        sampler = sampled_points(points)
+        super().__init__(name, detector, presets, mask_weight=5.0, mask_term=cross_entropy, sampler=sampler)
         self.image = image
 
     def add_mask_head(self, config: Any, detector: DetectionTransformer) -> Segmenter:
@@ -135,7 +136,7 @@ CONVOLUTIONAL = ConvolutionalMasks(
     },
     mask_weight=1.0,
     mask_term=focal,
-    places=every_pixel,
+    sampler=every_pixel,
 )
 DOT_PRODUCT = (
     _small(tiny.ARCHITECTURE),

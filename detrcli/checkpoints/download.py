@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from detrcli.errors import WeightsError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
-from detrcli.system.cache import cache_folder
+from detrcli.system.files import cache_folder
 
 ATTEMPTS = 5
 TIMEOUT = 30.0  # seconds without a byte

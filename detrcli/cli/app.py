@@ -100,7 +100,7 @@ def main() -> NoReturn:
         if "--debug" in arguments:
             traceback.print_exception(error)
         code = _report(error)
-    if launch().world > 1 and isinstance(code, int | None):
+    if launch().world_size > 1 and isinstance(code, int | None):
         # Threads of the process group sometimes abort the process at exit, after everything is done.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -133,7 +133,7 @@ def _report(error: BaseException) -> int:
     process = launch()
     if process.rank > 0 and not getattr(error, "alone", False):
         _wait_for_first_process()
-    name = f" (process {process.rank} of {process.world})" if process.world > 1 else ""
+    name = f" (process {process.rank} of {process.world_size})" if process.world_size > 1 else ""
     for line in message.splitlines():
         print(f"detr{name}: {escape_controls(line)}", file=sys.stderr)
     return code

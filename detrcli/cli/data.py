@@ -61,19 +61,18 @@ def make(
     ] = False,
     seed: opt.Seed = 0,
 ) -> None:
-    """Make a dataset of coloured shapes, always the same for a seed."""
+    """Make a dataset of colored shapes, always the same for a seed."""
     check_free(folder, folder=True)
-    with STDERR.progress("drawing shapes") as advance:
-        api.make_shapes(
-            folder,
-            images=images,
-            size=size,
-            classes=[name.strip() for name in classes.split(",")],
-            objects=objects,
-            seed=seed,
-            panoptic=panoptic,
-            advance=lambda: advance(1),
-        )
+    api.make_shapes(
+        folder,
+        images=images,
+        size=size,
+        classes=[name.strip() for name in classes.split(",")],
+        objects=objects,
+        seed=seed,
+        panoptic=panoptic,
+        reporter=STDERR,
+    )
     if panoptic:
         file = folder / "annotations" / "panoptic_train.json"
         STDERR.note(f"the folder as DATA has only the shapes; with the stuff it is {file}")

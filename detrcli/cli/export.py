@@ -26,7 +26,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a model for onnxruntime or OpenVINO."""
-    from detrcli.checkpoints.known import EXPORTS  # slow to import
+    from detrcli.checkpoints.registry import EXPORTS  # slow to import
 
     out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
     check_files([(out, (EXPORTS[format],))], overwrite=overwrite)

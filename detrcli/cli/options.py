@@ -26,7 +26,7 @@ def flag(name: str, help: str) -> Any:
 
 def known_weights(value: Any) -> Any:
     """Check the names of weights before torch is imported and data is read, which takes longer."""
-    from detrcli.checkpoints.known import check_weights
+    from detrcli.checkpoints.registry import check_weights
 
     for name in value if isinstance(value, list) else [value]:
         check_weights(name)

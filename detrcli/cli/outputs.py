@@ -76,7 +76,9 @@ def write_report(report: Any, out: Path, raw: Path | None, html: Path | None) ->
 
 def check_not_in_data(out: Path, *data: Path | None) -> None:
     """Raise UsageError if an output is inside a dataset, of which it could be taken for a part."""
-    for folder in (folder for path in data if path is not None for folder in folders_of(path)):
+    from detrcli.data.source import data_folders  # slow to import
+
+    for folder in (folder for path in data if path is not None for folder in data_folders(path)):
         if _is_inside(out, folder):
             raise UsageError(
                 f"{out} is in the data folder {folder}, in which nothing is overwritten or added.\nChoose another path."

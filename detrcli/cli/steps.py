@@ -64,9 +64,9 @@ class Steps:
 
     def show(self, title: str, text: str, *figures: tuple[str, str], **content: Any) -> None:
         """Add a section with the commands since the last one, and figures with their captions."""
-        pictures = [(self._figure(self.folder / file), caption) for file, caption in figures]
+        shown = [(self._figure(self.folder / file), caption) for file, caption in figures]
         commands = "\n".join(self.commands[self._shown :])
-        self.sections.append(Section(title, text, commands, pictures=pictures, **content))
+        self.sections.append(Section(title, text, commands, figures=shown, **content))
         self._shown = len(self.commands)
 
     def _figure(self, path: Path) -> Any:

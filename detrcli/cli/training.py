@@ -9,10 +9,9 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from detrcli.api.training import TrainingPlan, TrainingResult
-from detrcli.cli.console import DownloadStatus, Status, is_terminal, print_json, print_table, stderr_console, warn
+from detrcli.api.runs import TrainingPlan, TrainingResult
+from detrcli.cli.console import STDERR, StderrReporter, is_terminal, print_json, print_table, stderr_console, warn
 from detrcli.render.curves import LOSS
-from detrcli.reporter import Reporter
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 from detrcli.training.progress import TrainingListener, TrainingProgress
@@ -26,14 +25,15 @@ BAR_WIDTH = 24
 MAX_FINDINGS = 3  # at the end of a training; the report has all
 
 
-class TrainingDisplay(Reporter, TrainingListener):
+class TrainingDisplay(StderrReporter, TrainingListener):
     """Shows a training on stderr: live on a terminal, otherwise a line every 30 seconds."""
 
     def __init__(self) -> None:
+        self.wording = STDERR.wording
         self._quiet = launch().rank > 0
         self._live: Live | None = None
         self._last = time.monotonic()
-        self._position = ""  # epoch
+        self._position = ""  # epoch; empty before the first step
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +63,8 @@ class TrainingDisplay(Reporter, TrainingListener):
             parts += [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in names]
             parts[-1] += " (best)" if best else ""
         parts += [f"lr {row['lr']:.1e}", f"{row['images_per_second']} images/s"]
-        self._print("  ".join(parts))
+        if not self._quiet:
+            self._print("  ".join(parts))
 
     def show(self, text: str) -> None:
         self._print(f"detr: {text}")
@@ -72,28 +73,19 @@ class TrainingDisplay(Reporter, TrainingListener):
     def progress(
         self, what: str, total: int | None = None, unit: Literal["items", "bytes"] = "items"
     ) -> Iterator[Callable[[int], None]]:
+        if not self._position:
+            with super().progress(what, total, unit) as advance:
+                yield advance
+            return
         done = 0
-        if self._position:
 
-            def advance(steps: int) -> None:
-                nonlocal done
-                done += steps
-                text = f"{self._position}: {what} {done:,}/{total:,}"
-                self._update(lambda bar: f"{text} {_bar(done, total or 0)}" if bar else text)
+        def show(steps: int) -> None:
+            nonlocal done
+            done += steps
+            text = f"{self._position}: {what} {done:,}/{total or 0:,}"
+            self._update(lambda bar: f"{text} {_bar(done, total or 0)}" if bar else text)
 
-            yield advance
-        elif unit == "bytes":
-            with DownloadStatus() as download:
-
-                def fetched(steps: int) -> None:
-                    nonlocal done
-                    done += steps
-                    download(what.removeprefix("fetching "), done, total)
-
-                yield fetched
-        else:
-            with Status(what, total) as status:
-                yield lambda steps: status.advance()
+        yield show
 
     def _update(self, describe: Callable[[bool], str]) -> None:
         if self._live:
@@ -104,8 +96,6 @@ class TrainingDisplay(Reporter, TrainingListener):
             self._print(describe(False))
 
     def _print(self, text: str) -> None:
-        if self._quiet:
-            return
         self._last = time.monotonic()
         if self._live:
             from rich.text import Text

@@ -13,7 +13,7 @@ from detrcli.errors import UsageError
 from detrcli.inference import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
-    from detrcli.render.attention_report import Kind
+    from detrcli.inspection.look import Kind
 
 
 @opt.load_options(*opt.LOAD, "text")
@@ -81,7 +81,7 @@ def visualize_attn(
         written = {name: path and str(path) for name, path in (("raw", raw), ("html", html))}
         print_json({**report.document, "file": str(image), "weights": load.weights, "out": str(out), **written})
         return
-    print_table(report.columns, report.rows)
+    print_table(report.table.columns, report.table.rows)
     print_text(report.remarks)
 
 

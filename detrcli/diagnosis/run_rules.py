@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from detrcli.architectures import architecture_of
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.diagnosis.finding import BROKEN, IMPOSSIBLE, LITTLE, SETTINGS, Finding
@@ -41,9 +40,8 @@ class RunFacts:
     @cached_property
     def recipe(self) -> Settings:
         """The settings of the model's own recipe for this data."""
-        architecture = architecture_of(self.checkpoint.config)
-        recipe: dict[str, Any] = dict(architecture.recipe_for(self.checkpoint.config, facts_of(self.data.train)))
-        return make_settings({}, recipe)
+        checkpoint = self.checkpoint
+        return make_settings({}, checkpoint.architecture.recipe(checkpoint.config, facts_of(self.data.train)))
 
     def examples(self, augmentation: Any = "none") -> list[Example]:
         """Return some training examples, evenly spaced in the split."""

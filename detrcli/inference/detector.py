@@ -25,7 +25,7 @@ from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
 from detrcli.reporter import SILENT, Reporter
-from detrcli.segmentation.segmentation import MapRequest, Predicted
+from detrcli.segmentation.maps import MapRequest, Predicted
 from detrcli.structures import Classes, Detections, Output, Target
 from detrcli.system.devices import check_precision, computing_in, exact_float32, find_device
 
@@ -169,14 +169,14 @@ class Detector:
         def read(source: ImageSource) -> ReadImage:
             start = time.perf_counter()
             try:
-                picture = decode(source, max_pixels)
+                opened = decode(source, max_pixels)
             except DataError as error:
                 return ImageResult(source, None, None, problem=str(error)), None
-            image = picture.image
+            image = opened.image
             pixels = prepare(image, self.preprocessing)  # (3, h, w)
             self._add_time("reading", start)
             kept = image if keep_images else None
-            return ImageResult(source, (image.height, image.width), None, kept, picture.notes), pixels
+            return ImageResult(source, (image.height, image.width), None, kept, opened.notes), pixels
 
         return stream(sources, read, lambda batch: self._predict_batch(batch, threshold, maps), batch_size)
 

@@ -130,7 +130,7 @@ def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     sizes = _input_sizes(checkpoint)
     fixed_size = len(sizes) == 1
     reason = None
-    if checkpoint.architecture.phrases is not None:
+    if checkpoint.architecture.takes_phrases:
         reason = "models that detect phrases cannot be exported"
     elif model.has_masks:
         reason = "models with a mask head cannot be exported"

@@ -43,7 +43,7 @@ def name_of(source: ImageSource) -> str:
     return str(source) if isinstance(source, str | Path | File) else "image"
 
 
-def open_image(source: ImageSource) -> OpenedImage:
+def read_image(source: ImageSource) -> OpenedImage:
     """Decode an image. Raises DataError, with its name, if that fails."""
     try:
         return decode(source)

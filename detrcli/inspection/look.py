@@ -6,7 +6,8 @@ from typing import Literal
 
 from detrcli.data.masks import Mask, masks_of
 from detrcli.errors import UsageError
-from detrcli.inference.detector import Detector, ImageSource
+from detrcli.inference.detector import Detector
+from detrcli.inference.stream import ImageSource
 from detrcli.inspection.attention import AttentionFindings, cross_attention, encoder_attention, query_attention
 from detrcli.inspection.comparison import compare_maps
 from detrcli.inspection.maps import Point

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from detrcli.boxes import cxcywh_to_xyxy, to_pixels
 from detrcli.data.batching import collate
-from detrcli.data.images import File, as_displayed, open_image
+from detrcli.data.images import File
 from detrcli.data.preprocessing import prepare
-from detrcli.errors import DataError, DivergedError, UsageError
-from detrcli.inference.detector import Detector, ImageSource
+from detrcli.errors import DivergedError, UsageError
+from detrcli.inference.detector import Detector
+from detrcli.inference.stream import ImageSource, read_image
 from detrcli.inspection.maps import Point
 from detrcli.losses.scoring import NO_OBJECT
 from detrcli.messages import argument
@@ -99,7 +100,7 @@ class ImageRecord:
 
 def record_image(detector: Detector, source: ImageSource, name: str | None = None) -> ImageRecord:
     """Run the plain model on an image in float32 and record the forward pass."""
-    image = _opened(source)
+    image = read_image(source).image
     if name is None:
         name = Path(str(source)).name if isinstance(source, str | Path | File) else "the image"
     pixels = prepare(image, detector.preprocessing).to(detector.device)
@@ -134,17 +135,6 @@ def _best_classes(detector: Detector, prediction: Prediction, size: tuple[int, i
         queries=np.arange(len(index)),
         labels=classes.names[index],
     )
-
-
-def _opened(source: ImageSource) -> Image.Image:
-    if isinstance(source, str | Path):
-        source = File(Path(source))
-    if isinstance(source, File):
-        try:
-            return open_image(source.path, turn=source.turn).image
-        except DataError as error:
-            raise DataError(f"{source}: {error}.") from None
-    return as_displayed(Image.fromarray(source) if isinstance(source, np.ndarray) else source)
 
 
 def select_layers(layers: str | int, count: int) -> list[int]:

@@ -1,8 +1,7 @@
 """The start of a training: the data to train on, and the weights to start from."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 from detrcli.architectures import Preset, preset
 from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.download import DownloadProgress
 from detrcli.checkpoints.fit import fit, with_mask_head
 from detrcli.checkpoints.formats import backbone
 from detrcli.checkpoints.formats.header import from_header, header_of
@@ -136,11 +134,10 @@ def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, rep
     model = requested.model or DEFAULT_MODEL
     preset(model)  # raises for an unknown model
     source = requested.weights or (model if model in PUBLISHED else FROM_SCRATCH)
-    with _download_progress(reporter) as progress:
-        if source == FROM_SCRATCH:
-            initial = _from_scratch(model, given, classes, facts, progress)
-        else:
-            initial = _from_weights(source, given, classes, facts, progress)
+    if source == FROM_SCRATCH:
+        initial = _from_scratch(model, given, classes, facts, reporter)
+    else:
+        initial = _from_weights(source, given, classes, facts, reporter)
     settings, checkpoint = initial.settings, initial.checkpoint
     architecture = checkpoint.architecture
     checkpoint = replace(
@@ -150,22 +147,6 @@ def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, rep
         loss=settings.loss_config(architecture.loss),
     )
     return replace(initial, checkpoint=checkpoint)
-
-
-@contextmanager
-def _download_progress(reporter: Reporter) -> Iterator[DownloadProgress]:
-    with ExitStack() as stack:
-        advance: list[Callable[[int], None]] = []
-        reported = 0
-
-        def progress(name: str, done: int, total: int | None) -> None:
-            nonlocal reported
-            if not advance:
-                advance.append(stack.enter_context(reporter.progress(f"fetching {name}", total, "bytes")))
-            advance[0](done - reported)
-            reported = done
-
-        yield progress
 
 
 def resumed(state: Mapping[str, Any]) -> Initial:
@@ -190,8 +171,8 @@ def _from_weights(
     for key in ("norm", "backbone_weights"):
         if getattr(requested, key) is not None:
             raise UsageError(f"{argument(key)}: only for training from scratch ({argument('weights', FROM_SCRATCH)}).")
-    checkpoint, notes = _load(source, requested, progress)
-    settings = make_settings(given, checkpoint.architecture.recipe_for(checkpoint.config, facts))
+    checkpoint, notes = _load(source, requested, reporter)
+    settings = make_settings(given, checkpoint.architecture.recipe(checkpoint.config, facts))
     torch.manual_seed(settings.seed)
     fitted = fit(checkpoint, classes, settings.queries)
     kept, fresh, dropped = (
@@ -206,15 +187,15 @@ def _from_weights(
     return Initial(settings, fitted.checkpoint, fresh_backbone=False, freeze=settings.freeze or "stem", notes=notes)
 
 
-def _load(source: str, requested: Settings, progress: DownloadProgress) -> tuple[Checkpoint, list[str]]:
+def _load(source: str, requested: Settings, reporter: Reporter) -> tuple[Checkpoint, list[str]]:
     """Load weights, with a new mask head if the requested model has one and the weights do not."""
-    detector = requested.model and architecture_of(preset(requested.model)).detector
+    detector = requested.model and preset(requested.model).architecture.detector
     if requested.model and detector:
-        checkpoint = load_checkpoint(source, progress=progress)
+        checkpoint = load_checkpoint(source, reporter=reporter)
         if checkpoint.architecture is detector:
             torch.manual_seed(requested.seed)
             return with_mask_head(checkpoint, requested.model), [f"{source} has no mask head: a new one is added"]
-    return load_checkpoint(source, model=requested.model, progress=progress), []
+    return load_checkpoint(source, model=requested.model, reporter=reporter), []
 
 
 def _from_scratch(
@@ -224,7 +205,10 @@ def _from_scratch(
     settings = make_settings(given, architecture.recipe(config, facts))
     torch.manual_seed(settings.seed)
     config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
-    source = settings.backbone_weights or (backbone.IMAGENET if backbone.is_there(config) else FROM_SCRATCH)
+    source = settings.backbone_weights
+    if source is None:
+        pretrained = backbone.has_imagenet_weights(Preset(architecture, config))
+        source = backbone.IMAGENET if pretrained else FROM_SCRATCH
     fresh_backbone = source == FROM_SCRATCH
     norm: str | None = getattr(config, "norm", None)
     if fresh_backbone and norm == "frozen":
@@ -235,33 +219,31 @@ def _from_scratch(
         )
     tensors = architecture.build(config).state_dict()
     if not fresh_backbone:
-        tensors = {**tensors, **backbone.backbone_weights(config, source, progress)}
+        tensors = {**tensors, **backbone.backbone_weights(Preset(architecture, config), source, reporter)}
     notes = [
         f"{model} from scratch, backbone: {'random' if fresh_backbone else source}"
         + (f", norm: {norm}" if norm else "")
     ]
     notes += _recipe_note(architecture, config, given, facts)
-    if model in PUBLISHED and facts.pictures < FEW_IMAGES:
+    if model in PUBLISHED and facts.images < FEW_IMAGES:
         notes.append(
-            f"warning: {facts.pictures:,} images are few for training from scratch: the published models used 118,287 "
+            f"warning: {facts.images:,} images are few for training from scratch: the published models used 118,287 "
             f"images for 300 to 500 epochs. {argument('weights', model)} starts from such a model"
         )
-    return Initial(
-        settings,
-        Checkpoint(f"{model} from scratch", config, tensors, classes, architecture.preprocessing, architecture.loss),
-        fresh_backbone,
-        settings.freeze or ("none" if fresh_backbone else "stem"),
-        notes,
+    checkpoint = Checkpoint(
+        f"{model} from scratch", architecture, config, tensors, classes, architecture.preprocessing, architecture.loss
     )
+    freeze = settings.freeze or ("none" if fresh_backbone else "stem")
+    return Initial(settings, checkpoint, fresh_backbone, freeze, notes)
 
 
 def _recipe_note(
     architecture: Architecture[Any], config: ModelConfig, given: Mapping[str, Any], facts: DataFacts
 ) -> list[str]:
     """Report the settings that were chosen by the data and not by the user."""
-    if not callable(architecture.recipe):
+    if not architecture.recipe_uses_data:
         return []
-    recipe = architecture.recipe_for(config, facts)
+    recipe = architecture.recipe(config, facts)
     chosen = [f"{key} {value}" for key, value in recipe.items() if key in REPORTED_SETTINGS and key not in given]
     return [f"settings for {facts}: {', '.join(chosen)}"] if chosen else []
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import masked_weights
 
 from detrcli.checkpoints.formats import native
 from detrcli.structures import Classes

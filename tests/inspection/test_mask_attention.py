@@ -8,7 +8,7 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import CONFIG, masked_weights, small_weights
+from small import CONFIG, small_weights
 
 from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from small import CONFIG, TINY, architecture_of, small_weights
+from small import CONFIG, TINY, small_weights
 
 from detrcli.architectures import preset
 from detrcli.architectures.detr import DETRConfig

@@ -11,7 +11,6 @@ from cases import counted, group_of, random_boxes, random_prediction, random_tar
 from hypothesis import strategies as st
 from torchvision.ops import generalized_box_iou
 
-from detrcli.architectures import detr
 from detrcli.architectures.detr import DETRConfig
 from detrcli.boxes import cxcywh_to_xyxy, generalised_iou
 from detrcli.config import LossConfig

@@ -9,7 +9,6 @@ from small import CONFIG
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionNorm
 
-from detrcli.architectures.detr import build
 from detrcli.model.backbone import NORMS, Backbone, FrozenBatchNorm2d, Part, ResNet
 from detrcli.model.tiny_backbone import TinyBackbone
 

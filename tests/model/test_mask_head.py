@@ -5,10 +5,9 @@ from typing import cast
 
 import pytest
 import torch
-from small import CONFIG, masked_weights
+from small import masked_weights
 
 from detrcli.architectures import preset
-from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.data.batching import collate
 from detrcli.model.masks import Segmenter, cells_outside
 from detrcli.structures import Batch, Masks

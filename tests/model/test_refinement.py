@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrcli.architectures import detr, preset
+from detrcli.architectures import preset
 from detrcli.architectures.tiny import ARCHITECTURE, TinyConfig
 from detrcli.config import LossConfig
 from detrcli.model.detr import tokens

@@ -9,7 +9,7 @@ from letterbox import Letterbox
 from PIL import Image
 from scipy import ndimage
 
-from detrcli.architectures import detr, preset
+from detrcli.architectures import preset
 from detrcli.config import LossConfig
 from detrcli.inspection.match_report import MatchReport
 from detrcli.inspection.matching import explain_group

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from detrcli.architectures.adapters.config import OpenVocabularyConfig
 from detrcli.architectures.adapters.families import OpenVocabulary
 from detrcli.architectures.adapters.library import TransformersNetwork
 from detrcli.boxes import from_pixels, masks_to_boxes
-from detrcli.model.masks import HeadOutput, QueryMasks
+from detrcli.model.masks import QueryMasks
 from detrcli.structures import Batch, Output, QueryGroup, Target
 
 
@@ -91,6 +90,5 @@ class MaskNetwork(TransformersNetwork):
         logits: Tensor = output.masks_queries_logits  # (B, Q, h, w)
         height, width = batch.images.shape[-2:]
         boxes = from_pixels(masks_to_boxes(logits > 0).float(), *logits.shape[-2:])  # (B, Q, 4)
-        head = HeadOutput(lambda images, queries: logits[images, queries])
-        masks = QueryMasks((height, width), head, nullcontext, by_corner=True)
+        masks = QueryMasks((height, width), lambda images, queries: logits[images, queries], by_corner=True)
         return Output(QueryGroup("decoder", output.class_queries_logits[None], boxes[None])).with_masks(masks)

@@ -1,0 +1,184 @@
+"""Running a training, new or resumed, from its data and settings to a run folder."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from detrcli.data.examine import DatasetReport, examine, examine_masks
+from detrcli.data.source import BUILT_IN, DataSpec, Files
+from detrcli.diagnosis.finding import Finding
+from detrcli.errors import DataError, UsageError, WeightsError
+from detrcli.evaluation.metrics import Evaluator
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
+from detrcli.system import distributed
+from detrcli.system.devices import find_device
+from detrcli.system.files import next_free_folder
+from detrcli.system.lock import LOCK, locked
+from detrcli.training.interrupts import Interrupts
+from detrcli.training.loop import Measured, Training, measure
+from detrcli.training.progress import NO_LISTENER, TrainingListener
+from detrcli.training.run_folder import CURVES, Row, RunFolder
+from detrcli.training.run_status import is_unbegun
+from detrcli.training.settings import Settings
+from detrcli.training.setup import facts_of, initialize, prepare_data, resumed
+from detrcli.training.state import load_state
+
+DEFAULT_OUT = "runs/train"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The result of a training."""
+
+    run: Path
+    examined: DatasetReport  # the data
+    epochs: int
+    rows: Sequence[Row]  # of metrics.csv
+    best: Row | None  # the row of the best epoch
+    seconds: float
+    stopped: int | None  # exit code, if it was interrupted
+    settings: Settings
+    report: Path | None = None  # the page of the report, if there was time for it
+    findings: Sequence[Finding] | None = None  # of the report, most likely first
+
+    def _repr_png_(self) -> bytes:
+        return (self.run / CURVES).read_bytes()
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The data and parameters of a training, and an estimate of its time and memory."""
+
+    examined: DatasetReport
+    parameters: Sequence[tuple[str, int, float | None]]  # group, count, learning rate; None if frozen
+    settings: Settings
+    steps_per_epoch: int
+    images_per_step: int
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run to resume, with its last state."""
+
+    folder: Path
+    state: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path, reporter: Reporter) -> Self:
+        """Load the last intact state."""
+        state, notes = load_state(folder)
+        for note in notes:
+            reporter.note(note)
+        return cls(folder, state)
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Raise WeightsError if the state is intact and its contents are not as expected."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise WeightsError(
+                f"{self.folder}: its state was written by another version of detr ({error!r:.200}).\n"
+                f"Start a new run from its weights: {argument('weights', self.folder)}."
+            ) from error
+
+    def data(self, path: Path | None, files: Files | None) -> DataSpec:
+        """Return the data of the run, or its new location if that is given."""
+        spec = DataSpec(**self.state["source"])
+        if path is not None or any(any(pair) for pair in (files or {}).values()):
+            return DataSpec.of(path, files, spec.exif, skip_bad=spec.skip_bad)
+        if spec.data and spec.data != BUILT_IN and not os.path.exists(spec.data):
+            raise DataError(f"{spec.data} no longer exists. Give the new location of the data too.")
+        return spec
+
+
+def run_training(
+    spec: DataSpec,
+    settings: Mapping[str, Any],
+    device: str = "auto",
+    *,
+    out: str | Path | None = None,
+    saved: SavedRun | None = None,
+    dry_run: bool = False,
+    evaluator: Evaluator | None = None,
+    listener: TrainingListener = NO_LISTENER,
+    reporter: Reporter = SILENT,
+) -> TrainingResult | TrainingPlan:
+    """Train a model, or with `dry_run` measure a step; resume a `saved` run."""
+    place = find_device(device)
+    with distributed.joined(place), torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        examined = distributed.broadcast_object(
+            lambda: examine(spec.open(), exif=spec.exif, skip_bad=spec.skip_bad, masks=False, reporter=reporter)
+        )
+        examined.check(reporter)
+        data = prepare_data(spec.name, examined)
+        if saved is None:
+            initial = initialize(settings, data.classes, facts_of(data.train), reporter)
+        else:
+            with saved.readable():
+                initial = resumed({**saved.state, "settings": settings})
+        if initial.checkpoint.architecture.detector is not None:  # it has a mask head
+            examined = _with_masks(examined, spec, reporter)
+            data = prepare_data(spec.name, examined).with_masks()
+        if saved is not None:
+            with saved.readable():
+                data.check_same(saved.state["fingerprint"], saved.state["marks"])
+        for note in initial.notes:
+            reporter.note(note)
+        training = Training(
+            initial, data, place, source=asdict(spec), evaluator=evaluator, listener=listener, reporter=reporter
+        )
+        training.check_queries()
+        if dry_run:
+            order = training.order
+            return TrainingPlan(
+                examined, training.groups(), initial.settings, order.steps, order.step_size, measure(training)
+            )
+        if saved is not None:
+            with saved.readable():
+                training.state.restore(saved.state)
+        run = distributed.broadcast_object(lambda: _locked_folder(saved, out, stack))
+        if distributed.rank() == 0:
+            training.folder = RunFolder(run, tensorboard=initial.settings.tensorboard)
+            training.folder.write_config(initial.settings, spec.name)
+            training.folder.write_source(asdict(spec))
+        reporter.note(training.summary(run))
+        with Interrupts() as interrupts:
+            outcome = training.run(interrupts)
+    rows = training.state.rows
+    return TrainingResult(
+        run, examined, outcome.epochs, rows, outcome.best, outcome.seconds, outcome.stopped, initial.settings
+    )
+
+
+def _locked_folder(saved: SavedRun | None, out: str | Path | None, stack: ExitStack) -> Path:
+    """Return the run folder, created and locked until the stack is closed."""
+    if saved is not None:
+        run = saved.folder
+    else:
+        run = next_free_folder(DEFAULT_OUT) if out is None else Path(out)
+    run.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(locked(run))
+    # Checked with the lock, since another training may have started in the meantime.
+    if saved is None and any(path.name != LOCK for path in run.iterdir()) and not is_unbegun(run):
+        raise UsageError(f"{run} exists. Give another folder.")
+    return run
+
+
+def _with_masks(examined: DatasetReport, spec: DataSpec, reporter: Reporter) -> DatasetReport:
+    """Examine the masks too. Bad masks are reported, and skipped if requested.
+
+    If they are skipped, all masks are examined whatever the time, so that a resumed run has the same data.
+    """
+    with_masks = distributed.broadcast_object(
+        lambda: examine_masks(examined, full=spec.skip_bad, skip_bad=spec.skip_bad, reporter=reporter)
+    )
+    replace(with_masks, problems=with_masks.problems[len(examined.problems) :]).check(reporter)
+    return with_masks
