@@ -7,18 +7,23 @@ A message states the problem, the file or item, and the remedy, in one to three 
 import errno
 from typing import ClassVar
 
-from detrcli.messages import Wording, in_python, word
+from detrcli.messages import Wording, argument, in_python, word
 
 
 class DetrError(Exception):
     """An error that the user can act on."""
 
     exit_code: ClassVar[int] = 1
-    alone = False  # whether, of several processes, this one alone has met it
+    alone = False  # whether it occurred in only one of several processes
+
+    @property
+    def message(self) -> str:
+        """The message with its arguments still marked, to be part of another message."""
+        return super().__str__()
 
     def text(self, wording: Wording = in_python) -> str:
         """Return the message with the arguments that it mentions in the given wording."""
-        return word(super().__str__(), wording)
+        return word(self.message, wording)
 
     def __str__(self) -> str:
         return self.text()
@@ -31,7 +36,7 @@ class UsageError(DetrError):
 
 
 class DataError(DetrError):
-    """Data sets and pictures."""
+    """Datasets and images."""
 
     exit_code = 3
 
@@ -49,71 +54,71 @@ class DivergedError(DetrError):
 
 
 class MachineError(DetrError):
-    """The disk, permissions, devices, memory, and libraries that do not fit each other."""
+    """The disk, permissions, devices, memory, and incompatible libraries."""
 
     exit_code = 6
 
 
-_WAYS_OUT = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room there, or give another place."),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Give another place, or the right to use this one."),
-    errno.ENOTDIR: "A part of that path is a file: give another place.",
-    errno.EMFILE: "Too many files are open: raise `ulimit -n`, or use fewer --set workers=N.",
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space there, or choose another path."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose another path, or change its permissions."),
+    errno.ENOTDIR: "A part of the path is a file. Choose another path.",
+    errno.EMFILE: f"Too many open files: raise `ulimit -n`, or use fewer {argument('workers')}.",
 }
 
 
 def loader_was_killed(error: BaseException) -> bool:
-    """Whether a process that loads pictures ended from outside; an exception inside one is no such thing.
+    """Return whether a loader process was killed, as opposed to an exception inside one.
 
-    torch says "DataLoader worker (pid 7) is killed by signal" or "(pid(s) 7, 8) exited unexpectedly" of the
-    one, and "Caught KeyError in DataLoader worker process 0." of the other.
+    torch's messages are "DataLoader worker (pid 7) is killed by signal" or "(pid(s) 7, 8) exited unexpectedly",
+    and "Caught KeyError in DataLoader worker process 0." for an exception.
     """
     return str(error).startswith("DataLoader worker (pid")
 
 
 def to_user_error(error: BaseException) -> DetrError | None:
-    """What a foreign exception means to the user; None if it is not one that users cause."""
+    """Convert an exception of another library to an error for users; None if users cannot cause it."""
     if isinstance(error, DetrError):
         return error
-    if "operator torchvision::nms does not exist" in str(error):
-        from importlib import metadata  # slow to import, and on the way of every help screen
+    text = str(error)
+    if "operator torchvision::nms does not exist" in text:
+        from importlib import metadata  # slow to import, and help does not need it
 
         torch, torchvision = metadata.version("torch"), metadata.version("torchvision")
         return MachineError(
-            f"torch {torch} and torchvision {torchvision} are builds that do not fit each other.\n"
-            "Install the two together from one index: pip install --force-reinstall torch torchvision"
+            f"torch {torch} and torchvision {torchvision} are incompatible builds.\n"
+            "Install both from the same index: pip install --force-reinstall torch torchvision"
         )
-    # By name: this does not import torch.
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return MachineError("Out of memory: use a smaller --size or --batch-size, or --device cpu.")
-    if "can't allocate memory" in str(error):  # torch's words for it on a CPU
-        return MachineError("Out of memory: use a smaller --size or --batch-size.")
-    if "Expected more than 1 value per channel when training" in str(error):
+    # By name, because this module does not import torch; and torch's message on a CPU.
+    on_gpu = type(error).__name__ == "OutOfMemoryError"
+    if on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        other = f", or {argument('device', 'cpu')}" if on_gpu else ""
+        return MachineError(f"Out of memory. Use a smaller {argument('size')} or {argument('batch_size')}{other}.")
+    if "Expected more than 1 value per channel when training" in text:
         return UsageError(
-            "norm = batch has a single value of each channel to normalise, so small are batch and pictures.\n"
-            "Give a larger --batch-size or --size, or --set norm=group."
+            f"Batch and images are so small that {argument('norm', 'batch')} has only one value per channel.\n"
+            f"Use a larger {argument('batch_size')} or {argument('size')}, or {argument('norm', 'group')}."
         )
     if loader_was_killed(error):
         return MachineError(
-            "A process that loads pictures was killed; memory, or shared memory, may have run out.\n"
-            "Use fewer of them (--set workers=N; 0 loads in the main process), or a smaller --batch-size."
+            "A process that loads images was killed; memory or shared memory may have run out.\n"
+            f"Use fewer {argument('workers')} (0 loads in the main process), or a smaller {argument('batch_size')}."
         )
-    if "gloo/transport" in str(error) or type(error).__name__ == "DistBackendError":
-        return MachineError("Another process of this command has ended, or is out of reach; it said why.")
+    if "gloo/transport" in text or type(error).__name__ == "DistBackendError":
+        return MachineError("Another process of this command has ended or cannot be reached. See its message.")
     if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename is not None else ""
+        path = "" if error.filename is None else f": {error.filename}"
         if error.errno == errno.ENAMETOOLONG:
-            return UsageError(f"{error.strerror}{where}\nGive a shorter name.")
-        way = _WAYS_OUT.get(error.errno or 0)
-        return MachineError(f"{error.strerror}{where}" + (f"\n{way}" if way else ""))
+            return UsageError(f"{error.strerror}{path}\nUse a shorter name.")
+        return MachineError("\n".join([f"{error.strerror}{path}", *filter(None, [_REMEDIES.get(error.errno or 0)])]))
     return None
 
 
 NOT_FINITE = (
-    "The model's predictions are not finite numbers.\n"
-    "Its weights do not fit their config or are broken; in fp16 numbers also overflow: try bf16 or fp32."
+    "The model's predictions are not finite.\n"
+    "The weights do not fit their config or are broken. In fp16, numbers may also overflow; use bf16 or fp32."
 )
 NOTHING_INSIDE = (
-    "{}: an exported model computes, and shows nothing of how.\n"
-    "`detr predict` and `detr eval` take it; for all else give the weights that it was made from."
+    "{}: an exported model can only predict.\n"
+    "Use it with `detr predict` and `detr eval`. Other commands need the weights from which it was exported."
 )

@@ -24,4 +24,4 @@ def in_python(name: str, value: str | None) -> str:
 
 def word(message: str, wording: Wording = in_python) -> str:
     """Return the message with the arguments that it mentions in the given wording."""
-    return _MARKED.sub(lambda found: wording(found[1], found[2]), message)
+    return _MARKED.sub(lambda match: wording(match[1], match[2]), message)

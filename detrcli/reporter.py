@@ -1,10 +1,11 @@
-"""What a long operation tells while it runs."""
+"""Notes and progress of long operations."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from detrcli.messages import Wording, in_python, word
+from detrcli.system.launch import launch
 
 
 class Reporter:
@@ -12,9 +13,13 @@ class Reporter:
 
     wording: Wording = staticmethod(in_python)
 
-    def note(self, text: str) -> None:
-        """Report a fact that the user should know. `text` may mention arguments (`detrcli.messages`)."""
-        self.show(word(text, self.wording))
+    def note(self, text: str, *, alone: bool = False) -> None:
+        """Report a fact that the user should know. `text` may mention arguments (`detrcli.messages`).
+
+        Of several processes only the first shows it, unless it occurred in this one `alone`.
+        """
+        if alone or launch().rank == 0:
+            self.show(word(text, self.wording))
 
     def show(self, text: str) -> None:
         """Show a note."""

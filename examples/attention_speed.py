@@ -46,7 +46,7 @@ def clocked(clock: Clock, work: Callable[[], None]) -> tuple[float, float]:
 
 
 def main() -> None:
-    detector = Detector.of(random_weights(), "cpu", engine="plain")
+    detector = Detector(random_weights(), "cpu", engine="plain")
     clock = Clock(detector.model)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "a.jpg"

@@ -185,9 +185,9 @@ def average_precision() -> Panel:
     """AP by milliseconds a picture, where --size is what changes."""
     points = []
     for size in SHAPES_SIZES:
-        found = evaluate("shapes", Detector.of(load_checkpoint("shapes-detr").resized(size), "cpu"))
-        assert found.seconds_per_picture is not None
-        points.append((1000 * sum(found.seconds_per_picture.values()), found.metrics["AP"]))
+        found = evaluate("shapes", Detector(load_checkpoint("shapes-detr").resized(size), "cpu"))
+        assert found.run is not None
+        points.append((1000 * sum(found.run.seconds_per_image.values()), found.metrics["AP"]))
         print(f"shapes at --size {size}: AP {points[-1][1]:.3f} in {points[-1][0]:.1f} ms a picture")
     return Panel("AP, --size 64, 96, 128, 160, 192", "ms a picture", {"shapes": points}, 0)
 

@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [photograph(Path(folder) / f"{i:03}.jpg", seed=i) for i in range(PHOTOGRAPHS)]
         for name, precision in MODELS:
-            detector = Detector.of(random_weights(name), "cpu", precision, "fast")
+            detector = Detector(random_weights(name), "cpu", precision, "fast")
             list(detector.stream(paths[:2]))  # what is done only once
             found = measured(detector, paths)
             rows.append(

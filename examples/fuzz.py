@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from detrcli.api.detector import Detector
+from detrcli.inference.detector import Detector
 from detrcli.architectures import architecture_of, preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
@@ -346,7 +346,7 @@ def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] |
 
 def used(source: Path) -> None:
     """As `detr predict` uses weights."""
-    Detector.of(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
+    Detector(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
 
 
 def pth(zipped: bool) -> Callable[[Path, random.Random], None]:

@@ -20,7 +20,7 @@ PREDICT = {
     "ours": """
 from timing import random_weights
 from detrcli.inference.detector import Detector
-detector = Detector.of(random_weights(), "cpu").without_model()
+detector = Detector(random_weights(), "cpu").without_model()
 for _ in range(3): detector.predict(sys.argv[1])
 """,
     "transformers": """

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from timing import show
 
-from detrcli.api.doctoring import doctor
+from detrcli.api.reporting import doctor
 from detrcli.api.training import train
 from detrcli.data.make import make_shapes
 from detrcli.errors import DetrError

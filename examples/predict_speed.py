@@ -73,7 +73,7 @@ def main() -> None:
         detectors = {}
         for engine, precision in ENGINES:
             try:
-                detector = Detector.of(checkpoint, "cpu", precision, engine)
+                detector = Detector(checkpoint, "cpu", precision, engine)
                 detector.predict(path)
             except MachineError as error:  # an extra that is not installed
                 print(f"{engine} {precision} is left out: {error}")

@@ -1,52 +1,51 @@
-"""All that the commands do, one function for each, with typed results: for notebooks, scripts, and the commands."""
+"""The functions behind the commands, with typed results. Each is imported when it is first used."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrcli.api.benchmarking import Benchmark as Benchmark
     from detrcli.api.benchmarking import bench as bench
-    from detrcli.api.checking import check_data as check_data
-    from detrcli.api.detector import Detector as Detector
-    from detrcli.api.detector import load as load
-    from detrcli.api.detector import predict as predict
-    from detrcli.api.doctoring import Diagnosis as Diagnosis
-    from detrcli.api.doctoring import doctor as doctor
-    from detrcli.api.evaluating import Evaluation as Evaluation
+    from detrcli.api.datasets import check_data as check_data
+    from detrcli.api.datasets import fix_data as fix_data
+    from detrcli.api.datasets import open_dataset as open_dataset
+    from detrcli.api.datasets import show_data as show_data
+    from detrcli.api.evaluating import compare_evaluations as compare_evaluations
     from detrcli.api.evaluating import evaluate as evaluate
-    from detrcli.api.exporting import export as export
+    from detrcli.api.evaluating import evaluate_panoptic as evaluate_panoptic
     from detrcli.api.inspecting import explain_matching as explain_matching
     from detrcli.api.inspecting import look as look
+    from detrcli.api.inspecting import match as match
     from detrcli.api.inspecting import walk as walk
-    from detrcli.api.reporting import Report as Report
+    from detrcli.api.models import LoadOptions as LoadOptions
+    from detrcli.api.models import export as export
+    from detrcli.api.models import list_models as list_models
+    from detrcli.api.models import load as load
+    from detrcli.api.predicting import predict as predict
+    from detrcli.api.reporting import compare_reports as compare_reports
+    from detrcli.api.reporting import doctor as doctor
     from detrcli.api.reporting import report as report
-    from detrcli.api.training import TrainingPlan as TrainingPlan
-    from detrcli.api.training import TrainingResult as TrainingResult
     from detrcli.api.training import train as train
+    from detrcli.data.make import make_shapes as make_shapes
+    from detrcli.inference.detector import Detector as Detector
+    from detrcli.structures import Detections as Detections
+    from detrcli.training.run_folder import is_run as is_run
 
-# Where each is: who predicts shall not wait for what trains.
-_FILES = {
-    "Benchmark": "benchmarking",
-    "Detector": "detector",
-    "Diagnosis": "doctoring",
-    "Evaluation": "evaluating",
-    "Report": "reporting",
-    "TrainingPlan": "training",
-    "TrainingResult": "training",
-    "bench": "benchmarking",
-    "check_data": "checking",
-    "doctor": "doctoring",
-    "evaluate": "evaluating",
-    "explain_matching": "inspecting",
-    "export": "exporting",
-    "load": "detector",
-    "look": "inspecting",
-    "predict": "detector",
-    "report": "reporting",
-    "train": "training",
-    "walk": "inspecting",
+_MODULES = {
+    "detrcli.api.benchmarking": ("bench",),
+    "detrcli.api.datasets": ("check_data", "fix_data", "open_dataset", "show_data"),
+    "detrcli.api.evaluating": ("compare_evaluations", "evaluate", "evaluate_panoptic"),
+    "detrcli.api.inspecting": ("explain_matching", "look", "match", "walk"),
+    "detrcli.api.models": ("LoadOptions", "export", "list_models", "load"),
+    "detrcli.api.predicting": ("predict",),
+    "detrcli.api.reporting": ("compare_reports", "doctor", "report"),
+    "detrcli.api.training": ("train",),
+    "detrcli.training.run_folder": ("is_run",),
+    "detrcli.data.make": ("make_shapes",),
+    "detrcli.inference.detector": ("Detector",),
+    "detrcli.structures": ("Detections",),
 }
-__all__ = list(_FILES)
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = list(_MODULE_OF)
 
 
 def __dir__() -> list[str]:
@@ -54,6 +53,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FILES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

@@ -1,23 +1,23 @@
-"""How fast weights are on this machine: engines and precisions side by side, and where the time goes."""
+"""The speed of engines and precisions on this machine, side by side."""
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from detrcli.checkpoints.download import DownloadProgress, no_progress
-from detrcli.checkpoints.load import load_checkpoint
+from detrcli.api.models import WEIGHTS, Weights, as_options
+from detrcli.api.results import Result, Table
 from detrcli.errors import MachineError, UsageError
+from detrcli.inference import EngineName
 from detrcli.inference.detector import Detector
-from detrcli.inference.engines import EngineName
+from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Detections
-from detrcli.system.devices import find_device
 
-ROUNDS = 5
 ENGINES: Sequence[tuple[EngineName, str]] = (
     ("plain", "fp32"),
     ("plain", "bf16"),
@@ -29,18 +29,19 @@ ENGINES: Sequence[tuple[EngineName, str]] = (
     ("openvino", "bf16"),
     ("onnx", "fp32"),
 )
-ON_CPUS = ("openvino", "onnx")
-ON_GPUS = ("compiled",)  # on CPUs compiling takes minutes, and buys nothing that the fast engine does not
+CPU_ONLY = ("openvino", "onnx")
+BAR = 40  # characters
+GPU_ONLY = ("compiled",)  # on a CPU it compiles for minutes, and is not faster than the fast engine
 
 
 @dataclass(frozen=True)
 class EngineSpeed:
-    """One way to compute a network, on one picture."""
+    """The time that an engine takes for an image."""
 
     engine: EngineName
     precision: str
-    seconds: Mapping[str, float]  # by stage, the median of the rounds
-    difference: float  # from plain in fp32, the greatest of a score or of a box as a part of the picture
+    seconds: Mapping[str, float]  # by stage, median of the rounds
+    difference: float  # largest difference from plain fp32, of a score or of a box relative to the image
 
     @property
     def total(self) -> float:
@@ -49,90 +50,118 @@ class EngineSpeed:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """What was measured, the plain way first."""
+class Benchmark(Result):
+    """The speeds of several engines, plain fp32 first."""
 
-    size: tuple[int, int]  # of the picture, width and height
+    weights: str
+    size: tuple[int, int]  # width and height of the image
     speeds: Sequence[EngineSpeed]
-    left_out: Mapping[str, str]  # engine -> why
+    left_out: Mapping[str, str]  # engine -> reason
 
     @property
     def default(self) -> EngineSpeed:
-        """What is used where nothing is asked for."""
-        return next((one for one in self.speeds if one.engine == "fast" and one.precision == "fp32"), self.speeds[0])
+        """The engine that is used by default."""
+        fast = [speed for speed in self.speeds if (speed.engine, speed.precision) == ("fast", "fp32")]
+        return fast[0] if fast else self.speeds[0]
 
     @property
     def bottleneck(self) -> str:
-        """In one sentence, what the default's time goes into, and what would help."""
-        used = self.default
-        stage, spent = max(used.seconds.items(), key=lambda one: one[1])
-        name = {"reading": "Reading pictures", "network": "The network"}.get(stage, stage.capitalize())
-        share = f"{name} takes {100 * spent / used.total:.0f}% of the time"
+        """The slowest stage of the default engine, and what would help, as a sentence."""
+        default = self.default
+        stage, seconds = max(default.seconds.items(), key=lambda item: item[1])
+        name = {"reading": "Reading images", "network": "The network"}.get(stage, stage.capitalize())
+        share = f"{name} takes {100 * seconds / default.total:.0f}% of the time"
         if stage != "network":
-            return f"{share}: more processes, or smaller pictures, help more than another engine."
-        best = min(self.speeds, key=lambda one: one.total)
-        if best.total > 0.9 * used.total:
-            return f"{share}, and no other way to compute it is much faster here: a smaller --size is."
-        how = f"--engine {best.engine} --precision {best.precision}"
-        return f"{share}: {how} is {used.total / best.total:.1f} times as fast."
+            return f"{share}: more processes, or smaller images, help more than another engine."
+        best = min(self.speeds, key=lambda speed: speed.total)
+        if best.total > 0.9 * default.total:
+            return f"{share}, and no other engine is much faster here. A smaller input size is."
+        return f"{share}: engine {best.engine} in {best.precision} is {default.total / best.total:.1f} times as fast."
 
-    def __str__(self) -> str:
-        return "\n".join(f"{one.engine} {one.precision}: {1000 * one.total:.1f} ms" for one in self.speeds)
+    @property
+    def document(self) -> dict[str, Any]:
+        engines = [
+            {
+                "engine": speed.engine,
+                "precision": speed.precision,
+                "seconds": {stage: round(seconds, 6) for stage, seconds in speed.seconds.items()},
+                "times_plain": round(self.speeds[0].total / speed.total, 3),
+                "difference": speed.difference,
+            }
+            for speed in self.speeds
+        ]
+        document = {"schema": "detr.bench/1", "weights": self.weights, "picture": list(self.size), "engines": engines}
+        return {**document, "bottleneck": self.bottleneck}
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        rows = [
+            (
+                speed.engine,
+                speed.precision,
+                round(1000 * speed.total, 1),
+                round(1 / speed.total, 1),
+                round(self.speeds[0].total / speed.total, 2),
+                f"{speed.difference:.1g}",
+            )
+            for speed in self.speeds
+        ]
+        return [Table("", ("engine", "precision", "ms per image", "images/s", "times plain", "difference"), rows)]
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        default = self.default
+        bars = {stage: "#" * round(BAR * seconds / default.total) for stage, seconds in default.seconds.items()}
+        stages = [f"{stage:<15} {bars[stage]:<{BAR}} {1000 * s:.1f} ms" for stage, s in default.seconds.items()]
+        return [f"{default.engine}, {default.precision}, from file to detections:", *stages, "", self.bottleneck]
 
 
 def bench(
-    weights: str | Path = "detr-r50",
-    image: Path | None = None,
+    weights: Weights = WEIGHTS,
+    image: str | Path | None = None,
     *,
-    rounds: int = ROUNDS,
+    rounds: int = 5,
     device: str = "auto",
-    size: int | None = None,
-    max_size: int | None = None,
-    model: str | None = None,
-    sha256: str | None = None,
-    progress: DownloadProgress = no_progress,
-    note: Callable[[str], None] = lambda text: None,
+    reporter: Reporter = SILENT,
 ) -> Benchmark:
-    """Time every engine that is installed, in turn, on a picture; without one a picture of 640 x 480 is made."""
-    place = find_device(device)
-    loaded = load_checkpoint(str(weights), model=model, sha256=sha256, progress=progress).resized(size, max_size)
+    """Time all installed engines, in turn, on an image; by default on a generated one of 640 x 480 pixels."""
+    options = as_options(weights, device)
+    torch_device = options.torch_device
+    checkpoint = options.checkpoint(reporter=reporter)
     with tempfile.TemporaryDirectory() as folder:
-        path = image or photograph(Path(folder) / "picture.jpg")
+        path = photograph(Path(folder) / "image.jpg") if image is None else Path(image)
         with Image.open(path) as opened:
-            picture_size = opened.size
+            size = opened.size
         detectors: dict[tuple[EngineName, str], Detector] = {}
         left_out: dict[str, str] = {}
         for engine, precision in ENGINES:
-            if engine in (ON_GPUS if place.type == "cpu" else ON_CPUS):
+            if engine in (GPU_ONLY if torch_device.type == "cpu" else CPU_ONLY):
                 continue
             try:
-                detector = Detector(loaded, place, precision, engine=engine, note=note)
-                detector.predict(path)  # what is done only once
+                detector = Detector(checkpoint, torch_device, precision, engine=engine, reporter=reporter)
+                detector.predict(path)  # so that the engine is prepared
             except (MachineError, UsageError) as error:
+                if engine not in left_out:
+                    reporter.note(f"{engine} is left out: {error.message.splitlines()[0]}")
                 left_out[engine] = str(error).splitlines()[0]
                 continue
             detectors[engine, precision] = detector
-        found = {key: detector.predict(path, threshold=0) for key, detector in detectors.items()}
-        plain = found[ENGINES[0]]
-        spent: dict[tuple[EngineName, str], list[dict[str, float]]] = {key: [] for key in detectors}
+        results = {key: detector.predict(path, threshold=0) for key, detector in detectors.items()}
+        times: dict[tuple[EngineName, str], list[dict[str, float]]] = {key: [] for key in detectors}
         for _ in range(rounds):
             for key, detector in detectors.items():
                 before = dict(detector.seconds)
                 detector.predict(path)
-                spent[key].append({stage: detector.seconds[stage] - before[stage] for stage in before})
-    return Benchmark(
-        picture_size,
-        [
-            EngineSpeed(
-                engine,
-                precision,
-                {stage: statistics.median(one[stage] for one in each) for stage in each[0]},
-                _difference(found[engine, precision], plain, picture_size),
-            )
-            for (engine, precision), each in spent.items()
-        ],
-        left_out,
-    )
+                times[key].append({stage: detector.seconds[stage] - before[stage] for stage in before})
+    speeds = [
+        EngineSpeed(
+            *key,
+            {stage: statistics.median(seconds[stage] for seconds in rounds_of) for stage in rounds_of[0]},
+            _difference(results[key], results[ENGINES[0]], size),
+        )
+        for key, rounds_of in times.items()
+    ]
+    return Benchmark(options.weights, size, speeds, left_out)
 
 
 def _difference(a: Detections, b: Detections, size: tuple[int, int]) -> float:
@@ -143,7 +172,7 @@ def _difference(a: Detections, b: Detections, size: tuple[int, int]) -> float:
 
 
 def photograph(path: Path, width: int = 640, height: int = 480, seed: int = 0) -> Path:
-    """Make a picture as large and as smooth as a photograph, a JPEG."""
+    """Write a smooth random image, as large as a JPEG of a photograph."""
     coarse = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
     return path

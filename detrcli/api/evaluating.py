@@ -1,64 +1,196 @@
-"""A model, or a file of results, against the ground truth of a split."""
+"""Evaluation of a model, or of a file of results, on a split. Results files are scored without torch."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from detrcli.api.opening import Watch, checked_split, source_of, unwatched, with_readable_masks
+from detrcli.api.datasets import Data, checked_split, note_class_mapping, open_dataset, with_readable_masks
+from detrcli.api.results import Result, Table, metric
 from detrcli.data.checks import Exif, Split
-from detrcli.data.source import DataSource
-from detrcli.data.spec import Note, no_note
+from detrcli.data.spec import Files
 from detrcli.errors import DataError
 from detrcli.evaluation.boundary import with_boundaries
+from detrcli.evaluation.class_mapping import ClassMapping, map_classes
+from detrcli.evaluation.comparison import Difference, compared
+from detrcli.evaluation.errors import KINDS, ErrorKind, errors_of
 from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
-from detrcli.evaluation.panoptic import FoundSegment, PanopticQuality, can_be_counted, quality_of
-from detrcli.evaluation.results import Results, read_results
+from detrcli.evaluation.panoptic import PanopticQuality, Quality, can_be_counted, panoptic_quality, quality_of
+from detrcli.evaluation.results import Results, read_results, write_results
+from detrcli.evaluation.thresholds import Thresholds, best_thresholds, write_thresholds
 from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
+from detrcli.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from detrcli.api.detector import Text
-    from detrcli.evaluation.class_mapping import ClassMapping
+    from detrcli.api.models import Weights
     from detrcli.inference.detector import Detector
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """How good detections are."""
+# Metric, IoU, size of objects, detections per image and class (None: the maximum).
+METRICS = (
+    ("AP", "0.50:0.95", "all", None),
+    ("AP50", "0.50", "all", None),
+    ("AP75", "0.75", "all", None),
+    ("APs", "0.50:0.95", "small", None),
+    ("APm", "0.50:0.95", "medium", None),
+    ("APl", "0.50:0.95", "large", None),
+    ("AR1", "0.50:0.95", "all", 1),
+    ("AR10", "0.50:0.95", "all", 10),
+    ("AR100", "0.50:0.95", "all", None),
+    ("ARs", "0.50:0.95", "small", None),
+    ("ARm", "0.50:0.95", "medium", None),
+    ("ARl", "0.50:0.95", "large", None),
+)
 
+
+@dataclass(frozen=True)
+class ModelRun:
+    """Facts about the model that was evaluated."""
+
+    class_mapping: ClassMapping
+    parameters: int | None  # None for an exported model
+    seconds_per_image: Mapping[str, float]  # by stage
+
+
+@dataclass(frozen=True)
+class Evaluation(Result):
+    """The metrics of detections on a split, and what they were computed from."""
+
+    name: str  # of the weights, or the file of results
     split: str
     truth: Truth
     results: Results
-    metrics: Mapping[str, float]  # the twelve COCO numbers, -1 where there is nothing to find
-    per_class: Sequence[ClassScore]
-    threshold: float | None  # None: every entry of a results file counts
+    threshold: float | None  # None: all entries of a results file count
     max_detections: int
+    metrics: Mapping[str, float]  # the twelve COCO numbers, -1 where there is no object
+    per_class: Sequence[ClassScore]
     scoring_seconds: float
-    first: bool = True  # of several processes, the one that speaks
-    class_mapping: "ClassMapping | None" = None  # where a model was run
-    parameters: int | None = None
-    seconds_per_picture: Mapping[str, float] | None = None  # by stage
-    unread: Sequence[str] = ()  # pictures that were left out
-    masks: Mapping[str, float] | None = None  # the same twelve of masks, where model and data have them
-    boundaries: Mapping[str, float] | None = None  # and of masks along their outlines
-    panoptic: PanopticQuality | None = None  # where the data has panoptic maps and the model masks
+    masks: Mapping[str, float] | None  # the twelve numbers of masks, if model and data have masks
+    boundaries: Mapping[str, float] | None  # and of their outlines
+    panoptic: PanopticQuality | None  # if the data has panoptic maps and the model masks
+    errors: Sequence[ErrorKind] | None  # if requested
+    thresholds: Thresholds | None  # if requested
+    run: ModelRun | None  # None for a results file
+    first: bool  # whether this is the first of several processes
 
-    def __str__(self) -> str:
-        numbers = ", ".join(f"{name} {value:.3f}" for name, value in list(self.metrics.items())[:3])
-        return f"{numbers} on {len(self.truth.images):,} pictures of {self.split}"
+    @property
+    def summary(self) -> Sequence[str]:
+        images, objects = len(self.truth.images), int((~self.truth.crowd).sum())
+        lines = [f"{self.name} on {self.split}: {images:,} images, {objects:,} objects"]
+        if self.threshold:
+            lines.append(f"Only detections with a score of {self.threshold} or more count, which lowers AP.")
+        return lines
 
-    def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{name}</th><td>{value:.3f}</td></tr>" for name, value in self.metrics.items())
-        return f"<table>{cells}</table>"
+    @property
+    def tables(self) -> Sequence[Table]:
+        columns, limit = {"": self.metrics}, self.max_detections
+        if self.masks is not None and self.boundaries is not None:
+            columns = {"boxes": self.metrics, "masks": self.masks, "boundary": self.boundaries}
+        tables = [
+            Table(
+                "",
+                ("", *columns, "IoU", "size", "at most"),
+                [
+                    (
+                        name,
+                        *(metric(values[name]) for values in columns.values()),
+                        iou,
+                        size,
+                        min(count or limit, limit),
+                    )
+                    for name, iou, size, count in METRICS
+                ],
+            ),
+            Table(
+                "",
+                ("class", "id", "AP", "AP50", "objects"),
+                [
+                    (score.label, str(score.category_id), metric(score.AP), metric(score.AP50), score.targets)
+                    for score in sorted(self.per_class, key=lambda score: (-score.AP, score.label))
+                ],
+            ),
+        ]
+        if self.panoptic is not None:
+            tables += _quality_tables(self.panoptic)
+        if self.errors is not None:
+            rows = [(error.kind, KINDS[error.kind][1], error.count, f"+{error.cost:.3f}") for error in self.errors]
+            tables.append(Table("", ("error", "meaning", "count", "AP50 without"), rows))
+        if self.thresholds is not None:
+            best = (("all classes", self.thresholds.overall), *self.thresholds.by_class.items())
+            numbers = [
+                (name, *(f"{v:.3f}" for v in (at.threshold, at.f1, at.precision, at.recall))) for name, at in best
+            ]
+            tables.append(Table("", ("highest F1", "from score", "F1", "precision", "recall"), numbers))
+        return tables
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        if self.run is None:
+            return ()
+        stages = ", ".join(f"{stage} {1000 * spent:.1f} ms" for stage, spent in self.run.seconds_per_image.items())
+        lines = [f"Time per image: {stages}. Scoring took {self.scoring_seconds:.2f} s."]
+        if self.run.parameters is not None:
+            lines.append(f"The model has {self.run.parameters:,} parameters.")
+        return lines
+
+    @property
+    def document(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "split": self.split,
+            "threshold": self.threshold,
+            "max_detections": self.max_detections,
+        }
+        if self.run is None:
+            facts["predictions"] = self.name
+        else:
+            mapping, seconds = self.run.class_mapping, self.run.seconds_per_image
+            facts |= {
+                "weights": self.name,
+                "parameters": self.run.parameters,
+                "paired_by": mapping.by,
+                "only_weights": list(mapping.only_weights),
+                "only_data": list(mapping.only_data),
+                "seconds_per_picture": {stage: round(spent, 6) for stage, spent in seconds.items()},
+            }
+        return {
+            "schema": "detr.eval/1",
+            "images": len(self.truth.images),
+            "metrics": dict(self.metrics),
+            **({} if self.masks is None else {"masks": dict(self.masks)}),
+            **({} if self.boundaries is None else {"boundary": dict(self.boundaries)}),
+            **({} if self.panoptic is None else {"panoptic": self.panoptic.document()}),
+            "per_class": [asdict(score) for score in self.per_class],
+            **facts,
+            **({} if self.errors is None else {"errors": [asdict(kind) for kind in self.errors]}),
+            **({} if self.thresholds is None else {"thresholds": self.thresholds.document()}),
+            "scoring_seconds": round(self.scoring_seconds, 6),
+        }
+
+    def write_results(self, path: Path) -> None:
+        """Write the detections as COCO results."""
+        write_results(self.results, path)
+
+    def write_thresholds(self, path: Path) -> None:
+        """Write the thresholds of highest F1."""
+        assert self.thresholds is not None, "they were not requested"
+        write_thresholds(self.thresholds, path)
+
+    def write(self, results: Path | None = None, thresholds: Path | None = None) -> None:
+        """Write the detections as COCO results, and the thresholds of highest F1."""
+        if results is not None:
+            write_results(self.results, results)
+        if thresholds is not None and self.thresholds is not None:
+            write_thresholds(self.thresholds, thresholds)
 
 
 def evaluate(
-    data: str | Path | DataSource,
-    weights: "str | Path | Detector | Callable[[Sequence[str]], Detector]" = "detr-r50",
+    data: Data = None,
+    weights: "Weights | Detector" = "detr-r50",
     *,
-    predictions: Path | None = None,
+    files: Files | None = None,
+    predictions: str | Path | None = None,
     split: str = "val",
     threshold: float | None = None,
     max_detections: int = MAX_DETECTIONS,
@@ -68,126 +200,184 @@ def evaluate(
     exif: Exif = "auto",
     skip_bad: bool = False,
     match_classes_by_id: bool = False,
-    text: "Text" = None,
+    errors: bool = False,
+    thresholds: bool = False,
     device: str = "auto",
-    note: Note = no_note,
-    mapped: "Callable[[ClassMapping], None]" = lambda mapping: None,
-    watch: Watch = unwatched,
+    reporter: Reporter = SILENT,
 ) -> Evaluation:
-    """The numbers of a model on a split, or those of a file of COCO results (`predictions`; then no model is run).
+    """Evaluate a model, or a file of COCO results (`predictions`), on a split.
 
-    A function as `weights` makes the detector once the data has been found good, and is given the names of its
-    classes: models that take phrases look for those where there is no `text`. `note` is told of warnings, `mapped`
-    of the classes' mapping, before the run.
+    `limit` takes only the first images, `classes` only some classes of the data. `errors` counts the errors by kind,
+    `thresholds` finds the scores of highest F1. Models that take phrases detect the classes of the data.
     """
-    checked = checked_split(source_of(data, note), split, exif, note, skip_bad=skip_bad, pictures=predictions is None)
+    source = open_dataset(data, files, reporter)
+    checked = checked_split(source, split, exif, skip_bad=skip_bad, pictures=predictions is None, reporter=reporter)
 
-    def to_be_found(checked: Split) -> Truth:
+    def ground_truth(checked: Split) -> Truth:
         truth = truth_of(checked, limit=limit, classes=classes)
         if not len(truth.images):
-            raise DataError(f"There are no pictures in {split} that can be used.")
+            raise DataError(f"There are no usable images in {split}.")
         return truth
 
-    truth = to_be_found(checked)
+    truth = ground_truth(checked)
+    run, first, segments = None, True, None
     if predictions is not None:
+        name = str(predictions)
         w = checked.written
-        results = read_results(predictions, w.image_ids, w.category_ids, w.files)
-        if threshold is not None:  # else every entry counts as written, those of negative scores too
+        results = read_results(Path(predictions), w.image_ids, w.category_ids, w.files)
+        if threshold is not None:  # otherwise all entries count, those of negative scores too
             results = results.part(results.scores >= threshold)
         if results.masks is not None:
-            truth = to_be_found(with_readable_masks(checked, split, note, skip_bad=skip_bad))
-        return _scored(truth, results, split, threshold, max_detections)
+            truth = ground_truth(with_readable_masks(checked, split, skip_bad=skip_bad, reporter=reporter))
+    else:
+        from detrcli.api.models import as_detector
+        from detrcli.evaluation.run import detect_split, readable
+        from detrcli.segmentation.segmentation import MapRequest
+        from detrcli.system import distributed
 
-    # A file of results is scored without torch.
-    from detrcli.api.detector import as_detector
-    from detrcli.evaluation.class_mapping import map_classes
-    from detrcli.evaluation.run import detect_split, readable
-    from detrcli.segmentation.segmentation import MapRequest
-    from detrcli.system import distributed
+        maps = MapRequest("panoptic", threshold, beside=True)  # maps as `detr predict` makes them
+        threshold = threshold or 0.0
+        data_classes = classes_in_split(checked)
+        detector = as_detector(weights, device, data_classes.names.tolist(), reporter)
+        name = detector.checkpoint.source
+        mapping = map_classes(detector.classes, data_classes, match_classes_by_id=match_classes_by_id)
+        note_class_mapping(mapping, reporter)
+        panoptic = False
+        if detector.has_masks:
+            checked = with_readable_masks(checked, split, skip_bad=skip_bad, reporter=reporter)
+            truth = ground_truth(checked)
+            panoptic = checked.written.maps is not None and classes is None
+            if panoptic and not can_be_counted():
+                reporter.note("panoptic quality is left out: it needs hotcoco, which has no wheel for this platform")
+                panoptic = False
+        with distributed.joined(detector.device):
+            first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
+            with reporter.progress("evaluating", share) as advance:
+                detected = detect_split(
+                    detector,
+                    checked,
+                    truth,
+                    mapping,
+                    threshold=threshold,
+                    batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
+                    maps=maps if panoptic else None,
+                    advance=lambda: advance(1),
+                )
+        truth, results = readable(truth, detected, skip_bad=skip_bad), detected.results
+        segments = detected.segments if panoptic else None
+        for problem in detected.unread.values():
+            reporter.note(f"left out: {problem}")
+        seconds = {stage: spent / share for stage, spent in detector.seconds.items()}
+        run = ModelRun(mapping, detector.parameters, seconds)
 
-    # As `detr predict --format panoptic` puts maps together, unless another score is asked for.
-    asked = MapRequest("panoptic", threshold, beside=True)
-    threshold = threshold or 0.0
-    theirs = classes_in_split(checked)
-    names = theirs.names.tolist()
-    detector = weights(names) if callable(weights) else as_detector(weights, device, text, names)
-    mapping = map_classes(detector.classes, theirs, match_classes_by_id=match_classes_by_id)
-    mapped(mapping)
-    panoptic = False
-    if detector.has_masks:
-        checked = with_readable_masks(checked, split, note, skip_bad=skip_bad)
-        truth = to_be_found(checked)
-        panoptic = checked.written.maps is not None and classes is None
-        if panoptic and not can_be_counted():
-            note("panoptic quality is left out: hotcoco counts it, which has no wheel for this platform")
-            panoptic = False
-    with distributed.joined(detector.device):
-        first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
-        with watch(share) as advance:
-            found = detect_split(
-                detector,
-                checked,
-                truth,
-                mapping,
-                threshold=threshold,
-                batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
-                maps=asked if panoptic else None,
-                advance=advance,
-            )
-    truth = readable(truth, found, skip_bad=skip_bad)
-    return _scored(
-        truth,
-        found.results,
-        split,
-        threshold,
-        max_detections,
-        first=first,
-        class_mapping=mapping,
-        parameters=detector.parameters,
-        seconds_per_picture={stage: spent / share for stage, spent in detector.seconds.items()},
-        unread=tuple(found.unread.values()),
-        segments=found.segments if panoptic else None,
-    )
-
-
-def _scored(
-    truth: Truth,
-    results: Results,
-    split: str,
-    threshold: float | None,
-    max_detections: int,
-    *,
-    first: bool = True,
-    class_mapping: "ClassMapping | None" = None,
-    parameters: int | None = None,
-    seconds_per_picture: Mapping[str, float] | None = None,
-    unread: Sequence[str] = (),
-    segments: Mapping[int, Sequence[FoundSegment]] | None = None,
-) -> Evaluation:
     start = time.perf_counter()
     scores = score(truth, results, max_detections=max_detections)
     masks = None if results.masks is None else truth_masks(truth)
     of_masks = of_boundaries = quality = None
     if masks is not None:
-        of_masks = score(truth, results, max_detections=max_detections, masks=masks)
-        of_boundaries = score(truth, results, max_detections=max_detections, masks=masks, counting=with_boundaries)
-    if masks is not None and segments is not None:
-        quality = quality_of(truth, masks, segments)
+        of_masks = score(truth, results, max_detections=max_detections, masks=masks).metrics
+        of_boundaries = score(
+            truth, results, max_detections=max_detections, masks=masks, counting=with_boundaries
+        ).metrics
+        if segments is not None:
+            quality = quality_of(truth, masks, segments)
     return Evaluation(
+        name=name,
         split=split,
         truth=truth,
         results=results,
-        metrics=scores.metrics,
-        per_class=scores.per_class,
         threshold=threshold,
         max_detections=max_detections,
+        metrics=scores.metrics,
+        per_class=scores.per_class,
         scoring_seconds=time.perf_counter() - start,
-        first=first,
-        class_mapping=class_mapping,
-        parameters=parameters,
-        seconds_per_picture=seconds_per_picture,
-        unread=unread,
-        masks=None if of_masks is None else of_masks.metrics,
-        boundaries=None if of_boundaries is None else of_boundaries.metrics,
+        masks=of_masks,
+        boundaries=of_boundaries,
         panoptic=quality,
+        errors=errors_of(truth, results) if errors else None,
+        thresholds=best_thresholds(truth, results) if thresholds else None,
+        run=run,
+        first=first,
     )
+
+
+@dataclass(frozen=True)
+class Comparison(Result):
+    """Several models on the same images, and the differences from the first."""
+
+    schema: str
+    names: Sequence[str]
+    metrics: Sequence[Mapping[str, float]]
+    counts: Mapping[str, Sequence[int]]
+    documents: Sequence[Mapping[str, Any]]
+    differences: Sequence[Difference]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        rows = [(name, *(metric(values[name]) for values in self.metrics)) for name, *_ in METRICS]
+        rows += [(name, *(f"{count:,}" for count in counts)) for name, counts in self.counts.items()]
+        return [Table("", ("", *self.names), rows)]
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return [difference.verdict for difference in self.differences]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        differences = [difference.document(self.names[0]) for difference in self.differences]
+        return {"schema": self.schema, "models": list(self.documents), "differences": differences}
+
+
+def compare_evaluations(evaluations: Sequence[Evaluation]) -> Comparison:
+    """Compare evaluations of the same images: which model is better, or may be so by chance."""
+    names = [evaluation.name for evaluation in evaluations]
+    results = [evaluation.results for evaluation in evaluations]
+    return Comparison(
+        "detr.eval-compare/1",
+        names,
+        [evaluation.metrics for evaluation in evaluations],
+        {"parameters": [(evaluation.run and evaluation.run.parameters) or 0 for evaluation in evaluations]},
+        [evaluation.document for evaluation in evaluations],
+        compared(evaluations[0].truth, list(zip(names, results, strict=True))),
+    )
+
+
+@dataclass(frozen=True)
+class PanopticEvaluation(Result):
+    """The panoptic quality of a file of predictions."""
+
+    predictions: str
+    quality: PanopticQuality
+
+    @property
+    def summary(self) -> Sequence[str]:
+        return [f"{self.predictions}: {self.quality.images:,} images"]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        return _quality_tables(self.quality)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        facts = {"images": self.quality.images, "predictions": self.predictions}
+        return {"schema": "detr.eval/1", **facts, "panoptic": self.quality.document()}
+
+
+def evaluate_panoptic(truth: str | Path, predictions: str | Path) -> PanopticEvaluation:
+    """Compare the panoptic JSON document of `detrcli.predict` with COCO panoptic ground truth."""
+    return PanopticEvaluation(str(predictions), panoptic_quality(Path(truth), Path(predictions)))
+
+
+def _quality_tables(quality: PanopticQuality) -> list[Table]:
+    def numbers(quality: Quality) -> list[str]:
+        return [metric(value) for value in (quality.PQ, quality.SQ, quality.RQ)]
+
+    groups = {"panoptic": quality.all, "things": quality.things, "stuff": quality.stuff}
+    rows = [
+        (each.label, str(each.category_id), "thing" if each.thing else "stuff", *numbers(each))
+        for each in sorted(quality.per_class, key=lambda each: (-each.PQ, each.label))
+    ]
+    return [
+        Table("", ("", "PQ", "SQ", "RQ"), [(name, *numbers(group)) for name, group in groups.items()]),
+        Table("", ("class", "id", "", "PQ", "SQ", "RQ"), rows),
+    ]

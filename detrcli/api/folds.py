@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.api.opening import checked_split
-from detrcli.api.sessions import session_of
+from detrcli.api.datasets import checked_split
+from detrcli.api.inspecting import session_of
 from detrcli.api.training import train
 from detrcli.data.checks import Split
 from detrcli.data.coco_writer import coco_document
 from detrcli.data.source import images_of
-from detrcli.data.spec import DataSpec, Files, Note, no_note
+from detrcli.data.spec import DataSpec, Files, Note
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import failures_of
@@ -44,8 +44,8 @@ def suspects_by_folds(
             }
             run = Path(place, f"run-{fold}")
             train(files=files, settings=settings, out=run, device=device, skip_bad=True, report=False)
-            held = checked_split(DataSpec.of(None, files).open(), "val", "auto", no_note, skip_bad=True)
-            session = session_of(load(run), held, skip_bad=True, match_classes_by_id=False, note=no_note)
+            held = checked_split(DataSpec.of(None, files).open(), "val", skip_bad=True)
+            session = session_of(load(run), held, skip_bad=True)
             for kind, members in failures_of(session, held, "val").suspects.items():
                 found[kind] += members
     return {kind: sorted(members, key=lambda one: -one.suspicion) for kind, members in found.items()}

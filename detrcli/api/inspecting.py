@@ -1,4 +1,4 @@
-"""Looking inside: where queries look, how the matching decided, a picture's way through the model."""
+"""Inspection: where queries look, how they are matched, and what each step of a model computes."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -8,30 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from detrcli.api.detector import Text, as_detector
-from detrcli.api.opening import Watch, checked_split, source_of, unwatched
-from detrcli.api.sessions import session_of
-from detrcli.data.checks import Exif
-from detrcli.data.images import File
+from detrcli.api.datasets import Data, checked_split, note_class_mapping, open_dataset
+from detrcli.api.models import WEIGHTS, Weights, as_detector
+from detrcli.api.predictions import rows
+from detrcli.api.results import Cell, Result, Table, box_table
+from detrcli.boxes import from_pixels
+from detrcli.data.checks import Exif, Split
 from detrcli.data.masks import Mask
 from detrcli.data.preprocessing import prepare
-from detrcli.data.source import DataSource
-from detrcli.data.spec import Note, no_note
+from detrcli.data.spec import Files
 from detrcli.errors import DataError, UsageError
-from detrcli.evaluation.class_mapping import ClassMapping
-from detrcli.inference.detector import Detector, ImageSource
-from detrcli.inspection import report
+from detrcli.evaluation.class_mapping import map_classes
+from detrcli.evaluation.truth import classes_in_split
+from detrcli.inference import DEFAULT_THRESHOLD
+from detrcli.inference.detector import Detector
+from detrcli.inference.stream import ImageSource, name_of, open_image
 from detrcli.inspection import usage as using
 from detrcli.inspection import walk as walking
-from detrcli.inspection.explained import matcher_of
-from detrcli.inspection.look import record_picture
+from detrcli.inspection.explained import GroupMatching, explain_group, matcher_of
+from detrcli.inspection.look import PictureRecord, record_picture
 from detrcli.inspection.maps import Point
 from detrcli.inspection.matching import explain_matching as explain_layers
 from detrcli.inspection.mistakes import extra, missed
+from detrcli.inspection.report import MatchReport, match_report
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.tables import Cell, Table, number
+from detrcli.inspection.tables import number
+from detrcli.messages import argument
 from detrcli.model.inspectable import Shape
 from detrcli.render import attention_report
 from detrcli.render.attention_report import AttentionReport, Kind
@@ -41,133 +46,95 @@ from detrcli.render.matching_figure import matching_figure
 from detrcli.render.usage_figure import usage_figure
 from detrcli.render.viewer import inside_of, write_viewer_page
 from detrcli.render.views import view_of_matching
-from detrcli.structures import Detections, QueryGroup
+from detrcli.reporter import SILENT, Reporter
+from detrcli.structures import Detections, QueryGroup, Target
+from detrcli.system.text import normalize_name
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import read_rows
 
-WORST_OF = 50  # pictures among which the worst is looked for, where none is named
+SEARCHED = 50  # images among which the worst is chosen, if none is named
+BEST = 5  # detections that a walk lists
+ROW = ("loss", "AP")  # of a training, beside its matching
+WORST = 16  # cases that are listed for a split
 
 
 def look(
-    picture: ImageSource,
-    weights: "str | Path | Detector" = "detr-r50",
+    image: ImageSource,
+    weights: Weights | Detector = WEIGHTS,
     *,
     queries: Sequence[int] | None = None,
-    threshold: float = 0.7,
+    threshold: float = DEFAULT_THRESHOLD,
     layers: str | int = "last",
     heads: str | int = "mean",
     kind: Kind = "cross",
     points: Sequence[Point] = (),
     masks: str | Path | Sequence[Mask] | None = None,
-    text: Text = None,
     device: str = "auto",
-    advance: Callable[[], None] = lambda: None,
+    reporter: Reporter = SILENT,
 ) -> AttentionReport:
-    """Where a model looks in a picture; see `detr guide attention`."""
-    return attention_report.look(
-        as_detector(weights, device, text),
-        picture,
-        queries=queries,
-        threshold=threshold,
-        layers=layers,
-        heads=heads,
-        kind=kind,
-        points=points,
-        masks=masks,
-        advance=advance,
-    )
-
-
-class _Drawn:
-    """What a notebook shows as its figure."""
-
-    figure: Any
-
-    def _repr_png_(self) -> bytes:
-        data = io.BytesIO()
-        self.figure.save(data, "PNG")
-        return data.getvalue()
-
-
-@dataclass(frozen=True)
-class ImageMatching(_Drawn):
-    """How the matching decided on one image."""
-
-    report: report.MatchReport
-    picture: Image.Image
-    detector: Detector
-
-    @property
-    def summary(self) -> Sequence[str]:
-        """What the tables are about."""
-        return self.report.summary
-
-    @property
-    def tables(self) -> Sequence[Table]:
-        """All of it for people."""
-        return self.report.tables()
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """All of it for programs."""
-        return self.report.document()
-
-    @property
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """The numbers by name."""
-        return self.report.arrays()
-
-    @cached_property
-    def figure(self) -> Image.Image:
-        """Ground truth joined to predictions, beside the costs that decided."""
-        return matching_figure(self.report, self.picture)
-
-    def page(self, path: Path) -> None:
-        """Write a page to walk through layers and queries."""
-        found = self.report
-        record = record_picture(self.detector, self.picture, found.file)
-        queries = found.layers[-1].that_matter(found.threshold)
-        write_viewer_page(
-            path,
-            "How the matching decided",
-            f"{found.file}: the ground truth, what each layer predicts, and which query each object is matched to.",
-            view_of_matching(found, record.nothing),
-            self.picture,
-            inside_of(record, queries, found.layers, found.cost_weights),
+    """Show where a model looks in an image, by its queries or by points; see `detr guide attention`."""
+    opened = open_image(image)  # before weights are downloaded
+    for note in opened.notes:
+        reporter.note(f"{name_of(image)}: {note}")
+    for x, y in points:
+        if not (0 <= x < opened.image.width and 0 <= y < opened.image.height):
+            raise UsageError(
+                f"{argument('points', f'{x:g},{y:g}')}: the pixels of this image are 0,0 to "
+                f"{opened.image.width - 1},{opened.image.height - 1}."
+            )
+    detector = as_detector(weights, device, reporter=reporter)
+    with (reporter if kind == "faithfulness" else SILENT).progress("hiding cells") as advance:
+        return attention_report.look(
+            detector,
+            image,
+            queries=queries,
+            threshold=threshold,
+            layers=layers,
+            heads=heads,
+            kind=kind,
+            points=points,
+            masks=masks,
+            advance=lambda: advance(1),
         )
 
 
+def match(
+    image: ImageSource, boxes: Any, labels: Sequence[str | int], weights: Weights | Detector = WEIGHTS, *,
+    device: str = "auto",
+) -> GroupMatching:  # fmt: skip
+    """Match the queries of a model with objects in an image: boxes xyxy in pixels, labels as names or indices."""
+    detector = as_detector(weights, device)
+    record = record_picture(detector, image)
+    known = {normalize_name(str(name)): i for i, name in enumerate(detector.classes.names)}
+    indices = []
+    for label in labels:
+        index = known.get(normalize_name(label)) if isinstance(label, str) else int(label)
+        if index is None or not 0 <= index < len(detector.classes):
+            raise DataError(f"Unknown class {label!r}. The classes are {', '.join(detector.classes.names.tolist())}.")
+        indices.append(index)
+    xyxy = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    target = Target(torch.tensor(indices, dtype=torch.long), from_pixels(xyxy, *record.size, record.placement))
+    output = record.forward.output.decoder
+    return explain_group(output, target.to(detector.device), detector.checkpoint.make_loss())
+
+
+def session_of(
+    detector: Detector,
+    split: Split,
+    *,
+    skip_bad: bool = False,
+    match_classes_by_id: bool = False,
+    reporter: Reporter = SILENT,
+) -> InspectionSession:
+    """Return the images of a split for inspection by a detector, with their classes matched."""
+    mapping = map_classes(detector.classes, classes_in_split(split), match_classes_by_id=match_classes_by_id)
+    note_class_mapping(mapping, reporter)
+    return InspectionSession.of(detector, split, mapping, skip_bad=skip_bad, note=reporter.note)
+
+
 @dataclass(frozen=True)
-class DataMatching(_Drawn):
-    """What the queries of a model are used for over a split."""
-
-    usage: using.Usage
-    session: InspectionSession
-
-    @property
-    def summary(self) -> Sequence[str]:
-        """What the tables are about."""
-        return self.usage.summary
-
-    @property
-    def tables(self) -> Sequence[Table]:
-        """All of it for people."""
-        return self.usage.tables()
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """All of it for programs."""
-        return self.usage.document()
-
-    @cached_property
-    def figure(self) -> Image.Image:
-        """A tile for each query, and the objects with the largest losses."""
-        return usage_figure(self.usage, self.session.picture)
-
-
-@dataclass(frozen=True)
-class RunMatching(_Drawn):
-    """How steady the matching became in a training."""
+class RunReport:
+    """How many objects changed their query between the evaluations of a training."""
 
     run: Path
     images: int
@@ -178,177 +145,247 @@ class RunMatching(_Drawn):
 
     @property
     def summary(self) -> Sequence[str]:
-        """What the table is about."""
         return [
-            f"{self.run}: {self.targets:,} objects in {self.images:,} pictures, matched at {len(self.epochs) + 1} "
-            "evaluations; how many have another query than the time before"
+            f"{self.run}: {self.targets:,} objects in {self.images:,} images, matched at {len(self.epochs) + 1} "
+            "evaluations; the share of objects with another query than at the evaluation before"
         ]
 
-    @property
     def tables(self) -> Sequence[Table]:
-        """All of it for people."""
-        layers = self.moved.shape[1]
+        layers = (f"layer {layer}" for layer in range(self.moved.shape[1]))
         rows: list[tuple[Cell, ...]] = [
-            (
-                epoch,
-                *(f"{share:.1%}" for share in shares),
-                *(number(self.rows.get(epoch, {}).get(name)) for name in ("loss", "AP")),
-            )
+            (epoch, *(f"{share:.1%}" for share in shares), *map(number, self.rows[epoch].values()))
             for epoch, shares in zip(self.epochs, (self.moved / self.targets).tolist(), strict=True)
         ]
-        return [Table("", ("epoch", *(f"layer {layer}" for layer in range(layers)), "loss", "AP"), rows)]
+        return [Table("", ("epoch", *layers, *ROW), rows)]
 
-    @property
     def document(self) -> dict[str, Any]:
-        """All of it for programs."""
-        return {
-            "schema": "detr.match-debug-run/1",
-            "run": str(self.run),
-            "images": self.images,
-            "targets": self.targets,
-            "evaluations": [
-                {
-                    "epoch": epoch,
-                    "changed": moved,
-                    "loss": self.rows.get(epoch, {}).get("loss"),
-                    "AP": self.rows.get(epoch, {}).get("AP"),
-                }
-                for epoch, moved in zip(self.epochs, self.moved.tolist(), strict=True)
-            ],
-        }
+        evaluations = [
+            {"epoch": epoch, "changed": moved, **self.rows[epoch]}
+            for epoch, moved in zip(self.epochs, self.moved.tolist(), strict=True)
+        ]
+        counts = {"run": str(self.run), "images": self.images, "targets": self.targets}
+        return {"schema": "detr.match-debug-run/1", **counts, "evaluations": evaluations}
 
-    @cached_property
     def figure(self) -> Image.Image:
-        """The shares by layer, loss and AP against epochs."""
-        curves = {
-            name: [(epoch, value) for epoch, row in self.rows.items() if (value := row.get(name)) is not None]
-            for name in ("loss", "AP")
-        }
+        """Draw the shares by layer, loss and AP over the epochs."""
+        rows = self.rows.items()
+        curves = {name: [(epoch, value) for epoch, row in rows if (value := row[name]) is not None] for name in ROW}
         return instability_figure(self.epochs, self.moved / self.targets, curves)
 
 
+@dataclass(frozen=True)
+class Matching(Result):
+    """How queries are matched in an image, a split or a training, with a figure, which notebooks show."""
+
+    report: MatchReport | using.Usage | RunReport
+    draw: Callable[[], Image.Image]  # the figure
+    record: Callable[[], PictureRecord] | None = None  # makes a record of the image, for the page
+    _repr_html_ = None  # type: ignore[assignment]  # in favour of the figure
+
+    @property
+    def summary(self) -> Sequence[str]:
+        return self.report.summary
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        return self.report.tables()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.report.document()
+
+    @cached_property
+    def figure(self) -> Image.Image:
+        """Predictions and costs of an image, a tile for each query of a split, or curves of a training."""
+        return self.draw()
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The numbers of an image by name."""
+        assert isinstance(self.report, MatchReport)
+        return self.report.arrays()
+
+    def page(self, path: Path) -> None:
+        """Write a page to move through the layers and queries of an image."""
+        assert isinstance(self.report, MatchReport)
+        assert self.record is not None
+        report, record = self.report, self.record()
+        queries = report.layers[-1].that_matter(report.threshold)
+        write_viewer_page(
+            path,
+            "How queries are matched",
+            f"{report.file}: the ground truth, what each layer predicts, and which query each object is matched to.",
+            view_of_matching(report, record.nothing),
+            record.image,
+            inside_of(record, queries, report.layers, report.cost_weights),
+        )
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.figure.save(data, "PNG")
+        return data.getvalue()
+
+
 def explain_matching(
-    data: str | Path | DataSource | None = None,
-    weights: "str | Path | Detector | Callable[[], Detector]" = "detr-r50",
+    data: Data = None,
+    weights: Weights | Detector = WEIGHTS,
     *,
+    files: Files | None = None,
     image: str | int | None = None,
     whole_split: bool = False,
     run: str | Path | None = None,
     split: str = "val",
     layers: str | int = "last",
-    threshold: float = 0.7,
+    threshold: float = DEFAULT_THRESHOLD,
     other_weights: Mapping[str, float] | None = None,
-    most: int = 16,
+    worst: int = WORST,
     exif: Exif = "auto",
     skip_bad: bool = False,
     match_classes_by_id: bool = False,
     device: str = "auto",
-    note: Note = no_note,
-    mapped: Callable[[ClassMapping], None] = lambda mapping: None,
-    watch: Watch = unwatched,
-) -> ImageMatching | DataMatching | RunMatching:
-    """How the matching decided, and why: on one image, on a `whole_split`, or in a training (`run`).
+    reporter: Reporter = SILENT,
+) -> Matching:
+    """Explain which query is matched to which object: in an image, in a `whole_split`, or during a training (`run`).
 
-    See `detr guide matching`. A function as `weights` makes the detector once the data has been found good.
+    Without `image` it is the worst of the first images. `other_weights` of the costs show which pairs they would
+    change. For a split, `worst` cases are listed. See `detr guide matching`.
     """
     if run is not None:
         return _matching_of_run(Path(run))
-    if data is None:
-        raise UsageError("Give data, or a run.")
-    checked = checked_split(source_of(data, note), split, exif, note, skip_bad=skip_bad)
-    detector = weights() if callable(weights) else as_detector(weights, device)
+    source = open_dataset(data, files, reporter)
+    checked = checked_split(source, split, exif, skip_bad=skip_bad, reporter=reporter)
+    detector = as_detector(weights, device, reporter=reporter)
     session = session_of(
-        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, note=note, mapped=mapped
+        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, reporter=reporter
     )
-    matcher_of(session.loss)  # which must be known
+    matcher_of(session.loss)  # raises UsageError if the model does not have one
     if whole_split:
-        with watch(len(session)) as advance:
-            return DataMatching(using.usage(session, threshold=threshold, most=most, advance=advance), session)
-    place = _worst(session, threshold, note) if image is None else session.find(image)
-    found = report.match_report(session, place, layers=layers, threshold=threshold, other_weights=other_weights)
-    return ImageMatching(found, session.picture(place), detector)
+        with reporter.progress("matching", len(session)) as advance:
+            usage = using.usage(session, threshold=threshold, most=worst, advance=lambda: advance(1))
+        return Matching(usage, lambda: usage_figure(usage, session.picture))
+    index = _worst_image(session, threshold, reporter) if image is None else session.find(image)
+    report = match_report(session, index, layers=layers, threshold=threshold, other_weights=other_weights)
+    image_ = session.picture(index)
+    return Matching(
+        report, lambda: matching_figure(report, image_), lambda: record_picture(detector, image_, report.file)
+    )
 
 
-def _worst(session: InspectionSession, threshold: float, note: Note) -> int:
-    """The image in which most went wrong: missed objects and false positives of the first pictures of a split."""
-    matcher, worst, place = matcher_of(session.loss), -1, 0
-    for looked_at, (i, example, output) in enumerate(session):
-        if looked_at == WORST_OF:
+def _worst_image(session: InspectionSession, threshold: float, reporter: Reporter) -> int:
+    """Return the image with the most missed objects and false positives among the first of a split."""
+    matcher, most, worst = matcher_of(session.loss), -1, 0
+    for count, (i, example, output) in enumerate(session):
+        if count == SEARCHED:
             break
         last = QueryGroup("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
         (layer,) = explain_layers(last, example.target, matcher, session.loss.scoring)
-        wrong = len(missed([layer], example.target, threshold)) + len(extra(layer, example.target, threshold))
-        if wrong > worst:
-            worst, place = wrong, i
-    among = f"the first {WORST_OF}" if len(session) > WORST_OF else f"{len(session)}"
-    note(f"{session.path(place).name}: of {among} pictures, that in which most went wrong; --image names another")
-    return place
+        errors = len(missed([layer], example.target, threshold)) + len(extra(layer, example.target, threshold))
+        if errors > most:
+            most, worst = errors, i
+    searched = f"the first {SEARCHED}" if len(session) > SEARCHED else f"{len(session)}"
+    name = session.path(worst).name
+    reporter.note(f"{name}: the image with most errors of {searched}; choose another with {argument('image')}")
+    return worst
 
 
-def _matching_of_run(run: Path) -> RunMatching:
-    kept = read(run)
-    if len(kept.epochs) < 2:
-        raise DataError(f"{run}: its matching was kept once so far; it takes two evaluations to compare.")
-    epochs = kept.epochs[1:].tolist()
-    rows = {
-        int(row["epoch"]): {name: row.get(name) for name in ("loss", "AP")}
-        for row in read_rows(run)
-        if row["epoch"] >= epochs[0]
-    }
-    return RunMatching(run, len(kept.image_ids), int(kept.counts.sum()), epochs, kept.moved, rows)
+def _matching_of_run(run: Path) -> Matching:
+    history = read(run)
+    if len(history.epochs) < 2:
+        raise DataError(f"{run}: matched at only one evaluation so far; a comparison needs two.")
+    epochs = history.epochs[1:].tolist()
+    rows: dict[int, dict[str, float | None]] = {epoch: dict.fromkeys(ROW) for epoch in epochs}
+    for row in read_rows(run):
+        if row["epoch"] >= epochs[0]:
+            rows[int(row["epoch"])] = {name: row.get(name) for name in ROW}
+    rows = dict(sorted(rows.items()))
+    targets = int(history.counts.sum())
+    report = RunReport(run, len(history.image_ids), targets, epochs, history.moved, rows)
+    return Matching(report, report.figure)
 
 
 @dataclass(frozen=True)
-class Walk:
-    """A picture's way through a model."""
+class Walk(Result):
+    """The steps of a model for an image."""
 
-    width: int  # of the picture as it is displayed
+    image: ImageSource
+    detector: Detector
+    width: int  # of the image as displayed
     height: int
     input_width: int
     input_height: int
-    stops: Sequence[walking.Stop]
-    own_shapes: Sequence[Shape] | None  # without resizing; None where the model cannot take that size
-    found: Detections  # of all queries, by falling score
-    picture: ImageSource
-    detector: Detector
+    steps: Sequence[walking.Stop]
+    own_shapes: Sequence[Shape] | None  # without resizing; None if the model does not support that size
+    detections: Detections  # of all queries, by falling score
 
     def page(self, path: str | Path, threshold: float = 0.5) -> None:
-        """Write it as a page: what the model makes of the picture at each step."""
-        record = record_picture(self.detector, self.picture)
+        """Write a page that shows the output of each step."""
+        record = record_picture(self.detector, self.image)
         maps = walking.feature_maps(self.detector, record.pixels)
-        write_explain_page(Path(path), record, self.stops, maps, threshold)
+        write_explain_page(Path(path), record, self.steps, maps, threshold)
 
-    def __str__(self) -> str:
-        return "\n".join(f"{stop.name}: {' x '.join(map(str, stop.shape))}: {stop.what}" for stop in self.stops)
+    @property
+    def best(self) -> list[dict[str, Any]]:
+        """The best detections, as in JSON."""
+        return list(rows(self.detections.part(np.arange(min(BEST, len(self.detections))))))
 
-    def _repr_html_(self) -> str:
-        from html import escape
+    @property
+    def summary(self) -> Sequence[str]:
+        resized = (self.input_width, self.input_height) != (self.width, self.height)
+        to = f"resized to {self.input_width} x {self.input_height}" if resized else "not resized"
+        source = self.detector.checkpoint.source
+        return [f"{name_of(self.image)}: {self.width} x {self.height} pixels, {to} for {source}"]
 
-        rows = "".join(
-            f"<tr><td>{escape(stop.name)}</td><td>{' x '.join(map(str, stop.shape))}</td>"
-            f"<td>{escape(stop.what)}</td></tr>"
-            for stop in self.stops
-        )
-        return f"<table>{rows}</table>"
+    @property
+    def tables(self) -> Sequence[Table]:
+        own = self.own_shapes or [()] * len(self.steps)
+        steps = [(s.name, _shape(s.shape), _shape(shape), s.what) for s, shape in zip(self.steps, own, strict=True)]
+        return [Table("", ("step", "shape", "without resizing", "meaning"), steps), box_table(self.best)]
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        count = int((self.detections.scores >= DEFAULT_THRESHOLD).sum())
+        return [
+            f"Boxes are in pixels from the top left. {count} of {len(self.detections)} predictions have a score of "
+            f"{DEFAULT_THRESHOLD} or more, and are detections for `detr predict`."
+        ]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        steps = [
+            {
+                "step": step.name,
+                "shape": list(step.shape),
+                "shape_at_own_size": None if self.own_shapes is None else list(self.own_shapes[i]),
+                "what": step.what,
+            }
+            for i, step in enumerate(self.steps)
+        ]
+        facts = {"file": name_of(self.image), "weights": self.detector.checkpoint.source}
+        size = {"width": self.width, "height": self.height}
+        return {"schema": "detr.explain/1", **facts, **size, "steps": steps, "best": self.best}
 
 
-def walk(picture: ImageSource, weights: "str | Path | Detector" = "detr-r50", *, device: str = "auto") -> Walk:
-    """The stages of a model with their shapes for a picture, and what is found in the end."""
-    detector = as_detector(weights, device)
-    (seen,) = detector.stream([picture], threshold=0, keep_images=True)
-    image, found = seen.image, seen.detections
-    if image is None or found is None:
-        raise DataError(f"{picture if isinstance(picture, str | Path | File) else 'a picture'}: {seen.problem}.")
-    pixels = prepare(image, detector.preprocessing).to(detector.device)  # (3, h, w)
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def walk(
+    image: ImageSource, weights: Weights | Detector = WEIGHTS, *, device: str = "auto", reporter: Reporter = SILENT
+) -> Walk:
+    """Return the steps of a model with their shapes for an image, and its detections."""
+    opened = open_image(image).image  # before weights are downloaded
+    detector = as_detector(weights, device, reporter=reporter)
+    detections = detector.predict(opened, threshold=0)
+    pixels = prepare(opened, detector.preprocessing).to(detector.device)  # (3, h, w)
     _, height, width = pixels.shape
     return Walk(
-        width=image.width,
-        height=image.height,
+        image=image,
+        detector=detector,
+        width=opened.width,
+        height=opened.height,
         input_width=width,
         input_height=height,
-        stops=walking.walk(detector, pixels),
-        own_shapes=walking.shapes_at(detector, image.height, image.width),
-        found=found.part(np.argsort(-found.scores, kind="stable")),
-        picture=picture,
-        detector=detector,
+        steps=walking.walk(detector, pixels),
+        own_shapes=walking.shapes_at(detector, opened.height, opened.width),
+        detections=detections.part(np.argsort(-detections.scores, kind="stable")),
     )

@@ -1,59 +1,96 @@
-"""Why a model fails on somebody's data, and what to fix."""
+"""Reports on failures: why a model fails on a split, how models compare, and what is probably wrong."""
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detrcli.api.detector import as_detector
+from detrcli.api.datasets import checked_split, open_dataset
+from detrcli.api.evaluating import Comparison
 from detrcli.api.folds import suspects_by_folds
-from detrcli.api.opening import Watch, checked_split, source_of, unwatched
-from detrcli.api.sessions import session_of
+from detrcli.api.inspecting import session_of
+from detrcli.api.models import WEIGHTS, Weights, as_detector
+from detrcli.api.results import Result, Table
+from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.checks import Exif
+from detrcli.data.examine import DatasetReport, examine
 from detrcli.data.source import DataSource
-from detrcli.data.spec import DataSpec, Note, no_note
-from detrcli.errors import DataError, UsageError
-from detrcli.evaluation.class_mapping import ClassMapping
-from detrcli.evaluation.comparison import Difference, compared
+from detrcli.data.spec import DataSpec, open_source
+from detrcli.doctor.data_rules import of_data
+from detrcli.doctor.failure_rules import of_failures
+from detrcli.doctor.finding import Finding, likeliest_first
+from detrcli.doctor.run_rules import RunFacts, of_run
+from detrcli.errors import DataError, DetrError, UsageError
+from detrcli.evaluation.comparison import compared
+from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.evaluation.thresholds import write_thresholds
+from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
+from detrcli.inspection.suspects import KINDS
+from detrcli.messages import argument, word
 from detrcli.render.comparison_page import write_comparison
 from detrcli.render.report_page import IMAGES, worst_first, write_report
 from detrcli.render.report_sections import Advice, Steadiness
+from detrcli.reporter import SILENT, Reporter
+from detrcli.system.files import next_free_folder
 from detrcli.training.matching_history import read
-from detrcli.training.run_folder import data_of, is_run
+from detrcli.training.run_folder import DIVERGED, data_of, is_run, read_rows
 from detrcli.training.run_status import CONFIG
-from detrcli.training.settings import given_settings
+from detrcli.training.settings import given_settings, make_settings
+from detrcli.training.setup import prepare_data
 
-THRESHOLDS = "thresholds.json"
+FOLDER, THRESHOLDS = "report", "thresholds.json"
+DOCTOR_IMAGES = 120  # of each split, that the doctor predicts
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a model finds, misses and invents on a split, why, and which annotations are probably wrong."""
+class Report(Result):
+    """What a model detects, misses and invents on a split, why, and which annotations are probably wrong."""
 
     failures: Failures
-    steadiness: Steadiness | None  # of the matching, where a run was asked about
+    steadiness: Steadiness | None  # of the matching, for a run
     examples: Mapping[int, int] | None  # objects of each category in the training split
 
     @property
+    def summary(self) -> Sequence[str]:
+        failures, metrics = self.failures, self.failures.metrics
+        source = failures.session.detector.checkpoint.source
+        images, objects = len(failures.truth.images), failures.outcomes.objects
+        interval = "" if failures.interval is None else f" ({metrics['AP_low']:.3f} to {metrics['AP_high']:.3f})"
+        return [
+            f"{source} on {failures.split}: {images:,} images, {objects:,} objects",
+            f"AP {metrics['AP']:.3f}{interval}, AP50 {metrics['AP50']:.3f}, AR {metrics['AR100']:.3f}",
+            f"Detections: scores of {failures.outcomes.threshold:.2f} or more.",
+        ]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        outcomes = self.failures.outcomes
+        rows = [("missed", count, MISSED[kind]) for kind, count in outcomes.missed_by_kind.items()]
+        rows += [("false positive", count, FALSE_ALARMS[kind]) for kind, count in outcomes.false_alarms_by_kind.items()]
+        rows += [(kind.replace("_", " "), len(each), KINDS[kind]) for kind, each in self.failures.suspects.items()]
+        return [
+            Table("", ("", "count", "reason"), [("detected", outcomes.found, ""), *(row for row in rows if row[1])])
+        ]
+
+    @property
     def document(self) -> dict[str, Any]:
-        """All of it for programs."""
         return self.failures.document()
 
     def page(
         self,
-        folder: str | Path,
+        folder: str | Path | None = None,
         *,
         advice: Sequence[Advice] | None = None,
         images: int = IMAGES,
         seconds: float | None = None,
     ) -> Path:
-        """Write it as a page with its pictures into a folder; give the page's file."""
-        folder = Path(folder)
+        """Write a page with at most `images` images into a folder, by default a new one. Return its path."""
+        folder = next_free_folder(FOLDER) if folder is None else Path(folder)
         page = write_report(
             folder,
             self.failures,
@@ -66,25 +103,10 @@ class Report:
         write_thresholds(self.failures.thresholds, folder / THRESHOLDS)
         return page
 
-    def __str__(self) -> str:
-        outcomes = self.failures.outcomes
-        return (
-            f"AP {self.failures.metrics['AP']:.3f}: {outcomes.found:,} of {outcomes.objects:,} objects found, "
-            f"{outcomes.false_alarms:,} false alarms"
-        )
-
-    def _repr_html_(self) -> str:
-        outcomes = self.failures.outcomes
-        rows = {"found": outcomes.found, **{f"missed: {k}": n for k, n in outcomes.missed_by_kind.items()}} | {
-            f"false alarm: {kind}": count for kind, count in outcomes.false_alarms_by_kind.items()
-        }
-        cells = "".join(f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in rows.items())
-        return f"<p>{self}</p><table>{cells}</table>"
-
 
 def report(
     subject: str | Path | DataSource,
-    weights: "str | Path | Detector | Callable[[], Detector] | None" = None,
+    weights: Weights | Detector | None = None,
     *,
     split: str = "val",
     threshold: float | None = None,
@@ -95,31 +117,29 @@ def report(
     skip_bad: bool | None = None,
     match_classes_by_id: bool = False,
     device: str = "auto",
-    note: Note = no_note,
-    mapped: Callable[[ClassMapping], None] = lambda mapping: None,
-    watch: Watch = unwatched,
+    reporter: Reporter = SILENT,
 ) -> Report:
-    """Why a model fails on a split: of a run (its best weights and its data), or of data and `weights`.
+    """Report why a model fails on a split: of a run (its best weights on its data), or of data and `weights`.
 
-    Detections are what reaches `threshold`, else the score of the best F1. With `folds` the annotations of a run's
-    training split are suspected by models that have not seen them, which are trained for that. It is about at most
-    `limit` pictures, and as many as `seconds` allow.
+    Detections are those that reach `threshold`, by default the score of the best F1. `folds` models are trained to
+    find wrong annotations in the training split of a run; each judges annotations that it was not trained on. The
+    report covers at most `limit` images, and as many as `seconds` allow.
     """
     run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
     if folds and (run is None or split != "train"):
-        raise UsageError("Folds are for the training split of a run, whose settings they are trained with.")
+        raise UsageError(f"{argument('folds')} needs a run, and {argument('split', 'train')}.")
     spec = None if run is None else DataSpec(**data_of(run))
-    source = source_of(subject, note) if spec is None else spec.open()
-    # A run's pictures are read as its training read them.
+    source = open_dataset(subject, reporter=reporter) if spec is None else spec.open()
+    # The images of a run are read as its training read them.
     exif = exif or ("auto" if spec is None else spec.exif)
     if skip_bad is None:
-        skip_bad = False if spec is None else spec.skip_bad
-    checked = checked_split(source, split, exif, note, skip_bad=skip_bad)
-    detector = weights() if callable(weights) else as_detector(weights or run or "detr-r50", device)
+        skip_bad = spec is not None and spec.skip_bad
+    checked = checked_split(source, split, exif, skip_bad=skip_bad, reporter=reporter)
+    detector = as_detector(weights or run or WEIGHTS, device, classes_in_split(checked).names.tolist(), reporter)
     session = session_of(
-        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, note=note, mapped=mapped
+        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, reporter=reporter
     )
-    with watch(len(session)) as advance:
+    with reporter.progress("predicting", len(session)) as advance:
         failures = failures_of(
             session,
             checked,
@@ -128,69 +148,28 @@ def report(
             threshold=threshold,
             limit=limit,
             seconds=seconds,
-            advance=advance,
+            advance=lambda: advance(1),
         )
     if folds and run is not None:
         suspects = suspects_by_folds(
-            checked, folds, given_settings(run / CONFIG), load=lambda made: as_detector(made, device),
-            device=device, note=note,
+            checked, folds, given_settings(run / CONFIG), load=lambda fold: as_detector(fold, device),
+            device=device, note=reporter.note,
         )  # fmt: skip
         failures = replace(failures, suspects=suspects)
     return Report(failures, None if run is None else _steadiness(run), _examples(source, split))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Several models on the same split, each beside the first."""
-
-    names: Sequence[str]
-    reports: Sequence[Report]
-    differences: Sequence[Difference]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """All of it for programs."""
-        return {
-            "schema": "detr.report-compare/1",
-            "models": [{"name": name, **one.document} for name, one in zip(self.names, self.reports, strict=True)],
-            "differences": [one.document(self.names[0]) for one in self.differences],
-        }
-
-    def page(self, folder: str | Path, *, images: int = IMAGES) -> Path:
-        """Write them side by side, and the page of each in a folder of it."""
-        folder = Path(folder)
-        failures = [one.failures for one in self.reports]
-        places = []
-        for i, one in enumerate(self.reports):
-            one.page(folder / str(i), images=images)
-            places.append([image.image_id for image in worst_first(one.failures)[:images]])
-        return write_comparison(folder, self.names, failures, self.differences, places)
-
-    def __str__(self) -> str:
-        return " ".join(one.verdict for one in self.differences)
-
-
-def compare(named: Sequence[tuple[str, Report]]) -> Comparison:
-    """Reports of several models on the same split, by name: better, or lucky."""
-    names, reports = [name for name, _ in named], [one for _, one in named]
-    truths = [one.failures.truth for one in reports]
-    if any(not np.array_equal(one.image_ids, truths[0].image_ids) for one in truths):
-        raise UsageError("Only reports on the same pictures can be compared.")
-    found = compared(truths[0], [(name, one.failures.results) for name, one in named])
-    return Comparison(names, reports, found)
-
-
 def _steadiness(run: Path) -> Steadiness | None:
-    """How steady the matching of a run became, where it was kept."""
+    """Return how stable the matching of a run became, if its history exists."""
     try:
-        kept = read(run)
+        history = read(run)
     except DataError:
         return None
-    return Steadiness(kept.epochs[1:].tolist(), kept.shares)
+    return Steadiness(history.epochs[1:].tolist(), history.shares)
 
 
 def _examples(source: DataSource, split: str) -> dict[int, int] | None:
-    """How many objects of each category the training split has, where another one is looked at."""
+    """Count the objects of each category in the training split, if the report is on another split."""
     if split == "train" or "train" not in source.splits:
         return None
     try:
@@ -199,3 +178,127 @@ def _examples(source: DataSource, split: str) -> dict[int, int] | None:
         return None
     ids, counts = np.unique(train.of_category[~train.crowd], return_counts=True)
     return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class ReportComparison(Comparison):
+    """Reports on several models for the same images, and the differences from the first."""
+
+    failures: Sequence[Failures]
+    reports: Sequence[Report]
+
+    def page(self, folder: str | Path | None = None, *, images: int = IMAGES) -> Path:
+        """Write a page that compares the models, and the page of each report into a folder of it."""
+        folder = next_free_folder(FOLDER) if folder is None else Path(folder)
+        for i, report in enumerate(self.reports):
+            report.page(folder / str(i), images=images)
+        shown = [[image.image_id for image in worst_first(failures)[:images]] for failures in self.failures]
+        return write_comparison(folder, self.names, self.failures, self.differences, shown)
+
+
+def compare_reports(reports: Mapping[str, Report]) -> ReportComparison:
+    """Compare reports on the same images, by name: which model is better, or may be so by chance."""
+    failures = [report.failures for report in reports.values()]
+    truth, outcomes = failures[0].truth, [each.outcomes for each in failures]
+    if any(not np.array_equal(each.truth.image_ids, truth.image_ids) for each in failures):
+        raise UsageError("Only reports on the same images can be compared.")
+    return ReportComparison(
+        "detr.report-compare/1",
+        list(reports),
+        [each.metrics for each in failures],
+        {"detected": [each.found for each in outcomes], "false positives": [each.false_alarms for each in outcomes]},
+        [{"name": name, **report.document} for name, report in reports.items()],
+        compared(truth, [(name, report.failures.results) for name, report in reports.items()]),
+        failures,
+        list(reports.values()),
+    )
+
+
+@dataclass(frozen=True)
+class Diagnosis(Result):
+    """What is probably wrong with a run or a dataset, most likely first."""
+
+    subject: str
+    findings: Sequence[Finding]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        findings = [finding.document() for finding in self.findings]
+        return {"schema": "detr.doctor/1", "subject": self.subject, "findings": findings}
+
+    @property
+    def summary(self) -> Sequence[str]:
+        lines = [f"{i}. {finding}" for i, finding in enumerate(self.findings, 1)]
+        return lines or [f"{self.subject}: no problem was detected."]
+
+
+def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SILENT) -> Diagnosis:
+    """Diagnose a run (its data, settings, curves and failures) or a dataset: what is probably wrong."""
+    path = Path(subject)
+    run = path if is_run(path) else None
+    spec = None if run is None else DataSpec(**data_of(run))
+    with reporter.progress("checking images") as advance:
+        examined = examine(
+            open_source(path) if spec is None else spec.open(),
+            exif="auto" if spec is None else spec.exif,
+            leave_out_bad=spec is not None and spec.skip_bad,
+            advance=lambda: advance(1),
+        )
+    findings = list(of_data(examined))
+    facts = _facts(run, examined) if run is not None and examined.ok and "train" in examined.splits else None
+    if run is not None and facts is not None:
+        findings += of_run(facts)
+        detector = as_detector(run, device)
+        failures: dict[str, Failures] = {}
+        for split in ("val", "train"):
+            try:
+                failures[split] = report(run, detector, split=split, limit=DOCTOR_IMAGES, device=device).failures
+            except DetrError as error:
+                reporter.note(f"{split} is left out: {error.message}")
+        if "val" in failures:
+            findings += of_failures(failures["val"], failures.get("train"))
+    return _diagnosis(str(subject), findings, reporter)
+
+
+def end_of_run(
+    run: Path, examined: DatasetReport, *, device: str, seconds: float, folder: Path, reporter: Reporter = SILENT
+) -> tuple[Path, Diagnosis]:
+    """Write the report of a finished training in about `seconds`. Return its page, and what is probably wrong."""
+    start = time.monotonic()
+    # Statistics and the page take time too.
+    found = report(run, device=device, seconds=seconds / 3)
+    findings = [*of_data(examined), *of_failures(found.failures, None)]
+    if (facts := _facts(run, examined)) is not None:
+        findings += of_run(facts)
+    diagnosis = _diagnosis(str(run), findings, reporter)
+    advice = [Advice(finding.finding, finding.evidence, finding.remedy) for finding in diagnosis.findings]
+    left = max(0.0, seconds - (time.monotonic() - start))
+    return found.page(folder, advice=advice, seconds=left / 2), diagnosis
+
+
+def _diagnosis(subject: str, findings: Sequence[Finding], reporter: Reporter) -> Diagnosis:
+    def worded(finding: Finding) -> Finding:
+        what, evidence, remedy = (word(text, reporter.wording) for text in finding.document().values())
+        return Finding(what, evidence, remedy, finding.weight)
+
+    return Diagnosis(subject, [worded(finding) for finding in likeliest_first(list(findings))])
+
+
+def _facts(run: Path, examined: DatasetReport) -> RunFacts | None:
+    """Return the facts about a run; None if it left no weights."""
+    try:
+        checkpoint = load_checkpoint(str(run))
+    except DetrError:
+        return None
+    try:
+        moved = read(run).shares[:, -1]
+    except DetrError:
+        moved = np.zeros(0)
+    return RunFacts(
+        settings=make_settings(given_settings(run / CONFIG)),
+        checkpoint=checkpoint,
+        data=prepare_data(DataSpec(**data_of(run)).name, examined),
+        rows=read_rows(run),
+        moved=moved,
+        diverged=(run / DIVERGED).exists(),
+    )

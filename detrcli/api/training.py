@@ -242,7 +242,7 @@ def _reported(
     seconds = REPORT_SHARE * spent
     if seconds < LEAST_REPORT:
         return None, None
-    from detrcli.api.doctoring import end_of_run
+    from detrcli.api.reporting import end_of_run
 
     folder = next_free_folder(str(run / REPORT))
     try:

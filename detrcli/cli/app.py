@@ -1,4 +1,4 @@
-"""`detr`: the commands put together, and what becomes of an error."""
+"""`detr`: the commands, and the handling of their errors."""
 
 import io
 import os
@@ -7,23 +7,25 @@ import sys
 import time
 import traceback
 import warnings
-from typing import Annotated, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import detrcli
-from detrcli.cli.arguments import completed
 from detrcli.cli.bench import bench
-from detrcli.cli.data import data_app
+from detrcli.cli.console import STDERR
+from detrcli.cli.data import check, fix, make, show
 from detrcli.cli.demo import demo
 from detrcli.cli.doctor import doctor
-from detrcli.cli.eval import evaluate
+from detrcli.cli.eval import eval_
 from detrcli.cli.explain import explain
 from detrcli.cli.export import export
 from detrcli.cli.guide import guide
 from detrcli.cli.match_debug import match_debug
 from detrcli.cli.models import models
-from detrcli.cli.options import Session
+from detrcli.cli.naming import complete_resume, other_name, words_of
+from detrcli.cli.options import add_command
 from detrcli.cli.predict import predict
 from detrcli.cli.report import report
 from detrcli.cli.train import train
@@ -33,28 +35,22 @@ from detrcli.system.allocator import keep_large_blocks
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 
-PATIENCE = 2.0  # seconds in which torchrun ends the processes beside one that has failed
+PATIENCE = 2.0  # seconds in which torchrun ends the other processes after the first has failed
 
-# Plain help screens: rich ones take twice the time and cut lines off in narrow terminals.
+# Plain help: rich takes twice the time, and cuts lines off in narrow terminals.
 app = typer.Typer(
     name="detr",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("predict")(predict)
-app.command("visualize-attn")(visualize_attn)
-app.command("match-debug")(match_debug)
-app.command("report")(report)
-app.command("doctor")(doctor)
-app.command("explain")(explain)
-app.command("demo")(demo)
-app.command("export")(export)
-app.command("bench")(bench)
-app.command("models")(models)
-app.command("guide")(guide)
+data_app = typer.Typer(rich_markup_mode=None, help="Check, show, make and fix datasets.")
+for command in (
+    train, eval_, predict, visualize_attn, match_debug, report, doctor, explain, demo, export, bench, models, guide
+):  # fmt: skip
+    add_command(app, command)
+for command in (check, show, make, fix):
+    add_command(data_app, command)
 app.add_typer(data_app, name="data")
 
 
@@ -71,80 +67,88 @@ def detr(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """DETR, the detection transformer: train, evaluate, predict, and look inside."""
+    """DETR, the detection transformer: train, eval_, predict, and look inside."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit code."""
-    session = Session()
+    """Run the command line and exit with its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write is written out
+        if isinstance(stream, io.TextIOWrapper):  # characters that the terminal cannot show are escaped
             stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"detr: {message}\n"
-    warnings.filterwarnings("ignore", module="PIL")  # odd metadata is no news to a user
-    # So that what was begun is tidied up, as it is after Ctrl-C.
+    warnings.filterwarnings("ignore", module="PIL")  # unusual metadata of images
+    # As after Ctrl-C, so that running operations clean up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = sys.argv[1:]
+    root = typer.main.get_command(app)
+    STDERR.wording = words_of(_command_of(root, arguments))
     try:
-        arguments = completed(sys.argv[1:])
+        arguments = complete_resume(arguments)
         if not {"-h", "--help"}.intersection(arguments):
             keep_large_blocks()
-        code = typer.main.get_command(app)(arguments, prog_name="detr", standalone_mode=False, obj=session)
+        code = root(arguments, prog_name="detr", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as error:
-        # typer leaves so when the reader of a pipe went away.
-        code = _reader_left() if isinstance(error.__context__, BrokenPipeError) else error.code
+        # typer exits when the reader of a pipe has closed it.
+        code = _closed_pipe() if isinstance(error.__context__, BrokenPipeError) else error.code
     except BrokenPipeError:
-        code = _reader_left()
+        code = _closed_pipe()
     except KeyboardInterrupt:
         code = 130
     except BaseException as error:
-        code = _report(error, session)
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        code = _report(error)
     if launch().world > 1 and isinstance(code, int | None):
-        # All is done and said. The threads of a process group race at exit, and now and then abort the process.
+        # Threads of the process group sometimes abort the process at exit, after everything is done.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
     sys.exit(code)
 
 
-def _report(error: BaseException, session: Session) -> int:
-    """Say on stderr what went wrong, in a few lines; the exit code."""
-    if session.debug:
-        traceback.print_exception(error)
-    if isinstance(error, typer.TyperException):
-        from detrcli.cli.other_names import answer
+def _command_of(command: Any, arguments: Sequence[str]) -> Any:
+    """Return the command that the arguments begin with."""
+    for argument in arguments:
+        subcommands = getattr(command, "commands", {})
+        if argument not in subcommands:
+            break
+        command = subcommands[argument]
+    return command
 
+
+def _report(error: BaseException) -> int:
+    """Print an error on stderr, in a few lines. Return the exit code."""
+    if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "detr"
-        code, message = (
-            UsageError.exit_code,
-            f"{answer(error) or error.format_message()}\n`{command} --help` shows the options.",
-        )
+        code, message = UsageError.exit_code, other_name(error) or error.format_message()
+        message += f"\n`{command} --help` shows the options."
     elif known := to_user_error(error):
-        code, message = known.exit_code, str(known)
+        code, message = known.exit_code, known.text(STDERR.wording)
     else:
         code = 1
-        message = f"A bug of ours: {type(error).__name__}: {error}\nPlease report it, with what --debug shows."
-    here = launch()
-    if here.rank > 0 and not getattr(error, "alone", False):
-        _let_the_first_speak()
-    process = f" (process {here.rank} of {here.world})" if here.world > 1 else ""
+        message = f"Internal error: {type(error).__name__}: {error}\nPlease report it, with the output of --debug."
+    process = launch()
+    if process.rank > 0 and not getattr(error, "alone", False):
+        _wait_for_first_process()
+    name = f" (process {process.rank} of {process.world})" if process.world > 1 else ""
     for line in message.splitlines():
-        print(f"detr{process}: {escape_controls(line)}", file=sys.stderr)
+        print(f"detr{name}: {escape_controls(line)}", file=sys.stderr)
     return code
 
 
-def _let_the_first_speak() -> None:
-    """Most errors are met by all processes at once: torchrun ends the others as soon as the first one has left."""
+def _wait_for_first_process() -> None:
+    """Let the first process report an error that all have: torchrun then ends the others."""
     try:
         time.sleep(PATIENCE)
-    except SystemExit as ended:
-        os._exit(143 if ended.code is None else int(ended.code))
+    except SystemExit as end:
+        os._exit(143 if end.code is None else int(end.code))
 
 
-def _reader_left() -> int:
-    # What is still buffered has nowhere to go; without this Python would complain at exit.
+def _closed_pipe() -> int:
+    # Buffered output has no destination; without this Python would report an error at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141

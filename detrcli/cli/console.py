@@ -1,162 +1,131 @@
-"""What is shown: tables and JSON on stdout; warnings and progress on stderr."""
+"""Output: tables and JSON on stdout; notes, warnings and progress on stderr."""
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, Literal
 
+from detrcli.reporter import Reporter
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+
+    from detrcli.api.results import Result
 
 
 def print_json(document: Any) -> None:
-    """One JSON document, and nothing else, on stdout. NaN and infinity are a bug.
+    """Print a JSON document on stdout.
 
-    It is all ASCII, so that it survives any terminal and pipe, and a name that would reorder the line cannot.
+    It is ASCII, so that terminals and pipes of any encoding show it, and names cannot reorder a line.
     """
-    import json  # on the way of every help screen, which needs none
-
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
+def print_text(lines: Iterable[str]) -> None:
+    """Print lines, which may contain names from files."""
+    for line in lines:
+        print(escape_controls(line))
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
-    """A table whose numbers stand right and whose words stand left. Nothing is cut off."""
+    """Print a table with numbers on the right and text on the left. Nothing is cut off."""
     from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
+
+    def cell(value: str | float | None) -> str:
+        return "" if value is None else f"{value:,}" if isinstance(value, int) else escape_controls(str(value))
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         if any(isinstance(row[i], str) for row in rows):
             table.add_column(column, overflow="fold")
-        else:  # a number broken over two lines is another number
-            width = max(len(text) for text in (column, *(_cell(row[i]) for row in rows)))
+        else:  # a number must not be broken over two lines
+            width = max(len(text) for text in (column, *(cell(row[i]) for row in rows)))
             table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in rows:
-        table.add_row(*(Text(escape_controls(_cell(value))) for value in row))
+        table.add_row(*(Text(cell(value)) for value in row))
     console = _console(sys.stdout)
-    # Where even folded words do not fit, the terminal breaks the lines: rich would leave columns out.
+    # If even folded text does not fit, the terminal breaks the lines; rich would leave columns out.
     wide = console.options.update_width(10_000)
     console.width = max(console.width, Measurement.get(console, wide, table).minimum)
     console.print(table)
 
 
-def _cell(value: str | float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def print_result(result: "Result", *, json: bool, **more: Any) -> None:
+    """Print a result as a JSON document, with `more` in it, or as lines and tables."""
+    if json:
+        print_json({**result.document, **more})
+        return
+    print_text(result.summary)
+    for i, table in enumerate(result.tables):
+        if i or result.summary:
+            print()
+        print_text([table.title] if table.title else [])
+        print_table(table.columns, table.rows)
+    if result.tables and result.remarks:
+        print()
+    print_text(result.remarks)
 
 
 def _console(stream: IO[str]) -> "Console":
     from rich.console import Console
 
-    fancy = is_terminal(stream)
-    # Outside a terminal there is no width to keep to: a line stays a line.
+    terminal = is_terminal(stream)
+    # Outside a terminal there is no width: a line stays a line.
     return Console(
-        file=stream, width=None if fancy else 10_000, force_terminal=fancy, no_color=not fancy, highlight=False
+        file=stream, width=None if terminal else 10_000, force_terminal=terminal, no_color=not terminal, highlight=False
     )
 
 
 def stderr_console() -> "Console":
-    """For live displays."""
+    """Return a console for live displays."""
     return _console(sys.stderr)
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether escape bytes may be sent and lines drawn again, and a width is to be kept."""
+    """Return whether escape sequences may be written, lines redrawn, and a width has to be kept."""
     return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
-def warn(message: str) -> None:
-    """A line on stderr; of several processes only the first speaks."""
-    if launch().rank == 0:
-        tell(message)
+class StderrReporter(Reporter):
+    """Shows notes and progress on stderr: a progress bar on a terminal, a line for a download elsewhere."""
 
+    def show(self, text: str) -> None:
+        print(f"detr: {escape_controls(text)}", file=sys.stderr)
 
-def tell(message: str) -> None:
-    """A line on stderr about what this process alone has seen."""
-    print(f"detr: {escape_controls(message)}", file=sys.stderr)
-
-
-class _Bar:
-    """A progress bar on stderr, where that is a terminal, that goes when its block is left."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def _start(self, what: str, total: int | None, columns: Sequence["ProgressColumn"]) -> None:
+    @contextmanager
+    def progress(
+        self, what: str, total: int | None = None, unit: Literal["items", "bytes"] = "items"
+    ) -> Iterator[Callable[[int], None]]:
+        if not is_terminal(sys.stderr):
+            if unit == "bytes":
+                self.note(what + (f" ({total / 1e6:.0f} MB)" if total else ""))
+            yield lambda steps: None
+            return
+        if total == 1 or launch().rank > 0:
+            yield lambda steps: None
+            return
         from rich import progress
         from rich.markup import escape
 
-        self._bar = progress.Progress(
+        counts = [progress.DownloadColumn(), progress.TransferSpeedColumn()]
+        bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
-            *columns,
+            *(counts if unit == "bytes" else [progress.MofNCompleteColumn()]),
             progress.TimeRemainingColumn(),
             console=stderr_console(),
             transient=True,
         )
-        self._task = self._bar.add_task(escape(escape(what)), total=total)
-        self._bar.start()
+        with bar:
+            task = bar.add_task(escape(escape(what)), total=total)
+            yield lambda steps: bar.advance(task, steps)
 
 
-class Status(_Bar):
-    """Counts what is done."""
-
-    def __init__(self, what: str, total: int | None = None, *, quiet: bool = False) -> None:
-        super().__init__()
-        if not quiet and is_terminal(sys.stderr) and launch().rank == 0:
-            from rich.progress import MofNCompleteColumn
-
-            self._start(what, total, [MofNCompleteColumn()])
-
-    def advance(self) -> None:
-        """One more is done."""
-        if self._bar:
-            self._bar.advance(self._task)
-
-
-def counting(what: str) -> Callable[[int], AbstractContextManager[Callable[[], None]]]:
-    """What makes, of how many there are, a block in which each call counts one that is done."""
-
-    @contextmanager
-    def watch(total: int) -> Iterator[Callable[[], None]]:
-        with Status(what, total) as status:
-            yield status.advance
-
-    return watch
-
-
-class DownloadStatus(_Bar):
-    """Says what is being fetched: a bar on a terminal, a line elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._announced = False
-
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        if not self._announced:
-            self._announced = True
-            if is_terminal(sys.stderr):
-                from rich.progress import DownloadColumn, TransferSpeedColumn
-
-                self._start(f"fetching {name}", total, [DownloadColumn(), TransferSpeedColumn()])
-            else:
-                warn(f"fetching {name}" + (f" ({total / 1e6:.0f} MB)" if total else ""))
-        if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
+STDERR = StderrReporter()  # its wording is that of the running command
+warn = STDERR.note

@@ -1,220 +1,114 @@
-"""`detr eval`: the COCO numbers of a model or of a results file."""
+"""`detr eval`: the COCO metrics of a model or of a results file."""
 
-from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from detrcli.cli.options import (
-    DATA,
-    Debug,
-    Device,
-    Engine,
-    Exif,
-    Json,
-    MaxSize,
-    Model,
-    Overwrite,
-    PairById,
-    Precision,
-    SeveralWeights,
-    Sha256,
-    Size,
-    SkipBad,
-    Text,
-    ValAnn,
-    ValImages,
-)
+from detrcli import api
+from detrcli.cli import options as opt
+from detrcli.cli.console import STDERR, print_result
+from detrcli.cli.outputs import check_files, check_free, check_not_in_data
 from detrcli.errors import UsageError
 
-if TYPE_CHECKING:
-    from detrcli.inference.detector import Detector
 
-
-def evaluate(
-    data: Annotated[Path | None, typer.Argument(help=DATA)] = None,
-    weights: SeveralWeights = ["detr-r50"],  # noqa: B006  # typer copies it
-    text: Text = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
-    val_ann: ValAnn = None,
-    val_images: ValImages = None,
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score these COCO results; no model is run.")
-    ] = None,
+@opt.load_options(*opt.LOAD[1:], "text", "precision", "engine")
+def eval_(
+    data: Annotated[Path | None, typer.Argument(help=opt.DATA)] = None,
+    *,
+    weights: opt.SeveralWeights = ["detr-r50"],  # noqa: B006  # typer copies it
+    split: opt.Split = "val",
+    val_ann: opt.ValAnn = None,
+    val_images: opt.ValImages = None,
+    predictions: Annotated[Path | None, opt.option("FILE", "Score these COCO results; no model is run.")] = None,
     panoptic: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="COCO panoptic ground truth, for --predictions by `detr predict --format panoptic`."
-        ),
+        opt.option("FILE", "COCO panoptic ground truth, for --predictions from `detr predict --format panoptic`."),
     ] = None,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results.")] = None,
-    errors: Annotated[
-        bool, typer.Option("--errors", help="Count errors by kind, and what each costs in AP50 (TIDE).")
-    ] = False,
+    save: Annotated[Path | None, opt.option("FILE", "Write the detections as COCO results.")] = None,
+    errors: Annotated[bool, opt.flag("--errors", "Count errors by kind, and what each costs in AP50 (TIDE).")] = False,
     thresholds: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the scores of highest F1, for `detr predict --threshold FILE`."),
+        Path | None, opt.option("FILE", "Write the thresholds of highest F1, for `detr predict --threshold FILE`.")
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the page of `detr report` too, into a new folder.")
-    ] = None,
+    report: Annotated[Path | None, opt.option("DIR", "Write the page of `detr report` to a new folder too.")] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            metavar="P",
-            min=0,
-            max=1,
-            help="Least score to keep; more than 0 lowers AP. [0; with --predictions every entry counts]",
-        ),
+        opt.option("P", "Minimum score; above 0 it lowers AP. [0; with --predictions all count]", min=0, max=1),
     ] = None,
-    max_detections: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Of an image and class, the best that count.")
-    ] = 100,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first pictures of the split.")] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Only these classes, by their names in the data.")
-    ] = None,
-    size: Size = None,
-    max_size: MaxSize = None,
+    max_detections: Annotated[int, opt.option("N", "Detections per image and class that count.", min=1)] = 100,
+    limit: Annotated[int | None, opt.option("N", "Only the first images of the split.", min=1)] = None,
+    classes: Annotated[str | None, opt.option("A,B,...", "Only these classes, by their names in the data.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Pictures of equal input size that go together. [8 on a GPU]")
+        int | None, opt.option("N", "Images per batch and process, of equal input size. [8 on a GPU, else 1]", min=1)
     ] = None,
-    exif: Exif = "auto",
-    skip_bad: SkipBad = False,
-    match_classes_by_id: PairById = False,
-    model: Model = None,
-    sha256: Sha256 = None,
-    device: Device = "auto",
-    precision: Precision = None,
-    engine: Engine = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    debug: Debug = False,
+    exif: opt.Exif = "auto",
+    skip_bad: opt.SkipBad = False,
+    match_classes_by_id: opt.MatchClassesById = False,
+    load: "api.LoadOptions",
+    overwrite: opt.Overwrite = False,
+    json: opt.Json = False,
 ) -> None:
-    """Measure average precision, the twelve COCO numbers."""
+    """Measure average precision, with the twelve COCO metrics."""
     if panoptic is not None:
-        _panoptic(data, panoptic, predictions, as_json=json)
+        if data is not None or predictions is None:
+            raise UsageError(
+                "--panoptic FILE needs --predictions, the panoptic.json of `detr predict --format panoptic`, and no "
+                "DATA."
+            )
+        print_result(api.evaluate_panoptic(panoptic, predictions), json=json)
         return
-    from detrcli.api.evaluating import Evaluation
-    from detrcli.api.evaluating import evaluate as evaluate_split
-    from detrcli.cli.comparison import compared_document, show_compared
-    from detrcli.cli.console import counting, print_json, warn
-    from detrcli.cli.evaluation_report import document, show_evaluation
-    from detrcli.cli.outputs import check_free, check_not_in_data, check_not_inputs
-    from detrcli.cli.sources import open_source, tell_class_mapping
-    from detrcli.evaluation.errors import errors_of
-    from detrcli.evaluation.results import write_results
-    from detrcli.evaluation.thresholds import best_thresholds, write_thresholds
-
-    of_one = {"--predictions": predictions, "--save": save, "--thresholds": thresholds, "--report": report}
-    for option, given in of_one.items():
-        if given is not None and len(weights) > 1:
-            raise UsageError(f"{option} is for one model; --weights is given {len(weights)} times.")
+    if len(weights) > 1 and any((predictions, save, thresholds, report)):
+        raise UsageError("--predictions, --save, --thresholds and --report need a single --weights.")
     if predictions is not None and (save is not None or report is not None):
-        raise UsageError("--save and --report are of what a model finds; with --predictions there is no model.")
+        raise UsageError("--save and --report need a model; with --predictions no model is run.")
     if report is not None and (limit is not None or classes is not None or threshold):
-        raise UsageError("--report is about the whole split: leave out --limit, --classes and --threshold.")
-    for path in (save, thresholds):
-        if path is not None:
-            check_free(path, overwrite=overwrite)
-            inputs = [val_ann, predictions, *map(Path, weights)]
-            check_not_inputs([path], [given for given in inputs if given])
-            check_not_in_data(path, data, val_images)
-            path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written shall not cost a run
+        raise UsageError("--report covers the whole split: leave out --limit, --classes and --threshold.")
+    if thresholds is not None and threshold:
+        raise UsageError("--thresholds considers all scores: leave out --threshold.")
+    check_files(
+        [(save, ()), (thresholds, ())],
+        overwrite=overwrite,
+        inputs=[val_ann, predictions, *map(Path, weights)],
+        data=(data, val_images),
+    )
     if report is not None:
         check_free(report, folder=True)
         check_not_in_data(report, data, val_images)
-    if thresholds is not None and threshold:
-        raise UsageError("--thresholds looks for the best score among all: leave out --threshold.")
-
-    def detector(named: str, class_names: Sequence[str]) -> "Detector":
-        from detrcli.cli.loading import load_detector
-
-        return load_detector(
-            named,
-            model=model,
-            sha256=sha256,
-            size=size,
-            max_size=max_size,
-            device=device,
-            text=text,
-            class_names=class_names,
-            precision=precision,
-            engine=engine,
-        )
-
-    source = open_source(data, {"val": (val_ann, val_images)})
-
-    def evaluated(named: str) -> Evaluation:
-        return evaluate_split(
+    source = api.open_dataset(data, {"val": (val_ann, val_images)}, STDERR)
+    evaluations = [
+        api.evaluate(
             source,
-            partial(detector, named),
+            replace(load, weights=name),
             predictions=predictions,
             split=split,
             threshold=threshold,
             max_detections=max_detections,
             limit=limit,
-            classes=_names(classes),
+            classes=None if classes is None else [name for name in classes.split(",") if name.strip()],
             batch_size=batch_size,
             exif=exif,
             skip_bad=skip_bad,
             match_classes_by_id=match_classes_by_id,
-            note=warn,
-            mapped=tell_class_mapping,
-            watch=counting("evaluating"),
+            errors=errors,
+            thresholds=thresholds is not None,
+            reporter=STDERR,
         )
-
-    if len(weights) > 1:
-        several = [evaluated(named) for named in weights]
-        if several[0].first and json:
-            print_json(compared_document(weights, several))
-        elif several[0].first:
-            show_compared(weights, several)
+        for name in weights
+    ]
+    evaluation = evaluations[0]
+    if not evaluation.first:
         return
-    found = evaluated(weights[0])
-    if not found.first:
-        return
-    for unread in found.unread:
-        warn(f"left out: {unread}")
-    name = weights[0] if predictions is None else str(predictions)
-    kinds = errors_of(found.truth, found.results) if errors else None
-    best = None if thresholds is None else best_thresholds(found.truth, found.results)
-    if json:
-        print_json(document(found, name, kinds, best))
-    else:
-        show_evaluation(found, name, kinds, best)
-    if best is not None and thresholds is not None:
-        write_thresholds(best, thresholds)
-    if save is not None:
-        write_results(found.results, save)
+    print_result(api.compare_evaluations(evaluations) if len(evaluations) > 1 else evaluation, json=json)
+    evaluation.write(save, thresholds)
     if report is not None:
-        from detrcli.api.reporting import report as report_on
-
-        why = report_on(
-            source, partial(detector, name, found.truth.classes.names.tolist()), split=split, exif=exif,
-            skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, watch=counting("looking at pictures"),
-        )  # fmt: skip
-        warn(f"the page: {why.page(report)}")
-
-
-def _panoptic(data: Path | None, truth: Path, predictions: Path | None, *, as_json: bool) -> None:
-    if data is not None or predictions is None:
-        raise UsageError(
-            "--panoptic FILE is compared with --predictions, the panoptic.json of `detr predict --format panoptic`; "
-            "DATA is left out."
+        found = api.report(
+            source,
+            replace(load, weights=weights[0]),
+            split=split,
+            exif=exif,
+            skip_bad=skip_bad,
+            match_classes_by_id=match_classes_by_id,
+            reporter=STDERR,
         )
-    from detrcli.cli.console import print_json
-    from detrcli.cli.panoptic_report import panoptic_document, show_panoptic
-    from detrcli.evaluation.panoptic import panoptic_quality
-
-    found = panoptic_quality(truth, predictions)
-    if as_json:
-        print_json(panoptic_document(found, str(predictions)))
-    else:
-        show_panoptic(found, str(predictions))
-
-
-def _names(classes: str | None) -> list[str] | None:
-    return None if classes is None else [name for name in classes.split(",") if name.strip()]
+        STDERR.note(f"the report: {found.page(report)}")

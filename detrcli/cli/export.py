@@ -1,64 +1,37 @@
 """`detr export`: a model for another runtime."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from detrcli.cli.options import Debug, Json, MaxSize, Model, Overwrite, Sha256, Size, known_weights
+from detrcli import api
+from detrcli.checkpoints.known import EXPORTS
+from detrcli.cli.console import STDERR, print_json
+from detrcli.cli.options import Json, Overwrite, WeightsArgument, load_options, option
+from detrcli.cli.outputs import check_files
 
 
+@load_options("size", "max_size", "model", "sha256")
 def export(
-    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", callback=known_weights, help="As --weights elsewhere.")],
-    format_: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="Who shall run it.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The .onnx or .xml, else the weights' name with it.")
-    ] = None,
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in.")] = "fp32",
-    size: Size = None,
-    max_size: MaxSize = None,
-    model: Model = None,
-    sha256: Sha256 = None,
+    weights: WeightsArgument,
+    *,
+    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="The runtime: onnxruntime or OpenVINO.")],
+    out: Annotated[Path | None, option("FILE", "The file to write. [the name of the weights, .onnx or .xml]")] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the exported model.")
+    ] = "fp32",
+    load: "api.LoadOptions",
     overwrite: Overwrite = False,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write a model for onnxruntime or OpenVINO."""
-    from detrcli.checkpoints.known import EXPORTS
-    from detrcli.cli.outputs import check_ending, check_free
-
-    ending = EXPORTS[format_]
-    if out is None:
-        out = Path(f"{Path(weights).stem or 'model'}{ending}")
-    check_ending(out, ending)
-    check_free(out, overwrite=overwrite)
-
-    from detrcli.api.exporting import export as write
-    from detrcli.cli.console import DownloadStatus, print_json, warn
-
-    with DownloadStatus() as progress:
-        difference = write(
-            weights,
-            out,
-            format_,
-            precision=precision,
-            size=size,
-            max_size=max_size,
-            model=model,
-            sha256=sha256,
-            progress=progress,
-            note=warn,
-        )
+    out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
+    check_files([(out, (EXPORTS[format],))], overwrite=overwrite)
+    difference = api.export(replace(load, weights=weights), out, format, precision=precision, reporter=STDERR)
     if json:
-        print_json(
-            {
-                "schema": "detr.export/1",
-                "file": str(out),
-                "format": format_,
-                "precision": precision,
-                "weights": weights,
-                "largest_difference": difference,
-            }
-        )
+        facts = {"file": str(out), "format": format, "precision": precision, "weights": weights}
+        print_json({"schema": "detr.export/1", **facts, "largest_difference": difference})
         return
-    print(f"{out}: differs from the plain model by {difference:.1g} at most. Use it as --weights {out}.")
+    print(f"{out}: differs from the plain model by at most {difference:.1g}. Use it with --weights {out}.")

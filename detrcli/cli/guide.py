@@ -1,53 +1,39 @@
 """`detr guide`: the documentation, in the terminal."""
 
+import difflib
 import re
 import sys
 from typing import Annotated
 
 import typer
 
-from detrcli.cli.options import Debug
+from detrcli.cli.console import is_terminal, print_table
 from detrcli.errors import UsageError
+from detrcli.guide import TOPICS, first_sentence, page
 
-WIDEST = 100  # columns; longer lines are hard to read
+MAX_WIDTH = 100  # columns
 
 
 def guide(
-    topic: Annotated[
-        str | None, typer.Argument(metavar="[TOPIC]", help="A topic; without one the topics are listed.")
-    ] = None,
-    debug: Debug = False,
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="A topic. [list the topics]")] = None,
 ) -> None:
     """Read the documentation by topic."""
-    from detrcli.guide import TOPICS, first_sentence, page
-
     if topic is None:
-        from detrcli.cli.console import print_table
-
-        print_table(("topic", "what it says"), [(name, first_sentence(page(name))) for name in TOPICS])
-        return
-    if topic not in TOPICS:
-        near = _nearest(topic)
-        hint = f" Did you mean {near}?" if near else ""
+        print_table(("topic", "content"), [(name, first_sentence(page(name))) for name in TOPICS])
+    elif topic not in TOPICS:
+        nearest = _nearest(topic)
+        hint = f" Did you mean {nearest}?" if nearest else ""
         raise UsageError(f"There is no topic {topic!r}.{hint}\nThe topics are {', '.join(TOPICS)}.")
-
-    from detrcli.cli.console import is_terminal
-
-    text = page(topic)
-    if is_terminal(sys.stdout):
-        _render(text)
+    elif is_terminal(sys.stdout):
+        _render(page(topic))
     else:
-        sys.stdout.write(text)
+        sys.stdout.write(page(topic))
 
 
 def _nearest(word: str) -> str | None:
-    """The topic that begins so, or that of the command that was named, else the one that is spelled most like it."""
-    import difflib
-
-    from detrcli.guide import TOPICS, page
-
-    if word and (beginning := [name for name in TOPICS if name.startswith(word)]):
-        return beginning[0]
+    """Return the topic that begins with a word, or mentions the command most often, or is spelled most like it."""
+    if word and (matches := [name for name in TOPICS if name.startswith(word)]):
+        return matches[0]
     mentions = {name: len(re.findall(rf"detr {re.escape(word)}\b", page(name))) for name in TOPICS}
     most = max(TOPICS, key=lambda name: mentions[name])
     if mentions[most]:
@@ -63,9 +49,9 @@ def _render(text: str) -> None:
     from rich.theme import Theme
 
     class Folded(TableElement):
-        """A table whose long words go on in the next line, where rich would cut them off."""
+        """A table that folds long words, which rich would cut off."""
 
-        def __rich_console__(self, console, options):  # type: ignore[no-untyped-def]  # as rich has it, whose types are imported late
+        def __rich_console__(self, console, options):  # type: ignore[no-untyped-def]  # rich is imported late
             for table in super().__rich_console__(console, options):
                 if isinstance(table, Table):
                     for column in table.columns:
@@ -73,17 +59,15 @@ def _render(text: str) -> None:
                 yield table
 
     class Page(Markdown):
-        """Markdown with such tables."""
+        elements = {**Markdown.elements, "table_open": Folded}  # noqa: RUF012  # rich only reads it
 
-        elements = {**Markdown.elements, "table_open": Folded}  # noqa: RUF012  # rich's own, which it only reads
-
-    # Code without a background: one that fits a dark terminal is wrong on a light one.
+    # Code has no background, because one for dark terminals is wrong on light ones.
     console = Console(highlight=False, theme=Theme({"markdown.code": "bold cyan"}))
-    page = Page(for_terminal(text), code_theme="ansi_dark", hyperlinks=False)
-    console.print(page, width=min(console.width, WIDEST))
+    markdown = Page(for_terminal(text), code_theme="ansi_dark", hyperlinks=False)
+    console.print(markdown, width=min(console.width, MAX_WIDTH))
 
 
 def for_terminal(text: str) -> str:
-    """The page with links that can be followed in a terminal: to pages as commands, to pictures as paths."""
-    text = re.sub(r"!\[([^]]*)\]\((?:\.\./)*([^)]+)\)", r"*Picture: \1 (`\2` in the repository).*", text)
+    """Replace links to pages by commands, and images by paths."""
+    text = re.sub(r"!\[([^]]*)\]\((?:\.\./)*([^)]+)\)", r"*Image: \1 (`\2` in the repository).*", text)
     return re.sub(r"\[[^]]+\]\(([a-z]+)\.md(?:#[^)]*)?\)", r"`detr guide \1`", text)

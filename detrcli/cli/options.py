@@ -1,102 +1,152 @@
-"""Options that commands share, and what a run of the program knows."""
+"""Options that commands share."""
 
-from dataclasses import dataclass
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
+from detrcli import api
+from detrcli.inference import EngineName
 
-@dataclass
-class Session:
-    """What was asked of the program as a whole."""
-
-    debug: bool = False
-
-
-def _debug(context: typer.Context, value: bool) -> None:
-    if value:
-        cast("Session", context.find_root().obj).debug = True
+DATA = "Dataset: a folder in a known layout, its data.yaml or annotation file, or `shapes`."
+SPLIT = "Split: train, val or test."
 
 
-DATA = "A folder in any known layout, its data.yaml or annotations, or `shapes`."
-THRESHOLD = 0.7  # the score from which a query counts as a detection, where nothing else is asked for
+def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
+    """Declare an option with a value."""
+    return typer.Option(*names, metavar=metavar, help=help, **more)
 
 
-def known_weights(value: str) -> str:
-    """A mistyped name is told at once: torch takes seconds to import, and data may take minutes to check."""
+def flag(name: str, help: str) -> Any:
+    """Declare an option without a value."""
+    return typer.Option(name, help=help)
+
+
+def known_weights(value: Any) -> Any:
+    """Check the names of weights before torch is imported and data is read, which takes longer."""
     from detrcli.checkpoints.known import check_weights
 
-    check_weights(value)
+    for name in value if isinstance(value, list) else [value]:
+        check_weights(name)
     return value
 
 
-def _with_phrases(value: str | None) -> str | None:
+def _check_phrases(value: str | None) -> str | None:
     if value is not None:
         from detrcli.checkpoints.phrases import phrases_of
 
-        phrases_of(value)  # an error where there are none
+        phrases_of(value)
     return value
 
 
-Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show the traceback of an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document in place of a table.")]
-Weights = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        metavar="W",
-        callback=known_weights,
-        help="A name from `detr models`, a file, a run or Hugging Face folder, hf:OWNER/NAME, or a URL.",
-    ),
-]
-
-
-def _all_known(values: list[str]) -> list[str]:
-    return [known_weights(value) for value in values]
-
-
+WEIGHTS = "A name from `detr models`, a file, a run or Hugging Face folder, hf:OWNER/NAME, or a URL."
+WeightsArgument = Annotated[str, typer.Argument(metavar="WEIGHTS", callback=known_weights, help=WEIGHTS)]
 SeveralWeights = Annotated[
-    list[str],
-    typer.Option("--weights", metavar="W", callback=_all_known, help="As in `detr predict`; several are compared."),
+    list[str], option("W", f"{WEIGHTS} Repeat it to compare models.", "--weights", callback=known_weights)
 ]
-Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N (or N) or mps.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-
-Text = Annotated[
-    str | None,
-    typer.Option(
-        "--text",
-        metavar="PHRASES",
-        callback=_with_phrases,
-        help='What to look for, as "a cat. a dog.", with weights that take phrases.',
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", metavar="NAME", help="What a .pth cannot tell (DC5): a name from `detr models`."),
-]
-Sha256 = Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="Hash of weights given by URL.")]
-Size = Annotated[int | None, typer.Option("--size", metavar="N", min=1, help="Shorter side of the input.")]
-MaxSize = Annotated[int | None, typer.Option("--max-size", metavar="N", min=1, help="Longest side of the input.")]
-Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"] | None,
-    typer.Option("--precision", help="Numbers to compute in. [fp32, or that of an exported model]"),
-]
-Engine = Annotated[
-    Literal["plain", "fast", "compiled", "openvino", "onnx"] | None,
-    typer.Option("--engine", help="How the network is computed. [fast on a CPU, else plain]"),
-]
+Json = Annotated[bool, flag("--json", "Print a JSON document instead of a table.")]
+Overwrite = Annotated[bool, flag("--overwrite", "Replace existing output files.")]
+Device = Annotated[str, option("D", "auto, cpu, cuda, cuda:N (or N) or mps.")]
+Split = Annotated[str, option("NAME", SPLIT)]
+Threshold = Annotated[float, option("P", "Minimum score of a detection.", min=0, max=1)]
+Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**63 - 1)]
 Exif = Annotated[
     Literal["auto", "apply", "ignore"],
-    typer.Option("--exif", help="Whether photographs are turned; auto takes what the annotated size says."),
+    typer.Option(help="Whether to apply EXIF orientation; auto follows the annotated image size."),
 ]
-PairById = Annotated[
-    bool,
-    typer.Option("--match-classes-by-id", help="Where no class has the same name in weights and data, pair equal ids."),
+MatchClassesById = Annotated[
+    bool, flag("--match-classes-by-id", "If no class names are equal in weights and data, match equal ids.")
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out what is broken, with a warning.")]
-TrainAnn = Annotated[Path | None, typer.Option("--train-ann", metavar="FILE", help="COCO annotations of train.")]
-TrainImages = Annotated[Path | None, typer.Option("--train-images", metavar="DIR", help="Pictures of train.")]
-ValAnn = Annotated[Path | None, typer.Option("--val-ann", metavar="FILE", help="COCO annotations of val.")]
-ValImages = Annotated[Path | None, typer.Option("--val-images", metavar="DIR", help="Pictures of val.")]
+SkipBad = Annotated[bool, flag("--skip-bad", "Leave out broken images and annotations, with a warning.")]
+TrainAnn = Annotated[Path | None, option("FILE", "COCO annotations of train.")]
+TrainImages = Annotated[Path | None, option("DIR", "Images of train.", file_okay=False)]
+ValAnn = Annotated[Path | None, option("FILE", "COCO annotations of val.")]
+ValImages = Annotated[Path | None, option("DIR", "Images of val.", file_okay=False)]
+
+# By field of LoadOptions.
+_LOAD_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "weights": (Annotated[str, option("W", WEIGHTS, callback=known_weights)], "detr-r50"),
+    "text": (
+        Annotated[
+            str | None,
+            option(
+                "PHRASES",
+                'Phrases to detect, such as "a cat. a dog.", for models that take phrases.',
+                callback=_check_phrases,
+            ),
+        ],
+        None,
+    ),
+    "size": (Annotated[int | None, option("N", "Shorter side of the input.", min=1)], None),
+    "max_size": (Annotated[int | None, option("N", "Longer side of the input.", min=1)], None),
+    "model": (
+        Annotated[str | None, option("NAME", "Architecture of a .pth file, where its tensors do not determine it.")],
+        None,
+    ),
+    "sha256": (Annotated[str | None, option("HEX", "Hash of weights from a URL.")], None),
+    "device": (Device, "auto"),
+    "precision": (
+        Annotated[
+            Literal["fp32", "bf16", "fp16"] | None,
+            typer.Option(help="Number format of the network. [fp32, or that of an exported model]"),
+        ],
+        None,
+    ),
+    "engine": (
+        Annotated[EngineName | None, typer.Option(help="How the network is computed. [fast on a CPU, else plain]")],
+        None,
+    ),
+}
+LOAD = ("weights", "size", "max_size", "model", "sha256", "device")
+_DEBUG = Annotated[bool, flag("--debug", "Show the traceback of an error.")]
+
+
+def load_options(*fields: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the parameter `load` of a command by options for these fields of LoadOptions.
+
+    Weights and text become the first options, the others stand where `load` does. Options are keyword-only parameters.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            load = api.LoadOptions(**{field: values.pop(field) for field in fields})
+            command(load=load, **values)
+
+        added = {field: _keyword(field, *_LOAD_OPTIONS[field]) for field in fields}
+        first = [added.pop(field) for field in ("weights", "text") if {"weights", field} <= set(fields)]
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
+                parameters += first
+                first = []
+            parameters += added.values() if parameter.name == "load" else [parameter]
+        return _with_parameters(run, command, parameters)
+
+    return decorate
+
+
+def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Add a command with the option --debug, which `main` reads from the command line."""
+
+    def run(debug: bool, **values: Any) -> None:
+        command(**values)
+
+    parameters = [*inspect.signature(command).parameters.values(), _keyword("debug", _DEBUG, False)]
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(_with_parameters(run, command, parameters))
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _with_parameters(
+    run: Callable[..., None], command: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """Make a function look like a command with other parameters."""
+    functools.update_wrapper(run, command)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

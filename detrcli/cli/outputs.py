@@ -1,43 +1,60 @@
-"""Where results go: over nothing that is there unasked, and never over what was given to be read."""
+"""Checks of output paths: nothing is overwritten unasked, and nothing in the user's data."""
 
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from errno import ENAMETOOLONG
 from pathlib import Path
+from typing import Any
 
 from detrcli.errors import UsageError
 from detrcli.system.lock import LOCK
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+FIGURE = (".png", ".jpg", ".jpeg", ".webp")
+ARRAYS = (".npz",)
+PAGE = (".html", ".htm")
 
 
 def check_free(path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
-    """An explicit output that exists is an error unless it may be overwritten; an empty folder counts as free."""
+    """Raise UsageError if an output exists and may not be overwritten. An empty folder may."""
     try:
         os.lstat(path)
     except OSError as error:
-        if error.errno == ENAMETOOLONG:  # told before a long run, and not at its end
+        if error.errno == ENAMETOOLONG:  # reported now rather than after a long run
             raise
         return
     if folder != path.is_dir():
-        raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}. Give another place.")
-    if not overwrite and not (folder and _is_empty(path)):
-        raise UsageError(f"{path} exists. Give another place, or --overwrite where there is such an option.")
+        raise UsageError(f"{path} is {'not a folder' if folder else 'a folder'}. Choose another path.")
+    if not overwrite and not (folder and all(entry.name == LOCK for entry in path.iterdir())):
+        raise UsageError(f"{path} exists. Choose another path, or use --overwrite if the command has it.")
 
 
-def _is_empty(folder: Path) -> bool:
-    return all(path.name == LOCK for path in folder.iterdir())
-
-
-def check_ending(path: Path, *endings: str) -> None:
-    """An output's name says what kind of file it becomes."""
-    if path.suffix.lower() not in endings:
-        raise UsageError(f"{path}: its name ends in {' or '.join(endings)}.")
+def check_files(
+    files: Sequence[tuple[Path | None, Sequence[str]]],
+    *,
+    overwrite: bool,
+    inputs: Iterable[Path | None] = (),
+    data: Iterable[Path | None] = (),
+) -> None:
+    """Check output files and the suffixes that they may have, and create their folders."""
+    read = {os.path.realpath(path) for path in inputs if path is not None}
+    data = list(data)
+    outputs = [(path, suffixes) for path, suffixes in files if path is not None]
+    if len({path for path, _ in outputs}) < len(outputs):
+        raise UsageError(f"{outputs[0][0]} is given for several outputs. Choose different paths.")
+    for path, suffixes in outputs:
+        if path.suffix.lower() not in suffixes:
+            raise UsageError(f"{path}: its name must end in {' or '.join(suffixes)}.")
+        check_free(path, overwrite=overwrite)
+        if os.path.realpath(path) in read:
+            raise UsageError(f"{path} is an input, and would be overwritten. Choose another path.")
+        check_not_in_data(path, *data)
+    for path, _ in outputs:  # so that a path that cannot be written does not cost a run
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def next_free_file(name: str) -> Path:
-    """A file name that is not taken: this one, or with the next free number behind it."""
+    """Return a file name that does not exist: this one, or with the next free number."""
     path, number = Path(name), 1
     while os.path.lexists(path):
         number += 1
@@ -45,42 +62,34 @@ def next_free_file(name: str) -> Path:
     return path
 
 
-def different(names: Iterable[Path]) -> list[Path]:
-    """The names, with a number behind one that has come before."""
-    given: dict[Path, None] = {}
-    for name in names:
-        path, number = name, 1
-        while path in given:
-            number += 1
-            path = name.with_name(f"{name.stem}-{number}{name.suffix}")
-        given[path] = None
-    return list(given)
+def write_report(report: Any, out: Path, raw: Path | None, html: Path | None) -> None:
+    """Write the figure of a report, and its arrays and page if requested."""
+    from detrcli.render.draw import save
+    from detrcli.system.files import write_arrays
 
-
-def check_not_inputs(outputs: Iterable[Path], inputs: Sequence[Path]) -> None:
-    """No output may be one of the files that are read."""
-    read = {os.path.realpath(path) for path in inputs}
-    for output in outputs:
-        if os.path.realpath(output) in read:
-            raise UsageError(f"{output} is one of the files given; it would be overwritten. Give another place.")
+    save(report.figure, out)
+    if raw is not None:
+        write_arrays(raw, report.arrays)
+    if html is not None:
+        report.page(html)
 
 
 def check_not_in_data(out: Path, *data: Path | None) -> None:
-    """No output lies where data lies: it might be taken for a part of it. `data` is as the user named it."""
+    """Raise UsageError if an output is inside a dataset, of which it could be taken for a part."""
     from detrcli.data.source import folders_of
 
-    for folder in (folder for given in data if given is not None for folder in folders_of(given)):
-        if _lies_in(out, folder):
+    for folder in (folder for path in data if path is not None for folder in folders_of(path)):
+        if _is_inside(out, folder):
             raise UsageError(
-                f"{out} lies in the data folder {folder}; nothing there is overwritten or added.\nGive another place."
+                f"{out} is in the data folder {folder}, in which nothing is overwritten or added.\nChoose another path."
             )
 
 
-def _lies_in(path: Path, folder: Path) -> bool:
-    # By the name as it is given, and by the place that links on its way lead to.
-    for way in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
-        for place in (way, *way.parents):
-            with suppress(OSError):  # most often it is not there yet
-                if place.samefile(folder):
+def _is_inside(path: Path, folder: Path) -> bool:
+    # By the path as given, and with its links resolved.
+    for absolute in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
+        for ancestor in (absolute, *absolute.parents):
+            with suppress(OSError):  # most outputs do not exist yet
+                if ancestor.samefile(folder):
                     return True
     return False

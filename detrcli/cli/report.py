@@ -1,110 +1,68 @@
-"""`detr report`: why a model fails on somebody's data, and what to fix."""
+"""`detr report`: why a model fails on a dataset, and what to fix."""
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from detrcli.cli.options import (
-    Debug,
-    Device,
-    Exif,
-    Json,
-    MaxSize,
-    Model,
-    PairById,
-    SeveralWeights,
-    Sha256,
-    Size,
-    SkipBad,
-)
+from detrcli import api
+from detrcli.cli import options as opt
+from detrcli.cli.console import STDERR, print_result
+from detrcli.cli.outputs import check_free, check_not_in_data
 from detrcli.errors import UsageError
 
-if TYPE_CHECKING:
-    from detrcli.inference.detector import Detector
 
-SUBJECT = "A run, or data as in `detr eval`."
-
-
+@opt.load_options(*opt.LOAD[1:])
 def report(
-    subjects: Annotated[list[Path], typer.Argument(metavar="RUN|DATA...", help=SUBJECT)],
-    weights: SeveralWeights = [],  # noqa: B006  # typer copies it; those of the run, or detr-r50
-    split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the page, else report, numbered.")] = None,
+    subjects: Annotated[
+        list[Path], typer.Argument(metavar="RUN|DATA...", help="Runs, or a dataset as in `detr eval`.")
+    ],
+    *,
+    weights: opt.SeveralWeights = [],  # noqa: B006  # typer copies it; those of the run, or detr-r50
+    split: opt.Split = "val",
+    out: Annotated[Path | None, opt.option("DIR", "Folder for the page. [report, numbered]")] = None,
     threshold: Annotated[
-        float | None, typer.Option(metavar="P", min=0, max=1, help="Score of a detection. [that of the best F1]")
+        float | None, opt.option("P", "Minimum score of a detection. [that of the best F1]", min=0, max=1)
     ] = None,
     folds: Annotated[
         int,
-        typer.Option(metavar="K", min=0, help="With --split train: suspect by K models that have not seen the labels."),
+        opt.option("K", "With --split train: train K models, to judge annotations they have not seen.", min=0),
     ] = 0,
-    images: Annotated[
-        int, typer.Option(metavar="N", min=1, help="At most so many pictures in the page, the worst first.")
-    ] = 1000,
-    size: Size = None,
-    max_size: MaxSize = None,
-    exif: Exif = "auto",
-    skip_bad: SkipBad = False,
-    match_classes_by_id: PairById = False,
-    model: Model = None,
-    sha256: Sha256 = None,
-    device: Device = "auto",
-    json: Json = False,
-    debug: Debug = False,
+    images: Annotated[int, opt.option("N", "Images on the page, the worst first.", min=1)] = 1000,
+    exif: opt.Exif = "auto",
+    skip_bad: opt.SkipBad = False,
+    match_classes_by_id: opt.MatchClassesById = False,
+    load: "api.LoadOptions",
+    json: opt.Json = False,
 ) -> None:
     """Show why a model fails on your data, and what to fix."""
-    from detrcli.cli.outputs import check_free, check_not_in_data
-
     if out is not None:
         check_free(out, folder=True)
         for subject in subjects:
             check_not_in_data(out, subject)
-    from detrcli.api.reporting import compare
-    from detrcli.api.reporting import report as report_on
-    from detrcli.cli.console import Status, counting, print_json, warn
-    from detrcli.cli.failure_report import show_comparison, show_report
-    from detrcli.cli.sources import tell_class_mapping
-    from detrcli.system.files import next_free_folder
-    from detrcli.training.run_folder import is_run
-
-    first, of_run = subjects[0], is_run(subjects[0])
-    if len(subjects) > 1 and (weights or not all(map(is_run, subjects))):
-        raise UsageError("Several RUNs are compared on the first one's data; weights by --weights, on one DATA.")
     for subject in subjects:
         if str(subject) != "shapes" and not subject.exists():
-            raise UsageError(f"{subject}: there is no such run or data.")
-
-    def detector(named: str) -> "Detector":
-        from detrcli.cli.loading import load_detector
-
-        return load_detector(named, model=model, sha256=sha256, size=size, max_size=max_size, device=device)
-
-    named = weights or (list(map(str, subjects)) if of_run else ["detr-r50"])
-    found = [
-        report_on(
-            first,
-            partial(detector, one),
+            raise UsageError(f"{subject}: no such run or dataset.")
+    names = weights or [str(subject) for subject in subjects if api.is_run(subject)]
+    if len(subjects) > 1 and (weights or len(names) < len(subjects)):
+        raise UsageError("Give several RUNs, which are compared on the data of the first, or one DATA with --weights.")
+    of_run = api.is_run(subjects[0])
+    reports = {
+        name: api.report(
+            subjects[0],
+            replace(load, weights=name),
             split=split,
             threshold=threshold,
             folds=folds,
             exif=None if of_run and exif == "auto" else exif,
             skip_bad=None if of_run and not skip_bad else skip_bad,
             match_classes_by_id=match_classes_by_id,
-            note=warn,
-            mapped=tell_class_mapping,
-            watch=counting("looking at pictures"),
+            reporter=STDERR,
         )
-        for one in named
-    ]
-    compared = compare(list(zip(named, found, strict=True))) if len(found) > 1 else None
-    folder = next_free_folder("report") if out is None else out
-    with Status("writing the page"):
-        page = (compared or found[0]).page(folder, images=images)
-    if json:
-        print_json({**(compared or found[0]).document, "page": str(page)})
-    elif compared is not None:
-        show_comparison(compared)
-    else:
-        show_report(found[0])
-    warn(f"the page: {page}")
+        for name in names or ["detr-r50"]
+    }
+    found = api.compare_reports(reports) if len(reports) > 1 else next(iter(reports.values()))
+    page = found.page(out, images=images)
+    print_result(found, json=json, page=str(page))
+    STDERR.note(f"the report: {page}")

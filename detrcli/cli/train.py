@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from detrcli.cli.inputs import check_folder
 from detrcli.cli.options import (
     DATA,
-    Debug,
     Device,
     Exif,
     Json,
@@ -22,7 +20,6 @@ from detrcli.cli.options import (
     ValImages,
     known_weights,
 )
-from detrcli.errors import WeightsError
 
 
 def _known_or_none(value: str | None) -> str | None:
@@ -52,7 +49,7 @@ def train(
     size: Annotated[int | None, typer.Option(metavar="N", help="Shorter side of the input.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder, else runs/train, numbered.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run; the latest if none is named.")
+        Path | None, typer.Option(metavar="RUN", file_okay=False, help="Go on with a run; the latest if none is named.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random. [0]")] = None,
     device: Device = "auto",
@@ -76,7 +73,6 @@ def train(
         bool, typer.Option("--no-report", help="Do not end with a page of what went wrong on val.")
     ] = False,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Fine-tune a model on your data."""
     if hasattr(signal, "SIGUSR1"):
@@ -85,16 +81,11 @@ def train(
     from detrcli.cli.outputs import check_free, check_not_in_data
     from detrcli.training.run_status import is_unbegun
 
-    if resume is not None:
-        check_folder("--resume", resume, WeightsError)
-    elif out is not None:
+    if resume is None and out is not None:
         if not is_unbegun(out):
             check_free(out, folder=True)
         check_not_in_data(out, data, train_images, val_images)
-    from detrcli.cli.sources import check_picture_folders
-
     files = {"train": (train_ann, train_images), "val": (val_ann, val_images)}
-    check_picture_folders(files)
     from detrcli.api.training import TrainingPlan
     from detrcli.api.training import train as run_training
     from detrcli.cli.console import warn

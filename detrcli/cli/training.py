@@ -9,7 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from detrcli.cli.console import DownloadStatus, Status, is_terminal, print_json, print_table, stderr_console, warn
+from detrcli.cli.console import STDERR, is_terminal, print_json, print_table, stderr_console, warn
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 
@@ -103,6 +103,7 @@ class Display:
 
 def hooks() -> "Hooks":
     """What a training tells, as the command line shows it; of several processes only the first speaks."""
+    from detrcli.api.models import downloads
     from detrcli.api.training import Hooks
     from detrcli.training.machine import Neighbours
 
@@ -112,10 +113,10 @@ def hooks() -> "Hooks":
 
     @contextmanager
     def watch(what: str) -> "Iterator[Callable[[], None]]":
-        with Status(what) as status:
-            yield status.advance
+        with STDERR.progress(what) as advance:
+            yield lambda: advance(1)
 
-    return Hooks(note=warn, watch=watch, download=DownloadStatus, report=report)
+    return Hooks(note=warn, watch=watch, download=lambda: downloads(STDERR), report=report)
 
 
 def _lines(p: "TrainingProgress", *, bar: bool = False) -> Iterator[str]:

@@ -1,136 +1,93 @@
-"""`detr visualize-attn`: where each object query looks."""
+"""`detr visualize-attn`: where the queries of a model look."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrcli.cli.inputs import options_named, places, the_picture
-from detrcli.cli.options import THRESHOLD, Debug, Device, Json, MaxSize, Model, Overwrite, Sha256, Size, Text, Weights
+from detrcli import api
+from detrcli.cli import options as opt
+from detrcli.cli.console import STDERR, print_json, print_table, print_text
+from detrcli.cli.outputs import ARRAYS, FIGURE, PAGE, check_files, next_free_file, write_report
 from detrcli.errors import UsageError
-from detrcli.system.text import escape_controls
+from detrcli.inference import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from detrcli.render.attention_report import Kind
 
-DEFAULT_OUT = "attention.png"
 
-
+@opt.load_options(*opt.LOAD, "text")
 def visualize_attn(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    query: Annotated[list[int] | None, typer.Option(metavar="N", help="From 0; may be repeated.")] = None,
-    layer: Annotated[str, typer.Option(metavar="last|all|I", help="Which layer, from 0.")] = "last",
-    head: Annotated[str, typer.Option(metavar="mean|all|I", help="Attention head, from 0.")] = "mean",
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    *,
+    queries: Annotated[list[int] | None, opt.option("N", "Object query, from 0; may be repeated.", "--query")] = None,
+    layers: Annotated[str, opt.option("last|all|I", "Layer, from 0.", "--layer")] = "last",
+    heads: Annotated[str, opt.option("mean|all|I", "Attention head, from 0.", "--head")] = "mean",
     threshold: Annotated[
-        float, typer.Option(metavar="P", min=0, max=1, help="Least score of queries, if none is given.")
-    ] = THRESHOLD,
-    encoder: Annotated[
-        list[str] | None, typer.Option(metavar="X,Y", help="Where the encoder looks from this pixel; may be repeated.")
+        float, opt.option("P", "Minimum score of queries, without --query.", min=0, max=1)
+    ] = DEFAULT_THRESHOLD,
+    points: Annotated[
+        list[str] | None,
+        opt.option("X,Y", "Show the encoder's attention from a pixel; may be repeated.", "--encoder"),
     ] = None,
-    self_: Annotated[bool, typer.Option("--self", help="Which queries look at which in the decoder.")] = False,
-    mask_head: Annotated[
-        bool, typer.Option("--mask-head", help="Which cells the mask head goes by, and the masks.")
-    ] = False,
-    relevance: Annotated[
-        bool, typer.Option("--relevance", help="Gradient-weighted relevance beside raw attention.")
-    ] = False,
+    self_attention: Annotated[bool, opt.flag("--self", "Show the self-attention between queries.")] = False,
+    mask_head: Annotated[bool, opt.flag("--mask-head", "Show the mask head's attention, and the masks.")] = False,
+    relevance: Annotated[bool, opt.flag("--relevance", "Show gradient-weighted relevance beside attention.")] = False,
     faithfulness: Annotated[
-        bool, typer.Option("--faithfulness", help="Measure which of the two to believe, by hiding parts (slow).")
+        bool, opt.flag("--faithfulness", "Measure which of the two is right, by hiding parts (slow).")
     ] = False,
-    masks: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="COCO annotations whose masks --faithfulness compares with.")
-    ] = None,
-    raw: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Write the maps as arrays.")] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page to move through queries, layers and heads.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The picture to write, else attention.png, numbered.")
-    ] = None,
-    weights: Weights = "detr-r50",
-    text: Text = None,
-    size: Size = None,
-    max_size: MaxSize = None,
-    model: Model = None,
-    sha256: Sha256 = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    json: Json = False,
-    debug: Debug = False,
+    masks: Annotated[Path | None, opt.option("FILE", "COCO annotations with masks, for --faithfulness.")] = None,
+    raw: Annotated[Path | None, opt.option("FILE.npz", "Write the maps as arrays.")] = None,
+    html: Annotated[Path | None, opt.option("FILE", "Write a page to move through queries, layers and heads.")] = None,
+    out: Annotated[Path | None, opt.option("FILE", "The figure to write. [attention.png, numbered]")] = None,
+    load: "api.LoadOptions",
+    overwrite: opt.Overwrite = False,
+    json: opt.Json = False,
 ) -> None:
-    """Draw where queries look in a picture."""
-    from detrcli.cli.outputs import PICTURES, check_ending, check_free, check_not_inputs
-
-    asked = {"--encoder": encoder, "--self": self_, "--mask-head": mask_head, "--relevance": relevance or faithfulness}
-    if len(several := [name for name, value in asked.items() if value]) > 1:
-        raise UsageError(f"{' and '.join(several)} are different sheets: one at a time.")
-    if encoder and query:
-        raise UsageError("--encoder shows places, --query queries: one at a time.")
-    if masks is not None and not faithfulness:
-        raise UsageError("--masks goes with --faithfulness.")
-    if (relevance or faithfulness) and "all" in (layer, head):
-        raise UsageError("Relevance is compared with one layer and one head, or their mean: not with all.")
-    if html is not None and encoder:
-        raise UsageError("--html shows queries, --encoder places: one at a time.")
-    endings = ((out, PICTURES), (raw, (".npz",)), (html, (".html", ".htm")))
-    outputs = [given for given, _ in endings if given is not None]
-    if len(set(outputs)) < len(outputs):
-        raise UsageError("--out, --raw and --html are different files.")
-    for path in outputs:
-        check_free(path, overwrite=overwrite)
-    check_not_inputs(outputs, [path for path in (image, Path(weights), masks) if path])
-    for given, allowed in endings:
-        if given is not None:
-            check_ending(given, *allowed)
-
-    from detrcli.api.inspecting import look
-    from detrcli.cli.console import Status, print_json, print_table, warn
-    from detrcli.cli.loading import load_detector
-    from detrcli.cli.outputs import next_free_file
-    from detrcli.render.draw import save
-    from detrcli.system.files import write_arrays
-
-    picture = the_picture(image)
-    for note in picture.notes:
-        warn(f"{image}: {note}")
-    points = places(encoder or [], *picture.image.size)  # before anything is fetched
-    detector = load_detector(
-        weights, model=model, sha256=sha256, size=size, max_size=max_size, device=device, text=text
-    )
-    kinds: dict[Kind, bool] = {
-        "encoder": bool(points),
-        "self": self_,
-        "mask": mask_head,
-        "faithfulness": faithfulness,  # which shows relevance too
-        "relevance": relevance,
+    """Draw where the queries look in an image."""
+    kinds: dict[str, tuple[Kind, bool]] = {
+        "--encoder": ("encoder", bool(points)),
+        "--self": ("self", self_attention),
+        "--mask-head": ("mask", mask_head),
+        "--faithfulness": ("faithfulness", faithfulness),  # which includes relevance
+        "--relevance": ("relevance", relevance and not faithfulness),
     }
-    kind: Kind = next((name for name, given in kinds.items() if given), "cross")
-    with options_named(), Status("hiding cells", quiet=not faithfulness) as status:
-        found = look(
-            image,
-            detector,
-            queries=query,
-            threshold=threshold,
-            layers=layer,
-            heads=head,
-            kind=kind,
-            points=points,
-            masks=masks,
-            advance=status.advance,
-        )
+    chosen = [(option, kind) for option, (kind, given) in kinds.items() if given]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(option for option, _ in chosen)} are different figures. Use one of them.")
+    if points and (queries or html):
+        raise UsageError("--encoder shows pixels, --query and --html show queries. Use one of them.")
+    if masks is not None and not faithfulness:
+        raise UsageError("--masks needs --faithfulness.")
+    files = [(out, FIGURE), (raw, ARRAYS), (html, PAGE)]
+    check_files(files, overwrite=overwrite, inputs=[image, Path(load.weights), masks])
+    report = api.look(
+        image,
+        load,
+        queries=queries,
+        threshold=threshold,
+        layers=layers,
+        heads=heads,
+        kind=chosen[0][1] if chosen else "cross",
+        points=[_pixel(text) for text in points or ()],
+        masks=masks,
+        reporter=STDERR,
+    )
     if out is None:
-        out = next_free_file(DEFAULT_OUT)
-        warn(f"the picture goes to {out}")
-    save(found.figure, out)
-    if raw is not None:
-        raw.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(raw, found.arrays)
-    if html is not None:
-        found.page(html)
+        out = next_free_file("attention.png")
+        STDERR.note(f"writing {out}")
+    write_report(report, out, raw, html)
     if json:
-        written = {name: None if path is None else str(path) for name, path in (("raw", raw), ("html", html))}
-        print_json({**found.document, "file": str(image), "weights": weights, "out": str(out), **written})
+        written = {name: path and str(path) for name, path in (("raw", raw), ("html", html))}
+        print_json({**report.document, "file": str(image), "weights": load.weights, "out": str(out), **written})
         return
-    print_table(found.columns, found.rows)
-    for remark in found.remarks:
-        print(escape_controls(remark))
+    print_table(report.columns, report.rows)
+    print_text(report.remarks)
+
+
+def _pixel(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--encoder {text}: it must be X,Y in pixels, such as 120,80.") from None
+    return x, y

@@ -1,1 +1,6 @@
-"""From pictures to detections."""
+"""From images to detections: detectors, engines and exports. Importing this package does not import torch."""
+
+from typing import Literal
+
+EngineName = Literal["plain", "fast", "compiled", "openvino", "onnx"]
+DEFAULT_THRESHOLD = 0.7  # confidence score from which a query is a detection

@@ -1,7 +1,12 @@
-"""A model written for another runtime, with all that it takes to use it, and held against the plain one.
+"""Export of models to other runtimes, onnxruntime and OpenVINO.
 
-The network is traced once with torch.export, the number of pictures and their size left open. What tensors do not say
-(classes, preprocessing, scoring) travels as the header of our own files does.
+Why: on CPUs with AMX, OpenVINO is faster than torch, and an exported file runs in programs without torch.
+How: torch.export traces the network once, with a variable batch and image size. A runtime module (onnx_engine,
+openvino_engine) converts the program, and reads and runs the file. Classes, preprocessing and scoring, which tensors
+do not contain, are stored in the file under the keys of our own checkpoints.
+Every export is compared with the plain model on images of extreme sizes before the file gets its name.
+Without this file there is no `detr export`, no engine `onnx` or `openvino`, and no .onnx or .xml as weights; nothing
+else needs it. Tests: tests/inference/test_export.py, with `-m slow` for all architectures and fifty image sizes.
 """
 
 import hashlib
@@ -10,7 +15,8 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
@@ -25,36 +31,54 @@ from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import checksum, from_header, header_of
 from detrcli.checkpoints.known import EXPORTS
 from detrcli.errors import MachineError, UsageError, WeightsError
-from detrcli.inference.engines import Engine, EngineName, PlainEngine
+from detrcli.inference.engines import Engine, PlainEngine
 from detrcli.losses.scoring import Scoring
+from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.reporter import Reporter
 from detrcli.structures import Batch, Prediction
 from detrcli.system.cache import cache_folder
 
 INPUT, OUTPUTS = "images", ("logits", "boxes")
-PRECISION = "precision"  # in the header of an export: what it was written in
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}  # of probabilities and boxes in [0, 1]
+PRECISION = "precision"  # key in the header of an export
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}  # for probabilities, and boxes in [0, 1]
+IMAGE_SIZES = [(480, 640), (100, 1000), (1000, 100)]  # height and width, on which an export is verified
 CPU = torch.device("cpu")
+
+
+class ExportedEngine(ABC):
+    """An exported file that a runtime computes on the CPU."""
+
+    single: bool  # whether the model takes a single image
+
+    def __call__(self, batch: Batch) -> Prediction:
+        assert batch.padding is None, "only images of equal size share a batch"
+        parts = [self.compute(images) for images in batch.images.chunk(len(batch.images) if self.single else 1)]
+        logits, boxes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return Prediction(logits, boxes)
+
+    @abstractmethod
+    def compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, Q, K) and boxes (B, Q, 4) of images (B, 3, H, W)."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A format and who runs it."""
+    """A file format and the library that runs it."""
 
-    name: EngineName
-    beside: Sequence[str]  # endings of the files that belong to it
-    precisions: Sequence[str]  # that it can be written in
-    computes: Sequence[str]  # of these, those that are chosen anew when it is run
-    packages: Sequence[str]  # what it takes, of the extra that has its name
-    module: str  # with `write`, `read_header` and `engine`
+    name: str
+    sidecars: Sequence[str]  # suffixes of further files that belong to the file
+    precisions: Sequence[str]  # in which it can be written
+    runtime_precisions: Sequence[str]  # between which one can choose when it is run
+    packages: Sequence[str]  # required; the extra has the runtime's name
 
     @property
-    def ending(self) -> str:
-        """How the name of its file ends."""
+    def suffix(self) -> str:
+        """The suffix of its files."""
         return EXPORTS[self.name]
 
     def code(self) -> ModuleType:
-        """Its module, where its packages are installed."""
+        """Import its module, with `write`, `read_header` and `RuntimeEngine`. Raises MachineError if not installed."""
         for package in self.packages:
             try:
                 import_module(package)
@@ -62,31 +86,34 @@ class Runtime:
                 raise MachineError(
                     f"{self.name} needs the package {package}: pip install 'detrcli[{self.name}]'"
                 ) from None
-        return import_module(self.module)
+        return import_module(f"detrcli.inference.{self.name}_engine")
+
+    def open(self, path: Path, precision: str | None = None) -> Engine:
+        """Return an engine that runs a file, by default in the precision in which it was written."""
+        engine: Engine = self.code().RuntimeEngine(path, precision)
+        return engine
+
+    def check_precision(self, precision: str) -> None:
+        """Raise UsageError if files of this runtime cannot have the precision."""
+        if precision not in self.precisions:
+            raise UsageError(
+                f"{argument('precision', precision)}: {self.name} models have {' or '.join(self.precisions)}."
+            )
 
 
 RUNTIMES = {
-    "onnx": Runtime(
-        "onnx", (), ("fp32", "fp16"), (), ("onnx", "onnxscript", "onnxruntime"), "detrcli.inference.onnx_engine"
-    ),
-    "openvino": Runtime(
-        "openvino",
-        (".bin",),
-        ("fp32", "bf16", "fp16"),
-        ("fp32", "bf16"),
-        ("openvino",),
-        "detrcli.inference.openvino_engine",
-    ),
+    "onnx": Runtime("onnx", (), ("fp32", "fp16"), (), ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": Runtime("openvino", (".bin",), ("fp32", "bf16", "fp16"), ("fp32", "bf16"), ("openvino",)),
 }
 
 
 def runtime_of(path: str | Path) -> Runtime | None:
-    """Who runs a file of this name; None where it is no export."""
-    return next((one for one in RUNTIMES.values() if str(path).lower().endswith(one.ending)), None)
+    """Return the runtime for a file of this name, None if it is not an export."""
+    return next((runtime for runtime in RUNTIMES.values() if str(path).lower().endswith(runtime.suffix)), None)
 
 
 class LastLayer(nn.Module):
-    """A model as a function of tensors: pictures (B, 3, H, W) to logits (B, Q, R) and boxes (B, Q, 4)."""
+    """A model as a function of tensors: images (B, 3, H, W) to logits (B, Q, K) and boxes (B, Q, 4)."""
 
     def __init__(self, model: DetectionTransformer, dtype: torch.dtype) -> None:
         super().__init__()
@@ -99,40 +126,35 @@ class LastLayer(nn.Module):
 
 
 def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
-    """The network of these weights as a torch.export.ExportedProgram."""
-    if checkpoint.architecture.phrases is not None:
-        raise UsageError(
-            f"{checkpoint.source}: models that look for phrases are not exported; --engine plain or fast computes them."
-        )
-    auto = torch.export.Dim.AUTO
-    height, width = _sizes(checkpoint)[0]
-    exact = len(_sizes(checkpoint)) == 1
-    # Axes of length 1, as the coarsest of several levels would have them, are taken to be fixed.
-    if not exact:
-        height, width = max(height, 320), max(width, 448)
+    """Return the network as a torch.export.ExportedProgram. Raises UsageError if it cannot be exported."""
     model = checkpoint.model()
-    if model.has_masks:
-        raise UsageError(
-            f"{checkpoint.source}: models with a mask head are not exported; --engine plain or fast computes them."
-        )
-    if not (exact or model.open_batch):
-        raise UsageError(
-            f"{checkpoint.source}: it takes inputs of many sizes, and of such models ours alone can be exported. One "
-            "whose processor resizes to a height and a width can."
-        )
-    open_axes = {0: auto} if model.open_batch else {}
-    if not exact:
-        open_axes |= {2: auto, 3: auto}
-    pictures = torch.zeros(2 if model.open_batch else 1, 3, height, width)
+    sizes = _input_sizes(checkpoint)
+    fixed_size = len(sizes) == 1
+    reason = None
+    if checkpoint.architecture.phrases is not None:
+        reason = "models that detect phrases cannot be exported"
+    elif model.has_masks:
+        reason = "models with a mask head cannot be exported"
+    elif not (fixed_size or model.open_batch):
+        reason = "a model of another library can be exported only if its processor resizes to a fixed height and width"
+    if reason is not None:
+        raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
+    height, width = sizes[0]
+    if not fixed_size:  # the tracer takes axes of length 1, such as those of the coarsest level, as constant
+        height, width = max(height, 320), max(width, 448)
+    variable = {0: torch.export.Dim.AUTO} if model.open_batch else {}
+    if not fixed_size:
+        variable |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    images = torch.zeros(2 if model.open_batch else 1, 3, height, width)
     with torch.no_grad(), _quiet():
-        program = torch.export.export(LastLayer(model, dtype), (pictures,), dynamic_shapes=(open_axes,))
+        program = torch.export.export(LastLayer(model, dtype), (images,), dynamic_shapes=(variable,))
     if not model.open_batch:
         _drop_assertions(program)
     return program
 
 
 def _drop_assertions(program: Any) -> None:
-    """Without what a network asserts of its own numbers: runtimes know no such operators."""
+    """Remove assertions about the network's own values, for which runtimes have no operators."""
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if str(node.target).startswith(("aten._assert", "aten.sym_constrain")):
@@ -141,11 +163,9 @@ def _drop_assertions(program: Any) -> None:
     program.graph_module.recompile()
 
 
-def export(
-    checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str = "fp32", *, sizes: int | None = None
-) -> float:
-    """Write the file, once it was seen to say what the model says; the largest difference of a number."""
-    check_written_in(runtime, precision)
+def export(checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str = "fp32") -> float:
+    """Write a file, after comparing it with the plain model. Return the largest difference."""
+    runtime.check_precision(precision)
     header = {**header_of(checkpoint), PRECISION: precision}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -153,108 +173,85 @@ def export(
         with _quiet():
             runtime.code().write(checkpoint, header, draft, precision)
         try:
-            difference = verify(checkpoint, runtime.code().engine(draft), precision, sizes)
-        except RuntimeError as error:  # as OpenVINO says that its own conversion does not fit the picture
+            largest = verify(checkpoint, runtime.open(draft), precision)
+        except RuntimeError as error:  # OpenVINO's, if the converted model does not fit the input
             raise WeightsError(
-                f"{checkpoint.source}: {runtime.name} cannot compute this model as it was converted; nothing was "
-                f"written.\nAnother --format may do. It says: {str(error).strip().splitlines()[-1]}"
+                f"{checkpoint.source}: {runtime.name} cannot run the converted model; nothing was written.\n"
+                f"Try another {argument('format')}. The error was: {str(error).strip().splitlines()[-1]}"
             ) from None
-        # The file that the name stands for comes last.
-        for ending in (*runtime.beside, runtime.ending):
-            os.replace(draft.with_suffix(ending), path.with_suffix(ending))
-    return difference
+        for suffix in (*runtime.sidecars, runtime.suffix):  # the main file last
+            os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
+    return largest
 
 
-def check_written_in(runtime: Runtime, precision: str) -> None:
-    """A UsageError for a precision that a runtime's files do not come in."""
-    if precision not in runtime.precisions:
-        raise UsageError(f"{runtime.name} is written in {' or '.join(runtime.precisions)}, not {precision}.")
-
-
-def verify(checkpoint: Checkpoint, engine: Engine, precision: str, sizes: int | None = None) -> float:
-    """Run both on noise of extreme sizes; a WeightsError where they differ by more than such numbers may."""
+def verify(checkpoint: Checkpoint, engine: Engine, precision: str) -> float:
+    """Compare an engine with the plain model on noise. Raises WeightsError if they differ beyond the tolerance."""
     plain = PlainEngine(checkpoint.model(), CPU)
     random = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for height, width in _sizes(checkpoint, sizes):
+    largest = 0.0
+    for height, width in _input_sizes(checkpoint):
         batch = Batch(torch.randn(1, 3, height, width, generator=random), None)
-        found = difference(engine(batch), plain(batch), checkpoint.scoring)
-        if not found <= TOLERANCE[precision]:
+        distance = difference(engine(batch), plain(batch), checkpoint.scoring)
+        if not distance <= TOLERANCE[precision]:  # also for NaN
             raise WeightsError(
-                f"{checkpoint.source}: the exported model differs from the plain one by {found:.2g} on a picture of "
-                f"{width} x {height} pixels; nothing was written.\nPlease report it."
+                f"{checkpoint.source}: the exported model differs from the plain one by {distance:.2g} on an image of "
+                f"{width} x {height} pixels; nothing was written.\nPlease report this."
             )
-        worst = max(worst, found)
-    return worst
+        largest = max(largest, distance)
+    return largest
 
 
 def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
-    """The largest difference of a probability or of a box in [0, 1]; NaN where one is not a number.
+    """Return the largest difference of a probability, or of a box in [0, 1]; NaN if a value is NaN.
 
-    Of queries that begin at the best proposals none has a place: nearly equal ones may come in another order. So each
-    is held against the one that it is closest to, one to one.
+    Two-stage models select queries from proposals, and proposals with nearly equal scores may change places. The
+    queries are therefore compared in the one-to-one assignment with the smallest differences.
     """
-    one, two = (torch.cat([scoring.probabilities(p.logits), p.boxes], -1) for p in (a, b))  # (B, Q, K + 4)
-    in_order = float((one - two).abs().max())
-    if not in_order > 1e-3:  # also where it is not a number
+    ours, theirs = (torch.cat([scoring.probabilities(p.logits), p.boxes], -1) for p in (a, b))  # (B, Q, K + 4)
+    in_order = float((ours - theirs).abs().max())
+    if not in_order > 1e-3:  # also for NaN
         return in_order
     from scipy.optimize import linear_sum_assignment
 
-    worst = 0.0
-    for ours, theirs in zip(one, two, strict=True):
-        apart = torch.cdist(ours, theirs, p=torch.inf)  # (Q, Q)
-        worst = max(worst, float(apart[linear_sum_assignment(apart)].max()))
-    return worst
+    distances = torch.cdist(ours, theirs, p=torch.inf)  # (B, Q, Q)
+    return max(float(matrix[linear_sum_assignment(matrix)].max()) for matrix in distances)
 
 
-def _sizes(checkpoint: Checkpoint, count: int | None = None) -> list[tuple[int, int]]:
-    """Inputs (height, width) that the preprocessing gives: a usual one, a wide and a tall strip; or so many."""
-    random = torch.Generator().manual_seed(0)
-    asked = [(480, 640), (100, 1000), (1000, 100)]
-    asked += (torch.randint(50, 1000, ((count or 3) - 3, 2), generator=random)).tolist()
-    placed = (checkpoint.preprocessing.resize.place(height, width) for height, width in asked)
-    return list(dict.fromkeys((place.height, place.width) for place in placed))
-
-
-def picture_by_picture(compute: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
-    """What a model says that was written for one picture at a time."""
-    found = [compute(image[None]) for image in images]
-    return Prediction(torch.cat([one.logits for one in found]), torch.cat([one.boxes for one in found]))
+def _input_sizes(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """Return the distinct input sizes (height, width) of images of very different sizes."""
+    placements = [checkpoint.preprocessing.resize.place(height, width) for height, width in IMAGE_SIZES]
+    return list(dict.fromkeys((placement.height, placement.width) for placement in placements))
 
 
 def read_exported(path: Path, runtime: Runtime) -> tuple[Checkpoint, str]:
-    """What an export says of itself, without tensors, and the precision that it was written in."""
+    """Return the checkpoint in an export, without tensors, and the precision in which it was written."""
     header: Mapping[str, str] = runtime.code().read_header(path)
     if not {"format", PRECISION} <= header.keys():
-        raise WeightsError(f"{path}: not written by `detr export`: it lacks the model's classes and preprocessing.")
+        raise WeightsError(f"{path}: not written by `detr export`, so its classes and preprocessing are unknown.")
     return from_header(header, {}, str(path)), header[PRECISION]
 
 
-def cached_export(checkpoint: Checkpoint, runtime: Runtime, precision: str, note: Callable[[str], None]) -> Path:
-    """Where the export of these weights is kept; it is made where it is not there yet."""
+def cached_export(checkpoint: Checkpoint, runtime: Runtime, precision: str, reporter: Reporter) -> Path:
+    """Return an export of these weights from the cache, made if it does not exist."""
     versions = [metadata.version(package) for package in ("torch", *runtime.packages)]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    text = json.dumps([checksum(header_of(checkpoint), tensors), runtime.name, precision, versions])
-    folder = cache_folder() / "exports" / hashlib.sha256(text.encode()).hexdigest()[:32]
-    path = folder / f"model{runtime.ending}"
+    key = json.dumps([checksum(header_of(checkpoint), tensors), runtime.name, precision, versions])
+    folder = cache_folder() / "exports" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    path = folder / f"model{runtime.suffix}"
     if not path.exists():
-        note(f"{checkpoint.source}: exporting for {runtime.name}, once; it is kept in {folder}")
+        reporter.note(f"{checkpoint.source}: exporting for {runtime.name}, once; the file is kept in {folder}")
         export(replace(checkpoint, tensors=tensors), runtime, path, precision)
     return path
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk of their inner life."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "torch.onnx", "onnx_ir")]
-    before = [(one.level, one.disabled) for one in loggers]
+    """Suppress the warnings and log messages of exporters."""
+    level = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for one in loggers:
-            one.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            for one, (level, disabled) in zip(loggers, before, strict=True):
-                one.setLevel(level)
-                one.disabled = disabled
+            logging.disable(level)

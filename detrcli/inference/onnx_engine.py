@@ -1,4 +1,4 @@
-"""ONNX: its files written, read, and run by onnxruntime."""
+"""ONNX files: written, read, and run by onnxruntime."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +9,14 @@ from torch import Tensor
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
-from detrcli.inference.engines import EngineName
-from detrcli.inference.export import CPU, INPUT, OUTPUTS, picture_by_picture, trace
-from detrcli.structures import Batch, Prediction
+from detrcli.inference.export import INPUT, OUTPUTS, ExportedEngine, trace
 from detrcli.system.precision import PRECISIONS
 
-PREFIX = "detr."  # of the keys in the file's metadata
+PREFIX = "detr."  # of keys in the file's metadata
 
 
 def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precision: str) -> None:
-    """The model as one file, its weights and operators in these numbers."""
+    """Write the model as a single file, with weights and operators in this precision."""
     program = torch.onnx.export(
         trace(checkpoint, PRECISIONS[precision]),
         dynamo=True,
@@ -32,9 +30,9 @@ def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precisi
 
 
 def read_header(path: Path) -> Mapping[str, str]:
-    """What travels inside; nothing where another wrote the file."""
-    found = _session(path).get_modelmeta().custom_metadata_map
-    return {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)}
+    """Return the header of a file, empty if it was not written by `write`."""
+    metadata = _session(path).get_modelmeta().custom_metadata_map
+    return {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
@@ -43,34 +41,20 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own classes, of which none is public
+    except Exception as error:  # onnxruntime's exception classes are not public
         first = str(error).splitlines()[0]
         raise WeightsError(
             f"{path}: onnxruntime cannot read it ({first:.200}).\nWrite it again with `detr export`."
         ) from None
 
 
-class OnnxEngine:
-    """A file, run on this CPU."""
-
-    name: EngineName = "onnx"
-    device = CPU
+class RuntimeEngine(ExportedEngine):
+    """An ONNX file on this CPU. Its precision is that of the file."""
 
     def __init__(self, path: Path, precision: str | None = None) -> None:
-        """In the precision that it was written in."""
         self.session = _session(path)
-        self.alone = self.session.get_inputs()[0].shape[0] == 1
+        self.single = self.session.get_inputs()[0].shape[0] == 1
 
-    def __call__(self, batch: Batch) -> Prediction:
-        assert batch.padding is None, "pictures of one size share a batch"
-        if self.alone and len(batch.images) > 1:
-            return picture_by_picture(self._compute, batch.images)
-        return self._compute(batch.images)
-
-    def _compute(self, images: Tensor) -> Prediction:
-        found = self.session.run(list(OUTPUTS), {INPUT: images.contiguous().numpy()})
-        logits, boxes = (torch.from_numpy(one) for one in found)
-        return Prediction(logits, boxes)
-
-
-engine = OnnxEngine
+    def compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, boxes = self.session.run(list(OUTPUTS), {INPUT: images.contiguous().numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(boxes)

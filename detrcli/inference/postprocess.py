@@ -1,4 +1,4 @@
-"""From what the heads say to detections in pixels."""
+"""From predictions to detections in pixels."""
 
 from collections.abc import Sequence
 
@@ -23,22 +23,22 @@ def detections(
     threshold: float = 0.0,
     segmentation: Segmentation | None = None,
 ) -> list[Detections]:
-    """Detections of each image, by falling score; with a threshold of 0 all that the scoring selects, in its order.
+    """Return the detections of each image, sorted by falling score.
 
-    `sizes` are the (height, width) in pixels of the images that the boxes shall fit. With a segmentation detections
-    have masks.
+    `sizes` are the (height, width) of the images in pixels. With a threshold of 0 all queries that the scoring selects
+    are returned, in its order. Detections have masks if a segmentation is given.
     """
-    chosen = scoring.select(prediction.logits)
-    found = []
+    selection = scoring.select(prediction.logits)
+    results = []
     for i, (height, width) in enumerate(sizes):
-        queries, labels = chosen.queries[i].cpu().numpy(), chosen.labels[i].cpu().numpy()
-        scores = chosen.scores[i].float().cpu().numpy()
+        queries, labels = selection.queries[i].cpu().numpy(), selection.labels[i].cpu().numpy()
+        scores = selection.scores[i].float().cpu().numpy()
         placement = preprocessing.resize.place(height, width)
-        boxes = to_pixels(prediction.boxes[i].float(), height, width, placement).cpu().numpy()  # (Q, 4)
+        boxes = to_pixels(prediction.boxes[i].float(), height, width, placement).cpu().numpy()  # (Q, 4), xyxy
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
             raise DivergedError(NOT_FINITE)
         kept = np.flatnonzero(scores >= threshold)
-        own = Detections(
+        result = Detections(
             boxes=boxes[queries[kept]],
             scores=scores[kept],
             category_ids=classes.ids[labels[kept]],
@@ -46,9 +46,8 @@ def detections(
             labels=classes.names[labels[kept]],
         )
         if segmentation is not None:
-            seen = Predicted(prediction, i, (height, width), placement)
-            own = segmentation.with_masks(own, seen, threshold)
+            result = segmentation.with_masks(result, Predicted(prediction, i, (height, width), placement), threshold)
         if threshold > 0:
-            own = own.part(np.argsort(-own.scores, kind="stable"))
-        found.append(own)
-    return found
+            result = result.part(np.argsort(-result.scores, kind="stable"))
+        results.append(result)
+    return results

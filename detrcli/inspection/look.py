@@ -15,7 +15,8 @@ from detrcli.data.batching import collate
 from detrcli.data.images import File, as_displayed, open_picture
 from detrcli.data.preprocessing import prepare
 from detrcli.errors import DataError, DivergedError, UsageError
-from detrcli.inference.detector import Detector, ImageSource
+from detrcli.inference.detector import Detector
+from detrcli.inference.stream import ImageSource
 from detrcli.inspection.maps import Point
 from detrcli.losses.scoring import NO_OBJECT
 from detrcli.model.inspectable import ForwardRecord, Inspectable

@@ -12,7 +12,8 @@ from PIL import Image
 
 from detrcli.data.masks import Mask, masks_of
 from detrcli.errors import UsageError
-from detrcli.inference.detector import Detector, ImageSource
+from detrcli.inference.detector import Detector
+from detrcli.inference.stream import ImageSource
 from detrcli.inspection.attention import (
     AttentionFindings,
     CrossAttention,

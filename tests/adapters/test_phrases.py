@@ -377,13 +377,11 @@ def test_what_they_cannot_do_is_said(folder: Path, data: Path, detr: Detr) -> No
 def test_from_python_what_they_cannot_do_is_said(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     detector = detrcli.load(folder_of("owlv2", tmp_path_factory), "cpu", text=["a star"])
     picture = data / "val" / "000000.png"
-    assert len(detrcli.predict(picture, detector, threshold=0.0).scores) == 16
+    assert len(detector.predict(picture, threshold=0.0).scores) == 16
     with pytest.raises(UsageError, match="and none that look for phrases"):
         detrcli.walk(picture, detector)
     with pytest.raises(UsageError, match="does not say how its queries are matched"):
-        detector.match(picture, [[0, 0, 9, 9]], ["a star"])
-    with pytest.raises(UsageError, match="give the text when it is loaded"):
-        detrcli.look(picture, detector, text="a cross")
+        detrcli.match(picture, [[0, 0, 9, 9]], ["a star"], detector)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from small import CONFIG, TINY, published_names, small_weights
 from torch import Tensor
 
-from detrcli.api.detector import Detector
 from detrcli.architectures.adapters.config import check_numbers
 from detrcli.architectures.detr_names import join_projections
 from detrcli.checkpoints.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from detrcli.checkpoints.formats.header import CHECKSUM, checksum, header_of
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
+from detrcli.inference.detector import Detector
 from detrcli.resize import MOST_PIXELS, Letterbox, ShortestEdge
 from detrcli.structures import Classes
 
@@ -217,7 +217,7 @@ def test_inputs_beyond_all_measure_are_refused_before_they_are_made() -> None:
 
 def test_a_picture_that_would_be_too_large_ends_the_command(tmp_path: Path) -> None:
     """And is no picture that is passed over: all of its kind would be."""
-    detector = Detector.of(small_weights(TINY).resized(5000, 32_768), "cpu")
+    detector = Detector(small_weights(TINY).resized(5000, 32_768), "cpu")
     with pytest.raises(UsageError, match="Give a smaller --size"):
         detector.predict(Image.new("RGB", (60, 10)))
 

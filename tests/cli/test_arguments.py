@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from detrcli.cli.arguments import completed, latest_run
+from detrcli.cli.other_names import OTHER_NAMES
 from here import Detr
 
 from detrcli.cli.app import app
-from detrcli.cli.arguments import completed, latest_run
-from detrcli.cli.other_names import OTHER_NAMES
 from detrcli.errors import UsageError
 from detrcli.training.state import save_state
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from here import Detr
 
-from detrcli.api.doctoring import Diagnosis, doctor
+from detrcli.api.reporting import Diagnosis, doctor
 from detrcli.api.training import TrainingResult, train
 from detrcli.architectures import architecture_of, preset
 from detrcli.checkpoints.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""A bad input: what is put into an empty folder, the command, and what has to be said of it."""
+"""A bad input: the contents of an empty folder, the command, and what its error must name."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Make = Callable[[Path], object]
 
 
 def nothing(root: Path) -> None:
-    """Where nothing has to be there."""
+    """Leave the folder empty."""
 
 
 def at(name: str, content: str | bytes) -> Make:
@@ -32,12 +32,12 @@ class Bad:
     make: Make
     args: tuple[Any, ...]
     code: int
-    item: str  # said of what
-    way: str  # said of what to do
+    item: str  # that the message names: a file, an option, a value
+    remedy: str = ""  # an option, command or value that it recommends
 
 
-def asked(*args: Any, say: str, way: str, make: Make = nothing) -> Bad:
-    return Bad(make, args, 2, say, way)
+def usage(*args: Any, item: str, remedy: str = "", make: Make = nothing) -> Bad:
+    return Bad(make, args, 2, item, remedy)
 
 
 def coco(change: Callable[[dict[str, Any]], object] = lambda document: None) -> Make:

@@ -60,22 +60,20 @@ def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
 
 
 CHECK = ("data", "check", "data")
-GUIDE, HINT = "detr guide data", "`train`, `val` and `names` are enough"  # the ways out of most of it
+GUIDE = "detr guide data"
 EVAL = ("eval", "data", "--weights", "shapes", "--split", "train")
 
 
 KINDS: dict[str, Bad] = {
     "a folder that is not there": Bad(nothing, ("data", "check", "nowhere"), 3, "nowhere", GUIDE),
-    "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org", "download it"),
-    "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data: no known layout", "--train-ann"),
+    "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org"),
+    "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data", "--train-ann"),
     "a folder of pictures alone": Bad(
-        lambda root: folders.picture(root / "data" / "a.png"), CHECK, 3, "data:", "--train-ann"
+        lambda root: folders.picture(root / "data" / "a.png"), CHECK, 3, "data", "--train-ann"
     ),
-    "a file that is no annotations": Bad(
-        at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt", "COCO annotation file"
-    ),
+    "a file that is no annotations": Bad(at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt"),
     "a split that there is not": Bad(
-        coco(), ("eval", "data", "--weights", "shapes", "--split", "test"), 2, "--split test", "train, val"
+        coco(), ("eval", "data", "--weights", "shapes", "--split", "test"), 2, "--split test", "train"
     ),
     "JSON that ends too early": Bad(text('{"images": ['), CHECK, 3, "instances_train.json", GUIDE),
     "JSON that is a list": Bad(text("[1]"), CHECK, 3, "instances_train.json", GUIDE),
@@ -90,14 +88,12 @@ KINDS: dict[str, Bad] = {
     "a class name that is a list": Bad(one("categories", name=["ant"]), CHECK, 3, "instances_train.json", GUIDE),
     "a class name of 2 MB": Bad(one("categories", name="x" * 2_000_000), CHECK, 3, "instances_train.json", GUIDE),
     "a picture that is not there": Bad(one("images", file_name="b.png"), CHECK, 3, "b.png", GUIDE),
-    "a picture of another size": Bad(
-        one("images", width=51), CHECK, 3, "a.png is 50 x 40, annotated as 51 x 40", GUIDE
-    ),
+    "a picture of another size": Bad(one("images", width=51), CHECK, 3, "a.png", GUIDE),
     "a name that leaves its folder": Bad(one("images", file_name="../a.png"), CHECK, 3, "../a.png", GUIDE),
     "an absolute name": Bad(one("images", file_name="/etc/a.png"), CHECK, 3, "/etc/a.png", GUIDE),
     "a name on a drive": Bad(one("images", file_name="C:\\a.png"), CHECK, 3, "C:/a.png", GUIDE),
     "a name on a share": Bad(one("images", file_name="\\\\host\\a.png"), CHECK, 3, "//host/a.png", GUIDE),
-    "a name behind a link": Bad(linked_out, CHECK, 3, "link/../a.png", "outside"),
+    "a name behind a link": Bad(linked_out, CHECK, 3, "link/../a.png"),
     "a name with NUL": Bad(one("images", file_name="a\0.png"), CHECK, 3, "a\\x00.png", GUIDE),
     "a name of 5,000 letters": Bad(one("images", file_name="a" * 5000), CHECK, 3, "image 1", GUIDE),
     "a name that is a web address": Bad(
@@ -107,21 +103,13 @@ KINDS: dict[str, Bad] = {
     "two classes of one id": Bad(
         coco(lambda d: d["categories"].append({"id": 1, "name": "b"})), CHECK, 3, "category 1", GUIDE
     ),
-    "a box of three numbers": Bad(
-        one("annotations", bbox=[1, 2, 3]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
-    ),
-    "a box of NaN": Bad(
-        one("annotations", bbox=[1, 2, 3, float("nan")]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
-    ),
+    "a box of three numbers": Bad(one("annotations", bbox=[1, 2, 3]), CHECK, 3, "annotation 0", "--skip-bad"),
+    "a box of NaN": Bad(one("annotations", bbox=[1, 2, 3, float("nan")]), CHECK, 3, "annotation 0", "--skip-bad"),
     "a box beyond all measure": Bad(
-        one("annotations", bbox=[1, 2, 1e300, 1e300]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
+        one("annotations", bbox=[1, 2, 1e300, 1e300]), CHECK, 3, "annotation 0", "--skip-bad"
     ),
-    "an annotation of no image": Bad(
-        one("annotations", image_id=9), CHECK, 3, "there is no image 9", "--skip-bad leaves out"
-    ),
-    "an annotation of no class": Bad(
-        one("annotations", category_id=9), CHECK, 3, "there is no category 9", "--skip-bad leaves out"
-    ),
+    "an annotation of no image": Bad(one("annotations", image_id=9), CHECK, 3, "image 9", "--skip-bad"),
+    "an annotation of no class": Bad(one("annotations", category_id=9), CHECK, 3, "category 9", "--skip-bad"),
     "corners in place of sizes": Bad(
         coco(lambda d: [a.update(bbox=[20 + i, 15, 45 + i, 39]) for i, a in enumerate(d["annotations"])]),
         CHECK,
@@ -151,33 +139,23 @@ KINDS: dict[str, Bad] = {
         xml('<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><a>&a;</a>'), CHECK, 3, "a.xml", GUIDE
     ),
     "a box of VOC that is none": Bad(voc("<xmin>3<", "<xmin>x<"), CHECK, 3, "a.xml, object 1", GUIDE),
-    "a size of VOC of 5,000 digits": Bad(
-        voc("<width>50<", f"<width>{'9' * 5000}<"), CHECK, 3, "a.png is 50 x 40", GUIDE
-    ),
-    "a list of VOC that leaves its folder": Bad(voc(listed="../../a"), CHECK, 3, "train.txt: ../../a", GUIDE),
+    "a size of VOC of 5,000 digits": Bad(voc("<width>50<", f"<width>{'9' * 5000}<"), CHECK, 3, "a.png", GUIDE),
+    "a list of VOC that leaves its folder": Bad(voc(listed="../../a"), CHECK, 3, "train.txt", GUIDE),
     "a list of VOC with NUL": Bad(voc(listed=b"a\0b"), CHECK, 3, "a\\x00b", GUIDE),
     "a list of VOC of what there is not": Bad(voc(listed="b"), CHECK, 3, "b.xml", GUIDE),
-    "YAML that ends too early": Bad(yolo("names: ["), CHECK, 3, "data.yaml", HINT),
-    "YAML without names": Bad(yolo("train: images\n"), CHECK, 3, "data.yaml", "`names`"),
-    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml", "train, val or test"),
-    "YAML of a folder that is not there": Bad(
-        yolo("train: nowhere\nnames: [ant]\n"), CHECK, 3, "nowhere is not there", GUIDE
-    ),
-    "YAML of three million classes": Bad(
-        yolo("train: images\nnc: 3000000\n"), CHECK, 3, "data.yaml", "30,000 classes allowed"
-    ),
-    "YAML of a class below 0": Bad(yolo("train: images\nnames: {-1: ant}\n"), CHECK, 3, "data.yaml", "from 0"),
-    "YAML of 1,200 brackets": Bad(yolo("names: " + "[" * 1200), CHECK, 3, "data.yaml", HINT),
-    "YAML of references": Bad(
-        yolo("a: &a [x, x]\nb: &b [*a, *a]\ntrain: *b\nnames: [ant]\n"), CHECK, 3, "data.yaml", "must be names"
-    ),
-    "YAML of two megabytes": Bad(
-        yolo(f"train: images\nnames: [ant]\nx: {'x' * 2_000_000}\n"), CHECK, 3, "data.yaml", HINT
-    ),
-    "YAML that is a word": Bad(yolo("ant"), CHECK, 3, "data.yaml", HINT),
+    "YAML that ends too early": Bad(yolo("names: ["), CHECK, 3, "data.yaml"),
+    "YAML without names": Bad(yolo("train: images\n"), CHECK, 3, "data.yaml"),
+    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml"),
+    "YAML of a folder that is not there": Bad(yolo("train: nowhere\nnames: [ant]\n"), CHECK, 3, "nowhere", GUIDE),
+    "YAML of three million classes": Bad(yolo("train: images\nnc: 3000000\n"), CHECK, 3, "data.yaml"),
+    "YAML of a class below 0": Bad(yolo("train: images\nnames: {-1: ant}\n"), CHECK, 3, "data.yaml"),
+    "YAML of 1,200 brackets": Bad(yolo("names: " + "[" * 1200), CHECK, 3, "data.yaml"),
+    "YAML of references": Bad(yolo("a: &a [x, x]\nb: &b [*a, *a]\ntrain: *b\nnames: [ant]\n"), CHECK, 3, "data.yaml"),
+    "YAML of two megabytes": Bad(yolo(f"train: images\nnames: [ant]\nx: {'x' * 2_000_000}\n"), CHECK, 3, "data.yaml"),
+    "YAML that is a word": Bad(yolo("ant"), CHECK, 3, "data.yaml"),
     "a label that is no number": Bad(yolo(label="x .5 .5 .2 .2"), CHECK, 3, "a.txt, line 1", GUIDE),
     "a label in pixels": Bad(yolo(label="0 20 20 10 10"), CHECK, 3, "a.txt, line 1", GUIDE),
-    "a label of a class that there is not": Bad(yolo(label="7 .5 .5 .2 .2"), CHECK, 3, "there is no category 7", GUIDE),
+    "a label of a class that there is not": Bad(yolo(label="7 .5 .5 .2 .2"), CHECK, 3, "category 7", GUIDE),
     "a label of other bytes": Bad(yolo(label=b"\xff\xfe\x00"), CHECK, 3, "a.txt", GUIDE),
     "a list of pictures that is none": Bad(
         both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", b"\xff\xfe\x00")), CHECK, 3, "list.txt", GUIDE
@@ -189,47 +167,37 @@ KINDS: dict[str, Bad] = {
         both(yolo("train: none\nnames: [ant]\n"), lambda root: (root / "data/none").mkdir()), CHECK, 3, "none", GUIDE
     ),
     "half of the explicit places": Bad(
-        coco(),
-        ("data", "check", "--train-ann", "data/annotations/instances_train.json"),
-        2,
-        "--train-ann",
-        "belong together",
+        coco(), ("data", "check", "--train-ann", "data/annotations/instances_train.json"), 2, "--train-ann"
     ),
     "a polygon of a number and a half": Bad(
-        one("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), CHECK, 3, "annotation 0", "--skip-bad leaves out"
+        one("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), CHECK, 3, "annotation 0", "--skip-bad"
     ),
     "a mask of another size": Bad(
-        one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
-        CHECK,
-        3,
-        "its mask is 9 x 9, the picture 50 x 40",
-        "--skip-bad leaves out",
+        one("annotations", segmentation={"size": [9, 9], "counts": [81]}), CHECK, 3, "9 x 9", "--skip-bad"
     ),
     "runs without end": Bad(
         one("annotations", segmentation={"size": [40, 50], "counts": "o" * 100_000}),
         CHECK,
         3,
-        "its segmentation is neither polygons nor run lengths",
-        "--skip-bad leaves out",
+        "annotation 0",
+        "--skip-bad",
     ),
-    "panoptic data without its maps": Bad(panoptic(), CHECK, 3, "panoptic_train/a.png: there is no such file", GUIDE),
-    "a panoptic map of another size": Bad(
-        panoptic((9, 9)), CHECK, 3, "its map a.png is 9 x 9, the picture 50 x 40", GUIDE
-    ),
+    "panoptic data without its maps": Bad(panoptic(), CHECK, 3, "panoptic_train/a.png", GUIDE),
+    "a panoptic map of another size": Bad(panoptic((9, 9)), CHECK, 3, "a.png", GUIDE),
     "a panoptic map that leaves its folder": Bad(
-        panoptic((50, 40), file_name="../../train/a.png"), CHECK, 3, "its map ../../train/a.png lies outside", GUIDE
+        panoptic((50, 40), file_name="../../train/a.png"), CHECK, 3, "../../train/a.png", GUIDE
     ),
-    "segments that no map shows": Bad(panoptic((50, 40)), CHECK, 3, "segment 7 of image 1", "--skip-bad leaves out"),
+    "segments that no map shows": Bad(panoptic((50, 40)), CHECK, 3, "segment 7 of image 1", "--skip-bad"),
     "segments that are numbers": Bad(panoptic((50, 40), segments_info=[7]), CHECK, 3, "panoptic_train.json", GUIDE),
     "training masks on broken ones": Bad(
         one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
         ("train", "data", "--model", "dino-tiny-masks", "--weights", "none", "--device", "cpu"),
         3,
-        "its mask is 9 x 9, the picture 50 x 40",
-        "--skip-bad leaves out",
+        "9 x 9",
+        "--skip-bad",
     ),
-    "training on broken data": Bad(one("images", width=51), TRAIN, 3, "a.png is 50 x 40", GUIDE),
-    "evaluating broken data": Bad(one("images", width=51), EVAL, 3, "a.png is 50 x 40", "--skip-bad"),
+    "training on broken data": Bad(one("images", width=51), TRAIN, 3, "a.png", GUIDE),
+    "evaluating broken data": Bad(one("images", width=51), EVAL, 3, "a.png", "--skip-bad"),
 }
 
 GOOD = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
@@ -250,26 +218,16 @@ def thresholds(content: str) -> Bad:
 
 
 KINDS |= {
-    "results that are not there": Bad(coco(), SCORE, 2, "--predictions r.json", "No such file"),
-    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json: it is no JSON", "detr eval --save"),
-    "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json: it is no JSON", "detr eval --save"),
-    "results that are no list": Bad(results({"a": 1}), SCORE, 3, "r.json", "a list of detections"),
-    "a result that lacks its score": Bad(
-        results([{**GOOD, "score": None}]), SCORE, 3, "r.json: entry 0", "no finite number"
-    ),
-    "a result of no image": Bad(
-        results([{**GOOD, "image_id": 9}]), SCORE, 3, "r.json: entry 0 is of image 9", "another split or data set"
-    ),
-    "a result of no class": Bad(
-        results([{**GOOD, "category_id": 9}]), SCORE, 3, "r.json: entry 0 is of category 9", "another split or data set"
-    ),
-    "a result of another file": Bad(
-        results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "r.json: entry 0 is of b.png", "--ids-from ANN"
-    ),
-    "a result whose file is a number": Bad(results([{**GOOD, "file_name": 5}]), SCORE, 3, "r.json: entry 0", "no name"),
-    "a result whose box is a word": Bad(
-        results([{**GOOD, "bbox": "box"}]), SCORE, 3, "r.json: entry 0", "four numbers"
-    ),
+    "results that are not there": Bad(coco(), SCORE, 2, "--predictions r.json"),
+    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json", "detr eval --save"),
+    "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json", "detr eval --save"),
+    "results that are no list": Bad(results({"a": 1}), SCORE, 3, "r.json"),
+    "a result that lacks its score": Bad(results([{**GOOD, "score": None}]), SCORE, 3, "entry 0"),
+    "a result of no image": Bad(results([{**GOOD, "image_id": 9}]), SCORE, 3, "entry 0"),
+    "a result of no class": Bad(results([{**GOOD, "category_id": 9}]), SCORE, 3, "entry 0"),
+    "a result of another file": Bad(results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "b.png", "--ids-from"),
+    "a result whose file is a number": Bad(results([{**GOOD, "file_name": 5}]), SCORE, 3, "entry 0"),
+    "a result whose box is a word": Bad(results([{**GOOD, "bbox": "box"}]), SCORE, 3, "entry 0"),
     "thresholds that are no JSON": thresholds("{"),
     "thresholds of another schema": thresholds('{"schema": "x"}'),
     "ids that are no annotations": Bad(
@@ -277,6 +235,5 @@ KINDS |= {
         ("predict", "a.png", "--weights", "shapes", "--format", "coco", "--ids-from", "ann.json"),
         3,
         "--ids-from ann.json",
-        "no COCO annotations",
     ),
 }

@@ -24,7 +24,7 @@ SIZES = [(64, 96), (100, 60), (64, 96), (96, 64), (32, 48), (200, 300), (64, 96)
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector.of(small_weights(), "cpu")
+    return Detector(small_weights(), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_alone_is_bit_by_bit_the_same(detector: Detector, pictures: list[Path]) 
 
 
 def test_a_detector_of_another_member(pictures: list[Path]) -> None:
-    tiny = Detector.of(small_weights(TINY), "cpu")
+    tiny = Detector(small_weights(TINY), "cpu")
     alone = [tiny.predict(path, threshold=0) for path in pictures]
     for together, single in zip(tiny.predict(pictures, threshold=0, batch_size=3), alone, strict=True):
         assert sorted(single.queries) == list(range(9))
@@ -133,7 +133,7 @@ def test_empty_list(detector: Detector) -> None:
 def test_half_precisions_run_and_are_near(pictures: list[Path], detector: Detector) -> None:
     exact = detector.predict(pictures[0], threshold=0)
     for precision in ("bf16", "fp16"):
-        half = Detector.of(small_weights(), "cpu", precision).predict(pictures[0], threshold=0)
+        half = Detector(small_weights(), "cpu", precision).predict(pictures[0], threshold=0)
         assert 0 < np.abs(half.scores - exact.scores).max() < 0.1
         assert half.scores.dtype == np.float32
 
@@ -141,12 +141,12 @@ def test_half_precisions_run_and_are_near(pictures: list[Path], detector: Detect
 def test_bf16_on_a_cpu_without_it_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
     with pytest.warns(UserWarning, match="does not compute in bf16"):
-        Detector.of(small_weights(), "cpu", "bf16")
+        Detector(small_weights(), "cpu", "bf16")
 
 
 def test_a_precision_that_there_is_not() -> None:
     with pytest.raises(UsageError, match="precision 'half'"):
-        Detector.of(small_weights(), "cpu", "half")
+        Detector(small_weights(), "cpu", "half")
 
 
 def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: Detector) -> None:
@@ -165,7 +165,7 @@ def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: 
 @pytest.mark.parametrize("engine", ["plain", "fast"])
 def test_forward_computes_in_exact_float32(engine: EngineName, pictures: list[Path]) -> None:
     """Also where the process has been told that less will do: not a bit changes."""
-    detector = Detector.of(small_weights(), "cpu", engine=engine)
+    detector = Detector(small_weights(), "cpu", engine=engine)
     exact = detector.predict(pictures[0], threshold=0)
     inside = []
     computed = detector.engine
@@ -232,7 +232,7 @@ def test_weights_that_are_not_finite_are_refused(name: str, value: float) -> Non
     small = small_weights()
     broken = {**small.tensors, name: torch.full_like(small.tensors[name], value)}
     with pytest.raises(WeightsError, match=f"not finite: {name}"):
-        Detector.of(replace(small, tensors=broken), "cpu")
+        Detector(replace(small, tensors=broken), "cpu")
 
 
 def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictures: list[Path]) -> None:
@@ -240,13 +240,13 @@ def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictur
     small = small_weights()
     large = {**small.tensors, "class_head.weight": torch.full_like(small.tensors["class_head.weight"], 3e38)}
     with pytest.raises(DivergedError, match="not finite"):
-        Detector.of(replace(small, tensors=large), "cpu").predict(pictures[0])
+        Detector(replace(small, tensors=large), "cpu").predict(pictures[0])
 
 
 @pytest.mark.parametrize("engine", ["fast", "plain"])
 def test_without_a_model_it_says_the_same(engine: EngineName) -> None:
     """The plain model's convolutions are held no longer, where the engine has folded its own."""
-    whole = Detector.of(small_weights(), "cpu", engine=engine)
+    whole = Detector(small_weights(), "cpu", engine=engine)
     picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     before, parameters = whole.predict(picture, threshold=0), whole.parameters
     alone = whole.without_model()

@@ -49,7 +49,7 @@ def pictures(count: int = 3) -> list[np.ndarray]:
 
 def test_an_export_is_used_like_any_weights(exported: Path) -> None:
     """Classes with their ids, sizes and scores come out as from the weights."""
-    plain = Detector.of(small_weights(TINY), "cpu", engine="plain")
+    plain = Detector(small_weights(TINY), "cpu", engine="plain")
     other = detrcli.load(exported)
     assert other.engine.name == runtime_of(exported).name
     for image in pictures():
@@ -144,7 +144,7 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(exporting, "export", copied)
     for _ in range(2):
-        detector = Detector.of(small_weights(TINY), "cpu", engine=runtime.name, note=notes.append)
+        detector = Detector(small_weights(TINY), "cpu", engine=runtime.name, note=notes.append)
         assert len(detector.predict(pictures(1)[0], threshold=0)) == 9
     assert len(made) == len(notes) == 1
     assert "once" in notes[0]

@@ -138,7 +138,7 @@ def test_contents_of_the_small_model_differ_from_the_start() -> None:
 
 @BOTH
 def test_a_record_predicts_what_predict_does(config: ModelConfig, image: Image.Image) -> None:
-    detector = Detector.of(small_weights(config), "cpu", engine="plain")
+    detector = Detector(small_weights(config), "cpu", engine="plain")
     seen, found = record_picture(detector, image), detector.predict(image, threshold=0)
     np.testing.assert_array_equal(seen.last.queries, np.arange(9))
     for ours, theirs in zip(vars(seen.last).values(), vars(found).values(), strict=True):
@@ -149,7 +149,7 @@ def test_a_record_predicts_what_predict_does(config: ModelConfig, image: Image.I
 
 
 def test_without_queries_those_that_predict_finds_the_surest_first(image: Image.Image) -> None:
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     seen = record_picture(detector, image)
     threshold = float(np.sort(seen.last.scores)[4]) - 1e-6
     found = detector.predict(image, threshold=threshold)
@@ -162,7 +162,7 @@ def test_without_queries_those_that_predict_finds_the_surest_first(image: Image.
 
 
 def test_with_sigmoid_scores_every_query_has_its_likeliest_class(image: Image.Image) -> None:
-    detector = Detector.of(replace(small_weights(TINY)), "cpu")
+    detector = Detector(replace(small_weights(TINY)), "cpu")
     detector.scoring = Sigmoid()
     detector.classes = replace(
         detector.classes, ids=np.append(detector.classes.ids, 9), names=np.append(detector.classes.names, "bird")
@@ -177,7 +177,7 @@ def test_with_sigmoid_scores_every_query_has_its_likeliest_class(image: Image.Im
 
 @BOTH
 def test_findings_hold_what_was_recorded(config: ModelConfig, image: Image.Image) -> None:
-    seen = record_picture(Detector.of(small_weights(config), "cpu"), image)
+    seen = record_picture(Detector(small_weights(config), "cpu"), image)
     h, w = seen.forward.cells
     found = cross_attention(seen, [5, 0, 8], [0, 1], [0, 1, 2, 3])
     assert found.maps.shape == (2, 3, 4, h, w)
@@ -205,7 +205,7 @@ def test_in_a_letterbox_maps_and_boxes_are_told_in_pixels_of_the_picture(image: 
     """The input is 128 x 64 and the picture 96 x 64 in its middle, so 16 columns of pixels are grey at each side."""
     checkpoint = small_weights(TINY)
     boxed = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, resize=Letterbox(64, 128)))
-    detector = Detector.of(boxed, "cpu", engine="plain")
+    detector = Detector(boxed, "cpu", engine="plain")
     seen = record_picture(detector, image)
     found = detector.predict(image, threshold=0)
     np.testing.assert_array_equal(seen.last.boxes, found.boxes)
@@ -231,7 +231,7 @@ class SampledRecord(ForwardRecord):
 
 
 def sampled_record(image: Image.Image) -> PictureRecord:
-    seen = record_picture(Detector.of(small_weights(TINY), "cpu"), image)
+    seen = record_picture(Detector(small_weights(TINY), "cpu"), image)
     boxes = torch.tensor([[0.25, 0.5, 0.2, 0.4], [0.5, 0.75, 0.1, 0.1]]).expand(3, 1, 2, 4)
     logits = seen.forward.output.decoder.logits[:, :, :2]
     return replace(seen, forward=SampledRecord(Output(QueryGroup("decoder", logits, boxes))))

@@ -20,7 +20,7 @@ from detrcli.inspection.relevance import relevance
 def record(config: ModelConfig) -> PictureRecord:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    return record_picture(Detector.of(small_weights(config), "cpu"), image)
+    return record_picture(Detector(small_weights(config), "cpu"), image)
 
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])

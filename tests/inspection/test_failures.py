@@ -12,11 +12,10 @@ from here import Detr
 from small import TINY, small_weights
 
 import detrcli
-from detrcli.api.opening import checked_split
-from detrcli.api.sessions import session_of
+from detrcli.api.datasets import checked_split
+from detrcli.api.inspecting import session_of
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
-from detrcli.data.spec import no_note
 from detrcli.errors import UsageError
 from detrcli.evaluation.truth import truth_of
 from detrcli.inference.detector import Detector
@@ -99,10 +98,8 @@ def test_planted_faults_come_first(spoiled: Callable[..., Path]) -> None:
 
 def test_mirror_images_say_what_the_image_says(data: Path) -> None:
     """Of the same objects in the same places; so both count for a suspicion of what was learned by heart."""
-    checked = checked_split(open_data(data), "val", "auto", no_note, skip_bad=False)
-    session = session_of(
-        detrcli.load("shapes", "cpu"), checked, skip_bad=False, match_classes_by_id=False, note=no_note
-    )
+    checked = checked_split(open_data(data), "val")
+    session = session_of(detrcli.load("shapes", "cpu"), checked)
     truth = truth_of(checked)
     suspicions = Suspicions(truth, truth.classes.ids)
     right = []
@@ -188,9 +185,9 @@ def test_models_side_by_side(data: Path, tmp_path: Path, detr: Detr) -> None:
 
 @pytest.mark.slow
 def test_reports_on_other_pictures_are_not_compared(data: Path) -> None:
-    from detrcli.api.reporting import compare
+    from detrcli.api.reporting import compare_reports
 
     one = detrcli.report(data, "shapes", seconds=0)
     whole = detrcli.report(data, "shapes")
     with pytest.raises(UsageError, match="same pictures"):
-        compare([("a", one), ("b", whole)])
+        compare_reports({"a": one, "b": whole})

@@ -36,7 +36,7 @@ def test_the_cells_with_most_weight_go_first() -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 def test_curves_one_picture_at_a_time(config: ModelConfig) -> None:
-    detector = Detector.of(small_weights(config), "cpu")
+    detector = Detector(small_weights(config), "cpu")
     model = detector.model
     pixels = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))
     h, w = (2, 3) if config is CONFIG else (8, 12)

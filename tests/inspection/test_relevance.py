@@ -105,7 +105,7 @@ def test_gradients_are_what_a_little_more_attention_does(config: ModelConfig, na
 
 @BOTH
 def test_maps_of_queries(config: ModelConfig) -> None:
-    detector = Detector.of(small_weights(config), "cpu")
+    detector = Detector(small_weights(config), "cpu")
     maps = relevance(detector, picture(), [8, 1])
     assert maps.shape[0] == 2
     assert (maps >= 0).all()
@@ -116,7 +116,7 @@ def test_maps_of_queries(config: ModelConfig) -> None:
 
 
 def test_a_model_without_relevance_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     inspectable = detector.inspect()
     monkeypatch.setattr(type(inspectable), "with_gradient", Inspectable.with_gradient)
     with pytest.raises(UsageError, match="no relevance to show"):

@@ -48,7 +48,7 @@ def session_of(root: Path, resize: Resize | None = None, *, skip_bad: bool = Fal
     checkpoint = small_weights(TINY)
     if resize is not None:
         checkpoint = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, resize=resize))
-    detector = Detector.of(checkpoint, "cpu")
+    detector = Detector(checkpoint, "cpu")
     split = headers_only(open_data(root), ["val"]).splits["val"]
     return InspectionSession.of(
         detector, split, map_classes(detector.classes, classes_in_split(split)), skip_bad=skip_bad

@@ -43,7 +43,7 @@ def test_the_published_model_at_800_x_600() -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 def test_shapes_at_another_size_are_those_of_a_run_at_it(config: ModelConfig) -> None:
-    detector = Detector.of(small_weights(config), "cpu")
+    detector = Detector(small_weights(config), "cpu")
     model = detector.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert shapes_at(detector, 70, 97) == [stop.shape for stop in walk(detector, torch.zeros(3, 70, 97))]
@@ -57,7 +57,7 @@ def test_a_size_that_a_model_cannot_see() -> None:
 
 
 def test_other_groups_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     forward = type(detector.model).forward
 
     def with_proposals(model: torch.nn.Module, batch: object, targets: object = None) -> Output:
@@ -74,5 +74,5 @@ def test_other_groups_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 266), (266, 1), (160, 160), (129, 97)])
 def test_the_size_of_a_cell_does_not_depend_on_the_picture(height: int, width: int) -> None:
-    backbone = walk(Detector.of(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
+    backbone = walk(Detector(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
     assert "each cell of 8 x 8 pixels" in backbone.what

@@ -17,7 +17,7 @@ from detrcli.render.colour import colour_of
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector.of(small_weights(TINY), "cpu")
+    return Detector(small_weights(TINY), "cpu")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_an_image_and_an_array_are_looked_at_as_their_file(detector: Detector, p
 
 def test_queries_without_an_object_say_so(picture: Path) -> None:
     """With "no object" likeliest everywhere."""
-    detector = Detector.of(small_weights(CONFIG), "cpu")
+    detector = Detector(small_weights(CONFIG), "cpu")
     head = detector.model.get_submodule("class_head")
     head.bias.data.copy_(head.bias.data.new_tensor([0, 0, 0, 50]))  # type: ignore[union-attr, operator]  # a module's attribute
     report = look(detector, picture, queries=[2])

@@ -82,7 +82,7 @@ def test_the_map_is_the_attention(page: Any, matching: ImageMatching) -> None:
     shown = page.evaluate(
         "(() => { const { values, most } = viewer.map(); return [...values].map((v) => v / 255 * most); })()"
     )
-    seen = detrcli.look(matching.picture, matching.detector, queries=[query])
+    seen = detrcli.look(matching.image, matching.detector, queries=[query])
     np.testing.assert_allclose(shown, seen.maps[0, 0, 0].ravel(), atol=float(seen.maps.max()) / 254 + 1e-5)
 
 

@@ -1,0 +1,171 @@
+"""Datasets: opened, checked, drawn and corrected. Without torch, unless images are drawn."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detrcli.api.results import Cell, Result, Table
+from detrcli.data.checks import Exif, Split
+from detrcli.data.examine import DatasetReport, examine, headers_only, masks_examined
+from detrcli.data.fix import MendList, fix, read_list
+from detrcli.data.source import DataSource, open_data
+from detrcli.data.spec import Files, Note, end_on_errors, no_note, open_source, tell_problems, to_be_looked_at
+from detrcli.evaluation.class_mapping import ClassMapping
+from detrcli.messages import argument
+from detrcli.reporter import SILENT, Reporter
+
+Data = str | Path | DataSource | None  # None if `files` are given
+MAX_NAMES = 10  # of classes in a note
+EXAMPLES = 3  # problems of each kind in a table
+
+
+def open_dataset(data: Data, files: Files | None = None, reporter: Reporter = SILENT) -> DataSource:
+    """Open a dataset to be evaluated: all of an annotation file, where training would hold out a part for val.
+
+    `files` are annotation files and image folders by split, in place of `data`.
+    """
+    if isinstance(data, DataSource):
+        return data
+    source = open_source(None if data is None else Path(data), files)
+    return source if data is None else to_be_looked_at(source, str(data), reporter.note)
+
+
+def checked_split(
+    source: DataSource,
+    split: str,
+    exif: Exif = "auto",
+    *,
+    skip_bad: bool = False,
+    pictures: bool = True,
+    reporter: Reporter = SILENT,
+) -> Split:
+    """Read and check a split. Warnings are reported; raises DataError if there are errors."""
+    examined = headers_only(source, [split], exif, pictures=pictures, leave_out_bad=skip_bad)
+    tell_problems(examined, _note(reporter))
+    return examined.splits[split]
+
+
+def with_readable_masks(split: Split, name: str, *, skip_bad: bool, reporter: Reporter = SILENT) -> Split:
+    """Check the masks of a split. Return it without the objects whose masks are unreadable but no errors."""
+    report = masks_examined(DatasetReport("", {name: split}, [], decoded=False), full=True, leave_out_bad=skip_bad)
+    tell_problems(report, _note(reporter))
+    return report.splits[name]
+
+
+def _note(reporter: Reporter) -> Note:
+    return no_note if reporter is SILENT else reporter.note  # without a reporter the error lists the problems
+
+
+def note_class_mapping(mapping: ClassMapping, reporter: Reporter) -> None:
+    """Report classes of weights and data without a counterpart, and the pairs of a mapping by id."""
+
+    def listed(names: Sequence[str]) -> str:
+        more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+        return ", ".join(names[:MAX_NAMES]) + more
+
+    if mapping.by == "id":
+        pairs = [f"{ours} = {theirs}" for ours, theirs in mapping.pairs]
+        reporter.note(f"classes matched by id, weights = data: {listed(pairs)}")
+    for place, names in (("weights", mapping.only_weights), ("data", mapping.only_data)):
+        if names:
+            reporter.note(f"classes only in the {place}: {listed(names)}")
+
+
+@dataclass(frozen=True)
+class DataCheck(Result):
+    """The contents and problems of a dataset."""
+
+    report: DatasetReport
+    held_out: bool  # whether val is a part of train, because the dataset has no val split
+
+    @property
+    def summary(self) -> Sequence[str]:
+        return [f"layout: {self.report.layout}"]
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        counts = {split: self.report.summary(split) for split in self.report.splits}
+        boxes = {split: {(c.category_id, c.label): c.boxes for c in s.classes} for split, s in counts.items()}
+        classes: list[tuple[Cell, ...]] = [
+            (str(id_), label, *(of_split.get((id_, label), 0) for of_split in boxes.values()))
+            for id_, label in sorted(set().union(*boxes.values()))
+        ]
+        problems: list[tuple[Cell, ...]] = []
+        for (severity, kind, split), of_kind in self.report.by_kind().items():
+            heading: tuple[Cell, ...] = (severity, kind, split or "all", len(of_kind))
+            for problem in of_kind[:EXAMPLES]:
+                problems.append((*heading, problem.where, problem.what))
+                heading = ("", "", "", None)
+            if len(of_kind) > EXAMPLES:
+                problems.append((*heading, f"and {len(of_kind) - EXAMPLES} more", "(all are in the JSON document)"))
+        sizes = [(split, s.images, s.boxes, s.empty_images, s.most_boxes) for split, s in counts.items()]
+        tables = [
+            Table("", ("split", "images", "boxes", "empty images", "most boxes"), sizes),
+            Table("", ("id", "class", *(f"{split} boxes" for split in counts)), classes),
+            Table("", ("", "kind", "split", "count", "where", "what"), problems),
+        ]
+        return tables if problems else tables[:2]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        report = self.report
+        return {
+            "schema": "detr.data-check/1",
+            "layout": report.layout,
+            "held_out": self.held_out,
+            "decoded": report.decoded,
+            "masks": report.masks,
+            "splits": {split: asdict(report.summary(split)) for split in report.splits},
+            "problems": [asdict(problem) for problem in report.problems],
+        }
+
+    def raise_errors(self) -> None:
+        """Raise DataError if there are errors."""
+        end_on_errors(self.report)
+
+
+def check_data(
+    data: Data = None,
+    *,
+    files: Files | None = None,
+    exif: Exif = "auto",
+    full: bool = False,
+    skip_bad: bool = False,
+    reporter: Reporter = SILENT,
+) -> DataCheck:
+    """Count the contents of every split and find every problem. `full` decodes all images, however long it takes."""
+    source = data if isinstance(data, DataSource) else open_source(None if data is None else Path(data), files)
+    with reporter.progress("checking images") as advance:
+        report = examine(source, exif=exif, full=full, leave_out_bad=skip_bad, advance=lambda: advance(1))
+    if source.holds_out:
+        reporter.note("there is no validation split; a tenth of train is held out, by a hash of the file names")
+    if not report.decoded or report.masks is False:
+        what = "images were not decoded" if not report.decoded else "masks were not checked"
+        reporter.note(f"{what}, which takes more than a minute; {argument('full')} does it")
+    return DataCheck(report, source.holds_out)
+
+
+def show_data(
+    data: str | Path,
+    out: str | Path,
+    split: str = "train",
+    *,
+    images: int = 16,
+    augmented_size: int | None = None,
+    masks: bool = False,
+    seed: int = 0,
+) -> None:
+    """Draw random images of a split with their boxes, or masks, augmented for training at `augmented_size`."""
+    from detrcli.render.data_figure import ground_truth_figure
+    from detrcli.render.draw import save
+
+    save(ground_truth_figure(open_data(Path(data)), split, images, seed, augmented_size, masks=masks), Path(out))
+
+
+def fix_data(data: str | Path, marks: str | Path, out: str | Path, *, reporter: Reporter = SILENT) -> MendList:
+    """Write a corrected copy of a dataset, by the marks that the page of a report saves."""
+    wanted = read_list(Path(marks))
+    with reporter.progress("copying images") as advance:
+        fix(open_data(Path(data)), wanted, Path(out), note=reporter.note, advance=lambda: advance(1))
+    return wanted

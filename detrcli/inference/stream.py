@@ -1,0 +1,94 @@
+"""A stream of images through a network: read ahead in threads, and batched by their size."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from detrcli.data.images import MAX_PIXELS, File, Picture, as_displayed, open_picture
+from detrcli.errors import DataError
+from detrcli.segmentation.maps import PanopticMap, SemanticMap
+from detrcli.structures import Detections
+from detrcli.system.prefetch import prefetch
+
+ImageSource = str | Path | File | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """The result for one image: its detections, or the reason it was skipped."""
+
+    source: ImageSource
+    size: tuple[int, int] | None  # height and width of the image as displayed
+    detections: Detections | None  # None if the image was skipped, or only a map was requested
+    image: Image.Image | None = None  # RGB, if requested
+    notes: Sequence[str] = ()
+    problem: str | None = None
+    map: PanopticMap | SemanticMap | None = None  # if requested
+
+
+# A result without detections, and the network's input (3, h, w); None if the image could not be read.
+ReadImage = tuple[ImageResult, Tensor | None]
+
+
+def name_of(source: ImageSource) -> str:
+    """Return the path of an image, or "image"."""
+    return str(source) if isinstance(source, str | Path | File) else "image"
+
+
+def open_image(source: ImageSource) -> Picture:
+    """Decode an image. Raises DataError, with its name, if that fails."""
+    try:
+        return decode(source)
+    except DataError as error:
+        raise DataError(f"{name_of(source)}: {error.message}.") from None
+
+
+def decode(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode an image. Raises DataError without its name if that fails."""
+    if isinstance(source, str | Path):
+        source = File(Path(source))
+    if isinstance(source, File):
+        return open_picture(source.path, max_pixels, turn=source.turn)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise DataError(f"an array of {source.dtype} {source.shape}; it must be uint8, height x width x 3")
+        source = Image.fromarray(source)
+    if not isinstance(source, Image.Image):
+        raise DataError(f"an image is a path, a Pillow image or an array, not {type(source).__name__}")
+    return Picture(as_displayed(source), [])
+
+
+def stream(
+    sources: Iterable[ImageSource],
+    read: Callable[[ImageSource], ReadImage],
+    predict: Callable[[list[ReadImage]], list[ImageResult]],
+    batch_size: int,
+) -> Iterator[ImageResult]:
+    """Yield the results in the order of the sources, while the next images are being read.
+
+    `predict` gets images of equal input size, so that nothing is padded. They are collected from a window of
+    2 * batch_size images.
+    """
+    window = 1 if batch_size == 1 else 2 * batch_size
+    with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
+        images = prefetch(pool, read, sources, depth=window + 2)
+        while chunk := list(islice(images, window)):
+            by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+            for i, (_, pixels) in enumerate(chunk):
+                if pixels is not None:
+                    by_size[tuple(pixels.shape)].append(i)
+            results = [result for result, _ in chunk]
+            for indices in by_size.values():
+                for start in range(0, len(indices), batch_size):
+                    batch = indices[start : start + batch_size]
+                    for i, result in zip(batch, predict([chunk[i] for i in batch]), strict=True):
+                        results[i] = result
+            yield from results
