@@ -1,4 +1,4 @@
-"""What is told to users of exceptions that are not ours."""
+"""Exceptions of other libraries as errors for users."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from detrcli.errors import MachineError, UsageError, loader_was_killed, to_user_
 
 
 class _Loading(Dataset[int]):
-    """What a loader's process does instead of loading a picture."""
+    """A dataset that acts instead of loading an image."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self.act = act
@@ -48,22 +48,30 @@ def _raised(act: Callable[[], object]) -> BaseException:
 @pytest.mark.parametrize(
     "act", [_leave, pytest.param(_be_killed, marks=pytest.mark.skipif(os.name == "nt", reason="signals"))]
 )
-def test_a_loader_process_that_was_killed_is_the_machines_fault(act: Callable[[], object]) -> None:
+def test_a_killed_loader_process_is_a_machine_error(act: Callable[[], object]) -> None:
     error = _raised(act)
     assert loader_was_killed(error)
     assert isinstance(to_user_error(error), MachineError)
 
 
-def test_an_exception_inside_a_loader_process_is_a_bug_of_ours() -> None:
+def test_an_exception_inside_a_loader_process_is_internal() -> None:
     error = _raised(_missing)
     assert not loader_was_killed(error)
     assert to_user_error(error) is None
 
 
-def test_a_name_that_is_too_long_is_the_users_to_change(tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too long") as caught:
         (tmp_path / ("a" * 300)).touch()
     error = to_user_error(caught.value)
     assert isinstance(error, UsageError)
     assert str(tmp_path) in str(error)
-    assert "Give a shorter name." in str(error)
+
+
+def test_messages_mention_arguments() -> None:
+    """In Python as parameters; the CLI words the same mark as an option."""
+    error = to_user_error(MemoryError())
+    assert isinstance(error, MachineError)
+    assert "`batch_size`" in str(error)
+    assert "--batch_size" in error.text(lambda name, value: f"--{name}")
+    assert str(UsageError(f"left out: {error.message}")) == f"left out: {error}"

@@ -178,7 +178,7 @@ def test_in_a_pipe_it_is_the_file() -> None:
 
 def test_it_needs_nothing_heavy() -> None:
     code = (
-        "import sys, typer; from detrcli.cli.guide import guide; guide('data', debug=False);"
+        "import sys, typer; from detrcli.cli.guide import guide; guide('data');"
         "print('|', *{'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

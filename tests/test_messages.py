@@ -1,5 +1,7 @@
 """A message mentions arguments, which every interface words in its own way."""
 
+import pytest
+
 from detrcli.errors import UsageError
 from detrcli.messages import argument, word
 from detrcli.reporter import Reporter
@@ -26,3 +28,19 @@ def test_a_reporter_gets_worded_notes() -> None:
     assert shown == ["LOSS.CLASS is 1."]
     with Listed().progress("reading", 3) as advance:
         advance(1)
+
+
+def test_of_several_processes_the_first_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except for what occurred in one of them alone."""
+    shown = []
+
+    class Listed(Reporter):
+        def show(self, text: str) -> None:
+            shown.append(text)
+
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        Listed().note(f"all {rank}")
+        Listed().note(f"alone {rank}", alone=True)
+    assert shown == ["all 0", "alone 0", "alone 1"]

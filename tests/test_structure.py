@@ -1,6 +1,7 @@
-"""The plan of the house, held by reading the imports."""
+"""The architecture, read from imports and strings."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documents import OPTIONS
 
 import detrcli
 
@@ -49,19 +51,47 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The rooms that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        modules = []
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports, inside functions too, but not for type checking only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    modules = []
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        for module in modules:
-            head, *rest = module.split(".")
-            if head == "detrcli" and rest and rest[0] != "__version__":
-                yield rest[0]
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {file for module in modules if (file := file_of(module)) is not None}
+
+
+def file_of(module: str) -> Path | None:
+    """The file of a module, or of the module that contains a name."""
+    head, *rest = module.split(".")
+    if head != PACKAGE.name:
+        return None
+    path = PACKAGE.joinpath(*rest)
+    return next(
+        (file for file in (path.with_suffix(".py"), path / "__init__.py") if rest and file in FILES),
+        PACKAGE / "__init__.py" if len(rest) < 2 else file_of(module.rpartition(".")[0]),
+    )
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms that a file imports."""
+    return {room_of(file) for file in imported_files(path)} - {"__init__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -72,6 +102,35 @@ def test_imports_go_down(path: Path) -> None:
         return
     for other in imports(path):
         assert other == room or FLOOR_OF[other] < FLOOR_OF[room] or FLOOR_OF[room] == FLOOR_OF[other] == 0, other
+
+
+# TO BE REMOVED when all rooms are rewritten: the two tests below then hold for all files.
+REWRITTEN = ("api", "cli", "errors", "inference", "messages", "reporter")
+NOT_YET = {PACKAGE / "api" / "folds.py", PACKAGE / "api" / "training.py"}
+CHECKED = [path for path in FILES if room_of(path) in REWRITTEN and path not in NOT_YET]
+
+
+def test_imports_have_no_cycles() -> None:
+    graph = {path: imported_files(path) & set(CHECKED) - {path} for path in CHECKED}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(str(path.relative_to(PACKAGE)) for path in error.args[1]))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CHECKED if room_of(path) != "cli"], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_only_the_command_line_names_its_options(path: Path) -> None:
+    """Elsewhere messages mention arguments. Style sheets in render have names that look like options."""
+    options = set().union(*OPTIONS.values())
+    tree = list(nodes(path))
+    documentation = {node.value for node in tree if isinstance(node, ast.Expr)}
+    for node in tree:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
+            if room_of(path) == "render" and "{" in node.value:
+                continue
+            assert not options & set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", node.value)), node.value
 
 
 def test_model_knows_no_config() -> None:
@@ -89,10 +148,6 @@ OWNERS = ("model", "architectures", "checkpoints/formats")
 
 def owned(path: Path, *owners: str) -> bool:
     return path.relative_to(PACKAGE).as_posix().startswith(owners)
-
-
-def nodes(path: Path) -> Iterator[ast.AST]:
-    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def strings(path: Path) -> Iterator[str]:

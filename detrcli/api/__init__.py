@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from detrcli.api.inspecting import look as look
     from detrcli.api.inspecting import match as match
     from detrcli.api.inspecting import walk as walk
-    from detrcli.api.models import LoadOptions as LoadOptions
+    from detrcli.api.loading import LoadOptions as LoadOptions
+    from detrcli.api.loading import load as load
     from detrcli.api.models import export as export
     from detrcli.api.models import list_models as list_models
-    from detrcli.api.models import load as load
     from detrcli.api.predicting import predict as predict
     from detrcli.api.reporting import compare_reports as compare_reports
     from detrcli.api.reporting import doctor as doctor
@@ -35,7 +35,8 @@ _MODULES = {
     "detrcli.api.datasets": ("check_data", "fix_data", "open_dataset", "show_data"),
     "detrcli.api.evaluating": ("compare_evaluations", "evaluate", "evaluate_panoptic"),
     "detrcli.api.inspecting": ("explain_matching", "look", "match", "walk"),
-    "detrcli.api.models": ("LoadOptions", "export", "list_models", "load"),
+    "detrcli.api.loading": ("LoadOptions", "load"),
+    "detrcli.api.models": ("export", "list_models"),
     "detrcli.api.predicting": ("predict",),
     "detrcli.api.reporting": ("compare_reports", "doctor", "report"),
     "detrcli.api.training": ("train",),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detrcli.api.models import WEIGHTS, Weights, as_options
+from detrcli.api.loading import WEIGHTS, Weights, as_options
 from detrcli.api.results import Result, Table
 from detrcli.errors import MachineError, UsageError
 from detrcli.inference import EngineName

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detrcli.api.datasets import Data, checked_split, note_class_mapping, open_dataset, with_readable_masks
+from detrcli.api.loading import WEIGHTS, Weights, as_detector
 from detrcli.api.results import Result, Table, metric
 from detrcli.data.checks import Exif, Split
 from detrcli.data.spec import Files
@@ -24,7 +25,6 @@ from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
 from detrcli.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from detrcli.api.models import Weights
     from detrcli.inference.detector import Detector
 
 
@@ -187,7 +187,7 @@ class Evaluation(Result):
 
 def evaluate(
     data: Data = None,
-    weights: "Weights | Detector" = "detr-r50",
+    weights: "Weights | Detector" = WEIGHTS,
     *,
     files: Files | None = None,
     predictions: str | Path | None = None,
@@ -230,7 +230,6 @@ def evaluate(
         if results.masks is not None:
             truth = ground_truth(with_readable_masks(checked, split, skip_bad=skip_bad, reporter=reporter))
     else:
-        from detrcli.api.models import as_detector
         from detrcli.evaluation.run import detect_split, readable
         from detrcli.segmentation.segmentation import MapRequest
         from detrcli.system import distributed

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detrcli.api.datasets import Data, checked_split, note_class_mapping, open_dataset
-from detrcli.api.models import WEIGHTS, Weights, as_detector
+from detrcli.api.loading import WEIGHTS, Weights, as_detector
 from detrcli.api.predictions import rows
 from detrcli.api.results import Cell, Result, Table, box_table
 from detrcli.boxes import from_pixels

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.api.models import WEIGHTS, LoadOptions, Weights, as_options
+from detrcli.api.loading import WEIGHTS, LoadOptions, Weights, as_options
 from detrcli.api.predictions import (
     PredictionLines,
     Predictions,

@@ -236,7 +236,7 @@ class PredictionLines:
             except (ValueError, RecursionError):
                 before = None
         if not isinstance(before, dict) or before.get("schema") != LINES_SCHEMA:
-            raise DataError(f"{self.path}: not a file of `detr predict --save`.")
+            raise DataError(f"{self.path}: not a file of predictions in JSON lines.")
         for key, value in self.head.items():
             if before.get(key) != value:
                 raise UsageError(
@@ -282,8 +282,7 @@ def _files_in(path: Path) -> Iterator[str]:
                     raise TypeError("its file is not a string")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
-                    f"{path}: line {number} is not of `detr predict --save` ({error}).\n"
-                    "Remove the line, or start again."
+                    f"{path}: line {number} is not a prediction ({error}).\nRemove the line, or start again."
                 ) from None
             yield file
 

@@ -12,7 +12,7 @@ from detrcli.api.datasets import checked_split, open_dataset
 from detrcli.api.evaluating import Comparison
 from detrcli.api.folds import suspects_by_folds
 from detrcli.api.inspecting import session_of
-from detrcli.api.models import WEIGHTS, Weights, as_detector
+from detrcli.api.loading import WEIGHTS, Weights, as_detector
 from detrcli.api.results import Result, Table
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.checks import Exif

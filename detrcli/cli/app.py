@@ -17,7 +17,6 @@ from detrcli.cli.bench import bench
 from detrcli.cli.console import STDERR
 from detrcli.cli.data import check, fix, make, show
 from detrcli.cli.demo import demo
-from detrcli.cli.doctor import doctor
 from detrcli.cli.eval import eval_
 from detrcli.cli.explain import explain
 from detrcli.cli.export import export
@@ -27,7 +26,7 @@ from detrcli.cli.models import models
 from detrcli.cli.naming import complete_resume, other_name, words_of
 from detrcli.cli.options import add_command
 from detrcli.cli.predict import predict
-from detrcli.cli.report import report
+from detrcli.cli.report import doctor, report
 from detrcli.cli.train import train
 from detrcli.cli.visualize_attn import visualize_attn
 from detrcli.errors import UsageError, to_user_error

@@ -36,14 +36,14 @@ def check_files(
     inputs: Iterable[Path | None] = (),
     data: Iterable[Path | None] = (),
 ) -> None:
-    """Check output files and the suffixes that they may have, and create their folders."""
+    """Check output files and the suffixes that they may have (any, if none is given), and create their folders."""
     read = {os.path.realpath(path) for path in inputs if path is not None}
     data = list(data)
     outputs = [(path, suffixes) for path, suffixes in files if path is not None]
     if len({path for path, _ in outputs}) < len(outputs):
         raise UsageError(f"{outputs[0][0]} is given for several outputs. Choose different paths.")
     for path, suffixes in outputs:
-        if path.suffix.lower() not in suffixes:
+        if suffixes and path.suffix.lower() not in suffixes:
             raise UsageError(f"{path}: its name must end in {' or '.join(suffixes)}.")
         check_free(path, overwrite=overwrite)
         if os.path.realpath(path) in read:

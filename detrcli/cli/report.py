@@ -1,4 +1,4 @@
-"""`detr report`: why a model fails on a dataset, and what to fix."""
+"""`detr report` and `detr doctor`: why a model fails on a dataset, and what to fix."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +42,7 @@ def report(
         for subject in subjects:
             check_not_in_data(out, subject)
     for subject in subjects:
-        if str(subject) != "shapes" and not subject.exists():
-            raise UsageError(f"{subject}: no such run or dataset.")
+        _check_exists(subject)
     names = weights or [str(subject) for subject in subjects if api.is_run(subject)]
     if len(subjects) > 1 and (weights or len(names) < len(subjects)):
         raise UsageError("Give several RUNs, which are compared on the data of the first, or one DATA with --weights.")
@@ -66,3 +65,18 @@ def report(
     page = found.page(out, images=images)
     print_result(found, json=json, page=str(page))
     STDERR.note(f"the report: {page}")
+
+
+def doctor(
+    subject: Annotated[Path, typer.Argument(metavar="RUN|DATA", help="A run, or a dataset as in `detr train`.")],
+    device: opt.Device = "auto",
+    json: opt.Json = False,
+) -> None:
+    """Diagnose what is probably wrong with a run or a dataset."""
+    _check_exists(subject)
+    print_result(api.doctor(subject, device=device, reporter=STDERR), json=json)
+
+
+def _check_exists(subject: Path) -> None:
+    if str(subject) != "shapes" and not subject.exists():
+        raise UsageError(f"{subject}: no such run or dataset.")

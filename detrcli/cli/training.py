@@ -103,7 +103,7 @@ class Display:
 
 def hooks() -> "Hooks":
     """What a training tells, as the command line shows it; of several processes only the first speaks."""
-    from detrcli.api.models import downloads
+    from detrcli.api.loading import downloads
     from detrcli.api.training import Hooks
     from detrcli.training.machine import Neighbours
 

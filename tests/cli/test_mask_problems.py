@@ -261,7 +261,7 @@ def test_many_masks_are_looked_at_where_that_is_asked_for(
     PLANTED["a word"][-1](tmp_path / "data")
     shown = detr("data", "check", "data")
     assert shown.code == 0
-    assert "the masks were not looked at" in shown.err
+    assert "--full" in shown.err
     assert detr("data", "check", "data", "--full").code == 3
 
 
@@ -272,7 +272,7 @@ def test_training_and_evaluation_ask_before_they_begin(detr: Detr, tmp_path: Pat
     quick = ("--weights", "none", "--epochs", 1, "--size", 40, "--set", "workers=0", "--set", "queries=4")
     shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick)
     assert shown.code == 3
-    assert "mask-size: annotation 10: its mask is 40 x 60, the picture 60 x 40" in shown.err
+    assert "mask-size: annotation 10" in shown.err
     assert "--skip-bad" in shown.err
     assert not Path("run").exists()
     shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick, "--skip-bad")

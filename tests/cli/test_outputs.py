@@ -1,18 +1,18 @@
-"""Where outputs may go: nowhere in the user's data, by whatever way."""
+"""Output paths: never over an input, nor in the user's data, whatever path leads there."""
 
 from pathlib import Path
 
 import pytest
 from here import Detr
 
-from detrcli.cli.outputs import check_free, check_not_in_data
+from detrcli.cli.outputs import check_files, check_free, check_not_in_data
 from detrcli.data.make import make_shapes
 from detrcli.errors import UsageError
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with data in `d`, of which `d/val` is a link to `pictures`, and a link `d-too` to `d`."""
+    """A folder with data in `d`, whose `d/val` is a link to `pictures`, and a link `d-too` to `d`."""
     for name in ("d/train", "d/annotations", "pictures/val", "yolo/images/train", "yolo/labels/train", "project"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "d" / "val").symlink_to(tmp_path / "pictures" / "val")
@@ -38,8 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("d/train/new.png", "d-too"),
         ("pictures/../d/new.png", "d"),
         ("d/nowhere/../new.png", "d/../d"),
-        ("d/val/new.png", "d"),  # which is a link away from there
-        ("pictures/val/new.png", "d"),  # where that link leads
+        ("d/val/new.png", "d"),  # a link out of the folder
+        ("pictures/val/new.png", "d"),  # its target
         ("out.png", "d"),
         ("d/new.png", "d/data.yaml"),
         ("yolo/new.png", "project/data.yaml"),
@@ -49,10 +49,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_in_the_data(out: str, data: str, folder: Path) -> None:
-    for given in (Path(out), folder / out):
-        with pytest.raises(UsageError, match="lies in the data folder"):
-            check_not_in_data(given, None, Path(data))
-    with pytest.raises(UsageError, match="lies in the data folder"):
+    for path in (Path(out), folder / out):
+        with pytest.raises(UsageError, match="data folder"):
+            check_not_in_data(path, None, Path(data))
+    with pytest.raises(UsageError, match="data folder"):
         check_not_in_data(Path(out), folder / data, None)
 
 
@@ -64,14 +64,29 @@ def test_in_the_data(out: str, data: str, folder: Path) -> None:
         ("d.png", "d"),
         ("dd/new.png", "d"),
         ("pictures/new.png", "d"),
-        ("project/runs/new", "project/data.yaml"),  # it lies elsewhere, and its data.yaml in a project
+        ("project/runs/new", "project/data.yaml"),  # the images are elsewhere, and data.yaml is in a project
         ("project/runs/new", "project/far.yaml"),
-        ("shapes/new.png", "shapes"),  # the built-in ones
+        ("shapes/new.png", "shapes"),  # the built-in dataset
         ("d/new.png", "nowhere"),
     ],
 )
 def test_beside_the_data(out: str, data: str, folder: Path) -> None:
     check_not_in_data(Path(out), Path(data))
+
+
+def test_files_are_checked_before_folders_are_made(folder: Path) -> None:
+    files = [(Path("new/a.png"), (".png",)), (Path("new/b.npz"), (".npz",)), (None, (".html",))]
+    for inputs, data in (([Path("new/b.npz")], []), ([], [Path("new")])):
+        (folder / "new").mkdir(exist_ok=True)
+        with pytest.raises(UsageError):
+            check_files(files, overwrite=True, inputs=inputs, data=data)
+        (folder / "new").rmdir()
+    for wrong in ([(Path("new/a.txt"), (".png",))], [files[0], files[0]]):
+        with pytest.raises(UsageError, match="new/a"):
+            check_files(wrong, overwrite=True)
+    assert not Path("new").exists()
+    check_files(files, overwrite=False, inputs=[None, Path("d/a.png")], data=[None, Path("d")])
+    assert Path("new").is_dir()
 
 
 def test_every_command_refuses_it(detr: Detr, tmp_path: Path) -> None:
@@ -90,16 +105,15 @@ def test_every_command_refuses_it(detr: Detr, tmp_path: Path) -> None:
         before = sorted(tmp_path.rglob("*"))
         shown = detr(*call)
         assert (shown.code, shown.out) == (2, ""), call
-        assert "lies in the data folder" in shown.err
+        assert "data folder" in shown.err
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_name_that_no_disk_takes_is_told_before_a_long_run(tmp_path: Path, detr: Detr) -> None:
+def test_a_name_that_is_too_long_is_reported_before_a_run(tmp_path: Path, detr: Detr) -> None:
     with pytest.raises(OSError, match="too long"):
         check_free(tmp_path / ("a" * 300))
     check_free(tmp_path / "a" / "b" / "c")
-    shown = detr("eval", "shapes", "--weights", "nowhere", "--save", f"{'a' * 300}.json")
-    assert shown.code == 4  # what is asked for is looked at in the order of what it costs
+    assert detr("eval", "shapes", "--weights", "nowhere", "--save", f"{'a' * 300}.json").code == 4
     shown = detr("eval", "shapes", "--weights", "shapes", "--save", f"{'a' * 300}.json")
     assert (shown.code, shown.out) == (2, "")
-    assert "Give a shorter name." in shown.err
+    assert "a" * 300 in shown.err

@@ -102,7 +102,7 @@ def test_narrow_terminal_breaks_no_number(place: Path) -> None:
 def test_narrow_terminal_keeps_every_column(place: Path) -> None:
     """Where words and numbers cannot be folded any further, the terminal breaks the lines itself."""
     shown = on_a_terminal("models", cwd=place, columns=24)
-    for word in ("name", "backbone", "parameters", "COCO", "MB", "here", "41,524,768", "42.0", "167"):
+    for word in ("name", "backbone", "parameters", "COCO", "MB", "cached", "41,524,768", "42.0", "167"):
         assert word in shown
 
 
