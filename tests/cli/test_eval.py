@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import torch
-from golden_rules import GOLDEN, Golden, tensor_by_name
+from golden_rules import tensor_by_name
 from here import Detr
 from judge import METRICS, class_aps, coco_folder, judged, twelve
 from PIL import Image
@@ -221,11 +220,6 @@ def test_batch_size_does_not_matter(detr: Detr, weights: Path, data: Data, tmp_p
         assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
 
 
-def test_the_input_size_matters(detr: Detr, weights: Path, data: Data) -> None:
-    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json"]
-    assert detr(*call, "--size", 32).json["metrics"] != detr(*call).json["metrics"]
-
-
 def test_a_threshold_lowers_ap_and_the_table_says_so(detr: Detr, weights: Path, data: Data) -> None:
     call = ["eval", "data", "--weights", weights, "--device", "cpu", "--threshold", 0.95]
     assert "0.95" in detr(*call).out.splitlines()[1]
@@ -327,45 +321,6 @@ def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -
     assert "wolf" in wrong.err
 
 
-@pytest.mark.slow
-def test_weights_of_the_published_form(detr: Detr, tmp_path: Path) -> None:
-    """A .pth by the golden rules: eval says what predict and pycocotools say."""
-    golden = Golden("detr-r50")
-    tensors = {n: tensor_by_name(n, shape, LIVELY) for n, shape in golden.facts["state_dict"].items()}
-    torch.save({"model": tensors}, tmp_path / "w.pth")
-    model = ["--weights", "w.pth", "--device", "cpu", "--size", 160, "--max-size", 260]
-    files = []
-    for name in ("odd", "wide", "tall"):
-        for flipped in (False, True):
-            with Image.open(GOLDEN / f"picture-{name}.png") as image:
-                files.append(tmp_path / "data" / "val" / f"{name}-{flipped}.png")
-                files[-1].parent.mkdir(parents=True, exist_ok=True)
-                turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
-                turned.save(files[-1])
-    found = detr("predict", *files, *model, "--threshold", 0, "--no-images", "--json").json["images"]
-    names = sorted({row["label"] for image in found for row in image["detections"]})
-    ids = {name: 1000 + 7 * i for i, name in enumerate(names)}
-    results = [
-        {"image_id": image_id, "category_id": ids[row["label"]], "score": row["score"],
-         "bbox": [row["box"][0], row["box"][1], row["box"][2] - row["box"][0], row["box"][3] - row["box"][1]]}
-        for image_id, image in enumerate(found, 1)
-        for row in image["detections"]
-    ]  # fmt: skip
-    document = {
-        "images": [
-            {"id": i, "file_name": Path(image["file"]).name, "width": image["width"], "height": image["height"]}
-            for i, image in enumerate(found, 1)
-        ],
-        "annotations": near(results, 0.3, 0.04),
-        "categories": [{"id": i, "name": name} for name, i in ids.items()],
-    }  # fmt: skip
-    coco_folder(tmp_path / "data", document)
-    shown = detr("eval", "data", *model, "--json").json
-    assert len(names) > 5
-    assert 0.2 < shown["metrics"]["AP"] < 0.9
-    close(shown["metrics"], document, results)
-
-
 # A results file
 
 
@@ -387,10 +342,6 @@ def test_results_need_no_pictures(detr: Detr, data: Data, tmp_path: Path) -> Non
     table = detr("eval", "bare", "--predictions", "bare/results.json")
     assert table.out.startswith(f"{Path('bare', 'results.json')} on val: 5 images")
     assert "parameters" not in table.out
-
-
-def test_no_results_at_all(detr: Detr, data: Data) -> None:
-    assert of_results(detr, data.root, [])["metrics"] == twelve(data.document, [])
 
 
 def test_options_of_what_counts(detr: Detr, data: Data) -> None:

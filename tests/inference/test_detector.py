@@ -110,7 +110,7 @@ def test_detections(detector: Detector, pictures: list[Path]) -> None:
 
 
 def test_a_bad_picture_is_an_error_that_names_it(detector: Detector, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.jpg: there is no such file"):
+    with pytest.raises(DataError, match=r"nowhere\.jpg: "):
         detector.predict(tmp_path / "nowhere.jpg")
     for array in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8)):
         with pytest.raises(DataError, match="must be uint8, height x width x 3"):
@@ -214,7 +214,7 @@ def test_odd_calls_are_explained(detector: Detector, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="at least 1"):
             detector.predict([tmp_path], batch_size=size)
     for odd in (None, b"bytes", 3):
-        with pytest.raises(DataError, match="a picture is a path"):
+        with pytest.raises(DataError, match="path, a Pillow image or an array"):
             detector.predict(odd)
     with pytest.raises(DataError):
         detector.predict(np.zeros((0, 5, 3), np.uint8))
