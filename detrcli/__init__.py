@@ -2,46 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from detrcli import api
+
 if TYPE_CHECKING:
-    from detrcli.api import (
-        Detections,
-        Detector,
-        LoadOptions,
-        bench,
-        check_data,
-        doctor,
-        evaluate,
-        explain_matching,
-        export,
-        load,
-        look,
-        match,
-        predict,
-        report,
-        train,
-        walk,
-    )
+    from detrcli.api import *  # noqa: F403
 
 __version__ = "0.1.0"
-__all__ = [
-    "Detections",
-    "Detector",
-    "LoadOptions",
-    "__version__",
-    "bench",
-    "check_data",
-    "doctor",
-    "evaluate",
-    "explain_matching",
-    "export",
-    "load",
-    "look",
-    "match",
-    "predict",
-    "report",
-    "train",
-    "walk",
-]
+__all__ = ["__version__", *api.__all__]
 
 
 def __dir__() -> list[str]:
@@ -52,10 +19,9 @@ def __getattr__(name: str) -> Any:
     """Import the functions, which need torch, when they are first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from detrcli import api
-    from detrcli.errors import to_user_error
-
     try:
         return getattr(api, name)
     except RuntimeError as error:
+        from detrcli.errors import to_user_error
+
         raise to_user_error(error) or error from error

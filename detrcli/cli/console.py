@@ -1,6 +1,5 @@
 """Output: tables and JSON on stdout; notes, warnings and progress on stderr."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,9 @@ def print_json(document: Any) -> None:
 
     It is ASCII, so that terminals and pipes of any encoding show it, and names cannot reorder a line.
     """
-    print(json.dumps(document, indent=2, allow_nan=False))
+    from json import dumps  # slow to import
+
+    print(dumps(document, indent=2, allow_nan=False))
 
 
 def print_text(lines: Iterable[str]) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import typer
 
 from detrcli import api
-from detrcli.checkpoints.known import EXPORTS
 from detrcli.cli.console import STDERR, print_json
 from detrcli.cli.options import Json, Overwrite, WeightsArgument, load_options, option
 from detrcli.cli.outputs import check_files
@@ -27,6 +26,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a model for onnxruntime or OpenVINO."""
+    from detrcli.checkpoints.known import EXPORTS  # slow to import
+
     out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
     check_files([(out, (EXPORTS[format],))], overwrite=overwrite)
     difference = api.export(replace(load, weights=weights), out, format, precision=precision, reporter=STDERR)

@@ -1,6 +1,5 @@
 """`detr guide`: the documentation, in the terminal."""
 
-import difflib
 import re
 import sys
 from typing import Annotated
@@ -9,7 +8,6 @@ import typer
 
 from detrcli.cli.console import is_terminal, print_table
 from detrcli.errors import UsageError
-from detrcli.guide import TOPICS, first_sentence, page
 
 MAX_WIDTH = 100  # columns
 
@@ -18,6 +16,8 @@ def guide(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="A topic. [list the topics]")] = None,
 ) -> None:
     """Read the documentation by topic."""
+    from detrcli.guide import TOPICS, first_sentence, page  # slow to import
+
     if topic is None:
         print_table(("topic", "content"), [(name, first_sentence(page(name))) for name in TOPICS])
     elif topic not in TOPICS:
@@ -32,12 +32,16 @@ def guide(
 
 def _nearest(word: str) -> str | None:
     """Return the topic that begins with a word, or mentions the command most often, or is spelled most like it."""
+    from detrcli.guide import TOPICS, page
+
     if word and (matches := [name for name in TOPICS if name.startswith(word)]):
         return matches[0]
     mentions = {name: len(re.findall(rf"detr {re.escape(word)}\b", page(name))) for name in TOPICS}
     most = max(TOPICS, key=lambda name: mentions[name])
     if mentions[most]:
         return most
+    import difflib
+
     return next(iter(difflib.get_close_matches(word, TOPICS, n=1, cutoff=0.5)), None)
 
 

@@ -12,7 +12,6 @@ from detrcli import api
 from detrcli.inference import EngineName
 
 DATA = "Dataset: a folder in a known layout, its data.yaml or annotation file, or `shapes`."
-SPLIT = "Split: train, val or test."
 
 
 def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
@@ -34,14 +33,6 @@ def known_weights(value: Any) -> Any:
     return value
 
 
-def _check_phrases(value: str | None) -> str | None:
-    if value is not None:
-        from detrcli.checkpoints.phrases import phrases_of
-
-        phrases_of(value)
-    return value
-
-
 WEIGHTS = "A name from `detr models`, a file, a run or Hugging Face folder, hf:OWNER/NAME, or a URL."
 WeightsArgument = Annotated[str, typer.Argument(metavar="WEIGHTS", callback=known_weights, help=WEIGHTS)]
 SeveralWeights = Annotated[
@@ -50,7 +41,7 @@ SeveralWeights = Annotated[
 Json = Annotated[bool, flag("--json", "Print a JSON document instead of a table.")]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace existing output files.")]
 Device = Annotated[str, option("D", "auto, cpu, cuda, cuda:N (or N) or mps.")]
-Split = Annotated[str, option("NAME", SPLIT)]
+Split = Annotated[str, option("NAME", "Split: train, val or test.")]
 Threshold = Annotated[float, option("P", "Minimum score of a detection.", min=0, max=1)]
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**63 - 1)]
 Exif = Annotated[
@@ -67,41 +58,26 @@ ValAnn = Annotated[Path | None, option("FILE", "COCO annotations of val.")]
 ValImages = Annotated[Path | None, option("DIR", "Images of val.", file_okay=False)]
 
 # By field of LoadOptions.
-_LOAD_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "weights": (Annotated[str, option("W", WEIGHTS, callback=known_weights)], "detr-r50"),
-    "text": (
-        Annotated[
-            str | None,
-            option(
-                "PHRASES",
-                'Phrases to detect, such as "a cat. a dog.", for models that take phrases.',
-                callback=_check_phrases,
-            ),
-        ],
-        None,
-    ),
-    "size": (Annotated[int | None, option("N", "Shorter side of the input.", min=1)], None),
-    "max_size": (Annotated[int | None, option("N", "Longer side of the input.", min=1)], None),
-    "model": (
-        Annotated[str | None, option("NAME", "Architecture of a .pth file, where its tensors do not determine it.")],
-        None,
-    ),
-    "sha256": (Annotated[str | None, option("HEX", "Hash of weights from a URL.")], None),
-    "device": (Device, "auto"),
-    "precision": (
-        Annotated[
-            Literal["fp32", "bf16", "fp16"] | None,
-            typer.Option(help="Number format of the network. [fp32, or that of an exported model]"),
-        ],
-        None,
-    ),
-    "engine": (
-        Annotated[EngineName | None, typer.Option(help="How the network is computed. [fast on a CPU, else plain]")],
-        None,
-    ),
+_LOAD_OPTIONS: dict[str, Any] = {
+    "weights": Annotated[str, option("W", WEIGHTS, callback=known_weights)],
+    "text": Annotated[str | None, option("PHRASES", 'What to detect, as "a cat. a dog.", for models of phrases.')],
+    "size": Annotated[int | None, option("N", "Shorter side of the input.", min=1)],
+    "max_size": Annotated[int | None, option("N", "Longer side of the input.", min=1)],
+    "model": Annotated[
+        str | None, option("NAME", "Architecture of a .pth file, where its tensors do not determine it.")
+    ],
+    "sha256": Annotated[str | None, option("HEX", "Hash of weights from a URL.")],
+    "device": Device,
+    "precision": Annotated[
+        Literal["fp32", "bf16", "fp16"] | None,
+        typer.Option(help="Number format of the network. [fp32, or that of an exported model]"),
+    ],
+    "engine": Annotated[
+        EngineName | None, typer.Option(help="How the network is computed. [fast on a CPU, else plain]")
+    ],
 }
+_DEFAULTS = {"weights": "detr-r50", "device": "auto"}
 LOAD = ("weights", "size", "max_size", "model", "sha256", "device")
-_DEBUG = Annotated[bool, flag("--debug", "Show the traceback of an error.")]
 
 
 def load_options(*fields: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -115,7 +91,7 @@ def load_options(*fields: str) -> Callable[[Callable[..., None]], Callable[..., 
             load = api.LoadOptions(**{field: values.pop(field) for field in fields})
             command(load=load, **values)
 
-        added = {field: _keyword(field, *_LOAD_OPTIONS[field]) for field in fields}
+        added = {field: _keyword(field, _LOAD_OPTIONS[field], _DEFAULTS.get(field)) for field in fields}
         first = [added.pop(field) for field in ("weights", "text") if {"weights", field} <= set(fields)]
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
@@ -134,7 +110,8 @@ def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     def run(debug: bool, **values: Any) -> None:
         command(**values)
 
-    parameters = [*inspect.signature(command).parameters.values(), _keyword("debug", _DEBUG, False)]
+    debug = Annotated[bool, flag("--debug", "Show the traceback of an error.")]
+    parameters = [*inspect.signature(command).parameters.values(), _keyword("debug", debug, False)]
     app.command(command.__name__.rstrip("_").replace("_", "-"))(_with_parameters(run, command, parameters))
 
 
