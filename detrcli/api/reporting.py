@@ -27,7 +27,6 @@ from detrcli.errors import DataError, DetrError, UsageError
 from detrcli.evaluation.comparison import compared
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.evaluation.thresholds import write_thresholds
-from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
 from detrcli.inspection.suspects import KINDS
@@ -116,6 +115,7 @@ def report(
     exif: Exif | None = None,
     skip_bad: bool | None = None,
     match_classes_by_id: bool = False,
+    class_names: Sequence[str] = (),
     device: str = "auto",
     reporter: Reporter = SILENT,
 ) -> Report:
@@ -123,7 +123,7 @@ def report(
 
     Detections are those that reach `threshold`, by default the score of the best F1. `folds` models are trained to
     find wrong annotations in the training split of a run; each judges annotations that it was not trained on. The
-    report covers at most `limit` images, and as many as `seconds` allow.
+    report covers at most `limit` images, and as many as `seconds` allow. Models that take phrases detect `class_names`.
     """
     run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
     if folds and (run is None or split != "train"):
@@ -135,7 +135,7 @@ def report(
     if skip_bad is None:
         skip_bad = spec is not None and spec.skip_bad
     checked = checked_split(source, split, exif, skip_bad=skip_bad, reporter=reporter)
-    detector = as_detector(weights or run or WEIGHTS, device, classes_in_split(checked).names.tolist(), reporter)
+    detector = as_detector(weights or run or WEIGHTS, device, class_names, reporter)
     session = session_of(
         detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, reporter=reporter
     )
@@ -229,7 +229,7 @@ class Diagnosis(Result):
     @property
     def summary(self) -> Sequence[str]:
         lines = [f"{i}. {finding}" for i, finding in enumerate(self.findings, 1)]
-        return lines or [f"{self.subject}: no problem was detected."]
+        return lines or [f"{self.subject}: nothing stands out."]
 
 
 def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SILENT) -> Diagnosis:

@@ -109,6 +109,7 @@ def eval_(
             exif=exif,
             skip_bad=skip_bad,
             match_classes_by_id=match_classes_by_id,
+            class_names=evaluation.truth.classes.names.tolist(),
             reporter=STDERR,
         )
         STDERR.note(f"the report: {found.page(report)}")

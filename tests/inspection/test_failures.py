@@ -61,7 +61,7 @@ def test_figures_are_those_of_an_evaluation(data: Path) -> None:
     assert document["layers"][-1]["AP"] == pytest.approx(document["metrics"]["AP"])
     assert document["complete"]
     json.dumps(document, allow_nan=False)
-    assert "objects found" in str(found)
+    assert "82 objects" in str(found)
     assert "<table>" in found._repr_html_()
 
 

@@ -82,7 +82,7 @@ def test_several_weights_are_compared(run: Path, detr: Detr, tmp_path: Path) -> 
     for option in ("--save", "--thresholds", "--report"):
         refused = detr("eval", data, "--weights", "shapes", "--weights", run, option, tmp_path / "x")
         assert refused.code == 2
-        assert "--weights is given 2 times" in refused.err
+        assert "--save" in refused.err
 
 
 def test_an_evaluation_with_its_page(run: Path, detr: Detr, tmp_path: Path) -> None:
