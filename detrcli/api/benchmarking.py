@@ -94,26 +94,26 @@ class Benchmark(Result):
         return {**document, "bottleneck": self.bottleneck}
 
     @property
-    def tables(self) -> Sequence[Table]:
+    def content(self) -> Sequence[str | Table]:
+        plain, default = self.speeds[0].total, self.default
         rows = [
             (
                 speed.engine,
                 speed.precision,
                 round(1000 * speed.total, 1),
                 round(1 / speed.total, 1),
-                round(self.speeds[0].total / speed.total, 2),
+                round(plain / speed.total, 2),
                 f"{speed.difference:.1g}",
             )
             for speed in self.speeds
         ]
-        return [Table("", ("engine", "precision", "ms per image", "images/s", "times plain", "difference"), rows)]
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        default = self.default
         bars = {stage: "#" * round(BAR * seconds / default.total) for stage, seconds in default.seconds.items()}
-        stages = [f"{stage:<15} {bars[stage]:<{BAR}} {1000 * s:.1f} ms" for stage, s in default.seconds.items()]
-        return [f"{default.engine}, {default.precision}, from file to detections:", *stages, "", self.bottleneck]
+        return [
+            Table("", ("engine", "precision", "ms per image", "images/s", "times plain", "difference"), rows),
+            f"{default.engine}, {default.precision}, from file to detections:",
+            *(f"{stage:<15} {bars[stage]:<{BAR}} {1000 * s:.1f} ms" for stage, s in default.seconds.items()),
+            self.bottleneck,
+        ]
 
 
 def bench(

@@ -80,11 +80,7 @@ class DataCheck(Result):
     held_out: bool  # whether val is a part of train, because the dataset has no val split
 
     @property
-    def summary(self) -> Sequence[str]:
-        return [f"layout: {self.report.layout}"]
-
-    @property
-    def tables(self) -> Sequence[Table]:
+    def content(self) -> Sequence[str | Table]:
         counts = {split: self.report.summary(split) for split in self.report.splits}
         boxes = {split: {(c.category_id, c.label): c.boxes for c in s.classes} for split, s in counts.items()}
         classes: list[tuple[Cell, ...]] = [
@@ -100,12 +96,13 @@ class DataCheck(Result):
             if len(of_kind) > EXAMPLES:
                 problems.append((*heading, f"and {len(of_kind) - EXAMPLES} more", "(all are in the JSON document)"))
         sizes = [(split, s.images, s.boxes, s.empty_images, s.most_boxes) for split, s in counts.items()]
-        tables = [
+        content: list[str | Table] = [
+            f"layout: {self.report.layout}",
             Table("", ("split", "images", "boxes", "empty images", "most boxes"), sizes),
             Table("", ("id", "class", *(f"{split} boxes" for split in counts)), classes),
             Table("", ("", "kind", "split", "count", "where", "what"), problems),
         ]
-        return tables if problems else tables[:2]
+        return content if problems else content[:-1]
 
     @property
     def document(self) -> dict[str, Any]:

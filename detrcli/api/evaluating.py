@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrcli.api.datasets import Data, checked_split, note_class_mapping, open_dataset, with_readable_masks
 from detrcli.api.loading import WEIGHTS, Weights, as_detector
-from detrcli.api.results import Result, Table, metric
+from detrcli.api.results import Cell, Result, Table, metric
 from detrcli.data.checks import Exif, Split
 from detrcli.data.spec import Files
 from detrcli.errors import DataError
@@ -17,7 +17,7 @@ from detrcli.evaluation.class_mapping import ClassMapping, map_classes
 from detrcli.evaluation.comparison import Difference, compared
 from detrcli.evaluation.errors import KINDS, ErrorKind, errors_of
 from detrcli.evaluation.masks import truth_masks
-from detrcli.evaluation.metrics import MAX_DETECTIONS, ClassScore, score
+from detrcli.evaluation.metrics import MAX_DETECTIONS, METRICS, ClassScore, score
 from detrcli.evaluation.panoptic import PanopticQuality, Quality, can_be_counted, panoptic_quality, quality_of
 from detrcli.evaluation.results import Results, read_results, write_results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds, write_thresholds
@@ -28,20 +28,11 @@ if TYPE_CHECKING:
     from detrcli.inference.detector import Detector
 
 
-# Metric, IoU, size of objects, detections per image and class (None: the maximum).
-METRICS = (
-    ("AP", "0.50:0.95", "all", None),
-    ("AP50", "0.50", "all", None),
-    ("AP75", "0.75", "all", None),
-    ("APs", "0.50:0.95", "small", None),
-    ("APm", "0.50:0.95", "medium", None),
-    ("APl", "0.50:0.95", "large", None),
-    ("AR1", "0.50:0.95", "all", 1),
-    ("AR10", "0.50:0.95", "all", 10),
-    ("AR100", "0.50:0.95", "all", None),
-    ("ARs", "0.50:0.95", "small", None),
-    ("ARm", "0.50:0.95", "medium", None),
-    ("ARl", "0.50:0.95", "large", None),
+# What the COCO metrics measure, by their names.
+IOUS, SIZES, COUNTS = (
+    {"AP50": "0.50", "AP75": "0.75"},
+    {"s": "small", "m": "medium", "l": "large"},
+    {"AR1": 1, "AR10": 10},
 )
 
 
@@ -76,64 +67,49 @@ class Evaluation(Result):
     first: bool  # whether this is the first of several processes
 
     @property
-    def summary(self) -> Sequence[str]:
+    def content(self) -> Sequence[str | Table]:
         images, objects = len(self.truth.images), int((~self.truth.crowd).sum())
-        lines = [f"{self.name} on {self.split}: {images:,} images, {objects:,} objects"]
+        content: list[str | Table] = [f"{self.name} on {self.split}: {images:,} images, {objects:,} objects"]
         if self.threshold:
-            lines.append(f"Only detections with a score of {self.threshold} or more count, which lowers AP.")
-        return lines
-
-    @property
-    def tables(self) -> Sequence[Table]:
-        columns, limit = {"": self.metrics}, self.max_detections
+            content.append(f"Only detections with a score of {self.threshold} or more count, which lowers AP.")
+        columns, top = {"": self.metrics}, self.max_detections
         if self.masks is not None and self.boundaries is not None:
             columns = {"boxes": self.metrics, "masks": self.masks, "boundary": self.boundaries}
-        tables = [
-            Table(
-                "",
-                ("", *columns, "IoU", "size", "at most"),
-                [
-                    (
-                        name,
-                        *(metric(values[name]) for values in columns.values()),
-                        iou,
-                        size,
-                        min(count or limit, limit),
-                    )
-                    for name, iou, size, count in METRICS
-                ],
-            ),
-            Table(
-                "",
-                ("class", "id", "AP", "AP50", "objects"),
-                [
-                    (score.label, str(score.category_id), metric(score.AP), metric(score.AP50), score.targets)
-                    for score in sorted(self.per_class, key=lambda score: (-score.AP, score.label))
-                ],
-            ),
+        metrics: list[tuple[Cell, ...]] = [
+            (
+                name,
+                *(metric(values[name]) for values in columns.values()),
+                IOUS.get(name, "0.50:0.95"),
+                SIZES.get(name[-1], "all"),
+                min(COUNTS.get(name, top), top),
+            )
+            for name in METRICS
+        ]
+        classes = [
+            (score.label, str(score.category_id), metric(score.AP), metric(score.AP50), score.targets)
+            for score in sorted(self.per_class, key=lambda score: (-score.AP, score.label))
+        ]
+        content += [
+            Table("", ("", *columns, "IoU", "size", "at most"), metrics),
+            Table("", ("class", "id", "AP", "AP50", "objects"), classes),
         ]
         if self.panoptic is not None:
-            tables += _quality_tables(self.panoptic)
+            content += _quality_tables(self.panoptic)
         if self.errors is not None:
             rows = [(error.kind, KINDS[error.kind][1], error.count, f"+{error.cost:.3f}") for error in self.errors]
-            tables.append(Table("", ("error", "meaning", "count", "AP50 without"), rows))
+            content.append(Table("", ("error", "meaning", "count", "AP50 without"), rows))
         if self.thresholds is not None:
             best = (("all classes", self.thresholds.overall), *self.thresholds.by_class.items())
             numbers = [
                 (name, *(f"{v:.3f}" for v in (at.threshold, at.f1, at.precision, at.recall))) for name, at in best
             ]
-            tables.append(Table("", ("highest F1", "from score", "F1", "precision", "recall"), numbers))
-        return tables
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        if self.run is None:
-            return ()
-        stages = ", ".join(f"{stage} {1000 * spent:.1f} ms" for stage, spent in self.run.seconds_per_image.items())
-        lines = [f"Time per image: {stages}. Scoring took {self.scoring_seconds:.2f} s."]
-        if self.run.parameters is not None:
-            lines.append(f"The model has {self.run.parameters:,} parameters.")
-        return lines
+            content.append(Table("", ("highest F1", "from score", "F1", "precision", "recall"), numbers))
+        if self.run is not None:
+            stages = ", ".join(f"{stage} {1000 * spent:.1f} ms" for stage, spent in self.run.seconds_per_image.items())
+            content.append(f"Time per image: {stages}. Scoring took {self.scoring_seconds:.2f} s.")
+            if self.run.parameters is not None:
+                content.append(f"The model has {self.run.parameters:,} parameters.")
+        return content
 
     @property
     def document(self) -> dict[str, Any]:
@@ -312,14 +288,10 @@ class Comparison(Result):
     differences: Sequence[Difference]
 
     @property
-    def tables(self) -> Sequence[Table]:
-        rows = [(name, *(metric(values[name]) for values in self.metrics)) for name, *_ in METRICS]
+    def content(self) -> Sequence[str | Table]:
+        rows = [(name, *(metric(values[name]) for values in self.metrics)) for name in METRICS]
         rows += [(name, *(f"{count:,}" for count in counts)) for name, counts in self.counts.items()]
-        return [Table("", ("", *self.names), rows)]
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        return [difference.verdict for difference in self.differences]
+        return [Table("", ("", *self.names), rows), *(difference.verdict for difference in self.differences)]
 
     @property
     def document(self) -> dict[str, Any]:
@@ -349,12 +321,8 @@ class PanopticEvaluation(Result):
     quality: PanopticQuality
 
     @property
-    def summary(self) -> Sequence[str]:
-        return [f"{self.predictions}: {self.quality.images:,} images"]
-
-    @property
-    def tables(self) -> Sequence[Table]:
-        return _quality_tables(self.quality)
+    def content(self) -> Sequence[str | Table]:
+        return [f"{self.predictions}: {self.quality.images:,} images", *_quality_tables(self.quality)]
 
     @property
     def document(self) -> dict[str, Any]:

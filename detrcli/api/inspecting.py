@@ -183,12 +183,8 @@ class Matching(Result):
     _repr_html_ = None  # type: ignore[assignment]  # in favour of the figure
 
     @property
-    def summary(self) -> Sequence[str]:
-        return self.report.summary
-
-    @property
-    def tables(self) -> Sequence[Table]:
-        return self.report.tables()
+    def content(self) -> Sequence[str | Table]:
+        return [*self.report.summary, *self.report.tables()]
 
     @property
     def document(self) -> dict[str, Any]:
@@ -329,24 +325,18 @@ class Walk(Result):
         return list(rows(self.detections.part(np.arange(min(BEST, len(self.detections))))))
 
     @property
-    def summary(self) -> Sequence[str]:
+    def content(self) -> Sequence[str | Table]:
         resized = (self.input_width, self.input_height) != (self.width, self.height)
         to = f"resized to {self.input_width} x {self.input_height}" if resized else "not resized"
-        source = self.detector.checkpoint.source
-        return [f"{name_of(self.image)}: {self.width} x {self.height} pixels, {to} for {source}"]
-
-    @property
-    def tables(self) -> Sequence[Table]:
         own = self.own_shapes or [()] * len(self.steps)
         steps = [(s.name, _shape(s.shape), _shape(shape), s.what) for s, shape in zip(self.steps, own, strict=True)]
-        return [Table("", ("step", "shape", "without resizing", "meaning"), steps), box_table(self.best)]
-
-    @property
-    def remarks(self) -> Sequence[str]:
         count = int((self.detections.scores >= DEFAULT_THRESHOLD).sum())
         return [
+            f"{name_of(self.image)}: {self.width} x {self.height} pixels, {to} for {self.detector.checkpoint.source}",
+            Table("", ("step", "shape", "without resizing", "meaning"), steps),
+            box_table(self.best),
             f"Boxes are in pixels from the top left. {count} of {len(self.detections)} predictions have a score of "
-            f"{DEFAULT_THRESHOLD} or more, and are detections for `detr predict`."
+            f"{DEFAULT_THRESHOLD} or more, and are detections for `detr predict`.",
         ]
 
     @property

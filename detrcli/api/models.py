@@ -53,7 +53,7 @@ class ModelList(Result):
     families: Mapping[str, Family]  # by model_type
 
     @property
-    def tables(self) -> Sequence[Table]:
+    def content(self) -> Sequence[str | Table]:
         models = [
             (*astuple(model)[:5], model.bytes and round(model.bytes / 1e6), "yes" if model.cached else "no")
             for model in self.models

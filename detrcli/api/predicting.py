@@ -66,7 +66,7 @@ class _Output:
         """Raise UsageError if a file would be written over an input."""
         if self.folder is None:
             return
-        inputs = {os.path.realpath(item.path) for item in items} | {os.path.realpath(ids_from or "")}
+        inputs = {os.path.realpath(path) for path in (*(item.path for item in items), ids_from) if path is not None}
         outputs = [self.folder / item.drawing for item in items] if self.draw else []
         if self.maps:
             outputs += [self.folder / f"{self.maps}.json", *(self.folder / self.maps / item.map for item in items)]

@@ -96,19 +96,15 @@ class Predictions(Result):
         return file.getvalue()
 
     @property
-    def tables(self) -> Sequence[Table]:
+    def content(self) -> Sequence[str | Table]:
         """The detections of a single image, or the number of objects in several."""
         images = self.document["images"]
-        if len(images) == 1 and not self.skipped:
-            return [box_table(images[0]["detections"])] if images[0]["detections"] else []
-        counts = [(image["file"], Counter(row["label"] for row in image["detections"])) for image in images]
-        rows = [(file, n.total(), ", ".join(f"{k} {label}" for label, k in n.most_common())) for file, n in counts]
-        return [Table("", ("file", "objects", "classes"), rows)]
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        if self.objects or self.skipped:
-            return ()
+        if len(images) != 1 or self.skipped:
+            counts = [(image["file"], Counter(row["label"] for row in image["detections"])) for image in images]
+            lines = [(file, n.total(), ", ".join(f"{k} {label}" for label, k in n.most_common())) for file, n in counts]
+            return [Table("", ("file", "objects", "classes"), lines)]
+        if images[0]["detections"]:
+            return [box_table(images[0]["detections"])]
         return [f"No detections with a score of {self.threshold} or more."]
 
 

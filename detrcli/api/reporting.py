@@ -55,25 +55,19 @@ class Report(Result):
     examples: Mapping[int, int] | None  # objects of each category in the training split
 
     @property
-    def summary(self) -> Sequence[str]:
-        failures, metrics = self.failures, self.failures.metrics
-        source = failures.session.detector.checkpoint.source
-        images, objects = len(failures.truth.images), failures.outcomes.objects
+    def content(self) -> Sequence[str | Table]:
+        failures, outcomes, metrics = self.failures, self.failures.outcomes, self.failures.metrics
+        source, images = failures.session.detector.checkpoint.source, len(failures.truth.images)
         interval = "" if failures.interval is None else f" ({metrics['AP_low']:.3f} to {metrics['AP_high']:.3f})"
-        return [
-            f"{source} on {failures.split}: {images:,} images, {objects:,} objects",
-            f"AP {metrics['AP']:.3f}{interval}, AP50 {metrics['AP50']:.3f}, AR {metrics['AR100']:.3f}",
-            f"Detections: scores of {failures.outcomes.threshold:.2f} or more.",
-        ]
-
-    @property
-    def tables(self) -> Sequence[Table]:
-        outcomes = self.failures.outcomes
         rows = [("missed", count, MISSED[kind]) for kind, count in outcomes.missed_by_kind.items()]
         rows += [("false positive", count, FALSE_ALARMS[kind]) for kind, count in outcomes.false_alarms_by_kind.items()]
-        rows += [(kind.replace("_", " "), len(each), KINDS[kind]) for kind, each in self.failures.suspects.items()]
+        rows += [(kind.replace("_", " "), len(each), KINDS[kind]) for kind, each in failures.suspects.items()]
+        rows = [("detected", outcomes.found, ""), *(row for row in rows if row[1])]
         return [
-            Table("", ("", "count", "reason"), [("detected", outcomes.found, ""), *(row for row in rows if row[1])])
+            f"{source} on {failures.split}: {images:,} images, {outcomes.objects:,} objects",
+            f"AP {metrics['AP']:.3f}{interval}, AP50 {metrics['AP50']:.3f}, AR {metrics['AR100']:.3f}",
+            f"Detections: scores of {outcomes.threshold:.2f} or more.",
+            Table("", ("", "count", "reason"), rows),
         ]
 
     @property
@@ -227,7 +221,7 @@ class Diagnosis(Result):
         return {"schema": "detr.doctor/1", "subject": self.subject, "findings": findings}
 
     @property
-    def summary(self) -> Sequence[str]:
+    def content(self) -> Sequence[str | Table]:
         lines = [f"{i}. {finding}" for i, finding in enumerate(self.findings, 1)]
         return lines or [f"{self.subject}: nothing stands out."]
 

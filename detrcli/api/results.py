@@ -1,4 +1,4 @@
-"""Results of the functions: lines and tables for people, and a document for programs."""
+"""Results of the functions: lines and tables for people, and a document for JSON."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,19 +14,9 @@ class Result(ABC):
     """A result that the command line prints and a notebook shows."""
 
     @property
-    def summary(self) -> Sequence[str]:
-        """Lines above the tables."""
-        return ()
-
-    @property
-    def tables(self) -> Sequence[Table]:
-        """Tables, with None in empty cells."""
-        return ()
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        """Lines below the tables."""
-        return ()
+    @abstractmethod
+    def content(self) -> Sequence[str | Table]:
+        """Lines and tables for people. Tables have None in empty cells."""
 
     @property
     @abstractmethod
@@ -34,17 +24,20 @@ class Result(ABC):
         """The result for JSON."""
 
     def __str__(self) -> str:
-        return "\n".join([*self.summary, *self.remarks])
+        return "\n".join(part for part in self.content if isinstance(part, str))
 
     def _repr_html_(self) -> str:
         def row(cells: Iterable[Cell], tag: str = "td") -> str:
             return "".join(f"<{tag}>{escape('' if cell is None else str(cell))}</{tag}>" for cell in cells)
 
-        parts = [f"<p>{escape(line)}</p>" for line in self.summary]
-        for table in self.tables:
-            body = "".join(f"<tr>{row(cells)}</tr>" for cells in table.rows)
-            parts.append(f"<p>{escape(table.title)}</p><table><tr>{row(table.columns, 'th')}</tr>{body}</table>")
-        return "".join([*parts, *(f"<p>{escape(line)}</p>" for line in self.remarks)])
+        html = []
+        for part in self.content:
+            if isinstance(part, str):
+                html.append(f"<p>{escape(part)}</p>")
+            else:
+                body = "".join(f"<tr>{row(cells)}</tr>" for cells in part.rows)
+                html.append(f"<p>{escape(part.title)}</p><table><tr>{row(part.columns, 'th')}</tr>{body}</table>")
+        return "".join(html)
 
 
 def box_table(detections: Sequence[Mapping[str, Any]]) -> Table:

@@ -62,15 +62,16 @@ def print_result(result: "Result", *, json: bool, **more: Any) -> None:
     if json:
         print_json({**result.document, **more})
         return
-    print_text(result.summary)
-    for i, table in enumerate(result.tables):
-        if i or result.summary:
-            print()
-        print_text([table.title] if table.title else [])
-        print_table(table.columns, table.rows)
-    if result.tables and result.remarks:
-        print()
-    print_text(result.remarks)
+    before: object = ""
+    for i, part in enumerate(result.content):
+        if i and not (isinstance(part, str) and isinstance(before, str)):
+            print()  # around tables
+        before = part
+        if isinstance(part, str):
+            print_text([part])
+        else:
+            print_text([part.title] if part.title else [])
+            print_table(part.columns, part.rows)
 
 
 def _console(stream: IO[str]) -> "Console":
