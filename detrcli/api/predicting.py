@@ -155,8 +155,6 @@ def predict(
         lines = None if save is None else PredictionLines(Path(save), settings, resume=resume)
         items = [item for item in items if lines is None or str(item.path) not in lines.done]
         mine = items[distributed.rank() :: distributed.world_size()]
-        if maps or (draw and distributed.world_size() > 1):
-            output.create_folder()
         detector = (weights if isinstance(weights, Detector) else options.detector(reporter=reporter)).without_model()
         if polygons and not detector.has_masks:
             raise UsageError(f"{options.weights}: {argument('polygons')} needs a model with a mask head.")
@@ -169,6 +167,8 @@ def predict(
             maps=MapRequest(maps, None if threshold is None else overall) if maps else None,
         )
         minimum = _minimum_scores(detector.classes, overall, by_class, classes)
+        if maps or (draw and distributed.world_size() > 1):  # otherwise when an image has been read
+            output.create_folder()
         results = (_filtered(result, minimum) for result in stream)
         kept: list[_Finished] = []
         objects = 0
@@ -185,7 +185,7 @@ def predict(
                 if result.problem:
                     reporter.note(f"{item.path}: skipped: {result.problem}", alone=True)
         shares, first = distributed.gather((kept, objects)), distributed.rank() == 0
-    finished = sorted((one for share, _ in shares for one in share), key=lambda one: one[0].index)
+    finished = sorted((each for share, _ in shares for each in share), key=lambda each: each[0].index)
     document = None
     if maps and output.folder is not None and first:
         entries = [

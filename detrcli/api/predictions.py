@@ -102,7 +102,7 @@ class Predictions(Result):
         if len(images) != 1 or self.skipped:
             counts = [(image["file"], Counter(row["label"] for row in image["detections"])) for image in images]
             lines = [(file, n.total(), ", ".join(f"{k} {label}" for label, k in n.most_common())) for file, n in counts]
-            return [Table("", ("file", "objects", "classes"), lines)]
+            return [Table("", ("file", "objects", "classes"), lines)] if lines else []
         if images[0]["detections"]:
             return [box_table(images[0]["detections"])]
         return [f"No detections with a score of {self.threshold} or more."]

@@ -48,7 +48,7 @@ DOCTOR_IMAGES = 120  # of each split, that the doctor predicts
 
 @dataclass(frozen=True)
 class Report(Result):
-    """What a model detects, misses and invents on a split, why, and which annotations are probably wrong."""
+    """The failures of a model on a split, their causes, and annotations that are probably wrong."""
 
     failures: Failures
     steadiness: Steadiness | None  # of the matching, for a run
@@ -210,7 +210,7 @@ def compare_reports(reports: Mapping[str, Report]) -> ReportComparison:
 
 @dataclass(frozen=True)
 class Diagnosis(Result):
-    """What is probably wrong with a run or a dataset, most likely first."""
+    """Probable problems of a run or a dataset, most likely first."""
 
     subject: str
     findings: Sequence[Finding]
@@ -260,14 +260,14 @@ def end_of_run(
     """Write the report of a finished training in about `seconds`. Return its page, and what is probably wrong."""
     start = time.monotonic()
     # Statistics and the page take time too.
-    found = report(run, device=device, seconds=seconds / 3)
-    findings = [*of_data(examined), *of_failures(found.failures, None)]
+    failures = report(run, device=device, seconds=seconds / 3)
+    findings = [*of_data(examined), *of_failures(failures.failures, None)]
     if (facts := _facts(run, examined)) is not None:
         findings += of_run(facts)
     diagnosis = _diagnosis(str(run), findings, reporter)
     advice = [Advice(finding.finding, finding.evidence, finding.remedy) for finding in diagnosis.findings]
     left = max(0.0, seconds - (time.monotonic() - start))
-    return found.page(folder, advice=advice, seconds=left / 2), diagnosis
+    return failures.page(folder, advice=advice, seconds=left / 2), diagnosis
 
 
 def _diagnosis(subject: str, findings: Sequence[Finding], reporter: Reporter) -> Diagnosis:

@@ -102,7 +102,7 @@ def eval_(
     print_result(api.compare_evaluations(evaluations) if len(evaluations) > 1 else evaluation, json=json)
     evaluation.write(save, thresholds)
     if report is not None:
-        found = api.report(
+        failures = api.report(
             source,
             replace(load, weights=weights[0]),
             split=split,
@@ -112,4 +112,4 @@ def eval_(
             class_names=evaluation.truth.classes.names.tolist(),
             reporter=STDERR,
         )
-        STDERR.note(f"the report: {found.page(report)}")
+        STDERR.note(f"the report: {failures.page(report)}")

@@ -64,7 +64,7 @@ def predict(
     if polygons and save is None and format != "json":
         raise UsageError("--polygons needs --json or --save.")
     check_files([(save, (".jsonl",))], overwrite=overwrite or resume)
-    found = api.predict(
+    predictions = api.predict(
         list(_paths(images)),
         load,
         threshold=threshold,
@@ -80,22 +80,22 @@ def predict(
         max_pixels=max_pixels,
         reporter=STDERR,
     )
-    if not found.first:
+    if not predictions.first:
         return
     if save is not None:
-        print(f"{found.images:,} images, {found.objects:,} objects: {save}")
+        print(f"{predictions.images:,} images, {predictions.objects:,} objects: {save}")
     elif format == "coco":
-        print_json(found.coco)
+        print_json(predictions.coco)
     elif format == "csv":
-        sys.stdout.write(found.csv)
+        sys.stdout.write(predictions.csv)
     elif maps:
-        print_json(found.maps)
+        print_json(predictions.maps)
     else:
-        print_result(found, json=format == "json")
-    if found.images and len(found.skipped) == found.images:
+        print_result(predictions, json=format == "json")
+    if predictions.images and len(predictions.skipped) == predictions.images:
         raise DataError("No image could be read.")
-    if found.skipped and strict:
-        raise DataError(f"{len(found.skipped)} of {found.images} images were skipped.")
+    if predictions.skipped and strict:
+        raise DataError(f"{len(predictions.skipped)} of {predictions.images} images were skipped.")
 
 
 def _paths(images: list[str]) -> Iterator[str]:

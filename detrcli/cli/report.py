@@ -61,9 +61,9 @@ def report(
         )
         for name in names or ["detr-r50"]
     }
-    found = api.compare_reports(reports) if len(reports) > 1 else next(iter(reports.values()))
-    page = found.page(out, images=images)
-    print_result(found, json=json, page=str(page))
+    result = api.compare_reports(reports) if len(reports) > 1 else next(iter(reports.values()))
+    page = result.page(out, images=images)
+    print_result(result, json=json, page=str(page))
     STDERR.note(f"the report: {page}")
 
 

@@ -195,10 +195,10 @@ class Detector:
                 drawn = self._maps(prediction, sizes, maps)
                 results = [replace(result, map=map_) for result, map_ in zip(results, drawn, strict=True)]
             if maps is None or maps.beside:
-                found = detections(
+                batch_detections = detections(
                     prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold, self.segmentation
                 )
-                results = [replace(result, detections=one) for result, one in zip(results, found, strict=True)]
+                results = [replace(result, detections=d) for result, d in zip(results, batch_detections, strict=True)]
         self._add_time("postprocessing", start)
         return results
 
