@@ -106,7 +106,7 @@ def test_it_is_the_quality_of_the_files(detr: Detr, tmp_path: Path, weights: Pat
     assert shown.json["masks"].keys() == shown.json["boundary"].keys() == shown.json["metrics"].keys()
     assert 0 <= shown.json["boundary"]["AP50"] <= shown.json["masks"]["AP50"]
     table = detr(*asked, "--limit", 2).out
-    assert "2 pictures" in table
+    assert "2 images" in table
     assert "boundary" in table
     assert "stuff" in table
     if threshold is None:
