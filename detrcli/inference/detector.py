@@ -25,9 +25,8 @@ from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
 from detrcli.reporter import SILENT, Reporter
-from detrcli.segmentation.maps import PanopticMap, SemanticMap
 from detrcli.segmentation.segmentation import MapRequest, Predicted
-from detrcli.structures import Classes, Detections, Output, Prediction, Target
+from detrcli.structures import Classes, Detections, Output, Target
 from detrcli.system.devices import find_device
 from detrcli.system.precision import check_precision, computing_in, exact_float32
 
@@ -191,9 +190,11 @@ class Detector:
             torch.cuda.synchronize(self.device)
         start = self._add_time("network", start)
         with exact_float32():  # masks are computed only now
-            if maps is not None:
-                drawn = self._maps(prediction, sizes, maps)
-                results = [replace(result, map=map_) for result, map_ in zip(results, drawn, strict=True)]
+            if maps is not None and self.segmentation is not None:
+                for i, size in enumerate(sizes):
+                    image = Predicted(prediction, i, size, self.preprocessing.resize.place(*size))
+                    map_ = self.segmentation.map_of(image, self.classes, self.scoring, maps)
+                    results[i] = replace(results[i], map=map_)
             if maps is None or maps.beside:
                 batch_detections = detections(
                     prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold, self.segmentation
@@ -201,14 +202,6 @@ class Detector:
                 results = [replace(result, detections=d) for result, d in zip(results, batch_detections, strict=True)]
         self._add_time("postprocessing", start)
         return results
-
-    def _maps(
-        self, prediction: Prediction, sizes: Sequence[tuple[int, int]], maps: MapRequest
-    ) -> list[PanopticMap | SemanticMap]:
-        assert self.segmentation is not None
-        place = self.preprocessing.resize.place
-        predicted = [Predicted(prediction, i, size, place(*size)) for i, size in enumerate(sizes)]
-        return [self.segmentation.map_of(image, self.classes, self.scoring, maps) for image in predicted]
 
     def _add_time(self, stage: str, start: float) -> float:
         """Add the time since `start` to a stage, and return the current time."""

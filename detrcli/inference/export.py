@@ -15,8 +15,7 @@ import logging
 import os
 import tempfile
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
@@ -24,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,20 +46,19 @@ IMAGE_SIZES = [(480, 640), (100, 1000), (1000, 100)]  # height and width, on whi
 CPU = torch.device("cpu")
 
 
-class ExportedEngine(ABC):
+@dataclass(frozen=True)
+class ExportedEngine:
     """An exported file that a runtime computes on the CPU."""
 
+    compute: Callable[[np.ndarray], Sequence[np.ndarray]]  # images (B, 3, H, W) to logits and boxes
     single: bool  # whether the model takes a single image
 
     def __call__(self, batch: Batch) -> Prediction:
         assert batch.padding is None, "only images of equal size share a batch"
-        parts = [self.compute(images) for images in batch.images.chunk(len(batch.images) if self.single else 1)]
-        logits, boxes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        images = batch.images.chunk(len(batch.images) if self.single else 1)
+        parts = [self.compute(part.contiguous().numpy()) for part in images]
+        logits, boxes = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         return Prediction(logits, boxes)
-
-    @abstractmethod
-    def compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, Q, K) and boxes (B, Q, 4) of images (B, 3, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Runtime:
         return EXPORTS[self.name]
 
     def code(self) -> ModuleType:
-        """Import its module, with `write`, `read_header` and `RuntimeEngine`. Raises MachineError if not installed."""
+        """Import its module, with `write`, `read_header` and `open_engine`. Raises MachineError if not installed."""
         for package in self.packages:
             try:
                 import_module(package)
@@ -90,7 +89,7 @@ class Runtime:
 
     def open(self, path: Path, precision: str | None = None) -> Engine:
         """Return an engine that runs a file, by default in the precision in which it was written."""
-        engine: Engine = self.code().RuntimeEngine(path, precision)
+        engine: Engine = self.code().open_engine(path, precision)
         return engine
 
     def check_precision(self, precision: str) -> None:

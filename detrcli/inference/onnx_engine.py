@@ -5,7 +5,6 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from torch import Tensor
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
@@ -48,13 +47,8 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
         ) from None
 
 
-class RuntimeEngine(ExportedEngine):
-    """An ONNX file on this CPU. Its precision is that of the file."""
-
-    def __init__(self, path: Path, precision: str | None = None) -> None:
-        self.session = _session(path)
-        self.single = self.session.get_inputs()[0].shape[0] == 1
-
-    def compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, boxes = self.session.run(list(OUTPUTS), {INPUT: images.contiguous().numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(boxes)
+def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
+    """Return an engine for a file. Its precision is that of the file."""
+    session = _session(path)
+    single = session.get_inputs()[0].shape[0] == 1
+    return ExportedEngine(lambda images: session.run(list(OUTPUTS), {INPUT: images}), single)

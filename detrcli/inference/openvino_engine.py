@@ -5,9 +5,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import openvino
 import torch
-from torch import Tensor
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
@@ -51,29 +51,23 @@ def _read(path: Path) -> openvino.Model:
         ) from None
 
 
-class RuntimeEngine(ExportedEngine):
-    """An IR, compiled for this CPU."""
+def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
+    """Compile a file for this CPU, by default in the precision in which it was written."""
+    model = _read(path)
+    # Explicit, because by default OpenVINO takes the precision in which the CPU is fastest.
+    hint = "bf16" if (precision or read_header(path).get(PRECISION)) == "bf16" else "f32"
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    local = threading.local()  # a request holds one result, so threads must not share it
 
-    def __init__(self, path: Path, precision: str | None = None) -> None:
-        model = _read(path)
-        self.single = model.input(0).partial_shape[0].is_static
-        # Explicit, because by default OpenVINO takes the precision in which the CPU is fastest.
-        hint = "bf16" if (precision or read_header(path).get(PRECISION)) == "bf16" else "f32"
-        self.compiled = openvino.Core().compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": hint,
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            },
-        )
-        self._local = threading.local()  # a request holds one result, so threads must not share it
+    def compute(images: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        local.request.infer({INPUT: images}, share_inputs=True)
+        return [local.request.get_tensor(name).data.copy() for name in OUTPUTS]
 
-    def compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        if not hasattr(self._local, "request"):
-            self._local.request = self.compiled.create_infer_request()
-        request: openvino.InferRequest = self._local.request
-        request.infer({INPUT: images.contiguous().numpy()}, share_inputs=True)
-        logits, boxes = (torch.from_numpy(request.get_tensor(name).data.copy()) for name in OUTPUTS)
-        return logits, boxes
+    return ExportedEngine(compute, model.input(0).partial_shape[0].is_static)

@@ -24,7 +24,7 @@ from detrcli.errors import MachineError, UsageError, WeightsError
 from detrcli.inference import export as exporting
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import PlainEngine
-from detrcli.inference.export import RUNTIMES, Runtime, cached_export, export, runtime_of
+from detrcli.inference.export import RUNTIMES, ExportedEngine, Runtime, cached_export, export, runtime_of
 from detrcli.reporter import Reporter
 from detrcli.structures import Batch
 
@@ -53,7 +53,7 @@ def test_an_export_is_used_like_any_weights(exported: Path) -> None:
     """Classes with their ids, sizes and scores come out as from the weights."""
     plain = Detector(small_weights(TINY), "cpu", engine="plain")
     other = detrcli.load(exported)
-    assert isinstance(other.engine, runtime_of(exported).code().RuntimeEngine)
+    assert isinstance(other.engine, ExportedEngine)
     for image in pictures():
         a, b = plain.predict(image, threshold=0), other.predict(image, threshold=0)
         assert len(a) == len(b) == 9
@@ -172,7 +172,7 @@ def test_an_export_that_differs_is_not_written(
                 model.get_submodule("class_head").get_parameter("bias")[0] += difference
             super().__init__(model, torch.device("cpu"))
 
-    code = SimpleNamespace(write=lambda weights, header, path, precision: path.touch(), RuntimeEngine=Other)
+    code = SimpleNamespace(write=lambda weights, header, path, precision: path.touch(), open_engine=Other)
     monkeypatch.setattr(Runtime, "code", lambda self: code)
     with pytest.raises(WeightsError, match="differs from the plain one"):
         export(small_weights(TINY), RUNTIMES["onnx"], tmp_path / "model.onnx")
