@@ -99,9 +99,13 @@ def look(
 
 
 def match(
-    image: ImageSource, boxes: Any, labels: Sequence[str | int], weights: Weights | Detector = WEIGHTS, *,
+    image: ImageSource,
+    boxes: Any,
+    labels: Sequence[str | int],
+    weights: Weights | Detector = WEIGHTS,
+    *,
     device: str = "auto",
-) -> GroupMatching:  # fmt: skip
+) -> GroupMatching:
     """Match the queries of a model with objects in an image: boxes xyxy in pixels, labels as names or indices."""
     detector = as_detector(weights, device)
     record = record_picture(detector, image)
