@@ -35,7 +35,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from detrcli.inference.detector import Detector
 from detrcli.architectures import architecture_of, preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
@@ -49,6 +48,7 @@ from detrcli.errors import DataError, to_user_error
 from detrcli.evaluation.results import read_results
 from detrcli.evaluation.thresholds import read_thresholds
 from detrcli.evaluation.truth import truth_of
+from detrcli.inference.detector import Detector
 from detrcli.training.setup import prepare_data
 from detrcli.training.state import load_state, save_state
 

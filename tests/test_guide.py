@@ -44,7 +44,7 @@ def test_every_page_is_a_topic() -> None:
 
 
 @each_document
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_exist(path: Path) -> None:
     for link in links(read(path)):
         if link.startswith("https://"):
             continue
@@ -74,7 +74,7 @@ def test_command_lines_are_right(line: CommandLine, monkeypatch: pytest.MonkeyPa
         command_of(line.command).make_context(line.command, line.rest)
 
 
-def test_command_lines_are_found() -> None:
+def test_command_lines_are_extracted() -> None:
     """Those of sentences, of indented lines, of blocks, behind pipes and over several lines."""
     text = "See `detr eval DATA`.\n\n    ls | detr predict - --json > a\n"
     text += "    detr train a \\\n        --lr 1  # fast\n"
@@ -171,12 +171,12 @@ def detr(*args: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "detrcli", *args], capture_output=True, env={**os.environ, **env})
 
 
-def test_in_a_pipe_it_is_the_file() -> None:
+def test_a_page_in_a_pipe_is_its_file() -> None:
     shown = detr("guide", "attention", FORCE_COLOR="1", PYTHONIOENCODING="ascii")
     assert shown.stdout.replace(b"\r\n", b"\n") == (PACKAGE / "guide" / "attention.md").read_bytes()
 
 
-def test_it_needs_nothing_heavy() -> None:
+def test_the_guide_imports_nothing_heavy() -> None:
     code = (
         "import sys, typer; from detrcli.cli.guide import guide; guide('data');"
         "print('|', *{'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules))"
@@ -214,14 +214,14 @@ def test_a_page_begins_with_a_heading_and_a_sentence(topic: str) -> None:
         ("xyzzy", None),
     ],
 )
-def test_an_unknown_topic_is_met_with_the_nearest_and_the_list(word: str, near: str | None, detr: Detr) -> None:
+def test_an_unknown_topic(word: str, near: str | None, detr: Detr) -> None:
     shown = detr("guide", word)
     assert (shown.code, shown.out) == (2, "")
     assert (f"Did you mean {near}?" in shown.err) == (near is not None)
     assert ", ".join(TOPICS) in shown.err
 
 
-def test_the_tests_that_show_what_is_promised_are_there() -> None:
+def test_referenced_tests_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page("safety"))
     assert len(named) > 10
     for path, name in named:

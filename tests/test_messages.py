@@ -31,7 +31,7 @@ def test_a_reporter_gets_worded_notes() -> None:
 
 
 def test_of_several_processes_the_first_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Except for what occurred in one of them alone."""
+    """Notes that occurred in a single process are shown by every process."""
     shown = []
 
     class Listed(Reporter):

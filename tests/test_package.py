@@ -6,8 +6,8 @@ import sys
 import detrcli
 
 
-def test_dir_shows_what_there_is() -> None:
-    """In a process of its own: what was asked for before would be shown anyway."""
+def test_dir_lists_the_public_names() -> None:
+    """In a process of its own, because names that were used before are listed anyway."""
     code = "import detrcli, sys; print(*dir(detrcli)); print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, torch = shown.stdout.splitlines()

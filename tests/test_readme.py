@@ -23,7 +23,7 @@ def test_every_topic_of_the_guide_is_linked() -> None:
     assert re.findall(r"\(detrcli/guide/(\w+)\.md\)", guide) == list(TOPICS)
 
 
-def test_two_shell_blocks_of_one_line_each() -> None:
+def test_two_single_line_shell_blocks() -> None:
     install, tests = fenced(read(README), "sh")
     assert len(install.splitlines()) == len(tests.splitlines()) == 1
     assert install.endswith("pip install . && detr demo\n")

@@ -1,4 +1,4 @@
-"""What the repository's host and contributors' hooks run is what there is to run."""
+"""The workflow, hooks and issue forms of the repository."""
 
 import os
 
@@ -6,7 +6,7 @@ import yaml
 from documents import ROOT, command_lines, read
 
 
-def test_the_workflow_calls_the_one_script() -> None:
+def test_the_workflow_calls_the_script() -> None:
     workflow = yaml.safe_load(read(ROOT / ".github/workflows/ci.yml"))
     on = workflow[True]  # YAML 1.1 takes the key `on` for a boolean
     assert set(on) == {"push", "pull_request"}
@@ -23,7 +23,7 @@ def test_the_hooks_are_the_checks_of_the_script() -> None:
         assert hook["entry"].removesuffix(" --force-exclude") in script
 
 
-def test_issue_forms_ask_for_what_helps() -> None:
+def test_issue_forms_request_the_versions() -> None:
     asked = {"bug": {"version", "command"}, "feature": {"problem"}, "data": {"version", "check", "layout"}}
     for name, required in asked.items():
         text = read(ROOT / f".github/ISSUE_TEMPLATE/{name}.yml")

@@ -95,7 +95,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path: Path) -> None:
+def test_imports_go_downward(path: Path) -> None:
     """A room imports from lower floors and from itself; on the ground floor also from its neighbours."""
     room = room_of(path)
     if room in ("__init__", "__main__"):
@@ -121,7 +121,7 @@ def test_imports_have_no_cycles() -> None:
 @pytest.mark.parametrize(
     "path", [path for path in CHECKED if room_of(path) != "cli"], ids=lambda path: str(path.relative_to(PACKAGE))
 )
-def test_only_the_command_line_names_its_options(path: Path) -> None:
+def test_options_are_named_only_by_the_command_line(path: Path) -> None:
     """Elsewhere messages mention arguments. Style sheets in render have names that look like options."""
     options = set().union(*OPTIONS.values())
     tree = list(nodes(path))
@@ -133,7 +133,7 @@ def test_only_the_command_line_names_its_options(path: Path) -> None:
             assert not options & set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", node.value)), node.value
 
 
-def test_model_knows_no_config() -> None:
+def test_model_is_independent_of_settings() -> None:
     assert not any("config" in imports(path) for path in FILES if room_of(path) == "model")
 
 
@@ -176,7 +176,7 @@ def test_only_the_scoring_reads_class_logits(path: Path) -> None:
             assert ast.unparse(node.slice) != "(..., :-1)", ast.unparse(node)
 
 
-def test_only_variants_know_a_members_config() -> None:
+def test_only_architectures_use_their_config() -> None:
     members = {
         node.name
         for path in FILES
@@ -213,7 +213,7 @@ def test_no_two_files_of_tests_share_a_name() -> None:
     assert len(names) == len(set(names))
 
 
-def test_top_level_is_what_it_should_be() -> None:
+def test_top_level_modules() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,

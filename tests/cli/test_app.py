@@ -1,4 +1,4 @@
-"""The command line as a stranger meets it: in processes of its own."""
+"""The command line in processes of its own: help, exit codes, errors of the machine, completion."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def detr(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_five_commands_exist() -> None:
+def test_commands_exist() -> None:
     assert set(COMMANDS) >= {"train", "eval", "predict", "visualize-attn", "match-debug"}
 
 
@@ -126,8 +126,8 @@ def test_an_internal_error_has_code_1_and_debug_shows_its_traceback(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_torch_and_torchvision_that_do_not_fit(tmp_path: Path) -> None:
-    """What the import of PyPI's torchvision beside a CPU-only torch raises, planted."""
+def test_incompatible_torch_and_torchvision(tmp_path: Path) -> None:
+    """Plant the error of importing PyPI's torchvision with a CPU-only torch."""
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     shown = detr("report", "shapes", PYTHONPATH=str(tmp_path))
     assert shown.returncode == 6
@@ -148,7 +148,7 @@ def test_machine_errors_have_their_code(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="no /dev/full and no head")
 @pytest.mark.slow
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     shown = subprocess.run(
         f"{sys.executable} -m detrcli models | true; echo ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""`detr bench`: engines side by side, and what limits the default."""
+"""`detr bench`: the engines and the bottleneck of the default."""
 
 from pathlib import Path
 

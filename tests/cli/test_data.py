@@ -1,4 +1,4 @@
-"""`detr data check`: every kind of problem planted, found, and named by its id."""
+"""`detr data check`, `data show`, `data fix`: each kind of problem is planted and must be reported."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def noise(path: Path, seed: int, size: tuple[int, int] = (60, 40), **options: An
 
 
 class Data:
-    """A COCO folder of four and two pictures with nothing wrong, to plant something in."""
+    """A COCO folder of four and two images with nothing wrong, to plant something in."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -43,7 +43,7 @@ class Data:
             ]
             for image in images:
                 noise(root / split / image["file_name"], image["id"])
-            # The last picture of train is empty.
+            # The last image of train is empty.
             annotations = [
                 {
                     "id": 10 * i["id"] + c,
@@ -213,8 +213,8 @@ PLANTED: dict[str, tuple[str, str, str, str, Plant]] = {
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_each_problem_is_found_and_named(detr: Detr, data: Data, planted: str) -> None:
-    """It alone is found, with and without --skip-bad, with the exit code of its severity."""
+def test_each_problem_is_reported(detr: Detr, data: Data, planted: str) -> None:
+    """No other problem is reported, with or without --skip-bad, and the exit code is that of its severity."""
     alone, skipping, kind, where, plant = PLANTED[planted]
     plant(data)
     data.write()
@@ -247,8 +247,8 @@ def test_annotations_that_cannot_be_read(detr: Detr, data: Data, text: str) -> N
         assert list(shown.json["splits"]) == ["train"]
 
 
-def test_what_is_left_out_is_not_counted(detr: Detr, data: Data) -> None:
-    """A missing picture, a flat box, a crowd: 4 pictures and 6 boxes become 3 and 2."""
+def test_excluded_annotations_are_not_counted(detr: Detr, data: Data) -> None:
+    """A missing image, a flat box, a crowd: 4 images and 6 boxes become 3 and 2."""
     (data.root / "train" / "1.png").unlink()
     entry(data, 2)["bbox"] = [5, 5, 20, 0]
     entry(data, 3)["iscrowd"] = 1
@@ -257,8 +257,8 @@ def test_what_is_left_out_is_not_counted(detr: Detr, data: Data) -> None:
     assert (train["images"], train["boxes"], train["empty_images"], train["most_boxes"]) == (3, 2, 2, 2)
 
 
-def test_exif_can_be_settled(detr: Detr, data: Data) -> None:
-    """A picture that EXIF turns upright, annotated as displayed: fine as it is, wrong if EXIF is ignored."""
+def test_exif_orientation_is_configurable(detr: Detr, data: Data) -> None:
+    """A image that EXIF turns upright, annotated as displayed: fine as it is, wrong if EXIF is ignored."""
     exif = Image.Exif()
     exif[0x0112] = 6
     noise(data.root / "train" / "1.jpg", 1, size=(40, 60), exif=exif)
@@ -284,8 +284,8 @@ def test_no_command_changes_the_data(detr: Detr, data: Data, tmp_path: Path) -> 
         assert data.fingerprint() == before
 
 
-def test_ids_of_the_data_come_out_of_predict(detr: Detr, data: Data, tmp_path: Path) -> None:
-    """Category 4000000007 goes into the weights with its name, through their file, and out again."""
+def test_predict_returns_the_ids_of_the_dataset(detr: Detr, data: Data, tmp_path: Path) -> None:
+    """Training, saving and predicting keep the id of category 4000000007."""
     for document in data.splits.values():
         document["categories"][0]["id"] = 4_000_000_007
         for annotation in document["annotations"]:
@@ -302,7 +302,7 @@ def test_ids_of_the_data_come_out_of_predict(detr: Detr, data: Data, tmp_path: P
     assert {row["category_id"] for row in shown.json["images"][0]["detections"]} == {4_000_000_007}
 
 
-def test_headers_are_remembered_until_a_file_changes(detr: Detr, data: Data) -> None:
+def test_headers_are_cached_until_a_file_changes(detr: Detr, data: Data) -> None:
     data.write()
     assert detr("data", "check", "data").code == 0
     noise(data.root / "train" / "1.png", 1, size=(50, 40))
@@ -310,16 +310,14 @@ def test_headers_are_remembered_until_a_file_changes(detr: Detr, data: Data) -> 
     assert [p["kind"] for p in again.json["problems"]] == ["size-mismatch"]
 
 
-def test_headers_that_are_remembered_are_not_read_again(
-    detr: Detr, data: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_headers_are_not_read_again(detr: Detr, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     data.write()
     assert detr("data", "check", "data").code == 0
     monkeypatch.setattr("detrcli.data.headers.read_header", lambda path: pytest.fail(f"{path} was read again"))
     assert detr("data", "check", "data").code == 0
 
 
-def test_what_held_out_splits_hide_is_found(detr: Detr, data: Data) -> None:
+def test_problems_of_held_out_splits(detr: Detr, data: Data) -> None:
     """Without a validation split: an annotation of no image, and an image id on both sides of the split."""
     del data.splits["val"]
     for i in range(30, 60):
@@ -337,14 +335,14 @@ def test_what_held_out_splits_hide_is_found(detr: Detr, data: Data) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-def test_a_pipe_among_the_pictures_is_not_waited_for(detr: Detr, data: Data) -> None:
+def test_a_pipe_in_the_image_folder_does_not_block(detr: Detr, data: Data) -> None:
     (data.root / "train" / "1.png").unlink()
     os.mkfifo(data.root / "train" / "1.png")
     data.write()
     assert [p["kind"] for p in detr("data", "check", "data", "--json").json["problems"]] == ["bad-picture"]
 
 
-def test_a_turned_tiff_is_taken_as_it_is_displayed(detr: Detr, data: Data, tmp_path: Path) -> None:
+def test_a_rotated_tiff_is_read_as_displayed(detr: Detr, data: Data, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     noise(data.root / "train" / "1.tif", 1, size=(40, 60), exif=exif)
@@ -354,14 +352,14 @@ def test_a_turned_tiff_is_taken_as_it_is_displayed(detr: Detr, data: Data, tmp_p
     assert detr("data", "show", "data", "--out", "sheet.png").code == 0
 
 
-def test_words_for_crowds(detr: Detr, data: Data) -> None:
+def test_crowd_flags(detr: Detr, data: Data) -> None:
     for number, value in enumerate(["0", 0, False, "1", 1, True]):
         entry(data, number)["iscrowd"] = value
     data.write()
     assert detr("data", "check", "data", "--json").json["splits"]["train"]["boxes"] == 3
 
 
-def test_show_writes_over_nothing_of_the_data(detr: Detr, data: Data) -> None:
+def test_show_never_overwrites_the_dataset(detr: Detr, data: Data) -> None:
     data.write()
     before = data.fingerprint()
     shown = detr("data", "show", "data", "--out", "data/train/1.png", "--overwrite")
@@ -396,7 +394,7 @@ def test_wrong_calls(detr: Detr, args: list[str], code: int, named: str) -> None
 
 @pytest.mark.parametrize("augmented", [[], ["--augmented", "--size", 96]], ids=["as it is", "augmented"])
 def test_masks_are_shown(detr: Detr, tmp_path: Path, augmented: list[object]) -> None:
-    """Where boxes are wanted there are frames; with --masks what lies within the shapes is coloured instead."""
+    """`--masks` colours the area of the shapes in place of the frames of the boxes."""
     make_shapes(tmp_path / "shapes", images=4, size=96, objects=3)
     args = ("data", "show", tmp_path / "shapes", "--images", 4, *augmented)
     for options in ((), ("--masks",)):

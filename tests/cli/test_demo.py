@@ -1,4 +1,4 @@
-"""`detr demo`, whole, as a stranger runs it."""
+"""The complete `detr demo`."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_existing_output_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_training_is_saved_when_it_is_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_demo_saves_its_training(tmp_path: Path) -> None:
     """By a scheduler's signal, which reaches the demo alone."""
     process = subprocess.Popen(
         python("-P", "-m", "detrcli", "demo"),
@@ -61,7 +61,7 @@ def test_its_training_is_saved_when_it_is_stopped(tmp_path: Path) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """Return the folder in which a demo has run: DETR_DEMO, after the commands of the README, or a new one."""
+    """Return the folder of a completed demo: DETR_DEMO if set, else of a new run."""
     if "DETR_DEMO" in os.environ:
         return Path(os.environ["DETR_DEMO"])
     ended = run(tmp_path, "--json")
@@ -71,7 +71,7 @@ def made(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_whole_round(made: Path) -> None:
+def test_the_complete_demo(made: Path) -> None:
     document = json.loads((made / demo.FOLDER / tour.DOCUMENT).read_text())
     assert document["schema"] == "detr.demo/1"
     assert document["folder"] == demo.FOLDER

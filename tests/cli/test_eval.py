@@ -34,7 +34,7 @@ LIVELY |= {"input_proj": 10.0, "projection": 10.0, "box": 1.5, "class_": 6.0}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that knows cat, dog and Żubr."""
+    """A small model of the classes cat, dog and Żubr."""
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     small = small_weights(TINY)
     tensors = {name: tensor_by_name(name, list(value.shape), LIVELY) for name, value in small.tensors.items()}
@@ -82,7 +82,7 @@ def near(results: list[Document], share: float, spread: float) -> list[Document]
 
 
 class Data:
-    """A COCO folder of five pictures in three sizes; the model's classes have other ids in it."""
+    """A COCO folder of five images in three sizes; the model's classes have other ids in it."""
 
     ids: ClassVar = {"dog": 70, "Żubr": 5}
 
@@ -125,8 +125,8 @@ def close(metrics: dict[str, float], truth: Document, results: list[Document]) -
 # A model
 
 
-def test_a_model_is_scored_as_pycocotools_does(detr: Detr, weights: Path, data: Data) -> None:
-    """The whole document; classes by name across ids, and what does not pair is said."""
+def test_metrics_equal_pycocotools(detr: Detr, weights: Path, data: Data) -> None:
+    """The complete document; classes are matched by name, and unmatched classes are reported."""
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json")
     document = shown.json
     assert list(document)[:4] == ["schema", "images", "metrics", "per_class"]
@@ -151,7 +151,7 @@ def test_a_model_is_scored_as_pycocotools_does(detr: Detr, weights: Path, data: 
 
 
 def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> None:
-    """Alone all of it counts, whatever its name; beside train it is val; nothing is written into its folder."""
+    """A single file is evaluated as a whole, with --train-annotations it is val. Its folder is not written to."""
     (tmp_path / "r.json").write_text(json.dumps(data.results))
     val = data.root / "annotations" / "instances_val.json"
     call = ["--predictions", "r.json", "--json"]
@@ -173,7 +173,7 @@ def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> N
     assert detr("eval", val, "--weights", "shapes", "--save", data.files[0], "--overwrite").code == 2
 
 
-def test_a_table_for_people(detr: Detr, weights: Path, data: Data) -> None:
+def test_table(detr: Detr, weights: Path, data: Data) -> None:
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu")
     lines = shown.out.splitlines()
     objects = sum(not a["iscrowd"] for a in data.document["annotations"])
@@ -192,7 +192,7 @@ def test_a_table_for_people(detr: Detr, weights: Path, data: Data) -> None:
     assert "\x1b" not in shown.out + shown.err
 
 
-def test_what_is_saved_gives_the_same_numbers(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
+def test_saved_detections_give_the_same_numbers(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
     """It loads in pycocotools, and in `eval --predictions`; nothing that is there is written over."""
     call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--save"]
     metrics = detr(*call, "new/r.json").json["metrics"]
@@ -220,7 +220,7 @@ def test_batch_size_does_not_matter(detr: Detr, weights: Path, data: Data, tmp_p
         assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
 
 
-def test_a_threshold_lowers_ap_and_the_table_says_so(detr: Detr, weights: Path, data: Data) -> None:
+def test_a_threshold_lowers_ap_with_a_note(detr: Detr, weights: Path, data: Data) -> None:
     call = ["eval", "data", "--weights", weights, "--device", "cpu", "--threshold", 0.95]
     assert "0.95" in detr(*call).out.splitlines()[1]
     shown = detr(*call, "--json").json
@@ -231,8 +231,8 @@ def test_a_threshold_lowers_ap_and_the_table_says_so(detr: Detr, weights: Path, 
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_size: int) -> None:
-    """Its header is fine, so that only the run finds out; it is left out if one asks for it."""
+def test_truncated_image(detr: Detr, weights: Path, data: Data, batch_size: int) -> None:
+    """The header is valid, so the error occurs in the evaluation. --skip-bad skips the image."""
     PICTURES[2].save(data.root / "val" / "2.jpg", quality=100)
     data.document["images"][2]["file_name"] = "2.jpg"
     data.write()
@@ -252,7 +252,7 @@ def test_a_picture_that_breaks_off(detr: Detr, weights: Path, data: Data, batch_
     close(skipping.json["metrics"], *data.of({7, 17, 37, 47}))
 
 
-def test_no_picture_that_can_be_read(detr: Detr, weights: Path, data: Data) -> None:
+def test_no_readable_image(detr: Detr, weights: Path, data: Data) -> None:
     for path in data.files:
         path.write_bytes(path.read_bytes()[:1500])
     shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--skip-bad")
@@ -263,8 +263,8 @@ def test_no_picture_that_can_be_read(detr: Detr, weights: Path, data: Data) -> N
     assert detr("eval", "data", "--weights", weights, "--skip-bad").code == 3
 
 
-def test_pictures_annotated_before_exif_turns_them(detr: Detr, weights: Path, data: Data) -> None:
-    """Eval sees them as they are stored, with the numbers of the same pictures without EXIF."""
+def test_images_annotated_without_exif_orientation(detr: Detr, weights: Path, data: Data) -> None:
+    """Images are evaluated as stored, with the numbers of the same images without EXIF."""
     expected = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json").json["metrics"]
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -280,7 +280,7 @@ def test_pictures_annotated_before_exif_turns_them(detr: Detr, weights: Path, da
     assert "size-mismatch" in applied.err
 
 
-def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> None:
+def test_classes_by_id_and_without_classes(detr: Detr, weights: Path, data: Data) -> None:
     for category, name in zip(data.document["categories"], "abc", strict=True):
         category["name"] = name
     data.document["categories"][0]["id"] = 1
@@ -302,7 +302,7 @@ def test_classes_by_id_and_not_at_all(detr: Detr, weights: Path, data: Data) -> 
     assert detr(*call, "--match-classes-by-id").code == 3
 
 
-def test_some_classes_and_some_pictures(detr: Detr, weights: Path, data: Data) -> None:
+def test_subset_of_classes_and_images(detr: Detr, weights: Path, data: Data) -> None:
     """A class that the weights lack is not paired by its id with another, though it is alone."""
     data.document["categories"][2]["id"] = 1
     data.write()
@@ -331,7 +331,7 @@ def of_results(detr: Detr, data: Path, results: list[Document], *options: object
     return shown.json
 
 
-def test_results_need_no_pictures(detr: Detr, data: Data, tmp_path: Path) -> None:
+def test_results_require_no_images(detr: Detr, data: Data, tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "bare", data.document)
     shown = of_results(detr, root, data.results)
     assert shown["metrics"] == pytest.approx(twelve(data.document, data.results), rel=0, abs=1e-9)
@@ -344,7 +344,7 @@ def test_results_need_no_pictures(detr: Detr, data: Data, tmp_path: Path) -> Non
     assert "parameters" not in table.out
 
 
-def test_options_of_what_counts(detr: Detr, data: Data) -> None:
+def test_options_that_select_objects(detr: Detr, data: Data) -> None:
     limited = of_results(detr, data.root, data.results, "--limit", 2)
     assert limited["metrics"] == pytest.approx(twelve(*data.of({7, 17})), rel=0, abs=1e-9)
     one = of_results(detr, data.root, data.results, "--max-detections", 1)
@@ -358,7 +358,6 @@ def test_options_of_what_counts(detr: Detr, data: Data) -> None:
 
 
 def test_negative_scores_count_as_written(detr: Detr, data: Data) -> None:
-    """As logits are; and not with a threshold that says otherwise."""
     perfect = [
         {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": -0.3 - i}
         for i, a in enumerate(data.document["annotations"])
@@ -374,7 +373,7 @@ def test_negative_scores_count_as_written(detr: Detr, data: Data) -> None:
     assert of_results(detr, data.root, perfect, "--threshold", 0)["metrics"]["AP"] == 0
 
 
-def test_what_brings_pycocotools_down_does_not_matter(detr: Detr, data: Data) -> None:
+def test_annotations_that_crash_pycocotools(detr: Detr, data: Data) -> None:
     """Annotation id 0 twice, and polygons of NaN and infinity."""
     expected = twelve(data.document, data.results)
     for annotation in data.document["annotations"][:2]:
@@ -385,7 +384,7 @@ def test_what_brings_pycocotools_down_does_not_matter(detr: Detr, data: Data) ->
     assert shown["metrics"] == pytest.approx(expected, rel=0, abs=1e-9)
 
 
-def test_yolo_has_the_areas_of_its_boxes(detr: Detr, data: Data, tmp_path: Path) -> None:
+def test_yolo_areas_are_those_of_the_boxes(detr: Detr, data: Data, tmp_path: Path) -> None:
     root = tmp_path / "yolo"
     ids = {70: 0, 5: 1}
     for i, ((w, h), file) in enumerate(zip(SIZES, data.files, strict=True)):
@@ -413,7 +412,7 @@ def test_yolo_has_the_areas_of_its_boxes(detr: Detr, data: Data, tmp_path: Path)
     assert shown["metrics"] == pytest.approx(twelve(document, results), rel=0, abs=1e-9)
 
 
-def test_names_that_stand_twice_are_two_classes(detr: Detr, data: Data) -> None:
+def test_duplicate_class_names_are_distinct_classes(detr: Detr, data: Data) -> None:
     data.document["categories"][1]["name"] = "Dog"
     data.write()
     shown = of_results(detr, data.root, data.results)
@@ -439,7 +438,6 @@ def test_names_that_stand_twice_are_two_classes(detr: Detr, data: Data) -> None:
     ],
 )
 def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, named: str) -> None:
-    """Further ones are in the tables of bad inputs."""
     Path("file").touch()
     args = args if "--weights" in args else [*args, "--weights", "shapes"]
     shown = detr("eval", *args)
@@ -447,7 +445,7 @@ def test_wrong_calls(detr: Detr, data: Data, args: list[str], code: int, named: 
     assert named in shown.err
 
 
-def test_errors_of_the_data_end_it(detr: Detr, data: Data) -> None:
+def test_errors_of_the_data(detr: Detr, data: Data) -> None:
     data.document["annotations"][0]["bbox"] = [1, 2, 3]
     data.write()
     (data.root / "r.json").write_text("[]")
@@ -482,8 +480,8 @@ def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
-    """Five pictures in three sizes: each is looked at once, and stdout is one document."""
+def test_two_processes_report_once(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
+    """Five images in three sizes: each is evaluated once, and stdout contains a single document."""
     call = ["eval", data.root, "--weights", weights, "--device", "cpu", "--json", "--save"]
     alone = detr(*call, "alone.json").json
     shown = torchrun(*call, tmp_path / "both.json", "--batch-size", 2)
@@ -500,7 +498,7 @@ def test_two_processes_say_the_same_once(detr: Detr, weights: Path, data: Data, 
 
 
 @pytest.mark.slow
-def test_a_bad_picture_in_one_process_ends_all(weights: Path, data: Data) -> None:
+def test_a_bad_image_in_one_process_ends_all(weights: Path, data: Data) -> None:
     """The fourth is the second process's second."""
     data.files[3].write_bytes(data.files[3].read_bytes()[:1500])
     shown = torchrun("eval", data.root, "--weights", weights, "--device", "cpu", "--json")

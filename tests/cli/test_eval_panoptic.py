@@ -1,4 +1,4 @@
-"""`detr eval` of a model with masks on panoptic data: the numbers of the long way, by files, in one command."""
+"""`detr eval` of a model with masks on panoptic data gives the numbers of `predict` and `eval --results`."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ CLASSES = Classes(
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Sure of what it sees, and of different things in different pictures."""
+    """A model with high scores and different segments in different images."""
     small = small_weights(MASKED)
     tensors = dict(small.tensors)
     usual = torch.tensor([2.6, 1.25, 1.2, 3.0])  # the logits of any query, which differ little
@@ -46,7 +46,7 @@ def pictures(folder: Path, count: int) -> list[Path]:
 
 
 def spoil(root: Path, maps: Path) -> None:
-    """Truth that differs from what is found: a corner of nobody, a cat in the sky, a crowd, a segment less."""
+    """Change the ground truth: an unlabeled corner, another class, a crowd, a missing segment."""
     document = json.loads((maps / "panoptic.json").read_text())
     for number, annotation in enumerate(document["annotations"]):
         with Image.open(maps / "panoptic" / annotation["file_name"]) as image:
@@ -83,7 +83,7 @@ def spoil(root: Path, maps: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, 0.5])
-def test_it_is_the_quality_of_the_files(detr: Detr, tmp_path: Path, weights: Path, threshold: float | None) -> None:
+def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: Path, threshold: float | None) -> None:
     paths = pictures(tmp_path / "data" / "val", 5)
     sure = () if threshold is None else ("--threshold", threshold)
     find = ("predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images")
@@ -122,7 +122,7 @@ def test_it_is_the_quality_of_the_files(detr: Detr, tmp_path: Path, weights: Pat
 
 
 def spoiled_findings(detr: Detr, folder: Path, weights: Path, count: int) -> None:
-    """Data whose panoptic truth is what the model itself finds, spoiled."""
+    """A dataset whose panoptic ground truth is a modified prediction of the model."""
     paths = pictures(folder / "data" / "val", count)
     found = detr(
         "predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images", "--threshold", 0.3,
@@ -133,8 +133,8 @@ def spoiled_findings(detr: Detr, folder: Path, weights: Path, count: int) -> Non
 
 
 @pytest.mark.slow
-def test_classes_that_the_data_does_not_have(detr: Detr, tmp_path: Path, weights: Path) -> None:
-    """Pixels of theirs belong to nobody; and without hotcoco the rest is measured all the same."""
+def test_classes_absent_from_the_data(detr: Detr, tmp_path: Path, weights: Path) -> None:
+    """Pixels of unknown classes are unlabeled. Without hotcoco the other metrics are still computed."""
     spoiled_findings(detr, tmp_path, weights, 3)
     truth = tmp_path / "data" / "annotations" / "panoptic_val.json"
     truth.write_text(truth.read_text().replace('"name": "cat"', '"name": "cow"'))

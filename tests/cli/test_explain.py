@@ -1,4 +1,4 @@
-"""`detr explain` says what predict does."""
+"""`detr explain`."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "a.png"
 
 
-def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Path) -> None:
+def test_steps_with_shapes_and_the_best_queries(detr: Detr, picture: Path) -> None:
     shown = detr("explain", picture, "--weights", "small.safetensors", "--device", "cpu")
     assert shown.code == 0, shown.err
     assert "90 x 60 pixels, resized to 96 x 64 for small.safetensors" in shown.out
@@ -38,7 +38,7 @@ def test_every_step_with_its_shape_and_the_best_answers(detr: Detr, picture: Pat
     assert document["best"] == best
 
 
-def test_what_is_no_picture(detr: Detr, picture: Path) -> None:
+def test_input_that_is_not_an_image(detr: Detr, picture: Path) -> None:
     (picture.parent / "b.png").write_text("no picture")
     for name in ("b.png", "none.png"):
         shown = detr("explain", name, "--weights", "small.safetensors")
@@ -48,8 +48,8 @@ def test_what_is_no_picture(detr: Detr, picture: Path) -> None:
 
 @pytest.mark.parametrize("weights", ["shapes", "shapes-detr"])
 @pytest.mark.slow
-def test_as_a_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> None:
-    """What each step made of the picture, offline; attention where the model has it, and every step of the table."""
+def test_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> None:
+    """The page works offline and contains each step of the table, and attention if the model supports it."""
     out = tmp_path / "way.html"
     shown = detr("explain", picture, "--weights", weights, "--html", out, "--json")
     assert shown.code == 0, shown.err

@@ -1,4 +1,4 @@
-"""`detr data check` on masks: every kind of problem planted, found, named, and left out where that is possible."""
+"""`detr data check` on masks: each kind of problem is planted, reported, and excluded where possible."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ POLYGON = [[10, 10, 30, 10, 30, 25, 10, 25]]
 
 
 def instances(root: Path, change: Callable[[Document], object] = lambda document: None) -> Path:
-    """Two pictures with a polygon, a run length in each; val stays as it is."""
+    """Two images with a polygon, a run length in each; val stays as it is."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[5:15, 40:55] = True
     for split, files in (("train", ("a.png", "b.png")), ("val", ("c.png",))):
@@ -47,12 +47,12 @@ def instances(root: Path, change: Callable[[Document], object] = lambda document
 
 
 def outline(segmentation: object) -> Callable[[Path], object]:
-    """The first object of train with another one."""
+    """Change the first object of train."""
     return lambda root: instances(root, lambda d: d["annotations"][0].update(segmentation=segmentation))
 
 
 def stuff(change: Callable[[Document], object]) -> Callable[[Path], object]:
-    """Annotations that share out the picture, as those of panoptic data in the form of instances."""
+    """Annotations that share out the image, as those of panoptic data in the form of instances."""
 
     def make(root: Path) -> None:
         def shared(document: Document) -> None:
@@ -87,7 +87,7 @@ def panoptic(change: Callable[[Document], object]) -> Callable[[Path], object]:
 
 
 def info(document: Document, number: int = 1) -> Document:
-    """A segment of a.jpg, whose annotation is the last one."""
+    """Change a segment of a.jpg, whose annotation is the last."""
     return document["annotations"][-1]["segments_info"][number]
 
 
@@ -175,8 +175,8 @@ WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # what f
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_each_problem_is_found_and_named(detr: Detr, tmp_path: Path, planted: str) -> None:
-    """It alone is found, with and without --skip-bad, with the exit code of its severity."""
+def test_each_problem_is_reported(detr: Detr, tmp_path: Path, planted: str) -> None:
+    """No other problem is reported, with or without --skip-bad, and the exit code is that of its severity."""
     alone, skipping, kind, where, make = PLANTED[planted]
     make(tmp_path / "data")
     # There is a gap in b.jpg; and without a.jpg no dog to learn.
@@ -216,7 +216,7 @@ def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
         ("half a map", 1, 2),
     ],
 )
-def test_what_is_left_out_is_neither_learned_nor_measured(
+def test_excluded_annotations_are_neither_trained_nor_evaluated(
     detr: Detr, tmp_path: Path, planted: str, images: int, boxes: int
 ) -> None:
     PLANTED[planted][-1](tmp_path / "data")
@@ -254,9 +254,7 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
     assert shown.json["masks"] is None
 
 
-def test_many_masks_are_looked_at_where_that_is_asked_for(
-    detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_are_examined_on_request(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detrcli.data.mask_checks.PATIENCE", -1.0)
     PLANTED["a word"][-1](tmp_path / "data")
     shown = detr("data", "check", "data")
@@ -266,7 +264,7 @@ def test_many_masks_are_looked_at_where_that_is_asked_for(
 
 
 @pytest.mark.slow
-def test_training_and_evaluation_ask_before_they_begin(detr: Detr, tmp_path: Path) -> None:
+def test_training_and_evaluation_check_first(detr: Detr, tmp_path: Path) -> None:
     """Where masks are learned or measured; who has boxes alone does not care."""
     PLANTED["turned runs"][-1](tmp_path / "data")
     quick = ("--weights", "none", "--epochs", 1, "--size", 40, "--set", "workers=0", "--set", "queries=4")

@@ -1,4 +1,4 @@
-"""`detr match-debug` as people and programs use it: one image, a data set, a training."""
+"""`detr match-debug` of an image, a dataset and a run."""
 
 import csv
 import itertools
@@ -51,7 +51,7 @@ def truth_of(root: Path, image: int) -> list[dict[str, Any]]:
     return [entry for entry in document["annotations"] if entry["image_id"] == image]
 
 
-def test_data_that_is_named_file_by_file(detr: Detr, match: Detr, root: Path) -> None:
+def test_dataset_given_as_files(detr: Detr, match: Detr, root: Path) -> None:
     named = [
         "--val-ann", root / "data" / "annotations" / "instances_val.json",
         "--val-images", root / "data" / "val",
@@ -66,7 +66,7 @@ def test_data_that_is_named_file_by_file(detr: Detr, match: Detr, root: Path) ->
     assert detr("match-debug", root / "data", *named, *weights).code == 2
 
 
-def test_an_annotation_file_alone_is_looked_at_whole(detr: Detr, root: Path, tmp_path: Path) -> None:
+def test_an_annotation_file_is_checked_completely(detr: Detr, root: Path, tmp_path: Path) -> None:
     alone = tmp_path / "mine.json"
     alone.write_bytes((root / "data" / "annotations" / "instances_val.json").read_bytes())
     (tmp_path / "images").symlink_to(root / "data" / "val")
@@ -81,7 +81,7 @@ def image_with_most(root: Path) -> int:
     return max(range(1, 7), key=lambda image: len(truth_of(root, image)))
 
 
-def test_the_document_of_one_image(match: Detr, root: Path) -> None:
+def test_json_of_an_image(match: Detr, root: Path) -> None:
     """Its shape as promised, its total the weighted sum, its pairs the cheapest of all."""
     image = image_with_most(root)
     shown = match("--image", image, "--layer", "all", "--json")
@@ -127,7 +127,7 @@ def test_the_document_of_one_image(match: Detr, root: Path) -> None:
     assert Path(document["files"]["picture"]).name == "match-debug.png"
 
 
-def test_the_last_layer_says_what_predict_says(match: Detr, detr: Detr, root: Path) -> None:
+def test_the_last_layer_equals_predict(match: Detr, detr: Detr, root: Path) -> None:
     document = match("--image", 1, "--json").json
     assert document["image"]["id"] == 1
     (found,) = detr(
@@ -143,7 +143,7 @@ def test_the_last_layer_says_what_predict_says(match: Detr, detr: Detr, root: Pa
         assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx(theirs["box"], abs=0.01)
 
 
-def test_images_are_found_by_id_and_by_file(match: Detr, root: Path) -> None:
+def test_images_by_id_and_by_file(match: Detr, root: Path) -> None:
     path = root / "data" / "val" / "000002.png"
     for named in ("3", "000002.png", "val/000002.png", path):
         assert match("--image", named, "--json").json["image"]["id"] == 3
@@ -182,7 +182,7 @@ def test_the_tables(match: Detr, root: Path) -> None:
         assert layer["pairs"][flip["target"]]["query"] == flip["query"]
 
 
-def test_arrays_are_those_of_the_document(match: Detr, tmp_path: Path) -> None:
+def test_arrays_equal_the_document(match: Detr, tmp_path: Path) -> None:
     document = match("--layer", "all", "--json", "--raw", "a.npz").json
     with np.load(tmp_path / "a.npz") as file:
         arrays = dict(file)
@@ -197,7 +197,7 @@ def test_arrays_are_those_of_the_document(match: Detr, tmp_path: Path) -> None:
     assert arrays["target_category_ids"].tolist() == [one["category_id"] for one in document["targets"]]
 
 
-def test_the_page_moves_through_layers_and_queries(match: Detr, root: Path, tmp_path: Path) -> None:
+def test_the_page_selects_layers_and_queries(match: Detr, root: Path, tmp_path: Path) -> None:
     document = match("--image", image_with_most(root), "--layer", "all", "--json", "--html", "a.html").json
     last = document["layers"][-1]
     pair = last["pairs"][0]
@@ -229,7 +229,7 @@ def test_the_page_moves_through_layers_and_queries(match: Detr, root: Path, tmp_
         assert float(l1) == pytest.approx(wanted, abs=0.002)
 
 
-def test_pictures_are_numbered_and_nothing_is_overwritten(match: Detr, root: Path, tmp_path: Path) -> None:
+def test_files_are_numbered_and_never_overwritten(match: Detr, root: Path, tmp_path: Path) -> None:
     match()
     assert "match-debug-2.png" in match("--image", 1).err
     with Image.open(tmp_path / "match-debug-2.png") as image:
@@ -265,8 +265,8 @@ def test_usage_errors(match: Detr, tmp_path: Path, args: list[str]) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_whole_data_set(match: Detr, root: Path, tmp_path: Path) -> None:
-    """Counts are those of the images one by one."""
+def test_dataset(match: Detr, root: Path, tmp_path: Path) -> None:
+    """Counts equal the sum over the images."""
     shown = match("--all", "--json", "--worst", 5)
     assert shown.code == 0, shown.err
     document = shown.json
@@ -293,7 +293,7 @@ def test_the_whole_data_set(match: Detr, root: Path, tmp_path: Path) -> None:
         assert min(image.size) > 300
 
 
-def test_a_picture_that_cannot_be_read(detr: Detr, root: Path, tmp_path: Path) -> None:
+def test_unreadable_image(detr: Detr, root: Path, tmp_path: Path) -> None:
     make_shapes(tmp_path / "data", images=15, size=64, classes=("circle",), objects=3)
     whole = (tmp_path / "data" / "val" / "000001.png").read_bytes()
     (tmp_path / "data" / "val" / "000001.png").write_bytes(whole[: len(whole) // 2])
@@ -313,8 +313,8 @@ def test_a_picture_that_cannot_be_read(detr: Detr, root: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_training(detr: Detr, root: Path, tmp_path: Path) -> None:
-    """What `detr train` kept is what its weights give when they are asked."""
+def test_run(detr: Detr, root: Path, tmp_path: Path) -> None:
+    """The matching stored by `detr train` equals the matching of its weights."""
     shown = detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 4, "--lr", 1e-3,
         "--device", "cpu", "--set", "queries=6", "--set", "workers=0", "--epochs", 3, "--out", "run",
@@ -349,7 +349,7 @@ def test_a_training(detr: Detr, root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_weights_of_a_run_bring_its_costs(detr: Detr, root: Path, tmp_path: Path) -> None:
+def test_weights_of_a_run_use_its_costs(detr: Detr, root: Path, tmp_path: Path) -> None:
     detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
         "--set", "queries=6", "--set", "workers=0", "--set", "cost.class=3", "--epochs", 1, "--out", "run",
@@ -366,10 +366,10 @@ def test_the_weights_of_a_run_bring_its_costs(detr: Detr, root: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_name_inside_a_run_folder_has_not_that_runs_costs(
+def test_a_published_name_inside_a_run_folder_ignores_its_costs(
     detr: Detr, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Published weights, fetched by name, are matched as published, wherever one stands."""
+    """Published weights are matched with the published costs, in any working folder."""
     trained = detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
         "--set", "queries=6", "--set", "workers=0", "--set", "cost.class=3", "--epochs", 1, "--out", "run",
@@ -386,8 +386,8 @@ def test_a_name_inside_a_run_folder_has_not_that_runs_costs(
         assert shown.json["cost_weights"] == {"class": of_class, "l1": 5, "giou": 2}
 
 
-def test_objects_of_classes_that_the_weights_do_not_know_are_told(detr: Detr, root: Path, tmp_path: Path) -> None:
-    """Without a word a picture full of them would look empty, and every detection there like background."""
+def test_objects_of_unknown_classes_are_reported(detr: Detr, root: Path, tmp_path: Path) -> None:
+    """Without a word a image full of them would look empty, and every detection there like background."""
     checkpoint = small_weights(TINY)
     ours = {
         str(name): category for category, name in zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
@@ -417,7 +417,7 @@ def test_objects_of_classes_that_the_weights_do_not_know_are_told(detr: Detr, ro
 
 
 @pytest.mark.slow
-def test_names_from_files_stay_text(detr: Detr, root: Path, tmp_path: Path) -> None:
+def test_names_from_files_are_escaped(detr: Detr, root: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
     from detrcli.structures import Classes

@@ -1,4 +1,4 @@
-"""Output paths: never over an input, nor in the user's data, whatever path leads there."""
+"""Output paths: never over an input or inside the dataset, also through links."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from detrcli.errors import UsageError
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with data in `d`, whose `d/val` is a link to `pictures`, and a link `d-too` to `d`."""
+    """A folder with data in `d`, whose `d/val` is a link to `images`, and a link `d-too` to `d`."""
     for name in ("d/train", "d/annotations", "pictures/val", "yolo/images/train", "yolo/labels/train", "project"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "d" / "val").symlink_to(tmp_path / "pictures" / "val")
@@ -89,7 +89,7 @@ def test_files_are_checked_before_folders_are_made(folder: Path) -> None:
     assert Path("new").is_dir()
 
 
-def test_every_command_refuses_it(detr: Detr, tmp_path: Path) -> None:
+def test_every_command_rejects_bad_outputs(detr: Detr, tmp_path: Path) -> None:
     make_shapes(tmp_path / "d", images=3, size=32, classes=("circle",), objects=1)
     named = ["--val-ann", "d/annotations/instances_val.json", "--val-images", "d/val"]
     for call in (

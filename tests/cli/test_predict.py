@@ -1,4 +1,4 @@
-"""`detr predict` from the outside: what it takes, prints, writes and refuses."""
+"""`detr predict`: its inputs, outputs and errors."""
 
 import csv
 import hashlib
@@ -43,7 +43,7 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (96, 64)) -> Path
 
 
 @pytest.mark.slow
-def test_golden_pictures_come_out_of_the_command_line(detr: Detr, tmp_path: Path) -> None:
+def test_golden_images(detr: Detr, tmp_path: Path) -> None:
     """From a .pth made by the rules, alone with others: every query's box, score and class."""
     torch.save({"model": Golden("detr-r50").state_dict()}, tmp_path / "w.pth")
     names = ["picture-odd", "picture-wide", "picture-tall"]
@@ -87,8 +87,8 @@ def test_json_document(detr: Detr, weights: Path, tmp_path: Path) -> None:
     assert detr("predict", a, "--weights", weights, "--format", "json", "--no-images").json["schema"]
 
 
-def test_coco_and_csv_say_the_same(detr: Detr, weights: Path, tmp_path: Path) -> None:
-    """Image ids count from 1 in input order, the skipped one included."""
+def test_coco_and_csv_have_the_same_content(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """Image ids count from 1 in input order and include skipped images."""
     files = [picture(tmp_path / "b.png"), tmp_path / "no.png", picture(tmp_path / "a, 1.png", 1)]
     call = ["predict", *files, "--weights", weights, "--threshold", 0, "--no-images", "--format"]
     rows = [
@@ -106,7 +106,7 @@ def test_coco_and_csv_say_the_same(detr: Detr, weights: Path, tmp_path: Path) ->
     ]
 
 
-def test_tables_for_people(detr: Detr, weights: Path, tmp_path: Path) -> None:
+def test_tables(detr: Detr, weights: Path, tmp_path: Path) -> None:
     a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
     one = detr("predict", a, "--weights", weights, "--threshold", 0, "--no-images")
     assert one.out.split()[:7] == ["query", "label", "score", "x0", "y0", "x1", "y1"]
@@ -148,7 +148,7 @@ def test_folders_globs_and_stdin(detr: Detr, weights: Path, tmp_path: Path, monk
     assert seen("-", "in/deep") == ["b.png", "odd [1].png", "deep/er/c.jpg"]
 
 
-def test_annotated_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
+def test_annotated_images(detr: Detr, weights: Path, tmp_path: Path) -> None:
     """In the next free folder, named on stderr; folders kept; names made different; inputs untouched."""
     for name in ("in/a.png", "in/deep/b.jpg", "in/a.bmp", "other/a.png"):
         picture(tmp_path / name, size=(300, 200))
@@ -177,7 +177,7 @@ def test_explicit_output_that_exists(detr: Detr, weights: Path, tmp_path: Path) 
     assert detr(*call, "new", "--overwrite").code == 0
 
 
-def test_never_over_an_input(detr: Detr, weights: Path, tmp_path: Path) -> None:
+def test_an_input_is_never_overwritten(detr: Detr, weights: Path, tmp_path: Path) -> None:
     data = picture(tmp_path / "a.png").read_bytes()
     shown = detr("predict", "a.png", "--weights", weights, "--out", ".", "--overwrite")
     assert shown.code == 2
@@ -185,8 +185,8 @@ def test_never_over_an_input(detr: Detr, weights: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == data
 
 
-def test_only_some_classes(detr: Detr, weights: Path, tmp_path: Path) -> None:
-    """What is left are the same detections; names are as in eval, and an unknown one names what there is."""
+def test_subset_of_classes(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """Detections of the other classes do not change. An unknown class is an error that lists the classes."""
     a = picture(tmp_path / "a.png")
     call = ["predict", a, "nowhere.png", "--weights", weights, "--threshold", 0, "--json", "--no-images"]
     every = detr(*call).json["images"][0]["detections"]
@@ -203,7 +203,7 @@ def test_only_some_classes(detr: Detr, weights: Path, tmp_path: Path) -> None:
     assert detr(*call, "--classes", ",").code == 2
 
 
-def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) -> None:
+def test_exit_codes_for_bad_images(detr: Detr, weights: Path, tmp_path: Path) -> None:
     good, bad = picture(tmp_path / "a.png"), tmp_path / "half.jpg"
     picture(tmp_path / "whole.jpg", size=(300, 300))
     bad.write_bytes((tmp_path / "whole.jpg").read_bytes()[:5000])
@@ -220,7 +220,7 @@ def test_exit_codes_for_bad_pictures(detr: Detr, weights: Path, tmp_path: Path) 
     assert [Path(skipped["file"]).name for skipped in none.json["skipped"]] == ["half.jpg", "nothing", "no*.png"]
 
 
-def test_large_pictures_are_refused(detr: Detr, weights: Path, tmp_path: Path) -> None:
+def test_large_images_are_refused(detr: Detr, weights: Path, tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     call = ["predict", "a.png", "--weights", weights, "--no-images", "--max-pixels"]
     assert detr(*call, 96 * 64).code == 0
@@ -229,7 +229,7 @@ def test_large_pictures_are_refused(detr: Detr, weights: Path, tmp_path: Path) -
     assert "6,143" in refused.err
 
 
-def test_pillows_limit_does_not_apply(detr: Detr, weights: Path, tmp_path: Path) -> None:
+def test_the_pixel_limit_of_pillow_does_not_apply(detr: Detr, weights: Path, tmp_path: Path) -> None:
     """190 million pixels: Pillow alone would refuse them, our limit does not."""
     Image.new("1", (19_000, 10_000)).save(tmp_path / "large.png")
     shown = detr("predict", "large.png", "--weights", weights, "--no-images", "--json")
@@ -404,7 +404,7 @@ def test_hash_and_model_are_checked(detr: Detr, tmp_path: Path) -> None:
     assert "detr-r101-dc5" in wrong.err
 
 
-def test_python_predicts_what_the_command_predicts(detr: Detr, weights: Path, tmp_path: Path) -> None:
+def test_python_and_the_command_agree(detr: Detr, weights: Path, tmp_path: Path) -> None:
     """With thresholds by class, a filter, drawings, and a reporter."""
     files = [picture(tmp_path / "in" / "a.png"), picture(tmp_path / "in" / "b.jpg", 1)]
     (tmp_path / "in" / "c.png").touch()
@@ -438,7 +438,7 @@ def test_python_predicts_what_the_command_predicts(detr: Detr, weights: Path, tm
     ]
 
 
-def test_the_pixel_limit_is_that_of_python() -> None:
+def test_the_pixel_limit_of_python_applies() -> None:
     options = typer.main.get_command(app).commands["predict"].params
     (limit,) = (option for option in options if option.name == "max_pixels")
     assert limit.default == MAX_PIXELS

@@ -39,7 +39,7 @@ def lines_of(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return head, {line["file"]: line for line in lines}
 
 
-def test_lines_are_those_of_the_document(detr: Detr, photos: Path, tmp_path: Path) -> None:
+def test_lines_equal_the_document(detr: Detr, photos: Path, tmp_path: Path) -> None:
     document = detr("predict", photos, *OPTIONS, "--json").json
     shown = detr("predict", photos, *OPTIONS, "--save", "found.jsonl")
     assert shown.code == 0, shown.err
@@ -102,7 +102,7 @@ def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_say_the_same_once(detr: Detr, photos: Path, tmp_path: Path) -> None:
+def test_two_processes_report_once(detr: Detr, photos: Path, tmp_path: Path) -> None:
     alone = detr("predict", photos, *OPTIONS, "--json").json
     together = torchrun(photos, *OPTIONS, "--json")
     assert together.returncode == 0, together.stderr

@@ -1,4 +1,4 @@
-"""Masks on the command line: from published weights to JSON, COCO results and pictures."""
+"""Masks on the command line: from published weights to JSON, COCO results and images."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "a.png"
 
 
-def test_masks_in_json_are_those_of_python(detr: Detr, weights: Path, picture: Path) -> None:
+def test_masks_equal_those_of_python(detr: Detr, weights: Path, picture: Path) -> None:
     asked = ("--weights", weights, "--threshold", 0, "--size", 64)
     shown = detr("predict", picture, *asked, "--json", "--out", "drawn")
     assert shown.code == 0, shown.err
@@ -62,8 +62,8 @@ def test_the_other_formats(detr: Detr, weights: Path, picture: Path) -> None:
     assert line["detections"][0]["mask"] == coco[0]["segmentation"]
 
 
-def test_polygons_are_the_masks(detr: Detr, weights: Path, picture: Path) -> None:
-    """In JSON and in lines, drawn again by pycocotools; and what has no place or no masks for them is refused."""
+def test_polygons_equal_the_masks(detr: Detr, weights: Path, picture: Path) -> None:
+    """Polygons in JSON and lines, rasterized by pycocotools, equal the masks; other formats are refused."""
     asked = ("predict", picture, "--weights", weights, "--threshold", 0.2, "--size", 64, "--no-images")
     found = detr(*asked, "--json", "--polygons").json["images"][0]["detections"]
     assert found
@@ -83,7 +83,7 @@ def test_polygons_are_the_masks(detr: Detr, weights: Path, picture: Path) -> Non
     assert "--polygons" in boxes.err
 
 
-def test_a_published_name_is_fetched_and_has_masks(
+def test_published_weights_with_masks(
     detr: Detr, weights: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real names and the real code, with another file at another address."""
@@ -103,8 +103,8 @@ def test_a_published_name_is_fetched_and_has_masks(
         assert all("mask" in one for one in found)
 
 
-def test_panoptic_maps_and_their_file(detr: Detr, picture: Path, tmp_path: Path) -> None:
-    """One PNG a picture, whose colours are the segments of the file; and it equals itself by panoptic quality."""
+def test_panoptic_maps(detr: Detr, picture: Path, tmp_path: Path) -> None:
+    """Each PNG has the segments of the file as colours. The panoptic quality of the file against itself is 1."""
     state = published_names(MASKED)
     state["detr.class_embed.bias"] = state["detr.class_embed.bias"] + torch.tensor([5.0, 4.0, 0, 0])
     state["mask_head.out_lay.bias"] = state["mask_head.out_lay.bias"] + 1
@@ -131,7 +131,7 @@ def test_panoptic_maps_and_their_file(detr: Detr, picture: Path, tmp_path: Path)
     assert same.json["panoptic"]["PQ"] == 1
 
 
-def test_panoptic_pictures_and_what_it_refuses(detr: Detr, weights: Path, picture: Path) -> None:
+def test_panoptic_maps_and_their_errors(detr: Detr, weights: Path, picture: Path) -> None:
     asked = ("predict", "a.png", "--weights", weights, "--format", "panoptic", "--size", 64)
     shown = detr(*asked)
     assert shown.code == 0, shown.err
@@ -167,7 +167,7 @@ def test_maps_never_overwrite_an_input(detr: Detr, weights: Path, picture: Path,
         annotations.unlink()
 
 
-def test_images_of_one_name_have_maps_of_their_own(detr: Detr, weights: Path, picture: Path) -> None:
+def test_images_with_equal_names_get_distinct_maps(detr: Detr, weights: Path, picture: Path) -> None:
     """a.jpg and a.png both become a PNG."""
     with Image.open(picture) as image:
         image.transpose(Image.Transpose.ROTATE_90).save("a.jpg")

@@ -1,4 +1,4 @@
-"""What a command imports: a second of waiting is a second, also where only one small picture is predicted."""
+"""Imports of a command, which decide how soon it starts."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from PIL import Image
 SLOW = ("torchvision", "torch._dynamo", "sympy", "scipy", "onnx", "openvino", "pycocotools")
 
 
-def test_a_picture_is_predicted_without_what_is_slow_to_import(tmp_path: Path) -> None:
+def test_predict_avoids_slow_imports(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     code = f"""
 import atexit, sys

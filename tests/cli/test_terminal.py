@@ -1,4 +1,4 @@
-"""On a terminal: a real one, as pty gives it."""
+"""Output to a terminal (a pseudo terminal)."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pty = pytest.importorskip("pty")
 
 
 def on_a_terminal(*args: object, cwd: Path, columns: int = 80, **env: str) -> str:
-    """What a terminal of this width was sent, stdout and stderr together."""
+    """Return the bytes sent to a terminal of this width, stdout and stderr together."""
     import fcntl
     import struct
     import termios
@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CALL = ("predict", "in", "--weights", "w.safetensors", "--no-images", "--threshold", 0)
 
 
-def test_progress_moves_and_is_wiped(place: Path) -> None:
+def test_progress_is_updated_and_erased(place: Path) -> None:
     shown = on_a_terminal(*CALL, cwd=place)
     assert "predicting" in shown
     assert "6/6" in shown or "5/6" in shown
@@ -77,7 +77,7 @@ def test_progress_moves_and_is_wiped(place: Path) -> None:
         pytest.param(("models",), {"TERM": "dumb"}, marks=pytest.mark.slow),
     ],
 )
-def test_no_escape_bytes_for_those_who_want_none(place: Path, call: tuple[str], env: dict[str, str]) -> None:
+def test_no_escape_bytes_on_request(place: Path, call: tuple[str], env: dict[str, str]) -> None:
     shown = on_a_terminal(*call, cwd=place, columns=30, **env)
     assert "\x1b" not in shown
     assert "\r" not in shown.replace("\r\n", "")
@@ -124,7 +124,7 @@ def test_numbers_of_eval_fit_forty_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", [60, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("topic", TOPICS)
-def test_a_page_of_the_guide_fits_its_terminal(topic: str, columns: int, tmp_path: Path) -> None:
+def test_a_guide_page_fits_the_terminal(topic: str, columns: int, tmp_path: Path) -> None:
     shown = on_a_terminal("guide", topic, cwd=tmp_path, columns=columns)
     assert "\x1b[" in shown
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown.split("\r\n")]
@@ -135,5 +135,5 @@ def test_a_page_of_the_guide_fits_its_terminal(topic: str, columns: int, tmp_pat
 @pytest.mark.parametrize(
     "env", [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)], ids=["NO_COLOR", "dumb"]
 )
-def test_the_guide_is_its_markdown_where_no_escapes_are_wanted(tmp_path: Path, env: dict[str, str]) -> None:
+def test_the_guide_without_escapes_is_markdown(tmp_path: Path, env: dict[str, str]) -> None:
     assert on_a_terminal("guide", "training", cwd=tmp_path, **env).replace("\r\n", "\n") == page("training")

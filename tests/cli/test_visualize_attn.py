@@ -1,4 +1,4 @@
-"""`detr visualize-attn`: what it draws, tells and writes is what the model computed for predict's queries."""
+"""`detr visualize-attn`: its figures, arrays and pages contain the attention that the model computed."""
 
 import json
 from dataclasses import replace
@@ -43,7 +43,7 @@ def attn(detr: Detr, *args: object) -> Shown:
     return shown
 
 
-def test_raw_holds_what_the_model_computed(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
+def test_raw_contains_the_values_of_the_model(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
     attn(detr, *QUERIES, "--layer", "all", "--head", "all", "--raw", "a.npz", "--out", "a.jpg")
     everything = detr("predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json")
     said = everything.json["images"][0]["detections"]
@@ -81,7 +81,7 @@ def test_mean_and_single_heads_of_raw(detr: Detr, small: Path) -> None:
     assert np.abs(arrays["mean"] - arrays["2"]).max() > 1e-3
 
 
-def test_json_says_what_was_drawn_and_where(detr: Detr, small: Path) -> None:
+def test_json_lists_the_figures(detr: Detr, small: Path) -> None:
     document = attn(detr, *QUERIES, "--layer", "all", "--json", "--raw", "a.npz").json
     assert document["schema"] == "detr.visualize-attn/1"
     assert (document["kind"], document["layers"], document["out"]) == ("decoder", [0, 1], "attention.png")
@@ -101,7 +101,7 @@ def test_json_says_what_was_drawn_and_where(detr: Detr, small: Path) -> None:
         assert query["maps"][0]["box"] != query["box"]
 
 
-def test_without_query_all_that_predict_keeps_in_its_order(detr: Detr, small: Path) -> None:
+def test_default_queries_are_those_of_predict(detr: Detr, small: Path) -> None:
     every = detr("predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json")
     scores = [d["score"] for d in every.json["images"][0]["detections"]]
     threshold = sorted(scores)[4] - 1e-4
@@ -119,7 +119,7 @@ def test_without_query_all_that_predict_keeps_in_its_order(detr: Detr, small: Pa
     assert f"query {np.argmax(scores)}" in shown.err
 
 
-def test_a_query_that_found_nothing_says_so(detr: Detr, tmp_path: Path, small: Path) -> None:
+def test_query_without_detection(detr: Detr, tmp_path: Path, small: Path) -> None:
     checkpoint = small_weights()
     bias = torch.tensor([0.0, 0.0, 0.0, 9.0])  # "no object" wins everywhere
     save(replace(checkpoint, tensors={**checkpoint.tensors, "class_head.bias": bias}), tmp_path / "w.safetensors")
@@ -127,7 +127,7 @@ def test_a_query_that_found_nothing_says_so(detr: Detr, tmp_path: Path, small: P
     assert attn(detr, "--query", 2, "--json").json["queries"][0]["nothing"] is True
 
 
-def test_encoder_maps_of_places(detr: Detr, small: Path) -> None:
+def test_encoder_maps_of_pixels(detr: Detr, small: Path) -> None:
     shown = attn(detr, "--encoder", "0,0", "--encoder", "89.5,59", "--head", "all", "--raw", "a.npz", "--json").json
     h, w = shown["cells"]
     assert (shown["kind"], shown["layers"]) == ("encoder", [0])
@@ -137,7 +137,7 @@ def test_encoder_maps_of_places(detr: Detr, small: Path) -> None:
         np.testing.assert_allclose(file["encoder"].sum((-2, -1)), 1, rtol=0, atol=1e-5)
 
 
-def test_which_query_looks_at_which(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
+def test_self_attention_of_queries(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
     shown = attn(detr, *QUERIES, "--self", "--layer", "all", "--raw", "a.npz", "--json").json
     with np.load("a.npz") as file:
         among = file["self"]  # (L, 1, Q, Q)
@@ -249,7 +249,7 @@ def test_a_pixel_outside_is_an_error_before_weights_are_loaded(detr: Detr, small
     assert detr(*asked, "--encoder", "90,0").code == 2
 
 
-def test_no_picture(detr: Detr, small: Path) -> None:
+def test_missing_image(detr: Detr, small: Path) -> None:
     shown = detr("visualize-attn", "none.png", "--weights", "w.safetensors")
     assert (shown.code, shown.out) == (3, "")
     assert "none.png" in shown.err

@@ -1,4 +1,4 @@
-"""Pictures in, detections out: the same whatever the company, the order and the kind of picture object."""
+"""The detector: results do not depend on the batch, the order or the type of the image."""
 
 import gc
 import warnings
@@ -43,8 +43,8 @@ def same(a: Detections, b: Detections, tolerance: float = 1e-5) -> None:
     np.testing.assert_array_equal(a.queries, b.queries)
 
 
-def test_alone_is_bit_by_bit_the_same(detector: Detector, pictures: list[Path]) -> None:
-    """In a list, in another order: nothing changes where a picture has its batch for itself."""
+def test_batched_and_single_results_are_identical(detector: Detector, pictures: list[Path]) -> None:
+    """In a list, in another order: nothing changes where a image has its batch for itself."""
     alone = [detector.predict(path, threshold=0) for path in pictures]
     for listed, single in zip(detector.predict(pictures, threshold=0), alone, strict=True):
         same(listed, single, 0)
@@ -52,7 +52,7 @@ def test_alone_is_bit_by_bit_the_same(detector: Detector, pictures: list[Path]) 
         same(listed, single, 0)
 
 
-def test_a_detector_of_another_member(pictures: list[Path]) -> None:
+def test_detector_of_another_architecture(pictures: list[Path]) -> None:
     tiny = Detector(small_weights(TINY), "cpu")
     alone = [tiny.predict(path, threshold=0) for path in pictures]
     for together, single in zip(tiny.predict(pictures, threshold=0, batch_size=3), alone, strict=True):
@@ -87,7 +87,7 @@ def test_only_equal_sizes_share_a_batch(
     assert sum(count for count, *_ in shapes) == len(pictures)
 
 
-def test_every_kind_of_picture_object_is_the_same_picture(detector: Detector, pictures: list[Path]) -> None:
+def test_all_image_types_give_the_same_detections(detector: Detector, pictures: list[Path]) -> None:
     path = pictures[1]
     image = Image.open(path)
     for source in (str(path), image, np.asarray(image)):
@@ -109,7 +109,7 @@ def test_detections(detector: Detector, pictures: list[Path]) -> None:
     assert [names[i] for i in every.category_ids.tolist()] == every.labels.tolist()
 
 
-def test_a_bad_picture_is_an_error_that_names_it(detector: Detector, tmp_path: Path) -> None:
+def test_a_bad_image_is_named_in_the_error(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.jpg: "):
         detector.predict(tmp_path / "nowhere.jpg")
     for array in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8)):
@@ -117,7 +117,7 @@ def test_a_bad_picture_is_an_error_that_names_it(detector: Detector, tmp_path: P
             detector.predict(array)
 
 
-def test_stream_goes_on_after_a_bad_picture(detector: Detector, pictures: list[Path], tmp_path: Path) -> None:
+def test_stream_continues_after_a_bad_image(detector: Detector, pictures: list[Path], tmp_path: Path) -> None:
     sources = [pictures[0], tmp_path / "nowhere.jpg", pictures[1]]
     for batch_size in (1, 4):
         seen = list(detector.stream(sources, batch_size=batch_size))
@@ -130,7 +130,7 @@ def test_empty_list(detector: Detector) -> None:
     assert detector.predict([]) == []
 
 
-def test_half_precisions_run_and_are_near(pictures: list[Path], detector: Detector) -> None:
+def test_half_precisions_are_close(pictures: list[Path], detector: Detector) -> None:
     exact = detector.predict(pictures[0], threshold=0)
     for precision in ("bf16", "fp16"):
         half = Detector(small_weights(), "cpu", precision).predict(pictures[0], threshold=0)
@@ -144,12 +144,12 @@ def test_bf16_on_a_cpu_without_it_warns(monkeypatch: pytest.MonkeyPatch) -> None
         Detector(small_weights(), "cpu", "bf16")
 
 
-def test_a_precision_that_there_is_not() -> None:
+def test_unknown_precision() -> None:
     with pytest.raises(UsageError, match="precision 'half'"):
         Detector(small_weights(), "cpu", "half")
 
 
-def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: Detector) -> None:
+def test_load(tmp_path: Path, pictures: list[Path], detector: Detector) -> None:
     from detrcli.checkpoints.formats import native
 
     native.save(small_weights(), tmp_path / "w.safetensors")
@@ -164,7 +164,7 @@ def test_load_is_the_front_door(tmp_path: Path, pictures: list[Path], detector: 
 
 @pytest.mark.parametrize("engine", ["plain", "fast"])
 def test_forward_computes_in_exact_float32(engine: EngineName, pictures: list[Path]) -> None:
-    """Also where the process has been told that less will do: not a bit changes."""
+    """Also if the process permits TF32."""
     detector = Detector(small_weights(), "cpu", engine=engine)
     exact = detector.predict(pictures[0], threshold=0)
     inside = []
@@ -186,7 +186,7 @@ def test_forward_computes_in_exact_float32(engine: EngineName, pictures: list[Pa
 
 
 def test_stream_reads_ahead(detector: Detector, pictures: list[Path]) -> None:
-    """When the first result comes, the next pictures are already being read."""
+    """When the first result comes, the next images are already being read."""
     taken = []
 
     def sources() -> Iterator[Path]:
@@ -200,13 +200,13 @@ def test_stream_reads_ahead(detector: Detector, pictures: list[Path]) -> None:
     stream.close()
 
 
-def test_nothing_global_changes(detector: Detector, pictures: list[Path]) -> None:
+def test_global_state_does_not_change(detector: Detector, pictures: list[Path]) -> None:
     before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     list(detector.stream(pictures * 5, batch_size=4))
     assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before
 
 
-def test_odd_calls_are_explained(detector: Detector, tmp_path: Path) -> None:
+def test_usage_errors_of_calls(detector: Detector, tmp_path: Path) -> None:
     for threshold in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match="between 0 and 1"):
             detector.predict(tmp_path, threshold=threshold)
@@ -244,7 +244,7 @@ def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictur
 
 
 @pytest.mark.parametrize("engine", ["fast", "plain"])
-def test_without_a_model_it_says_the_same(engine: EngineName) -> None:
+def test_the_fused_model_is_equal(engine: EngineName) -> None:
     """The plain model's convolutions are held no longer, where the engine has folded its own."""
     whole = Detector(small_weights(), "cpu", engine=engine)
     picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)

@@ -39,15 +39,15 @@ def same(model: DetectionTransformer, batch: Batch) -> None:
     torch.testing.assert_close(fast.boxes, plain.boxes, rtol=0, atol=TOLERANCE)
     assert plain.logits.std() > 1e-3  # there is something to be wrong about
     if plain.masks is not None and fast.masks is not None:
-        some = torch.arange(len(plain.logits)), torch.arange(len(plain.logits))  # a query of each picture
+        some = torch.arange(len(plain.logits)), torch.arange(len(plain.logits))  # a query of each image
         masks = plain.masks(*some)
         torch.testing.assert_close(fast.masks(*some).sigmoid(), masks.sigmoid(), rtol=0, atol=TOLERANCE)
         assert masks.std() > 1e-3
 
 
 @pytest.mark.parametrize("name", ON_SOME)
-def test_on_the_reference_values(name: str) -> None:
-    """Two pictures of different sizes, so one of them is padded; and the first alone."""
+def test_fused_reference_values(name: str) -> None:
+    """Two images of different sizes, which requires padding; and the first alone."""
     golden = Golden(name)
     model = architecture_of(CONFIGS[name]).build(CONFIGS[name])
     model.load_state_dict({our_name(key, model.has_masks): value for key, value in golden.state_dict().items()})
@@ -70,7 +70,7 @@ def test_on_the_reference_values(name: str) -> None:
     ],
     ids=["tiny", "group norm", "batch norm", "sampler", "dino-tiny", "deformable-tiny"],
 )
-def test_on_other_members(config: ModelConfig) -> None:
+def test_fused_architectures(config: ModelConfig) -> None:
     torch.manual_seed(0)
     foreign = isinstance(config, sampler.SamplerConfig)
     model = sampler.ARCHITECTURE.build(config).eval() if foreign else small_weights(config).model()
@@ -92,7 +92,7 @@ def test_everything_in_the_backbone_is_fused() -> None:
     assert sum(isinstance(one, FusedAttention) for one in fused.modules()) == 5
 
 
-def test_the_plain_model_stays_as_it_is() -> None:
+def test_the_plain_model_does_not_change() -> None:
     checkpoint = small_weights()
     model = checkpoint.model()
     kinds = [type(one) for one in model.modules()]
@@ -103,7 +103,7 @@ def test_the_plain_model_stays_as_it_is() -> None:
 
 
 class Forked(Backbone):
-    """Its way depends on the picture, so nobody can trace it."""
+    """A backbone with data-dependent control flow, which cannot be traced."""
 
     channels = (4,)
 
@@ -118,7 +118,7 @@ class Forked(Backbone):
         return (self.conv,)
 
 
-def test_a_backbone_that_cannot_be_traced_stays() -> None:
+def test_an_untraceable_backbone_is_kept() -> None:
     backbone = Forked()
     assert fusing.fuse_convolutions(backbone, torch.float32, packed=False) is None
 
@@ -149,7 +149,7 @@ def test_bf16_of_the_fast_engine() -> None:
 
 
 def test_bf16_of_sampled_attention() -> None:
-    """Of most queries: where two proposals are about as good, the other one may be selected."""
+    """Compare most queries: between proposals of nearly equal score the selection may differ."""
     plain, fast = (
         detrcli.load("shapes", "cpu", engine=engine, precision=precision).engine
         for engine, precision in (("plain", "fp32"), ("fast", "bf16"))
@@ -182,7 +182,7 @@ def test_bf16_meets_float32_in_sums_alone(name: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile has no C++ compiler here")
 def test_the_compiled_engine() -> None:
-    """Compiling takes long; so it is one model of a layer each, with padding."""
+    """One layer each, because compiling takes long."""
     config = replace(preset("detr-tiny"), encoder_layers=1, decoder_layers=1)
     torch.manual_seed(0)
     model = architecture_of(config).build(config).eval()
@@ -219,7 +219,7 @@ def test_fast_is_the_default_where_it_helps() -> None:
         _ = Detector(small_weights(), "cpu", "fp16", engine="fast").engine
 
 
-def test_engines_agree_on_pictures() -> None:
+def test_engines_agree_on_images() -> None:
     found = [detrcli.load("shapes", "cpu", engine=name) for name in ("plain", "fast")]
     images = [torch.randint(0, 255, (90, 120, 3), dtype=torch.uint8).numpy() for _ in range(3)]
     for image in images:
@@ -238,6 +238,6 @@ def test_average_precision_in_bf16() -> None:
     assert abs(numbers[0] - numbers[1]) <= 0.002, numbers
 
 
-def test_the_strangers_model_too() -> None:
+def test_engines_agree_on_an_imported_model() -> None:
     torch.manual_seed(0)
     same(stranger.ARCHITECTURE.build(stranger.StrangerConfig()).eval(), Batch(torch.randn(1, 3, 64, 64), None))

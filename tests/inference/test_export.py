@@ -49,7 +49,7 @@ def pictures(count: int = 3) -> list[np.ndarray]:
     ]
 
 
-def test_an_export_is_used_like_any_weights(exported: Path) -> None:
+def test_an_export_is_used_as_weights(exported: Path) -> None:
     """Classes with their ids, sizes and scores come out as from the weights."""
     plain = Detector(small_weights(TINY), "cpu", engine="plain")
     other = detrcli.load(exported)
@@ -63,7 +63,7 @@ def test_an_export_is_used_like_any_weights(exported: Path) -> None:
         np.testing.assert_allclose(a.boxes, b.boxes, atol=0.05)
 
 
-def test_several_pictures_at_once(exported: Path) -> None:
+def test_batches(exported: Path) -> None:
     detector = detrcli.load(exported)
     image = pictures(1)[0]
     alone, together = detector.predict(image, threshold=0), detector.predict([image] * 3, 0.0, 3)
@@ -79,7 +79,7 @@ def test_an_export_is_evaluated(exported: Path, detr: Detr) -> None:
     assert "parameters" not in shown.out
 
 
-def test_what_an_export_cannot_do(exported: Path, detr: Detr, tmp_path: Path) -> None:
+def test_unsupported_uses_of_an_export(exported: Path, detr: Detr, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="detr predict"):
         _ = detrcli.load(exported).model
     other = "openvino" if exported.suffix == ".onnx" else "onnx"
@@ -164,7 +164,7 @@ def test_an_export_that_differs_is_not_written(
     difference: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Other(PlainEngine):
-        """Says what other weights say."""
+        """An export that computes with other weights."""
 
         def __init__(self, path: Path, precision: str | None) -> None:
             model = small_weights(TINY).model()
@@ -188,7 +188,7 @@ def test_other_precisions(name: str, precision: str, tmp_path: Path) -> None:
     assert detrcli.load(path).precision == precision
 
 
-def test_what_is_not_ours_and_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_files_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     (tmp_path / "broken.xml").write_text("<nothing/>")
     for path in tmp_path.iterdir():

@@ -1,4 +1,4 @@
-"""From what the heads say to detections, whatever the scoring and however the picture was resized."""
+"""Postprocessing: from logits and boxes to detections."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,12 @@ from detrcli.resize import ExactSize, Letterbox
 from detrcli.structures import Classes, Prediction
 
 CLASSES = Classes(ids=np.array([10, 20]), names=np.array(["ant", "bee"]))
-# Odds of 3, 1, 1/9 and 1/3 to one are 0.75, 0.5, 0.1 and 0.25.
+# The scores are 0.75, 0.5, 0.1 and 0.25.
 LOGITS = torch.tensor([[3.0, 1], [1 / 9, 1 / 3]]).log()[None]
 BOXES = torch.tensor([[[0.5, 0.5, 0.25, 1], [0.25, 0.5, 0.5, 0.5]]])
 
 
-def test_a_query_may_be_found_as_several_classes() -> None:
+def test_a_query_may_have_several_classes() -> None:
     """With the same box and by falling score; a threshold cuts off."""
     prediction = Prediction(LOGITS, BOXES)
     (every,) = detections(prediction, [(100, 200)], CLASSES, Sigmoid(), Preprocessing())
@@ -30,7 +30,7 @@ def test_a_query_may_be_found_as_several_classes() -> None:
     assert some.queries.tolist() == [0, 0]
 
 
-def test_with_softmax_a_query_is_found_once() -> None:
+def test_softmax_gives_a_query_a_single_class() -> None:
     logits = torch.tensor([[[1.0, 2, 5], [6, 1, 1]]]).log()
     (every,) = detections(Prediction(logits, BOXES), [(100, 200)], CLASSES, Softmax(), Preprocessing())
     assert every.queries.tolist() == [0, 1]
@@ -40,7 +40,7 @@ def test_with_softmax_a_query_is_found_once() -> None:
     assert sorted_.queries.tolist() == [1, 0]
 
 
-def test_boxes_are_in_pixels_of_the_picture() -> None:
+def test_boxes_are_in_pixels_of_the_image() -> None:
     """However it was brought into the input: 100 x 200 pixels are 32 x 64 in the middle of 64 x 64."""
     box = torch.tensor([[[0.25, 0.5, 0.5, 0.25]]])  # 0..32 by 24..40 of the input
     prediction = Prediction(LOGITS[:, :1], box)
@@ -52,7 +52,7 @@ def test_boxes_are_in_pixels_of_the_picture() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1])
-def test_equal_scores_stand_in_the_order_of_their_queries(threshold: float) -> None:
+def test_equal_scores_are_in_query_order(threshold: float) -> None:
     """More than a sort that is not stable leaves in order by chance."""
     logits = torch.zeros(1, 60, 3)
     logits[0, ::2, 0] = 3
@@ -65,7 +65,7 @@ def test_equal_scores_stand_in_the_order_of_their_queries(threshold: float) -> N
 
 @pytest.mark.parametrize("scoring", [Softmax(), Sigmoid()], ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("what", ["logits", "boxes"])
-def test_what_is_not_finite_is_an_error(scoring: object, what: str) -> None:
+def test_nonfinite_outputs_are_an_error(scoring: object, what: str) -> None:
     parts = {"logits": LOGITS.clone(), "boxes": BOXES.clone()}
     parts[what][0, 1, 0] = float("nan")
     with pytest.raises(DivergedError, match="not finite"):
