@@ -144,15 +144,6 @@ class Evaluation(Result):
             "scoring_seconds": round(self.scoring_seconds, 6),
         }
 
-    def write_results(self, path: Path) -> None:
-        """Write the detections as COCO results."""
-        write_results(self.results, path)
-
-    def write_thresholds(self, path: Path) -> None:
-        """Write the thresholds of highest F1."""
-        assert self.thresholds is not None, "they were not requested"
-        write_thresholds(self.thresholds, path)
-
     def write(self, results: Path | None = None, thresholds: Path | None = None) -> None:
         """Write the detections as COCO results, and the thresholds of highest F1."""
         if results is not None:

@@ -66,7 +66,7 @@ def detr(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """DETR, the detection transformer: train, eval_, predict, and look inside."""
+    """DETR, the detection transformer: train, evaluate, predict, and look inside."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

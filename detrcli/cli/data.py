@@ -76,7 +76,7 @@ def make(
         )
     if panoptic:
         file = folder / "annotations" / "panoptic_train.json"
-        STDERR.note(f"the folder as opt.DATA has only the shapes; with the stuff it is {file}")
+        STDERR.note(f"the folder as DATA has only the shapes; with the stuff it is {file}")
 
 
 def fix(

@@ -1,6 +1,6 @@
 """`detr demo`: a tour of all commands on built-in data.
 
-Why: a stranger sees within minutes, offline and on a CPU, what the program does, and that the installation works. Each
+Why: a new user sees within minutes, offline and on a CPU, what the program does, and that the installation works. Each
 step is a command in a process of its own, so that the page can show it, and it can be repeated by hand.
 It evaluates the shipped weights, makes a dataset of classes that they do not know, trains on it from scratch and from
 the weights, evaluates, predicts, draws attention and matching, and writes a report. `tour` has the steps and the page.

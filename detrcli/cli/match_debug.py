@@ -58,7 +58,7 @@ def match_debug(
     if whole_split and run is not None:
         raise UsageError("--all explains a split, --run a training. Use one of them.")
     if run is None and not any((data, val_ann, val_images)):
-        raise UsageError("Give opt.DATA, or --val-ann and --val-images, or --run RUN.")
+        raise UsageError("Give DATA, or --val-ann and --val-images, or --run RUN.")
     for name, value in given.items():
         if value is not None and (whole_split or run is not None):
             raise UsageError(f"{name} is for a single image, not for {'--all' if whole_split else '--run'}.")

@@ -95,9 +95,9 @@ def _inspect(steps: Steps) -> None:
     """Predict, explain, and report on the fine-tuned model."""
     weights = ("--weights", TUNED)
     images = sorted(f"{DATA}/val/{path.name}" for path in (steps.folder / DATA / "val").iterdir())[:SHOWN]
-    predictions = steps.run("predict", *images, *weights, "--threshold", "0.5", "--out", "found", json=True)
+    predictions = steps.run("predict", *images, *weights, "--threshold", "0.5", "--out", "predictions", json=True)
     text = "Boxes with class and score, for scores of at least 0.5."
-    steps.show("Predictions", text, ("found", "The first images of the validation split"))
+    steps.show("Predictions", text, ("predictions", "The first images of the validation split"))
     fullest: str = max(predictions["images"], key=lambda image: len(image["detections"]))["file"]
     walk = steps.run("explain", fullest, *weights, json=True)
     steps.show(

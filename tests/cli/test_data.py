@@ -258,7 +258,7 @@ def test_excluded_annotations_are_not_counted(detr: Detr, data: Data) -> None:
 
 
 def test_exif_orientation_is_configurable(detr: Detr, data: Data) -> None:
-    """A image that EXIF turns upright, annotated as displayed: fine as it is, wrong if EXIF is ignored."""
+    """An image with EXIF rotation, annotated as displayed, is an error only if EXIF is ignored."""
     exif = Image.Exif()
     exif[0x0112] = 6
     noise(data.root / "train" / "1.jpg", 1, size=(40, 60), exif=exif)

@@ -22,7 +22,7 @@ POLYGON = [[10, 10, 30, 10, 30, 25, 10, 25]]
 
 
 def instances(root: Path, change: Callable[[Document], object] = lambda document: None) -> Path:
-    """Two images with a polygon, a run length in each; val stays as it is."""
+    """Write two images with a polygon and an RLE mask each; `change` applies to train only."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[5:15, 40:55] = True
     for split, files in (("train", ("a.png", "b.png")), ("val", ("c.png",))):
@@ -52,7 +52,7 @@ def outline(segmentation: object) -> Callable[[Path], object]:
 
 
 def stuff(change: Callable[[Document], object]) -> Callable[[Path], object]:
-    """Annotations that share out the image, as those of panoptic data in the form of instances."""
+    """Annotations that cover the image, as panoptic data in the form of instances."""
 
     def make(root: Path) -> None:
         def shared(document: Document) -> None:
@@ -100,7 +100,7 @@ def map_of(spoil: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 def painted(colour: tuple[int, int, int]) -> Callable[[Path], object]:
-    """The cat of a.jpg in another colour."""
+    """Paint the cat of a.jpg in another colour."""
 
     def spoil(path: Path) -> None:
         pixels = np.array(Image.open(path))
@@ -171,7 +171,7 @@ PLANTED: dict[str, tuple[str, str, str, str, Callable[[Path], Any]]] = {
     ),
     "black": ("warning", "warning", "unclaimed", A, painted((0, 0, 0))),
 }  # fmt: skip
-WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # what follows of it
+WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # the consequence
 
 
 @pytest.mark.parametrize("planted", PLANTED)
@@ -237,7 +237,7 @@ def test_excluded_annotations_are_neither_trained_nor_evaluated(
 
 
 def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty outlines, as exports of boxes have them, do not make anybody look."""
+    """Empty outlines, as some exports of boxes have, are not checked as masks."""
 
     def without(document: Document) -> None:
         for number, one in enumerate(document["annotations"]):
@@ -265,7 +265,7 @@ def test_masks_are_examined_on_request(detr: Detr, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_training_and_evaluation_check_first(detr: Detr, tmp_path: Path) -> None:
-    """Where masks are learned or measured; who has boxes alone does not care."""
+    """Training and evaluation of masks fail on mask errors."""
     PLANTED["turned runs"][-1](tmp_path / "data")
     quick = ("--weights", "none", "--epochs", 1, "--size", 40, "--set", "workers=0", "--set", "queries=4")
     shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick)

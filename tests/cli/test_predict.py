@@ -149,7 +149,7 @@ def test_folders_globs_and_stdin(detr: Detr, weights: Path, tmp_path: Path, monk
 
 
 def test_annotated_images(detr: Detr, weights: Path, tmp_path: Path) -> None:
-    """In the next free folder, named on stderr; folders kept; names made different; inputs untouched."""
+    """Written to the next free folder, with subfolders and distinct names. Inputs do not change."""
     for name in ("in/a.png", "in/deep/b.jpg", "in/a.bmp", "other/a.png"):
         picture(tmp_path / name, size=(300, 200))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
@@ -252,7 +252,7 @@ def test_only_the_first_frame_is_a_note(detr: Detr, weights: Path, tmp_path: Pat
 
 
 def test_no_cell_of_csv_is_a_formula(detr: Detr, weights: Path, tmp_path: Path) -> None:
-    """A name that a spreadsheet would compute is quoted; negative numbers stay numbers."""
+    """Names that a spreadsheet would evaluate are quoted; negative numbers stay numbers."""
     names = ["=1+1.png", "+a.png", "@a.png", "-a.png", "a=.png"]
     for name in names:
         picture(tmp_path / name)
@@ -333,7 +333,7 @@ def test_paths_of_any_language(detr: Detr, weights: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_csv_has_no_escape_bytes(detr: Detr, weights: Path, tmp_path: Path) -> None:
-    """Escape bytes written out, and a name that is no UTF-8 no stumbling block."""
+    """Escape bytes are escaped, and a file name that is not UTF-8 is no error."""
     picture(tmp_path / "a\x1b[31m\u202e.png")
     if sys.platform == "linux":
         picture(tmp_path / "b.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))

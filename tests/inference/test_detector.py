@@ -244,7 +244,7 @@ def test_predictions_that_are_not_finite_are_an_error(detector: Detector, pictur
 
 
 @pytest.mark.parametrize("engine", ["fast", "plain"])
-def test_the_fused_model_is_equal(engine: EngineName) -> None:
+def test_detectors_without_model(engine: EngineName) -> None:
     """The plain model's convolutions are held no longer, where the engine has folded its own."""
     whole = Detector(small_weights(), "cpu", engine=engine)
     picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
