@@ -30,9 +30,9 @@ from timing import show
 
 from detrcli.api.evaluating import evaluate
 from detrcli.api.training import train
-from detrcli.architectures import architectures, preset, register
-from detrcli.architectures.tiny import NORMS, TinyConfig
-from detrcli.config import ModelConfig
+from detrcli.architectures import Preset, architectures, preset, register
+from detrcli.architectures.common import SoftmaxArchitecture
+from detrcli.architectures.tiny import NORMS, SMALL_IMAGES, TinyConfig
 from detrcli.evaluation.outcomes import errors_of
 from detrcli.evaluation.thresholds import best_thresholds
 from detrcli.model.detr import DETR
@@ -43,8 +43,7 @@ from detrcli.render.plot import Panel, plot
 from detrcli.training.matching_history import read
 
 
-@dataclass(frozen=True)
-class PlainConfig(TinyConfig):
+class PlainTiny(SoftmaxArchitecture[TinyConfig]):
     """detr-tiny with learned queries as in the paper, without box refinement."""
 
     name = "plain-tiny"
@@ -52,24 +51,24 @@ class PlainConfig(TinyConfig):
     presets: Mapping[str, TinyConfig] = {"plain-tiny": TinyConfig()}
     preprocessing = SMALL_IMAGES
 
-def build_plain(config: PlainConfig) -> DETR:
-    c = config
-    return DETR(
-        backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
-        position=SinePosition(c.dim),
-        encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
-        decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
-        dim=c.dim,
-        queries=c.queries,
-        rows=Softmax().num_logits(c.classes),
-    )
+    def build(self, config: TinyConfig) -> DETR:
+        c = config
+        return DETR(
+            backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
+            position=SinePosition(c.dim),
+            encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
+            decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
+            dim=c.dim,
+            queries=c.queries,
+            rows=self.scoring(c).num_logits(c.classes),
+        )
 
 
 register(PlainTiny())
 
 
 def changed(name: str, **changes: Any) -> Preset:
-    """A preset with other numbers."""
+    """Return a preset with changes."""
     architecture, config = preset(name)
     return Preset(architecture, replace(config, **changes))
 
@@ -78,8 +77,8 @@ TINY = preset("dino-tiny")
 DEFORMABLE = preset("deformable-tiny")
 BASIC: Mapping[str, Any] = {"lr": 5e-4, "schedule": "cosine", "batch_size": 16}
 # Model and training settings of each variant. First the ingredients that are added ...
-ADDED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
-    "plain DETR": (PlainConfig(), BASIC),
+ADDED: Mapping[str, tuple[Preset, Mapping[str, Any]]] = {
+    "plain DETR": (preset("plain-tiny"), BASIC),
     "+ box refinement (detr-tiny)": (preset("detr-tiny"), BASIC),
     "+ augmentation, EMA, gradient clipping": (
         preset("detr-tiny"),
@@ -87,18 +86,18 @@ ADDED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
     ),
     "+ deformable attention, proposals (deformable-tiny)": (DEFORMABLE, {"lr": 5e-4}),
     "+ the recipe's learning rate": (DEFORMABLE, {}),
-    "+ quality focal loss, no encoder": (replace(TINY, denoising=0), {}),
+    "+ quality focal loss, no encoder": (changed("dino-tiny", denoising=0), {}),
     "+ denoising (dino-tiny)": (TINY, {}),
 }
 # ... then single changes of dino-tiny.
-CHANGED: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]] = {
+CHANGED: Mapping[str, tuple[Preset, Mapping[str, Any]]] = {
     "flips only": (TINY, {"augmentation": "flip"}),
     "no EMA": (TINY, {"ema": 0.0}),
     "lr 1e-3": (TINY, {"lr": 1e-3}),
-    "one decoder layer": (replace(TINY, decoder_layers=1), {}),
-    "no decoder": (replace(TINY, decoder_layers=0, denoising=0), {}),
-    "one encoder layer": (replace(TINY, encoder_layers=1), {}),
-    "40 denoising queries": (replace(TINY, denoising=40), {}),
+    "one decoder layer": (changed("dino-tiny", decoder_layers=1), {}),
+    "no decoder": (changed("dino-tiny", decoder_layers=0, denoising=0), {}),
+    "one encoder layer": (changed("dino-tiny", encoder_layers=1), {}),
+    "40 denoising queries": (changed("dino-tiny", denoising=40), {}),
 }
 VARIANTS = {**ADDED, **CHANGED}
 LAST = "+ denoising (dino-tiny)"
@@ -113,12 +112,10 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 
 
 def train_variant(data: Path, folder: Path, name: str, seed: int, images: int) -> None:
-    model, settings = VARIANTS[name]
-    for architecture in architectures().values():
-        presets: dict[str, ModelConfig] = architecture.presets  # type: ignore[assignment]  # for this process alone
-        presets.pop(PRESET, None)
-        if architecture.config is type(model):
-            presets[PRESET] = model
+    (architecture, config), settings = VARIANTS[name]
+    for known in architectures().values():  # in this process only
+        known.presets = {key: value for key, value in known.presets.items() if key != PRESET}
+    architecture.presets = {**architecture.presets, PRESET: config}
     epochs = max(1, round(images / count(data)))
     chosen = {"epochs": epochs, "eval_every": max(1, epochs // 6), "workers": 0, "size": side(data), **settings}
     train(data, model=PRESET, weights="none", seed=seed, out=folder, settings=chosen, report=False)

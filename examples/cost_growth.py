@@ -102,9 +102,9 @@ def inference() -> list[Panel]:
     by_size = [(size, milliseconds(lambda size=size: engine(random_batch(1, size)))) for size in SIZES]
     by_batch = [(count, milliseconds(lambda count=count: engine(random_batch(count, SIZE)))) for count in BATCHES]
     by_queries, law = [], []
+    architecture, config = preset("detr-r50")
     for queries in QUERIES:
-        config = replace(preset("detr-r50"), queries=queries)
-        model_with_queries = architecture_of(config).build(config).eval()
+        model_with_queries = architecture.build(replace(config, queries=queries)).eval()
         fast = FastEngine(model_with_queries, CPU, "fp32")
         batch = random_batch(1, SIZE)
         by_queries.append((queries, milliseconds(lambda fast=fast, batch=batch: fast(batch))))
@@ -134,8 +134,7 @@ def training() -> list[Panel]:
 
 def loss_step(images: int, queries: int, objects: int) -> Callable[[], Any]:
     """Return a function that computes matching and loss of random predictions of six layers, forward and backward."""
-    config = preset("detr-r50")
-    architecture = architecture_of(config)
+    architecture, config = preset("detr-r50")
     loss = architecture.make_loss(config, architecture.loss)
     logits = torch.randn(6, images, queries, 92, requires_grad=True)
     boxes = torch.randn(6, images, queries, 4, requires_grad=True)

@@ -24,8 +24,7 @@ ROUNDS = 15
 
 def ways(images: int, objects: int) -> dict[str, Callable[[], float]]:
     """Return both losses on the same predictions and objects."""
-    config = preset("detr-r50")
-    architecture = architecture_of(config)
+    architecture, config = preset("detr-r50")
     loss = architecture.make_loss(config, architecture.loss)
     theirs = DetrConfig(auxiliary_loss=True, use_timm_backbone=False, num_labels=CLASSES)
     logits = torch.randn(LAYERS, images, QUERIES, CLASSES + 1, requires_grad=True)

@@ -70,8 +70,7 @@ def show_values(values: Mapping[str, float]) -> None:
 
 def random_weights(model: str = "detr-r50") -> Checkpoint:
     """Return an untrained model, which is as fast as a trained one."""
-    config = preset(model)
-    architecture = architecture_of(config)
+    architecture, config = preset(model)
     tensors = architecture.build(config).state_dict()
     classes = classes_by_index(config.classes)
     return Checkpoint("random", architecture, config, tensors, classes, architecture.preprocessing, architecture.loss)

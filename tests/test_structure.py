@@ -104,14 +104,8 @@ def test_imports_go_downward(path: Path) -> None:
         assert other == room or FLOOR_OF[other] < FLOOR_OF[room] or FLOOR_OF[room] == FLOOR_OF[other] == 0, other
 
 
-# TO BE REMOVED when all rooms are rewritten: the two tests below then hold for all files.
-REWRITTEN = ("api", "cli", "errors", "inference", "messages", "reporter")
-NOT_YET = {PACKAGE / "api" / "folds.py", PACKAGE / "api" / "training.py"}
-CHECKED = [path for path in FILES if room_of(path) in REWRITTEN and path not in NOT_YET]
-
-
 def test_imports_have_no_cycles() -> None:
-    graph = {path: imported_files(path) & set(CHECKED) - {path} for path in CHECKED}
+    graph = {path: imported_files(path) - {path} for path in FILES}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -119,7 +113,7 @@ def test_imports_have_no_cycles() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CHECKED if room_of(path) != "cli"], ids=lambda path: str(path.relative_to(PACKAGE))
+    "path", [path for path in FILES if room_of(path) != "cli"], ids=lambda path: str(path.relative_to(PACKAGE))
 )
 def test_options_are_named_only_by_the_command_line(path: Path) -> None:
     """Elsewhere messages mention arguments. Style sheets in render have names that look like options."""

@@ -43,7 +43,7 @@ def test_the_loss_is_that_of_transformers(folder: Path) -> None:
     model = checkpoint.model().train()
     torch.manual_seed(5)
     output = model(batch, targets())
-    breakdown = checkpoint.make_loss().compute_loss(output, targets(), StepNormalizers.of([targets()]))
+    breakdown = checkpoint.make_loss().compute_loss(output, targets())
     network = AutoModelForObjectDetection.from_pretrained(folder).train()
     family = checkpoint.config.family
     beside = family.auxiliary and bool(family.norm)  # earlier layers are computed beside the network
@@ -71,10 +71,10 @@ def test_it_resumes_to_the_same_bits(folder: Path, data: Path, tmp_path: Path) -
     facts = {**QUICK, "weights": str(folder), "ema": 0.9}
     dataset = data_of(data)
     whole = new(dataset, tmp_path / "whole", **facts)
-    whole.go(Interrupts())
+    whole.run(Interrupts())
     stopped(dataset, tmp_path / "parts", step=4, **facts)
     parts = resume(dataset, tmp_path / "parts")
-    parts.go(Interrupts())
+    parts.run(Interrupts())
     assert comparable(parts) == comparable(whole)
 
 

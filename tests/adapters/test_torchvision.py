@@ -127,10 +127,10 @@ def test_it_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
         "batch_size": 2, "epochs": 2, "lr": 1e-4,
     }  # fmt: skip
     whole = new(dataset, tmp_path / "whole", **facts)
-    whole.go(Interrupts())
+    whole.run(Interrupts())
     stopped(dataset, tmp_path / "parts", step=3, **facts)
     parts = resume(dataset, tmp_path / "parts")
-    parts.go(Interrupts())
+    parts.run(Interrupts())
     assert comparable(parts) == comparable(whole)
 
 

@@ -19,7 +19,7 @@ from detrcli.architectures.detr_names import join_projections
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
-from detrcli.resize import MOST_PIXELS, Letterbox, ShortestEdge
+from detrcli.resize import MAX_INPUT_PIXELS, ExactSize, ShortestEdge
 
 ARGS = {"backbone": "resnet50", "dilation": False, "nheads": 4}
 HEAD = "class_embed.weight"
@@ -127,11 +127,11 @@ def test_projections_of_different_shapes_stay_separate() -> None:
 
 
 def test_large_inputs_are_refused_before_they_are_allocated() -> None:
-    for rule in (ShortestEdge(30_000, 32_000), ShortestEdge(800, 1333, divisor=30_000), Letterbox(32_768, 32_768)):
+    for rule in (ShortestEdge(30_000, 32_000), ShortestEdge(800, 1333, divisor=30_000), ExactSize(32_768, 32_768)):
         with pytest.raises(UsageError, match=r"33,554,432"):
             Preprocessing(rule)
     largest = Preprocessing(ShortestEdge(4096, 8192))
-    assert largest.resize.place(5, 10).height * largest.resize.place(5, 10).width == MOST_PIXELS
+    assert largest.resize.place(5, 10).height * largest.resize.place(5, 10).width == MAX_INPUT_PIXELS
     with pytest.raises(UsageError, match="33,554,432"):
         Preprocessing(ShortestEdge(5000, 32_768)).resize.place(10, 60)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
+from small import masked_weights
 
 from detrcli.checkpoints.formats import native
 from detrcli.structures import Classes
@@ -21,7 +22,7 @@ CLASSES = Classes(
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A model with high scores and different segments in different images."""
-    small = small_weights(MASKED)
+    small = masked_weights()
     tensors = dict(small.tensors)
     usual = torch.tensor([2.6, 1.25, 1.2, 3.0])  # the logits of any query, which differ little
     head = "detector.class_head."

@@ -184,7 +184,7 @@ def test_bf16_meets_float32_in_sums_alone(name: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile has no C++ compiler here")
 def test_the_compiled_engine() -> None:
     """One layer each, because compiling takes long."""
-    config = replace(preset("detr-tiny"), encoder_layers=1, decoder_layers=1)
+    config = replace(preset("detr-tiny").config, encoder_layers=1, decoder_layers=1)
     torch.manual_seed(0)
     model = architecture_of(config).build(config).eval()
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)

@@ -212,7 +212,7 @@ def test_foreign_files_and_missing_packages(tmp_path: Path, monkeypatch: pytest.
         ("onnx", DEFORMABLE, 3),
         ("onnx", DINO_CONFIG, 3),
         ("onnx", TWO_STAGE, 3),
-        ("openvino", replace(preset("dino-tiny"), classes=3), 3),
+        ("openvino", replace(preset("dino-tiny").config, classes=3), 3),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ModelConfig) else str(value),
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import CONFIG, small_weights
+from small import CONFIG, masked_weights, small_weights
 
 from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save
@@ -24,7 +24,7 @@ def image(tmp_path: Path) -> Image.Image:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8))
     image.save(tmp_path / "a.png")
-    save(small_weights(MASKED), tmp_path / "w.safetensors")
+    save(masked_weights(), tmp_path / "w.safetensors")
     save(small_weights(CONFIG), tmp_path / "boxes.safetensors")
     return image
 
@@ -43,7 +43,7 @@ def attention(detr: Detr, *args: object) -> tuple[dict[str, np.ndarray], Any]:
 @torch.no_grad()
 def test_the_published_heads_attention(detr: Detr, image: Image.Image) -> None:
     """The softmax is over all heads and cells together. A head is shown by its share."""
-    checkpoint = small_weights(MASKED)
+    checkpoint = masked_weights()
     arrays, _ = attention(detr, *QUERIES, "--head", "all")
     output = checkpoint.model()(collate([prepare(image, checkpoint.preprocessing)]))
     t = checkpoint.tensors
@@ -51,9 +51,9 @@ def test_the_published_heads_attention(detr: Detr, image: Image.Image) -> None:
     hidden = output.decoder.hidden[-1, 0, [5, 0]]  # (2, C)
     keys = memory @ t["mask_head.attention.key.weight"].T + t["mask_head.attention.key.bias"]
     queries = hidden @ t["mask_head.attention.query.weight"].T + t["mask_head.attention.query.bias"]
-    heads = MASKED.heads
+    heads = CONFIG.heads
     logits = torch.einsum("nhc,shc->nhs", queries.view(2, heads, -1), keys.view(len(keys), heads, -1))
-    together = (logits * (MASKED.dim // heads) ** -0.5).flatten(1).softmax(1).view(2, heads, -1)
+    together = (logits * (CONFIG.dim // heads) ** -0.5).flatten(1).softmax(1).view(2, heads, -1)
     shares = together / together.sum(2, keepdim=True)
     np.testing.assert_allclose(arrays["mask_attention"].reshape(2, heads, -1), shares, rtol=0, atol=1e-5)
     mean = attention(detr, *QUERIES)[0]["mask_attention"].reshape(2, 1, -1)

@@ -132,7 +132,7 @@ def test_more_objects_than_queries() -> None:
 
 @counted(100, seeds(), st.integers(0, 4), st.sampled_from(["each", "last"]))
 def test_the_pairs_are_those_of_the_criterion(g: torch.Generator, objects: int, matching: str) -> None:
-    criterion = set_prediction_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
+    criterion = detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
     group, target = random_group(g, 3, 6, 4), random_target(g, objects, 4)
     charged = criterion.compute_loss(Output(group), [target]).matches["decoder"]
     layers, kept = explain(group, target, criterion.matcher), queries_of(group, target, criterion.matcher)

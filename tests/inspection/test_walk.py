@@ -1,13 +1,15 @@
 """The steps of a model are recorded from a run, and their shapes are those of the paper."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
 from small import CONFIG, TINY, small_weights
 
 from detrcli.architectures import preset
-from detrcli.architectures.detr import DETRConfig
+from detrcli.architectures.architecture import Architecture
+from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.inference.detector import Detector
@@ -15,12 +17,12 @@ from detrcli.inspection.walk import feature_maps, shapes_at, walk
 from detrcli.structures import Output, QueryGroup
 
 
-def on_meta(config: ModelConfig) -> Detector:
+def on_meta(architecture: Architecture[Any], config: ModelConfig) -> Detector:
     """A detector whose tensors have shapes and no values."""
     with torch.device("meta"):
         model = architecture.build(config).eval()
     classes = classes_by_index(config.classes)
-    checkpoint = Checkpoint("meta", config, model.state_dict(), classes, Preprocessing(), LossConfig())
+    checkpoint = Checkpoint("meta", architecture, config, model.state_dict(), classes, Preprocessing(), LossConfig())
     return Detector(checkpoint, torch.device("meta"), model=model)
 
 
@@ -56,7 +58,7 @@ DINO = {
     ],
 )
 def test_published_models_at_800_x_600(name: str, shapes: dict[str, tuple[int, ...]], numbers: dict[str, str]) -> None:
-    steps = walk(on_meta(preset(name)), torch.empty(3, 800, 600, device="meta"))[: len(shapes)]
+    steps = walk(on_meta(*preset(name)), torch.empty(3, 800, 600, device="meta"))[: len(shapes)]
     assert {step.name: step.shape for step in steps} == shapes
     for step in steps:
         assert re.search(numbers.get(step.name, ""), step.what), step.what
@@ -76,8 +78,8 @@ def test_shapes_at_another_size_are_those_of_a_run(config: ModelConfig) -> None:
 
 
 def test_a_size_beyond_learned_positions() -> None:
-    assert shapes_at(on_meta(preset("detr-r50")), 2000, 320) is not None
-    assert shapes_at(on_meta(DETRConfig(position="learned")), 2000, 320) is None
+    assert shapes_at(on_meta(*preset("detr-r50")), 2000, 320) is not None
+    assert shapes_at(on_meta(ARCHITECTURE, DETRConfig(position="learned")), 2000, 320) is None
 
 
 def test_further_query_groups_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from cases import counted, group_of, random_boxes, random_prediction, random_tar
 from hypothesis import strategies as st
 from torchvision.ops import generalized_box_iou
 
-from detrcli.architectures.detr import DETRConfig
+from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
 from detrcli.boxes import cxcywh_to_xyxy, generalised_iou
 from detrcli.config import LossConfig
 from detrcli.errors import DataError, DivergedError
@@ -24,7 +24,7 @@ from detrcli.structures import Match, Prediction, QueryGroup, Target
 
 def matcher_of(**choices: Any) -> HungarianMatcher:
     """The published matching, or a variation of it."""
-    return set_prediction_loss(DETRConfig(), LossConfig(**choices)).matcher
+    return ARCHITECTURE.make_loss(DETRConfig(), LossConfig(**choices)).matcher
 
 
 def by_layer(matcher: HungarianMatcher, layers: Sequence[Prediction], targets: Sequence[Target]) -> list[Match]:

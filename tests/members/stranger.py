@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
-from detrcli.losses.loss import LossBreakdown, StepNormalizers
+from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.scoring import Scoring, Softmax
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer
@@ -75,7 +75,7 @@ class Stranger(DetectionTransformer):
         )
 
 
-class OwnLoss:
+class OwnLoss(Loss):
     """A loss without a known matching."""
 
     scoring: Scoring = Softmax()

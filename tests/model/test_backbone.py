@@ -9,6 +9,7 @@ from small import CONFIG
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionNorm
 
+from detrcli.architectures.detr import ARCHITECTURE
 from detrcli.model.backbone import NORMS, Backbone, FrozenBatchNorm2d, Part, ResNet
 from detrcli.model.tiny_backbone import TinyBackbone
 

@@ -228,7 +228,7 @@ def test_without_negatives_a_group_has_every_object_once() -> None:
 
 
 def test_without_a_decoder_the_proposals_are_the_predictions() -> None:
-    config = replace(preset("dino-tiny"), decoder_layers=0, denoising=0)
+    config = replace(preset("dino-tiny").config, decoder_layers=0, denoising=0)
     architecture = architecture_of(config)
     model = architecture.build(config)
     output = model(Batch(torch.randn(2, 3, 64, 96), None), small_targets())

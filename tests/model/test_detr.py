@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from small import CONFIG
+from small import CONFIG, architecture_of
 from torch import Tensor, nn
 
-from detrcli.architectures import architecture_of, preset
-from detrcli.architectures.detr import DETRConfig, build
+from detrcli.architectures import preset
+from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
 from detrcli.architectures.tiny import TinyConfig
 from detrcli.config import ModelConfig
 from detrcli.data.batching import collate
@@ -175,7 +175,7 @@ def test_padding_of_the_batch_reaches_the_attention(detr: DETR) -> None:
 def test_initialization_is_as_published() -> None:
     """The standard deviation of every kind of tensor."""
     torch.manual_seed(0)
-    detr = build(DETRConfig(position="learned", encoder_layers=1, decoder_layers=1))
+    detr = ARCHITECTURE.build(DETRConfig(position="learned", encoder_layers=1, decoder_layers=1))
     uniform = 1 / math.sqrt(3)  # standard deviation of a uniform distribution over [-1, 1]
 
     def xavier(rows: int, columns: int) -> float:

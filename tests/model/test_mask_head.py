@@ -5,9 +5,10 @@ from typing import cast
 
 import pytest
 import torch
-from small import masked_weights
+from small import CONFIG, masked_weights
 
 from detrcli.architectures import preset
+from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.data.batching import collate
 from detrcli.model.masks import Segmenter, cells_outside
 from detrcli.structures import Batch, Masks
@@ -49,14 +50,14 @@ def test_attention_maps_exclude_the_padding(model: Segmenter) -> None:
 
 def test_without_requested_queries_every_parameter_has_a_gradient() -> None:
     """DistributedDataParallel waits for all gradients, in batches without objects too."""
-    model = build(MASKED)
+    model = CONVOLUTIONAL.build(CONFIG)
     nothing = torch.zeros(0, dtype=torch.long)
     masks_in(model, collate([LARGE]))(nothing, nothing).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.mask_head.parameters())
 
 
 def test_a_frozen_detector_is_not_trained() -> None:
-    model = build(replace(MASKED, norm="batch"))
+    model = CONVOLUTIONAL.build(replace(CONFIG, norm="batch"))
     model.freeze("detector")
     model.train()
     assert model.mask_head.training

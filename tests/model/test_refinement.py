@@ -29,7 +29,7 @@ def batch() -> Batch:
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_size_and_shapes(norm: str, batch: Batch) -> None:
-    model = build(TinyConfig(norm=norm)).eval()
+    model = ARCHITECTURE.build(TinyConfig(norm=norm)).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) <= 2_000_000
     assert all(parameter.requires_grad for parameter in model.parameters())
     with torch.no_grad():
@@ -42,8 +42,8 @@ def test_size_and_shapes(norm: str, batch: Batch) -> None:
 
 
 def test_input_sizes() -> None:
-    assert architecture_of(TinyConfig()).preprocessing.resize == ShortestEdge(128, 213)
-    assert architecture_of(preset("detr-r50").config).preprocessing.resize == ShortestEdge(800, 1333)
+    assert ARCHITECTURE.preprocessing.resize == ShortestEdge(128, 213)
+    assert preset("detr-r50").architecture.preprocessing.resize == ShortestEdge(800, 1333)
 
 
 def test_a_query_first_attends_to_its_surroundings(tiny: IterativeRefinementDETR) -> None:
@@ -101,7 +101,7 @@ def test_gradients_reach_every_parameter(tiny: IterativeRefinementDETR, batch: B
     for last in (tiny.box_head.layers[-1], tiny.place[-1]):  # zero at the start
         torch.nn.init.normal_(last.weight, std=0.1)
     targets = [Target(torch.tensor([1, 3]), torch.rand(2, 4) * 0.3 + 0.3) for _ in range(2)]
-    loss = set_prediction_loss(TinyConfig(), LossConfig())
+    loss = ARCHITECTURE.make_loss(TinyConfig(), LossConfig())
     loss.compute_loss(tiny.train()(batch), targets).total.backward()
     for name, parameter in tiny.named_parameters():
         assert parameter.grad is not None, name

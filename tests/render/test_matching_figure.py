@@ -9,7 +9,7 @@ from letterbox import Letterbox
 from PIL import Image
 from scipy import ndimage
 
-from detrcli.architectures import preset
+from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
 from detrcli.config import LossConfig
 from detrcli.inspection.match_report import MatchReport
 from detrcli.inspection.matching import explain_group
@@ -27,7 +27,7 @@ from detrcli.structures import Classes, QueryGroup, Target
 
 CLASSES = Classes(ids=np.array([1, 2]), names=np.array(["cat", "a dog with a very long name, indeed"]))
 CAT, NO_OBJECT = [0.9, 0.05, 0.05], [0.05, 0.05, 0.9]
-LOSS = set_prediction_loss(preset("detr-r50"), LossConfig())
+LOSS = ARCHITECTURE.make_loss(DETRConfig(), LossConfig())
 
 
 def report_of(

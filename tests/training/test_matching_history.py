@@ -113,9 +113,10 @@ def test_selected_queries_are_known_by_their_tokens() -> None:
     ],
 )
 def test_selected_tokens_are_those_with_the_highest_scores(name: str, changes: dict[str, int]) -> None:
-    config = replace(preset(name), **changes)
+    architecture, config = preset(name)
+    config = replace(config, **changes)
     torch.manual_seed(0)
-    model = architecture_of(config).build(config).eval()
+    model = architecture.build(config).eval()
     with torch.inference_mode():
         output = model(Batch(torch.randn(1, 3, 64, 96), None))
     tokens, proposals = output.decoder.tokens, output.others[0] if output.others else output.decoder

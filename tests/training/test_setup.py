@@ -55,7 +55,7 @@ def test_a_models_recipe_is_the_default(weights: str, folder: Path, monkeypatch:
     """From scratch and from weights; settings override it everywhere."""
     recipe = {"lr": 3e-3, "grad_clip": 1.0, "dropout": 0.2, "size": 48, "freeze": "all", "queries": 4}
     recipe["loss"] = {"class": 2.0, "l1": 4.0}
-    monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", [replace(tiny.ARCHITECTURE, recipe=recipe)])
+    monkeypatch.setattr(tiny.TinyArchitecture, "recipe", lambda *_: recipe)
     start = {"weights": weights if weights == "none" else str(folder / weights), "model": "detr-tiny"}
 
     plain = initial(**start)
@@ -81,5 +81,5 @@ def test_the_seed_of_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
     expected = first_tensor(seed=7)
     assert not torch.equal(first_tensor(), expected)
-    monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", [replace(tiny.ARCHITECTURE, recipe={"seed": 7})])
+    monkeypatch.setattr(tiny.TinyArchitecture, "recipe", lambda *_: {"seed": 7})
     assert torch.equal(first_tensor(), expected)
