@@ -18,7 +18,8 @@ from torch import nn
 
 from detrcli.api.benchmarking import photograph
 from detrcli.inference.detector import Detector
-from detrcli.render.attention_report import look
+from detrcli.inspection.look import look
+from detrcli.render.attention_report import attention_figure
 from detrcli.render.draw import draw_detections, save
 
 ROUNDS = 12
@@ -57,7 +58,7 @@ def main() -> None:
             save(draw_detections(result.image, result.detections), path.with_name("predicted.jpg"))
 
         def attend() -> None:
-            save(look(detector, path, queries=[17]).figure, path.with_name("attention.png"))
+            save(attention_figure(look(detector, path, queries=[17])), path.with_name("attention.png"))
 
         for work in (predict, attend):  # warm up
             work()

@@ -162,9 +162,9 @@ def average_precision() -> Panel:
     """Plot AP against milliseconds per image for several values of --size."""
     points = []
     for size in SHAPES_SIZES:
-        result = evaluate("shapes", Detector.of(load_checkpoint("shapes-detr").resized(size), "cpu"))
-        assert result.seconds_per_picture is not None
-        points.append((1000 * sum(result.seconds_per_picture.values()), result.metrics["AP"]))
+        result = evaluate("shapes", Detector(load_checkpoint("shapes-detr").resized(size), "cpu"))
+        assert result.run is not None
+        points.append((1000 * sum(result.run.seconds_per_image.values()), result.metrics["AP"]))
         print(f"shapes at --size {size}: AP {points[-1][1]:.3f} in {points[-1][0]:.1f} ms per image")
     return Panel("AP, --size 64, 96, 128, 160, 192", "ms per image", {"shapes": points}, 0)
 
@@ -179,7 +179,7 @@ def main() -> None:
         plot([*panels, tradeoff]).save(sys.argv[1], optimize=True)
     show(
         [
-            {"what": panel.title, "by": panel.across, "at": x, "measured": round(y, 1), "law": round(law, 1)}
+            {"what": panel.title, "by": panel.x_label, "at": x, "measured": round(y, 1), "law": round(law, 1)}
             for panel in panels
             for (x, y), (_, law) in zip(*panel.curves.values(), strict=True)
         ]

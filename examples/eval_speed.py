@@ -176,7 +176,7 @@ def clocked(work: Callable[[], None]) -> tuple[float, float]:
 def beside_the_model(folder: Path) -> dict[str, float]:
     photographs(folder)
     checkpoint = random_weights()
-    detector = Detector.of(checkpoint, "cpu")
+    detector = Detector(checkpoint, "cpu")
     inputs = [prepare(open_image(path).image, detector.preprocessing) for path in sorted((folder / "val").iterdir())]
 
     def evaluate(detector: Detector) -> None:

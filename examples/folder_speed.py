@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [photograph(Path(folder) / f"{i:03}.jpg", seed=i) for i in range(PHOTOGRAPHS)]
         for name, precision in MODELS:
-            detector = Detector.of(random_weights(name), "cpu", precision, "fast")
+            detector = Detector(random_weights(name), "cpu", precision, engine="fast")
             list(detector.stream(paths[:2]))  # warm up
             result = measured(detector, paths)
             rows.append(

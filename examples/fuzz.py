@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detrcli.api.detector import Detector
 from PIL import Image
 from safetensors.torch import save
 
@@ -49,6 +48,7 @@ from detrcli.errors import DataError, to_user_error
 from detrcli.evaluation.results import read_results
 from detrcli.evaluation.thresholds import read_thresholds
 from detrcli.evaluation.truth import truth_of
+from detrcli.inference.detector import Detector
 from detrcli.training.setup import prepare_data
 from detrcli.training.state import load_state, save_state
 
@@ -329,7 +329,7 @@ def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] |
 
 def predict_with(source: Path) -> None:
     """Load weights and predict, as `detr predict` does."""
-    Detector.of(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
+    Detector(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
 
 
 def pth(zipped: bool) -> Callable[[Path, random.Random], None]:

@@ -15,15 +15,17 @@ import argparse
 from collections.abc import Iterator
 
 import numpy as np
-from detrcli.inspection.faithfulness import curves, random_maps
+import torch
 from PIL import Image
 from timing import show
 
 import detrcli
+from detrcli.boxes import iou
 from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.inference.detector import Detector
-from detrcli.inspection.maps import iou, mask_coverage
+from detrcli.inspection.comparison import area, deletion_and_insertion, random_maps
+from detrcli.inspection.maps import mask_coverage
 from detrcli.inspection.relevance import relevance
 
 FIRST = 1 << 31  # images from this number on are in neither train nor val
@@ -42,10 +44,11 @@ def measures(detector: Detector, number: int) -> Iterator[dict[str, dict[str, fl
     with inspectable.recorded() as record:
         detector.output([pixels])
     detections = detector.predict(image, threshold=0)
+    boxes = torch.from_numpy(detections.boxes)
     for label, mask, (x, y, w, h) in zip(generated.labels, generated.masks, generated.boxes, strict=True):
         ious = [
-            iou(box, np.array([x, y, x + w, y + h])) if name == DEFAULT[label] and score >= MIN_SCORE else 0
-            for box, name, score in zip(detections.boxes, detections.labels, detections.scores, strict=True)
+            float(iou(box, torch.tensor([x, y, x + w, y + h]))) if name == DEFAULT[label] and score >= MIN_SCORE else 0
+            for box, name, score in zip(boxes, detections.labels, detections.scores, strict=True)
         ]
         query = int(np.argmax(ious))
         if ious[query] < 0.5:
@@ -54,12 +57,12 @@ def measures(detector: Detector, number: int) -> Iterator[dict[str, dict[str, fl
         attention = record.cross(last, [query]).density()[0, 0].mean(0).cpu().numpy()  # (h, w)
         relevant = relevance(detector, pixels, [query])[0].cpu().numpy()
         shuffled = random_maps(record.cells, 1, seed=number)
-        measured = curves(detector, pixels, query, [attention, relevant, *shuffled])
+        measured = deletion_and_insertion(detector, pixels, query, [attention, relevant, *shuffled])
         covered = mask_coverage(mask, record.cells)
         shares = (attention * covered).sum(), (relevant * covered).sum(), covered.mean()
         yield {
-            name: {"deletion": curve.deletion_area, "insertion": curve.insertion_area, "in mask": float(share)}
-            for name, curve, share in zip(MAPS, measured, shares, strict=True)
+            name: {**{kind: area(scores) for kind, scores in curves.items()}, "in mask": float(share)}
+            for name, curves, share in zip(MAPS, measured, shares, strict=True)
         }
 
 

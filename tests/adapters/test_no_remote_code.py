@@ -42,7 +42,7 @@ def test_code_in_a_folder(name: str, tmp_path: Path) -> None:
         path.write_text(json.dumps({**facts, "tokenizer_class": "EvilTokenizer"} if "token" in path.name else facts))
     (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()")
     text = ["a star"] if FOLDERS[name] is phrases.folder_of else None
-    assert Detector.of(load_checkpoint(str(folder), phrases=text), "cpu").predict(next(images()), threshold=0.0)
+    assert Detector(load_checkpoint(str(folder), phrases=text), "cpu").predict(next(images()), threshold=0.0)
     facts = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**facts, "model_type": "mine"}))
     with pytest.raises(WeightsError, match="'mine'"):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detrcli.api.detector import Detector
 from PIL import Image
 from small import CONFIG, TINY, published_names, small_weights
 from torch import Tensor
@@ -19,6 +18,7 @@ from detrcli.architectures.detr_names import join_projections
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
+from detrcli.inference.detector import Detector
 from detrcli.resize import MAX_INPUT_PIXELS, ExactSize, ShortestEdge
 
 ARGS = {"backbone": "resnet50", "dilation": False, "nheads": 4}
@@ -138,7 +138,7 @@ def test_large_inputs_are_refused_before_they_are_allocated() -> None:
 
 def test_an_image_that_would_be_too_large_ends_the_command() -> None:
     """It is not skipped: other images of its shape would be too large as well."""
-    detector = Detector.of(small_weights(TINY).resized(5000, 32_768), "cpu")
+    detector = Detector(small_weights(TINY).resized(5000, 32_768), "cpu")
     with pytest.raises(UsageError, match="33,554,432"):
         detector.predict(Image.new("RGB", (60, 10)))
 

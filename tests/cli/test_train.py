@@ -17,7 +17,7 @@ from PIL import Image
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.system.lock import LOCK, locked
-from detrcli.training.run_folder import MACHINE
+from detrcli.training.run_folder import MACHINE_COLUMNS
 from detrcli.training.settings import given_settings, make_settings
 from detrcli.training.state import load_state, save_state
 
@@ -37,7 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(run: Path) -> list[dict[str, str]]:
     """metrics.csv without what differs from machine to machine."""
     with (run / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key not in MACHINE} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key not in MACHINE_COLUMNS} for row in csv.DictReader(file)
+        ]
 
 
 def command(*args: Any) -> list[str]:

@@ -126,7 +126,7 @@ def test_recording_changes_nothing(config: ModelConfig) -> None:
 
 @BOTH
 def test_a_record_has_the_predictions_of_predict(config: ModelConfig, image: Image.Image) -> None:
-    detector = Detector.of(small_weights(config), "cpu", engine="plain")
+    detector = Detector(small_weights(config), "cpu", engine="plain")
     recorded, predicted = record_image(detector, image), detector.predict(image, threshold=0)
     np.testing.assert_array_equal(recorded.last.queries, np.arange(9))
     for ours, theirs in zip(vars(recorded.last).values(), vars(predicted).values(), strict=True):
@@ -138,7 +138,7 @@ def test_a_record_has_the_predictions_of_predict(config: ModelConfig, image: Ima
 
 def test_selected_queries(image: Image.Image) -> None:
     """By default those that predict finds, by descending score."""
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     recorded = record_image(detector, image)
     threshold = float(np.sort(recorded.last.scores)[4]) - 1e-6
     predicted = detector.predict(image, threshold=threshold)
@@ -152,7 +152,7 @@ def test_selected_queries(image: Image.Image) -> None:
 
 
 def test_with_sigmoid_scores_every_query_has_its_most_probable_class(image: Image.Image) -> None:
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     detector.scoring = Sigmoid()
     detector.classes = replace(
         detector.classes, ids=np.append(detector.classes.ids, 9), names=np.append(detector.classes.names, "bird")
@@ -167,7 +167,7 @@ def test_with_sigmoid_scores_every_query_has_its_most_probable_class(image: Imag
 
 @BOTH
 def test_findings_contain_what_was_recorded(config: ModelConfig, image: Image.Image) -> None:
-    recorded = record_image(Detector.of(small_weights(config), "cpu"), image)
+    recorded = record_image(Detector(small_weights(config), "cpu"), image)
     h, w = recorded.forward.cells
     found = cross_attention(recorded, [5, 0, 8], [0, 1], [0, 1, 2, 3])
     assert found.maps.shape == (2, 3, 4, h, w)
@@ -196,7 +196,7 @@ def test_a_letterbox(image: Image.Image) -> None:
     """The input is 128 x 64, the image 96 x 64 in its middle, so 16 columns of pixels are gray at each side."""
     checkpoint = small_weights(TINY)
     boxed = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, resize=Letterbox(64, 128)))
-    detector = Detector.of(boxed, "cpu", engine="plain")
+    detector = Detector(boxed, "cpu", engine="plain")
     recorded = record_image(detector, image)
     np.testing.assert_array_equal(recorded.last.boxes, detector.predict(image, threshold=0).boxes)
     assert recorded.forward.cells == (8, 16)
@@ -222,7 +222,7 @@ class SampledRecord(ForwardRecord):
 
 @pytest.fixture
 def sampled(image: Image.Image) -> ImageRecord:
-    recorded = record_image(Detector.of(small_weights(TINY), "cpu"), image)
+    recorded = record_image(Detector(small_weights(TINY), "cpu"), image)
     boxes = torch.tensor([[0.25, 0.5, 0.2, 0.4], [0.5, 0.75, 0.1, 0.1]]).expand(3, 1, 2, 4)
     logits = recorded.forward.output.decoder.logits[:, :, :2]
     return replace(recorded, forward=SampledRecord(Output(QueryGroup("decoder", logits, boxes))))

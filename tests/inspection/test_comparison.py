@@ -35,7 +35,7 @@ BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny
 def record(config: ModelConfig) -> ImageRecord:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    return record_image(Detector.of(small_weights(config), "cpu"), image)
+    return record_image(Detector(small_weights(config), "cpu"), image)
 
 
 @BOTH
@@ -129,7 +129,7 @@ def test_the_cells_with_the_largest_weights_are_deleted_first() -> None:
 
 @BOTH
 def test_curves_of_single_images(config: ModelConfig) -> None:
-    detector = Detector.of(small_weights(config), "cpu")
+    detector = Detector(small_weights(config), "cpu")
     model = detector.model
     pixels = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))
     h, w = (2, 3) if config is CONFIG else (8, 12)

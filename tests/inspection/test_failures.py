@@ -11,7 +11,6 @@ from here import Detr
 from small import TINY, small_weights
 
 import detrcli
-from detrcli.api.reporting import compare
 from detrcli.data.examine import examine_headers
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
@@ -127,7 +126,7 @@ def test_more_objects_than_queries(changed: Callable[..., Path]) -> None:
             for n in range(TINY.queries + 4)
         ]
 
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     found = detrcli.report(changed(multiply), detector, match_classes_by_id=True).document
     assert found["objects"]["missed"]["no_query"] == 4
 
@@ -137,7 +136,7 @@ def test_a_time_limit(data: Path) -> None:
     assert not found.document["complete"]
     assert found.document["images"] == 1
     with pytest.raises(UsageError, match="same"):
-        compare([("a", found), ("b", detrcli.report(data, "shapes", limit=2))])
+        detrcli.compare_reports({"a": found, "b": detrcli.report(data, "shapes", limit=2)})
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import small_weights
 
-from detrcli.api.inspecting import DataMatching, ImageMatching, RunMatching, explain_matching, look, walk
+from detrcli.api.inspecting import RunReport, explain_matching, look, walk
 from detrcli.checkpoints.formats.native import save
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError, UsageError
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector.of(small_weights(), "cpu")
+    return Detector(small_weights(), "cpu")
 
 
 def test_a_detector_or_a_file(data: Path, detector: Detector) -> None:
@@ -40,12 +40,10 @@ def test_a_detector_or_a_file(data: Path, detector: Detector) -> None:
 
 def test_the_matching_of_an_image_and_of_a_split(data: Path, detector: Detector) -> None:
     image = explain_matching(data, detector, image="000001.png", layers="all")
-    assert isinstance(image, ImageMatching)
     assert image.document["image"]["id"] == 2
     assert image._repr_png_().startswith(PNG)
     split = explain_matching(data, detector, whole_split=True)
-    assert isinstance(split, DataMatching)
-    assert split.usage.images == 2
+    assert split.document["images"] == 2
     assert split.document["schema"] == "detr.match-debug-all/1"
     assert split._repr_png_().startswith(PNG)
     with pytest.raises(UsageError):
@@ -56,11 +54,8 @@ def test_weights_are_not_loaded_if_the_data_has_errors(tmp_path: Path) -> None:
     make_shapes(tmp_path, images=10, size=64)
     (tmp_path / "val" / "000000.png").unlink()
 
-    def never() -> Detector:
-        raise AssertionError
-
     with pytest.raises(DataError):
-        explain_matching(tmp_path, never)
+        explain_matching(tmp_path, "nowhere")
 
 
 def test_the_matching_of_a_run(tmp_path: Path) -> None:
@@ -70,8 +65,8 @@ def test_the_matching_of_a_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "matching.npz", epochs=epochs, queries=queries, image_ids=image_ids, counts=counts)
     (tmp_path / METRICS_FILE).write_text("epoch,loss,AP\n2,3,0.1\n4,2,\n6,1,0.5\n")
     found = explain_matching(run=tmp_path)
-    assert isinstance(found, RunMatching)
-    assert found.moved.tolist() == [[1, 2], [0, 1]]
+    assert isinstance(found.report, RunReport)
+    assert found.report.moved.tolist() == [[1, 2], [0, 1]]
     assert found.document["evaluations"] == [
         {"epoch": 4, "changed": [1, 2], "loss": 2.0, "AP": None},
         {"epoch": 6, "changed": [0, 1], "loss": 1.0, "AP": 0.5},
@@ -86,11 +81,11 @@ def test_a_walk_ends_with_the_detections_of_predict(data: Path, detector: Detect
     image = data / "val" / "000000.png"
     way, predicted = walk(image, detector), detector.predict(image, threshold=0)
     assert (way.width, way.height, way.input_width, way.input_height) == (64, 64, 64, 64)
-    assert way.stops[0].shape == (3, 64, 64)
-    assert way.own_shapes == [stop.shape for stop in way.stops]
+    assert way.steps[0].shape == (3, 64, 64)
+    assert way.own_shapes == [step.shape for step in way.steps]
     order = np.argsort(-predicted.scores, kind="stable")
-    assert way.found.queries.tolist() == predicted.queries[order].tolist()
-    np.testing.assert_array_equal(way.found.scores, predicted.scores[order])
+    assert way.detections.queries.tolist() == predicted.queries[order].tolist()
+    np.testing.assert_array_equal(way.detections.scores, predicted.scores[order])
     (tmp_path / "b.png").write_text("no image")
     for named in ("b.png", "none.png"):
         with pytest.raises(DataError, match=named):

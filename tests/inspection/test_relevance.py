@@ -107,7 +107,7 @@ def test_gradients_of_attention(config: ModelConfig, name: str) -> None:
 
 @BOTH
 def test_maps_of_queries(config: ModelConfig) -> None:
-    detector = Detector.of(small_weights(config), "cpu")
+    detector = Detector(small_weights(config), "cpu")
     maps = relevance(detector, pixels(), [8, 1])
     assert maps.shape[0] == 2
     assert (maps >= 0).all()
@@ -118,7 +118,7 @@ def test_maps_of_queries(config: ModelConfig) -> None:
 
 
 def test_a_model_without_relevance(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     inspectable = detector.inspect()
     monkeypatch.setattr(type(inspectable), "with_gradient", Inspectable.with_gradient)
     with pytest.raises(UsageError, match="relevance"):

@@ -53,7 +53,7 @@ def session_of(
     checkpoint = small_weights(TINY)
     if resize is not None:
         checkpoint = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, resize=resize))
-    detector = Detector.of(checkpoint, "cpu")
+    detector = Detector(checkpoint, "cpu")
     split = examine_headers(open_data(root), ["val"]).splits["val"]
     mapping = map_classes(detector.classes, classes_in_split(split))
     return InspectionSession(detector, split, mapping, skip_bad=skip_bad, reporter=reporter)

@@ -66,7 +66,7 @@ def test_published_models_at_800_x_600(name: str, shapes: dict[str, tuple[int, .
 
 @pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 def test_shapes_at_another_size_are_those_of_a_run(config: ModelConfig) -> None:
-    detector = Detector.of(small_weights(config), "cpu")
+    detector = Detector(small_weights(config), "cpu")
     model = detector.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert shapes_at(detector, 70, 97) == [step.shape for step in walk(detector, torch.zeros(3, 70, 97))]
@@ -83,7 +83,7 @@ def test_a_size_beyond_learned_positions() -> None:
 
 
 def test_further_query_groups_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = Detector.of(small_weights(TINY), "cpu")
+    detector = Detector(small_weights(TINY), "cpu")
     forward = type(detector.model).forward
 
     def with_proposals(model: torch.nn.Module, batch: object, targets: object = None) -> Output:
@@ -100,5 +100,5 @@ def test_further_query_groups_are_steps(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(("height", "width"), [(1, 266), (266, 1), (160, 160), (129, 97)])
 def test_the_size_of_a_cell_does_not_depend_on_the_image(height: int, width: int) -> None:
-    backbone = walk(Detector.of(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
+    backbone = walk(Detector(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
     assert "8 x 8 pixels" in backbone.what

@@ -20,7 +20,7 @@ from detrcli.render.color import color_of
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector.of(small_weights(TINY), "cpu")
+    return Detector(small_weights(TINY), "cpu")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_files_images_and_arrays(detector: Detector, image: Path) -> None:
 
 
 def test_queries_without_an_object(image: Path) -> None:
-    detector = Detector.of(small_weights(CONFIG), "cpu")
+    detector = Detector(small_weights(CONFIG), "cpu")
     head = detector.model.get_submodule("class_head")
     head.bias.data.copy_(head.bias.data.new_tensor([0, 0, 0, 50]))  # type: ignore[union-attr, operator]  # a module's attribute
     report = look(detector, image, queries=[2])

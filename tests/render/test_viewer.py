@@ -10,8 +10,9 @@ from browser import opened
 from PIL import Image
 
 import detrcli
-from detrcli.api.inspecting import ImageMatching
+from detrcli.api.inspecting import Matching
 from detrcli.data.make import make_shapes
+from detrcli.inspection.match_report import MatchReport
 from detrcli.render.page import Section, write_page
 from detrcli.render.viewer import MAX_CELLS, ImageView, ObjectView, _coarsened, write_viewer_page
 
@@ -19,24 +20,24 @@ EVIL = "</script><img src=x onerror=alert(1)>\x1b"
 
 
 @pytest.fixture(scope="module")
-def matching(tmp_path_factory: pytest.TempPathFactory) -> ImageMatching:
+def matching(tmp_path_factory: pytest.TempPathFactory) -> Matching:
     folder = tmp_path_factory.mktemp("viewer") / "shapes"
     make_shapes(folder, images=30, seed=3)
     found = detrcli.explain_matching(folder, "shapes", image=3, threshold=0.5)
-    assert isinstance(found, ImageMatching)
+    assert isinstance(found.report, MatchReport)
     assert len(found.report.target) >= 2
     return found
 
 
 @pytest.fixture
-def page(matching: ImageMatching, tmp_path: Path) -> Iterator[Any]:
+def page(matching: Matching, tmp_path: Path) -> Iterator[Any]:
     matching.page(tmp_path / "a.html")
     with opened(tmp_path / "a.html") as shown:
         shown.wait_for_selector("body[data-ready]")
         yield shown
 
 
-def test_the_description_is_that_of_the_matching(page: Any, matching: ImageMatching) -> None:
+def test_the_description_is_that_of_the_matching(page: Any, matching: Matching) -> None:
     last = matching.report.layers[-1]
     for pair in last.pairs:
         page.click(f".lists button[data-object='{pair.target}']")
@@ -77,18 +78,19 @@ def test_keys(page: Any) -> None:
     assert page.locator("line.pair").count() == 0
 
 
-def test_the_map_is_the_attention(page: Any, matching: ImageMatching) -> None:
+def test_the_map_is_the_attention(page: Any, matching: Matching) -> None:
     """The values of the pixels are the shares, in steps of 1/255 of the largest."""
     query = matching.report.layers[-1].pairs[0].query
     page.click(f".lists button[data-query='{query}']")
     shown = page.evaluate(
         "(() => { const { values, most } = viewer.map(); return [...values].map((v) => v / 255 * most); })()"
     )
-    expected = detrcli.look(matching.picture, matching.detector, queries=[query])
+    record = matching.record()
+    expected = detrcli.look(record.image, record.detector, queries=[query])
     np.testing.assert_allclose(shown, expected.maps[0, 0, 0].ravel(), atol=float(expected.maps.max()) / 254 + 1e-5)
 
 
-def test_a_click_selects_the_smallest_box(page: Any, matching: ImageMatching) -> None:
+def test_a_click_selects_the_smallest_box(page: Any, matching: Matching) -> None:
     target = matching.report.target
     smallest = int((target.boxes[:, 2] * target.boxes[:, 3]).argmin())
     cx, cy, *_ = target.boxes[smallest].tolist()
