@@ -35,7 +35,7 @@ from detrcli.inspection.match_report import MatchReport, match_report
 from detrcli.inspection.matching import GroupMatching, explain_group, matcher_of
 from detrcli.inspection.matching import explain_matching as explain_layers
 from detrcli.inspection.mistakes import false_positives, missed_objects
-from detrcli.inspection.record import ImageRecord, record_image
+from detrcli.inspection.record import ImageRecord, check_points, record_image
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import number
 from detrcli.messages import argument
@@ -76,6 +76,7 @@ def look(
     opened = read_image(image)  # before weights are downloaded
     for note in opened.notes:
         reporter.note(f"{name_of(image)}: {note}")
+    check_points(points, opened.image.width, opened.image.height)
     findings = looking.look(
         as_detector(weights, device, reporter=reporter),
         image,

@@ -82,7 +82,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = sys.argv[1:]
     root = typer.main.get_command(app)
-    STDERR.wording = words_of(_command_of(root, arguments))
+    # The findings of `detr doctor` are about options and settings of a training.
+    STDERR.wording = words_of(_command_of(root, ["train"] if arguments[:1] == ["doctor"] else arguments))
     try:
         arguments = complete_resume(arguments)
         if not {"-h", "--help"}.intersection(arguments):

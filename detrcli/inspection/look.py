@@ -69,7 +69,7 @@ def look(
     count = inspectable.encoder_layers if kind == "encoder" else inspectable.decoder_layers
     layer_numbers, head_numbers = select_layers(layers, count), select_heads(heads, inspectable.heads)
     if kind == "encoder":
-        check_points(record, points)
+        check_points(points, record.image.width, record.image.height)
         return encoder_attention(record, points, layer_numbers, head_numbers)
     selected = select_queries(record, queries, threshold)
     if kind == "cross":

@@ -171,9 +171,8 @@ def select_queries(record: ImageRecord, queries: Sequence[int] | None, threshold
     return selected
 
 
-def check_points(record: ImageRecord, points: Sequence[Point]) -> None:
-    """Raise UsageError unless all points, in pixels, lie inside the image."""
-    height, width = record.size
+def check_points(points: Sequence[Point], width: int, height: int) -> None:
+    """Raise UsageError unless all points, in pixels, lie inside an image."""
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
             raise UsageError(

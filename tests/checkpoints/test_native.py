@@ -67,7 +67,7 @@ def test_which_classes_are_things(path: Path) -> None:
     native.save(checkpoint, path)
     assert load_checkpoint(str(path)).classes.things is None
     for wrong in ([True, False], [1, 0, 1]):
-        with pytest.raises(ValueError, match="which classes are things"):
+        with pytest.raises(ValueError, match="things"):
             Classes.of([1, 2, 3], ["a", "b", "c"], wrong)
 
 

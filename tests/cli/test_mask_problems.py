@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from here import Detr
-from panoptic_set import HEIGHT, PICTURES, WIDTH, Document, document_of, mask_of, write
+from panoptic_set import HEIGHT, IMAGES, WIDTH, Document, document_of, mask_of, write
 from PIL import Image
 
 from detrcli.data import examine as examine_module
 from detrcli.data.annotations import annotate, classes_in_report
+from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.segmentations import to_rle
 from detrcli.data.source import open_data
 from detrcli.evaluation.masks import truth_masks
@@ -104,7 +105,7 @@ def painted(colour: tuple[int, int, int]) -> Callable[[Path], object]:
 
     def spoil(path: Path) -> None:
         pixels = np.array(Image.open(path))
-        pixels[mask_of(PICTURES["train"]["a.jpg"], 1)] = colour
+        pixels[mask_of(IMAGES["train"]["a.jpg"], 1)] = colour
         Image.fromarray(pixels).save(path)
 
     return map_of(spoil)
@@ -188,7 +189,7 @@ def test_each_problem_is_reported(detr: Detr, tmp_path: Path, planted: str) -> N
         if kind != "unclaimed":
             assert [p["where"] for p in shown.json["problems"] if p["kind"] == kind] == [where]
         elif planted == "black":
-            assert "in 2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
+            assert "2 of 2" in next(p["what"] for p in shown.json["problems"] if p["kind"] == kind)
         assert shown.code == (3 if "error" in {p["severity"] for p in shown.json["problems"]} else 0)
 
 
@@ -201,7 +202,7 @@ def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
     write(tmp_path / "panoptic")
     (gap,) = detr("data", "check", "panoptic", "--json").json["problems"]
     assert gap["kind"] == "unclaimed"
-    assert "in 1 of 2 pictures pixels belong to no segment, 10.6% of all" in gap["what"]
+    assert "1 of 2 images have pixels of no segment, 10.6%" in gap["what"]
 
 
 @pytest.mark.parametrize(
@@ -222,14 +223,14 @@ def test_excluded_annotations_are_neither_trained_nor_evaluated(
     PLANTED[planted][-1](tmp_path / "data")
     split = detr("data", "check", "data", "--json", "--skip-bad").json["splits"]["train"]
     assert (split["images"], split["boxes"]) == (images, boxes)
-    examined = examine_module.examine(open_data(tmp_path / "data"), leave_out_bad=True)
+    examined = examine_module.examine(open_data(tmp_path / "data"), skip_bad=True)
     train = examined.splits["train"]
     annotations = annotate(train, classes_in_report(examined), masks=True)
     assert (len(annotations), len(annotations.boxes)) == (images, boxes)
     for i in range(images):
         masks = annotations.masks(i)
         assert masks is not None
-        masks.pixels(HEIGHT, WIDTH)
+        mask_pixels(masks, HEIGHT, WIDTH)
     truth = truth_of(train)
     masks_ = truth_masks(truth)
     assert masks_ is not None
@@ -255,7 +256,7 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
 
 
 def test_masks_are_examined_on_request(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detrcli.data.mask_checks.PATIENCE", -1.0)
+    monkeypatch.setattr("detrcli.data.image_files.TIME_LIMIT", -1.0)
     PLANTED["a word"][-1](tmp_path / "data")
     shown = detr("data", "check", "data")
     assert shown.code == 0

@@ -76,7 +76,7 @@ def test_each_kind_of_change(data: Path, tmp_path: Path, detr: Detr) -> None:
     out = tmp_path / "new"
     shown = detr("data", "fix", data, "--list", listed(tmp_path, CHANGES), "--out", out)
     assert shown.code == 0, shown.err
-    assert "4 changes in train, 2 marks that change nothing" in shown.err
+    assert "4 changes in train, 2 marks" in shown.err
     assert everything(data) == before
     old = json.loads(before["annotations/instances_train.json"])
     new = json.loads((out / "annotations/instances_train.json").read_text())

@@ -49,7 +49,7 @@ def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
     }
 
     def make(root: Path) -> None:
-        folders.picture(root / "data" / "train" / "a.png")
+        folders.image(root / "data" / "train" / "a.png")
         folders.written(root / "data" / "annotations" / "panoptic_train.json", json.dumps(document))
         if size is not None:
             maps = root / "data" / "annotations" / "panoptic_train"
@@ -69,7 +69,7 @@ KINDS: dict[str, Bad] = {
     "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org"),
     "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data", "--train-ann"),
     "a folder of pictures alone": Bad(
-        lambda root: folders.picture(root / "data" / "a.png"), CHECK, 3, "data", "--train-ann"
+        lambda root: folders.image(root / "data" / "a.png"), CHECK, 3, "data", "--train-ann"
     ),
     "a file that is no annotations": Bad(at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt"),
     "a split that there is not": Bad(
@@ -213,19 +213,19 @@ def thresholds(content: str) -> Bad:
         ("predict", "a.png", "--weights", "shapes", "--threshold", "t.json"),
         3,
         "t.json",
-        "detr eval --thresholds",
+        "detr eval",
     )
 
 
 KINDS |= {
     "results that are not there": Bad(coco(), SCORE, 2, "--predictions r.json"),
-    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json", "detr eval --save"),
-    "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json", "detr eval --save"),
+    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json", "detr eval"),
+    "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json", "COCO results"),
     "results that are no list": Bad(results({"a": 1}), SCORE, 3, "r.json"),
     "a result that lacks its score": Bad(results([{**GOOD, "score": None}]), SCORE, 3, "entry 0"),
     "a result of no image": Bad(results([{**GOOD, "image_id": 9}]), SCORE, 3, "entry 0"),
     "a result of no class": Bad(results([{**GOOD, "category_id": 9}]), SCORE, 3, "entry 0"),
-    "a result of another file": Bad(results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "b.png", "--ids-from"),
+    "a result of another file": Bad(results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "b.png", "ids_from"),
     "a result whose file is a number": Bad(results([{**GOOD, "file_name": 5}]), SCORE, 3, "entry 0"),
     "a result whose box is a word": Bad(results([{**GOOD, "bbox": "box"}]), SCORE, 3, "entry 0"),
     "thresholds that are no JSON": thresholds("{"),

@@ -34,7 +34,7 @@ KINDS: dict[str, Bad] = {
     "a head that there is not": usage(*look("a.png"), "--query", 0, "--head", 99, item="head 99", make=noise("a.png")),
     "a query that there is not": usage(*look("a.png"), "--query", 9999, item="query 9999", make=noise("a.png")),
     "a place beyond the picture": usage(
-        *look("a.png"), "--encoder", "999,1", item="--encoder 999,1", remedy="199", make=noise("a.png")
+        *look("a.png"), "--encoder", "999,1", item="--encoder 999,1", remedy="200 x 200", make=noise("a.png")
     ),
     "a place that is none": usage(*look("a.png"), "--encoder", "x", item="--encoder x", make=noise("a.png")),
     "an unknown setting": usage(*TRAIN, "--set", "lr_drop=3", item="lr_drop", remedy="Did you mean", make=coco()),

@@ -145,7 +145,7 @@ def test_bf16_on_a_cpu_without_it_warns(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_unknown_precision() -> None:
-    with pytest.raises(UsageError, match="precision 'half'"):
+    with pytest.raises(UsageError, match="precision=half"):
         Detector(small_weights(), "cpu", "half")
 
 
