@@ -53,8 +53,8 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], -1)
 
 
-def generalised_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
-    """Return the generalised IoU of xyxy boxes (..., 4) and (..., 4), broadcast.
+def generalized_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
+    """Return the generalized IoU of xyxy boxes (..., 4) and (..., 4), broadcast.
 
     Unlike torchvision's function this is not pairwise, treats inverted boxes as empty, and returns 0 for 0 / 0, with
     gradient 0. DINO adds `eps` to the denominators.

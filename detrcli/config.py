@@ -136,7 +136,7 @@ class LossConfig(Config):
         return replace(self, cost={**self.cost, **cost}, loss={**self.loss, **loss})
 
 
-Colour = tuple[float, float, float]  # red, green, blue
+Color = tuple[float, float, float]  # red, green, blue
 
 
 @dataclass(frozen=True)
@@ -145,18 +145,18 @@ class Preprocessing(Config):
 
     resize: Resize = field(default_factory=ShortestEdge)
     filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    antialias: bool = True  # as Pillow does; without it, a pixel depends on its nearest neighbours only
+    antialias: bool = True  # as Pillow does; without it, a pixel depends on its nearest neighbors only
     blur: bool = False  # with a Gaussian before an image is made smaller, as scikit-image does
     rescale_first: bool = False  # scale values to [0, 1] before resizing
     backend: Literal["pillow", "torchvision"] = "pillow"  # they differ in the last digits
-    mean: Colour = (0.485, 0.456, 0.406)
-    std: Colour = (0.229, 0.224, 0.225)
+    mean: Color = (0.485, 0.456, 0.406)
+    std: Color = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(self.std):
             raise UsageError("std: a deviation of 0 is not allowed.")
-        # Values beyond these are no pixel statistics, and normalised pixels would not fit in float32.
+        # Values beyond these are no pixel statistics, and normalized pixels would not fit in float32.
         if not all(1e-6 <= deviation <= 1e6 for deviation in self.std) or any(abs(m) > 1e6 for m in self.mean):
             raise UsageError(f"mean = {self.mean}, std = {self.std}: out of range for pixel values.")
         self.resize.place(1000, 1000)  # raises UsageError for too large an input

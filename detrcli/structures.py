@@ -41,7 +41,7 @@ class _Tensors:
 class Batch(_Tensors):
     """Images of possibly different sizes, padded at the right and the bottom to a common size."""
 
-    images: Tensor  # (B, 3, H, W), normalised
+    images: Tensor  # (B, 3, H, W), normalized
     padding: Tensor | None  # (B, H, W), True for padding; None if nothing is padded
 
 
@@ -66,7 +66,7 @@ class Masks(Protocol):
 
     @property
     def by_corner(self) -> bool:
-        """Whether an image pixel takes the value at its upper left corner, as published, or at its centre."""
+        """Whether an image pixel takes the value at its upper left corner, as published, or at its center."""
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         """Return the mask logits (P, h, w) of queries given by image index (P,) and query index (P,)."""
@@ -105,7 +105,7 @@ class QueryGroup:
 
     Missing targets and pairs are the batch's objects and the result of the matcher. In training a model returns the
     same groups for every batch, also without objects: all processes and accumulated batches must agree on the
-    normalisers of their losses.
+    normalizers of their losses.
     """
 
     name: str
@@ -117,7 +117,7 @@ class QueryGroup:
     tokens: Tensor | None = None  # (B, Q), indices of the encoder tokens that the queries were selected from
     masks: Masks | None = None  # of the last layer
     # For groups with targets of their own: their counts, given the object counts of a batch's images. Loss
-    # normalisers are counted over all batches of a step before the group is computed.
+    # normalizers are counted over all batches of a step before the group is computed.
     counts: Callable[[Sequence[int]], ObjectCounts] | None = None
 
     def __len__(self) -> int:

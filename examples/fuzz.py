@@ -284,7 +284,7 @@ def image_kind(ending: str) -> Callable[[Path, random.Random], None]:
 
 # ---- weights and training states ---------------------------------------------------------------------------
 
-PUBLISHED = {  # the tensors by which a published DETR is recognised
+PUBLISHED = {  # the tensors by which a published DETR is recognized
     "transformer.encoder.layers.0.self_attn.in_proj_weight": (24, 8),
     "transformer.encoder.layers.0.linear1.weight": (16, 8),
     "transformer.decoder.layers.0.norm1.weight": (8,), "backbone.0.body.layer3.5.conv3.weight": (1, 1, 1, 1),
@@ -329,7 +329,7 @@ def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] |
 
 def predict_with(source: Path) -> None:
     """Load weights and predict, as `detr predict` does."""
-    Detector(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "grey"), threshold=0)
+    Detector(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "gray"), threshold=0)
 
 
 def pth(zipped: bool) -> Callable[[Path, random.Random], None]:

@@ -24,7 +24,7 @@ from detrcli.data.dataset import Examples
 from detrcli.inference.engines import ENGINES
 from detrcli.structures import Batch, Target
 from detrcli.system.devices import computing_in
-from detrcli.training.optimiser import make_optimiser
+from detrcli.training.optimizer import make_optimizer
 from detrcli.training.settings import Settings
 from detrcli.training.step import Trainer
 
@@ -84,12 +84,12 @@ def predicting(precision: str, count: int, device: torch.device, size: tuple[int
 
         prepare(calls, f"ours, {name}", ours, images)
 
-    ways = {name: synchronised(lambda call=call: call(images), device) for name, call in calls.items()}
+    ways = {name: synchronized(lambda call=call: call(images), device) for name, call in calls.items()}
     print(f"\n{precision}, {count} at a time")
     show(compared_per_image(ways, count))
 
 
-def synchronised(way: Way, device: torch.device) -> Way:
+def synchronized(way: Way, device: torch.device) -> Way:
     """Return a function that calls `way` and waits for the GPU."""
 
     def call() -> None:
@@ -137,26 +137,26 @@ def training(count: int, device: torch.device, size: tuple[int, int], *, compili
         torch.manual_seed(0)
         model = architecture.build(config).to(device)
         settings = Settings(precision="bf16", compile=compiled)
-        optimiser = make_optimiser(architecture.parameter_groups(model), settings, fresh_backbone=True)
-        trainer = Trainer(model, architecture.make_loss(config, architecture.loss), optimiser, settings, 100, device)
+        optimizer = make_optimizer(architecture.parameter_groups(model), settings, fresh_backbone=True)
+        trainer = Trainer(model, architecture.make_loss(config, architecture.loss), optimizer, settings, 100, device)
         steps = iter(range(10**6))
         return lambda: trainer.step([examples], next(steps))
 
     def theirs(*, compiled: bool) -> Way:
         torch.manual_seed(0)
         model = transformers_learner().to(device)
-        optimiser = AdamW(model.parameters(), lr=1e-4, fused=True)
+        optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
         if compiled:
             model.model.compile()  # without its loss, which uses the CPU and cannot be compiled
         labels = [{"class_labels": t.labels.to(device), "boxes": t.boxes.to(device)} for t in targets]
 
         def step() -> None:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16):
                 output = model(pixel_values=examples.batch.images, labels=labels)
             output.loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-            optimiser.step()
+            optimizer.step()
 
         return step
 
@@ -185,7 +185,7 @@ def training(count: int, device: torch.device, size: tuple[int, int], *, compili
             place = f"{warning.filename.rpartition('/')[2]}:{warning.lineno}"
             waits[place] = waits.get(place, 0) + 1
     print(f"\na training step of {count} images, bf16")
-    timed = {name: synchronised(way, device) for name, way in ways.items()}
+    timed = {name: synchronized(way, device) for name, way in ways.items()}
     show(compared_per_image(timed, count), waits=waits)
 
 

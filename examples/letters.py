@@ -51,10 +51,10 @@ def draw_image(
             continue
         taken[place] = True
         background = np.asarray(canvas)[place].reshape(-1, 3).mean(0)
-        colour = background
-        while np.abs(colour - background).sum() < 150:  # ensure contrast
-            colour = rng.integers(0, 256, 3)
-        canvas.paste(tuple(int(value) for value in colour), (x, y), mask)
+        color = background
+        while np.abs(color - background).sum() < 150:  # ensure contrast
+            color = rng.integers(0, 256, 3)
+        canvas.paste(tuple(int(value) for value in color), (x, y), mask)
         objects.append((category, [x, y, mask.width, mask.height]))
     return canvas, objects
 

@@ -182,11 +182,11 @@ def mirrored(box: list[float]) -> list[float]:
 BOTH, TRAIN, VAL = annotations("train", "val"), annotations("train"), annotations("val")
 FAULTS: Mapping[str, Case] = {
     # Part A: the rules were developed with these cases.
-    "normalised boxes": Case(
+    "normalized boxes": Case(
         "relative to the image size", "A", BOTH(boxes(lambda b: [v / SIZE for v in b])), trained=False
     ),
-    "centre-based boxes": Case(
-        "centres", "A", BOTH(boxes(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])), trained=False
+    "center-based boxes": Case(
+        "centers", "A", BOTH(boxes(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])), trained=False
     ),
     "corner boxes": Case("corners", "A", BOTH(boxes(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])), trained=False),
     "boxes of larger images": Case(

@@ -104,7 +104,7 @@ def transformers_learner() -> nn.Module:
 
 
 def allocator_as_it_is() -> None:
-    """Restore glibc's default behaviour: large blocks are returned to the kernel and allocated again."""
+    """Restore glibc's default behavior: large blocks are returned to the kernel and allocated again."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

@@ -3,7 +3,7 @@
     pip install 'detrcli[bench]' && OMP_WAIT_POLICY=PASSIVE python examples/training_speed.py
 
 Alternates in one process: transformers with the published frozen layers (it freezes the whole backbone) and dropout;
-our model with the memory layout, frozen batch norm, dropout and optimiser of the published code, whose step takes as
+our model with the memory layout, frozen batch norm, dropout and optimizer of the published code, whose step takes as
 long; our model in float32 and bf16; and a step of detr-tiny on eight images of 128 x 128, both ways. Each side uses
 its usual allocator settings. Expected speedups over the published way: 1.2, and 1.9 in bf16; detr-tiny 1.3. Takes
 about five minutes.
@@ -26,7 +26,7 @@ from detrcli.model.backbone import FrozenBatchNorm2d
 from detrcli.model.dropout import Dropout
 from detrcli.structures import Batch, Target
 from detrcli.system.allocator import keep_large_blocks
-from detrcli.training.optimiser import make_optimiser
+from detrcli.training.optimizer import make_optimizer
 from detrcli.training.settings import Settings
 from detrcli.training.step import Trainer
 
@@ -70,25 +70,25 @@ def ours(name: str, batch: Examples, precision: str = "fp32", *, published: bool
         as_published(model)
         batch = Examples(Batch(batch.batch.images.contiguous(), None), batch.targets, batch.image_ids)
     settings = Settings(precision=precision)
-    optimiser = make_optimiser(architecture.parameter_groups(model), settings, fresh_backbone=True)
+    optimizer = make_optimizer(architecture.parameter_groups(model), settings, fresh_backbone=True)
     if published:
-        optimiser = AdamW([{**group, "fused": False} for group in optimiser.param_groups])
-    trainer = Trainer(model, architecture.make_loss(config, architecture.loss), optimiser, settings, 100, CPU)
+        optimizer = AdamW([{**group, "fused": False} for group in optimizer.param_groups])
+    trainer = Trainer(model, architecture.make_loss(config, architecture.loss), optimizer, settings, 100, CPU)
     steps = iter(range(10**6))
     return lambda: trainer.step([batch], next(steps))
 
 
 def transformers_step(batch: Examples) -> Callable[[], Any]:
     model = transformers_learner()
-    optimiser = AdamW(model.parameters(), lr=1e-4)
+    optimizer = AdamW(model.parameters(), lr=1e-4)
     labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in batch.targets]
     images = batch.batch.images.contiguous()
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(pixel_values=images, labels=labels).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        optimiser.step()
+        optimizer.step()
 
     return step
 

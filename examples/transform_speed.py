@@ -3,7 +3,7 @@
     python examples/transform_speed.py
 
 One photograph of 640 x 480 as a JPEG, one thread, alternating in one process. For evaluation, it is decoded, resized
-and normalised: exactly (equal within 2e-6), and with training's resize (within one grey level). For training, it is
+and normalized: exactly (equal within 2e-6), and with training's resize (within one gray level). For training, it is
 augmented as published. Expected speedups: 1.7 and 3 for evaluation, 2 for training.
 """
 
@@ -31,7 +31,7 @@ PREPROCESSING = Preprocessing()
 
 
 def published(path: Path) -> Any:
-    return normalised(resized(Image.open(path).convert("RGB"), 800))
+    return normalized(resized(Image.open(path).convert("RGB"), 800))
 
 
 def resized(image: Image.Image, size: int, longest: int = 1333) -> Image.Image:
@@ -39,7 +39,7 @@ def resized(image: Image.Image, size: int, longest: int = 1333) -> Image.Image:
     return F.resize(image, [placement.height, placement.width])
 
 
-def normalised(image: Image.Image) -> torch.Tensor:
+def normalized(image: Image.Image) -> torch.Tensor:
     return F.normalize(F.to_tensor(image), list(PREPROCESSING.mean), list(PREPROCESSING.std))
 
 
@@ -53,7 +53,7 @@ def published_training(path: Path) -> Any:
         width, height = (random.randint(min(CROP[0], side), min(CROP[1], side)) for side in image.size)
         left, top = random.randint(0, image.width - width), random.randint(0, image.height - height)
         image = F.crop(image, top, left, height, width)
-    return normalised(resized(image, random.choice(SCALES)))
+    return normalized(resized(image, random.choice(SCALES)))
 
 
 def training(path: Path, generator: torch.Generator) -> Any:
@@ -73,7 +73,7 @@ def main() -> None:
         evaluation = {
             "published evaluation": lambda: published(path),
             "ours": lambda: prepare(open_image(path).image, PREPROCESSING),
-            "ours, within a grey level": lambda: prepare(open_image(path).image, PREPROCESSING, exact=False),
+            "ours, within a gray level": lambda: prepare(open_image(path).image, PREPROCESSING, exact=False),
         }
         difference = float((published(path) - evaluation["ours"]()).abs().max())
         rows = compared(in_turn(evaluation, ROUNDS), "published evaluation")

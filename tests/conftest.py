@@ -65,7 +65,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def pixels_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training resizes whole pictures by Pillow, as once; what it does now differs by a grey level here and there."""
+    """Training resizes whole pictures by Pillow, as once; what it does now differs by a gray level here and there."""
 
     def part(image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int) -> Image.Image:
         resized = image.resize(whole, Image.Resampling.BILINEAR)

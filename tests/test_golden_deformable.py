@@ -157,7 +157,7 @@ def test_postprocessing_of_deformable_detr(run: Run) -> None:
     arrays = run.golden.arrays
     for i, detection in enumerate(found):
         np.testing.assert_allclose(detection.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
-        # Near-equal scores change places: pairs of label and box are compared where neighbours differ.
+        # Near-equal scores change places: pairs of label and box are compared where neighbors differ.
         gaps = np.abs(np.diff(arrays["post_scores"][i], prepend=np.inf, append=-np.inf))
         clear = (gaps[:-1] > 1e-5) & (gaps[1:] > 1e-5)
         assert clear.sum() > 10  # many scores are almost 1 here

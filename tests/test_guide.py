@@ -162,7 +162,7 @@ def test_the_model_cards_have_the_recorded_numbers_and_commands(name: str) -> No
 )
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("img.jpg", "a.jpg", "b.jpg"):
-        Image.new("RGB", (64, 48), "grey").save(tmp_path / name)
+        Image.new("RGB", (64, 48), "gray").save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "guide", "exec"), {})
 

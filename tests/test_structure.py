@@ -96,7 +96,7 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_downward(path: Path) -> None:
-    """A room imports from lower floors and from itself; on the ground floor also from its neighbours."""
+    """A room imports from lower floors and from itself; on the ground floor also from its neighbors."""
     room = room_of(path)
     if room in ("__init__", "__main__"):
         return

@@ -179,7 +179,7 @@ class Matching(Result):
     report: MatchReport | using.Usage | RunReport
     draw: Callable[[], Image.Image]  # the figure
     record: Callable[[], ImageRecord] | None = None  # makes a record of the image, for the page
-    _repr_html_ = None  # type: ignore[assignment]  # in favour of the figure
+    _repr_html_ = None  # type: ignore[assignment]  # in favor of the figure
 
     @property
     def content(self) -> Sequence[str | Table]:

@@ -151,7 +151,7 @@ def image_ids_from(path: Path, images: Sequence[Path]) -> list[int]:
 
 
 def write_map(map_: PanopticMap | SemanticMap, path: Path, classes: Classes) -> list[dict[str, Any]]:
-    """Write a map as PNG: segment ids as COCO's colours, or classes in grey. Return its segments for JSON."""
+    """Write a map as PNG: segment ids as COCO's colors, or classes in gray. Return its segments for JSON."""
     if isinstance(map_, PanopticMap):
         save(Image.fromarray(ids_to_rgb(map_.ids)), path)
         return [
@@ -166,14 +166,14 @@ def write_map(map_: PanopticMap | SemanticMap, path: Path, classes: Classes) -> 
             }
             for segment in map_.segments
         ]
-    save(Image.fromarray(as_grey(map_.ids, int(classes.ids.max()))), path)
+    save(Image.fromarray(as_gray(map_.ids, int(classes.ids.max()))), path)
     return [
         {"category_id": region.category_id, "area": region.area, "bbox": list(region.box)} for region in map_.regions
     ]
 
 
-def as_grey(ids: np.ndarray, largest: int) -> np.ndarray:
-    """Return ids (H, W) up to `largest` as grey levels of 8 bits, or of 16."""
+def as_gray(ids: np.ndarray, largest: int) -> np.ndarray:
+    """Return ids (H, W) up to `largest` as gray levels of 8 bits, or of 16."""
     return ids.astype(np.uint8 if largest < 256 else np.uint16)
 
 

@@ -101,7 +101,7 @@ class Architecture(ABC, Generic[C]):
 
     @abstractmethod
     def build(self, config: C) -> DetectionTransformer:
-        """Return a newly initialised model."""
+        """Return a newly initialized model."""
 
     @abstractmethod
     def scoring(self, config: C) -> Scoring:
@@ -158,7 +158,7 @@ class Architecture(ABC, Generic[C]):
             return self.build(config)
 
     def fresh_rows(self, config: C, count: Literal["classes", "queries"]) -> dict[str, Tensor]:
-        """Return the tensors with a row per class or per query, newly initialised.
+        """Return the tensors with a row per class or per query, newly initialized.
 
         These are the tensors that grow in a model with one class or query more. Raises UsageError where a tensor does
         not grow by a row.
@@ -209,7 +209,7 @@ CONSTANT = frozenset({"constant_", "ones_", "zeros_", "eye_", "dirac_"})
 
 
 class DeferredInit(TorchFunctionMode):
-    """Records the initialisation of tensors instead of computing it.
+    """Records the initialization of tensors instead of computing it.
 
     A model whose tensors are replaced needs no random numbers, and for some of them torch imports modules for a second.
     """
@@ -230,7 +230,7 @@ class DeferredInit(TorchFunctionMode):
 
     @torch.no_grad()
     def run(self, tensors: Iterable[Tensor]) -> None:
-        """Initialise these tensors. Random numbers that others replace later are not drawn."""
+        """Initialize these tensors. Random numbers that others replace later are not drawn."""
         for tensor in tensors:
             memory = tensor.untyped_storage().data_ptr()
             calls = [init for other, init in self.calls if other.untyped_storage().data_ptr() == memory]

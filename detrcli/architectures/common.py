@@ -92,7 +92,7 @@ def deformable_layers(config: Any, levels: int = 1) -> list[DeformableDecoderLay
 def set_prediction_loss(
     scoring: S, loss: LossConfig, class_term: Callable[[S, float], LossTerm] = class_loss, eps: float = 0.0
 ) -> Criterion:
-    """Return DETR's loss: class, L1 and generalised IoU, of every layer of every query group."""
+    """Return DETR's loss: class, L1 and generalized IoU, of every layer of every query group."""
     matcher = HungarianMatcher(
         [
             class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),

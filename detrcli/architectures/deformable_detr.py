@@ -65,7 +65,7 @@ class DeformableArchitecture(OnResNet, FocalArchitecture[DeformableConfig]):
 
     def build(self, config: DeformableConfig) -> DeformableDETR:
         c = config
-        backbone, position = make_resnet(c, dilated=c.dilated), SinePosition(c.dim, centred=True)
+        backbone, position = make_resnet(c, dilated=c.dilated), SinePosition(c.dim, centered=True)
         queries: LearnedQueries | ProposedQueries = (
             ProposedQueries(c.queries, c.dim, c.proposal_rows) if c.two_stage else LearnedQueries(c.queries, c.dim)
         )

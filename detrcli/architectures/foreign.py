@@ -41,7 +41,7 @@ class ForeignNetwork(DetectionTransformer):
 
     @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
-        """Return the first layers of the backbone, which detect edges and colours."""
+        """Return the first layers of the backbone, which detect edges and colors."""
 
     def _freeze_backbone(self, part: Part) -> None:
         self._frozen = {"none": (), "stem": self.stem(), "all": (self.backbone,)}[part]
@@ -61,7 +61,7 @@ class ForeignNetwork(DetectionTransformer):
 class OwnLoss(Loss):
     """The loss that a network computes in its forward pass in training.
 
-    It is normalised as the network does, which is not over accumulated batches.
+    It is normalized as the network does, which is not over accumulated batches.
     """
 
     scoring: Scoring

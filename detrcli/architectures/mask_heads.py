@@ -54,7 +54,7 @@ class MaskHeadArchitecture(Architecture[Any]):
 
     @abstractmethod
     def add_mask_head(self, config: Any, detector: DetectionTransformer) -> Segmenter:
-        """Return the detector with a newly initialised mask head."""
+        """Return the detector with a newly initialized mask head."""
 
     def build(self, config: Any) -> Segmenter:
         return self.add_mask_head(config, self.detector.build(config))
@@ -117,7 +117,7 @@ class DotProductMasks(MaskHeadArchitecture):
         used = detector.pyramid.maps if isinstance(detector, DeformableDETR | DINO) else 1
         finer = detector.backbone.channels[:-used]
         head = DotProductMaskHead(config.dim, (3, *finer) if self.image else finer)
-        return Segmenter(detector, head, sees=-used, picture=self.image)
+        return Segmenter(detector, head, encoder_map=-used, with_image=self.image)
 
 
 def _small(detector: Architecture[Any]) -> DotProductMasks:

@@ -47,7 +47,7 @@ class TinyArchitecture(SoftmaxArchitecture[TinyConfig]):
         c = config
         return IterativeRefinementDETR(
             backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
-            position=SinePosition(c.dim, temperature=20, turns=4),  # sharp enough to distinguish neighbours
+            position=SinePosition(c.dim, temperature=20, turns=4),  # sharp enough to distinguish neighbors
             encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
             decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
             dim=c.dim,

@@ -84,7 +84,7 @@ class TorchvisionDetector(ForeignNetwork):
         if config.norm == "frozen":
             _freeze_norms(self.network.backbone, config.eps)
 
-        # The preprocessing has resized and normalised the images.
+        # The preprocessing has resized and normalized the images.
         transform: Any = GeneralizedRCNNTransform(800, 1333, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
         transform.resize = lambda image, target=None: (image, target)
         self.network.transform = transform
@@ -99,7 +99,7 @@ class TorchvisionDetector(ForeignNetwork):
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         images = [pixels[:, :h, :w] for pixels, (h, w) in zip(batch.images, _sizes(batch), strict=True)]
         if self.training and targets is not None:
-            losses = self.network(images, [_labelled(*pair) for pair in zip(images, targets, strict=True)])
+            losses = self.network(images, [_labeled(*pair) for pair in zip(images, targets, strict=True)])
             parts = {f"{TOTAL}_{name.removeprefix(f'{TOTAL}_')}": value for name, value in losses.items()}
             nothing = batch.images.new_zeros(1, len(images), 0, self.classes)
             group = QueryGroup("decoder", nothing, batch.images.new_zeros(1, len(images), 0, 4))
@@ -167,7 +167,7 @@ def _sizes(batch: Batch) -> Iterator[tuple[int, int]]:
             yield int(inside.any(1).sum()), int(inside.any(0).sum())
 
 
-def _labelled(image: Tensor, target: Target) -> dict[str, Tensor]:
+def _labeled(image: Tensor, target: Target) -> dict[str, Tensor]:
     """Return the target for torchvision: xyxy boxes in pixels, labels from 1, without boxes of no extent."""
     h, w = image.shape[1:]
     boxes = cxcywh_to_xyxy(target.boxes) * target.boxes.new_tensor([w, h, w, h])
@@ -176,7 +176,7 @@ def _labelled(image: Tensor, target: Target) -> dict[str, Tensor]:
 
 
 class TorchvisionInspectable(NoAttention):
-    """What can be seen of it: the maps of its backbone."""
+    """Access to the feature maps of the backbone."""
 
     def stages(self) -> Sequence[Stage]:
         return [Stage("backbone", self.model.backbone, 3, {"nms": True}, pick=lambda maps: next(iter(maps.values())))]

@@ -21,14 +21,14 @@ class Fitted:
 
     checkpoint: Checkpoint
     kept: list[str]  # names of classes that were known
-    fresh: list[str]  # names of classes that are newly initialised
+    fresh: list[str]  # names of classes that are newly initialized
     dropped: list[str]  # names of classes that were removed
     queries: str  # what happened to the object queries, in words
 
 
 @torch.no_grad()
 def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) -> Fitted:
-    """Keep the rows of known classes, and initialise the others as in a new model, from torch's random state.
+    """Keep the rows of known classes, and initialize the others as in a new model, from torch's random state.
 
     Names are compared without case and outer space. Rows after those of the classes, as that of no-object, are kept.
     """
@@ -71,7 +71,7 @@ def _query_changes(before: int, wanted: int) -> str:
 
 
 def with_mask_head(checkpoint: Checkpoint, model: str, head: Mapping[str, Tensor] | None = None) -> Checkpoint:
-    """Return a detector's checkpoint with a mask head as in `model`: the given tensors, or newly initialised ones."""
+    """Return a detector's checkpoint with a mask head as in `model`: the given tensors, or newly initialized ones."""
     architecture, wanted = preset(model)
     detector = architecture.detector
     if checkpoint.architecture is not detector or detector.summary(checkpoint.config) != detector.summary(wanted):

@@ -114,7 +114,7 @@ def _inspect(steps: Steps) -> None:
     steps.show("Matching", text, ("matching.png", "Ground truth joined to its predictions, beside the costs"))
     steps.run("match-debug", DATA, "--all", *weights, "--out", "queries.png", json=True)
     text = "Over the validation split, each query specializes in certain positions and sizes."
-    caption = "A tile per query: the centres of its boxes; below, the objects with the largest losses"
+    caption = "A tile per query: the centers of its boxes; below, the objects with the largest losses"
     steps.show("The queries", text, ("queries.png", caption))
     report = steps.run("report", TUNED, "--out", "report", json=True)
     steps.show(

@@ -25,7 +25,7 @@ CROP_SCALES = (400, 500, 600)
 CROP = (384, 600)  # minimum and maximum side of a crop
 STRONG_SCALES = (0.8, 1.25)
 MIN_VISIBLE = 0.3  # fraction of a cropped object's area below which it is dropped
-GREY = (124, 116, 104)  # the mean of ImageNet
+GRAY = (124, 116, 104)  # the mean of ImageNet
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def augment(
         return sample, preprocessing
     if kind == "strong":
         low, high = map(math.log, STRONG_SCALES)
-        return jitter_colours(
+        return jitter_colors(
             zoom(sample, math.exp(_uniform(low, high, generator)), generator), generator
         ), preprocessing
     rule = preprocessing.resize
@@ -132,7 +132,7 @@ def crop(
 def _part_resized(
     image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int
 ) -> Image.Image:
-    """Values may differ by a grey level from those of the whole image resized, where Pillow orders its axes so."""
+    """Values may differ by a gray level from those of the whole image resized, where Pillow orders its axes so."""
     x, y = (old / new for old, new in zip(image.size, whole, strict=True))
     right, bottom = min((left + width) * x, image.width), min((top + height) * y, image.height)
     return image.resize((width, height), Image.Resampling.BILINEAR, box=(left * x, top * y, right, bottom))
@@ -146,7 +146,7 @@ def zoom(sample: Sample, factor: float, generator: Generator) -> Sample:
         left, top = _integer(0, whole[0] - width, generator), _integer(0, whole[1] - height, generator)
         return crop(sample, whole, top, left, height, width, min_visible=MIN_VISIBLE)
     left, top = _integer(0, width - whole[0], generator), _integer(0, height - whole[1], generator)
-    canvas = Image.new("RGB", (width, height), GREY)
+    canvas = Image.new("RGB", (width, height), GRAY)
     canvas.paste(sample.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
     x, y = whole[0] / width, whole[1] / height
     boxes = sample.boxes * torch.tensor([x, y, x, y]) + torch.tensor([left, top, left, top])
@@ -154,7 +154,7 @@ def zoom(sample: Sample, factor: float, generator: Generator) -> Sample:
     return make_sample(canvas, {**sample.objects, "boxes": boxes}, masks)
 
 
-def jitter_colours(sample: Sample, generator: Generator) -> Sample:
+def jitter_colors(sample: Sample, generator: Generator) -> Sample:
     """Permute channels, invert some images, and change contrast and brightness of each channel."""
     bands = sample.image.split()
     order = torch.randperm(3, generator=generator).tolist() if _coin(generator) else [0, 1, 2]

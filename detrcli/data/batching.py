@@ -9,7 +9,7 @@ from detrcli.structures import Batch
 
 
 def collate(images: Sequence[Tensor]) -> Batch:
-    """Stack normalised images (3, H, W), padded with zeros at the right and the bottom to a common size.
+    """Stack normalized images (3, H, W), padded with zeros at the right and the bottom to a common size.
 
     The batch is in channels-last memory, in which convolutions are faster.
     """

@@ -28,7 +28,7 @@ MIN_MOSAIC_SIDE = 8  # pixels
 class Example:
     """An image as the network's input, with its targets."""
 
-    pixels: Tensor  # (3, h, w), normalised
+    pixels: Tensor  # (3, h, w), normalized
     target: Target
     image_id: int
 

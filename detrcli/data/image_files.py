@@ -109,7 +109,7 @@ def decode(path: Path) -> DecodedImage:
 
 
 def perceptual_hash(image: Image.Image) -> np.ndarray:
-    """Return a bit for each cell of a coarse grid: whether it is brighter than its left neighbour."""
+    """Return a bit for each cell of a coarse grid: whether it is brighter than its left neighbor."""
     cells = np.asarray(image.convert("L").resize((GRID + 1, GRID), Image.Resampling.BILINEAR), dtype=np.int16)
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(np.uint64)
 

@@ -162,14 +162,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise DataError("its pixels are integers beyond 16 bits, of unknown scale")
-        grey = ((values + 128) // 257).astype(np.uint8)
-        grey[values == image.info.get("transparency", -1)] = 255
-        image = Image.fromarray(grey)
+        gray = ((values + 128) // 257).astype(np.uint8)
+        gray[values == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(gray)
     if image.mode == "F":
         raise DataError("its pixels are floating-point numbers of unknown scale")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     converted = image.convert("RGB")
-    converted.info = {}  # a profile of the old colours does not describe the new ones
+    converted.info = {}  # a profile of the old colors does not describe the new ones
     return converted

@@ -62,9 +62,9 @@ class LazyMask:
 
     def _indices(self, axis: int, length: int) -> np.ndarray:
         """Return the original pixel of each pixel along an axis, (length,); -1 for none."""
-        centres = np.arange(length) + 0.5
-        pixels = np.floor(self.scale[axis] * centres + self.shift[axis]).astype(np.int64)
-        inside = (centres >= self.first[axis]) & (centres < self.last[axis])
+        centers = np.arange(length) + 0.5
+        pixels = np.floor(self.scale[axis] * centers + self.shift[axis]).astype(np.int64)
+        inside = (centers >= self.first[axis]) & (centers < self.last[axis])
         return np.where(inside & (pixels >= 0) & (pixels < self.size[1 - axis]), pixels, -1)
 
 

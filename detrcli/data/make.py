@@ -15,7 +15,7 @@ from PIL import Image
 
 from detrcli.data.panoptic_maps import ids_to_rgb
 from detrcli.data.segmentations import to_rle
-from detrcli.data.shapes import CATALOGUE, DEFAULT, STUFF, Scene, scene
+from detrcli.data.shapes import CATALOG, DEFAULT, STUFF, Scene, scene
 from detrcli.errors import UsageError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
@@ -27,7 +27,7 @@ VAL_SHARE = 5  # training images per validation image
 VAL_FIRST = 1 << 30  # validation is a distant part of the seed's series, for any number of training images
 EDITION = 1  # incremented with every change of the drawings
 MAX_SEGMENTS = 64  # per image
-SPREAD = 0x9E3779  # odd; multiplying by it turns consecutive ids into distinct colours
+SPREAD = 0x9E3779  # odd; multiplying by it turns consecutive ids into distinct colors
 
 
 def make_shapes(
@@ -45,10 +45,10 @@ def make_shapes(
 
     With `panoptic` there is stuff behind the shapes, and COCO panoptic files in addition, with further ids for stuff.
     """
-    unknown = [name for name in classes if name not in CATALOGUE]
+    unknown = [name for name in classes if name not in CATALOG]
     if unknown or not classes or len(set(classes)) < len(classes):
         given = argument("classes", f"{','.join(classes):.80}")
-        raise UsageError(f"{given}: takes each of these at most once: {', '.join(CATALOGUE)}.")
+        raise UsageError(f"{given}: takes each of these at most once: {', '.join(CATALOG)}.")
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     splits = (("train", 0, images), ("val", VAL_FIRST, max(1, images // VAL_SHARE)))
     try:

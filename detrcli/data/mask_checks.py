@@ -56,7 +56,7 @@ class _ImageCheck(Problems):
             if not self.split.usable[n]:
                 continue
             if not areas[segment]:
-                self.error("missing-segment", w.name_of(n), "no pixel of the map has its colour")
+                self.error("missing-segment", w.name_of(n), "no pixel of the map has its color")
                 self.left_out.append(n)
                 continue
             x, y, box_width, box_height = box_around(ids == segment)

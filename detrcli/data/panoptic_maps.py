@@ -1,4 +1,4 @@
-"""COCO's panoptic maps: a PNG per image, in which the colour of a pixel is the id of its segment."""
+"""COCO's panoptic maps: a PNG per image, in which the color of a pixel is the id of its segment."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -38,17 +38,17 @@ class PanopticMaps:
         ]
 
 
-def rgb_to_ids(colours: np.ndarray) -> np.ndarray:
-    """Convert colours (H, W, 3) uint8 to ids (H, W) int32: red + 256 green + 65536 blue."""
-    ids: np.ndarray = colours[..., 2].astype(np.int32)
+def rgb_to_ids(colors: np.ndarray) -> np.ndarray:
+    """Convert colors (H, W, 3) uint8 to ids (H, W) int32: red + 256 green + 65536 blue."""
+    ids: np.ndarray = colors[..., 2].astype(np.int32)
     for channel in (1, 0):  # in place, since images are large
         ids *= 256
-        ids += colours[..., channel]
+        ids += colors[..., channel]
     return ids
 
 
 def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """Convert ids (H, W) to colours (H, W, 3) uint8."""
+    """Convert ids (H, W) to colors (H, W, 3) uint8."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
 
 
@@ -65,7 +65,7 @@ def read_map(path: Path, height: int, width: int) -> np.ndarray:
             if (image.height, image.width) != (height, width):
                 raise DataError(f"{image.width} x {image.height}, but the image is {width} x {height}")
             if image.format != "PNG" or image.mode not in ("RGB", "RGBA", "P"):
-                raise DataError(f"not a PNG with three colours ({image.format}, {image.mode})")
+                raise DataError(f"not a PNG with three colors ({image.format}, {image.mode})")
             return rgb_to_ids(np.asarray(image.convert("RGB")))
     except DataError as error:
         raise DataError(f"its map {path}: {error}") from None

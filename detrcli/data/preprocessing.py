@@ -1,4 +1,4 @@
-"""Images to the network's input: resizing and normalisation."""
+"""Images to the network's input: resizing and normalization."""
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ _PILLOW = {
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = True) -> Tensor:
-    """Resize and normalise an RGB image to (3, h, w), in channels-last memory.
+    """Resize and normalize an RGB image to (3, h, w), in channels-last memory.
 
-    Without `exact`, grey levels may differ by 1, which is faster.
+    Without `exact`, gray levels may differ by 1, which is faster.
     """
     p = preprocessing
     placement = p.resize.place(image.height, image.width)
@@ -29,17 +29,17 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = T
     if image.size == size[::-1]:
         levels = _levels(image)
     elif exact or p.filter == "nearest":
-        # Pillow's filter, as in the published code; torch's differs by a grey level in places.
+        # Pillow's filter, as in the published code; torch's differs by a gray level in places.
         levels = _levels(image.resize(size[::-1], _PILLOW[p.filter]))
     else:
         # In channels-last memory, which the result keeps.
         batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
         levels = F.interpolate(batch, size, mode=p.filter, antialias=True)[0]
-    return _normalise(_on_canvas(levels, placement), p)
+    return _normalize(_on_canvas(levels, placement), p)
 
 
 def _levels(image: Image.Image) -> Tensor:
-    """Return grey levels from 0 to 255, (3, h, w) uint8."""
+    """Return gray levels from 0 to 255, (3, h, w) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -66,7 +66,7 @@ def _by_torchvision(levels: Tensor, placement: Placement, preprocessing: Preproc
     mean, std = torch.tensor(p.mean), torch.tensor(p.std)
     if not mean.any() and (std == 1).all():
         return pixels if p.rescale_first else pixels * factor
-    if not p.rescale_first:  # rescale and normalise in a single step
+    if not p.rescale_first:  # rescale and normalize in a single step
         mean, std = mean * (1.0 / factor), std * (1.0 / factor)
     return normalize(pixels.float(), mean, std)
 
@@ -83,13 +83,13 @@ def _blur(pixels: Tensor, size: list[int]) -> Tensor:
     return gaussian_blur(pixels, list(kernel), sigma.tolist())
 
 
-def _normalise(levels: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _normalize(levels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Compute (levels / 255 - mean) / std for levels (3, h, w), as a product and a sum."""
     mean, std = (np.array(values) for values in (preprocessing.mean, preprocessing.std))
     h, w = levels.shape[1:]
     rows = levels.permute(1, 2, 0).float().reshape(h, w * 3)
     gain, shift = (torch.from_numpy(np.tile(values, w)).float() for values in (1 / (255 * std), -mean / std))
-    # By rows instead of by three channels, so that the operation is vectorised.
+    # By rows instead of by three channels, so that the operation is vectorized.
     torch.addcmul(shift, rows, gain, out=rows)
     return rows.view(h, w, 3).permute(2, 0, 1)
 

@@ -1,4 +1,4 @@
-"""Images of coloured shapes drawn from a seed, for tests, first steps and the shipped detector.
+"""Images of colored shapes drawn from a seed, for tests, first steps and the shipped detector.
 
 The shapes are rotated, may overlap, and lie on textured backgrounds with noise and thin bars. All computations are on
 integers from a generator with a frozen stream, so that a seed gives the same pixels on every machine. Shapes are
@@ -49,7 +49,7 @@ OUTLINES: dict[str, list[tuple[int, int]]] = {
 }
 ROUND: dict[str, tuple[int, int]] = {"circle": (0, UNIT), "ring": (UNIT * 3 // 5, UNIT)}
 MOON = "moon"
-CATALOGUE = (*ROUND, *OUTLINES, MOON)
+CATALOG = (*ROUND, *OUTLINES, MOON)
 DEFAULT = ("circle", "square", "triangle", "star", "cross")
 STUFF = ("sky", "grass", "sand")
 
@@ -84,23 +84,23 @@ def scene(
         _bar(rng, canvas)
 
     count = 0 if _draw(rng, 0, EMPTY) == 0 else _draw(rng, 1, most + 1)
-    shapes: list[tuple[int, np.ndarray, np.ndarray]] = []  # label, whole mask, colour
+    shapes: list[tuple[int, np.ndarray, np.ndarray]] = []  # label, whole mask, color
     for _ in range(4 * count):
         if len(shapes) == count:
             break
         label = _draw(rng, 0, len(classes))
         mask = _mask(rng, classes[label], size)
-        colour = rng.randint(0, 256, 3, dtype=np.int32)
+        color = rng.randint(0, 256, 3, dtype=np.int32)
         if mask.any() and _all_visible([shape for _, shape, _ in shapes] + [mask]):
-            shapes.append((label, mask, colour))
+            shapes.append((label, mask, color))
 
     covered = np.zeros((size, size), dtype=bool)
     visible = []
     for _, mask, _ in reversed(shapes):
         visible.append(mask & ~covered)
         covered |= mask
-    for _, mask, colour in shapes:
-        _paint(rng, canvas, mask, colour)
+    for _, mask, color in shapes:
+        _paint(rng, canvas, mask, color)
     noisy = canvas + rng.randint(-14, 15, canvas.shape, dtype=np.int32)
     return Scene(
         pixels=noisy.clip(0, 255).astype(np.uint8),
@@ -116,7 +116,7 @@ def _draw(rng: RandomState, low: int, high: int) -> int:
 
 
 def _background(rng: RandomState, size: int) -> np.ndarray:
-    """Return two colours mixed by coarse and fine blotches, (S, S, 3) int32."""
+    """Return two colors mixed by coarse and fine blotches, (S, S, 3) int32."""
     first, second = rng.randint(30, 226, (2, 3), dtype=np.int32)
     mix = np.zeros((size, size), dtype=np.int32)
     for cells, share in ((3, 5), (9, 3)):
@@ -135,7 +135,7 @@ def _blotches(rng: RandomState, size: int, cells: int) -> np.ndarray:
 
 
 def _landscape(rng: RandomState, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw sky over patches of grass and sand: colours (S, S, 3) int32, and indices into STUFF (S, S) int64."""
+    """Draw sky over patches of grass and sand: colors (S, S, 3) int32, and indices into STUFF (S, S) int64."""
     row = np.arange(size, dtype=np.int32)[:, None]
     horizon = size * _draw(rng, 25, 60) // 100 + (_blotches(rng, size, 3)[0] - 128) * size // 1024  # (S,)
     patches = _blotches(rng, size, 2) < _draw(rng, 80, 176)
@@ -143,10 +143,10 @@ def _landscape(rng: RandomState, size: int) -> tuple[np.ndarray, np.ndarray]:
     clouds = _blotches(rng, size, 4) * 60 // 255
     blades = rng.randint(-28, 29, (size, size), dtype=np.int32)
     ripples = np.abs((row * 64 // size + _blotches(rng, size, 3) // 32) % 6 - 3) * 8
-    colours = np.array([(105, 160, 205), (60, 125, 45), (205, 180, 125)], dtype=np.int32)
-    colours += rng.randint(-15, 16, (3, 3), dtype=np.int32)  # (3, 3)
+    colors = np.array([(105, 160, 205), (60, 125, 45), (205, 180, 125)], dtype=np.int32)
+    colors += rng.randint(-15, 16, (3, 3), dtype=np.int32)  # (3, 3)
     light = np.choose(kinds, [clouds, blades, ripples])
-    return colours[kinds] + light[..., None], kinds.astype(np.int64)
+    return colors[kinds] + light[..., None], kinds.astype(np.int64)
 
 
 def _bar(rng: RandomState, canvas: np.ndarray) -> None:
@@ -172,14 +172,14 @@ def _mask(rng: RandomState, name: str, size: int) -> np.ndarray:
 
 
 def _shape_coordinates(rng: RandomState, size: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Place and rotate a shape of this radius at random; return the coordinates of all pixel centres in its frame."""
+    """Place and rotate a shape of this radius at random; return the coordinates of all pixel centers in its frame."""
     reach = min(radius, size // 2 - 1)
     # Some shapes leave the image, by a quarter of their radius at most.
-    centre_x, centre_y = (_draw(rng, reach * 3 // 4, size - reach * 3 // 4) for _ in range(2))
+    center_x, center_y = (_draw(rng, reach * 3 // 4, size - reach * 3 // 4) for _ in range(2))
     turn = _draw(rng, 0, TURNS)
     sine, cosine = _SINES[turn], _SINES[(turn + TURNS // 4) % TURNS]
     step = np.arange(size, dtype=np.int64)
-    x, y = (2 * (step - centre_x) + 1)[None, :], (2 * (step - centre_y) + 1)[:, None]  # in half pixels
+    x, y = (2 * (step - center_x) + 1)[None, :], (2 * (step - center_y) + 1)[:, None]  # in half pixels
     return (x * cosine + y * sine) // (2 * radius), (y * cosine - x * sine) // (2 * radius)
 
 
@@ -203,10 +203,10 @@ def _all_visible(masks: Sequence[np.ndarray]) -> bool:
     return True
 
 
-def _paint(rng: RandomState, canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
-    """Fill a mask with a colour distinct from its background, plain or shaded from top to bottom."""
+def _paint(rng: RandomState, canvas: np.ndarray, mask: np.ndarray, color: np.ndarray) -> None:
+    """Fill a mask with a color distinct from its background, plain or shaded from top to bottom."""
     behind = canvas[mask].sum(0) // np.count_nonzero(mask)
-    if np.abs(behind - colour).sum() < 120:
-        colour = (colour + 128) % 256
+    if np.abs(behind - color).sum() < 120:
+        color = (color + 128) % 256
     shade = np.arange(len(canvas), dtype=np.int32) * _draw(rng, 0, 60) // len(canvas)
-    canvas[mask] = (colour - shade[:, None, None] + np.zeros_like(canvas))[mask]
+    canvas[mask] = (color - shade[:, None, None] + np.zeros_like(canvas))[mask]

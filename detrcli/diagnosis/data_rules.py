@@ -64,7 +64,7 @@ def _of_boxes(name: str, split: Split) -> Iterator[Finding]:
     out = _outside(boxes, sizes)
     corner, size = boxes[:, :2], boxes[:, 2:]
     readings = {
-        "centres (cx, cy, width, height)": np.concatenate([corner - size / 2, size], 1),
+        "centers (cx, cy, width, height)": np.concatenate([corner - size / 2, size], 1),
         "corners (x0, y0, x1, y1)": np.concatenate([corner, size - corner], 1),
         "transposed boxes (y, x, height, width)": boxes[:, [1, 0, 3, 2]],
         "boxes of images twice as large": boxes / 2,

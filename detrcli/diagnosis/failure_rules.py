@@ -43,7 +43,7 @@ def _of_geometry(failures: Failures) -> Iterator[Finding]:
     boxes = truth.boxes
     x, y, w, h = boxes.T
     readings: Mapping[str, np.ndarray] = {
-        "centres (cx, cy, width, height)": np.stack([x - w / 2, y - h / 2, w, h], 1),
+        "centers (cx, cy, width, height)": np.stack([x - w / 2, y - h / 2, w, h], 1),
         "transposed boxes (y, x, height, width)": boxes[:, [1, 0, 3, 2]],
         "boxes of images twice as large": boxes / 2,
         "boxes of images half as large": boxes * 2,

@@ -63,7 +63,7 @@ FoundSegment = tuple[int, bytes]  # category id of the data, and compressed RLE
 
 
 def segments_of(map_: PanopticMap) -> list[FoundSegment]:
-    """Return the segments of the classes that the data has; the pixels of other segments count as unlabelled."""
+    """Return the segments of the classes that the data has; the pixels of other segments count as unlabeled."""
     return [(s.category_id, encode(map_.ids == s.id)) for s in map_.segments if s.category_id != UNKNOWN_CLASS]
 
 

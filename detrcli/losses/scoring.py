@@ -167,7 +167,7 @@ class Sigmoid(Scoring):
     def quality_loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
         """Return the varifocal loss (arXiv 2008.13367), summed over the classes.
 
-        The target of the labelled class is its quality (...), which also is its weight; that of all others is 0.
+        The target of the labeled class is its quality (...), which also is its weight; that of all others is 0.
         """
         targets = _one_hot(logits, labels) * quality[..., None]  # (..., K)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrcli.boxes import cxcywh_to_xyxy, generalised_iou, iou
+from detrcli.boxes import cxcywh_to_xyxy, generalized_iou, iou
 from detrcli.errors import UsageError
 from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid
 from detrcli.structures import Masks, Match, QueryGroup, Target
@@ -72,7 +72,7 @@ def l1_cost(weight: float) -> CostTerm:
 
 def giou_cost(weight: float, eps: float = 0.0) -> CostTerm:
     """Return the term of the negative generalized IoU."""
-    return CostTerm("giou", weight, lambda inputs: -generalised_iou(inputs.xyxy, cxcywh_to_xyxy(inputs.truth), eps))
+    return CostTerm("giou", weight, lambda inputs: -generalized_iou(inputs.xyxy, cxcywh_to_xyxy(inputs.truth), eps))
 
 
 @dataclass(frozen=True)
@@ -187,5 +187,5 @@ def l1_loss(weight: float) -> LossTerm:
 def giou_loss(weight: float, eps: float = 0.0) -> LossTerm:
     """Return the term of one minus the generalized IoU."""
     return LossTerm(
-        "giou", weight, lambda m: 1 - generalised_iou(cxcywh_to_xyxy(m.boxes), cxcywh_to_xyxy(m.truth), eps), per_object
+        "giou", weight, lambda m: 1 - generalized_iou(cxcywh_to_xyxy(m.boxes), cxcywh_to_xyxy(m.truth), eps), per_object
     )

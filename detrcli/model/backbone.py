@@ -56,7 +56,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
-        """Return the first layers, which detect edges and colours as in any other images."""
+        """Return the first layers, which detect edges and colors as in any other images."""
 
     def freeze(self, part: Part) -> None:
         """Exclude a part from training, and include everything else."""

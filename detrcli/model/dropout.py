@@ -7,7 +7,7 @@ runs. The drop probability is rounded to 16 bits.
 
 To delete this module, use `nn.Dropout` and `nn.MultiheadAttention` in its place: results are the same in distribution,
 training on CPUs becomes slower as above, and a given seed gives other results.
-tests/model/test_dropout.py checks the drop rate, the independence of neighbours, scaling, seeds, gradients by finite
+tests/model/test_dropout.py checks the drop rate, the independence of neighbors, scaling, seeds, gradients by finite
 differences, and attention with torch's draws against torch's attention. Golden trainings were recorded with torch's
 dropout, which the fixture `dropout_by_torch` restores.
 """

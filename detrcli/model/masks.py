@@ -81,14 +81,14 @@ class Segmenter(DetectionTransformer):
     has_masks = True
 
     def __init__(
-        self, detector: DetectionTransformer, mask_head: MaskHead, *, sees: int = -1, picture: bool = False
+        self, detector: DetectionTransformer, mask_head: MaskHead, *, encoder_map: int = -1, with_image: bool = False
     ) -> None:
-        """`sees` is the index of the encoder's finest backbone map; with `picture` the head also receives the image."""
+        """`encoder_map` is the index of the encoder's finest backbone map. `with_image` gives the image to the head."""
         super().__init__()
         self.detector = detector
         self.mask_head = mask_head
-        self.sees = sees
-        self.picture = picture
+        self.encoder_map = encoder_map
+        self.with_image = with_image
         self._frozen = False
         self.open_batch = detector.open_batch
         self.may_leave_out = detector.may_leave_out
@@ -122,7 +122,7 @@ class Segmenter(DetectionTransformer):
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         output: Output = self.detector(batch, targets)
         assert output.decoder.hidden is not None
-        rows, columns = output.maps[self.sees].shape[-2:]
+        rows, columns = output.maps[self.encoder_map].shape[-2:]
         memory = output.named["memory"][:, : rows * columns].mT  # (B, C, h * w)
         memory = memory.reshape(*memory.shape[:2], rows, columns)
         inputs = MaskHeadInputs(
@@ -131,7 +131,7 @@ class Segmenter(DetectionTransformer):
             features=output.named.get("features", memory),
             memory=memory,
             padding=downsample_padding(batch.padding, memory),
-            finer=[*([batch.images] if self.picture else []), *output.maps[: self.sees]],
+            finer=[*([batch.images] if self.with_image else []), *output.maps[: self.encoder_map]],
         )
         height, width = batch.images.shape[-2:]
         head = self.mask_head

@@ -19,15 +19,15 @@ class SinePosition(nn.Module):
         dim: number of channels.
         temperature: about the ratio of the longest wavelength to the shortest.
         turns: periods of the shortest wavelength per image.
-        centred: encode the center of a cell, as in Deformable DETR, and not its far edge, as in DETR.
+        centered: encode the center of a cell, as in Deformable DETR, and not its far edge, as in DETR.
     """
 
-    def __init__(self, dim: int, temperature: float = 10000, turns: int = 1, *, centred: bool = False) -> None:
+    def __init__(self, dim: int, temperature: float = 10000, turns: int = 1, *, centered: bool = False) -> None:
         super().__init__()
         self.channels = dim // 2  # per axis
         self.temperature = temperature
         self.turns = turns
-        self.shift = 0.5 if centred else 0.0
+        self.shift = 0.5 if centered else 0.0
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """Return the positions (B, dim, h, w) of features (B, C, h, w) with padding (B, h, w)."""

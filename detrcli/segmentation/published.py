@@ -128,7 +128,7 @@ def logits_in_input(masks: Masks, image: int, queries: Tensor) -> Tensor:
 
 
 def in_image(values: Tensor, size: tuple[int, int], placement: Placement, *, by_corner: bool) -> Tensor:
-    """Resize values (n, H, W) of the network's input to an image, (n, height, width), by nearest neighbour."""
+    """Resize values (n, H, W) of the network's input to an image, (n, height, width), by nearest neighbor."""
     offset = 0.0 if by_corner else 0.5
     rows, columns = (
         start + ((torch.arange(length, device=values.device) + offset) * (inside / length)).long()

@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _acquire(path: Path) -> int:
     """Return the descriptor of the lock file, locked."""
     # POSIX locks belong to the process: it could lock the file a second time, and closing any descriptor of a file
-    # releases its lock. So our own files are recognised before they are opened.
+    # releases its lock. So our own files are recognized before they are opened.
     with _guard:
         while True:
             with suppress(FileNotFoundError):

@@ -26,7 +26,7 @@ from detrcli.training.evaluation import EpochEvaluation, Interrupted
 from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import CpuContention, default_workers, memory_mb
 from detrcli.training.monitor import more_objects_than_queries
-from detrcli.training.optimiser import count, make_optimiser
+from detrcli.training.optimizer import count, make_optimizer
 from detrcli.training.order import Batches, Order
 from detrcli.training.progress import NO_LISTENER, EpochMetrics, Outcome, TrainingListener, TrainingProgress
 from detrcli.training.run_folder import DIVERGED, RunFolder, best_of, since_best
@@ -77,8 +77,8 @@ class Training:
         self.data = data.with_masks() if self.model.has_masks else data
         self.loss = initial.checkpoint.make_loss()
         self.parameter_groups = initial.checkpoint.architecture.parameter_groups(self.model)
-        optimiser = make_optimiser(self.parameter_groups, settings, fresh_backbone=initial.fresh_backbone)
-        self.trainer = Trainer(self.model, self.loss, optimiser, settings, self.order.steps, device)
+        optimizer = make_optimizer(self.parameter_groups, settings, fresh_backbone=initial.fresh_backbone)
+        self.trainer = Trainer(self.model, self.loss, optimizer, settings, self.order.steps, device)
         self.state = TrainingState(self.trainer)
         masks = self.model.has_masks and has_masks(data.truth)
         self.evaluator = evaluator or CocoEvaluator(masks)
@@ -89,7 +89,7 @@ class Training:
     def groups(self) -> list[tuple[str, int, float | None]]:
         """Return name, number of parameters and learning rate of each parameter group; None if it is frozen."""
         trained = [
-            (group["name"], count(group["params"]), group["base"]) for group in self.trainer.optimiser.param_groups
+            (group["name"], count(group["params"]), group["base"]) for group in self.trainer.optimizer.param_groups
         ]
         return [*trained, ("frozen", count(p for p in self.model.parameters() if not p.requires_grad), None)]
 
@@ -231,7 +231,7 @@ class Training:
     ) -> dict[str, float | None]:
         """Return the row of metrics.csv for the current epoch with these sums of numbers."""
         sums, matched = self.state.sums, numbers.get("matched")
-        rates = {group["name"]: group["lr"] for group in self.trainer.optimiser.param_groups}
+        rates = {group["name"]: group["lr"] for group in self.trainer.optimizer.param_groups}
         first, *others = self.parameter_groups
         return {
             "epoch": len(self.state.rows) + 1,

@@ -17,7 +17,7 @@ STUCK_AT = 95.0  # percent
 
 @dataclass
 class Monitor:
-    """What the warnings depend on. It is saved with the state."""
+    """The facts that warnings depend on, saved with the training state."""
 
     objects: int = 0
     same_boxes: int = 0  # consecutive steps

@@ -50,7 +50,7 @@ class Settings(Config):
     size: Side | None = setting("shorter side of the input; default: that of the weights or the model")
     max_size: Side | None = setting("maximum longer side of the input; default: proportional to size")
     augmentation: Literal["published", "strong", "flip", "none"] = setting(
-        "`published`: flips, 11 scales and crops; `strong`: flips, scales, colours, and a mosaic of four images for "
+        "`published`: flips, 11 scales and crops; `strong`: flips, scales, colors, and a mosaic of four images for "
         "half of the images; `flip`: flips only; or `none`",
         "published",
     )

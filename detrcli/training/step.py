@@ -22,7 +22,7 @@ from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
 from detrcli.system.devices import autocast, exact_float32
 from detrcli.system.distributed import mix_seeds
-from detrcli.training.optimiser import rate, set_rate
+from detrcli.training.optimizer import rate, set_rate
 from detrcli.training.settings import Settings
 
 MAX_OVERFLOWS = 30  # consecutive steps that fp16 may skip; each halves its loss scale
@@ -54,12 +54,12 @@ class Trainer:
         self,
         model: DetectionTransformer,
         loss: Loss,
-        optimiser: AdamW,
+        optimizer: AdamW,
         settings: Settings,
         steps_per_epoch: int,
         device: torch.device,
     ) -> None:
-        self.model, self.loss, self.optimiser = model, loss, optimiser
+        self.model, self.loss, self.optimizer = model, loss, optimizer
         self.settings, self.steps_per_epoch, self.device = settings, steps_per_epoch, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.overflows = 0
@@ -83,7 +83,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "ema": self.ema,
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "overflows": self.overflows,
         }
@@ -93,7 +93,7 @@ class Trainer:
         if self.ema is not None:
             for name, value in state["ema"].items():
                 self.ema[name].copy_(value)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.overflows = state["overflows"]
 
@@ -111,15 +111,15 @@ class Trainer:
     def _step(self, batches: Sequence[Examples], step: int) -> StepResult:
         # Dropout depends on the step alone, so that resuming needs no random state.
         torch.manual_seed(mix_seeds(self.settings.seed, step, distributed.rank()))
-        set_rate(self.optimiser, rate(self.settings, step, self.steps_per_epoch))
+        set_rate(self.optimizer, rate(self.settings, step, self.steps_per_epoch))
         self.model.train()
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
 
         targets = [[target.to(self.device) for target in batch.targets] for batch in batches]
         normalizers: StepNormalizers | None = None
         numbers: list[dict[str, Tensor]] = []  # of each batch
         for i, (batch, own) in enumerate(zip(batches, targets, strict=True)):
-            with self._unsynchronised(i + 1 < len(batches)):
+            with self._unsynchronized(i + 1 < len(batches)):
                 output = self._forward(batch, own)
                 if normalizers is None:  # the same for all batches of the step
                     normalizers = self.loss.normalizers(output, targets)
@@ -127,8 +127,8 @@ class Trainer:
                 self.scaler.scale(breakdown.total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             numbers.append(self._numbers(output, breakdown, own))
 
-        self.scaler.unscale_(self.optimiser)
-        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.scaler.unscale_(self.optimizer)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
         sums = self._read([*numbers, {"norm": norm}])
         if distributed.maximum(not math.isfinite(sums["loss"])):
@@ -177,7 +177,7 @@ class Trainer:
             sums[name] = sums.get(name, 0.0) + value
         return sums
 
-    def _unsynchronised(self, more: bool) -> AbstractContextManager[None]:
+    def _unsynchronized(self, more: bool) -> AbstractContextManager[None]:
         """Average gradients over the processes only once, with the last batch of a step."""
         if more and isinstance(self._replica, DistributedDataParallel):
             return cast("AbstractContextManager[None]", self._replica.no_sync())
@@ -191,7 +191,7 @@ class Trainer:
                 raise DivergedError(f"the norm of the gradient is {norm}")
         else:
             self.overflows = 0
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is None:
             return

@@ -88,7 +88,7 @@ def test_two_processes(kind: str, tmp_path: Path) -> None:
     [
         ("config.json", {"model_type": "oneformer"}, "'oneformer'.* detr, deformable_detr, .*yolos"),
         ("config.json", {"architectures": ["ConditionalDetrForSegmentation"]}, "masks"),
-        ("config.json", {"quantization_config": {"bits": 8}}, "quantised"),
+        ("config.json", {"quantization_config": {"bits": 8}}, "quantized"),
         ("config.json", {"use_focal_loss": False}, "use_focal_loss"),
         ("config.json", {"d_model": 48}, "do not fit|does not load"),
         ("config.json", {"d_model": "wide"}, "does not load|invalid"),

@@ -218,7 +218,7 @@ def test_predict(folder: Path, image: Path, detr: Detr) -> None:
 
 
 def test_semantic_maps(name: str, folder: Path, image: Path, detr: Detr) -> None:
-    """PNGs whose grey levels are class ids, and a JSON with the areas."""
+    """PNGs whose gray levels are class ids, and a JSON with the areas."""
     Image.open(image).rotate(90, expand=True).save("b.png")
     command = ("predict", image, "b.png", "--weights", folder, "--format", "semantic")
     shown = detr(*command, "--out", "out")
@@ -288,7 +288,7 @@ def test_unsupported_options(command: tuple[Any, ...], detr: Detr) -> None:
     ("file", "facts", "reason"),
     [
         ("config.json", {"model_type": "oneformer"}, "'oneformer'.*mask2former, maskformer"),
-        ("config.json", {"quantization_config": {"bits": 8}}, "quantised"),
+        ("config.json", {"quantization_config": {"bits": 8}}, "quantized"),
         ("config.json", {"num_queries": 3}, "do not fit|does not load"),
         ("config.json", {"encoder_layers": 2_000_000}, "encoder_layers = 2000000"),
         ("preprocessor_config.json", {"pad_size": {"height": 200, "width": 200}}, "padded or cropped"),
@@ -302,7 +302,7 @@ def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_
         load_checkpoint(changed(folder_of("mask2former"), tmp_path / "changed", file, **facts))
 
 
-def test_stuff_is_recognised_by_cocos_names(tmp_path: Path) -> None:
+def test_stuff_is_recognized_by_cocos_names(tmp_path: Path) -> None:
     """In any order, if all names are COCO's and some of them are stuff."""
     names = ["sky-other-merged", "person", "LABEL_2", "grass-merged", "dog"]
     classes = load_checkpoint(

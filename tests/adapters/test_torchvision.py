@@ -87,14 +87,14 @@ def test_the_loss(name: str, source: str) -> None:
     network = network_of(name).train()
     network.transform.resize = lambda image, target=None: (image, target)
     network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3
-    labelled = []
+    labeled = []
     for image, target in zip(pixels, targets, strict=True):
         h, w = image.shape[1:]
         cx, cy, bw, bh = target.boxes.unbind(-1)
         absolute = torch.stack([cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2], -1)
-        labelled.append({"boxes": absolute * torch.tensor([w, h, w, h]), "labels": target.labels + 1})
+        labeled.append({"boxes": absolute * torch.tensor([w, h, w, h]), "labels": target.labels + 1})
     torch.manual_seed(1)
-    theirs = network(pixels, labelled)
+    theirs = network(pixels, labeled)
     assert breakdown.total.item() == pytest.approx(sum(theirs.values()).item(), rel=1e-4)
     assert breakdown.parts.keys() == {key.removeprefix("loss_") for key in theirs}
 

@@ -47,7 +47,7 @@ def test_the_state_itself_is_read(tmp_path: Path, state: dict[str, Tensor]) -> N
     assert load_checkpoint(str(tmp_path / "w.pth")).config == CONFIG
 
 
-@pytest.mark.filterwarnings("ignore")  # quantised tensors are deprecated, sparse ones experimental
+@pytest.mark.filterwarnings("ignore")  # quantized tensors are deprecated, sparse ones experimental
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -61,7 +61,7 @@ def test_the_state_itself_is_read(tmp_path: Path, state: dict[str, Tensor]) -> N
         (lambda t: t[:1].expand(10**9, -1), f"{HEAD} has 32,000,000,000 numbers"),
         (lambda t: t[:1].clone().expand(4, -1), f"{HEAD} has 128 numbers"),
     ],
-    ids=["scalar", "sparse", "sparse rows", "meta", "8 bits", "complex", "quantised", "a billion rows", "few rows"],
+    ids=["scalar", "sparse", "sparse rows", "meta", "8 bits", "complex", "quantized", "a billion rows", "few rows"],
 )
 def test_tensors(change: Callable[[Tensor], Tensor], reason: str, tmp_path: Path, state: dict[str, Tensor]) -> None:
     refused(tmp_path / "w.pth", {**state, HEAD: change(state[HEAD])}, reason)

@@ -18,11 +18,11 @@ def test_training_a_model_changes_nothing_else() -> None:
     before = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
     trained, other = checkpoint.model(), checkpoint.model()
     trained.train()
-    optimiser = torch.optim.SGD(trained.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     targets = [Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))] * 2
     output = trained(Batch(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), None))
     checkpoint.make_loss().compute_loss(output, targets).total.backward()
-    optimiser.step()
+    optimizer.step()
 
     after = trained.state_dict()
     assert not torch.equal(after["class_head.bias"], before["class_head.bias"])

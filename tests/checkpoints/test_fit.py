@@ -112,7 +112,7 @@ def test_all_class_heads_are_fitted(make: Callable[[], Checkpoint], biases: dict
         torch.testing.assert_close(fitted.tensors[name], torch.full((4,), expected), atol=1e-2, rtol=0)
         weight = fitted.tensors[name.replace("bias", "weight")]
         assert weight.shape[0] == 4
-        assert 0 < weight.abs().max() <= weight.shape[1] ** -0.5  # as torch initialises a linear layer
+        assert 0 < weight.abs().max() <= weight.shape[1] ** -0.5  # as torch initializes a linear layer
     labels = [tensor for name, tensor in fitted.tensors.items() if "label_contents" in name]
     assert all(len(tensor) == 5 for tensor in labels)
     assert len(labels) == ("denoising" in str(checkpoint.config) and checkpoint.config.denoising > 0)

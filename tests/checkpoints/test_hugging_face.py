@@ -138,7 +138,7 @@ def test_classes_and_preprocessing(folder: Path) -> None:
     assert checkpoint.preprocessing.std == (0.2, 0.3, 0.4)
 
 
-def test_stuff_is_recognised_by_cocos_names(masks: Path) -> None:
+def test_stuff_is_recognized_by_cocos_names(masks: Path) -> None:
     classes = load_checkpoint(str(masks)).classes
     assert classes.names.tolist() == list(NAMED.values())
     assert classes.things is not None
@@ -219,7 +219,7 @@ def test_an_incomplete_mask_head(masks: Path, tmp_path: Path) -> None:
 
 
 def test_older_formats(folder: Path, tmp_path: Path) -> None:
-    """A size as a number, no normalisation, dilation as a stride of the backbone."""
+    """A size as a number, no normalization, dilation as a stride of the backbone."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     changed(tmp_path, PREPROCESSOR, size=70, max_size=99, do_normalize=False)
     changed(tmp_path, CONFIG, dilation=False, backbone_config={"output_stride": 16})

@@ -68,7 +68,7 @@ def test_a_checkpoint_of_the_training_script(tmp_path: Path, state: dict[str, Te
     loaded.model()
 
 
-def test_tensors_determine_normalisation_position_and_layers(tmp_path: Path) -> None:
+def test_tensors_determine_normalization_position_and_layers(tmp_path: Path) -> None:
     config = replace(CONFIG, pre_norm=True, position="learned", encoder_layers=2, decoder_layers=3)
     path = save(tmp_path / "w.pth", published_names(config))
     assert replace(load_checkpoint(path).config, heads=4) == config
@@ -88,7 +88,7 @@ def test_what_determines_dc5(tmp_path: Path, state: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "module."])
-def test_a_mask_head_is_recognised(tmp_path: Path, before: str) -> None:
+def test_a_mask_head_is_recognized(tmp_path: Path, before: str) -> None:
     """Its tensors determine the number of heads."""
     state = {before + name: tensor for name, tensor in published_names(masks=True).items()}
     loaded = load_checkpoint(save(tmp_path / "w.pth", {"model": state}))

@@ -394,7 +394,7 @@ def test_wrong_calls(detr: Detr, args: list[str], code: int, named: str) -> None
 
 @pytest.mark.parametrize("augmented", [[], ["--augmented", "--size", 96]], ids=["as it is", "augmented"])
 def test_masks_are_shown(detr: Detr, tmp_path: Path, augmented: list[object]) -> None:
-    """`--masks` colours the area of the shapes in place of the frames of the boxes."""
+    """`--masks` colors the area of the shapes in place of the frames of the boxes."""
     make_shapes(tmp_path / "shapes", images=4, size=96, objects=3)
     args = ("data", "show", tmp_path / "shapes", "--images", 4, *augmented)
     for options in ((), ("--masks",)):

@@ -100,12 +100,12 @@ def map_of(spoil: Callable[[Path], object]) -> Callable[[Path], object]:
     return make
 
 
-def painted(colour: tuple[int, int, int]) -> Callable[[Path], object]:
-    """Paint the cat of a.jpg in another colour."""
+def painted(color: tuple[int, int, int]) -> Callable[[Path], object]:
+    """Paint the cat of a.jpg in another color."""
 
     def spoil(path: Path) -> None:
         pixels = np.array(Image.open(path))
-        pixels[mask_of(IMAGES["train"]["a.jpg"], 1)] = colour
+        pixels[mask_of(IMAGES["train"]["a.jpg"], 1)] = color
         Image.fromarray(pixels).save(path)
 
     return map_of(spoil)
@@ -150,13 +150,13 @@ PLANTED: dict[str, tuple[str, str, str, str, Callable[[Path], Any]]] = {
     "no map is named": ("error", "warning", "missing-map", A, panoptic(lambda d: d["annotations"].pop())),
     "text for a map": ("error", "warning", "bad-map", A, map_of(lambda path: path.write_text("x"))),
     "half a map": ("error", "warning", "bad-map", A, map_of(lambda path: path.write_bytes(path.read_bytes()[:90]))),
-    "a grey map": ("error", "warning", "bad-map", A, map_of(lambda path: Image.new("L", (WIDTH, HEIGHT)).save(path))),
+    "a gray map": ("error", "warning", "bad-map", A, map_of(lambda path: Image.new("L", (WIDTH, HEIGHT)).save(path))),
     "a small map": ("error", "warning", "mask-size", A, map_of(lambda path: Image.new("RGB", (9, 9)).save(path))),
     "a map elsewhere": (
         "error", "error", "leaves-folder", A,
         panoptic(lambda d: d["annotations"][-1].update(file_name="../panoptic_val2017/c.png")),
     ),
-    "no colour": (
+    "no color": (
         "error", "warning", "missing-segment", f"segment 77 of {A}",
         panoptic(lambda d: d["annotations"][-1]["segments_info"].append({**info(d), "id": 77})),
     ),
@@ -211,7 +211,7 @@ def test_nothing_wrong(detr: Detr, tmp_path: Path) -> None:
         ("a word", 2, 3),
         ("turned runs", 2, 3),
         ("nothing on", 2, 4),
-        ("no colour", 2, 5),
+        ("no color", 2, 5),
         ("twice", 2, 5),
         ("a small map", 1, 2),
         ("half a map", 1, 2),

@@ -104,7 +104,7 @@ def test_published_weights_with_masks(
 
 
 def test_panoptic_maps(detr: Detr, picture: Path, tmp_path: Path) -> None:
-    """Each PNG has the segments of the file as colours. The panoptic quality of the file against itself is 1."""
+    """Each PNG has the segments of the file as colors. The panoptic quality of the file against itself is 1."""
     state = published_names(masks=True)
     state["detr.class_embed.bias"] = state["detr.class_embed.bias"] + torch.tensor([5.0, 4.0, 0, 0])
     state["mask_head.out_lay.bias"] = state["mask_head.out_lay.bias"] + 1

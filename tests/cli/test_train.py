@@ -188,7 +188,7 @@ def test_a_picture_of_equal_size_and_other_contents(detr: Detr, data: Path, tmp_
 def test_a_state_that_lacks_what_it_should_hold(detr: Detr, data: Path, tmp_path: Path) -> None:
     assert detr("train", data, *SMALL, "--epochs", 1, "--out", "run").code == 0
     for name, value in (
-        ("optimiser", {}),
+        ("optimizer", {}),
         ("sums", [5]),
         ("settings", 7),
         ("source", {}),

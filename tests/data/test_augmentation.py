@@ -17,13 +17,13 @@ from detrcli.config import Preprocessing
 from detrcli.data import augmentation as module
 from detrcli.data.augmentation import (
     CROP,
-    GREY,
+    GRAY,
     SCALES,
     Sample,
     augment,
     crop,
     flip,
-    jitter_colours,
+    jitter_colors,
     make_sample,
     mosaic,
     zoom,
@@ -32,7 +32,7 @@ from detrcli.data.dataset import to_input
 from detrcli.data.preprocessing import as_image
 from detrcli.resize import Resize, ShortestEdge
 
-COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def sample_of(image: Image.Image, boxes: Sequence[Sequence[float]] = (), labels: Sequence[int] = ()) -> Sample:
@@ -56,19 +56,19 @@ def painted(g: torch.Generator, width: int, height: int) -> Sample:
     """A black image with a red, a green and a blue box that do not touch."""
     image = Image.new("RGB", (width, height))
     draw, boxes = ImageDraw.Draw(image), []
-    for i, colour in enumerate(COLOURS):
+    for i, color in enumerate(COLORS):
         third = width // 3
         x0 = i * third + int(torch.randint(1, third // 3, (), generator=g))
         x1 = x0 + int(torch.randint(third // 4, third // 2, (), generator=g))
         y0 = int(torch.randint(0, height // 2, (), generator=g))
         y1 = y0 + int(torch.randint(height // 8, height // 2, (), generator=g))
-        draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
         boxes.append([x0, y0, x1, y1])
     return sample_of(image, boxes, range(3))
 
 
-def box_of_colour(pixels: np.ndarray, channel: int) -> tuple[float, float, float, float] | None:
-    """The box around a colour, up to its blurred edges; None if it is hardly visible."""
+def box_of_color(pixels: np.ndarray, channel: int) -> tuple[float, float, float, float] | None:
+    """The box around a color, up to its blurred edges; None if it is hardly visible."""
     strength = pixels[..., channel].astype(float) / 255
     if strength.max() < 0.9:
         return None
@@ -78,8 +78,8 @@ def box_of_colour(pixels: np.ndarray, channel: int) -> tuple[float, float, float
 
 
 @counted(1000, seeds(), st.integers(60, 300), st.integers(60, 300), st.sampled_from([64, 200, 800]))
-def test_boxes_follow_their_colours(g: torch.Generator, width: int, height: int, size: int) -> None:
-    """Within the blur of two resizings; every visible colour has a box with its label."""
+def test_boxes_follow_their_colors(g: torch.Generator, width: int, height: int, size: int) -> None:
+    """Within the blur of two resizings; every visible color has a box with its label."""
     sample, preprocessing = augment(painted(g, width, height), Preprocessing(ShortestEdge(size, 2 * size)), g)
     after = resize(sample, preprocessing.resize)
     inputs, target = to_input(sample, preprocessing)
@@ -91,13 +91,13 @@ def test_boxes_follow_their_colours(g: torch.Generator, width: int, height: int,
     labels = after.labels.tolist()
     tolerance = 1.5 + 1.5 * max(after.image.size) / min(width, height)
     for label, box in zip(labels, after.boxes.tolist(), strict=True):
-        found = box_of_colour(pixels, label)
+        found = box_of_color(pixels, label)
         if found is not None:
             assert np.abs(np.array(found) - box).max() <= tolerance
         assert 0 <= box[0] < box[2] <= after.image.width + 1e-4  # float32 scales a little beyond
         assert 0 <= box[1] < box[3] <= after.image.height + 1e-4
     for channel in range(3):
-        if box_of_colour(pixels, channel) is not None:
+        if box_of_color(pixels, channel) is not None:
             assert channel in labels
 
 
@@ -189,7 +189,7 @@ def test_scales_follow_the_size() -> None:
 
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (900, 200)])
 def test_a_crop_is_a_part_of_the_resized_image(size: tuple[int, int]) -> None:
-    """Within a grey level, since only that part is computed; boxes are exact."""
+    """Within a gray level, since only that part is computed; boxes are exact."""
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     boxes = torch.tensor([[0.0, 0, *size], [100, 50, 300, 150]])
@@ -234,16 +234,16 @@ def test_further_fields_of_objects_stay_with_them() -> None:
 
 
 @counted(300, seeds(), st.integers(60, 200), st.integers(60, 200), st.floats(0.5, 2))
-def test_zoom_keeps_the_size_and_boxes_follow_their_colours(
+def test_zoom_keeps_the_size_and_boxes_follow_their_colors(
     g: torch.Generator, width: int, height: int, factor: float
 ) -> None:
     sample = painted(g, width, height)
     after = zoom(sample, factor, g)
     assert after.image.size == (width, height)
     pixels = np.asarray(after.image).copy()
-    pixels[(pixels == GREY).all(-1)] = 0  # the canvas of a smaller image
+    pixels[(pixels == GRAY).all(-1)] = 0  # the canvas of a smaller image
     for label, box in zip(after.labels.tolist(), after.boxes.tolist(), strict=True):
-        found = box_of_colour(pixels, label)
+        found = box_of_color(pixels, label)
         if found is not None:
             assert np.abs(np.array(found) - box).max() <= 1.5 + factor
         assert 0 <= box[0] < box[2] <= width + 1e-3
@@ -253,14 +253,14 @@ def test_zoom_keeps_the_size_and_boxes_follow_their_colours(
 
 
 def test_a_mosaic_has_a_part_of_each_image_in_its_quarter() -> None:
-    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
-    parts = [sample_of(Image.new("RGB", (60, 40), c), [[0, 0, 60, 40]], [i]) for i, c in enumerate(colours)]
+    colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+    parts = [sample_of(Image.new("RGB", (60, 40), c), [[0, 0, 60, 40]], [i]) for i, c in enumerate(colors)]
     for seed in range(20):
         made = mosaic(parts, 60, 40, torch.Generator().manual_seed(seed))
         assert made.image.size == (60, 40)
         pixels = np.asarray(made.image)
         for label, (x0, y0, x1, y1) in zip(made.labels.tolist(), made.boxes.int().tolist(), strict=True):
-            assert (pixels[y0:y1, x0:x1] == colours[label]).all()
+            assert (pixels[y0:y1, x0:x1] == colors[label]).all()
         assert pixels.reshape(-1, 3).any(1).all()  # no pixel is empty
 
 
@@ -272,12 +272,12 @@ def test_objects_are_kept_from_a_visible_fraction_on() -> None:
     assert crop(sample, (160, 80), 0, 0, 80, 100, min_visible=0.3).labels.tolist() == [0]  # at any scale
 
 
-def test_jittered_colours_keep_boxes_and_regions() -> None:
+def test_jittered_colors_keep_boxes_and_regions() -> None:
     sample = painted(torch.Generator().manual_seed(3), 90, 60)
     plain = np.asarray(sample.image)
-    changed = [np.asarray(jitter_colours(sample, torch.Generator().manual_seed(seed)).image) for seed in range(10)]
+    changed = [np.asarray(jitter_colors(sample, torch.Generator().manual_seed(seed)).image) for seed in range(10)]
     assert len({pixels.tobytes() for pixels in changed}) == 10
-    for pixels in changed:  # regions of a single colour keep a single colour
+    for pixels in changed:  # regions of a single color keep a single color
         for x0, y0, x1, y1 in sample.boxes.int().tolist():
             assert len(np.unique(pixels[y0:y1, x0:x1].reshape(-1, 3), axis=0)) == 1
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) == len(np.unique(plain.reshape(-1, 3), axis=0))

@@ -35,11 +35,11 @@ def data(tmp_path: Path) -> Path:
         document = {
             "info": {"year": 2026},
             "images": [
-                {"id": i, "file_name": f"deep/{i}.png", "width": 100, "height": 80, "licence": 7}
+                {"id": i, "file_name": f"deep/{i}.png", "width": 100, "height": 80, "license": 7}
                 for i in range(1, images + 1)
             ],
             "annotations": annotations,
-            "categories": [{"id": CAT, "name": "cat", "colour": "red"}, {"id": DOG, "name": "dog"}],
+            "categories": [{"id": CAT, "name": "cat", "color": "red"}, {"id": DOG, "name": "dog"}],
         }
         (root / "annotations").mkdir(exist_ok=True)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))

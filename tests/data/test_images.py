@@ -1,4 +1,4 @@
-"""Image files of every kind, with coloured corners that show rotations and crops."""
+"""Image files of every kind, with colored corners that show rotations and crops."""
 
 import contextlib
 import io
@@ -21,13 +21,13 @@ WIDTH, HEIGHT = 48, 32
 CORNERS = [(255, 0, 0), (0, 200, 0), (0, 0, 255), (250, 250, 0)]
 
 
-def corners(colours: list[tuple[int, ...]], dtype: str = "uint8") -> np.ndarray:
-    quarters = np.array(colours, dtype=dtype).reshape(2, 2, -1)
+def corners(colors: list[tuple[int, ...]], dtype: str = "uint8") -> np.ndarray:
+    quarters = np.array(colors, dtype=dtype).reshape(2, 2, -1)
     return quarters.repeat(HEIGHT // 2, 0).repeat(WIDTH // 2, 1).squeeze()
 
 
-def colours_of(path: Path) -> list[tuple[int, int, int]]:
-    """The colours of the corners, four pixels inside."""
+def colors_of(path: Path) -> list[tuple[int, int, int]]:
+    """The colors of the corners, four pixels inside."""
     image = open_image(path).image
     assert image.mode == "RGB"
     assert image.size == (WIDTH, HEIGHT)
@@ -40,7 +40,7 @@ def close(ours: list[tuple[int, ...]], wanted: list[tuple[int, ...]], tolerance:
 
 
 RGB = Image.fromarray(corners(CORNERS))
-GREY = [(10, 10, 10), (90, 90, 90), (170, 170, 170), (250, 250, 250)]
+GRAY = [(10, 10, 10), (90, 90, 90), (170, 170, 170), (250, 250, 250)]
 L = Image.fromarray(corners([(10,), (90,), (170,), (250,)]))
 
 
@@ -48,7 +48,7 @@ L = Image.fromarray(corners([(10,), (90,), (170,), (250,)]))
 def test_each_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     RGB.save(path, **({"quality": 95, "subsampling": 0} if "jp" in suffix else {}))
-    close(colours_of(path), CORNERS, {"jpg": 12, "jpeg": 12, "webp": 40}.get(suffix, 0))
+    close(colors_of(path), CORNERS, {"jpg": 12, "jpeg": 12, "webp": 40}.get(suffix, 0))
 
 
 # Stored pixels as they are displayed, by the definition of each orientation; 6 and 8 undo each other.
@@ -72,7 +72,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     undo = TURNED[{6: 8, 8: 6}.get(orientation, orientation)]
     stored = Image.fromarray(np.ascontiguousarray(undo(np.asarray(RGB))))
     stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
-    close(colours_of(tmp_path / f"a.{suffix}"), CORNERS, 40)
+    close(colors_of(tmp_path / f"a.{suffix}"), CORNERS, 40)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -96,7 +96,7 @@ def test_a_rotated_tiff_is_exact(mode: str, compression: str | None, orientation
 
 def test_malformed_exif_is_ignored(tmp_path: Path) -> None:
     RGB.save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", quality=95, subsampling=0)
-    close(colours_of(tmp_path / "a.jpg"), CORNERS, 12)
+    close(colors_of(tmp_path / "a.jpg"), CORNERS, 12)
 
 
 def sixteen(path: Path) -> None:
@@ -116,17 +116,17 @@ def half_transparent(path: Path) -> None:
     Image.fromarray(corners([(*CORNERS[0], 255), (*CORNERS[1], 255), (*CORNERS[2], 255), (0, 0, 0, 0)])).save(path)
 
 
-def grey_with_alpha(path: Path) -> None:
+def gray_with_alpha(path: Path) -> None:
     Image.fromarray(corners([(10, 255), (90, 255), (170, 255), (0, 0)])).save(path)
 
 
-def grey_with_key(path: Path) -> None:
+def gray_with_key(path: Path) -> None:
     L.save(path, transparency=250)
 
 
 KINDS: list[tuple[str, Callable[[Path], object], list[tuple[int, ...]]]] = [
-    ("grey.png", L.save, GREY),
-    ("grey.jpg", lambda path: L.save(path, quality=100), GREY),
+    ("gray.png", L.save, GRAY),
+    ("gray.jpg", lambda path: L.save(path, quality=100), GRAY),
     ("palette.png", RGB.quantize(4).save, CORNERS),
     ("palette.gif", RGB.quantize(4).save, CORNERS),
     ("cmyk.jpg", lambda path: RGB.convert("CMYK").save(path, quality=100), CORNERS),
@@ -134,10 +134,10 @@ KINDS: list[tuple[str, Callable[[Path], object], list[tuple[int, ...]]]] = [
     ("alpha.png", half_transparent, [*CORNERS[:3], (255, 255, 255)]),
     ("alpha.webp", lambda path: half_transparent(path), [*CORNERS[:3], (255, 255, 255)]),
     ("palette-alpha.png", transparent_palette, [*CORNERS[:3], (255, 255, 255)]),
-    ("grey-alpha.png", grey_with_alpha, [*GREY[:3], (255, 255, 255)]),
-    ("grey-key.png", grey_with_key, [*GREY[:3], (255, 255, 255)]),
-    ("16-bit.png", sixteen, GREY),
-    ("16-bit.tif", sixteen, GREY),
+    ("gray-alpha.png", gray_with_alpha, [*GRAY[:3], (255, 255, 255)]),
+    ("gray-key.png", gray_with_key, [*GRAY[:3], (255, 255, 255)]),
+    ("16-bit.png", sixteen, GRAY),
+    ("16-bit.tif", sixteen, GRAY),
     ("bilevel.png", bilevel, [(0, 0, 0), (0, 0, 0), (255, 255, 255), (255, 255, 255)]),
 ]
 
@@ -147,11 +147,11 @@ def test_each_kind_of_pixels(
     tmp_path: Path, name: str, write: Callable[[Path], object], wanted: list[tuple[int, ...]]
 ) -> None:
     write(tmp_path / name)
-    close(colours_of(tmp_path / name), wanted, 40 if name.endswith("webp") else 6 if name.endswith("jpg") else 0)
+    close(colors_of(tmp_path / name), wanted, 40 if name.endswith("webp") else 6 if name.endswith("jpg") else 0)
 
 
-def write_png(path: Path, size: tuple[int, int], depth: int, colour: int, pixels: bytes, *chunks: bytes) -> None:
-    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
+def write_png(path: Path, size: tuple[int, int], depth: int, color: int, pixels: bytes, *chunks: bytes) -> None:
+    header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0)
     data = b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
         for chunk in (b"IHDR" + header, *chunks, b"IDAT" + pixels, b"IEND")
@@ -163,18 +163,18 @@ def rows_of(pixels: np.ndarray) -> bytes:
     return zlib.compress(b"".join(b"\x00" + row.tobytes() for row in pixels))
 
 
-def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
+def test_16_bit_color_is_scaled(tmp_path: Path) -> None:
     """Written here, since Pillow cannot write it."""
-    pixels = corners([tuple(257 * v for v in colour) for colour in CORNERS], ">u2")
+    pixels = corners([tuple(257 * v for v in color) for color in CORNERS], ">u2")
     write_png(tmp_path / "a.png", (WIDTH, HEIGHT), 16, 2, rows_of(pixels))
-    close(colours_of(tmp_path / "a.png"), CORNERS, 0)
+    close(colors_of(tmp_path / "a.png"), CORNERS, 0)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
 def test_the_first_frame_is_read_with_a_note(tmp_path: Path, suffix: str) -> None:
     other = RGB.transpose(Image.Transpose.ROTATE_180)
     RGB.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[other, RGB], lossless=True)
-    close(colours_of(tmp_path / f"a.{suffix}"), CORNERS, 40)
+    close(colors_of(tmp_path / f"a.{suffix}"), CORNERS, 40)
     assert open_image(tmp_path / f"a.{suffix}").notes == ["only the first of its frames was read"]
 
 
@@ -281,7 +281,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
                 assert open_image(tmp_path / "b", max_pixels=100_000).image.mode == "RGB"
 
 
-def test_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
+def test_transparent_gray_of_16_bits_is_white(tmp_path: Path) -> None:
     pixels = corners([(10 * 257,), (90 * 257,), (170 * 257,), (250 * 257,)], ">u2")
     write_png(tmp_path / "a.png", (WIDTH, HEIGHT), 16, 0, rows_of(pixels), b"tRNS" + struct.pack(">H", 10 * 257))
-    close(colours_of(tmp_path / "a.png"), [(255, 255, 255), *GREY[1:]], 0)
+    close(colors_of(tmp_path / "a.png"), [(255, 255, 255), *GRAY[1:]], 0)

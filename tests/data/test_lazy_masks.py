@@ -1,4 +1,4 @@
-"""Masks follow the pixels: compared with an image of the masks, each drawn in a colour."""
+"""Masks follow the pixels: compared with an image of the masks, each drawn in a color."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 
 from detrcli.config import Preprocessing
-from detrcli.data.augmentation import GREY, Sample, augment, crop, flip, make_sample, mosaic, zoom
+from detrcli.data.augmentation import GRAY, Sample, augment, crop, flip, make_sample, mosaic, zoom
 from detrcli.data.dataset import to_input
 from detrcli.data.lazy_masks import LazyMask, mask_pixels
 from detrcli.data.preprocessing import as_image
@@ -27,7 +27,7 @@ def lazy(mask: np.ndarray) -> LazyMask:
 
 
 def drawn(g: Generator, width: int, height: int) -> Sample:
-    """A red, a green and a blue shape, whose colours add up where they overlap."""
+    """A red, a green and a blue shape, whose colors add up where they overlap."""
     channels = []
     for _ in range(3):
         channel = Image.new("L", (width, height))
@@ -48,13 +48,13 @@ def near_edge(mask: Tensor, reach: int) -> Tensor:
 
 
 def check(sample: Sample, preprocessing: Preprocessing, blur: int) -> None:
-    """Every mask equals its colour, except for `blur` pixels along its edge."""
+    """Every mask equals its color, except for `blur` pixels along its edge."""
     pixels, target = to_input(sample, preprocessing)
     assert target.masks is not None
     assert target.masks.shape[1:] == pixels.shape[1:]
-    colours = torch.from_numpy(np.array(as_image(pixels, preprocessing))).permute(2, 0, 1)  # (3, H, W)
+    colors = torch.from_numpy(np.array(as_image(pixels, preprocessing))).permute(2, 0, 1)  # (3, H, W)
     for label, mask in zip(target.labels.tolist(), target.masks, strict=True):
-        differs = mask != (colours[label] >= 128)
+        differs = mask != (colors[label] >= 128)
         assert not (differs & ~near_edge(mask, blur)).any()
         assert differs.float().mean() < 0.05
 
@@ -84,26 +84,26 @@ def test_each_change(change: Callable[[Sample, Generator], Sample], rule: Resize
         g = Generator().manual_seed(seed)
         sample = change(drawn(g, 80, 60), g)
         pixels = np.asarray(sample.image)
-        black = np.where((pixels == GREY).all(-1, keepdims=True), 0, pixels)  # the canvas of a smaller image
+        black = np.where((pixels == GRAY).all(-1, keepdims=True), 0, pixels)  # the canvas of a smaller image
         check(
             Sample(Image.fromarray(black.astype(np.uint8)), sample.objects, sample.masks), Preprocessing(rule), blur=3
         )
 
 
 def test_a_mosaic() -> None:
-    """Each mask lies in the quarter of its image, and equals its colour there."""
+    """Each mask lies in the quarter of its image, and equals its color there."""
     for seed in range(8):
         g = Generator().manual_seed(seed)
         sample = mosaic([drawn(g, 80, 60) for _ in range(4)], 80, 60, g)
         assert sample.masks is not None
         assert len(sample.masks) == len(sample.labels)
-        colours = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1) >= 128
+        colors = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1) >= 128
         together = torch.zeros(3, 60, 80, dtype=torch.bool)
         for label, mask in zip(sample.labels.tolist(), mask_pixels(sample.masks, 60, 80), strict=True):
             assert not (together[label] & mask).any()  # quarters do not overlap
             together[label] |= mask
         if len(sample.labels) == 12:  # no object was dropped
-            differs = together != colours
+            differs = together != colors
             assert all(not (d & ~near_edge(m, 2)).any() for d, m in zip(differs, together, strict=True))
 
 

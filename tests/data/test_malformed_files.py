@@ -63,7 +63,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "nested lists": (coco_text(lambda text: text.replace('"ant"', NESTED)), "instances_train.json: not a COCO"),
     "nested lists in an unused field": (
-        coco_text(lambda text: f'{{"licences": {NESTED}, {text[1:]}'), "instances_train.json: not a COCO"
+        coco_text(lambda text: f'{{"licenses": {NESTED}, {text[1:]}'), "instances_train.json: not a COCO"
     ),
     "a number of 5,000 digits": (coco(images__id="9" * 5000), "instances_train.json: .*'9{39} is not an integer"),
     "a name that is a list": (coco(categories__name=["ant"]), r"instances_train.json: .*\['ant'\] is not a name"),
@@ -116,7 +116,7 @@ def test_malformed_files_fail(case: str, tmp_path: Path) -> None:
 
 UNUSUAL: dict[str, Callable[[Path], Path]] = {
     "Latin-1 in an unused field": coco_text(
-        lambda text: text.replace('"id"', '"licence": "café", "id"', 1).encode("latin-1")
+        lambda text: text.replace('"id"', '"license": "café", "id"', 1).encode("latin-1")
     ),
     "UTF-16": coco_text(lambda text: text.encode("utf-16")),
     "a long number in an unused field": yaml(f"names: [ant]\nsince: 1{':59' * 100_000}\n"),

@@ -41,11 +41,11 @@ def pixels_of(annotations: Annotations, i: int) -> Tensor:
     return mask_pixels(masks, HEIGHT, WIDTH)
 
 
-def test_colours_are_ids() -> None:
-    colours = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 1], [255, 255, 255], [3, 2, 1]]], dtype=np.uint8)
-    ids = rgb_to_ids(colours)
+def test_colors_are_ids() -> None:
+    colors = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 1], [255, 255, 255], [3, 2, 1]]], dtype=np.uint8)
+    ids = rgb_to_ids(colors)
     assert ids.tolist() == [[1, 256, 65536, 16_777_215, 3 + 512 + 65536]]
-    np.testing.assert_array_equal(ids_to_rgb(ids), colours)
+    np.testing.assert_array_equal(ids_to_rgb(ids), colors)
 
 
 @pytest.mark.parametrize("beside_images", [False, True])
@@ -151,10 +151,10 @@ def test_maps_are_read_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (lambda path: path.unlink(), "does not exist"),
         (lambda path: path.write_text("x"), "not a JPEG, PNG"),
         (lambda path: Image.new("RGB", (9, 9)).save(path), "9 x 9, but the image is 60 x 40"),
-        (lambda path: Image.new("L", (60, 40)).save(path), "not a PNG with three colours"),
+        (lambda path: Image.new("L", (60, 40)).save(path), "not a PNG with three colors"),
         (lambda path: path.write_bytes(path.read_bytes()[:90]), "cannot be decoded"),
     ],
-    ids=["missing", "text", "size", "grey", "half"],
+    ids=["missing", "text", "size", "gray", "half"],
 )
 def test_a_map_that_breaks_after_the_check(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
     annotations, _ = annotations_of(write(tmp_path / "coco"))

@@ -31,7 +31,7 @@ from detrcli.resize import (
 
 EDGES = [ShortestEdge(60, 90), ShortestEdge(60, 90, divisor=32)]
 RULES = [*EDGES, ExactSize(40, 70), Letterbox(64, 48), Letterbox(48, 64)]
-PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # values in [0, 1], not normalised
+PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # values in [0, 1], not normalized
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 81, 3), dtype=np.uint8))
 
 
@@ -99,7 +99,7 @@ def test_pixels_are_those_of_pillow(rule: Resize, filter: str) -> None:
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
 
 
-def test_the_canvas_is_normalised_with_the_image() -> None:
+def test_the_canvas_is_normalized_with_the_image() -> None:
     p = Preprocessing(Letterbox(64, 64), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
     torch.testing.assert_close(prepare(IMAGE, p)[:, 0, 0], torch.tensor([-0.2, -0.8, -1.5]))
 
@@ -120,7 +120,7 @@ def test_without_antialias(rescale_first: bool) -> None:
     """A pixel is interpolated from the four around its position, however small the output."""
     p = replace(PLAIN, resize=ExactSize(12, 20), antialias=False, rescale_first=rescale_first)
     expected = F.interpolate(values(IMAGE)[None], (12, 20), mode="bilinear")[0]
-    tolerance = 1e-6 if rescale_first else 1.01 / 255  # grey levels are rounded
+    tolerance = 1e-6 if rescale_first else 1.01 / 255  # gray levels are rounded
     torch.testing.assert_close(prepare(IMAGE, p), expected, rtol=0, atol=tolerance)
     assert (expected - prepare(IMAGE, replace(p, antialias=True))).abs().max() > 0.1
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from detrcli.data.make import built_in, make_shapes
-from detrcli.data.shapes import CATALOGUE, VISIBLE, scene
+from detrcli.data.shapes import CATALOG, VISIBLE, scene
 from detrcli.data.source import open_data
 
 
@@ -24,7 +24,7 @@ def digest(number: int, **options: object) -> str:
 def test_pixels_are_the_same_on_every_machine() -> None:
     """After a change of the drawings, EDITION must be incremented."""
     assert digest(0) == "3dc085d14a231ea4"
-    assert digest(12345, size=200, classes=CATALOGUE, most=12) == "42e84da34ce50dc4"
+    assert digest(12345, size=200, classes=CATALOG, most=12) == "42e84da34ce50dc4"
 
 
 def test_seeds_and_numbers_give_different_images() -> None:
@@ -59,7 +59,7 @@ def test_frequencies_are_as_documented() -> None:
     assert max(len(m.labels) for m in made) == 5
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", CATALOG)
 def test_every_class_is_visible(name: str) -> None:
     """Enough of each shape is not covered."""
     areas = [mask.sum() for number in range(30) for mask in scene(5, number, classes=[name]).masks]

@@ -83,7 +83,7 @@ def shifted(document: dict[str, Any], every: int = 1) -> None:
         entry["category_id"] = ids[(ids.index(entry["category_id"]) + 1) % len(ids)]
 
 
-centres = boxes(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h])
+centers = boxes(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h])
 doubled = boxes(lambda x, y, w, h: [2 * x, 2 * y, 2 * w, 2 * h])
 
 
@@ -91,7 +91,7 @@ doubled = boxes(lambda x, y, w, h: [2 * x, 2 * y, 2 * w, 2 * h])
     ("change", "splits", "finding"),
     [
         (boxes(lambda x, y, w, h: [x / SIZE, y / SIZE, w / SIZE, h / SIZE]), (), "relative to the image size"),
-        (centres, (), "centres"),
+        (centers, (), "centers"),
         (boxes(lambda x, y, w, h: [x, y, x + w, y + h]), (), "corners"),
         (doubled, (), "images twice as large"),
         (boxes(lambda x, y, w, h: [x / 2, y / 2, w / 2, h / 2]), (), "smaller images"),
@@ -194,7 +194,7 @@ def train(shapes: Path) -> Failures:
     [
         (boxes(lambda x, y, w, h: [y, x, h, w]), "transposed"),
         (boxes(lambda x, y, w, h: [SIZE - x - w, y, w, h]), "mirrored"),
-        (centres, "centres"),
+        (centers, "centers"),
         (doubled, "twice as large"),
         (shifted, "off by one"),
     ],

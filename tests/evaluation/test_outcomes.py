@@ -79,7 +79,7 @@ def test_the_highest_score_explains(classes: tuple[int, int], kind: str) -> None
 
 
 def test_a_prediction_refers_to_the_object_that_it_overlaps_most() -> None:
-    """A duplicate of a found object does not explain its missed neighbour."""
+    """A duplicate of a found object does not explain its missed neighbor."""
     true = truth((1, CAT, (0, 0, 100, 100)), (1, CAT, (80, 0, 100, 100)))
     found = results((1, CAT, (0, 0, 100, 100), 0.9), (1, CAT, (0, 0, 100, 98), 0.4))
     assert outcomes_of(true, found, 0.5).missed.tolist() == ["", "nothing"]

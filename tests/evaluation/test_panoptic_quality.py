@@ -96,7 +96,7 @@ def test_classes_are_paired_by_name(tmp_path: Path) -> None:
         panoptic_quality(truth, predicted)
 
 
-def test_segments_on_a_crowd_or_on_unlabelled_pixels_are_ignored(tmp_path: Path) -> None:
+def test_segments_on_a_crowd_or_on_unlabeled_pixels_are_ignored(tmp_path: Path) -> None:
     truth = written(tmp_path / "t.json", [(1, 9, slice(0, 2), ALL), (2, 1, slice(2, 6), ALL)], crowd=2)
     predicted = [(1, 9, slice(0, 2), ALL), (2, 1, slice(2, 4), ALL), (3, 1, slice(7, 10), ALL)]
     found = panoptic_quality(truth, written(tmp_path / "p.json", predicted))

@@ -44,9 +44,9 @@ def random_target(g: torch.Generator, objects: int, classes: int) -> Target:
 
 
 def random_boxes(g: torch.Generator, *shape: int) -> torch.Tensor:
-    centre = torch.rand(*shape, 2, generator=g)
+    center = torch.rand(*shape, 2, generator=g)
     size = 0.02 + 0.5 * torch.rand(*shape, 2, generator=g)
-    return torch.cat([centre, size], -1)
+    return torch.cat([center, size], -1)
 
 
 @st.composite

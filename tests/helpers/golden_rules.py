@@ -101,9 +101,9 @@ def image(i: int, h: int, w: int) -> Tensor:
 
 def target(i: int, n: int, classes: int = 91) -> Target:
     r = np.random.RandomState(2000 + i)
-    centre, size = r.uniform(0.25, 0.75, (n, 2)), r.uniform(0.05, 0.45, (n, 2))
+    center, size = r.uniform(0.25, 0.75, (n, 2)), r.uniform(0.05, 0.45, (n, 2))
     labels = r.randint(0, classes, (n,))
-    boxes = np.concatenate([centre, size], 1).astype(np.float32)
+    boxes = np.concatenate([center, size], 1).astype(np.float32)
     return Target(torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(boxes))
 
 

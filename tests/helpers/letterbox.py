@@ -7,7 +7,7 @@ from detrcli.resize import OneSize, Placement
 
 @dataclass(frozen=True)
 class Letterbox(OneSize):
-    """Every image is scaled to fit inside this size and centred."""
+    """Every image is scaled to fit inside this size and centered."""
 
     kind = "letterbox"
 

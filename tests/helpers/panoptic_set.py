@@ -19,7 +19,7 @@ CATEGORIES = [  # ids that jump, in an order of their own
 
 @dataclass(frozen=True)
 class Segment:
-    """A rectangle of a map, with its colour."""
+    """A rectangle of a map, with its color."""
 
     red: int
     green: int
@@ -50,7 +50,7 @@ IMAGES = {
 }
 
 
-def colours_of(segments: list[Segment]) -> np.ndarray:
+def colors_of(segments: list[Segment]) -> np.ndarray:
     """A map (H, W, 3), drawn without computing ids."""
     drawn = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
     for segment in segments:
@@ -61,7 +61,7 @@ def colours_of(segments: list[Segment]) -> np.ndarray:
 def mask_of(segments: list[Segment], number: int) -> np.ndarray:
     """The visible pixels of a segment, (H, W)."""
     segment = segments[number]
-    return (colours_of(segments) == (segment.red, segment.green, segment.blue)).all(-1)
+    return (colors_of(segments) == (segment.red, segment.green, segment.blue)).all(-1)
 
 
 def document_of(split: str) -> Document:
@@ -91,7 +91,7 @@ def write(root: Path, *, beside_images: bool = False, year: str = "2017") -> Pat
         for number, (file, segments) in enumerate(images.items()):
             noise = np.random.default_rng([number, split == "val"]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(root / f"{split}{year}" / file)
-            Image.fromarray(colours_of(segments)).save(maps / file.replace("jpg", "png"))
+            Image.fromarray(colors_of(segments)).save(maps / file.replace("jpg", "png"))
         path = root / "annotations" / f"panoptic_{split}{year}.json"
         path.write_text(json.dumps(document_of(split)))
     return root

@@ -126,7 +126,7 @@ def comparable(training: Training) -> dict[str, Any]:
     state = training.state.document([training.state.sums])
     rows = [{key: value for key, value in row.items() if key not in MACHINE_COLUMNS} for row in state["rows"]]
     flat: dict[str, Any] = {"rows": rows, "step": state["step"], "monitor": state["monitor"]}
-    for part in ("model", "ema", "optimiser"):
+    for part in ("model", "ema", "optimizer"):
         flat |= _flat(part, state[part])
     return flat
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import generalized_box_iou
 
 from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
-from detrcli.boxes import cxcywh_to_xyxy, generalised_iou
+from detrcli.boxes import cxcywh_to_xyxy, generalized_iou
 from detrcli.config import LossConfig
 from detrcli.errors import DataError, DivergedError
 from detrcli.losses import matching
@@ -212,19 +212,19 @@ def test_target_boxes_without_a_finite_cost_are_named(value: float, numbers: sli
 
 
 @counted(500, seeds())
-def test_generalised_iou_equals_torchvision(g: torch.Generator) -> None:
+def test_generalized_iou_equals_torchvision(g: torch.Generator) -> None:
     a, b = cxcywh_to_xyxy(random_boxes(g, 5)), cxcywh_to_xyxy(random_boxes(g, 4))
-    ours = generalised_iou(a[:, None], b)
+    ours = generalized_iou(a[:, None], b)
     torch.testing.assert_close(ours, generalized_box_iou(a, b), rtol=0, atol=1e-6)
 
 
-def test_generalised_iou_of_empty_and_inverted_boxes() -> None:
+def test_generalized_iou_of_empty_and_inverted_boxes() -> None:
     """Finite, never a perfect score, and with finite gradients."""
     whole = [0.2, 0.2, 0.6, 0.6]
     point, line, inverted = [0.4, 0.4, 0.4, 0.4], [0.2, 0.3, 0.6, 0.3], [0.6, 0.6, 0.2, 0.2]
     a = torch.tensor([point, point, line, inverted, inverted, whole], requires_grad=True)
     b = torch.tensor([point, whole, line, inverted, whole, whole])
-    ious = generalised_iou(a, b)
+    ious = generalized_iou(a, b)
     assert ious.isfinite().all()
     assert (ious[:5] <= 0).all()
     assert ious[5] == 1

@@ -68,8 +68,8 @@ class SampledAttention(nn.Module):
         B, Q, C = x.shape
         shape = (B, Q, HEADS, self.levels, POINTS)
         offsets = self.offsets(x).view(*shape, 2)
-        centre, size = references[..., :2], references[..., 2:]
-        points = centre[:, :, None, None, None] + 0.5 * offsets.tanh() * size[:, :, None, None, None]
+        center, size = references[..., :2], references[..., 2:]
+        points = center[:, :, None, None, None] + 0.5 * offsets.tanh() * size[:, :, None, None, None]
         weights = self.weights(x).view(B, Q, HEADS, -1).softmax(-1).view(shape)
         combined = x.new_zeros(B, Q, HEADS, C // HEADS)
         for level, map_ in enumerate(maps):
@@ -193,7 +193,7 @@ class SamplerInspectable(Inspectable):
         ]
 
 
-def centre(matched: Any) -> Tensor:
+def center(matched: Any) -> Tensor:
     return (matched.boxes[:, :2] - matched.truth[:, :2]).square().sum(-1)
 
 
@@ -205,7 +205,7 @@ class SamplerArchitecture(Architecture[SamplerConfig]):
     loss = LossConfig(
         class_cost="focal",
         cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
-        loss={"class": 2.0, "l1": 5.0, "giou": 2.0, "centre": 1.0},
+        loss={"class": 2.0, "l1": 5.0, "giou": 2.0, "center": 1.0},
     )
 
     def build(self, config: SamplerConfig) -> Sampler:
@@ -226,7 +226,7 @@ class SamplerArchitecture(Architecture[SamplerConfig]):
                 class_loss(scoring, weight["class"]),
                 l1_loss(weight["l1"]),
                 giou_loss(weight["giou"]),
-                LossTerm("centre", weight["centre"], centre, per_object),
+                LossTerm("center", weight["center"], center, per_object),
             ],
         )
 

@@ -50,26 +50,26 @@ def trained(detr: Detr, data: Path, model: str, *options: object) -> list[dict[s
 def test_the_sampler_is_trained_by_all_its_terms_and_groups(detr: Detr, data: Path) -> None:
     rows = trained(detr, data, "sampler")
     names = [name for name in rows[0] if name.startswith("loss_")]
-    terms = ("class", "l1", "giou", "centre")
+    terms = ("class", "l1", "giou", "center")
     assert names == [f"loss_{name}" for name in (*terms, *(f"denoising_{term}" for term in terms))]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
     assert float(rows[0]["lr"]) > float(rows[1]["lr"]) > 0  # its recipe has a cosine schedule
     checkpoint = load_checkpoint("run")
-    assert checkpoint.loss.loss["centre"] == 1
+    assert checkpoint.loss.loss["center"] == 1
     assert checkpoint.preprocessing.resize.kind == "exact-size"
 
 
 def test_a_term_of_the_sampler_has_a_setting(detr: Detr, data: Path) -> None:
-    options = ("--set", "loss.centre=3", "--set", "loss.class=1")
+    options = ("--set", "loss.center=3", "--set", "loss.class=1")
     trained(detr, data, "sampler", *options)
-    assert load_checkpoint("run").loss.loss == {"class": 1, "l1": 5, "giou": 2, "centre": 3}
+    assert load_checkpoint("run").loss.loss == {"class": 1, "l1": 5, "giou": 2, "center": 3}
     shown = detr("train", data, "--model", "detr-tiny", "--weights", "none", *QUICK, *options)
     assert shown.code == 2
-    assert "centre" in shown.err
+    assert "center" in shown.err
 
 
 def test_batches_without_objects(detr: Detr, tmp_path: Path) -> None:
-    """They are accumulated with others, first or later, and do not disturb the normalisation."""
+    """They are accumulated with others, first or later, and do not disturb the normalization."""
     make_shapes(tmp_path / "data", images=6, size=32, objects=2)
     path = tmp_path / "data" / "annotations" / "instances_train.json"
     document = json.loads(path.read_text())

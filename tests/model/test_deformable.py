@@ -120,7 +120,7 @@ def test_padding_in_the_pyramid_and_the_encoder() -> None:
 
 
 def test_levels_are_the_backbones_maps_and_halves_of_the_last() -> None:
-    input_ = PyramidInput([8, 16], 4, 32, SinePosition(32, centred=True))
+    input_ = PyramidInput([8, 16], 4, 32, SinePosition(32, centered=True))
     maps = torch.randn(1, 8, 9, 13), torch.randn(1, 16, 5, 7)
     pyramid = input_(maps, Batch(torch.zeros(1, 3, 72, 104), None))
     assert pyramid.shapes == [(9, 13), (5, 7), (3, 4), (2, 2)]

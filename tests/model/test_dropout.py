@@ -24,7 +24,7 @@ def test_elements_are_dropped_independently_at_the_right_rate(p: float) -> None:
     for part in range(4):
         assert abs(kept[part::4].mean() - share) <= 4 * spread / 500
     if p:
-        # Neighbours, and the same part of the next number, are independent.
+        # Neighbors, and the same part of the next number, are independent.
         for distance in (1, 2, 3, 4, 8):
             product = (kept[:-distance] - share) * (kept[distance:] - share)
             assert abs(product.mean()) <= 4 * spread**2 / 1000

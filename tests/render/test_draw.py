@@ -56,7 +56,7 @@ def plates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
 
 
 def test_a_box_is_drawn_where_it_is() -> None:
-    image = Image.new("RGB", (400, 300), "grey")
+    image = Image.new("RGB", (400, 300), "gray")
     drawn = draw_detections(image, detections([(100, 80, 301, 221)]))
     assert drawn.size == image.size
     for at in ((100, 150), (300, 150), (200, 80), (200, 220)):

@@ -52,7 +52,7 @@ def test_values_that_are_not_finite_are_omitted() -> None:
     assert plot([Panel("t", "x", {"a": [(1, float("nan")), (2, 5.0)]})]).size == (SCALE * WIDTH, SCALE * HEIGHT)
 
 
-def test_more_curves_than_colours() -> None:
+def test_more_curves_than_colors() -> None:
     """The color of the first curve is used again, dashed, in the plot and in the legend."""
     curves = {f"curve {i}": [(0.0, 0.1 * i), (10.0, 0.1 * i)] for i in range(len(PALETTE) + 1)}
     image = np.asarray(plot([Panel("AP", "epochs", curves, 0)]))

@@ -193,7 +193,7 @@ def test_a_trained_backbone_keeps_its_stem_and_has_a_lower_rate(data: Data, tmp_
         return ({n: v.clone() for n, v in part.state_dict().items()} for part in (stem, backbone))
 
     stem, backbone = parts(training)
-    rates = {group["name"]: group["lr"] for group in training.trainer.optimiser.param_groups}
+    rates = {group["name"]: group["lr"] for group in training.trainer.optimizer.param_groups}
     assert rates["backbone"] == pytest.approx(rates["transformer"] / 10)
     recorder.at_step = lambda _: setattr(interrupts, "code", TERMINATED)
     training.run(interrupts := Interrupts())

@@ -28,11 +28,11 @@ def test_defaults_are_the_published_recipe() -> None:
 
 
 def test_weights_of_terms() -> None:
-    values = given_settings(None, {}, ["loss.class=3", "cost.l1=4", "loss.giou=1", "cost.centre=2"])
+    values = given_settings(None, {}, ["loss.class=3", "cost.l1=4", "loss.giou=1", "cost.center=2"])
     settings = make_settings(values)
     assert settings.loss == {"class": 3, "giou": 1}
-    assert settings.cost == {"l1": 4, "centre": 2}
-    with pytest.raises(UsageError, match=r"cost\.centre"):
+    assert settings.cost == {"l1": 4, "center": 2}
+    with pytest.raises(UsageError, match=r"cost\.center"):
         settings.loss_config(LossConfig())
 
 

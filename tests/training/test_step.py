@@ -19,7 +19,7 @@ from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
 from detrcli.system import distributed
 from detrcli.training.interrupts import Interrupts
-from detrcli.training.optimiser import make_optimiser, rate
+from detrcli.training.optimizer import make_optimizer, rate
 from detrcli.training.order import Order
 from detrcli.training.settings import Settings, make_settings
 from detrcli.training.state import load_state
@@ -145,15 +145,15 @@ groups_of = tiny.ARCHITECTURE.parameter_groups
 def test_groups_have_the_published_rates() -> None:
     model = Line()
     model.backbone.weight.requires_grad_(False)
-    groups = make_optimiser(groups_of(model), Settings(), fresh_backbone=False).param_groups
+    groups = make_optimizer(groups_of(model), Settings(), fresh_backbone=False).param_groups
     assert [(group["name"], group["lr"], len(group["params"])) for group in groups] == [
         ("transformer", 1e-4, 2),
         ("backbone", 1e-5, 1),
     ]
     assert {group["weight_decay"] for group in groups} == {1e-4}
-    fresh = make_optimiser(groups_of(model), make_settings({"lr": 0.5}), fresh_backbone=True).param_groups
+    fresh = make_optimizer(groups_of(model), make_settings({"lr": 0.5}), fresh_backbone=True).param_groups
     assert [group["lr"] for group in fresh] == [0.5, 0.5]
-    groups = make_optimiser(
+    groups = make_optimizer(
         groups_of(model), make_settings({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True
     ).param_groups
     assert [group["lr"] for group in groups] == [0.5, 0.25]

@@ -76,7 +76,7 @@ def test_invalid_settings_are_refused_before_the_data_is_read(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("pair", "name"), [("loss.centre=1", "loss.centre"), ("cost.mask=1", "cost.mask")])
+@pytest.mark.parametrize(("pair", "name"), [("loss.center=1", "loss.center"), ("cost.mask=1", "cost.mask")])
 def test_an_unknown_term_is_named(pair: str, name: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"^{name}: .*class, l1, giou"):
         train(data, **SMALL, out=tmp_path / "run", settings=[pair])

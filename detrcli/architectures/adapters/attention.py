@@ -164,7 +164,7 @@ class TransformersRecord(ForwardRecord):
         return self._inspected.row is None and bool((values == values[:, :1]).all())
 
     def _weights(self, call: Call, sources: TokenKind, targets: TokenKind) -> Tensor:
-        """Return attention weights (B, heads, A, S), in a row of tokens normalised over those of a kind."""
+        """Return attention weights (B, heads, A, S), in a row of tokens normalized over those of a kind."""
         _, weights = call.repeat()
         if self._inspected.row is None:
             return weights

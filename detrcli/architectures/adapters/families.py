@@ -71,7 +71,7 @@ class ClosedSet(Family):
     detections: int | None = 100  # selected pairs of query and class; None: as many as queries
     layers: Literal["first", "second"] = "first"  # axis of the decoder layers in the loss function's arguments
     # Norm before the heads, if the earlier layers' outputs are computed beside the network: with `auxiliary_loss` these
-    # decoders would continue from normalised hidden states, unlike the paper's.
+    # decoders would continue from normalized hidden states, unlike the paper's.
     norm: str = ""
     auxiliary: bool = True  # whether the loss takes the earlier layers' outputs
     costs: tuple[str, str, str] = ("class_cost", "bbox_cost", "giou_cost")  # in the config: class, L1, GIoU

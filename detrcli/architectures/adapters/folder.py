@@ -27,7 +27,7 @@ def model_type_of(folder: Path, source: str, *, has_masks: bool = False) -> str:
     if "Segmentation" in architecture and not has_masks:
         raise WeightsError(f"{source}: {architecture} has masks. Only detectors (...ForObjectDetection) are read.")
     if facts.get("quantization_config"):
-        raise WeightsError(f"{source}: the weights are quantised. Only float32, float16 and bfloat16 are read.")
+        raise WeightsError(f"{source}: the weights are quantized. Only float32, float16 and bfloat16 are read.")
     if facts.get("use_focal_loss") is False:
         raise WeightsError(f"{source}: use_focal_loss = false is not supported: scores would not be probabilities.")
     try:
@@ -88,15 +88,15 @@ def preprocessing_of(processor: Any, family: Family, source: str) -> Preprocessi
         if not (isinstance(rule, ExactSize) and processor.do_pad):
             raise WeightsError(f"{source}: {PROCESSOR}: images must be padded to a square of one size.")
         rule = PaddedSquare(rule.height, rule.width)
-    antialiased, normalised = family.resizing == "antialiased", processor.do_normalize
+    antialiased, normalized = family.resizing == "antialiased", processor.do_normalize
     return Preprocessing(
         rule,
         filter="bilinear" if padded else FILTERS[resample],  # a processor that pads ignores its filter
         antialias=antialiased,
         blur=padded,
         rescale_first=not antialiased,
-        mean=_rgb(processor.image_mean) if normalised else (0.0, 0.0, 0.0),
-        std=_rgb(processor.image_std) if normalised else (1.0, 1.0, 1.0),
+        mean=_rgb(processor.image_mean) if normalized else (0.0, 0.0, 0.0),
+        std=_rgb(processor.image_std) if normalized else (1.0, 1.0, 1.0),
         backend="torchvision",
     )
 

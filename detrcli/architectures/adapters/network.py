@@ -139,26 +139,26 @@ class AdaptedNetwork(TransformersNetwork):
 
     @contextmanager
     def _computing_layers(self) -> Iterator[None]:
-        """Let the recorder apply the heads to every layer's hidden states, normalised as in the paper."""
+        """Let the recorder apply the heads to every layer's hidden states, normalized as in the paper."""
         if not self.family.norm:
             yield
             return
         network: Any = self.network
         (norm,) = self.modules_of(self.family.norm)
         hidden: list[Tensor] = []  # (B, Q, C) of each layer
-        centres: list[Tensor] = []  # (Q, B, 2), to which the boxes of Conditional DETR are relative
+        centers: list[Tensor] = []  # (Q, B, 2), to which the boxes of Conditional DETR are relative
 
         def record_hidden(_module: nn.Module, _args: Any, output: Any) -> None:
             hidden.append(output if isinstance(output, Tensor) else output[0])
 
-        def record_centres(_module: nn.Module, _args: Any, output: Any) -> None:
-            centres.extend([output.reference_points] if hasattr(output, "reference_points") else [])
+        def record_centers(_module: nn.Module, _args: Any, output: Any) -> None:
+            centers.extend([output.reference_points] if hasattr(output, "reference_points") else [])
 
         def layers() -> tuple[Tensor, Tensor]:
             # Queries that are tokens of the encoder are the last ones.
             states = norm(torch.stack(hidden))[:, :, -self.queries :]  # (L, B, Q, C)
             boxes = network.bbox_predictor(states)
-            for points in centres:
+            for points in centers:
                 x, y = points.transpose(0, 1).clamp(1e-5, 1 - 1e-5).logit().unbind(-1)  # each (B, Q)
                 boxes = boxes + torch.stack([x, y, torch.zeros_like(x), torch.zeros_like(x)], -1)
             return network.class_labels_classifier(states), boxes.sigmoid()
@@ -169,7 +169,7 @@ class AdaptedNetwork(TransformersNetwork):
             for module in self.modules_of(self.family.decoder):
                 hooks.enter_context(module.register_forward_hook(record_hidden))
             for module in self.modules_of("model.decoder"):
-                hooks.enter_context(module.register_forward_hook(record_centres))
+                hooks.enter_context(module.register_forward_hook(record_centers))
             yield
 
     def _denoising(

@@ -51,7 +51,7 @@ class _Category(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
-    """The fields to read. Segmentations, licences and others are skipped without being built."""
+    """The fields to read. Segmentations, licenses and others are skipped without being built."""
 
     images: list[_Image] | None = None
     annotations: list[_Annotation] | None = None

@@ -12,7 +12,7 @@ BACKBONE = "backbone"  # the group with a learning rate of its own
 DROP_AFTER, DROP = 2 / 3, 0.1  # published: after 200 of 300 epochs, and 400 of 500 in the longest schedule
 
 
-def make_optimiser(groups: Mapping[str, Sequence[nn.Parameter]], settings: Settings, *, fresh_backbone: bool) -> AdamW:
+def make_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], settings: Settings, *, fresh_backbone: bool) -> AdamW:
     """Create the optimizer. By default a trained backbone has a tenth of the learning rate."""
     lr_backbone = settings.lr_backbone
     if lr_backbone is None:
@@ -38,9 +38,9 @@ def _by_decay(parameters: Sequence[nn.Parameter], settings: Settings) -> Sequenc
     return [(matrices, settings.weight_decay), (vectors, 0.0)]
 
 
-def set_rate(optimiser: AdamW, factor: float) -> None:
+def set_rate(optimizer: AdamW, factor: float) -> None:
     """Set each group's learning rate to a share of its base rate."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = factor * group["base"]
 
 
