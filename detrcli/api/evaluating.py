@@ -12,13 +12,12 @@ from detrcli.api.results import Cell, Result, Table, metric
 from detrcli.data.checks import Exif, Split
 from detrcli.data.source import Files
 from detrcli.errors import DataError
-from detrcli.evaluation.boundary import with_boundaries
 from detrcli.evaluation.class_mapping import ClassMapping, map_classes
 from detrcli.evaluation.comparison import Difference, compared
 from detrcli.evaluation.masks import truth_masks
-from detrcli.evaluation.metrics import MAX_DETECTIONS, METRICS, ClassScore, score
+from detrcli.evaluation.metrics import MAX_DETECTIONS, METRICS, ClassScore, boundary_evaluation, has_hotcoco, score
 from detrcli.evaluation.outcomes import ERROR_KINDS, ErrorKind, errors_of
-from detrcli.evaluation.panoptic import PanopticQuality, Quality, can_be_counted, panoptic_quality, quality_of
+from detrcli.evaluation.panoptic import PanopticQuality, Quality, panoptic_quality, quality_of
 from detrcli.evaluation.results import Results, read_results, write_results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds, write_thresholds
 from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
@@ -213,7 +212,7 @@ def evaluate(
             checked = with_readable_masks(checked, split, skip_bad=skip_bad, reporter=reporter)
             truth = ground_truth(checked)
             panoptic = checked.written.maps is not None and classes is None
-            if panoptic and not can_be_counted():
+            if panoptic and not has_hotcoco():
                 reporter.note("panoptic quality is left out: it needs hotcoco, which has no wheel for this platform")
                 panoptic = False
         with distributed.joined(detector.device):
@@ -241,7 +240,7 @@ def evaluate(
     if masks is not None:
         of_masks = score(truth, results, max_detections=max_detections, masks=masks).metrics
         of_boundaries = score(
-            truth, results, max_detections=max_detections, masks=masks, counting=with_boundaries
+            truth, results, max_detections=max_detections, masks=masks, backend=boundary_evaluation
         ).metrics
         if segments is not None:
             quality = quality_of(truth, masks, segments)

@@ -1,10 +1,10 @@
 """Bootstrap confidence intervals of the AP of a model, and of the difference between two models on the same images.
 
-An image that is drawn twice counts twice. In hotcoco's own comparison it counts once, which makes intervals a fifth
+An image that is drawn twice counts twice. hotcoco's own comparison counts it once, so that its intervals are a fifth
 too narrow.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,6 @@ class Difference:
         return f"{self.name} is {'better' if gain.value > 0 else 'worse'}: {interval}."
 
     def document(self, first: str) -> dict[str, Any]:
-        """Return the JSON document."""
         metrics = {name: {"difference": i.value, "low": i.low, "high": i.high} for name, i in self.gains.items()}
         return {"name": self.name, "against": first, "metrics": metrics}
 
@@ -67,17 +66,15 @@ def compared(truth: Truth, named: Sequence[tuple[str, Results]]) -> list[Differe
 
 def interval_of_ap(truth: Truth, results: Results) -> Interval | None:
     """Return AP and its interval; None with fewer than two images or without objects."""
-    if len(truth.images) < 2 or not (~truth.crowd).any():
-        return None
-    return _interval(_mean(_class_aps(truth, results, _draws(len(truth.images)), "")).mean(0))
+    draws = _draws(truth)
+    return None if draws is None else _interval(_mean(_class_aps(truth, results, draws, "")).mean(0))
 
 
 def differences(truth: Truth, before: Results, after: Results) -> Mapping[str, Interval]:
     """Return the gains of AP, AP50, AP75, AP by size and `AP of NAME` of each class, on the same draws."""
-    if len(truth.images) < 2 or not (~truth.crowd).any():
-        return {}
-    draws = _draws(len(truth.images))
     gains: dict[str, Interval] = {}
+    if (draws := _draws(truth)) is None:
+        return gains
     for size in SIZES:
         old, new = (_class_aps(truth, results, draws, size) for results in (before, after))  # (K, T, draws)
         gain = _mean(new) - _mean(old)  # (T, draws)
@@ -91,8 +88,14 @@ def differences(truth: Truth, before: Results, after: Results) -> Mapping[str, I
     return gains
 
 
-def _draws(images: int) -> np.ndarray:
-    """Return how often each image is drawn, (1 + draws, images). The first row is the split itself."""
+def _draws(truth: Truth) -> np.ndarray | None:
+    """Return how often each image is drawn, (1 + draws, images); None with fewer than two images or without objects.
+
+    The first row is the split itself.
+    """
+    images = len(truth.images)
+    if images < 2 or truth.crowd.all():
+        return None
     rng = np.random.default_rng(0)
     count = max(200, min(DRAWS, DRAWN_IMAGES // images))
     drawn = rng.multinomial(images, np.full(images, 1 / images), size=count)
@@ -116,45 +119,39 @@ def _mean(class_aps: np.ndarray) -> np.ndarray:
 def _class_aps(truth: Truth, results: Results, draws: np.ndarray, size: str) -> np.ndarray:
     """Return the AP of each class at each IoU in each draw, (K, T, draws); NaN where there are no objects."""
     smallest, largest = SIZES[size]
-    results = _highest_scores(results.part(results.known_to(truth)))
+    results = results.part(results.known_to(truth))
+    by_score = np.lexsort((-results.scores, results.category_ids, results.image_ids))
+    kept = [own[:MAX_DETECTIONS] for _, own in groups(results.image_ids, results.category_ids, by_score)]
+    results = results.part(np.concatenate([*kept, np.zeros(0, dtype=int)]))
     outside = (truth.areas < smallest) | (truth.areas > largest)
-    found = paired(truth, results, IOUS.tolist(), outside)  # (T, M)
+    matched = paired(truth, results, IOUS.tolist(), outside)  # (T, M)
     area = results.boxes[:, 2:].prod(1)
-    counts = (found != IGNORED) & ((found >= 0) | ((area >= smallest) & (area <= largest)))  # (T, M)
+    counts = (matched != IGNORED) & ((matched >= 0) | ((area >= smallest) & (area <= largest)))  # (T, M)
     image = np.searchsorted(truth.image_ids, results.image_ids)  # (M,)
     values = np.full((len(truth.classes), len(IOUS), len(draws)), np.nan)
     for k, id_ in enumerate(truth.classes.ids.tolist()):
         of_class = ~(truth.crowd | outside) & (truth.of_category == id_)
-        objects = draws[:, np.searchsorted(truth.image_ids, truth.of_image[of_class])].sum(1)  # (draws,)
         if not of_class.any():
             continue
+        objects = draws[:, np.searchsorted(truth.image_ids, truth.of_image[of_class])].sum(1)  # (draws,)
         own = np.flatnonzero(results.category_ids == id_)
         own = own[np.argsort(-results.scores[own], kind="stable")]
-        for t, ap in _aps(found[:, own] >= 0, counts[:, own], draws[:, image[own]], objects):
+        weights = draws[:, image[own]]
+        for t in range(len(IOUS)):
+            ap = _ap(matched[t, own] >= 0, counts[t, own], weights, objects)
             values[k, t] = np.where(objects > 0, ap, np.nan)
     return values
 
 
-def _aps(
-    right: np.ndarray, counts: np.ndarray, weights: np.ndarray, objects: np.ndarray
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield AP at each IoU, (draws,), for detections by descending score, (T, M), drawn `weights` times, (draws, M)."""
-    for t in range(len(right)):
-        hits = np.flatnonzero(right[t])  # precision has its maxima at true positives
-        if not len(hits):
-            yield t, np.zeros(len(weights))
-            continue
-        kept = np.where(counts[t, : hits[-1] + 1], weights[:, : hits[-1] + 1], 0).cumsum(1)[:, hits]
-        found = weights[:, hits].cumsum(1)  # (draws, hits)
-        precision = np.maximum.accumulate((found / np.maximum(kept, 1))[:, ::-1], axis=1)[:, ::-1]
-        recall = found / np.maximum(objects, 1)[:, None]
-        # Recalls that are never reached have a precision of 0.
-        padded = np.concatenate([precision, np.zeros((len(weights), 1))], 1)
-        yield t, np.array([padded[i, recall[i].searchsorted(RECALLS)].mean() for i in range(len(weights))])
-
-
-def _highest_scores(results: Results) -> Results:
-    """Return the 100 detections of each image and class with the highest scores."""
-    order = np.lexsort((-results.scores, results.category_ids, results.image_ids))
-    kept = [indices[:MAX_DETECTIONS] for _, indices in groups(results.image_ids, results.category_ids, order)]
-    return results.part(np.concatenate(kept) if kept else np.zeros(0, dtype=int))
+def _ap(right: np.ndarray, counts: np.ndarray, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """Return AP, (draws,), of detections by descending score, (M,), that are drawn `weights` times, (draws, M)."""
+    hits = np.flatnonzero(right)  # precision has its maxima at true positives
+    if not len(hits):
+        return np.zeros(len(weights))
+    kept = np.where(counts[: hits[-1] + 1], weights[:, : hits[-1] + 1], 0).cumsum(1)[:, hits]
+    true_positives = weights[:, hits].cumsum(1)  # (draws, hits)
+    precision = np.maximum.accumulate((true_positives / np.maximum(kept, 1))[:, ::-1], axis=1)[:, ::-1]
+    recall = true_positives / np.maximum(objects, 1)[:, None]
+    # Recalls that are never reached have a precision of 0.
+    padded = np.concatenate([precision, np.zeros((len(weights), 1))], 1)
+    return np.array([padded[i, recall[i].searchsorted(RECALLS)].mean() for i in range(len(weights))])

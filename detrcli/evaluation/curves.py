@@ -2,27 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 
-from detrcli.errors import MachineError
-from detrcli.evaluation.metrics import ALL, IOU_50, RECALLS, hotcoco_evaluation
+from detrcli.evaluation.metrics import (
+    ALL,
+    IOU_50,
+    MAX_DETECTIONS,
+    RECALLS,
+    accumulated,
+    hotcoco_evaluation,
+    require_hotcoco,
+)
 from detrcli.evaluation.pairing import IGNORED, SAME, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
 SCORES = np.linspace(0, 1, 101)
-BINS = 10
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The detections with scores in an interval of 0.1."""
-
-    score: float  # mean
-    right: float  # share of true positives
-    count: int
 
 
 @dataclass(frozen=True)
@@ -33,14 +29,13 @@ class Curves:
     f1: np.ndarray  # (101,) at SCORES, of all classes together
     f1_by_class: np.ndarray  # (K, 101)
     confused: np.ndarray  # (K + 1, K + 1), objects by class against detections by class; the last is none
-    calibration: Sequence[Bin]
+    calibration: Sequence[tuple[float, float, int]]  # mean score, share of true positives and count by tenths of scores
     calibration_error: float  # mean absolute difference between scores and shares of true positives
 
 
 def curves_of(truth: Truth, results: Results, threshold: float) -> Curves:
     """Compute the curves from detections of all scores; the confusion matrix from those that reach the threshold."""
-    if find_spec("hotcoco") is None:
-        raise MachineError("Curves are computed by hotcoco, which has no wheel for this platform.")
+    require_hotcoco("The precision-recall curve")
     results = results.part(results.known_to(truth))
     K = len(truth.classes)
     found = found_objects(truth, results)
@@ -50,9 +45,7 @@ def curves_of(truth: Truth, results: Results, threshold: float) -> Curves:
     precision, confused = np.full((K, len(RECALLS)), np.nan), np.zeros((K + 1, K + 1), dtype=int)
     if K and len(results):
         evaluation = hotcoco_evaluation(truth, results)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        precision = np.asarray(evaluation.eval["precision"])[IOU_50, :, :, ALL, 2].T
+        precision = accumulated(evaluation, [1, 10, MAX_DETECTIONS])[0][IOU_50, :, :, ALL, 2].T
         precision = np.where(precision < 0, np.nan, precision)
         confused = np.asarray(evaluation.confusion_matrix(iou_thr=SAME, min_score=threshold)["matrix"], dtype=int)
     else:
@@ -75,11 +68,8 @@ def _f1(scores: np.ndarray, right: np.ndarray, objects: int) -> np.ndarray:
     return 2 * hits[first] / np.maximum(len(scores) - first + objects, 1)
 
 
-def _calibration(scores: np.ndarray, right: np.ndarray) -> tuple[list[Bin], float]:
-    index = np.minimum((scores.clip(0, 1) * BINS).astype(int), BINS - 1)
-    bins = [
-        Bin(float(scores[own].mean()), float(right[own].mean()), int(own.sum()))
-        for own in (index == i for i in range(BINS))
-        if own.any()
-    ]
-    return bins, sum(bin.count * abs(bin.score - bin.right) for bin in bins) / max(1, len(scores))
+def _calibration(scores: np.ndarray, right: np.ndarray) -> tuple[list[tuple[float, float, int]], float]:
+    tenth = np.minimum((scores.clip(0, 1) * 10).astype(int), 9)
+    members = [tenth == i for i in np.unique(tenth)]
+    bins = [(float(scores[own].mean()), float(right[own].mean()), int(own.sum())) for own in members]
+    return bins, sum(count * abs(score - share) for score, share, count in bins) / max(1, len(scores))

@@ -17,8 +17,7 @@ RunLengths = dict[str, Any]  # "size" (height, width) and the compressed "counts
 
 
 def mask_array(masks: list[RunLengths]) -> np.ndarray:
-    """Return masks as an object array (N,)."""
-    array = np.empty(len(masks), dtype=object)
+    array = np.empty(len(masks), dtype=object)  # (N,)
     array[:] = masks
     return array
 

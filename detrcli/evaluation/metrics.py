@@ -9,23 +9,29 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from detrcli.evaluation.masks import areas, truth_masks
+from detrcli.errors import MachineError
+from detrcli.evaluation.masks import RunLengths, areas, truth_masks
+from detrcli.evaluation.pairing import SAME
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
+from detrcli.run_lengths import box_around, encode, pixels_of
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 RECALLS = np.linspace(0, 1, 101)  # at which precision is sampled
 MAX_DETECTIONS = 100  # of an image and class that count
+BOUNDARY_WIDTH = 0.02  # as a share of the image's diagonal
 
 # Indices of COCO's accumulated arrays: objects of all sizes, small, medium, large; an IoU of 0.5 and of 0.75.
 ALL, SMALL, MEDIUM, LARGE = range(4)
 IOU_50, IOU_75 = 0, 5
 
+# Prepares an evaluation with pycocotools' interface from ground truth, results, and the masks of the objects if masks
+# are compared.
+Backend = Callable[[Truth, Results, np.ndarray | None], Any]
+
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The metrics of a class."""
-
     category_id: int
     label: str
     AP: float  # -1 if there are no objects
@@ -41,17 +47,12 @@ class Scores:
     per_class: Sequence[ClassScore]
 
 
-# Precision (IoU, recall, K, area, detections) and recall (IoU, K, area, detections), -1 where there are no objects, of
-# ground truth, results, masks of the objects if these are compared, and [1, 10, maximum number of detections].
-Counting = Callable[[Truth, Results, np.ndarray | None, list[int]], tuple[np.ndarray, np.ndarray]]
-
-
 def score(
     truth: Truth,
     results: Results,
     *,
     max_detections: int = MAX_DETECTIONS,
-    counting: Counting | None = None,
+    backend: Backend | None = None,
     masks: np.ndarray | None = None,
 ) -> Scores:
     """Compute the metrics of pycocotools, equal to the last bit. Results of other images or classes are ignored.
@@ -60,8 +61,9 @@ def score(
     """
     if not len(truth.classes):
         return Scores(dict.fromkeys(METRICS, -1.0), [])
-    count = counting or _counting()
-    precision, recall = count(truth, results, masks, [1, min(10, max_detections), max_detections])
+    backend = backend or (hotcoco_evaluation if has_hotcoco() else pycocotools_evaluation)
+    limits = [1, min(10, max_detections), max_detections]
+    precision, recall = accumulated(backend(truth, results, masks), limits)
     real = truth.of_category[~truth.crowd]
     targets = np.bincount(np.searchsorted(truth.classes.ids, real), minlength=len(truth.classes))
     values = [
@@ -72,15 +74,13 @@ def score(
         *(recall[..., ALL, limit] for limit in range(3)),
         *(recall[..., area, 2] for area in (SMALL, MEDIUM, LARGE)),
     ]
-    return Scores(
-        dict(zip(METRICS, map(_mean, values), strict=True)),
-        [
-            ClassScore(id_, name, _mean(precision[:, :, k, ALL, 2]), _mean(precision[IOU_50, :, k, ALL, 2]), count)
-            for k, (id_, name, count) in enumerate(
-                zip(truth.classes.ids.tolist(), truth.classes.names.tolist(), targets.tolist(), strict=True)
-            )
-        ],
-    )
+    per_class = [
+        ClassScore(id_, name, _mean(precision[:, :, k, ALL, 2]), _mean(precision[IOU_50, :, k, ALL, 2]), count)
+        for k, (id_, name, count) in enumerate(
+            zip(truth.classes.ids.tolist(), truth.classes.names.tolist(), targets.tolist(), strict=True)
+        )
+    ]
+    return Scores(dict(zip(METRICS, map(_mean, values), strict=True)), per_class)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -88,8 +88,28 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(measured)) if len(measured) else -1.0
 
 
-def _counting() -> Counting:
-    return with_hotcoco if find_spec("hotcoco") else with_pycocotools
+def accumulated(evaluation: Any, max_detections: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Run an evaluation and return precision and recall, -1 where there are no objects.
+
+    Their shapes are (IoU, recall, K, area, detections) and (IoU, K, area, detections).
+    """
+    parameters = evaluation.params
+    parameters.maxDets = max_detections
+    evaluation.params = parameters
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
+
+
+def has_hotcoco() -> bool:
+    return find_spec("hotcoco") is not None
+
+
+def require_hotcoco(feature: str) -> None:
+    """Raise MachineError if a feature cannot be computed on this platform."""
+    if not has_hotcoco():
+        raise MachineError(f"{feature} requires hotcoco, which has no wheel for this platform.")
 
 
 def _numbered(truth: Truth, results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,15 +127,8 @@ def _numbered(truth: Truth, results: Results) -> tuple[np.ndarray, np.ndarray, n
     )
 
 
-def with_hotcoco(
-    truth: Truth, results: Results, masks: np.ndarray | None, max_detections: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count with hotcoco, in Rust on all cores."""
-    return accumulate(hotcoco_evaluation(truth, results, masks), max_detections)
-
-
 def hotcoco_evaluation(truth: Truth, results: Results, masks: np.ndarray | None = None) -> Any:
-    """Return hotcoco's evaluation object, not yet run."""
+    """Prepare an evaluation by hotcoco, in Rust on all cores."""
     from hotcoco import COCO, COCOeval
 
     results = results.part(results.known_to(truth))
@@ -130,27 +143,19 @@ def hotcoco_evaluation(truth: Truth, results: Results, masks: np.ndarray | None 
         iscrowd=truth.crowd,
         segmentation=None if masks is None else list(masks),
     )
-    if masks is None or results.masks is None:
-        return COCOeval(objects, objects.load_res(rows), "bbox" if masks is None else "segm")
+    if masks is None:
+        return COCOeval(objects, objects.load_res(rows), "bbox")
+    assert results.masks is not None
     detections = objects.load_res(rows, segmentation=list(results.masks))
     if len(results):  # small, medium or large by the mask, not by the box
         detections.update_anns(ids=np.arange(1, len(results) + 1), area=areas(results.masks))
     return COCOeval(objects, detections, "segm")
 
 
-def with_pycocotools(
-    truth: Truth, results: Results, masks: np.ndarray | None, max_detections: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count with pycocotools, on platforms for which hotcoco has no wheel."""
-    from pycocotools.cocoeval import COCOeval
-
-    kind = "bbox" if masks is None else "segm"
-    return accumulate(COCOeval(*pycocotools_sets(truth, results, masks), kind), max_detections)
-
-
-def pycocotools_sets(truth: Truth, results: Results, masks: np.ndarray | None) -> tuple[Any, Any]:
-    """Return objects and detections as pycocotools COCO objects."""
+def pycocotools_evaluation(truth: Truth, results: Results, masks: np.ndarray | None = None) -> Any:
+    """Prepare an evaluation by pycocotools, for platforms for which hotcoco has no wheel."""
     from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
 
     def coco(**columns: list[Any]) -> COCO:
         made = COCO()
@@ -177,36 +182,73 @@ def pycocotools_sets(truth: Truth, results: Results, masks: np.ndarray | None) -
         "bbox": results.boxes.tolist(), "area": results.boxes[:, 2:].prod(1).tolist(), "iscrowd": [0] * len(results),
         "score": results.scores.tolist(),
     }  # fmt: skip
-    if masks is not None and results.masks is not None:
+    if masks is not None:
+        assert results.masks is not None
         objects["segmentation"] = list(masks)
         detections |= {"segmentation": list(results.masks), "area": areas(results.masks).tolist()}
-    return coco(**objects), coco(**detections)
+    return COCOeval(coco(**objects), coco(**detections), "bbox" if masks is None else "segm")
 
 
-def accumulate(evaluation: Any, max_detections: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Run an evaluation of hotcoco or pycocotools; return precision and recall."""
-    parameters = evaluation.params
-    parameters.maxDets = max_detections
-    evaluation.params = parameters
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
+def boundary_of(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels of a mask (H, W) that are close to pixels outside of it, or to the edge of the image."""
+    from scipy.ndimage import minimum_filter
+
+    distance = max(1, round(BOUNDARY_WIDTH * float(np.hypot(*mask.shape))))
+    boundary = mask.copy()
+    left, top, width, height = box_around(mask)
+    if width:
+        inside = np.s_[top : top + height, left : left + width]
+        boundary[inside] &= ~minimum_filter(mask[inside], 2 * distance + 1, mode="constant", cval=False)
+    return boundary
+
+
+def boundary_evaluation(truth: Truth, results: Results, masks: np.ndarray | None) -> Any:
+    """Prepare boundary AP (arXiv 2103.16562), which compares outlines too, where errors of large masks show.
+
+    The IoU of two masks is the lower of that of the masks and that of their boundaries.
+    """
+    from pycocotools import mask as rle
+
+    evaluation = pycocotools_evaluation(truth, results, masks)
+    mask_ious = evaluation.computeIoU
+
+    def lower_ious(image: int, category: int) -> np.ndarray:
+        ious = np.array(mask_ious(image, category))  # (D, G), detections by descending score
+        near = ious >= SAME  # other pairs cannot match anyway
+        if not near.any():
+            return ious
+        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+        detections, objects = evaluation._dts[image, category], evaluation._gts[image, category]
+        order = np.argsort([-entry["score"] for entry in detections], kind="mergesort")
+        boundary_ious = rle.iou(
+            [_boundary(detections[i]["segmentation"]) for i in order[rows]],
+            [_boundary(objects[i]["segmentation"]) for i in columns],
+            [int(objects[i]["iscrowd"]) for i in columns],
+        )
+        ious[np.ix_(rows, columns)] = np.minimum(ious[np.ix_(rows, columns)], boundary_ious)
+        return ious
+
+    evaluation.computeIoU = lower_ious
+    return evaluation
+
+
+def _boundary(mask: RunLengths) -> RunLengths:
+    return {"size": mask["size"], "counts": encode(boundary_of(pixels_of(mask)))}
 
 
 class Evaluator(Protocol):
-    """Judges an epoch of a training by the detections of the validation split."""
+    """Computes metrics of an epoch from the detections of the validation split."""
 
     @property
     def names(self) -> Sequence[str]:
-        """The names of the values, in the order of the columns of metrics.csv."""
+        """The names of the metrics, in the order of the columns of metrics.csv."""
 
     @property
     def best(self) -> str:
-        """The value that decides which epoch is best: the higher the better; negative if nothing could be measured."""
+        """The metric that selects the best epoch: the higher the better; negative if nothing could be measured."""
 
     def evaluate(self, truth: Truth, results: Results) -> Mapping[str, float]:
-        """Return the values."""
+        """Return the metrics by name."""
 
 
 @dataclass(frozen=True)

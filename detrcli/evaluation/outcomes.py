@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 
 import numpy as np
 
-from detrcli.errors import MachineError
-from detrcli.evaluation.metrics import hotcoco_evaluation
+from detrcli.evaluation.metrics import hotcoco_evaluation, require_hotcoco
 from detrcli.evaluation.pairing import NEAR, NONE, SAME, by_image, found_objects, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
@@ -51,8 +49,7 @@ class Outcomes:
     on: np.ndarray  # (M,), the object that a detection finds or overlaps, or NONE
 
     @cached_property
-    def objects(self) -> int:
-        """The number of objects, without crowds."""
+    def objects(self) -> int:  # without crowds
         return int((~self.truth.crowd).sum())
 
     @property
@@ -134,19 +131,16 @@ def outcomes_of(truth: Truth, results: Results, threshold: float, without_query:
 def _false_alarm(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
     """Return the kind of a false positive by its IoU with the objects of its image, (n,), and the overlapped object."""
     of_class, of_others = np.where(same, ious, 0), np.where(same, 0, ious)
-    if of_class.max() >= SAME:
-        return "duplicate", int(of_class.argmax())
-    if of_others.max() >= SAME:
-        return "other_class", int(of_others.argmax())
-    if of_class.max() >= NEAR:
-        return "poor_box", int(of_class.argmax())
+    for kind, overlap, minimum in (
+        ("duplicate", of_class, SAME), ("other_class", of_others, SAME), ("poor_box", of_class, NEAR)
+    ):  # fmt: skip
+        if overlap.max() >= minimum:
+            return kind, int(overlap.argmax())
     return "background", NONE
 
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """A kind of error with its frequency and cost."""
-
     kind: str  # of ERROR_KINDS
     count: int
     cost: float  # the gain of AP50 if only these errors were fixed
@@ -154,8 +148,7 @@ class ErrorKind:
 
 def errors_of(truth: Truth, results: Results) -> Sequence[ErrorKind]:
     """Return all kinds of errors by TIDE (arXiv 2008.08115); results of other images or classes are ignored."""
-    if find_spec("hotcoco") is None:
-        raise MachineError("Kinds of errors are counted by hotcoco, which has no wheel for this platform.")
+    require_hotcoco("The classification of errors")
     if not len(truth.classes):
         return [ErrorKind(kind, 0, 0.0) for kind in ERROR_KINDS]
     evaluation = hotcoco_evaluation(truth, results)

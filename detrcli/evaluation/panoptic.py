@@ -1,19 +1,17 @@
 """Panoptic quality (arXiv 1801.00868) of a model's maps, or of COCO panoptic results (JSON and PNG files)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from detrcli.data.panoptic_maps import map_folders
-from detrcli.errors import DataError, MachineError
+from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
+from detrcli.evaluation.metrics import require_hotcoco
 from detrcli.evaluation.truth import Truth
 from detrcli.messages import argument
 from detrcli.run_lengths import encode
@@ -32,8 +30,6 @@ class Quality:
 
 @dataclass(frozen=True)
 class ClassQuality(Quality):
-    """The quality of a class."""
-
     category_id: int
     label: str
     thing: bool
@@ -50,13 +46,8 @@ class PanopticQuality:
     per_class: Sequence[ClassQuality]
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON document."""
-        return {
-            **asdict(self.all),
-            "things": asdict(self.things),
-            "stuff": asdict(self.stuff),
-            "per_class": [asdict(quality) for quality in self.per_class],
-        }
+        quality = {name: value for name, value in asdict(self).items() if name != "images"}
+        return {**quality.pop("all"), **quality}
 
 
 FoundSegment = tuple[int, bytes]  # category id of the data, and compressed RLE
@@ -65,11 +56,6 @@ FoundSegment = tuple[int, bytes]  # category id of the data, and compressed RLE
 def segments_of(map_: PanopticMap) -> list[FoundSegment]:
     """Return the segments of the classes that the data has; the pixels of other segments count as unlabeled."""
     return [(s.category_id, encode(map_.ids == s.id)) for s in map_.segments if s.category_id != UNKNOWN_CLASS]
-
-
-def can_be_counted() -> bool:
-    """Return whether hotcoco, which computes panoptic quality, is installed."""
-    return find_spec("hotcoco") is not None
 
 
 def quality_of(truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[FoundSegment]]) -> PanopticQuality:
@@ -151,55 +137,40 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
 
     Classes are mapped by name, since many models number theirs from 0.
     """
-    if not can_be_counted():
-        raise MachineError("Panoptic quality is computed by hotcoco, which has no wheel for this platform.")
+    require_hotcoco("Panoptic quality")
     known, found = _read(truth), _read(predictions)
     predicted = {map_.image_id for map_ in found.annotations}
-    missing = [map_.image_id for map_ in known.annotations if map_.image_id not in predicted]
-    if missing:
+    if missing := [map_.image_id for map_ in known.annotations if map_.image_id not in predicted]:
         raise DataError(
             f"{predictions}: {len(missing):,} of {len(known.annotations):,} images have no map, for example image "
             f"{missing[0]}.\nUse the ids of the data: {argument('ids_from', truth)}."
         )
-    with _with_ids_of_the_data(known, found, predictions) as renamed:
-        try:
-            return _quality(
-                str(truth),
-                str(renamed),
-                len(known.annotations),
-                [(c.id, c.id, c.name, bool(c.isthing)) for c in sorted(known.categories, key=lambda c: c.id)],
-                gt_folder=str(_folder(truth)),
-                pred_folder=str(_folder(predictions)),
-            )
-        except Exception as error:  # hotcoco has no exceptions of its own for invalid files
-            raise DataError(f"{predictions}: cannot be compared with {truth} ({error!s:.300}).") from None
+    classes = sorted((c.id, c.id, c.name, bool(c.isthing)) for c in known.categories)
+    renamed = _with_ids_of_the_data(known, found, predictions)
+    folders = {"gt_folder": str(_folder(truth)), "pred_folder": str(_folder(predictions))}
+    try:
+        return _quality(str(truth), renamed, len(known.annotations), classes, **folders)
+    except Exception as error:  # hotcoco has no exceptions of its own for invalid files
+        raise DataError(f"{predictions}: cannot be compared with {truth} ({error!s:.300}).") from None
 
 
-@contextmanager
-def _with_ids_of_the_data(known: _File, found: _File, predictions: Path) -> Iterator[Path]:
-    """Yield the results file, or a copy of it with the data's category ids if these differ for the same names."""
+def _with_ids_of_the_data(known: _File, found: _File, predictions: Path) -> Any:
+    """Return the path of the results, or their content with the data's ids if these differ for the same names."""
     ids = {normalize_name(category.name): category.id for category in known.categories}
     names = {category.id: normalize_name(category.name) for category in found.categories}
     id_of = {id_: ids[name] for id_, name in names.items() if name in ids}
-    if all(theirs == ours for theirs, ours in id_of.items()):
-        yield predictions
-        return
-    for map_ in found.annotations:
-        for segment in map_.segments_info:
-            if segment.category_id not in id_of:
-                raise DataError(
-                    f"{predictions}: image {map_.image_id} has a segment of category {segment.category_id}, whose name "
-                    "is not a class of the data."
-                )
+    if all(old == new for old, new in id_of.items()):
+        return str(predictions)
     document = msgspec.json.decode(predictions.read_bytes())
-    document["categories"] = msgspec.to_builtins(known.categories)
     for annotation in document["annotations"]:
-        for info in annotation.get("segments_info", []):
-            info["category_id"] = id_of[info["category_id"]]
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / predictions.name
-        path.write_bytes(msgspec.json.encode(document))
-        yield path
+        for segment in annotation.get("segments_info", []):
+            if segment["category_id"] not in id_of:
+                raise DataError(
+                    f"{predictions}: image {annotation['image_id']} has a segment of category "
+                    f"{segment['category_id']}, whose name is not a class of the data."
+                )
+            segment["category_id"] = id_of[segment["category_id"]]
+    return document
 
 
 def _folder(file: Path) -> Path:

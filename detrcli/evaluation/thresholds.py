@@ -20,8 +20,6 @@ SCHEMA = "detr.thresholds/1"
 
 @dataclass(frozen=True)
 class BestThreshold:
-    """The threshold with the highest F1."""
-
     threshold: float
     f1: float
     precision: float
@@ -37,7 +35,6 @@ class Thresholds:
     by_class: Mapping[str, BestThreshold]
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON document."""
         classes = {name: asdict(best) for name, best in self.by_class.items()}
         return {"schema": SCHEMA, "iou": SAME, "all": asdict(self.overall), "classes": classes}
 
@@ -79,7 +76,6 @@ def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestT
 
 
 def write_thresholds(thresholds: Thresholds, path: Path) -> None:
-    """Write the thresholds for `detr predict`."""
     write_whole(path, (json.dumps(thresholds.document(), indent=2) + "\n").encode())
 
 

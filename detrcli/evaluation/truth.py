@@ -58,7 +58,18 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
     w = split.written
     images = np.flatnonzero(split.usable_images)[:limit]
     images = images[np.argsort(w.image_ids[images], kind="stable")]
-    chosen = classes_in_split(split) if classes is None else _named(classes_in_split(split), classes)
+    chosen = classes_in_split(split)
+    if classes is not None:
+        names = [normalize_name(name) for name in chosen.names.tolist()]
+        requested = {normalize_name(name) for name in classes}
+        if missing := sorted(requested.difference(names)):
+            raise UsageError(
+                f"{argument('classes')}: unknown class {', '.join(missing)}.\n"
+                f"The classes of the data are {', '.join(dict.fromkeys(chosen.names.tolist()))}."
+            )
+        indices = np.flatnonzero([name in requested for name in names])
+        things = None if chosen.things is None else chosen.things[indices]
+        chosen = Classes(chosen.ids[indices], chosen.names[indices], things)
     # Boxes without width or height, or outside of the image, count, as in pycocotools.
     objects = (
         np.isin(w.of_image, w.image_ids[images]) & np.isin(w.of_category, chosen.ids) & np.isfinite(w.boxes).all(1)
@@ -70,16 +81,3 @@ def classes_in_split(split: Split) -> Classes:
     """Return the classes of a split by ascending id, without parent classes that have no objects."""
     only = {"": split}
     return classes_without(only, parents_without_boxes(only).keys() - set(split.written.of_category.tolist()))
-
-
-def _named(classes: Classes, names: Sequence[str]) -> Classes:
-    requested = {normalize_name(name) for name in names}
-    keys = [normalize_name(name) for name in classes.names.tolist()]
-    if missing := sorted(requested.difference(keys)):
-        raise UsageError(
-            f"{argument('classes')}: unknown class {', '.join(missing)}.\n"
-            f"The classes of the data are {', '.join(dict.fromkeys(classes.names.tolist()))}."
-        )
-    chosen = np.array([key in requested for key in keys], dtype=bool)
-    things = None if classes.things is None else classes.things[chosen]
-    return Classes(classes.ids[chosen], classes.names[chosen], things)

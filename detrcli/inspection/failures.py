@@ -10,15 +10,14 @@ import torch
 from torchvision.ops import batched_nms, box_convert
 
 from detrcli.data.checks import Split
-from detrcli.evaluation.boundary import with_boundaries
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.comparison import Interval, interval_of_ap
 from detrcli.evaluation.curves import Curves, curves_of
 from detrcli.evaluation.masks import paired_ious, truth_masks
-from detrcli.evaluation.metrics import Scores, score
+from detrcli.evaluation.metrics import Scores, boundary_evaluation, has_hotcoco, score
 from detrcli.evaluation.outcomes import ErrorKind, Outcomes, errors_of, outcomes_of
 from detrcli.evaluation.pairing import by_image
-from detrcli.evaluation.panoptic import PanopticQuality, can_be_counted, quality_of
+from detrcli.evaluation.panoptic import PanopticQuality, quality_of
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
 from detrcli.evaluation.truth import Truth, truth_of
@@ -168,7 +167,7 @@ def failures_of(
     """
     whole = truth_of(split)
     suspicions = Suspicions(whole, session.classes.ids[np.isin(session.classes.ids, whole.classes.ids)])
-    panoptic = session.detector.has_masks and split.written.maps is not None and can_be_counted()
+    panoptic = session.detector.has_masks and split.written.maps is not None and has_hotcoco()
     surveyed = survey(session, suspicions, mirrored=learned, panoptic=panoptic, limit=limit, seconds=seconds)
     truth = whole.part(np.isin(whole.image_ids, [image.image_id for image in surveyed.images]))
     results = surveyed.results()
@@ -222,7 +221,7 @@ def mask_failures(outcomes: Outcomes) -> MaskFailures | None:
     ious[detected] = paired_ious(results.masks[outcomes.found_by[detected]], masks[detected])
     return MaskFailures(
         scores=score(truth, results, masks=masks),
-        boundaries=score(truth, results, masks=masks, counting=with_boundaries),
+        boundaries=score(truth, results, masks=masks, backend=boundary_evaluation),
         objects=masks,
         detections=results.masks,
         ious=ious,

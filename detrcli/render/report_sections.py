@@ -175,7 +175,7 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
             line_chart(f1, "score threshold", "F1", x_range=(0, 1)),
         )
     if curves.calibration:
-        bins = {"detections": [(tenth.score, tenth.right) for tenth in curves.calibration]}
+        bins = {"detections": [(score, share) for score, share, _ in curves.calibration]}
         chart = line_chart(bins, "score", "true positives, share", x_range=(0, 1), reference=[(0, 0), (1, 1)])
         yield _figure(f"Calibration of scores: expected calibration error {curves.calibration_error:.3f}", chart)
     rows = "".join(

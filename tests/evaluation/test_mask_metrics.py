@@ -15,9 +15,14 @@ from detrcli.data.checks import check_split
 from detrcli.data.layouts import coco
 from detrcli.data.segmentations import to_rle
 from detrcli.errors import DataError
-from detrcli.evaluation.boundary import boundary_of, with_boundaries
 from detrcli.evaluation.masks import areas, mask_array, truth_masks
-from detrcli.evaluation.metrics import score, with_hotcoco, with_pycocotools
+from detrcli.evaluation.metrics import (
+    boundary_evaluation,
+    boundary_of,
+    hotcoco_evaluation,
+    pycocotools_evaluation,
+    score,
+)
 from detrcli.evaluation.results import Results, read_results, write_results
 from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.run_lengths import decode, encode
@@ -96,8 +101,8 @@ def test_random_sets(g: Generator) -> None:
     if not entries or masks is None:
         return
     wanted = twelve(document, without_boxes(entries), kind="segm")
-    for counting in (with_hotcoco, with_pycocotools):
-        found = score(truth, results, counting=counting, masks=masks).metrics
+    for backend in (hotcoco_evaluation, pycocotools_evaluation):
+        found = score(truth, results, backend=backend, masks=masks).metrics
         assert [found[name] for name in METRICS] == [wanted[name] for name in METRICS]
 
 
@@ -121,8 +126,8 @@ def test_areas_of_more_masks_than_fit_in_a_byte() -> None:
 def test_no_detections(tmp_path: Path) -> None:
     truth = read(tmp_path, split(3)[0])
     nothing = Results(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), mask_array([]))
-    for counting in (with_hotcoco, with_pycocotools):
-        found = score(truth, nothing, counting=counting, masks=truth_masks(truth)).metrics
+    for backend in (hotcoco_evaluation, pycocotools_evaluation):
+        found = score(truth, nothing, backend=backend, masks=truth_masks(truth)).metrics
         assert found["AP"] == found["AR100"] == 0
 
 
@@ -206,7 +211,7 @@ def test_boundary_metrics_are_those_of_the_lower_iou(
 ) -> None:
     document, entries = split(seed, shift=1)
     truth, results = read_both(tmp_path, document, entries)
-    found = score(truth, results, counting=with_boundaries, masks=truth_masks(truth)).metrics
+    found = score(truth, results, backend=boundary_evaluation, masks=truth_masks(truth)).metrics
     plain = twelve(document, without_boxes(entries), kind="segm")
 
     def by_pixels(self: Any, image: int, category: int) -> Any:

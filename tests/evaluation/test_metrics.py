@@ -14,8 +14,7 @@ from judge import class_aps, judged, twelve
 
 from detrcli.data.checks import check_split
 from detrcli.data.layouts import coco
-from detrcli.evaluation import metrics as scoring
-from detrcli.evaluation.metrics import Scores, score, with_hotcoco, with_pycocotools
+from detrcli.evaluation.metrics import Backend, Scores, hotcoco_evaluation, pycocotools_evaluation, score
 from detrcli.evaluation.results import Results, read_results
 from detrcli.evaluation.truth import Truth, truth_of
 
@@ -93,8 +92,8 @@ def same(ours: Scores, document: Document, results: list[Document]) -> None:
 
 @counted(200, sets())
 def test_random_sets(case: tuple[Document, list[Document]]) -> None:
-    for counting in (with_hotcoco, with_pycocotools):
-        same(score(*read(*case), counting=counting), *case)
+    for backend in (hotcoco_evaluation, pycocotools_evaluation):
+        same(score(*read(*case), backend=backend), *case)
 
 
 def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Document, list[Document]]:
@@ -123,12 +122,12 @@ def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Docum
     return truth, results
 
 
-@pytest.mark.parametrize("counting", [with_hotcoco, with_pycocotools])
+@pytest.mark.parametrize("backend", [hotcoco_evaluation, pycocotools_evaluation])
 @pytest.mark.parametrize("most", [1, 3, 100, 300])
-def test_max_detections(counting: scoring.Counting, most: int) -> None:
+def test_max_detections(backend: Backend, most: int) -> None:
     """Against the accumulated arrays of pycocotools, whose summary supports 100 only."""
     document, results = crowded()
-    ours = score(*read(document, results), max_detections=most, counting=counting)
+    ours = score(*read(document, results), max_detections=most, backend=backend)
     theirs = judged(document, results, most).eval
     precision, recall = theirs["precision"], theirs["recall"]
     expected = {
@@ -146,9 +145,10 @@ def test_max_detections(counting: scoring.Counting, most: int) -> None:
 
 
 def test_pycocotools_replaces_a_missing_hotcoco(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert scoring._counting() is with_hotcoco
-    monkeypatch.setitem(sys.modules, "hotcoco", None)
-    assert scoring._counting() is with_pycocotools
+    case = crowded(per_image=5)
+    whole = score(*read(*case))
+    monkeypatch.setitem(sys.modules, "hotcoco", None)  # cannot be imported
+    assert score(*read(*case)).metrics == pytest.approx(whole.metrics)
 
 
 def test_results_of_other_images_and_classes_are_ignored() -> None:

@@ -162,7 +162,8 @@ def test_curves_by_hand() -> None:
     # The next true positive follows a duplicate, at a score of 0.01.
     assert found.precision[0, 26:51].tolist() == pytest.approx([2 / 3] * 25)
     assert found.precision[0, 51:].max() == 0
-    assert (found.calibration[0].count, found.calibration[0].right) == (1, 1.0)
-    total = sum(bin.count for bin in found.calibration)
-    error = sum(bin.count * abs(bin.score - bin.right) for bin in found.calibration) / total
+    # Scores of 0.01, 0.2, 0.6 and 0.7 in tenths of their own, and two of 0.9; the detection on the crowd is ignored.
+    assert [count for *_, count in found.calibration] == [1, 1, 1, 1, 1, 2]
+    assert [share for _, share, _ in found.calibration] == [1, 1, 0, 0, 0, 0.5]
+    error = (abs(0.01 - 1) + abs(0.2 - 1) + 0.6 + 0.7 + 0.8 + 2 * abs(0.9 - 0.5)) / 7
     assert found.calibration_error == pytest.approx(error)
