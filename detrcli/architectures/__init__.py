@@ -4,16 +4,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from detrcli.architectures import (
-    deformable_detr,
-    deformable_tiny,
-    detr,
-    dino,
-    dino_tiny,
-    mask_heads,
-    tiny,
-    torchvision_detectors,
-)
+from detrcli.architectures import deformable_detr, detr, dino, mask_heads, tiny, torchvision_detectors
 from detrcli.architectures.adapters import architecture as transformers
 from detrcli.architectures.architecture import Architecture
 from detrcli.config import ModelConfig
@@ -25,11 +16,11 @@ ENTRY_POINTS = "detrcli.architectures"  # the group in which other packages list
 _ARCHITECTURES: list[Architecture[Any]] = [
     detr.ARCHITECTURE,
     mask_heads.CONVOLUTIONAL,
-    tiny.ARCHITECTURE,
+    tiny.DETR_TINY,
     deformable_detr.ARCHITECTURE,
     dino.ARCHITECTURE,
-    dino_tiny.ARCHITECTURE,
-    deformable_tiny.ARCHITECTURE,
+    tiny.DINO_TINY,
+    tiny.DEFORMABLE_TINY,
     *mask_heads.DOT_PRODUCT,
     *transformers.ARCHITECTURES,
     torchvision_detectors.ARCHITECTURE,
@@ -55,7 +46,6 @@ def architectures() -> dict[str, Architecture[Any]]:
 
 
 def presets() -> dict[str, Preset]:
-    """Return the presets of all architectures by name."""
     return {
         name: Preset(architecture, config)
         for architecture in architectures().values()

@@ -4,9 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
-from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +52,10 @@ class PretrainedBackbone:
     obstacle: str | None = None  # why the weights do not fit the config
 
 
-@dataclass(frozen=True)
-class ImportedModel(Generic[C]):
+class ImportedModel(NamedTuple):
     """The content of another library's folder."""
 
-    config: C
+    config: ModelConfig
     tensors: Mapping[str, Tensor]
     names: Mapping[int, str]  # class names by index, where the folder has them
     preprocessing: Preprocessing
@@ -165,19 +163,16 @@ class Architecture(ABC, Generic[C]):
         """
         init = DeferredInit()
         with init if self.initialized_in_place else nullcontext():
-            model = self.build(config)
+            state = self.build(config).state_dict()
         larger = self.unfilled(replace(config, **{count: getattr(config, count) + 1})).state_dict()
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        rows = [name for name, shape in shapes.items() if larger[name].shape != shape]
-        for name in rows:
-            if larger[name].shape != (shapes[name][0] + 1, *shapes[name][1:]):
+        rows = {name: tensor for name, tensor in state.items() if larger[name].shape != tensor.shape}
+        for name, tensor in rows.items():
+            if larger[name].shape != (len(tensor) + 1, *tensor.shape[1:]):
                 raise UsageError(f"{self.describe(config)}: its number of {count} cannot be changed ({name}).")
         # By module, those with more rows first: the order decides which random numbers a tensor gets.
-        modules = sorted(rows, key=lambda name: (-shapes[name][0], name.rpartition(".")[0]))
-        tensors = dict(chain(model.named_parameters(), model.named_buffers()))
-        init.run([tensors[name] for name in modules if name in tensors])
-        state = model.state_dict()
-        return {name: state[name] for name in rows}
+        by_module = sorted(rows, key=lambda name: (-len(rows[name]), name.rpartition(".")[0]))
+        init.run([rows[name] for name in by_module])
+        return rows
 
 
 class ImportedArchitecture(Architecture[C]):
@@ -186,7 +181,7 @@ class ImportedArchitecture(Architecture[C]):
     model_types: Collection[str]  # the values of `model_type` in config.json
 
     @abstractmethod
-    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel[C]:
+    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
         """Read a folder. Raises WeightsError, which names `source`, or UsageError for phrases."""
 
 
@@ -209,9 +204,9 @@ CONSTANT = frozenset({"constant_", "ones_", "zeros_", "eye_", "dirac_"})
 
 
 class DeferredInit(TorchFunctionMode):
-    """Records the initialization of tensors instead of computing it.
+    """Records the initialization of tensors, for models whose tensors are replaced, instead of computing it.
 
-    A model whose tensors are replaced needs no random numbers, and for some of them torch imports modules for a second.
+    For some random numbers torch imports modules for a second.
     """
 
     def __init__(self) -> None:
@@ -233,7 +228,7 @@ class DeferredInit(TorchFunctionMode):
         """Initialize these tensors. Random numbers that others replace later are not drawn."""
         for tensor in tensors:
             memory = tensor.untyped_storage().data_ptr()
-            calls = [init for other, init in self.calls if other.untyped_storage().data_ptr() == memory]
+            calls = [call for target, call in self.calls if target.untyped_storage().data_ptr() == memory]
             random = [index for index, (func, *_) in enumerate(calls) if func.__name__ not in CONSTANT]
             for func, args, kwargs in calls[random[-1] if random else 0 :]:
                 func(*args, **kwargs)

@@ -61,18 +61,14 @@ class OnResNet:
     """A mixin for architectures with a ResNet."""
 
     def pretrained_backbone(self, config: ResNetConfig) -> PretrainedBackbone:
-        obstacle = (
-            "ImageNet weights were trained with batch norm, and group norm has no statistics.\n"
-            "Use norm = frozen or batch."
-        )
+        obstacle = "group norm has no statistics, unlike the batch norm of these weights. Use norm = frozen or batch."
         return PretrainedBackbone(config.backbone, "backbone.body.", obstacle if config.norm == "group" else None)
 
 
 def deformable_parts(
-    config: Any, backbone: Backbone, position: SinePosition, *, maps: int = 1, levels: int = 1
+    c: Any, backbone: Backbone, position: SinePosition, *, maps: int = 1, levels: int = 1
 ) -> dict[str, Any]:
-    """Return the parts of a network with deformable attention up to the encoder, which uses the last `maps`."""
-    c = config
+    """Return the parts of a network with config `c` up to the encoder, which uses the last `maps` of the backbone."""
     return {
         "backbone": backbone,
         "pyramid": PyramidInput(backbone.channels[-maps:], levels, c.dim, position),
@@ -82,31 +78,27 @@ def deformable_parts(
     }
 
 
-def deformable_layers(config: Any, levels: int = 1) -> list[DeformableDecoderLayer]:
-    """Return the layers of a decoder with deformable attention."""
-    c = config
-    layer = (c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout)
-    return [DeformableDecoderLayer(*layer) for _ in range(c.decoder_layers)]
+def deformable_layers(c: Any, levels: int = 1) -> list[DeformableDecoderLayer]:
+    """Return the decoder layers of a network with config `c`."""
+    sizes = (c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout)
+    return [DeformableDecoderLayer(*sizes) for _ in range(c.decoder_layers)]
 
 
 def set_prediction_loss(
     scoring: S, loss: LossConfig, class_term: Callable[[S, float], LossTerm] = class_loss, eps: float = 0.0
 ) -> Criterion:
     """Return DETR's loss: class, L1 and generalized IoU, of every layer of every query group."""
-    matcher = HungarianMatcher(
-        [
-            class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),
-            l1_cost(loss.weight("cost", "l1")),
-            giou_cost(loss.weight("cost", "giou"), eps),
-        ],
-        loss.matching,
-    )
+    costs = [
+        class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),
+        l1_cost(loss.weight("cost", "l1")),
+        giou_cost(loss.weight("cost", "giou"), eps),
+    ]
     terms = [
         class_term(scoring, loss.weight("loss", "class")),
         l1_loss(loss.weight("loss", "l1")),
         giou_loss(loss.weight("loss", "giou"), eps),
     ]
-    return Criterion(scoring, matcher, terms)
+    return Criterion(scoring, HungarianMatcher(costs, loss.matching), terms)
 
 
 class SoftmaxArchitecture(Architecture[C]):

@@ -76,14 +76,9 @@ class DeformableArchitecture(OnResNet, FocalArchitecture[DeformableConfig]):
         return {"lr": 2e-4}
 
     def summary(self, config: DeformableConfig) -> str:
-        parts = {
-            config.backbone: True,
-            "dilated": config.dilated,
-            "refine": config.refine,
-            "two stages": config.two_stage,
-            f"{config.levels} level" + "s" * (config.levels > 1): True,
-        }
-        return ", ".join(name for name, present in parts.items() if present)
+        c, levels = config, f"{config.levels} level" + "s" * (config.levels > 1)
+        parts = (c.backbone, "dilated" * c.dilated, "refine" * c.refine, "two stages" * c.two_stage, levels)
+        return ", ".join(filter(None, parts))
 
 
 ARCHITECTURE = DeformableArchitecture()

@@ -18,12 +18,6 @@ from detrcli.architectures.detr_names import (
 )
 from detrcli.errors import DetrError
 
-
-def _norm_order(match: re.Match[str]) -> str:
-    """In a published decoder layer norm1 follows cross-attention, the second sublayer, and norm2 self-attention."""
-    return f"{match[1]}.add_norm{ {'1': '2', '2': '1', '3': '3'}[match[2]] }.norm."
-
-
 LAYERS: tuple[Rule, ...] = (
     (r"^module\.", ""),  # from DistributedDataParallel
     (r"^backbone\.0\.body\.", "backbone.body."),
@@ -36,7 +30,10 @@ LAYERS: tuple[Rule, ...] = (
     (r"\.(value|output)_proj\.", r".\1_projection."),
     (r"^((?:encoder\.layers|decoder)\.\d+)\.(linear\d)\.", r"\1.feed_forward.\2."),
     (r"^(encoder\.layers\.\d+)\.norm(\d)\.", r"\1.add_norm\2.norm."),
-    (r"^(decoder\.\d+)\.norm(\d)\.", _norm_order),
+    # In a published decoder layer norm1 follows cross-attention, the second sublayer, and norm2 self-attention.
+    (r"^(decoder\.\d+)\.norm1\.", r"\1.add_norm2.norm."),
+    (r"^(decoder\.\d+)\.norm2\.", r"\1.add_norm1.norm."),
+    (r"^(decoder\.\d+)\.norm3\.", r"\1.add_norm3.norm."),
 )
 DEFORMABLE: tuple[Rule, ...] = (
     *LAYERS,
@@ -73,8 +70,7 @@ def deformable_name(name: str, names: Collection[str]) -> str | None:
     head = re.match(r"(class|box)_heads\.(\d+)\.(.*)", ours)
     if head is None:
         return ours
-    refine = any("decoder.bbox_embed." in other for other in names)
-    if not refine:
+    if not any("decoder.bbox_embed." in other for other in names):  # without box refinement all layers share a head
         return ours if head[2] == "0" else None
     layers = count(r"(?:module\.)?transformer\.decoder\.layers\.(\d+)\.", names)
     # With two stages, the encoder's head follows those of the layers.

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from detrcli.architectures.common import OnResNet, ResNetConfig, SoftmaxArchitecture, make_resnet
 from detrcli.architectures.detr_names import HuggingFaceDETR, PublishedDETR
 from detrcli.config import Count
@@ -38,10 +36,9 @@ class DETRArchitecture(OnResNet, SoftmaxArchitecture[DETRConfig]):
 
     def build(self, config: DETRConfig) -> DETR:
         c = config
-        position: nn.Module = LearnedPosition(c.dim) if c.position == "learned" else SinePosition(c.dim)
         return DETR(
             backbone=make_resnet(c, dilated=c.dilated),
-            position=position,
+            position=LearnedPosition(c.dim) if c.position == "learned" else SinePosition(c.dim),
             encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=c.pre_norm),
             decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=c.pre_norm),
             dim=c.dim,

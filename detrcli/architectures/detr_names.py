@@ -48,22 +48,14 @@ MASK_HEAD: tuple[Rule, ...] = (
 )
 
 
-def _stage(match: re.Match[str]) -> str:
-    return f"backbone.body.layer{int(match[1]) + 1}.{match[2]}.{match[3]}"
-
-
-def _block(match: re.Match[str]) -> str:
-    kind = {"convolution": "conv", "normalization": "bn"}[match[2]]
-    return f".{kind}{int(match[1]) + 1}."
-
-
 # Of transformers 4 and 5, on disk and in memory, with timm's ResNet or transformers' own.
 HUGGING_FACE: tuple[Rule, ...] = (
     (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.body."),
     (r"^backbone\.body\.embedder\.embedder\.convolution\.", "backbone.body.conv1."),
     (r"^backbone\.body\.embedder\.embedder\.normalization\.", "backbone.body.bn1."),
-    (r"^backbone\.body\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(.*)", _stage),
-    (r"\.layer\.(\d)\.(convolution|normalization)\.", _block),
+    (r"^backbone\.body\.encoder\.stages\.(\d+)\.layers\.", lambda stage: f"backbone.body.layer{int(stage[1]) + 1}."),
+    (r"\.layer\.(\d)\.convolution\.", lambda layer: f".conv{int(layer[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda layer: f".bn{int(layer[1]) + 1}."),
     (r"\.shortcut\.convolution\.", ".downsample.0."),
     (r"\.shortcut\.normalization\.", ".downsample.1."),
     (r"^model\.(backbone\.)?position_embedding\.row_embeddings\.", "position.rows."),
@@ -113,9 +105,9 @@ def join_projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class RenamingAdapter(StateDictAdapter[Any]):
-    """An adapter that recognizes the end of a tensor's name, and renames by rules. `config` is the config's class."""
+    """An adapter that renames by rules."""
 
-    mark: str
+    mark: str  # the end of a tensor's name that tells the state dict
     rules: tuple[Rule, ...]
 
     def __init__(self, config: type[Any]) -> None:
@@ -174,10 +166,8 @@ class WithMaskHead(StateDictAdapter[Any]):
     def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
         detector = self.detector.rename(_part(tensors, "detr."))
-        head = {name: tensor for name, tensor in tensors.items() if not name.startswith("detr.")}
-        return {self.prefix + name: tensor for name, tensor in detector.items()} | {
-            rename(name, MASK_HEAD): tensor for name, tensor in head.items()
-        }
+        head = {rename(name, MASK_HEAD): tensor for name, tensor in tensors.items() if not name.startswith("detr.")}
+        return {self.prefix + name: tensor for name, tensor in detector.items()} | head
 
     def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
         detector = _part(tensors, self.prefix)
@@ -189,7 +179,6 @@ class WithMaskHead(StateDictAdapter[Any]):
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with the prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -209,9 +198,6 @@ def _infer(config: type[Any], source: str, tensors: Mapping[str, Tensor], known:
         )
     with inferring(source, tensors, "DETR"):
         queries, dim = tensors["queries.weight"].shape
-        heads = known.get("heads", config.heads)
-        if not isinstance(heads, int) or heads < 1 or dim % heads:
-            raise DetrError(f"{heads!r} attention heads do not divide {dim} dimensions.")
         return config(
             backbone=BACKBONES[count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
             position="learned" if "position.rows.weight" in tensors else "sine",

@@ -31,13 +31,9 @@ class ForeignNetwork(DetectionTransformer):
         self._frozen: Sequence[nn.Module] = ()
 
     @property
+    @abstractmethod
     def backbone(self) -> nn.Module:  # type: ignore[override]  # a module of theirs instead of a Backbone
         """The backbone in their network."""
-        return self.find_backbone()
-
-    @abstractmethod
-    def find_backbone(self) -> nn.Module:
-        """Return the backbone in their network."""
 
     @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
@@ -50,7 +46,7 @@ class ForeignNetwork(DetectionTransformer):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode. Frozen parts stay in eval mode, or their batch norm would update its statistics."""
+        """Set the mode, but leave frozen parts in eval mode, or their batch norm would update its statistics."""
         super().train(mode)
         for module in self._frozen:
             module.eval()

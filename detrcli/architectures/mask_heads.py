@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detrcli.architectures import deformable_detr, deformable_tiny, detr, dino, dino_tiny, tiny
+from detrcli.architectures import deformable_detr, detr, dino, tiny
 from detrcli.architectures.architecture import Architecture, DataFacts, PretrainedBackbone
 from detrcli.architectures.deformable_detr import DeformableConfig
 from detrcli.architectures.detr import DETRConfig
@@ -25,30 +25,24 @@ from detrcli.model.masks import ConvolutionalMaskHead, DotProductMaskHead, Segme
 from detrcli.segmentation.published import Published
 
 DETECTOR = "detector."  # prefix of the detector's tensors
-Presets = Mapping[str, ModelConfig]
 
 
 class MaskHeadArchitecture(Architecture[Any]):
     """A detector with a mask head. It has the detector's config, and everything else from it too."""
 
     detector: Architecture[Any]
+    mask_weight: float  # of each mask term in the loss
+    mask_term: Callable[[Tensor, Tensor], Tensor]  # beside the dice loss
 
     def __init__(
-        self,
-        name: str,
-        detector: Architecture[Any],
-        presets: Presets,
-        *,
-        mask_weight: float,
-        mask_term: Callable[[Tensor, Tensor], Tensor],
-        sampler: MaskSampler,
+        self, name: str, detector: Architecture[Any], presets: Mapping[str, ModelConfig], sampler: MaskSampler
     ) -> None:
-        """`mask_term` is the loss of the masks beside the dice loss, and `sampler` chooses where they are compared."""
-        self.name, self.detector, self.presets = name, detector, presets
-        self.mask_terms, self.sampler = {"mask": mask_term, "dice": dice}, sampler
+        """`sampler` chooses the points at which the loss compares masks."""
+        self.name, self.detector, self.presets, self.sampler = name, detector, presets, sampler
         self.config = detector.config
         self.preprocessing = detector.preprocessing
-        self.loss = replace(detector.loss, loss={**detector.loss.loss, "mask": mask_weight, "dice": mask_weight})
+        weights = {**detector.loss.loss, "mask": self.mask_weight, "dice": self.mask_weight}
+        self.loss = replace(detector.loss, loss=weights)
         self.recipe_uses_data = detector.recipe_uses_data
         self.initialized_in_place = detector.initialized_in_place
 
@@ -65,8 +59,8 @@ class MaskHeadArchitecture(Architecture[Any]):
     def make_loss(self, config: Any, loss: LossConfig) -> Criterion:
         boxes = self.detector.make_loss(config, loss)
         assert isinstance(boxes, Criterion)
-        terms = self.mask_terms.items()
-        masks = [mask_loss(name, loss.weight("loss", name), term, self.sampler) for name, term in terms]
+        terms = {"mask": self.mask_term, "dice": dice}
+        masks = [mask_loss(name, loss.weight("loss", name), term, self.sampler) for name, term in terms.items()]
         return Criterion(boxes.scoring, boxes.matcher, [*boxes.terms, *masks])
 
     def inspect(self, model: Segmenter) -> Inspectable:
@@ -89,6 +83,8 @@ class MaskHeadArchitecture(Architecture[Any]):
 class ConvolutionalMasks(MaskHeadArchitecture):
     """DETR with the mask head of its paper, for instances and for panoptic maps."""
 
+    mask_weight = 1.0
+    mask_term = staticmethod(focal)
     published = WithMaskHead(PublishedDETR(DETRConfig), DETECTOR, "mask_head.lay1.")
     hugging_face: Mapping[str, WithMaskHead] = {
         "detr": WithMaskHead(HuggingFaceDETR(DETRConfig), DETECTOR, "bbox_attention.")
@@ -101,15 +97,23 @@ class ConvolutionalMasks(MaskHeadArchitecture):
 class DotProductMasks(MaskHeadArchitecture):
     """A detector whose masks are dot products of queries and pixels. The loss samples points of each mask.
 
-    With `image` the finest map is the image itself: small images have small objects, whose masks depend on their edges.
+    By default as many points as in arXiv 2112.01527. With `image` the finest map is the image itself: small images have
+    small objects, whose masks depend on their edges.
     """
 
+    mask_weight = 5.0
+    mask_term = staticmethod(cross_entropy)
+
     def __init__(
-        self, name: str, detector: Architecture[Any], presets: Presets, points: int = 12_544, *, image: bool = False
+        self,
+        name: str,
+        detector: Architecture[Any],
+        presets: Mapping[str, ModelConfig],
+        points: int = 12_544,
+        *,
+        image: bool = False,
     ) -> None:
-        """The default number of points is that of arXiv 2112.01527."""
-        sampler = sampled_points(points)
-        super().__init__(name, detector, presets, mask_weight=5.0, mask_term=cross_entropy, sampler=sampler)
+        super().__init__(name, detector, presets, sampled_points(points))
         self.image = image
 
     def add_mask_head(self, config: Any, detector: DetectionTransformer) -> Segmenter:
@@ -125,31 +129,22 @@ def _small(detector: Architecture[Any]) -> DotProductMasks:
     return DotProductMasks(name, detector, {name: detector.presets[detector.name]}, 1024, image=True)
 
 
-CONVOLUTIONAL = ConvolutionalMasks(
-    "detr-masks",
-    detr.ARCHITECTURE,
-    # 250 classes: the highest id of COCO's things and stuff, and some unused.
-    {
-        "detr-r50-panoptic": DETRConfig(classes=250),
-        "detr-r50-dc5-panoptic": DETRConfig(classes=250, dilated=True),
-        "detr-r101-panoptic": DETRConfig(classes=250, backbone="resnet101"),
-    },
-    mask_weight=1.0,
-    mask_term=focal,
-    sampler=every_pixel,
-)
+# 250 classes: the highest id of COCO's things and stuff, and some unused.
+_PANOPTIC = {
+    "detr-r50-panoptic": DETRConfig(classes=250),
+    "detr-r50-dc5-panoptic": DETRConfig(classes=250, dilated=True),
+    "detr-r101-panoptic": DETRConfig(classes=250, backbone="resnet101"),
+}
+_DEFORMABLE = {
+    "deformable-detr-r50-masks": DeformableConfig(),
+    "deformable-detr-r50-refine-two-stage-masks": DeformableConfig(refine=True, two_stage=True),
+}
+CONVOLUTIONAL = ConvolutionalMasks("detr-masks", detr.ARCHITECTURE, _PANOPTIC, every_pixel)
 DOT_PRODUCT = (
-    _small(tiny.ARCHITECTURE),
-    _small(dino_tiny.ARCHITECTURE),
-    _small(deformable_tiny.ARCHITECTURE),
+    _small(tiny.DETR_TINY),
+    _small(tiny.DINO_TINY),
+    _small(tiny.DEFORMABLE_TINY),
     DotProductMasks("detr-product-masks", detr.ARCHITECTURE, {"detr-r50-masks": DETRConfig()}),
-    DotProductMasks(
-        "deformable-detr-masks",
-        deformable_detr.ARCHITECTURE,
-        {
-            "deformable-detr-r50-masks": DeformableConfig(),
-            "deformable-detr-r50-refine-two-stage-masks": DeformableConfig(refine=True, two_stage=True),
-        },
-    ),
+    DotProductMasks("deformable-detr-masks", deformable_detr.ARCHITECTURE, _DEFORMABLE),
     DotProductMasks("dino-masks", dino.ARCHITECTURE, {"dino-r50-4scale-masks": dino.DINOConfig()}),
 )

@@ -11,12 +11,13 @@ One detector runs in the default tests, the others in the slow ones.
 They have anchors or points instead of queries, so they show no attention and no matching. Their loss is their own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.architectures.foreign import PREFIX, TOTAL, ForeignNetwork, OwnLoss
@@ -81,23 +82,29 @@ class TorchvisionDetector(ForeignNetwork):
         self.network = get_model(config.model, weights=None, weights_backbone=None, num_classes=config.classes + 1)
         suppression = getattr(self.network, "roi_heads", self.network)
         suppression.detections_per_img = config.queries
-        if config.norm == "frozen":
-            _freeze_norms(self.network.backbone, config.eps)
-
+        for name, module in list(self.backbone.named_modules()):
+            if config.norm == "frozen" and isinstance(module, nn.BatchNorm2d):
+                self.backbone.set_submodule(name, FrozenBatchNorm2d(module.num_features, config.eps))
         # The preprocessing has resized and normalized the images.
         transform: Any = GeneralizedRCNNTransform(800, 1333, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
         transform.resize = lambda image, target=None: (image, target)
         self.network.transform = transform
 
-    def find_backbone(self) -> nn.Module:
-        return cast("nn.Module", self.network.backbone)
+    @property
+    def backbone(self) -> nn.Module:  # type: ignore[override]
+        backbone: nn.Module = self.network.backbone
+        return backbone
 
     def stem(self) -> Sequence[nn.Module]:
         body = self.network.backbone.body
         return [body[name] for name in ("conv1", "bn1", "layer1") if name in body] or [body["0"]]
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        images = [pixels[:, :h, :w] for pixels, (h, w) in zip(batch.images, _sizes(batch), strict=True)]
+        images = list(batch.images)
+        if batch.padding is not None:
+            inside = ~batch.padding  # (B, H, W)
+            sizes = zip(inside.any(2).sum(1).tolist(), inside.any(1).sum(1).tolist(), strict=True)
+            images = [image[:, :h, :w] for image, (h, w) in zip(images, sizes, strict=True)]
         if self.training and targets is not None:
             losses = self.network(images, [_labeled(*pair) for pair in zip(images, targets, strict=True)])
             parts = {f"{TOTAL}_{name.removeprefix(f'{TOTAL}_')}": value for name, value in losses.items()}
@@ -128,43 +135,19 @@ class TorchvisionDetector(ForeignNetwork):
 
     def _to_our_rows(self, name: str, value: Tensor) -> Tensor:
         """From (anchors * (K + 1), ...), the background first, to (K + 1, -1), the background last."""
-        blocks = self._blocks(name, value.shape)
-        if blocks is None:
-            return value
-        return value.reshape(blocks, self.classes + 1, -1).transpose(0, 1).reshape(self.classes + 1, -1).roll(-1, 0)
+        rows, anchors = self.classes + 1, self._anchors(name, value.shape)
+        return value.reshape(anchors, rows, -1).transpose(0, 1).reshape(rows, -1).roll(-1, 0) if anchors else value
 
-    def _to_their_rows(self, name: str, rows: Tensor, shape: torch.Size) -> Tensor:
-        blocks = self._blocks(name, shape)
-        if blocks is None:
-            return rows
-        return rows.roll(1, 0).reshape(self.classes + 1, blocks, -1).transpose(0, 1).reshape(shape)
+    def _to_their_rows(self, name: str, value: Tensor, shape: torch.Size) -> Tensor:
+        rows, anchors = self.classes + 1, self._anchors(name, shape)
+        return value.roll(1, 0).reshape(rows, anchors, -1).transpose(0, 1).reshape(shape) if anchors else value
 
-    def _blocks(self, name: str, shape: torch.Size) -> int | None:
-        """Return how many blocks of class rows a tensor has, one for each anchor; None for a tensor without rows."""
+    def _anchors(self, name: str, shape: torch.Size) -> int:
+        """Return for how many anchors a tensor has class rows; 0 for a tensor without class rows."""
         layer = name.removeprefix(PREFIX).rpartition(".")[0]
         if layer in CLASS_ROWS:
             return shape[0] // (self.classes + 1)
-        return 1 if layer == BOX_ROWS else None  # the four numbers of a class stay together
-
-
-def _freeze_norms(module: nn.Module, eps: float) -> None:
-    from torchvision.ops import FrozenBatchNorm2d
-
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
-        else:
-            _freeze_norms(child, eps)
-
-
-def _sizes(batch: Batch) -> Iterator[tuple[int, int]]:
-    """Yield height and width of each image without padding."""
-    for i in range(len(batch.images)):
-        if batch.padding is None:
-            yield int(batch.images.shape[2]), int(batch.images.shape[3])
-        else:
-            inside = ~batch.padding[i]
-            yield int(inside.any(1).sum()), int(inside.any(0).sum())
+        return int(layer == BOX_ROWS)  # the four numbers of a class stay together
 
 
 def _labeled(image: Tensor, target: Target) -> dict[str, Tensor]:

@@ -122,6 +122,6 @@ def test_models_without_imagenet_weights(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="Use norm = frozen or batch"):
         backbone_weights(model(norm="group"), "imagenet")
     with pytest.raises(UsageError, match="backbone of a detr-tiny"):
-        backbone_weights(Preset(tiny.ARCHITECTURE, TINY), "imagenet")
+        backbone_weights(Preset(tiny.DETR_TINY, TINY), "imagenet")
     with pytest.raises(WeightsError, match="no such file"):
         backbone_weights(model(), str(tmp_path / "nowhere.pth"))

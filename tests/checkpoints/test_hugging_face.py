@@ -189,7 +189,7 @@ def without_the_last_layer(tensors: dict[str, Any]) -> dict[str, Any]:
         (lambda f: changed(f, PREPROCESSOR, do_resize=False), "not resized"),
         (lambda f: changed(f, PREPROCESSOR, do_rescale=False), "not rescaled"),
         (lambda f: changed(f, CONFIG, activation_function="gelu"), "'gelu'"),
-        (lambda f: changed(f, CONFIG, encoder_attention_heads=5, decoder_attention_heads=5), "5 attention heads"),
+        (lambda f: changed(f, CONFIG, encoder_attention_heads=5, decoder_attention_heads=5), "of the 5 heads"),
         (lambda f: changed(f, CONFIG, decoder_attention_heads=2), "attention heads"),
         (lambda f: changed(f, CONFIG, id2label=["a"]), "invalid content"),
         (lambda f: changed(f, CONFIG, id2label={"1": "x" * 2_000_000}), "has 2,000,000 characters"),

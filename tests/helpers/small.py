@@ -8,7 +8,7 @@ import torch
 from golden_rules import Golden, tensor_by_name
 from torch import Tensor
 
-from detrcli.architectures import deformable_detr, deformable_tiny, detr, dino, dino_tiny, tiny
+from detrcli.architectures import deformable_detr, detr, dino, tiny
 from detrcli.architectures.architecture import Architecture
 from detrcli.architectures.deformable_detr import DeformableConfig
 from detrcli.architectures.detr import DETRConfig
@@ -32,11 +32,11 @@ DINO_CONFIG = DINOConfig(**NARROW, denoising=6)
 
 _ARCHITECTURES = (
     detr.ARCHITECTURE,
-    tiny.ARCHITECTURE,
+    tiny.DETR_TINY,
     deformable_detr.ARCHITECTURE,
     dino.ARCHITECTURE,
-    dino_tiny.ARCHITECTURE,
-    deformable_tiny.ARCHITECTURE,
+    tiny.DINO_TINY,
+    tiny.DEFORMABLE_TINY,
 )
 
 

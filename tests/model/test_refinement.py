@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detrcli.architectures import preset
-from detrcli.architectures.tiny import ARCHITECTURE, TinyConfig
+from detrcli.architectures.tiny import DETR_TINY, TinyConfig
 from detrcli.config import LossConfig
 from detrcli.model.detr import tokens
 from detrcli.model.refinement import IterativeRefinementDETR, initial_reference_boxes
@@ -18,7 +18,7 @@ from detrcli.structures import Batch, Target
 @pytest.fixture
 def tiny() -> IterativeRefinementDETR:
     torch.manual_seed(0)
-    return ARCHITECTURE.build(TinyConfig()).eval()
+    return DETR_TINY.build(TinyConfig()).eval()
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def batch() -> Batch:
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_size_and_shapes(norm: str, batch: Batch) -> None:
-    model = ARCHITECTURE.build(TinyConfig(norm=norm)).eval()
+    model = DETR_TINY.build(TinyConfig(norm=norm)).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) <= 2_000_000
     assert all(parameter.requires_grad for parameter in model.parameters())
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_size_and_shapes(norm: str, batch: Batch) -> None:
 
 
 def test_input_sizes() -> None:
-    assert ARCHITECTURE.preprocessing.resize == ShortestEdge(128, 213)
+    assert DETR_TINY.preprocessing.resize == ShortestEdge(128, 213)
     assert preset("detr-r50").architecture.preprocessing.resize == ShortestEdge(800, 1333)
 
 
@@ -101,7 +101,7 @@ def test_gradients_reach_every_parameter(tiny: IterativeRefinementDETR, batch: B
     for last in (tiny.box_head.layers[-1], tiny.place[-1]):  # zero at the start
         torch.nn.init.normal_(last.weight, std=0.1)
     targets = [Target(torch.tensor([1, 3]), torch.rand(2, 4) * 0.3 + 0.3) for _ in range(2)]
-    loss = ARCHITECTURE.make_loss(TinyConfig(), LossConfig())
+    loss = DETR_TINY.make_loss(TinyConfig(), LossConfig())
     loss.compute_loss(tiny.train()(batch), targets).total.backward()
     for name, parameter in tiny.named_parameters():
         assert parameter.grad is not None, name

@@ -139,7 +139,7 @@ class Line(torch.nn.Module):
         self.head = torch.nn.Linear(2, 3)
 
 
-groups_of = tiny.ARCHITECTURE.parameter_groups
+groups_of = tiny.DETR_TINY.parameter_groups
 
 
 def test_groups_have_the_published_rates() -> None:

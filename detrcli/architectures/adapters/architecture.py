@@ -82,7 +82,7 @@ class TransformersArchitecture(ImportedArchitecture[T]):
     def summary(self, config: T) -> str:
         return str(config.family.title)
 
-    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel[T]:
+    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
         model_type = model_type_of(folder, source, has_masks=self.network.has_masks)
         family = self.config.families[model_type]
         tokens = self.read_phrases(phrases, folder, family, source)  # may fail, so before the tensors

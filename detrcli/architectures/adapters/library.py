@@ -60,7 +60,8 @@ class TransformersNetwork(ForeignNetwork):
         wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
         return [module for name, module in self.network.named_modules() if name and wanted.fullmatch(name)]
 
-    def find_backbone(self) -> nn.Module:
+    @property
+    def backbone(self) -> nn.Module:  # type: ignore[override]
         return self.modules_of(self.family.backbone)[0]
 
     def stem(self) -> Sequence[nn.Module]:
