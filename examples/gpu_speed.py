@@ -24,9 +24,8 @@ from detrcli.data.dataset import Examples
 from detrcli.inference.engines import ENGINES
 from detrcli.structures import Batch, Target
 from detrcli.system.devices import computing_in
-from detrcli.training.optimizer import make_optimizer
 from detrcli.training.settings import Settings
-from detrcli.training.step import Trainer
+from detrcli.training.step import Trainer, make_optimizer
 
 ROUNDS = 10
 

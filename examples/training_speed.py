@@ -26,9 +26,8 @@ from detrcli.model.backbone import FrozenBatchNorm2d
 from detrcli.model.dropout import Dropout
 from detrcli.structures import Batch, Target
 from detrcli.system.allocator import keep_large_blocks
-from detrcli.training.optimizer import make_optimizer
 from detrcli.training.settings import Settings
-from detrcli.training.step import Trainer
+from detrcli.training.step import Trainer, make_optimizer
 
 ROUNDS = 7
 CPU = torch.device("cpu")

@@ -58,8 +58,8 @@ def segments_of(map_: PanopticMap) -> list[FoundSegment]:
     return [(s.category_id, encode(map_.ids == s.id)) for s in map_.segments if s.category_id != UNKNOWN_CLASS]
 
 
-def quality_of(truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[FoundSegment]]) -> PanopticQuality:
-    """Score maps against the objects of the ground truth with their masks, (N,); `found` is by image id."""
+def quality_of(truth: Truth, masks: np.ndarray, segments: Mapping[int, Sequence[FoundSegment]]) -> PanopticQuality:
+    """Score maps against the objects of the ground truth with their masks, (N,); `segments` are by image id."""
     classes, size_of = truth.classes, dict(zip(truth.image_ids.tolist(), truth.sizes.tolist(), strict=True))
     things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things
     named = zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
@@ -68,7 +68,7 @@ def quality_of(truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[Fou
     class_number = {id_: number for number, id_, _, _ in numbered}
     image_number = {image: number for number, image in enumerate(size_of, 1)}
 
-    def document(segments: Iterable[tuple[int, int, bytes, bool]]) -> dict[str, Any]:
+    def document(rows: Iterable[tuple[int, int, bytes, bool]]) -> dict[str, Any]:
         return {
             "images": [{"id": image_number[i], "height": h, "width": w} for i, (h, w) in size_of.items()],
             "annotations": [
@@ -76,26 +76,26 @@ def quality_of(truth: Truth, masks: np.ndarray, found: Mapping[int, Sequence[Fou
                     "id": id_, "image_id": image_number[image], "category_id": class_number[category],
                     "iscrowd": int(crowd), "segmentation": {"size": size_of[image], "counts": counts.decode("ascii")},
                 }
-                for id_, (image, category, counts, crowd) in enumerate(segments, 1)
+                for id_, (image, category, counts, crowd) in enumerate(rows, 1)
             ],
             "categories": [{"id": i, "name": name, "isthing": int(thing)} for i, _, name, thing in numbered],
         }  # fmt: skip
 
     objects = zip(truth.of_image.tolist(), truth.of_category.tolist(), masks, truth.crowd.tolist(), strict=True)
-    known = document((image, category, mask["counts"], crowd) for image, category, mask, crowd in objects)
+    annotated = document((image, category, mask["counts"], crowd) for image, category, mask, crowd in objects)
     predicted = document(
-        (image, *segment, False) for image, segments in found.items() if image in size_of for segment in segments
+        (image, *segment, False) for image, members in segments.items() if image in size_of for segment in members
     )
-    return _quality(known, predicted, len(size_of), numbered)
+    return _quality(annotated, predicted, len(size_of), numbered)
 
 
 def _quality(
-    truth: Any, found: Any, images: int, classes: Iterable[tuple[int, int, str, bool]], **folders: str
+    truth: Any, predicted: Any, images: int, classes: Iterable[tuple[int, int, str, bool]], **folders: str
 ) -> PanopticQuality:
     """Count with hotcoco; `classes` are (number in the documents, id, name, thing)."""
     from hotcoco.panoptic import PanopticEval
 
-    evaluation = PanopticEval(truth, found, **folders)
+    evaluation = PanopticEval(truth, predicted, **folders)
     evaluation.evaluate()
     results = evaluation.results()
 
@@ -138,26 +138,26 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
     Classes are mapped by name, since many models number theirs from 0.
     """
     require_hotcoco("Panoptic quality")
-    known, found = _read(truth), _read(predictions)
-    predicted = {map_.image_id for map_ in found.annotations}
-    if missing := [map_.image_id for map_ in known.annotations if map_.image_id not in predicted]:
+    annotated, results = _read(truth), _read(predictions)
+    predicted = {map_.image_id for map_ in results.annotations}
+    if missing := [map_.image_id for map_ in annotated.annotations if map_.image_id not in predicted]:
         raise DataError(
-            f"{predictions}: {len(missing):,} of {len(known.annotations):,} images have no map, for example image "
+            f"{predictions}: {len(missing):,} of {len(annotated.annotations):,} images have no map, for example image "
             f"{missing[0]}.\nUse the ids of the data: {argument('ids_from', truth)}."
         )
-    classes = sorted((c.id, c.id, c.name, bool(c.isthing)) for c in known.categories)
-    renamed = _with_ids_of_the_data(known, found, predictions)
+    classes = sorted((c.id, c.id, c.name, bool(c.isthing)) for c in annotated.categories)
+    renamed = _with_ids_of_the_data(annotated, results, predictions)
     folders = {"gt_folder": str(_folder(truth)), "pred_folder": str(_folder(predictions))}
     try:
-        return _quality(str(truth), renamed, len(known.annotations), classes, **folders)
+        return _quality(str(truth), renamed, len(annotated.annotations), classes, **folders)
     except Exception as error:  # hotcoco has no exceptions of its own for invalid files
         raise DataError(f"{predictions}: cannot be compared with {truth} ({error!s:.300}).") from None
 
 
-def _with_ids_of_the_data(known: _File, found: _File, predictions: Path) -> Any:
+def _with_ids_of_the_data(truth: _File, results: _File, predictions: Path) -> Any:
     """Return the path of the results, or their content with the data's ids if these differ for the same names."""
-    ids = {normalize_name(category.name): category.id for category in known.categories}
-    names = {category.id: normalize_name(category.name) for category in found.categories}
+    ids = {normalize_name(category.name): category.id for category in truth.categories}
+    names = {category.id: normalize_name(category.name) for category in results.categories}
     id_of = {id_: ids[name] for id_, name in names.items() if name in ids}
     if all(old == new for old, new in id_of.items()):
         return str(predictions)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any
@@ -94,15 +94,22 @@ def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray, fi
         for i in np.flatnonzero(~finite)[:1].tolist():
             raise DataError(f"{path}: entry {i}: {key} is {getattr(entries[i], key)}, which is not finite.")
     results = replace(results, masks=_masks(path, entries))
-    _check_files(path, entries, dict(zip(image_ids.tolist(), files, strict=False)))
+    file_of = dict(zip(image_ids.tolist(), files, strict=False))
+    for i, entry in enumerate(entries):
+        file = file_of.get(entry.image_id, "not in the data")
+        if entry.file_name is not None and PurePath(entry.file_name).name != PurePath(file).name:
+            raise DataError(
+                f"{path}: entry {i}: file_name is {entry.file_name}, but image {entry.image_id} of the data is {file}."
+                f"\n`detr predict` numbers images from 1. With {argument('ids_from')} it uses the ids of an annotation "
+                "file."
+            )
     for key, known, ids in (
         ("image_id", image_ids, results.image_ids), ("category_id", category_ids, results.category_ids)
     ):  # fmt: skip
-        foreign = np.flatnonzero(~np.isin(ids, known))
-        if len(foreign):
+        for i in np.flatnonzero(~np.isin(ids, known))[:1].tolist():
             raise DataError(
-                f"{path}: entry {foreign[0]}: the data has no {key} {ids[foreign[0]]} (nor those of "
-                f"{len(foreign):,} of {len(ids):,} entries).\nAre these results of another split or dataset?"
+                f"{path}: entry {i}: the data has no {key} {ids[i]} (nor those of {(~np.isin(ids, known)).sum():,} of "
+                f"{len(ids):,} entries).\nAre these results of another split or dataset?"
             )
     return results
 
@@ -136,17 +143,6 @@ def _masks(path: Path, entries: Sequence[_Entry]) -> np.ndarray | None:
         except ValueError as error:
             raise DataError(f"{path}: entry {i}: {error}.") from None
     return mask_array(masks)
-
-
-def _check_files(path: Path, entries: Sequence[_Entry], files: Mapping[int, str]) -> None:
-    for i, entry in enumerate(entries):
-        file = files.get(entry.image_id, "not in the data")
-        if entry.file_name is not None and PurePath(entry.file_name).name != PurePath(file).name:
-            raise DataError(
-                f"{path}: entry {i}: file_name is {entry.file_name}, but image {entry.image_id} of the data is {file}."
-                f"\n`detr predict` numbers images from 1. With {argument('ids_from')} it uses the ids of an annotation "
-                "file."
-            )
 
 
 def write_results(results: Results, path: Path) -> None:

@@ -25,29 +25,18 @@ from detrcli.system.files import write_whole
 from detrcli.training.evaluation import EpochEvaluation, Interrupted
 from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import CpuContention, default_workers, memory_mb
-from detrcli.training.monitor import more_objects_than_queries
-from detrcli.training.optimizer import count, make_optimizer
-from detrcli.training.order import Batches, Order
-from detrcli.training.progress import NO_LISTENER, EpochMetrics, Outcome, TrainingListener, TrainingProgress
+from detrcli.training.order import Order
+from detrcli.training.progress import NO_LISTENER, Outcome, TrainingListener, TrainingProgress
 from detrcli.training.run_folder import DIVERGED, RunFolder, best_of, since_best
 from detrcli.training.run_status import FIRST_BATCH
 from detrcli.training.setup import Data, Initial
-from detrcli.training.state import TrainingState, save_state
-from detrcli.training.step import AnotherDivergedError, Trainer
+from detrcli.training.state import EpochMetrics, TrainingState, save_state
+from detrcli.training.step import AnotherDivergedError, Trainer, make_optimizer
 
 # What a process requests between two steps, besides an exit code.
 SAVE, STOP = 1.0, 2.0  # STOP: the process cannot continue
 NO_METRICS: Mapping[str, float] = {}
 CACHED_BYTES = 256 * 2**20  # of decoded images, in all loader processes of a process together
-
-
-@dataclass(frozen=True)
-class StepInput:
-    """The batches of a step and the time spent waiting for them, or the error that prevented loading them."""
-
-    batches: Sequence[Examples] = ()
-    waited: float = 0.0
-    error: Exception | None = None
 
 
 class Training:
@@ -88,10 +77,9 @@ class Training:
 
     def groups(self) -> list[tuple[str, int, float | None]]:
         """Return name, number of parameters and learning rate of each parameter group; None if it is frozen."""
-        trained = [
-            (group["name"], count(group["params"]), group["base"]) for group in self.trainer.optimizer.param_groups
-        ]
-        return [*trained, ("frozen", count(p for p in self.model.parameters() if not p.requires_grad), None)]
+        groups = [(group["name"], group["params"], group["base"]) for group in self.trainer.optimizer.param_groups]
+        groups.append(("frozen", [p for p in self.model.parameters() if not p.requires_grad], None))
+        return [(name, sum(p.numel() for p in parameters), rate) for name, parameters, rate in groups]
 
     def summary(self, run: Path) -> str:
         """Describe the training in a line."""
@@ -107,7 +95,11 @@ class Training:
         """Warn if images have more objects than the model has queries."""
         queries, objects = self.initial.checkpoint.config.queries, self.data.train.counts
         if crowded := int((objects > queries).sum()):
-            self._warn(more_objects_than_queries(int(objects.max()), crowded, queries))
+            most = int(objects.max())
+            self._warn(
+                f"{crowded:,} images have more objects than the model has queries ({most} > {queries}): the others "
+                f"cannot be detected. Use {argument('queries', most)}"
+            )
 
     def _warn(self, text: str) -> None:
         self.reporter.note(f"warning: {text}")
@@ -130,13 +122,15 @@ class Training:
                 if batches is None and not epoch_is_over:
                     batches = self.load()
                     interrupts.ignore_child_signals()
-                step_input = StepInput() if epoch_is_over or batches is None else self._next(batches)
-                if code := self._pause(interrupts, step_input.error):
+                began = time.perf_counter()
+                loaded, error = ([], None) if epoch_is_over or batches is None else self._next(batches)
+                waited = time.perf_counter() - began
+                if code := self._pause(interrupts, error):
                     break
                 if epoch_is_over:
                     self._end_epoch(interrupts)
                 else:
-                    self._step(step_input)
+                    self._step(loaded, waited)
         except Interrupted:
             code = interrupts.code
         best = best_of(self.state.rows, self.evaluator.best)
@@ -163,18 +157,17 @@ class Training:
             return interrupts.code
         raise error
 
-    def _next(self, batches: Iterator[Examples]) -> StepInput:
-        began = time.perf_counter()
+    def _next(self, batches: Iterator[Examples]) -> tuple[list[Examples], Exception | None]:
+        """Return the batches of a step, or the error that prevented loading them."""
         try:
-            loaded = [next(batches) for _ in range(self.settings.accumulate)]
+            return [next(batches) for _ in range(self.settings.accumulate)], None
         except DataError as error:
             error.alone = distributed.world_size() > 1
-            return StepInput(error=error)
+            return [], error
         except RuntimeError as error:
             if not loader_was_killed(error):
                 raise
-            return StepInput(error=error)
-        return StepInput(loaded, time.perf_counter() - began)
+            return [], error
 
     def load(self) -> Iterator[Examples]:
         """Load the batches from the current step to the end of the last epoch."""
@@ -188,7 +181,7 @@ class Training:
         )
         loader: Any = DataLoader(
             dataset,
-            batch_sampler=Batches(self.order, self.state.step, self.settings.epochs * self.order.steps),
+            batch_sampler=self.order.sampler(self.state.step, self.settings.epochs * self.order.steps),
             num_workers=workers,
             collate_fn=collate_examples,
             worker_init_fn=ignore_signals,
@@ -197,34 +190,32 @@ class Training:
         )
         return raise_unreadable(iter(loader))
 
-    def _step(self, step_input: StepInput) -> None:
+    def _step(self, batches: Sequence[Examples], waited: float) -> None:
         state, began = self.state, time.perf_counter()
         if state.step == 0 and self.folder:
             checkpoint = self.initial.checkpoint
-            image = first_batch(step_input.batches[0], checkpoint.classes, checkpoint.preprocessing)
+            image = first_batch(batches[0], checkpoint.classes, checkpoint.preprocessing)
             self.folder.write_image(image, FIRST_BATCH)
         try:
-            result = self.trainer.step(step_input.batches, state.step)
+            result = self.trainer.step(batches, state.step)
         except DivergedError as error:
-            raise self._diverged(step_input.batches, error) from error
-        state.sums.add(result, step_input.waited + time.perf_counter() - began, step_input.waited)
+            raise self._diverged(batches, error) from error
+        state.sums.add(result, waited + time.perf_counter() - began, waited)
         for warning in state.monitor.after_step(state.step, result):
             self._warn(warning)
         if self._contention and (contention := self._contention.after_step()):
             self._warn(contention)
+        epoch, index = self.order.place(state.step)
         state.step += 1
-        self.listener.step(self._progress())
-
-    def _progress(self) -> TrainingProgress:
-        sums, steps, done = self.state.sums, self.order.steps, self.state.step
-        return TrainingProgress(
-            epoch=(done - 1) // steps + 1,
+        progress = TrainingProgress(
+            epoch=epoch,
             epochs=self.settings.epochs,
-            done=(done - 1) % steps + 1,
-            steps=steps,
-            seconds_left=sums.seconds / sums.steps * (self.settings.epochs * steps - done),
-            row=self._row(sums.numbers),
+            done=index + 1,
+            steps=self.order.steps,
+            seconds_left=state.sums.seconds / state.sums.steps * (self.settings.epochs * self.order.steps - state.step),
+            row=self._row(state.sums.numbers),
         )
+        self.listener.step(progress)
 
     def _row(
         self, numbers: Mapping[str, float], val_loss: float | None = None, metrics: Mapping[str, float] = NO_METRICS
@@ -252,8 +243,18 @@ class Training:
 
     def _diverged(self, batches: Sequence[Examples], error: DivergedError) -> DivergedError:
         """Save the state before the step, and the batches of the process that diverged."""
-        mine = None if isinstance(error, AnotherDivergedError) else _as_plain(batches)
-        broken = next((found for (found,) in distributed.gather((mine,)) if found), None)
+        plain: list[dict[str, Any]] = [  # tensors and plain values, which load without this package
+            {
+                "image_ids": batch.image_ids,
+                "images": batch.batch.images,
+                "padding": batch.batch.padding,
+                "labels": [target.labels for target in batch.targets],
+                "boxes": [target.boxes for target in batch.targets],
+            }
+            for batch in batches
+        ]
+        gathered = distributed.gather((None if isinstance(error, AnotherDivergedError) else plain,))
+        broken = next((diverged for (diverged,) in gathered if diverged), None)
         self.save()
         saved = ""
         if self.folder:
@@ -317,17 +318,3 @@ def measure(training: Training) -> Measured:
         seconds = time.perf_counter() - began
     steps = training.order.steps * training.settings.epochs
     return Measured(seconds, seconds * steps, memory_mb(training.device))
-
-
-def _as_plain(batches: Sequence[Examples]) -> list[dict[str, Any]]:
-    """Return batches as tensors and plain values, which load without this package."""
-    return [
-        {
-            "image_ids": batch.image_ids,
-            "images": batch.batch.images,
-            "padding": batch.batch.padding,
-            "labels": [target.labels for target in batch.targets],
-            "boxes": [target.boxes for target in batch.targets],
-        }
-        for batch in batches
-    ]

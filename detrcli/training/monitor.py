@@ -66,11 +66,3 @@ def same_boxes(prediction: Prediction) -> bool:
     """Return whether all images of a batch have the same boxes, query by query."""
     spread = prediction.boxes.amax(0) - prediction.boxes.amin(0)  # (Q, 4)
     return bool(spread.numel()) and bool(spread.max() < SAME)  # some models predict nothing in training
-
-
-def more_objects_than_queries(most: int, images: int, queries: int) -> str:
-    """Return the warning about images with more objects than queries."""
-    return (
-        f"{images:,} images have more objects than the model has queries ({most} > {queries}): the others cannot be "
-        f"detected. Use {argument('queries', most)}"
-    )

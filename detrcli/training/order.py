@@ -54,6 +54,13 @@ class Order:
         """Return the epoch of a step, from 1, and its index in the epoch, from 0."""
         return step // self.steps + 1, step % self.steps
 
+    def sampler(self, start: int, end: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches from step `start` to `end` as pairs of epoch and image index."""
+        for step in range(start, end):
+            epoch, _ = self.place(step)
+            for batch in self.batches(step):
+                yield [(epoch, i) for i in batch]
+
 
 def for_other_processes(batch_size: int, accumulate: int, before: int, now: int) -> tuple[int, int]:
     """Return batch size and accumulated batches with which `now` processes make the steps of `before` processes."""
@@ -66,21 +73,6 @@ def for_other_processes(batch_size: int, accumulate: int, before: int, now: int)
     own = images // now
     parts = next(parts for parts in range(1, own + 1) if own % parts == 0 and own // parts <= batch_size)
     return own // parts, parts
-
-
-@dataclass(frozen=True)
-class Batches:
-    """A batch sampler of the steps from `start` to `end`; it yields (epoch, image index) pairs."""
-
-    order: Order
-    start: int
-    end: int
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.start, self.end):
-            epoch, _ = self.order.place(step)
-            for batch in self.order.batches(step):
-                yield [(epoch, i) for i in batch]
 
 
 @lru_cache(maxsize=2)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from detrcli.architectures import Preset, preset
-from detrcli.architectures.architecture import Architecture, DataFacts
+from detrcli.architectures.architecture import DataFacts
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.fit import fit, with_mask_head
 from detrcli.checkpoints.formats import backbone
 from detrcli.checkpoints.formats.header import from_header, header_of
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED
-from detrcli.config import ModelConfig, Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report, image_hashes
 from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport
@@ -71,8 +70,7 @@ class Data:
 
     @cached_property
     def marks(self) -> Tensor:
-        """A hash of the contents of each image to train on, (I,)."""
-        return image_hashes(self.train)
+        return image_hashes(self.train)  # (I,), of the contents of each file
 
     def check_same(self, fingerprint: str, marks: Tensor) -> None:
         """Raise DataError if the data has changed since these were computed."""
@@ -132,21 +130,87 @@ def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, rep
     """
     requested = make_settings(given)
     model = requested.model or DEFAULT_MODEL
-    preset(model)  # raises for an unknown model
+    architecture, config = preset(model)  # raises UsageError for an unknown model
     source = requested.weights or (model if model in PUBLISHED else FROM_SCRATCH)
-    if source == FROM_SCRATCH:
-        initial = _from_scratch(model, given, classes, facts, reporter)
+    notes: list[str] = []
+    loaded = None
+    if source != FROM_SCRATCH:
+        loaded, notes = _load(source, requested, reporter)
+        architecture, config = loaded.architecture, loaded.config
+    settings = make_settings(given, architecture.recipe(config, facts))
+    torch.manual_seed(settings.seed)
+    fresh_backbone = False
+    if loaded is None:
+        checkpoint, backbone_source = _from_scratch(model, settings, classes, reporter)
+        fresh_backbone = backbone_source == FROM_SCRATCH
+        norm = f", norm: {name}" if (name := getattr(checkpoint.config, "norm", None)) else ""
+        notes.append(f"{model} from scratch, backbone: {'random' if fresh_backbone else backbone_source}{norm}")
     else:
-        initial = _from_weights(source, given, classes, facts, reporter)
-    settings, checkpoint = initial.settings, initial.checkpoint
-    architecture = checkpoint.architecture
+        fitted = fit(loaded, classes, settings.queries)
+        checkpoint = fitted.checkpoint
+        kept, fresh, dropped = (
+            f"{len(names)} ({preview(names, 6)})" if names else "none"
+            for names in (fitted.kept, fitted.fresh, fitted.dropped)
+        )
+        notes.append(f"weights: {source}: all but the class head, {fitted.queries}")
+        notes.append(f"classes: kept by name: {kept}; new: {fresh}; dropped: {dropped}")
+    if architecture.recipe_uses_data:
+        recipe = architecture.recipe(config, facts).items()
+        chosen = [f"{key} {value}" for key, value in recipe if key in REPORTED_SETTINGS and key not in given]
+        notes += [f"settings for {facts}: {', '.join(chosen)}"] if chosen else []
+    if loaded is None and model in PUBLISHED and facts.images < FEW_IMAGES:
+        notes.append(
+            f"warning: {facts.images:,} images are few for training from scratch: the published models used 118,287 "
+            f"images for 300 to 500 epochs. {argument('weights', model)} starts from such a model"
+        )
+    resize = checkpoint.preprocessing.resize
+    if settings.size is not None:
+        resize = resize.grown(settings.size)  # the longer side too
+    if settings.max_size is not None:
+        resize = resize.with_size(None, settings.max_size)
     checkpoint = replace(
         checkpoint,
         config=architecture.changed(checkpoint.config, dropout=settings.dropout),
-        preprocessing=_sized(checkpoint.preprocessing, settings),
+        preprocessing=replace(checkpoint.preprocessing, resize=resize),
         loss=settings.loss_config(architecture.loss),
     )
-    return replace(initial, checkpoint=checkpoint)
+    freeze = settings.freeze or ("none" if fresh_backbone else "stem")
+    return Initial(settings, checkpoint, fresh_backbone, freeze, notes)
+
+
+def _load(source: str, requested: Settings, reporter: Reporter) -> tuple[Checkpoint, list[str]]:
+    """Load weights, with a new mask head if the requested model has one and the weights do not."""
+    for key in ("norm", "backbone_weights"):
+        if getattr(requested, key) is not None:
+            raise UsageError(f"{argument(key)}: only for training from scratch ({argument('weights', FROM_SCRATCH)}).")
+    detector = requested.model and preset(requested.model).architecture.detector
+    if requested.model and detector:
+        checkpoint = load_checkpoint(source, reporter=reporter)
+        if checkpoint.architecture is detector:
+            torch.manual_seed(requested.seed)
+            return with_mask_head(checkpoint, requested.model), [f"{source} has no mask head: a new one is added"]
+    return load_checkpoint(source, model=requested.model, reporter=reporter), []
+
+
+def _from_scratch(model: str, settings: Settings, classes: Classes, reporter: Reporter) -> tuple[Checkpoint, str]:
+    """Return new weights, and the source of their backbone."""
+    architecture, config = preset(model)
+    config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
+    source = settings.backbone_weights
+    if source is None:
+        pretrained = backbone.has_imagenet_weights(Preset(architecture, config))
+        source = backbone.IMAGENET if pretrained else FROM_SCRATCH
+    if source == FROM_SCRATCH and getattr(config, "norm", None) == "frozen":
+        raise UsageError(
+            "A random backbone cannot be trained with frozen batch norm, whose statistics are never learned.\n"
+            f"Use {argument('norm', 'group')} or {argument('norm', 'batch')}, or "
+            f"{argument('backbone_weights', 'imagenet')}."
+        )
+    tensors = architecture.build(config).state_dict()
+    if source != FROM_SCRATCH:
+        tensors = {**tensors, **backbone.backbone_weights(Preset(architecture, config), source, reporter)}
+    name, preprocessing, loss = f"{model} from scratch", architecture.preprocessing, architecture.loss
+    return Checkpoint(name, architecture, config, tensors, classes, preprocessing, loss), source
 
 
 def resumed(state: Mapping[str, Any]) -> Initial:
@@ -162,97 +226,3 @@ def resumed(state: Mapping[str, Any]) -> Initial:
         ]
     checkpoint = from_header(state["weights"], state["model"], "the state")
     return Initial(settings, checkpoint, state["fresh_backbone"], state["freeze"], notes)
-
-
-def _from_weights(
-    source: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter
-) -> Initial:
-    requested = make_settings(given)
-    for key in ("norm", "backbone_weights"):
-        if getattr(requested, key) is not None:
-            raise UsageError(f"{argument(key)}: only for training from scratch ({argument('weights', FROM_SCRATCH)}).")
-    checkpoint, notes = _load(source, requested, reporter)
-    settings = make_settings(given, checkpoint.architecture.recipe(checkpoint.config, facts))
-    torch.manual_seed(settings.seed)
-    fitted = fit(checkpoint, classes, settings.queries)
-    kept, fresh, dropped = (
-        f"{len(names)} ({preview(names, 6)})" if names else "none"
-        for names in (fitted.kept, fitted.fresh, fitted.dropped)
-    )
-    notes += [
-        f"weights: {source}: all but the class head, {fitted.queries}",
-        f"classes: kept by name: {kept}; new: {fresh}; dropped: {dropped}",
-        *_recipe_note(checkpoint.architecture, checkpoint.config, given, facts),
-    ]
-    return Initial(settings, fitted.checkpoint, fresh_backbone=False, freeze=settings.freeze or "stem", notes=notes)
-
-
-def _load(source: str, requested: Settings, reporter: Reporter) -> tuple[Checkpoint, list[str]]:
-    """Load weights, with a new mask head if the requested model has one and the weights do not."""
-    detector = requested.model and preset(requested.model).architecture.detector
-    if requested.model and detector:
-        checkpoint = load_checkpoint(source, reporter=reporter)
-        if checkpoint.architecture is detector:
-            torch.manual_seed(requested.seed)
-            return with_mask_head(checkpoint, requested.model), [f"{source} has no mask head: a new one is added"]
-    return load_checkpoint(source, model=requested.model, reporter=reporter), []
-
-
-def _from_scratch(
-    model: str, given: Mapping[str, Any], classes: Classes, facts: DataFacts, reporter: Reporter
-) -> Initial:
-    architecture, config = preset(model)
-    settings = make_settings(given, architecture.recipe(config, facts))
-    torch.manual_seed(settings.seed)
-    config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
-    source = settings.backbone_weights
-    if source is None:
-        pretrained = backbone.has_imagenet_weights(Preset(architecture, config))
-        source = backbone.IMAGENET if pretrained else FROM_SCRATCH
-    fresh_backbone = source == FROM_SCRATCH
-    norm: str | None = getattr(config, "norm", None)
-    if fresh_backbone and norm == "frozen":
-        raise UsageError(
-            "A random backbone cannot be trained with frozen batch norm, whose statistics are never learned.\n"
-            f"Use {argument('norm', 'group')} or {argument('norm', 'batch')}, or "
-            f"{argument('backbone_weights', 'imagenet')}."
-        )
-    tensors = architecture.build(config).state_dict()
-    if not fresh_backbone:
-        tensors = {**tensors, **backbone.backbone_weights(Preset(architecture, config), source, reporter)}
-    notes = [
-        f"{model} from scratch, backbone: {'random' if fresh_backbone else source}"
-        + (f", norm: {norm}" if norm else "")
-    ]
-    notes += _recipe_note(architecture, config, given, facts)
-    if model in PUBLISHED and facts.images < FEW_IMAGES:
-        notes.append(
-            f"warning: {facts.images:,} images are few for training from scratch: the published models used 118,287 "
-            f"images for 300 to 500 epochs. {argument('weights', model)} starts from such a model"
-        )
-    checkpoint = Checkpoint(
-        f"{model} from scratch", architecture, config, tensors, classes, architecture.preprocessing, architecture.loss
-    )
-    freeze = settings.freeze or ("none" if fresh_backbone else "stem")
-    return Initial(settings, checkpoint, fresh_backbone, freeze, notes)
-
-
-def _recipe_note(
-    architecture: Architecture[Any], config: ModelConfig, given: Mapping[str, Any], facts: DataFacts
-) -> list[str]:
-    """Report the settings that were chosen by the data and not by the user."""
-    if not architecture.recipe_uses_data:
-        return []
-    recipe = architecture.recipe(config, facts)
-    chosen = [f"{key} {value}" for key, value in recipe.items() if key in REPORTED_SETTINGS and key not in given]
-    return [f"settings for {facts}: {', '.join(chosen)}"] if chosen else []
-
-
-def _sized(preprocessing: Preprocessing, settings: Settings) -> Preprocessing:
-    """Apply the sizes of the settings. If only the shorter side is given, the longer side grows with it."""
-    resize = preprocessing.resize
-    if settings.size is not None:
-        resize = resize.grown(settings.size)
-    if settings.max_size is not None:
-        resize = resize.with_size(None, settings.max_size)
-    return replace(preprocessing, resize=resize)

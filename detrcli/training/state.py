@@ -5,11 +5,12 @@ On disk a state is written completely or not at all, damage is detected, and the
 
 import hashlib
 import io
+import math
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,51 @@ from detrcli.errors import WeightsError
 from detrcli.messages import argument
 from detrcli.system import distributed
 from detrcli.training.monitor import Monitor
-from detrcli.training.progress import EpochMetrics, redistributed
 from detrcli.training.run_status import is_unbegun
-from detrcli.training.step import Trainer
+from detrcli.training.step import StepResult, Trainer
 
 FOLDER = "state"
 FORMAT = 1
 KEPT_STATES = 2
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.pt")
+
+
+@dataclass
+class EpochMetrics:
+    """Sums over the steps of an epoch so far, in one process."""
+
+    steps: int = 0
+    images: int = 0
+    updates: int = 0  # steps with a finite gradient; fp16 skips the others
+    seconds: float = 0.0
+    waiting: float = 0.0  # seconds of waiting for data
+    numbers: dict[str, float] = field(default_factory=dict)  # of StepResult; `norm` of finite gradients only
+
+    def add(self, result: StepResult, seconds: float, waiting: float) -> None:
+        """Add a step."""
+        finite = math.isfinite(result.numbers["norm"])
+        self.steps += 1
+        self.images += result.images
+        self.updates += finite
+        self.seconds += seconds
+        self.waiting += waiting
+        for name, value in result.numbers.items():
+            self.numbers[name] = self.numbers.get(name, 0.0) + (value if finite or name != "norm" else 0.0)
+
+
+def redistributed(counted: Sequence[EpochMetrics], processes: int) -> EpochMetrics:
+    """Return the share of each of `processes` in the sums that another number of processes has counted."""
+    count = len(counted)
+    numbers = {name: sum(sums.numbers[name] for sums in counted) / count for name in counted[0].numbers}
+    for name in numbers.keys() & {"matched", "wrong"}:  # sums over processes; the others are means
+        numbers[name] *= count / processes
+    return replace(
+        counted[0],
+        images=sum(sums.images for sums in counted) // processes,
+        seconds=sum(sums.seconds for sums in counted) / count,
+        waiting=sum(sums.waiting for sums in counted) / count,
+        numbers=numbers,
+    )
 
 
 class TrainingState:

@@ -1,10 +1,10 @@
-"""A training step: forward pass, loss, backward pass, and update of the weights."""
+"""A training step: forward pass, loss, backward pass, and update of the weights by AdamW."""
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
 from detrcli.system.devices import autocast, exact_float32
 from detrcli.system.distributed import mix_seeds
-from detrcli.training.optimizer import rate, set_rate
 from detrcli.training.settings import Settings
 
+BACKBONE = "backbone"  # the parameter group with a learning rate of its own
+DROP_AFTER, DROP = 2 / 3, 0.1  # published: after 200 of 300 epochs, and 400 of 500 in the longest schedule
 MAX_OVERFLOWS = 30  # consecutive steps that fp16 may skip; each halves its loss scale
 
 
@@ -111,7 +112,9 @@ class Trainer:
     def _step(self, batches: Sequence[Examples], step: int) -> StepResult:
         # Dropout depends on the step alone, so that resuming needs no random state.
         torch.manual_seed(mix_seeds(self.settings.seed, step, distributed.rank()))
-        set_rate(self.optimizer, rate(self.settings, step, self.steps_per_epoch))
+        factor = learning_rate_factor(self.settings, step, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["base"]
         self.model.train()
         self.optimizer.zero_grad()
 
@@ -119,8 +122,13 @@ class Trainer:
         normalizers: StepNormalizers | None = None
         numbers: list[dict[str, Tensor]] = []  # of each batch
         for i, (batch, own) in enumerate(zip(batches, targets, strict=True)):
-            with self._unsynchronized(i + 1 < len(batches)):
-                output = self._forward(batch, own)
+            with ExitStack() as stack:
+                if i + 1 < len(batches) and isinstance(self._replica, DistributedDataParallel):
+                    stack.enter_context(
+                        self._replica.no_sync()
+                    )  # gradients are averaged only once, after the last batch
+                with autocast(self.settings.precision, self.device):
+                    output: Output = self._compute(batch.batch.to(self.device), own)
                 if normalizers is None:  # the same for all batches of the step
                     normalizers = self.loss.normalizers(output, targets)
                 breakdown = self._loss(output, own, normalizers)
@@ -130,7 +138,11 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
-        sums = self._read([*numbers, {"norm": norm}])
+        # A single transfer: besides the matching, the only wait for the GPU.
+        flat = [(name, value.float()) for batch in [*numbers, {"norm": norm}] for name, value in batch.items()]
+        sums: dict[str, float] = {}
+        for (name, _), value in zip(flat, torch.stack([value for _, value in flat]).tolist(), strict=True):
+            sums[name] = sums.get(name, 0.0) + value
         if distributed.maximum(not math.isfinite(sums["loss"])):
             if math.isfinite(sums["loss"]):
                 raise AnotherDivergedError("the loss is not finite in another process")
@@ -142,10 +154,6 @@ class Trainer:
             numbers=sums,
             last=Prediction(output.last.logits.detach().float(), output.last.boxes.detach()),
         )
-
-    def _forward(self, batch: Examples, targets: Sequence[Target]) -> Output:
-        with autocast(self.settings.precision, self.device):
-            return cast("Output", self._compute(batch.batch.to(self.device), targets))
 
     def _loss(self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers) -> LossBreakdown:
         """Compute the loss. If a process cannot, since its predictions are not finite, all processes raise."""
@@ -169,20 +177,6 @@ class Trainer:
             numbers["wrong"] = class_error(self.loss.scoring, decoder, match, targets) / 100 * pairs
         return {name: value.detach() for name, value in numbers.items()}
 
-    def _read(self, numbers: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-        """Return sums by name, in a single transfer: besides the matching, the only wait for the GPU."""
-        flat = [(name, value.float()) for batch in numbers for name, value in batch.items()]
-        sums: dict[str, float] = {}
-        for (name, _), value in zip(flat, torch.stack([value for _, value in flat]).tolist(), strict=True):
-            sums[name] = sums.get(name, 0.0) + value
-        return sums
-
-    def _unsynchronized(self, more: bool) -> AbstractContextManager[None]:
-        """Average gradients over the processes only once, with the last batch of a step."""
-        if more and isinstance(self._replica, DistributedDataParallel):
-            return cast("AbstractContextManager[None]", self._replica.no_sync())
-        return nullcontext()
-
     def _update(self, step: int, norm: float) -> None:
         if not math.isfinite(norm):
             # This is how fp16 finds its loss scale: the scaler skips the step and halves the scale.
@@ -202,6 +196,37 @@ class Trainer:
         torch._foreach_lerp_([self.ema[name] for name in averaged], [state[name] for name in averaged], 1 - decay)
         for name in state.keys() - averaged:
             self.ema[name].copy_(state[name])
+
+
+def make_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], settings: Settings, *, fresh_backbone: bool) -> AdamW:
+    """Create the optimizer. By default a trained backbone has a tenth of the learning rate."""
+    lr_backbone = settings.lr_backbone
+    if lr_backbone is None:
+        lr_backbone = settings.lr if fresh_backbone else settings.lr / 10
+    param_groups: list[dict[str, Any]] = []
+    for name, parameters in groups.items():
+        lr = lr_backbone if name == BACKBONE else settings.lr
+        split = [(list(parameters), settings.weight_decay)]
+        if settings.weight_decay_on == "matrices":
+            matrices, vectors = ([p for p in parameters if (p.dim() > 1) == matrix] for matrix in (True, False))
+            split = [(matrices, settings.weight_decay), (vectors, 0.0)]
+        param_groups += [
+            {"name": name, "params": params, "lr": lr, "base": lr, "weight_decay": decay}
+            for params, decay in split
+            if params
+        ]
+    # fused: a single pass over the weights instead of seven
+    return AdamW(param_groups, betas=(0.9, settings.beta2), fused=True)
+
+
+def learning_rate_factor(settings: Settings, step: int, steps_per_epoch: int) -> float:
+    """Return the share of the base learning rate in a step."""
+    if step < settings.warmup:
+        return (step + 1) / (settings.warmup + 1)
+    if settings.schedule == "cosine":
+        end = settings.epochs * steps_per_epoch
+        return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / max(1, end - settings.warmup)))
+    return DROP if step // steps_per_epoch >= round(DROP_AFTER * settings.epochs) else 1.0
 
 
 def _replica(model: DetectionTransformer, device: torch.device) -> DistributedDataParallel:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detrcli.errors import UsageError
-from detrcli.training.order import Batches, Order, for_other_processes
+from detrcli.training.order import Order, for_other_processes
 
 sizes = st.tuples(st.integers(6, 60), st.integers(1, 9), st.integers(1, 3), st.integers(1, 2))
 
@@ -36,10 +36,10 @@ def test_processes_and_accumulated_batches_divide_the_same_steps(size: tuple[int
 
 def test_batches_from_a_later_step() -> None:
     order = Order(10, 2, 2, seed=0)
-    everything = list(Batches(order, 0, 6))
+    everything = list(order.sampler(0, 6))
     assert len(everything) == 12
     for step in range(6):
-        assert list(Batches(order, step, 6)) == everything[2 * step :]
+        assert list(order.sampler(step, 6)) == everything[2 * step :]
     assert [epoch for batch in everything for epoch, _ in batch] == [1] * 8 + [2] * 8 + [3] * 8
 
 

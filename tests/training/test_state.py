@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from detrcli.errors import WeightsError
-from detrcli.training.progress import EpochMetrics, redistributed
 from detrcli.training.run_status import is_unbegun
-from detrcli.training.state import load_state, save_state
+from detrcli.training.state import EpochMetrics, load_state, redistributed, save_state
 
 
 def states(run: Path) -> list[Path]:

@@ -19,11 +19,10 @@ from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
 from detrcli.system import distributed
 from detrcli.training.interrupts import Interrupts
-from detrcli.training.optimizer import make_optimizer, rate
 from detrcli.training.order import Order
 from detrcli.training.settings import Settings, make_settings
 from detrcli.training.state import load_state
-from detrcli.training.step import StepResult, Trainer
+from detrcli.training.step import StepResult, Trainer, learning_rate_factor, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,13 +160,13 @@ def test_groups_have_the_published_rates() -> None:
 
 def test_the_rate_drops_after_two_thirds() -> None:
     chosen = make_settings({"epochs": 6})
-    assert [rate(chosen, step, 10) for step in (0, 39)] == [1, 1]
-    assert [rate(chosen, step, 10) for step in (40, 59)] == [pytest.approx(0.1)] * 2
+    assert [learning_rate_factor(chosen, step, 10) for step in (0, 39)] == [1, 1]
+    assert [learning_rate_factor(chosen, step, 10) for step in (40, 59)] == [pytest.approx(0.1)] * 2
 
 
 def test_warmup_and_cosine() -> None:
     chosen = make_settings({"epochs": 4, "warmup": 4, "schedule": "cosine"})
-    rates = [rate(chosen, step, 10) for step in range(40)]
+    rates = [learning_rate_factor(chosen, step, 10) for step in range(40)]
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert rates[4] == 1
     assert rates[4:] == sorted(rates[4:], reverse=True)
