@@ -35,9 +35,9 @@ from detrcli.architectures.common import SoftmaxArchitecture
 from detrcli.architectures.tiny import NORMS, SMALL_IMAGES, TinyConfig
 from detrcli.evaluation.outcomes import errors_of
 from detrcli.evaluation.thresholds import best_thresholds
+from detrcli.model.backbone import TinyBackbone
 from detrcli.model.detr import DETR
 from detrcli.model.position import SinePosition
-from detrcli.model.tiny_backbone import TinyBackbone
 from detrcli.model.transformer import Decoder, Encoder
 from detrcli.render.plot import Panel, plot
 from detrcli.training.matching_history import read

@@ -21,9 +21,8 @@ from torchvision.ops import FrozenBatchNorm2d as PublishedNorm
 from detrcli.architectures import preset
 from detrcli.data.batching import collate
 from detrcli.data.dataset import Examples
-from detrcli.model.attention import MultiheadAttention
+from detrcli.model.attention import Dropout, MultiheadAttention
 from detrcli.model.backbone import FrozenBatchNorm2d
-from detrcli.model.dropout import Dropout
 from detrcli.structures import Batch, Target
 from detrcli.system.allocator import keep_large_blocks
 from detrcli.training.settings import Settings

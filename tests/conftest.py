@@ -15,7 +15,7 @@ from PIL import Image
 from detrcli.cli.app import main
 from detrcli.data import augmentation, dataset
 from detrcli.data.preprocessing import prepare
-from detrcli.model import attention, dropout
+from detrcli.model import attention
 
 # The command line is tested as strangers' terminals see it, not as this one's is set up.
 for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "DETR_CACHE"):
@@ -78,8 +78,7 @@ def pixels_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def dropout_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is dropped is drawn by torch, as once, and as where it compiles."""
-    for place in (dropout, attention):
-        monkeypatch.setattr(place, "use_fast_dropout", lambda *_: False)
+    monkeypatch.setattr(attention, "use_fast_dropout", lambda *_: False)
 
 
 @pytest.fixture

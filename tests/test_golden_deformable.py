@@ -18,8 +18,7 @@ from detrcli.architectures.detr_names import rename
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.inference.engines import FastEngine
 from detrcli.inference.postprocess import detections
-from detrcli.losses.criterion import class_error
-from detrcli.losses.loss import LossBreakdown
+from detrcli.losses.criterion import LossBreakdown, class_error
 from detrcli.model.denoising import Noise
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.dino import DINO

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import UsageError
-from detrcli.losses.loss import Loss
+from detrcli.losses.criterion import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
+from detrcli.losses.criterion import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.model.backbone import Part

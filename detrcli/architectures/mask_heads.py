@@ -22,7 +22,7 @@ from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.dino import DINO
 from detrcli.model.inspectable import Inspectable
 from detrcli.model.masks import ConvolutionalMaskHead, DotProductMaskHead, Segmenter
-from detrcli.segmentation.published import Published
+from detrcli.segmentation.detr import DETRSegmentation
 
 DETECTOR = "detector."  # prefix of the detector's tensors
 
@@ -66,8 +66,8 @@ class MaskHeadArchitecture(Architecture[Any]):
     def inspect(self, model: Segmenter) -> Inspectable:
         return self.detector.inspect(model.detector)
 
-    def segmentation(self, config: Any) -> Published:
-        return Published()
+    def segmentation(self, config: Any) -> DETRSegmentation:
+        return DETRSegmentation()
 
     def recipe(self, config: Any, facts: DataFacts) -> Mapping[str, Any]:
         return self.detector.recipe(config, facts)

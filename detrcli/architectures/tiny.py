@@ -24,13 +24,12 @@ from detrcli.architectures.dino import make_denoising
 from detrcli.config import Bounds, Count, Layers, LossConfig, Preprocessing, Share, Weight, Width
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.terms import quality_class_loss
-from detrcli.model.backbone import Norm
+from detrcli.model.backbone import Norm, QuickBackbone, TinyBackbone
 from detrcli.model.deformable_detr import DeformableDETR, ProposedQueries
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
 from detrcli.model.proposals import PureSelection
 from detrcli.model.refinement import IterativeRefinementDETR
-from detrcli.model.tiny_backbone import QuickBackbone, TinyBackbone
 from detrcli.model.transformer import Decoder, Encoder
 from detrcli.resize import ShortestEdge
 

@@ -11,7 +11,7 @@ from detrcli.architectures.architecture import Architecture
 from detrcli.checkpoints.coco import NAMES, PANOPTIC_NAMES
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import WeightsError
-from detrcli.losses.loss import Loss
+from detrcli.losses.criterion import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable

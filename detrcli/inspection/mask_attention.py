@@ -13,7 +13,7 @@ from detrcli.inspection.record import ImageRecord, select_heads
 from detrcli.inspection.tables import Cell, Table
 from detrcli.model.masks import QueryMasks
 from detrcli.run_lengths import MaskRows
-from detrcli.segmentation.published import masks_of_queries
+from detrcli.segmentation.detr import masks_of_queries
 from detrcli.system.devices import exact_float32
 
 

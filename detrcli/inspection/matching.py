@@ -8,8 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from detrcli.errors import UsageError
-from detrcli.losses.criterion import Criterion
-from detrcli.losses.loss import Loss
+from detrcli.losses.criterion import Criterion, Loss
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.losses.terms import pair_up

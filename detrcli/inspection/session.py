@@ -18,7 +18,7 @@ from detrcli.data.images import open_image
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.inference.detector import Detector
-from detrcli.losses.loss import Loss
+from detrcli.losses.criterion import Loss
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 from detrcli.resize import Placement

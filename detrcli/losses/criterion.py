@@ -1,16 +1,48 @@
 """The set prediction loss: weighted terms, summed over every layer of every supervised query group."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring
 from detrcli.losses.terms import LossTerm, pair_up
 from detrcli.structures import Match, Output, QueryGroup, Target
 from detrcli.system import distributed
+
+# The divisors of a training step: query group -> loss term -> divisor.
+StepNormalizers = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class LossBreakdown:
+    """The loss of a batch and its parts."""
+
+    total: Tensor  # (), weighted sum over groups, terms and layers
+    parts: Mapping[str, Tensor]  # (), the terms of the last layers by name, unweighted
+    matches: Mapping[str, Match] = field(default_factory=dict)  # by query group, where known
+    layers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # group -> term -> (L,), where known
+
+
+class Loss(ABC):
+    """The loss of a model: our criterion, or the loss that a model of another library computes itself."""
+
+    scoring: Scoring
+    matcher: HungarianMatcher | None  # of the decoder's queries; None if the model does not expose it
+    in_training_alone: bool = False  # whether the loss exists only for outputs computed in training mode
+
+    def normalizers(self, output: Output, batches: Sequence[Sequence[Target]]) -> StepNormalizers:
+        """Return the divisors of a step from the targets of all batches and any output. Every process must call it."""
+        return {}
+
+    @abstractmethod
+    def compute_loss(
+        self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
+    ) -> LossBreakdown:
+        """Return the loss of one batch as a part of its step; by default the batch is the whole step."""
 
 
 class Criterion(Loss):
@@ -26,15 +58,13 @@ class Criterion(Loss):
     def compute_loss(
         self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
-        if normalizers is None:
-            normalizers = self.normalizers(output, [targets])
+        normalizers = normalizers or self.normalizers(output, [targets])
         layers: dict[str, dict[str, Tensor]] = {}
         parts: dict[str, Tensor] = {}
         matches: dict[str, Match] = {}
         weighted = []
         for group in output.groups:
             assert group.name in normalizers, f"group {group.name!r} is not in every batch of a step"
-            divisors = normalizers[group.name]
             prefix = "" if group is output.decoder else f"{group.name}_"
             group_targets = targets if group.targets is None else group.targets
             matches[group.name] = group.match or self.matcher(group, group_targets)
@@ -42,7 +72,7 @@ class Criterion(Loss):
             layers[group.name] = {}
             for term in self.terms:
                 if term.applies_to(matched):
-                    by_layer = term.by_layer(matched) / divisors[term.name]  # (L,)
+                    by_layer = term.by_layer(matched) / normalizers[group.name][term.name]  # (L,)
                     layers[group.name][term.name] = by_layer
                     parts[prefix + term.name] = by_layer[-1]
                     weighted.append(term.weight * by_layer.sum())
@@ -52,28 +82,22 @@ class Criterion(Loss):
         """Return the divisor of each term of each group, from the targets of all batches of a step.
 
         Objects are counted over all accumulated batches and averaged over the processes, because
-        DistributedDataParallel averages the gradients: the loss does not depend on how a step is split. Every process
-        must call this.
+        DistributedDataParallel averages the gradients: the loss does not depend on how a step is split.
         """
-        objects = [[len(target) for target in targets] for targets in batches]
-        sums = [
-            sum(_count(term, group, of_images) for of_images in objects)
-            for group in output.groups
-            for term in self.terms
-        ]
-        means = iter(distributed.mean(sums))
+        sums = {(group.name, term.name): 0.0 for group in output.groups for term in self.terms}
+        for targets in batches:
+            for group in output.groups:
+                objects: Sequence[int] = [len(target) for target in targets]  # of each image
+                queries = group.logits.shape[2]
+                if group.counts is not None:
+                    objects, queries = group.counts(objects)
+                for term in self.terms:
+                    sums[group.name, term.name] += sum(term.count(n, queries) for n in objects)
+        means = iter(distributed.mean(list(sums.values())))
         return {
             group.name: {term.name: max(next(means), term.min_normalizer) for term in self.terms}
             for group in output.groups
         }
-
-
-def _count(term: LossTerm, group: QueryGroup, objects: Sequence[int]) -> float:
-    """Return the divisor of a term for a batch whose images have this many objects."""
-    queries = group.logits.shape[2]
-    if group.counts is not None:
-        objects, queries = group.counts(objects)
-    return sum(term.count(n, queries) for n in objects)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The loss of masks: focal and dice at every pixel as published, or at sampled points (arXiv 2112.01527).
 
-n pairs of the last layer, the only layer with masks; S places where their masks are compared.
+n matched pairs of the last layer, the only layer with masks; S points at which masks are compared.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrcli.losses.scoring import focal_loss
-from detrcli.losses.terms import LossTerm, MaskSampler, MaskSamples, Matched, per_object
+from detrcli.losses.terms import LossTerm, MaskSampler, MaskSamples, Matched
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 
@@ -20,8 +20,8 @@ def every_pixel(logits: Tensor, truth: Sequence[Tensor], input_size: tuple[int, 
     height, width = input_size
     enlarged = F.interpolate(logits[:, None], size=input_size, mode="bilinear")[:, 0]  # (n, H, W)
     padded = [F.pad(mask, (0, width - mask.shape[1], 0, height - mask.shape[0])) for mask in truth]
-    wanted = torch.stack(padded) if padded else enlarged.new_zeros(enlarged.shape)
-    return MaskSamples(enlarged.flatten(1), wanted.flatten(1).to(logits.dtype))
+    masks = torch.stack(padded) if padded else enlarged.new_zeros(enlarged.shape)
+    return enlarged.flatten(1), masks.flatten(1).to(logits.dtype)
 
 
 def sampled_points(number: int) -> MaskSampler:
@@ -36,22 +36,19 @@ def sampled_points(number: int) -> MaskSampler:
             uniform_points = torch.rand(len(logits), number - count, 2, device=logits.device)
             points = torch.cat([uncertain_points, uniform_points], 1)  # (n, S, 2)
             pixels = (points * points.new_tensor(input_size).flip(0)).long()  # (n, S, 2)
-            wanted = [pixels_of(mask, places) for mask, places in zip(truth, pixels, strict=True)]
-        return MaskSamples(
-            at_points(logits, points), torch.stack(wanted).to(logits.dtype) if wanted else logits.new_zeros(0, number)
-        )
+            masks = [at_pixels(mask, mask_pixels) for mask, mask_pixels in zip(truth, pixels, strict=True)]
+        stacked = torch.stack(masks).to(logits.dtype) if masks else logits.new_zeros(0, number)
+        return at_points(logits, points), stacked
 
     return sample
 
 
 def at_points(logits: Tensor, points: Tensor) -> Tensor:
     """Interpolate logits (n, h, w) bilinearly at points (n, S, 2), x and y in [0, 1]: (n, S)."""
-    return F.grid_sample(
-        logits[:, None], 2 * points[:, None] - 1, mode="bilinear", padding_mode="border", align_corners=False
-    )[:, 0, 0]
+    return F.grid_sample(logits[:, None], 2 * points[:, None] - 1, padding_mode="border", align_corners=False)[:, 0, 0]
 
 
-def pixels_of(mask: Tensor, pixels: Tensor) -> Tensor:
+def at_pixels(mask: Tensor, pixels: Tensor) -> Tensor:
     """Read a mask (H, W) at pixels (S, 2), x and y: (S,) bool, False outside of the mask."""
     x, y = pixels.unbind(-1)
     inside = (x < mask.shape[1]) & (y < mask.shape[0])
@@ -59,29 +56,27 @@ def pixels_of(mask: Tensor, pixels: Tensor) -> Tensor:
 
 
 def focal(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean focal loss of each mask, (n,), over its places (n, S)."""
     return focal_loss(logits, truth, ALPHA, GAMMA).mean(1)
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy of each mask, (n,), over its places (n, S)."""
     return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
 
 
 def dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the dice loss of each mask, (n,), over its places (n, S), smoothed by 1 as published."""
+    """Return the dice loss, smoothed by 1 as published."""
     probability = logits.sigmoid()
     common = 2 * (probability * truth).sum(1)
     return 1 - (common + 1) / (probability.sum(1) + truth.sum(1) + 1)
 
 
 def mask_loss(name: str, weight: float, measure: Callable[[Tensor, Tensor], Tensor], sampler: MaskSampler) -> LossTerm:
-    """Return a term that compares the masks of the last layer by a measure such as `dice`."""
+    """Return a term that compares the masks of the last layer by a measure: (n,) from logits and truth (n, S)."""
 
     def values(m: Matched) -> Tensor:
         assert m.masks is not None
         last = m.match.layers == len(m.logits) - 1
         losses = torch.zeros(len(m.match.queries), device=m.logits.device)  # (P,)
-        return losses.index_put((last,), measure(m.masks.logits, m.masks.truth))
+        return losses.index_put((last,), measure(*m.masks))
 
-    return LossTerm(name, weight, values, per_object, mask_sampler=sampler)
+    return LossTerm(name, weight, values, mask_sampler=sampler)

@@ -17,7 +17,7 @@ from detrcli.system.devices import to_device
 class HungarianMatcher:
     """Matches queries with objects at minimum total cost, for all layers and images of a query group at once.
 
-    With `layers = "last"` the pairs of the last layer hold for all layers.
+    With `layers = "last"` the pairs of the last layer are used for all layers.
     """
 
     def __init__(self, terms: Sequence[CostTerm], layers: Literal["each", "last"] = "each") -> None:
@@ -26,14 +26,10 @@ class HungarianMatcher:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each term."""
         return {term.name: term.weight for term in self.terms}
 
     def costs(self, logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return the unweighted terms, each (L, T, Q) in float32, for logits (L, B, Q, R) and boxes (L, B, Q, 4).
-
-        The T objects of the batch are concatenated image by image.
-        """
+        """Return the unweighted terms, each (L, T, Q) in float32, for logits (L, B, Q, R) and boxes (L, B, Q, 4)."""
         inputs = cost_inputs(logits, boxes, targets)
         return {term.name: term.values(inputs) for term in self.terms}
 
@@ -47,18 +43,15 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(self, group: QueryGroup, targets: Sequence[Target]) -> Match:
-        """Return the pairs of every layer.
-
-        With more objects than queries, the objects left out are those whose absence makes the rest cheapest.
-        """
+        """Return the pairs of every layer. With more objects than queries, some objects stay unmatched."""
         from scipy.optimize import linear_sum_assignment  # slow to import, and not needed for prediction
 
         first = 0 if self.layers == "each" else len(group) - 1
         logits, boxes = group.logits[first:], group.boxes[first:]
         cost = self.total(self.costs(logits, boxes, targets))  # (L, T, Q)
 
-        # One transfer for all layers and images. The sums reveal predictions that are not finite in images without
-        # objects, which have no cost.
+        # One transfer for all layers and images. The sums show predictions that are not finite also in images without
+        # objects, which have no costs.
         sums = logits.float().sum((2, 3)) + boxes.float().sum((2, 3))  # (L, B)
         numbers = torch.cat([cost.flatten(), sums.flatten()]).cpu().numpy()
         if not np.isfinite(numbers).all():

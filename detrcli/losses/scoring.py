@@ -1,6 +1,6 @@
-"""How class logits are read: softmax with a no-object class, or a sigmoid per class.
+"""The meaning of class logits: softmax with a no-object class, or a sigmoid per class.
 
-No other code turns logits into probabilities or handles "no object". Of the R logits of a query, K belong to classes.
+No other code turns logits into probabilities or handles "no object". The first K of a query's R logits are classes.
 """
 
 from abc import ABC, abstractmethod
@@ -54,7 +54,7 @@ class Scoring(ABC):
 
     @abstractmethod
     def class_normalizer(self, objects: int, queries: int) -> float:
-        """Return the divisor of the class loss for this many queries, `objects` of them matched."""
+        """Return the divisor of the class loss for an image with this many queries, `objects` of them matched."""
 
     @abstractmethod
     def select(self, logits: Tensor) -> Selection:
@@ -62,14 +62,14 @@ class Scoring(ABC):
 
 
 def best_of_each(probabilities: Tensor) -> Selection:
-    """Select every query of (B, Q, K) with its best class, in their order."""
+    """Select every query of (B, Q, K) with its most probable class, in the order of the queries."""
     scores, labels = probabilities.max(-1)  # (B, Q)
     queries = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     return Selection(queries, labels, scores)
 
 
 def best_pairs(probabilities: Tensor, top_k: int) -> Selection:
-    """Select the top-k pairs of query and class among (B, Q, K), by descending score."""
+    """Select the top-k pairs of query and class of (B, Q, K), by descending score."""
     K = probabilities.shape[-1]
     scores, indices = probabilities.flatten(1).topk(min(top_k, probabilities[0].numel()))  # (B, D)
     return Selection(indices // K, indices % K, scores)
@@ -116,14 +116,14 @@ class Softmax(Scoring):
         labels = torch.where(labels == NO_OBJECT, no_object, labels)
         weights = logits.new_ones(logits.shape[-1])
         weights[-1:].fill_(self.no_object)  # assigning a number would synchronize with a GPU
-        losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weights.to(logits.dtype), reduction="none")
+        losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weights, reduction="none")
         return losses.view(labels.shape)
 
     def class_normalizer(self, objects: int, queries: int) -> float:
-        """Return the sum of the weights of all queries.
+        """Return the sum of the weights of all queries, as published for a single process without accumulation.
 
-        As published for a single process without accumulation. With several processes the published loss is the mean
-        of each process' own weighted mean, where an object weighs more if its batch has few objects.
+        With several processes the published loss is the mean of each process' own weighted mean, in which an object
+        weighs more if its batch has few objects.
         """
         return objects + self.no_object * (queries - objects)
 
@@ -175,7 +175,6 @@ class Sigmoid(Scoring):
         return (cross_entropy * torch.where(targets > 0, targets, negative)).sum(-1)
 
     def class_normalizer(self, objects: int, queries: int) -> float:
-        """Return the number of objects."""
         return objects
 
     def select(self, logits: Tensor) -> Selection:
@@ -183,5 +182,5 @@ class Sigmoid(Scoring):
 
 
 def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:
-    """Labels (...) as (..., K) bool; NO_OBJECT has no class."""
+    """Return labels (...) as (..., K) bool, all False for NO_OBJECT."""
     return labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)

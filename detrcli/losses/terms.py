@@ -1,4 +1,4 @@
-"""The terms of matching cost and loss: each a name, a weight and a function. An architecture lists its terms."""
+"""The terms of the matching cost and the loss. A term is a name, a weight and a function."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 from detrcli.boxes import cxcywh_to_xyxy, generalized_iou, iou
 from detrcli.errors import UsageError
 from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid
-from detrcli.structures import Masks, Match, QueryGroup, Target
+from detrcli.structures import Match, QueryGroup, Target
 from detrcli.system.devices import to_device
 
 
 @dataclass(frozen=True)
 class CostInputs:
-    """Each of the T objects of a batch beside the Q queries of its image, in all L layers, in float32."""
+    """Each of the T objects of a batch with the Q queries of its image, in all L layers, in float32."""
 
     logits: Tensor  # (L, B, Q, R)
     boxes: Tensor  # (L, T, Q, 4), cxcywh, predicted in the object's image
@@ -27,16 +27,16 @@ class CostInputs:
 
 
 def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> CostInputs:
-    """Put each object beside the queries of its own image only, so that the work grows with T and not with B * T."""
+    """Pair each object with the queries of its own image only, so that the work grows with T and not with B * T."""
     counts = torch.tensor([len(target) for target in targets], dtype=torch.long)
     images = to_device(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
     # Coordinates come first, (8, L, B, Q), so that operations on one coordinate run along contiguous memory.
     by_coordinate = torch.cat([boxes.float(), cxcywh_to_xyxy(boxes.float())], -1).movedim(-1, 0).contiguous()
-    beside = by_coordinate[:, :, images].movedim(0, -1)  # (L, T, Q, 8)
+    by_object = by_coordinate[:, :, images].movedim(0, -1)  # (L, T, Q, 8)
     return CostInputs(
         logits=logits.float(),
-        boxes=beside[..., :4],
-        xyxy=beside[..., 4:],
+        boxes=by_object[..., :4],
+        xyxy=by_object[..., 4:],
         images=images,
         labels=torch.cat([target.labels for target in targets]),
         truth=torch.cat([target.boxes for target in targets]).float()[:, None],
@@ -75,28 +75,27 @@ def giou_cost(weight: float, eps: float = 0.0) -> CostTerm:
     return CostTerm("giou", weight, lambda inputs: -generalized_iou(inputs.xyxy, cxcywh_to_xyxy(inputs.truth), eps))
 
 
-@dataclass(frozen=True)
-class MaskSamples:
-    """Predicted masks and ground truth of n matched queries at the same S places."""
-
-    logits: Tensor  # (n, S)
-    truth: Tensor  # (n, S), 0 or 1
-
-
+# Predicted mask logits and ground truth (0 or 1) of n matched queries at the same S points, each (n, S).
+MaskSamples = tuple[Tensor, Tensor]
 # From mask logits (n, h, w), the ground-truth masks, each of its image's size, and the (H, W) of the network's input.
 MaskSampler = Callable[[Tensor, Sequence[Tensor], tuple[int, int]], MaskSamples]
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The predictions of a query group beside the ground truth that its queries are matched to, in float32."""
+    """The predictions of a query group and the ground truth that its queries are matched with, in float32."""
 
     match: Match
     logits: Tensor  # (L, B, Q, R)
     labels: Tensor  # (L, B, Q), the class that each query should predict, or NO_OBJECT
     boxes: Tensor  # (P, 4), cxcywh, predicted by the matched queries
     truth: Tensor  # (P, 4), cxcywh, the boxes of their objects
-    masks: MaskSamples | None  # of the last layer's pairs; None where queries or objects have no masks
+    masks: MaskSamples | None  # of the last layer's pairs; None if queries or objects have no masks
+
+
+def per_object(objects: int, queries: int) -> float:
+    """Return the number of objects, also where it exceeds the number of queries."""
+    return objects
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class LossTerm:
     name: str
     weight: float
     values: Callable[[Matched], Tensor]  # (L, B, Q) or (P,), neither weighted nor normalized
-    count: Callable[[int, int], float]  # the divisor, from the objects and queries of an image
+    count: Callable[[int, int], float] = per_object  # the divisor, from the objects and queries of an image
     min_normalizer: float = 1.0
     mask_sampler: MaskSampler | None = None  # for terms that compare masks, the same for all terms of a loss
 
@@ -123,37 +122,22 @@ class LossTerm:
 
 
 def pair_up(group: QueryGroup, match: Match, targets: Sequence[Target], terms: Sequence[LossTerm]) -> Matched:
-    """Put the predictions of a group beside their ground truth, as these terms need them."""
+    """Pair the predictions of a group with their ground truth, as the terms need them."""
     labels = torch.cat([target.labels for target in targets])  # (T,)
     boxes = torch.cat([target.boxes for target in targets])  # (T, 4)
-    wanted = torch.full(group.logits.shape[:3], NO_OBJECT, device=labels.device)  # (L, B, Q)
     pairs = match.layers, match.images, match.queries
-    wanted[pairs] = labels[match.targets]
+    target_labels = torch.full(group.logits.shape[:3], NO_OBJECT, device=labels.device)  # (L, B, Q)
+    target_labels[pairs] = labels[match.targets]
+    samples = None
     sampler = next((term.mask_sampler for term in terms if term.mask_sampler is not None), None)
+    if sampler and group.masks is not None and all(target.masks is not None for target in targets):
+        truth = [mask for target in targets if target.masks is not None for mask in target.masks]  # T masks (H, W)
+        last = match.layer(len(group) - 1)
+        logits = group.masks(last.images, last.queries)  # (n, h, w)
+        samples = sampler(logits, [truth[i] for i in last.targets.tolist()], group.masks.input_size)
     return Matched(
-        match=match,
-        logits=group.logits.float(),
-        labels=wanted,
-        boxes=group.boxes[pairs].float(),
-        truth=boxes[match.targets].float(),
-        masks=None if sampler is None else _sample_masks(sampler, group.masks, match.layer(len(group) - 1), targets),
+        match, group.logits.float(), target_labels, group.boxes[pairs].float(), boxes[match.targets].float(), samples
     )
-
-
-def _sample_masks(
-    sampler: MaskSampler, masks: Masks | None, pairs: Match, targets: Sequence[Target]
-) -> MaskSamples | None:
-    of_images = [target.masks for target in targets if target.masks is not None]
-    if masks is None or len(of_images) < len(targets):
-        return None
-    truth = [mask for of_image in of_images for mask in of_image]
-    logits = masks(pairs.images, pairs.queries)  # (n, h, w)
-    return sampler(logits, [truth[i] for i in pairs.targets.tolist()], masks.input_size)
-
-
-def per_object(objects: int, queries: int) -> float:
-    """Return the number of objects, including those beyond the number of queries."""
-    return objects
 
 
 def class_loss(scoring: Scoring, weight: float) -> LossTerm:
@@ -176,16 +160,16 @@ def quality_class_loss(scoring: Sigmoid, weight: float) -> LossTerm:
         quality[m.match.layers, m.match.images, m.match.queries] = pair_iou
         return scoring.quality_loss(m.logits, m.labels, quality)
 
-    return LossTerm("class", weight, values, per_object)
+    return LossTerm("class", weight, values)
 
 
 def l1_loss(weight: float) -> LossTerm:
     """Return the term of the L1 distance of boxes as cxcywh."""
-    return LossTerm("l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1), per_object)
+    return LossTerm("l1", weight, lambda m: F.l1_loss(m.boxes, m.truth, reduction="none").sum(-1))
 
 
 def giou_loss(weight: float, eps: float = 0.0) -> LossTerm:
     """Return the term of one minus the generalized IoU."""
     return LossTerm(
-        "giou", weight, lambda m: 1 - generalized_iou(cxcywh_to_xyxy(m.boxes), cxcywh_to_xyxy(m.truth), eps), per_object
+        "giou", weight, lambda m: 1 - generalized_iou(cxcywh_to_xyxy(m.boxes), cxcywh_to_xyxy(m.truth), eps)
     )

@@ -1,9 +1,10 @@
-"""Convolutional backbones: from images to feature maps."""
+"""Convolutional backbones: ResNet, and small backbones that are trained from scratch on a CPU."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, Self
+from itertools import pairwise
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -56,10 +57,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def stem(self) -> Sequence[nn.Module]:
-        """Return the first layers, which detect edges and colors as in any other images."""
+        """Return the first layers, whose features (edges, colors) suit any images."""
 
     def freeze(self, part: Part) -> None:
-        """Exclude a part from training, and include everything else."""
+        """Freeze a part and train everything else."""
         parts = {"none": (), "stem": self.stem(), "all": tuple(self.children())}
         self._frozen = parts[part]
         self.requires_grad_(True)
@@ -68,7 +69,7 @@ class Backbone(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode. Frozen parts stay in eval mode, or their batch norm would update its statistics."""
+        """Set the mode. Frozen parts stay in eval mode, so that their batch norm keeps its statistics."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -102,3 +103,77 @@ class ResNet(Backbone):
         c4 = body.layer3(c3)  # (B, 1024, H/16, W/16)
         c5 = body.layer4(c4)  # (B, 2048, H/32, W/32), or H/16, W/16 dilated
         return c2, c3, c4, c5
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a shortcut, which is a 1 x 1 convolution where the shape changes."""
+
+    def __init__(
+        self, channels: int, out: int, stride: int, norm: Norm, activation: Callable[[Tensor], Tensor] = F.relu
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+        self.norm1 = norm(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.norm2 = norm(out)
+        self.shortcut: nn.Module = nn.Identity()
+        if (channels, stride) != (out, 1):
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), norm(out))
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.activation(self.norm1(self.conv1(x)))
+        return self.activation(self.shortcut(x) + self.norm2(self.conv2(inner)))
+
+
+class TinyBackbone(Backbone):
+    """A convolution and two residual stages, to maps of 2, 4 and 8 pixels per cell."""
+
+    def __init__(self, width: int, *, norm: Norm) -> None:
+        super().__init__()
+        self.channels = [width, 2 * width, 4 * width]
+        self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        self.norm = norm(width)
+        self.stage1, self.stage2 = (
+            nn.Sequential(ResidualBlock(channels, out, 2, norm), ResidualBlock(out, out, 1, norm))
+            for channels, out in pairwise(self.channels)
+        )
+
+    def stem(self) -> Sequence[nn.Module]:
+        """Return the first convolution with its norm, and the first stage."""
+        return self.conv, self.norm, self.stage1
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = self.norm(self.conv(images)).relu()  # (B, width, H/2, W/2)
+        x1 = self.stage1(x)  # (B, 2 width, H/4, W/4)
+        x2 = self.stage2(x1)  # (B, 4 width, H/8, W/8)
+        return x, x1, x2
+
+
+class QuickBackbone(Backbone):
+    """Three strided convolutions to maps of 2, 4 and 8 pixels per cell, then blocks that start as the identity."""
+
+    def __init__(self, width: int, blocks: int, *, norm: Norm) -> None:
+        super().__init__()
+        self.channels = [width, 2 * width, 4 * width]
+        widths = (3, *self.channels)
+        self.down = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), norm(b), nn.SiLU()) for a, b in pairwise(widths))
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(4 * width, 4 * width, 1, norm, F.silu) for _ in range(blocks))
+        for block in self.blocks:
+            nn.init.zeros_(cast("Any", block).norm2.weight)
+        self.around = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
+
+    def stem(self) -> Sequence[nn.Module]:
+        """Return the first two convolutions with their norms."""
+        return self.down[0], self.down[1]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        first, second, third = self.down
+        x1 = first(images)  # (B, width, H/2, W/2)
+        x2 = second(x1)  # (B, 2 width, H/4, W/4)
+        x = third(x2)  # (B, 4 width, H/8, W/8)
+        for block in self.blocks:
+            x = block(x)
+        return x1, x2, self.around(x)

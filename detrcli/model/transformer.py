@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detrcli.model.attention import MultiheadAttention
-from detrcli.model.dropout import Dropout
+from detrcli.model.attention import Dropout, MultiheadAttention
 
 
 class FeedForward(nn.Module):

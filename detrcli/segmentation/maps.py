@@ -1,7 +1,4 @@
-"""Panoptic and semantic maps, and the interface of the code that makes masks and maps of predictions.
-
-Importing this module does not import torch.
-"""
+"""Panoptic and semantic maps, and the interface of the classes that compute them. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,28 +22,6 @@ MapKind = Literal["panoptic", "semantic"]
 
 
 @dataclass(frozen=True)
-class Segment:
-    """An object, or all pixels of a stuff class."""
-
-    id: int  # in the map
-    query: int
-    category_id: int
-    label: str
-    thing: bool
-    score: float
-    area: int  # pixels of the image
-    box: tuple[int, int, int, int]  # x, y, width, height
-
-
-@dataclass(frozen=True)
-class PanopticMap:
-    """The object or stuff class of every pixel."""
-
-    ids: np.ndarray  # (H, W) int32, ids of segments; 0 where there is none
-    segments: Sequence[Segment]
-
-
-@dataclass(frozen=True)
 class Region:
     """All pixels of a class."""
 
@@ -54,6 +29,24 @@ class Region:
     label: str
     area: int  # pixels of the image
     box: tuple[int, int, int, int]  # x, y, width, height
+
+
+@dataclass(frozen=True)
+class Segment(Region):
+    """An object, or all pixels of a stuff class."""
+
+    id: int  # in the map
+    query: int
+    thing: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class PanopticMap:
+    """The object or stuff class of every pixel."""
+
+    ids: np.ndarray  # (H, W) int32, ids of segments; 0 for pixels without a segment
+    segments: Sequence[Segment]
 
 
 @dataclass(frozen=True)
@@ -67,21 +60,20 @@ class SemanticMap:
     def of(cls, labels: np.ndarray, classes: Classes) -> SemanticMap:
         """Create a map from class indices (H, W)."""
         regions = []
-        for label in np.unique(labels).tolist():
+        for label in np.unique(labels):
             mask = labels == label
-            regions.append(
-                Region(int(classes.ids[label]), str(classes.names[label]), int(mask.sum()), box_around(mask))
-            )
+            category = int(classes.ids[label]), str(classes.names[label])
+            regions.append(Region(*category, int(mask.sum()), box_around(mask)))
         return cls(classes.ids[labels], regions)
 
 
 @dataclass(frozen=True)
 class MapRequest:
-    """The kind of map to make of every image."""
+    """The kind of map to compute for every image."""
 
     kind: MapKind
     threshold: float | None = None  # minimum score of queries in panoptic maps; None: as published
-    beside: bool = False  # whether detections are made too
+    beside: bool = False  # whether detections are computed too
 
 
 @dataclass(frozen=True)
@@ -95,13 +87,12 @@ class Predicted:
 
     @property
     def masks(self) -> Masks:
-        """The masks of the queries."""
         assert self.prediction.masks is not None
         return self.prediction.masks
 
 
 class Segmentation(ABC):
-    """A way to make masks and maps of predictions, as published with an architecture."""
+    """The computation of masks and maps from predictions, as published with an architecture."""
 
     kinds: ClassVar[tuple[MapKind, ...]]
 
@@ -109,21 +100,21 @@ class Segmentation(ABC):
     def with_masks(self, detections: Detections, predicted: Predicted, threshold: float) -> Detections:
         """Return detections with their masks, and with scores and boxes from the masks if these define them.
 
-        All given detections have class scores of at least the threshold.
+        The detections' class scores are at least the threshold.
         """
 
     @abstractmethod
     def panoptic(
         self, predicted: Predicted, classes: Classes, scoring: Scoring, threshold: float | None = None
     ) -> PanopticMap:
-        """Return the panoptic map of an image; queries score higher than the threshold, by default the published."""
+        """Return the panoptic map of queries that score above the threshold, by default the published threshold."""
 
     def semantic(self, predicted: Predicted, classes: Classes, scoring: Scoring) -> SemanticMap:
         """Return the semantic map of an image."""
         raise NotImplementedError
 
     def check(self, request: MapRequest, source: str) -> None:
-        """Raise UsageError if maps of this kind cannot be made."""
+        """Raise UsageError if the model has no maps of this kind."""
         if request.kind not in self.kinds:
             raise UsageError(
                 f"{source}: this model makes {' and '.join(self.kinds)} maps only. Change "

@@ -15,7 +15,7 @@ from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.metrics import Evaluator
 from detrcli.evaluation.run import detect_split, readable
 from detrcli.inference.detector import Detector
-from detrcli.losses.loss import Loss
+from detrcli.losses.criterion import Loss
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.render.training_figures import beside_truth
 from detrcli.reporter import Reporter

@@ -13,8 +13,7 @@ from torch.optim import AdamW
 
 from detrcli.data.dataset import Examples
 from detrcli.errors import DivergedError, UsageError
-from detrcli.losses.criterion import class_error
-from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
+from detrcli.losses.criterion import Loss, LossBreakdown, StepNormalizers, class_error
 from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.render.curves import LOSS

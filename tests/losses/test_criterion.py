@@ -15,8 +15,7 @@ from detrcli.architectures import detr
 from detrcli.architectures.detr import DETRConfig
 from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.config import LossConfig
-from detrcli.losses.criterion import Criterion, class_error
-from detrcli.losses.loss import LossBreakdown
+from detrcli.losses.criterion import Criterion, LossBreakdown, class_error
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.losses.terms import LossTerm, class_cost, class_loss

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.masks import (
+    at_pixels,
     at_points,
     cross_entropy,
     dice,
     every_pixel,
     focal,
     mask_loss,
-    pixels_of,
     sampled_points,
 )
 from detrcli.losses.matching import HungarianMatcher
@@ -108,7 +108,7 @@ def test_without_masks_there_is_no_mask_loss(masks: Given | None, truth: Tensor 
     assert criterion_of_masks().compute_loss(Output(decoder), [target]).parts.keys() == expected
 
 
-def test_points_are_read_as_pixels_of_the_enlarged_mask() -> None:
+def test_points_are_read_as_at_pixels_the_enlarged_mask() -> None:
     """At the center of each pixel of the input: the interpolated logit, and the pixel of the ground-truth mask."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 4, 5, generator=generator)
@@ -117,7 +117,7 @@ def test_points_are_read_as_pixels_of_the_enlarged_mask() -> None:
     wanted = torch.nn.functional.interpolate(logits[None], size=(16, 20), mode="bilinear")[0]
     torch.testing.assert_close(at_points(logits, centers), wanted.flatten(1))
     mask = torch.rand(12, 20, generator=generator) < 0.5  # of an image with padding below
-    pixels = pixels_of(mask, (centers[0] * torch.tensor([20, 16])).long()).view(16, 20)
+    pixels = at_pixels(mask, (centers[0] * torch.tensor([20, 16])).long()).view(16, 20)
     assert torch.equal(pixels[:12], mask)
     assert not pixels[12:].any()
 
@@ -128,10 +128,9 @@ def test_points_lie_where_masks_are_most_uncertain() -> None:
     logits[0, 8:24, 8:24] = 9
     truth = torch.zeros(128, 128, dtype=torch.bool)
     truth[32:96, 32:96] = True
-    samples = sampled_points(400)(logits, [truth], (128, 128))
-    assert samples.logits.shape == samples.truth.shape == (1, 400)
-    at_edge = (samples.logits.abs() < 8.9)[0]
+    sampled, expected = sampled_points(400)(logits, [truth], (128, 128))
+    assert sampled.shape == expected.shape == (1, 400)
+    at_edge = (sampled.abs() < 8.9)[0]
     assert at_edge[:300].sum() > 5 * at_edge[300:].sum()
-    assert torch.equal(samples.logits[0, ~at_edge] > 0, samples.truth[0, ~at_edge] > 0)
-    empty = sampled_points(400)(logits[:0], [], (128, 128))
-    assert empty.logits.shape == empty.truth.shape == (0, 400)
+    assert torch.equal(sampled[0, ~at_edge] > 0, expected[0, ~at_edge] > 0)
+    assert [tensor.shape for tensor in sampled_points(400)(logits[:0], [], (128, 128))] == [(0, 400)] * 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
-from detrcli.losses.loss import Loss, LossBreakdown, StepNormalizers
+from detrcli.losses.criterion import Loss, LossBreakdown, StepNormalizers
 from detrcli.losses.scoring import Scoring, Softmax
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import DetectionTransformer

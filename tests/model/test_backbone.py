@@ -10,8 +10,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionNorm
 
 from detrcli.architectures.detr import ARCHITECTURE
-from detrcli.model.backbone import NORMS, Backbone, FrozenBatchNorm2d, Part, ResNet
-from detrcli.model.tiny_backbone import TinyBackbone
+from detrcli.model.backbone import NORMS, Backbone, FrozenBatchNorm2d, Part, ResNet, TinyBackbone
 
 SMALL = pytest.mark.parametrize(
     "backbone",

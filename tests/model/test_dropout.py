@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.model import attention
-from detrcli.model.attention import MultiheadAttention, _Attend
-from detrcli.model.dropout import Dropout, draw
+from detrcli.model.attention import Dropout, MultiheadAttention, _Attend, draw
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])

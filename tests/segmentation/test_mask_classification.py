@@ -9,7 +9,7 @@ import torch
 from cases import counted, seeds
 from hypothesis import strategies as st
 from mask_families import processor_of
-from test_published_masks import Given
+from test_detr_masks import Given
 from torch import Generator, Tensor
 
 from detrcli.architectures.adapters.architecture import PairsOfSoftmax

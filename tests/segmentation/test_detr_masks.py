@@ -17,8 +17,8 @@ from detrcli.config import Preprocessing
 from detrcli.inference.postprocess import detections
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.resize import ShortestEdge
+from detrcli.segmentation.detr import DETRSegmentation, masks_of_queries
 from detrcli.segmentation.maps import PanopticMap, Predicted
-from detrcli.segmentation.published import Published, masks_of_queries
 from detrcli.structures import Classes, Prediction
 
 CLASSES = Classes(
@@ -86,7 +86,7 @@ def test_a_query_of_several_detections_has_one_mask(threshold: float, count: int
     masks = Given(torch.tensor([[[[9.0]], [[-9.0]]]]), (8, 8))
     prediction = Prediction(logits, torch.full((1, 2, 4), 0.5), masks)
     classes, preprocessing = Classes(np.array([1, 2]), np.array(["cat", "dog"])), Preprocessing(ShortestEdge(8, 8))
-    (found,) = detections(prediction, [(8, 8)], classes, Sigmoid(top_k=4), preprocessing, threshold, Published())
+    (found,) = detections(prediction, [(8, 8)], classes, Sigmoid(top_k=4), preprocessing, threshold, DETRSegmentation())
     assert found.masks is not None
     assert [mask.all() for mask in found.masks] == [query == 0 for query in found.queries.tolist()]
     assert len(found) == count
@@ -132,7 +132,7 @@ def panoptic(
     prediction = Prediction(logits[None], torch.zeros(1, len(logits), 4), Given(masks[None], inside))
     placement = ShortestEdge(min(inside), 999).place(*size)
     assert (placement.height, placement.width) == inside
-    return Published().panoptic(Predicted(prediction, 0, size, placement), classes, Softmax(), threshold)
+    return DETRSegmentation().panoptic(Predicted(prediction, 0, size, placement), classes, Softmax(), threshold)
 
 
 @counted(300, seeds(), st.integers(0, 12), st.floats(0.2, 0.9))

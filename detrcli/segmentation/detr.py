@@ -14,15 +14,13 @@ from detrcli.run_lengths import MaskRows, box_around, encode
 from detrcli.segmentation.maps import PanopticMap, Predicted, Segment, Segmentation, is_thing
 from detrcli.structures import Classes, Detections, Masks
 
-NO_QUERY = -1  # the owner of a pixel of no segment
-TOGETHER = 8  # masks in memory at full size
+MIN_AREA = 5  # pixels of a segment
+NO_QUERY = -1  # the query of a pixel without a segment
+CHUNK = 8  # masks in memory at full size
 
 
-@dataclass(frozen=True)
-class Published(Segmentation):
+class DETRSegmentation(Segmentation):
     """Masks are the pixels with positive logits; boxes and scores come from their heads."""
-
-    min_area: int = 4  # pixels; a segment must be larger
 
     kinds = ("panoptic",)
 
@@ -48,19 +46,20 @@ class Published(Segmentation):
         chosen = torch.tensor([query.index for query in queries], device=predicted.prediction.logits.device)
         masks = logits_in_input(predicted.masks, predicted.image, chosen) if queries else None  # (n, H, W)
         merged: list[int] | None = first_of_stuff(queries, classes)
+        rows, columns = input_pixels(predicted.size, predicted.placement, 0.5, torch.float64)
         while queries:
             assert masks is not None
-            owners = masks.argmax(0)  # (H, W), indices into queries
+            best = masks.argmax(0)  # (H, W), indices into queries
             if merged is not None:
-                owners = torch.tensor(merged, device=owners.device)[owners]
+                best = torch.tensor(merged, device=best.device)[best]
             if classes.things is None:
-                owners = torch.where(masks.amax(0) > 0, owners, NO_QUERY)
-            shown = nearest_center(owners, predicted.size, predicted.placement).cpu().numpy()
-            areas = np.bincount(shown[shown != NO_QUERY], minlength=len(queries))
-            kept = areas > self.min_area
+                best = torch.where(masks.amax(0) > 0, best, NO_QUERY)
+            in_image = best[rows, columns].cpu().numpy()  # (height, width)
+            areas = np.bincount(in_image[in_image != NO_QUERY], minlength=len(queries))
+            kept = areas >= MIN_AREA
             if kept.all():
-                segments = [segment_of(i + 1, query, shown == i, classes) for i, query in enumerate(queries)]
-                return PanopticMap((shown + 1).astype(np.int32), segments)
+                segments = [segment_of(i + 1, query, in_image == i, classes) for i, query in enumerate(queries)]
+                return PanopticMap((in_image + 1).astype(np.int32), segments)
             queries = [query for query, keep in zip(queries, kept, strict=True) if keep]
             masks, merged = masks[torch.from_numpy(kept).to(masks.device)], None
         return PanopticMap(np.zeros(predicted.size, dtype=np.int32), [])
@@ -68,7 +67,7 @@ class Published(Segmentation):
 
 @dataclass(frozen=True)
 class ConfidentQuery:
-    """A query that takes part in a panoptic map."""
+    """A query of a panoptic map."""
 
     index: int
     label: int
@@ -88,14 +87,14 @@ def confident_queries(predicted: Predicted, scoring: Scoring, threshold: float) 
 def segment_of(id_: int, query: ConfidentQuery, mask: np.ndarray, classes: Classes) -> Segment:
     """Return the segment of a query with this mask (height, width)."""
     return Segment(
-        id=id_,
-        query=query.index,
         category_id=int(classes.ids[query.label]),
         label=str(classes.names[query.label]),
-        thing=is_thing(classes, query.label),
-        score=query.score,
         area=int(mask.sum()),
         box=box_around(mask),
+        id=id_,
+        query=query.index,
+        thing=is_thing(classes, query.label),
+        score=query.score,
     )
 
 
@@ -110,45 +109,37 @@ def first_of_stuff(queries: Sequence[ConfidentQuery], classes: Classes) -> list[
 def masks_of_queries(
     masks: Masks, image: int, queries: Tensor, size: tuple[int, int], placement: Placement
 ) -> MaskRows:
-    """Return the masks of some queries (n,) of an image of this (height, width) with this placement.
+    """Return the masks of queries (n,) of an image of this (height, width) with this placement.
 
     Logits are enlarged to the network's input and thresholded, and the image's area is resized to the image.
     """
+    rows, columns = input_pixels(size, placement, 0.0 if masks.by_corner else 0.5)
     counts: list[bytes] = []
-    for some in torch.split(queries, TOGETHER):
-        shown = logits_in_input(masks, image, some) > 0  # (n, H, W)
-        counts += [encode(mask) for mask in in_image(shown, size, placement, by_corner=masks.by_corner).cpu().numpy()]
+    for chunk in torch.split(queries, CHUNK):
+        positive = logits_in_input(masks, image, chunk) > 0  # (n, H, W)
+        counts += [encode(mask) for mask in positive[:, rows, columns].cpu().numpy()]
     return MaskRows(size, counts)
 
 
 def logits_in_input(masks: Masks, image: int, queries: Tensor) -> Tensor:
-    """Return the mask logits of some queries at every pixel of the network's input, (n, H, W)."""
+    """Return the mask logits of queries (n,) at every pixel of the network's input, (n, H, W)."""
     logits = masks(torch.full_like(queries, image), queries)  # (n, h, w)
     return F.interpolate(logits[:, None], size=masks.input_size, mode="bilinear")[:, 0]
 
 
-def in_image(values: Tensor, size: tuple[int, int], placement: Placement, *, by_corner: bool) -> Tensor:
-    """Resize values (n, H, W) of the network's input to an image, (n, height, width), by nearest neighbor."""
-    offset = 0.0 if by_corner else 0.5
+def input_pixels(
+    size: tuple[int, int], placement: Placement, offset: float, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Return the rows (height, 1) and columns (width,) of the network's input that an image's pixels are read from.
+
+    `offset` is the point of a pixel that counts: 0 for its upper left corner, 0.5 for its center.
+    """
+    p = placement
     rows, columns = (
-        start + ((torch.arange(length, device=values.device) + offset) * (inside / length)).long()
-        for length, start, inside in (
-            (size[0], placement.top, placement.image_height),
-            (size[1], placement.left, placement.image_width),
+        (start + (torch.arange(length, dtype=dtype) + offset) * (inside / length)).long().clamp(max=end - 1)
+        for length, start, inside, end in (
+            (size[0], p.top, p.image_height, p.height),
+            (size[1], p.left, p.image_width, p.width),
         )
     )
-    return values[:, rows[:, None].clamp(max=values.shape[1] - 1), columns.clamp(max=values.shape[2] - 1)]
-
-
-def nearest_center(owners: Tensor, size: tuple[int, int], placement: Placement) -> Tensor:
-    """Resize a map (H, W) of the network's input to an image (height, width), by the center of each pixel."""
-    rows, columns = (
-        torch.from_numpy((start + (np.arange(length) + 0.5) * (inside / length)).astype(np.int64))
-        .clamp(max=most - 1)
-        .to(owners.device)
-        for length, start, inside, most in (
-            (size[0], placement.top, placement.image_height, owners.shape[0]),
-            (size[1], placement.left, placement.image_width, owners.shape[1]),
-        )
-    )
-    return owners[rows[:, None], columns]
+    return rows[:, None], columns
