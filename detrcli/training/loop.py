@@ -82,7 +82,6 @@ class Training:
         return [(name, sum(p.numel() for p in parameters), rate) for name, parameters, rate in groups]
 
     def summary(self, run: Path) -> str:
-        """Describe the training in a line."""
         processes = f" in {self.order.world} processes" if self.order.world > 1 else ""
         done = len(self.state.rows)
         left = f"done after {done}" if self._finished else f"epochs {done + 1} to {self.settings.epochs}"
@@ -92,7 +91,6 @@ class Training:
         )
 
     def check_queries(self) -> None:
-        """Warn if images have more objects than the model has queries."""
         queries, objects = self.initial.checkpoint.config.queries, self.data.train.counts
         if crowded := int((objects > queries).sum()):
             most = int(objects.max())
@@ -170,7 +168,7 @@ class Training:
             return [], error
 
     def load(self) -> Iterator[Examples]:
-        """Load the batches from the current step to the end of the last epoch."""
+        """Yield the batches from the current step to the end of the last epoch."""
         workers = default_workers(self.device) if self.settings.workers is None else self.settings.workers
         dataset = DetectionDataset(
             self.data.train,
@@ -295,14 +293,11 @@ class Training:
             self._warn(warning)
 
     def weights(self) -> Checkpoint:
-        """Return the current weights, or their exponential moving average."""
         return replace(self.initial.checkpoint, tensors=self.trainer.ema or self.model.state_dict())
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The time and memory of a training, estimated from a step."""
-
     seconds: float  # of a step
     total_seconds: float
     memory_mb: float | None

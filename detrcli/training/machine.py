@@ -1,5 +1,6 @@
 """Resources of the machine: loader processes, memory, and other programs that compete for the CPU."""
 
+import math
 import os
 import statistics
 import sys
@@ -25,41 +26,37 @@ def default_workers(device: torch.device) -> int:
 
 
 class CpuContention:
-    """Samples, between the steps of a training on a CPU, how many threads of other programs run, and warns once."""
+    """Samples, between the steps of a training on a CPU, how many threads of other programs run.
+
+    After the last sample it warns if they leave no core free.
+    """
 
     def __init__(self, after: float = 10.0, samples: int = 7, pause: float = 1.0) -> None:
         self._next = time.monotonic() + after  # trainings that start together are still preparing until then
-        self._left, self._pause = samples, pause
+        self._count, self._pause = samples, pause
         self._samples: list[int] = []
 
     def after_step(self) -> str | None:
-        """Return the warning after the last sample; otherwise None."""
-        if not self._left or time.monotonic() < self._next:
+        if len(self._samples) == self._count or time.monotonic() < self._next:
             return None
         others = running_elsewhere()
         if others is None:
-            self._left = 0
+            self._next = math.inf
             return None
         self._next = time.monotonic() + self._pause
-        self._left -= 1
         self._samples.append(others)
-        if self._left:
+        if len(self._samples) < self._count:
             return None
-        passive = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
-        return too_many(statistics.mean(self._samples), os.cpu_count() or 1, passive=passive)
-
-
-def too_many(others: float, cores: int, *, passive: bool) -> str | None:
-    """Return a warning if other threads leave no core free; `passive` means that waiting threads do not spin."""
-    if others < cores - 0.5:
-        return None
-    remedy = "give each program fewer threads (OMP_NUM_THREADS=1), or run one after the other"
-    if not passive:
-        remedy = f"set OMP_WAIT_POLICY=PASSIVE for each (waiting threads spin otherwise), {remedy}"
-    return (
-        f"about {round(others)} threads of other programs run on the {cores} cores and slow down this training"
-        f"{'' if passive else ' out of proportion'}: {remedy}"
-    )
+        mean, cores = statistics.mean(self._samples), os.cpu_count() or 1
+        if mean < cores - 0.5:  # a core is free
+            return None
+        passive = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"  # otherwise waiting threads spin
+        policy = "" if passive else "set OMP_WAIT_POLICY=PASSIVE for each (waiting threads spin otherwise), "
+        return (
+            f"about {round(mean)} threads of other programs run on the {cores} cores and slow down this training"
+            f"{'' if passive else ' out of proportion'}: {policy}give each program fewer threads (OMP_NUM_THREADS=1), "
+            "or run one after the other"
+        )
 
 
 def running_elsewhere() -> int | None:

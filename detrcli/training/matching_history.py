@@ -1,8 +1,7 @@
 """The matching of the same images at every evaluation of a training, which shows how stable it becomes."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -41,25 +40,44 @@ class Matchings:
         """The same as shares of all objects, (E - 1, L): the instability of arXiv 2203.01305."""
         return self.moved / max(1, int(self.counts.sum()))
 
-    def before(self, epoch: int) -> "Matchings":
-        """Return the evaluations of earlier epochs: a resumed training may repeat an evaluation."""
-        kept = self.epochs < epoch
-        return replace(self, epochs=self.epochs[kept], queries=self.queries[kept])
-
 
 def append(run: Path, epoch: int, detector: Detector, truth: Annotations, matcher: HungarianMatcher) -> None:
-    """Match the images of the first evaluation again, and add the result to the file."""
+    """Match the images of the first evaluation again, and add the result to the file.
+
+    The first evaluation matches as many images as the time allows, spread over the split. Nothing is written if no
+    image can be read, or none has objects.
+    """
     try:
-        old = read(run).before(epoch)
+        old = read(run)
+        index_of = {image_id: i for i, image_id in enumerate(truth.image_ids.tolist())}
+        indices = [index_of[image_id] for image_id in old.image_ids.tolist() if image_id in index_of]
     except DataError:
         old = None
-    new = _match(detector, truth, matcher, epoch, None if old is None else old.image_ids)
-    if new is None:
+        with_objects = np.flatnonzero(truth.counts.numpy())
+        # In random order, so that the first few are spread over the split too.
+        indices = with_objects[np.random.default_rng(0).permutation(len(with_objects))[:MAX_IMAGES]].tolist()
+    dataset = DetectionDataset(truth, detector.preprocessing, augmentation="none")
+    began = time.perf_counter()
+    matched: list[tuple[int, np.ndarray]] = []
+    for i in indices:
+        example = dataset[0, i]
+        if not isinstance(example, Example):
+            continue  # reported by the evaluation
+        output, target = detector.output([example.pixels]), example.target.to(detector.device)
+        queries = queries_of(output.decoder, target, matcher)  # (L, N)
+        matched.append((example.image_id, known_by_tokens(queries, output.decoder.tokens)))
+        if old is None and time.perf_counter() - began > SECONDS:
+            break
+    if not matched:
         return
-    if old is not None and np.array_equal(old.image_ids, new.image_ids) and np.array_equal(old.counts, new.counts):
-        epochs, queries = (np.concatenate(pair) for pair in ((old.epochs, new.epochs), (old.queries, new.queries)))
-        new = replace(new, epochs=epochs, queries=queries)
-    write_arrays(run / FILE, vars(new))
+    image_ids = np.array([image_id for image_id, _ in matched], dtype=np.int64)
+    counts = np.array([queries.shape[1] for _, queries in matched], dtype=np.int64)
+    epochs = np.array([epoch])
+    queries = np.concatenate([queries for _, queries in matched], axis=1)[None].astype(np.int32)
+    if old is not None and np.array_equal(old.image_ids, image_ids) and np.array_equal(old.counts, counts):
+        kept = old.epochs < epoch  # a resumed training may repeat an evaluation
+        epochs, queries = np.concatenate([old.epochs[kept], epochs]), np.concatenate([old.queries[kept], queries])
+    write_arrays(run / FILE, vars(Matchings(image_ids, counts, epochs, queries)))
 
 
 def read(run: Path) -> Matchings:
@@ -74,35 +92,6 @@ def read(run: Path) -> Matchings:
         raise DataError(f"{path}: not a matching history ({error}).") from None
 
 
-def _match(
-    detector: Detector, truth: Annotations, matcher: HungarianMatcher, epoch: int, image_ids: np.ndarray | None
-) -> Matchings | None:
-    """Match the images with these ids, or else as many images as the time allows, spread over the split.
-
-    Returns None if no image can be read, or none has objects.
-    """
-    dataset = DetectionDataset(truth, detector.preprocessing, augmentation="none")
-    began = time.perf_counter()
-    matched: list[tuple[int, np.ndarray]] = []
-    for i in _indices(truth, image_ids):
-        example = dataset[0, i]
-        if not isinstance(example, Example):
-            continue  # reported by the evaluation
-        output, target = detector.output([example.pixels]), example.target.to(detector.device)
-        queries = queries_of(output.decoder, target, matcher)  # (L, N)
-        matched.append((example.image_id, known_by_tokens(queries, output.decoder.tokens)))
-        if image_ids is None and time.perf_counter() - began > SECONDS:
-            break
-    if not matched:
-        return None
-    return Matchings(
-        image_ids=np.array([image_id for image_id, _ in matched], dtype=np.int64),
-        counts=np.array([queries.shape[1] for _, queries in matched], dtype=np.int64),
-        epochs=np.array([epoch]),
-        queries=np.concatenate([queries for _, queries in matched], axis=1)[None].astype(np.int32),
-    )
-
-
 def known_by_tokens(queries: np.ndarray, tokens: Tensor | None) -> np.ndarray:
     """Replace matched queries (L, N) of an image by the encoder tokens (1, Q) that they were selected from, if any.
 
@@ -111,12 +100,3 @@ def known_by_tokens(queries: np.ndarray, tokens: Tensor | None) -> np.ndarray:
     if tokens is None:
         return queries
     return np.where(queries == UNMATCHED, UNMATCHED, tokens[0].cpu().numpy()[queries])
-
-
-def _indices(truth: Annotations, image_ids: np.ndarray | None) -> Sequence[int]:
-    if image_ids is not None:
-        index = {image_id: i for i, image_id in enumerate(truth.image_ids.tolist())}
-        return [index[image_id] for image_id in image_ids.tolist() if image_id in index]
-    with_objects = np.flatnonzero(truth.counts.numpy())
-    # In random order, so that the first few are spread over the split too.
-    return with_objects[np.random.default_rng(0).permutation(len(with_objects))[:MAX_IMAGES]].tolist()

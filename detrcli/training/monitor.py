@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import torch
-
 from detrcli.messages import argument
-from detrcli.structures import Prediction
 from detrcli.training.step import StepResult
 
 FIRST_STEPS = 10  # without a single box in them, something is wrong with the data
@@ -17,7 +14,7 @@ STUCK_AT = 95.0  # percent
 
 @dataclass
 class Monitor:
-    """The facts that warnings depend on, saved with the training state."""
+    """The facts that warnings depend on, saved with the training state. Its methods return new warnings."""
 
     objects: int = 0
     same_boxes: int = 0  # consecutive steps
@@ -25,44 +22,40 @@ class Monitor:
     given: list[str] = field(default_factory=list)  # kinds of warnings
 
     def after_step(self, step: int, result: StepResult) -> list[str]:
-        """Return new warnings."""
+        warnings = []
         self.objects += result.objects
-        warnings = {}
         if step + 1 == FIRST_STEPS and not self.objects:
-            warnings["no boxes"] = (
+            warnings += self._once(
+                "no boxes",
                 f"no boxes in the first {FIRST_STEPS} steps: there may be nothing to learn. "
-                "`detr data check DATA` counts boxes, `detr data show DATA` shows them"
+                "`detr data check DATA` counts boxes, `detr data show DATA` shows them",
             )
-        if len(result.last.boxes) > 1:  # a single image always equals itself
-            self.same_boxes = self.same_boxes + 1 if same_boxes(result.last) else 0
+        boxes = result.last.boxes  # (B, Q, 4)
+        if len(boxes) > 1:  # a single image always equals itself
+            same = boxes.numel() > 0 and bool((boxes.amax(0) - boxes.amin(0)).max() < SAME)  # Q can be 0 in training
+            self.same_boxes = self.same_boxes + 1 if same else 0
         if self.same_boxes >= COLLAPSED_AFTER:
-            warnings["same boxes"] = (
+            warnings += self._once(
+                "same boxes",
                 "the model predicts the same boxes for every image: it ignores the image. Start again with a lower "
-                f"{argument('lr')}, or with {argument('warmup')}"
+                f"{argument('lr')}, or with {argument('warmup')}",
             )
-        return self._new(warnings)
+        return warnings
 
     def after_epoch(self, class_error: float | None) -> list[str]:
-        """Return new warnings."""
         if class_error is None:
             return []
         self.errors = [*self.errors[-STUCK_EPOCHS + 1 :], class_error]
-        warnings = {}
-        if len(self.errors) == STUCK_EPOCHS and min(self.errors) >= STUCK_AT:
-            warnings["stuck"] = (
-                f"the class error has been at {class_error:.0f}% for {STUCK_EPOCHS} epochs: no class is learned. Try "
-                f"another {argument('lr')}, start from trained weights, or check whether the labels fit the images"
-            )
-        return self._new(warnings)
+        if len(self.errors) < STUCK_EPOCHS or min(self.errors) < STUCK_AT:
+            return []
+        return self._once(
+            "stuck",
+            f"the class error has been at {class_error:.0f}% for {STUCK_EPOCHS} epochs: no class is learned. Try "
+            f"another {argument('lr')}, start from trained weights, or check whether the labels fit the images",
+        )
 
-    def _new(self, warnings: dict[str, str]) -> list[str]:
-        new = [kind for kind in warnings if kind not in self.given]
-        self.given += new
-        return [warnings[kind] for kind in new]
-
-
-@torch.no_grad()
-def same_boxes(prediction: Prediction) -> bool:
-    """Return whether all images of a batch have the same boxes, query by query."""
-    spread = prediction.boxes.amax(0) - prediction.boxes.amin(0)  # (Q, 4)
-    return bool(spread.numel()) and bool(spread.max() < SAME)  # some models predict nothing in training
+    def _once(self, kind: str, warning: str) -> list[str]:
+        if kind in self.given:
+            return []
+        self.given.append(kind)
+        return [warning]

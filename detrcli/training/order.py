@@ -33,13 +33,11 @@ class Order:
             )
 
     @property
-    def step_size(self) -> int:
-        """The number of images of a step in all processes."""
+    def step_size(self) -> int:  # images, in all processes
         return min(self.world * self.accumulate * self.batch_size, self.images)
 
     @property
-    def steps(self) -> int:
-        """The number of steps of an epoch."""
+    def steps(self) -> int:  # of an epoch
         return self.images // self.step_size
 
     def batches(self, step: int) -> list[list[int]]:

@@ -33,14 +33,21 @@ class RunFolder:
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         self.path = path
-        self._board = _tensorboard(path) if tensorboard else None
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise MachineError(
+                    f"{argument('tensorboard', 'true')}: TensorBoard is not installed.\n"
+                    "pip install 'detrcli[tensorboard]'"
+                ) from None
+            self._board = SummaryWriter(str(path / TENSORBOARD))
 
     def write_config(self, settings: Settings, data: str) -> None:
-        """Write the settings as `detr train` reads them with a config file."""
         write_whole(self.path / CONFIG, f"{HEAD}{escape_controls(data)}\n{to_toml(settings)}".encode())
 
     def write_source(self, source: Mapping[str, Any]) -> None:
-        """Write the fields of the run's DataSpec."""
         write_whole(self.path / SOURCE, (json.dumps(source, indent=2) + "\n").encode())
 
     def write_weights(self, checkpoint: Checkpoint, *, best: bool) -> None:
@@ -69,7 +76,6 @@ class RunFolder:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a training wrote this folder."""
     return (folder / CONFIG).is_file() and (folder / METRICS_FILE).is_file()
 
 
@@ -105,13 +111,3 @@ def since_best(rows: Sequence[Row], metric: str) -> int:
     """Return the number of evaluations after the first with the highest value."""
     measured = [value for row in rows if (value := row.get(metric)) is not None]
     return len(measured) - 1 - measured.index(max(measured)) if measured else 0
-
-
-def _tensorboard(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MachineError(
-            f"{argument('tensorboard', 'true')}: TensorBoard is not installed.\npip install 'detrcli[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(path / TENSORBOARD))

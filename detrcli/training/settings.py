@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -20,10 +20,9 @@ DEFAULT_MODEL = "detr-r50"
 Side = Annotated[int, Bounds(1, MAX_SIDE)]
 
 
-def setting(meaning: str, default: Any = None, factory: Callable[[], Any] | None = None) -> Any:
+def setting(meaning: str, default: Any = None, **arguments: Any) -> Any:
     """Create a field with a description for the guide."""
-    metadata = {"meaning": meaning}
-    return field(default_factory=factory, metadata=metadata) if factory else field(default=default, metadata=metadata)
+    return field(metadata={"meaning": meaning}, **(arguments or {"default": default}))
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,11 @@ class Settings(Config):
     )
     cost: TermWeights = setting(
         "weights of the matching cost (`cost.class=2`); default: the model's (published: `class` 1, `l1` 5, `giou` 2)",
-        factory=dict,
+        default_factory=dict,
     )
     loss: TermWeights = setting(
         "weights of the loss (`loss.class=2`); default: the model's (published: `class` 1, `l1` 5, `giou` 2)",
-        factory=dict,
+        default_factory=dict,
     )
     seed: Annotated[int, Bounds(0, below=2**63)] = setting("random seed", 0)
 

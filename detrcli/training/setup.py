@@ -85,7 +85,6 @@ class Data:
 
 
 def prepare_data(name: str, examined: DatasetReport) -> Data:
-    """Build the training data from an examined dataset."""
     if "train" not in examined.splits:
         raise DataError(f"{name}: no train split. It has {', '.join(examined.splits)}.")
     classes = classes_in_report(examined)
@@ -111,8 +110,7 @@ class Initial:
     freeze: Frozen
     notes: Sequence[str]  # for the user
 
-    def document(self, data: Data) -> dict[str, Any]:
-        """Return the part of the training state that does not change."""
+    def document(self, data: Data) -> dict[str, Any]:  # the constant part of the training state
         return {
             "settings": asdict(self.settings),
             "fingerprint": data.fingerprint,

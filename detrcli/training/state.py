@@ -41,7 +41,6 @@ class EpochMetrics:
     numbers: dict[str, float] = field(default_factory=dict)  # of StepResult; `norm` of finite gradients only
 
     def add(self, result: StepResult, seconds: float, waiting: float) -> None:
-        """Add a step."""
         finite = math.isfinite(result.numbers["norm"])
         self.steps += 1
         self.images += result.images
@@ -96,7 +95,6 @@ class TrainingState:
         }
 
     def restore(self, document: Mapping[str, Any]) -> None:
-        """Restore a saved state."""
         self.trainer.load_state_dict(document)
         self.step, self.rows = document["step"], document["rows"]
         sums = [EpochMetrics(**of_process) for of_process in document["sums"]]
@@ -139,39 +137,38 @@ def load_state(run: Path) -> tuple[dict[str, Any], list[str]]:
     notes: list[str] = []
     for path in _states(run):
         try:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest()[:16] != path.stem.split("-")[1]:
-                problem = "damaged: its contents do not match the hash in its name"
-            else:
-                state = _load(data)
-                if state.get("format") != FORMAT:
-                    raise WeightsError(
-                        f"{path}: written by another version of detr.\n"
-                        f"Start a new run from the weights of this run: {argument('weights', run)}."
-                    )
-                return state, notes
-        except OSError as error:
-            problem = f"cannot be read ({error.strerror})"
-        except ValueError as error:
-            problem = f"not a training state ({error})"
-        notes.append(f"{path}: {problem}; the state before it is used")
+            state = _read(path)
+        except ValueError as problem:
+            notes.append(f"{path}: {problem}; the state before it is used")
+            continue
+        if state.get("format") != FORMAT:
+            raise WeightsError(
+                f"{path}: written by another version of detr.\n"
+                f"Start a new run from the weights of this run: {argument('weights', run)}."
+            )
+        return state, notes
     if notes:
         raise WeightsError(f"{run}: all states of this run are damaged.\n{notes[0].partition(';')[0]}.")
-    hint = (
-        f"It was stopped before its first state: start it again with the same {argument('out')}."
-        if is_unbegun(run)
-        else "Give the folder of a run."
-    )
+    hint = "Give the folder of a run."
+    if is_unbegun(run):
+        hint = f"It was stopped before its first state: start it again with the same {argument('out')}."
     raise WeightsError(f"{run}: no training state (no {FOLDER}/*.pt).\n{hint}")
 
 
-def _load(data: bytes) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest()[:16] != path.stem.split("-")[1]:
+        raise ValueError("damaged: its contents do not match the hash in its name")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises exceptions of all kinds
-        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from None
+        problem = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"not a training state ({problem})") from None
     if not isinstance(state, dict):
-        raise ValueError(f"it contains a {type(state).__name__}")
+        raise ValueError(f"not a training state (it contains a {type(state).__name__})")
     return state
 
 

@@ -79,7 +79,6 @@ class Trainer:
         self._compute = torch.compile(self._replica) if settings.compile else self._replica
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the model, the EMA, the optimizer and the gradient scaler."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema,

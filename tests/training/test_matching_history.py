@@ -90,7 +90,6 @@ def test_moves_by_hand() -> None:
     queries = np.array([[[0, 1, 2], [0, 1, 2]], [[0, 2, 1], [0, 1, 2]], [[0, 2, UNMATCHED], [3, 1, 2]]], dtype=np.int16)
     kept = Matchings(np.array([7]), np.array([3]), np.array([1, 2, 4]), queries)
     assert kept.moved.tolist() == [[2, 0], [1, 1]]
-    assert kept.before(4).moved.tolist() == [[2, 0]]
 
 
 def test_selected_queries_are_known_by_their_tokens() -> None:
