@@ -30,12 +30,10 @@ from detrcli.inspection import look as looking
 from detrcli.inspection import usage as using
 from detrcli.inspection import walk as walking
 from detrcli.inspection.look import Kind
-from detrcli.inspection.maps import Point
 from detrcli.inspection.match_report import MatchReport, match_report
 from detrcli.inspection.matching import GroupMatching, explain_group, matcher_of
-from detrcli.inspection.matching import explain_matching as explain_layers
 from detrcli.inspection.mistakes import false_positives, missed_objects
-from detrcli.inspection.record import ImageRecord, check_points, record_image
+from detrcli.inspection.record import ImageRecord, Point, check_points, record_image
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import number
 from detrcli.messages import argument
@@ -267,12 +265,12 @@ def explain_matching(
 
 def _worst_image(session: InspectionSession, threshold: float, reporter: Reporter) -> int:
     """Return the image with the most missed objects and false positives among the first of a split."""
-    matcher, most, worst = matcher_of(session.loss), -1, 0
+    most, worst = -1, 0
     for count, (i, example, output) in enumerate(session):
         if count == SEARCHED:
             break
         last = QueryGroup("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
-        (layer,) = explain_layers(last, example.target, matcher, session.loss.scoring)
+        (layer,) = explain_group(last, example.target, session.loss, normalized=False).layers
         missed = missed_objects([layer], example.target, threshold)
         errors = len(missed) + len(false_positives(layer, example.target, threshold))
         if errors > most:

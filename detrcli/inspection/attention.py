@@ -1,9 +1,10 @@
 """Attention of queries and of points in an image: maps, with a table, a document and arrays of each kind."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,64 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrcli.boxes import to_pixels
-from detrcli.inspection.maps import (
-    Point,
-    box_coverage,
-    brightest,
-    cell_at,
-    mask_coverage,
-    points_to_image,
-    points_to_input,
-)
-from detrcli.inspection.record import Head, ImageRecord
+from detrcli.errors import UsageError
+from detrcli.inspection.maps import MAP_COLUMNS, MapFacts, cell_at, percent, points_to_image, points_to_input
+from detrcli.inspection.record import Head, ImageRecord, Point, select_heads
 from detrcli.inspection.tables import Cell, Table
 from detrcli.model.inspectable import Attention, Sampled
+from detrcli.model.masks import QueryMasks
+from detrcli.run_lengths import MaskRows
+from detrcli.segmentation.detr import masks_of_queries
+from detrcli.system.devices import exact_float32
 
 TOP_QUERIES = 5  # that a query attends to most, listed in the table
-
-
-@dataclass(frozen=True)
-class MapFacts:
-    """Numbers that describe a map."""
-
-    brightest: Point  # the center of the cell with the largest share, in pixels of the image
-    most: float  # the share of that cell
-    in_box: float | None = None  # the share inside the query's box
-    in_mask: float | None = None  # the share inside the mask of the query's object
-
-    @classmethod
-    def of(
-        cls, map_: np.ndarray, record: ImageRecord, box: np.ndarray | None = None, mask: np.ndarray | None = None
-    ) -> "MapFacts":
-        """Describe a map (h, w). The box is xyxy in [0, 1] of the network's input, the mask (H, W) of the image."""
-
-        def share(coverage: np.ndarray) -> float:
-            return round(float((map_ * coverage).sum()), 6)
-
-        x, y = points_to_image(np.array(brightest(map_)), record.size, record.placement).tolist()
-        return cls(
-            brightest=(round(x, 1), round(y, 1)),
-            most=round(float(map_.max()), 6),
-            in_box=None if box is None else share(box_coverage(box, map_.shape)),
-            in_mask=None if mask is None else share(mask_coverage(mask, map_.shape, record.placement)),
-        )
-
-    def document(self) -> dict[str, Any]:
-        fields = {"most": self.most, "in_box": self.in_box, "in_mask": self.in_mask}
-        return {"brightest": list(self.brightest)} | {k: value for k, value in fields.items() if value is not None}
-
-    def cells(self) -> list[str]:
-        """Return the facts for the columns of MAP_COLUMNS."""
-        x, y = self.brightest
-        return [f"{x:.0f},{y:.0f}", f"{100 * self.most:.1f}%", percent(self.in_box), percent(self.in_mask)]
-
-
-MAP_COLUMNS = ("most at", "in a cell", "in its box", "in its mask")
-
-
-def percent(share: float | None) -> str:
-    """Format a share for a table; None gives an empty cell."""
-    return "" if share is None else f"{100 * share:.0f}%"
 
 
 @dataclass(frozen=True)
@@ -134,13 +88,14 @@ class AttentionFindings(ABC):
     def entries(self) -> list[AttentionMap]:
         """All maps, query by query or point by point."""
         entries = []
-        for n in range(self.maps.shape[1]):
-            for i, j, layer, head in self._layers_and_heads():
-                map_, sampled = self.maps[i, n, j], self.sampled
-                if sampled is not None:
-                    part = i, n, slice(None) if head == "mean" else slice(j, j + 1)
-                    sampled = SampledPoints(sampled.points[part], sampled.weights[part], sampled.references[i, n])
-                entries.append(AttentionMap(n, layer, head, map_, self._facts(n, layer, map_), sampled))
+        for n, (i, layer), (j, head) in product(
+            range(self.maps.shape[1]), enumerate(self.layers), enumerate(self.heads)
+        ):
+            map_, sampled = self.maps[i, n, j], self.sampled
+            if sampled is not None:
+                part = i, n, slice(None) if head == "mean" else slice(j, j + 1)
+                sampled = SampledPoints(sampled.points[part], sampled.weights[part], sampled.references[i, n])
+            entries.append(AttentionMap(n, layer, head, map_, self._facts(n, layer, map_), sampled))
         return entries
 
     def predictions(self) -> dict[str, np.ndarray]:
@@ -162,16 +117,9 @@ class AttentionFindings(ABC):
 
     def _with_maps(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the documents of queries or points, each with those of its maps."""
-        maps: list[list[dict[str, Any]]] = [[] for _ in items]
-        for entry in self.entries:
-            maps[entry.index].append(self._map_document(entry))
-        return [{**item, "maps": own} for item, own in zip(items, maps, strict=True)]
-
-    def _layers_and_heads(self) -> Iterator[tuple[int, int, int, Head]]:
-        """Yield every layer and head, with their positions in `maps` in front."""
-        for i, layer in enumerate(self.layers):
-            for j, head in enumerate(self.heads):
-                yield i, j, layer, head
+        maps = [self._map_document(entry) for entry in self.entries]
+        count = len(self.layers) * len(self.heads)
+        return [{**item, "maps": maps[n * count : (n + 1) * count]} for n, item in enumerate(items)]
 
 
 @dataclass(frozen=True)
@@ -211,11 +159,10 @@ class EncoderAttention(AttentionFindings):
 
     @property
     def table(self) -> Table:
-        rows: list[Sequence[Cell]] = [
-            (f"{x:g},{y:g}", entry.layer, str(entry.head), *entry.facts.cells()[:2])
-            for entry in self.entries
-            for x, y in [self.points[entry.index]]
-        ]
+        rows: list[Sequence[Cell]] = []
+        for entry in self.entries:
+            x, y = self.points[entry.index]
+            rows.append((f"{x:g},{y:g}", entry.layer, str(entry.head), *entry.facts.cells()[:2]))
         return Table("", ("point", "layer", "head", *MAP_COLUMNS[:2]), rows)
 
     def _document(self) -> dict[str, Any]:
@@ -257,28 +204,56 @@ class QueryAttention(AttentionFindings):
 
     def _document(self) -> dict[str, Any]:
         pairs = []
-        for i, j, layer, head in self._layers_and_heads():
-            for query in self.queries:
-                shares = self.maps[i, j, query]  # (Q,)
-                top = np.argsort(-shares, kind="stable")[:TOP_QUERIES].tolist()
-                at = [{"query": k, "share": round(float(shares[k]), 6)} for k in top]
-                effect = not self.equal_values[i]
-                pairs.append({"layer": layer, "head": head, "query": query, "effect": effect, "at": at})
+        for (i, layer), (j, head), query in product(enumerate(self.layers), enumerate(self.heads), self.queries):
+            shares = self.maps[i, j, query]  # (Q,)
+            top = np.argsort(-shares, kind="stable")[:TOP_QUERIES].tolist()
+            at = [{"query": k, "share": round(float(shares[k]), 6)} for k in top]
+            pairs.append({"layer": layer, "head": head, "query": query, "effect": not self.equal_values[i], "at": at})
         return {"kind": "self", "pairs": pairs}
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {"self": self.maps, "queries": np.array(self.queries)}
 
 
+@dataclass(frozen=True)
+class MaskAttention(AttentionFindings):
+    """Attention of a mask head: the cells that the masks of n queries are made from. Only the last layer has masks."""
+
+    masks: MaskRows  # (n,)
+
+    @property
+    def table(self) -> Table:
+        rows: list[Sequence[Cell]] = []
+        for entry in self.entries:
+            prediction, pixels = self.record.prediction(-1, self.queries[entry.index]), self.masks[entry.index].sum()
+            facts = (str(entry.head), *entry.facts.cells())
+            rows.append((prediction.query, prediction.name, f"{prediction.score:.3f}", int(pixels), *facts))
+        return Table("", ("query", "label", "score", "pixels", "head", *MAP_COLUMNS), rows)
+
+    def _document(self) -> dict[str, Any]:
+        queries = [
+            {**self.record.prediction(-1, query).document(), "mask": self.masks.rle(n)}
+            for n, query in enumerate(self.queries)
+        ]
+        return {"kind": "mask", "queries": self._with_maps(queries)}
+
+    def _facts(self, n: int, layer: int, map_: np.ndarray) -> MapFacts:
+        return MapFacts.of(map_, self.record, self.record.box_in_input(-1, self.queries[n]), self.masks[n])
+
+    def _map_document(self, entry: AttentionMap) -> dict[str, Any]:
+        return {"head": entry.head, **entry.facts.document()}
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        masks = np.stack([self.masks[n] for n in range(len(self.masks))])  # (n, H, W) bool
+        return {"mask_attention": self.maps[0], "masks": masks, **self.predictions()}
+
+
 def cross_attention(
     record: ImageRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
 ) -> CrossAttention:
     record.inspectable.require("cross-attention")
-    attentions = [record.forward.cross(layer, queries) for layer in layers]
-    maps = np.stack(
-        [select_heads_of(attention.density()[0], heads, 1) for attention in attentions]
-    )  # (L, n, heads, h, w)
-    return CrossAttention(record, queries, layers, heads, maps, sampled=_sampled(record, attentions, heads))
+    maps, sampled = _maps(record, [record.forward.cross(layer, queries) for layer in layers], heads)
+    return CrossAttention(record, queries, layers, heads, maps, sampled=sampled)
 
 
 def encoder_attention(
@@ -288,11 +263,7 @@ def encoder_attention(
     record.inspectable.require("encoder attention")
     fractions = points_to_input(points, record.size, record.placement)  # (n, 2)
     cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in fractions.tolist()]
-    attentions = [record.forward.encoder(layer, cells) for layer in layers]
-    maps = np.stack(
-        [select_heads_of(attention.density()[0], heads, 1) for attention in attentions]
-    )  # (L, n, heads, h, w)
-    sampled = _sampled(record, attentions, heads)
+    maps, sampled = _maps(record, [record.forward.encoder(layer, cells) for layer in layers], heads)
     return EncoderAttention(record, (), layers, heads, maps, points, cells, sampled=sampled)
 
 
@@ -300,21 +271,34 @@ def query_attention(
     record: ImageRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
 ) -> QueryAttention:
     record.inspectable.require("query attention")
-    maps = [select_heads_of(record.forward.among_queries(layer)[0], heads, 0) for layer in layers]
+    maps = np.stack([_select_heads(record.forward.among_queries(layer)[0], heads, 0) for layer in layers])
     equal_values = [record.forward.queries_are_alike(layer) for layer in layers]
-    return QueryAttention(record, queries, layers, heads, np.stack(maps), equal_values)
+    return QueryAttention(record, queries, layers, heads, maps, equal_values)
 
 
-def select_heads_of(maps: Tensor, heads: Sequence[Head], axis: int) -> np.ndarray:
-    """Return some heads along an axis, or the mean of all heads, on the CPU."""
-    selected = [maps.mean(axis, keepdim=True) if head == "mean" else maps.narrow(axis, head, 1) for head in heads]
-    return torch.cat(selected, axis).float().cpu().numpy()
+def mask_attention(record: ImageRecord, queries: Sequence[int], heads: str | int) -> MaskAttention:
+    """Return the attention of the mask head for queries. A head's map is its share of the attention of all heads."""
+    masks = record.masks
+    if not isinstance(masks, QueryMasks) or masks.weights is None:
+        raise UsageError("This model has no mask head whose attention can be shown.")
+    selected = select_heads(heads, masks.heads)
+    numbers = torch.tensor(queries, device=record.pixels.device)
+    with torch.inference_mode(), exact_float32():
+        attention = masks.attention(torch.zeros_like(numbers), numbers)  # (n, heads, h, w)
+        rows = masks_of_queries(masks, 0, numbers, record.size, record.placement)
+    maps = _select_heads(attention[None], selected, 2)  # (1, n, heads, h, w)
+    maps /= maps.sum((3, 4), keepdims=True).clip(min=np.finfo(np.float32).tiny)
+    return MaskAttention(record, queries, [len(record.layers) - 1], selected, maps, rows)
 
 
-def _sampled(record: ImageRecord, layers: Sequence[Attention], heads: Sequence[Head]) -> SampledPoints | None:
-    sampled = [layer for layer in layers if isinstance(layer, Sampled)]
+def _maps(
+    record: ImageRecord, attentions: Sequence[Attention], heads: Sequence[Head]
+) -> tuple[np.ndarray, SampledPoints | None]:
+    """Return the maps (L, n, heads, h, w) of the attention of L layers, and the sampled points if it is deformable."""
+    maps = np.stack([_select_heads(attention.density()[0], heads, 1) for attention in attentions])
+    sampled = [layer for layer in attentions if isinstance(layer, Sampled)]
     if not sampled:
-        return None
+        return maps, None
     numbers = [head for head in heads if head != "mean"]
     kept = numbers if len(numbers) == len(heads) else list(range(sampled[0].weights.shape[2]))
     points = np.stack([layer.points[0, :, kept].float().cpu().numpy() for layer in sampled])
@@ -327,8 +311,14 @@ def _sampled(record: ImageRecord, layers: Sequence[Attention], heads: Sequence[H
     if axes == 4:
         boxes = to_pixels(references, *record.size, record.placement).numpy()
         centers = np.concatenate([centers, boxes[..., 2:] - boxes[..., :2]], -1)
-    return SampledPoints(
+    return maps, SampledPoints(
         points=points_to_image(points, record.size, record.placement),
         weights=np.stack([layer.weights[0, :, kept].float().cpu().numpy() for layer in sampled]),
         references=centers,
     )
+
+
+def _select_heads(maps: Tensor, heads: Sequence[Head], axis: int) -> np.ndarray:
+    """Return some heads along an axis, or the mean of all heads, on the CPU."""
+    selected = [maps.mean(axis, keepdim=True) if head == "mean" else maps.narrow(axis, head, 1) for head in heads]
+    return torch.cat(selected, axis).float().cpu().numpy()

@@ -13,7 +13,8 @@ from detrcli.boxes import iou
 from detrcli.config import Preprocessing
 from detrcli.data.masks import Mask
 from detrcli.inference.detector import Detector
-from detrcli.inspection.attention import MAP_COLUMNS, AttentionFindings, MapFacts, cross_attention
+from detrcli.inspection.attention import AttentionFindings, cross_attention
+from detrcli.inspection.maps import MAP_COLUMNS, MapFacts
 from detrcli.inspection.record import Head, ImageRecord, QueryPrediction
 from detrcli.inspection.relevance import relevance
 from detrcli.inspection.tables import Cell, Table
@@ -27,7 +28,6 @@ SHARES = np.linspace(0, 1, 13) ** 2
 BATCH_SIZE = 8
 RANDOM_ORDERS = 3
 SAME_OBJECT = 0.5  # minimum IoU between a query's box and that of its object's mask
-
 
 # A query's score after each step as the cells of a map are deleted ("deletion") and inserted ("insertion"), by
 # descending weight. For a good map, the area under the first curve is small, and under the second large.
@@ -113,9 +113,9 @@ class MapComparison(AttentionFindings):
         for query in self.compared:
             first = (query.prediction.query, query.prediction.name, f"{query.prediction.score:.3f}")
             for name in query.curves or query.facts:
-                row: list[Cell] = [name, *(query.facts[name].cells()[:facts] if name in query.facts else [""] * facts)]
-                row += [f"{area(scores):.3f}" for scores in query.curves.get(name, {}).values()]
-                rows.append((*first, *row))
+                cells = query.facts[name].cells()[:facts] if name in query.facts else [""] * facts
+                areas = (f"{area(scores):.3f}" for scores in query.curves.get(name, {}).values())
+                rows.append((*first, name, *cells, *areas))
         measures = ("deletion", "insertion") if self.measured else ()
         return Table("", ("query", "label", "score", "map", *MAP_COLUMNS[:facts], *measures), rows)
 
@@ -135,17 +135,16 @@ class MapComparison(AttentionFindings):
         ]
 
     def _document(self) -> dict[str, Any]:
+        missing, queries = {"in_mask": None} if self.with_masks else {}, []
+        for query in self.compared:
+            maps: dict[str, Any] = {name: missing | facts.document() for name, facts in query.facts.items()}
+            for name, curves in query.curves.items():
+                entry = maps.setdefault(name, {})
+                for kind, scores in curves.items():
+                    entry |= {f"{kind}_area": round(area(scores), 6), kind: scores.round(6).tolist()}
+            queries.append({**query.prediction.document(), "maps": maps})
         shares = {"shares_hidden": SHARES.round(6).tolist()} if self.measured else {}
-        return {"kind": "relevance", "queries": [self._entry(query) for query in self.compared], **shares}
-
-    def _entry(self, query: ComparedQuery) -> dict[str, Any]:
-        missing = {"in_mask": None} if self.with_masks else {}
-        maps: dict[str, Any] = {name: missing | facts.document() for name, facts in query.facts.items()}
-        for name, curves in query.curves.items():
-            for kind, scores in curves.items():
-                measured = {f"{kind}_area": round(area(scores), 6), kind: scores.round(6).tolist()}
-                maps.setdefault(name, {}).update(measured)
-        return {**query.prediction.document(), "maps": maps}
+        return {"kind": "relevance", "queries": queries, **shares}
 
     def _arrays(self) -> dict[str, np.ndarray]:
         by_name = dict(zip(self.compared[0].maps, self.maps.swapaxes(0, 1), strict=True))  # each (n, h, w)
@@ -192,9 +191,7 @@ def _curves(record: ImageRecord, query: int, maps: Mapping[str, np.ndarray]) -> 
     orders = random_maps(record.forward.cells, RANDOM_ORDERS)
     with exact_float32():
         curves = deletion_and_insertion(record.detector, record.pixels, query, [*maps.values(), *orders])
-    random = {
-        kind: np.mean([scores[kind] for scores in curves[len(maps) :]], axis=0) for kind in ("deletion", "insertion")
-    }
+    random = {kind: np.mean([scores[kind] for scores in curves[len(maps) :]], axis=0) for kind in curves[0]}
     return {**dict(zip(maps, curves, strict=False)), "random": random}
 
 

@@ -8,11 +8,9 @@ from detrcli.data.masks import Mask, masks_of
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource
-from detrcli.inspection.attention import AttentionFindings, cross_attention, encoder_attention, query_attention
+from detrcli.inspection import attention
 from detrcli.inspection.comparison import compare_maps
-from detrcli.inspection.maps import Point
-from detrcli.inspection.mask_attention import mask_attention
-from detrcli.inspection.record import check_points, record_image, select_heads, select_layers, select_queries
+from detrcli.inspection.record import Point, check_points, record_image, select_heads, select_layers, select_queries
 from detrcli.messages import argument
 from detrcli.model.inspectable import Ability
 from detrcli.reporter import SILENT, Reporter
@@ -39,7 +37,7 @@ def look(
     points: Sequence[Point] = (),
     masks: str | Path | Sequence[Mask] | None = None,
     reporter: Reporter = SILENT,
-) -> AttentionFindings:
+) -> attention.AttentionFindings:
     """Return the attention of a model in an image.
 
     - Kinds: `cross`, the decoder's cross-attention; `encoder`, the encoder's self-attention of `points`, in pixels;
@@ -64,18 +62,17 @@ def look(
     record = record_image(detector, image)
     inspectable = record.inspectable
     if kind == "mask":  # the mask head is not a part of the inspectable
-        return mask_attention(record, select_queries(record, queries, threshold), heads)
+        return attention.mask_attention(record, select_queries(record, queries, threshold), heads)
     inspectable.require(_ABILITIES[kind])
     count = inspectable.encoder_layers if kind == "encoder" else inspectable.decoder_layers
     layer_numbers, head_numbers = select_layers(layers, count), select_heads(heads, inspectable.heads)
     if kind == "encoder":
         check_points(points, record.image.width, record.image.height)
-        return encoder_attention(record, points, layer_numbers, head_numbers)
+        return attention.encoder_attention(record, points, layer_numbers, head_numbers)
     selected = select_queries(record, queries, threshold)
-    if kind == "cross":
-        return cross_attention(record, selected, layer_numbers, head_numbers)
-    if kind == "self":
-        return query_attention(record, selected, layer_numbers, head_numbers)
+    if not compared:
+        attention_of = attention.cross_attention if kind == "cross" else attention.query_attention
+        return attention_of(record, selected, layer_numbers, head_numbers)
     if isinstance(masks, str | Path):
         masks = masks_of(Path(masks), record.name, *record.size)
     layer, head, measured = layer_numbers[0], head_numbers[0], kind == "faithfulness"

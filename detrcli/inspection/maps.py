@@ -1,18 +1,62 @@
-"""Geometry of maps over feature cells: arrays (h, w), non-negative, summing to 1.
+"""Maps over feature cells: arrays (h, w), non-negative, summing to 1; their geometry, and numbers that describe them.
 
 The cells cover the network's input. Where the image fills the input, they cover the image.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from detrcli.boxes import from_pixels, to_pixels
+from detrcli.inspection.record import ImageRecord, Point
 from detrcli.resize import Placement
 
-Point = tuple[float, float]  # x, y
+MAP_COLUMNS = ("most at", "in a cell", "in its box", "in its mask")
+
+
+@dataclass(frozen=True)
+class MapFacts:
+    """Numbers that describe a map."""
+
+    brightest: Point  # the center of the cell with the largest share, in pixels of the image
+    most: float  # the share of that cell
+    in_box: float | None = None  # the share inside the query's box
+    in_mask: float | None = None  # the share inside the mask of the query's object
+
+    @classmethod
+    def of(
+        cls, map_: np.ndarray, record: ImageRecord, box: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> "MapFacts":
+        """Describe a map (h, w). The box is xyxy in [0, 1] of the network's input, the mask (H, W) of the image."""
+
+        def share(coverage: np.ndarray) -> float:
+            return round(float((map_ * coverage).sum()), 6)
+
+        x, y = points_to_image(np.array(brightest(map_)), record.size, record.placement).tolist()
+        return cls(
+            brightest=(round(x, 1), round(y, 1)),
+            most=round(float(map_.max()), 6),
+            in_box=None if box is None else share(box_coverage(box, map_.shape)),
+            in_mask=None if mask is None else share(mask_coverage(mask, map_.shape, record.placement)),
+        )
+
+    def document(self) -> dict[str, Any]:
+        fields = vars(self) | {"brightest": list(self.brightest)}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def cells(self) -> list[str]:
+        """Return the facts for the columns of MAP_COLUMNS."""
+        x, y = self.brightest
+        return [f"{x:.0f},{y:.0f}", f"{100 * self.most:.1f}%", percent(self.in_box), percent(self.in_mask)]
+
+
+def percent(share: float | None) -> str:
+    """Format a share for a table; None gives an empty cell."""
+    return "" if share is None else f"{100 * share:.0f}%"
 
 
 def brightest(map_: np.ndarray) -> Point:

@@ -14,7 +14,6 @@ from detrcli.inspection.matching import (
     GroupMatching,
     LayerMatching,
     Pair,
-    changed,
     explain_group,
     matcher_of,
     queries_of,
@@ -22,9 +21,8 @@ from detrcli.inspection.matching import (
 )
 from detrcli.inspection.mistakes import (
     SAME_PLACE,
-    Answer,
     FalsePositive,
-    MissedObject,
+    MatchedPrediction,
     false_positives,
     missed_objects,
 )
@@ -53,7 +51,7 @@ class MatchReport:
     groups: Sequence[GroupMatching]  # further supervised groups
     shown: Sequence[int]  # the selected layers
     other_queries: np.ndarray  # (L, N), the matched queries with the alternative weights
-    missed: Sequence[MissedObject]
+    missed: Mapping[int, Sequence[MatchedPrediction]]  # missed objects, with their prediction in every layer
     false_positives: Sequence[FalsePositive]
     unknown: Sequence[str] = ()  # the classes of the objects that were left out: the weights do not have them
 
@@ -72,11 +70,8 @@ class MatchReport:
     @property
     def flips(self) -> list[tuple[int, int, int | None, int | None]]:
         """Layer, object, its query and its query with the alternative weights, where these differ."""
-        queries = self.decoder.queries
-        return [
-            (layer, n, _query(queries[layer, n]), _query(self.other_queries[layer, n]))
-            for layer, n in np.argwhere(changed(queries, self.other_queries)).tolist()
-        ]
+        queries, others = self.decoder.queries, self.other_queries  # (L, N)
+        return [(i, n, _query(queries[i, n]), _query(others[i, n])) for i, n in np.argwhere(queries != others).tolist()]
 
     def class_name(self, label: int | None) -> str:
         return "" if label is None else str(self.classes.names[label])
@@ -84,21 +79,21 @@ class MatchReport:
     def target_name(self, n: int) -> str:
         return self.class_name(int(self.target.labels[n]))
 
-    def miss_reason(self, answer: Answer) -> str:
+    def miss_reason(self, prediction: MatchedPrediction) -> str:
         return {
             None: "detected",
             "no-query": "unmatched: more objects than queries",
-            "no-object": "predicts no object",
-            "class": "predicts another class",
-            "score": f"low score ({number(answer.score)} < {self.threshold:g})",
-            "box": f"poor box (IoU {answer.iou or 0:.2f} < {SAME_PLACE:g})",
-        }[answer.why]
+            "no-object": "no-object predicted",
+            "class": "classification error",
+            "score": f"low score ({number(prediction.score)} < {self.threshold:g})",
+            "box": f"localization error (IoU {prediction.iou or 0:.2f} < {SAME_PLACE:g})",
+        }[prediction.why]
 
     def describe(self, false_positive: FalsePositive) -> str:
         n, partner = false_positive.target, false_positive.partner
         if n is None:
             return "background"
-        kind = "duplicate" if false_positive.kind == "duplicate" else "another class"
+        kind = "duplicate" if false_positive.kind == "duplicate" else "classification error"
         matched = "" if partner is None else f", which is matched to query {partner}"
         return f"{kind} on object {n} ({self.target_name(n)}){matched}"
 
@@ -109,44 +104,46 @@ class MatchReport:
             f"{self.file} (image {self.image_id}): {self.width} x {self.height} pixels, "
             f"{objects} object{'s' if objects != 1 else ''}, {len(self.layers[-1].boxes)} queries",
             *left_out(self.unknown),
-            f"cost = {formula(self.cost_weights)}; the tables show weighted terms",
+            f"cost = {_formula(self.cost_weights)}; the tables show weighted terms",
         ]
 
-    def tables(self) -> list[Table]:
-        tables = [table for layer in self.layers_shown for table in self._tables_of(layer)]
+    def tables(self) -> Iterator[Table]:
+        for layer in self.layers_shown:
+            yield from self._tables_of(layer)
+        rows: list[Sequence[Cell]]
         if len(self.shown) > 1:
             columns = ("object", "class", *(f"layer {layer.layer}" for layer in self.layers))
             queries = self.decoder.queries  # (L, N)
-            rows: list[Sequence[Cell]] = [
-                (str(n), self.target_name(n), *map(_query, queries[:, n])) for n in range(len(self.target))
-            ]
-            tables.append(Table("the query of each object, layer by layer", columns, rows))
+            rows = [(str(n), self.target_name(n), *map(_query, queries[:, n])) for n in range(len(self.target))]
+            yield Table("the query of each object, layer by layer", columns, rows)
         if self.groups:
+            rows = []
+            for group in self.groups:
+                last, loss = group.layers[-1], group.losses[-1].total if group.losses else None
+                rows.append((group.name, len(group.layers), len(last.boxes), len(last.pairs), number(loss)))
             columns = ("group", "layers", "queries", "matched", "loss")
-            rows = [
-                (group.name, len(group.layers), len(last.boxes), len(last.pairs), number(loss))
-                for group in self.groups
-                for last in [group.layers[-1]]
-                for loss in [group.losses[-1].total if group.losses else None]
-            ]
-            tables.append(Table("further query groups of training, by their last layer", columns, rows))
+            yield Table("further query groups of training, by their last layer", columns, rows)
         if self.missed:
+            rows = []
+            for n, predictions in self.missed.items():
+                name = f"{n} {self.target_name(n)}"
+                for p in predictions:
+                    scores = (f"{self.class_name(p.label)} {number(p.score)}".strip(), number(p.own_score))
+                    rows.append((name, p.layer, p.query, *scores, number(p.iou, 2), self.miss_reason(p)))
+                    name = ""
             title = f"missed objects: no detection with a score of {self.threshold:g} or more"
-            columns = ("object", "layer", "query", "predicts", "its class", "IoU", "reason")
-            tables.append(Table(title, columns, list(self._missed_rows())))
+            yield Table(title, ("object", "layer", "query", "predicts", "its class", "IoU", "reason"), rows)
         if self.false_positives:
             rows = [
                 (fp.query, self.class_name(fp.label), number(fp.score), number(fp.iou), self.describe(fp))
                 for fp in self.false_positives
             ]
             title = "false positives: detections that are matched to no object"
-            tables.append(Table(title, ("query", "predicts", "score", "IoU", "kind"), rows))
+            yield Table(title, ("query", "predicts", "score", "IoU", "kind"), rows)
         if self.other_weights != self.cost_weights:
-            flips = self.flips
-            rows = [(layer, str(n), self.target_name(n), a, b) for layer, n, a, b in flips]
-            title = f"with cost = {formula(self.other_weights)}: {len(flips) or 'no'} pairs would change"
-            tables.append(Table(title, ("layer", "object", "class", "query", "would be"), rows))
-        return tables
+            rows = [(layer, str(n), self.target_name(n), *queries) for layer, n, *queries in self.flips]
+            title = f"with cost = {_formula(self.other_weights)}: {len(rows) or 'no'} pairs would change"
+            yield Table(title, ("layer", "object", "class", "query", "would be"), rows)
 
     def document(self) -> dict[str, Any]:
         """Return the report for JSON. Cost matrices are [queries][targets]."""
@@ -172,19 +169,18 @@ class MatchReport:
             ],
             "queries": [[*map(_query, row)] for row in queries],
             "changed": [
-                {"layer": i, "targets": np.flatnonzero(changed(queries[i - 1], queries[i])).tolist()}
+                {"layer": i, "targets": np.flatnonzero(queries[i - 1] != queries[i]).tolist()}
                 for i in range(1, len(queries))
             ],
             "missed": [
-                {"target": missed.target, "layers": [self._labeled(answer) for answer in missed.answers]}
-                for missed in self.missed
+                {"target": n, "layers": [self._labeled(prediction) for prediction in predictions]}
+                for n, predictions in self.missed.items()
             ],
             "extra": [self._labeled(false_positive) for false_positive in self.false_positives],
             "other_weights": {
                 "cost_weights": dict(self.other_weights),
                 "flips": [
-                    {"layer": layer, "target": n, "query": query, "other_query": other}
-                    for layer, n, query, other in self.flips
+                    dict(zip(("layer", "target", "query", "other_query"), flip, strict=True)) for flip in self.flips
                 ],
             },
         }
@@ -211,8 +207,8 @@ class MatchReport:
         pixels: np.ndarray = to_pixels(torch.from_numpy(boxes).float(), self.height, self.width, self.placement).numpy()
         return pixels
 
-    def _labeled(self, answer: Answer | FalsePositive) -> dict[str, Any]:
-        return {**rounded_fields(answer), **class_entry(self.classes, answer.label)}
+    def _labeled(self, item: MatchedPrediction | FalsePositive) -> dict[str, Any]:
+        return {**rounded_fields(item), **class_entry(self.classes, item.label)}
 
     def _targets(self, target: Target) -> list[dict[str, Any]]:
         boxes = target.boxes.numpy()
@@ -223,15 +219,14 @@ class MatchReport:
 
     def _layer(self, group: GroupMatching, i: int) -> dict[str, Any]:
         layer = group.layers[i]
+        predictions = zip(layer.labels.tolist(), layer.scores, layer.boxes, strict=True)
         entry = {
             "layer": layer.layer,
             "cost": {name: rounded(values) for name, values in {**layer.terms, "total": layer.total}.items()},
             "pairs": [rounded_fields(pair) for pair in layer.pairs],
             "predictions": [
                 {"query": query, **class_entry(self.classes, label), "score": rounded(score), "box": rounded(box)}
-                for query, (label, score, box) in enumerate(
-                    zip(layer.labels.tolist(), layer.scores, layer.boxes, strict=True)
-                )
+                for query, (label, score, box) in enumerate(predictions)
             ],
         }
         if group.losses is not None:
@@ -247,7 +242,7 @@ class MatchReport:
         """Yield the tables of pairs and of losses."""
         if layer.pairs:
             last = len(self.layers) - 1
-            title = "the query that each object is matched to, the runner-up, and what decided"
+            title = "the query that each object is matched to, the runner-up, and the deciding term"
             columns = ("object", "query", "predicts", *layer.terms, "total", "margin", "by")
             pairs = [row for pair in layer.pairs for row in self._pair_rows(layer, pair)]
             yield Table(f"layer {layer.layer} of 0 to {last}: {title}", columns, pairs)
@@ -263,25 +258,15 @@ class MatchReport:
 
     def _pair_rows(self, layer: LayerMatching, pair: Pair) -> Iterator[Sequence[Cell]]:
         """Yield a row for the matched query of an object and one for the runner-up."""
-        name = f"{pair.target} {self.target_name(pair.target)}"
+        name, n = f"{pair.target} {self.target_name(pair.target)}", pair.target
         for first, query, reason in (
             (name, pair.query, (number(pair.margin), pair.decided or "")),
             ("runner-up", pair.runner_up, ("", "")),
         ):
             if query is not None:
-                costs = (self.cost_weights[term] * values[query, pair.target] for term, values in layer.terms.items())
+                costs = (number(self.cost_weights[term] * values[query, n], 2) for term, values in layer.terms.items())
                 prediction = f"{self.class_name(int(layer.labels[query]))} {layer.scores[query]:.3f}"
-                total = number(layer.total[query, pair.target])
-                yield first, query, prediction, *(number(cost, 2) for cost in costs), total, *reason
-
-    def _missed_rows(self) -> Iterator[Sequence[Cell]]:
-        for missed in self.missed:
-            name = f"{missed.target} {self.target_name(missed.target)}"
-            for answer in missed.answers:
-                prediction = f"{self.class_name(answer.label)} {number(answer.score)}".strip()
-                scores = (prediction, number(answer.own_score), number(answer.iou, 2))
-                yield name, answer.layer, answer.query, *scores, self.miss_reason(answer)
-                name = ""
+                yield first, query, prediction, *costs, number(layer.total[query, n]), *reason
 
 
 def match_report(
@@ -328,7 +313,7 @@ def match_report(
     )
 
 
-def formula(weights: Mapping[str, float]) -> str:
+def _formula(weights: Mapping[str, float]) -> str:
     return " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
 
 

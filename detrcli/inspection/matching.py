@@ -10,7 +10,6 @@ from scipy.optimize import linear_sum_assignment
 from detrcli.errors import UsageError
 from detrcli.losses.criterion import Criterion, Loss
 from detrcli.losses.matching import HungarianMatcher
-from detrcli.losses.scoring import Scoring
 from detrcli.losses.terms import pair_up
 from detrcli.messages import argument
 from detrcli.structures import Match, Output, QueryGroup, Target
@@ -37,7 +36,9 @@ class LayerMatching:
 
     layer: int
     probabilities: np.ndarray  # (Q, K)
-    top: np.ndarray  # (Q,), the most probable class of a query, or NO_OBJECT
+    scores: np.ndarray  # (Q,), the highest of them
+    labels: np.ndarray  # (Q,), its class
+    top: np.ndarray  # (Q,), the same class, or NO_OBJECT where that is more probable
     selected: np.ndarray  # (D, 2), query and class of the detections before a threshold
     boxes: np.ndarray  # (Q, 4), cxcywh in [0, 1] of the network's input
     terms: Mapping[str, np.ndarray]  # the terms of the matching cost by name, each (Q, N), unweighted
@@ -52,21 +53,9 @@ class LayerMatching:
             matched[pair.target] = pair.query
         return matched
 
-    @property
-    def scores(self) -> np.ndarray:
-        """The highest class probability of each query, (Q,)."""
-        best: np.ndarray = self.probabilities.max(1)
-        return best
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The class with the highest probability of each query, (Q,)."""
-        best: np.ndarray = self.probabilities.argmax(1)
-        return best
-
     def detections(self, threshold: float) -> np.ndarray:
         """Return query and class of each detection, (D, 2), by descending score."""
-        scores = self.probabilities[self.selected[:, 0], self.selected[:, 1]]  # (D,)
+        scores = self.probabilities[tuple(self.selected.T)]  # (D,)
         kept = np.flatnonzero(scores >= threshold)
         detections: np.ndarray = self.selected[kept[np.argsort(-scores[kept], kind="stable")]]
         return detections
@@ -106,53 +95,28 @@ class GroupMatching:
         return np.stack([layer.queries for layer in self.layers])
 
 
+@torch.no_grad()
 def explain_group(group: QueryGroup, target: Target, loss: Loss, *, normalized: bool = True) -> GroupMatching:
     """Match a group of a single image as training does, and explain the pairs and their losses.
 
-    Losses are normalized as in a training step with this image alone. Without that, images can be compared.
+    Groups with pairs of their own (denoising) have no runners-up: these pairs were not decided by cost. Losses are
+    normalized as in a training step with this image alone. Without that, images can be compared.
     """
     matcher = matcher_of(loss)
-    own_target, match = match_of(group, target, matcher)
-    losses = None
-    if isinstance(loss, Criterion):
-        normalizers: Mapping[str, float] = dict.fromkeys((term.name for term in loss.terms), 1.0)
-        if normalized:
-            normalizers = loss.normalizers(Output(group), [[target]])[group.name]
-        losses = object_losses(group, own_target, match, loss, normalizers)
-    layers = explain_matching(group, own_target, matcher, loss.scoring, match)
-    return GroupMatching(group.name, own_target.to(torch.device("cpu")), layers, losses)
-
-
-def matcher_of(loss: Loss) -> HungarianMatcher:
-    """Return the matcher of a loss. Raises UsageError for models that do not expose theirs."""
-    if loss.matcher is None:
-        raise UsageError("This model does not expose how its queries are matched, so the matching cannot be explained.")
-    return loss.matcher
-
-
-@torch.no_grad()
-def explain_matching(
-    group: QueryGroup, target: Target, matcher: HungarianMatcher, scoring: Scoring, match: Match | None = None
-) -> list[LayerMatching]:
-    """Explain the matching of every layer of a group of a single image.
-
-    `match` is the matcher's result, if it is known already. Groups with pairs of their own have no runners-up: these
-    pairs were not decided by cost.
-    """
-    target, match = match_of(group, target, matcher, match)
-    costs = matcher.costs(group.logits, group.boxes, [target])
+    objects, match = _match(group, target, matcher)
+    costs = matcher.costs(group.logits, group.boxes, [objects])
     values = {name: cost.mT.cpu().numpy() for name, cost in (costs | {"total": matcher.total(costs)}).items()}
     logits = group.logits[:, 0]  # (L, Q, R): the layers take the place of images
-    selection = scoring.select(logits)
+    selection = loss.scoring.select(logits)
     selected = torch.stack([selection.queries, selection.labels], -1).cpu().numpy()  # (L, D, 2)
-    probabilities = scoring.probabilities(logits).cpu().numpy()  # (L, Q, K)
-    top = scoring.top_class(logits).cpu().numpy()  # (L, Q)
+    probabilities = loss.scoring.probabilities(logits).cpu().numpy()  # (L, Q, K)
+    top = loss.scoring.top_class(logits).cpu().numpy()  # (L, Q)
     boxes = group.boxes[:, 0].float().cpu().numpy()  # (L, Q, 4)
 
     layers = []
     for i in range(len(group)):
-        here = match.layer(i)
-        pairs = sorted(zip(here.queries.tolist(), here.targets.tolist(), strict=True), key=lambda pair: pair[1])
+        of_layer = match.layer(i)
+        pairs = sorted(zip(of_layer.queries.tolist(), of_layer.targets.tolist(), strict=True), key=lambda pair: pair[1])
         # A matcher of the last layer alone decides on the pairs of all layers.
         deciding = {name: value[i if matcher.layers == "each" else -1] for name, value in values.items()}
         reasons = [(None, None, None)] * len(pairs) if group.match else _reasons(pairs, deciding, matcher.weights)
@@ -161,6 +125,8 @@ def explain_matching(
             LayerMatching(
                 layer=i,
                 probabilities=probabilities[i],
+                scores=probabilities[i].max(1),
+                labels=probabilities[i].argmax(1),
                 top=top[i],
                 selected=selected[i],
                 boxes=boxes[i],
@@ -172,7 +138,20 @@ def explain_matching(
                 ],
             )
         )
-    return layers
+    losses = None
+    if isinstance(loss, Criterion):
+        normalizers: Mapping[str, float] = dict.fromkeys((term.name for term in loss.terms), 1.0)
+        if normalized:
+            normalizers = loss.normalizers(Output(group), [[target]])[group.name]
+        losses = object_losses(group, objects, match, loss, normalizers)
+    return GroupMatching(group.name, objects.to(torch.device("cpu")), layers, losses)
+
+
+def matcher_of(loss: Loss) -> HungarianMatcher:
+    """Return the matcher of a loss. Raises UsageError for models that do not expose theirs."""
+    if loss.matcher is None:
+        raise UsageError("This model does not expose how its queries are matched, so the matching cannot be explained.")
+    return loss.matcher
 
 
 def _reasons(
@@ -201,7 +180,6 @@ def _reasons(
         yield runners_up[0], margin, best if gains[best] > 0 else OTHERS
 
 
-@torch.no_grad()
 def object_losses(
     group: QueryGroup, target: Target, match: Match, criterion: Criterion, normalizers: Mapping[str, float]
 ) -> list[ObjectLosses]:
@@ -225,34 +203,24 @@ def object_losses(
     return [ObjectLosses(names, *parts) for parts in zip(targets, unmatched, strict=True)]
 
 
-def match_of(
-    group: QueryGroup, target: Target, matcher: HungarianMatcher, match: Match | None = None
-) -> tuple[Target, Match]:
+def _match(group: QueryGroup, target: Target, matcher: HungarianMatcher) -> tuple[Target, Match]:
     """Return the objects and pairs that supervise a group of a single image: its own where it has them."""
-    target = target if group.targets is None else group.targets[0]
-    target = target.to(group.logits.device)
-    return target, group.match or match or matcher(group, [target])
+    target = (target if group.targets is None else group.targets[0]).to(group.logits.device)
+    return target, group.match or matcher(group, [target])
 
 
 def queries_of(group: QueryGroup, target: Target, matcher: HungarianMatcher) -> np.ndarray:
     """Return the query of each object of a single image in every layer, (L, N), UNMATCHED for objects without one."""
-    target, match = match_of(group, target, matcher)
+    target, match = _match(group, target, matcher)
     matched = np.full((len(group), len(target)), UNMATCHED)
     matched[match.layers.cpu(), match.targets.cpu()] = match.queries.cpu()
     return matched
 
 
-def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return which objects (..., N) changed their query. Their number is the instability of arXiv 2203.01305."""
-    different: np.ndarray = before != after
-    return different
-
-
 def reweighted(matcher: HungarianMatcher, weights: Mapping[str, float]) -> HungarianMatcher:
     """Return the matcher with other weights of some of its terms."""
-    for name in weights:
-        if name not in matcher.weights:
-            known = ", ".join(matcher.weights)
-            raise UsageError(f"{argument(f'cost_{name}')}: the matching cost of this model has the terms {known}.")
-    terms = [replace(term, weight=weights.get(term.name, term.weight)) for term in matcher.terms]
-    return HungarianMatcher(terms, matcher.layers)
+    if unknown := [name for name in weights if name not in matcher.weights]:
+        terms = ", ".join(matcher.weights)
+        raise UsageError(f"{argument(f'cost_{unknown[0]}')}: the matching cost of this model has the terms {terms}.")
+    changed = [replace(term, weight=weights.get(term.name, term.weight)) for term in matcher.terms]
+    return HungarianMatcher(changed, matcher.layers)

@@ -20,7 +20,7 @@ FalsePositiveKind = Literal["duplicate", "other-class", "background"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class MatchedPrediction:
     """The prediction of the query that a layer matches to an object."""
 
     layer: int
@@ -30,14 +30,6 @@ class Answer:
     own_score: float | None  # the probability of the object's class
     iou: float | None
     why: MissReason | None  # the reason that the query does not detect the object; None if it does
-
-
-@dataclass(frozen=True)
-class MissedObject:
-    """An object without a detection."""
-
-    target: int
-    answers: Sequence[Answer]  # of every layer; detections are those of the last
 
 
 @dataclass(frozen=True)
@@ -53,20 +45,21 @@ class FalsePositive:
     iou: float | None
 
 
-def missed_objects(layers: Sequence[LayerMatching], target: Target, threshold: float) -> list[MissedObject]:
-    """Return the objects without a detection in the last layer.
+def missed_objects(
+    layers: Sequence[LayerMatching], target: Target, threshold: float
+) -> dict[int, list[MatchedPrediction]]:
+    """Return the objects without a detection in the last layer, with their predictions in every layer.
 
     A detection of an object has its class and an IoU of at least SAME_PLACE. Its query may not be matched to another.
     """
     last, ious = layers[-1], [_ious(layer, target) for layer in layers]
     queries, classes = last.detections(threshold).T  # (D,)
-    missed = []
+    missed = {}
     for n, label in enumerate(target.labels.tolist()):
         matched_to_others = np.isin(queries, np.delete(last.queries, n))
         detects = (classes == label) & (ious[-1][queries, n] >= SAME_PLACE) & ~matched_to_others
         if not detects.any():
-            answers = [_answer(*pair, n, label, threshold) for pair in zip(layers, ious, strict=True)]
-            missed.append(MissedObject(n, answers))
+            missed[n] = [_matched_prediction(*pair, n, label, threshold) for pair in zip(layers, ious, strict=True)]
     return missed
 
 
@@ -77,7 +70,7 @@ def false_positives(layer: LayerMatching, target: Target, threshold: float) -> l
     there is none, its most probable detection is not counted either: its object counts as missed.
     """
     labels, ious, matched = target.labels.cpu().numpy(), _ious(layer, target), layer.queries
-    label_of = {pair.query: int(labels[pair.target]) for pair in layer.pairs}
+    label_of = {pair.query: int(labels[pair.target]) for pair in layer.pairs}  # of matched queries
     detections = [(query, label) for query, label in layer.detections(threshold).tolist()]
     positives = []
     for query, label in detections:
@@ -100,10 +93,12 @@ def false_positives(layer: LayerMatching, target: Target, threshold: float) -> l
     return positives
 
 
-def _answer(layer: LayerMatching, ious: np.ndarray, n: int, expected: int, threshold: float) -> Answer:
+def _matched_prediction(
+    layer: LayerMatching, ious: np.ndarray, n: int, expected: int, threshold: float
+) -> MatchedPrediction:
     query = int(layer.queries[n])
     if query == UNMATCHED:
-        return Answer(layer.layer, None, None, None, None, None, "no-query")
+        return MatchedPrediction(layer.layer, None, None, None, None, None, "no-query")
     label, iou = int(layer.labels[query]), float(ious[query, n])
     why: MissReason | None
     if (layer.detections(threshold) == (query, expected)).all(1).any():
@@ -113,12 +108,10 @@ def _answer(layer: LayerMatching, ious: np.ndarray, n: int, expected: int, thres
     else:
         why = "class" if label != expected else "score"
     score, own_score = float(layer.scores[query]), float(layer.probabilities[query, expected])
-    return Answer(layer.layer, query, label, score, own_score, iou, why)
+    return MatchedPrediction(layer.layer, query, label, score, own_score, iou, why)
 
 
 def _ious(layer: LayerMatching, target: Target) -> np.ndarray:
-    """Return the IoU of every query with every object, (Q, N)."""
-    ious: np.ndarray = box_iou(
-        cxcywh_to_xyxy(torch.from_numpy(layer.boxes)), cxcywh_to_xyxy(target.boxes.cpu().float())
-    ).numpy()
+    predicted, annotated = torch.from_numpy(layer.boxes), target.boxes.cpu().float()
+    ious: np.ndarray = box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(annotated)).numpy()  # (Q, N)
     return ious

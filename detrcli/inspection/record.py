@@ -1,7 +1,7 @@
 """A recorded forward pass over an image, with the prediction of every query in every decoder layer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +17,15 @@ from detrcli.data.preprocessing import prepare
 from detrcli.errors import DivergedError, UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource, read_image
-from detrcli.inspection.maps import Point
 from detrcli.losses.scoring import NO_OBJECT
 from detrcli.messages import argument
 from detrcli.model.inspectable import ForwardRecord, Inspectable
 from detrcli.resize import Placement
-from detrcli.structures import Detections, Masks, Prediction
+from detrcli.structures import Detections, Masks
 from detrcli.system.devices import exact_float32
 
 Head = int | Literal["mean"]
+Point = tuple[float, float]  # x, y
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class QueryPrediction:
         return f"no object, at best {self.label}" if self.no_object else self.label
 
     def document(self) -> dict[str, Any]:
-        fields = asdict(self) | {"box": list(self.box)}
+        fields = vars(self) | {"box": list(self.box)}
         return {"nothing": fields.pop("no_object"), **fields}
 
 
@@ -68,12 +68,10 @@ class ImageRecord:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the image."""
         return self.image.height, self.image.width
 
     @property
     def placement(self) -> Placement:
-        """The position of the image in the network's input."""
         return self.detector.preprocessing.resize.place(*self.size)
 
     @property
@@ -107,6 +105,12 @@ def record_image(detector: Detector, source: ImageSource, name: str | None = Non
     inspectable = detector.inspect()
     with inspectable.recorded() as forward, exact_float32(), torch.inference_mode():
         decoder = detector.model(collate([pixels])).decoder
+    scores, labels = detector.scoring.probabilities(decoder.logits[:, 0]).max(-1)  # (L, Q)
+    placement = detector.preprocessing.resize.place(image.height, image.width)
+    boxes = to_pixels(decoder.boxes[:, 0].float(), image.height, image.width, placement)  # (L, Q, 4)
+    if not (scores.isfinite().all() and boxes.isfinite().all()):
+        raise DivergedError("The model's predictions are not finite.\nIts weights are broken or do not fit its config.")
+    classes, queries = detector.classes, np.arange(labels.shape[1])
     return ImageRecord(
         detector=detector,
         name=name,
@@ -114,26 +118,12 @@ def record_image(detector: Detector, source: ImageSource, name: str | None = Non
         pixels=pixels,
         inspectable=inspectable,
         forward=forward,
-        layers=[_best_classes(detector, decoder.layer(i), (image.height, image.width)) for i in range(len(decoder))],
+        layers=[
+            Detections(xyxy, score, classes.ids[label], queries, classes.names[label])
+            for xyxy, score, label in zip(*(v.cpu().numpy() for v in (boxes, scores, labels)), strict=True)
+        ],
         no_object=detector.scoring.top_class(decoder.logits[:, 0]).cpu().numpy() == NO_OBJECT,
         masks=decoder.masks,
-    )
-
-
-def _best_classes(detector: Detector, prediction: Prediction, size: tuple[int, int]) -> Detections:
-    """Return all queries of a single image of this (height, width), each with its most probable class."""
-    scores, labels = detector.scoring.probabilities(prediction.logits[0]).max(-1)  # (Q,)
-    placement = detector.preprocessing.resize.place(*size)
-    boxes = to_pixels(prediction.boxes[0].float(), *size, placement)  # (Q, 4)
-    if not (scores.isfinite().all() and boxes.isfinite().all()):
-        raise DivergedError("The model's predictions are not finite.\nIts weights are broken or do not fit its config.")
-    classes, index = detector.classes, labels.cpu().numpy()
-    return Detections(
-        boxes=boxes.cpu().numpy(),
-        scores=scores.cpu().numpy(),
-        category_ids=classes.ids[index],
-        queries=np.arange(len(index)),
-        labels=classes.names[index],
     )
 
 
@@ -175,6 +165,5 @@ def check_points(points: Sequence[Point], width: int, height: int) -> None:
     """Raise UsageError unless all points, in pixels, lie inside an image."""
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
-            raise UsageError(
-                f"{argument('points', f'{x:g},{y:g}')}: outside the image, which has {width} x {height} pixels."
-            )
+            point = argument("points", f"{x:g},{y:g}")
+            raise UsageError(f"{point}: outside the image, which has {width} x {height} pixels.")

@@ -1,10 +1,9 @@
 """The use of a model's queries over a split, and the objects that are hardest to match."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest, nsmallest
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from detrcli.errors import DataError
 from detrcli.inspection.maps import boxes_to_image
-from detrcli.inspection.matching import GroupMatching, Pair, changed, explain_group, matcher_of
+from detrcli.inspection.matching import GroupMatching, Pair, explain_group, matcher_of
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, class_entry, left_out, number, rounded
 from detrcli.losses.criterion import Criterion
@@ -43,11 +42,6 @@ class HardExample:
     @property
     def total_loss(self) -> float:
         return 0.0 if self.loss is None else float(self.loss.sum())
-
-    @property
-    def margin(self) -> float:
-        """The increase of the minimum cost without the pair; infinite if no other pair is possible."""
-        return inf if self.pair.margin is None else self.pair.margin
 
 
 @dataclass(frozen=True)
@@ -85,32 +79,41 @@ class Usage:
             *left_out(self.unknown),
         ]
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> Iterator[Table]:
         if not self.targets:
-            return []
-        counts = self.used.sum(1)
+            return
+        counts, names = self.used.sum(1), self.classes.names
         order = np.argsort(-counts, kind="stable")[:QUERIES_SHOWN].tolist()
         rows: list[Sequence[Cell]] = []
         for query in order:
             if counts[query]:
-                sizes, center = self.sizes[query].tolist(), (f"{value:.2f}" for value in self.centers[query])
-                used = (query, int(counts[query]), int(self.detected[query]))
-                rows.append((*used, *sizes, *center, self._classes(query)))
+                used = self.used[query]
+                labels = [label for label in np.argsort(-used, kind="stable").tolist() if used[label]]
+                classes = preview([f"{names[label]} {used[label]:,}" for label in labels], 5)
+                center = (f"{value:.2f}" for value in self.centers[query])
+                numbers = (int(counts[query]), int(self.detected[query]), *self.sizes[query].tolist())
+                rows.append((query, *numbers, *center, classes))
         columns = ("query", "objects", "detections", *SIZES, "cx", "cy", "classes")
-        tables = [Table(f"the {len(order)} queries that were matched most often", columns, rows)]
+        yield Table(f"the {len(order)} queries that were matched most often", columns, rows)
         if len(self.moved):
             rows = [(i, moved, f"{moved / self.targets:.1%}") for i, moved in enumerate(self.moved.tolist(), 1)]
             title = "objects with another query than in the previous layer"
-            tables.append(Table(title, ("layer", "objects", "share"), rows))
+            yield Table(title, ("layer", "objects", "share"), rows)
         columns = ("image", "file", "object", "class", "query", "predicts", "score", "runner-up", "margin")
         losses = (*self.loss_terms, "loss") if self.loss_terms else ()
         for title, examples in (
             ("the smallest margins: a small change would match another query", self.closest),
             ("the largest losses: labels that may be wrong", self.worst),
         ):
-            if examples:
-                tables.append(Table(title, (*columns, *losses), [self._row(example) for example in examples]))
-        return tables
+            rows = []
+            for example in examples:
+                pair, margin = example.pair, number(example.pair.margin)
+                loss = () if example.loss is None else (*map(number, example.loss), number(example.total_loss))
+                image = (str(example.image_id), Path(example.file).name, example.target, str(names[example.label]))
+                query = (pair.query, str(names[example.predicted]), number(example.score), pair.runner_up, margin)
+                rows.append((*image, *query, *loss))
+            if rows:
+                yield Table(title, (*columns, *losses), rows)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -161,19 +164,6 @@ class Usage:
             entry["loss"] = {"total": rounded(example.total_loss), **terms}
         return entry
 
-    def _row(self, example: HardExample) -> Sequence[Cell]:
-        pair, names = example.pair, self.classes.names
-        loss = () if example.loss is None else (*map(number, example.loss), number(example.total_loss))
-        image = (str(example.image_id), Path(example.file).name, example.target, str(names[example.label]))
-        query = (pair.query, str(names[example.predicted]), number(example.score), pair.runner_up, number(pair.margin))
-        return *image, *query, *loss
-
-    def _classes(self, query: int) -> str:
-        """List the classes of a query's objects, the most frequent first."""
-        used = self.used[query]
-        order = [label for label in np.argsort(-used, kind="stable").tolist() if used[label]]
-        return preview([f"{self.classes.names[label]} {used[label]:,}" for label in order], 5)
-
 
 class UsageCounter:
     """Adds up the use of queries, image by image."""
@@ -191,7 +181,7 @@ class UsageCounter:
         """Add an image of the session. Its losses are not normalized, so that images can be compared."""
         session, last, queries = self._session, matching.layers[-1], matching.queries  # (L, N)
         size, placement = session.size(index), session.placement(index)
-        moved = changed(queries[:-1], queries[1:]).sum(1)
+        moved = (queries[1:] != queries[:-1]).sum(1)
         self._targets += len(matching.target)
         self._images.append((size, boxes_to_image(last.boxes, placement), last.scores >= self._threshold, moved))
         boxes = boxes_to_image(matching.target.boxes.numpy(), placement)
@@ -214,7 +204,8 @@ class UsageCounter:
             cx, cy, w, h = example.box.tolist()
             kind = int(np.searchsorted((SMALL, MEDIUM), w * h * size[1] * size[0]))
             self._objects.append((example.pair.query, example.label, kind, cx, cy))
-        self._closest = nsmallest(self._examples, [*self._closest, *examples], key=lambda example: example.margin)
+        closest = [*self._closest, *(example for example in examples if example.pair.margin is not None)]
+        self._closest = nsmallest(self._examples, closest, key=lambda example: example.pair.margin or 0)
         self._worst = nlargest(self._examples, [*self._worst, *examples], key=lambda example: example.total_loss)
 
     def usage(self) -> Usage:
@@ -246,7 +237,7 @@ class UsageCounter:
             boxes=np.stack(boxes, axis=1),
             image_sizes=np.array(image_sizes),
             moved=np.sum(moved, axis=0),
-            closest=[example for example in self._closest if example.pair.margin is not None],
+            closest=self._closest,
             worst=self._worst if loss_terms else [],
         )
 

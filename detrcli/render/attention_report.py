@@ -16,10 +16,10 @@ from detrcli.inspection.attention import (
     AttentionMap,
     CrossAttention,
     EncoderAttention,
+    MaskAttention,
     QueryAttention,
 )
 from detrcli.inspection.comparison import SHARES, ComparedQuery, MapComparison
-from detrcli.inspection.mask_attention import MaskAttention
 from detrcli.inspection.record import ImageRecord, QueryPrediction
 from detrcli.inspection.tables import Table
 from detrcli.render.attention_figure import Matrix, Tile, matrix_figure, tiles_figure

@@ -18,7 +18,7 @@ from detrcli.render.viewer import ImageView, ObjectView, cxcywh
 
 def view_of_matching(report: MatchReport) -> ImageView:
     """Return the view of an image whose matching was explained."""
-    missed = {missed.target: f"missed: {report.miss_reason(missed.answers[-1])}" for missed in report.missed}
+    missed = {n: f"missed: {report.miss_reason(layers[-1])}" for n, layers in report.missed.items()}
     boxes = boxes_to_image(report.target.boxes.numpy(), report.placement)  # (N, 4)
     return ImageView(
         file=report.file,

@@ -12,7 +12,7 @@ from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.errors import DataError
 from detrcli.inference.detector import Detector
-from detrcli.inspection.matching import UNMATCHED, changed, queries_of
+from detrcli.inspection.matching import UNMATCHED, queries_of
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.system.files import write_arrays
 
@@ -33,7 +33,7 @@ class Matchings:
     @property
     def moved(self) -> np.ndarray:
         """The number of objects with another query than in the evaluation before, (E - 1, L)."""
-        return changed(self.queries[:-1], self.queries[1:]).sum(2)
+        return (self.queries[1:] != self.queries[:-1]).sum(2)
 
     @property
     def shares(self) -> np.ndarray:

@@ -92,14 +92,14 @@ def test_a_group_with_its_own_pairs_and_objects() -> None:
     g = torch.Generator().manual_seed(0)
     target = random_target(g, 1, 4)
     twice = Target(target.labels.repeat(2), target.boxes.repeat(2, 1))
-    one = torch.tensor([0, 0])
+    zeros = torch.tensor([0, 0])
     group = random_group(g, 1, 2, 4)
     noisy = QueryGroup(
         "denoising",
         group.logits,
         group.boxes,
         targets=[twice],
-        match=Match(one, one, torch.tensor([1, 0]), torch.tensor([0, 1])),
+        match=Match(zeros, zeros, torch.tensor([1, 0]), torch.tensor([0, 1])),
         counts=lambda objects: ([2 * n for n in objects], 2),
     )
     criterion = CRITERIA[0]
@@ -111,16 +111,3 @@ def test_a_group_with_its_own_pairs_and_objects() -> None:
     whole = criterion.compute_loss(output, [target]).total
     assert explained.losses is not None
     assert explained.losses[0].total == pytest.approx(float(whole - of_decoder), rel=1e-4)
-
-
-class ForeignLoss:
-    """A loss of which only the matching is known."""
-
-    scoring, matcher = CRITERIA[0].scoring, CRITERIA[0].matcher
-
-
-def test_a_loss_without_known_terms() -> None:
-    g = torch.Generator().manual_seed(0)
-    explained = explain_group(random_group(g, 1, 3, 4), random_target(g, 2, 4), ForeignLoss())
-    assert explained.losses is None
-    assert len(explained.layers[0].pairs) == 2

@@ -1,6 +1,8 @@
 """Explained matching against brute force and the criterion."""
 
 import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +17,12 @@ from detrcli.inspection.matching import (
     OTHERS,
     UNMATCHED,
     LayerMatching,
-    changed,
-    explain_matching,
+    explain_group,
     queries_of,
     reweighted,
 )
 from detrcli.losses.matching import HungarianMatcher
-from detrcli.losses.scoring import NO_OBJECT, Sigmoid, Softmax
+from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, l1_cost
 from detrcli.structures import Output, QueryGroup, Target
 
@@ -40,8 +41,13 @@ def random_group(g: torch.Generator, layers: int, queries: int, classes: int) ->
     return QueryGroup("decoder", logits, random_boxes(g, layers, 1, queries))
 
 
-def explain(group: QueryGroup, target: Target, matcher: HungarianMatcher = MATCHERS[0]) -> list[LayerMatching]:
-    return explain_matching(group, target, matcher, Softmax())
+def explain(
+    group: QueryGroup, target: Target, matcher: HungarianMatcher = MATCHERS[0], scoring: Scoring | None = None
+) -> Sequence[LayerMatching]:
+    """Explain by a loss without known terms."""
+    explained = explain_group(group, target, SimpleNamespace(matcher=matcher, scoring=scoring or Softmax()))
+    assert explained.losses is None
+    return explained.layers
 
 
 def assignments(queries: int, targets: int) -> list[set[tuple[int, int]]]:
@@ -151,25 +157,13 @@ def test_the_pairs_are_those_of_the_criterion(g: torch.Generator, objects: int, 
         assert reasons == [reasons[-1]] * 4
 
 
-def test_a_known_match_is_explained_without_the_matcher() -> None:
-    group, target = simple_case()
-    match = MATCHERS[0](group, [target])
-
-    class Unused(HungarianMatcher):
-        def __call__(self, *_: object) -> None:
-            raise AssertionError
-
-    (layer,) = explain_matching(group, target, Unused(MATCHERS[0].terms), Softmax(), match)
-    assert layer.pairs == explain(group, target)[0].pairs
-
-
 def test_terms_of_any_name_and_sigmoid_scores() -> None:
     """With focal class cost and L1 alone. A query can be a detection of several classes, and has no no-object class."""
     scoring = Sigmoid(top_k=3)
     focal = HungarianMatcher([class_cost(scoring, "focal", 2), l1_cost(5)])
     group, target = simple_case()
     logits = torch.tensor([[[[2.0, 1.0], [-1.0, -3.0], [0.5, -2.0]]]])
-    (layer,) = explain_matching(QueryGroup("decoder", logits, group.boxes), target, focal, scoring)
+    (layer,) = explain(QueryGroup("decoder", logits, group.boxes), target, focal, scoring)
     assert list(layer.terms) == ["class", "l1"]
     np.testing.assert_allclose(layer.total, 2 * layer.terms["class"] + 5 * layer.terms["l1"], rtol=1e-6)
     np.testing.assert_allclose(layer.probabilities, logits[0, 0].sigmoid())
@@ -177,10 +171,3 @@ def test_terms_of_any_name_and_sigmoid_scores() -> None:
     assert layer.selected.tolist() == [[0, 0], [0, 1], [2, 0]]
     assert layer.detections(0.7).tolist() == [[0, 0], [0, 1]]
     assert layer.queries.tolist() == [0]
-
-
-def test_changed_queries() -> None:
-    """Of five objects, the second moved to the query of the third, which lost it, and the last gained a query."""
-    before, after = np.array([3, 1, 4, 2, UNMATCHED]), np.array([3, 4, UNMATCHED, 2, 1])
-    assert changed(before, after).tolist() == [False, True, True, False, True]
-    assert changed(before, before).sum() == 0

@@ -1,10 +1,12 @@
 """Missed objects and false positives in small constructed cases."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from test_matching_explained import explain
 
-from detrcli.inspection.matching import LayerMatching, explain_matching
+from detrcli.inspection.matching import LayerMatching
 from detrcli.inspection.mistakes import false_positives, missed_objects
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid
@@ -17,7 +19,7 @@ CAT, DOG, NO_OBJECT = [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]
 SURE_CAT = [0.98, 0.01, 0.01]
 
 
-def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target) -> list[LayerMatching]:
+def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target) -> Sequence[LayerMatching]:
     """Explain layers, each given by the (probabilities, box) of its queries."""
     probabilities = [[[row for row, _ in layer]] for layer in predictions]
     boxes = [[[box for _, box in layer]] for layer in predictions]
@@ -28,8 +30,8 @@ def objects(*pairs: tuple[int, list[float]]) -> Target:
     return Target(torch.tensor([label for label, _ in pairs]), torch.tensor([box for _, box in pairs]))
 
 
-def reasons(found: list[LayerMatching], target: Target) -> dict[int, list[str | None]]:
-    return {one.target: [answer.why for answer in one.answers] for one in missed_objects(found, target, 0.7)}
+def reasons(found: Sequence[LayerMatching], target: Target) -> dict[int, list[str | None]]:
+    return {n: [p.why for p in predictions] for n, predictions in missed_objects(found, target, 0.7).items()}
 
 
 @pytest.mark.parametrize(
@@ -47,17 +49,17 @@ def test_reasons(probabilities: list[float], box: list[float], expected: dict[in
     assert reasons(layers([(probabilities, box)], objects=cat), cat) == expected
 
 
-def test_every_layer_has_an_answer() -> None:
+def test_predictions_of_every_layer() -> None:
     """Detected by query 1, then matched to query 0 that predicts another class, and then no object."""
     cat = objects((0, LEFT))
     found = layers(
         [(NO_OBJECT, FAR), (CAT, LEFT)], [(DOG, LEFT), (NO_OBJECT, FAR)], [(NO_OBJECT, LEFT), (NO_OBJECT, FAR)],
         objects=cat,
     )  # fmt: skip
-    (missed,) = missed_objects(found, cat, 0.7)
-    assert [(a.layer, a.query, a.why) for a in missed.answers] == [(0, 1, None), (1, 0, "class"), (2, 0, "no-object")]
-    assert missed.answers[1].label == 1
-    assert round(missed.answers[1].own_score or 0, 4) == 0.05
+    ((n, missed),) = missed_objects(found, cat, 0.7).items()
+    assert n == 0
+    assert [(p.layer, p.query, p.why) for p in missed] == [(0, 1, None), (1, 0, "class"), (2, 0, "no-object")]
+    assert (missed[1].label, round(missed[1].own_score or 0, 4)) == (1, 0.05)
 
 
 def test_more_objects_than_queries() -> None:
@@ -70,8 +72,8 @@ def test_more_objects_than_queries() -> None:
 def test_a_detection_counts_for_its_own_object_alone() -> None:
     """Two objects in the same place and a single detection."""
     both = objects((0, LEFT), (0, LEFT))
-    (missed,) = missed_objects(layers([(CAT, LEFT), (NO_OBJECT, LEFT)], objects=both), both, 0.7)
-    assert missed.answers[-1].query == 1
+    (missed,) = missed_objects(layers([(CAT, LEFT), (NO_OBJECT, LEFT)], objects=both), both, 0.7).values()
+    assert missed[-1].query == 1
 
 
 def test_kinds_of_false_positives() -> None:
@@ -83,7 +85,7 @@ def test_kinds_of_false_positives() -> None:
     assert false_positives(found[-1], cat, 0.99) == []
     none = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     found = layers([(CAT, LEFT), (NO_OBJECT, LEFT)], objects=none)
-    assert missed_objects(found, none, 0.7) == []
+    assert missed_objects(found, none, 0.7) == {}
     assert [e.kind for e in false_positives(found[-1], none, 0.7)] == ["background"]
 
 
@@ -91,7 +93,7 @@ def test_an_iou_of_a_half_is_enough() -> None:
     """With numbers that float32 represents exactly."""
     whole, half = [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.25]
     cat = objects((0, whole))
-    assert missed_objects(layers([(CAT, half), (NO_OBJECT, FAR)], objects=cat), cat, 0.7) == []
+    assert missed_objects(layers([(CAT, half), (NO_OBJECT, FAR)], objects=cat), cat, 0.7) == {}
     beside = layers([(SURE_CAT, whole), (CAT, half), (DOG, half)], objects=cat)
     kinds = [(e.query, e.kind, e.iou) for e in false_positives(beside[-1], cat, 0.7)]
     assert kinds == [(1, "duplicate", 0.5), (2, "other-class", 0.5)]
@@ -105,6 +107,6 @@ def test_a_second_class_of_a_matched_query_is_a_false_positive(label: int, expec
     logits = torch.tensor([[[[3.0, 2.0], [-5.0, -5.0]]]])
     target = objects((label, LEFT))
     group = QueryGroup("decoder", logits, torch.tensor([[[LEFT, FAR]]]))
-    (layer,) = explain_matching(group, target, focal, Sigmoid())
-    assert missed_objects([layer], target, 0.7) == []
+    (layer,) = explain(group, target, focal, Sigmoid())
+    assert missed_objects([layer], target, 0.7) == {}
     assert [(e.query, e.label, e.kind) for e in false_positives(layer, target, 0.7)] == expected

@@ -22,7 +22,7 @@ from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.match_report import MatchReport, match_report
-from detrcli.inspection.mistakes import Answer
+from detrcli.inspection.mistakes import MatchedPrediction
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.usage import usage
 from detrcli.reporter import SILENT, Reporter
@@ -159,7 +159,7 @@ def test_arrays_are_those_of_the_document(report: MatchReport) -> None:
 
 
 def test_tables_have_a_cell_for_each_column(report: MatchReport) -> None:
-    tables = report.tables()
+    tables = list(report.tables())
     for table in tables:
         assert {len(row) for row in table.rows} == {len(table.columns)}
     pairs = next(table for table in tables if "runner-up" in table.title)
@@ -172,21 +172,21 @@ def test_tables_have_a_cell_for_each_column(report: MatchReport) -> None:
 def test_mistakes_at_both_ends_of_the_threshold(session: InspectionSession, index: int) -> None:
     """At a threshold of 1 all objects are missed; at 0 every unmatched query is a false positive."""
     strict = match_report(session, index, threshold=1)
-    assert [missed.target for missed in strict.missed] == list(range(len(strict.target)))
-    assert [answer.layer for answer in strict.missed[0].answers] == [0, 1, 2]
+    assert list(strict.missed) == list(range(len(strict.target)))
+    assert [prediction.layer for prediction in strict.missed[0]] == [0, 1, 2]
     assert strict.false_positives == []
-    assert all(strict.miss_reason(answer) for missed in strict.missed for answer in missed.answers)
+    assert all(strict.miss_reason(prediction) for layers in strict.missed.values() for prediction in layers)
     loose = match_report(session, index, threshold=0)
     unmatched = set(range(9)) - set(loose.layers[-1].queries.tolist())
-    assert {one.query for one in loose.false_positives} == unmatched
-    for one in loose.false_positives:
-        assert (one.target is None) == (loose.describe(one) == "background")
+    assert {positive.query for positive in loose.false_positives} == unmatched
+    for positive in loose.false_positives:
+        assert (positive.target is None) == (loose.describe(positive) == "background")
 
 
 def test_reasons_have_their_numbers(report: MatchReport) -> None:
-    answer = Answer(0, query=1, label=0, score=0.25, own_score=0.25, iou=0.312, why="box")
-    assert "0.31 < 0.5" in report.miss_reason(answer)
-    assert "0.250 < 0.3" in report.miss_reason(replace(answer, why="score"))
+    prediction = MatchedPrediction(0, query=1, label=0, score=0.25, own_score=0.25, iou=0.312, why="box")
+    assert "0.31 < 0.5" in report.miss_reason(prediction)
+    assert "0.250 < 0.3" in report.miss_reason(replace(prediction, why="score"))
 
 
 def test_an_image_without_objects(session: InspectionSession) -> None:
@@ -250,7 +250,7 @@ def test_usage_adds_up_the_images(session: InspectionSession) -> None:
     queries = np.concatenate([one.decoder.queries for one in reports], axis=1)
     np.testing.assert_array_equal(found.moved, (queries[1:] != queries[:-1]).sum(1))
     margins = sorted(pair.margin or 0 for one in reports for pair in one.layers[-1].pairs)
-    assert [one.margin for one in found.closest] == pytest.approx(margins[:5], abs=1e-6)
+    assert [example.pair.margin for example in found.closest] == pytest.approx(margins[:5], abs=1e-6)
 
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert [one["margin"] for one in document["smallest_margins"]] == pytest.approx(margins[:5], abs=1e-3)
@@ -265,7 +265,7 @@ def test_usage_adds_up_the_images(session: InspectionSession) -> None:
         cost = {name: values[one["query"], one["target"]] for name, values in layer.terms.items()}
         expected = -math.log(-cost["class"]) + 5 * cost["l1"] + 2 * (1 + cost["giou"])
         assert one["loss"]["total"] == pytest.approx(expected, abs=1e-3)
-    tables = found.tables()
+    tables = list(found.tables())
     for table in tables:
         assert {len(row) for row in table.rows} == {len(table.columns)}
     assert [row[:2] for row in tables[1].rows] == instability

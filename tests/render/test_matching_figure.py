@@ -49,7 +49,7 @@ def report_of(
         image_id=1, file="a.png", height=size[0], width=size[1],
         placement=placement or Placement.filling(*size), classes=CLASSES,
         annotation_ids=range(len(target)), threshold=threshold, cost_weights=weights, other_weights=weights,
-        decoder=decoder, groups=[], shown=range(layers), other_queries=decoder.queries, missed=[], false_positives=[],
+        decoder=decoder, groups=[], shown=range(layers), other_queries=decoder.queries, missed={}, false_positives=[],
     )  # fmt: skip
 
 

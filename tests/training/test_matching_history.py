@@ -14,7 +14,7 @@ from detrcli.data.annotations import annotate
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
 from detrcli.inference.detector import Detector
-from detrcli.inspection.matching import UNMATCHED, changed
+from detrcli.inspection.matching import UNMATCHED
 from detrcli.structures import Batch
 from detrcli.training import matching_history
 from detrcli.training.interrupts import Interrupts
@@ -97,7 +97,7 @@ def test_selected_queries_are_known_by_their_tokens() -> None:
     before = known_by_tokens(np.array([[0, 1, UNMATCHED]]), torch.tensor([[70_000, 40, 9]]))
     after = known_by_tokens(np.array([[1, 0, UNMATCHED]]), torch.tensor([[41, 70_000, 9]]))
     assert before.tolist() == [[70_000, 40, UNMATCHED]]
-    assert changed(before, after).tolist() == [[False, True, False]]
+    assert (before != after).tolist() == [[False, True, False]]
     learned = np.array([[3, 0]])
     assert known_by_tokens(learned, None).tolist() == [[3, 0]]
 
