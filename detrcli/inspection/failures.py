@@ -16,28 +16,16 @@ from detrcli.evaluation.curves import Curves, curves_of
 from detrcli.evaluation.masks import paired_ious, truth_masks
 from detrcli.evaluation.metrics import Scores, boundary_evaluation, has_hotcoco, score
 from detrcli.evaluation.outcomes import ErrorKind, Outcomes, errors_of, outcomes_of
-from detrcli.evaluation.pairing import by_image
 from detrcli.evaluation.panoptic import PanopticQuality, quality_of
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
 from detrcli.evaluation.truth import Truth, truth_of
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.survey import Survey, SurveyedImage, survey
-from detrcli.inspection.suspects import Suspect, Suspicions, by_kind, duplicates, poor_masks
+from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect, Suspicions, duplicates, poor_masks
 
 NMS_IOU = 0.7
 DEFAULT_THRESHOLD = 0.5  # of a model without any true positive
-
-
-@dataclass(frozen=True)
-class LayerScore:
-    """The quality of a decoder layer's detections, and of those left by non-maximum suppression."""
-
-    layer: int
-    AP: float
-    AP50: float
-    duplicates: int  # among the detections at the threshold
-    AP_suppressed: float  # after non-maximum suppression
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class Failures:
     outcomes: Outcomes
     errors: Sequence[ErrorKind]
     curves: Curves
-    layers: Sequence[LayerScore]
+    layers: Sequence[Mapping[str, float]]  # layer, AP, AP50, duplicates at the threshold, and AP_suppressed (by NMS)
     suspects: Mapping[str, Sequence[Suspect]]  # by kind
     masks: MaskFailures | None = None  # if the model and the data have masks
     panoptic: PanopticQuality | None = None  # if the data is panoptic as well
@@ -88,23 +76,13 @@ class Failures:
         return np.concatenate([detections.queries[detections.category_ids != UNKNOWN_CLASS] for detections in last])
 
     @cached_property
-    def index_of(self) -> Mapping[int, int]:
-        """The index of an image in the session, by its id."""
-        return {image.image_id: image.index for image in self.survey.images}
-
-    @cached_property
-    def objects_of(self) -> Mapping[int, np.ndarray]:
-        """The objects of an image, crowds included, as indices of the ground truth."""
-        return by_image(self.truth.of_image, np.ones(len(self.truth.of_image), dtype=bool))
-
-    @cached_property
-    def false_positives_of(self) -> Mapping[int, np.ndarray]:
-        """The false positives of an image, as indices of the results."""
-        return by_image(self.results.image_ids, self.outcomes.wrong != "")
+    def images(self) -> Mapping[int, SurveyedImage]:
+        """The images by id."""
+        return {image.image_id: image for image in self.survey.images}
 
     def file(self, image_id: int) -> str:
         """Return the file of an image as the annotations name it."""
-        return self.session.file(self.index_of[image_id])
+        return self.session.file(self.images[image_id].index)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -119,15 +97,13 @@ class Failures:
         suspicion: dict[int, float] = {}
         for suspect in (suspect for suspects in self.suspects.values() for suspect in suspects):
             suspicion[suspect.image_id] = max(suspicion.get(suspect.image_id, 0), suspect.suspicion)
-        images = {image.image_id: image for image in self.survey.images}
-        by_errors = sorted(images, key=lambda image: -errors[image])
-        by_suspicion = sorted(images, key=lambda image: -suspicion.get(image, 0))
+        by_errors = sorted(self.images, key=lambda image: -errors[image])
+        by_suspicion = sorted(self.images, key=lambda image: -suspicion.get(image, 0))
         ordered = dict.fromkeys(image for pair in zip(by_errors, by_suspicion, strict=True) for image in pair)
-        return [images[image] for image in ordered]
+        return [self.images[image] for image in ordered]
 
     def document(self) -> dict[str, Any]:
         outcomes = self.outcomes
-        missed = dict(outcomes.missed_by_kind)
         return {
             "schema": "detr.report/1",
             "split": self.split,
@@ -138,10 +114,10 @@ class Failures:
             "metrics": self.metrics,
             "masks": None if self.masks is None else self.masks.document(),
             "panoptic": None if self.panoptic is None else self.panoptic.document(),
-            "objects": {"total": outcomes.objects, "found": outcomes.found, "missed": missed},
-            "false_alarms": dict(outcomes.false_alarms_by_kind),
+            "objects": {"total": outcomes.objects, "found": outcomes.found, "missed": outcomes.missed_by_kind},
+            "false_alarms": outcomes.false_alarms_by_kind,
             "errors": [asdict(error) for error in self.errors],
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": list(self.layers),
             "thresholds": self.thresholds.document(),
             "suspects": {
                 kind: [suspect.document(self.file(suspect.image_id)) for suspect in suspects]
@@ -181,13 +157,14 @@ def failures_of(
     ]
     without_query = np.isin(truth.annotation_ids, np.concatenate([*unmatched, np.zeros(0, dtype=int)]))
     outcomes = outcomes_of(truth, results, threshold, without_query)
-    suspects = [*suspicions.found, *duplicates(truth)]
+    suspects = [*suspicions.suspects, *duplicates(truth)]
     quality, masks = None, mask_failures(outcomes)
     if masks is not None:
         suspects += poor_masks(outcomes, masks.ious, masks.objects, masks.detections)
         if panoptic:
             segments = {image.image_id: image.segments for image in surveyed.images if image.segments is not None}
             quality = quality_of(truth, masks.objects, segments)
+    suspects.sort(key=lambda suspect: -suspect.suspicion)
     return Failures(
         session=session,
         split=name,
@@ -204,7 +181,7 @@ def failures_of(
             _layer_score(layer, truth, surveyed.results(layer), threshold)
             for layer in range(len(surveyed.images[0].detections))
         ],
-        suspects=by_kind(suspects),
+        suspects={kind: [suspect for suspect in suspects if suspect.kind == kind] for kind in SUSPECT_KINDS},
         masks=masks,
         panoptic=quality,
     )
@@ -228,16 +205,16 @@ def mask_failures(outcomes: Outcomes) -> MaskFailures | None:
     )
 
 
-def _layer_score(layer: int, truth: Truth, results: Results, threshold: float) -> LayerScore:
-    metrics = score(truth, results).metrics
-    duplicates = outcomes_of(truth, results, threshold).false_alarms_by_kind["duplicate"]
-    suppressed = score(truth, results.part(_nms(results))).metrics
-    return LayerScore(layer, metrics["AP"], metrics["AP50"], duplicates, suppressed["AP"])
-
-
-def _nms(results: Results) -> np.ndarray:
-    """Return the indices of the detections that non-maximum suppression keeps in each image and class, ascending."""
+def _layer_score(layer: int, truth: Truth, results: Results, threshold: float) -> dict[str, float]:
     boxes = box_convert(torch.from_numpy(results.boxes), "xywh", "xyxy")
     _, groups = np.unique(np.stack([results.image_ids, results.category_ids]), axis=1, return_inverse=True)
     kept = batched_nms(boxes, torch.from_numpy(results.scores), torch.from_numpy(groups.reshape(-1)), NMS_IOU)
-    return np.sort(kept.numpy())
+    suppressed = score(truth, results.part(np.sort(kept.numpy()))).metrics
+    metrics = score(truth, results).metrics
+    return {
+        "layer": layer,
+        "AP": metrics["AP"],
+        "AP50": metrics["AP50"],
+        "duplicates": outcomes_of(truth, results, threshold).false_alarms_by_kind["duplicate"],
+        "AP_suppressed": suppressed["AP"],
+    }

@@ -1,7 +1,7 @@
 """A split with a detector: images, ground truth in the classes of the weights, and the output of every layer."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from detrcli.boxes import to_pixels
-from detrcli.data.annotations import Annotations, annotate
+from detrcli.data.annotations import annotate
 from detrcli.data.checks import Split
 from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
 from detrcli.data.images import open_image
@@ -22,7 +22,7 @@ from detrcli.losses.criterion import Loss
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 from detrcli.resize import Placement
-from detrcli.structures import Classes, Output
+from detrcli.structures import Output
 from detrcli.system.prefetch import prefetch
 
 
@@ -44,11 +44,19 @@ class InspectionSession:
         self.detector, self.reporter = detector, reporter
         self.loss: Loss = detector.checkpoint.make_loss()
         self.classes = class_mapping.classes  # the names of the weights, with the ids of the data
-        self.annotations = _annotate(split, self.classes, masks=detector.model.has_masks)
+        self.annotations = annotate(split, self.classes)
+        if detector.model.has_masks:
+            with suppress(DataError):  # unless all objects have masks
+                self.annotations = annotate(split, self.classes, masks=True)
         if not len(self.annotations):
             raise DataError("The split has no usable images.")
         # By image id, the classes of objects that the weights do not have. These objects are left out.
-        self.unknown = _unknown(split, self.classes)
+        self.unknown: dict[int, list[str]] = {}
+        written = split.written
+        names = dict(zip(written.category_ids.tolist(), written.names, strict=True))
+        left_out = split.usable & ~written.crowd & ~np.isin(written.of_category, self.classes.ids)
+        for image, category in np.stack([written.of_image, written.of_category])[:, left_out].T.tolist():
+            self.unknown.setdefault(image, []).append(names[category])
         self._dataset = DetectionDataset(self.annotations, detector.preprocessing, augmentation="none")
         self._skip_bad = skip_bad
 
@@ -73,12 +81,12 @@ class InspectionSession:
         by_id = [i for i, image_id in ids if image == str(image_id)]
         by_number = [i for i, image_id in ids if image.lstrip("-").isdecimal() and int(image) == image_id]
         matches = by_id or self._find_file(image) or by_number  # 000139 is a file, or else image 139
-        if len(matches) > 1:
+        if len(matches) == 1:
+            return matches[0]
+        problem = "no image of the split has this id or file."
+        if matches:
             problem = f"{len(matches)} images match. Give more of the path, or the id."
-            raise UsageError(f"{argument('image', image)}: {problem}")
-        if not matches:
-            raise UsageError(f"{argument('image', image)}: no image of the split has this id or file.")
-        return matches[0]
+        raise UsageError(f"{argument('image', image)}: {problem}")
 
     def _find_file(self, image: str) -> list[int]:
         """Return the indices of the images whose path ends with this name, or would without its suffix."""
@@ -93,7 +101,7 @@ class InspectionSession:
 
     def file(self, i: int) -> str:
         """Return the path of an image as the annotations name it."""
-        return self.annotations.path(i).relative_to(self.annotations.folder).as_posix()
+        return self.path(i).relative_to(self.annotations.folder).as_posix()
 
     def size(self, i: int) -> tuple[int, int]:
         """Return height and width of an image, EXIF orientation applied."""
@@ -101,7 +109,6 @@ class InspectionSession:
         return height, width
 
     def placement(self, i: int) -> Placement:
-        """Return the position of an image in the network's input."""
         return self.detector.preprocessing.resize.place(*self.size(i))
 
     def annotation_ids(self, i: int) -> list[int]:
@@ -121,28 +128,9 @@ class InspectionSession:
             return self.detector.output([example.pixels], [example.target])
 
     def image(self, i: int) -> Image.Image:
-        """Return an image with EXIF orientation applied."""
         return open_image(self.path(i), turn=bool(self.annotations.turned[i])).image
 
     def pixels(self, i: int, boxes: torch.Tensor) -> np.ndarray:
         """Convert boxes (..., 4), cxcywh in [0, 1] of the network's input, to xyxy in pixels of an image."""
         pixels: np.ndarray = to_pixels(boxes.float(), *self.size(i), self.placement(i)).cpu().numpy()
         return pixels
-
-
-def _annotate(split: Split, classes: Classes, *, masks: bool) -> Annotations:
-    """Return the ground truth, with masks if the model has masks and all objects do."""
-    if masks:
-        with suppress(DataError):
-            return annotate(split, classes, masks=True)
-    return annotate(split, classes)
-
-
-def _unknown(split: Split, classes: Classes) -> Mapping[int, Sequence[str]]:
-    w = split.written
-    names = dict(zip(w.category_ids.tolist(), w.names, strict=True))
-    left_out = split.usable & ~w.crowd & ~np.isin(w.of_category, classes.ids)
-    unknown: dict[int, list[str]] = {}
-    for image, category in zip(w.of_image[left_out].tolist(), w.of_category[left_out].tolist(), strict=True):
-        unknown.setdefault(image, []).append(names[category])
-    return unknown

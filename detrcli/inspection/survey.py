@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from detrcli.data.dataset import Example
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.panoptic import FoundSegment, segments_of
 from detrcli.evaluation.results import Results, join, of_detections
+from detrcli.inference.detector import Detector
 from detrcli.inspection.matching import Pair, explain_group
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.suspects import Predictions, Suspicions
 from detrcli.inspection.usage import Usage, UsageCounter
 from detrcli.losses.scoring import NO_OBJECT
+from detrcli.resize import Placement
 from detrcli.segmentation.maps import MapRequest, PanopticMap, Predicted
 from detrcli.structures import Detections, Output, Prediction
 from detrcli.system.devices import exact_float32
@@ -73,36 +74,6 @@ def survey(
     images: list[SurveyedImage] = []
     complete = True
 
-    def survey_image(index: int, example: Example, output: Output) -> SurveyedImage:
-        decoder, pairs = output.decoder, None
-        if counter is not None:
-            matching = explain_group(decoder, example.target, session.loss, normalized=False)
-            counter.add(index, example.image_id, matching)
-            pairs = [layer.pairs for layer in matching.layers]
-        best = detector.scoring.probabilities(decoder.logits[:, 0]).max(-1)  # (L, Q)
-        size = session.size(index)
-        return SurveyedImage(
-            index=index,
-            image_id=example.image_id,
-            detections=[detector.detections(output, size, layer) for layer in range(len(decoder))],
-            boxes=session.pixels(index, decoder.boxes[:, 0]),
-            scores=best.values.float().cpu().numpy(),
-            labels=best.indices.cpu().numpy().astype(np.int16),
-            no_object=detector.scoring.top_class(decoder.logits[:, 0]).cpu().numpy() == NO_OBJECT,
-            annotation_ids=session.annotation_ids(index),
-            pairs=pairs,
-            segments=segments(index, output) if panoptic else None,
-        )
-
-    def segments(index: int, output: Output) -> list[FoundSegment]:
-        assert detector.segmentation is not None
-        predicted = Predicted(output.last, 0, session.size(index), session.placement(index))
-        with exact_float32():
-            request = MapRequest("panoptic")
-            map_ = detector.segmentation.map_of(predicted, detector.classes, detector.scoring, request)
-        assert isinstance(map_, PanopticMap)
-        return segments_of(map_)
-
     def predictions(index: int, last: Prediction) -> Predictions:
         probabilities = detector.scoring.probabilities(last.logits[0]).cpu().numpy()[:, known]
         return session.pixels(index, last.boxes[0]), probabilities
@@ -113,13 +84,42 @@ def survey(
             if images and (late or len(images) == limit):
                 complete = False
                 break
-            images.append(survey_image(index, example, output))
+            decoder, pairs, size = output.decoder, None, session.size(index)
+            if counter is not None:
+                matching = explain_group(decoder, example.target, session.loss, normalized=False)
+                counter.add(index, example.image_id, matching)
+                pairs = [layer.pairs for layer in matching.layers]
+            best = detector.scoring.probabilities(decoder.logits[:, 0]).max(-1)  # (L, Q)
+            image = SurveyedImage(
+                index=index,
+                image_id=example.image_id,
+                detections=[detector.detections(output, size, layer) for layer in range(len(decoder))],
+                boxes=session.pixels(index, decoder.boxes[:, 0]),
+                scores=best.values.float().cpu().numpy(),
+                labels=best.indices.cpu().numpy().astype(np.int16),
+                no_object=detector.scoring.top_class(decoder.logits[:, 0]).cpu().numpy() == NO_OBJECT,
+                annotation_ids=session.annotation_ids(index),
+                pairs=pairs,
+                segments=_segments(detector, output, size, session.placement(index)) if panoptic else None,
+            )
+            images.append(image)
             if suspicions is not None:
                 passes = [predictions(index, output.last)]
                 if mirrored:
                     last = detector.output([example.pixels.flip(-1)]).last
                     boxes = torch.cat([1 - last.boxes[..., :1], last.boxes[..., 1:]], -1)  # mirrored back
                     passes.append(predictions(index, Prediction(last.logits, boxes)))
-                suspicions.add(example.image_id, passes, of_detections(example.image_id, images[-1].detections[-1]))
+                suspicions.add(image.image_id, passes, of_detections(image.image_id, image.detections[-1]))
             advance(1)
     return Survey(images, None if counter is None else counter.usage(), complete)
+
+
+def _segments(
+    detector: Detector, output: Output, size: tuple[int, int], placement: Placement
+) -> Sequence[FoundSegment]:
+    assert detector.segmentation is not None
+    predicted = Predicted(output.last, 0, size, placement)
+    with exact_float32():
+        map_ = detector.segmentation.map_of(predicted, detector.classes, detector.scoring, MapRequest("panoptic"))
+    assert isinstance(map_, PanopticMap)
+    return segments_of(map_)

@@ -1,6 +1,6 @@
 """Annotations that are probably wrong: labels, boxes and masks, missing objects and duplicates."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,10 +56,13 @@ class Suspect:
 
     def document(self, file: str) -> dict[str, Any]:
         """Return the suspect for JSON, with boxes as xyxy."""
-        entry = {**vars(self), "file": file, "box": xyxy(self.box)}
-        entry["score"] = round(self.score, 6) if self.of is None else None
-        entry["iou"] = None if self.iou is None else round(self.iou, 6)
-        entry["suggested_box"] = None if self.suggested_box is None else xyxy(self.suggested_box)
+        entry = vars(self) | {
+            "file": file,
+            "box": xyxy(self.box),
+            "score": round(self.score, 6) if self.of is None else None,
+            "iou": None if self.iou is None else round(self.iou, 6),
+            "suggested_box": None if self.suggested_box is None else xyxy(self.suggested_box),
+        }
         omitted = ("kind", "suspicion", "mask")
         return {name: value for name, value in entry.items() if value is not None and name not in omitted}
 
@@ -70,22 +73,20 @@ class Suspicions:
 
     truth: Truth
     category_ids: np.ndarray  # (K,), the classes of predictions
-    found: list[Suspect] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
 
     def add(self, image_id: int, predictions: Sequence[Predictions], detections: Results) -> None:
         """Add the suspects of an image, by its detections and the predictions of all queries in one or two passes."""
-        of_image = self.truth.of_image == image_id
-        objects = np.flatnonzero(of_image & ~self.truth.crowd)
-        self.found += self._wrong_labels(objects, predictions)
-        loose, used = self._loose_boxes(objects, detections)
-        self.found += loose
-        crowds = np.flatnonzero(of_image & self.truth.crowd)
-        self.found += self._missing_labels(image_id, np.concatenate([objects, crowds]), detections, used)
+        of_image = np.flatnonzero(self.truth.of_image == image_id)
+        objects = of_image[~self.truth.crowd[of_image]]
+        self.suspects += self._wrong_labels(objects, predictions)
+        loose = self._loose_boxes(objects, detections)
+        self.suspects += loose.values()
+        used = np.isin(np.arange(len(detections)), list(loose))  # (m,)
+        self.suspects += self._missing_labels(image_id, of_image, detections, used)
 
     def _wrong_labels(self, objects: np.ndarray, predictions: Sequence[Predictions]) -> Iterator[Suspect]:
         """Yield objects for which another class is more probable."""
-        if not len(self.category_ids):
-            return
         passes = [self.probabilities(objects, *pass_) for pass_ in predictions]
         for n, of_passes in zip(objects.tolist(), zip(*passes, strict=True), strict=True):
             known = [probabilities for probabilities in of_passes if probabilities is not None]
@@ -100,10 +101,8 @@ class Suspicions:
             # The ratio of the two probabilities, so that models with low scores have suspects too.
             suspicion = (score + MIN_PROBABILITY) / (score + annotated + 2 * MIN_PROBABILITY)
             if score >= MIN_SUSPICION and suspicion > 0.5:
-                category_id = int(self.category_ids[other])
-                yield Suspect.annotated(
-                    "wrong_label", self.truth, n, suspicion, score, suggested_category_id=category_id
-                )
+                suggested = {"suggested_category_id": int(self.category_ids[other])}
+                yield Suspect.annotated("wrong_label", self.truth, n, suspicion, score, **suggested)
 
     def probabilities(
         self, objects: np.ndarray, boxes: np.ndarray, probabilities: np.ndarray
@@ -119,24 +118,21 @@ class Suspicions:
         assigned = _assigned(overlaps(xywh, self.truth.boxes[objects]), SAME)
         return [probabilities[own].max(0) if (own := assigned == n).any() else None for n in range(len(objects))]
 
-    def _loose_boxes(self, objects: np.ndarray, detections: Results) -> tuple[list[Suspect], np.ndarray]:
-        """Return objects that their best detection overlaps little, and which detections these are, (m,) bool."""
-        truth, used = self.truth, np.zeros(len(detections), dtype=bool)
-        loose: list[Suspect] = []
+    def _loose_boxes(self, objects: np.ndarray, detections: Results) -> dict[int, Suspect]:
+        """Return the objects that their best detection overlaps little, by the index of this detection."""
+        loose: dict[int, Suspect] = {}
         if not len(objects) or not len(detections):
-            return loose, used
-        same_class = detections.category_ids[:, None] == truth.of_category[objects]  # (m, n)
-        ious = np.where(same_class, overlaps(detections.boxes, truth.boxes[objects]), 0)
+            return loose
+        same_class = detections.category_ids[:, None] == self.truth.of_category[objects]  # (m, n)
+        ious = np.where(same_class, overlaps(detections.boxes, self.truth.boxes[objects]), 0)
         assigned = _assigned(ious, NEAR)
         for column, n in enumerate(objects.tolist()):
             own = np.flatnonzero(assigned == column)
-            if not len(own):
-                continue
-            best = own[detections.scores[own].argmax()]
-            suspects = list(_different("loose_box", truth, n, detections, best, float(ious[best, column])))
-            used[best] = bool(suspects)
-            loose += suspects
-        return loose, used
+            if len(own):
+                best = int(own[detections.scores[own].argmax()])
+                if suspect := _different("loose_box", self.truth, n, detections, best, float(ious[best, column])):
+                    loose[best] = suspect
+        return loose
 
     def _missing_labels(
         self, image_id: int, objects: np.ndarray, detections: Results, used: np.ndarray
@@ -163,12 +159,12 @@ def _assigned(ious: np.ndarray, minimum: float) -> np.ndarray:
 
 def _different(
     kind: str, truth: Truth, n: int, detections: Results, m: int, iou: float, **masks: Any
-) -> Iterator[Suspect]:
-    """Yield an object if it differs much from its detection."""
-    score = float(detections.scores[m])
-    if iou < TIGHT_IOU and score * (1 - iou) >= MIN_SUSPICION:
-        box = tuple(detections.boxes[m].tolist())
-        yield Suspect.annotated(kind, truth, n, score * (1 - iou), score, suggested_box=box, iou=iou, **masks)
+) -> Suspect | None:
+    """Return an object as a suspect if it differs much from its detection."""
+    score, box = float(detections.scores[m]), tuple(detections.boxes[m].tolist())
+    if iou >= TIGHT_IOU or score * (1 - iou) < MIN_SUSPICION:
+        return None
+    return Suspect.annotated(kind, truth, n, score * (1 - iou), score, suggested_box=box, iou=iou, **masks)
 
 
 def duplicates(truth: Truth) -> Iterator[Suspect]:
@@ -192,13 +188,8 @@ def poor_masks(outcomes: Outcomes, ious: np.ndarray, annotated: np.ndarray, pred
     for n in np.flatnonzero(np.isfinite(ious)).tolist():
         m = int(outcomes.found_by[n])
         masks = {"mask": rle_document(annotated[n]), "suggested_mask": rle_document(predicted[m])}
-        yield from _different("poor_mask", outcomes.truth, n, outcomes.results, m, float(ious[n]), **masks)
-
-
-def by_kind(suspects: Iterable[Suspect]) -> dict[str, list[Suspect]]:
-    """Group suspects by kind, each by descending suspicion."""
-    ranked = sorted(suspects, key=lambda suspect: -suspect.suspicion)
-    return {kind: [suspect for suspect in ranked if suspect.kind == kind] for kind in SUSPECT_KINDS}
+        if suspect := _different("poor_mask", outcomes.truth, n, outcomes.results, m, float(ious[n]), **masks):
+            yield suspect
 
 
 def xyxy(box: Sequence[float]) -> list[float]:

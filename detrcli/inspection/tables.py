@@ -48,8 +48,6 @@ def number(value: float | None, decimals: int = 3) -> str:
 
 def left_out(unknown: Sequence[str]) -> list[str]:
     """Return a line that counts the objects of classes that the weights do not have, if there are any."""
-    if not unknown:
-        return []
-    counts = [f"{count:,} {name}" for name, count in Counter(unknown).most_common()]
+    counts = preview([f"{count:,} {name}" for name, count in Counter(unknown).most_common()], 5)
     objects = f"{len(unknown):,} object{'s' if len(unknown) > 1 else ''}"
-    return [f"left out: {objects} of classes that the weights do not have ({preview(counts, 5)})"]
+    return [f"left out: {objects} of classes that the weights do not have ({counts})"] if unknown else []

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,21 +82,17 @@ def _outputs(stages: Sequence[Stage]) -> Iterator[list[tuple[Stage, Tensor]]]:
     recorded: dict[str, Tensor] = {}
     outputs: list[tuple[Stage, Tensor]] = []
 
-    def recording(stage: Stage) -> Any:
-        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            recorded[stage.name] = stage.pick(output)
-
-        return record
+    def record(stage: Stage, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        recorded[stage.name] = stage.pick(output)
 
     with ExitStack() as hooks:
         for stage in stages:
-            hooks.enter_context(stage.module.register_forward_hook(recording(stage)))
+            hooks.enter_context(stage.module.register_forward_hook(partial(record, stage)))
         yield outputs
     outputs += [(stage, recorded[stage.name]) for stage in stages]
 
 
 def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str:
-    """Return a sentence about the output of a stage, from its name, its facts and its shape."""
     facts = stage.facts
     layers = _count(facts.get("layers", 0), "layer")
     points = _count(facts["points"], "point") if facts.get("points") else "a few points"
@@ -103,7 +100,7 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
     match stage.name:
         case "backbone" if facts.get("nms"):
             return (
-                "feature maps, each of half the resolution of the one before (the first is shown); boxes are proposed "
+                "feature maps, each with half the resolution of the previous (the first is shown); boxes are proposed "
                 "and scored in each of their cells, and non-maximum suppression removes overlapping boxes"
             )
         case "backbone" if stage.axes == 3:

@@ -75,7 +75,7 @@ def _images(names: Sequence[str], failures: Sequence[Failures], i: int, images: 
     tiles = ""
     for n in order:
         image_id = int(failures[0].truth.image_ids[n])
-        image = failures[0].session.image(failures[0].index_of[image_id])
+        image = failures[0].session.image(failures[0].images[image_id].index)
         url = data_url(image if max(image.size) <= TILE else resized(image, TILE))
         links = ", ".join(
             f'<a href="{k}/{PAGE}#image={image_id}">{escaped(names[k])}</a> {scores[n]:.2f}'

@@ -96,9 +96,7 @@ def sections_of(
             "AP of each layer, its duplicates, and AP after non-maximum suppression. Where suppression changes "
             "nothing, the queries do not duplicate each other.",
             columns=("layer", "AP", "AP50", "duplicates", "AP after NMS"),
-            rows=[
-                (layer.layer, layer.AP, layer.AP50, layer.duplicates, layer.AP_suppressed) for layer in failures.layers
-            ],
+            rows=[tuple(layer.values()) for layer in failures.layers],
         )
         figure = usage_figure(failures.survey.usage, failures.session.image)
         yield Section(

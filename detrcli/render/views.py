@@ -60,7 +60,7 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
             mask=None if masks is None else rle_document(masks.objects[n]),
         )
 
-    false_positives = failures.false_positives_of.get(image.image_id, np.zeros(0, dtype=int)).tolist()
+    false_positives = np.flatnonzero((failures.results.image_ids == image.image_id) & (outcomes.wrong != "")).tolist()
     detected_masks = [] if masks is None else np.flatnonzero(of_image).tolist()
     return ImageView(
         file=failures.session.file(image.index),
@@ -81,7 +81,7 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> ImageView:
 
 def objects_in_order(failures: Failures, image: SurveyedImage) -> list[int]:
     """Return the objects of an image as indices of the ground truth: first those that were matched, in their order."""
-    objects = failures.objects_of.get(image.image_id, np.zeros(0, dtype=int)).tolist()
+    objects = np.flatnonzero(failures.truth.of_image == image.image_id).tolist()
     by_id: dict[int, list[int]] = {}
     for n in objects:
         by_id.setdefault(int(failures.truth.annotation_ids[n]), []).append(n)
