@@ -24,9 +24,8 @@ from detrcli.boxes import iou
 from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.inference.detector import Detector
-from detrcli.inspection.comparison import area, deletion_and_insertion, random_maps
 from detrcli.inspection.maps import mask_coverage
-from detrcli.inspection.relevance import relevance
+from detrcli.inspection.relevance import area, deletion_and_insertion, random_maps, relevance
 
 FIRST = 1 << 31  # images from this number on are in neither train nor val
 SEED = 0

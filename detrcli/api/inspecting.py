@@ -31,8 +31,7 @@ from detrcli.inspection import usage as using
 from detrcli.inspection import walk as walking
 from detrcli.inspection.look import Kind
 from detrcli.inspection.match_report import MatchReport, match_report
-from detrcli.inspection.matching import GroupMatching, explain_group, matcher_of
-from detrcli.inspection.mistakes import false_positives, missed_objects
+from detrcli.inspection.matching import GroupMatching, explain_group, false_positives, matcher_of, missed_objects
 from detrcli.inspection.record import ImageRecord, Point, check_points, record_image
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import number

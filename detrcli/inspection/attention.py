@@ -64,7 +64,6 @@ class AttentionFindings(ABC):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """Sentences to show below the table."""
         return ()
 
     @property
@@ -88,9 +87,8 @@ class AttentionFindings(ABC):
     def entries(self) -> list[AttentionMap]:
         """All maps, query by query or point by point."""
         entries = []
-        for n, (i, layer), (j, head) in product(
-            range(self.maps.shape[1]), enumerate(self.layers), enumerate(self.heads)
-        ):
+        layers, heads = enumerate(self.layers), enumerate(self.heads)
+        for n, (i, layer), (j, head) in product(range(self.maps.shape[1]), layers, heads):
             map_, sampled = self.maps[i, n, j], self.sampled
             if sampled is not None:
                 part = i, n, slice(None) if head == "mean" else slice(j, j + 1)
@@ -99,7 +97,6 @@ class AttentionFindings(ABC):
         return entries
 
     def predictions(self) -> dict[str, np.ndarray]:
-        """Return the last layer's predictions of the queries as arrays."""
         last = self.record.last.part(np.array(self.queries, dtype=np.int64))
         return {"queries": np.array(self.queries), "boxes": last.boxes, "scores": last.scores, "labels": last.labels}
 

@@ -77,7 +77,6 @@ class Failures:
 
     @cached_property
     def images(self) -> Mapping[int, SurveyedImage]:
-        """The images by id."""
         return {image.image_id: image for image in self.survey.images}
 
     def file(self, image_id: int) -> str:

@@ -9,8 +9,8 @@ from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource
 from detrcli.inspection import attention
-from detrcli.inspection.comparison import compare_maps
 from detrcli.inspection.record import Point, check_points, record_image, select_heads, select_layers, select_queries
+from detrcli.inspection.relevance import compare_maps
 from detrcli.messages import argument
 from detrcli.model.inspectable import Ability
 from detrcli.reporter import SILENT, Reporter

@@ -9,23 +9,8 @@ import numpy as np
 import torch
 
 from detrcli.boxes import to_pixels
-from detrcli.inspection.matching import (
-    UNMATCHED,
-    GroupMatching,
-    LayerMatching,
-    Pair,
-    explain_group,
-    matcher_of,
-    queries_of,
-    reweighted,
-)
-from detrcli.inspection.mistakes import (
-    SAME_PLACE,
-    FalsePositive,
-    MatchedPrediction,
-    false_positives,
-    missed_objects,
-)
+from detrcli.inspection import matching
+from detrcli.inspection.matching import FalsePositive, GroupMatching, LayerMatching, MatchedPrediction, Pair
 from detrcli.inspection.record import select_layers
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, class_entry, left_out, number, rounded, rounded_fields
@@ -86,7 +71,7 @@ class MatchReport:
             "no-object": "no-object predicted",
             "class": "classification error",
             "score": f"low score ({number(prediction.score)} < {self.threshold:g})",
-            "box": f"localization error (IoU {prediction.iou or 0:.2f} < {SAME_PLACE:g})",
+            "box": f"localization error (IoU {prediction.iou or 0:.2f} < {matching.SAME_PLACE:g})",
         }[prediction.why]
 
     def describe(self, false_positive: FalsePositive) -> str:
@@ -146,7 +131,6 @@ class MatchReport:
             yield Table(title, ("layer", "object", "class", "query", "would be"), rows)
 
     def document(self) -> dict[str, Any]:
-        """Return the report for JSON. Cost matrices are [queries][targets]."""
         queries = self.decoder.queries
         return {
             "schema": "detr.match-debug/1",
@@ -239,7 +223,6 @@ class MatchReport:
         return entry
 
     def _tables_of(self, layer: LayerMatching) -> Iterator[Table]:
-        """Yield the tables of pairs and of losses."""
         if layer.pairs:
             last = len(self.layers) - 1
             title = "the query that each object is matched to, the runner-up, and the deciding term"
@@ -282,15 +265,15 @@ def match_report(
     `layers` selects the decoder layers to show: last, all or a number from 0. `other_weights` are alternative weights
     of cost terms by name; the report lists the pairs that they would change.
     """
-    loss, matcher = session.loss, matcher_of(session.loss)
-    other = reweighted(matcher, other_weights or {})
+    loss, matcher = session.loss, matching.matcher_of(session.loss)
+    other = matching.reweighted(matcher, other_weights or {})
     example = session.example(index)
     output = session.output(example)
     shown = select_layers(layers, len(output.decoder))
-    decoder, *groups = (explain_group(group, example.target, loss) for group in output.groups)
+    decoder, *groups = (matching.explain_group(group, example.target, loss) for group in output.groups)
     other_queries = decoder.queries
     if other.weights != matcher.weights:
-        other_queries = queries_of(output.decoder, example.target, other)
+        other_queries = matching.queries_of(output.decoder, example.target, other)
     height, width = session.size(index)
     return MatchReport(
         image_id=example.image_id,
@@ -307,8 +290,8 @@ def match_report(
         groups=groups,
         shown=shown,
         other_queries=other_queries,
-        missed=missed_objects(decoder.layers, example.target, threshold),
-        false_positives=false_positives(decoder.layers[-1], example.target, threshold),
+        missed=matching.missed_objects(decoder.layers, example.target, threshold),
+        false_positives=matching.false_positives(decoder.layers[-1], example.target, threshold),
         unknown=session.unknown.get(example.image_id, ()),
     )
 
@@ -318,4 +301,4 @@ def _formula(weights: Mapping[str, float]) -> str:
 
 
 def _query(query: int) -> int | None:
-    return None if query == UNMATCHED else int(query)
+    return None if query == matching.UNMATCHED else int(query)

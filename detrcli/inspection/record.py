@@ -44,7 +44,6 @@ class QueryPrediction:
 
     @property
     def name(self) -> str:
-        """The class; with no-object in front where that is more probable."""
         return f"no object, at best {self.label}" if self.no_object else self.label
 
     def document(self) -> dict[str, Any]:

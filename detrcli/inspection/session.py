@@ -100,7 +100,6 @@ class InspectionSession:
         return self.annotations.path(i)
 
     def file(self, i: int) -> str:
-        """Return the path of an image as the annotations name it."""
         return self.path(i).relative_to(self.annotations.folder).as_posix()
 
     def size(self, i: int) -> tuple[int, int]:

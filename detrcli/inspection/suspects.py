@@ -49,13 +49,11 @@ class Suspect:
 
     @classmethod
     def annotated(cls, kind: str, truth: Truth, n: int, suspicion: float, score: float, **details: Any) -> "Suspect":
-        """Create a suspect from an object of the ground truth."""
         image_id, category_id = int(truth.of_image[n]), int(truth.of_category[n])
         details["annotation_id"] = int(truth.annotation_ids[n])
         return cls(kind, suspicion, image_id, category_id, tuple(truth.boxes[n].tolist()), score, **details)
 
     def document(self, file: str) -> dict[str, Any]:
-        """Return the suspect for JSON, with boxes as xyxy."""
         entry = vars(self) | {
             "file": file,
             "box": xyxy(self.box),
@@ -86,7 +84,6 @@ class Suspicions:
         self.suspects += self._missing_labels(image_id, of_image, detections, used)
 
     def _wrong_labels(self, objects: np.ndarray, predictions: Sequence[Predictions]) -> Iterator[Suspect]:
-        """Yield objects for which another class is more probable."""
         passes = [self.probabilities(objects, *pass_) for pass_ in predictions]
         for n, of_passes in zip(objects.tolist(), zip(*passes, strict=True), strict=True):
             known = [probabilities for probabilities in of_passes if probabilities is not None]
@@ -199,5 +196,4 @@ def xyxy(box: Sequence[float]) -> list[float]:
 
 
 def rle_document(mask: RunLengths) -> dict[str, Any]:
-    """Return a run-length encoded mask for JSON."""
     return {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}

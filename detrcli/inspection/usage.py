@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest, nsmallest
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from detrcli.errors import DataError
 from detrcli.inspection.maps import boxes_to_image
-from detrcli.inspection.matching import GroupMatching, Pair, explain_group, matcher_of
+from detrcli.inspection.matching import GroupMatching, explain_group, matcher_of
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import Cell, Table, class_entry, left_out, number, rounded
 from detrcli.losses.criterion import Criterion
@@ -24,24 +25,13 @@ EXAMPLES = 16  # objects with the smallest margins and the largest losses that a
 QUERIES_SHOWN = 10  # in the table
 
 
-@dataclass(frozen=True)
-class HardExample:
+class HardExample(NamedTuple):
     """An object and its matched query in the last layer."""
 
-    index: int  # of the image in the split
-    image_id: int
-    file: str
-    target: int
-    label: int
-    box: np.ndarray  # (4,), cxcywh in [0, 1] of the image
-    pair: Pair
-    predicted: int  # the most probable class of the query
-    score: float
-    loss: np.ndarray | None  # (M,), weighted terms, not normalized; None if the loss has no known terms
-
-    @property
-    def total_loss(self) -> float:
-        return 0.0 if self.loss is None else float(self.loss.sum())
+    image_index: int  # in the split
+    margin: float  # the increase of the minimum cost without the pair; infinite if no other pair is possible
+    loss: float  # weighted and not normalized; 0 if the loss has no known terms
+    document: Mapping[str, Any]  # the object, the prediction and the numbers above for JSON
 
 
 @dataclass(frozen=True)
@@ -100,20 +90,19 @@ class Usage:
             title = "objects with another query than in the previous layer"
             yield Table(title, ("layer", "objects", "share"), rows)
         columns = ("image", "file", "object", "class", "query", "predicts", "score", "runner-up", "margin")
-        losses = (*self.loss_terms, "loss") if self.loss_terms else ()
+        losses = (*self.loss_terms, "total") if self.loss_terms else ()
         for title, examples in (
             ("the smallest margins: a small change would match another query", self.closest),
             ("the largest losses: labels that may be wrong", self.worst),
         ):
             rows = []
-            for example in examples:
-                pair, margin = example.pair, number(example.pair.margin)
-                loss = () if example.loss is None else (*map(number, example.loss), number(example.total_loss))
-                image = (str(example.image_id), Path(example.file).name, example.target, str(names[example.label]))
-                query = (pair.query, str(names[example.predicted]), number(example.score), pair.runner_up, margin)
-                rows.append((*image, *query, *loss))
+            for example in (example.document for example in examples):
+                image = (str(example["image"]["id"]), Path(example["image"]["file"]).name)
+                query = (example["query"], example["says"]["label"], number(example["score"]), example["runner_up"])
+                numbers = (number(example["margin"]), *(number(example["loss"][name]) for name in losses))
+                rows.append((*image, example["target"], example["label"], *query, *numbers))
             if rows:
-                yield Table(title, (*columns, *losses), rows)
+                yield Table(title, (*columns, *(name.replace("total", "loss") for name in losses)), rows)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -142,27 +131,9 @@ class Usage:
                 {"layer": i, "changed": moved, "share": rounded(moved / max(1, self.targets))}
                 for i, moved in enumerate(self.moved.tolist(), 1)
             ],
-            "smallest_margins": [self._example(example) for example in self.closest],
-            "largest_losses": [self._example(example) for example in self.worst],
+            "smallest_margins": [dict(example.document) for example in self.closest],
+            "largest_losses": [dict(example.document) for example in self.worst],
         }
-
-    def _example(self, example: HardExample) -> dict[str, Any]:
-        pair = example.pair
-        entry = {
-            "image": {"id": example.image_id, "file": example.file},
-            "target": example.target,
-            **class_entry(self.classes, example.label),
-            "box": rounded(example.box),
-            "query": pair.query,
-            "says": class_entry(self.classes, example.predicted),
-            "score": rounded(example.score),
-            "runner_up": pair.runner_up,
-            "margin": None if pair.margin is None else rounded(pair.margin),
-        }
-        if example.loss is not None:
-            terms = dict(zip(self.loss_terms, rounded(example.loss), strict=True))
-            entry["loss"] = {"total": rounded(example.total_loss), **terms}
-        return entry
 
 
 class UsageCounter:
@@ -170,6 +141,8 @@ class UsageCounter:
 
     def __init__(self, session: InspectionSession, threshold: float, examples: int = EXAMPLES) -> None:
         self._session, self._threshold, self._examples = session, threshold, examples
+        loss = session.loss
+        self._loss_terms = tuple(term.name for term in loss.terms) if isinstance(loss, Criterion) else ()
         self._objects: list[tuple[int, int, int, float, float]] = []  # matched: query, label, size, cx, cy
         self._targets = 0
         # Of each image: size, boxes (Q, 4), which queries are detections (Q,), and how many objects moved (L - 1,).
@@ -180,41 +153,45 @@ class UsageCounter:
     def add(self, index: int, image_id: int, matching: GroupMatching) -> None:
         """Add an image of the session. Its losses are not normalized, so that images can be compared."""
         session, last, queries = self._session, matching.layers[-1], matching.queries  # (L, N)
-        size, placement = session.size(index), session.placement(index)
-        moved = (queries[1:] != queries[:-1]).sum(1)
+        (height, width), placement = session.size(index), session.placement(index)
+        moved, detected = (queries[1:] != queries[:-1]).sum(1), last.scores >= self._threshold
         self._targets += len(matching.target)
-        self._images.append((size, boxes_to_image(last.boxes, placement), last.scores >= self._threshold, moved))
-        boxes = boxes_to_image(matching.target.boxes.numpy(), placement)
-        examples = [
-            HardExample(
-                index=index,
-                image_id=image_id,
-                file=str(session.path(index)),
-                target=pair.target,
-                label=int(matching.target.labels[pair.target]),
-                box=boxes[pair.target],
-                pair=pair,
-                predicted=int(last.labels[pair.query]),
-                score=float(last.scores[pair.query]),
-                loss=None if matching.losses is None else matching.losses[-1].targets[pair.target],
-            )
-            for pair in last.pairs
-        ]
-        for example in examples:
-            cx, cy, w, h = example.box.tolist()
-            kind = int(np.searchsorted((SMALL, MEDIUM), w * h * size[1] * size[0]))
-            self._objects.append((example.pair.query, example.label, kind, cx, cy))
-        closest = [*self._closest, *(example for example in examples if example.pair.margin is not None)]
-        self._closest = nsmallest(self._examples, closest, key=lambda example: example.pair.margin or 0)
-        self._worst = nlargest(self._examples, [*self._worst, *examples], key=lambda example: example.total_loss)
+        self._images.append(((height, width), boxes_to_image(last.boxes, placement), detected, moved))
+        boxes = boxes_to_image(matching.target.boxes.numpy(), placement)  # (N, 4)
+        examples = []
+        for pair in last.pairs:
+            label, box = int(matching.target.labels[pair.target]), boxes[pair.target]
+            cx, cy, w, h = box.tolist()
+            size = int(np.searchsorted((SMALL, MEDIUM), w * h * width * height))
+            self._objects.append((pair.query, label, size, cx, cy))
+            document = {
+                "image": {"id": image_id, "file": str(session.path(index))},
+                "target": pair.target,
+                **class_entry(session.classes, label),
+                "box": rounded(box),
+                "query": pair.query,
+                "says": class_entry(session.classes, int(last.labels[pair.query])),
+                "score": rounded(last.scores[pair.query]),
+                "runner_up": pair.runner_up,
+                "margin": None if pair.margin is None else rounded(pair.margin),
+            }
+            loss = 0.0
+            if matching.losses is not None:
+                terms = matching.losses[-1].targets[pair.target]  # (M,)
+                loss = float(terms.sum())
+                parts = zip(self._loss_terms, rounded(terms), strict=True)
+                document["loss"] = {"total": rounded(loss), **dict(parts)}
+            examples.append(HardExample(index, inf if pair.margin is None else pair.margin, loss, document))
+        closest = [*self._closest, *(example for example in examples if example.margin < inf)]
+        self._closest = nsmallest(self._examples, closest, key=lambda example: example.margin)
+        self._worst = nlargest(self._examples, [*self._worst, *examples], key=lambda example: example.loss)
 
     def usage(self) -> Usage:
         """Return the use of queries over all images. Raises DataError if there are none."""
         if not self._images:
             raise DataError("No image of the split could be read.")
         image_sizes, boxes, detected, moved = zip(*self._images, strict=True)
-        loss, Q = self._session.loss, len(boxes[0])
-        loss_terms = tuple(term.name for term in loss.terms) if isinstance(loss, Criterion) else ()
+        Q = len(boxes[0])
         used, sizes = np.zeros((Q, len(self._session.classes)), dtype=int), np.zeros((Q, len(SIZES)), dtype=int)
         centers = np.full((Q, 2), np.nan)
         objects = np.array(self._objects).reshape(-1, 5)
@@ -226,8 +203,8 @@ class UsageCounter:
         return Usage(
             classes=self._session.classes,
             threshold=self._threshold,
-            cost_weights=matcher_of(loss).weights,
-            loss_terms=loss_terms,
+            cost_weights=matcher_of(self._session.loss).weights,
+            loss_terms=self._loss_terms,
             images=len(boxes),
             targets=self._targets,
             used=used,
@@ -238,7 +215,7 @@ class UsageCounter:
             image_sizes=np.array(image_sizes),
             moved=np.sum(moved, axis=0),
             closest=self._closest,
-            worst=self._worst if loss_terms else [],
+            worst=self._worst if self._loss_terms else [],
         )
 
 

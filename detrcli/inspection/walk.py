@@ -1,8 +1,7 @@
 """The stages of a model with their output shapes for an image, recorded while the model runs, each in a sentence."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +14,8 @@ from detrcli.data.batching import collate
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.losses.scoring import Scoring
-from detrcli.model.inspectable import Inspectable, Shape, Stage
+from detrcli.model.inspectable import Shape, Stage
+from detrcli.structures import Output
 
 
 @dataclass(frozen=True)
@@ -29,36 +29,8 @@ class Step:
 
 def walk(detector: Detector, pixels: Tensor) -> list[Step]:
     """Return the steps of a detector for pixels (3, H, W), in the order of computation."""
-    return _walk(detector.model, detector.inspect(), detector.scoring, pixels)
-
-
-def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None:
-    """Return the shapes of all steps at another image size, without computing values; None if that is not possible."""
-    architecture = detector.checkpoint.architecture
-    with torch.device("meta"):
-        model = architecture.build(detector.checkpoint.config).eval().to("meta")
-        pixels = torch.empty(3, height, width)
-        try:
-            steps = _walk(model, architecture.inspect(model), detector.scoring, pixels)
-        except (UsageError, RuntimeError, ValueError):  # learned positions are limited; some networks need values
-            return None
-    return [step.shape for step in steps]
-
-
-@torch.inference_mode()
-def feature_maps(detector: Detector, pixels: Tensor) -> dict[str, np.ndarray]:
-    """Return the outputs (C, h, w) of the stages before the encoder for pixels (3, H, W), by stage name."""
-    with _outputs(detector.inspect().stages()) as outputs:
-        detector.model(collate([pixels]))
-    return {
-        stage.name: output[0].float().cpu().numpy() for stage, output in outputs if output.ndim == 4 and stage.axes == 3
-    }
-
-
-@torch.inference_mode()
-def _walk(model: nn.Module, inspectable: Inspectable, scoring: Scoring, pixels: Tensor) -> list[Step]:
-    with _outputs(inspectable.stages()) as outputs:
-        output = model(collate([pixels]))
+    scoring = detector.scoring
+    output, outputs = _run(detector, pixels)
     image: Shape = tuple(pixels.shape)
     steps = [Step("image", image, "red, green and blue of each pixel, normalized as in training")]
     for stage, tensor in outputs:
@@ -76,20 +48,39 @@ def _walk(model: nn.Module, inspectable: Inspectable, scoring: Scoring, pixels: 
     return [*steps, Step("selection", (selected, 2), what)]
 
 
-@contextmanager
-def _outputs(stages: Sequence[Stage]) -> Iterator[list[tuple[Stage, Tensor]]]:
-    """Record the output of each stage in the block's forward pass, in the order of the stages."""
+def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None:
+    """Return the shapes of all steps at another image size, without computing values; None if that is not possible."""
+    checkpoint, meta = detector.checkpoint, torch.device("meta")
+    with meta:
+        model = checkpoint.architecture.build(checkpoint.config).eval().to(meta)
+        try:
+            steps = walk(Detector(checkpoint, meta, model=model), torch.empty(3, height, width))
+        except (UsageError, RuntimeError, ValueError):  # learned positions are limited; some networks need values
+            return None
+    return [step.shape for step in steps]
+
+
+def feature_maps(detector: Detector, pixels: Tensor) -> dict[str, np.ndarray]:
+    """Return the outputs (C, h, w) of the stages before the encoder for pixels (3, H, W), by stage name."""
+    _, outputs = _run(detector, pixels)
+    maps = {stage.name: output for stage, output in outputs if output.ndim == 4 and stage.axes == 3}
+    return {name: output[0].float().cpu().numpy() for name, output in maps.items()}
+
+
+@torch.inference_mode()
+def _run(detector: Detector, pixels: Tensor) -> tuple[Output, list[tuple[Stage, Tensor]]]:
+    """Run the model on pixels (3, H, W). Return its output, and the output of each stage in order of computation."""
     recorded: dict[str, Tensor] = {}
-    outputs: list[tuple[Stage, Tensor]] = []
 
     def record(stage: Stage, _module: nn.Module, _inputs: Any, output: Any) -> None:
         recorded[stage.name] = stage.pick(output)
 
+    stages = detector.inspect().stages()
     with ExitStack() as hooks:
         for stage in stages:
             hooks.enter_context(stage.module.register_forward_hook(partial(record, stage)))
-        yield outputs
-    outputs += [(stage, recorded[stage.name]) for stage in stages]
+        output = detector.model(collate([pixels]))
+    return output, [(stage, recorded[stage.name]) for stage in stages]
 
 
 def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str:

@@ -19,8 +19,8 @@ from detrcli.inspection.attention import (
     MaskAttention,
     QueryAttention,
 )
-from detrcli.inspection.comparison import SHARES, ComparedQuery, MapComparison
 from detrcli.inspection.record import ImageRecord, QueryPrediction
+from detrcli.inspection.relevance import SHARES, MapComparison
 from detrcli.inspection.tables import Table
 from detrcli.render.attention_figure import Matrix, Tile, matrix_figure, tiles_figure
 from detrcli.render.draw import Mark, stacked
@@ -161,35 +161,28 @@ def _query_figure(findings: QueryAttention) -> Image.Image:
 
 
 def _comparison_figure(findings: MapComparison) -> Image.Image:
-    record = findings.record
-    tiles = [
-        Tile(f"query {query.prediction.query}: {query.prediction.name}, {name}", map_, marks=[_mark(query.prediction)])
-        for query in findings.compared
-        for name, map_ in query.maps.items()
-    ]
-    relevance = " beside relevance through all layers" if "relevance" in findings.compared[0].maps else ""
+    record, tiles, panels = findings.record, [], []
+    for query, maps, by_map in zip(findings.queries, findings.maps, findings.curves, strict=True):
+        prediction = record.prediction(-1, query)
+        for name, map_ in zip(findings.names, maps, strict=True):
+            tiles.append(Tile(f"query {query}: {prediction.name}, {name}", map_, marks=[_mark(prediction)]))
+        for kind in ("deletion", "insertion") if by_map else ():
+            drawn = {
+                name: list(zip((100 * SHARES).tolist(), curves[kind].tolist(), strict=True))
+                for name, curves in by_map.items()
+            }
+            panels.append(Panel(f"query {query}: {kind}", "% of the image", drawn, y_min=0, y_max=1))
+    relevance = " beside relevance through all layers" if "relevance" in findings.names else ""
     title = f"{record.name}: attention of layer {findings.layers[0]}{relevance}; {_colors(findings)}"
     across = findings.maps.shape[1] * (1 if len(findings.queries) <= 3 else 2)
     figure = tiles_figure(record.image, title, tiles, across, record.placement)
-    if not findings.measured:
+    if not panels:
         return figure
-    curves = plot([panel for query in findings.compared for panel in _curves(query)])
+    curves = plot(panels)
     if curves.width > figure.width:
         size = figure.width, round(curves.height * figure.width / curves.width)
         curves = curves.resize(size, Image.Resampling.LANCZOS)
     return stacked([figure, curves])
-
-
-def _curves(query: ComparedQuery) -> list[Panel]:
-
-    def points(scores: np.ndarray) -> list[tuple[float, float]]:
-        return list(zip((100 * SHARES).tolist(), scores.tolist(), strict=True))
-
-    panels = []
-    for kind in ("deletion", "insertion"):
-        drawn = {name: points(curves[kind]) for name, curves in query.curves.items()}
-        panels.append(Panel(f"query {query.prediction.query}: {kind}", "% of the image", drawn, y_min=0, y_max=1))
-    return panels
 
 
 def _mark(prediction: QueryPrediction) -> Mark:

@@ -9,7 +9,6 @@ from detrcli.inspection.usage import SMALL, HardExample, Usage
 from detrcli.render.color import BLUE, GREEN, PALETTE, VERMILION, Color
 from detrcli.render.draw import Mark, default_font, grid_figure, legend, mark, stacked
 from detrcli.render.plot import Panel, plot
-from detrcli.structures import Classes
 
 TILE, GAP, TEXT = 104, 12, 12
 COLUMNS = 10
@@ -25,10 +24,7 @@ def usage_figure(usage: Usage, image: Callable[[int], Image.Image]) -> Image.Ima
     parts = [atlas(usage)]
     if usage.worst:
         text = "objects with the largest losses, and the predictions of their queries"
-        parts += [
-            stacked([legend([(None, text)], 0, TEXT + 3)], margin=GAP),
-            hard_examples_figure(usage.worst, image, usage.classes),
-        ]
+        parts += [stacked([legend([(None, text)], 0, TEXT + 3)], margin=GAP), _hard_examples(usage.worst, image)]
     return stacked(parts)
 
 
@@ -64,26 +60,21 @@ def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
     return tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
-def hard_examples_figure(
-    examples: Sequence[HardExample], image: Callable[[int], Image.Image], classes: Classes
-) -> Image.Image:
+def _hard_examples(examples: Sequence[HardExample], image: Callable[[int], Image.Image]) -> Image.Image:
     """Return each object with its surroundings, its label, its loss and the prediction of its query."""
     cells = []
     for example in examples:
-        predicted = f"{classes.names[example.predicted]} {example.score:.2f}"
-        caption = f"loss {example.total_loss:.1f}, image {example.image_id}: {predicted}"
-        cells.append((_crop(image(example.index), example, classes), caption))
+        whole, known = image(example.image_index), example.document
+        cx, cy, w, h = np.array(known["box"]) * ([whole.width, whole.height] * 2)
+        side = max(CONTEXT * max(w, h), MIN_CONTEXT * min(whole.size))
+        left, top = max(0, round(cx - side / 2)), max(0, round(cy - side / 2))
+        right, bottom = min(whole.width, round(cx + side / 2)), min(whole.height, round(cy + side / 2))
+        box = (cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top)
+        region = whole.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+        predicted = f"{known['says']['label']} {known['score']:.2f}"
+        caption = f"loss {example.loss:.1f}, image {known['image']['id']}: {predicted}"
+        cells.append((mark(region, [Mark(box, known["label"], known["category_id"])]), caption))
     return grid_figure(cells, columns=HARD_COLUMNS * (1 if len(cells) <= MANY else 2), cell=HARD_CELL)
-
-
-def _crop(image: Image.Image, example: HardExample, classes: Classes) -> Image.Image:
-    cx, cy, w, h = example.box * np.array([image.width, image.height] * 2)
-    side = max(CONTEXT * max(w, h), MIN_CONTEXT * min(image.size))
-    left, top = max(0, round(cx - side / 2)), max(0, round(cy - side / 2))
-    right, bottom = min(image.width, round(cx + side / 2)), min(image.height, round(cy + side / 2))
-    box = (cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top)
-    region = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-    return mark(region, [Mark(box, str(classes.names[example.label]), int(classes.ids[example.label]))])
 
 
 def instability_figure(

@@ -165,7 +165,7 @@ def test_the_tables(match: Detr, root: Path) -> None:
     for words in (
         "matched to",
         "runner-up",
-        "what decided",
+        "deciding term",
         "the loss",
         "no object",
         "layer by layer",

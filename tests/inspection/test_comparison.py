@@ -14,7 +14,9 @@ from detrcli.data.batching import collate
 from detrcli.data.masks import Mask
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
-from detrcli.inspection.comparison import (
+from detrcli.inspection.maps import box_coverage, brightest, cell_at, mask_coverage
+from detrcli.inspection.record import ImageRecord, record_image
+from detrcli.inspection.relevance import (
     SHARES,
     area,
     compare_maps,
@@ -23,10 +25,8 @@ from detrcli.inspection.comparison import (
     deletion_steps,
     mean_color,
     random_maps,
+    relevance,
 )
-from detrcli.inspection.maps import box_coverage, brightest, cell_at, mask_coverage
-from detrcli.inspection.record import ImageRecord, record_image
-from detrcli.inspection.relevance import relevance
 from detrcli.reporter import Reporter
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])

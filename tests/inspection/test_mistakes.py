@@ -6,8 +6,7 @@ import pytest
 import torch
 from test_matching_explained import explain
 
-from detrcli.inspection.matching import LayerMatching
-from detrcli.inspection.mistakes import false_positives, missed_objects
+from detrcli.inspection.matching import LayerMatching, false_positives, missed_objects
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid
 from detrcli.losses.terms import class_cost, l1_cost

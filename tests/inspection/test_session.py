@@ -22,7 +22,7 @@ from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.match_report import MatchReport, match_report
-from detrcli.inspection.mistakes import MatchedPrediction
+from detrcli.inspection.matching import MatchedPrediction
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.usage import usage
 from detrcli.reporter import SILENT, Reporter
@@ -250,7 +250,7 @@ def test_usage_adds_up_the_images(session: InspectionSession) -> None:
     queries = np.concatenate([one.decoder.queries for one in reports], axis=1)
     np.testing.assert_array_equal(found.moved, (queries[1:] != queries[:-1]).sum(1))
     margins = sorted(pair.margin or 0 for one in reports for pair in one.layers[-1].pairs)
-    assert [example.pair.margin for example in found.closest] == pytest.approx(margins[:5], abs=1e-6)
+    assert [example.margin for example in found.closest] == pytest.approx(margins[:5], abs=1e-6)
 
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert [one["margin"] for one in document["smallest_margins"]] == pytest.approx(margins[:5], abs=1e-3)
@@ -303,8 +303,9 @@ def test_usage_is_relative_to_the_image(root: Path) -> None:
     for query, points in centers.items():
         np.testing.assert_allclose(found.centers[query], np.mean(points, axis=0), atol=1e-5)
     for example in found.worst:
-        x, y, w, h = np.array(truth_of(root, example.image_id)[example.target]["bbox"]) / 64
-        assert example.box.tolist() == pytest.approx([x + w / 2, y + h / 2, w, h], abs=1e-4)
+        document = example.document
+        x, y, w, h = np.array(truth_of(root, document["image"]["id"])[document["target"]]["bbox"]) / 64
+        assert document["box"] == pytest.approx([x + w / 2, y + h / 2, w, h], abs=1e-4)
 
 
 class Recorded(Reporter):
