@@ -26,10 +26,9 @@ from PIL import Image
 from timing import random_weights, show_values, write_coco
 
 from detrcli.checkpoints.coco import NAMES
-from detrcli.data.batching import collate
 from detrcli.data.examine import examine_headers
 from detrcli.data.images import open_image
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.data.source import open_data
 from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.metrics import METRICS, score

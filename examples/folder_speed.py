@@ -21,9 +21,8 @@ import torch
 from timing import random_weights, show
 
 from detrcli.api.benchmarking import photograph
-from detrcli.data.batching import collate
 from detrcli.data.images import open_image
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.inference.detector import Detector
 from detrcli.system.allocator import keep_large_blocks
 

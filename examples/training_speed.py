@@ -19,8 +19,8 @@ from torch.optim import AdamW
 from torchvision.ops import FrozenBatchNorm2d as PublishedNorm
 
 from detrcli.architectures import preset
-from detrcli.data.batching import collate
 from detrcli.data.dataset import Examples
+from detrcli.data.preprocessing import collate
 from detrcli.model.attention import Dropout, MultiheadAttention
 from detrcli.model.backbone import FrozenBatchNorm2d
 from detrcli.structures import Batch, Target

@@ -82,7 +82,10 @@ class DataCheck(Result):
     @property
     def content(self) -> Sequence[str | Table]:
         counts = {split: self.report.summary(split) for split in self.report.splits}
-        boxes = {split: {(c.category_id, c.label): c.boxes for c in s.classes} for split, s in counts.items()}
+        boxes = {
+            split: {(entry["category_id"], entry["label"]): entry["boxes"] for entry in summary["classes"]}
+            for split, summary in counts.items()
+        }
         classes: list[tuple[Cell, ...]] = [
             (str(id_), label, *(of_split.get((id_, label), 0) for of_split in boxes.values()))
             for id_, label in sorted(set().union(*boxes.values()))
@@ -95,7 +98,8 @@ class DataCheck(Result):
                 heading = ("", "", "", None)
             if len(of_kind) > EXAMPLES:
                 problems.append((*heading, f"and {len(of_kind) - EXAMPLES} more", "(all are in the JSON document)"))
-        sizes = [(split, s.images, s.boxes, s.empty_images, s.most_boxes) for split, s in counts.items()]
+        columns = ("images", "boxes", "empty_images", "most_boxes")
+        sizes = [(split, *(summary[name] for name in columns)) for split, summary in counts.items()]
         content: list[str | Table] = [
             f"layout: {self.report.layout}",
             Table("", ("split", "images", "boxes", "empty images", "most boxes"), sizes),
@@ -113,7 +117,7 @@ class DataCheck(Result):
             "held_out": self.held_out,
             "decoded": report.decoded,
             "masks": report.masks,
-            "splits": {split: asdict(report.summary(split)) for split in report.splits},
+            "splits": {split: report.summary(split) for split in report.splits},
             "problems": [asdict(problem) for problem in report.problems],
         }
 

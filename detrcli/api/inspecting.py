@@ -17,7 +17,7 @@ from detrcli.api.predictions import rows
 from detrcli.api.results import Cell, Result, Table, box_table
 from detrcli.boxes import from_pixels
 from detrcli.data.checks import Exif, Split
-from detrcli.data.masks import Mask
+from detrcli.data.layouts.coco import Mask
 from detrcli.data.preprocessing import prepare
 from detrcli.data.source import Files
 from detrcli.errors import DataError

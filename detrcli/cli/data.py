@@ -87,4 +87,5 @@ def fix(
     check_free(out, folder=True)
     check_not_in_data(out, data)
     marks = api.fix_data(data, list_, out, reporter=STDERR)
-    STDERR.note(f"{len(marks.changes):,} changes in {marks.split}, {marks.kept:,} marks without a change: {out}")
+    changes, kept = len(marks.changes), len(marks.entries) - len(marks.changes)
+    STDERR.note(f"{changes:,} changes in {marks.split}, {kept:,} marks without a change: {out}")

@@ -167,16 +167,14 @@ def show_outcome(outcome: TrainingResult, *, json: bool) -> None:
 
 def show_plan(plan: TrainingPlan, *, json: bool) -> None:
     """Print what a training would train, and how long it would take."""
-    data = {split: plan.examined.summary(split) for split in plan.examined.splits}
+    summaries = {split: plan.examined.summary(split) for split in plan.examined.splits}
+    data = {split: {**summary, "classes": len(summary["classes"])} for split, summary in summaries.items()}
     measured = plan.measured
     if json:
         print_json(
             {
                 "schema": "detr.train-plan/1",
-                "data": {
-                    split: {"images": s.images, "boxes": s.boxes, "classes": len(s.classes)}
-                    for split, s in data.items()
-                },
+                "data": {split: {key: s[key] for key in ("images", "boxes", "classes")} for split, s in data.items()},
                 "parameters": [{"group": name, "parameters": count, "lr": lr} for name, count, lr in plan.parameters],
                 "steps_per_epoch": plan.steps_per_epoch,
                 "pictures_per_step": plan.images_per_step,
@@ -188,7 +186,7 @@ def show_plan(plan: TrainingPlan, *, json: bool) -> None:
         return
     print_table(
         ("split", "images", "boxes", "empty images", "most boxes", "classes"),
-        [(split, s.images, s.boxes, s.empty_images, s.most_boxes, len(s.classes)) for split, s in data.items()],
+        [(split, *summary.values()) for split, summary in data.items()],
     )
     print()
     print_table(

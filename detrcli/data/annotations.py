@@ -2,9 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,17 @@ from detrcli.structures import Classes
 HASHED_BYTES = 4096  # from the middle of a file, which differ between any two compressed images
 
 
+class SharedTexts:
+    """A sequence of byte strings, concatenated in shared memory."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self.joined = _shared(np.frombuffer(b"".join(texts), dtype=np.uint8))
+        self.ends = _shared(np.cumsum([len(text) for text in texts], dtype=np.int64))
+
+    def __getitem__(self, i: int) -> bytes:
+        return bytes(self.joined[_span(self.ends, i)].numpy())
+
+
 @dataclass(frozen=True)
 class Annotations:
     """I images with N boxes, in flat tensors in shared memory.
@@ -29,8 +40,7 @@ class Annotations:
     """
 
     folder: str
-    names: Tensor  # uint8, all file names concatenated
-    name_ends: Tensor  # (I,) int64
+    names: SharedTexts  # (I,), file names
     image_ids: Tensor  # (I,) int64, the dataset's
     sizes: Tensor  # (I, 2) int32, height and width
     turned: Tensor  # (I,) bool, whether EXIF orientation is applied
@@ -38,8 +48,7 @@ class Annotations:
     boxes: Tensor  # (N, 4) float32, xyxy in pixels, clipped to the image
     labels: Tensor  # (N,) int64, contiguous class indices
     annotation_ids: Tensor  # (N,) int64, the dataset's
-    segmentations: Tensor | None = None  # uint8, all segmentations concatenated; None without masks
-    segmentation_ends: Tensor | None = None  # (N,) int64
+    segmentations: SharedTexts | None  # (N,); None without masks
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -50,27 +59,28 @@ class Annotations:
         return torch.diff(self.ends, prepend=self.ends.new_zeros(1))
 
     def path(self, i: int) -> Path:
-        start = int(self.name_ends[i - 1]) if i else 0
-        name = bytes(self.names[start : int(self.name_ends[i])].numpy())
-        return Path(self.folder, name.decode("utf-8", "surrogateescape"))
+        return Path(self.folder, self.names[i].decode("utf-8", "surrogateescape"))
 
     def objects(self, i: int) -> dict[str, Tensor]:
         """Return the boxes (n, 4) and labels (n,) of an image."""
-        rows = slice(*self._rows(i))
+        rows = _span(self.ends, i)
         return {"boxes": self.boxes[rows], "labels": self.labels[rows]}
 
     def masks(self, i: int) -> list[LazyMask] | None:
         """Return the masks of an image's objects, if the annotations include masks."""
-        if self.segmentations is None or self.segmentation_ends is None:
+        if self.segmentations is None:
             return None
-        first, last = self._rows(i)
-        ends = [int(self.segmentation_ends[first - 1]) if first else 0, *self.segmentation_ends[first:last].tolist()]
-        texts = [bytes(self.segmentations[start:end].numpy()) for start, end in pairwise(ends)]
-        height, width = self.sizes[i].tolist()
-        return [LazyMask.of(text, height, width) for text in texts]
+        rows = _span(self.ends, i)
+        return [LazyMask.of(self.segmentations[n], *self.sizes[i].tolist()) for n in range(rows.start, rows.stop)]
 
-    def _rows(self, i: int) -> tuple[int, int]:
-        return int(self.ends[i - 1]) if i else 0, int(self.ends[i])
+
+def _span(ends: Tensor, i: int) -> slice:
+    return slice(int(ends[i - 1]) if i else 0, int(ends[i]))
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    shared: Tensor = torch.from_numpy(array.copy()).share_memory_()  # type: ignore[no-untyped-call]  # torch
+    return shared
 
 
 def classes_in_report(report: DatasetReport) -> Classes:
@@ -95,11 +105,15 @@ def annotate(split: Split, classes: Classes, *, masks: bool = False) -> Annotati
     boxes = np.stack([x.clip(0, widths), y.clip(0, heights), (x + a).clip(0, widths), (y + b).clip(0, heights)], axis=1)
     rank = np.argsort(classes.ids, kind="stable")
     labels = rank[np.searchsorted(classes.ids, w.of_category[chosen], sorter=rank)]
-    names = [w.files[i].encode("utf-8", "surrogateescape") for i in images.tolist()]
+    texts = [b""] * len(chosen) if w.segmentations is None or not masks else w.segmentations.part(chosen).texts()
+    if masks and not all(texts):
+        raise DataError(
+            f"{w.folder}: {texts.count(b''):,} of {len(texts):,} objects have no mask, first annotation "
+            f"{w.annotation_ids[chosen[texts.index(b'')]]}.\nTo train a mask head, every object needs polygons or RLE."
+        )
     return Annotations(
         folder=str(w.folder),
-        names=_shared(np.frombuffer(b"".join(names), dtype=np.uint8)),
-        name_ends=_shared(np.cumsum([len(name) for name in names], dtype=np.int64)),
+        names=SharedTexts([w.files[i].encode("utf-8", "surrogateescape") for i in images.tolist()]),
         image_ids=_shared(w.image_ids[images]),
         sizes=_shared(split.sizes[images].astype(np.int32)),
         turned=_shared(split.turned[images]),
@@ -107,28 +121,8 @@ def annotate(split: Split, classes: Classes, *, masks: bool = False) -> Annotati
         boxes=_shared(boxes.astype(np.float32).reshape(-1, 4)),
         labels=_shared(labels.astype(np.int64)),
         annotation_ids=_shared(w.annotation_ids[chosen]),
-        **(_segmentations(split, chosen) if masks else {}),
+        segmentations=SharedTexts(texts) if masks else None,
     )
-
-
-def _segmentations(split: Split, objects: np.ndarray) -> dict[str, Tensor]:
-    w = split.written
-    texts = [b""] * len(objects) if w.segmentations is None else w.segmentations.part(objects).texts()
-    without = [n for n, text in zip(objects.tolist(), texts, strict=True) if not text]
-    if without:
-        raise DataError(
-            f"{w.folder}: {len(without):,} of {len(objects):,} objects have no mask, first annotation "
-            f"{w.annotation_ids[without[0]]}.\nTo train a mask head, every object needs polygons or RLE."
-        )
-    return {
-        "segmentations": _shared(np.frombuffer(b"".join(texts), dtype=np.uint8)),
-        "segmentation_ends": _shared(np.cumsum([len(text) for text in texts], dtype=np.int64)),
-    }
-
-
-def _shared(array: np.ndarray) -> Tensor:
-    shared: Tensor = torch.from_numpy(array.copy()).share_memory_()  # type: ignore[no-untyped-call]  # torch
-    return shared
 
 
 def image_hashes(annotations: Annotations) -> Tensor:

@@ -3,8 +3,8 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 
@@ -38,173 +38,159 @@ class Split:
     sizes: np.ndarray  # (I, 2) int64, height and width of the images as they are loaded
     turned: np.ndarray  # (I,) bool, whether EXIF orientation is applied on loading
 
+    def without_images(self, images: Sequence[int]) -> Self:
+        """Return the split with further unusable images, given by their indices."""
+        usable_images = self.usable_images.copy()
+        usable_images[images] = False
+        left_out = np.isin(self.written.of_image, self.written.image_ids[images])
+        return replace(self, usable_images=usable_images, usable=self.usable & ~left_out)
+
 
 def check_split(name: str, written: RawAnnotations, exif: Exif = "auto", *, images: bool = True) -> Split:
     """Check a split by itself, reading the headers of its images.
 
     Without `images` the image files need not exist: only those of unknown size are read.
     """
-    return _SplitCheck(name, written).run(exif, images=images)
+    problems = Problems(name, written.problems)
+    w = _check_ids(written, problems)
+    inside = np.array([lies_inside(w.folder, file) for file in w.files], dtype=bool)
+    for i in np.flatnonzero(~inside).tolist():
+        problems.error("leaves-folder", w.name_of_image(i), f"its file {w.files[i]} lies outside {w.folder}")
+    written_sizes = w.sizes.tolist()
+    to_read = [i for i in np.flatnonzero(inside).tolist() if images or not all(written_sizes[i])]
+    headers = [Header(width, height) for height, width in written_sizes]
+    for i, header in zip(to_read, read_headers(w.folder, [w.files[i] for i in to_read]), strict=True):
+        headers[i] = header
+    usable_images, sizes, turned = _check_images(w, headers, inside, exif, problems)
+    _check_maps(w, usable_images, sizes, problems)
+    usable = _check_annotations(w, usable_images, sizes, problems)
+    return Split(w, problems, usable_images, usable, sizes, turned)
 
 
-class _SplitCheck(Problems):
-    """The check of a split."""
-
-    def __init__(self, name: str, written: RawAnnotations) -> None:
-        super().__init__(name)
-        self.written = written
-        self.problems += written.problems
-
-    def image(self, i: int) -> str:
-        return f"image {self.written.image_ids[i]}"
-
-    def run(self, exif: Exif, *, images: bool) -> Split:
-        self.check_ids()
-        w = self.written
-        inside = self.check_paths()
-        written_sizes = w.sizes.tolist()
-        to_read = [i for i in np.flatnonzero(inside).tolist() if images or not all(written_sizes[i])]
-        headers = [Header(width, height) for height, width in written_sizes]
-        for i, header in zip(to_read, read_headers(w.folder, [w.files[i] for i in to_read]), strict=True):
-            headers[i] = header
-        usable_images, sizes, turned = self.check_images(headers, inside, exif)
-        self.check_maps(usable_images, sizes)
-        usable = self.check_annotations(usable_images, sizes)
-        return Split(w, self.problems, usable_images, usable, sizes, turned)
-
-    def check_ids(self) -> None:
-        """Check that ids are unique; repeated segments are left out."""
-        w = self.written
-        for what, ids in (("image", w.image_ids), ("category", w.category_ids)):
-            for repeated in _repeated(ids):
-                self.error("duplicate-id", f"{what} {repeated}", f"{what} id {repeated} is given more than once")
-        for repeated in _repeated(w.annotation_ids):
-            self.warning("duplicate-annotation-id", f"annotation {repeated}", "given more than once; renumbered")
-        if w.maps is not None:
-            named = np.stack([w.of_image, w.maps.segment_ids], axis=1)  # (N, 2)
-            _, first = np.unique(named, axis=0, return_index=True)
-            again = np.ones(len(named), dtype=bool)
-            again[first] = False
-            for i in np.flatnonzero(again).tolist():
-                self.error("segment-twice", w.name_of(i), "its id is given more than once, so that segments overlap")
-            self.written = w.part(~again)
-
-    def check_paths(self) -> np.ndarray:
-        """Return which image files lie in their folder, (I,) bool."""
-        w = self.written
-        inside = np.array([lies_inside(w.folder, file) for file in w.files], dtype=bool)
-        for i in np.flatnonzero(~inside).tolist():
-            self.error("leaves-folder", self.image(i), f"its file {w.files[i]} lies outside {w.folder}")
-        return inside
-
-    def check_images(
-        self, headers: Sequence[Header], inside: np.ndarray, exif: Exif
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return which images are usable (I,), their sizes (I, 2) and whether EXIF is applied (I,)."""
-        usable = inside.copy()
-        sizes = np.zeros((len(headers), 2), dtype=np.int64)
-        turned = np.ones(len(headers), dtype=bool)
-        ambiguous = []
-        for i in np.flatnonzero(inside).tolist():
-            header, where, file = headers[i], self.image(i), self.written.files[i]
-            if header.problem is not None:
-                missing = header.problem == MISSING
-                self.error("missing-picture" if missing else "bad-picture", where, f"{file}: {header.problem}")
-                usable[i] = False
-                continue
-            annotated = tuple(self.written.sizes[i].tolist())
-            known = all(annotated)
-            if exif == "ignore":
-                turned[i] = False
-            elif exif == "auto" and known and annotated == header.stored != header.displayed:
-                turned[i] = False
-                what = f"{file}: its annotated size is that before EXIF orientation, which is therefore not applied"
-                self.warning("unturned-size", where, what)
-            elif exif == "auto" and header.orientation != UPRIGHT and (not known or header.stored == header.displayed):
-                ambiguous.append(file)
-            sizes[i] = header.displayed if turned[i] else header.stored
-            if known and annotated != tuple(sizes[i].tolist()):
-                usable[i] = False
-                (h, w), (rows, columns) = annotated, header.displayed
-                self.error("size-mismatch", where, f"{file} is {columns} x {rows}, annotated as {w} x {h}")
-        if ambiguous:
-            what = (
-                f"{len(ambiguous)} images have an EXIF orientation, and their annotated size does not tell whether "
-                "their boxes refer to the rotated image; the orientation is applied"
-            )
-            self.warning("turned", ambiguous[0], what)
-        return usable, sizes, turned
-
-    def check_maps(self, usable: np.ndarray, sizes: np.ndarray) -> None:
-        """Check panoptic maps by their headers; images without a fitting map become unusable, in place."""
-        maps = self.written.maps
-        if maps is None:
-            return
-        to_read: list[tuple[int, str]] = []
-        for i in np.flatnonzero(usable).tolist():
-            file = maps.files.get(int(self.written.image_ids[i]))
-            if file is not None and lies_inside(maps.folder, file):
-                to_read.append((i, file))
-                continue
-            usable[i] = False
-            if file is None:
-                self.error("missing-map", self.image(i), "the annotation file names no map for it")
-            else:
-                self.error("leaves-folder", self.image(i), f"its map {file} lies outside {maps.folder}")
-        headers = read_headers(maps.folder, [file for _, file in to_read])
-        for (i, file), header in zip(to_read, headers, strict=True):
-            height, width = sizes[i].tolist()
-            if header.problem is not None:
-                what = f"its map {maps.folder / file}: {header.problem}"
-                self.error("missing-map" if header.problem == MISSING else "bad-map", self.image(i), what)
-                usable[i] = False
-            elif header.stored != (height, width):
-                what = f"its map {file} is {header.width} x {header.height}, the image {width} x {height}"
-                self.error("mask-size", self.image(i), what)
-                usable[i] = False
-
-    def check_annotations(self, usable_images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Return which annotations are usable, (N,) bool. Those of unusable images are not reported."""
-        w = self.written
-        place = w.image_index()  # (N,)
-        known_image, known_category = place >= 0, np.isin(w.of_category, w.category_ids)
-        is_box = np.isfinite(w.boxes).all(1)
-        for i in np.flatnonzero(~known_image).tolist():
-            self.error("unknown-image", w.name_of(i), f"there is no image {_id(w.of_image[i])}")
-        for i in np.flatnonzero(~known_category).tolist():
-            self.error("unknown-category", w.name_of(i), f"there is no category {_id(w.of_category[i])}")
-        for i in np.flatnonzero(~is_box).tolist():
-            self.error("bad-box", w.name_of(i), "its box is not four finite numbers")
-
-        usable = known_image & known_category & is_box & usable_images[place]
-        height, width = sizes[place].T
-        x0, y0, a, b = np.where(usable[:, None], w.boxes, 0).T
-        x1, y1 = x0 + a, y0 + b
-        outside = usable & (
-            (x0 < -TOLERANCE) | (y0 < -TOLERANCE) | (x1 > width + TOLERANCE) | (y1 > height + TOLERANCE)
-        )
-
-        as_corners = (a > x0) & (b > y0) & (a <= width + TOLERANCE) & (b <= height + TOLERANCE)
-        # A few boxes, or a few flat boxes among many, are no evidence.
-        enough = usable.sum() >= 4 and as_corners[usable].mean() >= 0.85
-        if enough and outside.sum() >= 0.25 * usable.sum():
-            what = (
-                f"the boxes look like x0, y0, x1, y1 instead of x, y, width, height: {outside.sum()} of "
-                f"{usable.sum()} exceed their images, and as corners they would fit"
-            )
-            self.error("corners", w.name_of(int(np.flatnonzero(outside)[0])), what)
-            return usable
-        empty = usable & ((np.minimum(x1, width) <= np.maximum(x0, 0)) | (np.minimum(y1, height) <= np.maximum(y0, 0)))
-        for i in np.flatnonzero(empty).tolist():
-            self.warning("empty-box", w.name_of(i), "no width or height is left inside the image; left out")
-        for i in np.flatnonzero(outside & ~empty).tolist():
-            self.warning("box-outside", w.name_of(i), "exceeds its image; clipped in training")
-        return usable & ~empty
+def _check_ids(w: RawAnnotations, problems: Problems) -> RawAnnotations:
+    """Check that ids are unique; repeated segments are left out."""
+    for what, ids in (("image", w.image_ids), ("category", w.category_ids)):
+        for repeated in _repeated(ids):
+            problems.error("duplicate-id", f"{what} {repeated}", f"{what} id {repeated} is given more than once")
+    for repeated in _repeated(w.annotation_ids):
+        problems.warning("duplicate-annotation-id", f"annotation {repeated}", "given more than once; renumbered")
+    if w.maps is None:
+        return w
+    named = np.stack([w.of_image, w.maps.segment_ids], axis=1)  # (N, 2)
+    _, first = np.unique(named, axis=0, return_index=True)
+    again = np.ones(len(named), dtype=bool)
+    again[first] = False
+    for i in np.flatnonzero(again).tolist():
+        problems.error("segment-twice", w.name_of(i), "its id is given more than once, so that segments overlap")
+    return w.part(~again)
 
 
 def _repeated(ids: np.ndarray) -> list[int]:
     unique, counts = np.unique(ids, return_counts=True)
     return unique[counts > 1].tolist()
+
+
+def _check_images(
+    w: RawAnnotations, headers: Sequence[Header], inside: np.ndarray, exif: Exif, problems: Problems
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which images are usable (I,), their sizes (I, 2) and whether EXIF is applied (I,)."""
+    usable = inside.copy()
+    sizes = np.zeros((len(headers), 2), dtype=np.int64)
+    turned = np.ones(len(headers), dtype=bool)
+    ambiguous = []
+    for i in np.flatnonzero(inside).tolist():
+        header, where, file = headers[i], w.name_of_image(i), w.files[i]
+        if header.problem is not None:
+            kind = "missing-picture" if header.problem == MISSING else "bad-picture"
+            problems.error(kind, where, f"{file}: {header.problem}")
+            usable[i] = False
+            continue
+        annotated = tuple(w.sizes[i].tolist())
+        known = all(annotated)
+        if exif == "ignore":
+            turned[i] = False
+        elif exif == "auto" and known and annotated == header.stored != header.displayed:
+            turned[i] = False
+            what = f"{file}: its annotated size is that before EXIF orientation, which is therefore not applied"
+            problems.warning("unturned-size", where, what)
+        elif exif == "auto" and header.orientation != UPRIGHT and (not known or header.stored == header.displayed):
+            ambiguous.append(file)
+        sizes[i] = header.displayed if turned[i] else header.stored
+        if known and annotated != tuple(sizes[i].tolist()):
+            usable[i] = False
+            (h, w_), (rows, columns) = annotated, header.displayed
+            problems.error("size-mismatch", where, f"{file} is {columns} x {rows}, annotated as {w_} x {h}")
+    if ambiguous:
+        what = (
+            f"{len(ambiguous)} images have an EXIF orientation, and their annotated size does not tell whether "
+            "their boxes refer to the rotated image; the orientation is applied"
+        )
+        problems.warning("turned", ambiguous[0], what)
+    return usable, sizes, turned
+
+
+def _check_maps(w: RawAnnotations, usable: np.ndarray, sizes: np.ndarray, problems: Problems) -> None:
+    """Check panoptic maps by their headers; images without a fitting map become unusable, in place."""
+    if w.maps is None:
+        return
+    folder, files = w.maps.folder, {}  # maps to read, by image index
+    for i in np.flatnonzero(usable).tolist():
+        file = w.maps.files.get(int(w.image_ids[i]))
+        if file is None:
+            problems.error("missing-map", w.name_of_image(i), "the annotation file names no map for it")
+        elif not lies_inside(folder, file):
+            problems.error("leaves-folder", w.name_of_image(i), f"its map {file} lies outside {folder}")
+        else:
+            files[i] = file
+    usable[:] = False
+    for (i, file), header in zip(files.items(), read_headers(folder, list(files.values())), strict=True):
+        height, width = sizes[i].tolist()
+        if header.problem is not None:
+            kind = "missing-map" if header.problem == MISSING else "bad-map"
+            problems.error(kind, w.name_of_image(i), f"its map {folder / file}: {header.problem}")
+        elif header.stored != (height, width):
+            what = f"its map {file} is {header.width} x {header.height}, the image {width} x {height}"
+            problems.error("mask-size", w.name_of_image(i), what)
+        else:
+            usable[i] = True
+
+
+def _check_annotations(
+    w: RawAnnotations, usable_images: np.ndarray, sizes: np.ndarray, problems: Problems
+) -> np.ndarray:
+    """Return which annotations are usable, (N,) bool. Those of unusable images are not reported."""
+    place = w.image_index()  # (N,)
+    known_image, known_category = place >= 0, np.isin(w.of_category, w.category_ids)
+    is_box = np.isfinite(w.boxes).all(1)
+    for i in np.flatnonzero(~known_image).tolist():
+        problems.error("unknown-image", w.name_of(i), f"there is no image {_id(w.of_image[i])}")
+    for i in np.flatnonzero(~known_category).tolist():
+        problems.error("unknown-category", w.name_of(i), f"there is no category {_id(w.of_category[i])}")
+    for i in np.flatnonzero(~is_box).tolist():
+        problems.error("bad-box", w.name_of(i), "its box is not four finite numbers")
+
+    usable = known_image & known_category & is_box & usable_images[place]
+    height, width = sizes[place].T
+    x0, y0, a, b = np.where(usable[:, None], w.boxes, 0).T
+    x1, y1 = x0 + a, y0 + b
+    outside = usable & ((x0 < -TOLERANCE) | (y0 < -TOLERANCE) | (x1 > width + TOLERANCE) | (y1 > height + TOLERANCE))
+
+    as_corners = (a > x0) & (b > y0) & (a <= width + TOLERANCE) & (b <= height + TOLERANCE)
+    # A few boxes, or a few flat boxes among many, are no evidence.
+    enough = usable.sum() >= 4 and as_corners[usable].mean() >= 0.85
+    if enough and outside.sum() >= 0.25 * usable.sum():
+        what = (
+            f"the boxes look like x0, y0, x1, y1 instead of x, y, width, height: {outside.sum()} of "
+            f"{usable.sum()} exceed their images, and as corners they would fit"
+        )
+        problems.error("corners", w.name_of(int(np.flatnonzero(outside)[0])), what)
+        return usable
+    empty = usable & ((np.minimum(x1, width) <= np.maximum(x0, 0)) | (np.minimum(y1, height) <= np.maximum(y0, 0)))
+    for i in np.flatnonzero(empty).tolist():
+        problems.warning("empty-box", w.name_of(i), "no width or height is left inside the image; left out")
+    for i in np.flatnonzero(outside & ~empty).tolist():
+        problems.warning("box-outside", w.name_of(i), "exceeds its image; clipped in training")
+    return usable & ~empty
 
 
 def _id(value: int) -> str:
@@ -225,14 +211,51 @@ def check_together(splits: Mapping[str, Split]) -> Iterator[Problem]:
     for name in parents.values():
         what = f"class {name!r} is only a supercategory and has no boxes; left out"
         yield Problem("warning", "parent-class", None, f"class {name}", what)
-    yield from _conflicting_names(splits)
-    yield from _repeated_names(splits, parents)
+    yield from _check_categories(splits, parents)
     yield from _same_images(splits)
 
 
 def _classes_with_boxes(split: Split) -> set[str]:
     used = set(split.written.of_category[split.usable].tolist())
     return {name for i, name, *_ in split.written.categories() if i in used}
+
+
+def _check_categories(splits: Mapping[str, Split], parents: Collection[int]) -> Iterator[Problem]:
+    """Yield ids with several names, and names with several ids."""
+    first: dict[int, tuple[str, str]] = {}  # split and name by id
+    ids: dict[str, set[int]] = defaultdict(set)
+    for split_name, split in splits.items():
+        for i, name, *_ in split.written.categories():
+            first_split, first_name = first.setdefault(i, (split_name, name))
+            if first_name != name:
+                what = f"named {name!r} here and {first_name!r} in {first_split}"
+                yield Problem("error", "category-conflict", split_name, f"category {i}", what)
+            if i not in parents:
+                ids[name].add(i)
+    for name, several in sorted(ids.items()):
+        if len(several) > 1:
+            what = f"{name!r} has the ids {', '.join(map(str, sorted(several)))}; treated as different classes"
+            yield Problem("warning", "name-twice", None, f"class {name}", what)
+
+
+def _same_images(splits: Mapping[str, Split]) -> Iterator[Problem]:
+    """Yield identical files in different splits; only files of equal length are read."""
+    by_length: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for name, split in splits.items():
+        for i in np.flatnonzero(split.usable_images).tolist():
+            by_length[split.written.path(i).stat().st_size].append((name, i))
+    for entries in by_length.values():
+        if len({name for name, _ in entries}) < 2:
+            continue
+        first: dict[str, tuple[str, str]] = {}
+        for name, i in entries:
+            w = splits[name].written
+            with w.path(i).open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            first_split, first_file = first.setdefault(digest, (name, w.files[i]))
+            if first_split != name:
+                what = f"the same image as {first_file} in {first_split}"
+                yield Problem("warning", "same-picture", name, w.files[i], what)
 
 
 def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
@@ -268,51 +291,10 @@ def classes_without(splits: Mapping[str, Split], left_out: Collection[int]) -> C
     )
 
 
-def _conflicting_names(splits: Mapping[str, Split]) -> Iterator[Problem]:
-    first: dict[int, tuple[str, str]] = {}
-    for split_name, split in splits.items():
-        for i, name, *_ in split.written.categories():
-            first_split, first_name = first.setdefault(i, (split_name, name))
-            if first_name != name:
-                what = f"named {name!r} here and {first_name!r} in {first_split}"
-                yield Problem("error", "category-conflict", split_name, f"category {i}", what)
-
-
-def _repeated_names(splits: Mapping[str, Split], left_out: Collection[int]) -> Iterator[Problem]:
-    ids: dict[str, set[int]] = defaultdict(set)
-    for split in splits.values():
-        for i, name, *_ in split.written.categories():
-            if i not in left_out:
-                ids[name].add(i)
-    for name, several in sorted(ids.items()):
-        if len(several) > 1:
-            what = f"{name!r} has the ids {', '.join(map(str, sorted(several)))}; treated as different classes"
-            yield Problem("warning", "name-twice", None, f"class {name}", what)
-
-
-def _same_images(splits: Mapping[str, Split]) -> Iterator[Problem]:
-    """Yield identical files in different splits; only files of equal length are read."""
-    by_length: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for name, split in splits.items():
-        for i in np.flatnonzero(split.usable_images).tolist():
-            by_length[(split.written.folder / split.written.files[i]).stat().st_size].append((name, i))
-    for entries in by_length.values():
-        if len({name for name, _ in entries}) < 2:
-            continue
-        first: dict[str, tuple[str, str]] = {}
-        for name, i in entries:
-            file = splits[name].written.files[i]
-            with (splits[name].written.folder / file).open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            first_split, first_file = first.setdefault(digest, (name, file))
-            if first_split != name:
-                yield Problem("warning", "same-picture", name, file, f"the same image as {first_file} in {first_split}")
-
-
 def skippable_as_warnings(problems: Sequence[Problem]) -> list[Problem]:
     """Return problems with skippable errors as warnings, for `skip_bad`."""
     return [
-        Problem("warning", p.kind, p.split, p.where, f"{p.what}; left out")
+        replace(p, severity="warning", what=f"{p.what}; left out")
         if p.severity == "error" and p.kind in SKIPPABLE
         else p
         for p in problems

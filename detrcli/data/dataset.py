@@ -12,10 +12,9 @@ from detrcli.boxes import from_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations
 from detrcli.data.augmentation import Augmentation, Sample, augment, make_sample, mosaic
-from detrcli.data.batching import collate
 from detrcli.data.images import open_image
 from detrcli.data.lazy_masks import mask_pixels
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import DataError
 from detrcli.structures import Batch, Target
 from detrcli.system.distributed import mix_seeds
@@ -33,18 +32,12 @@ class Example:
     image_id: int
 
 
-@dataclass(frozen=True)
-class UnreadableSample:
-    """The error message for an image that cannot be read, returned by loader processes instead of an exception."""
-
-    message: str
-
-
-class DetectionDataset(Dataset[Example | UnreadableSample]):
+class DetectionDataset(Dataset[Example | DataError]):
     """The images of a split, augmented or prepared as for prediction.
 
     It is indexed by (epoch, i). The augmentation of image i depends on the seed, the epoch and i only, so that the
-    same loader processes serve all epochs.
+    same loader processes serve all epochs. The error for an unreadable image is returned, since a loader process
+    would add its traceback to the message of an exception.
     """
 
     def __init__(
@@ -67,18 +60,17 @@ class DetectionDataset(Dataset[Example | UnreadableSample]):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, index: tuple[int, int]) -> Example | UnreadableSample:
+    def __getitem__(self, index: tuple[int, int]) -> Example | DataError:
         epoch, i = index
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch, i))
         try:
             sample = self._mosaic(i, generator) if self.augmentation == "strong" else self._sample(i)
-        except DataError as error:
-            return UnreadableSample(str(error))
-        sample, preprocessing = augment(sample, self.preprocessing, generator, self.augmentation)
-        try:
+            sample, preprocessing = augment(sample, self.preprocessing, generator, self.augmentation)
             pixels, target = to_input(sample, preprocessing, exact=self.augmentation == "none")
+        except DataError as error:
+            return error
         except ValueError as error:  # in a segmentation
-            return UnreadableSample(f"{self.annotations.path(i)}: {error}")
+            return DataError(f"{self.annotations.path(i)}: {error}")
         return Example(pixels, target, int(self.annotations.image_ids[i]))
 
     def _sample(self, i: int) -> Sample:
@@ -133,11 +125,11 @@ class Examples:
         return Examples(self.batch.pin_memory(), targets, self.image_ids)
 
 
-def collate_examples(examples: Sequence[Example | UnreadableSample]) -> Examples | UnreadableSample:
-    """Collate examples to a batch; with an unreadable sample, return it instead."""
+def collate_examples(examples: Sequence[Example | DataError]) -> Examples | DataError:
+    """Collate examples to a batch, or return the first error."""
     readable: list[Example] = []
     for example in examples:
-        if isinstance(example, UnreadableSample):
+        if isinstance(example, DataError):
             return example
         readable.append(example)
     return Examples(
@@ -147,9 +139,9 @@ def collate_examples(examples: Sequence[Example | UnreadableSample]) -> Examples
     )
 
 
-def raise_unreadable(batches: Iterable[Examples | UnreadableSample]) -> Iterator[Examples]:
-    """Yield a loader's batches. Raises DataError for an unreadable image, without the traceback of a loader process."""
+def raise_unreadable(batches: Iterable[Examples | DataError]) -> Iterator[Examples]:
+    """Yield a loader's batches. Raises DataError for an unreadable image."""
     for batch in batches:
-        if isinstance(batch, UnreadableSample):
-            raise DataError(batch.message)
+        if isinstance(batch, DataError):
+            raise batch
         yield batch

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from detrcli.data.checks import (
     parents_without_boxes,
     skippable_as_warnings,
 )
-from detrcli.data.image_files import DecodedImage, decode, map_images, near_duplicates
+from detrcli.data.image_files import decode, map_images, near_duplicates
 from detrcli.data.mask_checks import check_masks
 from detrcli.data.raw_annotations import Problem
 from detrcli.data.splits import DataSource
@@ -24,26 +25,6 @@ from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 
 LISTED_PER_KIND = 3  # problems
-
-
-@dataclass(frozen=True)
-class ClassCount:
-    """The number of boxes of a class."""
-
-    category_id: int
-    label: str
-    boxes: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Counts of the usable part of a split, without crowds."""
-
-    images: int
-    boxes: int
-    empty_images: int
-    most_boxes: int
-    classes: Sequence[ClassCount]
 
 
 @dataclass(frozen=True)
@@ -68,24 +49,24 @@ class DatasetReport:
             groups.setdefault((problem.severity, problem.kind, problem.split), []).append(problem)
         return groups
 
-    def summary(self, split: str) -> Summary:
-        """Return the counts of a split."""
+    def summary(self, split: str) -> dict[str, Any]:
+        """Return counts of the usable part of a split, without crowds, as in the JSON document of `detr data check`."""
         checked = self.splits[split]
         w = checked.written
         counted = checked.usable & ~w.crowd
         per_image = np.bincount(w.image_index()[counted], minlength=len(w.image_ids))[checked.usable_images]
         left_out = parents_without_boxes(self.splits)
-        return Summary(
-            images=int(checked.usable_images.sum()),
-            boxes=int(counted.sum()),
-            empty_images=int((per_image == 0).sum()),
-            most_boxes=int(per_image.max(initial=0)),
-            classes=[
-                ClassCount(i, name, int((w.of_category[counted] == i).sum()))
+        return {
+            "images": int(checked.usable_images.sum()),
+            "boxes": int(counted.sum()),
+            "empty_images": int((per_image == 0).sum()),
+            "most_boxes": int(per_image.max(initial=0)),
+            "classes": [
+                {"category_id": i, "label": name, "boxes": int((w.of_category[counted] == i).sum())}
                 for i, name in sorted((i, name) for i, name, *_ in w.categories())
                 if i not in left_out
             ],
-        )
+        }
 
     def check(self, reporter: Reporter = SILENT) -> None:
         """Note the problems, and raise DataError if there are errors, with their list if the reporter is silent."""
@@ -139,20 +120,20 @@ def examine(
     problems += check_together(splits)
 
     images = [(name, i) for name, split in splits.items() for i in np.flatnonzero(split.usable_images).tolist()]
-    paths = [splits[name].written.folder / splits[name].written.files[i] for name, i in images]
+    paths = [splits[name].written.path(i) for name, i in images]
     decoded = map_images(decode, paths, "decoding images", full=full, reporter=reporter)
     if decoded is not None:
-        by_split: dict[str, dict[int, DecodedImage]] = {name: {} for name in splits}
+        hashes: dict[str, dict[int, np.ndarray]] = {name: {} for name in splits}
+        broken: dict[str, list[int]] = {name: [] for name in splits}
         for (name, i), image in zip(images, decoded, strict=True):
-            by_split[name][i] = image
-        for name, split in splits.items():
-            broken = {i: image.problem for i, image in by_split[name].items() if image.problem}
-            w = split.written
-            for i, problem in broken.items():
-                where, what = f"image {w.image_ids[i]}", f"{w.files[i]}: {problem}"
-                problems.append(Problem("error", "bad-picture", name, where, what))
-            splits[name] = _without_images(split, list(broken))
-        problems += _near_duplicates(splits, by_split, problems)
+            if isinstance(image, str):
+                w = splits[name].written
+                problems.append(Problem("error", "bad-picture", name, w.name_of_image(i), f"{w.files[i]}: {image}"))
+                broken[name].append(i)
+            else:
+                hashes[name][i] = image
+        splits = {name: split.without_images(broken[name]) for name, split in splits.items()}
+        problems += _near_duplicates(splits, hashes, problems)
     if skip_bad:
         problems = skippable_as_warnings(problems)
     report = DatasetReport(source.layout, splits, problems, decoded is not None)
@@ -160,14 +141,14 @@ def examine(
 
 
 def _near_duplicates(
-    splits: Mapping[str, Split], decoded: Mapping[str, Mapping[int, DecodedImage]], problems: Sequence[Problem]
+    splits: Mapping[str, Split], hashes: Mapping[str, Mapping[int, np.ndarray]], problems: Sequence[Problem]
 ) -> list[Problem]:
     """Return a warning for each pair of splits with images that look alike and are not the same file."""
     same = {(problem.split, problem.where) for problem in problems if problem.kind == "same-picture"}
     warnings = []
     for a, b in combinations(splits, 2):
-        files_a, files_b = ([splits[name].written.files[i] for i in decoded[name]] for name in (a, b))
-        similar = near_duplicates(list(decoded[a].values()), list(decoded[b].values()))
+        files_a, files_b = splits[a].written.files, splits[b].written.files
+        similar = near_duplicates(hashes[a], hashes[b])
         pairs = [f"{files_b[y]} ~ {files_a[x]}" for x, y in similar if (b, files_b[y]) not in same]
         if pairs:
             what = f"{len(pairs)} images look almost like images of {a}: {', '.join(pairs[:3])}"
@@ -202,12 +183,3 @@ def examine_headers(
     if skip_bad:
         problems = skippable_as_warnings(problems)
     return DatasetReport(source.layout, checked, problems, decoded=False)
-
-
-def _without_images(split: Split, images: Sequence[int]) -> Split:
-    if not images:
-        return split
-    usable_images = split.usable_images.copy()
-    usable_images[images] = False
-    left_out = np.isin(split.written.of_image, split.written.image_ids[images])
-    return replace(split, usable_images=usable_images, usable=split.usable & ~left_out)

@@ -1,11 +1,9 @@
 """Writing a corrected copy of a dataset from a list of annotation errors."""
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +17,7 @@ from detrcli.data.splits import DataSource
 from detrcli.errors import DataError, UsageError
 from detrcli.reporter import SILENT, Reporter
 from detrcli.run_lengths import box_around
-
-SCHEMA = "detr.fix/1"
+from detrcli.system.files import new_folder
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -32,7 +29,7 @@ class Change(msgspec.Struct, frozen=True):
     annotation_id: int | None  # None to add an annotation
     category_id: int  # the new category
     box: tuple[float, float, float, float]  # the new box, xyxy in pixels
-    mask: Any = None  # the new mask of a poor_mask, as RLE
+    mask: dict[str, Any] | None = None  # the new mask of a poor_mask, as RLE
 
     def __post_init__(self) -> None:
         if (self.annotation_id is None) != (self.kind == "missing_label"):
@@ -40,41 +37,30 @@ class Change(msgspec.Struct, frozen=True):
         x0, y0, x1, y1 = self.box
         if not (x0 < x1 and y0 < y1):
             raise ValueError(f"box {self.box}")
-        if self.kind == "poor_mask" and not isinstance(self.mask, dict):
+        if self.kind == "poor_mask" and self.mask is None:
             raise ValueError("its mask is not RLE")
 
 
-@dataclass(frozen=True)
-class FixList:
-    """The changes of a split, and the number of entries that change nothing."""
+class FixList(msgspec.Struct, frozen=True):
+    """The list that the page of `detr report` saves."""
 
+    schema: Literal["detr.fix/1"]
     split: str
-    changes: Sequence[Change]
-    kept: int
+    entries: Sequence[Change] = msgspec.field(name="changes")
+
+    @property
+    def changes(self) -> list[Change]:
+        """The entries with the verdict "wrong"; the others change nothing."""
+        return [entry for entry in self.entries if entry.verdict == "wrong"]
 
 
 def read_fix_list(path: Path) -> FixList:
-    """Read the list that the page of `detr report` saves, whose entries with the verdict "wrong" are changes."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=FixList)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}).") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise DataError(f"{path}: not a list saved by `detr report`: its schema is not {SCHEMA}.")
-    entries, split = document.get("changes"), document.get("split")
-    if not isinstance(entries, list) or not isinstance(split, str):
-        raise DataError(f'{path}: "split" must be a string and "changes" a list.')
-    changes = []
-    for i, entry in enumerate(entries):
-        try:
-            change = msgspec.convert(entry, Change)
-        except msgspec.ValidationError as error:
-            raise DataError(f"{path}: entry {i} is malformed ({error}).") from None
-        if change.verdict == "wrong":
-            changes.append(change)
-    return FixList(split, changes, kept=len(entries) - len(changes))
+    except (ValueError, RecursionError) as error:  # ValueError includes msgspec's errors
+        raise DataError(f"{path}: not a list saved by `detr report` ({error}).") from None
 
 
 def write_fixed(source: DataSource, fixes: FixList, out: Path, reporter: Reporter = SILENT) -> None:
@@ -83,28 +69,21 @@ def write_fixed(source: DataSource, fixes: FixList, out: Path, reporter: Reporte
         raise DataError(f"The list is of {fixes.split}; the dataset has {', '.join(source.splits)}.")
     examined = examine_headers(source, source.splits)
     examined.check(reporter)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     count = sum(len(split.written.files) for split in examined.splits.values())
-    try:
-        (temporary / "annotations").mkdir(parents=True)
-        with reporter.progress("copying images", count) as advance:
-            for name, split in examined.splits.items():
-                w = replace(split.written, sizes=split.sizes)
-                document = _document(w)
-                if name == fixes.split:
-                    _apply(document, fixes.changes)
-                for file in w.files:
-                    copy = temporary / name / file
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(w.folder / file, copy)
-                    advance(1)
-                text = json.dumps(document, allow_nan=False)
-                (temporary / "annotations" / f"instances_{name}.json").write_text(text, encoding="utf-8")
-        if out.is_dir():
-            out.rmdir()  # some systems do not replace an empty folder
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(out) as folder, reporter.progress("copying images", count) as advance:
+        (folder / "annotations").mkdir()
+        for name, split in examined.splits.items():
+            w = replace(split.written, sizes=split.sizes)
+            document = _document(w)
+            if name == fixes.split:
+                _apply(document, fixes.changes)
+            for file in w.files:
+                copy = folder / name / file
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(w.folder / file, copy)
+                advance(1)
+            text = json.dumps(document, allow_nan=False)
+            (folder / "annotations" / f"instances_{name}.json").write_text(text, encoding="utf-8")
 
 
 def _document(split: RawAnnotations) -> dict[str, Any]:
@@ -115,19 +94,14 @@ def _document(split: RawAnnotations) -> dict[str, Any]:
     images = {int(image["id"]): image for image in document["images"]}
     document["images"] = [{**images[image["id"]], **image} for image in images_document(split)]
     annotations = document.get("annotations") or []
-    ids = annotation_ids([annotation.get("id") for annotation in annotations])
-    of_image, of_category = (
-        integer_array((annotation.get(key) for annotation in annotations), invalid=NO_ID)
-        for key in ("image_id", "category_id")
-    )
+    columns = {"id": annotation_ids([annotation.get("id") for annotation in annotations])}
+    for key in ("image_id", "category_id"):
+        columns[key] = integer_array((annotation.get(key) for annotation in annotations), invalid=NO_ID)
+    for key, values in columns.items():
+        for annotation, value in zip(annotations, values.tolist(), strict=True):
+            annotation[key] = value
     own = set(split.image_ids.tolist())
-    document["annotations"] = [
-        {**annotation, "id": id_, "image_id": image, "category_id": category}
-        for annotation, id_, image, category in zip(
-            annotations, ids.tolist(), of_image.tolist(), of_category.tolist(), strict=True
-        )
-        if image in own
-    ]
+    document["annotations"] = [annotation for annotation in annotations if annotation["image_id"] in own]
     return document
 
 

@@ -3,10 +3,9 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +46,6 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a file."""
     try:
         with image_errors(path), opened(path) as image:
             orientation = UPRIGHT
@@ -64,9 +62,8 @@ def read_headers(folder: Path, files: Sequence[str]) -> list[Header]:
     """Read the headers of files below a folder in parallel; those of unchanged files come from the user's cache."""
     cache = cache_folder() / "headers" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.msgpack"
     try:
-        cached = msgspec.msgpack.decode(
-            cache.read_bytes(), type=dict[str, tuple[int, int, Header]]
-        )  # with size and time
+        # File name -> size, modification time, header.
+        cached = msgspec.msgpack.decode(cache.read_bytes(), type=dict[str, tuple[int, int, Header]])
     except (OSError, msgspec.MsgspecError):
         cached = {}
 
@@ -92,24 +89,15 @@ def read_headers(folder: Path, files: Sequence[str]) -> list[Header]:
     return [header for *_, header in entries]
 
 
-@dataclass(frozen=True)
-class DecodedImage:
-    """The perceptual hash of an image file, or the reason why it cannot be decoded."""
+def decode(path: Path) -> np.ndarray | str:
+    """Decode an image file. Return its perceptual hash (GRID * GRID / 64,) uint64, or the reason for a failure.
 
-    bits: np.ndarray | None  # (GRID * GRID / 64,) uint64
-    problem: str | None = None
-
-
-def decode(path: Path) -> DecodedImage:
-    """Decode an image file."""
+    The hash has a bit for each cell of a coarse grid: whether it is brighter than its left neighbor.
+    """
     try:
-        return DecodedImage(perceptual_hash(open_image(path).image))
+        image = open_image(path).image
     except DataError as error:
-        return DecodedImage(None, str(error))
-
-
-def perceptual_hash(image: Image.Image) -> np.ndarray:
-    """Return a bit for each cell of a coarse grid: whether it is brighter than its left neighbor."""
+        return str(error)
     cells = np.asarray(image.convert("L").resize((GRID + 1, GRID), Image.Resampling.BILINEAR), dtype=np.int16)
     return np.packbits(cells[:, 1:] > cells[:, :-1]).view(np.uint64)
 
@@ -134,25 +122,18 @@ def map_images(
         return results
 
 
-def near_duplicates(a: Sequence[DecodedImage], b: Sequence[DecodedImage]) -> list[tuple[int, int]]:
-    """Return pairs of indices: the image of `a` most similar to an image of `b`, where they are near-duplicates.
+def near_duplicates(a: Mapping[int, np.ndarray], b: Mapping[int, np.ndarray]) -> list[tuple[int, int]]:
+    """Return the most similar image of `a` for each image of `b` that has a near-duplicate there, as pairs of keys.
 
     An image without structure, whose cells are all equally bright, resembles no other.
     """
-    hashes_a, indices_a = _hashes(a)
+    a, b = ({i: bits for i, bits in x.items() if np.bitwise_count(bits).sum() > MAX_DISTANCE} for x in (a, b))
     pairs: list[tuple[int, int]] = []
-    if not len(hashes_a):
-        return pairs
-    for bits, index in zip(*_hashes(b), strict=True):
-        distance = np.bitwise_count(hashes_a ^ bits).sum(1)
-        nearest = int(distance.argmin())
-        if distance[nearest] <= MAX_DISTANCE:
-            pairs.append((indices_a[nearest], index))
+    if a:
+        keys, hashes = list(a), np.stack(list(a.values()))  # (M, GRID * GRID / 64)
+        for key, bits in b.items():
+            distance = np.bitwise_count(hashes ^ bits).sum(1)
+            nearest = int(distance.argmin())
+            if distance[nearest] <= MAX_DISTANCE:
+                pairs.append((keys[nearest], key))
     return pairs
-
-
-def _hashes(images: Sequence[DecodedImage]) -> tuple[np.ndarray, list[int]]:
-    """Return the hashes (M, GRID * GRID / 64) and indices of the images with structure."""
-    hashes = {i: image.bits for i, image in enumerate(images) if image.bits is not None}
-    chosen = {i: bits for i, bits in hashes.items() if np.bitwise_count(bits).sum() > MAX_DISTANCE}
-    return np.array(list(chosen.values()), dtype=np.uint64).reshape(-1, GRID * GRID // 64), list(chosen)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +18,7 @@ from detrcli.errors import UsageError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 from detrcli.run_lengths import box_around
-from detrcli.system.files import cache_folder
+from detrcli.system.files import cache_folder, new_folder
 
 IMAGES, SIZE, OBJECTS, SEED = 2000, 128, 5, 0
 VAL_SHARE = 5  # training images per validation image
@@ -49,19 +47,12 @@ def make_shapes(
     if unknown or not classes or len(set(classes)) < len(classes):
         given = argument("classes", f"{','.join(classes):.80}")
         raise UsageError(f"{given}: takes each of these at most once: {', '.join(CATALOG)}.")
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    splits = (("train", 0, images), ("val", VAL_FIRST, max(1, images // VAL_SHARE)))
-    try:
-        with reporter.progress("drawing shapes", sum(count for *_, count in splits)) as advance:
-            for split, first, count in splits:
-                numbers = range(first, first + count)
-                draw = partial(scene, seed, size=size, classes=classes, most=objects, landscape=panoptic)
-                _write_split(temporary, split, draw, numbers, classes, advance, panoptic=panoptic)
-        if folder.is_dir():
-            folder.rmdir()  # some systems do not replace an empty folder
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    draw = partial(scene, seed, size=size, classes=classes, most=objects, landscape=panoptic)
+    splits = {"train": range(images), "val": range(VAL_FIRST, VAL_FIRST + max(1, images // VAL_SHARE))}
+    total = sum(map(len, splits.values()))
+    with new_folder(folder) as temporary, reporter.progress("drawing shapes", total) as advance:
+        for split, numbers in splits.items():
+            _write_split(temporary, split, draw, numbers, classes, advance, panoptic=panoptic)
 
 
 def _write_split(

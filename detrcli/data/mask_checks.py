@@ -20,51 +20,48 @@ TOLERANCE = 2.0  # pixels that a mask may exceed its box by: a polygon's corners
 OVERLAP = 0.01  # fraction of an image that segments may share without a warning
 
 
-class _ImageCheck(Problems):
+class _ImageCheck:
     """The check of an image's masks, whose annotations are given by their indices."""
 
     def __init__(self, name: str, split: Split, i: int, annotations: Sequence[int]) -> None:
-        super().__init__(name)
         self.split, self.i, self.annotations = split, i, annotations
+        self.name = split.written.name_of_image(i)
+        self.size: tuple[int, int] = tuple(split.sizes[i].tolist())  # height and width
+        self.problems = Problems(name)
         self.left_out: list[int] = []  # annotations
         self.unusable = False  # the image, without its map
         self.void = 0  # pixels of no segment
 
-    @property
-    def image(self) -> str:
-        return f"image {self.split.written.image_ids[self.i]}"
-
     def check_map(self) -> None:
         """Compare the image's panoptic map with its segments."""
-        w, (height, width) = self.split.written, self.split.sizes[self.i].tolist()
-        assert w.maps is not None
+        w, maps = self.split.written, self.split.written.maps
+        assert maps is not None
         try:
-            ids = read_map(w.maps.folder / w.maps.files[int(w.image_ids[self.i])], height, width)  # (H, W)
+            ids = read_map(maps.folder / maps.files[int(w.image_ids[self.i])], *self.size)  # (H, W)
         except DataError as error:
-            self.error("bad-map", self.image, str(error))
+            self.problems.error("bad-map", self.name, str(error))
             self.unusable = True
             return
         values, counts = np.unique(ids, return_counts=True)
         areas = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        listed = w.maps.segment_ids[self.annotations].tolist()
+        listed = maps.segment_ids[self.annotations].tolist()
         unlisted = areas.keys() - set(listed)
         self.void = sum(areas[segment] for segment in unlisted)
         for segment in sorted(unlisted - {VOID}):
             what = f"{areas[segment]:,} pixels of its map have the id {segment}, which is not listed; they are ignored"
-            self.warning("unknown-segment", self.image, what)
+            self.problems.warning("unknown-segment", self.name, what)
         for n, segment in zip(self.annotations, listed, strict=True):
             if not self.split.usable[n]:
                 continue
             if not areas[segment]:
-                self.error("missing-segment", w.name_of(n), "no pixel of the map has its color")
-                self.left_out.append(n)
+                self.leave_out(n, "missing-segment", "no pixel of the map has its color")
                 continue
-            x, y, box_width, box_height = box_around(ids == segment)
-            self.check_box(n, (x, y, x + box_width, y + box_height))
+            x, y, width, height = box_around(ids == segment)
+            self.check_box(n, (x, y, x + width, y + height))
 
     def check_segmentations(self, texts: dict[int, bytes]) -> None:
         """Check polygons and RLE."""
-        w, (height, width) = self.split.written, self.split.sizes[self.i].tolist()
+        w, (height, width) = self.split.written, self.size
         # With stuff, segments partition the image.
         partitions = w.things is not None and not all(w.things)
         claimed = np.zeros((height, width), dtype=bool)
@@ -77,19 +74,17 @@ class _ImageCheck(Problems):
                 segmentation = msgspec.json.decode(text)
                 rows, columns = size_of(segmentation, height, width)
                 if (rows, columns) != (height, width):
-                    self.error("mask-size", where, f"its mask is {columns} x {rows}, the image {width} x {height}")
-                    self.left_out.append(n)
+                    self.leave_out(n, "mask-size", f"its mask is {columns} x {rows}, the image {width} x {height}")
                     continue
                 area, box = extent(run_lengths_of(segmentation, height, width), height)
             except (*MALFORMED, MemoryError):
-                self.error("bad-mask", where, "its segmentation is neither polygons nor RLE")
-                self.left_out.append(n)
+                self.leave_out(n, "bad-mask", "its segmentation is neither polygons nor RLE")
                 continue
             if isinstance(segmentation, list) and (flat := sum(len(polygon) < 6 for polygon in segmentation)):
                 what = f"{flat} of its {len(segmentation)} polygons have fewer than three corners and no area"
-                self.warning("flat-polygon", where, what)
+                self.problems.warning("flat-polygon", where, what)
             if not area:
-                self.warning("empty-mask", where, "its mask has no pixels; the object still counts")
+                self.problems.warning("empty-mask", where, "its mask has no pixels; the object still counts")
                 continue
             self.check_box(n, box)
             if partitions:
@@ -98,7 +93,7 @@ class _ImageCheck(Problems):
                 claimed |= mask
         if shared > OVERLAP * height * width:
             what = f"{shared:,} pixels belong to several segments, where things and stuff should partition the image"
-            self.warning("overlap", self.image, what)
+            self.problems.warning("overlap", self.name, what)
         self.void = int(np.count_nonzero(~claimed)) if partitions else 0
 
     def check_box(self, n: int, box: tuple[int, int, int, int]) -> None:
@@ -108,7 +103,11 @@ class _ImageCheck(Problems):
         excess = max(x - x0, y - y0, x1 - (x + width), y1 - (y + height))
         if excess > TOLERANCE:
             what = f"its mask exceeds its box by {excess:.0f} pixels; both are used as they are"
-            self.warning("mask-outside", self.split.written.name_of(n), what)
+            self.problems.warning("mask-outside", self.split.written.name_of(n), what)
+
+    def leave_out(self, n: int, kind: str, what: str) -> None:
+        self.problems.error(kind, self.split.written.name_of(n), what)
+        self.left_out.append(n)
 
 
 def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SILENT) -> Split | None:
@@ -122,7 +121,7 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
     texts: dict[int, bytes] = {}
     if w.maps is None:
         objects = np.flatnonzero(split.usable)
-        texts = dict(zip(objects.tolist(), w.segmentations.part(objects).texts(), strict=True))
+        texts = dict(zip(objects.tolist(), w.texts(objects), strict=True))
     annotations: dict[int, list[int]] = defaultdict(list)  # by image id
     for n, image in enumerate(w.of_image.tolist()):
         annotations[image].append(n)
@@ -150,16 +149,8 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
             f"{len(with_void):,} of {len(images):,} images have pixels of no segment, {share:.1%} of all pixels; they "
             "are neither trained nor evaluated"
         )
-        problems.append(Problem("warning", "unclaimed", name, with_void[0].image, what))
-    usable_images = split.usable_images.copy()
-    usable_images[[image.i for image in checks if image.unusable]] = False
+        problems.append(Problem("warning", "unclaimed", name, with_void[0].name, what))
     kept = np.ones(len(w.annotation_ids), dtype=bool)
     kept[[n for image in checks for n in image.left_out]] = False
-    usable = split.usable & np.isin(w.of_image, w.image_ids[usable_images])
-    return replace(
-        split,
-        written=w.part(kept),
-        problems=[*split.problems, *problems],
-        usable_images=usable_images,
-        usable=usable[kept],
-    )
+    rest = split.without_images([image.i for image in checks if image.unusable])
+    return replace(rest, written=w.part(kept), problems=[*split.problems, *problems], usable=rest.usable[kept])

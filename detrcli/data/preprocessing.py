@@ -1,4 +1,6 @@
-"""Images to the network's input: resizing and normalization."""
+"""Images to the network's input: resizing, normalization, and batches."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from detrcli.config import Preprocessing
 from detrcli.resize import Placement
+from detrcli.structures import Batch
 
 _PILLOW = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -110,3 +113,22 @@ def as_image(pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
     mean, std = (pixels.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     levels = (pixels * std + mean).clamp(0, 1) * 255
     return Image.fromarray(levels.round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def collate(images: Sequence[Tensor]) -> Batch:
+    """Stack normalized images (3, H, W), padded with zeros at the right and the bottom to a common size.
+
+    The batch is in channels-last memory, in which convolutions are faster.
+    """
+    if len({image.shape for image in images}) == 1:
+        rows = [image.permute(1, 2, 0) for image in images]  # (H, W, 3)
+        whole = rows[0][None] if len(rows) == 1 else torch.stack(rows)
+        return Batch(whole.contiguous().permute(0, 3, 1, 2), None)
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    padded = images[0].new_zeros(len(images), height, width, 3).permute(0, 3, 1, 2)
+    padding = torch.ones(len(images), height, width, dtype=torch.bool, device=padded.device)
+    for image, canvas, outside in zip(images, padded, padding, strict=True):
+        _, h, w = image.shape
+        canvas[:, :h, :w] = image
+        outside[:h, :w] = False
+    return Batch(padded, padding)

@@ -23,18 +23,18 @@ class Problem:
     what: str
 
 
-class Problems:
-    """Collects the problems of a split."""
+class Problems(list[Problem]):
+    """The problems of a split."""
 
-    def __init__(self, split: str) -> None:
-        self.split_name = split
-        self.problems: list[Problem] = []
+    def __init__(self, split: str, problems: Iterable[Problem] = ()) -> None:
+        super().__init__(problems)
+        self.split = split
 
     def error(self, kind: str, where: str, what: str) -> None:
-        self.problems.append(Problem("error", kind, self.split_name, where, what))
+        self.append(Problem("error", kind, self.split, where, what))
 
     def warning(self, kind: str, where: str, what: str) -> None:
-        self.problems.append(Problem("warning", kind, self.split_name, where, what))
+        self.append(Problem("warning", kind, self.split, where, what))
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,17 @@ class RawAnnotations:
         index = order[nearest]
         return np.where(self.image_ids[index] == self.of_image, index, -1)
 
+    def path(self, i: int) -> Path:
+        """Return the path of an image file."""
+        return self.folder / self.files[i]
+
+    def texts(self, chosen: np.ndarray) -> list[bytes]:
+        """Read the segmentations of some annotations; empty for annotations without."""
+        return [b""] * len(chosen) if self.segmentations is None else self.segmentations.part(chosen).texts()
+
+    def name_of_image(self, i: int) -> str:
+        return f"image {self.image_ids[i]}"
+
     def name_of(self, i: int) -> str:
         """Name an annotation for the user: by its id, or for a segment by its image and its id there."""
         if self.maps is None:
@@ -126,25 +137,17 @@ def integer_array(values: Iterable[Any], invalid: int | None = None) -> np.ndarr
 
     def convert(value: Any) -> int:
         try:
-            return _integer(value)
-        except ValueError:
-            if invalid is None:
-                raise
-            return invalid
+            number = int(value)
+            inexact = isinstance(value, bool) or (isinstance(value, float) and not value.is_integer())
+            if not inexact and -(2**63) <= number < 2**63:
+                return number
+        except (TypeError, ValueError, OverflowError):
+            pass
+        if invalid is None:
+            raise ValueError(f"{value!r:.40} is not an integer of 64 bits")
+        return invalid
 
-    return np.fromiter((convert(value) for value in values), dtype=np.int64)
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or value is None or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(f"{value!r:.40} is not an integer")
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{value!r:.40} is not an integer") from None
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{value!r:.40} is too large")
-    return number
+    return np.fromiter(map(convert, values), dtype=np.int64)
 
 
 def box_array(boxes: Sequence[Any]) -> np.ndarray:
@@ -158,10 +161,6 @@ def box_array(boxes: Sequence[Any]) -> np.ndarray:
 
 
 def _box(box: Any) -> list[float]:
-    if (
-        isinstance(box, list | tuple)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and abs(v) < 1e300 for v in box)
-    ):
-        return [float(v) for v in box]
-    return [math.nan] * 4
+    four = isinstance(box, list | tuple) and len(box) == 4
+    valid = four and all(isinstance(v, int | float) and abs(v) < 1e300 for v in box)
+    return [float(v) for v in box] if valid else [math.nan] * 4

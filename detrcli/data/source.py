@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from detrcli.data.checks import Exif
-from detrcli.data.layouts.detect import detect_layout, explicit, yaml_folders
+from detrcli.data.layouts.detect import YAML_SUFFIXES, detect_layout, explicit, yaml_folders
 from detrcli.data.make import built_in
 from detrcli.data.paths import folder_of
 from detrcli.data.splits import DataSource
@@ -37,17 +37,14 @@ class DataSpec:
         def absolute(path: Path | None) -> str | None:
             return None if path is None else os.path.abspath(path)
 
-        name = str(data) if str(data) == BUILT_IN else absolute(data)
+        name = BUILT_IN if str(data) == BUILT_IN else absolute(data)
         return cls(name, {split: [*map(absolute, pair)] for split, pair in (files or {}).items()}, exif, skip_bad)
 
     @property
     def name(self) -> str:
-        """The dataset's name for the user."""
         return self.data or str(next(pair[0] for pair in self.files.values()))
 
     def open(self) -> DataSource:
-        """Open the dataset."""
-
         def path(text: str | None) -> Path | None:
             return None if text is None else Path(text)
 
@@ -87,7 +84,7 @@ def data_folders(data: Path) -> list[Path]:
     if str(data) == BUILT_IN:
         return []
     if os.path.isfile(data):
-        if data.suffix in (".yaml", ".yml"):
+        if data.suffix in YAML_SUFFIXES:
             return [data, *yaml_folders(data)]
         in_annotations = data.absolute().parent.name == "annotations"  # of COCO, beside the folders of images
         return [data, *([folder_of(data)] if in_annotations else [])]

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from detrcli.data.raw_annotations import Problem, RawAnnotations
+from detrcli.data.raw_annotations import Problems, RawAnnotations
 from detrcli.errors import UsageError
 from detrcli.messages import argument
 
@@ -36,7 +36,6 @@ class DataSource:
 
     @property
     def splits(self) -> list[str]:
-        """The names of the splits."""
         return [name for name in ("train", "val", "test") if name in self.readers or (name == "val" and self.holds_out)]
 
     def read(self, split: str) -> RawAnnotations:
@@ -48,13 +47,10 @@ class DataSource:
         train, held = self._train, held_out(self._train.files)
         if split == "val":
             return replace(images_of(train, held), problems=())  # they are reported with train
-        twice = np.intersect1d(train.image_ids[held], train.image_ids[~held]).tolist()
-        problems = [
-            Problem("error", "duplicate-id", "train", f"image {i}", f"image id {i} is given more than once")
-            for i in twice
-        ]
-        train = images_of(train, ~held)
-        return replace(train, problems=[*train.problems, *problems])
+        problems = Problems("train", train.problems)
+        for i in np.intersect1d(train.image_ids[held], train.image_ids[~held]).tolist():
+            problems.error("duplicate-id", f"image {i}", f"image id {i} is given more than once")
+        return replace(images_of(train, ~held), problems=problems)
 
     @cached_property
     def _train(self) -> RawAnnotations:
@@ -63,9 +59,8 @@ class DataSource:
 
 def held_out(files: Sequence[str]) -> np.ndarray:
     """Choose validation images (I,) bool by a hash of their file names: at least one, and never all."""
-    hashes = np.array(
-        [int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6]) for name in files]
-    )
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in files]
+    hashes = np.array([int.from_bytes(digest[:6]) for digest in digests])
     held: np.ndarray = hashes % HELD_OUT == 0
     if len(files) > 1 and not held.any():
         held[hashes.argmin()] = True

@@ -173,7 +173,7 @@ def _of_splits(examined: DatasetReport) -> Iterator[Finding]:
             "Remove them from one of the splits: a model memorizes the images of train.",
             ANNOTATIONS + 9,
         )
-    if "train" in examined.splits and (images := examined.summary("train").images) < FEW_IMAGES:
+    if "train" in examined.splits and (images := examined.summary("train")["images"]) < FEW_IMAGES:
         yield Finding(
             "There is little data.",
             f"train has {images} images.",

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.data.batching import collate
 from detrcli.data.images import MAX_PIXELS
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
 from detrcli.inference import DEFAULT_THRESHOLD, EngineName
 from detrcli.inference.engines import ENGINES, Engine, PlainEngine, fastest

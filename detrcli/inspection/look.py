@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from detrcli.data.masks import Mask, masks_of
+from detrcli.data.layouts.coco import Mask, masks_of
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource

@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from detrcli.boxes import cxcywh_to_xyxy, to_pixels
-from detrcli.data.batching import collate
 from detrcli.data.images import File
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import DivergedError, UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource, read_image

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from detrcli.boxes import iou
 from detrcli.config import Preprocessing
-from detrcli.data.batching import collate
-from detrcli.data.masks import Mask
+from detrcli.data.layouts.coco import Mask
+from detrcli.data.preprocessing import collate
 from detrcli.inference.detector import Detector
 from detrcli.inspection.attention import AttentionFindings, cross_attention
 from detrcli.inspection.maps import MAP_COLUMNS, MapFacts

@@ -13,7 +13,7 @@ from PIL import Image
 from detrcli.boxes import to_pixels
 from detrcli.data.annotations import annotate
 from detrcli.data.checks import Split
-from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
+from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.data.images import open_image
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import ClassMapping
@@ -116,7 +116,7 @@ class InspectionSession:
 
     def example(self, i: int) -> Example:
         example = self._dataset[0, i]
-        if isinstance(example, UnreadableSample):
+        if isinstance(example, DataError):
             raise DataError(f"{example.message}.")
         return example
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.losses.scoring import Scoring

@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(backup, ignore_errors=True)
     except OSError as error:  # names no file where the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Return a context with a temporary folder that gets its name at the end, where an empty folder may exist."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.is_dir():
+            path.rmdir()  # some systems do not replace an empty folder
+        os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

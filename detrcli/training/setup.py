@@ -63,9 +63,9 @@ class Data:
         if self.classes.things is not None:
             digest.update(self.classes.things.tobytes())
         t = self.train
-        for tensor in (t.image_ids, t.ends, t.boxes, t.labels, t.segmentations, t.segmentation_ends):
-            if tensor is not None:
-                digest.update(tensor.numpy().tobytes())
+        texts = () if t.segmentations is None else (t.segmentations.joined, t.segmentations.ends)
+        for tensor in (t.image_ids, t.ends, t.boxes, t.labels, *texts):
+            digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property

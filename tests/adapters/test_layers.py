@@ -16,8 +16,7 @@ from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 from detrcli.architectures.adapters.attention import TransformersInspectable, TransformersRecord, by_level
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.batching import collate
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.inference.detector import Detector
 from detrcli.inspection.walk import walk
 from detrcli.losses.matching import HungarianMatcher

@@ -21,9 +21,8 @@ import detrcli
 from detrcli.checkpoints.coco import NAMES as THINGS
 from detrcli.checkpoints.coco import PANOPTIC_NAMES, UNUSED
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.segmentation.maps import MapRequest, PanopticMap, SemanticMap

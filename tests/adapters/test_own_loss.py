@@ -13,9 +13,8 @@ from trainings import comparable, data_of, new, resume, stopped
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.inference.detector import Detector
 from detrcli.structures import Target
 from detrcli.training.interrupts import Interrupts

@@ -22,9 +22,8 @@ import detrcli
 from detrcli.architectures.adapters.attention import TransformersInspectable, TransformersRecord
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.batching import collate
 from detrcli.data.make import make_shapes
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import UsageError, WeightsError
 
 

@@ -11,8 +11,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.batching import collate
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.inference.detector import Detector
 
 CPU = torch.device("cpu")

@@ -14,8 +14,7 @@ from trainings import comparable, data_of, new, resume, stopped
 
 from detrcli.architectures.torchvision_detectors import ARCHITECTURE, TorchvisionConfig
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.batching import collate
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.structures import Target

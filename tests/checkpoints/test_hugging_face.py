@@ -17,7 +17,7 @@ from detrcli.architectures.detr import DETRConfig
 from detrcli.architectures.detr_names import HuggingFaceDETR
 from detrcli.checkpoints.coco import PANOPTIC_NAMES
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.errors import WeightsError
 from detrcli.resize import ShortestEdge
 

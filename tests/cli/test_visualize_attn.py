@@ -15,8 +15,7 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.checkpoints.formats.native import save
 from detrcli.config import Preprocessing
-from detrcli.data.batching import collate
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.resize import ShortestEdge
 
 QUERIES = ["--query", 5, "--query", 0, "--query", 8]

@@ -18,7 +18,6 @@ from detrcli.data.dataset import (
     DetectionDataset,
     Example,
     Examples,
-    UnreadableSample,
     collate_examples,
     raise_unreadable,
 )
@@ -152,7 +151,7 @@ def test_cached_images_give_the_same_examples(truth: tuple[Annotations, Classes]
     assert isinstance(too_few[1, 0], Example)
     annotations.path(0).unlink()  # it is not read again
     assert isinstance(keeping[3, 0], Example)
-    assert isinstance(too_few[3, 0], UnreadableSample)
+    assert isinstance(too_few[3, 0], DataError)
 
 
 def test_flips_mirror_half_of_the_images(truth: tuple[Annotations, Classes]) -> None:

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detrcli.config import Preprocessing
-from detrcli.data.batching import collate
 from detrcli.data.images import open_image
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.resize import ShortestEdge
 
 

@@ -11,10 +11,10 @@ from pycocotools import mask as rle
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
-from detrcli.data.dataset import DetectionDataset, Example, UnreadableSample
+from detrcli.data.dataset import DetectionDataset, Example
 from detrcli.data.examine import examine
+from detrcli.data.layouts.coco import masks_of
 from detrcli.data.make import VAL_FIRST, make_shapes
-from detrcli.data.masks import masks_of
 from detrcli.data.segmentations import to_rle
 from detrcli.data.shapes import scene
 from detrcli.data.source import open_data
@@ -155,7 +155,7 @@ def test_malformed_masks_of_an_image_fail(tmp_path: Path, segmentation: object, 
     """In training and in `masks_of`, with the name of the image."""
     data = coco(tmp_path, segmentation)
     sample = dataset_of(annotations_of(data), 8)[0, 0]
-    assert isinstance(sample, UnreadableSample)
+    assert isinstance(sample, DataError)
     assert "a.png" in sample.message
     assert reason in sample.message
     with pytest.raises(DataError, match=f"a.png.*{reason}"):

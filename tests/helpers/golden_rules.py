@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.structures import Batch, Match, Target
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,7 +12,7 @@ from small import CONFIG, TINY, small_weights
 from test_golden import MODELS, ON_SOME, close, our_name
 
 from detrcli.config import ModelConfig
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.attention import cross_attention, encoder_attention, query_attention

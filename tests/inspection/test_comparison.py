@@ -10,8 +10,8 @@ from PIL import Image
 from small import CONFIG, TINY, small_weights
 
 from detrcli.config import ModelConfig, Preprocessing
-from detrcli.data.batching import collate
-from detrcli.data.masks import Mask
+from detrcli.data.layouts.coco import Mask
+from detrcli.data.preprocessing import collate
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.maps import box_coverage, brightest, cell_at, mask_coverage

@@ -12,8 +12,7 @@ from small import CONFIG, masked_weights, small_weights
 
 from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save
-from detrcli.data.batching import collate
-from detrcli.data.preprocessing import prepare
+from detrcli.data.preprocessing import collate, prepare
 from detrcli.structures import Batch
 
 QUERIES = ["--query", 5, "--query", 0]

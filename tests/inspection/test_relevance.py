@@ -5,7 +5,7 @@ import torch
 from small import CONFIG, TINY, small_weights
 
 from detrcli.config import ModelConfig
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.relevance import normalize, positive_share, relevance, relevance_of_cells

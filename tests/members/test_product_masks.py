@@ -11,7 +11,7 @@ from detrcli.architectures.architecture import Architecture
 from detrcli.architectures.mask_heads import DotProductMasks
 from detrcli.checkpoints.fit import with_mask_head
 from detrcli.config import ModelConfig
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.structures import Batch, Target
 
 MODELS: dict[str, tuple[Architecture, ModelConfig]] = {

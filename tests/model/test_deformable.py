@@ -11,7 +11,7 @@ from small import DEFORMABLE, DINO_CONFIG, architecture_of
 from torch import Tensor
 
 from detrcli.architectures import preset
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.model.deformable_transformer import DeformableAttention, sample
 from detrcli.model.denoising import Denoising, Noise
 from detrcli.model.dino import DINO

@@ -12,7 +12,7 @@ from detrcli.architectures import preset
 from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
 from detrcli.architectures.tiny import TinyConfig
 from detrcli.config import ModelConfig
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.errors import UsageError
 from detrcli.model.backbone import NORMS, Backbone, ResNet
 from detrcli.model.detr import DETR, downsample_padding, tokens

@@ -9,7 +9,7 @@ from small import CONFIG, masked_weights
 
 from detrcli.architectures import preset
 from detrcli.architectures.mask_heads import CONVOLUTIONAL
-from detrcli.data.batching import collate
+from detrcli.data.preprocessing import collate
 from detrcli.model.masks import Segmenter, cells_outside
 from detrcli.structures import Batch, Masks
 

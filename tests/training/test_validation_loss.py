@@ -5,8 +5,8 @@ import torch
 from trainings import CPU, new, shapes_fixture
 
 from detrcli.data.annotations import annotate
-from detrcli.data.batching import collate
 from detrcli.data.dataset import DetectionDataset, Example
+from detrcli.data.preprocessing import collate
 from detrcli.inference.detector import Detector
 from detrcli.training.evaluation import MIN_IMAGES, validation_loss
 from detrcli.training.setup import Data

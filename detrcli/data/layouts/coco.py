@@ -5,6 +5,7 @@ import os
 import posixpath
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from detrcli.data.panoptic_maps import PanopticMaps, map_folders
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations, box_array, integer_array
 from detrcli.data.segmentations import Segmentations, as_text, mask_of, to_rle
 from detrcli.errors import DataError
+from detrcli.run_lengths import box_around
 from detrcli.structures import check_class_names
 from detrcli.system.text import writable
 
-_TRUE = frozenset({"1", "1.0", "true"})
 # A segmentation that is not empty. A file without any is not read a second time for masks.
 _SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null|\s)')
 
@@ -68,8 +69,9 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     panoptic = [entry for entry in entries if entry.segments_info is not None]
     if panoptic:
         entries = _segments(panoptic)
-    names = [_file_name(image.file_name) for image in images]
+    names, things = [_file_name(image.file_name) for image in images], [category.isthing for category in categories]
     boxes = box_array([entry.bbox for entry in entries])
+    areas = np.array([_area(entry.area) for entry in entries], dtype=np.float64)
     try:
         class_names = [_name(category.name) for category in categories]
         check_class_names(class_names)
@@ -90,14 +92,14 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
             of_image=of_image,
             of_category=integer_array((entry.category_id for entry in entries), invalid=NO_ID),
             boxes=boxes,
-            areas=_areas(entries, boxes),
-            crowd=np.fromiter((str(entry.iscrowd).lower() in _TRUE for entry in entries), dtype=bool),
+            areas=np.where(np.isfinite(areas), areas, boxes[:, 2] * boxes[:, 3]),
+            crowd=np.fromiter((_is_true(entry.iscrowd) for entry in entries), dtype=bool),
             category_ids=integer_array(category.id for category in categories),
             names=class_names,
             parents=[_name(category.supercategory or "") for category in categories],
             annotation_file=None if maps else annotations,
             segmentations=segmentations,
-            things=_things(categories),
+            things=None if None in things else [_is_true(value) for value in things],
             maps=maps,
         )
     except ValueError as error:
@@ -144,12 +146,6 @@ def _maps(annotations: Path, panoptic: Sequence[_Annotation], segments: Sequence
     )
 
 
-def _things(categories: Sequence[_Category]) -> list[bool] | None:
-    if any(category.isthing is None for category in categories):
-        return None
-    return [str(category.isthing).lower() in _TRUE for category in categories]
-
-
 class _Segmentation(msgspec.Struct):
     segmentation: msgspec.Raw = msgspec.Raw(b"")
 
@@ -167,6 +163,10 @@ def _segmentations(path: Path) -> list[bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         entries = json.loads(data).get("annotations") or []  # as in `_decode`
         return [as_text(entry.get("segmentation")) for entry in entries]
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() in ("1", "1.0", "true")
 
 
 def _name(value: Any) -> str:
@@ -203,17 +203,12 @@ def _area(area: Any) -> float:
         return np.nan
 
 
-def _areas(entries: Sequence[_Annotation], boxes: np.ndarray) -> np.ndarray:
-    written = np.array([_area(entry.area) for entry in entries], dtype=np.float64)
-    return np.where(np.isfinite(written), written, boxes[:, 2] * boxes[:, 3])
-
-
 def coco_document(split: RawAnnotations) -> dict[str, Any]:
     """Return a split in COCO's format, without malformed boxes.
 
     Segmentations are copied; segments of panoptic maps become RLE.
     """
-    texts = [b""] * len(split.boxes) if split.segmentations is None else split.segmentations.texts()
+    texts = split.texts(np.arange(len(split.boxes)))
     sizes = dict(zip(split.image_ids.tolist(), split.sizes.tolist(), strict=True))
 
     def segmentation(n: int) -> dict[str, Any]:
@@ -250,6 +245,41 @@ def coco_document(split: RawAnnotations) -> dict[str, Any]:
             for id_, name, parent, thing in split.categories()
         ],
     }
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The mask of an object."""
+
+    label: str
+    pixels: np.ndarray  # (H, W) bool
+
+    @property
+    def box(self) -> np.ndarray:
+        """The box around it, xyxy (4,); all 0 for an empty mask."""
+        x, y, width, height = box_around(self.pixels)
+        return np.array([x, y, x + width, y + height])
+
+
+def masks_of(annotations: Path, file_name: str, height: int, width: int) -> list[Mask]:
+    """Read the masks, crowds excluded, of the image with this file name. Raises DataError if it has none."""
+    raw = read(annotations, [annotations.parent])
+    images = [i for i, file in enumerate(raw.files) if posixpath.basename(file) == file_name]
+    if len(images) != 1:
+        raise DataError(f"{annotations}: {len(images)} of its images have the name {file_name}; there must be one.")
+    objects = np.flatnonzero((raw.image_index() == images[0]) & ~raw.crowd)
+    names = dict(zip(raw.category_ids.tolist(), raw.names, strict=True))
+    try:
+        masks = [
+            Mask(names.get(category, f"category {category}"), mask_of(text, height, width))
+            for category, text in zip(raw.of_category[objects].tolist(), raw.texts(objects), strict=True)
+            if text
+        ]
+    except ValueError as error:
+        raise DataError(f"{annotations}: {file_name}: {error}.") from None
+    if not masks:
+        raise DataError(f"{annotations}: {file_name} has no masks.")
+    return masks
 
 
 def images_document(split: RawAnnotations) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from detrcli.data.splits import DataSource, Reader
 from detrcli.errors import DataError
 from detrcli.messages import argument
 
+YAML_SUFFIXES = (".yaml", ".yml")
 ROBOFLOW_FILE = "_annotations.coco.json"
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # by folder name
 
@@ -22,13 +23,25 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 def detect_layout(data: Path) -> DataSource:
     """Return the dataset in a folder, or that of a data.yaml or a COCO annotation file. Raises DataError."""
     if os.path.isfile(data):
-        return _by_file(data)
+        if data.suffix in YAML_SUFFIXES:
+            return _yolo_by_yaml(data)
+        if data.suffix == ".json":
+            return _coco_by_file(data)
+        raise DataError(f"{data}: it is a file. DATA is a folder, its data.yaml, or a COCO annotation file (.json).")
     if not os.path.isdir(data):
         web = " It is a web address: download it, and give the folder." if is_web_address(data) else ""
         raise DataError(f"{data}: no such folder.{web}\n`detr guide data` describes what DATA can be.")
-    for detect in (_coco, _coco_panoptic, _roboflow, _yolo, _voc, _label_studio, _fiftyone):
-        if source := detect(data):
-            return source
+    source = (
+        _coco(data, "instances", "coco")
+        or _coco(data, "panoptic", "coco-panoptic")
+        or _roboflow(data)
+        or _yolo(data)
+        or _voc(data)
+        or _export("label-studio", data / "result.json", [data, data / "images"])
+        or _export("fiftyone", data / "labels.json", [data / "data"])
+    )
+    if source is not None:
+        return source
     places = ", ".join(argument(f"{split}_{what}") for split in ("train", "val") for what in ("ann", "images"))
     raise DataError(
         f"{data}: unknown layout. Known are annotations/instances_*.json or panoptic_*.json (COCO), "
@@ -43,23 +56,7 @@ def explicit(files: Mapping[str, tuple[Path, Path]]) -> DataSource:
     return DataSource("coco", {split: partial(coco.read, file, [images]) for split, (file, images) in files.items()})
 
 
-def _by_file(path: Path) -> DataSource:
-    if path.suffix in (".yaml", ".yml"):
-        return _yolo_by_yaml(path)
-    if path.suffix == ".json":
-        return _coco_by_file(path)
-    raise DataError(f"{path}: it is a file. DATA is a folder, its data.yaml, or a COCO annotation file (.json).")
-
-
-def _coco(data: Path) -> DataSource | None:
-    return _coco_files(data, "instances", "coco")
-
-
-def _coco_panoptic(data: Path) -> DataSource | None:
-    return _coco_files(data, "panoptic", "coco-panoptic")
-
-
-def _coco_files(data: Path, prefix: str, layout: str) -> DataSource | None:
+def _coco(data: Path, prefix: str, layout: str) -> DataSource | None:
     readers: dict[str, Reader] = {}
     # `default` is train, after files that are named train.
     files = (data / "annotations").glob(f"{prefix}_*.json")
@@ -132,23 +129,16 @@ def _roboflow(data: Path) -> DataSource | None:
     return DataSource("roboflow", readers) if readers else None
 
 
-def _label_studio(data: Path) -> DataSource | None:
-    return _export("label-studio", data / "result.json", data / "images", [data, data / "images"])
-
-
-def _fiftyone(data: Path) -> DataSource | None:
-    return _export("fiftyone", data / "labels.json", data / "data", [data / "data"])
-
-
-def _export(layout: str, file: Path, required: Path, folders: list[Path]) -> DataSource | None:
-    exists = file.is_file() and required.is_dir()
+def _export(layout: str, file: Path, folders: list[Path]) -> DataSource | None:
+    """Return the dataset of a single COCO file, if it and the last of the folders exist."""
+    exists = file.is_file() and folders[-1].is_dir()
     return DataSource(layout, {"train": partial(coco.read, file, folders)}) if exists else None
 
 
 def _yolo(data: Path) -> DataSource | None:
-    for name in ("data.yaml", "data.yml"):
-        if (data / name).is_file():
-            return _yolo_by_yaml(data / name)
+    for suffix in YAML_SUFFIXES:
+        if (data / f"data{suffix}").is_file():
+            return _yolo_by_yaml(data / f"data{suffix}")
     readers = {
         split: partial(yolo.read, [data / "images" / word], None, split)
         for word, split in SPLITS.items()
@@ -176,6 +166,7 @@ def _yolo_by_yaml(path: Path) -> DataSource:
 
 
 def _base(path: Path, facts: Mapping[str, Any]) -> Path:
+    """Return the folder that the paths of a data.yaml are relative to."""
     base = path.parent.joinpath(*yolo.strings(facts.get("path"), path)[:1])
     return base if os.path.isdir(base) else path.parent  # `path` is often that of another machine
 

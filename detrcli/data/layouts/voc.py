@@ -6,12 +6,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from detrcli.data.paths import IMAGE_SUFFIXES, lies_inside
-from detrcli.data.raw_annotations import Problem, RawAnnotations
+from detrcli.data.raw_annotations import Problems, RawAnnotations
 from detrcli.errors import DataError
 from detrcli.structures import check_class_names
 from detrcli.system.text import writable
-
-TOO_LARGE = 10**9  # in place of a size with more digits, which no image has
 
 
 def class_names(annotations: Path) -> list[str]:
@@ -49,7 +47,7 @@ def read(root: Path, images: Sequence[str], names: Sequence[str], split: str) ->
     files: list[str] = []
     sizes: list[tuple[int, int]] = []
     rows: list[tuple[int, int, list[float], bool]] = []
-    problems = []
+    problems = Problems(split)
     for image_id, image in enumerate(images, 1):
         path = root / "Annotations" / f"{image}.xml"
         tree = _parse(path)
@@ -57,11 +55,10 @@ def read(root: Path, images: Sequence[str], names: Sequence[str], split: str) ->
         sizes.append((_size(tree, "height"), _size(tree, "width")))
         for number, (name, corners, difficult) in enumerate(_objects(tree), 1):
             if corners is None:
-                where = f"{path}, object {number}"
-                problems.append(Problem("error", "bad-box", split, where, "its bndbox is not four numbers"))
+                problems.error("bad-box", f"{path}, object {number}", "its bndbox is not four numbers")
                 continue
             x0, y0, x1, y1 = corners
-            # Pixels count from 1, and the last belongs to the box.
+            # Pixels are numbered from 1, and the last belongs to the box.
             rows.append((image_id, ids[name], [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1], difficult))
     return RawAnnotations.from_rows(folder, files, sizes, rows, {ids[name]: name for name in names}, problems)
 
@@ -75,9 +72,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 def _size(tree: ElementTree.Element, side: str) -> int:
     text = (tree.findtext(f"size/{side}") or "").strip()
-    if not text.isdecimal():
-        return 0
-    return int(text) if len(text) < 10 else TOO_LARGE
+    return int(text[:10]) if text.isdecimal() else 0  # no image has a size of ten digits
 
 
 def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, bool]]:

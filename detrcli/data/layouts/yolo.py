@@ -12,7 +12,7 @@ import yaml
 
 from detrcli.data.image_files import read_headers
 from detrcli.data.paths import IMAGE_SUFFIXES
-from detrcli.data.raw_annotations import Problem, RawAnnotations
+from detrcli.data.raw_annotations import Problems, RawAnnotations
 from detrcli.data.segmentations import Segmentations, as_text
 from detrcli.errors import DataError
 from detrcli.structures import MAX_CLASSES, check_class_names
@@ -96,15 +96,14 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *,
 
     rows: list[tuple[int, int, list[float], bool]] = []
     polygons: list[tuple[str, int, int] | None] = []  # a row's line with the image's height and width, if a polygon
-    problems: list[Problem] = []
+    problems = Problems(split)
     for image_id, (path, header) in enumerate(zip(paths, read_headers(folder, files), strict=True), 1):
         height, width = header.displayed
         for number, line in enumerate(_lines(label_of(path)), 1):
             try:
                 category, x, y, w, h = _box(line, pose=pose)
             except ValueError:
-                where = f"{label_of(path)}, line {number}"
-                problems.append(Problem("error", "bad-box", split, where, f"not a class and a box: {line!r}"))
+                problems.error("bad-box", f"{label_of(path)}, line {number}", f"not a class and a box: {line!r}")
                 continue
             polygons.append((line, height, width) if len(line.split()) > 5 else None)
             rows.append((image_id, category, [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height], False))
@@ -120,26 +119,22 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *,
 
 def _segmentations(polygons: Sequence[tuple[str, int, int] | None]) -> list[bytes]:
     """Return polygons in pixels; empty for boxes."""
-    texts = []
-    for polygon in polygons:
-        if polygon is None:
-            texts.append(b"")
-            continue
-        line, height, width = polygon
+
+    def text(line: str, height: int, width: int) -> bytes:
         corners = np.array(line.split()[1:], dtype=np.float64).reshape(-1, 2) * (width, height)
-        texts.append(as_text([corners.flatten().tolist()]))
-    return texts
+        return as_text([corners.flatten().tolist()])
+
+    return [b"" if polygon is None else text(*polygon) for polygon in polygons]
 
 
 def label_of(image: Path) -> Path:
     """Return the text file of an image: in the folder `labels` in place of `images`, or beside the image."""
-    parts = list(image.parts)
+    parts, beside = list(image.parts), image.with_suffix(".txt")
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             break
     in_labels = Path(*parts).with_suffix(".txt")
-    beside = image.with_suffix(".txt")
     return beside if beside.is_file() and not in_labels.is_file() else in_labels
 
 
