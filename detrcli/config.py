@@ -62,9 +62,10 @@ def check(name: str, value: Any, hint: Any) -> None:
     origin, arguments = get_origin(hint), get_args(hint)
     required = ""
     if origin is Annotated:
-        kind, *bounds = arguments
+        kind, bounds = arguments
         check(name, value, kind)
-        required = next((str(bound) for bound in bounds if isinstance(bound, Bounds) and value not in bound), "")
+        if value not in bounds:
+            required = str(bounds)
     elif origin is Literal:
         if value not in arguments:
             required = "one of " + ", ".join(map(repr, arguments))
@@ -74,17 +75,14 @@ def check(name: str, value: Any, hint: Any) -> None:
         elif NoneType not in arguments:
             raise UsageError(f"{name} is missing.")
     elif origin is tuple:
-        if not isinstance(value, tuple) or (arguments[-1] is not ... and len(value) != len(arguments)):
-            required = f"{len(arguments)} values"
-        else:
-            for item in value:
-                check(name, item, arguments[0])
+        valid = isinstance(value, tuple) and (arguments[-1] is ... or len(value) == len(arguments))
+        required = "" if valid else f"{len(arguments)} values"
+        for item in value if valid else ():
+            check(name, item, arguments[0])
     elif isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            required = "a table of names and values"
-        else:
-            for key, item in value.items():
-                check(f"{name}.{key}", item, arguments[1])
+        required = "" if isinstance(value, Mapping) else "a table of names and values"
+        for key, item in value.items() if not required else ():
+            check(f"{name}.{key}", item, arguments[1])
     elif hint in _TYPE_NAMES:
         accepted = (int, float) if hint is float else (hint,)
         if type(value) not in accepted or (hint is float and not math.isfinite(value)):
@@ -162,7 +160,4 @@ class Preprocessing(Config):
         self.resize.place(1000, 1000)  # raises UsageError for too large an input
 
     def with_size(self, size: int | None = None, max_size: int | None = None) -> Self:
-        """Change the size of the inputs."""
-        if size is None and max_size is None:
-            return self
         return replace(self, resize=self.resize.with_size(size, max_size))

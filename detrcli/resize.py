@@ -37,7 +37,6 @@ class Placement:
 
     @property
     def fills(self) -> bool:
-        """Whether the image fills the input."""
         return (self.height, self.width) == (self.image_height, self.image_width)
 
     @property
@@ -51,6 +50,7 @@ class Resize(ABC):
     """A rule. Defining a subclass registers it by its `kind`, under which checkpoints name it."""
 
     kind: ClassVar[str]
+    pads_first: ClassVar[bool] = False  # whether an image is padded before it is resized
     _kinds: ClassVar[dict[str, type["Resize"]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -84,22 +84,18 @@ class Resize(ABC):
     def side(self) -> int:
         """The shorter side of the inputs, approximately."""
 
-    @property
-    def pads_first(self) -> bool:
-        """Whether an image is padded before it is resized."""
-        return False
-
     def facts(self) -> dict[str, Any]:
-        """Return the rule as plain values, with its kind."""
+        """Return plain values, from which `of` creates the rule."""
         return {"kind": self.kind, **asdict(self)}
 
     @staticmethod
     def of(facts: Mapping[str, Any]) -> "Resize":
-        """Create a rule from the values of `facts`. Raises ValueError for an unknown kind."""
-        rule = Resize._kinds.get(facts["kind"])
+        """Create a rule from its facts. Raises ValueError for an unknown kind."""
+        values = dict(facts)
+        rule = Resize._kinds.get(kind := values.pop("kind"))
         if rule is None:
-            raise ValueError(f"unknown resizing rule {facts['kind']!r}")
-        return rule(**{name: value for name, value in facts.items() if name != "kind"})
+            raise ValueError(f"unknown resizing rule {kind!r}")
+        return rule(**values)
 
 
 @dataclass(frozen=True)
@@ -119,12 +115,8 @@ class ShortestEdge(Resize):
         shorter, longer, size = min(height, width), max(height, width), self.size
         if longer / shorter * size > self.max_size:
             size = round(self.max_size * shorter / longer)
-        if size < 1:
-            short, long = 1, self.max_size
-        else:
-            short, long = size, int(size * longer / shorter)
-        if self.divisor > 1:
-            short, long = (max(1, round(side / self.divisor)) * self.divisor for side in (short, long))
+        sides = (size, int(size * longer / shorter)) if size >= 1 else (1, self.max_size)
+        short, long = (max(1, round(side / self.divisor)) * self.divisor for side in sides)
         return Placement.filling(*((short, long) if height <= width else (long, short)))
 
     def with_size(self, size: int | None, max_size: int | None) -> Self:
@@ -153,11 +145,8 @@ class BoundedEdges(ShortestEdge):
         if longer / shorter * size > self.max_size:
             scale = self.max_size * shorter / longer
             size = round(scale)
-        if min(height, width) == size:
-            short, long = size, max(height, width)
-        else:
-            short, long = size, int(scale * longer / shorter)
-        short, long = (max(1, side - side % self.divisor) for side in (short, long))
+        sides = size, int(longer if shorter == size else scale * longer / shorter)
+        short, long = (max(1, side - side % self.divisor) for side in sides)
         return Placement.filling(*((short, long) if height <= width else (long, short)))
 
 
@@ -229,11 +218,8 @@ class PaddedSquare(OneSize):
     """The rule of OWLv2: images are padded at the right or the bottom to a black square, then resized."""
 
     kind = "padded-square"
+    pads_first = True
 
     def place(self, height: int, width: int) -> Placement:
         side = max(height, width)
         return Placement(self.height, self.width, 0, 0, self.height * height / side, self.width * width / side)
-
-    @property
-    def pads_first(self) -> bool:
-        return True

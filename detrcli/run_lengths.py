@@ -18,7 +18,7 @@ def encode(mask: np.ndarray) -> bytes:
     return counts
 
 
-def decode(counts: bytes | Sequence[int], height: int, width: int) -> np.ndarray:
+def decode(counts: bytes | Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the mask (H, W) bool of compressed or plain counts. Raises ValueError if they have another size.
 
     pycocotools is not used here, since it writes out of bounds for wrong counts.
@@ -28,7 +28,7 @@ def decode(counts: bytes | Sequence[int], height: int, width: int) -> np.ndarray
     return np.repeat(marked, lengths).reshape(width, height).T
 
 
-def lengths_in(counts: bytes | Sequence[int], height: int, width: int) -> np.ndarray:
+def lengths_in(counts: bytes | Sequence[int] | np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the run lengths (R,) int64 of compressed or plain counts. Raises ValueError if they have another size."""
     lengths = np.array(_decompress(counts) if isinstance(counts, bytes) else counts, dtype=np.int64)
     if (lengths < 0).any() or lengths.sum() != height * width:

@@ -214,12 +214,12 @@ def _items(images: Sequence[str | Path]) -> list[_Item]:
     paths = list(find_images(map(str, images)))
     if not paths:
         raise DataError("No images were given.")
-    names = [image.relative for image in paths]
+    names = [relative for _, relative in paths]
     maps = [name.with_suffix(".png") for name in names]
     drawings = [name if name.suffix.lower() in JPEG else name.with_suffix(".png") for name in names]
     return [
-        _Item(i, image.path, *outputs)
-        for i, (image, *outputs) in enumerate(zip(paths, _distinct(drawings), _distinct(maps), strict=True))
+        _Item(i, path, *outputs)
+        for i, ((path, _), *outputs) in enumerate(zip(paths, _distinct(drawings), _distinct(maps), strict=True))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -25,7 +26,7 @@ MIN_MOSAIC_SIDE = 8  # pixels
 
 @dataclass(frozen=True)
 class Example:
-    """An image as the network's input, with its targets."""
+    """An image as the network's input, with its objects."""
 
     pixels: Tensor  # (3, h, w), normalized
     target: Target
@@ -111,18 +112,12 @@ def to_input(sample: Sample, preprocessing: Preprocessing, *, exact: bool = True
     return prepare(sample.image, preprocessing, exact=exact), Target(**{**sample.objects, "boxes": boxes}, masks=masks)
 
 
-@dataclass(frozen=True)
-class Examples:
-    """A batch with its targets."""
+class Examples(NamedTuple):
+    """A batch with its targets. torch's DataLoader pins the memory of a tuple's items."""
 
     batch: Batch
     targets: list[Target]
     image_ids: list[int]
-
-    def pin_memory(self) -> "Examples":
-        """Copy to pinned memory; torch's DataLoader calls this."""
-        targets = [target.pin_memory() for target in self.targets]
-        return Examples(self.batch.pin_memory(), targets, self.image_ids)
 
 
 def collate_examples(examples: Sequence[Example | DataError]) -> Examples | DataError:

@@ -1,7 +1,7 @@
 """COCO's panoptic maps: a PNG per image, in which the color of a pixel is the id of its segment."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,23 +39,19 @@ class PanopticMaps:
 
 
 def rgb_to_ids(colors: np.ndarray) -> np.ndarray:
-    """Convert colors (H, W, 3) uint8 to ids (H, W) int32: red + 256 green + 65536 blue."""
-    ids: np.ndarray = colors[..., 2].astype(np.int32)
-    for channel in (1, 0):  # in place, since images are large
-        ids *= 256
-        ids += colors[..., channel]
+    """Convert colors (H, W, 3) uint8 to ids (H, W) int32."""
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    ids: np.ndarray = red + 256 * green + 65536 * blue
     return ids
 
 
 def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """Convert ids (H, W) to colors (H, W, 3) uint8."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
 
 
-def map_folders(annotations: Path) -> Sequence[Path]:
+def map_folders(annotations: Path) -> list[Path]:
     """Return the possible folders of an annotation file's maps: named like the file, beside it or the images."""
-    name = annotations.stem
-    return list(dict.fromkeys([annotations.parent / name, folder_of(annotations) / name]))
+    return [parent / annotations.stem for parent in dict.fromkeys((annotations.parent, folder_of(annotations)))]
 
 
 def read_map(path: Path, height: int, width: int) -> np.ndarray:

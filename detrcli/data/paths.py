@@ -5,23 +5,15 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
-@dataclass(frozen=True)
-class ImagePath:
-    """An image file to predict on."""
-
-    path: Path
-    relative: Path  # to the folder given as argument; the file name for a file given by itself
-
-
-def find_images(arguments: Iterable[str]) -> Iterator[ImagePath]:
+def find_images(arguments: Iterable[str]) -> Iterator[tuple[Path, Path]]:
     """Yield images by file, folder (recursively) or pattern, in the order of the arguments, sorted in each.
 
+    Each comes with its path relative to the folder given as argument, or the file name for a file given by itself.
     Names that do not exist are yielded too, and fail when they are opened.
     """
     for argument in arguments:
@@ -29,9 +21,9 @@ def find_images(arguments: Iterable[str]) -> Iterator[ImagePath]:
         matches = sorted(Path(name) for name in glob.glob(argument, recursive=True)) if pattern else []
         for path in matches or [Path(argument)]:
             inside = sorted(_files_below(path)) if os.path.isdir(path) else []
-            yield from (ImagePath(file, file.relative_to(path)) for file in inside)
+            yield from ((file, file.relative_to(path)) for file in inside)
             if not inside:
-                yield ImagePath(path, Path(path.name))
+                yield path, Path(path.name)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -12,12 +12,6 @@ from detrcli.config import Preprocessing
 from detrcli.resize import Placement
 from detrcli.structures import Batch
 
-_PILLOW = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-}
-
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = True) -> Tensor:
     """Resize and normalize an RGB image to (3, h, w), in channels-last memory.
@@ -33,7 +27,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, *, exact: bool = T
         levels = _levels(image)
     elif exact or p.filter == "nearest":
         # Pillow's filter, as in the published code; torch's differs by a gray level in places.
-        levels = _levels(image.resize(size[::-1], _PILLOW[p.filter]))
+        levels = _levels(image.resize(size[::-1], Image.Resampling[p.filter.upper()]))
     else:
         # In channels-last memory, which the result keeps.
         batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)

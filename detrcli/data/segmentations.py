@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 
 from detrcli.data.panoptic_maps import PREFIX, segment_mask
-from detrcli.run_lengths import decode, encode, lengths_in, pixels_of
+from detrcli.run_lengths import decode, encode, lengths_in
 
 EMPTY = (b"", b"null", b"[]")  # texts without a segmentation
 
-# Raised by `size_of`, `run_lengths_of` and `decode_segmentation` for malformed segmentations.
+# Raised by `size_of` and `run_lengths_of` for malformed segmentations.
 MALFORMED = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, msgspec.DecodeError)
 
 
@@ -42,25 +42,13 @@ def size_of(segmentation: Any, height: int, width: int) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Return the mask (H, W) bool of polygons or RLE of this size."""
-    if isinstance(segmentation, list):
-        runs = _polygons_to_rle(segmentation, height, width)
-        return np.zeros((height, width), dtype=bool) if runs is None else pixels_of(runs)
-    return decode(_counts(segmentation), height, width)
-
-
 def run_lengths_of(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Return the run lengths (R,) int64 of polygons or RLE of this size, without making the mask."""
+    """Return the run lengths (R,) int64 of polygons or RLE of this size."""
     if isinstance(segmentation, list):
-        runs = _polygons_to_rle(segmentation, height, width)
-        return np.array([height * width]) if runs is None else lengths_in(runs["counts"], height, width)
-    return lengths_in(_counts(segmentation), height, width)
-
-
-def _counts(segmentation: Any) -> Any:
-    counts = segmentation["counts"]
-    return counts if isinstance(counts, list) else counts.encode()
+        counts = _counts_of_polygons(segmentation, height, width)
+    else:
+        counts = segmentation["counts"]
+    return lengths_in(counts.encode() if isinstance(counts, str) else counts, height, width)
 
 
 def mask_of(text: bytes, height: int, width: int) -> np.ndarray:
@@ -71,7 +59,7 @@ def mask_of(text: bytes, height: int, width: int) -> np.ndarray:
         segmentation = msgspec.json.decode(text)
         rows, columns = size_of(segmentation, height, width)
         if (rows, columns) == (height, width):
-            return decode_segmentation(segmentation, height, width)
+            return decode(run_lengths_of(segmentation, height, width), height, width)
     except MALFORMED:
         raise ValueError("a segmentation is neither polygons nor RLE") from None
     raise ValueError(f"a mask is {columns} x {rows}, the image {width} x {height}")
@@ -87,16 +75,15 @@ def as_text(segmentation: Any) -> bytes:
     return json.dumps(segmentation).encode()
 
 
-def _polygons_to_rle(polygons: list[Any], height: int, width: int) -> Any:
-    """Return an RLE of pycocotools; None for polygons without area."""
+def _counts_of_polygons(polygons: list[Any], height: int, width: int) -> Any:
     if any(len(polygon) % 2 for polygon in polygons):
         raise ValueError("a corner of a polygon lacks a number")
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # fewer corners enclose nothing
     if not polygons:
-        return None
+        return [height * width]  # empty
     corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in polygons])
     if not (np.abs(corners) < 10 * max(height, width)).all():  # pycocotools uses memory for each pixel of an outline
         raise ValueError("a polygon lies far outside")
     from pycocotools import mask as rle  # only needed for masks
 
-    return rle.merge(rle.frPyObjects(polygons, height, width))
+    return rle.merge(rle.frPyObjects(polygons, height, width))["counts"]

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import RandomState
 
-from detrcli.run_lengths import box_around
-
 UNIT = 1 << 12  # a shape's radius in its own coordinates
 TURNS = 64  # directions of a shape
 SMALL, MEDIUM, LARGE = (4, 7), (8, 13), (14, 24)  # radius in hundredths of the image's side
@@ -64,11 +62,6 @@ class Scene:
     labels: np.ndarray  # (N,) int64, indices into the classes
     masks: np.ndarray  # (N, S, S) bool, visible pixels
     stuff: np.ndarray | None = None  # (S, S) int64, indices into STUFF of the background; None without a landscape
-
-    @property
-    def boxes(self) -> np.ndarray:
-        """Boxes around the visible pixels, (N, 4) int64: x, y, width, height."""
-        return np.array([box_around(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
 
 
 def scene(

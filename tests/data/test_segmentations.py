@@ -20,7 +20,7 @@ from detrcli.data.shapes import scene
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
 from detrcli.resize import ShortestEdge
-from detrcli.run_lengths import MaskRows, decode, encode
+from detrcli.run_lengths import MaskRows, box_around, decode, encode
 
 
 def annotations_of(data: Path, split: str = "train", *, masks: bool = True) -> Annotations:
@@ -72,7 +72,7 @@ def test_shapes_have_the_masks_of_their_scenes(tmp_path: Path) -> None:
             file = tmp_path / "shapes" / "annotations" / "instances_val.json"
             masks = masks_of(file, f"{i:06d}.png", 64, 64)
             np.testing.assert_array_equal([mask.pixels for mask in masks], drawn.masks)
-            x, y, w, h = drawn.boxes.T
+            x, y, w, h = np.array([box_around(mask) for mask in drawn.masks]).T
             assert [mask.box.tolist() for mask in masks] == np.stack([x, y, x + w, y + h], 1).tolist()
     assert annotations_of(tmp_path / "shapes", masks=False).masks(0) is None
 

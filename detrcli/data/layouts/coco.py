@@ -68,7 +68,10 @@ def read(annotations: Path, folders: Sequence[Path]) -> RawAnnotations:
     images, entries, categories = file.images, file.annotations or [], file.categories or []
     panoptic = [entry for entry in entries if entry.segments_info is not None]
     if panoptic:
-        entries = _segments(panoptic)
+        for entry in panoptic:
+            for segment in entry.segments_info or []:
+                segment.image_id = entry.image_id
+        entries = [segment for entry in panoptic for segment in entry.segments_info or []]
     names, things = [_file_name(image.file_name) for image in images], [category.isthing for category in categories]
     boxes = box_array([entry.bbox for entry in entries])
     areas = np.array([_area(entry.area) for entry in entries], dtype=np.float64)
@@ -124,16 +127,6 @@ def _decode(path: Path, data: bytes) -> _File:
             return msgspec.convert(json.loads(data), _File)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
-
-
-def _segments(panoptic: Sequence[_Annotation]) -> list[_Annotation]:
-    """Return the segments of all maps as annotations of their images."""
-    segments = []
-    for entry in panoptic:
-        for segment in entry.segments_info or []:
-            segment.image_id = entry.image_id
-            segments.append(segment)
-    return segments
 
 
 def _maps(annotations: Path, panoptic: Sequence[_Annotation], segments: Sequence[_Annotation]) -> PanopticMaps:
