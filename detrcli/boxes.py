@@ -23,23 +23,23 @@ def to_pixels(boxes: Tensor, height: int, width: int, placement: Placement | Non
     scale = boxes.new_tensor([width, height, width, height])
     if placement is None or placement.fills:
         return cxcywh_to_xyxy(boxes) * scale
-    p = placement
-    input_size = boxes.new_tensor([p.width, p.height, p.width, p.height])
-    offset = boxes.new_tensor([p.left, p.top, p.left, p.top])
-    inside = boxes.new_tensor([p.image_width, p.image_height] * 2)
-    return (cxcywh_to_xyxy(boxes) * input_size - offset) / inside * scale
+    input_size, offset, image_size = _in_input(boxes, placement)
+    return (cxcywh_to_xyxy(boxes) * input_size - offset) / image_size * scale
 
 
 def from_pixels(boxes: Tensor, height: int, width: int, placement: Placement | None = None) -> Tensor:
     """Convert boxes (..., 4) from xyxy in pixels of the image to cxcywh in [0, 1] of the network's input."""
     boxes = boxes / boxes.new_tensor([width, height, width, height])
     if placement is not None and not placement.fills:
-        p = placement
-        inside = boxes.new_tensor([p.image_width, p.image_height] * 2)
-        offset = boxes.new_tensor([p.left, p.top, p.left, p.top])
-        boxes = (boxes * inside + offset) / boxes.new_tensor([p.width, p.height, p.width, p.height])
+        input_size, offset, image_size = _in_input(boxes, placement)
+        boxes = (boxes * image_size + offset) / input_size
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
+
+
+def _in_input(boxes: Tensor, p: Placement) -> Tensor:
+    """Return the size of the input, and offset and size of the image in it, (3, 4): x, y, x, y."""
+    return boxes.new_tensor([[p.width, p.height] * 2, [p.left, p.top] * 2, [p.image_width, p.image_height] * 2])
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
@@ -60,25 +60,24 @@ def generalized_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     gradient 0. DINO adds `eps` to the denominators.
     """
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
-    intersection = _intersection(a, b)
     hull = _product(
         torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0), torch.maximum(ay1, by1) - torch.minimum(ay0, by0)
     )
-    union = area(a) + area(b) - intersection
+    intersection, union = _intersection_and_union(a, b)
     return _ratio(intersection, union + eps) - _ratio(hull - union, hull + eps)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Return the IoU of xyxy boxes (..., 4) and (..., 4), broadcast."""
-    intersection = _intersection(a, b)
-    return _ratio(intersection, area(a) + area(b) - intersection)
+    return _ratio(*_intersection_and_union(a, b))
 
 
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
+def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.unbind(-1), b.unbind(-1)
-    return _product(
+    intersection = _product(
         torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0), torch.minimum(ay1, by1) - torch.maximum(ay0, by0)
     )
+    return intersection, area(a) + area(b) - intersection
 
 
 def area(boxes: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -92,11 +92,6 @@ class MaskRows:
     size: tuple[int, int]  # H and W
     counts: Sequence[bytes]  # (N,), compressed
 
-    @classmethod
-    def of(cls, masks: Sequence[np.ndarray], size: tuple[int, int]) -> Self:
-        """Encode arrays (H, W)."""
-        return cls(size, [encode(mask) for mask in masks])
-
     def __len__(self) -> int:
         return len(self.counts)
 
@@ -106,15 +101,13 @@ class MaskRows:
     def __getitem__(self, chosen: np.ndarray) -> "MaskRows": ...
     def __getitem__(self, chosen: int | np.ndarray) -> "np.ndarray | MaskRows":
         if isinstance(chosen, np.ndarray):
-            indices = np.arange(len(self))[chosen].tolist()
-            return MaskRows(self.size, [self.counts[index] for index in indices])
+            return MaskRows(self.size, [self.counts[i] for i in np.arange(len(self))[chosen]])
         return decode(self.counts[chosen], *self.size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (decode(counts, *self.size) for counts in self.counts)
 
     def rle(self, i: int) -> dict[str, Any]:
-        """Return a mask in COCO's format."""
         return {"size": list(self.size), "counts": self.counts[i].decode("ascii")}
 
     def polygons(self, i: int) -> list[list[int]]:

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 
 def _present_fields(instance: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are not None, also those of subclasses."""
     values = {field.name: getattr(instance, field.name) for field in fields(instance)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class _Tensors:
-    """Base class of values whose fields are tensors or None."""
+    """Base class of dataclasses whose fields are tensors or None, also those of their subclasses."""
 
     def to(self, device: torch.device) -> Self:
         """Copy to a device; from pinned memory without waiting."""
@@ -91,7 +90,6 @@ class Match:
     targets: Tensor  # (P,), indices into all objects of the batch, 0..T-1
 
     def layer(self, index: int) -> Match:
-        """Return the pairs of a layer."""
         chosen = self.layers == index
         return Match(self.layers[chosen], self.images[chosen], self.queries[chosen], self.targets[chosen])
 
@@ -124,7 +122,6 @@ class QueryGroup:
         return len(self.logits)
 
     def layer(self, index: int) -> Prediction:
-        """Return the predictions of a layer."""
         last = index in (-1, len(self) - 1)
         return Prediction(self.logits[index], self.boxes[index], self.masks if last else None)
 
@@ -140,16 +137,13 @@ class Output:
 
     @property
     def groups(self) -> tuple[QueryGroup, ...]:
-        """All supervised groups, the decoder's first."""
         return (self.decoder, *self.others)
 
     def with_masks(self, masks: Masks) -> Self:
-        """Add masks to the decoder's queries."""
         return replace(self, decoder=replace(self.decoder, masks=masks))
 
     @property
     def last(self) -> Prediction:
-        """The final predictions: the decoder's last layer."""
         return self.decoder.layer(-1)
 
 
@@ -163,10 +157,8 @@ def check_class_names(names: Sequence[str]) -> None:
         raise ValueError(f"there are {len(names):,} classes, more than the {MAX_CLASSES:,} allowed")
     longest = max(names, key=len, default="")
     if len(longest) > MAX_NAME_LENGTH:
-        raise ValueError(
-            f"the class name {longest[:20]!r}... has {len(longest):,} characters, more than the "
-            f"{MAX_NAME_LENGTH:,} allowed"
-        )
+        limit = f"more than the {MAX_NAME_LENGTH:,} allowed"
+        raise ValueError(f"the class name {longest[:20]!r}... has {len(longest):,} characters, {limit}")
 
 
 @dataclass(frozen=True)

@@ -5,28 +5,12 @@ from importlib import resources
 
 # In reading order. Each topic is a file TOPIC.md in this folder.
 TOPICS = (
-    "data",
-    "training",
-    "models",
-    "families",
-    "weights",
-    "predict",
-    "evaluation",
-    "report",
-    "doctor",
-    "speed",
-    "attention",
-    "matching",
-    "explain",
-    "python",
-    "safety",
-    "notes",
-    "architecture",
-)
+    "data", "training", "models", "families", "weights", "predict", "evaluation", "report", "doctor", "speed",
+    "attention", "matching", "explain", "python", "safety", "notes", "architecture",
+)  # fmt: skip
 
 
 def page(topic: str) -> str:
-    """Return the page of a topic as Markdown."""
     return resources.files(__name__).joinpath(f"{topic}.md").read_text(encoding="utf-8")
 
 

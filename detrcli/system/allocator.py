@@ -1,16 +1,9 @@
-"""How glibc and oneDNN hold the memory of a `detr` command.
+"""Memory settings of glibc and oneDNN for `detr` commands, which save time and memory and change no result.
 
-Why: training on images of many sizes allocates large blocks of ever new sizes. By default glibc returns each of them
-to the kernel, which then has to map every page again, and oneDNN caches a compiled primitive for each of the last
-1024 shapes. Commands therefore keep large blocks, cap oneDNN's cache, and release free memory once per epoch. This
-only concerns glibc; on other systems, and on import from Python, nothing is changed.
-
-Deleting it costs speed and memory, and changes no result: the training memory grows with each new image size, and
-training and prediction on CPUs are slower (`examples/training_memory.py` measures both against glibc's defaults and
-against returning every block).
-
-`tests/system/test_allocator.py` checks that commands set the options before torch is imported, that the user's
-environment takes precedence, that other C libraries are left alone, and (slow) that a training's memory stays flat.
+Training on images of many sizes allocates large blocks of ever new sizes. By default glibc returns each of them to the
+kernel, which has to map every page again, and oneDNN caches a compiled primitive for each of the last 1024 shapes.
+Commands therefore keep large blocks, limit oneDNN's cache, and release free memory once per epoch
+(`examples/training_memory.py` measures the effect). Other systems, and imports from Python, are not affected.
 """
 
 import os
@@ -28,7 +21,7 @@ PRIMITIVES = "128"  # capacity of oneDNN's cache; a training step of detr-r50 at
 
 
 def keep_large_blocks() -> None:
-    """Set up this process, before torch is imported. Settings from the user's environment are kept."""
+    """Set up this process, before torch is imported; settings in the user's environment take precedence."""
     if not _is_glibc():
         return
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)

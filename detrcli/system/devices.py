@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -20,22 +20,20 @@ def find_device(name: str) -> torch.device:
     With several processes, "auto" and "cuda" give each process a GPU of its own.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, is_usable in available.items() if is_usable]
     if name == "auto":
-        name = next(kind for kind, usable in available.items() if usable)
+        name = usable[0]
     if name.isdecimal():  # an index, as nvidia-smi shows it
         name = f"cuda:{name}"
     if name == "cuda" and launch().world_size > 1:
         name = f"cuda:{launch().local_rank}"
-    try:
+    with suppress(RuntimeError):  # raised for an unknown name
         device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in available:
-        raise UsageError(f"{argument('device', name)}: must be auto, cpu, cuda, cuda:N (or N) or mps.")
-    if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        usable = ", ".join(kind for kind, usable in available.items() if usable)
-        raise MachineError(f"{argument('device', name)}: no such device. This machine has {usable}.")
-    return device
+        if device.type in usable and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()):
+            return device
+        if device.type in available:
+            raise MachineError(f"{argument('device', name)}: no such device. This machine has {', '.join(usable)}.")
+    raise UsageError(f"{argument('device', name)}: must be auto, cpu, cuda, cuda:N (or N) or mps.")
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -58,9 +56,9 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Compute float32 operations in float32, not in TF32 or bf16; restore the settings afterwards."""
-    cudnn: Any = torch.backends.cudnn
-    mkldnn: Any = torch.backends.mkldnn
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    switches = (backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
@@ -76,7 +74,6 @@ def check_precision(precision: str, device: torch.device) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"{argument('precision', precision)}: must be {', '.join(PRECISIONS)}.")
     if precision == "bf16" and device.type == "cpu":
-        # Older versions of torch do not report capabilities.
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities = torch.cpu.get_capabilities()
         if capabilities and not any("bf16" in name and usable for name, usable in capabilities.items()):
             warnings.warn("This CPU does not compute in bf16; emulating it is slower than fp32.", stacklevel=3)

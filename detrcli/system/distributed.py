@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import distributed
@@ -49,21 +49,21 @@ def world_size() -> int:
 
 def mean(values: list[float]) -> list[float]:
     """Return the mean of each value over the processes, which must pass equally many."""
-    if world_size() == 1:
-        return values
-    total = torch.tensor(values, dtype=torch.float64, device=_collective_device())
-    distributed.all_reduce(total)
-    means: list[float] = (total / world_size()).tolist()
-    return means
+    return [total / world_size() for total in _reduce(values, "SUM")]
 
 
 def maximum(value: float) -> float:
     """Return the maximum over the processes."""
+    return _reduce([value], "MAX")[0]
+
+
+def _reduce(values: list[float], operation: Literal["SUM", "MAX"]) -> list[float]:
     if world_size() == 1:
-        return value
-    result = torch.tensor(value, dtype=torch.float64, device=_collective_device())
-    distributed.all_reduce(result, distributed.ReduceOp.MAX)
-    return float(result)
+        return values
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    result = torch.tensor(values, dtype=torch.float64, device=device)
+    distributed.all_reduce(result, getattr(distributed.ReduceOp, operation))
+    return result.tolist()
 
 
 def broadcast_object(make: Callable[[], T]) -> T:
@@ -89,10 +89,6 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     if world_size() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, 0)
-
-
-def _collective_device() -> str:
-    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
 
 def mix_seeds(*numbers: int) -> int:

@@ -29,22 +29,18 @@ def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
     No system exchanges two folders in a single step. Between two renames the old folder has a backup name, where
     `whole_folder` finds it after a crash.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    backup = _backup(path)
     try:
-        temporary.mkdir(parents=True)
-        for name, data in files.items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / name).write_bytes(data)
-        backup = _backup(path)
-        if path.exists():
-            shutil.rmtree(backup, ignore_errors=True)
-            os.replace(path, backup)
-        os.replace(temporary, path)
+        with new_folder(path) as temporary:
+            for name, data in files.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / name).write_bytes(data)
+            if path.exists():
+                shutil.rmtree(backup, ignore_errors=True)
+                os.replace(path, backup)
         shutil.rmtree(backup, ignore_errors=True)
     except OSError as error:  # names no file where the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

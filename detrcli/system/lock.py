@@ -30,47 +30,51 @@ def locked(folder: Path) -> Iterator[None]:
     On a file system without locks, other processes are not kept out.
     """
     path = folder / LOCK
-    descriptor = _acquire(path)
+    with _guard:
+        while (descriptor := _try_lock(path)) is None:
+            pass
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()} {platform.node()}".encode())
         yield
     finally:
-        with _guard:
+        with _guard, suppress(OSError):  # Windows refuses to remove the file while another process has it open
             _held.discard(_file_id(descriptor))
-            with suppress(OSError):  # Windows refuses to remove the file while another process has it open
-                if sys.platform != "win32":
-                    path.unlink()  # still locked, so the file is our own
+            if sys.platform == "win32":
+                os.close(descriptor)  # an open file cannot be removed
+            path.unlink()  # elsewhere still locked, so the file is our own
+            if sys.platform != "win32":
                 os.close(descriptor)
-                if sys.platform == "win32":
-                    path.unlink()  # an open file cannot be removed
 
 
-def _acquire(path: Path) -> int:
-    """Return the descriptor of the lock file, locked."""
+def _try_lock(path: Path) -> int | None:
+    """Return the descriptor of the locked file; None if the previous holder has removed the file meanwhile."""
     # POSIX locks belong to the process: it could lock the file a second time, and closing any descriptor of a file
     # releases its lock. So our own files are recognized before they are opened.
-    with _guard:
-        while True:
-            with suppress(FileNotFoundError):
-                if _file_id(path) in _held:
-                    raise _refusal(path.parent, f"process {os.getpid()} on {platform.node()}")
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _lock(descriptor)
-            except (BlockingIOError, PermissionError):
-                holder = os.read(descriptor, 1000).decode(errors="replace").split()
-                os.close(descriptor)
-                who = f"process {holder[0]} on {holder[1]}" if len(holder) == 2 else "another process"
-                raise _refusal(path.parent, who) from None
-            except OSError:
-                pass  # the file system has no locks
-            # The previous holder may have removed the file after it was opened here.
-            with suppress(FileNotFoundError):
-                if _file_id(path) == _file_id(descriptor):
-                    _held.add(_file_id(descriptor))
-                    return descriptor
-            os.close(descriptor)
+    with suppress(FileNotFoundError):
+        if _file_id(path) in _held:
+            raise _refusal(path, [str(os.getpid()), platform.node()])
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if sys.platform == "win32":
+            os.lseek(descriptor, _FAR, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        holder = os.read(descriptor, 1000).decode(errors="replace").split()
+        os.close(descriptor)
+        raise _refusal(path, holder) from None
+    except OSError:
+        pass  # the file system has no locks
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with suppress(FileNotFoundError):
+        if _file_id(path) == _file_id(descriptor):
+            _held.add(_file_id(descriptor))
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _file_id(file: Path | int) -> _FileId:
@@ -78,16 +82,6 @@ def _file_id(file: Path | int) -> _FileId:
     return status.st_dev, status.st_ino
 
 
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        os.lseek(descriptor, _FAR, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-    else:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _refusal(folder: Path, who: str) -> UsageError:
-    return UsageError(f"{folder} is being written by {who}.\nWait until it has ended, or use another folder.")
+def _refusal(path: Path, holder: list[str]) -> UsageError:
+    who = f"process {holder[0]} on {holder[1]}" if len(holder) == 2 else "another process"
+    return UsageError(f"{path.parent} is being written by {who}.\nWait until it has ended, or use another folder.")

@@ -51,7 +51,7 @@ def test_run_lengths_are_those_of_pycocotools() -> None:
 
 def test_rows_of_masks() -> None:
     masks = [np.arange(12).reshape(3, 4) % n == 0 for n in (2, 3, 5)]
-    rows = MaskRows.of(masks, (3, 4))
+    rows = MaskRows((3, 4), list(map(encode, masks)))
     assert len(rows) == 3
     assert all(np.array_equal(a, b) for a, b in zip(rows, masks, strict=True))
     assert np.array_equal(rows[2], masks[2])

@@ -17,7 +17,7 @@ from detrcli.render.draw import (
     overlap,
     overlay_masks,
 )
-from detrcli.run_lengths import MaskRows
+from detrcli.run_lengths import MaskRows, encode
 from detrcli.structures import Detections
 
 RED = (200, 0, 0)
@@ -139,7 +139,7 @@ def test_masks_have_a_translucent_fill_and_a_thin_outline() -> None:
 
 def test_detections_with_masks_have_no_frames() -> None:
     found = detections([(60, 60, 141, 141)])
-    found = Detections(**{**vars(found), "masks": MaskRows.of([disc(200, 300, 100, 100, 40)], (200, 300))})
+    found = Detections(**{**vars(found), "masks": MaskRows((200, 300), [encode(disc(200, 300, 100, 100, 40))])})
     drawn = np.asarray(draw_detections(Image.new("RGB", (300, 200), (90, 90, 90)), found))
     assert (drawn[139, 60:70] == 90).all()  # a corner of the box
     assert (drawn[100, 100] != 90).any()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from detrcli.system.launch import Launch, first_node, launch, slurm_port
+from detrcli.system.launch import Launch, first_node, launch
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 BATCH = {"SLURM_JOB_ID": "1234567", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -19,9 +19,11 @@ SRUN = {
         (BATCH, Launch()),
         ({**BATCH, "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NODELIST": "gpu07"}, Launch()),
         ({**BATCH, **SRUN}, Launch(2, 4, 0, "tcp://gpu07:34567")),
+        ({**BATCH, **SRUN, "SLURM_JOB_ID": "1239999"}, Launch(2, 4, 0, "tcp://gpu07:39999")),
+        ({**BATCH, **SRUN, "SLURM_JOB_ID": "1240000"}, Launch(2, 4, 0, "tcp://gpu07:20000")),
         ({**BATCH, **SRUN, **TORCHRUN}, Launch(3, 8, 1)),
     ],
-    ids=["alone", "torchrun", "batch script", "srun of one", "srun", "torchrun below srun"],
+    ids=["alone", "torchrun", "batch script", "srun of one", "srun", "high port", "low port", "torchrun below srun"],
 )
 def test_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Launch) -> None:
     for name in (*TORCHRUN, *BATCH, *SRUN):
@@ -44,7 +46,3 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str
 )
 def test_first_node(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
-
-
-def test_ports_need_no_privileges() -> None:
-    assert {slurm_port(str(job)) // 10_000 for job in range(0, 10**7, 999)} == {2, 3}
