@@ -115,8 +115,8 @@ def raised_problems() -> Iterator[tuple[str, str]]:
             if isinstance(call.func, ast.Name) and call.func.id == "Problem":
                 severity, kind = call.args[:2]
                 severities = constants(severity)
-            elif isinstance(call.func, ast.Attribute) and call.func.attr in ("error", "warning"):
-                severities, kind = [call.func.attr], call.args[0]
+            elif isinstance(call.func, ast.Attribute) and call.func.attr in ("error", "warning", "leave_out"):
+                severities, kind = ["warning" if call.func.attr == "warning" else "error"], call.args[0]
             else:
                 continue
             yield from ((one, name) for one in severities for name in constants(kind))

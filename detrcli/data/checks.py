@@ -101,8 +101,8 @@ def _check_images(
     for i in np.flatnonzero(inside).tolist():
         header, where, file = headers[i], w.name_of_image(i), w.files[i]
         if header.problem is not None:
-            kind = "missing-picture" if header.problem == MISSING else "bad-picture"
-            problems.error(kind, where, f"{file}: {header.problem}")
+            missing = header.problem == MISSING
+            problems.error("missing-picture" if missing else "bad-picture", where, f"{file}: {header.problem}")
             usable[i] = False
             continue
         annotated = tuple(w.sizes[i].tolist())
@@ -146,8 +146,8 @@ def _check_maps(w: RawAnnotations, usable: np.ndarray, sizes: np.ndarray, proble
     for (i, file), header in zip(files.items(), read_headers(folder, list(files.values())), strict=True):
         height, width = sizes[i].tolist()
         if header.problem is not None:
-            kind = "missing-map" if header.problem == MISSING else "bad-map"
-            problems.error(kind, w.name_of_image(i), f"its map {folder / file}: {header.problem}")
+            what = f"its map {folder / file}: {header.problem}"
+            problems.error("missing-map" if header.problem == MISSING else "bad-map", w.name_of_image(i), what)
         elif header.stored != (height, width):
             what = f"its map {file} is {header.width} x {header.height}, the image {width} x {height}"
             problems.error("mask-size", w.name_of_image(i), what)

@@ -54,7 +54,7 @@ class _ImageCheck:
             if not self.split.usable[n]:
                 continue
             if not areas[segment]:
-                self.leave_out(n, "missing-segment", "no pixel of the map has its color")
+                self.leave_out("missing-segment", n, "no pixel of the map has its color")
                 continue
             x, y, width, height = box_around(ids == segment)
             self.check_box(n, (x, y, x + width, y + height))
@@ -74,11 +74,11 @@ class _ImageCheck:
                 segmentation = msgspec.json.decode(text)
                 rows, columns = size_of(segmentation, height, width)
                 if (rows, columns) != (height, width):
-                    self.leave_out(n, "mask-size", f"its mask is {columns} x {rows}, the image {width} x {height}")
+                    self.leave_out("mask-size", n, f"its mask is {columns} x {rows}, the image {width} x {height}")
                     continue
                 area, box = extent(run_lengths_of(segmentation, height, width), height)
             except (*MALFORMED, MemoryError):
-                self.leave_out(n, "bad-mask", "its segmentation is neither polygons nor RLE")
+                self.leave_out("bad-mask", n, "its segmentation is neither polygons nor RLE")
                 continue
             if isinstance(segmentation, list) and (flat := sum(len(polygon) < 6 for polygon in segmentation)):
                 what = f"{flat} of its {len(segmentation)} polygons have fewer than three corners and no area"
@@ -105,7 +105,7 @@ class _ImageCheck:
             what = f"its mask exceeds its box by {excess:.0f} pixels; both are used as they are"
             self.problems.warning("mask-outside", self.split.written.name_of(n), what)
 
-    def leave_out(self, n: int, kind: str, what: str) -> None:
+    def leave_out(self, kind: str, n: int, what: str) -> None:
         self.problems.error(kind, self.split.written.name_of(n), what)
         self.left_out.append(n)
 
