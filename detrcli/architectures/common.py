@@ -13,10 +13,9 @@ from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.losses.terms import LossTerm, class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss
 from detrcli.model.backbone import NORMS, Backbone, ResNet
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
-from detrcli.model.dense_attention import DenseInspectable
 from detrcli.model.position import SinePosition
 from detrcli.model.pyramid import PyramidInput
-from detrcli.model.sampled_attention import SampledInspectable
+from detrcli.model.recorded_attention import DenseInspectable, SampledInspectable
 
 S = TypeVar("S", bound=Scoring)
 

@@ -61,8 +61,7 @@ class Backbone(nn.Module, ABC):
 
     def freeze(self, part: Part) -> None:
         """Freeze a part and train everything else."""
-        parts = {"none": (), "stem": self.stem(), "all": tuple(self.children())}
-        self._frozen = parts[part]
+        self._frozen = {"none": (), "stem": self.stem(), "all": tuple(self.children())}[part]
         self.requires_grad_(True)
         for module in self._frozen:
             module.requires_grad_(False)
@@ -92,7 +91,6 @@ class ResNet(Backbone):
         self.body = resnet
 
     def stem(self) -> Sequence[nn.Module]:
-        """Return the first convolution with its norm, and the first stage."""
         return self.body.conv1, self.body.bn1, self.body.layer1
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -140,7 +138,6 @@ class TinyBackbone(Backbone):
         )
 
     def stem(self) -> Sequence[nn.Module]:
-        """Return the first convolution with its norm, and the first stage."""
         return self.conv, self.norm, self.stage1
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -166,7 +163,6 @@ class QuickBackbone(Backbone):
         self.around = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
 
     def stem(self) -> Sequence[nn.Module]:
-        """Return the first two convolutions with their norms."""
         return self.down[0], self.down[1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

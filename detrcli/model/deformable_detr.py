@@ -1,6 +1,6 @@
 """Deformable DETR (arXiv 2010.04159), optionally with iterative box refinement and two stages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -13,11 +13,9 @@ from detrcli.model.deformable_transformer import (
     DeformableAttention,
     DeformableDecoderLayer,
     DeformableEncoder,
-    init_deformable,
     inverse_sigmoid,
 )
-from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.heads import BoxHead, init_focal_heads
+from detrcli.model.detection_transformer import BoxHead, DetectionTransformer, init_focal_heads
 from detrcli.model.position import SinePosition
 from detrcli.model.proposals import InitialQueries, Proposer, gather_tokens, topk_tokens
 from detrcli.model.pyramid import Pyramid, PyramidInput
@@ -43,7 +41,7 @@ class LearnedQueries(nn.Module):
 
 
 class ProposedQueries(nn.Module):
-    """Two stages: the best of all tokens' proposals become reference boxes; positions and contents encode them."""
+    """Two stages: the best proposals become reference boxes, and their codes the positions and contents."""
 
     def __init__(self, queries: int, dim: int, rows: int, cells: float | None = None) -> None:
         super().__init__()
@@ -92,7 +90,11 @@ class DeformableDETR(DetectionTransformer):
         self.refine = refine
         self.class_heads = nn.ModuleList(nn.Linear(dim, rows) for _ in range(heads))
         self.box_heads = nn.ModuleList(BoxHead(dim) for _ in range(heads))
-        init_deformable_detr(self)
+        proposed = isinstance(queries, ProposedQueries)
+        linears = [queries.proposer.input[0], queries.linear] if isinstance(queries, ProposedQueries) else []
+        init_deformable(self, [encoder, self.decoder], pyramid, linears)
+        for i, head in enumerate(zip(self.class_heads, self.box_heads, strict=True)):
+            init_focal_heads(*cast("tuple[nn.Linear, BoxHead]", head), 0.0 if proposed or i else -2.0)
 
     def without_gradient(self) -> Sequence[nn.Parameter]:
         """Return the level codes if no encoder layer uses them."""
@@ -119,48 +121,27 @@ class DeformableDETR(DetectionTransformer):
         decoder = QueryGroup(
             "decoder", torch.stack(logits), torch.stack(boxes), torch.stack(hidden), tokens=start.tokens
         )
-        others = () if start.proposals is None else (_class_agnostic(start.proposals, targets),)
-        return Output(decoder, others, {"memory": memory}, maps)
+        proposals = start.proposals
+        if proposals is not None and targets is not None:  # supervised by objects of a single class
+            objects = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
+            proposals = replace(proposals, targets=objects)
+        return Output(decoder, () if proposals is None else (proposals,), {"memory": memory}, maps)
 
 
-def _class_agnostic(proposals: QueryGroup, targets: Sequence[Target] | None) -> QueryGroup:
-    """Supervise the proposals by objects of a single class."""
-    if targets is None:
-        return proposals
-    objects = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
-    return replace(proposals, targets=objects)
-
-
-def init_deformable_detr(detr: DeformableDETR) -> None:
-    """Initialize Deformable DETR as published."""
-    for part in (detr.encoder, detr.decoder):
+def init_deformable(
+    model: nn.Module, parts: Iterable[nn.Module], pyramid: PyramidInput, linears: Iterable[nn.Module]
+) -> None:
+    """Initialize a deformable detector as published: parts of its transformer, its pyramid, linears, attention."""
+    for part in parts:
         init_weights(part)
-    init_projections(detr.pyramid)
-    proposed = isinstance(detr.queries, ProposedQueries)
-    for number, heads in enumerate(zip(detr.class_heads, detr.box_heads, strict=True)):
-        init_focal_heads(*cast("tuple[nn.Linear, BoxHead]", heads), 0.0 if proposed or number else -2.0)
-    if isinstance(detr.queries, ProposedQueries):
-        init_proposer(detr.queries.proposer)
-        nn.init.xavier_uniform_(detr.queries.linear.weight)
-    init_attentions(detr)
-
-
-def init_projections(pyramid: PyramidInput) -> None:
-    """Initialize the projections of the backbone's maps as published."""
-    for projection in pyramid.projections.modules():
-        if isinstance(projection, nn.Conv2d):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(cast("Tensor", projection.bias))
-
-
-def init_proposer(proposer: Proposer) -> None:
-    """Initialize the proposals as published: their boxes equal their anchors."""
-    nn.init.xavier_uniform_(proposer.input.linear.weight)
-    init_focal_heads(proposer.class_head, proposer.box_head)
-
-
-def init_attentions(model: nn.Module) -> None:
-    """Initialize all deformable attention as published."""
+    for module in pyramid.projections.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(cast("Tensor", module.bias))
+    for linear in linears:
+        init_weights(linear)
     for module in model.modules():
         if isinstance(module, DeformableAttention):
-            init_deformable(module)
+            module.reset_parameters()
+        elif isinstance(module, Proposer):  # the boxes of proposals equal their anchors
+            init_focal_heads(module.class_head, module.box_head)

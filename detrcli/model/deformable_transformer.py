@@ -1,6 +1,6 @@
 """A transformer with deformable attention to a feature pyramid (arXiv 2010.04159).
 
-Each query samples a few points around its reference on every level, and attends to these alone.
+Each query attends to a few points around its reference on every level.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrcli.model.attention import MultiheadAttention
 from detrcli.model.pyramid import Pyramid
-from detrcli.model.transformer import AddNorm, FeedForward
+from detrcli.model.transformer import AddNorm, FeedForward, attend
 
 
 class DeformableAttention(nn.Module):
@@ -25,7 +25,24 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_projection = nn.Linear(dim, dim)
         self.output_projection = nn.Linear(dim, dim)
-        init_deformable(self)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialize as published: each head samples in its own direction, each further point a cell further out."""
+        if self.sampling_offsets.bias.is_meta:
+            return  # nothing to initialize, and the computation imports modules that take a second
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)  # (heads, 2)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1, self.points + 1)[:, None]  # (points, 1), in cells
+        offsets = directions[:, None, None] * distances  # (heads, 1, points, 2)
+        self.sampling_offsets.bias.copy_(offsets.expand(-1, self.levels, -1, -1).flatten())
+        for zero in (self.sampling_offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
+            nn.init.zeros_(zero)
+        for linear in (self.value_projection, self.output_projection):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, queries: Tensor, references: Tensor, memory: Tensor, pyramid: Pyramid) -> Tensor:
         """Attend to a memory (B, S, C) from queries (B, Q, C) with references (B, Q, levels, 2 or 4): (B, Q, C)."""
@@ -56,8 +73,8 @@ class DeformableAttention(nn.Module):
 def sample(values: Tensor, shapes: Sequence[tuple[int, int]], points: Tensor, weights: Tensor) -> Tensor:
     """Interpolate values (B, S, heads, D) bilinearly at the points, and sum them by weight: (B, Q, heads, D).
 
-    Outside of a level values are 0. Maps are sampled in the points' dtype: bfloat16 is too coarse for coordinates, and
-    torch's bfloat16 sampling is wrong for maps that are not contiguous.
+    Outside of a level values are 0. Maps are sampled in the dtype of the points: bfloat16 is too coarse for
+    coordinates, and torch's bfloat16 sampling is wrong for maps that are not contiguous.
     """
     B, Q, heads, levels, P, _ = points.shape
     grid = (2 * points - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, P, 2), in [-1, 1]
@@ -86,16 +103,11 @@ class DeformableEncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, references: Tensor, pyramid: Pyramid) -> Tensor:
         """Update tokens (B, S, C) with reference points on every level, (B, S, levels, 2)."""
-
-        def self_attention(x: Tensor) -> Tensor:
-            return self.self_attention(x + pyramid.position, references, x, pyramid)
-
-        return self.add_norm2(self.add_norm1(x, self_attention), self.feed_forward)
+        x = self.add_norm1(x, lambda x: self.self_attention(x + pyramid.position, references, x, pyramid))
+        return self.add_norm2(x, self.feed_forward)
 
 
 class DeformableEncoder(nn.Module):
-    """A stack of encoder layers."""
-
     def __init__(self, layers: int, dim: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -139,34 +151,12 @@ class DeformableDecoderLayer(nn.Module):
 
         def self_attention(x: Tensor) -> Tensor:
             located = x + position
-            gathered, _ = self.self_attention(located, located, x, need_weights=False, attn_mask=attn_mask)
-            return gathered
+            return attend(self.self_attention, located, located, x, attn_mask=attn_mask)
 
-        def cross_attention(x: Tensor) -> Tensor:
-            return self.cross_attention(x + position, pyramid.on_levels(references), memory, pyramid)
-
+        on_levels = pyramid.on_levels(references)  # (B, Q, levels, 2 or 4)
         x = self.add_norm1(x, self_attention)
-        x = self.add_norm2(x, cross_attention)
+        x = self.add_norm2(x, lambda x: self.cross_attention(x + position, on_levels, memory, pyramid))
         return self.add_norm3(x, self.feed_forward)
-
-
-@torch.no_grad()
-def init_deformable(attention: DeformableAttention) -> None:
-    """Initialize as published: each head samples in its own direction, each further point a cell further out."""
-    if attention.sampling_offsets.bias.is_meta:
-        return  # nothing to initialize, and the computation imports modules that take a second
-    angles = torch.arange(attention.heads) * (2 * math.pi / attention.heads)
-    directions = torch.stack([angles.cos(), angles.sin()], -1)  # (heads, 2)
-    directions = directions / directions.abs().amax(-1, keepdim=True)
-    steps = torch.arange(1, attention.points + 1)[:, None]  # (points, 1)
-    offsets = directions[:, None, None] * steps  # (heads, 1, points, 2)
-    nn.init.zeros_(attention.sampling_offsets.weight)
-    attention.sampling_offsets.bias.copy_(offsets.expand(-1, attention.levels, -1, -1).flatten())
-    nn.init.zeros_(attention.attention_weights.weight)
-    nn.init.zeros_(attention.attention_weights.bias)
-    for linear in (attention.value_projection, attention.output_projection):
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Denoising queries (arXiv 2203.01305, 2203.03605): noisy labels and boxes of objects, to be reconstructed.
 
-They need no matching, since the object of each query is known. They attend to the matching queries, which do not
-attend to them, and denoising groups do not attend to each other.
+They need no matching: the object of each query is known. They attend to the matching queries, which do not attend to
+them, and denoising groups do not attend to each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,23 +32,20 @@ class DenoisingQueries:
     contents: Tensor  # (B, D, C)
     references: Tensor  # (B, D, 4), before the sigmoid
     attn_mask: Tensor  # (D + Q, D + Q), True where the row's query must not attend to the column's
-    images: Tensor  # (P,), ascending: the pairs of query and object
-    queries: Tensor  # (P,)
-    objects: Tensor  # (P,), counted over the batch
+    pairs: Tensor  # (3, P): images in ascending order, queries, objects counted over the batch
     counts: Callable[[Sequence[int]], ObjectCounts]  # see `QueryGroup.counts`
 
     def match(self, layers: int) -> Match:
         """Return the pairs, the same in all layers."""
-        each = torch.arange(layers, device=self.images.device).repeat_interleave(len(self.images))
-        return Match(each, self.images.repeat(layers), self.queries.repeat(layers), self.objects.repeat(layers))
+        each = torch.arange(layers, device=self.pairs.device).repeat_interleave(self.pairs.shape[1])
+        return Match(each, *self.pairs.repeat(1, layers))
 
 
 class Denoising(nn.Module):
     """Creates denoising queries from the objects of a batch.
 
     A group contains every object once with little noise (positive) and, if contrastive, once with more noise
-    (negative), to be predicted as no object. The number of groups is such that the image with the most objects has
-    about `number` positive queries.
+    (negative), to be predicted as no object. The image with the most objects has about `number` positive queries.
     """
 
     def __init__(
@@ -84,44 +81,32 @@ class Denoising(nn.Module):
         device = self.label_contents.weight.device
         objects = [len(target) for target in targets]
         most, total = max(1, *objects), sum(objects)
-        halves = self.halves * self.groups(max(objects))  # half-groups: positive, negative, positive ...
+        half_groups = self.halves * self.groups(max(objects))  # positive, negative, positive ...
         per_image = torch.tensor(objects, device=device)
         image_of = torch.arange(len(targets), device=device).repeat_interleave(per_image)  # (T,)
         index_in_image = torch.arange(total, device=device) - (per_image.cumsum(0) - per_image)[image_of]  # (T,)
 
-        # Every object in every half-group: row g * T + j is object j in half-group g; K rows.
-        half = torch.arange(halves, device=device).repeat_interleave(total)  # (K,)
-        images, denoising_queries = image_of.repeat(halves), index_in_image.repeat(halves) + half * most
+        # Every object in every half-group, K queries: query g * T + j is object j in half-group g.
+        half = torch.arange(half_groups, device=device).repeat_interleave(total)  # (K,)
+        images, denoising_queries = image_of.repeat(half_groups), index_in_image.repeat(half_groups) + half * most
         negative = (half % self.halves == 1)[:, None]
         noise = self.draw(len(half), device)
-        labels = torch.cat([target.labels for target in targets]).repeat(halves)
+        labels = torch.cat([target.labels for target in targets]).repeat(half_groups)
         labels = torch.where(noise.chance < 0.5 * self.label_noise, noise.labels, labels)
-        boxes = torch.cat([target.boxes for target in targets]).float().repeat(halves, 1)  # (K, 4)
+        boxes = torch.cat([target.boxes for target in targets]).float().repeat(half_groups, 1)  # (K, 4)
         reach = boxes[:, [2, 3, 2, 3]] / 2 * self.box_noise
         x0, y0, x1, y1 = (cxcywh_to_xyxy(boxes) + noise.sign * (noise.part + negative) * reach).clamp(0, 1).unbind(1)
         noisy = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1)
 
-        D = halves * most
-        places = images, denoising_queries
+        D = half_groups * most
+        places = images, denoising_queries  # each (K,)
         embedded = self.label_contents(labels)  # (K, C)
         contents = embedded.new_zeros(len(targets), D, embedded.shape[-1]).index_put(places, embedded)
         references = noisy.new_zeros(len(targets), D, 4).index_put(places, inverse_sigmoid(noisy, 1e-3))
-        positive = torch.nonzero(~negative[:, 0])[:, 0]
-        positive = positive[torch.argsort(images[positive], stable=True)]
-        return DenoisingQueries(
-            contents,
-            references,
-            _attn_mask(D, self.halves * most, queries, device),
-            images[positive],
-            denoising_queries[positive],
-            torch.arange(total, device=device).repeat(halves)[positive],
-            self.counts,
-        )
+        pairs = torch.stack([*places, torch.arange(total, device=device).repeat(half_groups)])[:, ~negative[:, 0]]
+        pairs = pairs[:, torch.argsort(pairs[0], stable=True)]
 
-
-def _attn_mask(denoising: int, per_group: int, queries: int, device: torch.device) -> Tensor:
-    """Return which queries (rows) must not attend to which (columns); denoising queries come first."""
-    index = torch.arange(denoising + queries, device=device)
-    group, matching = index // per_group, index >= denoising
-    allowed = matching[None] | ((group[:, None] == group[None]) & ~matching[:, None])
-    return ~allowed
+        index = torch.arange(D + queries, device=device)
+        group, matching = index // (self.halves * most), index >= D
+        allowed = matching[None] | ((group[:, None] == group[None]) & ~matching[:, None])  # (D + Q, D + Q)
+        return DenoisingQueries(contents, references, ~allowed, pairs, self.counts)

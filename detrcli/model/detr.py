@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
-from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.heads import BoxHead
+from detrcli.model.detection_transformer import BoxHead, DetectionTransformer
 from detrcli.model.transformer import Decoder, Encoder, init_weights
 from detrcli.structures import Batch, Output, QueryGroup, Target
 
@@ -35,7 +34,12 @@ class DETR(DetectionTransformer):
         self.decoder = decoder
         self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
-        init_detr(self)
+        # Initialized as published. The projection and the heads keep torch's default, the backbone torchvision's.
+        init_weights(encoder)
+        init_weights(decoder)
+        nn.init.normal_(self.queries.weight)
+        for learned in position.parameters():
+            nn.init.uniform_(learned)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         maps = self.backbone(batch.images)
@@ -66,18 +70,3 @@ def downsample_padding(padding: Tensor | None, features: Tensor) -> Tensor | Non
     if padding is None:
         return None
     return F.interpolate(padding[None].float(), size=features.shape[-2:])[0].bool()
-
-
-def init_detr(detr: DETR) -> None:
-    """Initialize DETR as published.
-
-    - Transformer: `init_weights`.
-    - Object queries: standard normal. Learned positions: uniform in [0, 1).
-    - 1 x 1 projection, class head, box head: torch's default.
-    - Backbone: torchvision's default, usually replaced by pretrained weights.
-    """
-    init_weights(detr.encoder)
-    init_weights(detr.decoder)
-    nn.init.normal_(detr.queries.weight)
-    for learned in detr.position.parameters():
-        nn.init.uniform_(learned)

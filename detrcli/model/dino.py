@@ -7,15 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
-from detrcli.model.deformable_detr import init_attentions, init_projections, init_proposer
+from detrcli.model.deformable_detr import init_deformable
 from detrcli.model.deformable_transformer import DeformableDecoderLayer, DeformableEncoder, inverse_sigmoid
-from detrcli.model.denoising import Denoising, DenoisingQueries
-from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.heads import BoxHead, init_focal_heads
+from detrcli.model.denoising import Denoising
+from detrcli.model.detection_transformer import BoxHead, DetectionTransformer, init_focal_heads
 from detrcli.model.position import SinePosition
 from detrcli.model.proposals import MixedSelection, PureSelection
 from detrcli.model.pyramid import PyramidInput
-from detrcli.model.transformer import init_weights
 from detrcli.structures import Batch, Output, QueryGroup, Target
 
 EPS = 1e-3  # of the inverse sigmoid
@@ -24,8 +22,8 @@ EPS = 1e-3  # of the inverse sigmoid
 class DINO(DetectionTransformer):
     """DINO, assembled from its parts; `rows` is the number of class logits.
 
-    Look forward twice: a layer's box is the reference of the next layer, detached, but the box predicted there is
-    added to it without detaching, so that its loss trains both layers.
+    Look forward twice: a layer's box is the detached reference of the next layer, but the next layer's correction is
+    added to it without detaching, so that the loss of the sum trains both layers.
     """
 
     def __init__(
@@ -52,7 +50,8 @@ class DINO(DetectionTransformer):
         self.denoising = denoising
         self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
-        init_dino(self)
+        init_deformable(self, [encoder, self.decoder, self.place], pyramid, [selection.proposer.input[0]])
+        init_focal_heads(self.class_head, self.box_head)
 
     def without_gradient(self) -> Sequence[nn.Parameter]:
         """Return the level codes if no encoder layer uses them."""
@@ -75,7 +74,7 @@ class DINO(DetectionTransformer):
             attn_mask = noisy.attn_mask  # (D + Q, D + Q)
 
         references = references.sigmoid()
-        undetached = references  # the boxes that the next layer's corrections are added to
+        undetached = references  # to which the next layer's correction is added
         hidden, boxes = [], []
         for layer in self.decoder:
             position = self.positions(references * pyramid.valid_ratios[:, :1].repeat(1, 1, 2)).to(x.dtype)
@@ -86,36 +85,17 @@ class DINO(DetectionTransformer):
             references = undetached.detach()
 
         states = torch.stack(hidden)  # (L, B, D + Q, C)
-        group = QueryGroup("decoder", self.class_head(states), torch.stack(boxes), states, tokens=start.tokens)
+        logits, refined = self.class_head(states), torch.stack(boxes)
         if noisy is None:
-            return Output(group, (start.proposals,), {"memory": memory}, maps)
-        decoder, denoising = _split(group, noisy)
+            decoder = QueryGroup("decoder", logits, refined, states, tokens=start.tokens)
+            return Output(decoder, (start.proposals,), {"memory": memory}, maps)
+        D = noisy.contents.shape[1]
+        decoder = QueryGroup("decoder", logits[:, :, D:], refined[:, :, D:], states[:, :, D:], tokens=start.tokens)
+        denoising = QueryGroup("denoising", logits[:, :, :D], refined[:, :, :D], states[:, :, :D])
+        denoising = replace(denoising, match=noisy.match(len(hidden)), counts=noisy.counts)
         return Output(decoder, (denoising, start.proposals), {"memory": memory}, maps)
 
     def positions(self, boxes: Tensor) -> Tensor:
         """Return the query positions (B, Q, C) of boxes (B, Q, 4) on the finest level."""
         cx, cy, w, h = boxes.unbind(-1)
         return self.place(self.code.encode(torch.stack([cy, cx, w, h], -1)).to(self.norm.weight.dtype))
-
-
-def _split(group: QueryGroup, noisy: DenoisingQueries) -> tuple[QueryGroup, QueryGroup]:
-    """Split a group into the matching queries, and the D denoising queries before them."""
-    D = noisy.contents.shape[1]
-    assert group.hidden is not None
-    matching, denoising = (
-        (group.logits[:, :, part], group.boxes[:, :, part], group.hidden[:, :, part])
-        for part in (slice(D, None), slice(0, D))
-    )
-    return QueryGroup("decoder", *matching, tokens=group.tokens), QueryGroup(
-        "denoising", *denoising, match=noisy.match(len(group)), counts=noisy.counts
-    )
-
-
-def init_dino(dino: DINO) -> None:
-    """Initialize DINO as published."""
-    for part in (dino.encoder, dino.decoder, dino.place):
-        init_weights(part)
-    init_projections(dino.pyramid)
-    init_focal_heads(dino.class_head, dino.box_head)
-    init_proposer(dino.selection.proposer)
-    init_attentions(dino)

@@ -1,11 +1,11 @@
-"""The interface for looking inside a model: its stages and its attention, recorded by forward hooks.
+"""The interface for inspecting a model: its stages and its attention, recorded by forward hooks.
 
-A attending tokens (queries or cells), n of them requested, S tokens attended to.
+A attending tokens (queries or cells), n requested tokens, S tokens that are attended to.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ class Dense:
     weights: Tensor  # (B, n, heads, h, w), summing to 1 over the cells
 
     def density(self) -> Tensor:
-        """Return the weight of each cell, (B, n, heads, h, w)."""
         return self.weights
 
 
@@ -42,8 +41,7 @@ class Sampled:
     def density(self) -> Tensor:
         """Return the weights as a map of the finest level, (B, n, heads, h, w), summing to 1.
 
-        Each weight is distributed over the four cells around its point, as in bilinear sampling. Cells outside of the
-        image are left out.
+        Each weight is distributed over the four cells around its point, as in bilinear sampling.
         """
         h, w = self.cells
         x = self.points[..., 0].flatten(3) * w - 0.5  # (B, n, heads, levels * points)
@@ -70,7 +68,7 @@ class ForwardRecord:
 
     @property
     def encoder_cells(self) -> tuple[int, int]:
-        """Rows and columns of the map whose cells attend to each other in the encoder."""
+        """The map whose cells attend to each other in the encoder."""
         return self.cells
 
     def cross(self, layer: int, queries: Sequence[int]) -> Attention:
@@ -86,7 +84,7 @@ class ForwardRecord:
         raise cannot("query attention")
 
     def queries_are_alike(self, layer: int) -> bool:
-        """Return whether all queries have the same values in a decoder layer, so that its weights have no effect."""
+        """Return whether all queries have equal values in a layer's self-attention, so that weights have no effect."""
         return False
 
 
@@ -101,21 +99,17 @@ class GradientRecord:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the model whose output `detr explain` describes.
-
-    The description follows from the name, the output's shape and the facts: numbers and kinds such as `layers`,
-    `points` and `attention`.
-    """
+    """A part of the model, which `detr explain` describes by its name, the shape of its output and some facts."""
 
     name: str
     module: nn.Module
     axes: int | None = None  # the number of last axes that belong to a single image; None: all but the first
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)  # numbers and kinds: `layers`, `points`, `attention`
     pick: Callable[[Any], Tensor] = lambda output: output  # the tensor to describe, from the module's output
 
 
 class Inspectable(ABC):
-    """Access to the inside of a model, as far as its abilities go."""
+    """Access to the inside of a model; `abilities` lists what it can show."""
 
     heads: int
     encoder_layers: int
@@ -129,14 +123,13 @@ class Inspectable(ABC):
 
     @abstractmethod
     def recorded(self) -> AbstractContextManager[ForwardRecord]:
-        """Record the forward passes in the block, without changing them; the record is of the last pass."""
+        """Record the forward passes in the block without changing them; the record is that of the last pass."""
 
     def with_gradient(self) -> AbstractContextManager[Callable[[], GradientRecord]]:
         """Compute attention in the block with gradients; the result returns the record of the last forward pass."""
         raise cannot("relevance")
 
     def require(self, ability: Ability) -> None:
-        """Raise UsageError if the model lacks the ability."""
         if ability not in self.abilities:
             raise cannot(ability, self.abilities)
 
@@ -155,60 +148,6 @@ class NoAttention(Inspectable):
     def recorded(self) -> Iterator[ForwardRecord]:
         record = ForwardRecord()
         with self.model.register_forward_hook(lambda _m, _i, output: setattr(record, "output", output)):
-            yield record
-
-
-class CallRecord(ForwardRecord):
-    """A forward pass with the inputs of all attention modules, which are called again on request."""
-
-    def __init__(self, inspected: "AttentionInspectable") -> None:
-        self.inspected = inspected
-        self.calls: dict[nn.Module, tuple[tuple[Any, ...], Mapping[str, Any]]] = {}  # args and kwargs
-
-    @torch.inference_mode()
-    def among_queries(self, layer: int) -> Tensor:
-        attention = self.inspected.among_queries[layer]
-        _, weights = attention(*self.calls[attention][0], need_weights=True, average_attn_weights=False)
-        return weights
-
-    def queries_are_alike(self, layer: int) -> bool:
-        """Return True in the first layer of DETR, where the contents of all queries are zero."""
-        (_, _, values), _ = self.calls[self.inspected.among_queries[layer]]  # (B, Q, C)
-        return bool((values == values[:, :1]).all())
-
-
-class AttentionInspectable(Inspectable):
-    """Base class for models of encoder and decoder layers with the attention modules of this package."""
-
-    record: type[CallRecord]
-
-    def __init__(self, model: nn.Module, encoder: Iterable[Any], decoder: Iterable[Any]) -> None:
-        self.model: Any = model
-        self.among_cells = [layer.self_attention for layer in encoder]
-        self.among_queries = [layer.self_attention for layer in decoder]
-        self.cross = [layer.cross_attention for layer in decoder]
-        self.attentions = [*self.among_cells, *self.among_queries, *self.cross]
-        self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
-
-    @abstractmethod
-    def cells(self, record: Any) -> tuple[int, int]:
-        """Return rows and columns of the map on which the record's attention is shown."""
-
-    @contextmanager
-    def recorded(self) -> Iterator[CallRecord]:
-        record = self.record(self)
-
-        def on_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            record.calls[module] = args, kwargs
-
-        def on_output(_module: nn.Module, _inputs: Any, output: Output) -> None:
-            record.output = output
-            record.cells = self.cells(record)
-
-        with ExitStack() as hooks:
-            hooks.enter_context(self.model.register_forward_hook(on_output))
-            for module in self.attentions:
-                hooks.enter_context(module.register_forward_pre_hook(on_call, with_kwargs=True))
             yield record
 
 

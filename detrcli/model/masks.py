@@ -1,6 +1,6 @@
 """Mask heads on a detector (section 4 of arXiv 2005.12872, section 3 of arXiv 2206.02777).
 
-B images, Q queries, P requested queries, C channels, h and w the cells of the map on which masks are predicted.
+P requested queries; h and w are the cells of the map on which masks are predicted.
 """
 
 import math
@@ -44,11 +44,11 @@ OfQueries = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class QueryMasks:
-    """The masks of a batch, computed for requested queries in the precision of the forward pass."""
+    """The masks of a batch, computed on request, in the precision of the forward pass."""
 
     input_size: tuple[int, int]
     logits: OfQueries  # (P, h, w)
-    weights: OfQueries | None = None  # of the cells in a mask (P, heads, h, w), summing to 1 over heads and cells
+    weights: OfQueries | None = None  # of the cells in a mask, (P, heads, h, w), summing to 1 over heads and cells
     by_corner: bool = False
     heads: int = 1
     precision: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -58,14 +58,13 @@ class QueryMasks:
             return self.logits(images, queries).float()
 
     def attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Return the weights of the cells in the masks, (P, heads, h, w)."""
         assert self.weights is not None
         with self.precision():
             return self.weights(images, queries).float()
 
 
 class MaskHead(nn.Module, ABC):
-    """A mask head: computes once per image what all queries share, then a mask per requested query."""
+    """A mask head, which computes once per image what all queries share, and then a mask per requested query."""
 
     by_corner = False
     heads = 1  # of its attention
@@ -76,29 +75,27 @@ class MaskHead(nn.Module, ABC):
 
 
 class Segmenter(DetectionTransformer):
-    """A detector with a mask head, whose inputs are taken from the detector's output."""
+    """A detector with a mask head."""
 
     has_masks = True
 
     def __init__(
         self, detector: DetectionTransformer, mask_head: MaskHead, *, encoder_map: int = -1, with_image: bool = False
     ) -> None:
-        """`encoder_map` is the index of the encoder's finest backbone map. `with_image` gives the image to the head."""
         super().__init__()
         self.detector = detector
         self.mask_head = mask_head
-        self.encoder_map = encoder_map
-        self.with_image = with_image
+        self.encoder_map = encoder_map  # index of the finest backbone map that the encoder uses
+        self.with_image = with_image  # whether the image is the finest map of the head
         self._frozen = False
         self.open_batch = detector.open_batch
         self.may_leave_out = detector.may_leave_out
         self.casts_itself = detector.casts_itself
 
     def train(self, mode: bool = True) -> Self:
-        """A frozen detector stays in evaluation mode."""
         super().train(mode)
         if self._frozen:
-            self.detector.eval()
+            self.detector.eval()  # or batch norm would update its statistics
         return self
 
     @property
@@ -125,32 +122,29 @@ class Segmenter(DetectionTransformer):
         rows, columns = output.maps[self.encoder_map].shape[-2:]
         memory = output.named["memory"][:, : rows * columns].mT  # (B, C, h * w)
         memory = memory.reshape(*memory.shape[:2], rows, columns)
-        inputs = MaskHeadInputs(
-            hidden=output.decoder.hidden[-1],
-            boxes=output.decoder.boxes[-1],
-            features=output.named.get("features", memory),
-            memory=memory,
-            padding=downsample_padding(batch.padding, memory),
-            finer=[*([batch.images] if self.with_image else []), *output.maps[: self.encoder_map]],
-        )
-        height, width = batch.images.shape[-2:]
         head = self.mask_head
-        logits, weights = head(inputs)
-        precision = current_autocast(memory.device)
+        logits, weights = head(
+            MaskHeadInputs(
+                hidden=output.decoder.hidden[-1],
+                boxes=output.decoder.boxes[-1],
+                features=output.named.get("features", memory),
+                memory=memory,
+                padding=downsample_padding(batch.padding, memory),
+                finer=[*([batch.images] if self.with_image else []), *output.maps[: self.encoder_map]],
+            )
+        )
+        # Masks are computed after the end of an autocast block, in its precision.
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext
+        device = memory.device.type
+        if is_autocast_available(device):
+            enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+            precision = partial(torch.autocast, device, dtype, enabled)
+        height, width = batch.images.shape[-2:]
         return output.with_masks(QueryMasks((height, width), logits, weights, head.by_corner, head.heads, precision))
 
 
-def current_autocast(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Return a function that restores the current autocast state, for computations after its end."""
-    kind = device.type
-    if not is_autocast_available(kind):
-        return nullcontext
-    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return partial(torch.autocast, kind, dtype, enabled)
-
-
 class AttentionMaps(nn.Module):
-    """Attention weights of each query over the memory, with a softmax over all heads and cells, as published."""
+    """Attention weights of queries over the memory, with a softmax over all heads and cells, as published."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -203,7 +197,7 @@ class ConvolutionalMaskHead(MaskHead):
     def forward(self, inputs: MaskHeadInputs) -> tuple[OfQueries, OfQueries]:
         keys = self.attention.keys(inputs.memory)
         # Each (B, width, h, w), the coarsest first.
-        laterals = [lateral(map_) for lateral, map_ in zip(self.laterals, reversed(inputs.finer), strict=True)]
+        laterals = [conv(map_) for conv, map_ in zip(self.laterals, reversed(inputs.finer), strict=True)]
 
         def attention(images: Tensor, queries: Tensor) -> Tensor:
             padding = None if inputs.padding is None else inputs.padding[images]

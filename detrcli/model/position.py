@@ -13,20 +13,15 @@ class SinePosition(nn.Module):
     """Sine encoding: half of the channels encode the row, the other half the column.
 
     Rows and columns are counted over the cells that are not padding and normalized, so that a position in an image
-    has the same code at any size and padding.
-
-    Args:
-        dim: number of channels.
-        temperature: about the ratio of the longest wavelength to the shortest.
-        turns: periods of the shortest wavelength per image.
-        centered: encode the center of a cell, as in Deformable DETR, and not its far edge, as in DETR.
+    has the same code at any size and padding. `centered` encodes the center of a cell, as in Deformable DETR, instead
+    of its far edge, as in DETR.
     """
 
     def __init__(self, dim: int, temperature: float = 10000, turns: int = 1, *, centered: bool = False) -> None:
         super().__init__()
         self.channels = dim // 2  # per axis
-        self.temperature = temperature
-        self.turns = turns
+        self.temperature = temperature  # about the ratio of the longest wavelength to the shortest
+        self.turns = turns  # periods of the shortest wavelength per image
         self.shift = 0.5 if centered else 0.0
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
@@ -50,19 +45,19 @@ class SinePosition(nn.Module):
 class LearnedPosition(nn.Module):
     """Learned encoding: half of the channels encode the column, the other half the row."""
 
-    LONGEST = 50  # rows and columns, as published
+    MAX_CELLS = 50  # rows and columns, as published
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.rows = nn.Embedding(self.LONGEST, dim // 2)
-        self.columns = nn.Embedding(self.LONGEST, dim // 2)
+        self.rows = nn.Embedding(self.MAX_CELLS, dim // 2)
+        self.columns = nn.Embedding(self.MAX_CELLS, dim // 2)
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """Return the positions (B, dim, h, w) of features (B, C, h, w)."""
         B, _, h, w = features.shape
-        if max(h, w) > self.LONGEST:
+        if max(h, w) > self.MAX_CELLS:
             raise UsageError(
-                f"Learned positions exist for {self.LONGEST} x {self.LONGEST} feature cells, not {w} x {h}.\n"
+                f"Learned positions exist for {self.MAX_CELLS} x {self.MAX_CELLS} feature cells, not {w} x {h}.\n"
                 f"Use a smaller {argument('size')}, or a model with sine positions."
             )
         columns = self.columns.weight[:w].T[:, None, :].expand(-1, h, -1)  # (dim/2, h, w)

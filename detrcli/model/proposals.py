@@ -3,13 +3,14 @@
 Section A.4 of arXiv 2010.04159 for Deformable DETR, section 3.3 of arXiv 2203.03605 for DINO's selections.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrcli.model.heads import BoxHead
+from detrcli.model.detection_transformer import BoxHead
 from detrcli.model.pyramid import Pyramid
 from detrcli.structures import QueryGroup
 
@@ -28,11 +29,10 @@ class InitialQueries:
 
 
 def anchors(pyramid: Pyramid, cells: float | None = None) -> tuple[Tensor, Tensor]:
-    """Return a box around the center of each token, larger on coarser levels, and whether the token is valid.
+    """Return a box around the center of each token, (B, S, 4), and whether the token is valid, (B, S).
 
     Sides are 0.05 of the image on the finest level and double with every level, as published, or `cells` cells.
-    Boxes (B, S, 4) are cxcywh before the sigmoid, infinite where invalid. Valid tokens (B, S) are not padding, and
-    their boxes' numbers lie within [0, 1].
+    Boxes are cxcywh before the sigmoid, infinite for invalid tokens: padding, and boxes with numbers outside [0, 1].
     """
     centers = pyramid.cell_centers()  # (B, S, 2)
     sides = []
@@ -51,47 +51,33 @@ def anchors(pyramid: Pyramid, cells: float | None = None) -> tuple[Tensor, Tenso
     return torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], torch.inf), valid
 
 
-class ProposalInput(nn.Module):
-    """The projection of the memory from which proposals are predicted; invalid tokens are zeroed first."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, memory: Tensor, valid: Tensor) -> Tensor:
-        """Project a memory (B, S, C) with valid tokens (B, S) to (B, S, C)."""
-        return self.norm(self.linear(memory.masked_fill(~valid[..., None], 0)))
-
-
 class Proposer(nn.Module):
-    """Class and box heads for every token of the memory; `cells` is the side of the anchors."""
+    """Class and box heads for every token of the memory; `cells` is the side of the anchors, see `anchors`."""
 
     def __init__(self, dim: int, rows: int, cells: float | None = None) -> None:
         super().__init__()
         self.cells = cells
-        self.input = ProposalInput(dim)
+        self.input = nn.Sequential(OrderedDict(linear=nn.Linear(dim, dim), norm=nn.LayerNorm(dim)))
         self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (B, S, R), boxes (B, S, 4) before the sigmoid, and the features (B, S, C) of both."""
         boxes, valid = anchors(pyramid, self.cells)
-        features = self.input(memory, valid)
+        features = self.input(memory.masked_fill(~valid[..., None], 0))  # (B, S, C)
         return self.class_head(features), self.box_head.logits(features) + boxes, features
 
 
 def topk_tokens(scores: Tensor, queries: int) -> Tensor:
-    """Return the indices (B, Q) of the highest scores (B, S); with fewer tokens than queries, indices from S on.
+    """Return the indices (B, Q) of the highest scores (B, S).
 
-    So the number of queries is the same for every image size, which exports require.
+    With fewer tokens than queries, the rest are indices from S on: exports require a fixed number of queries.
     """
-    lowest = torch.finfo(scores.dtype).min
-    return F.pad(scores, (0, queries), value=lowest).topk(queries, 1).indices
+    return F.pad(scores, (0, queries), value=torch.finfo(scores.dtype).min).topk(queries, 1).indices
 
 
 def gather_tokens(values: Tensor, indices: Tensor, fill: float = 0.0) -> Tensor:
-    """Return the values (B, S, C) at indices (B, Q) as (B, Q, C), with `fill` at indices from S on."""
+    """Return the values (B, S, C) at indices (B, Q), (B, Q, C), and `fill` at indices from S on."""
     padded = F.pad(values, (0, 0, 0, indices.shape[1]), value=fill)
     return padded.gather(1, indices[..., None].expand(-1, -1, values.shape[-1]))
 

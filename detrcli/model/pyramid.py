@@ -21,7 +21,7 @@ class Pyramid:
     valid_ratios: Tensor  # (B, levels, 2), the share of columns and of rows that is not padding
 
     def on_levels(self, references: Tensor) -> Tensor:
-        """Scale references (B, Q, 2 or 4) in [0, 1] of the image to each padded level, (B, Q, levels, 2 or 4)."""
+        """Convert references (B, Q, 2 or 4) from [0, 1] of the image to each padded level, (B, Q, levels, 2 or 4)."""
         ratios = self.valid_ratios if references.shape[-1] == 2 else self.valid_ratios.repeat(1, 1, 2)
         return references[:, :, None] * ratios[:, None]
 
@@ -53,20 +53,16 @@ class PyramidInput(nn.Module):
         self.position = position
         self.level_codes = nn.Parameter(nn.init.normal_(torch.empty(levels, dim)))
 
-    def forward(self, maps: Sequence[Tensor], batch: Batch) -> Pyramid:
-        """Maps (B, channels, h, w), the finest first."""
+    def forward(self, maps: Sequence[Tensor], batch: Batch) -> Pyramid:  # maps (B, channels, h, w), the finest first
         maps = maps[-self.maps :]
-        projected: list[Tensor] = []
-        for level, projection in enumerate(self.projections):
-            if level < len(maps):
-                projected.append(projection(maps[level]))
-            else:
-                projected.append(projection(maps[-1] if level == len(maps) else projected[-1]))  # (B, C, h, w)
-
-        levels, positions, paddings, ratios = [], [], [], []
-        for features, code in zip(projected, self.level_codes, strict=True):
+        sources = iter([*maps, maps[-1]])  # of the first levels; each further level is computed from the level before
+        features = maps[0]
+        levels, positions, paddings, ratios, shapes = [], [], [], [], []
+        for projection, code in zip(self.projections, self.level_codes, strict=True):
+            features = projection(next(sources, features))  # (B, C, h, w)
             padding = downsample_padding(batch.padding, features)  # (B, h, w)
             levels.append(tokens(features))
+            shapes.append((features.shape[-2], features.shape[-1]))
             positions.append(tokens(self.position(features, padding)).to(code.dtype) + code)
             if padding is None:
                 ratios.append(torch.ones(features.shape[0], 2, device=features.device))
@@ -78,6 +74,6 @@ class PyramidInput(nn.Module):
             tokens=torch.cat(levels, 1),
             position=torch.cat(positions, 1),
             padding=torch.cat(paddings, 1) if paddings else None,
-            shapes=[(features.shape[-2], features.shape[-1]) for features in projected],
+            shapes=shapes,
             valid_ratios=torch.stack(ratios, 1),
         )

@@ -6,25 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.model.backbone import Backbone
-from detrcli.model.detection_transformer import DetectionTransformer
+from detrcli.model.detection_transformer import BoxHead, DetectionTransformer
 from detrcli.model.detr import downsample_padding, tokens
-from detrcli.model.heads import BoxHead
 from detrcli.model.position import SinePosition
 from detrcli.model.transformer import Decoder, Encoder, init_weights
 from detrcli.structures import Batch, Output, QueryGroup, Target
-
-
-class Queries(nn.Module):
-    """Learned contents and reference boxes of the queries.
-
-    Contents are initialized differently for each query, so that the first self-attention can tell queries apart.
-    """
-
-    def __init__(self, queries: int, dim: int) -> None:
-        super().__init__()
-        self.contents = nn.Parameter(nn.init.normal_(torch.empty(queries, dim)))
-        references = initial_reference_boxes(queries).to(self.contents.device)
-        self.references = nn.Parameter(references)  # (Q, 4), before the sigmoid
 
 
 class IterativeRefinementDETR(DetectionTransformer):
@@ -50,30 +36,45 @@ class IterativeRefinementDETR(DetectionTransformer):
         self.projection = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
         self.position = position
         self.encoder = encoder
-        self.queries = Queries(queries, dim)
+        # Contents differ between queries, so that the first self-attention can distinguish them.
+        contents = nn.init.normal_(torch.empty(queries, dim))
+        references = initial_reference_boxes(queries).to(contents.device)  # (Q, 4), before the sigmoid
+        self.queries = nn.ParameterDict({"contents": contents, "references": references})
         self.place = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.decoder = decoder
         self.class_head = nn.Linear(dim, rows)
         self.box_head = BoxHead(dim)
-        init_refining(self)
+        # Initialized as DETR, except for:
+        # - The last layers of `box_head` and `place` are zero: boxes equal their references, and the position of a
+        #   query is the code of its center.
+        # - Cross-attention has the same orthogonal projection for queries and keys: similar codes have high scores, so
+        #   each query attends to the cells around it from the start.
+        init_weights(encoder)
+        init_weights(decoder)
+        for parameter in (*self.box_head.layers[-1].parameters(), *self.place[-1].parameters()):
+            nn.init.zeros_(parameter)
+        for name, projections in decoder.named_parameters():
+            if name.endswith("cross_attention.in_proj_weight"):
+                query, key, _ = projections.detach().chunk(3)  # each (C, C)
+                key.copy_(nn.init.orthogonal_(query))
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         maps = self.backbone(batch.images)
         features = self.projection(maps[-1])  # (B, C, h, w)
         padding = downsample_padding(batch.padding, features)  # (B, h, w)
-        position = tokens(self.position(features, padding)).to(self.queries.contents.dtype)  # (B, S, C)
+        position = tokens(self.position(features, padding)).to(self.queries["contents"].dtype)  # (B, S, C)
         padding = None if padding is None else padding.flatten(1)  # (B, S)
         memory = self.encoder(tokens(features), position, padding)  # (B, S, C)
 
-        x = self.queries.contents.expand(memory.shape[0], -1, -1)  # (B, Q, C)
-        boxes = self.queries.references.float().expand(memory.shape[0], -1, -1)  # (B, Q, 4), before the sigmoid
+        x = self.queries["contents"].expand(memory.shape[0], -1, -1)  # (B, Q, C)
+        boxes = self.queries["references"].float().expand(memory.shape[0], -1, -1)  # (B, Q, 4), before the sigmoid
         hidden, refined = [], []
         for layer in self.decoder.layers:
             x = layer(x, self.locate(boxes), memory, position, padding)
             hidden.append(self.decoder.norm(x))
             boxes = boxes + self.box_head.logits(hidden[-1])
             refined.append(boxes.sigmoid())
-            boxes = boxes.detach()  # the loss of a layer trains the correction of this layer only
+            boxes = boxes.detach()  # the loss of a layer trains only this layer's correction
         states = torch.stack(hidden)  # (L, B, Q, C)
         decoder = QueryGroup("decoder", self.class_head(states), torch.stack(refined), states)
         return Output(decoder, named={"features": features, "memory": memory}, maps=maps)
@@ -84,7 +85,7 @@ class IterativeRefinementDETR(DetectionTransformer):
         A position is the code of the cell at the box's center plus a learned function of the code of all four numbers.
         """
         cx, cy, w, h = boxes.sigmoid().unbind(-1)
-        code = self.position.encode(torch.stack([cy, cx, h, w], -1)).to(self.queries.contents.dtype)  # (B, Q, 2 C)
+        code = self.position.encode(torch.stack([cy, cx, h, w], -1)).to(self.queries["contents"].dtype)  # (B, Q, 2 C)
         center, _ = code.chunk(2, -1)  # (B, Q, C)
         return center + self.place(code)
 
@@ -101,22 +102,3 @@ def initial_reference_boxes(queries: int) -> Tensor:
     centers = (0.5 + torch.arange(queries, device="cpu")[:, None] * step) % 1  # (Q, 2)
     sides = torch.full_like(centers, 0.2)
     return torch.cat([0.05 + 0.9 * centers, sides], 1).logit().float()
-
-
-def init_refining(detr: IterativeRefinementDETR) -> None:
-    """Initialize as DETR, except for:
-
-    - The last layers of `box_head` and `place` are zero: boxes equal their references, and the position of a query is
-      the code of its center.
-    - Cross-attention has the same orthogonal projection for queries and keys: similar codes have high scores, so each
-      query attends to the cells around it from the start.
-    """
-    init_weights(detr.encoder)
-    init_weights(detr.decoder)
-    for last in (detr.box_head.layers[-1], detr.place[-1]):
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
-    for name, projections in detr.decoder.named_parameters():
-        if name.endswith("cross_attention.in_proj_weight"):
-            queries, keys, _ = projections.detach().chunk(3)  # each (C, C)
-            keys.copy_(nn.init.orthogonal_(queries))

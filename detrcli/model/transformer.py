@@ -50,10 +50,8 @@ class EncoderLayer(nn.Module):
         self.add_norm2 = AddNorm(dim, dropout, pre_norm=pre_norm)
 
     def forward(self, cells: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        def self_attention(x: Tensor) -> Tensor:
-            return attend(self.self_attention, x + position, x + position, x, padding)
-
-        return self.add_norm2(self.add_norm1(cells, self_attention), self.feed_forward)
+        x = self.add_norm1(cells, lambda x: attend(self.self_attention, x + position, x + position, x, padding))
+        return self.add_norm2(x, self.feed_forward)
 
 
 class DecoderLayer(nn.Module):
@@ -70,15 +68,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, queries: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """Update the contents x (B, Q, C) of queries at positions `queries` (B, Q, C)."""
-
-        def self_attention(x: Tensor) -> Tensor:
-            return attend(self.self_attention, x + queries, x + queries, x)
-
-        def cross_attention(x: Tensor) -> Tensor:
-            return attend(self.cross_attention, x + queries, memory + position, memory, padding)
-
-        x = self.add_norm1(x, self_attention)
-        x = self.add_norm2(x, cross_attention)
+        x = self.add_norm1(x, lambda x: attend(self.self_attention, x + queries, x + queries, x))
+        x = self.add_norm2(x, lambda x: attend(self.cross_attention, x + queries, memory + position, memory, padding))
         return self.add_norm3(x, self.feed_forward)
 
 
@@ -117,10 +108,9 @@ class Decoder(nn.Module):
 
 
 def init_weights(part: nn.Module) -> None:
-    """Initialize an encoder or a decoder as published: Xavier uniform for all matrices.
+    """Initialize all matrices by Xavier uniform, as published.
 
-    The query, key and value projections of an attention are a single 3C x C matrix. Biases of attention are 0, those
-    of linear layers have torch's default.
+    The query, key and value projections of an attention are a single 3C x C matrix. Biases keep torch's default.
     """
     for parameter in part.parameters():
         if parameter.dim() > 1:
@@ -128,8 +118,13 @@ def init_weights(part: nn.Module) -> None:
 
 
 def attend(
-    attention: nn.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None = None
+    attention: nn.MultiheadAttention,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    padding: Tensor | None = None,
+    attn_mask: Tensor | None = None,
 ) -> Tensor:
     """Return the attention output without computing its weights; hooks can request them."""
-    gathered, _ = attention(queries, keys, values, key_padding_mask=padding, need_weights=False)
-    return gathered
+    output, _ = attention(queries, keys, values, key_padding_mask=padding, need_weights=False, attn_mask=attn_mask)
+    return output

@@ -19,8 +19,8 @@ from detrcli.inspection.attention import cross_attention, encoder_attention, que
 from detrcli.inspection.maps import points_to_image
 from detrcli.inspection.record import ImageRecord, record_image, select_queries
 from detrcli.losses.scoring import Sigmoid
-from detrcli.model.dense_attention import DenseInspectable, DenseRecord
 from detrcli.model.inspectable import ForwardRecord, Sampled
+from detrcli.model.recorded_attention import CallRecord, DenseInspectable
 from detrcli.structures import Batch, Output, QueryGroup
 
 BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
@@ -31,7 +31,7 @@ def batch_of_two() -> Batch:
     return collate([torch.randn(3, 64, 96, generator=g), torch.randn(3, 72, 60, generator=g)])
 
 
-def record(config: ModelConfig, batch: Batch) -> tuple[DenseInspectable, DenseRecord]:
+def record(config: ModelConfig, batch: Batch) -> tuple[DenseInspectable, CallRecord]:
     checkpoint = small_weights(config)
     model = checkpoint.model()
     inspectable = checkpoint.inspect(model)

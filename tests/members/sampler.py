@@ -20,8 +20,7 @@ from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid
 from detrcli.losses.terms import LossTerm, class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss, per_object
 from detrcli.model.backbone import Backbone
-from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.heads import BoxHead
+from detrcli.model.detection_transformer import BoxHead, DetectionTransformer
 from detrcli.model.inspectable import ForwardRecord, Inspectable, Sampled, Stage
 from detrcli.resize import ExactSize
 from detrcli.structures import Batch, Match, ObjectCounts, Output, QueryGroup, Target

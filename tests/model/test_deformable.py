@@ -222,9 +222,10 @@ def test_without_negatives_a_group_has_every_object_once() -> None:
     denoising = Denoising(32, 3, number=6, label_noise=0.2, box_noise=0.4, contrastive=False)
     queries = denoising(small_targets(), 5)
     assert queries.contents.shape == (2, 2 * 3, 32)
-    assert queries.images.tolist() == [0] * 6 + [1] * 2
-    assert queries.queries.tolist() == [0, 1, 2, 3, 4, 5, 0, 3]
-    assert queries.objects.tolist() == [0, 1, 2, 0, 1, 2, 3, 3]
+    images, indices, objects = queries.pairs.tolist()
+    assert images == [0] * 6 + [1] * 2
+    assert indices == [0, 1, 2, 3, 4, 5, 0, 3]
+    assert objects == [0, 1, 2, 0, 1, 2, 3, 3]
 
 
 def test_without_a_decoder_the_proposals_are_the_predictions() -> None:

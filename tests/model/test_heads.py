@@ -7,7 +7,7 @@ import torch
 from small import small_weights
 from torch import Tensor
 
-from detrcli.model.heads import BoxHead
+from detrcli.model.detection_transformer import BoxHead
 
 DIM = 32
 

@@ -50,17 +50,17 @@ def test_a_query_first_attends_to_its_surroundings(tiny: IterativeRefinementDETR
     """With cells that differ by position alone, and on average over heads, the highest weight is near the center."""
     attention = tiny.decoder.layers[0].cross_attention
     position = tokens(tiny.position(torch.zeros(1, 128, 16, 16), None))  # (1, 256, C)
-    _, weights = attention(tiny.locate(tiny.queries.references[None]), position, position)  # (1, Q, 256)
+    _, weights = attention(tiny.locate(tiny.queries["references"][None]), position, position)  # (1, Q, 256)
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     cells = torch.stack([columns, rows], -1).flatten(0, 1)  # (256, 2)
-    centers = tiny.queries.references.sigmoid()[:, :2] * 16 - 1  # in cells, counted from 0
+    centers = tiny.queries["references"].sigmoid()[:, :2] * 16 - 1  # in cells, counted from 0
     assert (cells[weights[0].argmax(-1)] - centers).abs().max() <= 1
 
 
 def test_boxes_begin_as_the_references(tiny: IterativeRefinementDETR, batch: Batch) -> None:
     with torch.no_grad():
         boxes = tiny(batch).decoder.boxes
-    assert torch.equal(boxes, tiny.queries.references.sigmoid().expand(3, 2, -1, -1))
+    assert torch.equal(boxes, tiny.queries["references"].sigmoid().expand(3, 2, -1, -1))
 
 
 def test_corrections_add_up(tiny: IterativeRefinementDETR, batch: Batch) -> None:
@@ -69,7 +69,7 @@ def test_corrections_add_up(tiny: IterativeRefinementDETR, batch: Batch) -> None
     with torch.no_grad():
         tiny.box_head.layers[-1].bias.copy_(step)
         for layer, boxes in enumerate(tiny(batch).decoder.boxes, start=1):
-            expected = (tiny.queries.references + layer * step).sigmoid().expand(2, -1, -1)
+            expected = (tiny.queries["references"] + layer * step).sigmoid().expand(2, -1, -1)
             torch.testing.assert_close(boxes, expected)
 
 
@@ -111,8 +111,8 @@ def test_gradients_reach_every_parameter(tiny: IterativeRefinementDETR, batch: B
 def test_boxes_are_detached_between_layers(tiny: IterativeRefinementDETR, batch: Batch) -> None:
     """With the initial, constant box head, only the first layer's boxes have a gradient for the references."""
     output = tiny(batch)
-    assert torch.autograd.grad(output.decoder.boxes[0].sum(), tiny.queries.references, retain_graph=True)[0].any()
-    assert not torch.autograd.grad(output.last.boxes.sum(), tiny.queries.references)[0].any()
+    assert torch.autograd.grad(output.decoder.boxes[0].sum(), tiny.queries["references"], retain_graph=True)[0].any()
+    assert not torch.autograd.grad(output.last.boxes.sum(), tiny.queries["references"])[0].any()
 
 
 @pytest.mark.parametrize("queries", [1, 25, 100])
