@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bad_data
+import bad_images
 import bad_options
-import bad_pictures
 import bad_weights
 import pytest
 from documents import (
@@ -230,5 +230,5 @@ def test_referenced_tests_exist() -> None:
 
 
 def test_the_kinds_of_bad_inputs_are_counted() -> None:
-    tables = (bad_data, bad_options, bad_pictures, bad_weights)
+    tables = (bad_data, bad_options, bad_images, bad_weights)
     assert f"has {sum(len(table.KINDS) for table in tables)} kinds" in page("safety")

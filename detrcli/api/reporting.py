@@ -21,7 +21,7 @@ from detrcli.data.source import DataSpec, open_source
 from detrcli.data.splits import DataSource
 from detrcli.diagnosis.data_rules import of_data
 from detrcli.diagnosis.failure_rules import of_failures
-from detrcli.diagnosis.finding import Finding, likeliest_first
+from detrcli.diagnosis.finding import Finding
 from detrcli.diagnosis.run_rules import RunFacts, of_run
 from detrcli.errors import DataError, DetrError, UsageError
 from detrcli.evaluation.comparison import compared
@@ -272,7 +272,8 @@ def _diagnosis(subject: str, findings: Sequence[Finding], wording: Wording) -> D
         what, evidence, remedy = (word(text, wording) for text in finding.document().values())
         return Finding(what, evidence, remedy, finding.weight)
 
-    return Diagnosis(subject, [worded(finding) for finding in likeliest_first(list(findings))])
+    likeliest_first = sorted(findings, key=lambda finding: -finding.weight)
+    return Diagnosis(subject, [worded(finding) for finding in likeliest_first])
 
 
 def _facts(run: Path, examined: DatasetReport) -> RunFacts | None:

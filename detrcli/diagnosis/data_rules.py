@@ -1,6 +1,6 @@
 """Rules about annotations: boxes of another format, classes and splits that do not fit, too little data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -29,30 +29,25 @@ def of_data(examined: DatasetReport) -> Iterator[Finding]:
     for name, split in examined.splits.items():
         yield from _of_boxes(name, split)
         yield from _of_annotations(name, split)
-    yield from _of_classes(examined.splits)
     yield from _of_splits(examined)
 
 
-def _boxes(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes x, y, w, h (N, 4), and width and height of their images (N, 2)."""
-    w = split.written
-    order = np.argsort(w.image_ids, kind="stable")
-    known = np.isin(w.of_image, w.image_ids[split.usable_images]) & np.isfinite(w.boxes).all(1) & ~w.crowd
-    image = order[np.searchsorted(w.image_ids, w.of_image[known], sorter=order)]
-    return w.boxes[known], split.sizes[image][:, ::-1].astype(float)
-
-
-def _outside(boxes: np.ndarray, sizes: np.ndarray) -> float:
-    """Return the share of boxes that extend beyond their image by more than a twentieth of its size."""
-    slack = 0.05 * sizes
-    out = (boxes[:, :2] < -slack) | (boxes[:, :2] + boxes[:, 2:] > sizes + slack)
-    return float(out.any(1).mean())
-
-
 def _of_boxes(name: str, split: Split) -> Iterator[Finding]:
-    boxes, sizes = _boxes(split)
+    w = split.written
+    known = np.isin(w.of_image, w.image_ids[split.usable_images]) & np.isfinite(w.boxes).all(1) & ~w.crowd
+    boxes = w.boxes[known]  # (N, 4), x, y, width, height
     if len(boxes) < MIN_BOXES:
         return
+    order = np.argsort(w.image_ids, kind="stable")
+    sizes = split.sizes[order[np.searchsorted(w.image_ids, w.of_image[known], sorter=order)]]
+    sizes = sizes[:, ::-1].astype(float)  # (N, 2), width and height of the image
+
+    def outside(boxes: np.ndarray) -> float:
+        """Return the share of boxes that extend beyond their image by more than a twentieth of its size."""
+        slack = 0.05 * sizes
+        beyond = (boxes[:, :2] < -slack) | (boxes[:, :2] + boxes[:, 2:] > sizes + slack)
+        return float(beyond.any(1).mean())
+
     if (relative := (boxes.max(1) <= 1.5).mean()) > 0.9:
         yield Finding(
             f"The boxes of {name} are relative to the image size instead of in pixels.",
@@ -61,7 +56,7 @@ def _of_boxes(name: str, split: Split) -> Iterator[Finding]:
             BROKEN + 9,
         )
         return
-    out = _outside(boxes, sizes)
+    out = outside(boxes)
     corner, size = boxes[:, :2], boxes[:, 2:]
     readings = {
         "centers (cx, cy, width, height)": np.concatenate([corner - size / 2, size], 1),
@@ -73,25 +68,21 @@ def _of_boxes(name: str, split: Split) -> Iterator[Finding]:
     fits = {
         reading: share
         for reading, read in readings.items()
-        if out > 0.04 and (read[:, 2:] > 0).mean() > 0.99 and (share := _outside(read, sizes)) < 0.25 * out
+        if out > 0.04 and (read[:, 2:] > 0).mean() > 0.99 and (share := outside(read)) < 0.25 * out
     }
     if fits:
         reading = next(iter(fits)) if out < 0.3 else min(fits, key=lambda key: fits[key])
-        yield Finding(
-            f"The boxes of {name} look like {reading}.",
-            f"{out:.0%} of {len(boxes):,} boxes extend beyond their image; with this reading {fits[reading]:.0%} do.",
-            "Write them as x, y, width, height in pixels of the stored image.",
-            BROKEN + 8,
+        evidence = (
+            f"{out:.0%} of {len(boxes):,} boxes extend beyond their image, with this reading {fits[reading]:.0%}."
         )
+        remedy = "Write them as x, y, width, height in pixels of the stored image."
+        yield Finding(f"The boxes of {name} look like {reading}.", evidence, remedy, BROKEN + 8)
         return
-    ends = ((boxes[:, :2] + boxes[:, 2:]) / sizes).max(1)
-    if len(boxes) >= 2 * MIN_BOXES and (end := np.quantile(ends, 0.995)) < 0.62:
-        yield Finding(
-            f"The boxes of {name} look like boxes of smaller images.",
-            f"None of {len(boxes):,} boxes extends beyond {end:.0%} of its image.",
-            "Scale them with the images, or use the images that were annotated.",
-            BROKEN + 7,
-        )
+    end = np.quantile(((corner + size) / sizes).max(1), 0.995)
+    if len(boxes) >= 2 * MIN_BOXES and end < 0.62:
+        evidence = f"None of {len(boxes):,} boxes extends beyond {end:.0%} of its image."
+        remedy = "Scale them with the images, or use the images that were annotated."
+        yield Finding(f"The boxes of {name} look like boxes of smaller images.", evidence, remedy, BROKEN + 7)
 
 
 def _of_annotations(name: str, split: Split) -> Iterator[Finding]:
@@ -117,28 +108,28 @@ def _of_annotations(name: str, split: Split) -> Iterator[Finding]:
     keys = np.column_stack([w.of_image, w.of_category, np.round(np.nan_to_num(w.boxes))])
     duplicates = 1 - len(np.unique(keys, axis=0)) / max(1, len(keys))
     if total >= MIN_BOXES and duplicates > 0.02:
-        yield Finding(
-            f"Objects of {name} are annotated twice.",
-            f"{duplicates:.0%} of {total:,} annotations have the class and box of another (IoU >= {DUPLICATE_IOU}).",
-            "`detr report` lists them, and `detr data fix` removes them.",
-            ANNOTATIONS + 7,
-        )
+        evidence = f"{duplicates:.0%} of {total:,} annotations have the class and box of another (IoU {DUPLICATE_IOU})."
+        remedy = "`detr report` lists them, and `detr data fix` removes them."
+        yield Finding(f"Objects of {name} are annotated twice.", evidence, remedy, ANNOTATIONS + 7)
 
 
-def _counts(split: Split) -> Mapping[int, int]:
-    """Return the number of objects of each category id."""
-    w = split.written
-    ids, counts = np.unique(w.of_category[split.usable & ~w.crowd], return_counts=True)
-    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
-
-
-def _of_classes(splits: Mapping[str, Split]) -> Iterator[Finding]:
-    if "train" not in splits:
+def _of_splits(examined: DatasetReport) -> Iterator[Finding]:
+    same = (problem for problem in examined.problems if problem.kind in ("same-picture", "near-duplicate"))
+    if problem := next(same, None):
+        evidence = f"{problem.where}: {problem.what}."
+        remedy = "Remove them from one of the splits: a model memorizes the images of train."
+        yield Finding("Images of train are in another split too.", evidence, remedy, ANNOTATIONS + 9)
+    if "train" not in examined.splits:
         return
-    w = splits["train"].written
-    names = dict(zip(w.category_ids.tolist(), w.names, strict=True))
-    train = _counts(splits["train"])
-    val = _counts(splits["val"]) if "val" in splits else {}
+    summary = examined.summary("train")
+    if summary["images"] < FEW_IMAGES:
+        evidence = f"train has {summary['images']} images."
+        remedy = f"Start from trained weights, use {argument('augmentation', 'strong')}, and annotate more."
+        yield Finding("There is little data.", evidence, remedy, LITTLE + 5)
+    names = {count["category_id"]: count["label"] for count in summary["classes"]}
+    train = {count["category_id"]: count["boxes"] for count in summary["classes"] if count["boxes"]}
+    in_val = examined.summary("val")["classes"] if "val" in examined.splits else []
+    val = {count["category_id"]: count["boxes"] for count in in_val if count["boxes"]}
     if absent := [id_ for id_ in val if id_ not in train]:
         yield Finding(
             f"A class of val is missing in train: {', '.join(str(names.get(id_, id_)) for id_ in absent[:5])}.",
@@ -147,36 +138,12 @@ def _of_classes(splits: Mapping[str, Split]) -> Iterator[Finding]:
             IMPOSSIBLE + 5,
         )
     if len(train) >= 2:
-        rare, common = (pick(train, key=lambda id_: train[id_]) for pick in (min, max))
+        rare, common = min(train, key=lambda id_: train[id_]), max(train, key=lambda id_: train[id_])
         if train[rare] <= FEW_OBJECTS and train[common] >= 20 * train[rare]:
-            yield Finding(
-                f"The classes are far from balanced: {names[rare]} is rare.",
-                f"train has {train[rare]:,} objects of it, and {train[common]:,} of {names[common]}.",
-                "Add images of it, or repeat the existing images.",
-                LITTLE + 8,
-            )
+            evidence = f"train has {train[rare]:,} objects of it, and {train[common]:,} of {names[common]}."
+            remedy = "Add images of it, or repeat the existing images."
+            yield Finding(f"The classes are far from balanced: {names[rare]} is rare.", evidence, remedy, LITTLE + 8)
     if val and sum(val.values()) < FEW_VAL_OBJECTS:
-        yield Finding(
-            "val is too small to judge a model.",
-            f"It has {sum(val.values())} objects, so that AP varies by several points between equal trainings.",
-            "Hold out more images.",
-            REMARK,
-        )
-
-
-def _of_splits(examined: DatasetReport) -> Iterator[Finding]:
-    same = (problem for problem in examined.problems if problem.kind in ("same-picture", "near-duplicate"))
-    if problem := next(same, None):
-        yield Finding(
-            "Images of train are in another split too.",
-            f"{problem.where}: {problem.what}.",
-            "Remove them from one of the splits: a model memorizes the images of train.",
-            ANNOTATIONS + 9,
-        )
-    if "train" in examined.splits and (images := examined.summary("train")["images"]) < FEW_IMAGES:
-        yield Finding(
-            "There is little data.",
-            f"train has {images} images.",
-            f"Start from trained weights, use {argument('augmentation', 'strong')}, and annotate more.",
-            LITTLE + 5,
-        )
+        evidence = f"It has {sum(val.values())} objects, so that AP varies by several points between equal trainings."
+        remedy = "Hold out more images."
+        yield Finding("val is too small to judge a model.", evidence, remedy, REMARK)

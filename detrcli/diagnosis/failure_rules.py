@@ -52,31 +52,27 @@ def _of_geometry(failures: Failures) -> Iterator[Finding]:
     fits = {reading: _overlapping(failures, read) for reading, read in readings.items()}
     share, reading = _overlapping(failures, boxes), max(fits, key=lambda key: fits[key])
     if fits[reading] > max(0.35, 1.7 * share):
-        yield Finding(
-            f"The boxes of {split} look like {reading}, unlike those of train.",
-            f"Predictions overlap {share:.0%} of the objects by half; with this reading {fits[reading]:.0%}.",
-            f"Write the boxes of {split} like those of train.",
-            BROKEN + 4,
-        )
+        evidence = f"Predictions overlap {share:.0%} of the objects by half; with this reading {fits[reading]:.0%}."
+        remedy = f"Write the boxes of {split} like those of train."
+        yield Finding(f"The boxes of {split} look like {reading}, unlike those of train.", evidence, remedy, BROKEN + 4)
 
 
 def _of_labels(failures: Failures, train: Failures) -> Iterator[Finding]:
     """Look for classes that consistently differ from those of train."""
     K = len(failures.truth.classes)
     confused, confused_on_train = _confused(failures), _confused(train)  # (K, K)
-    total, total_on_train = confused.sum(), confused_on_train.sum()
-    if K < 2 or total < MIN_OBJECTS or total_on_train < MIN_OBJECTS:
+    total = confused.sum()
+    if K < 2 or min(total, confused_on_train.sum()) < MIN_OBJECTS:
         return
-    right, right_on_train = float(np.trace(confused) / total), float(np.trace(confused_on_train) / total_on_train)
+    right, right_on_train = (float(np.trace(counts) / counts.sum()) for counts in (confused, confused_on_train))
     if right_on_train < 0.4 or right > 0.5 * right_on_train:
         return
     shares = {shift: float(np.trace(np.roll(confused, -shift, axis=1)) / total) for shift in range(1, K)}
     shift = max(shares, key=lambda key: shares[key])
     off_by_one = shares[shift] > right and shares[shift] > 0.4 and shift in (1, K - 1)
+    numbering = "off by one compared with" if off_by_one else "numbered differently than in"
     yield Finding(
-        f"The labels of {failures.split} are off by one compared with train."
-        if off_by_one
-        else f"The classes of {failures.split} are numbered differently than in train.",
+        f"The class labels of {failures.split} are {numbering} train.",
         f"Of {int(total):,} objects with a matching box, {right:.0%} have the predicted class; on train "
         f"{right_on_train:.0%}.",
         "Compare the categories of both annotation files, or the names in data.yaml.",
@@ -132,19 +128,14 @@ def _of_generalization(val: Failures, train: Failures) -> Iterator[Finding]:
     difference = (abs(of_val - of_train) / np.maximum(of_train, 1e-3)).max()
     evidence = f"AP is {on_train:.3f} on train and {on_val:.3f} on val"
     if difference > 0.35:
-        yield Finding(
-            "The images of val look different from those of train.",
-            f"{evidence}; mean and contrast differ by {difference:.0%}.",
-            "Split the data at random, or train on images like those of val.",
-            SETTINGS + 4,
-        )
+        finding = "The images of val look different from those of train."
+        evidence += f"; mean and contrast differ by {difference:.0%}"
+        remedy = "Split the data at random, or train on images like those of val."
+        yield Finding(finding, f"{evidence}.", remedy, SETTINGS + 4)
     else:
-        yield Finding(
-            "The model overfits: it has memorized its training images.",
-            f"{evidence}.",
-            f"Use {argument('augmentation', 'strong')}, start from trained weights, or annotate more.",
-            LITTLE + 7,
-        )
+        finding = "The model overfits: it has memorized its training images."
+        remedy = f"Use {argument('augmentation', 'strong')}, start from trained weights, or annotate more."
+        yield Finding(finding, f"{evidence}.", remedy, LITTLE + 7)
 
 
 def _brightness(failures: Failures) -> np.ndarray:

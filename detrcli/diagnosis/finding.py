@@ -1,6 +1,10 @@
-"""Findings of the rules, and their order."""
+"""The findings of the rules."""
 
 from dataclasses import dataclass
+
+# Weights of the kinds of findings: data of the wrong kind, which makes all else meaningless; settings that cannot
+# work; settings that work badly; errors of annotation; too little of something; remarks.
+BROKEN, IMPOSSIBLE, SETTINGS, ANNOTATIONS, LITTLE, REMARK = 100.0, 80.0, 60.0, 40.0, 20.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -13,18 +17,7 @@ class Finding:
     weight: float  # the higher, the more likely
 
     def document(self) -> dict[str, str]:
-        """Return the JSON document."""
         return {"finding": self.finding, "evidence": self.evidence, "remedy": self.remedy}
 
     def __str__(self) -> str:
         return f"{self.finding} {self.evidence} {self.remedy}"
-
-
-# Weights of the kinds of findings: data of the wrong kind, which makes all else meaningless; settings that cannot
-# work; settings that work badly; errors of annotation; too little of something; remarks.
-BROKEN, IMPOSSIBLE, SETTINGS, ANNOTATIONS, LITTLE, REMARK = 100.0, 80.0, 60.0, 40.0, 20.0, 5.0
-
-
-def likeliest_first(findings: list[Finding]) -> list[Finding]:
-    """Sort findings by descending weight."""
-    return sorted(findings, key=lambda finding: -finding.weight)

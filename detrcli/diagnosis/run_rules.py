@@ -53,70 +53,50 @@ class RunFacts:
 def of_run(run: RunFacts) -> Iterator[Finding]:
     """Yield the findings about a training."""
     yield from _of_input(run)
-    yield from _of_capacity(run)
-    yield from _of_optimization(run)
-    yield from _of_loss(run)
+    yield from _of_settings(run)
     yield from _of_curves(run)
 
 
 def _of_input(run: RunFacts) -> Iterator[Finding]:
+    most, queries = int(run.data.train.counts.max()), run.checkpoint.config.queries
+    if most > queries:
+        share = float((run.data.train.counts > queries).float().mean())
+        evidence = f"The model has {queries}, and {share:.0%} of the images have more objects, up to {most}."
+        remedy = f"Use {argument('queries', 2 * most)}."
+        yield Finding("There are too few queries.", evidence, remedy, IMPOSSIBLE + 6 if share > 0.05 else SETTINGS)
     examples = run.examples()
     if not examples:
         return
     values = torch.stack([torch.stack([example.pixels.mean(), example.pixels.std()]) for example in examples])
     mean, std = values.mean(0).tolist()
     if abs(mean) > 4 or not 0.1 < std < 5:
-        yield Finding(
-            "The images are normalized differently than the network expects.",
-            f"Its input has a mean of {mean:.3g} and a standard deviation of {std:.3g} instead of about 0 and 1.",
-            "Check mean and std of the weights, which are for pixel values from 0 to 1.",
-            BROKEN + 6,
-        )
+        evidence = f"Its input has a mean of {mean:.3g} and a standard deviation of {std:.3g} instead of about 0 and 1."
+        remedy = "Check mean and std of the weights, which are for pixel values from 0 to 1."
+        yield Finding("The images are normalized differently than the network expects.", evidence, remedy, BROKEN + 6)
     sides = torch.cat(
         [example.target.boxes[:, 2:] * torch.tensor(example.pixels.shape[:0:-1]) for example in examples]
     ).amin(1)  # (n,), shorter sides in pixels of the input
     if len(sides) and (median := float(sides.median())) < MIN_SIDE:
         height, width = examples[0].pixels.shape[1:]
-        yield Finding(
-            "The objects are too small in the network's input.",
-            f"Half of them are smaller than {median:.0f} pixels in an input of {width} x {height}.",
-            f"Use a larger {argument('size')}; it was {min(height, width)}.",
-            IMPOSSIBLE + 3,
-        )
+        evidence = f"Half of them are smaller than {median:.0f} pixels in an input of {width} x {height}."
+        remedy = f"Use a larger {argument('size')}; it was {min(height, width)}."
+        yield Finding("The objects are too small in the network's input.", evidence, remedy, IMPOSSIBLE + 3)
     # With `strong`, half of the images are mosaics with more objects.
     if (augmentation := run.settings.augmentation) not in ("none", "strong"):
         before = sum(len(example.target) for example in examples)
         after = sum(len(example.target) for example in run.examples(augmentation))
         if before and after < 0.7 * before:
-            yield Finding(
-                "The augmentation removes objects.",
-                f"{after} of {before} objects are left in {len(examples)} images; augmentation = {augmentation}.",
-                f"Use {argument('augmentation', 'flip')}.",
-                SETTINGS + 6,
-            )
+            evidence = f"{after} of {before} objects are left in {len(examples)} images; augmentation = {augmentation}."
+            remedy = f"Use {argument('augmentation', 'flip')}."
+            yield Finding("The augmentation removes objects.", evidence, remedy, SETTINGS + 6)
 
 
-def _of_capacity(run: RunFacts) -> Iterator[Finding]:
-    most, queries = int(run.data.train.counts.max()), run.checkpoint.config.queries
-    if most > queries:
-        share = float((run.data.train.counts > queries).float().mean())
-        yield Finding(
-            "There are too few queries.",
-            f"The model has {queries}, and {share:.0%} of the images have more objects, up to {most}.",
-            f"Use {argument('queries', 2 * most)}.",
-            IMPOSSIBLE + 6 if share > 0.05 else SETTINGS,
-        )
-    if run.settings.freeze == "all" and run.settings.weights == FROM_SCRATCH:
-        yield Finding(
-            "The frozen backbone has random weights.",
-            "freeze = all, and the training started from scratch.",
-            f"Leave out {argument('freeze')}, or start from trained weights.",
-            IMPOSSIBLE + 7,
-        )
-
-
-def _of_optimization(run: RunFacts) -> Iterator[Finding]:
-    s, recipe = run.settings, run.recipe
+def _of_settings(run: RunFacts) -> Iterator[Finding]:
+    s, recipe, usual = run.settings, run.recipe, run.checkpoint.architecture.loss
+    if s.freeze == "all" and s.weights == FROM_SCRATCH:
+        evidence = "freeze = all, and the training started from scratch."
+        remedy = f"Leave out {argument('freeze')}, or start from trained weights."
+        yield Finding("The frozen backbone has random weights.", evidence, remedy, IMPOSSIBLE + 7)
     use_lr = f"Use {argument('lr', f'{recipe.lr:.2g}')}"
     rates = f"It is {s.lr:g}; the recipe of this model for this data has {recipe.lr:.2g}."
     if run.diverged:
@@ -128,48 +108,29 @@ def _of_optimization(run: RunFacts) -> Iterator[Finding]:
         yield Finding("The learning rate is too low.", rates, f"{use_lr}.", IMPOSSIBLE + 4)
     # The recipe's own warmup is too long only if the training is too short, which is another finding.
     if s.warmup > 0.5 * run.steps and s.warmup > max(4, recipe.warmup):
-        yield Finding(
-            "The learning rate was still rising at the end.",
-            f"warmup = {s.warmup:,} steps, of {run.steps:,} steps in total.",
-            f"Use {argument('warmup', run.steps // 20)}.",
-            IMPOSSIBLE + 1,
-        )
+        evidence = f"warmup = {s.warmup:,} steps, of {run.steps:,} steps in total."
+        remedy = f"Use {argument('warmup', run.steps // 20)}."
+        yield Finding("The learning rate was still rising at the end.", evidence, remedy, IMPOSSIBLE + 1)
     if (s.dropout or 0) > 0.5:
-        yield Finding(
-            "Dropout removes most of the activations of the transformer.",
-            f"dropout = {s.dropout:g}.",
-            f"Leave out {argument('dropout')}, or use {argument('dropout', 0.1)}.",
-            IMPOSSIBLE,
-        )
+        finding = "Dropout removes most of the activations of the transformer."
+        remedy = f"Leave out {argument('dropout')}, or use {argument('dropout', 0.1)}."
+        yield Finding(finding, f"dropout = {s.dropout:g}.", remedy, IMPOSSIBLE)
     if s.weight_decay > 1:
-        yield Finding(
-            "Weight decay pulls the weights to zero.",
-            f"weight_decay = {s.weight_decay:g}; the recipe has {recipe.weight_decay:g}.",
-            f"Use {argument('weight_decay', f'{recipe.weight_decay:g}')}.",
-            IMPOSSIBLE,
-        )
-
-
-def _of_loss(run: RunFacts) -> Iterator[Finding]:
-    s, usual = run.settings, run.checkpoint.architecture.loss
+        evidence = f"weight_decay = {s.weight_decay:g}; the recipe has {recipe.weight_decay:g}."
+        remedy = f"Use {argument('weight_decay', f'{recipe.weight_decay:g}')}."
+        yield Finding("Weight decay pulls the weights to zero.", evidence, remedy, IMPOSSIBLE)
     for table, weights, usual_weights in (("loss", s.loss, usual.loss), ("cost", s.cost, usual.cost)):
         for term, weight in weights.items():
             default = usual_weights.get(term, 0)
             if default and not default / 20 <= weight <= 20 * default:
                 effect = "is negligible" if weight < default else "outweighs all others"
-                yield Finding(
-                    f"The {term} term of the {table} {effect}.",
-                    f"{table}.{term} = {weight:g} instead of {default:g}.",
-                    f"Leave out {argument(f'{table}.{term}')}.",
-                    IMPOSSIBLE + 1,
-                )
+                evidence = f"{table}.{term} = {weight:g} instead of {default:g}."
+                remedy = f"Leave out {argument(f'{table}.{term}')}."
+                yield Finding(f"The {term} term of the {table} {effect}.", evidence, remedy, IMPOSSIBLE + 1)
     if s.no_object is not None and s.no_object > 0.8:
-        yield Finding(
-            "Predicting no-object everywhere is rewarded.",
-            f"no_object = {s.no_object:g} instead of 0.1, though most queries are unmatched.",
-            f"Leave out {argument('no_object')}.",
-            SETTINGS + 5,
-        )
+        evidence = f"no_object = {s.no_object:g} instead of 0.1, though most queries are unmatched."
+        remedy = f"Leave out {argument('no_object')}."
+        yield Finding("Predicting no-object everywhere is rewarded.", evidence, remedy, SETTINGS + 5)
 
 
 def _of_curves(run: RunFacts) -> Iterator[Finding]:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import bad_data
+import bad_images
 import bad_options
-import bad_pictures
 import bad_weights
 import pytest
 from here import Detr
 
-TABLES = (bad_data, bad_pictures, bad_weights, bad_options)
+TABLES = (bad_data, bad_images, bad_weights, bad_options)
 KINDS = {kind: bad for table in TABLES for kind, bad in table.KINDS.items()}
 
 

@@ -1,7 +1,7 @@
 """`detr doctor` names planted faults first, in data and in small trainings, and finds nothing in healthy ones."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from here import Detr
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 import detrcli
 from detrcli.checkpoints.load import load_checkpoint
@@ -18,7 +18,7 @@ from detrcli.data.examine import examine
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
 from detrcli.diagnosis.failure_rules import of_failures
-from detrcli.diagnosis.finding import Finding, likeliest_first
+from detrcli.diagnosis.finding import Finding
 from detrcli.diagnosis.run_rules import RunFacts, of_run
 from detrcli.inspection.failures import Failures
 from detrcli.training.matching_history import read
@@ -52,29 +52,12 @@ def changed(shapes: Path, folder: Path, change: Change, *splits: str) -> Path:
     return folder
 
 
+def annotations(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Change:
+    return lambda document: document.update(annotations=change(document["annotations"]))
+
+
 def boxes(change: Callable[[float, float, float, float], list[float]]) -> Change:
-    def apply(document: dict[str, Any]) -> None:
-        for annotation in document["annotations"]:
-            annotation["bbox"] = change(*annotation["bbox"])
-
-    return apply
-
-
-def crowds(document: dict[str, Any]) -> None:
-    for annotation in document["annotations"][::2]:
-        annotation["iscrowd"] = 1
-
-
-def twice(document: dict[str, Any]) -> None:
-    document["annotations"] += [{**entry, "id": 5000 + entry["id"]} for entry in document["annotations"][::4]]
-
-
-def without_stars(document: dict[str, Any]) -> None:
-    document["annotations"] = [entry for entry in document["annotations"] if entry["category_id"] != 4]
-
-
-def nearly_empty(document: dict[str, Any]) -> None:
-    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] % 5 == 0]
+    return annotations(lambda entries: [{**entry, "bbox": change(*entry["bbox"])} for entry in entries])
 
 
 def shifted(document: dict[str, Any], every: int = 1) -> None:
@@ -95,10 +78,18 @@ doubled = boxes(lambda x, y, w, h: [2 * x, 2 * y, 2 * w, 2 * h])
         (boxes(lambda x, y, w, h: [x, y, x + w, y + h]), (), "corners"),
         (doubled, (), "images twice as large"),
         (boxes(lambda x, y, w, h: [x / 2, y / 2, w / 2, h / 2]), (), "smaller images"),
-        (crowds, ("train",), "crowds"),
-        (twice, ("train",), "annotated twice"),
-        (without_stars, ("train",), "missing in train: star"),
-        (nearly_empty, ("train",), "no annotation"),
+        (annotations(lambda entries: [{**e, "iscrowd": e["id"] % 2} for e in entries]), ("train",), "crowds"),
+        (
+            annotations(lambda entries: entries + [{**e, "id": 5000 + e["id"]} for e in entries[::4]]),
+            ("train",),
+            "annotated twice",
+        ),
+        (
+            annotations(lambda entries: [e for e in entries if e["category_id"] != 4]),
+            ("train",),
+            "missing in train",
+        ),
+        (annotations(lambda entries: [e for e in entries if e["image_id"] % 5 == 0]), ("train",), "no annotation"),
     ],
 )
 def test_of_data(change: Change, splits: tuple[str, ...], finding: str, shapes: Path, tmp_path: Path) -> None:
@@ -140,8 +131,8 @@ def test_a_healthy_training(run: Path) -> None:
     assert detrcli.doctor(run).findings == []
 
 
-def first(findings: Any) -> Finding:
-    return likeliest_first(list(findings))[0]
+def first(findings: Iterable[Finding]) -> Finding:
+    return max(findings, key=lambda finding: finding.weight)
 
 
 @pytest.mark.parametrize(
@@ -162,24 +153,24 @@ def test_of_settings(settings: dict[str, Any], finding: str, facts: RunFacts) ->
     assert finding in first(of_run(replace(facts, settings=replace(facts.settings, **settings)))).finding
 
 
-def test_of_the_input_and_the_queries(facts: RunFacts) -> None:
+def test_of_the_input_and_the_curves(facts: RunFacts) -> None:
     checkpoint = facts.checkpoint
-    for changes, finding in (
-        ({"config": replace(checkpoint.config, queries=2)}, "too few queries"),
-        ({"preprocessing": replace(checkpoint.preprocessing, mean=(120.0, 120.0, 120.0))}, "normalized"),
-        ({"preprocessing": checkpoint.preprocessing.with_size(24, 40)}, "too small in the network's input"),
-    ):
-        assert finding in first(of_run(replace(facts, checkpoint=replace(checkpoint, **changes)))).finding
-
-
-def test_of_curves(facts: RunFacts) -> None:
-    assert "diverged" in first(of_run(replace(facts, diverged=True))).finding
     rising = [{"epoch": i, "AP": i / 400} for i in range(1, 100)]
-    assert "too short" in first(of_run(replace(facts, rows=rising[:5]))).finding
-    large = replace(facts, settings=replace(facts.settings, batch_size=80), rows=rising[:40])
-    assert "too few steps" in first(of_run(large)).finding
     unstable = replace(facts, rows=rising, moved=np.full(5, 0.8))
-    assert "matching" in first(of_run(unstable)).finding
+
+    def of_checkpoint(**changes: Any) -> RunFacts:
+        return replace(facts, checkpoint=replace(checkpoint, **changes))
+
+    for changed_facts, finding in (
+        (of_checkpoint(config=replace(checkpoint.config, queries=2)), "too few queries"),
+        (of_checkpoint(preprocessing=replace(checkpoint.preprocessing, mean=(120.0,) * 3)), "normalized"),
+        (of_checkpoint(preprocessing=checkpoint.preprocessing.with_size(24, 40)), "too small in the network's input"),
+        (replace(facts, diverged=True), "diverged"),
+        (replace(facts, rows=rising[:5]), "too short"),
+        (replace(facts, settings=replace(facts.settings, batch_size=80), rows=rising[:40]), "too few steps"),
+        (unstable, "matching"),
+    ):
+        assert finding in first(of_run(changed_facts)).finding
     assert not list(of_run(replace(unstable, moved=np.full(5, 0.4))))
 
 
@@ -223,8 +214,7 @@ def test_of_images_of_val(shapes: Path, tmp_path: Path, train: Failures) -> None
     (folder / "val").unlink()
     (folder / "val").mkdir()
     for path in (shapes / "val").iterdir():
-        pixels = np.asarray(Image.open(path).convert("RGB")) * 0.15
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / "val" / path.name)
+        ImageEnhance.Brightness(Image.open(path).convert("RGB")).enhance(0.15).save(folder / "val" / path.name)
     val = detrcli.report(folder, "shapes").failures
     assert "look different" in first(of_failures(val, train)).finding
 

@@ -13,8 +13,7 @@ from PIL import Image
 Make = Callable[[Path], object]
 
 
-def nothing(root: Path) -> None:
-    """Leave the folder empty."""
+def nothing(root: Path) -> None: ...
 
 
 def at(name: str, content: str | bytes) -> Make:
@@ -27,8 +26,6 @@ def both(*makes: Make) -> Make:
 
 @dataclass(frozen=True)
 class Bad:
-    """A bad input."""
-
     make: Make
     args: tuple[Any, ...]
     code: int
@@ -36,12 +33,8 @@ class Bad:
     remedy: str = ""  # an option, command or value that it recommends
 
 
-def usage(*args: Any, item: str, remedy: str = "", make: Make = nothing) -> Bad:
-    return Bad(make, args, 2, item, remedy)
-
-
 def coco(change: Callable[[dict[str, Any]], object] = lambda document: None) -> Make:
-    """Two pictures, of which the second is val by the hash of its name; the document is changed first."""
+    """An image with five boxes, whose document is changed first."""
     document = deepcopy(folders.DOCUMENT)
     document["annotations"] = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [1 + i, 2, 9, 9]} for i in range(5)]
     change(document)
@@ -58,8 +51,13 @@ def noise(name: str, keep: int | None = None, **how: Any) -> Make:
 
 
 def look(name: str) -> tuple[Any, ...]:
-    """The command that opens its picture before anything else."""
+    """A command that reads its image first."""
     return ("visualize-attn", name, "--weights", "shapes", "--device", "cpu")
+
+
+def usage(*args: Any, item: str, remedy: str = "", make: Make = nothing) -> Bad:
+    """A usage error, beside a good image `a.png` and a good dataset `data`."""
+    return Bad(both(noise("a.png"), coco(), make), args, 2, item, remedy)
 
 
 PREDICT = ("predict", "a.png", "--weights", "shapes")

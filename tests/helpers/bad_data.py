@@ -13,7 +13,8 @@ def text(content: str | bytes) -> Make:
     return lambda root: folders.coco(root / "data", content)
 
 
-def one(table: str, **values: Any) -> Make:
+def first(table: str, **values: Any) -> Make:
+    """A dataset with other values in the first entry of a table."""
     return coco(lambda document: document[table][0].update(values))
 
 
@@ -35,12 +36,8 @@ def linked_out(root: Path) -> None:
     (root / "data" / "train" / "link").symlink_to(root / "elsewhere" / "deep")
 
 
-def flat(size: tuple[int, int]) -> Make:
-    return lambda root: Image.new("RGB", size).save(root / "data" / "train" / "a.png")
-
-
 def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
-    """A picture with a segment, and a map of this size that is black; values go into its entry."""
+    """A image with a segment, and a map of this size that is black; values go into its entry."""
     segment = {"id": 7, "category_id": 1, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0}
     document = {
         **folders.DOCUMENT,
@@ -59,145 +56,133 @@ def panoptic(size: tuple[int, int] | None = None, **values: Any) -> Make:
     return make
 
 
-CHECK = ("data", "check", "data")
 GUIDE = "detr guide data"
 EVAL = ("eval", "data", "--weights", "shapes", "--split", "train")
 
 
+def check(make: Make, item: str, remedy: str = "") -> Bad:
+    """A dataset with an error, which `detr data check` reports."""
+    return Bad(make, ("data", "check", "data"), 3, item, remedy)
+
+
 KINDS: dict[str, Bad] = {
-    "a folder that is not there": Bad(nothing, ("data", "check", "nowhere"), 3, "nowhere", GUIDE),
+    "a missing folder": Bad(nothing, ("data", "check", "nowhere"), 3, "nowhere", GUIDE),
     "a web address as data": Bad(nothing, ("data", "check", "http://a.org/d.zip"), 3, "a.org"),
-    "an empty folder": Bad(lambda root: (root / "data").mkdir(), CHECK, 3, "data", "--train-ann"),
-    "a folder of pictures alone": Bad(
-        lambda root: folders.image(root / "data" / "a.png"), CHECK, 3, "data", "--train-ann"
-    ),
-    "a file that is no annotations": Bad(at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt"),
-    "a split that there is not": Bad(
+    "an empty folder": check(lambda root: (root / "data").mkdir(), "data", "--train-ann"),
+    "images without annotations": check(lambda root: folders.image(root / "data" / "a.png"), "data", "--train-ann"),
+    "a file without annotations": Bad(at("notes.txt", "x"), ("data", "check", "notes.txt"), 3, "notes.txt"),
+    "a missing split": Bad(
         coco(), ("eval", "data", "--weights", "shapes", "--split", "test"), 2, "--split test", "train"
     ),
-    "JSON that ends too early": Bad(text('{"images": ['), CHECK, 3, "instances_train.json", GUIDE),
-    "JSON that is a list": Bad(text("[1]"), CHECK, 3, "instances_train.json", GUIDE),
-    "JSON of another encoding": Bad(
-        text(folders.COCO.replace("ant", "caf\xe9").encode("latin-1")), CHECK, 3, "instances_train.json", GUIDE
+    "JSON that ends too early": check(text('{"images": ['), "instances_train.json", GUIDE),
+    "JSON that is a list": check(text("[1]"), "instances_train.json", GUIDE),
+    "JSON of another encoding": check(
+        text(folders.COCO.replace("ant", "caf\xe9").encode("latin-1")), "instances_train.json", GUIDE
     ),
-    "JSON nested without end": Bad(text('{"x": ' + "[" * 100_000), CHECK, 3, "instances_train.json", GUIDE),
-    "an empty annotation file": Bad(text(""), CHECK, 3, "instances_train.json", GUIDE),
-    "annotations without images": Bad(text('{"images": []}'), CHECK, 3, "instances_train.json", GUIDE),
-    "an image without an id": Bad(one("images", id=None), CHECK, 3, "instances_train.json", GUIDE),
-    "an id of 20 digits": Bad(one("images", id=10**20), CHECK, 3, "instances_train.json", GUIDE),
-    "a class name that is a list": Bad(one("categories", name=["ant"]), CHECK, 3, "instances_train.json", GUIDE),
-    "a class name of 2 MB": Bad(one("categories", name="x" * 2_000_000), CHECK, 3, "instances_train.json", GUIDE),
-    "a picture that is not there": Bad(one("images", file_name="b.png"), CHECK, 3, "b.png", GUIDE),
-    "a picture of another size": Bad(one("images", width=51), CHECK, 3, "a.png", GUIDE),
-    "a name that leaves its folder": Bad(one("images", file_name="../a.png"), CHECK, 3, "../a.png", GUIDE),
-    "an absolute name": Bad(one("images", file_name="/etc/a.png"), CHECK, 3, "/etc/a.png", GUIDE),
-    "a name on a drive": Bad(one("images", file_name="C:\\a.png"), CHECK, 3, "C:/a.png", GUIDE),
-    "a name on a share": Bad(one("images", file_name="\\\\host\\a.png"), CHECK, 3, "//host/a.png", GUIDE),
-    "a name behind a link": Bad(linked_out, CHECK, 3, "link/../a.png"),
-    "a name with NUL": Bad(one("images", file_name="a\0.png"), CHECK, 3, "a\\x00.png", GUIDE),
-    "a name of 5,000 letters": Bad(one("images", file_name="a" * 5000), CHECK, 3, "image 1", GUIDE),
-    "a name that is a web address": Bad(
-        one("images", file_name="http://a.org/a.png"), CHECK, 3, "http://a.org/a.png", GUIDE
-    ),
-    "two images of one id": Bad(coco(lambda d: d["images"].append(d["images"][0])), CHECK, 3, "image 1", GUIDE),
-    "two classes of one id": Bad(
-        coco(lambda d: d["categories"].append({"id": 1, "name": "b"})), CHECK, 3, "category 1", GUIDE
-    ),
-    "a box of three numbers": Bad(one("annotations", bbox=[1, 2, 3]), CHECK, 3, "annotation 0", "--skip-bad"),
-    "a box of NaN": Bad(one("annotations", bbox=[1, 2, 3, float("nan")]), CHECK, 3, "annotation 0", "--skip-bad"),
-    "a box beyond all measure": Bad(
-        one("annotations", bbox=[1, 2, 1e300, 1e300]), CHECK, 3, "annotation 0", "--skip-bad"
-    ),
-    "an annotation of no image": Bad(one("annotations", image_id=9), CHECK, 3, "image 9", "--skip-bad"),
-    "an annotation of no class": Bad(one("annotations", category_id=9), CHECK, 3, "category 9", "--skip-bad"),
-    "corners in place of sizes": Bad(
+    "JSON nested without end": check(text('{"x": ' + "[" * 100_000), "instances_train.json", GUIDE),
+    "an empty annotation file": check(text(""), "instances_train.json", GUIDE),
+    "annotations without images": check(text('{"images": []}'), "instances_train.json", GUIDE),
+    "an image without an id": check(first("images", id=None), "instances_train.json", GUIDE),
+    "an id of 20 digits": check(first("images", id=10**20), "instances_train.json", GUIDE),
+    "a class name that is a list": check(first("categories", name=["ant"]), "instances_train.json", GUIDE),
+    "a class name of 2 MB": check(first("categories", name="x" * 2_000_000), "instances_train.json", GUIDE),
+    "a missing image": check(first("images", file_name="b.png"), "b.png", GUIDE),
+    "a image of another size": check(first("images", width=51), "a.png", GUIDE),
+    "a name that leaves its folder": check(first("images", file_name="../a.png"), "../a.png", GUIDE),
+    "an absolute name": check(first("images", file_name="/etc/a.png"), "/etc/a.png", GUIDE),
+    "a name on a drive": check(first("images", file_name="C:\\a.png"), "C:/a.png", GUIDE),
+    "a name on a share": check(first("images", file_name="\\\\host\\a.png"), "//host/a.png", GUIDE),
+    "a name behind a link": check(linked_out, "link/../a.png"),
+    "a name with NUL": check(first("images", file_name="a\0.png"), "a\\x00.png", GUIDE),
+    "a name of 5,000 letters": check(first("images", file_name="a" * 5000), "image 1", GUIDE),
+    "a name that is a web address": check(first("images", file_name="http://a.org/a.png"), "http://a.org/a.png", GUIDE),
+    "two images of one id": check(coco(lambda d: d["images"].append(d["images"][0])), "image 1", GUIDE),
+    "two classes of one id": check(coco(lambda d: d["categories"].append({"id": 1, "name": "b"})), "category 1", GUIDE),
+    "a box of three numbers": check(first("annotations", bbox=[1, 2, 3]), "annotation 0", "--skip-bad"),
+    "a box of NaN": check(first("annotations", bbox=[1, 2, 3, float("nan")]), "annotation 0", "--skip-bad"),
+    "a box of 1e300 pixels": check(first("annotations", bbox=[1, 2, 1e300, 1e300]), "annotation 0", "--skip-bad"),
+    "an annotation of an unknown image": check(first("annotations", image_id=9), "image 9", "--skip-bad"),
+    "an annotation of an unknown class": check(first("annotations", category_id=9), "category 9", "--skip-bad"),
+    "corners instead of sizes": check(
         coco(lambda d: [a.update(bbox=[20 + i, 15, 45 + i, 39]) for i, a in enumerate(d["annotations"])]),
-        CHECK,
-        3,
         "annotation 0",
         GUIDE,
     ),
-    "no boxes at all": Bad(coco(lambda d: d.update(annotations=[])), CHECK, 3, "no-boxes", GUIDE),
-    "an annotation file that may not be read": Bad(
+    "no boxes at all": check(coco(lambda d: d.update(annotations=[])), "no-boxes", GUIDE),
+    "an annotation file that is a folder": check(
         both(
             coco(),
             lambda root: (root / "data/annotations/instances_train.json").unlink(),
             lambda root: (root / "data/annotations/instances_train.json").mkdir(),
         ),
-        CHECK,
-        3,
         "instances_train.json",
         GUIDE,
     ),
-    "a folder of VOC without XML": Bad(xml(None), CHECK, 3, "Annotations", GUIDE),
-    "XML that ends too early": Bad(xml("<annotation>"), CHECK, 3, "a.xml", GUIDE),
-    "XML of an unknown encoding": Bad(xml('<?xml version="1.0" encoding="gb2312"?><a/>'), CHECK, 3, "a.xml", GUIDE),
-    "XML that grows": Bad(
-        xml('<!DOCTYPE a [<!ENTITY a "' + "l" * 100_000 + '">]><a>' + "&a;" * 1000 + "</a>"), CHECK, 3, "a.xml", GUIDE
+    "a folder of VOC without XML": check(xml(None), "Annotations", GUIDE),
+    "XML that ends too early": check(xml("<annotation>"), "a.xml", GUIDE),
+    "XML of an unknown encoding": check(xml('<?xml version="1.0" encoding="gb2312"?><a/>'), "a.xml", GUIDE),
+    "XML that expands": check(
+        xml('<!DOCTYPE a [<!ENTITY a "' + "l" * 100_000 + '">]><a>' + "&a;" * 1000 + "</a>"), "a.xml", GUIDE
     ),
-    "XML that asks for a file": Bad(
-        xml('<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><a>&a;</a>'), CHECK, 3, "a.xml", GUIDE
+    "XML with an external entity": check(
+        xml('<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><a>&a;</a>'), "a.xml", GUIDE
     ),
-    "a box of VOC that is none": Bad(voc("<xmin>3<", "<xmin>x<"), CHECK, 3, "a.xml, object 1", GUIDE),
-    "a size of VOC of 5,000 digits": Bad(voc("<width>50<", f"<width>{'9' * 5000}<"), CHECK, 3, "a.png", GUIDE),
-    "a list of VOC that leaves its folder": Bad(voc(listed="../../a"), CHECK, 3, "train.txt", GUIDE),
-    "a list of VOC with NUL": Bad(voc(listed=b"a\0b"), CHECK, 3, "a\\x00b", GUIDE),
-    "a list of VOC of what there is not": Bad(voc(listed="b"), CHECK, 3, "b.xml", GUIDE),
-    "YAML that ends too early": Bad(yolo("names: ["), CHECK, 3, "data.yaml"),
-    "YAML without names": Bad(yolo("train: images\n"), CHECK, 3, "data.yaml"),
-    "YAML without splits": Bad(yolo("names: [ant]\n"), CHECK, 3, "data.yaml"),
-    "YAML of a folder that is not there": Bad(yolo("train: nowhere\nnames: [ant]\n"), CHECK, 3, "nowhere", GUIDE),
-    "YAML of three million classes": Bad(yolo("train: images\nnc: 3000000\n"), CHECK, 3, "data.yaml"),
-    "YAML of a class below 0": Bad(yolo("train: images\nnames: {-1: ant}\n"), CHECK, 3, "data.yaml"),
-    "YAML of 1,200 brackets": Bad(yolo("names: " + "[" * 1200), CHECK, 3, "data.yaml"),
-    "YAML of references": Bad(yolo("a: &a [x, x]\nb: &b [*a, *a]\ntrain: *b\nnames: [ant]\n"), CHECK, 3, "data.yaml"),
-    "YAML of two megabytes": Bad(yolo(f"train: images\nnames: [ant]\nx: {'x' * 2_000_000}\n"), CHECK, 3, "data.yaml"),
-    "YAML that is a word": Bad(yolo("ant"), CHECK, 3, "data.yaml"),
-    "a label that is no number": Bad(yolo(label="x .5 .5 .2 .2"), CHECK, 3, "a.txt, line 1", GUIDE),
-    "a label in pixels": Bad(yolo(label="0 20 20 10 10"), CHECK, 3, "a.txt, line 1", GUIDE),
-    "a label of a class that there is not": Bad(yolo(label="7 .5 .5 .2 .2"), CHECK, 3, "category 7", GUIDE),
-    "a label of other bytes": Bad(yolo(label=b"\xff\xfe\x00"), CHECK, 3, "a.txt", GUIDE),
-    "a list of pictures that is none": Bad(
-        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", b"\xff\xfe\x00")), CHECK, 3, "list.txt", GUIDE
+    "a box of VOC that is invalid": check(voc("<xmin>3<", "<xmin>x<"), "a.xml, object 1", GUIDE),
+    "a size of VOC of 5,000 digits": check(voc("<width>50<", f"<width>{'9' * 5000}<"), "a.png", GUIDE),
+    "a list of VOC that leaves its folder": check(voc(listed="../../a"), "train.txt", GUIDE),
+    "a list of VOC with NUL": check(voc(listed=b"a\0b"), "a\\x00b", GUIDE),
+    "a list of VOC of a missing file": check(voc(listed="b"), "b.xml", GUIDE),
+    "YAML that ends too early": check(yolo("names: ["), "data.yaml"),
+    "YAML without names": check(yolo("train: images\n"), "data.yaml"),
+    "YAML without splits": check(yolo("names: [ant]\n"), "data.yaml"),
+    "YAML of a missing folder": check(yolo("train: nowhere\nnames: [ant]\n"), "nowhere", GUIDE),
+    "YAML of three million classes": check(yolo("train: images\nnc: 3000000\n"), "data.yaml"),
+    "YAML of a class below 0": check(yolo("train: images\nnames: {-1: ant}\n"), "data.yaml"),
+    "YAML of 1,200 brackets": check(yolo("names: " + "[" * 1200), "data.yaml"),
+    "YAML of references": check(yolo("a: &a [x, x]\nb: &b [*a, *a]\ntrain: *b\nnames: [ant]\n"), "data.yaml"),
+    "YAML of two megabytes": check(yolo(f"train: images\nnames: [ant]\nx: {'x' * 2_000_000}\n"), "data.yaml"),
+    "YAML that is a word": check(yolo("ant"), "data.yaml"),
+    "a label that is not a number": check(yolo(label="x .5 .5 .2 .2"), "a.txt, line 1", GUIDE),
+    "a label in pixels": check(yolo(label="0 20 20 10 10"), "a.txt, line 1", GUIDE),
+    "a label of a missing class": check(yolo(label="7 .5 .5 .2 .2"), "category 7", GUIDE),
+    "a label of other bytes": check(yolo(label=b"\xff\xfe\x00"), "a.txt", GUIDE),
+    "a list of images in another encoding": check(
+        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", b"\xff\xfe\x00")), "list.txt", GUIDE
     ),
-    "a list of pictures elsewhere": Bad(
-        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", "../../b.png\n")), CHECK, 3, "b.png", GUIDE
+    "a list of images elsewhere": check(
+        both(yolo("train: list.txt\nnames: [ant]\n"), at("data/list.txt", "../../b.png\n")), "b.png", GUIDE
     ),
-    "a folder without pictures": Bad(
-        both(yolo("train: none\nnames: [ant]\n"), lambda root: (root / "data/none").mkdir()), CHECK, 3, "none", GUIDE
+    "a folder without images": check(
+        both(yolo("train: none\nnames: [ant]\n"), lambda root: (root / "data/none").mkdir()), "none", GUIDE
     ),
-    "half of the explicit places": Bad(
+    "half of the explicit paths": Bad(
         coco(), ("data", "check", "--train-ann", "data/annotations/instances_train.json"), 2, "--train-ann"
     ),
-    "a polygon of a number and a half": Bad(
-        one("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), CHECK, 3, "annotation 0", "--skip-bad"
+    "a polygon of a number and a half": check(
+        first("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "annotation 0", "--skip-bad"
     ),
-    "a mask of another size": Bad(
-        one("annotations", segmentation={"size": [9, 9], "counts": [81]}), CHECK, 3, "9 x 9", "--skip-bad"
+    "a mask of another size": check(
+        first("annotations", segmentation={"size": [9, 9], "counts": [81]}), "9 x 9", "--skip-bad"
     ),
-    "runs without end": Bad(
-        one("annotations", segmentation={"size": [40, 50], "counts": "o" * 100_000}),
-        CHECK,
-        3,
-        "annotation 0",
-        "--skip-bad",
+    "runs beyond the mask": check(
+        first("annotations", segmentation={"size": [40, 50], "counts": "o" * 100_000}), "annotation 0", "--skip-bad"
     ),
-    "panoptic data without its maps": Bad(panoptic(), CHECK, 3, "panoptic_train/a.png", GUIDE),
-    "a panoptic map of another size": Bad(panoptic((9, 9)), CHECK, 3, "a.png", GUIDE),
-    "a panoptic map that leaves its folder": Bad(
-        panoptic((50, 40), file_name="../../train/a.png"), CHECK, 3, "../../train/a.png", GUIDE
+    "panoptic data without its maps": check(panoptic(), "panoptic_train/a.png", GUIDE),
+    "a panoptic map of another size": check(panoptic((9, 9)), "a.png", GUIDE),
+    "a panoptic map that leaves its folder": check(
+        panoptic((50, 40), file_name="../../train/a.png"), "../../train/a.png", GUIDE
     ),
-    "segments that no map shows": Bad(panoptic((50, 40)), CHECK, 3, "segment 7 of image 1", "--skip-bad"),
-    "segments that are numbers": Bad(panoptic((50, 40), segments_info=[7]), CHECK, 3, "panoptic_train.json", GUIDE),
-    "training masks on broken ones": Bad(
-        one("annotations", segmentation={"size": [9, 9], "counts": [81]}),
+    "segments that no map shows": check(panoptic((50, 40)), "segment 7 of image 1", "--skip-bad"),
+    "segments that are numbers": check(panoptic((50, 40), segments_info=[7]), "panoptic_train.json", GUIDE),
+    "training with broken masks": Bad(
+        first("annotations", segmentation={"size": [9, 9], "counts": [81]}),
         ("train", "data", "--model", "dino-tiny-masks", "--weights", "none", "--device", "cpu"),
         3,
         "9 x 9",
         "--skip-bad",
     ),
-    "training on broken data": Bad(one("images", width=51), TRAIN, 3, "a.png", GUIDE),
-    "evaluating broken data": Bad(one("images", width=51), EVAL, 3, "a.png", "--skip-bad"),
+    "training on broken data": Bad(first("images", width=51), TRAIN, 3, "a.png", GUIDE),
+    "evaluating broken data": Bad(first("images", width=51), EVAL, 3, "a.png", "--skip-bad"),
 }
 
 GOOD = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
@@ -219,18 +204,18 @@ def thresholds(content: str) -> Bad:
 
 KINDS |= {
     "results that are not there": Bad(coco(), SCORE, 2, "--predictions r.json"),
-    "results that are no JSON": Bad(results("[{"), SCORE, 3, "r.json", "detr eval"),
+    "results that are not JSON": Bad(results("[{"), SCORE, 3, "r.json", "detr eval"),
     "results nested without end": Bad(results("[" * 100_000), SCORE, 3, "r.json", "COCO results"),
-    "results that are no list": Bad(results({"a": 1}), SCORE, 3, "r.json"),
+    "results that are not list": Bad(results({"a": 1}), SCORE, 3, "r.json"),
     "a result that lacks its score": Bad(results([{**GOOD, "score": None}]), SCORE, 3, "entry 0"),
-    "a result of no image": Bad(results([{**GOOD, "image_id": 9}]), SCORE, 3, "entry 0"),
-    "a result of no class": Bad(results([{**GOOD, "category_id": 9}]), SCORE, 3, "entry 0"),
+    "a result of an unknown image": Bad(results([{**GOOD, "image_id": 9}]), SCORE, 3, "entry 0"),
+    "a result of an unknown class": Bad(results([{**GOOD, "category_id": 9}]), SCORE, 3, "entry 0"),
     "a result of another file": Bad(results([{**GOOD, "file_name": "b.png"}]), SCORE, 3, "b.png", "ids_from"),
     "a result whose file is a number": Bad(results([{**GOOD, "file_name": 5}]), SCORE, 3, "entry 0"),
     "a result whose box is a word": Bad(results([{**GOOD, "bbox": "box"}]), SCORE, 3, "entry 0"),
-    "thresholds that are no JSON": thresholds("{"),
+    "thresholds that are not JSON": thresholds("{"),
     "thresholds of another schema": thresholds('{"schema": "x"}'),
-    "ids that are no annotations": Bad(
+    "ids that are not annotations": Bad(
         both(noise("a.png"), at("ann.json", "[]")),
         ("predict", "a.png", "--weights", "shapes", "--format", "coco", "--ids-from", "ann.json"),
         3,

@@ -31,7 +31,7 @@ class Evil:
 
 
 def preprocessing(size: int, mean: list[float], std: list[float]) -> dict[str, Any]:
-    """As it stands in a file's header."""
+    """The entry of a file's header."""
     resize = {"kind": "shortest-edge", "size": size, "max_size": size + 35, "divisor": 1}
     return {"resize": resize, "mean": mean, "std": std}
 
@@ -63,9 +63,8 @@ def run_with(name: str, content: bytes) -> Make:
 
 
 PTH, OWN, HF = weights_from("w.pth"), weights_from("w.safetensors"), weights_from("hf")
-HEAD = {"class_embed.weight": torch.zeros(4, 8)}
 KINDS: dict[str, Bad] = {
-    "a name of no weights": Bad(nothing, weights_from("detr-r5"), 4, "detr-r5", "Did you mean detr-r50"),
+    "an unknown name of weights": Bad(nothing, weights_from("detr-r5"), 4, "detr-r5", "Did you mean detr-r50"),
     "weights of 300 letters": Bad(nothing, weights_from("a" * 300), 4, "aaa", "detr models"),
     "an empty pickle": Bad(at("w.pth", ""), PTH, 4, "w.pth"),
     "two bytes of a pickle": Bad(at("w.pth", b"\x80\x02."), PTH, 4, "w.pth"),
@@ -102,42 +101,13 @@ KINDS: dict[str, Bad] = {
     "a header of too few classes": Bad(own_file(classes={"ids": [1], "names": ["a"]}), OWN, 4, "w.safetensors"),
     "a header whose names are no list": Bad(own_file(classes={"ids": [1], "names": "a"}), OWN, 4, "w.safetensors"),
     "a mean of NaN": Bad(
-        own_file(
-            preprocessing={
-                "resize": {"kind": "shortest-edge", "size": 64, "max_size": 99, "divisor": 1},
-                "mean": [float("nan")] * 3,
-                "std": [1, 1, 1],
-            }
-        ),
-        OWN,
-        4,
-        "w.safetensors",
+        own_file(preprocessing=preprocessing(64, [float("nan")] * 3, [1, 1, 1])), OWN, 4, "w.safetensors"
     ),
-    "a deviation of 0": Bad(
-        own_file(
-            preprocessing={
-                "resize": {"kind": "shortest-edge", "size": 64, "max_size": 99, "divisor": 1},
-                "mean": [0, 0, 0],
-                "std": [0, 1, 1],
-            }
-        ),
-        OWN,
-        4,
-        "w.safetensors",
-    ),
+    "a deviation of 0": Bad(own_file(preprocessing=preprocessing(64, [0, 0, 0], [0, 1, 1])), OWN, 4, "w.safetensors"),
     "inputs of 900 megapixels": Bad(
-        own_file(
-            preprocessing={
-                "resize": {"kind": "shortest-edge", "size": 30_000, "max_size": 30_000, "divisor": 1},
-                "mean": [0, 0, 0],
-                "std": [1, 1, 1],
-            }
-        ),
-        OWN,
-        4,
-        "w.safetensors",
+        own_file(preprocessing=preprocessing(30_000, [0, 0, 0], [1, 1, 1])), OWN, 4, "w.safetensors"
     ),
-    "a folder that is no weights": Bad(lambda root: (root / "hf").mkdir(), HF, 4, "hf", "config.json"),
+    "a folder that is not weights": Bad(lambda root: (root / "hf").mkdir(), HF, 4, "hf", "config.json"),
     "a config.json that ends too early": Bad(config("{"), HF, 4, "hf"),
     "a config.json nested without end": Bad(config("[" * 100_000), HF, 4, "hf"),
     "a config.json of an unknown model": Bad(config('{"model_type": "clip"}'), HF, 4, "clip"),
@@ -145,25 +115,25 @@ KINDS: dict[str, Bad] = {
     "a web address without a hash": Bad(
         nothing, weights_from("https://a.org/w.pth"), 2, "https://a.org/w.pth", "--sha"
     ),
-    "a web address that is none": Bad(
+    "a web address that is invalid": Bad(
         nothing, weights_from("http://[::1/w-f83755dc.pth"), 4, "http://[::1/w-f83755dc.pth"
     ),
     "a host of 300 letters": Bad(nothing, weights_from(f"http://{'a' * 300}/w-f83755dc.pth"), 4, "http://aaa"),
     "a password in an address": Bad(
         nothing, weights_from("http://me:word@a.org/w-f83755dc.pth"), 4, "a.org/w-f83755dc.pth"
     ),
-    "a hash that is none": Bad(own_file(), weights_from("w.safetensors", "--sha256", "abc"), 2, "--sha256 abc"),
+    "a hash that is invalid": Bad(own_file(), weights_from("w.safetensors", "--sha256", "abc"), 2, "--sha256 abc"),
     "a hash of other contents": Bad(
         own_file(), weights_from("w.safetensors", "--sha256", "0" * 64), 4, "w.safetensors", "0" * 64
     ),
     "an unknown detector of torchvision": Bad(
         nothing, weights_from("torchvision:yolo"), 2, "torchvision:yolo", "fasterrcnn_resnet50_fpn"
     ),
-    "a file of torchvision that is not there": Bad(
+    "a file of torchvision that does not exist": Bad(
         nothing, weights_from("torchvision:fcos_resnet50_fpn=w.pth"), 4, "w.pth"
     ),
     "an export where a model is needed": Bad(at("w.onnx", "x"), weights_from("w.onnx"), 2, "w.onnx"),
-    "an export that is none": Bad(
+    "an export that is invalid": Bad(
         both(noise("a.png"), at("w.onnx", "x")),
         ("predict", "a.png", "--weights", "w.onnx", "--no-images"),
         4,
@@ -175,7 +145,7 @@ KINDS: dict[str, Bad] = {
         at("run/config.toml", "# detr train data\n"), ("train", "--resume", "run"), 4, "run", "--out"
     ),
     "a state that is damaged": Bad(run_with(f"00000001-{'0' * 16}.pt", b"x"), ("train", "--resume", "run"), 4, "run"),
-    "a state that is no state": Bad(
+    "a state that is not state": Bad(
         run_with(f"00000001-{hashlib.sha256(b'x').hexdigest()[:16]}.pt", b"x"), ("train", "--resume", "run"), 4, "run"
     ),
 }

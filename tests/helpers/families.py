@@ -1,4 +1,4 @@
-"""Small models of every family that transformers computes, with random weights, in folders as it writes them."""
+"""Small models of the families of transformers, with random weights, in the folders that it writes."""
 
 import atexit
 import json
@@ -18,97 +18,48 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 CLASSES = {0: "circle", 1: "square", 2: "triangle", 3: "star", 4: "cross"}
-SIDE = 64  # of what those with windows take
-
-
-def resnet(*stages: str) -> Any:
-    return transformers.ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=list(stages),
-    )
-
-
+SIDE = 64  # of the images, for families with a fixed size
 LEVELS = ("stage2", "stage3", "stage4")
 _LAYERS: dict[str, Any] = {
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "num_queries": 20,
-    "id2label": CLASSES,
-}
+    "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 20, "id2label": CLASSES,
+}  # fmt: skip
+
+
+def resnet(*stages: str, kind: Any = transformers.ResNetConfig) -> Any:
+    return kind(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=list(stages),
+    )  # fmt: skip
 
 
 def _rt(backbone: Any, **more: Any) -> dict[str, Any]:
     return {
-        "backbone_config": backbone,
-        "encoder_in_channels": [16, 24, 32],
-        "encoder_hidden_dim": 32,
-        "encoder_ffn_dim": 32,
-        "encoder_attention_heads": 2,
-        "d_model": 32,
-        "decoder_in_channels": [32, 32, 32],
-        "decoder_ffn_dim": 32,
-        "decoder_layers": 2,
-        "decoder_attention_heads": 2,
-        "num_queries": 20,
-        "num_denoising": 10,
-        "id2label": CLASSES,
-        **more,
-    }
-
-
-def _rt_resnet() -> Any:
-    return transformers.RTDetrResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=list(LEVELS),
-    )
+        "backbone_config": backbone, "encoder_in_channels": [16, 24, 32], "encoder_hidden_dim": 32,
+        "encoder_ffn_dim": 32, "encoder_attention_heads": 2, "d_model": 32, "decoder_in_channels": [32, 32, 32],
+        "decoder_ffn_dim": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "num_queries": 20,
+        "num_denoising": 10, "id2label": CLASSES, **more,
+    }  # fmt: skip
 
 
 def _hgnet() -> Any:
     return transformers.HGNetV2Config(
-        embedding_size=8,
-        stem_channels=[3, 8, 8],
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 16, 24, 32],
-        stage_in_channels=[8, 8, 16, 24],
-        stage_mid_channels=[8, 8, 8, 8],
-        stage_out_channels=[8, 16, 24, 32],
-        stage_num_blocks=[1, 1, 1, 1],
-        stage_numb_of_layers=[1, 1, 1, 1],
-        out_features=list(LEVELS),
-    )
+        embedding_size=8, stem_channels=[3, 8, 8], depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32],
+        stage_in_channels=[8, 8, 16, 24], stage_mid_channels=[8, 8, 8, 8], stage_out_channels=[8, 16, 24, 32],
+        stage_num_blocks=[1, 1, 1, 1], stage_numb_of_layers=[1, 1, 1, 1], out_features=list(LEVELS),
+    )  # fmt: skip
 
 
 def _windows(kind: str, **more: Any) -> dict[str, Any]:
     backbone = {
-        "model_type": kind,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SIDE,
-        "patch_size": 8,
-        **more,
-    }
+        "model_type": kind, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE,
+        "patch_size": 8, **more,
+    }  # fmt: skip
     return {
-        "backbone_config": backbone,
-        "d_model": 32,
-        "decoder_ffn_dim": 32,
-        "decoder_layers": 2,
-        "decoder_self_attention_heads": 2,
-        "decoder_cross_attention_heads": 2,
-        "num_queries": 20,
-        "group_detr": 3,
+        "backbone_config": backbone, "d_model": 32, "decoder_ffn_dim": 32, "decoder_layers": 2,
+        "decoder_self_attention_heads": 2, "decoder_cross_attention_heads": 2, "num_queries": 20, "group_detr": 3,
         "id2label": CLASSES,
-    }
+    }  # fmt: skip
 
 
 def config_of(name: str) -> Any:
@@ -118,18 +69,17 @@ def config_of(name: str) -> Any:
     stages = {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 20}
     dense = {"backbone_config": resnet("stage4"), **_LAYERS}
     timm = lib.TimmBackboneConfig(backbone="resnet10t", out_indices=[1, 2, 3, 4], use_pretrained_backbone=False)
+    rt_resnet = resnet(*LEVELS, kind=lib.RTDetrResNetConfig)
     made = {
         "deformable": lambda: lib.DeformableDetrConfig(**deformable),
         "deformable-refine": lambda: lib.DeformableDetrConfig(**deformable, with_box_refine=True),
         "deformable-two-stage": lambda: lib.DeformableDetrConfig(**deformable, **stages),
         "conditional": lambda: lib.ConditionalDetrConfig(**dense, d_model=32),
-        "conditional-timm": lambda: lib.ConditionalDetrConfig(
-            **{**dense, "backbone_config": timm}, d_model=32
-        ),
+        "conditional-timm": lambda: lib.ConditionalDetrConfig(**{**dense, "backbone_config": timm}, d_model=32),
         "dab": lambda: lib.DabDetrConfig(**dense, hidden_size=32),
         "table": lambda: lib.TableTransformerConfig(**dense, d_model=32),
-        "rt": lambda: lib.RTDetrConfig(**_rt(_rt_resnet())),
-        "rt-v2": lambda: lib.RTDetrV2Config(**_rt(_rt_resnet())),
+        "rt": lambda: lib.RTDetrConfig(**_rt(rt_resnet)),
+        "rt-v2": lambda: lib.RTDetrV2Config(**_rt(rt_resnet)),
         "d-fine": lambda: lib.DFineConfig(**_rt(_hgnet(), decoder_n_points=[3, 4, 2])),
         "deim-v2": lambda: lib.Deimv2Config(**_rt(_hgnet())),
         "lw": lambda: lib.LwDetrConfig(
@@ -157,7 +107,7 @@ NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 def processor_of(name: str) -> Any:
-    """The family's processor, for small pictures."""
+    """The family's processor, for small images."""
     exact = {"size": {"height": 96, "width": 96}}
     edges = {"size": {"shortest_edge": 96, "longest_edge": 150}}
     kind = name.split("-")[0]
@@ -186,7 +136,7 @@ def root() -> Path:
 
 @cache
 def folder_of(name: str) -> Path:
-    """A folder with model and processor. All numbers are moved, so that no two queries are equal."""
+    """A folder with model and processor. All weights are moved, so that no two queries are equal."""
     torch.manual_seed(0)
     network = AutoModelForObjectDetection.from_config(config_of(name))
     with torch.no_grad():
