@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Options and fixtures of all tests."""
 
 import os
 import sys
@@ -17,18 +17,18 @@ from detrcli.data import augmentation, dataset
 from detrcli.data.preprocessing import prepare
 from detrcli.model import attention
 
-# The command line is tested as strangers' terminals see it, not as this one's is set up.
+# The command line is tested without the settings of this terminal.
 for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "DETR_CACHE"):
     os.environ.pop(name, None)
 
-# As many threads as cores, those of tests that run side by side and of the processes that they start together.
+# Tests that run in parallel use a thread each, and so do the processes that they start.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 else:
     torch.set_num_threads(2)
 
-# The default run takes a tenth of each count; `-m slow` takes all of it. Seeded, so that a failure stays.
+# The default run uses a tenth of each count, `-m slow` all of it. The cases are seeded, so that failures repeat.
 settings.register_profile(
     "detr", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -36,13 +36,13 @@ settings.load_profile("detr")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", metavar="K/N", help="Of the tests, those of part K of N, counted from 0.")
+    parser.addoption("--part", metavar="K/N", help="Run part K of N of the tests, counted from 0.")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is in other parts: by its name, so that a test stays in its part whatever is added."""
-    if asked := config.getoption("--part"):
-        part, parts = map(int, asked.split("/"))
+    """Deselect other parts, by a hash of names, so that a test stays in its part when others are added."""
+    if value := config.getoption("--part"):
+        part, parts = map(int, value.split("/"))
         other = [item for item in items if crc32(item.nodeid.encode()) % parts != part]
         config.hook.pytest_deselected(items=other)
         items[:] = [item for item in items if item not in set(other)]
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Small trainings are quickest on one."""
+    """Use a single thread, with which small trainings are fastest."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -59,13 +59,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees, or leaves something in, the user's cache."""
+    """Use a cache folder of the tests."""
     monkeypatch.setenv("DETR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
 def pixels_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training resizes whole pictures by Pillow, as once; what it does now differs by a gray level here and there."""
+    """Resize whole images by Pillow in training; torch's values may differ by a gray level."""
 
     def part(image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int) -> Image.Image:
         resized = image.resize(whole, Image.Resampling.BILINEAR)
@@ -77,13 +77,13 @@ def pixels_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def dropout_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is dropped is drawn by torch, as once, and as where it compiles."""
+    """Use torch's dropout, as compiled models do."""
     monkeypatch.setattr(attention, "use_fast_dropout", lambda *_: False)
 
 
 @pytest.fixture
 def detr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Detr:
-    """The command line in this process, in an empty folder."""
+    """Return a function that runs a command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *_: None)
 

@@ -1,4 +1,4 @@
-"""Exceptions of other libraries as errors for users."""
+"""Exceptions of other libraries as errors for users, and messages that mention arguments."""
 
 import os
 import signal
@@ -10,9 +10,11 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from detrcli.errors import MachineError, UsageError, loader_was_killed, to_user_error
+from detrcli.messages import argument, word
+from detrcli.reporter import Reporter
 
 
-class _Loading(Dataset[int]):
+class Loading(Dataset[int]):
     """A dataset that acts instead of loading an image."""
 
     def __init__(self, act: Callable[[], object]) -> None:
@@ -26,38 +28,32 @@ class _Loading(Dataset[int]):
         return place
 
 
-def _missing() -> object:
-    facts: dict[str, Any] = {}
-    return facts["DataLoader worker (pid 1)"]
-
-
-def _leave() -> None:
+def leave() -> None:
     os._exit(3)
 
 
-def _be_killed() -> None:
+def be_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _raised(act: Callable[[], object]) -> BaseException:
-    with pytest.raises(Exception, match="DataLoader worker") as caught:
-        list(DataLoader(_Loading(act), num_workers=1))
-    return caught.value
+def fail() -> object:
+    values: dict[str, Any] = {}
+    return values["DataLoader worker (pid 1)"]
 
 
 @pytest.mark.parametrize(
-    "act", [_leave, pytest.param(_be_killed, marks=pytest.mark.skipif(os.name == "nt", reason="signals"))]
+    ("act", "expected"),
+    [
+        (leave, MachineError),
+        pytest.param(be_killed, MachineError, marks=pytest.mark.skipif(os.name == "nt", reason="signals")),
+        (fail, type(None)),  # a bug
+    ],
 )
-def test_a_killed_loader_process_is_a_machine_error(act: Callable[[], object]) -> None:
-    error = _raised(act)
-    assert loader_was_killed(error)
-    assert isinstance(to_user_error(error), MachineError)
-
-
-def test_an_exception_inside_a_loader_process_is_internal() -> None:
-    error = _raised(_missing)
-    assert not loader_was_killed(error)
-    assert to_user_error(error) is None
+def test_a_killed_loader_process_is_a_machine_error(act: Callable[[], object], expected: type) -> None:
+    with pytest.raises(Exception, match="DataLoader worker") as caught:
+        list(DataLoader(Loading(act), num_workers=1))
+    assert type(to_user_error(caught.value)) is expected
+    assert loader_was_killed(caught.value) == (expected is MachineError)
 
 
 def test_a_name_that_is_too_long_is_a_usage_error(tmp_path: Path) -> None:
@@ -68,10 +64,42 @@ def test_a_name_that_is_too_long_is_a_usage_error(tmp_path: Path) -> None:
     assert str(tmp_path) in str(error)
 
 
-def test_messages_mention_arguments() -> None:
-    """In Python as parameters; the CLI words the same mark as an option."""
-    error = to_user_error(MemoryError())
-    assert isinstance(error, MachineError)
-    assert "`batch_size`" in str(error)
-    assert "--batch_size" in error.text(lambda name, value: f"--{name}")
+def test_arguments_are_worded_for_the_interface() -> None:
+    text = f"Use a smaller {argument('batch_size')}, or {argument('norm', 'group')}."
+    error = UsageError(text)
+    assert str(error) == "Use a smaller `batch_size`, or `norm=group`."
+    worded = error.text(lambda name, value: f"--{name}" + (f" {value}" if value else ""))
+    assert worded == "Use a smaller --batch_size, or --norm group."
     assert str(UsageError(f"left out: {error.message}")) == f"left out: {error}"
+    assert word("No argument.") == "No argument."
+
+
+class Listed(Reporter):
+    """Collects the notes."""
+
+    wording = staticmethod(lambda name, value: name.upper())
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def show(self, text: str) -> None:
+        self.shown.append(text)
+
+
+def test_a_reporter_gets_worded_notes() -> None:
+    reporter = Listed()
+    reporter.note(f"{argument('loss.class')} is 1.")
+    assert reporter.shown == ["LOSS.CLASS is 1."]
+    with reporter.progress("reading", 3) as advance:
+        advance(1)
+
+
+def test_of_several_processes_the_first_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes that occurred in a single process are shown by every process."""
+    reporter = Listed()
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        reporter.note(f"all {rank}")
+        reporter.note(f"alone {rank}", alone=True)
+    assert reporter.shown == ["all 0", "alone 0", "alone 1"]

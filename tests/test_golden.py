@@ -42,7 +42,7 @@ def our_name(name: str, masks: bool) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One forward and backward pass of our model on the reference's weights and inputs."""
+    """A forward and backward pass of our model with the reference's weights and inputs."""
 
     golden: Golden
     model: DetectionTransformer
@@ -126,8 +126,7 @@ def test_every_loss_and_the_total(run: Run) -> None:
     theirs = run.golden.facts["losses"]
     names = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou", "mask": "loss_mask", "dice": "loss_dice"}
     targets = run.golden.targets()
-    ours = {}
-    decoder = run.output.decoder
+    ours, decoder = {}, run.output.decoder
     for layer in range(len(decoder)):
         suffix = "" if layer == len(decoder) - 1 else f"_{layer}"
         for term, values in run.losses.layers["decoder"].items():

@@ -31,7 +31,7 @@ LOSSES = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 
 @dataclass(frozen=True)
 class Run:
-    """One forward and backward pass of our model on the reference's weights and inputs."""
+    """A forward and backward pass of our model with the reference's weights and inputs."""
 
     golden: Golden
     model: DetectionTransformer
@@ -44,7 +44,7 @@ class Run:
 
 
 def built(golden: Golden) -> DetectionTransformer:
-    """Our model with the reference's weights, in training mode without dropout."""
+    """Return our model with the reference's weights, in training mode without dropout."""
     architecture, config = preset(golden.name)
     model = architecture.build(config)
     assert architecture.published is not None
@@ -92,10 +92,9 @@ def dino_evaluated() -> Run:
 
 
 def test_tensors_are_the_published_ones(run: Run) -> None:
-    trained = sum(p.numel() for p in run.model.parameters())
-    if run.golden.name.startswith("dino"):
-        trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    assert trained == run.golden.facts["num_parameters"]
+    only_trained = run.golden.name.startswith("dino")
+    counted = [p.numel() for p in run.model.parameters() if p.requires_grad or not only_trained]
+    assert sum(counted) == run.golden.facts["num_parameters"]
 
 
 def test_every_pair(run: Run) -> None:
@@ -132,11 +131,8 @@ def test_every_loss_and_the_total(run: Run) -> None:
 def test_every_gradient(run: Run) -> None:
     names = run.golden.facts["state_dict"]
     is_dino = run.golden.name.startswith("dino")
-    norms = {
-        rename(name, DINO_RULES) if is_dino else deformable_name(name, names): norm
-        for name, norm in run.golden.facts["grad_norms"].items()
-    }
-    close_gradients(run.model, norms)
+    ours = {name: rename(name, DINO_RULES) if is_dino else deformable_name(name, names) for name in names}
+    close_gradients(run.model, {ours[name]: norm for name, norm in run.golden.facts["grad_norms"].items()})
 
 
 @pytest.mark.parametrize("run", DEFORMABLE, indirect=True)
@@ -152,9 +148,8 @@ def test_every_layer_and_the_proposals_of_deformable_detr(run: Run) -> None:
 
 @pytest.mark.parametrize("run", DEFORMABLE, indirect=True)
 def test_postprocessing_of_deformable_detr(run: Run) -> None:
-    found = detected(run, run.output)
     arrays = run.golden.arrays
-    for i, detection in enumerate(found):
+    for i, detection in enumerate(detected(run)):
         np.testing.assert_allclose(detection.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
         # Near-equal scores change places: pairs of label and box are compared where neighbors differ.
         gaps = np.abs(np.diff(arrays["post_scores"][i], prepend=np.inf, append=-np.inf))
@@ -164,13 +159,12 @@ def test_postprocessing_of_deformable_detr(run: Run) -> None:
         np.testing.assert_allclose(detection.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
 
 
-def detected(run: Run, output: Output) -> list[Any]:
+def detected(run: Run) -> list[Any]:
     architecture, config = preset(run.golden.name)
-    every_index = Classes(ids=np.arange(91), names=np.array([str(i) for i in range(91)]))
+    scoring, preprocessing = architecture.scoring(config), architecture.preprocessing
+    every_index = Classes(ids=np.arange(91), names=np.arange(91).astype(str))
     with torch.no_grad():
-        return detections(
-            output.last, [(480, 640)] * 2, every_index, architecture.scoring(config), architecture.preprocessing
-        )
+        return detections(run.output.last, [(480, 640)] * 2, every_index, scoring, preprocessing)
 
 
 @pytest.mark.parametrize("run", ["dino-r50-4scale"], indirect=True)
@@ -229,7 +223,7 @@ def test_dino_evaluated(dino_evaluated: Run) -> None:
     close(decoder.logits.mean(-1), arrays["eval_pred_logits_mean"])
     close(decoder.boxes, arrays["eval_pred_boxes"])
     assert dino_evaluated.losses.total.item() == pytest.approx(facts["eval_total"], rel=1e-5)
-    for i, detection in enumerate(detected(dino_evaluated, dino_evaluated.output)):
+    for i, detection in enumerate(detected(dino_evaluated)):
         clear = arrays["post_clear"][i].astype(bool)
         assert len(detection) == 300
         np.testing.assert_allclose(detection.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
@@ -238,11 +232,7 @@ def test_dino_evaluated(dino_evaluated: Run) -> None:
         np.testing.assert_allclose(detection.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
 
 
-# The others take long and differ in nothing that these tests check.
-SOME = [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow), pytest.param(NAMES[2], marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
 def test_the_fast_engine(name: str) -> None:
     golden = Golden(name)
@@ -254,7 +244,7 @@ def test_the_fast_engine(name: str) -> None:
     torch.testing.assert_close(fast.boxes, plain.boxes, rtol=0, atol=VALUE)
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
 def test_a_published_file_is_recognized(name: str, tmp_path: Path) -> None:
     """By its tensors and the script's arguments, under any file name."""

@@ -16,20 +16,9 @@ import detrcli
 PACKAGE = Path(detrcli.__file__).parent
 ROOT = PACKAGE.parent
 
+GROUND = "boxes config errors guide messages polygons reporter resize run_lengths structures system"
 FLOORS = (
-    (
-        "boxes",
-        "config",
-        "errors",
-        "guide",
-        "messages",
-        "polygons",
-        "reporter",
-        "resize",
-        "run_lengths",
-        "structures",
-        "system",
-    ),
+    GROUND.split(),
     ("data", "losses", "model"),
     ("segmentation",),
     ("architectures",),
@@ -56,7 +45,7 @@ def nodes(path: Path) -> Iterator[ast.AST]:
 
 
 def imported_files(path: Path) -> set[Path]:
-    """The files of the package that a file imports, inside functions too, but not for type checking only."""
+    """Return the files of the package that a file imports, also in functions, but not for type checking only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         node
@@ -78,7 +67,7 @@ def imported_files(path: Path) -> set[Path]:
 
 
 def file_of(module: str) -> Path | None:
-    """The file of a module, or of the module that contains a name."""
+    """Return the file of a module, or of the module that contains a name."""
     head, *rest = module.split(".")
     if head != PACKAGE.name:
         return None
@@ -90,7 +79,7 @@ def file_of(module: str) -> Path | None:
 
 
 def imports(path: Path) -> set[str]:
-    """The rooms that a file imports."""
+    """Return the rooms that a file imports."""
     return {room_of(file) for file in imported_files(path)} - {"__init__"}
 
 
@@ -131,12 +120,12 @@ def test_model_is_independent_of_settings() -> None:
     assert not any("config" in imports(path) for path in FILES if room_of(path) == "model")
 
 
-# A module or a tensor of a network, by its dotted name.
+# The dotted name of a module or a tensor of a network.
 DOTTED = re.compile(
     r"\b(encoder|decoder|layers|self_attention|cross_attention|projection|class_head|box_head|queries|position)"
     r"\\?\.(\w|\\)|backbone\\?\.(body|conv|stage)"
 )
-# Where networks are known by their parts: the models, their architectures, and those who read others' files.
+# These may name parts of networks: the models, their architectures, and the readers of other projects' files.
 OWNERS = ("model", "architectures", "checkpoints/formats")
 
 
@@ -145,7 +134,7 @@ def owned(path: Path, *owners: str) -> bool:
 
 
 def strings(path: Path) -> Iterator[str]:
-    """The strings of a file that are no documentation."""
+    """Yield the strings of a file that are not documentation."""
     for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
             yield node.value
@@ -159,7 +148,7 @@ def test_only_owners_name_the_parts_of_a_network(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_scoring_reads_class_logits(path: Path) -> None:
-    """No softmax, and no cutting off of a last class; a model's own attention and boxes, and masks, aside."""
+    """Elsewhere there is no softmax and no slice without the last class, except in attention, boxes and masks."""
     if owned(path, "losses/scoring", "losses/masks", "model", "segmentation", "architectures/adapters/network"):
         return
     for node in nodes(path):
@@ -193,12 +182,21 @@ def test_only_architectures_use_their_config() -> None:
             assert not named & members, path
 
 
-def test_command_line_starts_without_torch_and_numpy() -> None:
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("start", ["import detrcli; dir(detrcli)", "import detrcli.cli.app"])
+def test_command_line_starts_without_torch_and_numpy(start: str) -> None:
     heavy = "{'torch', 'torchvision', 'numpy', 'scipy', 'PIL', 'rich'}"
-    for start in ("import detrcli", "import detrcli.cli.app"):
-        code = f"import sys; {start}; print(*{heavy} & set(sys.modules))"
-        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert shown.stdout.split() == []
+    assert run(f"import sys; {start}; print(*{heavy} & set(sys.modules))").split() == []
+
+
+def test_dir_lists_the_public_names() -> None:
+    """In a process of its own, because names that were used before are listed anyway."""
+    assert run("import detrcli; print(*dir(detrcli))").split() == sorted(detrcli.__all__)
+    assert {"Detector", "load"} <= set(detrcli.__all__)
+    assert all(hasattr(detrcli, name) for name in detrcli.__all__)
 
 
 def test_no_two_files_of_tests_share_a_name() -> None:
@@ -213,6 +211,5 @@ def test_top_level_modules() -> None:
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     hidden = ".ci .github .gitignore .pre-commit-config.yaml"
-    shown = "CHANGELOG.md LICENSE README.md detrcli examples pyproject.toml tests"
-    there = {name.split("/")[0] for name in listed.stdout.splitlines()}
-    assert there == set(hidden.split()) | set(shown.split())
+    visible = "CHANGELOG.md LICENSE README.md detrcli examples pyproject.toml tests"
+    assert {name.split("/")[0] for name in listed.stdout.splitlines()} == set(f"{hidden} {visible}".split())

@@ -49,7 +49,6 @@ class Sample:
         return self.objects["labels"]  # (N,)
 
     def transformed(self, transform: Callable[[Any], Any]) -> Mapping[str, Tensor]:
-        """Apply a function of torchvision to the objects."""
         return {name: transform(v) if isinstance(v, TVTensor) else v for name, v in self.objects.items()}
 
     def part(self, chosen: Tensor) -> "Sample":
@@ -82,9 +81,8 @@ def augment(
         return sample, preprocessing
     if kind == "strong":
         low, high = map(math.log, STRONG_SCALES)
-        return jitter_colors(
-            zoom(sample, math.exp(_uniform(low, high, generator)), generator), generator
-        ), preprocessing
+        sample = zoom(sample, math.exp(_uniform(low, high, generator)), generator)
+        return jitter_colors(sample, generator), preprocessing
     rule = preprocessing.resize
     if _coin(generator):
         enlarged = ShortestEdge(_scaled(_choice(CROP_SCALES, generator), rule.side), MAX_SIDE)
@@ -104,8 +102,7 @@ def random_crop(sample: Sample, rule: Resize, low: int, high: int, generator: Ge
     """Resize a sample by a rule and crop it to sides between `low` and `high`, or its own where these are smaller."""
     whole = rule.place(sample.image.height, sample.image.width).image_size[::-1]
     width, height = (_integer(min(low, side), min(high, side), generator) for side in whole)
-    left = _integer(0, whole[0] - width, generator)
-    top = _integer(0, whole[1] - height, generator)
+    left, top = _integer(0, whole[0] - width, generator), _integer(0, whole[1] - height, generator)
     return crop(sample, whole, top, left, height, width)
 
 
@@ -142,10 +139,9 @@ def zoom(sample: Sample, factor: float, generator: Generator) -> Sample:
     """Scale a sample on a canvas of its original size, so that batches of equally large images need no padding."""
     width, height = sample.image.size
     whole = max(1, round(width * factor)), max(1, round(height * factor))
+    left, top = _integer(0, abs(whole[0] - width), generator), _integer(0, abs(whole[1] - height), generator)
     if factor >= 1:
-        left, top = _integer(0, whole[0] - width, generator), _integer(0, whole[1] - height, generator)
         return crop(sample, whole, top, left, height, width, min_visible=MIN_VISIBLE)
-    left, top = _integer(0, width - whole[0], generator), _integer(0, height - whole[1], generator)
     canvas = Image.new("RGB", (width, height), GRAY)
     canvas.paste(sample.image.resize(whole, Image.Resampling.BILINEAR), (left, top))
     x, y = whole[0] / width, whole[1] / height

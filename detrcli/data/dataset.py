@@ -75,20 +75,17 @@ class DetectionDataset(Dataset[Example | DataError]):
         return Example(pixels, target, int(self.annotations.image_ids[i]))
 
     def _sample(self, i: int) -> Sample:
-        image = self._cache.get(i) or self._open(i)
-        if self._caches:
-            self._cache[i] = image
-        return make_sample(image, self.annotations.objects(i), self.annotations.masks(i))
-
-    def _open(self, i: int) -> Image.Image:
-        a, path = self.annotations, self.annotations.path(i)
-        try:
-            image = open_image(path, turn=bool(a.turned[i])).image
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-        if (image.height, image.width) != tuple(a.sizes[i].tolist()):
-            raise DataError(f"{path}: its size has changed since the data was checked")
-        return image
+        a, image = self.annotations, self._cache.get(i)
+        if image is None:
+            try:
+                image = open_image(a.path(i), turn=bool(a.turned[i])).image
+            except DataError as error:
+                raise DataError(f"{a.path(i)}: {error}") from None
+            if (image.height, image.width) != tuple(a.sizes[i].tolist()):
+                raise DataError(f"{a.path(i)}: its size has changed since the data was checked")
+            if self._caches:
+                self._cache[i] = image
+        return make_sample(image, a.objects(i), a.masks(i))
 
     def _mosaic(self, i: int, generator: torch.Generator) -> Sample:
         """Return, with probability 1/2, a mosaic of the image and three others."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import (
@@ -30,7 +30,6 @@ MAX_PIXELS = 200_000_000  # of an image, unless another limit is given
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
 
 UPRIGHT = 1  # the EXIF orientation of images that are not rotated
-_SIXTEEN_BITS = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
@@ -40,14 +39,14 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super().load_prepare()
 
 
-_READERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
-    "JPEG": JpegImagePlugin.jpeg_factory,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": _Tiff,
-    "GIF": GifImagePlugin.GifImageFile,
-}
+_READERS: tuple[Callable[[IO[bytes]], ImageFile], ...] = (
+    JpegImagePlugin.jpeg_factory,
+    PngImagePlugin.PngImageFile,
+    WebPImagePlugin.WebPImageFile,
+    BmpImagePlugin.BmpImageFile,
+    _Tiff,
+    GifImagePlugin.GifImageFile,
+)
 MISSING = "no such file"
 NOT_AN_IMAGE = "not a JPEG, PNG, WEBP, BMP, TIFF or GIF image"
 VIDEO = "it is a video: extract its frames (ffmpeg -i FILE -vf fps=1 frames/%05d.png), and give their folder"
@@ -64,10 +63,7 @@ class File:
         return str(self.path)
 
 
-@dataclass(frozen=True)
-class OpenedImage:
-    """A decoded image."""
-
+class OpenedImage(NamedTuple):
     image: Image.Image  # RGB
     notes: Sequence[str]  # for the user, about how it was read
 
@@ -89,7 +85,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
 
 
 def _read(file: IO[bytes]) -> ImageFile:
-    for read in _READERS.values():
+    for read in _READERS:
         file.seek(0)
         with suppress(SyntaxError):  # raised by Pillow for a file of another format
             return read(file)
@@ -141,24 +137,18 @@ def as_displayed(image: Image.Image) -> Image.Image:
     """Return a Pillow image upright and in RGB. Raises DataError if that is not possible."""
     if 0 in image.size:
         raise DataError("it has no pixels")
+    with suppress(Exception):  # Pillow raises any exception for malformed EXIF, which is ignored
+        if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+            image = ImageOps.exif_transpose(image)
     with image_errors():  # an image that Pillow reads lazily fails here
-        return to_rgb(upright(image))
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; malformed EXIF is ignored."""
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # Pillow raises any exception for malformed EXIF
-        return image
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert pixels of any kind to 8-bit RGB, with transparency on white and 16 bits scaled."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in _SIXTEEN_BITS:
+    if image.mode.startswith("I"):  # I, or I;16 in some byte order
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise DataError("its pixels are integers beyond 16 bits, of unknown scale")

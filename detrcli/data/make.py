@@ -20,7 +20,6 @@ from detrcli.reporter import SILENT, Reporter
 from detrcli.run_lengths import box_around
 from detrcli.system.files import cache_folder, new_folder
 
-IMAGES, SIZE, OBJECTS, SEED = 2000, 128, 5, 0
 VAL_SHARE = 5  # training images per validation image
 VAL_FIRST = 1 << 30  # validation is a distant part of the seed's series, for any number of training images
 EDITION = 1  # incremented with every change of the drawings
@@ -31,11 +30,11 @@ SPREAD = 0x9E3779  # odd; multiplying by it turns consecutive ids into distinct 
 def make_shapes(
     folder: Path,
     *,
-    images: int = IMAGES,
-    size: int = SIZE,
+    images: int = 2000,
+    size: int = 128,
     classes: Sequence[str] = DEFAULT,
-    objects: int = OBJECTS,
-    seed: int = SEED,
+    objects: int = 5,
+    seed: int = 0,
     panoptic: bool = False,
     reporter: Reporter = SILENT,
 ) -> None:
@@ -65,9 +64,8 @@ def _write_split(
     *,
     panoptic: bool,
 ) -> None:
-    annotation_folder = folder / "annotations"
-    maps = annotation_folder / f"panoptic_{split}"
-    for needed in (folder / split, maps if panoptic else annotation_folder):
+    maps = folder / "annotations" / f"panoptic_{split}"
+    for needed in (folder / split, maps if panoptic else maps.parent):
         needed.mkdir(parents=True, exist_ok=True)
 
     def save(index: int) -> tuple[Scene, list[dict[str, Any]]]:
@@ -93,7 +91,7 @@ def _write_split(
             advance(1)
     things = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes, 1)]
     document: dict[str, Any] = {"images": images, "annotations": annotations, "categories": things}
-    (annotation_folder / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
     if panoptic:
         stuff = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(STUFF, len(classes) + 1)]
         categories = [{**entry, "isthing": int(kind is things)} for kind in (things, stuff) for entry in kind]
@@ -103,8 +101,8 @@ def _write_split(
 
 def _object(label: int, mask: np.ndarray) -> dict[str, Any]:
     """Return the fields that COCO's instances and segments have in common."""
-    box, area = list(box_around(mask)), int(np.count_nonzero(mask))
-    return {"category_id": label + 1, "bbox": box, "area": area, "iscrowd": 0}
+    area = int(np.count_nonzero(mask))
+    return {"category_id": label + 1, "bbox": list(box_around(mask)), "area": area, "iscrowd": 0}
 
 
 def _segments(drawn: Scene, index: int, classes: int) -> tuple[np.ndarray, list[dict[str, Any]]]:

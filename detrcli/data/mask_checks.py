@@ -99,8 +99,7 @@ class _ImageCheck:
     def check_box(self, n: int, box: tuple[int, int, int, int]) -> None:
         """Check that a mask with this xyxy box lies in the box of its annotation."""
         x, y, width, height = self.split.written.boxes[n].tolist()
-        x0, y0, x1, y1 = box
-        excess = max(x - x0, y - y0, x1 - (x + width), y1 - (y + height))
+        excess = max(x - box[0], y - box[1], box[2] - (x + width), box[3] - (y + height))
         if excess > TOLERANCE:
             what = f"its mask exceeds its box by {excess:.0f} pixels; both are used as they are"
             self.problems.warning("mask-outside", self.split.written.name_of(n), what)

@@ -30,12 +30,9 @@ class PanopticMaps:
 
     def texts(self, of_image: np.ndarray) -> list[bytes]:
         """Return a text for each segment, given its image's id (N,), from which `segment_mask` reads its mask."""
-        folder = os.fsencode(self.folder.absolute())
-        paths = {image: os.path.join(folder, os.fsencode(file)) for image, file in self.files.items()}
-        return [
-            PREFIX + b"%d " % segment + paths[image]
-            for image, segment in zip(of_image.tolist(), self.segment_ids.tolist(), strict=True)
-        ]
+        paths = {image: os.fsencode(self.folder.absolute() / file) for image, file in self.files.items()}
+        segments = zip(of_image.tolist(), self.segment_ids.tolist(), strict=True)
+        return [PREFIX + b"%d " % segment + paths[image] for image, segment in segments]
 
 
 def rgb_to_ids(colors: np.ndarray) -> np.ndarray:

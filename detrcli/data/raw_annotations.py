@@ -109,7 +109,6 @@ class RawAnnotations:
         return np.where(self.image_ids[index] == self.of_image, index, -1)
 
     def path(self, i: int) -> Path:
-        """Return the path of an image file."""
         return self.folder / self.files[i]
 
     def texts(self, chosen: np.ndarray) -> list[bytes]:

@@ -75,35 +75,24 @@ def _image_folders(data: Path, word: str, year: str = "") -> list[Path]:
 
 
 def _coco_by_file(path: Path) -> DataSource:
-    """Return the dataset of an annotation file, with the splits beside it if these are train and val."""
+    """Return the dataset of an annotation file, with the files of other splits beside it if these are train and val."""
     folder = path.absolute().parent
+    named: str | None = None
+    readers: dict[str, Reader] = {}
     if path.name == ROBOFLOW_FILE:
         named, siblings = SPLITS.get(folder.name), _roboflow(folder.parent)
-        readers = dict(siblings.readers) if siblings else {}
-    else:
-        named, readers = _siblings(path)
+        readers |= siblings.readers if siblings else {}
+    elif own := _split_in_name(path):
+        named = SPLITS[own["word"]]
+        matches = {file: match for file in sorted(path.parent.glob("*.json")) if (match := _split_in_name(file))}
+        # The given file takes precedence, then files of the same year.
+        for file in sorted(matches, key=lambda file: (file != path, matches[file]["year"] != own["year"])):
+            if matches[file]["prefix"] == own["prefix"]:
+                readers.setdefault(SPLITS[matches[file]["word"]], partial(coco.read, file, _image_folders_of(file)))
     layout = "coco-panoptic" if path.name.startswith("panoptic") else "coco"
     if named in ("train", "val") and {"train", "val"} <= readers.keys():
         return DataSource(layout, readers, named)
     return DataSource(layout, {"train": partial(coco.read, path, _image_folders_of(path))}, "train")
-
-
-def _siblings(path: Path) -> tuple[str | None, dict[str, Reader]]:
-    """Return the split in an annotation file's name, and the splits of the files beside it named alike."""
-    own = _split_in_name(path)
-    if own is None:
-        return None, {}
-    files = [
-        (file, match)
-        for file in sorted(path.parent.glob("*.json"))
-        if (match := _split_in_name(file)) and match["prefix"] == own["prefix"]
-    ]
-    # The given file takes precedence, then files of the same year.
-    files.sort(key=lambda entry: (entry[0] != path, entry[1]["year"] != own["year"]))
-    readers: dict[str, Reader] = {}
-    for file, match in files:
-        readers.setdefault(SPLITS[match["word"]], partial(coco.read, file, _image_folders_of(file)))
-    return SPLITS[own["word"]], readers
 
 
 def _split_in_name(path: Path) -> re.Match[str] | None:
