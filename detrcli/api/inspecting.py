@@ -41,8 +41,7 @@ from detrcli.render.attention_report import AttentionReport
 from detrcli.render.explain_page import write_explain_page
 from detrcli.render.matching_figure import matching_figure
 from detrcli.render.usage_figure import instability_figure, usage_figure
-from detrcli.render.viewer import attention_and_costs, write_viewer_page
-from detrcli.render.views import view_of_matching
+from detrcli.render.viewer import attention_and_costs, view_of_matching, write_viewer_page
 from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Detections, QueryGroup, Target
 from detrcli.system.text import normalize_name
@@ -207,6 +206,7 @@ class Matching(Result):
             path,
             "How queries are matched",
             f"{report.file}: the ground truth, what each layer predicts, and which query each object is matched to.",
+            report.classes.names.tolist(),
             view_of_matching(report),
             record.image,
             attention_and_costs(record, queries, report.layers, report.cost_weights),

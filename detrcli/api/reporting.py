@@ -157,7 +157,7 @@ def _steadiness(run: Path) -> Steadiness | None:
         history = read(run)
     except DataError:
         return None
-    return Steadiness(history.epochs[1:].tolist(), history.shares)
+    return history.epochs[1:].tolist(), history.shares
 
 
 def _examples(source: DataSource, split: str) -> dict[int, int] | None:
@@ -262,7 +262,7 @@ def end_of_run(
     if (facts := _facts(run, examined)) is not None:
         findings += of_run(facts)
     diagnosis = _diagnosis(str(run), findings, wording)
-    advice = [Advice(finding.finding, finding.evidence, finding.remedy) for finding in diagnosis.findings]
+    advice = [(finding.finding, finding.evidence, finding.remedy) for finding in diagnosis.findings]
     left = max(0.0, seconds - (time.monotonic() - start))
     return failures.page(folder, advice=advice, seconds=left / 2), diagnosis
 

@@ -81,8 +81,9 @@ def visualize_attn(
         written = {name: path and str(path) for name, path in (("raw", raw), ("html", html))}
         print_json({**report.document, "file": str(image), "weights": load.weights, "out": str(out), **written})
         return
-    print_table(report.table.columns, report.table.rows)
-    print_text(report.remarks)
+    table = report.findings.table
+    print_table(table.columns, table.rows)
+    print_text(report.findings.remarks)
 
 
 def _pixel(text: str) -> tuple[float, float]:

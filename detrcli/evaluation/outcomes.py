@@ -13,25 +13,25 @@ from detrcli.evaluation.truth import Truth
 
 MIN_SCORE = 0.05  # predictions with a lower score explain nothing
 MISSED = {
-    "other_class": "another class is predicted there",
-    "poor_box": "the predicted box overlaps too little",
-    "low_score": "the score is too low",
-    "no_query": "more objects than queries: none was left",
-    "nothing": "nothing is predicted there",
+    "other_class": "classification error",
+    "poor_box": f"localization error (IoU below {SAME})",
+    "low_score": "score below the threshold",
+    "no_query": "unmatched (more objects than queries)",
+    "nothing": "no prediction",
 }
 FALSE_ALARMS = {
-    "duplicate": "the object is already found by a detection with a higher score",
-    "other_class": "the object is of another class",
-    "poor_box": "the box overlaps the object too little",
-    "background": "no object is there",
+    "duplicate": "duplicate",
+    "other_class": "classification error",
+    "poor_box": f"localization error (IoU {NEAR} to {SAME})",
+    "background": "background",
 }
 ERROR_KINDS = {  # hotcoco's name and a description
-    "class": ("Cls", "wrong class, correct box"),
-    "box": ("Loc", f"correct class, IoU {NEAR} to {SAME}"),
-    "both": ("Both", f"wrong class, IoU {NEAR} to {SAME}"),
-    "duplicate": ("Dupe", "object already found with a higher score"),
-    "background": ("Bkg", f"no object with IoU {NEAR} or more"),
-    "missed": ("Miss", "object without a detection near it"),
+    "class": ("Cls", f"classification error (wrong class, IoU {SAME} or more)"),
+    "box": ("Loc", f"localization error (correct class, IoU {NEAR} to {SAME})"),
+    "both": ("Both", f"classification and localization error (wrong class, IoU {NEAR} to {SAME})"),
+    "duplicate": ("Dupe", "duplicate of a detection with a higher score"),
+    "background": ("Bkg", f"false positive on background (IoU below {NEAR} with all objects)"),
+    "missed": ("Miss", "missed object (no detection nearby)"),
 }
 
 

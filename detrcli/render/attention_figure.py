@@ -13,12 +13,14 @@ from detrcli.render.draw import (
     Mark,
     default_font,
     fitted,
+    flow,
     font_for,
     grid_figure,
     mark,
     overlay_masks,
+    scaled,
     stacked,
-)
+)  # fmt: skip
 from detrcli.resize import Placement
 from detrcli.system.text import escape_controls
 
@@ -108,10 +110,7 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | 
     if tile.sampled is not None:
         _draw_sampled(ImageDraw.Draw(drawn), tile.sampled, scale)
     if tile.marks:
-        boxes = [
-            (scale * x0, scale * y0, scale * x1, scale * y1) for x0, y0, x1, y1 in (item.box for item in tile.marks)
-        ]
-        marks = [replace(item, box=box, mask=None) for item, box in zip(tile.marks, boxes, strict=True)]
+        marks = [replace(item, box=scaled(item.box, scale), mask=None) for item in tile.marks]
         drawn = mark(drawn, marks).resize((width, height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(drawn)
     for x, y, text in tile.points:
@@ -151,18 +150,12 @@ def smooth(map_: np.ndarray, size: tuple[int, int], region: Box | None = None) -
 def titled(title: str, page: Image.Image) -> Image.Image:
     """Return a page under a title, which is wrapped to the width of the page."""
     text = escape_controls(title)
-    font = font_for(text, 16) or default_font(16)
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > page.width - 2 * MARGIN:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    heading = Image.new("RGB", (page.width, MARGIN + 22 * len(lines)), "white")
+    font, words = font_for(text, 16) or default_font(16), text.split(" ")
+    places = flow([font.getlength(f"{word} ") for word in words], page.width - 2 * MARGIN)
+    heading = Image.new("RGB", (page.width, MARGIN + 22 * (places[-1][1] + 1)), "white")
     draw = ImageDraw.Draw(heading)
-    for i, line in enumerate(lines):
-        draw.text((MARGIN, MARGIN + 22 * i), line, fill="black", font=font)
+    for word, (x, row) in zip(words, places, strict=True):
+        draw.text((MARGIN + x, MARGIN + 22 * row), word, fill="black", font=font)
     return stacked([heading, page])
 
 

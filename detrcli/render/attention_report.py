@@ -1,9 +1,9 @@
 """Attention in an image, with its figure and its page."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from detrcli.inspection.attention import (
     MaskAttention,
     QueryAttention,
 )
-from detrcli.inspection.record import ImageRecord, QueryPrediction
+from detrcli.inspection.record import QueryPrediction
 from detrcli.inspection.relevance import SHARES, MapComparison
-from detrcli.inspection.tables import Table
 from detrcli.render.attention_figure import Matrix, Tile, matrix_figure, tiles_figure
 from detrcli.render.draw import Mark, stacked
 from detrcli.render.plot import Panel, plot
@@ -35,21 +34,9 @@ class AttentionReport:
     findings: AttentionFindings
 
     @property
-    def record(self) -> ImageRecord:
-        return self.findings.record
-
-    @property
     def maps(self) -> np.ndarray:
         """Maps (L, n, heads, h, w) of queries or points, (L, heads, Q, Q) among queries, (n, maps, h, w) compared."""
         return self.findings.maps
-
-    @property
-    def table(self) -> Table:
-        return self.findings.table
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        return self.findings.remarks
 
     @property
     def document(self) -> dict[str, Any]:
@@ -65,20 +52,15 @@ class AttentionReport:
 
     def page(self, path: Path) -> None:
         """Write a page to browse the cross-attention of the queries in all layers and heads."""
-        record, queries = self.record, self.findings.queries
+        record, queries = self.findings.record, self.findings.queries
         if not queries:
             raise UsageError("The page shows the attention of queries, not of points.")
         record.inspectable.require("cross-attention")
-        view = view_of_record(record, min(0.5, float(record.last.scores[list(queries)].min())))
-        write_viewer_page(
-            path,
-            f"Attention of queries in {record.name}",
-            f"The {record.inspectable.looks_by} over the image, and the predictions of each layer.",
-            view,
-            record.image,
-            attention_and_costs(record, queries),
-            queries[0],
-        )
+        names, view = view_of_record(record, min(0.5, float(record.last.scores[list(queries)].min())))
+        title = f"Attention of queries in {record.name}"
+        text = f"The {record.inspectable.looks_by} over the image, and the predictions of each layer."
+        attention = attention_and_costs(record, queries)
+        write_viewer_page(path, title, text, names, view, record.image, attention, queries[0])
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
@@ -89,6 +71,7 @@ class AttentionReport:
 def attention_figure(findings: AttentionFindings) -> Image.Image:
     """Return the figure of attention of any kind."""
     record, heads, layers = findings.record, len(findings.heads), len(findings.layers)
+    tiles: list[Tile] = []
     across: int | None = None
     match findings:
         case QueryAttention():
@@ -96,66 +79,50 @@ def attention_figure(findings: AttentionFindings) -> Image.Image:
         case MapComparison():
             return _comparison_figure(findings)
         case CrossAttention():
-            kind, tiles = f"{record.inspectable.looks_by} of queries", _cross_tiles(findings)
+            kind = f"{record.inspectable.looks_by} of queries"
             across = heads if heads > 1 else layers if layers > 1 else None
+            if heads == layers == 1:
+                tiles.append(Tile("the image"))
+            for entry in findings.entries:
+                prediction = record.prediction(entry.layer, findings.queries[entry.index])
+                caption = _caption(findings, entry, f"query {prediction.query}: {prediction}")
+                tiles.append(Tile(caption, entry.values, entry.sampled, [_mark(prediction)]))
         case EncoderAttention():
-            kind, tiles = "encoder self-attention of points", _encoder_tiles(findings)
+            kind = "encoder self-attention of points"
+            points = [(x, y, str(n)) for n, (x, y) in enumerate(findings.points)]
+            tiles.append(Tile("the image", points=points))
+            for entry in findings.entries:
+                x, y, number = points[entry.index]
+                caption = _caption(findings, entry, f"point {number}: {x:g},{y:g}")
+                tiles.append(Tile(caption, entry.values, entry.sampled, points=[points[entry.index]]))
         case MaskAttention():
-            kind, tiles = "attention of the mask head", _mask_tiles(findings)
+            kind = "attention of the mask head"
             across = 4 if heads == 1 and len(findings.queries) > 1 else 1 + heads
+            for i, entry in enumerate(findings.entries):
+                prediction = record.prediction(-1, findings.queries[entry.index])
+                if i % heads == 0:  # before the maps of the query
+                    mark = replace(_mark(prediction), mask=findings.masks[entry.index])
+                    tiles.append(Tile(f"query {prediction.query}: {prediction}, its mask", marks=[mark]))
+                tiles.append(Tile(_caption(findings, entry, f"query {prediction.query}"), entry.values))
         case _:
             raise TypeError(type(findings))
     title = f"{record.name}: {kind}, {_layers_and_heads(findings)}; {_colors(findings)}"
     return tiles_figure(record.image, title, tiles, across, record.placement)
 
 
-def _cross_tiles(findings: CrossAttention) -> list[Tile]:
-    tiles = []
-    for entry in findings.entries:
-        prediction = findings.record.prediction(entry.layer, findings.queries[entry.index])
-        caption = _caption(findings, entry, f"query {prediction.query}: {prediction}")
-        tiles.append(Tile(caption, entry.values, entry.sampled, [_mark(prediction)]))
-    return [Tile("the image"), *tiles] if len(findings.heads) == len(findings.layers) == 1 else tiles
-
-
-def _encoder_tiles(findings: EncoderAttention) -> list[Tile]:
-    tiles = [Tile("the image", points=[(x, y, str(n)) for n, (x, y) in enumerate(findings.points)])]
-    for entry in findings.entries:
-        x, y = findings.points[entry.index]
-        caption = _caption(findings, entry, f"point {entry.index}: {x:g},{y:g}")
-        tiles.append(Tile(caption, entry.values, entry.sampled, points=[(x, y, str(entry.index))]))
-    return tiles
-
-
-def _mask_tiles(findings: MaskAttention) -> list[Tile]:
-    tiles = []
-    for n, query in enumerate(findings.queries):
-        prediction = findings.record.prediction(-1, query)
-        masked = replace(_mark(prediction), mask=findings.masks[n])
-        tiles.append(Tile(f"query {query}: {prediction}, its mask", marks=[masked]))
-        tiles += [
-            Tile(_caption(findings, entry, f"query {query}"), entry.values)
-            for entry in findings.entries
-            if entry.index == n
-        ]
-    return tiles
-
-
 def _query_figure(findings: QueryAttention) -> Image.Image:
     queries, record = list(findings.queries), findings.record
     names = [_mark(record.prediction(-1, query)).name for query in queries]
     matrices = []
-    for i, layer in enumerate(findings.layers):
-        for j, head in enumerate(findings.heads):
-            shares = findings.maps[i, j, queries]  # (n, Q)
-            values, columns = shares[:, queries], list(map(str, queries))
-            if len(queries) < shares.shape[1]:
-                values = np.hstack([values, np.maximum(0, 1 - values.sum(1, keepdims=True))])
-                columns.append("rest")
-            caption = f"layer {layer}" + (f", head {head}" if len(findings.heads) > 1 else "")
-            matrices.append(
-                Matrix(caption + (" (no effect)" if findings.equal_values[i] else ""), values, names, columns)
-            )
+    for (i, layer), (j, head) in product(enumerate(findings.layers), enumerate(findings.heads)):
+        shares = findings.maps[i, j, queries]  # (n, Q)
+        values, columns = shares[:, queries], list(map(str, queries))
+        if len(queries) < shares.shape[1]:
+            values = np.hstack([values, np.maximum(0, 1 - values.sum(1, keepdims=True))])
+            columns.append("rest")
+        caption = f"layer {layer}" + (f", head {head}" if len(findings.heads) > 1 else "")
+        caption += " (no effect)" if findings.equal_values[i] else ""
+        matrices.append(Matrix(caption, values, names, columns))
     kind = f"decoder self-attention between queries, {_layers_and_heads(findings)}, in percent"
     return matrix_figure(f"{record.name}: {kind}; the queries that attend are on the left", matrices)
 
@@ -186,7 +153,6 @@ def _comparison_figure(findings: MapComparison) -> Image.Image:
 
 
 def _mark(prediction: QueryPrediction) -> Mark:
-    """Return a query's box with its number and class."""
     label, score = ("no object", None) if prediction.no_object else (prediction.label, prediction.score)
     return Mark(prediction.box, f"{prediction.query} {label}", prediction.category_id, score)
 

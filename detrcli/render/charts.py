@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detrcli.render.color import PALETTE
+from detrcli.render.draw import flow
 from detrcli.render.page import escaped
 from detrcli.render.plot import Point, ticks
 
@@ -39,7 +40,8 @@ def line_chart(
     xs, ys = zip(*points, strict=True)
     x_ticks, y_ticks = ticks(*(x_range or (min(xs), max(xs)))), ticks(*(y_range or (min(ys), max(ys))))
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    names, ends = _legend(list(series) if legend and len(series) > 1 else [])
+    names = list(series) if legend and len(series) > 1 else []
+    places = flow([28 + LETTER * len(name) for name in names], right - LEFT)
 
     def place(x: float, y: float) -> Point:
         return (
@@ -76,26 +78,12 @@ def line_chart(
             title = f"<title>{escaped(name)} {x:g}, {y:.3g}</title>"
             r = (radius or {}).get(name, 3)
             parts.append(f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{r:.1f}">{title}</circle>')
-    for i, (name, x, row) in enumerate(names):
-        y = HEIGHT + LEGEND_LINE * row + 8
-        kind = f"s{i % len(PALETTE)}"
+    for i, (name, (x, row)) in enumerate(zip(names, places, strict=True)):
+        x, y, kind = LEFT + x, HEIGHT + LEGEND_LINE * row + 8, f"s{i % len(PALETTE)}"
         parts.append(f'<line class="{kind}" x1="{x}" x2="{x + 14}" y1="{y - 4}" y2="{y - 4}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 18}" y="{y}">{escaped(name)}</text>')
-    height = HEIGHT + LEGEND_LINE * ends
+    height = HEIGHT + LEGEND_LINE * (places[-1][1] + 1 if places else 0)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
-
-
-def _legend(names: Sequence[str]) -> tuple[list[tuple[str, float, int]], int]:
-    """Return the names of a legend with x and row, and the number of rows."""
-    places: list[tuple[str, float, int]] = []
-    x, row = float(LEFT), 0
-    for name in names:
-        length = 28 + LETTER * len(name)
-        if x > LEFT and x + length > WIDTH - RIGHT:
-            x, row = float(LEFT), row + 1
-        places.append((name, x, row))
-        x += length
-    return places, row + 1 if places else 0
 
 
 def bar_chart(parts: Mapping[str, int]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrcli.render.color import Color, color_of, contrast
-from detrcli.segmentation.maps import PanopticMap, SemanticMap
+from detrcli.segmentation.maps import PanopticMap, Region, Segment, SemanticMap
 from detrcli.structures import Classes, Detections
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
@@ -45,40 +45,28 @@ class Mark:
 
 def draw_detections(image: Image.Image, detections: Detections) -> Image.Image:
     """Return a copy of an RGB image with all detections marked."""
-    masks = detections.masks or [None] * len(detections)
-    rows = zip(
-        detections.boxes.tolist(), detections.labels, detections.category_ids, detections.scores, masks, strict=True
-    )
-    return mark(
-        image, [Mark(box, str(name), int(category), float(score), mask) for box, name, category, score, mask in rows]
-    )
+    d, masks = detections, detections.masks or [None] * len(detections)
+    columns = zip(d.boxes.tolist(), d.labels.tolist(), d.category_ids.tolist(), d.scores.tolist(), masks, strict=True)
+    return mark(image, [Mark(*values) for values in columns])
 
 
 def draw_map(image: Image.Image, map_: PanopticMap | SemanticMap) -> Image.Image:
     """Return a copy of an RGB image with every segment or class of its map marked, smaller ones on top."""
-    if isinstance(map_, PanopticMap):
-        regions = [(item.area, item.box, item.label, item.category_id, item.id) for item in map_.segments]
-    else:
-        regions = [(item.area, item.box, item.label, item.category_id, item.category_id) for item in map_.regions]
-    regions.sort(key=lambda region: -region[0])
-    return mark(
-        image,
-        [
-            Mark((x, y, x + w, y + h), label, category, None, map_.ids == id_)
-            for _, (x, y, w, h), label, category, id_ in regions
-        ],
-    )
+    regions: Sequence[Region] = map_.segments if isinstance(map_, PanopticMap) else map_.regions
+    marks = []
+    for region in sorted(regions, key=lambda region: -region.area):
+        x, y, w, h = region.box
+        mask = map_.ids == (region.id if isinstance(region, Segment) else region.category_id)
+        marks.append(Mark((x, y, x + w, y + h), region.label, region.category_id, mask=mask))
+    return mark(image, marks)
 
 
 def marks_of(
     boxes: Sequence[Box], labels: Sequence[int], classes: Classes, masks: Iterable[np.ndarray] | None = None
 ) -> list[Mark]:
     """Return the ground truth as marks, from class indices; with masks (H, W) if they are given."""
-    drawn: Iterable[np.ndarray | None] = [None] * len(labels) if masks is None else masks
-    return [
-        Mark(box, str(classes.names[label]), int(classes.ids[label]), mask=mask)
-        for box, label, mask in zip(boxes, labels, drawn, strict=True)
-    ]
+    rows = zip(boxes, labels, [None] * len(labels) if masks is None else masks, strict=True)
+    return [Mark(box, str(classes.names[i]), int(classes.ids[i]), mask=mask) for box, i, mask in rows]
 
 
 def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
@@ -92,37 +80,39 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     canvas = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.BICUBIC)
     canvas.info = dict(image.info)
     marks = sorted(marks, key=lambda mark: mark.score or 0.0)
-    masks = [
-        (item.mask.repeat(zoom, 0).repeat(zoom, 1), color_of(item.category)) for item in marks if item.mask is not None
-    ]
+    colored = [(item, color_of(item.category)) for item in marks]
+    masks = [(item.mask.repeat(zoom, 0).repeat(zoom, 1), color) for item, color in colored if item.mask is not None]
     if masks:
         canvas.paste(overlay_masks(np.asarray(canvas), masks))
     draw = ImageDraw.Draw(canvas, "RGBA")
     shorter = min(canvas.size)
     line = max(1, round(math.sqrt(shorter) / 12))
     size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(marks) <= 25 else 0.75)))
-
-    boxes: list[Box] = [(zoom * x0, zoom * y0, zoom * x1, zoom * y1) for x0, y0, x1, y1 in (item.box for item in marks)]
-    for item, box in zip(marks, boxes, strict=True):
+    for item, color in colored:
         if item.mask is None:
-            outline(draw, box, color_of(item.category), line)
+            outline(draw, scaled(item.box, zoom), color, line)
 
     taken: list[Box] = []
     remaining = LABEL_SHARE * canvas.width * canvas.height
     widest = round(min(canvas.width, max(0.6 * canvas.width, 120)))
-    for item, box in reversed(list(zip(marks, boxes, strict=True))):
+    for item, color in reversed(colored):
         name = escape_controls(item.name)
         font = font_for(name, size)
         if font is None:
             name, font = f"#{item.category}", default_font(size)
         text = shorten(name, "" if item.score is None else f" {item.score:.2f}", font, widest)
         width, height = text_size(text, font)
-        place = find_place(box, (width, height), canvas.size, taken, line)
+        place = find_place(scaled(item.box, zoom), (width, height), canvas.size, taken, line)
         if text and place and width * height <= remaining:
             taken.append(place)
             remaining -= width * height
-            write(draw, place, text, font, color_of(item.category))
+            write(draw, place, text, font, color)
     return canvas
+
+
+def scaled(box: Box, factor: float) -> Box:
+    x0, y0, x1, y1 = box
+    return factor * x0, factor * y0, factor * x1, factor * y1
 
 
 def save(image: Image.Image, path: Path) -> None:
@@ -265,20 +255,28 @@ def stacked(images: Sequence[Image.Image], gap: int = 0, margin: int = 0) -> Ima
 def legend(entries: Sequence[tuple[Color | None, str]], width: int, size: int = 12) -> Image.Image:
     """Return texts with their colors, in lines of at most this width unless a text is wider."""
     font, line = default_font(size), size + 8
-    places, x, y = [], 0, 0
-    for color, text in entries:
-        length = round(font.getlength(text)) + (0 if color is None else 22) + 24
-        if x and x + length > width:
-            x, y = 0, y + line
-        places.append((x, y, length))
-        x += length
-    page = Image.new("RGB", (max(x + length for x, _, length in places), y + line), "white")
+    lengths = [math.ceil(font.getlength(text)) + (0 if color is None else 22) + 24 for color, text in entries]
+    places = flow(lengths, width)
+    widest = max(x + length for (x, _), length in zip(places, lengths, strict=True))
+    page = Image.new("RGB", (round(widest), (places[-1][1] + 1) * line), "white")
     draw = ImageDraw.Draw(page)
-    for (color, text), (x, y, _) in zip(entries, places, strict=True):
+    for (color, text), (x, row) in zip(entries, places, strict=True):
+        y = row * line
         if color is not None:
             draw.rectangle((x, y + 4, x + 16, y + size + 2), fill=color)
         draw.text((x + (0 if color is None else 22), y + 2), text, fill="black", font=font)
     return page
+
+
+def flow(lengths: Sequence[float], width: float) -> list[tuple[float, int]]:
+    """Return x and row of items that are laid out in rows of at most this width, unless an item is wider."""
+    places, x, row = [], 0.0, 0
+    for length in lengths:
+        if x and x + length > width:
+            x, row = 0.0, row + 1
+        places.append((x, row))
+        x += length
+    return places
 
 
 def default_font(size: int) -> Font:

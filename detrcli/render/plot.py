@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from detrcli.render.color import PALETTE, Color
-from detrcli.render.draw import default_font
+from detrcli.render.draw import default_font, flow
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 40
@@ -44,8 +44,8 @@ def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
 def _draw(panel: Panel) -> Image.Image:
     image = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
     draw, font, small = ImageDraw.Draw(image), default_font(SCALE * 14), default_font(SCALE * 11)
-    rows = _legend_rows(panel)
-    x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP + ROW * len(rows), WIDTH - RIGHT, HEIGHT - BOTTOM))
+    legend, rows = _legend(panel)
+    x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP + ROW * rows, WIDTH - RIGHT, HEIGHT - BOTTOM))
     draw.text((x0, SCALE * 8), panel.title, fill="black", font=font)
     draw.text(((x0 + x1) / 2, SCALE * (HEIGHT - 16)), panel.x_label, fill="black", font=small, anchor="ma")
 
@@ -78,80 +78,47 @@ def _draw(panel: Panel) -> Image.Image:
         anchor, shift = ("ra", -4) if column > x1 - SCALE * 40 else ("la", 4)
         draw.text((column + SCALE * shift, y0), panel.mark[1], fill="gray", font=small, anchor=anchor)
 
-    styles = _styles(panel)
-    for name, (color, _) in styles.items():
+    for i, (name, curve) in enumerate(panel.curves.items()):
+        color, dashed = PALETTE[i % len(PALETTE)], i >= len(PALETTE)  # the colors are used up
         band = panel.bands.get(name, ())
         if len(band) > 1:
             edge = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
             area = Image.new("RGBA", image.size)
             ImageDraw.Draw(area).polygon(edge, fill=(*color, 40))
             image.paste(area, (0, 0), area)
-    for name, (color, dashed) in styles.items():
-        places = [place(x, y) for x, y in panel.curves[name] if math.isfinite(y)]
+        places = [place(x, y) for x, y in curve if math.isfinite(y)]
         if len(places) > 1:
             _line(draw, places, color, 2 * SCALE, dashed=dashed)
         if len(places) <= 60:
             for center in places:
                 draw.circle(center, SCALE * 2.2, fill=color)
-    _draw_legend(draw, panel, rows)
+        left, top = legend[i]
+        ends = [(left + SCALE * 8, top + SCALE * 7), (left + SCALE * 23, top + SCALE * 7)]
+        _line(draw, ends, color, 3 * SCALE, dashed=dashed)
+        draw.text((left + SCALE * 28, top), name, fill="black", font=small)
     return image
-
-
-def _styles(panel: Panel) -> dict[str, tuple[Color, bool]]:
-    """Return the color of each curve, and whether it is dashed because the colors are used up."""
-    return {name: (PALETTE[i % len(PALETTE)], i >= len(PALETTE)) for i, name in enumerate(panel.curves)}
 
 
 def _line(draw: ImageDraw.ImageDraw, places: Sequence[Point], color: Color, width: int, *, dashed: bool) -> None:
     if not dashed:
         draw.line(places, fill=color, width=width, joint="curve")
         return
-    dash, length_so_far = SCALE * 4.0, 0.0  # strokes and gaps are equally long
-    for (x0, y0), (x1, y1) in pairwise(places):
-        length = math.hypot(x1 - x0, y1 - y0)
-        at = 0.0
-        while at < length:
-            end = min(length, at + dash - length_so_far % dash)
-            if int(length_so_far // dash) % 2 == 0:
-                ends = [at / length, end / length]
-                draw.line([(x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in ends], fill=color, width=width)
-            length_so_far += max(end - at, 1e-6)
-            at = max(end, at + 1e-6)
+    x, y = np.array(places).T
+    length = np.append(0, np.hypot(np.diff(x), np.diff(y)).cumsum())  # from the start of the line to each point
+    steps = np.arange(0, length[-1], SCALE * 4)  # strokes and gaps are equally long
+    ends = np.stack([np.interp(steps, length, x), np.interp(steps, length, y)], 1)
+    for stroke in ends[: len(ends) // 2 * 2].reshape(-1, 4).tolist():
+        draw.line(stroke, fill=color, width=width)
 
 
-def _name_lengths(panel: Panel) -> dict[str, float]:
-    small = default_font(SCALE * 11)
-    return {name: small.getlength(name) + SCALE * 32 for name in panel.curves}
-
-
-def _legend_rows(panel: Panel) -> list[list[str]]:
-    """Return the names in rows below the title; no rows if they fit beside the title."""
-    lengths, room = _name_lengths(panel), SCALE * (WIDTH - LEFT - RIGHT)
-    if sum(lengths.values()) + default_font(SCALE * 14).getlength(panel.title) < room:
-        return []
-    rows: list[list[str]] = [[]]
-    used = 0.0
-    for name, length in lengths.items():
-        if rows[-1] and used + length > room:
-            rows.append([])
-            used = 0.0
-        rows[-1].append(name)
-        used += length
-    return rows
-
-
-def _draw_legend(draw: ImageDraw.ImageDraw, panel: Panel, rows: Sequence[Sequence[str]]) -> None:
-    """Draw names in rows below the title; without rows, beside the title and aligned to the right."""
-    small, lengths, styles = default_font(SCALE * 11), _name_lengths(panel), _styles(panel)
-    beside = [(list(panel.curves), SCALE * (WIDTH - RIGHT) - sum(lengths.values()), SCALE * 10.0)]
-    below = [(row, SCALE * float(LEFT), SCALE * (TOP - 4.0 + ROW * i)) for i, row in enumerate(rows)]
-    for names, x, y in below or beside:
-        for name in names:
-            color, dashed = styles[name]
-            ends = [(x + SCALE * 8, y + SCALE * 7), (x + SCALE * 23, y + SCALE * 7)]
-            _line(draw, ends, color, 3 * SCALE, dashed=dashed)
-            draw.text((x + SCALE * 28, y), name, fill="black", font=small)
-            x += lengths[name]
+def _legend(panel: Panel) -> tuple[list[Point], int]:
+    """Return the places of the names beside the title, or in rows below it; and the number of these rows."""
+    lengths = [default_font(SCALE * 11).getlength(name) + SCALE * 32 for name in panel.curves]
+    room, total = SCALE * (WIDTH - LEFT - RIGHT), sum(lengths)
+    places = flow(lengths, room)
+    if total + default_font(SCALE * 14).getlength(panel.title) < room:
+        return [(SCALE * (WIDTH - RIGHT) - total + x, SCALE * 10) for x, _ in places], 0
+    return [(SCALE * LEFT + x, SCALE * (TOP - 4 + ROW * row)) for x, row in places], places[-1][1] + 1
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:

@@ -18,8 +18,8 @@ from detrcli.inspection.survey import SurveyedImage
 from detrcli.inspection.suspects import SUSPECT_KINDS
 from detrcli.render import charts, viewer
 from detrcli.render.page import shrunk, write_page
+from detrcli.render.report_data import tiles_of, view_of_failures
 from detrcli.render.report_sections import Advice, Steadiness, sections_of
-from detrcli.render.views import tiles_of, view_of_failures
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
 
@@ -58,14 +58,12 @@ def write_report(
         url = f"{IMAGES}/{i}.{'png' if max(image.size) <= 400 else 'jpg'}"
         shrunk(image).save(folder / url, quality=85)
         objects, detected, false_positives = counts[surveyed.image_id]
-        height, width = failures.session.size(surveyed.index)
-        file = escape_controls(failures.file(surveyed.image_id))
-        errors = (objects, objects - detected, false_positives)
-        rows.append([surveyed.image_id, file, width, height, url, *errors])
+        file, errors = escape_controls(failures.file(surveyed.image_id)), (objects - detected, false_positives)
+        rows.append([surveyed.image_id, file, image.width, image.height, url, objects, *errors])
         detailed = i < DETAILED_IMAGES and (end is None or time.monotonic() < end)
         if detailed:
             _write_data(folder, f"{i}-attention", _attention_and_costs(failures, surveyed))
-        _write_data(folder, f"{i}", {**view_of_failures(failures, surveyed).document(url), "detailed": detailed})
+        _write_data(folder, f"{i}", {**view_of_failures(failures, surveyed), "url": url, "detailed": detailed})
     ids, names = failures.truth.classes.ids.tolist(), failures.truth.classes.names.tolist()
     write_page(
         folder / PAGE,

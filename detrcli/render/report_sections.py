@@ -1,7 +1,6 @@
 """The sections of a report: headings, texts, charts, tables and galleries."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +15,10 @@ from detrcli.render.usage_figure import usage_figure
 
 CONFUSED_CLASSES = 24  # in the confusion matrix
 CURVE_CLASSES = 6  # in the charts
+Advice = tuple[str, str, str]  # a likely problem of a training, its evidence, and a remedy
+# Epochs, and the shares (E, L) of objects that changed their query since the previous evaluation of a training.
+Steadiness = tuple[Sequence[int], np.ndarray]
+
 GALLERIES = {
     "wrong_label": ("Likely wrong labels", "Another class is predicted for these objects."),
     "missing_label": ("Likely missing labels", "Objects are predicted where none is annotated."),
@@ -23,23 +26,6 @@ GALLERIES = {
     "duplicate": ("Duplicate annotations", "Two annotations of a class in the same place."),
     "poor_mask": ("Poor masks", "Detected objects. Yellow: the annotated mask. Orange: the predicted mask."),
 }
-
-
-@dataclass(frozen=True)
-class Advice:
-    """A likely problem of a training, with its evidence and a remedy."""
-
-    finding: str
-    evidence: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Steadiness:
-    """The shares of objects that changed their query from one evaluation of a training to the next."""
-
-    epochs: Sequence[int]
-    shares: np.ndarray  # (E, L)
 
 
 def sections_of(
@@ -52,19 +38,15 @@ def sections_of(
     yield Section("", html=_cards(failures))
     if advice is not None:
         items = "".join(
-            f"<li><b>{escaped(item.finding)}</b> {escaped(item.evidence)}<br>{escaped(item.remedy)}</li>"
-            for item in advice
+            f"<li><b>{escaped(finding)}</b> {escaped(evidence)}<br>{escaped(remedy)}</li>"
+            for finding, evidence, remedy in advice
         )
         text = "Most likely first." if advice else "No problem was found in the data, the settings and the curves."
         yield Section("What is probably wrong", text, html=f'<ol class="advice">{items}</ol>' if advice else "")
     outcomes = failures.outcomes
-    objects = {"detected": outcomes.found} | {
-        f"missed: {MISSED[kind]}": count for kind, count in outcomes.missed_by_kind.items()
-    }
-    detections = {"true positive": outcomes.found} | {
-        f"{kind.replace('_', ' ')}: {FALSE_ALARMS[kind]}": count
-        for kind, count in outcomes.false_alarms_by_kind.items()
-    }
+    missed, wrong = outcomes.missed_by_kind, outcomes.false_alarms_by_kind
+    objects = {"detected": outcomes.found} | {f"missed: {MISSED[kind]}": missed[kind] for kind in missed}
+    detections = {"true positive": outcomes.found} | {FALSE_ALARMS[kind]: wrong[kind] for kind in wrong}
     yield Section(
         "Objects and detections",
         html=_charts(
@@ -231,9 +213,9 @@ def _query_charts(failures: Failures, steadiness: Steadiness | None) -> Iterator
         reference=[(0, 0), (end, end)],
     )  # fmt: skip
     yield _figure("Objects and detections of each image", chart)
-    if steadiness is not None and len(steadiness.epochs):
-        epochs = np.array(steadiness.epochs, dtype=float)
-        series = {f"layer {layer}": _points(epochs, shares) for layer, shares in enumerate(steadiness.shares.T)}
+    if steadiness is not None and len(steadiness[0]):
+        epochs, shares = np.array(steadiness[0], dtype=float), steadiness[1]
+        series = {f"layer {layer}": _points(epochs, of_layer) for layer, of_layer in enumerate(shares.T)}
         chart = line_chart(series, "epoch", "share of the objects")
         yield _figure("Objects with another query than at the previous evaluation", chart)
 

@@ -6,7 +6,6 @@ Large arrays are packed as integers and encoded as base64, the largest compresse
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,11 @@ import numpy as np
 from PIL import Image
 
 from detrcli.inspection.attention import cross_attention
+from detrcli.inspection.maps import boxes_to_image
+from detrcli.inspection.match_report import MatchReport
 from detrcli.inspection.matching import LayerMatching, Pair
 from detrcli.inspection.record import ImageRecord
+from detrcli.losses.scoring import NO_OBJECT
 from detrcli.render.attention_figure import image_window
 from detrcli.render.color import heat
 from detrcli.render.page import Section, data_url, shrunk, write_page
@@ -28,77 +30,91 @@ MAX_CELLS = 48  # of a map's longer side; finer maps are summed
 BOX_STEPS, SCORE_STEPS, WEIGHT_STEPS, COST_STEPS = 8192, 65535, 32767, 1000  # integers per unit, as in viewer.js
 
 
-@dataclass(frozen=True)
-class ObjectView:
-    """An object of the ground truth."""
+def view_document(
+    *,
+    file: str,
+    size: tuple[int, int],
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    no_object: np.ndarray,
+    threshold: float,
+    targets: Sequence[Mapping[str, Any]] = (),
+    pairs: Sequence[Sequence[Pair]] = (),
+    false_positives: Mapping[int, str] | None = None,
+    masks: Mapping[int, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the predictions of Q queries of L layers in an image (height, width) for JSON, with its ground truth.
 
-    label: str
-    box: Sequence[float]  # cxcywh in [0, 1] of the image
-    id: int | None = None  # of the annotation
-    outcome: str = ""
-    missed: bool = False
-    closest: int | None = None  # for missed objects, the query with the closest prediction
-    mask: Mapping[str, Any] | None = None  # run-length encoded, in the image's size
-
-
-@dataclass(frozen=True)
-class ImageView:
-    """The predictions of Q queries of L layers in an image, and their matching with its N objects."""
-
-    file: str
-    width: int
-    height: int
-    names: Sequence[str]  # of the classes
-    boxes: np.ndarray  # (L, Q, 4), cxcywh in [0, 1] of the image
-    scores: np.ndarray  # (L, Q), of the most probable class
-    labels: np.ndarray  # (L, Q), the most probable class
-    no_object: np.ndarray  # (L, Q) bool, whether the no-object class is more probable
-    threshold: float
-    objects: Sequence[ObjectView] = ()
-    pairs: Sequence[Sequence[Pair]] = ()  # of each layer
-    false_positives: Mapping[int, str] = field(default_factory=dict)  # kinds, by query
-    masks: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # of the last layer, by query
-
-    def document(self, url: str) -> dict[str, Any]:
-        """Return the view for JSON; `url` is that of the image."""
-        layers = zip(self.boxes, self.scores, self.labels, self.no_object, strict=True)
-        return {
-            "file": escape_controls(self.file),
-            "width": self.width,
-            "height": self.height,
-            "url": url,
-            "threshold": self.threshold,
-            "targets": [{**asdict(target), "label": escape_controls(target.label)} for target in self.objects],
-            "layers": [
-                {
-                    "boxes": _packed(boxes * BOX_STEPS, "<i2"),
-                    "scores": _packed(scores.clip(0, 1) * SCORE_STEPS, "<u2"),
-                    "labels": _packed(labels, "<i2"),
-                    "noObject": np.flatnonzero(no_object).tolist(),
-                }
-                for boxes, scores, labels, no_object in layers
-            ],
-            "pairs": [[_pair(pair) for pair in pairs] for pairs in self.pairs],
-            "falsePositives": {str(query): kind for query, kind in self.false_positives.items()},
-            "masks": {str(query): mask for query, mask in self.masks.items()},
-        }
+    - Boxes (L, Q, 4) are cxcywh in [0, 1] of the image; scores and labels (L, Q) are those of the most probable class,
+      `no_object` (L, Q) bool marks queries whose no-object class is more probable.
+    - Targets are the objects, each with `label`, `box`, the `id` of the annotation, its `outcome`, whether it is
+      `missed`, and perhaps the `closest` query and a `mask`. Pairs are those of each layer.
+    - False positives (with their kind) and masks, both of the last layer, are given by query.
+    """
+    height, width = size
+    return {
+        "file": escape_controls(file),
+        "width": width,
+        "height": height,
+        "threshold": threshold,
+        "targets": [{**target, "label": escape_controls(target["label"])} for target in targets],
+        "layers": [
+            {
+                "boxes": _packed(boxes[i] * BOX_STEPS, "<i2"),
+                "scores": _packed(scores[i].clip(0, 1) * SCORE_STEPS, "<u2"),
+                "labels": _packed(labels[i], "<i2"),
+                "noObject": np.flatnonzero(no_object[i]).tolist(),
+            }
+            for i in range(len(boxes))
+        ],
+        "pairs": [[_pair(pair) for pair in of_layer] for of_layer in pairs],
+        "falsePositives": {str(query): kind for query, kind in (false_positives or {}).items()},
+        "masks": {str(query): mask for query, mask in (masks or {}).items()},
+    }
 
 
-def view_of_record(record: ImageRecord, threshold: float) -> ImageView:
-    """Return the view of an image without ground truth."""
+def view_of_record(record: ImageRecord, threshold: float) -> tuple[list[str], dict[str, Any]]:
+    """Return the class names and the view of an image without ground truth."""
     height, width = record.size
     boxes = np.stack([layer.boxes for layer in record.layers]) / [width, height, width, height]  # (L, Q, 4)
     names, labels = np.unique(np.stack([layer.labels for layer in record.layers]), return_inverse=True)
-    return ImageView(
+    view = view_document(
         file=record.name,
-        width=width,
-        height=height,
-        names=names.tolist(),
+        size=record.size,
         boxes=cxcywh(boxes),
         scores=np.stack([layer.scores for layer in record.layers]),
         labels=labels.reshape(len(record.layers), -1),
         no_object=record.no_object,
         threshold=threshold,
+    )
+    return names.tolist(), view
+
+
+def view_of_matching(report: MatchReport) -> dict[str, Any]:
+    """Return the view of an image whose matching was explained."""
+    missed = {n: f"missed: {report.miss_reason(layers[-1])}" for n, layers in report.missed.items()}
+    boxes = boxes_to_image(report.target.boxes.numpy(), report.placement)  # (N, 4)
+    return view_document(
+        file=report.file,
+        size=(report.height, report.width),
+        boxes=np.stack([boxes_to_image(layer.boxes, report.placement) for layer in report.layers]),
+        scores=np.stack([layer.scores for layer in report.layers]),
+        labels=np.stack([layer.labels for layer in report.layers]),
+        no_object=np.stack([layer.top == NO_OBJECT for layer in report.layers]),
+        threshold=report.threshold,
+        targets=[
+            {
+                "label": report.target_name(n),
+                "box": [round(value, 5) for value in box],
+                "id": annotation,
+                "outcome": missed.get(n, "detected"),
+                "missed": n in missed,
+            }
+            for n, (box, annotation) in enumerate(zip(boxes.tolist(), report.annotation_ids, strict=True))
+        ],
+        pairs=[layer.pairs for layer in report.layers],
+        false_positives={fp.query: report.describe(fp) for fp in report.false_positives},
     )
 
 
@@ -119,13 +135,11 @@ def attention_and_costs(
     if "cross-attention" in record.inspectable.abilities and queries:
         document |= _attention(record, queries)
     if layers and layers[0].total.size and weights is not None:
-        costs = np.stack(
-            [
-                np.stack([*(weight * layer.terms[name] for name, weight in weights.items()), layer.total])
-                for layer in layers
-            ]
-        )  # (L, terms, Q, N)
-        document["costs"] = {"terms": [*weights, "total"], "values": _packed(costs * COST_STEPS, "<i2", compress=True)}
+        costs = [
+            [*(weight * layer.terms[name] for name, weight in weights.items()), layer.total] for layer in layers
+        ]  # (L, terms, Q, N)
+        values = _packed(np.array(costs) * COST_STEPS, "<i2", compress=True)
+        document["costs"] = {"terms": [*weights, "total"], "values": values}
     return document
 
 
@@ -167,7 +181,8 @@ def write_viewer_page(
     path: Path,
     title: str,
     introduction: str,
-    view: ImageView,
+    names: Sequence[str],
+    view: Mapping[str, Any],
     image: Image.Image,
     attention: Mapping[str, Any],
     query: int | None = None,
@@ -180,9 +195,9 @@ def write_viewer_page(
         [Section("", html='<div id="viewer"></div>')],
         style=STYLE,
         data={
-            "names": [escape_controls(name) for name in view.names],
+            "names": [escape_controls(name) for name in names],
             "colors": COLORS,
-            "view": view.document(data_url(shrunk(image))),
+            "view": {**view, "url": data_url(shrunk(image))},
             "attention": attention,
             "selection": None if query is None else {"query": query},
         },
@@ -191,7 +206,7 @@ def write_viewer_page(
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
-    return {name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(pair).items()}
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in vars(pair).items()}
 
 
 def _packed(values: np.ndarray, kind: str, *, compress: bool = False) -> str:

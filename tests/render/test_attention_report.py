@@ -39,10 +39,10 @@ def test_every_kind_has_every_form(detector: Detector, image: Path, kind: Kind) 
     report = look(detector, image, kind=kind, **({"points": [(3, 5)]} if kind == "encoder" else {"queries": [5, 0]}))
     document = json.loads(json.dumps(report.document, allow_nan=False))
     assert (document["file"], document["width"], document["height"]) == ("a.png", 90, 60)
-    assert document["cells"] == list(report.record.forward.cells)
+    assert document["cells"] == list(report.findings.record.forward.cells)
     assert document["layers"] == [1 if kind == "encoder" else 2] == report.arrays["layers"].tolist()
     assert report.arrays["image_size"].tolist() == [60, 90]
-    assert {len(row) for row in report.table.rows} == {len(report.table.columns)}
+    assert {len(row) for row in report.findings.table.rows} == {len(report.findings.table.columns)}
     sums = report.maps.sum(-1) if kind == "self" else report.maps.sum((-2, -1))
     np.testing.assert_allclose(sums, 1, rtol=1e-5)
     assert report.figure.mode == "RGB"
@@ -55,14 +55,14 @@ def test_a_figure_has_the_boxes_of_its_queries(detector: Detector, image: Path) 
     report = look(detector, image, threshold=0)
     figure = np.asarray(report.figure)
     assert len(report.findings.queries) == 9
-    for category in {report.record.prediction(-1, query).category_id for query in range(9)}:
+    for category in {report.findings.record.prediction(-1, query).category_id for query in range(9)}:
         assert (figure == color_of(category)).all(-1).any()
 
 
 def test_every_layer_and_head_has_a_map(detector: Detector, image: Path) -> None:
     report = look(detector, image, queries=[4], layers="all", heads="all")
     assert report.maps.shape[:3] == (3, 1, 4)
-    assert len(report.table.rows) == 12
+    assert len(report.findings.table.rows) == 12
     single = look(detector, image, queries=[4], layers=0, heads=2)
     np.testing.assert_array_equal(single.maps[0, :, 0], report.maps[0, :, 2])
     assert report.figure.height > single.figure.height
@@ -82,7 +82,7 @@ def test_queries_without_an_object(image: Path) -> None:
     head.bias.data.copy_(head.bias.data.new_tensor([0, 0, 0, 50]))  # type: ignore[union-attr, operator]  # a module's attribute
     report = look(detector, image, queries=[2])
     assert report.document["queries"][0]["nothing"] is True
-    assert "no object" in str(report.table.rows[0][1])
+    assert "no object" in str(report.findings.table.rows[0][1])
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_the_page_has_all_layers_and_heads(detector: Detector, image: Path, tmp_
         last = page.inner_text(".said")
         page.keyboard.press("ArrowDown")
         assert page.inner_text(".said") != last
-        assert report.record.prediction(-1, 5).label in last
+        assert report.findings.record.prediction(-1, 5).label in last

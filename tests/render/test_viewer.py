@@ -14,7 +14,7 @@ from detrcli.api.inspecting import Matching
 from detrcli.data.make import make_shapes
 from detrcli.inspection.match_report import MatchReport
 from detrcli.render.page import Section, write_page
-from detrcli.render.viewer import MAX_CELLS, ImageView, ObjectView, _coarsened, write_viewer_page
+from detrcli.render.viewer import MAX_CELLS, _coarsened, view_document, write_viewer_page
 
 EVIL = "</script><img src=x onerror=alert(1)>\x1b"
 
@@ -113,14 +113,14 @@ def test_names_stay_text_and_many_queries_fit(tmp_path: Path) -> None:
     """300 queries, 140 objects and names with markup, on a narrow screen."""
     rng = np.random.default_rng(0)
     L, Q = 6, 300
-    view = ImageView(
-        file=EVIL, width=640, height=480, names=[EVIL, "b"],
+    view = view_document(
+        file=EVIL, size=(480, 640),
         boxes=rng.uniform(0.1, 0.5, (L, Q, 4)), scores=rng.uniform(size=(L, Q)),
         labels=rng.integers(0, 2, (L, Q)), no_object=np.zeros((L, Q), dtype=bool), threshold=0.5,
-        objects=[ObjectView(EVIL, [0.5, 0.5, 0.2, 0.2], n) for n in range(140)],
+        targets=[{"label": EVIL, "box": [0.5, 0.5, 0.2, 0.2], "id": n} for n in range(140)],
     )  # fmt: skip
     path = tmp_path / "a.html"
-    write_viewer_page(path, EVIL, EVIL, view, Image.new("RGB", (640, 480)), {})
+    write_viewer_page(path, EVIL, EVIL, [EVIL, "b"], view, Image.new("RGB", (640, 480)), {})
     text = path.read_text(encoding="utf-8")
     assert text.count("</script>") == 2
     assert "\x1b" not in text
