@@ -1,6 +1,7 @@
 """Small random cases, by hypothesis or from a seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from detrcli.structures import Prediction, QueryGroup, Target
 
 
 def counted(full: int, *strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
-    """A hypothesis test of a tenth of `full` cases by default, and of all of them where slow ones are run."""
+    """Decorate a hypothesis test that runs a tenth of `full` cases, and all cases with the slow tests."""
 
     def decorate(test: Callable[..., None]) -> Any:
         # One test body, two counts: the parameter decides how many examples hypothesis draws.
@@ -34,9 +35,26 @@ def random_prediction(g: torch.Generator, images: int, queries: int, classes: in
 
 
 def group_of(*layers: Prediction, name: str = "decoder", **facts: Any) -> QueryGroup:
-    """Predictions of one layer after the other as a group."""
-    logits, boxes = (torch.stack([getattr(one, what) for one in layers]) for what in ("logits", "boxes"))
+    """Return a query group with these predictions of its layers."""
+    logits, boxes = torch.stack([p.logits for p in layers]), torch.stack([p.boxes for p in layers])
     return QueryGroup(name, logits, boxes, **facts)
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """Masks with these logits."""
+
+    logits: torch.Tensor  # (B, Q, h, w)
+    input_size: tuple[int, int]
+    by_corner: bool = True
+
+    def __call__(self, images: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        return self.logits[images, queries]
+
+
+def certain_logits(labels: Sequence[int], logits: int = 5) -> torch.Tensor:
+    """Return logits (Q, R) of queries that predict these classes with certainty."""
+    return 18.0 * torch.nn.functional.one_hot(torch.tensor(labels), logits) - 9
 
 
 def random_target(g: torch.Generator, objects: int, classes: int) -> Target:

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
+from cases import GivenMasks
 from torch import Tensor
 
 from detrcli.losses.criterion import Criterion
@@ -48,41 +48,23 @@ def test_measures(i: int, measure: Callable[[Tensor, Tensor], Tensor]) -> None:
     assert measure(LOGITS, TRUTH).tolist() == pytest.approx(wanted, rel=1e-5)
 
 
-@dataclass(frozen=True)
-class Given:
-    """Masks of two images with three queries each."""
-
-    logits: Tensor  # (2, 3, h, w)
-    input_size: tuple[int, int] = (8, 8)
-    by_corner: bool = True
-
-    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        return self.logits[images, queries]
-
-
 def criterion_of_masks() -> Criterion:
     terms = [l1_loss(1.0), mask_loss("mask", 2.0, focal, every_pixel), mask_loss("dice", 3.0, dice, every_pixel)]
     return Criterion(Softmax(), HungarianMatcher([l1_cost(1.0)]), terms)
-
-
-def box_of(mask: Tensor) -> Tensor:
-    rows, columns = mask.any(1).nonzero().flatten() / 8, mask.any(0).nonzero().flatten() / 8
-    x0, x1, y0, y1 = columns[0], columns[-1] + 1 / 8, rows[0], rows[-1] + 1 / 8
-    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])
 
 
 def test_only_the_last_layer_and_matched_queries_count() -> None:
     """Each query is matched to the object whose box it predicts; other layers and queries have no effect."""
     truth = torch.zeros(3, 8, 8, dtype=torch.bool)
     truth[0, 1:3, 1:4], truth[1, 4:8, 0:4], truth[2, 0:6, 5:7] = True, True, True
-    boxes = torch.stack([box_of(mask) for mask in truth])
+    boxes = torch.tensor([[2.5, 2, 3, 2], [2, 6, 4, 4], [6, 3, 2, 6]]) / 8
     labels = torch.zeros(3, dtype=torch.long)
     # The second image is smaller: its padding is not part of its object.
     targets = [Target(labels[:2], boxes[:2], masks=truth[:2]), Target(labels[2:], boxes[2:], masks=truth[2:, :6, :7])]
     predicted = torch.full((2, 2, 3, 4), 0.5)  # (L, B, Q, 4)
     predicted[1, 0, 2], predicted[1, 0, 0], predicted[1, 1, 1] = boxes
     predicted[0, 0, 0], predicted[0, 0, 1], predicted[0, 1, 0] = boxes
-    masks = Given(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    masks = GivenMasks(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), (8, 8))
     decoder = QueryGroup("decoder", torch.zeros(2, 2, 3, 2), predicted, masks=masks)
     losses = criterion_of_masks().compute_loss(Output(decoder), targets)
 
@@ -98,9 +80,9 @@ def test_only_the_last_layer_and_matched_queries_count() -> None:
     assert losses.total.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("masks", [Given(torch.zeros(1, 3, 4, 4)), None])
+@pytest.mark.parametrize("masks", [GivenMasks(torch.zeros(1, 3, 4, 4), (8, 8)), None])
 @pytest.mark.parametrize("truth", [torch.zeros(1, 8, 8, dtype=torch.bool), None])
-def test_without_masks_there_is_no_mask_loss(masks: Given | None, truth: Tensor | None) -> None:
+def test_without_masks_there_is_no_mask_loss(masks: GivenMasks | None, truth: Tensor | None) -> None:
     decoder = QueryGroup("decoder", torch.zeros(1, 1, 3, 2), torch.full((1, 1, 3, 4), 0.5), masks=masks)
     target = Target(torch.zeros(1, dtype=torch.long), torch.full((1, 4), 0.5), masks=truth)
     both = masks is not None and truth is not None

@@ -26,6 +26,10 @@ def test_softmax_by_hand() -> None:
     assert softmax.top_class(SOFT).tolist() == [[0, NO_OBJECT, 1]]
     assert softmax.class_normalizer(2, 5) == pytest.approx(2 + 0.1 * 3)
     assert Softmax(no_object=0.5).class_normalizer(0, 4) == 2
+    selection = softmax.select(SOFT)  # every query with its most probable class
+    assert selection.queries.tolist() == [[0, 1, 2]]
+    assert selection.labels.tolist() == [[0, 1, 1]]
+    torch.testing.assert_close(selection.scores, torch.tensor([[5.0, 2, 4]]) / 8)
 
 
 def test_sigmoid_by_hand() -> None:
@@ -35,6 +39,12 @@ def test_sigmoid_by_hand() -> None:
     torch.testing.assert_close(sigmoid.probabilities(SIGMOID), expected, rtol=0, atol=1e-6)
     assert sigmoid.top_class(SIGMOID).tolist() == [[0, 1]]
     assert sigmoid.class_normalizer(2, 5) == 2
+    selection = Sigmoid(top_k=3).select(torch.cat([SIGMOID, SIGMOID.flip(1)]))  # the best pairs of each image
+    assert selection.queries.tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert selection.labels.tolist() == [[0, 1, 1]] * 2
+    torch.testing.assert_close(selection.scores, torch.tensor([[0.75, 0.5, 0.25]] * 2))
+    assert sigmoid.select(SIGMOID).scores.shape == (1, 4)  # all pairs
+    assert sigmoid.select(torch.zeros(1, 60, 2)).scores.shape == (1, 100)  # as published
 
 
 def test_class_costs_by_hand() -> None:
@@ -105,23 +115,6 @@ def test_probabilities_of_half_precision_are_float32(scoring: Scoring) -> None:
     half = SOFT.bfloat16()
     assert scoring.probabilities(half).dtype == torch.float32
     torch.testing.assert_close(scoring.probabilities(half), scoring.probabilities(half.float()))
-
-
-def test_softmax_selects_every_query_with_its_best_class() -> None:
-    selection = Softmax().select(SOFT)
-    assert selection.queries.tolist() == [[0, 1, 2]]
-    assert selection.labels.tolist() == [[0, 1, 1]]
-    torch.testing.assert_close(selection.scores, torch.tensor([[5.0, 2, 4]]) / 8)
-
-
-def test_sigmoid_selects_the_top_k_pairs_of_each_image() -> None:
-    """The first query of the first image is selected twice."""
-    selection = Sigmoid(top_k=3).select(torch.cat([SIGMOID, SIGMOID.flip(1)]))
-    assert selection.queries.tolist() == [[0, 0, 1], [1, 1, 0]]
-    assert selection.labels.tolist() == [[0, 1, 1]] * 2
-    torch.testing.assert_close(selection.scores, torch.tensor([[0.75, 0.5, 0.25]] * 2))
-    assert Sigmoid().select(SIGMOID).scores.shape == (1, 4)  # all pairs
-    assert Sigmoid().select(torch.zeros(1, 60, 2)).scores.shape == (1, 100)  # as published
 
 
 def test_quality_loss_by_hand() -> None:

@@ -1,13 +1,12 @@
 """Masks and panoptic maps of DETR: against the published computation step by step, and by hand."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import counted, seeds
+from cases import GivenMasks, certain_logits, counted, seeds
 from hypothesis import strategies as st
 from letterbox import Letterbox
 from PIL import Image
@@ -26,18 +25,6 @@ CLASSES = Classes(
 )
 
 
-@dataclass(frozen=True)
-class Given:
-    """Masks with these logits."""
-
-    logits: Tensor  # (B, Q, h, w)
-    input_size: tuple[int, int]
-    by_corner: bool = True
-
-    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        return self.logits[images, queries]
-
-
 def masks_as_published(
     logits: Tensor, padded: tuple[int, int], inside: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
@@ -53,7 +40,7 @@ def test_masks(g: Generator, height: int, width: int, side: int) -> None:
     padded = placement.height + 7, placement.width + 12  # by a larger image in the batch
     logits = torch.randn(2, 19, 9, 11, generator=g)
     queries = torch.tensor([3, 3, 18, *range(17)])
-    masks = masks_of_queries(Given(logits, padded), 1, queries, (height, width), placement)
+    masks = masks_of_queries(GivenMasks(logits, padded), 1, queries, (height, width), placement)
     expected = masks_as_published(logits[1, queries], padded, (placement.height, placement.width), (height, width))
     differs = np.stack(list(masks)) != expected.numpy()
     assert differs.mean() < 1e-4  # where the probability of a logit near 0 is rounded to a half
@@ -65,7 +52,7 @@ def test_resizing_by_centers_keeps_symmetry() -> None:
     logits[0, 0, 6:14, 6:14] = 5
     placement = ShortestEdge(20, 60).place(16, 16)
     for by_corner in (False, True):
-        masks = Given(logits, (20, 20), by_corner)
+        masks = GivenMasks(logits, (20, 20), by_corner)
         (mask,) = masks_of_queries(masks, 0, torch.tensor([0]), (16, 16), placement)
         assert bool((mask == mask[::-1, ::-1]).all()) is not by_corner
 
@@ -75,7 +62,7 @@ def test_masks_in_a_letterbox() -> None:
     placement = Letterbox(64, 64).place(20, 40)  # rows 16 to 48 of the input
     logits = torch.full((1, 1, 64, 64), -5.0)
     logits[0, 0, 16:32, :32] = 5
-    (mask,) = masks_of_queries(Given(logits, (64, 64)), 0, torch.tensor([0]), (20, 40), placement)
+    (mask,) = masks_of_queries(GivenMasks(logits, (64, 64)), 0, torch.tensor([0]), (20, 40), placement)
     assert mask[:10, :20].all()
     assert mask.sum() == 200
 
@@ -83,7 +70,7 @@ def test_masks_in_a_letterbox() -> None:
 @pytest.mark.parametrize(("threshold", "count"), [(0.0, 4), (0.6, 3)])
 def test_a_query_of_several_detections_has_one_mask(threshold: float, count: int) -> None:
     logits = torch.tensor([[[2.0, 1.0], [-3.0, 3.0]]])  # (1, Q = 2, K = 2)
-    masks = Given(torch.tensor([[[[9.0]], [[-9.0]]]]), (8, 8))
+    masks = GivenMasks(torch.tensor([[[[9.0]], [[-9.0]]]]), (8, 8))
     prediction = Prediction(logits, torch.full((1, 2, 4), 0.5), masks)
     classes, preprocessing = Classes(np.array([1, 2]), np.array(["cat", "dog"])), Preprocessing(ShortestEdge(8, 8))
     (found,) = detections(prediction, [(8, 8)], classes, Sigmoid(top_k=4), preprocessing, threshold, DETRSegmentation())
@@ -129,7 +116,7 @@ def panoptic(
     logits: Tensor, masks: Tensor, inside: tuple[int, int] = (8, 8), size: tuple[int, int] = (8, 8),
     threshold: float = 0.85, classes: Classes = CLASSES,
 ) -> PanopticMap:  # fmt: skip
-    prediction = Prediction(logits[None], torch.zeros(1, len(logits), 4), Given(masks[None], inside))
+    prediction = Prediction(logits[None], torch.zeros(1, len(logits), 4), GivenMasks(masks[None], inside))
     placement = ShortestEdge(min(inside), 999).place(*size)
     assert (placement.height, placement.width) == inside
     return DETRSegmentation().panoptic(Predicted(prediction, 0, size, placement), classes, Softmax(), threshold)
@@ -153,19 +140,6 @@ def test_panoptic_maps(g: Generator, queries: int, threshold: float) -> None:
         assert segment.score > threshold
 
 
-def certain(*labels: int) -> Tensor:
-    logits = torch.full((len(labels), 5), -9.0)
-    logits[torch.arange(len(labels)), torch.tensor(labels)] = 9
-    return logits
-
-
-def halves() -> Tensor:
-    """Left, right, and a corner of two pixels."""
-    masks = torch.full((3, 8, 8), -5.0)
-    masks[0, :, :4], masks[1, :, 4:], masks[2, 0, :2] = 5, 5, 9
-    return masks
-
-
 @pytest.mark.parametrize(
     ("labels", "segments"),
     [
@@ -178,7 +152,9 @@ def halves() -> Tensor:
     ],
 )
 def test_panoptic_maps_by_hand(labels: tuple[int, ...], segments: list[tuple[object, ...]]) -> None:
-    found = panoptic(certain(*labels), halves())
+    masks = torch.full((3, 8, 8), -5.0)
+    masks[0, :, :4], masks[1, :, 4:], masks[2, 0, :2] = 5, 5, 9  # left, right, and a corner of two pixels
+    found = panoptic(certain_logits(labels), masks)
     assert [(segment.query, segment.label, segment.area, segment.box) for segment in found.segments] == segments
     assert set(np.unique(found.ids)) == ({*range(1, len(segments) + 1)} or {0})
 
@@ -186,7 +162,7 @@ def test_panoptic_maps_by_hand(labels: tuple[int, ...], segments: list[tuple[obj
 def test_pixels_between_things_have_no_segment_without_stuff() -> None:
     masks = torch.full((1, 8, 8), -5.0)
     masks[0, 2:6, 2:6] = 5
-    found = panoptic(certain(1), masks, classes=Classes(CLASSES.ids, CLASSES.names))
+    found = panoptic(certain_logits([1]), masks, classes=Classes(CLASSES.ids, CLASSES.names))
     assert [(segment.area, segment.box) for segment in found.segments] == [(16, (2, 2, 4, 4))]
     assert (found.ids == 0).sum() == 48
-    assert panoptic(certain(1), masks).segments[0].area == 64
+    assert panoptic(certain_logits([1]), masks).segments[0].area == 64

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import counted, seeds
+from cases import GivenMasks, certain_logits, counted, seeds
 from hypothesis import strategies as st
 from mask_families import processor_of
-from test_detr_masks import Given
 from torch import Generator, Tensor
 
 from detrcli.architectures.adapters.architecture import PairsOfSoftmax
@@ -39,17 +38,11 @@ def scenes(g: Generator, queries: int) -> tuple[Tensor, Tensor]:
     return logits, 2 * masks + torch.randn(masks.shape, generator=g)
 
 
-def certain(*labels: int) -> Tensor:
-    logits = torch.full((len(labels), K + 1), -9.0)
-    logits[torch.arange(len(labels)), torch.tensor(labels)] = 9
-    return logits
-
-
 def given(logits: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Any, Predicted]:
     """The same prediction for transformers and for us."""
     theirs = SimpleNamespace(class_queries_logits=logits[None], masks_queries_logits=masks[None])
     boxes = torch.zeros(1, len(logits), 4)
-    prediction = Prediction(logits[None], boxes, Given(masks[None], (48, 64)))
+    prediction = Prediction(logits[None], boxes, GivenMasks(masks[None], (48, 64)))
     return theirs, Predicted(prediction, 0, size, Placement.filling(48, 64))
 
 
@@ -67,22 +60,15 @@ def test_instances(g: Generator, queries: int, size: tuple[int, int], threshold:
     assert len(found) == len(expected)
     assert found.masks is not None
     assert (np.diff(found.scores) <= 0).all()
-    order = np.argsort([-segment["score"] for segment in expected], kind="stable")
-    np.testing.assert_allclose(found.scores, [expected[i]["score"] for i in order], atol=1e-5)
-    rows = {
-        (expected[i]["label_id"], round(expected[i]["score"], 4)): wanted["segmentation"][i].bool().numpy()
-        for i in order
-    }
-    for row, mask in enumerate(found.masks):
-        close = [
-            other
-            for (label, score), other in rows.items()
-            if label == found.category_ids[row] and abs(score - found.scores[row]) < 2e-4
-        ]
-        assert any((mask == other).all() for other in close)
-        rows_, columns = np.nonzero(mask)
-        box = columns.min(), rows_.min(), columns.max() + 1, rows_.max() + 1
-        assert tuple(found.boxes[row]) == box
+    np.testing.assert_allclose(found.scores, sorted((each["score"] for each in expected), reverse=True), atol=1e-5)
+    for mask, label, score, box in zip(found.masks, found.category_ids, found.scores, found.boxes, strict=True):
+        assert any(
+            (mask == theirs.bool().numpy()).all()
+            for theirs, segment in zip(wanted["segmentation"], expected, strict=True)
+            if segment["label_id"] == label and abs(segment["score"] - score) < 2e-4
+        )
+        y, x = np.nonzero(mask)
+        assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
 @counted(300, seeds(), st.integers(1, 12), sizes, st.floats(0.2, 0.7), names)
@@ -106,15 +92,9 @@ def test_panoptic_maps_of_transformers(
         ) for segment in wanted["segments_info"]):  # fmt: skip
             continue  # after separate areas of stuff, transformers assigns ids twice
         np.testing.assert_array_equal(found.ids, ids)
-        assert [(segment.id, segment.category_id) for segment in found.segments] == [
-            (id_, segment["label_id"]) for id_, segment in expected.items()
-        ]
-        np.testing.assert_allclose(
-            [segment.score for segment in found.segments],
-            [segment["score"] for segment in expected.values()],
-            atol=1e-6,
-        )
-        for segment in found.segments:
+        for segment, (id_, published) in zip(found.segments, expected.items(), strict=True):
+            assert (segment.id, segment.category_id) == (id_, published["label_id"])
+            assert segment.score == pytest.approx(published["score"], abs=1e-6)
             assert segment.area == (ids == segment.id).sum()
             assert segment.thing == (segment.category_id not in fused)
 
@@ -124,7 +104,7 @@ def test_ids_with_separate_areas_of_stuff() -> None:
     masks = torch.full((4, 8, 8), -9.0)
     for query in range(4):
         masks[query, :, 2 * query : 2 * query + 2] = 9
-    _, of = given(certain(3, 0, 3, 0), masks, (8, 8))
+    _, of = given(certain_logits([3, 0, 3, 0]), masks, (8, 8))
     found = MaskClassification().panoptic(of, STUFF, PairsOfSoftmax())
     assert [(segment.id, segment.label, segment.query, segment.area, segment.box) for segment in found.segments] == [
         (1, "sky", 0, 32, (0, 0, 6, 8)),
@@ -143,7 +123,7 @@ def test_bounds_of_transformers(claimed: int, lost: int, edge: float) -> None:
     masks[0, 0, :claimed] = 4
     masks[1, 0, claimed - lost : claimed + 9] = 9
     masks[0, 0, 0] = edge
-    theirs, of = given(7 * certain(0, 1), masks, (1, 20))  # both scores are 1
+    theirs, of = given(7 * certain_logits([0, 1]), masks, (1, 20))  # both scores are 1
     (wanted,) = processor_of("maskformer").post_process_panoptic_segmentation(
         theirs, label_ids_to_fuse=set(), target_sizes=[(1, 20)]
     )
@@ -187,7 +167,7 @@ def test_detections_with_empty_masks_are_removed() -> None:
 @pytest.mark.parametrize("kind", ["panoptic", "semantic"])
 @pytest.mark.parametrize("broken", ["classes", "masks"])
 def test_predictions_that_are_not_finite(kind: MapKind, broken: str) -> None:
-    logits, masks = certain(0, 3), torch.ones(2, 4, 4)
+    logits, masks = certain_logits([0, 3]), torch.ones(2, 4, 4)
     (logits if broken == "classes" else masks)[1] = torch.nan
     _, of = given(logits, masks, (8, 8))
     with pytest.raises(DivergedError, match="not finite"):
@@ -198,8 +178,5 @@ def test_predictions_that_are_not_finite(kind: MapKind, broken: str) -> None:
 def test_boxes_around_masks(g: Generator, height: int, width: int, share: float) -> None:
     masks = torch.rand(2, 3, height, width, generator=g) < share**3
     for mask, box in zip(masks.flatten(0, 1), masks_to_boxes(masks).flatten(0, 1).tolist(), strict=True):
-        rows, columns = np.nonzero(mask.numpy())
-        if not len(rows):
-            assert box == [0, 0, 0, 0]
-        else:
-            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        y, x = np.nonzero(mask.numpy())
+        assert box == ([x.min(), y.min(), x.max() + 1, y.max() + 1] if len(x) else [0, 0, 0, 0])
