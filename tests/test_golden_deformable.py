@@ -12,9 +12,9 @@ import torch
 from golden_rules import PIXEL, VALUE, Golden, close, close_gradients, pairs_of, without_dropout
 
 from detrcli.architectures import preset
-from detrcli.architectures.deformable_names import DINO as DINO_RULES
-from detrcli.architectures.deformable_names import deformable_name
+from detrcli.architectures.deformable_detr import deformable_name
 from detrcli.architectures.detr_names import rename
+from detrcli.architectures.dino import NAMES as DINO_RULES
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.inference.engines import FastEngine
 from detrcli.inference.postprocess import detections

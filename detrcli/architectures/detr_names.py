@@ -1,8 +1,8 @@
 """Tensor names of DETR in the published checkpoints and in transformers."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -29,22 +29,19 @@ PUBLISHED: tuple[Rule, ...] = (
     (r"^bbox_embed\.", "box_head."),
 )
 
-# Of the mask head, beside which the detector's names start with "detr.". The first are those of the published
-# checkpoints and of transformers' files, the others those in the memory of transformers 5.
+# Of the mask head, beside which the detector's names start with "detr.": in the published checkpoints and the files of
+# transformers, and in the memory of transformers 5.
 MASK_HEAD: tuple[Rule, ...] = (
-    (r"^bbox_attention\.q_linear\.", "mask_head.attention.query."),
-    (r"^bbox_attention\.k_linear\.", "mask_head.attention.key."),
+    (r"^bbox_attention\.q_(linear|proj)\.", "mask_head.attention.query."),
+    (r"^bbox_attention\.k_(linear|proj)\.", "mask_head.attention.key."),
     (r"^mask_head\.lay(\d)\.", lambda layer: f"mask_head.convs.{int(layer[1]) - 1}."),
     (r"^mask_head\.gn(\d)\.", lambda layer: f"mask_head.norms.{int(layer[1]) - 1}."),
     (r"^mask_head\.adapter(\d)\.", lambda layer: f"mask_head.laterals.{int(layer[1]) - 1}."),
-    (r"^mask_head\.out_lay\.", "mask_head.last."),
-    (r"^bbox_attention\.q_proj\.", "mask_head.attention.query."),
-    (r"^bbox_attention\.k_proj\.", "mask_head.attention.key."),
     (r"^mask_head\.conv(\d)\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) - 1}."),
     (r"^mask_head\.fpn_stages\.(\d)\.fpn_adapter\.", r"mask_head.laterals.\1."),
     # Two convolutions precede the finer maps.
     (r"^mask_head\.fpn_stages\.(\d)\.refine\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) + 2}."),
-    (r"^mask_head\.output_conv\.", "mask_head.last."),
+    (r"^mask_head\.(out_lay|output_conv)\.", "mask_head.last."),
 )
 
 
@@ -58,8 +55,7 @@ HUGGING_FACE: tuple[Rule, ...] = (
     (r"\.layer\.(\d)\.normalization\.", lambda layer: f".bn{int(layer[1]) + 1}."),
     (r"\.shortcut\.convolution\.", ".downsample.0."),
     (r"\.shortcut\.normalization\.", ".downsample.1."),
-    (r"^model\.(backbone\.)?position_embedding\.row_embeddings\.", "position.rows."),
-    (r"^model\.(backbone\.)?position_embedding\.column_embeddings\.", "position.columns."),
+    (r"^model\.(backbone\.)?position_embedding\.(row|column)_embeddings\.", r"position.\2s."),
     (r"^model\.input_projection\.", "projection."),
     (r"^model\.query_position_embeddings\.", "queries."),
     (r"^model\.(encoder|decoder)\.", r"\1."),
@@ -107,6 +103,7 @@ def join_projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class RenamingAdapter(StateDictAdapter[Any]):
     """An adapter that renames by rules."""
 
+    model: str  # for messages
     mark: str  # the end of a tensor's name that tells the state dict
     rules: tuple[Rule, ...]
 
@@ -119,19 +116,57 @@ class RenamingAdapter(StateDictAdapter[Any]):
     def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {rename(name, self.rules): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+        not_these = f"{source}: these are not the weights of a {self.model} with ResNet-50 or ResNet-101: "
+        try:
+            return self.config(**self.fields(tensors, facts, wanted))
+        except KeyError as missing:
+            raise WeightsError(f"{not_these}{missing} is not among the {len(tensors)} tensors.") from None
+        except (ValueError, TypeError, IndexError) as error:
+            raise WeightsError(f"{not_these}a tensor has another name or shape ({error}).") from None
+        except DetrError as error:
+            raise WeightsError(f"{source}: {error}") from None
 
-class PublishedDETR(RenamingAdapter):
+    @abstractmethod
+    def fields(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
+        """Return the fields of the config. Exceptions are explained by `infer`."""
+
+
+class DETRAdapter(RenamingAdapter):
+    """Base class of the adapters for DETR."""
+
+    model = "DETR"
+
+    def fields(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
+        if any(name.startswith(("mask_head.", "bbox_attention.", "detr.")) for name in tensors):
+            raise WeightsError(
+                "these weights have a mask head under the names of transformers.\n"
+                "Give the folder that transformers wrote."
+            )
+        queries, dim = tensors["queries.weight"].shape
+        return {
+            **shared_fields(tensors),
+            "position": "learned" if "position.rows.weight" in tensors else "sine",
+            "pre_norm": "encoder.norm.weight" in tensors,
+            "decoder_layers": count(r"decoder\.layers\.(\d+)\.", tensors),
+            "dim": dim,
+            "queries": queries,
+            "classes": len(tensors["class_head.weight"]) - 1,
+        }
+
+
+class PublishedDETR(DETRAdapter):
     """State dicts of the published training script, with its arguments."""
 
     mark = "transformer.encoder.layers.0.self_attn.in_proj_weight"
     rules = PUBLISHED
 
-    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+    def fields(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
         known = {ours: facts[name] for name, ours in (("nheads", "heads"), ("dropout", "dropout")) if name in facts}
-        return _infer(self.config, source, tensors, {**known, "dilated": is_dilated(facts, wanted)})
+        return {**super().fields(tensors, facts, wanted), **known, "dilated": is_dilated(facts, wanted)}
 
 
-class HuggingFaceDETR(RenamingAdapter):
+class HuggingFaceDETR(DETRAdapter):
     """State dicts of transformers, with config.json."""
 
     mark = "encoder.layers.0.self_attn_layer_norm.weight"
@@ -140,18 +175,16 @@ class HuggingFaceDETR(RenamingAdapter):
     def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return join_projections(super().rename(tensors))
 
-    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+    def fields(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
         if facts.get("activation_function", "relu") != "relu":
-            raise WeightsError(f"{source}: the activation is {facts['activation_function']!r}. Only 'relu' is read.")
-        if facts.get("decoder_attention_heads", 8) != facts.get("encoder_attention_heads", 8):
-            raise WeightsError(f"{source}: encoder and decoder have different numbers of attention heads.")
+            raise WeightsError(f"the activation is {facts['activation_function']!r}. Only 'relu' is read.")
+        heads = facts.get("encoder_attention_heads", 8)
+        if facts.get("decoder_attention_heads", 8) != heads:
+            raise WeightsError("encoder and decoder have different numbers of attention heads.")
         stride = (facts.get("backbone_config") or {}).get("output_stride")
-        known = {
-            "dilated": bool(facts.get("dilation")) or stride == 16,
-            "heads": facts.get("encoder_attention_heads", 8),
-            "dropout": facts.get("dropout", 0.1),
-        }
-        return _infer(self.config, source, tensors, known)
+        dilated = bool(facts.get("dilation")) or stride == 16
+        known = {"dilated": dilated, "heads": heads, "dropout": facts.get("dropout", 0.1)}
+        return {**super().fields(tensors, facts, wanted), **known}
 
 
 class WithMaskHead(StateDictAdapter[Any]):
@@ -189,41 +222,13 @@ def is_dilated(args: Mapping[str, Any], wanted: Any) -> bool:
     return bool(args.get("dilation", "dc5" in str(args.get("file", "")).lower()))
 
 
-def _infer(config: type[Any], source: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> Any:
-    """Return the config for renamed tensors; `known` are the fields that they do not determine."""
-    if any(name.startswith(("mask_head.", "bbox_attention.", "detr.")) for name in tensors):
-        raise WeightsError(
-            f"{source}: these weights have a mask head under the names of transformers.\n"
-            "Give the folder that transformers wrote."
-        )
-    with inferring(source, tensors, "DETR"):
-        queries, dim = tensors["queries.weight"].shape
-        return config(
-            backbone=BACKBONES[count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
-            position="learned" if "position.rows.weight" in tensors else "sine",
-            pre_norm="encoder.norm.weight" in tensors,
-            encoder_layers=count(r"encoder\.layers\.(\d+)\.", tensors),
-            decoder_layers=count(r"decoder\.layers\.(\d+)\.", tensors),
-            dim=dim,
-            feed_forward=len(tensors["encoder.layers.0.feed_forward.linear1.weight"]),
-            queries=queries,
-            classes=len(tensors["class_head.weight"]) - 1,
-            **known,
-        )
-
-
-@contextmanager
-def inferring(source: str, tensors: Mapping[str, Tensor], model: str) -> Iterator[None]:
-    """Turn errors raised while a config is inferred from tensors into WeightsErrors."""
-    not_these = f"{source}: these are not the weights of a {model} with ResNet-50 or ResNet-101: "
-    try:
-        yield
-    except KeyError as missing:
-        raise WeightsError(f"{not_these}{missing} is not among the {len(tensors)} tensors.") from None
-    except (ValueError, TypeError, IndexError) as error:
-        raise WeightsError(f"{not_these}a tensor has another name or shape ({error}).") from None
-    except DetrError as error:
-        raise WeightsError(f"{source}: {error}") from None
+def shared_fields(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the fields of backbone and encoder, which have the same names in all models with a ResNet."""
+    return {
+        "backbone": BACKBONES[count(r"backbone\.body\.layer3\.(\d+)\.conv3\.", tensors)],
+        "encoder_layers": count(r"encoder\.layers\.(\d+)\.", tensors),
+        "feed_forward": len(tensors["encoder.layers.0.feed_forward.linear1.weight"]),
+    }
 
 
 def count(pattern: str, names: Iterable[str]) -> int:

@@ -1,8 +1,10 @@
-"""DINO as published (arXiv 2203.03605)."""
+"""DINO as published (arXiv 2203.03605), and its tensor names in the published checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from detrcli.architectures.architecture import DataFacts
 from detrcli.architectures.common import (
@@ -13,8 +15,8 @@ from detrcli.architectures.common import (
     make_resnet,
     set_prediction_loss,
 )
-from detrcli.architectures.deformable_detr import PyramidConfig
-from detrcli.architectures.deformable_names import PublishedDINO
+from detrcli.architectures.deformable_detr import LAYERS, PyramidConfig, deformable_fields
+from detrcli.architectures.detr_names import RenamingAdapter, Rule
 from detrcli.config import Count, LossConfig, Share, Weight
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.scoring import Sigmoid
@@ -22,6 +24,22 @@ from detrcli.model.denoising import Denoising
 from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
 from detrcli.model.proposals import MixedSelection
+
+NAMES: tuple[Rule, ...] = (
+    *LAYERS,
+    # A head that all layers share, listed for each of them, and again in the decoder.
+    (r"^(transformer\.decoder\.)?class_embed\.\d+\.", "class_head."),
+    (r"^(transformer\.decoder\.)?bbox_embed\.\d+\.", "box_head."),
+    (r"^transformer\.decoder\.norm\.", "norm."),
+    (r"^transformer\.decoder\.ref_point_head\.layers\.0\.", "place.0."),
+    (r"^transformer\.decoder\.ref_point_head\.layers\.1\.", "place.2."),
+    (r"^transformer\.tgt_embed\.weight$", "selection.contents"),
+    (r"^transformer\.enc_output\.", "selection.proposer.input.linear."),
+    (r"^transformer\.enc_output_norm\.", "selection.proposer.input.norm."),
+    (r"^transformer\.enc_out_class_embed\.", "selection.proposer.class_head."),
+    (r"^transformer\.enc_out_bbox_embed\.", "selection.proposer.box_head."),
+    (r"^label_enc\.", "denoising.label_contents."),
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,19 @@ def make_denoising(config: Any) -> Denoising:
     return Denoising(
         c.dim, c.classes, number=c.denoising, label_noise=c.label_noise, box_noise=c.box_noise, contrastive=True
     )
+
+
+class PublishedDINO(RenamingAdapter):
+    """State dicts of DINO's training script, with its arguments."""
+
+    model, mark, rules = "DINO", "label_enc.weight", NAMES
+
+    def fields(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
+        return {
+            **deformable_fields(tensors, facts, self.config),
+            "queries": len(tensors["selection.contents"]),
+            "classes": len(tensors["class_head.weight"]),
+        }
 
 
 class DINOArchitecture(OnResNet, FocalArchitecture[DINOConfig]):

@@ -16,7 +16,6 @@ from detrcli.config import LossConfig, ModelConfig
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.masks import cross_entropy, dice, every_pixel, focal, mask_loss, sampled_points
 from detrcli.losses.scoring import Scoring
-from detrcli.losses.terms import MaskSampler
 from detrcli.model.deformable_detr import DeformableDETR
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.dino import DINO
@@ -33,12 +32,10 @@ class MaskHeadArchitecture(Architecture[Any]):
     detector: Architecture[Any]
     mask_weight: float  # of each mask term in the loss
     mask_term: Callable[[Tensor, Tensor], Tensor]  # beside the dice loss
+    points: int | None = None  # at which the loss compares masks; None: all pixels
 
-    def __init__(
-        self, name: str, detector: Architecture[Any], presets: Mapping[str, ModelConfig], sampler: MaskSampler
-    ) -> None:
-        """`sampler` chooses the points at which the loss compares masks."""
-        self.name, self.detector, self.presets, self.sampler = name, detector, presets, sampler
+    def __init__(self, name: str, detector: Architecture[Any], presets: Mapping[str, ModelConfig]) -> None:
+        self.name, self.detector, self.presets = name, detector, presets
         self.config = detector.config
         self.preprocessing = detector.preprocessing
         weights = {**detector.loss.loss, "mask": self.mask_weight, "dice": self.mask_weight}
@@ -59,8 +56,9 @@ class MaskHeadArchitecture(Architecture[Any]):
     def make_loss(self, config: Any, loss: LossConfig) -> Criterion:
         boxes = self.detector.make_loss(config, loss)
         assert isinstance(boxes, Criterion)
+        sampler = every_pixel if self.points is None else sampled_points(self.points)
         terms = {"mask": self.mask_term, "dice": dice}
-        masks = [mask_loss(name, loss.weight("loss", name), term, self.sampler) for name, term in terms.items()]
+        masks = [mask_loss(name, loss.weight("loss", name), term, sampler) for name, term in terms.items()]
         return Criterion(boxes.scoring, boxes.matcher, [*boxes.terms, *masks])
 
     def inspect(self, model: Segmenter) -> Inspectable:
@@ -95,26 +93,12 @@ class ConvolutionalMasks(MaskHeadArchitecture):
 
 
 class DotProductMasks(MaskHeadArchitecture):
-    """A detector whose masks are dot products of queries and pixels. The loss samples points of each mask.
-
-    By default as many points as in arXiv 2112.01527. With `image` the finest map is the image itself: small images have
-    small objects, whose masks depend on their edges.
-    """
+    """A detector whose masks are dot products of queries and pixels. The loss samples points of each mask."""
 
     mask_weight = 5.0
     mask_term = staticmethod(cross_entropy)
-
-    def __init__(
-        self,
-        name: str,
-        detector: Architecture[Any],
-        presets: Mapping[str, ModelConfig],
-        points: int = 12_544,
-        *,
-        image: bool = False,
-    ) -> None:
-        super().__init__(name, detector, presets, sampled_points(points))
-        self.image = image
+    points = 12_544  # as in arXiv 2112.01527
+    image = False  # whether the finest map is the image itself
 
     def add_mask_head(self, config: Any, detector: DetectionTransformer) -> Segmenter:
         # The maps that the detector does not use are finer than the memory of its encoder.
@@ -124,9 +108,15 @@ class DotProductMasks(MaskHeadArchitecture):
         return Segmenter(detector, head, encoder_map=-used, with_image=self.image)
 
 
-def _small(detector: Architecture[Any]) -> DotProductMasks:
-    name = f"{detector.name}-masks"
-    return DotProductMasks(name, detector, {name: detector.presets[detector.name]}, 1024, image=True)
+class SmallDotProductMasks(DotProductMasks):
+    """A small detector with masks. Small images have small objects, whose masks depend on their edges."""
+
+    points = 1024
+    image = True
+
+    def __init__(self, detector: Architecture[Any]) -> None:
+        name = f"{detector.name}-masks"
+        super().__init__(name, detector, {name: detector.presets[detector.name]})
 
 
 # 250 classes: the highest id of COCO's things and stuff, and some unused.
@@ -139,11 +129,11 @@ _DEFORMABLE = {
     "deformable-detr-r50-masks": DeformableConfig(),
     "deformable-detr-r50-refine-two-stage-masks": DeformableConfig(refine=True, two_stage=True),
 }
-CONVOLUTIONAL = ConvolutionalMasks("detr-masks", detr.ARCHITECTURE, _PANOPTIC, every_pixel)
+CONVOLUTIONAL = ConvolutionalMasks("detr-masks", detr.ARCHITECTURE, _PANOPTIC)
 DOT_PRODUCT = (
-    _small(tiny.DETR_TINY),
-    _small(tiny.DINO_TINY),
-    _small(tiny.DEFORMABLE_TINY),
+    SmallDotProductMasks(tiny.DETR_TINY),
+    SmallDotProductMasks(tiny.DINO_TINY),
+    SmallDotProductMasks(tiny.DEFORMABLE_TINY),
     DotProductMasks("detr-product-masks", detr.ARCHITECTURE, {"detr-r50-masks": DETRConfig()}),
     DotProductMasks("deformable-detr-masks", deformable_detr.ARCHITECTURE, _DEFORMABLE),
     DotProductMasks("dino-masks", dino.ARCHITECTURE, {"dino-r50-4scale-masks": dino.DINOConfig()}),

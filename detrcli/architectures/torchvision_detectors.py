@@ -17,7 +17,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from detrcli.architectures.architecture import Architecture, DataFacts
 from detrcli.architectures.foreign import PREFIX, TOTAL, ForeignNetwork, OwnLoss
@@ -76,6 +75,7 @@ class TorchvisionDetector(ForeignNetwork):
     def __init__(self, config: TorchvisionConfig) -> None:
         from torchvision.models import get_model
         from torchvision.models.detection.transform import GeneralizedRCNNTransform
+        from torchvision.ops import FrozenBatchNorm2d
 
         super().__init__()
         self.classes, self.places = config.classes, config.queries

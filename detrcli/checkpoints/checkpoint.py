@@ -40,20 +40,16 @@ class Checkpoint:
 
     @property
     def scoring(self) -> Scoring:
-        """The interpretation of the class logits."""
         return self.architecture.scoring(self.config)
 
     @property
     def segmentation(self) -> Segmentation | None:
-        """How masks and maps are made of the output; None for a model without masks."""
         return self.architecture.segmentation(self.config)
 
     def make_loss(self) -> Loss:
-        """Return the loss of its training."""
         return self.architecture.make_loss(self.config, self.loss)
 
     def inspect(self, model: DetectionTransformer) -> Inspectable:
-        """Return access to the attention and the stages of a model of this checkpoint."""
         return self.architecture.inspect(model)
 
     def resized(self, size: int | None = None, max_size: int | None = None) -> Self:
@@ -65,41 +61,31 @@ class Checkpoint:
         model = self.architecture.unfilled(self.config)
         wanted = model.state_dict()
         check_fit(self.source, wanted, self.tensors)
-        broken = [name for name, tensor in self.tensors.items() if not _is_finite(tensor)]
-        if broken:
+        # A sum is ten times as fast. For very large numbers it can be infinite although all of them are finite.
+        suspects = [name for name, tensor in self.tensors.items() if not tensor.sum().isfinite()]
+        if broken := sorted(name for name in suspects if not self.tensors[name].isfinite().all()):
             raise WeightsError(
-                f"{self.source}: {len(broken)} tensors contain numbers that are not finite: "
-                f"{preview(sorted(broken), 3)}."
+                f"{self.source}: {len(broken)} tensors contain numbers that are not finite: {preview(broken, 3)}."
             )
         fitting = {name: tensor.detach().to(wanted[name].dtype, copy=True) for name, tensor in self.tensors.items()}
         model.load_state_dict(fitting, assign=True)
         return model.eval()
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    # A sum is ten times as fast. For very large numbers it can be infinite although all of them are finite.
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
 def check_fit(source: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Raise WeightsError with the names of the tensors that do not fit the wanted ones, if any."""
-    shapes = [
-        f"{name} is {_shape(given[name])} instead of {_shape(wanted[name])}"
+    shapes = {
+        name: [" x ".join(map(str, tensors[name].shape)) for tensors in (given, wanted)]
         for name in wanted.keys() & given.keys()
-        if given[name].shape != wanted[name].shape
-    ]
+    }
     differences = {
         "missing": wanted.keys() - given.keys(),
         "left over": given.keys() - wanted.keys(),
-        "of another shape": shapes,
+        "of another shape": [f"{name} is {a} instead of {b}" for name, (a, b) in shapes.items() if a != b],
     }
     differing = [f"{len(names)} {kind}: {preview(sorted(names), 3)}" for kind, names in differences.items() if names]
     if differing:
         raise WeightsError(f"{source}: the tensors do not fit the model. " + "; ".join(differing) + ".")
-
-
-def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape))
 
 
 def classes_by_index(count: int) -> Classes:

@@ -34,7 +34,8 @@ def cached_path(url: str, sha256: str) -> Path:
 
 def file_name(url: str) -> str:
     """Return the last part of a URL's path, with characters that all file systems accept."""
-    name = unquote(_split(url).path).rsplit("/", 1)[-1]
+    path = re.split(r"[?#]", url.partition("://")[2])[0].partition("/")[2]
+    name = unquote(path).rsplit("/", 1)[-1]
     return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[-MAX_NAME:] or "weights"
 
 
@@ -74,21 +75,10 @@ def fetch(url: str, sha256: str, reporter: Reporter = SILENT) -> Path:
     return path
 
 
-def _split(url: str) -> Any:
-    try:
-        return urlsplit(url)
-    except ValueError as error:
-        raise _invalid(url, error) from None
-
-
-def _invalid(url: str, reason: object) -> WeightsError:
-    return WeightsError(f"{url}: not a valid web address: {reason}.\nCheck its spelling.")
-
-
 def _address(url: str) -> str:
     """Return the URL in ASCII. Raises WeightsError for an invalid URL."""
-    parts = _split(url)
     try:
+        parts = urlsplit(url)
         host = parts.hostname or ""
         if ":" not in host:  # else it is an IPv6 address
             host = host.encode("idna").decode()
@@ -99,7 +89,7 @@ def _address(url: str) -> str:
         port = "" if parts.port is None else f":{parts.port}"
         path, query = (quote(part, safe="/%:@!$&'()*+,;=~?") for part in (parts.path, parts.query))
     except ValueError as error:  # also for an invalid port, and for parts of a host that are empty or too long
-        raise _invalid(url, error) from None
+        raise WeightsError(f"{url}: not a valid web address: {error}.\nCheck its spelling.") from None
     return urlunsplit((parts.scheme, (f"[{host}]" if ":" in host else host) + port, path, query, ""))
 
 
@@ -115,7 +105,8 @@ def _download(file: IO[bytes], url: str, reporter: Reporter) -> None:
                 with _open(url, file.tell()) as response:
                     if response.status != 206:
                         _restart(file, advance)
-                    total = _total(response, file.tell())
+                    length = (response.headers.get("Content-Length") or "").strip()
+                    total = file.tell() + int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
                     if advance is None:
                         progress = reporter.progress(f"downloading {file_name(url)}", total, "bytes")
                         advance = stack.enter_context(progress)
@@ -159,12 +150,6 @@ def _copy(response: HTTPResponse, file: IO[bytes], advance: Callable[[int], None
             start, until = file.tell(), monotonic() + TIMEOUT
 
 
-def _total(response: HTTPResponse, done: int) -> int | None:
-    """Return the size of the whole file, if the server sends it."""
-    length = (response.headers.get("Content-Length") or "").strip()
-    return done + int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
-
-
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Redirects from http to http or https, and from https to https."""
 
@@ -184,9 +169,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _open(url: str, start: int) -> HTTPResponse:
-    headers = {"User-Agent": "detrcli"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    headers = {"User-Agent": "detrcli"} | ({"Range": f"bytes={start}-"} if start else {})
     request = urllib.request.Request(url, headers=headers)
     response: HTTPResponse = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
     return response

@@ -51,23 +51,14 @@ def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) ->
         for name, new in architecture.fresh_rows(config, "queries").items():
             tensors[name] = torch.cat([tensors[name][:common], new[common:]])
 
-    kept = [str(classes.names[index]) for index in rows]
-    kept_names = set(map(normalize_name, kept))
+    changes = f"the first {wanted} of {before} queries kept" if wanted < before else f"all {before} queries kept"
     return Fitted(
         checkpoint=replace(checkpoint, config=config, tensors=tensors, classes=classes),
-        kept=kept,
+        kept=[str(classes.names[index]) for index in rows],
         fresh=[str(name) for index, name in enumerate(classes.names) if index not in rows],
-        dropped=[
-            str(name) for name in checkpoint.classes.names if name != UNUSED and normalize_name(name) not in kept_names
-        ],
-        queries=_query_changes(before, wanted),
+        dropped=[str(checkpoint.classes.names[row]) for row in known.values() if row not in rows.values()],
+        queries=changes + (f", {wanted - before} new queries added" if wanted > before else ""),
     )
-
-
-def _query_changes(before: int, wanted: int) -> str:
-    if wanted < before:
-        return f"the first {wanted} of {before} queries kept"
-    return f"all {before} queries kept" + (f", {wanted - before} new ones added" if wanted > before else "")
 
 
 def with_mask_head(checkpoint: Checkpoint, model: str, head: Mapping[str, Tensor] | None = None) -> Checkpoint:

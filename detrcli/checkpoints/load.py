@@ -13,7 +13,6 @@ from detrcli.checkpoints.fit import with_mask_head
 from detrcli.checkpoints.formats import hugging_face, native, published, torchvision
 from detrcli.checkpoints.phrases import TEXT, phrases_of_classes
 from detrcli.checkpoints.registry import EXPORTS, PUBLISHED, SHIPPED, is_url, unknown_weights
-from detrcli.checkpoints.save import find, is_folder, load_folder
 from detrcli.errors import NOTHING_INSIDE, UsageError, WeightsError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
@@ -38,12 +37,16 @@ def load_checkpoint(
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"{argument('sha256', sha256)}: a SHA-256 has 64 hexadecimal digits.")
     wanted = None if model is None else preset(model)
-    if phrases is not None and _is_closed_set(source):  # before a download
-        raise _fixed_classes(source)
-    checkpoint = _load(source, wanted, sha256, phrases or phrases_of_classes(class_names), reporter)
+    checkpoint = None
+    if phrases is None or not _is_closed_set(source):  # else the error comes before a download
+        checkpoint = _load(source, wanted, sha256, phrases or phrases_of_classes(class_names), reporter)
+    if checkpoint is None or (phrases is not None and not checkpoint.architecture.takes_phrases):
+        types = [name for name, known in hugging_face.imported_types().items() if known.takes_phrases]
+        raise UsageError(
+            f"{TEXT}: {source} has a fixed set of classes. Phrases are for folders and hf:OWNER/NAME of the types "
+            f"{', '.join(types)}."
+        )
     architecture, config = checkpoint.architecture, checkpoint.config
-    if phrases is not None and not architecture.takes_phrases:
-        raise _fixed_classes(source)
     if wanted is not None and (
         architecture is not wanted.architecture or architecture.summary(config) != architecture.summary(wanted.config)
     ):
@@ -55,14 +58,6 @@ def _is_closed_set(source: str) -> bool:
     """Return whether the name alone tells that the model does not take phrases."""
     named = source in PUBLISHED or source in SHIPPED or source.endswith(tuple(EXPORTS.values()))
     return named or source.startswith(torchvision.PREFIX) or is_url(source)
-
-
-def _fixed_classes(source: str) -> UsageError:
-    types = [name for name, known in hugging_face.imported_types().items() if known.takes_phrases]
-    return UsageError(
-        f"{TEXT}: {source} has a fixed set of classes. Phrases are for folders and hf:OWNER/NAME of the types "
-        f"{', '.join(types)}."
-    )
 
 
 def _load(
@@ -86,10 +81,10 @@ def _load(
     path = Path(source).expanduser()
     if path.suffix.lower() in EXPORTS.values():
         raise UsageError(NOTHING_INSIDE.format(source))
-    if best := find(path, BEST):
+    if best := native.find(path, BEST):
         path = best
-    if is_folder(path):
-        return load_folder(path, source)
+    if native.is_folder(path):
+        return native.load_folder(path, source)
     if (path / hugging_face.CONFIG).is_file():
         return hugging_face.load(path, source, phrases)
     if path.is_dir():

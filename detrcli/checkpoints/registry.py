@@ -33,18 +33,16 @@ class Published:
 
 
 R50, R101 = (41_524_768, 166_618_694), (60_464_672, 242_846_568)  # parameters, bytes
-PUBLISHED = {
-    known.name: known
-    for known in (
-        Published("detr-r50", "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc", 42.0, *R50),
-        Published("detr-r50-dc5", "f0fb7ef52a6b0bbd87dce4a4b8569b509f03ad082f60f936dc5b7009940295d3", 43.3, *R50),
-        Published("detr-r101", "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104", 43.5, *R101),
-        Published("detr-r101-dc5", "a2e86defc9f49cfca7df75523d8745c6aa15482a5184e8dc62a0a19119c0286e", 44.9, *R101),
-        Published("detr-r50-panoptic", "00ce5173", 38.8, 42_899_288),
-        Published("detr-r50-dc5-panoptic", "da08f1b1", 40.2, 42_899_288),
-        Published("detr-r101-panoptic", "40021d53", 40.1, 61_839_192),
-    )
-}
+_PUBLISHED = (
+    Published("detr-r50", "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc", 42.0, *R50),
+    Published("detr-r50-dc5", "f0fb7ef52a6b0bbd87dce4a4b8569b509f03ad082f60f936dc5b7009940295d3", 43.3, *R50),
+    Published("detr-r101", "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104", 43.5, *R101),
+    Published("detr-r101-dc5", "a2e86defc9f49cfca7df75523d8745c6aa15482a5184e8dc62a0a19119c0286e", 44.9, *R101),
+    Published("detr-r50-panoptic", "00ce5173", 38.8, 42_899_288),
+    Published("detr-r50-dc5-panoptic", "da08f1b1", 40.2, 42_899_288),
+    Published("detr-r101-panoptic", "40021d53", 40.1, 61_839_192),
+)
+PUBLISHED = {known.name: known for known in _PUBLISHED}
 
 
 @dataclass(frozen=True)
@@ -59,25 +57,20 @@ class Shipped:
     @property
     def bytes(self) -> int:
         """The size of all files that are read."""
-        detector = 0 if self.detector is None else SHIPPED[self.detector].bytes
-        return self.path.stat().st_size + detector
+        return self.path.stat().st_size + (SHIPPED[self.detector].bytes if self.detector else 0)
 
     @property
     def record(self) -> dict[str, Any]:
-        """The record of its training."""
         record: dict[str, Any] = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
         return record
 
 
-def _file(name: str) -> Path:
-    return Path(__file__).with_name(f"{name}.safetensors")
-
-
 # All for the dataset `shapes`: a dino-tiny, its mask head, and a detr-tiny to compare with.
+_FOLDER = Path(__file__).parent
 SHIPPED = {
-    "shapes": Shipped(_file("shapes")),
-    "shapes-masks": Shipped(_file("shapes-masks"), "shapes", "dino-tiny-masks"),
-    "shapes-detr": Shipped(_file("shapes-detr")),
+    "shapes": Shipped(_FOLDER / "shapes.safetensors"),
+    "shapes-masks": Shipped(_FOLDER / "shapes-masks.safetensors", "shapes", "dino-tiny-masks"),
+    "shapes-detr": Shipped(_FOLDER / "shapes-detr.safetensors"),
 }
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.formats import native
 from detrcli.checkpoints.load import BEST
-from detrcli.checkpoints.save import save as save_checkpoint
 from detrcli.errors import DataError, MachineError
 from detrcli.messages import argument
 from detrcli.render.curves import curves
@@ -51,9 +51,9 @@ class RunFolder:
         write_whole(self.path / SOURCE, (json.dumps(source, indent=2) + "\n").encode())
 
     def write_weights(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        save_checkpoint(checkpoint, self.path, LAST)
+        native.save_as(checkpoint, self.path, LAST)
         if best:
-            save_checkpoint(checkpoint, self.path, BEST)
+            native.save_as(checkpoint, self.path, BEST)
 
     def write_rows(self, rows: Sequence[Row], metrics: Sequence[str], best: Row | None) -> None:
         """Write metrics.csv and its curves; `metrics` are the columns of the evaluation."""

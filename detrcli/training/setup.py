@@ -14,7 +14,7 @@ from detrcli.architectures import Preset, preset
 from detrcli.architectures.architecture import DataFacts
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.fit import fit, with_mask_head
-from detrcli.checkpoints.formats import backbone
+from detrcli.checkpoints.formats import torchvision
 from detrcli.checkpoints.formats.header import from_header, header_of
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED
@@ -196,8 +196,8 @@ def _from_scratch(model: str, settings: Settings, classes: Classes, reporter: Re
     config = architecture.changed(config, classes=len(classes), queries=settings.queries, norm=settings.norm)
     source = settings.backbone_weights
     if source is None:
-        pretrained = backbone.has_imagenet_weights(Preset(architecture, config))
-        source = backbone.IMAGENET if pretrained else FROM_SCRATCH
+        pretrained = torchvision.has_imagenet_weights(Preset(architecture, config))
+        source = torchvision.IMAGENET if pretrained else FROM_SCRATCH
     if source == FROM_SCRATCH and getattr(config, "norm", None) == "frozen":
         raise UsageError(
             "A random backbone cannot be trained with frozen batch norm, whose statistics are never learned.\n"
@@ -206,7 +206,7 @@ def _from_scratch(model: str, settings: Settings, classes: Classes, reporter: Re
         )
     tensors = architecture.build(config).state_dict()
     if source != FROM_SCRATCH:
-        tensors = {**tensors, **backbone.backbone_weights(Preset(architecture, config), source, reporter)}
+        tensors = {**tensors, **torchvision.backbone_weights(Preset(architecture, config), source, reporter)}
     name, preprocessing, loss = f"{model} from scratch", architecture.preprocessing, architecture.loss
     return Checkpoint(name, architecture, config, tensors, classes, preprocessing, loss), source
 

@@ -2,24 +2,35 @@
 
 from pathlib import Path
 
+import families
+import mask_families
+import phrases
 import pytest
-from families import NAMES, folder_of
+from trainings import shapes_folder
 
-from detrcli.data.make import make_shapes
+from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.load import load_checkpoint
+
+data = shapes_folder(images=12, size=64, objects=3)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=families.NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 def folder(name: str) -> Path:
-    return folder_of(name)
+    if name.startswith("mask"):
+        return mask_families.folder_of(name)
+    return (phrases if phrases.are_taken_by(name) else families).folder_of(name)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=12, size=64, objects=3)
-    return folder
+@pytest.fixture
+def checkpoint(name: str, folder: Path) -> Checkpoint:
+    return load_checkpoint(str(folder), phrases=phrases.PHRASES if phrases.are_taken_by(name) else None)
+
+
+@pytest.fixture
+def image(data: Path) -> Path:
+    return data / "val" / "000000.png"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import box_pairs, changed, folder_of, processor_of, truth_of_predictions
+from families import box_pairs, folder_of, processor_of, truth_of_predictions
 from here import Detr
 from judge import twelve
 from PIL import Image
@@ -83,33 +82,6 @@ def test_two_processes(kind: str, tmp_path: Path) -> None:
     AutoModelForObjectDetection.from_pretrained(tmp_path / "run" / "last")
 
 
-@pytest.mark.parametrize(
-    ("file", "facts", "reason"),
-    [
-        ("config.json", {"model_type": "oneformer"}, "'oneformer'.* detr, deformable_detr, .*yolos"),
-        ("config.json", {"architectures": ["ConditionalDetrForSegmentation"]}, "masks"),
-        ("config.json", {"quantization_config": {"bits": 8}}, "quantized"),
-        ("config.json", {"use_focal_loss": False}, "use_focal_loss"),
-        ("config.json", {"d_model": 48}, "do not fit|does not load"),
-        ("config.json", {"d_model": "wide"}, "does not load|invalid"),
-        ("preprocessor_config.json", {"do_resize": False}, "not resized"),
-        ("preprocessor_config.json", {"rescale_factor": 1.0}, "rescale_factor"),
-        ("preprocessor_config.json", {"resample": 1}, "filter is 1"),
-        ("preprocessor_config.json", {"pad_size": {"height": 200, "width": 200}}, "padded or cropped"),
-    ],
-)
-def test_unsupported_folders(file: str, facts: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=reason):
-        load_checkpoint(changed(folder_of("conditional"), tmp_path / "changed", file, **facts))
-
-
-@pytest.mark.parametrize(("kind", "rule"), [("rt", "exact-size"), ("conditional", "bounded-edges")])
-def test_a_folder_without_a_processor(kind: str, rule: str, tmp_path: Path) -> None:
-    shutil.copytree(folder_of(kind), tmp_path / kind)
-    (tmp_path / kind / "preprocessor_config.json").unlink()
-    assert load_checkpoint(str(tmp_path / kind)).preprocessing.resize.kind == rule
-
-
 def test_transformers_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises((UsageError, WeightsError), match=r"detrcli\[transformers\]"):
@@ -170,17 +142,6 @@ def test_exports(kind: str, to: str, data: Path, detr: Detr, tmp_path: Path) -> 
 
 def test_models_with_inputs_of_many_sizes_are_not_exported(detr: Detr) -> None:
     assert detr("export", folder_of("conditional"), "--format", "onnx", "--out", "x.onnx").code == 2
-
-
-def test_half_precision(folder: Path, data: Path, detr: Detr) -> None:
-    """Networks of transformers mix tensors of both precisions, which autocast handles."""
-    call = ("predict", data / "val" / "000000.png", "--weights", folder, "--threshold", 0, "--no-images", "--json")
-    best = []
-    for options in ((), ("--precision", "bf16")):
-        shown = detr(*call, "--device", "cpu", *options)
-        assert shown.code == 0, shown.err
-        best.append(max(detection["score"] for detection in shown.json["images"][0]["detections"]))
-    assert best[0] == pytest.approx(best[1], abs=0.05)
 
 
 def test_evaluation(folder: Path, tmp_path: Path, name: str, detr: Detr) -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import phrases
 import pytest
 import torch
-from families import images
+from families import NAMES, images
 from gathering import from_cells, from_points
 from transformers import AutoModelForObjectDetection
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
@@ -15,7 +16,6 @@ from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
 from detrcli.architectures.adapters.attention import TransformersInspectable, TransformersRecord, by_level
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.preprocessing import collate, prepare
 from detrcli.inference.detector import Detector
 from detrcli.inspection.walk import walk
@@ -23,10 +23,7 @@ from detrcli.losses.matching import HungarianMatcher
 from detrcli.model.inspectable import Dense, Sampled
 from detrcli.structures import Batch, QueryGroup, Target
 
-
-@pytest.fixture
-def checkpoint(folder: Path) -> Checkpoint:
-    return load_checkpoint(str(folder))
+SLOW = pytest.mark.slow
 
 
 def batch_of(checkpoint: Checkpoint) -> Batch:
@@ -48,6 +45,7 @@ def test_the_last_layer_is_the_prediction_of_transformers(checkpoint: Checkpoint
     assert not torch.allclose(output.decoder.logits[0], output.decoder.logits[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "grounding", pytest.param("mm-grounding", marks=SLOW)], indirect=True)
 @torch.no_grad()
 def test_earlier_layers_are_those_of_a_shallower_model(name: str, checkpoint: Checkpoint) -> None:
     """A model without its second layer predicts what the first layer of the whole model predicts."""
@@ -74,6 +72,7 @@ def recorded(checkpoint: Checkpoint) -> tuple[TransformersInspectable, Transform
     return inspected, record
 
 
+@pytest.mark.parametrize("name", [*NAMES, *phrases.NAMES], indirect=True)
 @torch.no_grad()
 def test_attention_is_what_the_modules_compute(checkpoint: Checkpoint) -> None:
     """Weights sum to 1, and combine the values to the module's own output."""
@@ -81,7 +80,8 @@ def test_attention_is_what_the_modules_compute(checkpoint: Checkpoint) -> None:
     assert inspected.cross
     for module in inspected.attentions:
         call = record.calls[module]
-        expected, _ = call.module(**call.inputs)[:2]
+        output = call.module(**call.inputs)
+        expected = output if isinstance(output, torch.Tensor) else output[0]
         if hasattr(module, "sampling_offsets"):
             combined = from_points(module, call.sampled(), call.inputs)
         else:
@@ -89,6 +89,20 @@ def test_attention_is_what_the_modules_compute(checkpoint: Checkpoint) -> None:
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5, rtol=0)
             combined = from_cells(module, weights, call.inputs)
         torch.testing.assert_close(combined, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["owlv2"], indirect=True)
+@torch.no_grad()
+def test_attention_of_a_patch(checkpoint: Checkpoint) -> None:
+    """Query N of OWLv2 is cell N, and its attention is that of its token in the last layer."""
+    inspected, record = recorded(checkpoint)
+    assert record.cells == (4, 4)
+    assert (inspected.decoder_layers, inspected.looks_by) == (1, "self-attention in the encoder's last layer")
+    _, weights = record.calls[inspected.cross[0]].repeat()  # (1, heads, 17, 17), the class token first
+    expected = weights[:, :, 6, 1:] / weights[:, :, 6, 1:].sum(-1, keepdim=True)
+    torch.testing.assert_close(record.cross(0, [5]).density().flatten(3)[:, 0], expected)
+    torch.testing.assert_close(record.encoder(1, [5]).density(), record.cross(0, [5]).density())
+    assert not torch.allclose(record.encoder(0, [5]).density(), record.cross(0, [5]).density())
 
 
 @torch.no_grad()

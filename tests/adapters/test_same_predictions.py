@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from families import NAMES, folder_of, images, processor_of
-from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from detrcli.checkpoints.load import load_checkpoint
@@ -50,24 +49,6 @@ def matching_order(detections: Any, theirs: dict[str, np.ndarray]) -> np.ndarray
     order = distance.argmin(0)
     assert sorted(order) == list(range(len(detections)))
     return order
-
-
-def test_pixels(name: str, folder: Path) -> None:
-    checkpoint, processor = load_checkpoint(str(folder)), processor_of(name)
-    for image in images():
-        expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
-        assert torch.equal(prepare(image, checkpoint.preprocessing), expected)
-
-
-@pytest.mark.parametrize("kind", ["conditional", "yolos", "table"])
-def test_sizes(kind: str) -> None:
-    """Sides are rounded as in transformers, at many aspect ratios."""
-    checkpoint, processor = load_checkpoint(str(folder_of(kind))), processor_of(kind)
-    for height in (37, 64, 90, 96, 97, 150, 151, 223):
-        for width in (36, 45, 96, 99, 150, 181, 301):
-            image = Image.new("RGB", (width, height))
-            expected = processor(images=image, return_tensors="pt")["pixel_values"].shape[2:]
-            assert prepare(image, checkpoint.preprocessing).shape[1:] == expected, (height, width)
 
 
 def test_batches_do_not_change_predictions(folder: Path) -> None:

@@ -16,8 +16,7 @@ from torchvision.models import ResNet50_Weights, get_model
 
 from detrcli.architectures import Preset, detr, tiny
 from detrcli.checkpoints.download import hash_in_name
-from detrcli.checkpoints.formats import backbone
-from detrcli.checkpoints.formats.backbone import backbone_weights
+from detrcli.checkpoints.formats.torchvision import backbone_weights
 from detrcli.errors import UsageError, WeightsError
 
 
@@ -82,7 +81,7 @@ def test_imagenet_weights_are_downloaded(file: Path, resnet: torch.nn.Module, mo
     body = file.read_bytes()
     name = f"/resnet50-{hashlib.sha256(body).hexdigest()[:8]}.pth"
     table: dict[str, SimpleNamespace] = {}
-    monkeypatch.setattr(backbone, "get_model_weights", {"resnet50": table}.__getitem__)
+    monkeypatch.setattr("torchvision.models.get_model_weights", {"resnet50": table}.__getitem__)
     with serving() as server:
         server.answers |= {name: whole(body), "/resnet50-01234567.pth": whole(body)}
         table["IMAGENET1K_V1"] = SimpleNamespace(url=server.url + name)

@@ -13,7 +13,7 @@ from PIL import Image
 from small import CONFIG, TINY, published_names, small_weights
 from torch import Tensor
 
-from detrcli.architectures.adapters.config import check_numbers
+from detrcli.architectures.adapters.library import check_numbers
 from detrcli.architectures.detr_names import join_projections
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.config import Preprocessing

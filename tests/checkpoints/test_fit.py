@@ -76,7 +76,7 @@ def test_more_and_fewer_queries(make: Callable[[], Checkpoint], names: list[str]
     fewer = fit(checkpoint, checkpoint.classes, queries=4)
     more = fit(checkpoint, checkpoint.classes, queries=120)
     assert fewer.queries == "the first 4 of 9 queries kept"
-    assert more.queries == "all 9 queries kept, 111 new ones added"
+    assert more.queries == "all 9 queries kept, 111 new queries added"
     tensors = checkpoint.tensors
     assert [name for name, new in more.checkpoint.tensors.items() if not torch.equal(new, tensors[name])] == names
     for name in names:

@@ -21,8 +21,8 @@ from detrcli import architectures
 from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.architectures.tiny import TinyArchitecture, TinyConfig
 from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.checkpoints.formats.native import HEADER, find, save_as
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.checkpoints.save import HEADER, find, save
 from detrcli.errors import WeightsError
 
 PART, NOTE = "parts/transformer.safetensors", "note.txt"
@@ -73,7 +73,7 @@ def names(folder: Path) -> list[str]:
 
 def test_round_trip(tmp_path: Path, checkpoint: Checkpoint) -> None:
     """By its path, and by that of the run whose best it is."""
-    path = save(checkpoint, tmp_path, "best")
+    path = save_as(checkpoint, tmp_path, "best")
     assert path == tmp_path / "best" == find(tmp_path, "best")
     assert names(tmp_path) == sorted(f"best/{name}" for name in (HEADER, NOTE, PART))
     for source in (path, tmp_path):
@@ -82,8 +82,8 @@ def test_round_trip(tmp_path: Path, checkpoint: Checkpoint) -> None:
 
 
 def test_the_architecture_decides_between_folder_and_file(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    assert save(checkpoint, tmp_path, "a").is_dir()
-    assert save(small_weights(TINY), tmp_path, "b") == tmp_path / "b.safetensors" == find(tmp_path, "b")
+    assert save_as(checkpoint, tmp_path, "a").is_dir()
+    assert save_as(small_weights(TINY), tmp_path, "b") == tmp_path / "b.safetensors" == find(tmp_path, "b")
     assert find(tmp_path, "c") is None
     (tmp_path / "d").mkdir()
     assert find(tmp_path, "d") is None
@@ -91,14 +91,14 @@ def test_the_architecture_decides_between_folder_and_file(tmp_path: Path, checkp
 
 def test_a_folder_is_replaced(tmp_path: Path, checkpoint: Checkpoint) -> None:
     for saved in (checkpoint, other(checkpoint), checkpoint, other(checkpoint)):
-        save(saved, tmp_path, "last")
+        save_as(saved, tmp_path, "last")
         equal(load_checkpoint(str(tmp_path / "last")), saved)
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
 def test_equal_checkpoints_are_equal_folders(tmp_path: Path, checkpoint: Checkpoint) -> None:
     for name in "ab":
-        save(checkpoint, tmp_path, name)
+        save_as(checkpoint, tmp_path, name)
     for file in (HEADER, NOTE):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -107,7 +107,7 @@ def test_a_failed_write_leaves_the_previous_folder(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nothing else."""
-    save(checkpoint, tmp_path, "best")
+    save_as(checkpoint, tmp_path, "best")
     whole = Path.write_bytes
 
     def full(self: Path, data: bytes) -> int:
@@ -120,7 +120,7 @@ def test_a_failed_write_leaves_the_previous_folder(
         failing.setattr(Path, "write_bytes", full)
         for name in ("best", "last"):
             with pytest.raises(OSError, match=f"No space left on device.*{name}"):
-                save(other(checkpoint), tmp_path, name)
+                save_as(other(checkpoint), tmp_path, name)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     equal(load_checkpoint(str(tmp_path)), checkpoint)
 
@@ -134,7 +134,7 @@ def test_a_power_cut_between_two_renames(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
     """The previous folder is found until the new one has replaced it."""
-    save(checkpoint, tmp_path, "best")
+    save_as(checkpoint, tmp_path, "best")
     replace_path, done = os.replace, []
 
     def cut(*paths: Path) -> None:
@@ -152,21 +152,21 @@ def test_a_power_cut_between_two_renames(
         dying.setattr(os, "replace", cut)
         dying.setattr(shutil, "rmtree", remove_before_the_cut)
         with nullcontext() if renames == 2 else pytest.raises(PowerCut):
-            save(other(checkpoint), tmp_path, "best")
+            save_as(other(checkpoint), tmp_path, "best")
     expected = checkpoint if renames < 2 else other(checkpoint)
     assert (tmp_path / "best").exists() is (renames != 1)
     for source in (tmp_path, tmp_path / "best"):
         equal(load_checkpoint(str(source)), expected)
     assert find(tmp_path, "best") == tmp_path / "best"
 
-    save(checkpoint, tmp_path, "best")
+    save_as(checkpoint, tmp_path, "best")
     equal(load_checkpoint(str(tmp_path)), checkpoint)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 def test_any_flipped_bit_is_noticed(tmp_path: Path, checkpoint: Checkpoint) -> None:
     """In the tensors and their header, and in our header."""
-    path = save(checkpoint, tmp_path, "best")
+    path = save_as(checkpoint, tmp_path, "best")
     data, header = (path / PART).read_bytes(), (path / HEADER).read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     for file, whole, places in (
@@ -184,7 +184,7 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path, checkpoint: Checkpoint) -> N
 
 
 def test_invalid_folders(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    path = save(checkpoint, tmp_path, "best")
+    path = save_as(checkpoint, tmp_path, "best")
     whole = json.loads((path / HEADER).read_text())
     for header, reason in (
         (whole | {"format": "detrcli/9"}, "detrcli/9"),

@@ -27,10 +27,11 @@ _LAYERS: dict[str, Any] = {
 
 
 def resnet(*stages: str, kind: Any = transformers.ResNetConfig) -> Any:
+    # With other widths than multiples of 16, oneDNN's backward convolution (avx512_core) can corrupt the memory.
+    first, widths = (16, [16, 16, 32, 32]) if kind is transformers.ResNetConfig else (8, [8, 16, 24, 32])
     return kind(
-        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic",
-        out_features=list(stages),
-    )  # fmt: skip
+        embedding_size=first, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic", out_features=list(stages)
+    )
 
 
 def _rt(backbone: Any, **more: Any) -> dict[str, Any]:

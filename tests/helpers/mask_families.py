@@ -9,7 +9,7 @@ import transformers
 from families import CLASSES, root
 from transformers import AutoModelForUniversalSegmentation
 
-NAMES = ("mask2former", "maskformer")
+NAMES = ["mask2former", "maskformer"]
 QUERIES = 16
 # Random starts, and factors of some parts, with which scores differ and masks are parts of the picture.
 SEEDS = {"mask2former": 3, "maskformer": 2}

@@ -21,6 +21,10 @@ MOST = 24  # tokens of a text with all phrases
 NAMES = ["grounding", "owlv2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mm-grounding", "owlvit"))]
 
 
+def are_taken_by(name: str) -> bool:
+    return "grounding" in name or name.startswith("owl")
+
+
 def bert(folder: Path) -> Any:
     """A tokenizer of few words, with those that part phrases at the numbers that the network knows them by."""
     vocabulary = [f"[unused{number}]" for number in range(1030)]

@@ -78,6 +78,18 @@ def shapes_fixture(images: int = 12, objects: int = 2) -> Any:
     return data
 
 
+def shapes_folder(**options: Any) -> Any:
+    """A module's folder of shapes, made with these options."""
+
+    @pytest.fixture(scope="module")
+    def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("data") / "shapes"
+        make_shapes(folder, **options)
+        return folder
+
+    return data
+
+
 def data_of(folder: Path) -> Data:
     return prepare_data(str(folder), examine(open_data(folder)))
 
@@ -141,13 +153,13 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     return {name: value}
 
 
-def assert_resumes_to_the_same_bits(data: Path, folder: Path, **chosen: Any) -> None:
-    """A model that is stopped after three steps and resumed ends as a model that never stopped."""
+def assert_resumes_to_the_same_bits(data: Path, folder: Path, step: int = 3, **chosen: Any) -> None:
+    """A model that is stopped after some steps and resumed ends as a model that never stopped."""
     facts = {"weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9, **chosen}
     read = data_of(data)
     whole = new(read, folder / "whole", **facts)
     whole.run(Interrupts())
-    stopped(read, folder / "parts", step=3, **facts)
+    stopped(read, folder / "parts", step=step, **facts)
     parts = resume(read, folder / "parts")
     parts.run(Interrupts())
     assert comparable(parts) == comparable(whole)

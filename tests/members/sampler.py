@@ -5,7 +5,7 @@ fourth loss term and a fixed input size. No other file refers to it but the test
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrcli.architectures.architecture import Architecture, DataFacts
+from detrcli.architectures.common import set_prediction_loss
 from detrcli.config import Layers, LossConfig, ModelConfig, Preprocessing, Width
 from detrcli.losses.criterion import Criterion
-from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid
-from detrcli.losses.terms import LossTerm, class_cost, class_loss, giou_cost, giou_loss, l1_cost, l1_loss, per_object
+from detrcli.losses.terms import LossTerm, per_object
 from detrcli.model.backbone import Backbone
 from detrcli.model.detection_transformer import BoxHead, DetectionTransformer
 from detrcli.model.inspectable import ForwardRecord, Inspectable, Sampled, Stage
@@ -116,8 +116,8 @@ class Sampler(DetectionTransformer):
 
     def _denoise(self, targets: Sequence[Target], maps: Sequence[Tensor]) -> QueryGroup:
         """Return a group of queries that start at noisy boxes of the objects, each several times."""
-        most, device = max(1, *map(len, targets)), maps[0].device
-        B, Q = len(targets), REPEATS * most
+        device = maps[0].device
+        B, Q = len(targets), REPEATS * max(1, *map(len, targets))
         contents = torch.zeros(B, Q, self.contents.shape[1], device=device)
         boxes = torch.zeros(B, Q, 4, device=device)
         own, images, queries, objects = [], [], [], []
@@ -146,7 +146,7 @@ class Sampler(DetectionTransformer):
 
 class SamplerRecord(ForwardRecord):
     def __init__(self) -> None:
-        self.calls: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # references, points, weights
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []  # references, points, weights of each layer
 
     def cross(self, layer: int, queries: Sequence[int]) -> Sampled:
         references, points, weights = (value[:, list(queries)] for value in self.calls[layer])
@@ -165,25 +165,19 @@ class SamplerInspectable(Inspectable):
     def recorded(self) -> Iterator[SamplerRecord]:
         record = SamplerRecord()
 
-        def record_call(layer: int) -> Any:
-            def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
-                record.calls[layer] = (inputs[1].detach(), output[1].detach(), output[2].detach())
-                height, width = inputs[2][0].shape[-2:]
-                record.cells = height, width
-
-            return hook
+        def record_call(_module: nn.Module, inputs: Any, output: Any) -> None:
+            record.calls.append((inputs[1].detach(), output[1].detach(), output[2].detach()))
+            record.cells = tuple(inputs[2][0].shape[-2:])
 
         def record_output(_module: nn.Module, _inputs: Any, output: Output) -> None:
             record.output = output
+            record.calls = record.calls[-self.decoder_layers :]  # of the last forward pass
 
-        handles = [self.model.register_forward_hook(record_output)]
-        for layer, module in enumerate(self.model.attentions):
-            handles.append(module.register_forward_hook(record_call(layer)))
-        try:
+        with ExitStack() as hooks:
+            hooks.enter_context(self.model.register_forward_hook(record_output))
+            for module in self.model.attentions:
+                hooks.enter_context(module.register_forward_hook(record_call))
             yield record
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def stages(self) -> Sequence[Stage]:
         return [
@@ -201,11 +195,8 @@ class SamplerArchitecture(Architecture[SamplerConfig]):
     config = SamplerConfig
     presets: Mapping[str, SamplerConfig] = {"sampler": SamplerConfig()}
     preprocessing = Preprocessing(ExactSize(32, 48))
-    loss = LossConfig(
-        class_cost="focal",
-        cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
-        loss={"class": 2.0, "l1": 5.0, "giou": 2.0, "center": 1.0},
-    )
+    weights: Mapping[str, float] = {"class": 2.0, "l1": 5.0, "giou": 2.0}
+    loss = LossConfig(class_cost="focal", cost=weights, loss={**weights, "center": 1.0})
 
     def build(self, config: SamplerConfig) -> Sampler:
         return Sampler(config)
@@ -214,20 +205,9 @@ class SamplerArchitecture(Architecture[SamplerConfig]):
         return Sigmoid(top_k=20)
 
     def make_loss(self, config: SamplerConfig, loss: LossConfig) -> Criterion:
-        scoring, cost, weight = self.scoring(config), loss.cost, loss.loss
-        return Criterion(
-            scoring,
-            HungarianMatcher(
-                [class_cost(scoring, loss.class_cost, cost["class"]), l1_cost(cost["l1"]), giou_cost(cost["giou"])],
-                loss.matching,
-            ),
-            [
-                class_loss(scoring, weight["class"]),
-                l1_loss(weight["l1"]),
-                giou_loss(weight["giou"]),
-                LossTerm("center", weight["center"], center, per_object),
-            ],
-        )
+        base = set_prediction_loss(self.scoring(config), loss)
+        terms = [*base.terms, LossTerm("center", loss.weight("loss", "center"), center, per_object)]
+        return Criterion(base.scoring, base.matcher, terms)
 
     def inspect(self, model: Sampler) -> SamplerInspectable:
         return SamplerInspectable(model)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from here import Detr
 from members import sampler, stranger
-from trainings import assert_resumes_to_the_same_bits
+from trainings import assert_resumes_to_the_same_bits, shapes_folder
 
 import detrcli.architectures
 from detrcli.checkpoints.load import load_checkpoint
@@ -20,11 +20,7 @@ from detrcli.data.make import make_shapes
 QUICK = ("--epochs", 2, "--batch-size", 4, "--set", "workers=0")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=20, size=40, objects=3)
-    return folder
+data = shapes_folder(images=20, size=40, objects=3)
 
 
 @pytest.fixture(scope="module")

@@ -1,33 +1,34 @@
-"""The small models with deformable attention in all commands, and their recipe."""
+"""The small models in all commands, with deformable attention and with masks, and their recipe."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from here import Detr
-from trainings import assert_resumes_to_the_same_bits
+from trainings import assert_resumes_to_the_same_bits, shapes_folder
 
 from detrcli.architectures import preset
 from detrcli.architectures.architecture import DataFacts
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
+from detrcli.inference.engines import FastEngine, PlainEngine
+from detrcli.structures import Batch, Target
 
-BOTH = pytest.mark.parametrize("model", ["dino-tiny", pytest.param("deformable-tiny", marks=pytest.mark.slow)])
-QUICK = ("--epochs", 2, "--batch-size", 4, "--set", "workers=0")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=20, size=64, objects=3)
-    return folder
+SLOW = pytest.mark.slow
+BOTH = pytest.mark.parametrize("model", ["dino-tiny", pytest.param("deformable-tiny", marks=SLOW)])
+QUICK = ("--weights", "none", "--out", "run", "--epochs", 1, "--batch-size", 4, "--set", "workers=0")
+SMALL = (*QUICK, "--size", 48, "--set", "queries=8")
+CPU = torch.device("cpu")
+data = shapes_folder(images=20, size=64, objects=3)
 
 
 @BOTH
 def test_all_commands(model: str, detr: Detr, data: Path) -> None:
-    trained = detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK)
+    trained = detr("train", data, "--model", model, *QUICK)
     assert trained.code == 0, trained.err
     assert "20 images of 64 x 64, at most 3 objects in each" in trained.err
     assert ", queries 30, lr" in trained.err
@@ -55,25 +56,25 @@ def test_all_commands(model: str, detr: Detr, data: Path) -> None:
     assert shown.out.count("proposals ") == 1
 
 
-@BOTH
+@pytest.mark.parametrize("model", ["dino-tiny", "deformable-tiny", "dino-tiny-masks"])
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.slow
 def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> None:
-    """Denoising's draws and mosaics follow from the step."""
+    """Random numbers of denoising, mosaics and points in masks follow from the step."""
     assert_resumes_to_the_same_bits(data, tmp_path, model=model, augmentation="strong")
 
 
 @BOTH
 @pytest.mark.slow
 def test_training_on_other_classes(model: str, detr: Detr, data: Path, tmp_path: Path) -> None:
-    assert detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK).code == 0
+    assert detr("train", data, "--model", model, *QUICK).code == 0
     other = tmp_path / "other"
     make_shapes(other, images=8, size=64, objects=3)
     for path in (other / "annotations").iterdir():
         document = json.loads(path.read_text())
         document["categories"][0]["name"] = "something new"
         path.write_text(json.dumps(document))
-    again = detr("train", other, "--weights", "run", "--out", "more", *QUICK)
+    again = detr("train", other, *QUICK, "--weights", "run", "--out", "more")
     assert again.code == 0, again.err
     assert "something new" in again.err
     assert "something new" in load_checkpoint("more").classes.names
@@ -81,19 +82,120 @@ def test_training_on_other_classes(model: str, detr: Detr, data: Path, tmp_path:
 
 def test_the_recipe_depends_on_the_data() -> None:
     architecture, config = preset("dino-tiny")
-    small = architecture.recipe(config, DataFacts(images=60, shorter=128, longer=160, objects=5))
-    assert (small["size"], small["queries"], small["batch_size"], small["epochs"]) == (128, 30, 15, 150)
-    large = architecture.recipe(config, DataFacts(images=600, shorter=512, longer=512, objects=40))
-    assert (large["size"], large["queries"], large["batch_size"], large["epochs"]) == (256, 80, 16, 18)
-    assert large["warmup"] == 18 * (600 // 16) // 20
+
+    def recipe(*facts: int) -> list[Any]:
+        settings = architecture.recipe(config, DataFacts(*facts))
+        return [settings[name] for name in ("size", "queries", "batch_size", "epochs", "warmup")]
+
+    assert recipe(60, 128, 160, 5) == [128, 30, 15, 150, 150 * (60 // 15) // 20]
+    assert recipe(600, 512, 512, 40) == [256, 80, 16, 18, 18 * (600 // 16) // 20]
+    # Images of small objects are enlarged.
+    assert [recipe(80, 128, 128, 5, small)[0] for small in (30, 16, 14, 12, 2)] == [128, 128, 144, 160, 160]
+    assert [recipe(80, 512, 512, 5, small)[0] for small in (40, 32, 24)] == [256, 256, 320]
+    assert recipe(80, 32, 32, 5, 1)[0] == 64
 
 
-def test_the_recipe_enlarges_images_of_small_objects() -> None:
-    architecture, config = preset("dino-tiny")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("detr-tiny-masks", marks=SLOW),
+        "dino-tiny-masks",
+        pytest.param("deformable-tiny-masks", marks=SLOW),
+    ],
+)
+def test_training_and_evaluation_with_masks(name: str, detr: Detr, data: Path) -> None:
+    shown = detr("train", data, "--model", name, *SMALL)
+    assert shown.code == 0, shown.err
+    with Path("run/metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["loss_mask"]) > 0
+    assert float(row["loss_dice"]) > 0
+    evaluated = detr("eval", data, "--weights", "run", "--json")
+    assert evaluated.json["masks"].keys() == evaluated.json["metrics"].keys()
+    measured = {name: float(row[f"mask_{name}"]) for name in evaluated.json["masks"]}
+    assert measured == pytest.approx(evaluated.json["masks"], abs=1e-9)
+    shown = detr("predict", data / "val" / "000000.png", "--weights", "run", "--threshold", 0, "--json", "--no-images")
+    assert all(detection["mask"]["size"] == [64, 64] for detection in shown.json["images"][0]["detections"])
 
-    def size(small: int, side: int = 128) -> Any:
-        return architecture.recipe(config, DataFacts(80, side, side, objects=5, small=small))["size"]
 
-    assert [size(small) for small in (30, 16, 14, 12, 2)] == [128, 128, 144, 160, 160]
-    assert [size(small, 512) for small in (40, 32, 24)] == [256, 256, 320]
-    assert size(1, 32) == 64
+@pytest.mark.parametrize("name", ["detr-tiny-masks", "dino-tiny-masks", "deformable-tiny-masks"])
+@torch.no_grad()
+def test_the_fast_engine_computes_the_same_masks(name: str) -> None:
+    torch.manual_seed(0)
+    architecture, config = preset(name)
+    model = architecture.build(config).eval()
+    batch = Batch(torch.randn(2, 3, 64, 80), None)
+    plain, fast = PlainEngine(model, CPU)(batch), FastEngine(model, CPU)(batch)
+    alone = PlainEngine(model, CPU)(Batch(batch.images[1:], None))
+    queries = torch.tensor([1, 0, 1]), torch.tensor([3, 4, 5])
+    assert plain.masks is not None
+    assert fast.masks is not None
+    assert alone.masks is not None
+    masks = plain.masks(*queries)
+    assert masks.shape == (3, 64, 80)
+    torch.testing.assert_close(fast.masks(*queries), masks, rtol=1e-3, atol=1e-4)
+    single = alone.masks(torch.tensor([0]), torch.tensor([5]))[0]
+    torch.testing.assert_close(single, masks[2], rtol=1e-3, atol=1e-4)
+
+
+def test_a_mask_head_on_a_frozen_detector(detr: Detr, data: Path) -> None:
+    """The detector's tensors and statistics are bitwise equal afterwards."""
+    frozen = ("--set", "freeze=detector", "--set", "ema=0")
+    shown = detr("train", data, "--model", "dino-tiny-masks", *QUICK, *frozen, "--weights", "shapes")
+    assert shown.code == 0, shown.err
+    assert "shapes has no mask head" in shown.err
+    before, after = load_checkpoint("shapes").tensors, load_checkpoint("run").tensors
+    assert all(torch.equal(after[f"detector.{name}"], tensor) for name, tensor in before.items())
+    for model, options, reason in (
+        ("dino-tiny", frozen, "mask head"),
+        ("dino-tiny-masks", (*frozen, "--set", "compile=true", "--weights", "shapes"), "mask head"),
+        ("detr-tiny-masks", ("--weights", "shapes"), "detr-tiny-masks: it is a dino-tiny"),
+    ):
+        shown = detr("train", data, "--model", model, *QUICK, "--out", "more", *options)
+        assert shown.code == 2
+        assert reason in shown.err
+
+
+@pytest.mark.slow
+def test_data_without_masks_is_reported_before_anything_is_written(detr: Detr, tmp_path: Path) -> None:
+    make_shapes(tmp_path / "boxes", images=8, size=48)
+    for path in (tmp_path / "boxes" / "annotations").iterdir():
+        document = json.loads(path.read_text())
+        for entry in document["annotations"]:
+            del entry["segmentation"]
+        path.write_text(json.dumps(document))
+    shown = detr("train", "boxes", "--model", "dino-tiny-masks", *SMALL)
+    assert shown.code == 3
+    assert "mask" in shown.err
+    assert not Path("run").exists()
+    assert detr("train", "boxes", "--model", "dino-tiny", *SMALL).code == 0
+
+
+@pytest.mark.slow
+def test_commands_that_show_the_detector(detr: Detr, data: Path) -> None:
+    assert detr("train", data, "--model", "detr-tiny-masks", *SMALL).code == 0
+    image = data / "val" / "000000.png"
+    for command in (
+        ("visualize-attn", image, "--weights", "run", "--query", 3, "--out", "attention.png"),
+        ("match-debug", data, "--weights", "run", "--image", 1, "--json", "--out", "matching.png"),
+        ("explain", image, "--weights", "run"),
+        ("report", data, "--weights", "run", "--out", "report"),
+        ("doctor", "run"),
+    ):
+        shown = detr(*command)
+        assert shown.code == 0, (command, shown.err)
+
+
+def test_a_batch_without_objects() -> None:
+    """It has a loss, and gradients for all of the mask head."""
+    architecture, config = preset("dino-tiny-masks")
+    model = architecture.build(config)
+    nothing = Target(
+        torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), masks=torch.zeros(0, 64, 64, dtype=torch.bool)
+    )
+    output = model(Batch(torch.randn(1, 3, 64, 64), None), [nothing])
+    loss = architecture.make_loss(config, architecture.loss).compute_loss(output, [nothing])
+    loss.total.backward()
+    assert loss.parts["mask"] == loss.parts["dice"] == 0
+    grads = [p.grad for p in model.mask_head.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)

@@ -23,16 +23,24 @@ from detrcli.architectures.adapters.config import (
     queries_key,
 )
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
-from detrcli.architectures.adapters.folder import PROCESSOR, load, model_type_of, preprocessing_of, size_of
-from detrcli.architectures.adapters.library import LOCAL, TransformersNetwork, import_transformers, loading
-from detrcli.architectures.adapters.network import AdaptedNetwork
-from detrcli.architectures.adapters.other_networks import (
+from detrcli.architectures.adapters.library import (
+    LOCAL,
+    PROCESSOR,
+    import_transformers,
+    load,
+    model_type_of,
+    preprocessing_of,
+    size_of,
+)
+from detrcli.architectures.adapters.network import (
+    AdaptedNetwork,
     MaskNetwork,
     OpenVocabularyNetwork,
     PatchNetwork,
     TokenNetwork,
+    TransformersNetwork,
 )
-from detrcli.architectures.adapters.phrases import READERS, load_tokenizer
+from detrcli.architectures.adapters.phrases import tokens_of
 from detrcli.architectures.architecture import DataFacts, FolderArchitecture, ImportedArchitecture, ImportedModel
 from detrcli.architectures.foreign import PREFIX, OwnLoss
 from detrcli.config import LossConfig, Preprocessing
@@ -84,8 +92,10 @@ class TransformersArchitecture(ImportedArchitecture[T]):
 
     def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
         model_type = model_type_of(folder, source, has_masks=self.network.has_masks)
-        family = self.config.families[model_type]
-        tokens = self.read_phrases(phrases, folder, family, source)  # may fail, so before the tensors
+        family: Any = self.config.families[model_type]
+        tokens: dict[str, Any] = {}
+        if self.takes_phrases:  # may fail, so before the tensors
+            tokens["texts"], tokens["spans"] = tokens_of(phrases, folder, family, source)
         network, processor = load(self.network.task, folder, family, source)
         numbers, key = network.config, queries_key(family, network.config)
         patches = 0 if key else numbers.vision_config.image_size // numbers.vision_config.patch_size
@@ -105,10 +115,6 @@ class TransformersArchitecture(ImportedArchitecture[T]):
             preprocessing_of(processor, family, source),
         )
 
-    def read_phrases(self, phrases: Sequence[str], folder: Path, family: Any, source: str) -> Mapping[str, Any]:
-        """Return the fields of the config with the phrases as tokens, if the model takes phrases."""
-        return {}
-
 
 class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArchitecture[ClosedSetConfig]):
     """Closed-set detectors."""
@@ -125,8 +131,15 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
         return Sigmoid(top_k=config.family.detections or config.queries)
 
     def make_loss(self, config: ClosedSetConfig, loss: LossConfig) -> OwnLoss:
-        scoring = self.scoring(config)
-        return OwnLoss(scoring, matcher_of(config, scoring))
+        """Return the network's loss, with a matcher that is equal to the network's."""
+        numbers, kind = config.library_config(), "probability"
+        matched = scoring = self.scoring(config)
+        if isinstance(scoring, Sigmoid):
+            alpha, gamma = (getattr(numbers, f"matcher_{name}", getattr(scoring, name)) for name in ("alpha", "gamma"))
+            matched, kind = replace(scoring, alpha=alpha, gamma=gamma), "focal"
+        weights = [float(getattr(numbers, name)) for name in config.family.costs]  # of class, L1 and GIoU
+        costs = [class_cost(matched, kind, weights[0]), l1_cost(weights[1]), giou_cost(weights[2])]
+        return OwnLoss(scoring, HungarianMatcher(costs))
 
     def recipe(self, config: ClosedSetConfig, facts: DataFacts) -> Mapping[str, Any]:
         """Return the family's recipe, with an augmentation that keeps the size of its input."""
@@ -154,17 +167,6 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
         return {PREFIX + name: tensor for name, tensor in network.state_dict().items()}
 
 
-def matcher_of(config: ClosedSetConfig, scoring: Scoring) -> HungarianMatcher:
-    """Return the family's matching in our terms."""
-    numbers = config.library_config()
-    weights = [float(getattr(numbers, name)) for name in config.family.costs]  # of class, L1 and GIoU
-    kind = "probability"
-    if isinstance(scoring, Sigmoid):
-        alpha, gamma = (getattr(numbers, f"matcher_{name}", getattr(scoring, name)) for name in ("alpha", "gamma"))
-        scoring, kind = replace(scoring, alpha=alpha, gamma=gamma), "focal"
-    return HungarianMatcher([class_cost(scoring, kind, weights[0]), l1_cost(weights[1]), giou_cost(weights[2])])
-
-
 class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig]):
     """Detectors whose classes are phrases that the user gives."""
 
@@ -182,13 +184,6 @@ class OpenVocabularyArchitecture(TransformersArchitecture[OpenVocabularyConfig])
 
     def make_loss(self, config: OpenVocabularyConfig, loss: LossConfig) -> OwnLoss:
         return OwnLoss(self.scoring(config), None)
-
-    def read_phrases(self, phrases: Sequence[str], folder: Path, family: Any, source: str) -> Mapping[str, Any]:
-        tokenizer = load_tokenizer(folder, family, source)
-        with loading(source):
-            numbers = import_transformers().AutoConfig.from_pretrained(folder, **LOCAL)
-        texts, spans = READERS[family.text](phrases, tokenizer, numbers, source)
-        return {"texts": texts, "spans": spans}
 
 
 class MaskClassifierArchitecture(TransformersArchitecture[MaskConfig]):

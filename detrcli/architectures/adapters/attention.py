@@ -1,20 +1,18 @@
-"""Attention of transformers' networks, recorded by hooks on their attention modules.
+"""Attention and stages of transformers' networks, recorded by hooks on their modules.
 
-A record keeps the inputs of each module. The module computes again, with its weights, when its attention is requested.
+A record keeps the inputs of each attention module, which computes again when its attention is requested.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from detrcli.architectures.adapters.network import AdaptedNetwork
-from detrcli.architectures.adapters.other_networks import OpenVocabularyNetwork
-from detrcli.architectures.adapters.stages import stages_of
+from detrcli.architectures.adapters.network import AdaptedNetwork, OpenVocabularyNetwork
 from detrcli.errors import UsageError
 from detrcli.model.inspectable import (
     Ability,
@@ -28,7 +26,6 @@ from detrcli.model.inspectable import (
 )
 from detrcli.structures import Output
 
-TokenKind = Literal["cells", "queries"]
 # Names of the argument with the values that an attention module combines.
 VALUES = ("value_states", "values", "hidden_states")
 
@@ -53,7 +50,8 @@ class Call:
         with module.sampling_offsets.register_forward_hook(lambda _m, _i, out: captured.update(offsets=out)):
             _, weights = self.repeat()
         shapes = [(int(h), int(w)) for h, w in self.inputs["spatial_shapes_list"]]
-        counts = points_per_level(module, len(shapes))
+        count = module.n_points  # that a head samples: on each level, or on all levels the same
+        counts = list(count) if isinstance(count, list | tuple) else [int(count)] * len(shapes)
         B, n = weights.shape[:2]
         weights = weights.reshape(B, n, module.n_heads, sum(counts))
         offsets = captured["offsets"].view(B, n, module.n_heads, sum(counts), 2)
@@ -70,12 +68,6 @@ class Call:
             offsets = offsets * shares * at_level[:, :, None, :, 2:] * scale
         points = at_level[:, :, None, :, :2] + offsets  # (B, n, heads, all points, 2)
         return Sampled(by_level(points, counts), by_level(weights, counts), references[:, :, 0], shapes[0])
-
-
-def points_per_level(module: Any, levels: int) -> list[int]:
-    """Return how many points a head samples on each level."""
-    count = module.n_points
-    return list(count) if isinstance(count, list | tuple) else [int(count)] * levels
 
 
 def by_level(values: Tensor, counts: Sequence[int]) -> Tensor:
@@ -111,20 +103,6 @@ def returning_weights(module: nn.Module) -> Iterator[None]:
             config._attn_implementation = before
 
 
-def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call of `forward` by name."""
-    named = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-    return named | named.pop("kwargs", {})
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """The places of cells and queries among the tokens of an encoder without a decoder. The first token is neither."""
-
-    cells: slice
-    queries: slice
-
-
 class TransformersRecord(ForwardRecord):
     """The calls of all attention modules in a forward pass."""
 
@@ -140,48 +118,42 @@ class TransformersRecord(ForwardRecord):
 
     @torch.inference_mode()
     def cross(self, layer: int, queries: Sequence[int]) -> Attention:
-        call = self.calls[self._inspected.cross[layer]]
-        if self._inspected.kind == "sampled":
-            return _part(call.sampled(), queries)
-        weights = self._weights(call, "queries", "cells")  # (B, heads, Q, S)
-        return _maps(weights[:, :, list(queries)], self.cells)
+        call, tokens = self.calls[self._inspected.cross[layer]], self._inspected.query_tokens
+        return self._attention(call, self._inspected.kind, tokens, queries, self.cells)
 
     @torch.inference_mode()
     def encoder(self, layer: int, cells: Sequence[int]) -> Attention:
-        call = self.calls[self._inspected.among_cells[layer]]
-        if self._inspected.encoder_kind == "sampled":
-            return _part(call.sampled(), cells)
-        weights = self._weights(call, "cells", "cells")  # (B, heads, S, S)
-        return _maps(weights[:, :, list(cells)], self.encoder_cells)
+        call, tokens = self.calls[self._inspected.among_cells[layer]], self._inspected.cell_tokens
+        return self._attention(call, self._inspected.encoder_kind, tokens, cells, self.encoder_cells)
 
     @torch.inference_mode()
     def among_queries(self, layer: int) -> Tensor:
-        return self._weights(self.calls[self._inspected.among_queries[layer]], "queries", "queries")
+        tokens = self._inspected.query_tokens
+        return _weights(self.calls[self._inspected.among_queries[layer]], tokens, tokens)
 
     def queries_are_alike(self, layer: int) -> bool:
         inputs = self.calls[self._inspected.among_queries[layer]].inputs
         values: Tensor = next(inputs[name] for name in VALUES if name in inputs)
-        return self._inspected.row is None and bool((values == values[:, :1]).all())
+        return self._inspected.query_tokens is None and bool((values == values[:, :1]).all())
 
-    def _weights(self, call: Call, sources: TokenKind, targets: TokenKind) -> Tensor:
-        """Return attention weights (B, heads, A, S), in a row of tokens normalized over those of a kind."""
-        _, weights = call.repeat()
-        if self._inspected.row is None:
-            return weights
-        part = weights[:, :, getattr(self._inspected.row, sources), getattr(self._inspected.row, targets)]
-        return part / part.sum(-1, keepdim=True)
-
-
-def _part(sampled: Sampled, queries: Sequence[int]) -> Sampled:
-    chosen = list(queries)
-    return Sampled(
-        sampled.points[:, chosen], sampled.weights[:, chosen].float(), sampled.references[:, chosen], sampled.cells
-    )
+    def _attention(
+        self, call: Call, kind: str, sources: slice | None, requested: Sequence[int], cells: tuple[int, int]
+    ) -> Attention:
+        chosen = list(requested)
+        if kind == "sampled":
+            s = call.sampled()
+            return Sampled(s.points[:, chosen], s.weights[:, chosen].float(), s.references[:, chosen], s.cells)
+        weights = _weights(call, sources, self._inspected.cell_tokens)[:, :, chosen]  # (B, heads, n, S)
+        return Dense(weights.transpose(1, 2).reshape(len(weights), len(chosen), weights.shape[1], *cells))
 
 
-def _maps(weights: Tensor, cells: tuple[int, int]) -> Dense:
-    B, heads, n, _ = weights.shape
-    return Dense(weights.transpose(1, 2).reshape(B, n, heads, *cells))
+def _weights(call: Call, sources: slice | None, targets: slice | None) -> Tensor:
+    """Return attention weights (B, heads, A, S); those of a part of the tokens are normalized over the targets."""
+    _, weights = call.repeat()
+    if sources is None or targets is None:
+        return weights
+    part = weights[:, :, sources, targets]
+    return part / part.sum(-1, keepdim=True)
 
 
 class TransformersInspectable(Inspectable):
@@ -192,44 +164,62 @@ class TransformersInspectable(Inspectable):
         self.model = model
         self.kind, self.encoder_kind = modules.kind, modules.encoder_kind
         self.cross = model.modules_of(modules.cross)
-        self.row: TokenRow | None = None
+        # Places among the tokens of an encoder without a decoder. The first token is neither cell nor query.
+        self.cell_tokens: slice | None = None
+        self.query_tokens: slice | None = None
         if modules.queries == "after cells":
             assert isinstance(model, AdaptedNetwork)
-            self.row = TokenRow(slice(1, -model.queries), slice(-model.queries, None))
+            self.cell_tokens, self.query_tokens = slice(1, -model.queries), slice(-model.queries, None)
             self.looks_by = "encoder self-attention"
         elif modules.queries == "cells":
-            self.row = TokenRow(slice(1, None), slice(1, None))
+            self.cell_tokens = self.query_tokens = slice(1, None)
             # The heads read the tokens of the last layer, and were trained on no others.
             self.cross, self.looks_by = self.cross[-1:], "self-attention in the encoder's last layer"
         self.among_queries = model.modules_of(modules.among_queries)
         self.among_cells = model.modules_of(modules.encoder)
+        self.attentions = list(dict.fromkeys([*self.among_cells, *self.among_queries, *self.cross]))
         self.encoder_layers, self.decoder_layers = len(self.among_cells), len(self.cross)
         self.heads = _heads(self.cross[0])
         abilities: dict[Ability, bool] = {
             "cross-attention": True,
             "query attention": bool(self.among_queries),
             "encoder attention": bool(self.among_cells),
-            "relevance": self.kind == "dense" and self.row is None,
+            "relevance": self.kind == "dense" and self.query_tokens is None,
         }
         self.abilities = frozenset(ability for ability, present in abilities.items() if present)
         self._projection = next(iter(model.modules_of(modules.projection)), None)
 
     def stages(self) -> Sequence[Stage]:
-        if isinstance(self.model, OpenVocabularyNetwork):
+        model, layers = self.model, self.decoder_layers
+        if isinstance(model, OpenVocabularyNetwork):
             raise UsageError("`detr explain` does not take models whose classes are phrases.")
-        return stages_of(self.model, self.decoder_layers, in_one_row=self.row is not None)
+        family = model.family
 
-    @property
-    def attentions(self) -> list[nn.Module]:
-        """All attention modules."""
-        return list(dict.fromkeys([*self.among_cells, *self.among_queries, *self.cross]))
+        def last(pattern: str) -> nn.Module:
+            modules = model.modules_of(pattern)  # after the decoder layers' heads there may be a head of the proposals
+            return modules[min(len(modules), layers) - 1]
+
+        stages = [Stage("backbone", model.backbone, pick=_last_tensor)]
+        if family.encoder:
+            stages.append(Stage("encoder", last(family.encoder), pick=_last_tensor))
+        if family.proposals and model.modules_of(family.proposals):
+            stages.append(Stage("tokens", last(family.proposals), 2))
+        attention = self.kind if self.query_tokens is None else "joint"
+        facts = {"layers": layers, "attention": attention, "count": model.queries}
+        return [
+            *stages,
+            Stage("decoder", last(family.decoder), 2, facts, pick=_last_tensor),
+            Stage("class head", last(family.class_head), 2),
+            Stage("box head", last(family.box_head), 2, {"refines": family.scoring != "softmax"}),
+        ]
 
     @contextmanager
     def recorded(self) -> Iterator[TransformersRecord]:
         record = TransformersRecord(self)
 
         def record_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs = named_arguments(module, args, kwargs)
+            inputs = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+            inputs |= inputs.pop("kwargs", {})
             record.calls[module] = Call(module, inputs)
             if "spatial_shapes_list" in inputs:
                 h, w = inputs["spatial_shapes_list"][0]  # the finest level
@@ -239,7 +229,13 @@ class TransformersInspectable(Inspectable):
             record.output = output
 
         def record_map(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            record.map = self._rows_and_columns(inputs, output)
+            if output.dim() == 4:
+                h, w = output.shape[2:]
+            else:  # patches as a row of tokens (B, S, C)
+                patch: Any = self.model.network.config.patch_size
+                height, width = patch if isinstance(patch, list | tuple) else (patch, patch)
+                h, w = inputs[0].shape[2] // height, inputs[0].shape[3] // width
+            record.map = int(h), int(w)
             if self.kind == "dense":
                 record.cells = record.map
 
@@ -250,13 +246,6 @@ class TransformersInspectable(Inspectable):
             if self._projection is not None:
                 hooks.enter_context(self._projection.register_forward_hook(record_map))
             yield record
-
-    def _rows_and_columns(self, inputs: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
-        if output.dim() == 4:
-            return int(output.shape[2]), int(output.shape[3])
-        patch: Any = self.model.network.config.patch_size  # patches as a row of tokens (B, S, C)
-        height, width = patch if isinstance(patch, list | tuple) else (patch, patch)
-        return int(inputs[0].shape[2] // height), int(inputs[0].shape[3] // width)
 
     @contextmanager
     def with_gradient(self) -> Iterator[Callable[[], GradientRecord]]:
@@ -290,3 +279,15 @@ def _heads(module: Any) -> int:
         if hasattr(module, name):
             return int(getattr(module, name))
     return int(module.q_proj.out_features // module.head_dim)
+
+
+def _last_tensor(output: Any) -> Tensor:
+    """Return the last feature map or token sequence of a module's output, which may be nested."""
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "last_hidden_state"):
+        return _last_tensor(output.last_hidden_state)
+    values = output.values() if isinstance(output, Mapping) else output
+    # Feature maps come with padding masks, which are not floating point.
+    tensors = [_last_tensor(value) for value in values if value is not None and not isinstance(value, str)]
+    return [tensor for tensor in tensors if tensor.is_floating_point()][-1]

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, Family
-from detrcli.architectures.adapters.library import import_transformers
+from detrcli.architectures.adapters.library import check_numbers, import_transformers
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
-
-# Far above any of these models, and too little to exhaust the memory.
-MAX_LAYERS, MAX_NUMBER = 1_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,13 @@ class TransformersConfig(ModelConfig):
 
     def library_config(self) -> Any:
         """Return the config object of transformers."""
-        facts = _without_downloads(json.loads(self.facts))
+        facts = json.loads(self.facts)
+        for key in ("model_type", "architectures", "auto_map", "transformers_version"):
+            facts.pop(key, None)
+        # Backbone weights are not downloaded: they come with the model's, or are trained from scratch.
+        for part in (facts, facts.get("backbone_config")):
+            if isinstance(part, dict) and "use_pretrained_backbone" in part:
+                part["use_pretrained_backbone"] = False
         return import_transformers().AutoConfig.for_model(self.model_type, **facts)
 
 
@@ -74,32 +77,7 @@ class MaskConfig(TransformersConfig):
     families = MASK_FAMILIES
 
 
-def check_numbers(facts: Any, key: str = "") -> None:
-    """Raise UsageError if a config.json, or a part of it, has a number that no model has."""
-    if isinstance(facts, dict):
-        for name, value in facts.items():
-            if name not in ("id2label", "label2id"):
-                check_numbers(value, name)
-    elif isinstance(facts, list):
-        for value in facts:
-            check_numbers(value, key)
-    elif isinstance(facts, int):
-        maximum = MAX_LAYERS if "layers" in key or "depth" in key else MAX_NUMBER
-        if facts > maximum:
-            raise UsageError(f"{key} = {facts!r:.40}: must be at most {maximum:,}.")
-
-
 def queries_key(family: Family, config: Any) -> str:
     """Return the name under which a config of transformers has the number of queries."""
     proposals = "two_stage_num_proposals"
     return proposals if getattr(config, "two_stage", False) and hasattr(config, proposals) else family.queries
-
-
-def _without_downloads(facts: dict[str, Any]) -> dict[str, Any]:
-    """Prevent the download of backbone weights, which come with the model's or are trained from scratch."""
-    for key in ("model_type", "architectures", "auto_map", "transformers_version"):
-        facts.pop(key, None)
-    for part in (facts, facts.get("backbone_config")):
-        if isinstance(part, dict) and "use_pretrained_backbone" in part:
-            part["use_pretrained_backbone"] = False
-    return facts

@@ -1,22 +1,29 @@
-"""Access to transformers: its import, its errors, and the base class of its networks."""
+"""Access to transformers: its import, its errors, and the content of its folders."""
 
-import re
+import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from detrcli.architectures.foreign import ForeignNetwork
-from detrcli.errors import WeightsError
+from detrcli.architectures.adapters.families import Family
+from detrcli.config import Color, Preprocessing
+from detrcli.errors import UsageError, WeightsError
+from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, RaisedEdges, Resize
 
 NEEDED = "Models of transformers need it to be installed: pip install 'detrcli[transformers]'"
 # For all that reads a folder: no download, and no code from the folder.
 LOCAL: Mapping[str, bool] = {"local_files_only": True, "trust_remote_code": False}
 MAX_ERROR = 300  # characters of an error of transformers; some list everything that it knows
-STEM = ("embedder", "conv1", "bn1", "layer1")  # names of the first layers in its backbones
+# Far above the config of any of these models, and too little to exhaust the memory.
+MAX_LAYERS, MAX_NUMBER = 1_000, 100_000
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+WITH_TOKENIZER = "processor_config.json"  # instead, if the processor includes a tokenizer
+# By Pillow's numbers.
+FILTERS: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
 
 def import_transformers() -> Any:
@@ -42,40 +49,124 @@ def loading(source: str) -> Iterator[None]:
         raise WeightsError(f"{source}: transformers does not load it: {reason}") from None
 
 
-class TransformersNetwork(ForeignNetwork):
-    """A network of transformers, built from a TransformersConfig."""
+def check_numbers(facts: Any, key: str = "") -> None:
+    """Raise UsageError if a config.json, or a part of it, has a number that no model has."""
+    if isinstance(facts, dict):
+        for name, value in facts.items():
+            if name not in ("id2label", "label2id"):
+                check_numbers(value, name)
+    elif isinstance(facts, list):
+        for value in facts:
+            check_numbers(value, key)
+    elif isinstance(facts, int):
+        maximum = MAX_LAYERS if "layers" in key or "depth" in key else MAX_NUMBER
+        if facts > maximum:
+            raise UsageError(f"{key} = {facts!r:.40}: must be at most {maximum:,}.")
 
-    task: ClassVar[str]  # the class of transformers that builds it
 
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.family: Any = config.family
-        # On the CPU, since constructors compute with their tensors; without advice for designers of models.
-        with torch.device("cpu"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.network = getattr(import_transformers(), self.task).from_config(config.library_config())
+def model_type_of(folder: Path, source: str, *, has_masks: bool = False) -> str:
+    """Return the `model_type` of a folder. Raises WeightsError for models that are not supported."""
+    facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    architecture = (facts.get("architectures") or [""])[0]
+    if "Segmentation" in architecture and not has_masks:
+        raise WeightsError(f"{source}: {architecture} has masks. Only detectors (...ForObjectDetection) are read.")
+    if facts.get("quantization_config"):
+        raise WeightsError(f"{source}: the weights are quantized. Only float32, float16 and bfloat16 are read.")
+    if facts.get("use_focal_loss") is False:
+        raise WeightsError(f"{source}: use_focal_loss = false is not supported: scores would not be probabilities.")
+    try:
+        check_numbers(facts)
+    except UsageError as error:
+        raise WeightsError(f"{source}: {CONFIG}: {error}") from None
+    return str(facts["model_type"])
 
-    def modules_of(self, pattern: str) -> list[nn.Module]:
-        """Return the modules of a dotted name, in which `*` stands for a number, in order."""
-        wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-        return [module for name, module in self.network.named_modules() if name and wanted.fullmatch(name)]
 
-    @property
-    def backbone(self) -> nn.Module:  # type: ignore[override]
-        return self.modules_of(self.family.backbone)[0]
+def load(task: str, folder: Path, family: Family, source: str) -> tuple[Any, Any]:
+    """Load the network, by a class of transformers, and the image processor."""
+    with loading(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network, notes = getattr(import_transformers(), task).from_pretrained(
+            folder, dtype="float32", output_loading_info=True, use_safetensors=True, **LOCAL
+        )
+        processor = _load_processor(folder, family, network.config)
+    for kind in ("missing", "mismatched"):
+        if keys := notes[f"{kind}_keys"]:
+            names = ", ".join(sorted(map(str, keys))[:3])
+            raise WeightsError(f"{source}: the tensors do not fit the model. {kind}: {names}.")
+    return network, processor
 
-    def stem(self) -> Sequence[nn.Module]:
-        """Return the outermost modules of the stem's names, which recur in the blocks behind it."""
-        named = [
-            (name.count("."), module)
-            for name, module in self.backbone.named_modules()
-            if name.rpartition(".")[2] in STEM
-        ]
-        outermost = min((depth for depth, _ in named), default=0)
-        return [module for depth, module in named if depth == outermost]
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load tensors, and tie those that the network has under several names again."""
-        result = super().load_state_dict(*args, **kwargs)
-        self.network.tie_weights()
-        return result
+def _load_processor(folder: Path, family: Family, config: Any) -> Any:
+    """Load the image processor, or create the family's with its defaults if the folder has none."""
+    transformers = import_transformers()
+    default = getattr(transformers, family.processor)
+    if any((folder / name).is_file() for name in (PROCESSOR, WITH_TOKENIZER)):
+        try:
+            return transformers.AutoImageProcessor.from_pretrained(folder, **LOCAL)
+        except ValueError:  # of a class that transformers no longer has
+            return default.from_pretrained(folder, **LOCAL)
+    if not family.side:
+        return default()
+    side = attrgetter(family.side)(config)
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return default(size={"height": height, "width": width})
+
+
+def preprocessing_of(processor: Any, family: Family, source: str) -> Preprocessing:
+    """Return the preprocessing of an image processor. Raises WeightsError if it is not supported."""
+    resample = int(processor.resample)
+    unsupported = {
+        "images are not resized or not rescaled": not (processor.do_resize and processor.do_rescale),
+        f"rescale_factor is {processor.rescale_factor}": abs(processor.rescale_factor - 1 / 255) > 1e-9,
+        "images are padded or cropped": getattr(processor, "pad_size", None) or getattr(processor, "do_center_crop", 0),
+        f"the filter is {resample}": resample not in FILTERS,
+    }
+    for problem, present in unsupported.items():
+        if present:
+            raise WeightsError(f"{source}: {PROCESSOR}: {problem}, which is not supported.")
+    # Some round the sides of the input down to multiples of a number, some round them up.
+    multiple = int(getattr(processor, "size_divisor", None) or 1)
+    rule = _resize_rule(dict(processor.size), family.divisor, multiple, source)
+    padded = family.resizing == "padded first"
+    if padded:
+        if not (isinstance(rule, ExactSize) and processor.do_pad):
+            raise WeightsError(f"{source}: {PROCESSOR}: images must be padded to a square of one size.")
+        rule = PaddedSquare(rule.height, rule.width)
+    antialiased, normalized = family.resizing == "antialiased", processor.do_normalize
+    return Preprocessing(
+        rule,
+        filter="bilinear" if padded else FILTERS[resample],  # a processor that pads ignores its filter
+        antialias=antialiased,
+        blur=padded,
+        rescale_first=not antialiased,
+        mean=_rgb(processor.image_mean if normalized else (0, 0, 0)),
+        std=_rgb(processor.image_std if normalized else (1, 1, 1)),
+        backend="torchvision",
+    )
+
+
+def _rgb(values: Any) -> Color:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _resize_rule(size: Mapping[str, int | None], divisor: int, multiple: int, source: str) -> Resize:
+    given = {key: value for key, value in size.items() if value}
+    if given.keys() == {"shortest_edge", "longest_edge"}:
+        edges = given["shortest_edge"], given["longest_edge"]
+        return BoundedEdges(*edges, divisor) if multiple == 1 else RaisedEdges(*edges, multiple)
+    if given.keys() == {"max_height", "max_width"} and multiple == 1:
+        return FitInside(given["max_height"], given["max_width"])
+    if given.keys() == {"height", "width"}:
+        return ExactSize(*(-(-given[side] // multiple) * multiple for side in ("height", "width")))
+    raise WeightsError(f"{source}: {PROCESSOR}: the size {given} is not supported.")
+
+
+def size_of(rule: Resize) -> dict[str, int]:
+    """Return the size of a processor, the inverse of `_resize_rule`."""
+    if isinstance(rule, BoundedEdges):
+        return {"shortest_edge": rule.size, "longest_edge": rule.max_size}
+    if isinstance(rule, FitInside):
+        return {"max_height": rule.height, "max_width": rule.width}
+    assert isinstance(rule, ExactSize)
+    return {"height": rule.height, "width": rule.width}

@@ -1,45 +1,118 @@
-"""Closed-set detectors of transformers as networks of ours: predictions of every decoder layer, and their own loss."""
+"""Networks of transformers as networks of ours."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from detrcli.architectures.adapters.config import ClosedSetConfig
-from detrcli.architectures.adapters.families import ClosedSet
-from detrcli.architectures.adapters.library import TransformersNetwork
-from detrcli.architectures.foreign import TOTAL
+from detrcli.architectures.adapters.config import ClosedSetConfig, OpenVocabularyConfig, TransformersConfig
+from detrcli.architectures.adapters.families import ClosedSet, OpenVocabulary
+from detrcli.architectures.adapters.library import import_transformers
+from detrcli.architectures.foreign import TOTAL, ForeignNetwork
+from detrcli.boxes import from_pixels, masks_to_boxes
+from detrcli.model.masks import QueryMasks
 from detrcli.structures import Batch, Match, Output, QueryGroup, Target
 
-
-@dataclass(frozen=True)
-class LossInputs:
-    """The predictions that a network passes to its loss function. The family determines the axis of the layers."""
-
-    logits: Tensor  # (B, Q, R)
-    boxes: Tensor  # (B, Q, 4)
-    all_logits: Tensor | None
-    all_boxes: Tensor | None
-    proposed_logits: Tensor | None  # (B, Q, R)
-    proposed_boxes: Tensor | None  # (B, Q, 4)
+STEM = ("embedder", "conv1", "bn1", "layer1")  # names of the first layers in the backbones of transformers
 
 
-class LossRecorder:
-    """Replaces a network's loss function, the place where all families have the predictions of every layer."""
+class TransformersNetwork(ForeignNetwork):
+    """A network of transformers."""
 
-    def __init__(self, loss: Callable[..., Any], *, auxiliary: bool) -> None:
-        self.loss = loss
-        self.auxiliary = auxiliary  # whether the loss takes all layers
-        self.enabled = False  # whether the loss is computed, or its inputs only recorded
-        self.inputs: LossInputs | None = None
-        # Returns logits and boxes (L, B, Q, ...) of all layers, if the network does not pass them.
-        self.layers: Callable[[], tuple[Tensor, Tensor]] | None = None
+    task: ClassVar[str]  # the class of transformers that builds it
 
-    def __call__(
+    def __init__(self, config: TransformersConfig) -> None:
+        super().__init__()
+        self.family: Any = config.family
+        # On the CPU, since constructors compute with their tensors; without advice for designers of models.
+        with torch.device("cpu"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.network = getattr(import_transformers(), self.task).from_config(config.library_config())
+
+    def modules_of(self, pattern: str) -> list[nn.Module]:
+        """Return the modules of a dotted name, in which `*` stands for a number, in order."""
+        wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
+        return [module for name, module in self.network.named_modules() if name and wanted.fullmatch(name)]
+
+    @property
+    def backbone(self) -> nn.Module:  # type: ignore[override]
+        return self.modules_of(self.family.backbone)[0]
+
+    def stem(self) -> Sequence[nn.Module]:
+        """Return the outermost modules of the stem's names, which recur in the blocks behind it."""
+        modules = [(name, module) for name, module in self.backbone.named_modules() if name.split(".")[-1] in STEM]
+        outermost = min((name.count(".") for name, _ in modules), default=0)
+        return [module for name, module in modules if name.count(".") == outermost]
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the images, and the mask of the pixels that are not padding if the network takes it."""
+        inputs = {"pixel_values": batch.images}
+        if self.family.masked and batch.padding is not None:
+            inputs["pixel_mask"] = (~batch.padding).long()
+        return inputs
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load tensors, and tie those that the network has under several names again."""
+        result = super().load_state_dict(*args, **kwargs)
+        self.network.tie_weights()
+        return result
+
+
+class AdaptedNetwork(TransformersNetwork):
+    """A closed-set detector with its own loss.
+
+    In training, and with targets, the output also contains the query groups that the loss supervises beside the
+    decoder's. In training it contains the loss.
+    """
+
+    family: ClosedSet
+    task = "AutoModelForObjectDetection"
+
+    def __init__(self, config: ClosedSetConfig) -> None:
+        super().__init__(config)
+        self.queries = config.queries
+        self.loss = self.network.loss_function
+        self.network.loss_function = self._record  # it gets the predictions of every layer, in all families
+        self.computes_loss = False
+        self.layers: tuple[Tensor, Tensor] | None = None  # logits (L, B, Q, R) and boxes (L, B, Q, 4) of all queries
+        self.proposals: Sequence[Tensor | None] = ()  # logits (B, Q, R) and boxes (B, Q, 4)
+        self.hidden: list[Tensor] = []  # (B, Q, C) of each decoder layer, if the family's norm comes after them
+        self.centers: list[Tensor] = []  # (Q, B, 2), to which the boxes of Conditional DETR are relative
+
+    def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
+        if torch.compiler.is_exporting():
+            output = self.network(**self.inputs(batch))
+            return Output(QueryGroup("decoder", output.logits[None], output.pred_boxes[None]))
+        labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets or ()]
+        self.computes_loss = self.training and targets is not None
+        with self._as_in_training(denoising=bool(labels)), self._recording_hidden_states():
+            output = self.network(**self.inputs(batch), labels=labels)
+        layers, (proposed, proposed_boxes) = self.layers, self.proposals
+        assert layers is not None
+        self.layers, self.proposals = None, ()
+        logits, boxes = layers
+        denoising, first, others = getattr(output, "denoising_meta_values", None), 0, []
+        if proposed is not None and proposed_boxes is not None:
+            others.append(
+                QueryGroup("proposals", proposed[None, :, : self.queries], proposed_boxes[None, :, : self.queries])
+            )
+        if denoising is not None:
+            first = denoising["dn_num_split"][0]
+            if targets is not None:
+                match = _denoising_match(denoising["dn_positive_idx"], targets, logits)
+                others.append(QueryGroup("denoising", logits[:, :, :first], boxes[:, :, :first], match=match))
+        named = {} if output.loss is None else {TOTAL: output.loss, **output.loss_dict}
+        matching = slice(first, first + self.queries)  # other groups of the same queries may follow
+        return Output(QueryGroup("decoder", logits[:, :, matching], boxes[:, :, matching]), tuple(others), named)
+
+    def _record(
         self,
         logits: Tensor,
         labels: Any,
@@ -48,33 +121,80 @@ class LossRecorder:
         config: Any,
         outputs_class: Tensor | None = None,
         outputs_coord: Tensor | None = None,
-        enc_outputs_class: Tensor | None = None,
-        enc_outputs_coord: Tensor | None = None,
+        *proposals: Tensor | None,
         **more: Any,
     ) -> tuple[Any, Any, Any]:
+        """Record the predictions of every layer and the proposals, then compute the loss if it is needed."""
         all_logits, all_boxes = outputs_class, outputs_coord
-        if all_logits is None and self.layers is not None:
-            all_logits, all_boxes = self.layers()
-            if self.auxiliary:
+        if all_logits is None and self.hidden:
+            all_logits, all_boxes = self._predict_layers()
+            if self.family.auxiliary:
                 outputs_class, outputs_coord = all_logits, all_boxes
                 config = copy.copy(config)
                 config.auxiliary_loss = True
-        self.inputs = LossInputs(
-            logits,
-            boxes,
-            all_logits,
-            all_boxes,
-            more.get("enc_topk_logits", enc_outputs_class),
-            more.get("enc_topk_bboxes", enc_outputs_coord),
-        )
-        if not self.enabled:
+        if all_logits is None or all_boxes is None:
+            self.layers = logits[None], boxes[None]
+        else:
+            if self.family.layers == "second":
+                all_logits, all_boxes = all_logits.transpose(0, 1), all_boxes.transpose(0, 1)
+            # Some have a prediction before the first layer; some stop at a layer before the last.
+            before = max(0, len(all_logits) - len(self.modules_of(self.family.decoder)))
+            end = before + 1 + int(getattr(self.network, "eval_idx", len(all_logits) - before - 1))
+            self.layers = all_logits[before:end], all_boxes[before:end]
+        self.proposals = proposals or (more.get("enc_topk_logits"), more.get("enc_topk_bboxes"))
+        if not self.computes_loss:
             return None, None, None
-        if enc_outputs_class is not None:
-            more |= {"enc_outputs_class": enc_outputs_class, "enc_outputs_coord": enc_outputs_coord}
+        inputs = (logits, labels, device, boxes, config, outputs_class, outputs_coord, *proposals)
         with torch.autocast(device.type, enabled=False):  # in float32, as our losses
-            return self.loss(
-                *_to_float32((logits, labels, device, boxes, config, outputs_class, outputs_coord)), **_to_float32(more)
-            )
+            result: tuple[Any, Any, Any] = self.loss(*_to_float32(inputs), **_to_float32(more))
+        return result
+
+    def _predict_layers(self) -> tuple[Tensor, Tensor]:
+        """Apply the heads to every layer's hidden states, normalized as in the paper."""
+        network: Any = self.network
+        (norm,) = self.modules_of(self.family.norm)
+        # Queries that are tokens of the encoder are the last ones.
+        states = norm(torch.stack(self.hidden))[:, :, -self.queries :]  # (L, B, Q, C)
+        boxes = network.bbox_predictor(states)
+        for points in self.centers:
+            x, y = points.transpose(0, 1).clamp(1e-5, 1 - 1e-5).logit().unbind(-1)  # each (B, Q)
+            boxes = boxes + torch.stack([x, y, torch.zeros_like(x), torch.zeros_like(x)], -1)
+        return network.class_labels_classifier(states), boxes.sigmoid()
+
+    @contextmanager
+    def _recording_hidden_states(self) -> Iterator[None]:
+        def record_hidden(_module: nn.Module, _args: Any, output: Any) -> None:
+            self.hidden.append(output if isinstance(output, Tensor) else output[0])
+
+        def record_centers(_module: nn.Module, _args: Any, output: Any) -> None:
+            self.centers.extend([output.reference_points] if hasattr(output, "reference_points") else [])
+
+        with ExitStack() as hooks:
+            hooks.callback(self.hidden.clear)
+            hooks.callback(self.centers.clear)
+            if self.family.norm:
+                for module in self.modules_of(self.family.decoder):
+                    hooks.enter_context(module.register_forward_hook(record_hidden))
+                for module in self.modules_of("model.decoder"):
+                    hooks.enter_context(module.register_forward_hook(record_centers))
+            yield
+
+    @contextmanager
+    def _as_in_training(self, *, denoising: bool) -> Iterator[None]:
+        """Set the mode of the modules that return all layers, and denoising queries, in training only.
+
+        Nothing else in these modules depends on their own mode: dropout and norms are modules below them.
+        """
+        modules = []
+        if self.family.denoises and not self.training:
+            modules = [self.network.model.decoder, *([self.network.model] if denoising else [])]
+        for module in modules:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.training = False
 
 
 def _to_float32(values: Any) -> Any:
@@ -88,128 +208,86 @@ def _to_float32(values: Any) -> Any:
     return values
 
 
-class AdaptedNetwork(TransformersNetwork):
-    """A network of transformers with its own loss.
+def _denoising_match(positive: Sequence[Tensor], targets: Sequence[Target], logits: Tensor) -> Match:
+    """Return the match of denoising queries in all layers of the logits; `positive` are the queries of each image."""
+    ends = torch.tensor([len(target) for target in targets]).cumsum(0).tolist()
+    pairs = [
+        (image, query, end - len(target) + number % len(target))
+        for image, (target, end) in enumerate(zip(targets, ends, strict=True))
+        for number, query in enumerate(positive[image].tolist())
+    ]
+    indices = torch.tensor(pairs, device=logits.device).view(-1, 3).T  # (3, P)
+    layers = torch.arange(len(logits), device=logits.device).repeat_interleave(len(pairs))
+    return Match(layers, *indices.repeat(1, len(logits)))
 
-    In training, and with targets, the output also contains the query groups that the loss supervises beside the
-    decoder's. In training it contains the loss.
-    """
 
-    family: ClosedSet
-    task = "AutoModelForObjectDetection"
+class OpenVocabularyNetwork(TransformersNetwork):
+    """A detector with the phrases that it detects in every image."""
 
-    def __init__(self, config: ClosedSetConfig) -> None:
+    family: OpenVocabulary
+    texts: Tensor  # (P, T), tokens
+    text_mask: Tensor  # (P, T), 0 for the padding of shorter texts
+    task = "AutoModelForZeroShotObjectDetection"
+
+    def __init__(self, config: OpenVocabularyConfig) -> None:
         super().__init__(config)
-        self.queries = config.queries
-        self.recorder = LossRecorder(self.network.loss_function, auxiliary=self.family.auxiliary)
-        self.network.loss_function = self.recorder
+        rows = [torch.tensor(row) for row in config.texts]
+        mask = [torch.ones_like(row) for row in rows]
+        self.register_buffer("texts", pad_sequence(rows, batch_first=True), persistent=False)
+        self.register_buffer("text_mask", pad_sequence(mask, batch_first=True), persistent=False)
 
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
-        inputs: dict[str, Any] = {"pixel_values": batch.images}
-        if self.family.masked and batch.padding is not None:
-            inputs["pixel_mask"] = (~batch.padding).long()
-        if torch.compiler.is_exporting():
-            output = self.network(**inputs)
-            return Output(QueryGroup("decoder", output.logits[None], output.pred_boxes[None]))
-        labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets or ()]
-        self.recorder.enabled = self.training and targets is not None
-        with self._as_in_training(denoising=bool(labels)), self._computing_layers():
-            output = self.network(**inputs, labels=labels)
-        recorded, self.recorder.inputs = self.recorder.inputs, None
-        assert recorded is not None
-        denoising = getattr(output, "denoising_meta_values", None)
-        others = [*_proposals(recorded, self.queries), *self._denoising(recorded, denoising, targets)]
-        named = {} if output.loss is None else {TOTAL: output.loss, **output.loss_dict}
-        logits, boxes = self._layers(recorded)
-        first = 0 if denoising is None else denoising["dn_num_split"][0]
-        matching = slice(first, first + self.queries)  # other groups of the same queries may follow
-        return Output(QueryGroup("decoder", logits[:, :, matching], boxes[:, :, matching]), tuple(others), named)
+        B = len(batch.images)
+        texts = {"input_ids": self.texts.repeat(B, 1), "attention_mask": self.text_mask.repeat(B, 1)}  # (B * P, T)
+        logits, boxes = self.predict(self.inputs(batch) | texts)
+        return Output(QueryGroup("decoder", logits, boxes))
 
-    def _layers(self, recorded: LossInputs) -> tuple[Tensor, Tensor]:
-        """Return logits (L, B, Q, R) and boxes (L, B, Q, 4) of all queries."""
-        if recorded.all_logits is None or recorded.all_boxes is None:
-            return recorded.logits[None], recorded.boxes[None]
-        logits, boxes = recorded.all_logits, recorded.all_boxes
-        if self.family.layers == "second":
-            logits, boxes = logits.transpose(0, 1), boxes.transpose(0, 1)
-        # Some have a prediction before the first layer; some stop at a layer before the last.
-        before = max(0, len(logits) - len(self.modules_of(self.family.decoder)))
-        last = int(getattr(self.network, "eval_idx", len(logits) - before - 1))
-        return logits[before : before + last + 1], boxes[before : before + last + 1]
-
-    @contextmanager
-    def _computing_layers(self) -> Iterator[None]:
-        """Let the recorder apply the heads to every layer's hidden states, normalized as in the paper."""
-        if not self.family.norm:
-            yield
-            return
-        network: Any = self.network
-        (norm,) = self.modules_of(self.family.norm)
-        hidden: list[Tensor] = []  # (B, Q, C) of each layer
-        centers: list[Tensor] = []  # (Q, B, 2), to which the boxes of Conditional DETR are relative
-
-        def record_hidden(_module: nn.Module, _args: Any, output: Any) -> None:
-            hidden.append(output if isinstance(output, Tensor) else output[0])
-
-        def record_centers(_module: nn.Module, _args: Any, output: Any) -> None:
-            centers.extend([output.reference_points] if hasattr(output, "reference_points") else [])
-
-        def layers() -> tuple[Tensor, Tensor]:
-            # Queries that are tokens of the encoder are the last ones.
-            states = norm(torch.stack(hidden))[:, :, -self.queries :]  # (L, B, Q, C)
-            boxes = network.bbox_predictor(states)
-            for points in centers:
-                x, y = points.transpose(0, 1).clamp(1e-5, 1 - 1e-5).logit().unbind(-1)  # each (B, Q)
-                boxes = boxes + torch.stack([x, y, torch.zeros_like(x), torch.zeros_like(x)], -1)
-            return network.class_labels_classifier(states), boxes.sigmoid()
-
-        self.recorder.layers = layers
-        with ExitStack() as hooks:
-            hooks.callback(setattr, self.recorder, "layers", None)
-            for module in self.modules_of(self.family.decoder):
-                hooks.enter_context(module.register_forward_hook(record_hidden))
-            for module in self.modules_of("model.decoder"):
-                hooks.enter_context(module.register_forward_hook(record_centers))
-            yield
-
-    def _denoising(
-        self, recorded: LossInputs, denoising: Mapping[str, Any] | None, targets: Sequence[Target] | None
-    ) -> Iterator[QueryGroup]:
-        if denoising is None or targets is None:
-            return
-        logits, boxes = self._layers(recorded)
-        count = denoising["dn_num_split"][0]
-        ends = torch.tensor([len(target) for target in targets]).cumsum(0).tolist()
-        pairs = [
-            (image, query, end - len(target) + number % len(target))
-            for image, (target, end) in enumerate(zip(targets, ends, strict=True))
-            for number, query in enumerate(denoising["dn_positive_idx"][image].tolist())
-        ]
-        indices = torch.tensor(pairs, device=logits.device).view(-1, 3).T  # (3, P)
-        layers = torch.arange(len(logits), device=logits.device).repeat_interleave(len(pairs))
-        match = Match(layers, *indices.repeat(1, len(logits)))
-        yield QueryGroup("denoising", logits[:, :, :count], boxes[:, :, :count], match=match)
-
-    @contextmanager
-    def _as_in_training(self, *, denoising: bool) -> Iterator[None]:
-        """Set the mode of the modules that return all layers, and denoising queries, in training only.
-
-        Nothing else in these modules depends on their own mode: dropout and norms are modules below them.
-        """
-        if self.training or not self.family.denoises:
-            yield
-            return
-        modules = [self.network.model.decoder, *([self.network.model] if denoising else [])]
-        for module in modules:
-            module.training = True
-        try:
-            yield
-        finally:
-            for module in modules:
-                module.training = False
+    @abstractmethod
+    def predict(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits (L, B, Q, K) and boxes (L, B, Q, 4) for the inputs of the network."""
 
 
-def _proposals(recorded: LossInputs, queries: int) -> Iterator[QueryGroup]:
-    if recorded.proposed_logits is not None and recorded.proposed_boxes is not None:
-        logits, boxes = recorded.proposed_logits[:, :queries], recorded.proposed_boxes[:, :queries]
-        yield QueryGroup("proposals", logits[None], boxes[None])
+class TokenNetwork(OpenVocabularyNetwork):
+    """All phrases are one text, and queries score its tokens. A phrase has the score of its best token."""
+
+    def __init__(self, config: OpenVocabularyConfig) -> None:
+        super().__init__(config)
+        self.spans = config.spans
+        self.outputs: list[Tensor] = []
+        self.network.loss_function = self._record
+
+    def _record(self, *_last: Any, outputs_class: Tensor, outputs_coord: Tensor, **_more: Any) -> tuple[None, ...]:
+        """Replace the loss function, which gets the predictions of every layer."""
+        self.outputs = [outputs_class, outputs_coord]
+        return None, None, None
+
+    def predict(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        self.network(**inputs, labels=[])  # labels, without objects, so that the network calls its loss function
+        tokens, boxes = self.outputs  # (L, B, Q, T), (L, B, Q, 4)
+        self.outputs = []
+        return torch.stack([tokens[..., first:end].amax(-1) for first, end in self.spans], -1), boxes
+
+
+class PatchNetwork(OpenVocabularyNetwork):
+    """Every phrase is a text, and queries are the patches of the image."""
+
+    def predict(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        side = self.network.config.vision_config.image_size
+        resized = tuple(inputs["pixel_values"].shape[2:]) != (side, side)
+        output = self.network(**inputs, interpolate_pos_encoding=resized)
+        return output.logits[None], output.pred_boxes[None]
+
+
+class MaskNetwork(TransformersNetwork):
+    """A mask classifier. The boxes are those around the masks."""
+
+    has_masks = True
+    task = "AutoModelForUniversalSegmentation"
+
+    def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
+        output = self.network(pixel_values=batch.images)
+        logits: Tensor = output.masks_queries_logits  # (B, Q, h, w)
+        height, width = batch.images.shape[-2:]
+        boxes = from_pixels(masks_to_boxes(logits > 0).float(), *logits.shape[-2:])  # (B, Q, 4)
+        masks = QueryMasks((height, width), lambda images, queries: logits[images, queries], by_corner=True)
+        return Output(QueryGroup("decoder", output.class_queries_logits[None], boxes[None])).with_masks(masks)

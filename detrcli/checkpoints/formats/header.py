@@ -22,7 +22,6 @@ CHECKSUM = "checksum"
 
 
 def header_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the header of a checkpoint."""
     preprocessing = {**asdict(checkpoint.preprocessing), "resize": checkpoint.preprocessing.resize.facts()}
     classes = {name: value.tolist() for name, value in vars(checkpoint.classes).items() if value is not None}
     return {
@@ -39,14 +38,15 @@ def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source
     """Return the checkpoint of a header and its tensors."""
     architecture = architecture_in(header, source)
     try:
-        classes = json.loads(header["classes"])
+        classes, facts = json.loads(header["classes"]), json.loads(header["preprocessing"])
+        facts |= {"resize": Resize.of(facts["resize"]), "mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
         return Checkpoint(
             source,
             architecture,
             architecture.config(**json.loads(header["config"])),
             tensors,
             Classes.of(classes["ids"], classes["names"], classes.get("things")),
-            _preprocessing(json.loads(header["preprocessing"])),
+            Preprocessing(**facts),
             LossConfig(**json.loads(header["loss"])),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, DetrError) as error:
@@ -84,8 +84,3 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(dtype=torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _preprocessing(facts: dict[str, Any]) -> Preprocessing:
-    rule = Resize.of(facts["resize"])
-    return Preprocessing(**{**facts, "resize": rule, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})

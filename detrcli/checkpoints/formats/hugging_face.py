@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from detrcli.architectures import architectures
-from detrcli.architectures.architecture import Architecture, ImportedArchitecture, StateDictAdapter
+from detrcli.architectures.architecture import Architecture, ImportedArchitecture, ImportedModel
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import things_among
-from detrcli.checkpoints.formats.published import check_tensors
+from detrcli.checkpoints.formats.published import Candidate, check_tensors, recognize
 from detrcli.checkpoints.phrases import EXAMPLE
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
@@ -31,12 +31,8 @@ TOKENIZER = (
 
 def imported_types() -> dict[str, ImportedArchitecture[Any]]:
     """Return the model types that other libraries read, with their architectures."""
-    return {
-        model_type: architecture
-        for architecture in architectures().values()
-        if isinstance(architecture, ImportedArchitecture)
-        for model_type in architecture.model_types
-    }
+    imported = [known for known in architectures().values() if isinstance(known, ImportedArchitecture)]
+    return {model_type: architecture for architecture in imported for model_type in architecture.model_types}
 
 
 def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
@@ -52,14 +48,8 @@ def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
                 f"{source}: this model detects phrases. Give them as {EXAMPLE}.\n"
                 "Only `detr predict`, `detr eval` and `detr visualize-attn` take such models."
             )
-        model = architecture.read(folder, source, phrases)
-        classes = _classes(model.names, model.config.classes)
-        return Checkpoint(
-            source, architecture, model.config, model.tensors, classes, model.preprocessing, architecture.loss
-        )
-    except RecursionError:
-        raise WeightsError(f"{source}: {CONFIG} or {PREPROCESSOR} is nested too deeply.\n{REMEDY}") from None
-    except (TypeError, ValueError, AttributeError, KeyError, OverflowError, UsageError) as error:
+        return _checkpoint(source, architecture, architecture.read(folder, source, phrases))
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError, UsageError) as error:
         if isinstance(error, UsageError) and architecture is not None and architecture.takes_phrases:
             raise  # about the phrases
         raise WeightsError(
@@ -69,7 +59,7 @@ def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
 
 def _load_state_dict(folder: Path, source: str, facts: Mapping[str, Any]) -> Checkpoint:
     """Read a folder of an architecture that has an adapter for the state dict."""
-    known: dict[str, list[tuple[Architecture[Any], StateDictAdapter[Any]]]] = {}
+    known: dict[str, list[Candidate]] = {}
     for architecture in architectures().values():
         for model_type, adapter in architecture.hugging_face.items():
             known.setdefault(model_type, []).append((architecture, adapter))
@@ -85,19 +75,20 @@ def _load_state_dict(folder: Path, source: str, facts: Mapping[str, Any]) -> Che
     except SafetensorError as error:
         raise WeightsError(f"{source}: {TENSORS} is not a complete safetensors file ({error}).\n{REMEDY}") from None
     candidates = known[facts["model_type"]]
-    matches = [pair for pair in candidates if pair[1].recognizes(theirs.keys())]
-    architecture, adapter = (matches or candidates[:1])[-1]  # later architectures are extensions of earlier ones
+    architecture, adapter = recognize(candidates, theirs) or candidates[0]
     tensors = adapter.rename(theirs)
     config = adapter.infer(source, tensors, facts, None)
     names = {int(index): str(name) for index, name in (facts.get("id2label") or {}).items()}
-    classes = _classes(names, config.classes)
-    preprocessing = _preprocessing(folder, source)
-    return Checkpoint(source, architecture, config, tensors, classes, preprocessing, architecture.loss)
+    return _checkpoint(source, architecture, ImportedModel(config, tensors, names, _preprocessing(folder, source)))
 
 
-def _classes(names: Mapping[int, str], count: int) -> Classes:
-    every = [names.get(index, f"class {index}") for index in range(count)]
-    return Classes.of(range(count), every, things_among(every))
+def _checkpoint(source: str, architecture: Architecture[Any], model: ImportedModel) -> Checkpoint:
+    count = model.config.classes
+    names = [model.names.get(index, f"class {index}") for index in range(count)]
+    classes = Classes.of(range(count), names, things_among(names))
+    return Checkpoint(
+        source, architecture, model.config, model.tensors, classes, model.preprocessing, architecture.loss
+    )
 
 
 def _preprocessing(folder: Path, source: str) -> Preprocessing:
@@ -114,22 +105,17 @@ def _preprocessing(folder: Path, source: str) -> Preprocessing:
         size = {"shortest_edge": size, "longest_edge": facts.get("max_size", rule.max_size)}
     if "shortest_edge" not in size:
         raise WeightsError(f"{source}: {PREPROCESSOR}: the size {size} has no shortest edge.")
-    red, green, blue = map(float, facts.get("image_mean", default.mean))
-    mean = red, green, blue
-    red, green, blue = map(float, facts.get("image_std", default.std))
-    return Preprocessing(
-        ShortestEdge(int(size["shortest_edge"]), int(size.get("longest_edge") or rule.max_size)),
-        mean=mean,
-        std=(red, green, blue),
-    )
+    colors: dict[str, Any] = {
+        name: tuple(map(float, facts.get(f"image_{name}", getattr(default, name)))) for name in ("mean", "std")
+    }
+    edges = int(size["shortest_edge"]), int(size.get("longest_edge") or rule.max_size)
+    return Preprocessing(ShortestEdge(*edges), **colors)
 
 
 def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise WeightsError(f"{source}: {path.name} is nested too deeply.\n{REMEDY}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{source}: {path.name} cannot be read ({error}).\n{REMEDY}") from None
     if not isinstance(facts, dict):
         raise WeightsError(f"{source}: {path.name} is not a JSON object.")
@@ -164,16 +150,13 @@ def fetch(source: str) -> Path:
         # The hub has the SHA-256 of large files, and git's hash of the others.
         large = files[name].lfs
         kind, promised = ("SHA-256", large.sha256) if large is not None else ("git hash", files[name].blob_id)
-        digest = _hash(path, kind)
+        if large is not None:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            content = path.read_bytes()
+            digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         if promised is not None and digest != promised:
             path.resolve().unlink()
             raise WeightsError(f"hf:{source}: {name} has the {kind} {digest}, not {promised}. Try again.")
     return paths[CONFIG].parent
-
-
-def _hash(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        if kind == "SHA-256":
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        content = file.read()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -5,7 +5,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from detrcli.architectures.architecture import Architecture, StateDictAdapter
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.errors import WeightsError
 
+Candidate = tuple[Architecture[Any], StateDictAdapter[Any]]
 DTYPES = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool}
     | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
@@ -29,8 +30,10 @@ def load(path: Path, source: str, wanted: Preset | None = None) -> Checkpoint:
     args = content.get("args")
     facts: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
     theirs = state_dict_in(content, source)
-
-    architecture, adapter = _recognize(theirs, wanted)
+    candidates = [(known, known.published) for known in architectures().values() if known.published is not None]
+    # If none matches, the wanted or the first architecture explains what is missing.
+    fallback = [pair for pair in candidates if wanted is not None and pair[0] is wanted.architecture] or candidates
+    architecture, adapter = recognize(candidates, theirs) or fallback[0]
     tensors = adapter.rename(theirs)
     config = wanted.config if wanted is not None and wanted.architecture is architecture else None
     config = adapter.infer(source, tensors, {**facts, "file": path.name}, config)
@@ -38,13 +41,9 @@ def load(path: Path, source: str, wanted: Preset | None = None) -> Checkpoint:
     return Checkpoint(source, architecture, config, tensors, classes, architecture.preprocessing, architecture.loss)
 
 
-def _recognize(tensors: Mapping[str, Tensor], wanted: Preset | None) -> tuple[Architecture[Any], StateDictAdapter[Any]]:
-    """Return the architecture of the tensors, else the wanted or the first, which explains what is missing."""
-    candidates = [(known, known.published) for known in architectures().values() if known.published is not None]
-    matches = [pair for pair in candidates if pair[1].recognizes(tensors.keys())]
-    if matches:
-        return matches[-1]  # later architectures are extensions of earlier ones
-    return next((pair for pair in candidates if wanted is not None and pair[0] is wanted.architecture), candidates[0])
+def recognize(candidates: Sequence[Candidate], tensors: Mapping[str, Tensor]) -> Candidate | None:
+    """Return the architecture of the tensors. Later architectures are extensions of earlier architectures."""
+    return next((pair for pair in reversed(candidates) if pair[1].recognizes(tensors.keys())), None)
 
 
 def state_dict_in(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
@@ -89,22 +88,18 @@ def check_tensors(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
             raise WeightsError(
                 f"{source}: a tensor has the name {name!r:.40}, which is not a string.\nSave the model's state_dict()."
             )
-        if reason := _unusable(tensor):
+        reason = ""
+        if tensor.layout != torch.strided or tensor.is_nested:
+            reason = "is sparse or nested"
+        elif tensor.is_quantized or tensor.dtype not in DTYPES:
+            reason = f"is of {str(tensor.dtype).removeprefix('torch.')}"
+        elif tensor.device.type != "cpu":
+            reason = f"is on the device {tensor.device.type}, without its numbers"
+        elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            reason = f"has {tensor.numel():,} numbers, more than the file"  # a stride of 0 makes billions of rows
+        if reason:
             raise WeightsError(
                 f"{source}: the tensor {name:.80} {reason}.\n"
                 "Save the model's state_dict() in float32, float16 or bfloat16, on the CPU."
             )
     return tensors
-
-
-def _unusable(tensor: Tensor) -> str | None:
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return "is sparse or nested"
-    if tensor.is_quantized or tensor.dtype not in DTYPES:
-        return f"is of {str(tensor.dtype).removeprefix('torch.')}"
-    if tensor.device.type != "cpu":
-        return f"is on the device {tensor.device.type}, without its numbers"
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        # A stride of 0 turns a row into billions of rows.
-        return f"has {tensor.numel():,} numbers, more than the file"
-    return None

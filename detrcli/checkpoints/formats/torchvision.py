@@ -1,9 +1,13 @@
-"""Detectors of torchvision by name, `torchvision:NAME`, or with a state dict, `torchvision:NAME=FILE`."""
+"""Weights of torchvision: detectors, `torchvision:NAME` or `torchvision:NAME=FILE`, and backbones from ImageNet."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from detrcli.architectures import Preset
 from detrcli.architectures.torchvision_detectors import ARCHITECTURE
 from detrcli.checkpoints.checkpoint import Checkpoint, check_fit
 from detrcli.checkpoints.download import fetch, hash_in_name
@@ -13,20 +17,17 @@ from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Classes
 
 PREFIX = "torchvision:"
+IMAGENET = "imagenet"
+COUNTER = "num_batches_tracked"
 
 
 def load(source: str, reporter: Reporter = SILENT) -> Checkpoint:
     """Load the published weights of a detector, or those in a file."""
-    from torchvision.models import get_model_weights
-
     name, _, file = source.removeprefix(PREFIX).partition("=")
     if name not in ARCHITECTURE.presets:
         raise UsageError(f"{source}: unknown. The detectors of torchvision are {', '.join(ARCHITECTURE.presets)}.")
-    published = get_model_weights(name)["DEFAULT"]
-    path = Path(file).expanduser() if file else fetch_published(published.url, reporter)
-    if not path.is_file():
-        raise WeightsError(f"{source}: the file {file} does not exist.")
-    theirs = state_dict_in(read_pickle(path, source), source)
+    published = _published(name)["DEFAULT"]
+    theirs = _tensors(file, source, published.url, reporter)
     config = ARCHITECTURE.config_of(name, theirs, source)
     detector = ARCHITECTURE.build(config)
     check_fit(source, detector.network.state_dict(), theirs)
@@ -40,8 +41,49 @@ def load(source: str, reporter: Reporter = SILENT) -> Checkpoint:
     )
 
 
-def fetch_published(url: str, reporter: Reporter) -> Path:
-    """Download a file of torchvision, whose name contains its hash."""
+def has_imagenet_weights(model: Preset) -> bool:
+    """Return whether the model's backbone can start from ImageNet weights."""
+    backbone = model.architecture.pretrained_backbone(model.config)
+    return backbone is not None and backbone.obstacle is None
+
+
+def backbone_weights(model: Preset, source: str, reporter: Reporter = SILENT) -> dict[str, Tensor]:
+    """Return the backbone's part of the model's state dict.
+
+    `source` is "imagenet", for torchvision's first weights of the network, from which the published DETRs were trained,
+    or the path of a state dict in torchvision's format.
+    """
+    architecture, config = model
+    backbone = architecture.pretrained_backbone(config)
+    if backbone is None:
+        raise UsageError(f"{source}: there are no pretrained weights for the backbone of a {architecture.name}.")
+    if backbone.obstacle:
+        raise WeightsError(f"{source}: {backbone.obstacle}")
+    url = _published(backbone.model)["IMAGENET1K_V1"].url
+    theirs = {
+        f"{backbone.prefix}{name}": value
+        for name, value in _tensors("" if source == IMAGENET else source, source, url, reporter).items()
+        if not name.startswith("fc.") and not name.endswith(COUNTER)
+    }
+    state = architecture.unfilled(config).state_dict()
+    wanted = {name: value for name, value in state.items() if name.startswith(backbone.prefix)}
+    # Counters start at 0, since some of their files have none.
+    counters = {name: torch.tensor(0) for name in wanted if name.endswith(COUNTER)}
+    check_fit(source, wanted, theirs | counters)
+    return theirs | counters
+
+
+def _published(model: str) -> Any:
+    from torchvision.models import get_model_weights  # slow to import
+
+    return get_model_weights(model)
+
+
+def _tensors(file: str, source: str, url: str, reporter: Reporter) -> dict[str, Tensor]:
+    """Read a file, or download torchvision's, whose name contains its hash."""
     promised = hash_in_name(url)
     assert promised, url
-    return fetch(url, promised, reporter)
+    path = Path(file).expanduser() if file else fetch(url, promised, reporter)
+    if not path.is_file():
+        raise WeightsError(f"{source}: no such file.")
+    return state_dict_in(read_pickle(path, source), source)
