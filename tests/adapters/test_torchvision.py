@@ -119,15 +119,8 @@ def test_class_rows(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_it_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
-    facts = {
-        "model": None,
-        "weights": saved(MOBILE, tmp_path),
-        "queries": None,
-        "size": 64,
-        "batch_size": 2,
-        "lr": 1e-4,
-    }
-    assert_resumes_to_the_same_bits(data, tmp_path, **facts)
+    facts = {"model": None, "weights": saved(MOBILE, tmp_path), "queries": None, "size": 64, "lr": 1e-4}
+    assert_resumes_to_the_same_bits(data, tmp_path, step=4, **facts)
 
 
 @pytest.mark.slow
