@@ -1,50 +1,43 @@
-"""Datasets: opened, checked, drawn and corrected. Without torch, unless images are drawn."""
+"""Datasets: opened, checked and corrected. This module does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from detrcli.api.options import Data, data_options
 from detrcli.api.results import Cell, Result, Table
-from detrcli.data.checks import Exif, Split
+from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport, examine, examine_headers, examine_masks
 from detrcli.data.fix import FixList, read_fix_list, write_fixed
-from detrcli.data.source import Files, for_inspection, open_data, open_source
+from detrcli.data.source import for_inspection, open_data, open_source
 from detrcli.data.splits import DataSource
-from detrcli.evaluation.class_mapping import ClassMapping
+from detrcli.evaluation.class_mapping import ClassMapping, map_classes
+from detrcli.evaluation.truth import classes_in_split
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
+from detrcli.structures import Classes
+from detrcli.system.text import preview
 
-Data = str | Path | DataSource | None  # None if `files` are given
 MAX_NAMES = 10  # of classes in a note
 EXAMPLES = 3  # problems of each kind in a table
 
 
-def open_dataset(data: Data, files: Files | None = None, reporter: Reporter = SILENT) -> DataSource:
-    """Open a dataset to be evaluated: all of an annotation file, where training would hold out a part for val.
-
-    `files` are annotation files and image folders by split, in place of `data`.
-    """
-    if isinstance(data, DataSource):
-        return data
-    source = open_source(None if data is None else Path(data), files)
-    return source if data is None else for_inspection(source, str(data), reporter)
+def open_dataset(data: Data, reporter: Reporter = SILENT) -> DataSource:
+    """Open a dataset to evaluate: all of an annotation file, where training would hold out a part for val."""
+    options = data_options(data)
+    source = open_source(options.path, options.files)
+    return source if options.path is None else for_inspection(source, str(options.data), reporter)
 
 
-def checked_split(
-    source: DataSource,
-    split: str,
-    exif: Exif = "auto",
-    *,
-    skip_bad: bool = False,
-    images: bool = True,
-    reporter: Reporter = SILENT,
-) -> Split:
+def checked_split(data: Data, split: str, *, images: bool = True, reporter: Reporter = SILENT) -> Split:
     """Read and check a split. Warnings are reported; raises DataError if there are errors.
 
     Without `images` the image files need not exist.
     """
-    examined = examine_headers(source, [split], exif, images=images, skip_bad=skip_bad)
+    options = data_options(data)
+    source = open_dataset(options, reporter)
+    examined = examine_headers(source, [split], options.exif, images=images, skip_bad=options.skip_bad)
     examined.check(reporter)
     return examined.splits[split]
 
@@ -57,19 +50,16 @@ def with_readable_masks(split: Split, name: str, *, skip_bad: bool, reporter: Re
     return report.splits[name]
 
 
-def note_class_mapping(mapping: ClassMapping, reporter: Reporter) -> None:
-    """Report classes of weights and data without a counterpart, and the pairs of a mapping by id."""
-
-    def listed(names: Sequence[str]) -> str:
-        more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-        return ", ".join(names[:MAX_NAMES]) + more
-
+def match_classes(classes: Classes, split: Split, *, by_id: bool = False, reporter: Reporter = SILENT) -> ClassMapping:
+    """Match the classes of weights with those of a split. Report classes without a counterpart, and pairs by id."""
+    mapping = map_classes(classes, classes_in_split(split), match_classes_by_id=by_id)
     if mapping.by == "id":
         pairs = [f"{ours} = {theirs}" for ours, theirs in mapping.pairs]
-        reporter.note(f"classes matched by id, weights = data: {listed(pairs)}")
+        reporter.note(f"classes matched by id, weights = data: {preview(pairs, MAX_NAMES)}")
     for place, names in (("weights", mapping.only_weights), ("data", mapping.only_data)):
         if names:
-            reporter.note(f"classes only in the {place}: {listed(names)}")
+            reporter.note(f"classes only in the {place}: {preview(names, MAX_NAMES)}")
+    return mapping
 
 
 @dataclass(frozen=True)
@@ -121,46 +111,18 @@ class DataCheck(Result):
             "problems": [asdict(problem) for problem in report.problems],
         }
 
-    def raise_errors(self) -> None:
-        """Raise DataError if there are errors."""
-        self.report.raise_errors()
 
-
-def check_data(
-    data: Data = None,
-    *,
-    files: Files | None = None,
-    exif: Exif = "auto",
-    full: bool = False,
-    skip_bad: bool = False,
-    reporter: Reporter = SILENT,
-) -> DataCheck:
+def check_data(data: Data, *, full: bool = False, reporter: Reporter = SILENT) -> DataCheck:
     """Count the contents of every split and find every problem. `full` decodes all images, however long it takes."""
-    source = data if isinstance(data, DataSource) else open_source(None if data is None else Path(data), files)
-    report = examine(source, exif=exif, full=full, skip_bad=skip_bad, reporter=reporter)
+    options = data_options(data)
+    source = open_source(options.path, options.files)
+    report = examine(source, exif=options.exif, full=full, skip_bad=options.skip_bad, reporter=reporter)
     if source.holds_out:
         reporter.note("there is no validation split; a tenth of train is held out, by a hash of the file names")
     if not report.decoded or report.masks is False:
-        what = "images were not decoded" if not report.decoded else "masks were not checked"
-        reporter.note(f"{what}, which takes more than a minute; {argument('full')} does it")
+        unchecked = "images were not decoded" if not report.decoded else "masks were not checked"
+        reporter.note(f"{unchecked}, which takes more than a minute; {argument('full')} does it")
     return DataCheck(report, source.holds_out)
-
-
-def show_data(
-    data: str | Path,
-    out: str | Path,
-    split: str = "train",
-    *,
-    images: int = 16,
-    augmented_size: int | None = None,
-    masks: bool = False,
-    seed: int = 0,
-) -> None:
-    """Draw random images of a split with their boxes, or masks, augmented for training at `augmented_size`."""
-    from detrcli.render.data_figure import ground_truth_figure
-    from detrcli.render.draw import save
-
-    save(ground_truth_figure(open_data(Path(data)), split, images, seed, augmented_size, masks=masks), Path(out))
 
 
 def fix_data(data: str | Path, marks: str | Path, out: str | Path, *, reporter: Reporter = SILENT) -> FixList:

@@ -6,16 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detrcli.api.datasets import Data, checked_split, note_class_mapping, open_dataset, with_readable_masks
-from detrcli.api.loading import WEIGHTS, Weights, as_detector
-from detrcli.api.results import Cell, Result, Table, metric
-from detrcli.data.checks import Exif, Split
-from detrcli.data.source import Files
+from detrcli.api.datasets import checked_split, match_classes, with_readable_masks
+from detrcli.api.options import WEIGHTS, Data, Weights, data_options
+from detrcli.api.results import Cell, PlainResult, Result, Table, metric
 from detrcli.errors import DataError
-from detrcli.evaluation.class_mapping import ClassMapping, map_classes
 from detrcli.evaluation.comparison import Difference, compared
 from detrcli.evaluation.masks import truth_masks
-from detrcli.evaluation.metrics import MAX_DETECTIONS, METRICS, ClassScore, boundary_evaluation, has_hotcoco, score
+from detrcli.evaluation.metrics import MAX_DETECTIONS, METRICS, ClassScore, boundary_evaluation, score
 from detrcli.evaluation.outcomes import ERROR_KINDS, ErrorKind, errors_of
 from detrcli.evaluation.panoptic import PanopticQuality, Quality, panoptic_quality, quality_of
 from detrcli.evaluation.results import Results, read_results, write_results
@@ -24,24 +21,14 @@ from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
 from detrcli.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
+    from detrcli.api.detecting import ModelRun
     from detrcli.inference.detector import Detector
 
 
 # What the COCO metrics measure, by their names.
-IOUS, SIZES, COUNTS = (
-    {"AP50": "0.50", "AP75": "0.75"},
-    {"s": "small", "m": "medium", "l": "large"},
-    {"AR1": 1, "AR10": 10},
-)
-
-
-@dataclass(frozen=True)
-class ModelRun:
-    """Facts about the model that was evaluated."""
-
-    class_mapping: ClassMapping
-    parameters: int | None  # None for an exported model
-    seconds_per_image: Mapping[str, float]  # by stage
+IOUS = {"AP50": "0.50", "AP75": "0.75"}
+SIZES = {"s": "small", "m": "medium", "l": "large"}
+COUNTS = {"AR1": 1, "AR10": 10}
 
 
 @dataclass(frozen=True)
@@ -62,8 +49,7 @@ class Evaluation(Result):
     panoptic: PanopticQuality | None  # if the data has panoptic maps and the model masks
     errors: Sequence[ErrorKind] | None  # if requested
     thresholds: Thresholds | None  # if requested
-    run: ModelRun | None  # None for a results file
-    first: bool  # whether this is the first of several processes
+    run: "ModelRun | None"  # None for a results file
 
     @property
     def content(self) -> Sequence[str | Table]:
@@ -113,10 +99,8 @@ class Evaluation(Result):
     @property
     def document(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
-            "split": self.split,
-            "threshold": self.threshold,
-            "max_detections": self.max_detections,
-        }
+            "split": self.split, "threshold": self.threshold, "max_detections": self.max_detections
+        }  # fmt: skip
         if self.run is None:
             facts["predictions"] = self.name
         else:
@@ -152,10 +136,9 @@ class Evaluation(Result):
 
 
 def evaluate(
-    data: Data = None,
+    data: Data,
     weights: "Weights | Detector" = WEIGHTS,
     *,
-    files: Files | None = None,
     predictions: str | Path | None = None,
     split: str = "val",
     threshold: float | None = None,
@@ -163,8 +146,6 @@ def evaluate(
     limit: int | None = None,
     classes: Sequence[str] | None = None,
     batch_size: int | None = None,
-    exif: Exif = "auto",
-    skip_bad: bool = False,
     match_classes_by_id: bool = False,
     errors: bool = False,
     thresholds: bool = False,
@@ -176,63 +157,45 @@ def evaluate(
     `limit` takes only the first images, `classes` only some classes of the data. `errors` counts the errors by kind,
     `thresholds` finds the scores of highest F1. Models that take phrases detect the classes of the data.
     """
-    source = open_dataset(data, files, reporter)
-    checked = checked_split(source, split, exif, skip_bad=skip_bad, images=predictions is None, reporter=reporter)
+    options = data_options(data)
+    checked = checked_split(options, split, images=predictions is None, reporter=reporter)
 
-    def ground_truth(checked: Split) -> Truth:
-        truth = truth_of(checked, limit=limit, classes=classes)
+    def ground_truth(*, masks: bool) -> Truth:
+        part = with_readable_masks(checked, split, skip_bad=options.skip_bad, reporter=reporter) if masks else checked
+        truth = truth_of(part, limit=limit, classes=classes)
         if not len(truth.images):
             raise DataError(f"There are no usable images in {split}.")
         return truth
 
-    truth = ground_truth(checked)
-    run, first, segments = None, True, None
+    truth = ground_truth(masks=False)
+    run = None
     if predictions is not None:
-        name = str(predictions)
-        w = checked.written
-        results = read_results(Path(predictions), w.image_ids, w.category_ids, w.files)
+        name, written = str(predictions), checked.written
+        results = read_results(Path(predictions), written.image_ids, written.category_ids, written.files)
         if threshold is not None:  # otherwise all entries count, those of negative scores too
             results = results.part(results.scores >= threshold)
         if results.masks is not None:
-            truth = ground_truth(with_readable_masks(checked, split, skip_bad=skip_bad, reporter=reporter))
+            truth = ground_truth(masks=True)
     else:
-        from detrcli.evaluation.run import detect_split, readable
-        from detrcli.segmentation.maps import MapRequest
-        from detrcli.system import distributed
+        from detrcli.api.detecting import detect  # slow to import
+        from detrcli.api.detectors import as_detector
 
-        maps = MapRequest("panoptic", threshold, beside=True)  # maps as `detr predict` makes them
-        threshold = threshold or 0.0
-        data_classes = classes_in_split(checked)
-        detector = as_detector(weights, device, data_classes.names.tolist(), reporter)
+        detector = as_detector(weights, device, classes_in_split(checked).names.tolist(), reporter)
         name = detector.checkpoint.source
-        mapping = map_classes(detector.classes, data_classes, match_classes_by_id=match_classes_by_id)
-        note_class_mapping(mapping, reporter)
-        panoptic = False
+        mapping = match_classes(detector.classes, checked, by_id=match_classes_by_id, reporter=reporter)
         if detector.has_masks:
-            checked = with_readable_masks(checked, split, skip_bad=skip_bad, reporter=reporter)
-            truth = ground_truth(checked)
-            panoptic = checked.written.maps is not None and classes is None
-            if panoptic and not has_hotcoco():
-                reporter.note("panoptic quality is left out: it needs hotcoco, which has no wheel for this platform")
-                panoptic = False
-        with distributed.joined(detector.device):
-            first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
-            detected = detect_split(
-                detector,
-                truth,
-                mapping,
-                threshold=threshold,
-                batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
-                maps=maps if panoptic else None,
-                reporter=reporter,
-            )
-        truth, results = readable(truth, detected, skip_bad=skip_bad), detected.results
-        segments = detected.segments if panoptic else None
-        for problem in detected.unread.values():
-            reporter.note(f"left out: {problem}")
-        seconds = {stage: spent / share for stage, spent in detector.seconds.items()}
-        run = ModelRun(mapping, detector.parameters, seconds)
-
+            truth = ground_truth(masks=True)
+        truth, results, run = detect(
+            detector,
+            truth,
+            mapping,
+            threshold=threshold,
+            batch_size=batch_size,
+            panoptic=classes is None,
+            skip_bad=options.skip_bad,
+            reporter=reporter,
+        )
+        threshold = threshold or 0.0
     start = time.perf_counter()
     scores = score(truth, results, max_detections=max_detections)
     masks = None if results.masks is None else truth_masks(truth)
@@ -242,8 +205,8 @@ def evaluate(
         of_boundaries = score(
             truth, results, max_detections=max_detections, masks=masks, backend=boundary_evaluation
         ).metrics
-        if segments is not None:
-            quality = quality_of(truth, masks, segments)
+        if run is not None and run.segments is not None:
+            quality = quality_of(truth, masks, run.segments)
     return Evaluation(
         name=name,
         split=split,
@@ -260,7 +223,6 @@ def evaluate(
         errors=errors_of(truth, results) if errors else None,
         thresholds=best_thresholds(truth, results) if thresholds else None,
         run=run,
-        first=first,
     )
 
 
@@ -301,26 +263,14 @@ def compare_evaluations(evaluations: Sequence[Evaluation]) -> Comparison:
     )
 
 
-@dataclass(frozen=True)
-class PanopticEvaluation(Result):
-    """The panoptic quality of a file of predictions."""
-
-    predictions: str
-    quality: PanopticQuality
-
-    @property
-    def content(self) -> Sequence[str | Table]:
-        return [f"{self.predictions}: {self.quality.images:,} images", *_quality_tables(self.quality)]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        facts = {"images": self.quality.images, "predictions": self.predictions}
-        return {"schema": "detr.eval/1", **facts, "panoptic": self.quality.document()}
-
-
-def evaluate_panoptic(truth: str | Path, predictions: str | Path) -> PanopticEvaluation:
+def evaluate_panoptic(truth: str | Path, predictions: str | Path) -> Result:
     """Compare the panoptic JSON document of `detrcli.predict` with COCO panoptic ground truth."""
-    return PanopticEvaluation(str(predictions), panoptic_quality(Path(truth), Path(predictions)))
+    quality = panoptic_quality(Path(truth), Path(predictions))
+    facts = {"images": quality.images, "predictions": str(predictions)}
+    return PlainResult(
+        [f"{predictions}: {quality.images:,} images", *_quality_tables(quality)],
+        {"schema": "detr.eval/1", **facts, "panoptic": quality.document()},
+    )
 
 
 def _quality_tables(quality: PanopticQuality) -> list[Table]:

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detrcli.api.datasets import Data, checked_split, note_class_mapping, open_dataset
-from detrcli.api.loading import WEIGHTS, Weights, as_detector
+from detrcli.api.datasets import checked_split, match_classes
+from detrcli.api.detectors import as_detector
+from detrcli.api.options import WEIGHTS, Data, Weights, data_options
 from detrcli.api.predictions import rows
-from detrcli.api.results import Cell, Result, Table, box_table
+from detrcli.api.results import PlainResult, Table, box_table
 from detrcli.boxes import from_pixels
-from detrcli.data.checks import Exif, Split
+from detrcli.data.checks import Split
 from detrcli.data.layouts.coco import Mask
 from detrcli.data.preprocessing import prepare
-from detrcli.data.source import Files
+from detrcli.data.source import open_data
 from detrcli.errors import DataError
-from detrcli.evaluation.class_mapping import map_classes
-from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference import DEFAULT_THRESHOLD
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource, name_of, read_image
@@ -38,6 +37,8 @@ from detrcli.inspection.tables import number
 from detrcli.messages import argument
 from detrcli.model.inspectable import Shape
 from detrcli.render.attention_report import AttentionReport
+from detrcli.render.data_figure import ground_truth_figure
+from detrcli.render.draw import save
 from detrcli.render.explain_page import write_explain_page
 from detrcli.render.matching_figure import matching_figure
 from detrcli.render.usage_figure import instability_figure, usage_figure
@@ -52,6 +53,20 @@ SEARCHED = 50  # images among which the worst is chosen, if none is named
 BEST = 5  # detections that a walk lists
 ROW = ("loss", "AP")  # of a training, beside its matching
 WORST = 16  # cases that are listed for a split
+
+
+def show_data(
+    data: str | Path,
+    out: str | Path,
+    split: str = "train",
+    *,
+    images: int = 16,
+    augmented_size: int | None = None,
+    masks: bool = False,
+    seed: int = 0,
+) -> None:
+    """Draw random images of a split with their boxes, or masks, augmented for training at `augmented_size`."""
+    save(ground_truth_figure(open_data(Path(data)), split, images, seed, augmented_size, masks=masks), Path(out))
 
 
 def look(
@@ -114,76 +129,21 @@ def match(
 
 
 def session_of(
-    detector: Detector,
-    split: Split,
-    *,
-    skip_bad: bool = False,
-    match_classes_by_id: bool = False,
-    reporter: Reporter = SILENT,
+    detector: Detector, split: Split, *, skip_bad: bool = False, by_id: bool = False, reporter: Reporter = SILENT
 ) -> InspectionSession:
     """Return the images of a split for inspection by a detector, with their classes matched."""
-    mapping = map_classes(detector.classes, classes_in_split(split), match_classes_by_id=match_classes_by_id)
-    note_class_mapping(mapping, reporter)
+    mapping = match_classes(detector.classes, split, by_id=by_id, reporter=reporter)
     return InspectionSession(detector, split, mapping, skip_bad=skip_bad, reporter=reporter)
 
 
-@dataclass(frozen=True)
-class RunReport:
-    """How many objects changed their query between the evaluations of a training."""
-
-    run: Path
-    images: int
-    targets: int
-    epochs: Sequence[int]  # of the evaluations from the second on
-    moved: np.ndarray  # (E, L), objects with another query than at the evaluation before
-    rows: Mapping[int, Mapping[str, float | None]]  # loss and AP by epoch
-
-    @property
-    def summary(self) -> Sequence[str]:
-        return [
-            f"{self.run}: {self.targets:,} objects in {self.images:,} images, matched at {len(self.epochs) + 1} "
-            "evaluations; the share of objects with another query than at the evaluation before"
-        ]
-
-    def tables(self) -> Sequence[Table]:
-        layers = (f"layer {layer}" for layer in range(self.moved.shape[1]))
-        rows: list[tuple[Cell, ...]] = [
-            (epoch, *(f"{share:.1%}" for share in shares), *map(number, self.rows[epoch].values()))
-            for epoch, shares in zip(self.epochs, (self.moved / self.targets).tolist(), strict=True)
-        ]
-        return [Table("", ("epoch", *layers, *ROW), rows)]
-
-    def document(self) -> dict[str, Any]:
-        evaluations = [
-            {"epoch": epoch, "changed": moved, **self.rows[epoch]}
-            for epoch, moved in zip(self.epochs, self.moved.tolist(), strict=True)
-        ]
-        counts = {"run": str(self.run), "images": self.images, "targets": self.targets}
-        return {"schema": "detr.match-debug-run/1", **counts, "evaluations": evaluations}
-
-    def figure(self) -> Image.Image:
-        """Draw the shares by layer, loss and AP over the epochs."""
-        rows = self.rows.items()
-        curves = {name: [(epoch, value) for epoch, row in rows if (value := row[name]) is not None] for name in ROW}
-        return instability_figure(self.epochs, self.moved / self.targets, curves)
-
-
-@dataclass(frozen=True)
-class Matching(Result):
+@dataclass(frozen=True, kw_only=True)
+class Matching(PlainResult):
     """How queries are matched in an image, a split or a training, with a figure, which notebooks show."""
 
-    report: MatchReport | using.Usage | RunReport
     draw: Callable[[], Image.Image]  # the figure
+    report: MatchReport | None = None  # of an image
     record: Callable[[], ImageRecord] | None = None  # makes a record of the image, for the page
     _repr_html_ = None  # type: ignore[assignment]  # in favor of the figure
-
-    @property
-    def content(self) -> Sequence[str | Table]:
-        return [*self.report.summary, *self.report.tables()]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return self.report.document()
 
     @cached_property
     def figure(self) -> Image.Image:
@@ -193,12 +153,12 @@ class Matching(Result):
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
         """The numbers of an image by name."""
-        assert isinstance(self.report, MatchReport)
+        assert self.report is not None
         return self.report.arrays()
 
     def page(self, path: Path) -> None:
         """Write a page to move through the layers and queries of an image."""
-        assert isinstance(self.report, MatchReport)
+        assert self.report is not None
         assert self.record is not None
         report, record = self.report, self.record()
         queries = report.layers[-1].relevant_queries(report.threshold)
@@ -219,10 +179,9 @@ class Matching(Result):
 
 
 def explain_matching(
-    data: Data = None,
+    data: Data | None = None,
     weights: Weights | Detector = WEIGHTS,
     *,
-    files: Files | None = None,
     image: str | int | None = None,
     whole_split: bool = False,
     run: str | Path | None = None,
@@ -231,8 +190,6 @@ def explain_matching(
     threshold: float = DEFAULT_THRESHOLD,
     other_weights: Mapping[str, float] | None = None,
     worst: int = WORST,
-    exif: Exif = "auto",
-    skip_bad: bool = False,
     match_classes_by_id: bool = False,
     device: str = "auto",
     reporter: Reporter = SILENT,
@@ -244,21 +201,24 @@ def explain_matching(
     """
     if run is not None:
         return _matching_of_run(Path(run))
-    source = open_dataset(data, files, reporter)
-    checked = checked_split(source, split, exif, skip_bad=skip_bad, reporter=reporter)
+    options = data_options(data)
+    checked = checked_split(options, split, reporter=reporter)
     detector = as_detector(weights, device, reporter=reporter)
-    session = session_of(
-        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, reporter=reporter
-    )
+    session = session_of(detector, checked, skip_bad=options.skip_bad, by_id=match_classes_by_id, reporter=reporter)
     matcher_of(session.loss)  # raises UsageError if the model does not have one
     if whole_split:
         usage = using.usage(session, threshold=threshold, examples=worst)
-        return Matching(usage, lambda: usage_figure(usage, session.image))
+        content: Sequence[str | Table] = [*usage.summary, *usage.tables()]
+        return Matching(content, usage.document(), draw=lambda: usage_figure(usage, session.image))
     index = _worst_image(session, threshold, reporter) if image is None else session.find(image)
     report = match_report(session, index, layers=layers, threshold=threshold, other_weights=other_weights)
     image_ = session.image(index)
     return Matching(
-        report, lambda: matching_figure(report, image_), lambda: record_image(detector, image_, report.file)
+        [*report.summary, *report.tables()],
+        report.document(),
+        draw=lambda: matching_figure(report, image_),
+        report=report,
+        record=lambda: record_image(detector, image_, report.file),
     )
 
 
@@ -281,30 +241,49 @@ def _worst_image(session: InspectionSession, threshold: float, reporter: Reporte
 
 
 def _matching_of_run(run: Path) -> Matching:
+    """Return how many objects changed their query from each evaluation of a training to the next."""
     history = read(run)
     if len(history.epochs) < 2:
         raise DataError(f"{run}: matched at only one evaluation so far; a comparison needs two.")
-    epochs = history.epochs[1:].tolist()
+    epochs, targets, images = history.epochs[1:].tolist(), int(history.counts.sum()), len(history.image_ids)
     rows: dict[int, dict[str, float | None]] = {epoch: dict.fromkeys(ROW) for epoch in epochs}
     for row in read_rows(run):
         if row["epoch"] >= epochs[0]:
             rows[int(row["epoch"])] = {name: row.get(name) for name in ROW}
     rows = dict(sorted(rows.items()))
-    targets = int(history.counts.sum())
-    report = RunReport(run, len(history.image_ids), targets, epochs, history.moved, rows)
-    return Matching(report, report.figure)
+    shares = history.moved / targets  # (E, L)
+    curves = {name: [(epoch, value) for epoch, row in rows.items() if (value := row[name]) is not None] for name in ROW}
+    lines = [
+        (epoch, *(f"{share:.1%}" for share in of_layers), *map(number, rows[epoch].values()))
+        for epoch, of_layers in zip(epochs, shares.tolist(), strict=True)
+    ]
+    evaluations = [
+        {"epoch": epoch, "changed": moved, **rows[epoch]}
+        for epoch, moved in zip(epochs, history.moved.tolist(), strict=True)
+    ]
+    return Matching(
+        [
+            f"{run}: {targets:,} objects in {images:,} images, matched at {len(epochs) + 1} evaluations; the share of "
+            "objects with another query than at the evaluation before",
+            Table("", ("epoch", *(f"layer {layer}" for layer in range(shares.shape[1])), *ROW), lines),
+        ],
+        {
+            "schema": "detr.match-debug-run/1",
+            "run": str(run),
+            "images": images,
+            "targets": targets,
+            "evaluations": evaluations,
+        },
+        draw=lambda: instability_figure(epochs, shares, curves),
+    )
 
 
-@dataclass(frozen=True)
-class Walk(Result):
+@dataclass(frozen=True, kw_only=True)
+class Walk(PlainResult):
     """The steps of a model for an image."""
 
     image: ImageSource
     detector: Detector
-    width: int  # of the image as displayed
-    height: int
-    input_width: int
-    input_height: int
     steps: Sequence[walking.Step]
     own_shapes: Sequence[Shape] | None  # without resizing; None if the model does not support that size
     detections: Detections  # of all queries, by falling score
@@ -315,45 +294,6 @@ class Walk(Result):
         maps = walking.feature_maps(self.detector, record.pixels)
         write_explain_page(Path(path), record, self.steps, maps, threshold)
 
-    @property
-    def best(self) -> list[dict[str, Any]]:
-        """The best detections, as in JSON."""
-        return list(rows(self.detections.part(np.arange(min(BEST, len(self.detections))))))
-
-    @property
-    def content(self) -> Sequence[str | Table]:
-        resized = (self.input_width, self.input_height) != (self.width, self.height)
-        to = f"resized to {self.input_width} x {self.input_height}" if resized else "not resized"
-        own = self.own_shapes or [()] * len(self.steps)
-        steps = [(s.name, _shape(s.shape), _shape(shape), s.what) for s, shape in zip(self.steps, own, strict=True)]
-        count = int((self.detections.scores >= DEFAULT_THRESHOLD).sum())
-        return [
-            f"{name_of(self.image)}: {self.width} x {self.height} pixels, {to} for {self.detector.checkpoint.source}",
-            Table("", ("step", "shape", "without resizing", "meaning"), steps),
-            box_table(self.best),
-            f"Boxes are in pixels from the top left. {count} of {len(self.detections)} predictions have a score of "
-            f"{DEFAULT_THRESHOLD} or more, and are detections for `detr predict`.",
-        ]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        steps = [
-            {
-                "step": step.name,
-                "shape": list(step.shape),
-                "shape_at_own_size": None if self.own_shapes is None else list(self.own_shapes[i]),
-                "what": step.what,
-            }
-            for i, step in enumerate(self.steps)
-        ]
-        facts = {"file": name_of(self.image), "weights": self.detector.checkpoint.source}
-        size = {"width": self.width, "height": self.height}
-        return {"schema": "detr.explain/1", **facts, **size, "steps": steps, "best": self.best}
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
 
 def walk(
     image: ImageSource, weights: Weights | Detector = WEIGHTS, *, device: str = "auto", reporter: Reporter = SILENT
@@ -362,16 +302,43 @@ def walk(
     opened = read_image(image).image  # before weights are downloaded
     detector = as_detector(weights, device, reporter=reporter)
     detections = detector.predict(opened, threshold=0)
+    detections = detections.part(np.argsort(-detections.scores, kind="stable"))
     pixels = prepare(opened, detector.preprocessing).to(detector.device)  # (3, h, w)
-    _, height, width = pixels.shape
+    steps, shapes = walking.walk(detector, pixels), walking.shapes_at(detector, opened.height, opened.width)
+    name, source, (_, height, width) = name_of(image), detector.checkpoint.source, pixels.shape
+    resized = "not resized" if (width, height) == opened.size else f"resized to {width} x {height}"
+    best = list(rows(detections.part(np.arange(min(BEST, len(detections))))))
+    count = int((detections.scores >= DEFAULT_THRESHOLD).sum())
+    table = [
+        (step.name, _shape(step.shape), _shape(own), step.what)
+        for step, own in zip(steps, shapes or [()] * len(steps), strict=True)
+    ]
+    entries = [
+        {
+            "step": step.name,
+            "shape": list(step.shape),
+            "shape_at_own_size": None if shapes is None else list(shapes[i]),
+            "what": step.what,
+        }
+        for i, step in enumerate(steps)
+    ]
+    facts = {"file": name, "weights": source, "width": opened.width, "height": opened.height}
     return Walk(
+        [
+            f"{name}: {opened.width} x {opened.height} pixels, {resized} for {source}",
+            Table("", ("step", "shape", "without resizing", "meaning"), table),
+            box_table(best),
+            f"Boxes are in pixels from the top left. {count} of {len(detections)} predictions have a score of "
+            f"{DEFAULT_THRESHOLD} or more, and are detections for `detr predict`.",
+        ],
+        {"schema": "detr.explain/1", **facts, "steps": entries, "best": best},
         image=image,
         detector=detector,
-        width=opened.width,
-        height=opened.height,
-        input_width=width,
-        input_height=height,
-        steps=walking.walk(detector, pixels),
-        own_shapes=walking.shapes_at(detector, opened.height, opened.width),
-        detections=detections.part(np.argsort(-detections.scores, kind="stable")),
+        steps=steps,
+        own_shapes=shapes,
+        detections=detections,
     )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

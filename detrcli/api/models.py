@@ -1,14 +1,14 @@
 """Models, listed and exported for other runtimes."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from detrcli.api.loading import Weights, as_options
-from detrcli.api.results import Result, Table
+from detrcli.api.detectors import checkpoint_of
+from detrcli.api.options import Weights, load_options
+from detrcli.api.results import PlainResult, Result, Table
 from detrcli.architectures import preset
-from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY, Family
+from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
 from detrcli.checkpoints.download import cached_path
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED, SHIPPED
@@ -27,75 +27,46 @@ def export(
     """Write a model for another runtime. Return the largest difference from the plain model."""
     runtime = exporting.RUNTIMES[format]
     runtime.check_precision(precision)  # before anything is downloaded
-    checkpoint = as_options(weights).checkpoint(reporter=reporter)
+    checkpoint = checkpoint_of(load_options(weights), reporter=reporter)
     reporter.note(f"tracing {checkpoint.source}, which takes about ten seconds")
     return exporting.export(checkpoint, runtime, Path(out), precision)
 
 
-@dataclass(frozen=True)
-class NamedModel:
-    """Weights that have a name."""
-
-    name: str
-    backbone: str
-    parameters: int
-    data: str  # on which AP was measured
-    AP: float
-    bytes: int | None
-    cached: bool
-
-
-@dataclass(frozen=True)
-class ModelList(Result):
-    """Weights that have a name, and the model families of transformers."""
-
-    models: Sequence[NamedModel]
-    families: Mapping[str, Family]  # by model_type
-
-    @property
-    def content(self) -> Sequence[str | Table]:
-        models = [
-            (*astuple(model)[:5], model.bytes and round(model.bytes / 1e6), "yes" if model.cached else "no")
-            for model in self.models
-        ]
-        families: list[tuple[str, ...]] = []
-        for model_type, family in self.families.items():
-            default, published = family.default, family.published
-            size = ("", "", "")
-            if default is not None:
-                size = (f"{default.parameters:,}", f"{default.gflop:.1f}", f"{default.height} x {default.width}")
-            ap = f"{published.ap} ({published.model}, arXiv {published.paper})" if published is not None else ""
-            families.append((family.title, model_type, *size, ap))
-        return [
-            Table("", ("name", "backbone", "parameters", "evaluated on", "AP", "MB", "cached"), models),
-            Table("", ("transformers family", "model_type", "parameters", "GFLOP", "at", "published AP"), families),
-        ]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        families = [
-            {
-                "family": family.title,
-                "model_type": model_type,
-                "default": family.default and asdict(family.default),
-                "as_published": family.published and asdict(family.published),
-            }
-            for model_type, family in self.families.items()
-        ]
-        return {"schema": "detr.models/1", "models": [asdict(model) for model in self.models], "families": families}
-
-
-def list_models() -> ModelList:
-    """Return the weights that have a name, and the model families of transformers that can be loaded."""
-    models = []
+def list_models() -> Result:
+    """List the weights that have a name, and the model families of transformers that can be loaded."""
+    keys = ("name", "backbone", "parameters", "data", "AP", "bytes", "cached")
+    models: list[tuple[Any, ...]] = []
     for name, weights in PUBLISHED.items():
         architecture, config = preset(name)
-        cached = cached_path(weights.url, weights.sha256).exists()
-        backbone = architecture.summary(config)
-        models.append(NamedModel(name, backbone, weights.parameters, "COCO val2017", weights.ap, weights.bytes, cached))
+        backbone, cached = architecture.summary(config), cached_path(weights.url, weights.sha256).exists()
+        models.append((name, backbone, weights.parameters, "COCO val2017", weights.ap, weights.bytes, cached))
     for name, shipped in SHIPPED.items():
         checkpoint = load_checkpoint(name)
         parameters = sum(p.numel() for p in checkpoint.model().parameters())
         ap = round(100 * shipped.record["metrics"]["AP"], 1)
-        models.append(NamedModel(name, checkpoint.architecture.name, parameters, "shapes val", ap, shipped.bytes, True))
-    return ModelList(models, {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES})
+        models.append((name, checkpoint.architecture.name, parameters, "shapes val", ap, shipped.bytes, True))
+    named = [(*facts, size and round(size / 1e6), "yes" if cached else "no") for *facts, size, cached in models]
+    families, rows = [], []
+    for model_type, family in {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}.items():
+        default, published = family.default, family.published
+        families.append(
+            {
+                "family": family.title,
+                "model_type": model_type,
+                "default": default and asdict(default),
+                "as_published": published and asdict(published),
+            }
+        )
+        size = ("", "", "")
+        if default is not None:
+            size = (f"{default.parameters:,}", f"{default.gflop:.1f}", f"{default.height} x {default.width}")
+        ap = f"{published.ap} ({published.model}, arXiv {published.paper})" if published is not None else ""
+        rows.append((family.title, model_type, *size, ap))
+    document = [dict(zip(keys, model, strict=True)) for model in models]
+    return PlainResult(
+        [
+            Table("", ("name", "backbone", "parameters", "evaluated on", "AP", "MB", "cached"), named),
+            Table("", ("transformers family", "model_type", "parameters", "GFLOP", "at", "published AP"), rows),
+        ],
+        {"schema": "detr.models/1", "models": document, "families": families},
+    )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.api.loading import WEIGHTS, LoadOptions, Weights, as_options
+from detrcli.api.detectors import as_detector
+from detrcli.api.options import WEIGHTS, LoadOptions, Weights, load_options
 from detrcli.api.predictions import (
     PredictionLines,
     Predictions,
@@ -34,6 +35,7 @@ from detrcli.reporter import SILENT, Reporter
 from detrcli.segmentation.maps import MapKind, MapRequest
 from detrcli.structures import Classes
 from detrcli.system import distributed
+from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
 from detrcli.system.prefetch import prefetch
 from detrcli.system.text import normalize_name
@@ -52,13 +54,16 @@ class _Item:
     map: Path  # relative to the folder of maps
 
 
+_Finished = tuple[_Item, ImageResult, list[dict[str, Any]]]  # with the segments of its map
+
+
 @dataclass
 class _Output:
-    """Annotated images and maps, and their folder, which is created when it is needed."""
+    """The files of a prediction: annotated images, maps and JSON lines."""
 
     draw: bool
     maps: MapKind | None
-    folder: Path | None
+    folder: Path | None  # of images and maps; created when it is needed
     reporter: Reporter
 
     def check_not_inputs(self, items: Sequence[_Item], ids_from: Path | None) -> None:
@@ -73,26 +78,56 @@ class _Output:
             if os.path.realpath(path) in inputs:
                 raise UsageError(f"{path} is an input, and would be overwritten. Choose another {argument('out')}.")
 
-    def create_folder(self) -> None:
-        """Create a new folder, unless there is one."""
+    def create_folder(self) -> Path:
+        """Choose a new folder, unless there is one."""
         if self.folder is None:
             self.folder = distributed.broadcast_object(lambda: next_free_folder(OUT))
             self.reporter.note(f"writing to {self.folder}")
+        return self.folder
 
-    def write(self, item: _Item, result: ImageResult, classes: Classes) -> list[dict[str, Any]]:
-        """Write the annotated image and the map of a result. Return the map's segments for JSON."""
-        if self.folder is None:
-            return []
-        if result.image is not None and result.map is not None:
-            drawing.save(drawing.draw_map(result.image, result.map), self.folder / item.drawing)
-        elif result.image is not None and result.detections is not None:
-            drawing.save(drawing.draw_detections(result.image, result.detections), self.folder / item.drawing)
-        if self.maps is None or result.map is None:
-            return []
-        return write_map(result.map, self.folder / self.maps / item.map, classes)
+    def write(
+        self, items: Sequence[_Item], results: Iterable[ImageResult], classes: Classes, lines: PredictionLines | None
+    ) -> tuple[list[_Finished], int]:
+        """Write all files of the results. Return the results, of `lines` only those without a prediction, and count
+        the objects.
+        """
+        kept: list[_Finished] = []
+        objects = 0
+        progress = self.reporter.progress("predicting", len(items))
+        with progress as advance, nullcontext() if lines is None else lines.writing():
+            for item, result, segments in self._written(items, results, classes):
+                objects += len(result.detections or ())
+                if lines is not None:
+                    lines.add(result)
+                if lines is None or result.problem:
+                    kept.append((item, result, segments))
+                advance(1)
+                for note in (*result.notes, *([f"skipped: {result.problem}"] if result.problem else [])):
+                    self.reporter.note(f"{item.path}: {note}", alone=True)
+        return kept, objects
 
+    def _written(self, items: Sequence[_Item], results: Iterable[ImageResult], classes: Classes) -> Iterator[_Finished]:
+        """Write images and maps in threads, while the network computes. Yield the results without these."""
 
-_Finished = tuple[_Item, ImageResult, list[dict[str, Any]]]  # with the segments of its map
+        def finish(work: tuple[_Item, ImageResult]) -> _Finished:
+            item, result = work
+            image, map_, segments = result.image, result.map, []
+            if image is not None and map_ is not None:
+                drawing.save(drawing.draw_map(image, map_), self.create_folder() / item.drawing)
+            elif image is not None and result.detections is not None:
+                drawing.save(drawing.draw_detections(image, result.detections), self.create_folder() / item.drawing)
+            if self.maps is not None and map_ is not None:
+                segments = write_map(map_, self.create_folder() / self.maps / item.map, classes)
+            return item, replace(result, image=None, map=None), segments
+
+        def work() -> Iterator[tuple[_Item, ImageResult]]:
+            for item, result in zip(items, results, strict=True):
+                if result.image is not None:
+                    self.create_folder()
+                yield item, result
+
+        with ThreadPoolExecutor(2) as pool:
+            yield from prefetch(pool, finish, work(), depth=6)
 
 
 def predict(
@@ -138,8 +173,8 @@ def predict(
     if isinstance(weights, Detector):
         options, torch_device = LoadOptions(weights.checkpoint.source), weights.device
     else:
-        options = as_options(weights, device)
-        torch_device = options.torch_device
+        options = load_options(weights, device)
+        torch_device = find_device(options.device)
     thresholds: Threshold = {"all": overall, "classes": by_class} if by_class else overall
     settings = {
         "weights": options.weights,
@@ -154,7 +189,7 @@ def predict(
         lines = None if save is None else PredictionLines(Path(save), settings, resume=resume)
         items = [item for item in items if lines is None or str(item.path) not in lines.done]
         mine = items[distributed.rank() :: distributed.world_size()]
-        detector = (weights if isinstance(weights, Detector) else options.detector(reporter=reporter)).without_model()
+        detector = as_detector(weights if isinstance(weights, Detector) else options, reporter=reporter).without_model()
         if polygons and not detector.has_masks:
             raise UsageError(f"{options.weights}: {argument('polygons')} needs a model with a mask head.")
         stream = detector.stream(
@@ -169,21 +204,8 @@ def predict(
         if maps or (draw and distributed.world_size() > 1):  # otherwise when an image has been read
             output.create_folder()
         results = (_filtered(result, minimum) for result in stream)
-        kept: list[_Finished] = []
-        objects = 0
-        with reporter.progress("predicting", len(mine)) as advance, nullcontext() if lines is None else lines.writing():
-            for item, result, segments in _written(mine, results, output, detector.classes):
-                objects += len(result.detections or ())
-                if lines is not None:
-                    lines.add(result)
-                if lines is None or result.problem:
-                    kept.append((item, result, segments))
-                advance(1)
-                for note in result.notes:
-                    reporter.note(f"{item.path}: {note}", alone=True)
-                if result.problem:
-                    reporter.note(f"{item.path}: skipped: {result.problem}", alone=True)
-        shares, first = distributed.gather((kept, objects)), distributed.rank() == 0
+        shares = distributed.gather(output.write(mine, results, detector.classes, lines))
+        first = distributed.rank() == 0
     finished = sorted((each for share, _ in shares for each in share), key=lambda each: each[0].index)
     document = None
     if maps and output.folder is not None and first:
@@ -275,22 +297,3 @@ def _filtered(result: ImageResult, minimum: Mapping[int, float] | None) -> Image
         return result
     scores = np.array([minimum[id_] for id_ in result.detections.category_ids.tolist()])
     return replace(result, detections=result.detections.part(result.detections.scores >= scores))
-
-
-def _written(
-    items: Sequence[_Item], results: Iterable[ImageResult], output: _Output, classes: Classes
-) -> Iterator[_Finished]:
-    """Write annotated images and maps in threads, while the network computes. Yield the results without these."""
-
-    def finish(work: tuple[_Item, ImageResult]) -> _Finished:
-        item, result = work
-        return item, replace(result, image=None, map=None), output.write(item, result, classes)
-
-    def work() -> Iterator[tuple[_Item, ImageResult]]:
-        for item, result in zip(items, results, strict=True):
-            if result.image is not None:
-                output.create_folder()
-            yield item, result
-
-    with ThreadPoolExecutor(2) as pool:
-        yield from prefetch(pool, finish, work(), depth=6)

@@ -110,8 +110,9 @@ class Predictions(Result):
 
 def rows(detections: Detections | None, *, polygons: bool = False) -> Iterator[dict[str, Any]]:
     """Yield each detection for JSON. Boxes have three decimals, which is the precision of float32 at these sizes."""
-    for i in range(len(detections or ())):
-        assert detections is not None
+    if detections is None:
+        return
+    for i in range(len(detections)):
         row: dict[str, Any] = {
             "query": int(detections.queries[i]),
             "category_id": int(detections.category_ids[i]),
@@ -166,15 +167,10 @@ def write_map(map_: PanopticMap | SemanticMap, path: Path, classes: Classes) -> 
             }
             for segment in map_.segments
         ]
-    save(Image.fromarray(as_gray(map_.ids, int(classes.ids.max()))), path)
+    save(Image.fromarray(map_.ids.astype(np.uint8 if classes.ids.max() < 256 else np.uint16)), path)
     return [
         {"category_id": region.category_id, "area": region.area, "bbox": list(region.box)} for region in map_.regions
     ]
-
-
-def as_gray(ids: np.ndarray, largest: int) -> np.ndarray:
-    """Return ids (H, W) up to `largest` as gray levels of 8 bits, or of 16."""
-    return ids.astype(np.uint8 if largest < 256 else np.uint16)
 
 
 def write_map_document(
@@ -212,9 +208,8 @@ class PredictionLines:
         self.head = {"schema": LINES_SCHEMA, **options}
         distributed.broadcast_object(lambda: self._begin(resume=resume))
         self.done = set(_files_in(path))  # files with a line
-        self._part = path
-        if distributed.world_size() > 1:
-            self._part = path.with_name(f"{path.name}.part{distributed.rank()}")
+        several = distributed.world_size() > 1
+        self._part = path.with_name(f"{path.name}.part{distributed.rank()}") if several else path
 
     def _parts(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.name}.part*"))

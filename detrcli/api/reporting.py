@@ -1,5 +1,7 @@
 """Reports on failures: why a model fails on a split, how models compare, and what is probably wrong."""
 
+import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from detrcli.api.datasets import checked_split, open_dataset
+from detrcli.api.detectors import as_detector
 from detrcli.api.evaluating import Comparison
-from detrcli.api.folds import suspects_by_folds
 from detrcli.api.inspecting import session_of
-from detrcli.api.loading import WEIGHTS, Weights, as_detector
+from detrcli.api.options import WEIGHTS, Data, DataOptions, Weights, data_options
 from detrcli.api.results import Result, Table
+from detrcli.api.runs import run_training
 from detrcli.checkpoints.load import load_checkpoint
-from detrcli.data.checks import Exif
-from detrcli.data.examine import DatasetReport, examine
-from detrcli.data.source import DataSpec, open_source
-from detrcli.data.splits import DataSource
+from detrcli.data.checks import Split
+from detrcli.data.examine import DatasetReport, examine, examine_headers
+from detrcli.data.layouts.coco import coco_document
+from detrcli.data.source import DataSpec, Files, open_source
+from detrcli.data.splits import DataSource, images_of
 from detrcli.diagnosis.data_rules import of_data
 from detrcli.diagnosis.failure_rules import of_failures
 from detrcli.diagnosis.finding import Finding
@@ -29,7 +33,7 @@ from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.evaluation.thresholds import write_thresholds
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
-from detrcli.inspection.suspects import SUSPECT_KINDS
+from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect
 from detrcli.messages import Wording, argument, word
 from detrcli.render.comparison_page import write_comparison
 from detrcli.render.report_page import DEFAULT_IMAGES, write_report
@@ -98,7 +102,7 @@ class Report(Result):
 
 
 def report(
-    subject: str | Path | DataSource,
+    subject: Data,
     weights: Weights | Detector | None = None,
     *,
     split: str = "val",
@@ -106,8 +110,6 @@ def report(
     folds: int = 0,
     limit: int | None = None,
     seconds: float | None = None,
-    exif: Exif | None = None,
-    skip_bad: bool | None = None,
     match_classes_by_id: bool = False,
     class_names: Sequence[str] = (),
     device: str = "auto",
@@ -119,36 +121,64 @@ def report(
     find wrong annotations in the training split of a run; each judges annotations that it was not trained on. The
     report covers at most `limit` images, and as many as `seconds` allow. Models that take phrases detect `class_names`.
     """
-    run = None if isinstance(subject, DataSource) or not is_run(Path(subject)) else Path(subject)
+    options = data_options(subject)
+    run = None if options.path is None or not is_run(options.path) else options.path
     if folds and (run is None or split != "train"):
         raise UsageError(f"{argument('folds')} needs a run, and {argument('split', 'train')}.")
-    spec = None if run is None else DataSpec(**data_of(run))
-    source = open_dataset(subject, reporter=reporter) if spec is None else spec.open()
-    # The images of a run are read as its training read them.
-    exif = exif or ("auto" if spec is None else spec.exif)
-    if skip_bad is None:
-        skip_bad = spec is not None and spec.skip_bad
-    checked = checked_split(source, split, exif, skip_bad=skip_bad, reporter=reporter)
+    exif, skip_bad = options.exif, options.skip_bad
+    if run is None:
+        source = open_dataset(options, reporter)
+    else:  # the images of a run are read as its training read them
+        spec = DataSpec(**data_of(run))
+        source, skip_bad = spec.open(), skip_bad or spec.skip_bad
+        exif = spec.exif if exif == "auto" else exif
+    examined = examine_headers(source, [split], exif, skip_bad=skip_bad)
+    examined.check(reporter)
+    checked = examined.splits[split]
     detector = as_detector(weights or run or WEIGHTS, device, class_names, reporter)
-    session = session_of(
-        detector, checked, skip_bad=skip_bad, match_classes_by_id=match_classes_by_id, reporter=reporter
-    )
-    failures = failures_of(
-        session,
-        checked,
-        split,
-        learned=split == "train" and not folds,
-        threshold=threshold,
-        limit=limit,
-        seconds=seconds,
-    )
+    session = session_of(detector, checked, skip_bad=skip_bad, by_id=match_classes_by_id, reporter=reporter)
+    learned = split == "train" and not folds
+    failures = failures_of(session, checked, split, learned=learned, threshold=threshold, limit=limit, seconds=seconds)
     if folds and run is not None:
-        suspects = suspects_by_folds(
-            checked, folds, given_settings(run / CONFIG), load=lambda fold: as_detector(fold, device),
-            device=device, reporter=reporter,
-        )  # fmt: skip
-        failures = replace(failures, suspects=suspects)
+        settings = given_settings(run / CONFIG)
+        failures = replace(failures, suspects=_suspects_by_folds(checked, folds, settings, device, reporter))
     return Report(failures, None if run is None else _steadiness(run), _examples(source, split))
+
+
+def _suspects_by_folds(
+    split: Split, folds: int, settings: Mapping[str, Any], device: str, reporter: Reporter
+) -> dict[str, list[Suspect]]:
+    """Train `folds` models, each without a part of the images, and return the suspects in that part.
+
+    A model memorizes the wrong labels that it is trained on, and does not find them.
+    """
+    usable = np.flatnonzero(split.usable_images)
+    if len(usable) < 2 * folds:
+        raise UsageError(f"{argument('folds', folds)}: too many for {len(usable)} images.")
+    fold_of = np.full(len(split.usable_images), -1)
+    fold_of[usable] = np.random.default_rng(0).permutation(len(usable)) % folds
+    suspects: dict[str, list[Suspect]] = {kind: [] for kind in SUSPECT_KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        for fold in range(folds):
+            reporter.note(f"fold {fold + 1} of {folds}: training without the images of this fold")
+            files: Files = {
+                name: (_written(split, chosen, Path(folder, f"{name}-{fold}.json")), split.written.folder)
+                for name, chosen in (("train", (fold_of != fold) & (fold_of >= 0)), ("val", fold_of == fold))
+            }
+            run = Path(folder, f"run-{fold}")
+            run_training(DataSpec.of(None, files, skip_bad=True), settings, device, out=run)
+            held_out = checked_split(DataOptions(None, files, skip_bad=True), "val")
+            session = session_of(as_detector(run, device), held_out, skip_bad=True, reporter=reporter)
+            for kind, members in failures_of(session, held_out, "val").suspects.items():
+                suspects[kind] += members
+    return {kind: sorted(members, key=lambda suspect: -suspect.suspicion) for kind, members in suspects.items()}
+
+
+def _written(split: Split, images: np.ndarray, path: Path) -> Path:
+    """Write an annotation file of some images."""
+    written = replace(split.written, sizes=split.sizes)
+    path.write_text(json.dumps(coco_document(images_of(written, images))), encoding="utf-8")
+    return path
 
 
 def _steadiness(run: Path) -> Steadiness | None:
@@ -176,7 +206,6 @@ def _examples(source: DataSource, split: str) -> dict[int, int] | None:
 class ReportComparison(Comparison):
     """Reports on several models for the same images, and the differences from the first."""
 
-    failures: Sequence[Failures]
     reports: Sequence[Report]
 
     def page(self, folder: str | Path | None = None, *, images: int = DEFAULT_IMAGES) -> Path:
@@ -184,8 +213,9 @@ class ReportComparison(Comparison):
         folder = next_free_folder(FOLDER) if folder is None else Path(folder)
         for i, report in enumerate(self.reports):
             report.page(folder / str(i), images=images)
-        shown = [[image.image_id for image in failures.worst_first()[:images]] for failures in self.failures]
-        return write_comparison(folder, self.names, self.failures, self.differences, shown)
+        failures = [report.failures for report in self.reports]
+        shown = [[image.image_id for image in each.worst_first()[:images]] for each in failures]
+        return write_comparison(folder, self.names, failures, self.differences, shown)
 
 
 def compare_reports(reports: Mapping[str, Report]) -> ReportComparison:
@@ -201,7 +231,6 @@ def compare_reports(reports: Mapping[str, Report]) -> ReportComparison:
         {"detected": [each.found for each in outcomes], "false positives": [each.false_alarms for each in outcomes]},
         [{"name": name, **report.document} for name, report in reports.items()],
         compared(truth, [(name, report.failures.results) for name, report in reports.items()]),
-        failures,
         list(reports.values()),
     )
 
@@ -228,13 +257,9 @@ def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SI
     """Diagnose a run (its data, settings, curves and failures) or a dataset: what is probably wrong."""
     path = Path(subject)
     run = path if is_run(path) else None
-    spec = None if run is None else DataSpec(**data_of(run))
-    examined = examine(
-        open_source(path) if spec is None else spec.open(),
-        exif="auto" if spec is None else spec.exif,
-        skip_bad=spec is not None and spec.skip_bad,
-        reporter=reporter,
-    )
+    spec = DataSpec(None, {}) if run is None else DataSpec(**data_of(run))
+    source = open_source(path) if run is None else spec.open()
+    examined = examine(source, exif=spec.exif, skip_bad=spec.skip_bad, reporter=reporter)
     findings = list(of_data(examined))
     facts = _facts(run, examined) if run is not None and examined.ok and "train" in examined.splits else None
     if run is not None and facts is not None:

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from detrcli.inspection.tables import Cell, Table
 
-__all__ = ["Cell", "Result", "Table", "box_table", "metric"]
+__all__ = ["Cell", "PlainResult", "Result", "Table", "box_table", "metric"]
 
 
 class Result(ABC):
@@ -38,6 +39,14 @@ class Result(ABC):
                 body = "".join(f"<tr>{row(cells)}</tr>" for cells in part.rows)
                 html.append(f"<p>{escape(part.title)}</p><table><tr>{row(part.columns, 'th')}</tr>{body}</table>")
         return "".join(html)
+
+
+@dataclass(frozen=True)
+class PlainResult(Result):
+    """A result that is only printed."""
+
+    content: Sequence[str | Table] = ()
+    document: Any = None
 
 
 def box_table(detections: Sequence[Mapping[str, Any]]) -> Table:

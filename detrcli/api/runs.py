@@ -4,13 +4,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
+from detrcli.api.options import DataOptions
+from detrcli.api.results import Cell, Result, Table
 from detrcli.data.examine import DatasetReport, examine, examine_masks
-from detrcli.data.source import BUILT_IN, DataSpec, Files
+from detrcli.data.source import BUILT_IN, DataSpec
 from detrcli.diagnosis.finding import Finding
 from detrcli.errors import DataError, UsageError, WeightsError
 from detrcli.evaluation.metrics import Evaluator
@@ -33,7 +36,7 @@ DEFAULT_OUT = "runs/train"
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(Result):
     """The result of a training."""
 
     run: Path
@@ -46,13 +49,37 @@ class TrainingResult:
     settings: Settings
     report: Path | None = None  # the page of the report, if there was time for it
     findings: Sequence[Finding] | None = None  # of the report, most likely first
+    _repr_html_ = None  # type: ignore[assignment]  # in favor of the curves
+
+    @property
+    def content(self) -> Sequence[str | Table]:
+        row, seconds = self.best or {}, timedelta(seconds=round(self.seconds))
+        names = ["AP", "AP50", *(["mask_AP"] if "mask_AP" in row else [])]
+        values = [f"{row[name]:.3f}" if row else "not measured" for name in names]
+        epoch = f"{row['epoch']:.0f}" if row else ""
+        columns = ("run", "epochs", "best epoch", *(name.replace("_", " ") for name in names), "time")
+        return [Table("", columns, [(str(self.run), self.epochs, epoch, *values, str(seconds))])]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        row = self.best
+        metrics = {name: row[name] for name in ("AP", "mask_AP") if name in row} if row else {}
+        return {
+            "schema": "detr.train/1",
+            "run": str(self.run),
+            "epochs": self.epochs,
+            "best": {"epoch": int(row["epoch"] or 0), **metrics} if row else None,
+            "seconds": round(self.seconds, 1),
+            "report": None if self.report is None else str(self.report),
+            "findings": None if self.findings is None else [finding.document() for finding in self.findings],
+        }
 
     def _repr_png_(self) -> bytes:
         return (self.run / CURVES).read_bytes()
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainingPlan(Result):
     """The data and parameters of a training, and an estimate of its time and memory."""
 
     examined: DatasetReport
@@ -61,6 +88,39 @@ class TrainingPlan:
     steps_per_epoch: int
     images_per_step: int
     measured: Measured
+
+    @property
+    def _data(self) -> dict[str, dict[str, int]]:
+        summaries = {split: self.examined.summary(split) for split in self.examined.splits}
+        return {split: {**summary, "classes": len(summary["classes"])} for split, summary in summaries.items()}
+
+    @property
+    def content(self) -> Sequence[str | Table]:
+        counts: list[tuple[Cell, ...]] = [(split, *counts.values()) for split, counts in self._data.items()]
+        groups = [(name, count, "frozen" if lr is None else f"{lr:g}") for name, count, lr in self.parameters]
+        measured, epochs = self.measured, self.settings.epochs
+        memory = "" if measured.memory_mb is None else f", {measured.memory_mb:,.0f} MB of memory"
+        total = timedelta(seconds=round(measured.total_seconds))
+        return [
+            Table("", ("split", "images", "boxes", "empty images", "most boxes", "classes"), counts),
+            Table("", ("parameters of", "count", "learning rate"), groups),
+            f"per step: {self.images_per_step} images, {measured.seconds:.2f} s{memory}",
+            f"{self.steps_per_epoch:,} steps per epoch, {epochs} epochs: {total} without evaluations",
+        ]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        names = ("images", "boxes", "classes")
+        return {
+            "schema": "detr.train-plan/1",
+            "data": {split: {name: counts[name] for name in names} for split, counts in self._data.items()},
+            "parameters": [{"group": name, "parameters": count, "lr": lr} for name, count, lr in self.parameters],
+            "steps_per_epoch": self.steps_per_epoch,
+            "pictures_per_step": self.images_per_step,
+            "seconds_per_step": round(self.measured.seconds, 4),
+            "seconds_of_training": round(self.measured.total_seconds),
+            "memory_mb": self.measured.memory_mb,
+        }
 
 
 @dataclass(frozen=True)
@@ -89,11 +149,11 @@ class SavedRun:
                 f"Start a new run from its weights: {argument('weights', self.folder)}."
             ) from error
 
-    def data(self, path: Path | None, files: Files | None) -> DataSpec:
+    def data(self, moved: DataOptions) -> DataSpec:
         """Return the data of the run, or its new location if that is given."""
         spec = DataSpec(**self.state["source"])
-        if path is not None or any(any(pair) for pair in (files or {}).values()):
-            return DataSpec.of(path, files, spec.exif, skip_bad=spec.skip_bad)
+        if moved.path is not None or any(any(pair) for pair in moved.files.values()):
+            return DataSpec.of(moved.path, moved.files, spec.exif, skip_bad=spec.skip_bad)
         if spec.data and spec.data != BUILT_IN and not os.path.exists(spec.data):
             raise DataError(f"{spec.data} no longer exists. Give the new location of the data too.")
         return spec

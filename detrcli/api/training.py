@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from detrcli.api.options import Data, data_options
 from detrcli.api.runs import SavedRun, TrainingPlan, TrainingResult, run_training
-from detrcli.data.checks import Exif
-from detrcli.data.source import DataSpec, Files
+from detrcli.data.source import DataSpec
 from detrcli.errors import DetrError, UsageError
 from detrcli.evaluation.metrics import Evaluator
 from detrcli.messages import argument
@@ -25,55 +25,39 @@ RESUMABLE = frozenset({"epochs", "workers"})  # settings that a resumed training
 
 
 def train(
-    data: str | Path | None = None,
+    data: Data | None = None,
     *,
-    weights: str | Path | None = None,
-    model: str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    size: int | None = None,
-    seed: int | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     device: str = "auto",
     config: Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
-    files: Files | None = None,
-    exif: Exif = "auto",
-    skip_bad: bool = False,
     dry_run: bool = False,
     report: bool = True,
     evaluator: Evaluator | None = None,
     listener: TrainingListener = NO_LISTENER,
     reporter: Reporter = SILENT,
+    **options: Any,
 ) -> TrainingResult | TrainingPlan:
     """Fine-tune a model on a dataset, or train it from scratch (`weights="none"`); see `detr guide training`.
 
-    `settings` are further settings, by name or as KEY=VALUE. `evaluator` replaces the COCO metrics of each epoch.
-    `report` writes a report on the validation split, in at most a twentieth of the training's time. `resume` continues
-    a run as if it had never stopped. With `dry_run`, only a step is measured. Signal handlers and torch's random state
-    are restored.
+    `options` are settings: weights, model, epochs, batch_size, lr, size, seed and many more. `settings` are settings
+    too, by name or as KEY=VALUE. `evaluator` replaces the COCO metrics of each epoch. `report` writes a report on the
+    validation split, in at most a twentieth of the training's time. `resume` continues a run as if it had never
+    stopped. With `dry_run`, only a step is measured. Signal handlers and torch's random state are restored.
     """
-    options = {
-        "model": model, "weights": None if weights is None else str(weights), "epochs": epochs,
-        "batch_size": batch_size, "lr": lr, "size": size, "seed": seed,
-    }  # fmt: skip
-    options = {key: value for key, value in options.items() if value is not None}
-    pairs: Sequence[str] = ()
-    if isinstance(settings, Mapping):
-        options = {**settings, **options}
-    else:
-        pairs = settings
-    path = None if data is None else Path(data)
+    named, pairs = (settings, ()) if isinstance(settings, Mapping) else ({}, settings)
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    options = {**named, **{key: value for key, value in options.items() if value is not None}}
+    read = data_options(data)
     saved = None
     if resume is None:
         given = given_settings(config, options, pairs)
-        spec = DataSpec.of(path, files, exif, skip_bad=skip_bad)
+        spec = DataSpec.of(read.path, read.files, read.exif, skip_bad=read.skip_bad)
     else:
         changed = given_settings(None, options, pairs)
-        fixed = {"out": out is not None, "config": config is not None, "exif": exif != "auto", "skip_bad": skip_bad}
-        refused = [*sorted(changed.keys() - RESUMABLE), *(name for name, is_given in fixed.items() if is_given)]
+        fixed = {"out": out, "config": config, "exif": read.exif != "auto", "skip_bad": read.skip_bad}
+        refused = [*sorted(changed.keys() - RESUMABLE), *(name for name, value in fixed.items() if value)]
         if refused:
             raise UsageError(
                 f"{resume}: a resumed run keeps its settings. {', '.join(map(argument, refused))} cannot be changed.\n"
@@ -82,7 +66,7 @@ def train(
         saved = SavedRun.load(Path(resume), reporter)
         with saved.readable():
             given = {**saved.state["settings"], **changed}
-            spec = saved.data(path, files)
+            spec = saved.data(read)
     result = run_training(
         spec, given, device, out=out, saved=saved, dry_run=dry_run, evaluator=evaluator, listener=listener,
         reporter=reporter,
@@ -99,18 +83,12 @@ def _with_report(result: TrainingResult, device: str, reporter: Reporter) -> Tra
         return result
     from detrcli.api.reporting import end_of_run  # slow to import
 
-    folder = next_free_folder(str(result.run / REPORT))
+    folder, device = next_free_folder(str(result.run / REPORT)), str(find_device(device))
     try:
         page, diagnosis = end_of_run(
-            result.run,
-            result.examined,
-            device=str(find_device(device)),
-            seconds=seconds,
-            folder=folder,
-            wording=reporter.wording,
+            result.run, result.examined, device=device, seconds=seconds, folder=folder, wording=reporter.wording
         )
     except (DetrError, OSError) as error:
-        text = error.message if isinstance(error, DetrError) else str(error)
-        reporter.note(f"no report: {text}")
+        reporter.note(f"no report: {error.message if isinstance(error, DetrError) else error}")
         return result
     return replace(result, report=page, findings=diagnosis.findings)

@@ -13,22 +13,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import detrcli
-from detrcli.cli.bench import bench
 from detrcli.cli.console import STDERR
 from detrcli.cli.data import check, fix, make, show
 from detrcli.cli.demo import demo
 from detrcli.cli.eval import eval_
-from detrcli.cli.explain import explain
-from detrcli.cli.export import export
 from detrcli.cli.guide import guide
+from detrcli.cli.inspect import explain, visualize_attn
 from detrcli.cli.match_debug import match_debug
-from detrcli.cli.models import models
+from detrcli.cli.models import bench, export, models
 from detrcli.cli.naming import complete_resume, other_name, words_of
 from detrcli.cli.options import add_command
 from detrcli.cli.predict import predict
 from detrcli.cli.report import doctor, report
 from detrcli.cli.train import train
-from detrcli.cli.visualize_attn import visualize_attn
 from detrcli.errors import UsageError, to_user_error
 from detrcli.system.allocator import keep_large_blocks
 from detrcli.system.launch import launch

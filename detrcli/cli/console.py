@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -11,9 +11,7 @@ from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from detrcli.api.results import Result
+    from detrcli.api.results import Result, Table
 
 
 def print_json(document: Any) -> None:
@@ -26,67 +24,27 @@ def print_json(document: Any) -> None:
     print(dumps(document, indent=2, allow_nan=False))
 
 
-def print_text(lines: Iterable[str]) -> None:
-    """Print lines, which may contain names from files."""
-    for line in lines:
-        print(escape_controls(line))
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
-    """Print a table with numbers on the right and text on the left. Nothing is cut off."""
-    from rich.measure import Measurement
-    from rich.table import Table
-    from rich.text import Text
-
-    def cell(value: str | float | None) -> str:
-        return "" if value is None else f"{value:,}" if isinstance(value, int) else escape_controls(str(value))
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        if any(isinstance(row[i], str) for row in rows):
-            table.add_column(column, overflow="fold")
-        else:  # a number must not be broken over two lines
-            width = max(len(text) for text in (column, *(cell(row[i]) for row in rows)))
-            table.add_column(column, justify="right", no_wrap=True, min_width=width)
-    for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row))
-    console = _console(sys.stdout)
-    # If even folded text does not fit, the terminal breaks the lines; rich would leave columns out.
-    wide = console.options.update_width(10_000)
-    console.width = max(console.width, Measurement.get(console, wide, table).minimum)
-    console.print(table)
-
-
 def print_result(result: "Result", *, json: bool, **more: Any) -> None:
     """Print a result as a JSON document, with `more` in it, or as lines and tables."""
     if json:
         print_json({**result.document, **more})
-        return
-    before: object = ""
-    for i, part in enumerate(result.content):
-        if i and not (isinstance(part, str) and isinstance(before, str)):
+    else:
+        print_content(result.content)
+
+
+def print_content(content: "Sequence[str | Table]") -> None:
+    """Print lines and tables, which may contain names from files."""
+    for i, part in enumerate(content):
+        if i and not (isinstance(part, str) and isinstance(content[i - 1], str)):
             print()  # around tables
-        before = part
         if isinstance(part, str):
-            print_text([part])
+            print(escape_controls(part))
         else:
-            print_text([part.title] if part.title else [])
-            print_table(part.columns, part.rows)
+            from detrcli.cli.terminal import print_table  # slow to import
 
-
-def _console(stream: IO[str]) -> "Console":
-    from rich.console import Console
-
-    terminal = is_terminal(stream)
-    # Outside a terminal there is no width: a line stays a line.
-    return Console(
-        file=stream, width=None if terminal else 10_000, force_terminal=terminal, no_color=not terminal, highlight=False
-    )
-
-
-def stderr_console() -> "Console":
-    """Return a console for live displays."""
-    return _console(sys.stderr)
+            if part.title:
+                print(escape_controls(part.title))
+            print_table(part.columns, part.rows, terminal=is_terminal(sys.stdout))
 
 
 def is_terminal(stream: IO[str]) -> bool:
@@ -112,22 +70,11 @@ class StderrReporter(Reporter):
         if total == 1 or launch().rank > 0:
             yield lambda steps: None
             return
-        from rich import progress
-        from rich.markup import escape
+        from detrcli.cli.terminal import progress_bar  # slow to import
 
-        counts = [progress.DownloadColumn(), progress.TransferSpeedColumn()]
-        bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            *(counts if unit == "bytes" else [progress.MofNCompleteColumn()]),
-            progress.TimeRemainingColumn(),
-            console=stderr_console(),
-            transient=True,
-        )
-        with bar:
-            task = bar.add_task(escape(escape(what)), total=total)
+        with progress_bar(unit) as bar:
+            task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
 
 
 STDERR = StderrReporter()  # its wording is that of the running command
-warn = STDERR.note

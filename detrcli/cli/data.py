@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from detrcli import api
+import detrcli
 from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_result
 from detrcli.cli.outputs import FIGURE, check_files, check_free, check_not_in_data
@@ -13,22 +13,17 @@ from detrcli.cli.outputs import FIGURE, check_files, check_free, check_not_in_da
 NewFolder = Annotated[Path, opt.option("NEW", "A new folder, in COCO layout.")]
 
 
+@opt.options(files=("train", "val"))
 def check(
-    data: Annotated[Path | None, typer.Argument(help=opt.DATA)] = None,
-    train_ann: opt.TrainAnn = None,
-    train_images: opt.TrainImages = None,
-    val_ann: opt.ValAnn = None,
-    val_images: opt.ValImages = None,
-    exif: opt.Exif = "auto",
+    data: "detrcli.DataOptions",
+    *,
     full: Annotated[bool, opt.flag("--full", "Decode all images and masks, however long it takes.")] = False,
-    skip_bad: opt.SkipBad = False,
     json: opt.Json = False,
 ) -> None:
     """Count the contents of a dataset, and list its problems."""
-    files = {"train": (train_ann, train_images), "val": (val_ann, val_images)}
-    checked = api.check_data(data, files=files, exif=exif, full=full, skip_bad=skip_bad, reporter=STDERR)
+    checked = detrcli.check_data(data, full=full, reporter=STDERR)
     print_result(checked, json=json)
-    checked.raise_errors()
+    checked.report.raise_errors()
 
 
 def show(
@@ -43,8 +38,10 @@ def show(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Draw images of a dataset with their ground truth."""
-    check_files([(out, FIGURE)], overwrite=overwrite, data=[data])
-    api.show_data(data, out, split, images=images, augmented_size=size if augmented else None, masks=masks, seed=seed)
+    check_files([(out, FIGURE)], overwrite=overwrite, data=detrcli.DataOptions(data))
+    detrcli.show_data(
+        data, out, split, images=images, augmented_size=size if augmented else None, masks=masks, seed=seed
+    )
 
 
 def make(
@@ -63,7 +60,7 @@ def make(
 ) -> None:
     """Make a dataset of colored shapes, always the same for a seed."""
     check_free(folder, folder=True)
-    api.make_shapes(
+    detrcli.make_shapes(
         folder,
         images=images,
         size=size,
@@ -85,7 +82,7 @@ def fix(
 ) -> None:
     """Write a corrected copy of a dataset."""
     check_free(out, folder=True)
-    check_not_in_data(out, data)
-    marks = api.fix_data(data, list_, out, reporter=STDERR)
+    check_not_in_data(out, detrcli.DataOptions(data))
+    marks = detrcli.fix_data(data, list_, out, reporter=STDERR)
     changes, kept = len(marks.changes), len(marks.entries) - len(marks.changes)
     STDERR.note(f"{changes:,} changes in {marks.split}, {kept:,} marks without a change: {out}")

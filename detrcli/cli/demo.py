@@ -12,9 +12,10 @@ Tests: tests/cli/test_demo.py with `-m slow` runs it in a browser; without, only
 from pathlib import Path
 from typing import Annotated
 
-from detrcli.cli.console import print_json, warn
+from detrcli.cli.console import STDERR, print_json
 from detrcli.cli.options import Device, Json, option
 from detrcli.cli.outputs import check_free
+from detrcli.system.files import next_free_folder
 
 FOLDER = "demo"
 
@@ -25,17 +26,15 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run a tour of all commands on built-in data, in minutes."""
-    from detrcli.cli.steps import Steps
-    from detrcli.cli.tour import run_tour
-    from detrcli.system.files import next_free_folder
+    from detrcli.cli.tour import run_tour  # slow to import
 
     if out is None:
         out = next_free_folder(FOLDER)
-        warn(f"writing to {out}")
+        STDERR.note(f"writing to {out}")
     else:
         check_free(out, folder=True)
         out.mkdir(parents=True, exist_ok=True)
-    document = run_tour(Steps(out, device, quiet=json))
+    document = run_tour(out, device, quiet=json)
     if json:
         print_json(document)
     else:

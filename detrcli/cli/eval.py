@@ -4,23 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from detrcli import api
+import detrcli
 from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_result
 from detrcli.cli.outputs import check_files, check_free, check_not_in_data
 from detrcli.errors import UsageError
 
 
-@opt.load_options(*opt.LOAD[1:], "text", "precision", "engine")
+@opt.options(*opt.LOAD[1:], "text", "precision", "engine", files=["val"])
 def eval_(
-    data: Annotated[Path | None, typer.Argument(help=opt.DATA)] = None,
+    data: "detrcli.DataOptions",
     *,
     weights: opt.SeveralWeights = ["detr-r50"],  # noqa: B006  # typer copies it
     split: opt.Split = "val",
-    val_ann: opt.ValAnn = None,
-    val_images: opt.ValImages = None,
     predictions: Annotated[Path | None, opt.option("FILE", "Score these COCO results; no model is run.")] = None,
     panoptic: Annotated[
         Path | None,
@@ -42,21 +38,19 @@ def eval_(
     batch_size: Annotated[
         int | None, opt.option("N", "Images per batch and process, of equal input size. [8 on a GPU, else 1]", min=1)
     ] = None,
-    exif: opt.Exif = "auto",
-    skip_bad: opt.SkipBad = False,
     match_classes_by_id: opt.MatchClassesById = False,
-    load: "api.LoadOptions",
+    load: "detrcli.LoadOptions",
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
     """Measure average precision, with the twelve COCO metrics."""
     if panoptic is not None:
-        if data is not None or predictions is None:
+        if data.data is not None or predictions is None:
             raise UsageError(
                 "--panoptic FILE needs --predictions, the panoptic.json of `detr predict --format panoptic`, and no "
                 "DATA."
             )
-        print_result(api.evaluate_panoptic(panoptic, predictions), json=json)
+        print_result(detrcli.evaluate_panoptic(panoptic, predictions), json=json)
         return
     if len(weights) > 1 and any((predictions, save, thresholds, report)):
         raise UsageError("--predictions, --save, --thresholds and --report need a single --weights.")
@@ -66,19 +60,14 @@ def eval_(
         raise UsageError("--report covers the whole split: leave out --limit, --classes and --threshold.")
     if thresholds is not None and threshold:
         raise UsageError("--thresholds considers all scores: leave out --threshold.")
-    check_files(
-        [(save, ()), (thresholds, ())],
-        overwrite=overwrite,
-        inputs=[val_ann, predictions, *map(Path, weights)],
-        data=(data, val_images),
-    )
+    inputs = [data.files["val"][0], predictions, *map(Path, weights)]
+    check_files([(save, ()), (thresholds, ())], overwrite=overwrite, inputs=inputs, data=data)
     if report is not None:
         check_free(report, folder=True)
-        check_not_in_data(report, data, val_images)
-    source = api.open_dataset(data, {"val": (val_ann, val_images)}, STDERR)
+        check_not_in_data(report, data)
     evaluations = [
-        api.evaluate(
-            source,
+        detrcli.evaluate(
+            data,
             replace(load, weights=name),
             predictions=predictions,
             split=split,
@@ -87,8 +76,6 @@ def eval_(
             limit=limit,
             classes=None if classes is None else [name for name in classes.split(",") if name.strip()],
             batch_size=batch_size,
-            exif=exif,
-            skip_bad=skip_bad,
             match_classes_by_id=match_classes_by_id,
             errors=errors,
             thresholds=thresholds is not None,
@@ -97,17 +84,15 @@ def eval_(
         for name in weights
     ]
     evaluation = evaluations[0]
-    if not evaluation.first:
+    if evaluation.run is not None and not evaluation.run.first:
         return
-    print_result(api.compare_evaluations(evaluations) if len(evaluations) > 1 else evaluation, json=json)
+    print_result(detrcli.compare_evaluations(evaluations) if len(evaluations) > 1 else evaluation, json=json)
     evaluation.write(save, thresholds)
     if report is not None:
-        failures = api.report(
-            source,
+        failures = detrcli.report(
+            data,
             replace(load, weights=weights[0]),
             split=split,
-            exif=exif,
-            skip_bad=skip_bad,
             match_classes_by_id=match_classes_by_id,
             class_names=evaluation.truth.classes.names.tolist(),
             reporter=STDERR,

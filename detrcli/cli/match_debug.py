@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from detrcli import api
+import detrcli
 from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_result
 from detrcli.cli.outputs import ARRAYS, FIGURE, PAGE, check_files, next_free_file, write_report
@@ -15,13 +13,11 @@ from detrcli.inference import DEFAULT_THRESHOLD
 Weight = Annotated[float | None, opt.option("X", "Show which pairs this cost weight changes.", min=0)]
 
 
-@opt.load_options(*opt.LOAD)
+@opt.options(*opt.LOAD, files=["val"])
 def match_debug(
-    data: Annotated[Path | None, typer.Argument(help=opt.DATA)] = None,
+    data: "detrcli.DataOptions",
     *,
     split: opt.Split = "val",
-    val_ann: opt.ValAnn = None,
-    val_images: opt.ValImages = None,
     image: Annotated[str | None, opt.option("ID|FILE", "Image to explain. [the worst of the first 50]")] = None,
     whole_split: Annotated[
         bool, opt.flag("--all", "Explain all images of the split: what each query is used for.")
@@ -38,10 +34,8 @@ def match_debug(
     out: Annotated[Path | None, opt.option("FILE", "The figure to write. [match-debug.png, numbered]")] = None,
     raw: Annotated[Path | None, opt.option("FILE.npz", "Write the numbers as arrays.")] = None,
     html: Annotated[Path | None, opt.option("FILE", "Write a page to move through layers and queries.")] = None,
-    exif: opt.Exif = "auto",
-    skip_bad: opt.SkipBad = False,
     match_classes_by_id: opt.MatchClassesById = False,
-    load: "api.LoadOptions",
+    load: "detrcli.LoadOptions",
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
@@ -57,19 +51,18 @@ def match_debug(
     }
     if whole_split and run is not None:
         raise UsageError("--all explains a split, --run a training. Use one of them.")
-    if run is None and not any((data, val_ann, val_images)):
+    if run is None and data.path is None and not any(data.files["val"]):
         raise UsageError("Give DATA, or --val-ann and --val-images, or --run RUN.")
     for name, value in given.items():
         if value is not None and (whole_split or run is not None):
             raise UsageError(f"{name} is for a single image, not for {'--all' if whole_split else '--run'}.")
     if worst is not None and not whole_split:
         raise UsageError("--worst needs --all.")
-    check_files([(out, FIGURE), (raw, ARRAYS), (html, PAGE)], overwrite=overwrite, data=(data, val_images))
+    check_files([(out, FIGURE), (raw, ARRAYS), (html, PAGE)], overwrite=overwrite, data=data)
     costs = {"class": cost_class, "l1": cost_l1, "giou": cost_giou}
-    matching = api.explain_matching(
+    matching = detrcli.explain_matching(
         data,
         load,
-        files={"val": (val_ann, val_images)},
         image=image,
         whole_split=whole_split,
         run=run,
@@ -78,8 +71,6 @@ def match_debug(
         threshold=threshold,
         other_weights={name: weight for name, weight in costs.items() if weight is not None},
         worst=worst or 16,
-        exif=exif,
-        skip_bad=skip_bad,
         match_classes_by_id=match_classes_by_id,
         reporter=STDERR,
     )

@@ -1,10 +1,56 @@
-"""`detr models`: the weights and models to choose from."""
+"""`detr models`, `detr export` and `detr bench`: the models to choose from, for other runtimes, and their speed."""
 
-from detrcli import api
-from detrcli.cli.console import print_result
-from detrcli.cli.options import Json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import detrcli
+from detrcli.cli import options as opt
+from detrcli.cli.console import STDERR, print_json, print_result
+from detrcli.cli.outputs import check_files
 
 
-def models(json: Json = False) -> None:
+def models(json: opt.Json = False) -> None:
     """List named weights, and supported model families."""
-    print_result(api.list_models(), json=json)
+    print_result(detrcli.list_models(), json=json)
+
+
+@opt.options("size", "max_size", "model", "sha256")
+def export(
+    weights: opt.WeightsArgument,
+    *,
+    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="The runtime: onnxruntime or OpenVINO.")],
+    out: Annotated[Path | None, opt.option("FILE", "The file to write. [named like the weights]")] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the exported model.")
+    ] = "fp32",
+    load: "detrcli.LoadOptions",
+    overwrite: opt.Overwrite = False,
+    json: opt.Json = False,
+) -> None:
+    """Write a model for onnxruntime or OpenVINO."""
+    from detrcli.checkpoints.registry import EXPORTS  # slow to import
+
+    out = out or Path(f"{Path(weights).stem or 'model'}{EXPORTS[format]}")
+    check_files([(out, (EXPORTS[format],))], overwrite=overwrite)
+    difference = detrcli.export(replace(load, weights=weights), out, format, precision=precision, reporter=STDERR)
+    if json:
+        facts = {"file": str(out), "format": format, "precision": precision, "weights": weights}
+        print_json({"schema": "detr.export/1", **facts, "largest_difference": difference})
+        return
+    print(f"{out}: differs from the plain model by at most {difference:.1g}. Use it with --weights {out}.")
+
+
+@opt.options(*opt.LOAD[1:])
+def bench(
+    weights: opt.WeightsArgument = "detr-r50",
+    *,
+    image: Annotated[Path | None, opt.option("FILE", "The image. [a generated one of 640 x 480]")] = None,
+    rounds: Annotated[int, opt.option("N", "Rounds, of which the median is reported.", min=1)] = 5,
+    load: "detrcli.LoadOptions",
+    json: opt.Json = False,
+) -> None:
+    """Compare the speed of engines and precisions."""
+    print_result(detrcli.bench(replace(load, weights=weights), image, rounds=rounds, reporter=STDERR), json=json)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrcli.cli.console import warn
+from detrcli.cli.console import STDERR
 from detrcli.errors import UsageError
 from detrcli.messages import Wording, in_python
 
@@ -78,5 +78,5 @@ def complete_resume(arguments: Sequence[str]) -> list[str]:
     if not states:
         raise UsageError(f"--resume: there is no run in {RUNS}/. Name the folder of a run: --resume RUN.")
     run = max(states, key=lambda path: path.stat().st_mtime).parent.parent
-    warn(f"resuming {run}, the latest run")
+    STDERR.note(f"resuming {run}, the latest run")
     return [*complete[:place], str(run), *complete[place:]]

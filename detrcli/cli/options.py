@@ -2,13 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from detrcli import api
+import detrcli
 from detrcli.inference import EngineName
 
 DATA = "Dataset: a folder in a known layout, its data.yaml or annotation file, or `shapes`."
@@ -52,11 +52,6 @@ MatchClassesById = Annotated[
     bool, flag("--match-classes-by-id", "If no class names are equal in weights and data, match equal ids.")
 ]
 SkipBad = Annotated[bool, flag("--skip-bad", "Leave out broken images and annotations, with a warning.")]
-TrainAnn = Annotated[Path | None, option("FILE", "COCO annotations of train.")]
-TrainImages = Annotated[Path | None, option("DIR", "Images of train.", file_okay=False)]
-ValAnn = Annotated[Path | None, option("FILE", "COCO annotations of val.")]
-ValImages = Annotated[Path | None, option("DIR", "Images of val.", file_okay=False)]
-
 # By field of LoadOptions.
 _LOAD_OPTIONS: dict[str, Any] = {
     "weights": Annotated[str, option("W", WEIGHTS, callback=known_weights)],
@@ -80,25 +75,47 @@ _DEFAULTS = {"weights": "detr-r50", "device": "auto"}
 LOAD = ("weights", "size", "max_size", "model", "sha256", "device")
 
 
-def load_options(*fields: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace the parameter `load` of a command by options for these fields of LoadOptions.
+def options(*load: str, files: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the parameters `load` and `data` of a command by options for these fields of LoadOptions and DataOptions.
 
-    Weights and text become the first options, the others stand where `load` does. Options are keyword-only parameters.
+    `files` are the splits whose files may be given in place of DATA. Weights and text become the first options, the
+    others stand before --overwrite and --json.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
-            load = api.LoadOptions(**{field: values.pop(field) for field in fields})
-            command(load=load, **values)
+            if files:
+                pairs = {split: (values.pop(f"{split}_ann"), values.pop(f"{split}_images")) for split in files}
+                values["data"] = detrcli.DataOptions(values["data"], pairs, values.pop("exif"), values.pop("skip_bad"))
+            if load:
+                values["load"] = detrcli.LoadOptions(**{field: values.pop(field) for field in load})
+            command(**values)
 
-        added = {field: _keyword(field, _LOAD_OPTIONS[field], _DEFAULTS.get(field)) for field in fields}
-        first = [added.pop(field) for field in ("weights", "text") if {"weights", field} <= set(fields)]
+        added = {field: _keyword(field, _LOAD_OPTIONS[field], _DEFAULTS.get(field)) for field in load}
+        first = [added.pop(field) for field in ("weights", "text") if {"weights", field} <= set(load)]
+        last: list[inspect.Parameter] = []
+        for split in files:
+            ann = option("FILE", f"COCO annotations of {split}.")
+            images = option("DIR", f"Images of {split}.", file_okay=False)
+            last += [_keyword(f"{split}_ann", Annotated[Path | None, ann], None)]
+            last += [_keyword(f"{split}_images", Annotated[Path | None, images], None)]
+        if files:
+            last += [_keyword("exif", Exif, "auto"), _keyword("skip_bad", SkipBad, False)]
+        last += added.values()
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
             if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
                 parameters += first
                 first = []
-            parameters += added.values() if parameter.name == "load" else [parameter]
+            if parameter.name in ("overwrite", "json"):
+                parameters += last
+                last = []
+            if parameter.name == "data" and files:
+                parameter = parameter.replace(
+                    annotation=Annotated[Path | None, typer.Argument(help=DATA)], default=None
+                )
+            if parameter.name != "load":
+                parameters.append(parameter)
         return _with_parameters(run, command, parameters)
 
     return decorate

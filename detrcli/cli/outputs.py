@@ -7,6 +7,7 @@ from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
 
+import detrcli
 from detrcli.errors import UsageError
 from detrcli.system.lock import LOCK
 
@@ -34,11 +35,10 @@ def check_files(
     *,
     overwrite: bool,
     inputs: Iterable[Path | None] = (),
-    data: Iterable[Path | None] = (),
+    data: "detrcli.DataOptions | None" = None,
 ) -> None:
     """Check output files and the suffixes that they may have (any, if none is given), and create their folders."""
     read = {os.path.realpath(path) for path in inputs if path is not None}
-    data = list(data)
     outputs = [(path, suffixes) for path, suffixes in files if path is not None]
     if len({path for path, _ in outputs}) < len(outputs):
         raise UsageError(f"{outputs[0][0]} is given for several outputs. Choose different paths.")
@@ -48,7 +48,8 @@ def check_files(
         check_free(path, overwrite=overwrite)
         if os.path.realpath(path) in read:
             raise UsageError(f"{path} is an input, and would be overwritten. Choose another path.")
-        check_not_in_data(path, *data)
+        if data is not None:
+            check_not_in_data(path, data)
     for path, _ in outputs:  # so that a path that cannot be written does not cost a run
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -74,11 +75,9 @@ def write_report(report: Any, out: Path, raw: Path | None, html: Path | None) ->
         report.page(html)
 
 
-def check_not_in_data(out: Path, *data: Path | None) -> None:
+def check_not_in_data(out: Path, data: "detrcli.DataOptions") -> None:
     """Raise UsageError if an output is inside a dataset, of which it could be taken for a part."""
-    from detrcli.data.source import data_folders  # slow to import
-
-    for folder in (folder for path in data if path is not None for folder in data_folders(path)):
+    for folder in data.folders:
         if _is_inside(out, folder):
             raise UsageError(
                 f"{out} is in the data folder {folder}, in which nothing is overwritten or added.\nChoose another path."

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from detrcli import api
+import detrcli
 from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_json, print_result
 from detrcli.cli.outputs import check_files, check_free
@@ -16,7 +16,7 @@ from detrcli.errors import DataError, UsageError
 from detrcli.inference import DEFAULT_THRESHOLD
 
 
-@opt.load_options(*opt.LOAD, "text", "precision", "engine")
+@opt.options(*opt.LOAD, "text", "precision", "engine")
 def predict(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, glob patterns, or - for paths on stdin.")
@@ -44,7 +44,7 @@ def predict(
     save: Annotated[Path | None, opt.option("FILE.jsonl", "Write a JSON line per image, as results come.")] = None,
     resume: Annotated[bool, opt.flag("--resume", "Continue the file of --save.")] = False,
     strict: Annotated[bool, opt.flag("--strict", "Fail if an image was skipped.")] = False,
-    load: "api.LoadOptions",
+    load: "detrcli.LoadOptions",
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
@@ -64,7 +64,7 @@ def predict(
     if polygons and save is None and format != "json":
         raise UsageError("--polygons needs --json or --save.")
     check_files([(save, (".jsonl",))], overwrite=overwrite or resume)
-    predictions = api.predict(
+    predictions = detrcli.predict(
         list(_paths(images)),
         load,
         threshold=threshold,

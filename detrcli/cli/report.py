@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from detrcli import api
+import detrcli
 from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_result
 from detrcli.cli.outputs import check_free, check_not_in_data
 from detrcli.errors import UsageError
 
 
-@opt.load_options(*opt.LOAD[1:])
+@opt.options(*opt.LOAD[1:])
 def report(
     subjects: Annotated[
         list[Path], typer.Argument(metavar="RUN|DATA...", help="Runs, or a dataset as in `detr eval`.")
@@ -33,35 +33,33 @@ def report(
     exif: opt.Exif = "auto",
     skip_bad: opt.SkipBad = False,
     match_classes_by_id: opt.MatchClassesById = False,
-    load: "api.LoadOptions",
+    load: "detrcli.LoadOptions",
     json: opt.Json = False,
 ) -> None:
     """Show why a model fails on your data, and what to fix."""
     if out is not None:
         check_free(out, folder=True)
         for subject in subjects:
-            check_not_in_data(out, subject)
+            check_not_in_data(out, detrcli.DataOptions(subject))
     for subject in subjects:
         _check_exists(subject)
-    names = weights or [str(subject) for subject in subjects if api.is_run(subject)]
+    names = weights or [str(subject) for subject in subjects if detrcli.is_run(subject)]
     if len(subjects) > 1 and (weights or len(names) < len(subjects)):
         raise UsageError("Give several RUNs, which are compared on the data of the first, or one DATA with --weights.")
-    of_run = api.is_run(subjects[0])
+    data = detrcli.DataOptions(subjects[0], exif=exif, skip_bad=skip_bad)
     reports = {
-        name: api.report(
-            subjects[0],
+        name: detrcli.report(
+            data,
             replace(load, weights=name),
             split=split,
             threshold=threshold,
             folds=folds,
-            exif=None if of_run and exif == "auto" else exif,
-            skip_bad=None if of_run and not skip_bad else skip_bad,
             match_classes_by_id=match_classes_by_id,
             reporter=STDERR,
         )
-        for name in names or ["detr-r50"]
+        for name in names or [detrcli.LoadOptions().weights]
     }
-    result = api.compare_reports(reports) if len(reports) > 1 else next(iter(reports.values()))
+    result = detrcli.compare_reports(reports) if len(reports) > 1 else next(iter(reports.values()))
     page = result.page(out, images=images)
     print_result(result, json=json, page=str(page))
     STDERR.note(f"the report: {page}")
@@ -74,7 +72,7 @@ def doctor(
 ) -> None:
     """Diagnose what is probably wrong with a run or a dataset."""
     _check_exists(subject)
-    print_result(api.doctor(subject, device=device, reporter=STDERR), json=json)
+    print_result(detrcli.doctor(subject, device=device, reporter=STDERR), json=json)
 
 
 def _check_exists(subject: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from detrcli.cli.console import warn
+from detrcli.cli.console import STDERR
 from detrcli.data.images import open_image
 from detrcli.render.draw import grid_figure
 from detrcli.render.page import Section
@@ -46,7 +46,7 @@ class Steps:
                 process.wait()
                 raise
         if process.returncode:
-            warn(f"the demo ends here: detr {command[0]} failed with exit code {process.returncode}")
+            STDERR.note(f"the demo ends here: detr {command[0]} failed with exit code {process.returncode}")
             raise typer.Exit(process.returncode)
         return loads(output) if json else None
 

@@ -24,8 +24,9 @@ def _row(name: str, evaluation: Mapping[str, Any], of: str = "metrics") -> tuple
     return (name, *(evaluation[of][metric] for metric in METRICS))
 
 
-def run_tour(steps: Steps) -> dict[str, Any]:
-    """Run all steps, and write the page. Return the document."""
+def run_tour(folder: Path, device: str, *, quiet: bool) -> dict[str, Any]:
+    """Run all steps in a folder, and write the page. Return the document."""
+    steps = Steps(folder, device, quiet=quiet)
     start = time.perf_counter()
     shipped = steps.evaluate("shapes", "--weights", "shapes-masks")
     steps.run("data", "make", "shapes", KNOWN, "--images", str(5 * SHOWN))

@@ -1,26 +1,23 @@
 """`detr train`: fine-tune a model on a dataset."""
 
-import shlex
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from detrcli import api
+import detrcli
 from detrcli.cli import options as opt
-from detrcli.cli.console import STDERR
 from detrcli.cli.outputs import check_free, check_not_in_data
-from detrcli.system.launch import launch
+from detrcli.training.run_status import is_unbegun
 
 
 def _known_or_none(value: str | None) -> str | None:
     return value if value in (None, "none") else opt.known_weights(value)
 
 
+@opt.options(files=("train", "val"))
 def train(
-    data: Annotated[Path | None, typer.Argument(help=opt.DATA)] = None,
+    data: "detrcli.DataOptions",
+    *,
     model: Annotated[str | None, opt.option("NAME", "Model; starts from its published weights. [detr-r50]")] = None,
     weights: Annotated[
         str | None,
@@ -41,12 +38,6 @@ def train(
         list[str] | None,
         opt.option("KEY=VALUE", "A setting listed in `detr guide training`; may be repeated.", "--set"),
     ] = None,
-    train_ann: opt.TrainAnn = None,
-    train_images: opt.TrainImages = None,
-    val_ann: opt.ValAnn = None,
-    val_images: opt.ValImages = None,
-    exif: opt.Exif = "auto",
-    skip_bad: opt.SkipBad = False,
     dry_run: Annotated[bool, opt.flag("--dry-run", "Measure a step, print the plan, and stop.")] = False,
     no_report: Annotated[bool, opt.flag("--no-report", "Do not write a report at the end.")] = False,
     json: opt.Json = False,
@@ -55,17 +46,14 @@ def train(
     if hasattr(signal, "SIGUSR1"):
         # Until there is something to save, a scheduler's warning is handled as its SIGTERM.
         signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))
-    from detrcli.training.run_status import is_unbegun
-
     if resume is None and out is not None:
         if not is_unbegun(out):
             check_free(out, folder=True)
-        check_not_in_data(out, data, train_images, val_images)
-    from detrcli.api.runs import TrainingPlan
-    from detrcli.cli.training import TrainingDisplay, show_outcome, show_plan
+        check_not_in_data(out, data)
+    from detrcli.cli.training import TrainingDisplay, show_result  # slow to import
 
     with TrainingDisplay() as display:
-        result = api.train(
+        result = detrcli.train(
             data,
             weights=weights,
             model=model,
@@ -79,23 +67,9 @@ def train(
             device=device,
             config=config,
             settings=set_ or [],
-            files={"train": (train_ann, train_images), "val": (val_ann, val_images)},
-            exif=exif,
-            skip_bad=skip_bad,
             dry_run=dry_run,
             report=not no_report,
             listener=display,
             reporter=display,
         )
-    first = launch().rank == 0
-    if isinstance(result, TrainingPlan):
-        if first:
-            show_plan(result, json=json)
-        return
-    if first:
-        show_outcome(result, json=json)
-    if result.stopped is None and result.epochs < result.settings.epochs:
-        STDERR.note(f"stopped early after {result.epochs} epochs: patience = {result.settings.patience}")
-    if result.stopped is not None:
-        STDERR.note(f"stopped and saved; resume with: detr train --resume {shlex.quote(str(result.run))}")
-        sys.exit(result.stopped)
+    show_result(result, json=json)

@@ -1,4 +1,4 @@
-"""Display of a training, its outcome and its plan."""
+"""Display of a training while it runs, and of its result."""
 
 import shlex
 import sys
@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
+
+from rich.live import Live
+from rich.text import Text
 
 from detrcli.api.runs import TrainingPlan, TrainingResult
-from detrcli.cli.console import STDERR, StderrReporter, is_terminal, print_json, print_table, stderr_console, warn
+from detrcli.cli.console import STDERR, StderrReporter, is_terminal, print_result
+from detrcli.cli.terminal import console
 from detrcli.render.curves import LOSS
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 from detrcli.training.progress import TrainingListener, TrainingProgress
 from detrcli.training.run_folder import CURVES, Row
-
-if TYPE_CHECKING:
-    from rich.live import Live
 
 INTERVAL = 30.0  # seconds between lines of progress, without a terminal
 BAR_WIDTH = 24
@@ -47,9 +48,7 @@ class TrainingDisplay(StderrReporter, TrainingListener):
 
     def step(self, progress: TrainingProgress) -> None:
         if not self._quiet and not self._position and is_terminal(sys.stderr):
-            from rich.live import Live
-
-            self._live = Live(console=stderr_console(), refresh_per_second=4, transient=True)
+            self._live = Live(console=console(sys.stderr), refresh_per_second=4, transient=True)
             self._live.start()
         self._position = f"epoch {progress.epoch}/{progress.epochs}"
         self._update(lambda bar: _describe(progress, bar=bar))
@@ -89,8 +88,6 @@ class TrainingDisplay(StderrReporter, TrainingListener):
 
     def _update(self, describe: Callable[[bool], str]) -> None:
         if self._live:
-            from rich.text import Text
-
             self._live.update(Text(describe(True), overflow="fold"))
         elif not self._quiet and time.monotonic() - self._last >= INTERVAL:
             self._print(describe(False))
@@ -98,8 +95,6 @@ class TrainingDisplay(StderrReporter, TrainingListener):
     def _print(self, text: str) -> None:
         self._last = time.monotonic()
         if self._live:
-            from rich.text import Text
-
             self._live.console.print(Text(escape_controls(text), overflow="fold"))
         else:
             print(escape_controls(text), file=sys.stderr, flush=True)
@@ -124,78 +119,22 @@ def _bar(done: int, total: int) -> str:
     return "━" * filled + "╌" * (BAR_WIDTH - filled)
 
 
-def show_outcome(outcome: TrainingResult, *, json: bool) -> None:
-    """Print the outcome of a training."""
-    run, row = outcome.run, outcome.best or {}
-    metrics = {name: row[name] for name in ("AP", "mask_AP") if name in row}
-    best = {"epoch": int(row["epoch"] or 0), **metrics} if row else None
-    if json:
-        if outcome.stopped is None:
-            print_json(
-                {
-                    "schema": "detr.train/1",
-                    "run": str(run),
-                    "epochs": outcome.epochs,
-                    "best": best,
-                    "seconds": round(outcome.seconds, 1),
-                    "report": None if outcome.report is None else str(outcome.report),
-                    "findings": None if outcome.findings is None else [f.document() for f in outcome.findings],
-                }
-            )
+def show_result(result: TrainingResult | TrainingPlan, *, json: bool) -> None:
+    """Print the result of a training and the next steps. Exit if the training was interrupted."""
+    if isinstance(result, TrainingPlan):
+        if launch().rank == 0:
+            print_result(result, json=json)
         return
-    names = ["AP", "AP50", *(["mask_AP"] if "mask_AP" in row else [])]
-    values = [f"{row[name]:.3f}" if row else "not measured" for name in names]
-    print_table(
-        ("run", "epochs", "best epoch", *(name.replace("_", " ") for name in names), "time"),
-        [
-            (
-                str(run),
-                outcome.epochs,
-                str(best["epoch"]) if best else "",
-                *values,
-                str(timedelta(seconds=round(outcome.seconds))),
-            )
-        ],
-    )
-    if outcome.stopped is None:
-        quoted = shlex.quote(str(run))
-        warn(f"predict with it: detr predict img.jpg --weights {quoted}; curves: {run / CURVES}")
-        for finding in (outcome.findings or ())[:MAX_FINDINGS]:
-            warn(f"probable cause of errors: {finding}")
-        warn(f"report on the validation split: {outcome.report or f'detr report {quoted}'}")
-
-
-def show_plan(plan: TrainingPlan, *, json: bool) -> None:
-    """Print what a training would train, and how long it would take."""
-    summaries = {split: plan.examined.summary(split) for split in plan.examined.splits}
-    data = {split: {**summary, "classes": len(summary["classes"])} for split, summary in summaries.items()}
-    measured = plan.measured
-    if json:
-        print_json(
-            {
-                "schema": "detr.train-plan/1",
-                "data": {split: {key: s[key] for key in ("images", "boxes", "classes")} for split, s in data.items()},
-                "parameters": [{"group": name, "parameters": count, "lr": lr} for name, count, lr in plan.parameters],
-                "steps_per_epoch": plan.steps_per_epoch,
-                "pictures_per_step": plan.images_per_step,
-                "seconds_per_step": round(measured.seconds, 4),
-                "seconds_of_training": round(measured.total_seconds),
-                "memory_mb": measured.memory_mb,
-            }
-        )
-        return
-    print_table(
-        ("split", "images", "boxes", "empty images", "most boxes", "classes"),
-        [(split, *summary.values()) for split, summary in data.items()],
-    )
-    print()
-    print_table(
-        ("parameters of", "count", "learning rate"),
-        [(name, count, "frozen" if lr is None else f"{lr:g}") for name, count, lr in plan.parameters],
-    )
-    memory = "" if measured.memory_mb is None else f", {measured.memory_mb:,.0f} MB of memory"
-    print(
-        f"\nper step: {plan.images_per_step} images, {measured.seconds:.2f} s{memory}\n"
-        f"{plan.steps_per_epoch:,} steps per epoch, {plan.settings.epochs} epochs: "
-        f"{timedelta(seconds=round(measured.total_seconds))} without evaluations"
-    )
+    run = shlex.quote(str(result.run))
+    if launch().rank == 0 and (result.stopped is None or not json):
+        print_result(result, json=json)
+    if result.stopped is not None:
+        STDERR.note(f"stopped and saved; resume with: detr train --resume {run}")
+        sys.exit(result.stopped)
+    if not json:
+        STDERR.note(f"predict with it: detr predict img.jpg --weights {run}; curves: {result.run / CURVES}")
+        for finding in (result.findings or ())[:MAX_FINDINGS]:
+            STDERR.note(f"probable cause of errors: {finding}")
+        STDERR.note(f"report on the validation split: {result.report or f'detr report {run}'}")
+    if result.epochs < result.settings.epochs:
+        STDERR.note(f"stopped early after {result.epochs} epochs: patience = {result.settings.patience}")

@@ -7,7 +7,7 @@ from here import Detr
 from small import TINY, small_weights
 
 from detrcli.api import benchmarking
-from detrcli.api.benchmarking import Benchmark, EngineSpeed
+from detrcli.api.benchmarking import bottleneck
 from detrcli.checkpoints.formats import native
 
 
@@ -43,9 +43,10 @@ def test_engines_side_by_side(detr: Detr, tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_the_bottleneck(fast: tuple[float, ...], bf16: tuple[float, ...], start: str) -> None:
-    def speed(precision: str, seconds: tuple[float, ...]) -> EngineSpeed:
-        stages = ("reading", "network", "postprocessing")
-        return EngineSpeed("fast", precision, dict(zip(stages, seconds, strict=True)), 0.0)
-
-    benchmark = Benchmark("w", (640, 480), [speed("fp32", fast), speed("bf16", bf16)], {})
-    assert benchmark.bottleneck.startswith(start)
+    stages = ("reading", "network", "postprocessing")
+    default: benchmarking.Key = ("fast", "fp32")
+    seconds: dict[benchmarking.Key, dict[str, float]] = {
+        default: dict(zip(stages, fast, strict=True)),
+        ("fast", "bf16"): dict(zip(stages, bf16, strict=True)),
+    }
+    assert bottleneck(seconds, default).startswith(start)

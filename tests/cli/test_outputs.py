@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from here import Detr
 
+from detrcli import DataOptions
 from detrcli.cli.outputs import check_files, check_free, check_not_in_data
 from detrcli.data.make import make_shapes
 from detrcli.errors import UsageError
@@ -49,11 +50,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_in_the_data(out: str, data: str, folder: Path) -> None:
-    for path in (Path(out), folder / out):
+    for path, of in ((out, data), (folder / out, data), (out, folder / data)):
         with pytest.raises(UsageError, match="data folder"):
-            check_not_in_data(path, None, Path(data))
-    with pytest.raises(UsageError, match="data folder"):
-        check_not_in_data(Path(out), folder / data, None)
+            check_not_in_data(Path(path), DataOptions(of))
 
 
 @pytest.mark.parametrize(
@@ -71,12 +70,12 @@ def test_in_the_data(out: str, data: str, folder: Path) -> None:
     ],
 )
 def test_beside_the_data(out: str, data: str, folder: Path) -> None:
-    check_not_in_data(Path(out), Path(data))
+    check_not_in_data(Path(out), DataOptions(data))
 
 
 def test_files_are_checked_before_folders_are_made(folder: Path) -> None:
     files = [(Path("new/a.png"), (".png",)), (Path("new/b.npz"), (".npz",)), (None, (".html",))]
-    for inputs, data in (([Path("new/b.npz")], []), ([], [Path("new")])):
+    for inputs, data in (([Path("new/b.npz")], None), ([], DataOptions("new"))):
         (folder / "new").mkdir(exist_ok=True)
         with pytest.raises(UsageError):
             check_files(files, overwrite=True, inputs=inputs, data=data)
@@ -85,7 +84,7 @@ def test_files_are_checked_before_folders_are_made(folder: Path) -> None:
         with pytest.raises(UsageError, match="new/a"):
             check_files(wrong, overwrite=True)
     assert not Path("new").exists()
-    check_files(files, overwrite=False, inputs=[None, Path("d/a.png")], data=[None, Path("d")])
+    check_files(files, overwrite=False, inputs=[None, Path("d/a.png")], data=DataOptions("d"))
     assert Path("new").is_dir()
 
 

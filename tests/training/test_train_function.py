@@ -11,7 +11,7 @@ import pytest
 import torch
 from trainings import Recorder
 
-from detrcli.api import train
+from detrcli import train
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.results import Results

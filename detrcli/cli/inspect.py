@@ -1,13 +1,13 @@
-"""`detr visualize-attn`: where the queries of a model look."""
+"""`detr visualize-attn` and `detr explain`: what a model computes for an image."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrcli import api
+import detrcli
 from detrcli.cli import options as opt
-from detrcli.cli.console import STDERR, print_json, print_table, print_text
+from detrcli.cli.console import STDERR, print_content, print_json, print_result
 from detrcli.cli.outputs import ARRAYS, FIGURE, PAGE, check_files, next_free_file, write_report
 from detrcli.errors import UsageError
 from detrcli.inference import DEFAULT_THRESHOLD
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detrcli.inspection.look import Kind
 
 
-@opt.load_options(*opt.LOAD, "text")
+@opt.options(*opt.LOAD, "text")
 def visualize_attn(
     image: Annotated[Path, typer.Argument(help="An image.")],
     *,
@@ -40,7 +40,7 @@ def visualize_attn(
     raw: Annotated[Path | None, opt.option("FILE.npz", "Write the maps as arrays.")] = None,
     html: Annotated[Path | None, opt.option("FILE", "Write a page to move through queries, layers and heads.")] = None,
     out: Annotated[Path | None, opt.option("FILE", "The figure to write. [attention.png, numbered]")] = None,
-    load: "api.LoadOptions",
+    load: "detrcli.LoadOptions",
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
@@ -61,7 +61,7 @@ def visualize_attn(
         raise UsageError("--masks needs --faithfulness.")
     files = [(out, FIGURE), (raw, ARRAYS), (html, PAGE)]
     check_files(files, overwrite=overwrite, inputs=[image, Path(load.weights), masks])
-    report = api.look(
+    report = detrcli.look(
         image,
         load,
         queries=queries,
@@ -81,9 +81,7 @@ def visualize_attn(
         written = {name: path and str(path) for name, path in (("raw", raw), ("html", html))}
         print_json({**report.document, "file": str(image), "weights": load.weights, "out": str(out), **written})
         return
-    table = report.findings.table
-    print_table(table.columns, table.rows)
-    print_text(report.findings.remarks)
+    print_content([report.findings.table, *report.findings.remarks])
 
 
 def _pixel(text: str) -> tuple[float, float]:
@@ -92,3 +90,20 @@ def _pixel(text: str) -> tuple[float, float]:
     except ValueError:
         raise UsageError(f"--encoder {text}: it must be X,Y in pixels, such as 120,80.") from None
     return x, y
+
+
+@opt.options(*opt.LOAD)
+def explain(
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    *,
+    html: Annotated[Path | None, opt.option("FILE", "Write a page that shows the output of each step.")] = None,
+    load: "detrcli.LoadOptions",
+    overwrite: opt.Overwrite = False,
+    json: opt.Json = False,
+) -> None:
+    """Show what each step of a model computes for an image."""
+    check_files([(html, PAGE)], overwrite=overwrite)
+    walk = detrcli.walk(image, load, reporter=STDERR)
+    if html is not None:
+        walk.page(html)
+    print_result(walk, json=json)
