@@ -87,18 +87,15 @@ def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: P
     paths = pictures(tmp_path / "data" / "val", 5)
     sure = () if threshold is None else ("--threshold", threshold)
     find = ("predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images")
-    found = detr(*find, "--threshold", 0.3, "--out", "found")
-    assert found.code == 0, found.err
+    found = detr(*find, "--threshold", 0.3, "--out", "found").ok()
     assert {one["category_id"] for a in found.json["annotations"] for one in a["segments_info"]} > {300}
     spoil(tmp_path / "data", tmp_path / "found")
     truth = "data/annotations/panoptic_val.json"
     assert detr(*find, *sure, "--out", "maps", "--ids-from", truth).code == 0
-    long_way = detr("eval", "--panoptic", truth, "--predictions", "maps/panoptic.json", "--json")
-    assert long_way.code == 0, long_way.err
+    long_way = detr("eval", "--panoptic", truth, "--predictions", "maps/panoptic.json", "--json").ok()
 
     asked = ("eval", "data", "--weights", weights, *sure)
-    shown = detr(*asked, "--json")
-    assert shown.code == 0, shown.err
+    shown = detr(*asked, "--json").ok()
     assert shown.json["panoptic"] == long_way.json["panoptic"]
     assert 0 < shown.json["panoptic"]["PQ"] < 1
     assert 0 < shown.json["panoptic"]["stuff"]["PQ"] < 1
@@ -110,8 +107,7 @@ def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: P
     assert "boundary" in table
     assert "stuff" in table
     if threshold is None:
-        reported = detr("report", "data", "--weights", weights, "--out", "why", "--json")
-        assert reported.code == 0, reported.err
+        reported = detr("report", "data", "--weights", weights, "--out", "why", "--json").ok()
         plain = detr(*asked, "--engine", "plain", "--json")  # by which reports are made
         assert reported.json["panoptic"] == plain.json["panoptic"]
         assert "PQ" in Path("why/index.html").read_text(encoding="utf-8")
@@ -127,8 +123,7 @@ def spoiled_findings(detr: Detr, folder: Path, weights: Path, count: int) -> Non
     found = detr(
         "predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images", "--threshold", 0.3,
         "--out", "found",
-    )  # fmt: skip
-    assert found.code == 0, found.err
+    ).ok()  # fmt: skip
     spoil(folder / "data", folder / "found")
 
 
@@ -139,8 +134,7 @@ def test_classes_absent_from_the_data(detr: Detr, tmp_path: Path, weights: Path)
     truth = tmp_path / "data" / "annotations" / "panoptic_val.json"
     truth.write_text(truth.read_text().replace('"name": "cat"', '"name": "cow"'))
     asked = ("eval", "data", "--weights", weights, "--json", "--threshold", 0.3)
-    shown = detr(*asked)
-    assert shown.code == 0, shown.err
+    shown = detr(*asked).ok()
     named = {one["label"]: one["PQ"] for one in shown.json["panoptic"]["per_class"]}
     assert named.get("cow", 0) == 0
     assert "cat" not in named
@@ -150,8 +144,7 @@ def test_classes_absent_from_the_data(detr: Detr, tmp_path: Path, weights: Path)
 def test_without_hotcoco(detr: Detr, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled_findings(detr, tmp_path, weights, 2)
     monkeypatch.setitem(sys.modules, "hotcoco", None)
-    shown = detr("eval", "data", "--weights", weights, "--json")
-    assert shown.code == 0, shown.err
+    shown = detr("eval", "data", "--weights", weights, "--json").ok()
     assert "panoptic quality is left out" in shown.err
     assert "panoptic" not in shown.json
     assert "boundary" in shown.json

@@ -20,8 +20,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_steps_with_shapes_and_the_best_queries(detr: Detr, picture: Path) -> None:
-    shown = detr("explain", picture, "--weights", "small.safetensors", "--device", "cpu")
-    assert shown.code == 0, shown.err
+    shown = detr("explain", picture, "--weights", "small.safetensors", "--device", "cpu").ok()
     assert "90 x 60 pixels, resized to 96 x 64 for small.safetensors" in shown.out
     for step in ("image", "backbone", "projection", "position", "encoder", "decoder", "class head", "box head"):
         assert f"\n{step}" in shown.out
@@ -41,9 +40,7 @@ def test_steps_with_shapes_and_the_best_queries(detr: Detr, picture: Path) -> No
 def test_input_that_is_not_an_image(detr: Detr, picture: Path) -> None:
     (picture.parent / "b.png").write_text("no picture")
     for name in ("b.png", "none.png"):
-        shown = detr("explain", name, "--weights", "small.safetensors")
-        assert (shown.code, shown.out) == (3, "")
-        assert name in shown.err
+        detr("explain", name, "--weights", "small.safetensors").fails(3, name)
 
 
 @pytest.mark.parametrize("weights", ["shapes", "shapes-detr"])
@@ -51,8 +48,7 @@ def test_input_that_is_not_an_image(detr: Detr, picture: Path) -> None:
 def test_page(weights: str, picture: Path, tmp_path: Path, detr: Detr) -> None:
     """The page works offline and contains each step of the table, and attention if the model supports it."""
     out = tmp_path / "way.html"
-    shown = detr("explain", picture, "--weights", weights, "--html", out, "--json")
-    assert shown.code == 0, shown.err
+    shown = detr("explain", picture, "--weights", weights, "--html", out, "--json").ok()
     steps = [step["step"] for step in json.loads(shown.out)["steps"]]
     with opened(out, width=420) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 420

@@ -250,16 +250,14 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
     without(document)
     val.write_text(json.dumps(document, indent=2))
     monkeypatch.setattr(examine_module, "check_masks", None)
-    shown = detr("data", "check", "data", "--json")
-    assert shown.code == 0, shown.err
+    shown = detr("data", "check", "data", "--json").ok()
     assert shown.json["masks"] is None
 
 
 def test_masks_are_examined_on_request(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detrcli.data.image_files.TIME_LIMIT", -1.0)
     PLANTED["a word"][-1](tmp_path / "data")
-    shown = detr("data", "check", "data")
-    assert shown.code == 0
+    shown = detr("data", "check", "data").ok()
     assert "--full" in shown.err
     assert detr("data", "check", "data", "--full").code == 3
 
@@ -270,15 +268,11 @@ def test_training_and_evaluation_check_first(detr: Detr, tmp_path: Path) -> None
     PLANTED["turned runs"][-1](tmp_path / "data")
     quick = ("--weights", "none", "--epochs", 1, "--size", 40, "--set", "workers=0", "--set", "queries=4")
     shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick)
-    assert shown.code == 3
-    assert "mask-size: annotation 10" in shown.err
-    assert "--skip-bad" in shown.err
+    shown.fails(3, "mask-size: annotation 10", "--skip-bad")
     assert not Path("run").exists()
-    shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick, "--skip-bad")
-    assert shown.code == 0, shown.err
+    shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick, "--skip-bad").ok()
     assert "mask-size: annotation 10" in shown.err
-    more = detr("train", "--resume", "run", "--epochs", 2)
-    assert more.code == 0, more.err
+    more = detr("train", "--resume", "run", "--epochs", 2).ok()
     evaluated = ("eval", "data", "--split", "train", "--weights", "run", "--json")
     assert detr(*evaluated).code == 3
     assert detr(*evaluated, "--skip-bad").json["masks"]["AP"] >= 0

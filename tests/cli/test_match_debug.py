@@ -57,8 +57,7 @@ def test_dataset_given_as_files(detr: Detr, match: Detr, root: Path) -> None:
         "--val-images", root / "data" / "val",
     ]  # fmt: skip
     weights = ["--weights", root / "w.safetensors", "--device", "cpu", "--json", "--out", "named.png"]
-    shown = detr("match-debug", *named, *weights)
-    assert shown.code == 0, shown.err
+    shown = detr("match-debug", *named, *weights).ok()
     whole = match("--json", "--out", "whole.png").json
     assert shown.json["image"] == whole["image"]
     assert shown.json["layers"] == whole["layers"]
@@ -71,8 +70,7 @@ def test_an_annotation_file_is_checked_completely(detr: Detr, root: Path, tmp_pa
     alone.write_bytes((root / "data" / "annotations" / "instances_val.json").read_bytes())
     (tmp_path / "images").symlink_to(root / "data" / "val")
     weights = ["--weights", root / "w.safetensors", "--device", "cpu"]
-    shown = detr("match-debug", alone, *weights, "--all", "--json")
-    assert shown.code == 0, shown.err
+    shown = detr("match-debug", alone, *weights, "--all", "--json").ok()
     assert shown.json["images"] == 6
     assert str(alone) in shown.err
 
@@ -84,8 +82,7 @@ def image_with_most(root: Path) -> int:
 def test_json_of_an_image(match: Detr, root: Path) -> None:
     """Its shape as promised, its total the weighted sum, its pairs the cheapest of all."""
     image = image_with_most(root)
-    shown = match("--image", image, "--layer", "all", "--json")
-    assert shown.code == 0, shown.err
+    shown = match("--image", image, "--layer", "all", "--json").ok()
     document, truth = shown.json, truth_of(root, image)
     assert document["schema"] == "detr.match-debug/1"
     assert document["image"] == {
@@ -152,15 +149,12 @@ def test_images_by_id_and_by_file(match: Detr, root: Path) -> None:
     assert match("--image", "0002", "--json").json["image"]["id"] == 2  # no file is called so
     for named in ("002.png", "0099", "000002.jpg"):
         assert match("--image", named).code == 2
-    shown = match("--image", 99)
-    assert (shown.code, shown.out) == (2, "")
-    assert "image 99" in shown.err
+    match("--image", 99).fails(2, "image 99")
 
 
 def test_the_tables(match: Detr, root: Path) -> None:
     image = image_with_most(root)
-    shown = match("--image", image, "--layer", "all", "--cost-class", 50, "--threshold", 0.3)
-    assert shown.code == 0, shown.err
+    shown = match("--image", image, "--layer", "all", "--cost-class", 50, "--threshold", 0.3).ok()
     assert "match-debug.png" in shown.err
     for words in (
         "matched to",
@@ -260,15 +254,14 @@ def test_files_are_numbered_and_never_overwritten(match: Detr, root: Path, tmp_p
 )
 def test_usage_errors(match: Detr, tmp_path: Path, args: list[str]) -> None:
     shown = match(*args)
-    assert (shown.code, shown.out) == (2, "")
+    shown.fails(2)
     assert 1 <= len(shown.err.splitlines()) <= 3
     assert not list(tmp_path.iterdir())
 
 
 def test_dataset(match: Detr, root: Path, tmp_path: Path) -> None:
     """Counts equal the sum over the images."""
-    shown = match("--all", "--json", "--worst", 5)
-    assert shown.code == 0, shown.err
+    shown = match("--all", "--json", "--worst", 5).ok()
     document = shown.json
     assert document["schema"] == "detr.match-debug-all/1"
     one_by_one = [match("--image", image, "--layer", "all", "--json").json for image in range(1, 7)]
@@ -286,8 +279,7 @@ def test_dataset(match: Detr, root: Path, tmp_path: Path) -> None:
     for case in document["largest_losses"]:
         pair = one_by_one[case["image"]["id"] - 1]["layers"][-1]["pairs"][case["target"]]
         assert (case["query"], case["runner_up"]) == (pair["query"], pair["runner_up"])
-    table = match("--all")
-    assert table.code == 0, table.err
+    table = match("--all").ok()
     assert "the largest losses" in table.out
     with Image.open(tmp_path / "match-debug-all-2.png") as image:
         assert min(image.size) > 300
@@ -303,11 +295,8 @@ def test_unreadable_image(detr: Detr, root: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     args = ["match-debug", tmp_path / "data", "--weights", root / "w.safetensors", "--device", "cpu"]
     for more in (["--all"], ["--image", 2]):
-        shown = detr(*args, *more)
-        assert (shown.code, shown.out) == (3, "")
-        assert "000001.png" in shown.err
-    shown = detr(*args, "--all", "--skip-bad", "--json")
-    assert shown.code == 0, shown.err
+        detr(*args, *more).fails(3, "000001.png")
+    shown = detr(*args, "--all", "--skip-bad", "--json").ok()
     assert shown.json["images"] == 2
     assert "left out:" in shown.err
 
@@ -318,10 +307,8 @@ def test_run(detr: Detr, root: Path, tmp_path: Path) -> None:
     shown = detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 4, "--lr", 1e-3,
         "--device", "cpu", "--set", "queries=6", "--set", "workers=0", "--epochs", 3, "--out", "run",
-    )  # fmt: skip
-    assert shown.code == 0, shown.err
-    shown = detr("match-debug", "--run", "run", "--json")
-    assert shown.code == 0, shown.err
+    ).ok()  # fmt: skip
+    shown = detr("match-debug", "--run", "run", "--json").ok()
     document = shown.json
     assert document["schema"] == "detr.match-debug-run/1"
     assert document["targets"] > 0
@@ -343,8 +330,7 @@ def test_run(detr: Detr, root: Path, tmp_path: Path) -> None:
         assert now["queries"] == kept["queries"][-1][:, start : start + count].tolist()
         start += count
     assert start == document["targets"]
-    table = detr("match-debug", "--run", "run")
-    assert table.code == 0, table.err
+    table = detr("match-debug", "--run", "run").ok()
     assert [line.split()[0] for line in table.out.splitlines()[2:]] == ["epoch", "2", "3"]
 
 
@@ -360,9 +346,7 @@ def test_weights_of_a_run_use_its_costs(detr: Detr, root: Path, tmp_path: Path) 
         (tmp_path / "run" / "matching.npz").write_bytes(broken)
         assert detr("match-debug", "--run", "run").code == 3
     (tmp_path / "run" / "matching.npz").unlink()
-    shown = detr("match-debug", "--run", "run")
-    assert shown.code == 3
-    assert "no matching was kept" in shown.err
+    detr("match-debug", "--run", "run").fails(3, "no matching was kept")
 
 
 @pytest.mark.slow
@@ -373,16 +357,14 @@ def test_a_published_name_inside_a_run_folder_ignores_its_costs(
     trained = detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
         "--set", "queries=6", "--set", "workers=0", "--set", "cost.class=3", "--epochs", 1, "--out", "run",
-    )  # fmt: skip
-    assert trained.code == 0, trained.err
+    ).ok()  # fmt: skip
     torch.save({"model": published_names()}, tmp_path / "published.pth")
     monkeypatch.setattr("detrcli.checkpoints.load.fetch", lambda *_: tmp_path / "published.pth")
     monkeypatch.setattr("detrcli.checkpoints.load.preset", lambda _: CONFIG)  # a smaller one under that name
     monkeypatch.chdir(tmp_path / "run")
     args = ["match-debug", root / "data", "--device", "cpu", "--size", 64, "--match-classes-by-id", "--json", "--out"]
     for weights, of_class in (("detr-r50", 1), (".", 3), ("best.safetensors", 3)):
-        shown = detr(*args, tmp_path / f"{weights}.png", "--weights", weights)
-        assert shown.code == 0, shown.err
+        shown = detr(*args, tmp_path / f"{weights}.png", "--weights", weights).ok()
         assert shown.json["cost_weights"] == {"class": of_class, "l1": 5, "giou": 2}
 
 
@@ -432,8 +414,7 @@ def test_names_from_files_are_escaped(detr: Detr, root: Path, tmp_path: Path) ->
     shown = detr(
         "match-debug", tmp_path / "data", "--weights", tmp_path / "evil.safetensors", "--device", "cpu",
         "--html", "a.html", "--threshold", 0,
-    )  # fmt: skip
-    assert shown.code == 0, shown.err
+    ).ok()  # fmt: skip
     assert "\x1b" not in shown.out
     assert "cat</script>\\x1b[31m" in shown.out
     with opened(tmp_path / "a.html") as page:

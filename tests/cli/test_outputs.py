@@ -102,9 +102,7 @@ def test_every_command_rejects_bad_outputs(detr: Detr, tmp_path: Path) -> None:
         ["train", *[name.replace("val", "train") for name in named], *named, "--out", "d/val/run"],
     ):
         before = sorted(tmp_path.rglob("*"))
-        shown = detr(*call)
-        assert (shown.code, shown.out) == (2, ""), call
-        assert "data folder" in shown.err
+        detr(*call).fails(2, "data folder")
         assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -113,6 +111,4 @@ def test_a_name_that_is_too_long_is_reported_before_a_run(tmp_path: Path, detr: 
         check_free(tmp_path / ("a" * 300))
     check_free(tmp_path / "a" / "b" / "c")
     assert detr("eval", "shapes", "--weights", "nowhere", "--save", f"{'a' * 300}.json").code == 4
-    shown = detr("eval", "shapes", "--weights", "shapes", "--save", f"{'a' * 300}.json")
-    assert (shown.code, shown.out) == (2, "")
-    assert "a" * 300 in shown.err
+    detr("eval", "shapes", "--weights", "shapes", "--save", f"{'a' * 300}.json").fails(2, "a" * 300)

@@ -41,8 +41,7 @@ def lines_of(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 def test_lines_equal_the_document(detr: Detr, photos: Path, tmp_path: Path) -> None:
     document = detr("predict", photos, *OPTIONS, "--json").json
-    shown = detr("predict", photos, *OPTIONS, "--save", "found.jsonl")
-    assert shown.code == 0, shown.err
+    shown = detr("predict", photos, *OPTIONS, "--save", "found.jsonl").ok()
     objects = sum(len(image["detections"]) for image in document["images"])
     assert shown.out == f"7 images, {objects} objects: found.jsonl\n"
     head, lines = lines_of(tmp_path / "found.jsonl")
@@ -75,9 +74,7 @@ def test_options_that_exclude_each_other(detr: Detr, photos: Path, tmp_path: Pat
         (("--resume",), "--save"),
         (("--save", "other.jsonl", "--json"), "--json"),
     ):
-        shown = detr("predict", photos, *OPTIONS, *options)
-        assert shown.code == 2, shown.err
-        assert named in shown.err
+        detr("predict", photos, *OPTIONS, *options).fails(2, named)
     (tmp_path / "foreign.jsonl").write_text("[1]\n")
     assert detr("predict", photos, *OPTIONS, "--save", "foreign.jsonl", "--resume").code == 3
     assert (tmp_path / "found.jsonl").read_bytes() == before
@@ -89,9 +86,7 @@ def test_a_changed_line_is_an_error(line: bytes, detr: Detr, photos: Path, tmp_p
     detr("predict", photos, *OPTIONS, "--save", "found.jsonl")
     head, first, *rest = (tmp_path / "found.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "found.jsonl").write_bytes(b"".join([head, first, line + b"\n", *rest[1:]]))
-    shown = detr("predict", photos, *OPTIONS, "--save", "found.jsonl", "--resume")
-    assert shown.code == 3
-    assert "found.jsonl: line 3" in shown.err
+    detr("predict", photos, *OPTIONS, "--save", "found.jsonl", "--resume").fails(3, "found.jsonl: line 3")
 
 
 def torchrun(*args: object) -> subprocess.CompletedProcess[str]:

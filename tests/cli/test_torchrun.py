@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from children import python
+from here import Shown
 
 from detrcli.data.make import make_shapes
 from detrcli.training.run_folder import MACHINE_COLUMNS
@@ -27,8 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data, and a run of two processes that was never stopped."""
     folder = tmp_path_factory.mktemp("processes")
     make_shapes(folder / "data", images=10, size=32, classes=("circle", "square"), objects=2)
-    whole = finished(begin(2, folder / "data", *SMALL, "--out", folder / "whole"))
-    assert whole.code == 0, whole.err
+    whole = finished(begin(2, folder / "data", *SMALL, "--out", folder / "whole")).ok()
     assert "4 images per step in 2 processes, 2 steps per epoch" in whole.err
     assert whole.out.count("best epoch") == 1
     return folder
@@ -42,17 +42,14 @@ def begin(processes: int, *args: Any) -> "subprocess.Popen[str]":
     )
 
 
-class Ended:
-    """How a command ended."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.out, self.err = process.communicate(timeout=120)
-        self.code = process.returncode
-        self.ours = [line for line in self.err.splitlines() if line.startswith("detr")]  # torchrun says more
+def finished(process: "subprocess.Popen[str]") -> Shown:
+    out, err = process.communicate(timeout=120)
+    return Shown(process.returncode, out, err)
 
 
-def finished(process: "subprocess.Popen[str]") -> Ended:
-    return Ended(process)
+def ours(ended: Shown) -> list[str]:
+    """Our lines of stderr; torchrun writes more."""
+    return [line for line in ended.err.splitlines() if line.startswith("detr")]
 
 
 def until(process: "subprocess.Popen[str]", there: Callable[[], bool]) -> None:
@@ -90,12 +87,10 @@ def test_stopped_and_gone_on_with(root: Path, tmp_path: Path) -> None:
     assert "stopped and saved" in finished(process).err
     assert 1 <= len(rows(run)) < 4
     shutil.copytree(run, tmp_path / "alone")
-    resumed = finished(begin(2, "--resume", run))
-    assert resumed.code == 0, resumed.err
+    resumed = finished(begin(2, "--resume", run)).ok()
     assert rows(run) == rows(root / "whole")
 
-    alone = finished(begin(1, "--resume", tmp_path / "alone", "--no-report"))
-    assert alone.code == 0, alone.err
+    alone = finished(begin(1, "--resume", tmp_path / "alone", "--no-report")).ok()
     assert "batch_size = 2 and accumulate = 2" in alone.err
     assert len(rows(tmp_path / "alone")) == 4
     for own, theirs in zip(rows(tmp_path / "alone"), rows(root / "whole"), strict=True):
@@ -112,10 +107,9 @@ def test_one_that_is_killed_ends_all(root: Path, tmp_path: Path) -> None:
     ended = finished(process)
     assert ended.code != 0
     assert "SIGKILL" in ended.err  # torchrun says which
-    assert len([line for line in ended.ours if "Another process of this command has ended" in line]) <= 1
-    assert not [line for line in ended.ours if "Internal error" in line]
-    resumed = finished(begin(2, "--resume", run))
-    assert resumed.code == 0, resumed.err
+    assert len([line for line in ours(ended) if "Another process of this command has ended" in line]) <= 1
+    assert not [line for line in ours(ended) if "Internal error" in line]
+    resumed = finished(begin(2, "--resume", run)).ok()
     assert rows(run) == rows(root / "whole")
 
 
@@ -129,11 +123,10 @@ def test_a_picture_that_breaks_costs_nothing(root: Path, tmp_path: Path) -> None
     picture.write_bytes(whole[: len(whole) // 2])
     ended = finished(process)
     assert ended.code != 0
-    assert len([line for line in ended.ours if picture.name in line]) == 1
-    assert len([line for line in ended.ours if "stopped and saved" in line]) <= 1  # of one that did not meet it
+    assert len([line for line in ours(ended) if picture.name in line]) == 1
+    assert len([line for line in ours(ended) if "stopped and saved" in line]) <= 1  # of one that did not meet it
     picture.write_bytes(whole)
-    resumed = finished(begin(2, "--resume", run))
-    assert resumed.code == 0, resumed.err
+    resumed = finished(begin(2, "--resume", run)).ok()
     assert rows(run) == rows(root / "whole")
 
 
@@ -142,8 +135,7 @@ def test_every_small_member_learns_in_two_processes(root: Path, tmp_path: Path, 
     """Each waits for the gradients of all parameters: of one that nobody uses it would wait for ever."""
     options = ["--size", 32, "--batch-size", 2, "--epochs", 1, "--no-report", "--device", "cpu"]
     options += ["--set", "workers=0", "--set", "queries=6", "--weights", "none", "--model", model]
-    ended = finished(begin(2, root / "data", *options, "--out", tmp_path / "run"))
-    assert ended.code == 0, ended.err
+    ended = finished(begin(2, root / "data", *options, "--out", tmp_path / "run")).ok()
     (row,) = rows(tmp_path / "run")
     assert float(row["loss"]) > 0
     assert ("mask_AP" in row) == ("masks" in model)
@@ -152,7 +144,7 @@ def test_every_small_member_learns_in_two_processes(root: Path, tmp_path: Path, 
 def test_what_all_meet_is_told_once(root: Path, tmp_path: Path) -> None:
     ended = finished(begin(2, root / "data", *SMALL, "--set", "queues=6", "--out", tmp_path / "run"))
     assert ended.code != 0
-    assert len([line for line in ended.ours if "queues" in line]) == 1
+    assert len([line for line in ours(ended) if "queues" in line]) == 1
     resumed = finished(begin(3, "--resume", root / "whole", "--epochs", 5))
     assert resumed.code != 0
-    assert len([line for line in resumed.ours if "3 processes cannot divide equally" in line]) == 1
+    assert len([line for line in ours(resumed) if "3 processes cannot divide equally" in line]) == 1

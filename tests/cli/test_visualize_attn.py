@@ -37,8 +37,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def attn(detr: Detr, *args: object) -> Shown:
-    shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--device", "cpu", *args)
-    assert shown.code == 0, shown.err
+    shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--device", "cpu", *args).ok()
     return shown
 
 
@@ -114,8 +113,7 @@ def test_default_queries_are_those_of_predict(detr: Detr, small: Path) -> None:
         assert ours["box"] == pytest.approx(theirs["box"], abs=0.01)
     assert 1 < len(kept) < 9
     shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--threshold", 1)
-    assert (shown.code, shown.out) == (2, "")
-    assert f"query {np.argmax(scores)}" in shown.err
+    shown.fails(2, f"query {np.argmax(scores)}")
 
 
 def test_query_without_detection(detr: Detr, tmp_path: Path, small: Path) -> None:
@@ -235,9 +233,7 @@ def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
 def test_usage_errors(detr: Detr, small: Path, args: list[object], named: str) -> None:
     Path("w.safetensors").rename("w.npz") if "w.npz" in args else None
     before = {path: path.read_bytes() for path in Path().iterdir()}
-    shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", *args)
-    assert (shown.code, shown.out) == (2, "")
-    assert named in shown.err
+    detr("visualize-attn", "a.png", "--weights", "w.safetensors", *args).fails(2, named)
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
 
 
@@ -249,9 +245,7 @@ def test_a_pixel_outside_is_an_error_before_weights_are_loaded(detr: Detr, small
 
 
 def test_missing_image(detr: Detr, small: Path) -> None:
-    shown = detr("visualize-attn", "none.png", "--weights", "w.safetensors")
-    assert (shown.code, shown.out) == (3, "")
-    assert "none.png" in shown.err
+    detr("visualize-attn", "none.png", "--weights", "w.safetensors").fails(3, "none.png")
 
 
 def test_default_outputs_take_the_next_number(detr: Detr, small: Path) -> None:

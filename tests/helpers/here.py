@@ -1,9 +1,9 @@
-"""What the command line showed when it ran in this process."""
+"""The output of a command that ran in this process or in its own."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,15 @@ class Shown:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+    def ok(self) -> Self:
+        assert self.code == 0, self.err
+        return self
+
+    def fails(self, code: int, *items: str) -> None:
+        """The command printed nothing but an error, which names the items."""
+        assert (self.code, self.out) == (code, ""), self.err
+        assert all(item in self.err for item in items), self.err
 
 
 Detr = Callable[..., Shown]
