@@ -393,7 +393,7 @@ def test_masks_are_shown(detr: Detr, tmp_path: Path, augmented: list[object]) ->
     make_shapes(tmp_path / "shapes", images=4, size=96, objects=3)
     args = ("data", "show", tmp_path / "shapes", "--images", 4, *augmented)
     for options in ((), ("--masks",)):
-        shown = detr(*args, *options, "--out", f"{len(options)}.png").ok()
+        detr(*args, *options, "--out", f"{len(options)}.png").ok()
     boxes, masks = (np.asarray(Image.open(f"{i}.png").convert("RGB")).astype(int) for i in range(2))
     assert boxes.shape == masks.shape
     assert (abs(boxes - masks).sum(-1) > 30).mean() > 0.01

@@ -120,7 +120,7 @@ def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: P
 def spoiled_findings(detr: Detr, folder: Path, weights: Path, count: int) -> None:
     """A dataset whose panoptic ground truth is a modified prediction of the model."""
     paths = pictures(folder / "data" / "val", count)
-    found = detr(
+    detr(
         "predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images", "--threshold", 0.3,
         "--out", "found",
     ).ok()  # fmt: skip

@@ -272,7 +272,7 @@ def test_training_and_evaluation_check_first(detr: Detr, tmp_path: Path) -> None
     assert not Path("run").exists()
     shown = detr("train", "data", "--model", "dino-tiny-masks", "--out", "run", *quick, "--skip-bad").ok()
     assert "mask-size: annotation 10" in shown.err
-    more = detr("train", "--resume", "run", "--epochs", 2).ok()
+    detr("train", "--resume", "run", "--epochs", 2).ok()
     evaluated = ("eval", "data", "--split", "train", "--weights", "run", "--json")
     assert detr(*evaluated).code == 3
     assert detr(*evaluated, "--skip-bad").json["masks"]["AP"] >= 0

@@ -354,7 +354,7 @@ def test_a_published_name_inside_a_run_folder_ignores_its_costs(
     detr: Detr, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Published weights are matched with the published costs, in any working folder."""
-    trained = detr(
+    detr(
         "train", root / "data", "--model", "detr-tiny", "--size", 32, "--batch-size", 8, "--device", "cpu",
         "--set", "queries=6", "--set", "workers=0", "--set", "cost.class=3", "--epochs", 1, "--out", "run",
     ).ok()  # fmt: skip

@@ -54,7 +54,9 @@ def test_golden_images(detr: Detr, tmp_path: Path) -> None:
         *(GOLDEN / f"{name}.png" for name in names[1:]),
         GOLDEN / "picture-odd.png",
     ]
-    shown = detr("predict", *files, "--weights", "w.pth", "--threshold", 0, "--no-images", "--json", "--batch-size", 2).ok()
+    shown = detr(
+        "predict", *files, "--weights", "w.pth", "--threshold", 0, "--no-images", "--json", "--batch-size", 2
+    ).ok()
     images = [(Path(image["file"]).stem, image) for image in shown.json["images"] if image["file"] != str(other)]
     assert [name for name, _ in images] == [*names, "picture-odd"]
     with np.load(GOLDEN / "detr-r50-pictures.npz") as golden:

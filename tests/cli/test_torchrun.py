@@ -87,7 +87,7 @@ def test_stopped_and_gone_on_with(root: Path, tmp_path: Path) -> None:
     assert "stopped and saved" in finished(process).err
     assert 1 <= len(rows(run)) < 4
     shutil.copytree(run, tmp_path / "alone")
-    resumed = finished(begin(2, "--resume", run)).ok()
+    finished(begin(2, "--resume", run)).ok()
     assert rows(run) == rows(root / "whole")
 
     alone = finished(begin(1, "--resume", tmp_path / "alone", "--no-report")).ok()
@@ -109,7 +109,7 @@ def test_one_that_is_killed_ends_all(root: Path, tmp_path: Path) -> None:
     assert "SIGKILL" in ended.err  # torchrun says which
     assert len([line for line in ours(ended) if "Another process of this command has ended" in line]) <= 1
     assert not [line for line in ours(ended) if "Internal error" in line]
-    resumed = finished(begin(2, "--resume", run)).ok()
+    finished(begin(2, "--resume", run)).ok()
     assert rows(run) == rows(root / "whole")
 
 
@@ -126,7 +126,7 @@ def test_a_picture_that_breaks_costs_nothing(root: Path, tmp_path: Path) -> None
     assert len([line for line in ours(ended) if picture.name in line]) == 1
     assert len([line for line in ours(ended) if "stopped and saved" in line]) <= 1  # of one that did not meet it
     picture.write_bytes(whole)
-    resumed = finished(begin(2, "--resume", run)).ok()
+    finished(begin(2, "--resume", run)).ok()
     assert rows(run) == rows(root / "whole")
 
 
@@ -135,7 +135,7 @@ def test_every_small_member_learns_in_two_processes(root: Path, tmp_path: Path, 
     """Each waits for the gradients of all parameters: of one that nobody uses it would wait for ever."""
     options = ["--size", 32, "--batch-size", 2, "--epochs", 1, "--no-report", "--device", "cpu"]
     options += ["--set", "workers=0", "--set", "queries=6", "--weights", "none", "--model", model]
-    ended = finished(begin(2, root / "data", *options, "--out", tmp_path / "run")).ok()
+    finished(begin(2, root / "data", *options, "--out", tmp_path / "run")).ok()
     (row,) = rows(tmp_path / "run")
     assert float(row["loss"]) > 0
     assert ("mask_AP" in row) == ("masks" in model)

@@ -145,7 +145,7 @@ def test_a_resumed_run_remembers_how_its_data_was_read(detr: Detr, data: Path, t
     (tmp_path / "new\nline" / "train" / "000002.png").write_bytes(b"no picture")
     assert detr("train", "new\nline", *SMALL, "--epochs", 1, "--skip-bad", "--out", "run").code == 0
     (tmp_path / "new\nline").rename(tmp_path / "moved")
-    shown = detr("train", "moved", "--resume", "run", "--epochs", 2).ok()
+    detr("train", "moved", "--resume", "run", "--epochs", 2).ok()
     assert make_settings(given_settings(tmp_path / "run" / "config.toml")).epochs == 2
     assert "done after 2" in detr("train", "--resume", "run").err
 

@@ -37,8 +37,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def attn(detr: Detr, *args: object) -> Shown:
-    shown = detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--device", "cpu", *args).ok()
-    return shown
+    return detr("visualize-attn", "a.png", "--weights", "w.safetensors", "--device", "cpu", *args).ok()
 
 
 def test_raw_contains_the_values_of_the_model(detr: Detr, picture: Path, request: pytest.FixtureRequest) -> None:
