@@ -12,7 +12,7 @@ from families import box_pairs, images, truth_of_predictions
 from families import folder_of as closed_set
 from here import Detr
 from judge import twelve
-from phrases import MOST, NAMES, PHRASES, TEXT, folder_of
+from phrases import MAX_TOKENS, NAMES, PHRASES, TEXT, folder_of
 from PIL import Image
 from trainings import shapes_folder
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
@@ -292,7 +292,12 @@ def test_too_many_tokens(image: Path, detr: Detr) -> None:
     words = ["red", "blue", "circle", "square", "triangle", "star", "cross", "cat", "remote", "control", "a"]
     for folder, fits, long, counts in (
         # Two tokens per phrase, and one at both ends.
-        (folder_of("grounding"), ". ".join(words), ". ".join([*words, "squares"]), ("26 tokens", f"at most {MOST}")),
+        (
+            folder_of("grounding"),
+            ". ".join(words),
+            ". ".join([*words, "squares"]),
+            ("26 tokens", f"at most {MAX_TOKENS}"),
+        ),
         (folder_of("owlv2"), "red " * 14, "red " * 15, ("17 tokens", "at most 16")),
     ):
         assert detr("predict", image, "--weights", folder, "--no-images", "--text", fits).code == 0

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from children import python
+from here import python
 from server import Answer, Server, breaking, failing, redirect, send, serving, whole
 
 from detrcli.checkpoints import download

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser import opened
-from children import python
+from here import python
 
 from detrcli.checkpoints.registry import SHIPPED
 from detrcli.cli import demo, tour

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import python
-from here import Shown
+from here import Shown, python
 
 from detrcli.data.make import make_shapes
 from detrcli.training.run_folder import MACHINE_COLUMNS

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import python
-from here import Detr
+from here import Detr, python
 from PIL import Image
 
 from detrcli.checkpoints.load import load_checkpoint

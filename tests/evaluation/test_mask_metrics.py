@@ -1,18 +1,17 @@
 """The twelve metrics of masks against pycocotools' `segm`, and boundary AP against its definition."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import counted, seeds
-from judge import METRICS, judged, twelve
+from judge import METRICS, judged, read_both, read_truth, twelve
 from pycocotools.cocoeval import COCOeval
 from torch import Generator, randint
 
-from detrcli.data.checks import check_split
-from detrcli.data.layouts import coco
 from detrcli.data.segmentations import to_rle
 from detrcli.errors import DataError
 from detrcli.evaluation.masks import areas, mask_array, truth_masks
@@ -23,8 +22,7 @@ from detrcli.evaluation.metrics import (
     pycocotools_evaluation,
     score,
 )
-from detrcli.evaluation.results import Results, read_results, write_results
-from detrcli.evaluation.truth import Truth, truth_of
+from detrcli.evaluation.results import Results, write_results
 from detrcli.run_lengths import decode, encode
 
 HEIGHT, WIDTH = 150, 200
@@ -57,12 +55,8 @@ def split(seed: int, shift: int = 6) -> tuple[Document, list[Document]]:
         outline, mask = shape(rng)
         crowd = isinstance(outline, dict) and rng.random() < 0.3
         where = {"image_id": 10 + int(rng.integers(0, 3)), "category_id": int(rng.integers(1, 3))}
-        annotations.append(
-            {
-                "id": number, **where, "bbox": [1, 1, 5, 5], "area": int(mask.sum()), "iscrowd": int(crowd),
-                "segmentation": outline,
-            }
-        )  # fmt: skip
+        area = {"bbox": [1, 1, 5, 5], "area": int(mask.sum()), "segmentation": outline}
+        annotations.append({"id": number, **where, **area, "iscrowd": int(crowd)})
         for _ in range(int(rng.integers(0, 3))):
             moved = np.roll(mask, rng.integers(-shift, shift + 1, 2), axis=(0, 1))
             results.append({**where, "segmentation": to_rle(moved)})
@@ -75,25 +69,12 @@ def split(seed: int, shift: int = 6) -> tuple[Document, list[Document]]:
     return {"images": images, "annotations": annotations, "categories": categories}, results
 
 
-def read(folder: Path, document: Document) -> Truth:
-    (folder / "truth.json").write_text(json.dumps(document))
-    return truth_of(check_split("val", coco.read(folder / "truth.json", [folder]), images=False))
-
-
-def read_both(folder: Path, document: Document, entries: list[Document]) -> tuple[Truth, Results]:
-    truth = read(folder, document)
-    (folder / "results.json").write_text(json.dumps(entries))
-    return truth, read_results(folder / "results.json", truth.image_ids, truth.classes.ids)
-
-
 def without_boxes(entries: list[Document]) -> list[Document]:
     return [{key: value for key, value in entry.items() if key != "bbox"} for entry in entries]
 
 
 @counted(100, seeds())
 def test_random_sets(g: Generator) -> None:
-    import tempfile
-
     document, entries = split(int(randint(0, 2**31, (), generator=g)))
     with tempfile.TemporaryDirectory() as folder:
         truth, results = read_both(Path(folder), document, entries)
@@ -124,7 +105,7 @@ def test_areas_of_more_masks_than_fit_in_a_byte() -> None:
 
 
 def test_no_detections(tmp_path: Path) -> None:
-    truth = read(tmp_path, split(3)[0])
+    truth = read_truth(tmp_path, split(3)[0])
     nothing = Results(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), mask_array([]))
     for backend in (hotcoco_evaluation, pycocotools_evaluation):
         found = score(truth, nothing, backend=backend, masks=truth_masks(truth)).metrics
@@ -134,10 +115,10 @@ def test_no_detections(tmp_path: Path) -> None:
 def test_objects_without_masks_and_with_broken_ones(tmp_path: Path) -> None:
     document, _ = split(3)
     del document["annotations"][0]["segmentation"]
-    assert truth_masks(read(tmp_path, document)) is None
+    assert truth_masks(read_truth(tmp_path, document)) is None
     document["annotations"][0]["segmentation"] = {"size": [3, 3], "counts": [9]}
     with pytest.raises(DataError, match=r"annotation 0: .* 3 x 3.* 200 x 150"):
-        truth_masks(read(tmp_path, document))
+        truth_masks(read_truth(tmp_path, document))
 
 
 @pytest.mark.parametrize("broken", ["mask", {"size": [2, 2], "counts": [10**12]}, {"size": [2, 2]}])
@@ -161,20 +142,18 @@ def by_definition(mask: np.ndarray) -> np.ndarray:
 
 
 def test_boundaries_by_hand() -> None:
-    """In an image of 30 x 40 the boundary is a pixel wide, in one of 300 x 400 ten."""
-    mask = np.zeros((30, 40), dtype=bool)
-    mask[5:15, 10:30] = True
-    found = boundary_of(mask)
-    assert found.sum() == 10 * 20 - 8 * 18
-    assert not found[6:14, 11:29].any()
-    mask[:, :] = True  # the edge of the image is an edge of the mask
-    assert boundary_of(mask).sum() == 30 * 40 - 28 * 38
-    large = np.zeros((300, 400), dtype=bool)
-    large[50:150, 100:300] = True
-    assert boundary_of(large).sum() == 100 * 200 - 80 * 180
-    large[90:110, 190:210] = False  # a hole has an outline too
-    assert boundary_of(large).sum() == 100 * 200 - 80 * 180 + 40 * 40 - 20 * 20
-    assert boundary_of(np.zeros((30, 40), dtype=bool)).sum() == 0
+    """In an image of 30 x 40 the boundary is a pixel wide, in an image of 300 x 400 ten."""
+    for scale, width in ((1, 1), (10, 10)):
+        mask = np.zeros((30 * scale, 40 * scale), dtype=bool)
+        assert not boundary_of(mask).any()
+        mask[5 * scale : 15 * scale, 10 * scale : 30 * scale] = True
+        found = boundary_of(mask)
+        assert found.sum() == (10 * scale) * (20 * scale) - (10 * scale - 2 * width) * (20 * scale - 2 * width)
+        assert not found[5 * scale + width : 15 * scale - width, 10 * scale + width : 30 * scale - width].any()
+    mask[90:110, 190:210] = False  # a hole has an outline too
+    assert boundary_of(mask).sum() == 100 * 200 - 80 * 180 + 40 * 40 - 20 * 20
+    whole = np.ones((30, 40), dtype=bool)  # the edge of the image is an edge of the mask
+    assert boundary_of(whole).sum() == 30 * 40 - 28 * 38
 
 
 @counted(300, seeds())
@@ -217,7 +196,7 @@ def test_boundary_metrics_are_those_of_the_lower_iou(
     def by_pixels(self: Any, image: int, category: int) -> Any:
         detections = sorted(self._dts[image, category], key=lambda entry: -entry["score"])
         objects = self._gts[image, category]
-        return np.array([[lower_iou(one, other) for other in objects] for one in detections]) if objects else []
+        return np.array([[lower_iou(d, o) for o in objects] for d in detections]) if objects else []
 
     for annotation, mask in zip(document["annotations"], truth_masks(truth), strict=True):
         annotation["segmentation"] = {**mask, "counts": mask["counts"].decode()}

@@ -1,6 +1,5 @@
 """The twelve metrics and the AP of each class are those of pycocotools, with both libraries that count."""
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -10,13 +9,11 @@ import numpy as np
 import pytest
 from cases import counted
 from hypothesis import strategies as st
-from judge import class_aps, judged, twelve
+from judge import class_aps, judged, read_both, twelve
 
-from detrcli.data.checks import check_split
-from detrcli.data.layouts import coco
 from detrcli.evaluation.metrics import Backend, Scores, hotcoco_evaluation, pycocotools_evaluation, score
-from detrcli.evaluation.results import Results, read_results
-from detrcli.evaluation.truth import Truth, truth_of
+from detrcli.evaluation.results import Results
+from detrcli.evaluation.truth import Truth
 
 Document = dict[str, Any]
 
@@ -54,15 +51,13 @@ def sets(draw: st.DrawFn) -> tuple[Document, list[Document]]:
     results = []
     for near in draw(st.lists(st.booleans(), max_size=25)):
         taken = draw(st.sampled_from(annotations)) if near and annotations else None
-        moved = [v * draw(st.sampled_from([1.0, 1.05, 1.2])) for v in taken["bbox"]] if taken else box()
-        results.append(
-            {
-                "image_id": taken["image_id"] if taken else draw(st.sampled_from(images)),
-                "category_id": taken["category_id"] if taken else draw(st.sampled_from(categories)),
-                "bbox": moved,
-                "score": draw(st.sampled_from(SCORES)),
-            }
-        )
+        if taken:
+            moved = [v * draw(st.sampled_from([1.0, 1.05, 1.2])) for v in taken["bbox"]]
+            entry = {"image_id": taken["image_id"], "category_id": taken["category_id"], "bbox": moved}
+        else:
+            ids_of = {"image_id": draw(st.sampled_from(images)), "category_id": draw(st.sampled_from(categories))}
+            entry = {**ids_of, "bbox": box()}
+        results.append({**entry, "score": draw(st.sampled_from(SCORES))})
     truth = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in images],
         "annotations": annotations,
@@ -72,20 +67,14 @@ def sets(draw: st.DrawFn) -> tuple[Document, list[Document]]:
 
 
 def read(document: Document, results: list[Document]) -> tuple[Truth, Results]:
-    """Through files, as in the command."""
     with tempfile.TemporaryDirectory() as folder:
-        annotations, predictions = Path(folder, "truth.json"), Path(folder, "results.json")
-        annotations.write_text(json.dumps(document))
-        predictions.write_text(json.dumps(results))
-        written = coco.read(annotations, [Path(folder)])
-        truth = truth_of(check_split("val", written, images=False))
-        return truth, read_results(predictions, written.image_ids, written.category_ids)
+        return read_both(Path(folder), document, results)
 
 
 def same(ours: Scores, document: Document, results: list[Document]) -> None:
     assert ours.metrics == pytest.approx(twelve(document, results), rel=0, abs=1e-9)
     by_class = class_aps(judged(document, results))
-    assert {one.category_id: (one.AP, one.AP50) for one in ours.per_class} == {
+    assert {of_class.category_id: (of_class.AP, of_class.AP50) for of_class in ours.per_class} == {
         category: pytest.approx(aps, rel=0, abs=1e-9) for category, aps in by_class.items()
     }
 
@@ -106,10 +95,8 @@ def crowded(seed: int = 0, images: int = 2, per_image: int = 150) -> tuple[Docum
             corner, side = rng.uniform(0, 300, 2), rng.uniform(10, 120, 2)
             box = [*corner.tolist(), *side.tolist()]
             category = int(rng.integers(1, 3))
-            annotations.append(
-                {"id": len(annotations), "image_id": image, "category_id": category, "bbox": box,
-                 "area": box[2] * box[3], "iscrowd": int(rng.random() < 0.1)}
-            )  # fmt: skip
+            entry = {"id": len(annotations), "image_id": image, "category_id": category, "bbox": box}
+            annotations.append({**entry, "area": box[2] * box[3], "iscrowd": int(rng.random() < 0.1)})
         for _ in range(2 * per_image):
             near = annotations[-int(rng.integers(1, 41))]
             box = (np.array(near["bbox"]) * rng.normal(1, 0.1, 4)).tolist()
@@ -136,12 +123,12 @@ def test_max_detections(backend: Backend, most: int) -> None:
         "ARl": recall[:, :, 3, 2],
     }  # fmt: skip
     for name, values in expected.items():
-        there = values[values > -1]
-        assert ours.metrics[name] == pytest.approx(there.mean() if len(there) else -1, rel=0, abs=1e-9), name
+        measured = values[values > -1]
+        assert ours.metrics[name] == pytest.approx(measured.mean() if len(measured) else -1, rel=0, abs=1e-9), name
     if most == 100:
         same(ours, document, results)
-    real = [one["category_id"] for one in document["annotations"] if not one["iscrowd"]]
-    assert {one.category_id: one.targets for one in ours.per_class} == {i: real.count(i) for i in set(real)}
+    real = [entry["category_id"] for entry in document["annotations"] if not entry["iscrowd"]]
+    assert {s.category_id: s.targets for s in ours.per_class} == {i: real.count(i) for i in set(real)}
 
 
 def test_pycocotools_replaces_a_missing_hotcoco(monkeypatch: pytest.MonkeyPatch) -> None:

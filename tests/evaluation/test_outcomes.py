@@ -1,5 +1,7 @@
 """Outcomes of objects and detections by hand, bootstrap intervals on random splits, and curves by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from split import CAT, DOG, changed, random_split, results, truth
@@ -96,8 +98,7 @@ def test_empty_sets() -> None:
 
 def test_a_model_against_itself_with_noise_and_against_a_better_model() -> None:
     true, found = random_split(0)
-    rng = np.random.default_rng(1)
-    noisy = Results(found.image_ids, found.category_ids, found.boxes, found.scores + rng.normal(0, 1e-3, len(found)))
+    noisy = replace(found, scores=found.scores + np.random.default_rng(1).normal(0, 1e-3, len(found)))
     assert differences(true, found, noisy)["AP"].covers_zero
     _, sharp = random_split(0, off=0.02)
     gain = differences(true, found, sharp)["AP"]
@@ -109,9 +110,8 @@ def test_a_model_against_itself_with_noise_and_against_a_better_model() -> None:
 def test_values_are_those_of_the_evaluation(seed: int) -> None:
     """AP, by size and by class, with crowds and ties."""
     true, found = random_split(seed, images=30)
-    rng = np.random.default_rng(seed)
-    true = changed(true, crowd=rng.random(len(true.crowd)) < 0.1)
-    found = Results(found.image_ids, found.category_ids, found.boxes, found.scores.round(2))
+    true = changed(true, crowd=np.random.default_rng(seed).random(len(true.crowd)) < 0.1)
+    found = replace(found, scores=found.scores.round(2))
     wanted = score(true, found)
     gains = differences(true, found.part(np.zeros(len(found), dtype=bool)), found)
     for name in ("AP", "AP50", "AP75", "APs", "APm"):
@@ -130,12 +130,9 @@ def test_an_image_drawn_twice_counts_twice() -> None:
     objects, detections = [], []
     copies = np.repeat(np.arange(1, 7), draws).tolist()
     for number, image in enumerate(copies, 1):
-        own, mine = true.of_image == image, found.image_ids == image
-        objects += [(number, int(c), tuple(b)) for c, b in zip(true.of_category[own], true.boxes[own], strict=True)]
-        detections += [
-            (number, int(c), tuple(b), float(s))
-            for c, b, s in zip(found.category_ids[mine], found.boxes[mine], found.scores[mine], strict=True)
-        ]
+        own, mine = np.flatnonzero(true.of_image == image), np.flatnonzero(found.image_ids == image)
+        objects += [(number, true.of_category[i], tuple(true.boxes[i])) for i in own]
+        detections += [(number, found.category_ids[i], tuple(found.boxes[i]), found.scores[i]) for i in mine]
     wanted = score(truth(*objects, images=len(copies)), results(*detections)).metrics["AP"]
     assert np.nanmean(comparison._class_aps(true, found, draws[None], "")) == pytest.approx(wanted)
 

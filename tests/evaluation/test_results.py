@@ -28,7 +28,6 @@ def test_every_digit_comes_back(tmp_path: Path) -> None:
     again = read_results(tmp_path / "r.json", IMAGES, CATEGORIES)
     for name in ("image_ids", "category_ids", "boxes", "scores"):
         np.testing.assert_array_equal(getattr(again, name), getattr(results, name))
-    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
     write_results(join([]), tmp_path / "r.json")
     assert len(read_results(tmp_path / "r.json", IMAGES, CATEGORIES)) == 0
 

@@ -1,18 +1,13 @@
-"""The ground truth is scored as written, also what training leaves out or clips."""
+"""The ground truth is scored as written, including boxes that training leaves out or clips."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from judge import twelve
+from judge import read_both, read_truth, twelve
 
-from detrcli.data.checks import Split, check_split
-from detrcli.data.layouts import coco
 from detrcli.errors import UsageError
 from detrcli.evaluation.metrics import score
-from detrcli.evaluation.results import Results, read_results
-from detrcli.evaluation.truth import truth_of
 
 BOXES = [[10, 10, 30, 20], [80, 40, 60, 60], [200, 5, 10, 10], [5, 5, 20, 0]]  # inside, partly, outside, flat
 
@@ -30,15 +25,10 @@ def document() -> dict[str, Any]:
     }
 
 
-def checked(document: dict[str, Any], folder: Path) -> Split:
-    (folder / "truth.json").write_text(json.dumps(document))
-    return check_split("val", coco.read(folder / "truth.json", [folder]), images=False)
-
-
 def test_nothing_is_clipped_or_left_out(document: dict[str, Any], tmp_path: Path) -> None:
     """Boxes without width or outside of the image, areas and crowds; each annotation id twice, 0 too."""
     document["annotations"][1]["iscrowd"] = 1
-    truth = truth_of(checked(document, tmp_path))
+    truth = read_truth(tmp_path, document)
     assert truth.boxes.tolist() == BOXES * 2
     assert truth.areas.tolist() == [7.0] * 8
     assert truth.crowd.tolist() == [i == 1 for i in range(8)]
@@ -47,8 +37,7 @@ def test_nothing_is_clipped_or_left_out(document: dict[str, Any], tmp_path: Path
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.5}
         for a in document["annotations"]
     ]
-    (tmp_path / "r.json").write_text(json.dumps(results))
-    found: Results = read_results(tmp_path / "r.json", truth.image_ids, truth.classes.ids)
+    truth, found = read_both(tmp_path, document, results)
     assert score(truth, found).metrics == pytest.approx(twelve(document, results), abs=1e-9)
     assert score(truth, found).metrics["AP"] > 0
 
@@ -56,7 +45,7 @@ def test_nothing_is_clipped_or_left_out(document: dict[str, Any], tmp_path: Path
 def test_invalid_boxes_are_not_objects(document: dict[str, Any], tmp_path: Path) -> None:
     for i, box in ((0, [1, 2, 3]), (5, [1, 2, float("nan"), 4]), (6, None)):
         document["annotations"][i]["bbox"] = box
-    truth = truth_of(checked(document, tmp_path))
+    truth = read_truth(tmp_path, document)
     assert truth.boxes.tolist() == [*BOXES[1:], BOXES[0], BOXES[3]]
     assert truth.of_image.tolist() == [9, 9, 9, 3, 3]
 
@@ -64,21 +53,21 @@ def test_invalid_boxes_are_not_objects(document: dict[str, Any], tmp_path: Path)
 def test_a_missing_area_is_that_of_the_box(document: dict[str, Any], tmp_path: Path) -> None:
     for annotation in document["annotations"]:
         del annotation["area"]
-    assert truth_of(checked(document, tmp_path)).areas.tolist() == [w * h for _, _, w, h in BOXES * 2]
+    assert read_truth(tmp_path, document).areas.tolist() == [w * h for _, _, w, h in BOXES * 2]
 
 
 def test_the_first_images_of_the_file(document: dict[str, Any], tmp_path: Path) -> None:
-    truth = truth_of(checked(document, tmp_path), limit=1)
+    truth = read_truth(tmp_path, document, limit=1)
     assert truth.image_ids.tolist() == [9]
     assert set(truth.of_image.tolist()) == {9}
 
 
 def test_some_classes(document: dict[str, Any], tmp_path: Path) -> None:
-    truth = truth_of(checked(document, tmp_path), classes=[" bee "])
+    truth = read_truth(tmp_path, document, classes=[" bee "])
     assert truth.classes.names.tolist() == ["Bee"]
     assert set(truth.of_category.tolist()) == {2}
     with pytest.raises(UsageError, match=r"(?s)classes.*wasp.*ant, Bee\."):
-        truth_of(checked(document, tmp_path), classes=["wasp", "ant"])
+        read_truth(tmp_path, document, classes=["wasp", "ant"])
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -88,4 +77,4 @@ def test_a_parent_class_counts_only_with_objects(document: dict[str, Any], tmp_p
     document["categories"][1]["supercategory"] = "insects"
     if flat:
         document["annotations"][3]["category_id"] = 0
-    assert truth_of(checked(document, tmp_path)).classes.ids.tolist() == [0, 1, 2][not flat :]
+    assert read_truth(tmp_path, document).classes.ids.tolist() == [0, 1, 2][not flat :]

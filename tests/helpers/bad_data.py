@@ -18,12 +18,8 @@ def first(table: str, **values: Any) -> Make:
     return coco(lambda document: document[table][0].update(values))
 
 
-def voc(old: str = "", new: str = "", listed: str | bytes | None = None) -> Make:
-    return lambda root: folders.voc(root / "data", folders.VOC.replace(old, new) if old else folders.VOC, listed)
-
-
-def xml(content: str | bytes | None) -> Make:
-    return lambda root: folders.voc(root / "data", content)
+def voc(text: str | bytes | None = folders.VOC, listed: str | bytes | None = None) -> Make:
+    return lambda root: folders.voc(root / "data", text, listed)
 
 
 def yolo(yaml: str = folders.YAML, label: str | bytes = folders.LABEL) -> Make:
@@ -118,17 +114,19 @@ KINDS: dict[str, Bad] = {
         "instances_train.json",
         GUIDE,
     ),
-    "a folder of VOC without XML": check(xml(None), "Annotations", GUIDE),
-    "XML that ends too early": check(xml("<annotation>"), "a.xml", GUIDE),
-    "XML of an unknown encoding": check(xml('<?xml version="1.0" encoding="gb2312"?><a/>'), "a.xml", GUIDE),
+    "a folder of VOC without XML": check(voc(None), "Annotations", GUIDE),
+    "XML that ends too early": check(voc("<annotation>"), "a.xml", GUIDE),
+    "XML of an unknown encoding": check(voc('<?xml version="1.0" encoding="gb2312"?><a/>'), "a.xml", GUIDE),
     "XML that expands": check(
-        xml('<!DOCTYPE a [<!ENTITY a "' + "l" * 100_000 + '">]><a>' + "&a;" * 1000 + "</a>"), "a.xml", GUIDE
+        voc('<!DOCTYPE a [<!ENTITY a "' + "l" * 100_000 + '">]><a>' + "&a;" * 1000 + "</a>"), "a.xml", GUIDE
     ),
     "XML with an external entity": check(
-        xml('<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><a>&a;</a>'), "a.xml", GUIDE
+        voc('<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><a>&a;</a>'), "a.xml", GUIDE
     ),
-    "a box of VOC that is invalid": check(voc("<xmin>3<", "<xmin>x<"), "a.xml, object 1", GUIDE),
-    "a size of VOC of 5,000 digits": check(voc("<width>50<", f"<width>{'9' * 5000}<"), "a.png", GUIDE),
+    "a box of VOC that is invalid": check(voc(folders.VOC.replace("<xmin>3<", "<xmin>x<")), "a.xml, object 1", GUIDE),
+    "a size of VOC of 5,000 digits": check(
+        voc(folders.VOC.replace("<width>50<", f"<width>{'9' * 5000}<")), "a.png", GUIDE
+    ),
     "a list of VOC that leaves its folder": check(voc(listed="../../a"), "train.txt", GUIDE),
     "a list of VOC with NUL": check(voc(listed=b"a\0b"), "a\\x00b", GUIDE),
     "a list of VOC of a missing file": check(voc(listed="b"), "b.xml", GUIDE),

@@ -1,4 +1,4 @@
-"""A headless browser for the pages that commands write, where there is one."""
+"""A headless browser for the pages that commands write, if the machine has one."""
 
 import os
 import shutil
@@ -16,21 +16,18 @@ BROWSER = next(
 
 @contextmanager
 def opened(path: Path, *, width: int = 1280, folder: bool = False) -> Iterator[Any]:
-    """A page opened from disk. When the block ends, it must have asked for nothing and met no error.
-
-    With `folder` it may ask for what lies beside it.
-    """
+    """A page opened from disk, which must not request other files, unless beside it with `folder`, or have errors."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if BROWSER is None:
-        pytest.skip("there is no browser")
+        pytest.skip("no browser")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=BROWSER, args=["--no-sandbox"] if os.geteuid() == 0 else []
         )
         page = browser.new_page(viewport={"width": width, "height": 900})
-        asked: list[str] = []
+        requested: list[str] = []
         errors: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.on(
             "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
         )
@@ -38,9 +35,9 @@ def opened(path: Path, *, width: int = 1280, folder: bool = False) -> Iterator[A
         page.goto(path.resolve().as_uri())
         yield page
         browser.close()
-    asked = [url for url in asked if not url.startswith(("data:", "blob:"))]
+    requested = [url for url in requested if not url.startswith(("data:", "blob:"))]
     if folder:
-        assert all(url.startswith(path.resolve().parent.as_uri()) for url in asked), asked
+        assert all(url.startswith(path.resolve().parent.as_uri()) for url in requested), requested
     else:
-        assert asked == [path.resolve().as_uri()]
+        assert requested == [path.resolve().as_uri()]
     assert errors == []

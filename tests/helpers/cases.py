@@ -16,7 +16,6 @@ def counted(full: int, *strategies: st.SearchStrategy[Any]) -> Callable[[Callabl
     """Decorate a hypothesis test that runs a tenth of `full` cases, and all cases with the slow tests."""
 
     def decorate(test: Callable[..., None]) -> Any:
-        # One test body, two counts: the parameter decides how many examples hypothesis draws.
         @pytest.mark.parametrize(
             "cases", [full // 10, pytest.param(full, marks=pytest.mark.slow)], ids=["tenth", "full"]
         )

@@ -1,4 +1,4 @@
-"""What the README and the guide say in code: command lines, links, and Python."""
+"""The code in the README and the guide: command lines, links, and Python."""
 
 import re
 import shlex
@@ -29,11 +29,11 @@ class CommandLine:
     """A call of `detr` in a document."""
 
     args: tuple[str, ...]
-    whole: bool  # a line of its own, which can be typed; else only a part of it may be named
+    whole: bool  # a complete line, which can be typed; otherwise it may be a part of it
 
     @property
     def command(self) -> str:
-        """The name of the command, by the longest one that the arguments begin with."""
+        """The longest name of a command that the arguments begin with."""
         names = [name for name in COMMANDS if self.args[: len(name.split())] == tuple(name.split())]
         return max(names, key=len, default="")
 
@@ -43,30 +43,28 @@ class CommandLine:
 
 
 def command_of(name: str) -> Any:
-    """The command itself, of a name such as `data check`."""
-    found: Any = typer.main.get_command(app)
+    """The command of a name such as `data check`."""
+    command: Any = typer.main.get_command(app)
     for part in name.split():
-        found = found.commands[part]
-    return found
+        command = command.commands[part]
+    return command
 
 
 COMMANDS = tuple(leaves(typer.main.get_command(app)))
-OPTIONS = {name: {opt for param in command_of(name).params for opt in param.opts} for name in COMMANDS}
-OPTIONS = {name: {*opts, "--help"} for name, opts in OPTIONS.items()}
+OPTIONS = {name: {"--help", *(opt for param in command_of(name).params for opt in param.opts)} for name in COMMANDS}
 
 
 def fenced(text: str, language: str) -> list[str]:
-    """The blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
 
 
 def inline_code(text: str) -> list[str]:
-    """What stands in single backticks."""
+    """Code in single backticks, outside of blocks."""
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
 
 
 def command_lines(text: str) -> list[CommandLine]:
-    """Every call of `detr` in code: in blocks, in indented lines, and inside sentences."""
+    """The calls of `detr` in blocks, in indented lines, and in sentences."""
     lines = "".join(fenced(text, "sh")) + "".join(re.findall(r"^    .*\n", text, flags=re.M))
     typed = lines.replace("\\\n", " ").splitlines()
     return [
@@ -95,11 +93,11 @@ def _calls(line: str) -> Iterator[tuple[str, ...]]:
 
 
 def headings(text: str) -> set[str]:
-    """The anchors of a page, as the web makes them of its headings."""
-    found = re.findall(r"^#+ (.+)$", text, flags=re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+    """The anchors of the headings, as on GitHub."""
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def links(text: str) -> list[str]:
-    """Where links and pictures point."""
+    """The targets of links and images."""
     return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img [^>]*src="([^"]+)"', text)

@@ -4,7 +4,7 @@ import atexit
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,6 @@ def _windows(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def config_of(name: str) -> Any:
-    """A small config, by the name of a case."""
     lib = transformers
     deformable = {"backbone_config": resnet(*LEVELS), "d_model": 64, **_LAYERS}
     stages = {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 20}
@@ -108,7 +107,6 @@ NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 def processor_of(name: str) -> Any:
-    """The family's processor, for small images."""
     exact = {"size": {"height": 96, "width": 96}}
     edges = {"size": {"shortest_edge": 96, "longest_edge": 150}}
     kind = name.split("-")[0]
@@ -135,19 +133,25 @@ def root() -> Path:
     return Path(folder)
 
 
-@cache
-def folder_of(name: str) -> Path:
-    """A folder with model and processor. All weights are moved, so that no two queries are equal."""
-    torch.manual_seed(0)
-    network = AutoModelForObjectDetection.from_config(config_of(name))
+def saved(
+    folder: Path, kind: Any, config: Any, processor: Any, seed: int, scales: Mapping[str, float] | None = None
+) -> Path:
+    """Save a model with its processor. Random weights are moved and parts scaled, so that no two queries are equal."""
+    torch.manual_seed(seed)
+    network = kind.from_config(config)
     with torch.no_grad():
-        for parameter in network.parameters():
+        for key, parameter in network.named_parameters():
             if parameter.dim() > 0 and parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    folder = root() / name
+            parameter.mul_(next((scale for part, scale in (scales or {}).items() if part in key), 1.0))
     network.save_pretrained(folder)
-    processor_of(name).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
+
+
+@cache
+def folder_of(name: str) -> Path:
+    return saved(root() / name, AutoModelForObjectDetection, config_of(name), processor_of(name), seed=0)
 
 
 def images() -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""A data folder of one picture in each layout, with annotations as they stand in a file."""
+"""Datasets of a single image in each layout."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,6 @@ LABEL = "0 .5 .5 .2 .2\n"
 
 
 def written(path: Path, text: str | bytes) -> Path:
-    """A file in a folder that may not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path

@@ -1,4 +1,4 @@
-"""What attention gathers, by hand from the weights that are shown: it must be what the module itself puts out."""
+"""The output of an attention module, computed from the weights that are shown."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from torch import Tensor
 from detrcli.model.inspectable import Sampled
 
 
-def from_points(module: Any, found: Sampled, given: dict[str, Any]) -> Tensor:
-    """By sampled points, point by point."""
-    total = found.weights.flatten(3).sum(-1)
+def from_points(module: Any, sampled: Sampled, given: dict[str, Any]) -> Tensor:
+    """The output of attention by sampled points."""
+    total = sampled.weights.flatten(3).sum(-1)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
     memory: Tensor = given["encoder_hidden_states"]
     project = hasattr(module, "value_proj")
@@ -21,35 +21,35 @@ def from_points(module: Any, found: Sampled, given: dict[str, Any]) -> Tensor:
     B, S, C = values.shape
     shapes = [(int(h), int(w)) for h, w in given["spatial_shapes_list"]]
     heads = values.view(B, S, module.n_heads, C // module.n_heads)
-    gathered = torch.zeros(B, found.points.shape[1], module.n_heads, C // module.n_heads)
+    gathered = torch.zeros(B, sampled.points.shape[1], module.n_heads, C // module.n_heads)
     start = 0
     for level, (h, w) in enumerate(shapes):  # point by point, by hand
         map_ = heads[:, start : start + h * w].view(B, h, w, module.n_heads, -1)
         start += h * w
-        for point in range(found.points.shape[4]):
-            places = found.points[:, :, :, level, point]  # (B, n, heads, 2)
-            share = found.weights[:, :, :, level, point, None]
+        for point in range(sampled.points.shape[4]):
+            places = sampled.points[:, :, :, level, point]  # (B, n, heads, 2)
+            share = sampled.weights[:, :, :, level, point, None]
             gathered += share * bilinear(map_, places[..., 0] * w - 0.5, places[..., 1] * h - 0.5)
     flat = gathered.flatten(2)
     return module.output_proj(flat) if project else flat
 
 
 def bilinear(map_: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Of a map (B, h, w, heads, c) at places (B, n, heads) in cells; nothing lies outside."""
+    """Sample a map (B, h, w, heads, c) at places (B, n, heads) in cells; it is 0 outside."""
     B, h, w, heads, c = map_.shape
-    found = torch.zeros(*x.shape, c)
+    sampled = torch.zeros(*x.shape, c)
     image = torch.arange(B)[:, None, None]
     head = torch.arange(heads)[None, None]
     for column, across in ((x.floor(), 1 - (x - x.floor())), (x.floor() + 1, x - x.floor())):
         for row, down in ((y.floor(), 1 - (y - y.floor())), (y.floor() + 1, y - y.floor())):
             inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-            there = map_[image, row.clamp(0, h - 1).long(), column.clamp(0, w - 1).long(), head]
-            found += (across * down * inside)[..., None] * there
-    return found
+            values = map_[image, row.clamp(0, h - 1).long(), column.clamp(0, w - 1).long(), head]
+            sampled += (across * down * inside)[..., None] * values
+    return sampled
 
 
 def from_cells(module: Any, shares: Tensor, given: dict[str, Any]) -> Tensor:
-    """By shares (B, heads, A, S) of what is looked at."""
+    """The output of dense attention with weights (B, heads, A, S)."""
     names = ("value_states", "values", "key_value_states", "encoder_hidden_states", "hidden_states")
     values: Tensor = next(given[name] for name in names if given.get(name) is not None)
     project = getattr(module, "v_proj", getattr(module, "value", None))

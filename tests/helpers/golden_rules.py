@@ -27,7 +27,7 @@ PIXEL = 0.02
 
 @dataclass(frozen=True)
 class Golden:
-    """A reference model: its inputs and its results."""
+    """The inputs and results of a reference model."""
 
     name: str
 
@@ -60,7 +60,7 @@ class Golden:
         if "--masks" not in self.facts["args"]:
             return [target(i, n) for i, n in enumerate(counts)]
         targets = [target(i, n, classes=250) for i, n in enumerate(counts)]
-        return [replace(one, masks=masks(one.boxes, h, w)) for one, (h, w) in zip(targets, sizes, strict=True)]
+        return [replace(t, masks=masks(t.boxes, h, w)) for t, (h, w) in zip(targets, sizes, strict=True)]
 
 
 def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tensor:

@@ -1,9 +1,16 @@
-"""The output of a command that ran in this process or in its own."""
+"""Calls of the command line: its output in this process, and Python in another."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
+
+_RESTORE_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,13 @@ Detr = Callable[..., Shown]
 
 
 def leaves(group: Any, prefix: str = "") -> list[str]:
-    """The commands of an app by their whole names, those of its groups included."""
+    """The full names of the commands of an app and its groups."""
     names = []
     for name, command in group.commands.items():
         names += leaves(command, f"{prefix}{name} ") if hasattr(command, "commands") else [prefix + name]
     return names
+
+
+def python(*args: object) -> list[str]:
+    """The arguments of a Python process that receives SIGINT, which a process started by a shell with `&` ignores."""
+    return [sys.executable, "-c", _RESTORE_SIGINT, *map(str, args)]

@@ -1,4 +1,4 @@
-"""A resizing rule as another package would define it: the image in the middle of a black canvas."""
+"""A resizing rule of another package: the image in the center of a black canvas."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,6 @@ from detrcli.resize import OneSize, Placement
 
 @dataclass(frozen=True)
 class Letterbox(OneSize):
-    """Every image is scaled to fit inside this size and centered."""
-
     kind = "letterbox"
 
     def place(self, height: int, width: int) -> Placement:

@@ -1,17 +1,16 @@
-"""Small models that classify masks, with random weights, in folders as transformers writes them."""
+"""Small models that classify masks, with random weights, in the folders that transformers writes."""
 
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from families import CLASSES, root
+from families import CLASSES, root, saved
 from transformers import AutoModelForUniversalSegmentation
 
 NAMES = ["mask2former", "maskformer"]
 QUERIES = 16
-# Random starts, and factors of some parts, with which scores differ and masks are parts of the picture.
+# Seeds, and scales of some weights, with which scores differ and masks cover a part of the image.
 SEEDS = {"mask2former": 3, "maskformer": 2}
 LIVELY = {
     "mask2former": {"class_predictor.weight": 4.0, "queries_features": 3.0, "mask_embedder.2.0.weight": 6.0},
@@ -38,24 +37,12 @@ def _config(name: str) -> Any:
 
 
 def processor_of(name: str, **changes: Any) -> Any:
-    """The family's processor, for small pictures."""
-    made = {"mask2former": transformers.Mask2FormerImageProcessor, "maskformer": transformers.MaskFormerImageProcessor}[
-        name
-    ]
-    return made(**{"size": {"shortest_edge": 60, "longest_edge": 100}, **changes})
+    lib = transformers
+    kind = lib.Mask2FormerImageProcessor if name == "mask2former" else lib.MaskFormerImageProcessor
+    return kind(**{"size": {"shortest_edge": 60, "longest_edge": 100}, **changes})
 
 
 @cache
 def folder_of(name: str) -> Path:
-    """A folder with model and processor. All numbers are moved, so that queries predict different things."""
-    torch.manual_seed(SEEDS[name])
-    network = AutoModelForUniversalSegmentation.from_config(_config(name))
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if parameter.dim() > 0:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            parameter.mul_(next((factor for part, factor in LIVELY[name].items() if part in key), 1.0))
-    folder = root() / name
-    network.save_pretrained(folder)
-    processor_of(name).save_pretrained(folder)
-    return folder
+    kind = AutoModelForUniversalSegmentation
+    return saved(root() / name, kind, _config(name), processor_of(name), SEEDS[name], LIVELY[name])

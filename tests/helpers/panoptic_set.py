@@ -71,12 +71,11 @@ def document_of(split: str) -> Document:
         image = 4_000_000_000 + 7 * number + (split == "val")
         images.append({"id": image, "file_name": file, "width": WIDTH, "height": HEIGHT})
         infos = []
-        for place, one in enumerate(segments):
-            rows, columns = np.nonzero(mask_of(segments, place))
+        for i, segment in enumerate(segments):
+            rows, columns = np.nonzero(mask_of(segments, i))
             box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
-            infos.append(
-                {"id": one.id, "category_id": one.category, "area": len(rows), "bbox": box, "iscrowd": int(one.crowd)}
-            )
+            info = {"id": segment.id, "category_id": segment.category, "iscrowd": int(segment.crowd)}
+            infos.append({**info, "area": len(rows), "bbox": box})
         annotations.append({"image_id": image, "file_name": file.replace("jpg", "png"), "segments_info": infos})
     return {"images": images, "annotations": annotations[::-1], "categories": CATEGORIES}
 

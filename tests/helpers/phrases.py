@@ -1,4 +1,4 @@
-"""Small models that look for phrases, with random weights and a small tokenizer, in folders as transformers has."""
+"""Small open-vocabulary models, with random weights and a small tokenizer, in the folders that transformers writes."""
 
 import json
 from functools import cache
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
-from families import LEVELS, resnet, root
+from families import LEVELS, resnet, root, saved
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForZeroShotObjectDetection
 
@@ -16,8 +15,8 @@ TEXT = "a red circle. Squares. a star"
 PHRASES = ["a red circle", "Squares", "a star"]
 WORDS = ["a", "red", "blue", "circle", "square", "squares", "triangle", "star", "cross", "cat", "remote", "control"]
 SIDE = 64
-SEEDS = {"grounding": 13, "owl": 25}  # with which most phrases are somebody's best, and a separator somebody's
-MOST = 24  # tokens of a text with all phrases
+SEEDS = {"grounding": 13, "owl": 25}  # with which most phrases, and a separator, are the best of some query
+MAX_TOKENS = 24  # of a text with all phrases
 NAMES = ["grounding", "owlv2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mm-grounding", "owlvit"))]
 
 
@@ -26,7 +25,7 @@ def are_taken_by(name: str) -> bool:
 
 
 def bert(folder: Path) -> Any:
-    """A tokenizer of few words, with those that part phrases at the numbers that the network knows them by."""
+    """A tokenizer of few words, whose separators have the ids that the network expects."""
     vocabulary = [f"[unused{number}]" for number in range(1030)]
     named = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
     for number, word in {**named, **dict(enumerate(WORDS, 200))}.items():
@@ -37,7 +36,7 @@ def bert(folder: Path) -> Any:
 
 
 def clip(folder: Path) -> Any:
-    """Every byte, some words in one token, and the end of a text as the highest number, as the network asks."""
+    """A tokenizer of every byte and of some words; the end of a text has the highest id, as the network expects."""
     letters = sorted(ByteLevel.alphabet())
     merges, known = [], [*letters, *(f"{letter}</w>" for letter in letters)]
     for word in WORDS:
@@ -57,31 +56,21 @@ def clip(folder: Path) -> Any:
 def _config(name: str, vocabulary: int) -> Any:
     text = {"vocab_size": vocabulary, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
     if name.startswith("owl"):
-        own = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         kind = transformers.Owlv2Config if name == "owlv2" else transformers.OwlViTConfig
         ends = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1}
-        return kind(
-            text_config={**text, **ends, "num_hidden_layers": 1},
-            vision_config={**own, "image_size": SIDE, "patch_size": 16},
-            projection_dim=32,
-        )
+        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        vision |= {"image_size": SIDE, "patch_size": 16}
+        return kind(text_config={**text, **ends, "num_hidden_layers": 1}, vision_config=vision, projection_dim=32)
     kind = transformers.GroundingDinoConfig if name == "grounding" else transformers.MMGroundingDinoConfig
     windows = transformers.SwinConfig(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4, out_indices=[2, 3, 4]
     )
     return kind(
         backbone_config=windows if name == "grounding" else resnet(*LEVELS),
-        text_config=transformers.BertConfig(**text, num_hidden_layers=1),
-        d_model=64,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        num_queries=20,
-        max_text_len=MOST,
-    )
+        text_config=transformers.BertConfig(**text, num_hidden_layers=1), d_model=64, encoder_layers=2,
+        decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2,
+        decoder_attention_heads=2, num_queries=20, max_text_len=MAX_TOKENS,
+    )  # fmt: skip
 
 
 def _processor(name: str, tokenizer: Any) -> Any:
@@ -96,19 +85,12 @@ def _processor(name: str, tokenizer: Any) -> Any:
 
 @cache
 def folder_of(name: str) -> Path:
-    """A folder with model, processor and tokenizer. All numbers are moved, so that queries differ."""
-    place = root() / f"phrases-{name}"
+    """A folder with model, processor and tokenizer."""
+    place, owl = root() / f"phrases-{name}", name.startswith("owl")
     place.mkdir()
-    tokenizer = (clip if name.startswith("owl") else bert)(place)
-    torch.manual_seed(SEEDS["owl" if name.startswith("owl") else "grounding"])
-    network = AutoModelForZeroShotObjectDetection.from_config(_config(name, len(tokenizer)))
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if parameter.dim() > 0 and parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            if "logit" in key or (name == "grounding" and key == "model.decoder.layer_norm.weight"):
-                parameter.mul_(0.1)  # so that scores are neither 0 nor 1
-    folder = place / name
-    network.save_pretrained(folder)
-    _processor(name, tokenizer).save_pretrained(folder)
-    return folder
+    tokenizer = (clip if owl else bert)(place)
+    scales = {"logit": 0.1}  # so that scores are neither 0 nor 1
+    if name == "grounding":
+        scales["model.decoder.layer_norm.weight"] = 0.1
+    config, kind = _config(name, len(tokenizer)), AutoModelForZeroShotObjectDetection
+    return saved(place / name, kind, config, _processor(name, tokenizer), SEEDS["owl" if owl else "grounding"], scales)

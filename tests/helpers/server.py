@@ -9,7 +9,7 @@ Answer = Callable[[BaseHTTPRequestHandler, int], None]
 
 
 class Server:
-    """Knows what it was asked; `answers` maps a path to what happens on its n-th request, from 0."""
+    """Records requests; `answers` maps a path to a function of the request and its number, from 0."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -30,7 +30,7 @@ class Server:
 
 
 def whole(body: bytes, *, ranges: bool = True) -> Answer:
-    """The file, or the part of it that was asked for."""
+    """The file, or the requested range."""
     return lambda request, _: send(request, body, ranges=ranges)
 
 
@@ -45,7 +45,6 @@ def send(request: BaseHTTPRequestHandler, body: bytes, *, ranges: bool = True, s
 
 
 def breaking(body: bytes, *, times: int, ranges: bool = True) -> Answer:
-    """Breaks off in the middle of the first answers."""
 
     def answer(request: BaseHTTPRequestHandler, number: int) -> None:
         cut = len(body) * (number + 1) // (times + 1) if number < times else None
@@ -78,10 +77,10 @@ def serving() -> Iterator[Server]:
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # the name http.server looks for
+        def do_GET(self) -> None:  # the name that http.server requires
             server.handle(self)
 
-        do_HEAD = do_GET  # noqa: N815  # likewise
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,15 +1,11 @@
-"""The table of settings in the guide, as the settings' class has them.
+"""The table of settings in the guide, from the fields of their class.
 
-    PYTHONPATH=. python tests/helpers/settings_table.py
-
-writes it into the page, for example after a setting was added.
+`PYTHONPATH=. python tests/helpers/settings_table.py` writes it into the page.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 import detrcli
 from detrcli.training.settings import Settings
@@ -20,19 +16,12 @@ TABLE = re.compile(re.escape(HEAD) + r"(?:\|.*\n)*")
 
 
 def settings_table() -> str:
-    """The table, a row for each setting."""
-    return HEAD + "".join(_rows(Settings))
-
-
-def _rows(kind: Any, prefix: str = "") -> Iterator[str]:
-    for one in fields(kind):
-        key = prefix + one.name.rstrip("_")
-        default = one.default if one.default_factory is MISSING else one.default_factory()
-        if is_dataclass(default):  # a group of settings
-            yield from _rows(default, f"{key}.")
-        else:
-            shown = "" if default in (None, {}) else f"`{str(default).lower()}`"
-            yield f"| `{key}` | {shown} | {one.metadata['meaning']} |\n"
+    rows = []
+    for field in fields(Settings):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        shown = "" if default in (None, {}) else f"`{str(default).lower()}`"
+        rows.append(f"| `{field.name}` | {shown} | {field.metadata['meaning']} |\n")
+    return HEAD + "".join(rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A DETR small enough to be run often: the real backbone, a narrow transformer, small pictures."""
+"""Small models: the real backbone, a narrow transformer, small images."""
 
 from functools import cache
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from golden_rules import Golden, tensor_by_name
 from torch import Tensor
 
-from detrcli.architectures import deformable_detr, detr, dino, tiny
+from detrcli.architectures import architectures, detr
 from detrcli.architectures.architecture import Architecture
 from detrcli.architectures.deformable_detr import DeformableConfig
 from detrcli.architectures.detr import DETRConfig
@@ -30,24 +30,14 @@ TWO_STAGE = DeformableConfig(**NARROW, refine=True, two_stage=True, proposal_row
 DINO_CONFIG = DINOConfig(**NARROW, denoising=6)
 
 
-_ARCHITECTURES = (
-    detr.ARCHITECTURE,
-    tiny.DETR_TINY,
-    deformable_detr.ARCHITECTURE,
-    dino.ARCHITECTURE,
-    tiny.DINO_TINY,
-    tiny.DEFORMABLE_TINY,
-)
-
-
 def architecture_of(config: ModelConfig) -> Architecture[Any]:
     """The architecture of a detector without a mask head, by the type of its config."""
-    return next(known for known in _ARCHITECTURES if known.config is type(config))
+    return next(a for a in architectures().values() if a.config is type(config) and a.detector is None)
 
 
 @cache
 def small_weights(config: ModelConfig = CONFIG, architecture: Architecture[Any] | None = None) -> Checkpoint:
-    """Weights by the rules of the reference values, under our own names. Not to be changed: they are shared."""
+    """Weights by the rules of the reference values, under our own names. Shared by tests: do not change them."""
     architecture = architecture or architecture_of(config)
     gains = {"cross_attention.out_proj": 6.0, "box_head": 2.0, "class_head": 2.0}
     return Checkpoint(

@@ -1,4 +1,4 @@
-"""Splits worked by hand: objects and detections in a line each."""
+"""Small splits, with an object or detection in a line."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,22 +38,18 @@ def truth(*objects: tuple[int, int, Box], crowd: Sequence[bool] | None = None, i
 
 
 def changed(true: Truth, **columns: np.ndarray) -> Truth:
-    """The same objects with other values of some columns."""
     return truth_of(replace(true.split, written=replace(true.split.written, **columns)))
 
 
-def results(*found: tuple[int, int, Box, float]) -> Results:
+def results(*detections: tuple[int, int, Box, float]) -> Results:
     """Detections as image, category, box, score."""
-    return Results(
-        np.array([image for image, *_ in found], dtype=np.int64),
-        np.array([category for _, category, *_ in found], dtype=np.int64),
-        np.array([box for *_, box, _ in found], dtype=float).reshape(-1, 4),
-        np.array([score for *_, score in found], dtype=float),
-    )
+    images, categories, boxes, scores = zip(*detections, strict=True) if detections else ((), (), (), ())
+    ids = np.array(images, np.int64), np.array(categories, np.int64)
+    return Results(*ids, np.array(boxes, float).reshape(-1, 4), np.array(scores, float))
 
 
 def random_split(seed: int, images: int = 60, off: float = 0.1) -> tuple[Truth, Results]:
-    """Objects, most of them with a detection that is more or less right, some with two, and false positives."""
+    """Objects, most of them with a more or less accurate detection, some with two, and false positives."""
     rng = np.random.default_rng(seed)
     objects, found = [], []
     for image in range(1, images + 1):

@@ -1,4 +1,4 @@
-"""Trainings small enough to be run dozens of times."""
+"""Small trainings."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from detrcli.data.examine import examine
 from detrcli.data.make import make_shapes
@@ -23,15 +24,9 @@ from detrcli.training.state import load_state
 
 CPU = torch.device("cpu")
 SMALL = {
-    "model": "detr-tiny",
-    "size": 32,
-    "queries": 6,
-    "batch_size": 2,
-    "epochs": 3,
-    "lr": 1e-3,
-    "workers": 0,
+    "model": "detr-tiny", "size": 32, "queries": 6, "batch_size": 2, "epochs": 3, "lr": 1e-3, "workers": 0,
     "dropout": 0.1,
-}
+}  # fmt: skip
 
 
 @dataclass
@@ -100,10 +95,8 @@ def new(
     initial = initialize(SMALL | chosen, data.classes, facts_of(data.train))
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
-    told = recorder or Recorder()
-    return Training(
-        initial, data, CPU, RunFolder(run) if run else None, evaluator=evaluator, listener=told, reporter=told
-    )
+    recorder, folder = recorder or Recorder(), None if run is None else RunFolder(run)
+    return Training(initial, data, CPU, folder, evaluator=evaluator, listener=recorder, reporter=recorder)
 
 
 def resume(
@@ -111,8 +104,8 @@ def resume(
 ) -> Training:
     state, _ = load_state(run)
     initial = resumed(state | {"settings": state["settings"] | changed})
-    told = recorder or Recorder()
-    training = Training(initial, data, CPU, RunFolder(run), evaluator=evaluator, listener=told, reporter=told)
+    recorder, folder = recorder or Recorder(), RunFolder(run)
+    training = Training(initial, data, CPU, folder, evaluator=evaluator, listener=recorder, reporter=recorder)
     training.data.check_same(state["fingerprint"], state["marks"])
     training.state.restore(state)
     return training
@@ -122,35 +115,25 @@ def stopped(data: Data, run: Path, *, step: int | None = None, image: int | None
     """A training that is interrupted after a step, or after an image of the first evaluation."""
     interrupts = Interrupts()
 
-    def stop(here: int, there: int | None) -> None:
-        if here == there:
+    def stop(due: bool) -> None:
+        if due:
             interrupts.code = TERMINATED
 
     recorder = Recorder(
-        at_step=lambda progress: stop((progress.epoch - 1) * progress.steps + progress.done, step),
-        while_evaluating=lambda done: stop(done, image),
+        at_step=lambda progress: stop((progress.epoch - 1) * progress.steps + progress.done == step),
+        while_evaluating=lambda done: stop(done == image),
     )
     return new(data, run, recorder, **chosen).run(interrupts)
 
 
 def comparable(training: Training) -> dict[str, Any]:
-    """Everything that must be equal to the bit, flat: tensors as bytes; without time and memory."""
+    """Everything that must be bit-identical, flat, with tensors as bytes; without time and memory."""
     state = training.state.document([training.state.sums])
     rows = [{key: value for key, value in row.items() if key not in MACHINE_COLUMNS} for row in state["rows"]]
     flat: dict[str, Any] = {"rows": rows, "step": state["step"], "monitor": state["monitor"]}
-    for part in ("model", "ema", "optimizer"):
-        flat |= _flat(part, state[part])
+    for path, leaf in tree_leaves_with_path({part: state[part] for part in ("model", "ema", "optimizer")}):
+        flat[keystr(path)] = leaf.numpy().tobytes() if isinstance(leaf, torch.Tensor) else leaf
     return flat
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, torch.Tensor):
-        return {name: value.numpy().tobytes()}
-    if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in _flat(f"{name}.{key}", item).items()}
-    if isinstance(value, list):
-        return {k: v for i, item in enumerate(value) for k, v in _flat(f"{name}.{i}", item).items()}
-    return {name: value}
 
 
 def assert_resumes_to_the_same_bits(data: Path, folder: Path, step: int = 3, **chosen: Any) -> None:
