@@ -1,4 +1,4 @@
-"""Backbones: their norms, and what of them is frozen."""
+"""Backbones: norms, and freezing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ SMALL = pytest.mark.parametrize(
 )
 
 
-# Of either backbone.
+# Prefixes of the parameters of either stem.
 STEM = ("body.conv1", "body.bn1", "body.layer1", "conv.", "norm.", "stage1.")
 
 
@@ -29,7 +29,7 @@ def trainable(backbone: Backbone) -> set[str]:
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
 def test_norms_share_their_names(norm: str) -> None:
-    """Frozen and batch norm differ in what batch norm counts, group norm has no statistics at all."""
+    """Batch norm has an additional counter, group norm no statistics."""
     with torch.device("meta"):
         ours = set(ARCHITECTURE.build(replace(CONFIG, norm=norm)).state_dict())
         frozen = set(ARCHITECTURE.build(CONFIG).state_dict())
@@ -38,17 +38,14 @@ def test_norms_share_their_names(norm: str) -> None:
     assert ours == {"frozen": frozen, "batch": frozen | counters, "group": frozen - statistics}[norm]
 
 
-def test_group_norm_is_of_32_groups() -> None:
-    norms = [
-        m for m in ARCHITECTURE.build(replace(CONFIG, norm="group")).backbone.modules() if isinstance(m, nn.GroupNorm)
-    ]
-    assert len(norms) == 53
-    assert {norm.num_groups for norm in norms} == {32}
+def test_group_norm_has_32_groups() -> None:
+    modules = ARCHITECTURE.build(replace(CONFIG, norm="group")).backbone.modules()
+    assert [norm.num_groups for norm in modules if isinstance(norm, nn.GroupNorm)] == [32] * 53
 
 
 @SMALL
 def test_freezing(backbone: Callable[[], Backbone]) -> None:
-    """Each word leaves what it says, whatever was frozen before."""
+    """Freezing does not depend on what was frozen before."""
     net = backbone()
     every = {name for name, _ in net.named_parameters()}
     stem = {name for name in every if name.startswith(STEM)}
@@ -61,8 +58,8 @@ def test_freezing(backbone: Callable[[], Backbone]) -> None:
 
 
 @SMALL
-def test_frozen_batch_norm_neither_learns_nor_counts(backbone: Callable[[], Backbone]) -> None:
-    """In training, a frozen part gives what it gives in inference, and its statistics stay."""
+def test_frozen_parts_are_in_eval_mode(backbone: Callable[[], Backbone]) -> None:
+    """In training, frozen batch norm computes as in inference, and its statistics stay."""
     torch.manual_seed(0)
     net = backbone()
     images = torch.randn(2, 3, 64, 64)
@@ -70,10 +67,10 @@ def test_frozen_batch_norm_neither_learns_nor_counts(backbone: Callable[[], Back
         net.freeze(part)
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         *_, expected = net.eval()(images)
-        *_, seen = net.train()(images)
+        *_, trained = net.train()(images)
         same = all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
         assert same is unchanged
-        assert torch.equal(seen, expected) is unchanged
+        assert torch.equal(trained, expected) is unchanged
 
     net.freeze("stem")
     net.train()
@@ -91,8 +88,8 @@ def test_a_built_model_starts_as_published() -> None:
     assert "body.conv1.weight" in learning
 
 
-def test_a_frozen_norm_keeps_the_kind_of_its_input() -> None:
-    """In float32 by the published arithmetic; in bf16 with the same numbers, and as many bytes as came in."""
+def test_a_frozen_norm_keeps_the_dtype_of_its_input() -> None:
+    """It equals torchvision's norm to the bit in float32, and approximately in bf16."""
     norm = FrozenBatchNorm2d(4)
     theirs = TorchvisionNorm(4)
     for name, buffer in norm.named_buffers():

@@ -40,16 +40,11 @@ def test_kept_elements_are_scaled_and_have_the_gradient() -> None:
     torch.testing.assert_close(y, torch.where(kept, x / 0.7, 0), rtol=1e-4, atol=0)
     assert x.grad is not None
     torch.testing.assert_close(x.grad, kept / torch.tensor(0.7), rtol=1e-4, atol=0)
+    assert not torch.equal(dropout(x), y)
+    torch.manual_seed(0)
+    torch.randn(7, 5, 3)
+    assert torch.equal(dropout(x), y)
     assert dropout.eval()(x) is x
-
-
-def test_the_seed_decides_the_result() -> None:
-    results = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        results.append(Dropout(0.5)(torch.ones(100)))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
 
 
 def test_the_gradients_of_attention() -> None:
@@ -96,10 +91,3 @@ def test_attention_is_torchs(masked: bool, padded: bool, precision: str, monkeyp
     tolerance = {"rtol": 0.02, "atol": 0.05} if precision == "bf16" else {"rtol": 1e-4, "atol": 1e-5}
     for ours_, theirs_ in zip(*results, strict=True):
         torch.testing.assert_close(ours_, theirs_, **tolerance)
-
-
-def test_requested_weights_are_torchs() -> None:
-    x = torch.randn(2, 5, 16)
-    _, weights = MultiheadAttention(16, 4, 0.2)(x, x, x, need_weights=True, average_attn_weights=False)
-    assert weights is not None
-    assert weights.shape == (2, 4, 5, 5)

@@ -1,7 +1,8 @@
 """Attention of our models as recorded, and sampled attention as a map."""
 
 import itertools
-import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from small import CONFIG, TINY, small_weights
 
 from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
-from detrcli.model.inspectable import Dense, ForwardRecord, Inspectable, Sampled
+from detrcli.model.inspectable import ForwardRecord, Inspectable, Sampled
 from detrcli.structures import Batch
 
 
@@ -26,11 +27,9 @@ def slow_density(attention: Sampled) -> torch.Tensor:
     for index in itertools.product(*map(range, attention.weights.shape)):
         x, y = attention.points[index].tolist()
         column, row = x * w - 0.5, y * h - 0.5
-        for j in (math.floor(column), math.floor(column) + 1):
-            for i in (math.floor(row), math.floor(row) + 1):
-                if 0 <= i < h and 0 <= j < w:
-                    share = (1 - abs(column - j)) * (1 - abs(row - i))
-                    density[(*index[:3], i, j)] += share * attention.weights[index].item()
+        for i, j in itertools.product(range(h), range(w)):
+            share = max(0, 1 - abs(column - j)) * max(0, 1 - abs(row - i))
+            density[(*index[:3], i, j)] += share * attention.weights[index].item()
     return density / density.sum((-2, -1), keepdim=True).clamp(min=1e-30)
 
 
@@ -62,62 +61,26 @@ def test_density_by_hand(second: list[float], expected: list[list[float]]) -> No
     assert torch.equal(outside, torch.zeros(1, 1, 1, 2, 4))  # and not NaN
 
 
-@pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "tiny"])
-def test_records_of_our_models(config: ModelConfig) -> None:
-    """Shapes and sums of all attention; the forward pass is unchanged, and no hook remains."""
+@pytest.mark.parametrize(("config", "alike"), [(CONFIG, [True, False]), (TINY, [False, False])], ids=["detr", "tiny"])
+def test_queries_are_alike(config: ModelConfig, alike: list[bool]) -> None:
+    """The contents of all queries are zero in the first layer of DETR, and different in detr-tiny."""
     checkpoint = small_weights(config)
     model = checkpoint.model()
-    inspectable = checkpoint.inspect(model)
-    batch = Batch(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)), None)
-    with torch.no_grad():
-        plain = model(batch).last
-        with inspectable.recorded() as record:
-            model(batch)
-    assert torch.equal(record.output.last.logits, plain.logits)
-    h, w = record.cells
-    heads, layers = inspectable.heads, inspectable.decoder_layers
-    for attention, count in (
-        (record.cross(layers - 1, [0, 5, 8]), 3),
-        (record.encoder(inspectable.encoder_layers - 1, [0, h * w - 1]), 2),
-    ):
-        density = attention.density()
-        assert density.shape == (1, count, heads, h, w)
-        torch.testing.assert_close(density.sum((-2, -1)), torch.ones(1, count, heads))
-    among = record.among_queries(layers - 1)
-    assert among.shape == (1, heads, 9, 9)
-    torch.testing.assert_close(among.sum(-1), torch.ones(1, heads, 9))
-    # The contents of all queries are zero in the first layer of DETR, and different in detr-tiny.
-    assert [record.queries_are_alike(layer) for layer in range(2)] == [config is CONFIG, False]
-    assert not [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
-
-
-class Blind(Inspectable):
-    """A model that shows cross-attention only."""
-
-    abilities = frozenset({"cross-attention"})
-
-    def stages(self) -> list[object]:
-        return []
-
-    def recorded(self) -> object:
-        return None
+    with torch.no_grad(), checkpoint.inspect(model).recorded() as record:
+        model(Batch(torch.rand(1, 3, 64, 96), None))
+    assert [record.queries_are_alike(layer) for layer in range(2)] == alike
 
 
 def test_missing_abilities_are_named() -> None:
-    blind = Blind()
-    blind.require("cross-attention")
+    model: Any = SimpleNamespace(abilities=frozenset({"cross-attention"}))
+    Inspectable.require(model, "cross-attention")
     with pytest.raises(UsageError, match=r"no relevance .*: cross-attention\."):
-        blind.require("relevance")
+        Inspectable.require(model, "relevance")
     for call, ability in (
-        (blind.with_gradient, "relevance"),
+        (lambda: Inspectable.with_gradient(model), "relevance"),
         (lambda: ForwardRecord().cross(0, [0]), "cross-attention"),
         (lambda: ForwardRecord().encoder(0, [0]), "encoder attention"),
         (lambda: ForwardRecord().among_queries(0), "query attention"),
     ):
         with pytest.raises(UsageError, match=f"no {ability}"):
             call()
-
-
-def test_dense_attention_is_its_own_density() -> None:
-    weights = torch.rand(1, 2, 3, 4, 5)
-    assert torch.equal(Dense(weights).density(), weights)

@@ -1,5 +1,6 @@
 """Mask heads compute the masks of requested queries, independent of other queries and images."""
 
+import itertools
 from dataclasses import replace
 from typing import cast
 
@@ -85,13 +86,12 @@ def test_distance_of_cells_to_boxes() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.25], [0.9, 0.1, 0.4, 0.2]])
     height, width = 8, 4
     distances = cells_outside(boxes, height, width)
-    for n, (cx, cy, w, h) in enumerate(boxes.tolist()):
-        for row in range(height):
-            for column in range(width):
-                x, y = (column + 0.5) / width, (row + 0.5) / height
-                across = max(cx - w / 2 - x, x - cx - w / 2, 0) * width
-                down = max(cy - h / 2 - y, y - cy - h / 2, 0) * height
-                assert distances[n, row, column] == pytest.approx(across + down, abs=1e-5)
+    for n, row, column in itertools.product(range(2), range(height), range(width)):
+        cx, cy, w, h = boxes[n].tolist()
+        x, y = (column + 0.5) / width, (row + 0.5) / height
+        across = max(cx - w / 2 - x, x - cx - w / 2, 0) * width
+        down = max(cy - h / 2 - y, y - cy - h / 2, 0) * height
+        assert distances[n, row, column] == pytest.approx(across + down, abs=1e-5)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrcli.architectures import preset
 from detrcli.architectures.tiny import DETR_TINY, TinyConfig
 from detrcli.config import LossConfig
 from detrcli.model.detr import tokens
@@ -39,11 +38,7 @@ def test_size_and_shapes(norm: str, batch: Batch) -> None:
     assert output.decoder.logits.shape == (3, 2, 25, 6)
     assert output.decoder.boxes.shape == (3, 2, 25, 4)
     assert ((output.decoder.boxes > 0) & (output.decoder.boxes < 1)).all()
-
-
-def test_input_sizes() -> None:
     assert DETR_TINY.preprocessing.resize == ShortestEdge(128, 213)
-    assert preset("detr-r50").architecture.preprocessing.resize == ShortestEdge(800, 1333)
 
 
 def test_a_query_first_attends_to_its_surroundings(tiny: IterativeRefinementDETR) -> None:
@@ -57,16 +52,12 @@ def test_a_query_first_attends_to_its_surroundings(tiny: IterativeRefinementDETR
     assert (cells[weights[0].argmax(-1)] - centers).abs().max() <= 1
 
 
-def test_boxes_begin_as_the_references(tiny: IterativeRefinementDETR, batch: Batch) -> None:
-    with torch.no_grad():
-        boxes = tiny(batch).decoder.boxes
-    assert torch.equal(boxes, tiny.queries["references"].sigmoid().expand(3, 2, -1, -1))
-
-
-def test_corrections_add_up(tiny: IterativeRefinementDETR, batch: Batch) -> None:
+def test_boxes_begin_as_the_references_and_corrections_add_up(tiny: IterativeRefinementDETR, batch: Batch) -> None:
     """A constant head moves a box by the same amount in every layer, before the sigmoid."""
     step = torch.tensor([0.1, -0.2, 0.3, -0.4])
     with torch.no_grad():
+        boxes = tiny(batch).decoder.boxes
+        assert torch.equal(boxes, tiny.queries["references"].sigmoid().expand(3, 2, -1, -1))
         tiny.box_head.layers[-1].bias.copy_(step)
         for layer, boxes in enumerate(tiny(batch).decoder.boxes, start=1):
             expected = (tiny.queries["references"] + layer * step).sigmoid().expand(2, -1, -1)
