@@ -33,7 +33,7 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "scoring": (["losses/scoring.py"], ["losses", "inference/test_postprocess.py"]),
     "transforms": (
         ["data/augmentation.py", "data/preprocessing.py", "resize.py"],
-        ["data/test_augmentation.py", "data/test_preprocessing.py", "data/test_resize.py"],
+        ["data/test_augmentation.py", "data/test_preprocessing.py"],
     ),
     "evaluation": (
         ["evaluation/truth.py", "evaluation/metrics.py", "evaluation/results.py", "evaluation/class_mapping.py"],

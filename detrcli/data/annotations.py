@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detrcli.data.augmentation import LazyMask
 from detrcli.data.checks import Split, classes_without, parents_without_boxes
 from detrcli.data.examine import DatasetReport
-from detrcli.data.lazy_masks import LazyMask
 from detrcli.errors import DataError
 from detrcli.structures import Classes
 
@@ -105,7 +105,7 @@ def annotate(split: Split, classes: Classes, *, masks: bool = False) -> Annotati
     boxes = np.stack([x.clip(0, widths), y.clip(0, heights), (x + a).clip(0, widths), (y + b).clip(0, heights)], axis=1)
     rank = np.argsort(classes.ids, kind="stable")
     labels = rank[np.searchsorted(classes.ids, w.of_category[chosen], sorter=rank)]
-    texts = [b""] * len(chosen) if w.segmentations is None or not masks else w.segmentations.part(chosen).texts()
+    texts = w.texts(chosen) if masks else []
     if masks and not all(texts):
         raise DataError(
             f"{w.folder}: {texts.count(b''):,} of {len(texts):,} objects have no mask, first annotation "

@@ -12,9 +12,8 @@ from torch.utils.data import Dataset
 from detrcli.boxes import from_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations
-from detrcli.data.augmentation import Augmentation, Sample, augment, make_sample, mosaic
+from detrcli.data.augmentation import Augmentation, Sample, augment, make_sample, mask_pixels, mosaic
 from detrcli.data.images import open_image
-from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.preprocessing import collate, prepare
 from detrcli.errors import DataError
 from detrcli.structures import Batch, Target

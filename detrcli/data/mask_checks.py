@@ -11,10 +11,10 @@ from detrcli.data.checks import Split
 from detrcli.data.image_files import map_images
 from detrcli.data.panoptic_maps import VOID, read_map
 from detrcli.data.raw_annotations import Problem, Problems
-from detrcli.data.segmentations import MALFORMED, mask_of, run_lengths_of, size_of
+from detrcli.data.segmentations import MaskSizeError, run_lengths_of
 from detrcli.errors import DataError
 from detrcli.reporter import SILENT, Reporter
-from detrcli.run_lengths import box_around, extent
+from detrcli.run_lengths import box_around, decode, extent
 
 TOLERANCE = 2.0  # pixels that a mask may exceed its box by: a polygon's corners lie between pixels
 OVERLAP = 0.01  # fraction of an image that segments may share without a warning
@@ -71,24 +71,21 @@ class _ImageCheck:
             if not text:
                 continue
             try:
-                segmentation = msgspec.json.decode(text)
-                rows, columns = size_of(segmentation, height, width)
-                if (rows, columns) != (height, width):
-                    self.leave_out("mask-size", n, f"its mask is {columns} x {rows}, the image {width} x {height}")
-                    continue
-                area, box = extent(run_lengths_of(segmentation, height, width), height)
-            except (*MALFORMED, MemoryError):
-                self.leave_out("bad-mask", n, "its segmentation is neither polygons nor RLE")
+                lengths = run_lengths_of(text, height, width)
+            except ValueError as error:
+                self.leave_out("mask-size" if isinstance(error, MaskSizeError) else "bad-mask", n, str(error))
                 continue
-            if isinstance(segmentation, list) and (flat := sum(len(polygon) < 6 for polygon in segmentation)):
-                what = f"{flat} of its {len(segmentation)} polygons have fewer than three corners and no area"
+            area, box = extent(lengths, height)
+            polygons = msgspec.json.decode(text) if text.startswith(b"[") else []
+            if flat := sum(len(polygon) < 6 for polygon in polygons):
+                what = f"{flat} of its {len(polygons)} polygons have fewer than three corners and no area"
                 self.problems.warning("flat-polygon", where, what)
             if not area:
                 self.problems.warning("empty-mask", where, "its mask has no pixels; the object still counts")
                 continue
             self.check_box(n, box)
             if partitions:
-                mask = mask_of(text, height, width)
+                mask = decode(lengths, height, width)
                 shared += 0 if w.crowd[n] else int(np.count_nonzero(claimed & mask))
                 claimed |= mask
         if shared > OVERLAP * height * width:
@@ -117,10 +114,8 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
     w = split.written
     if w.segmentations is None:
         return split
-    texts: dict[int, bytes] = {}
-    if w.maps is None:
-        objects = np.flatnonzero(split.usable)
-        texts = dict(zip(objects.tolist(), w.texts(objects), strict=True))
+    objects = np.flatnonzero(split.usable & (w.maps is None))
+    texts = dict(zip(objects.tolist(), w.texts(objects), strict=True))
     annotations: dict[int, list[int]] = defaultdict(list)  # by image id
     for n, image in enumerate(w.of_image.tolist()):
         annotations[image].append(n)

@@ -13,8 +13,12 @@ from detrcli.run_lengths import decode, encode, lengths_in
 
 EMPTY = (b"", b"null", b"[]")  # texts without a segmentation
 
-# Raised by `size_of` and `run_lengths_of` for malformed segmentations.
-MALFORMED = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, msgspec.DecodeError)
+# Raised for malformed segmentations. ValueError includes errors of msgspec.
+MALFORMED = (TypeError, ValueError, LookupError, AttributeError, OverflowError, MemoryError)
+
+
+class MaskSizeError(ValueError):
+    """A mask of another size than its image."""
 
 
 @dataclass(frozen=True)
@@ -34,35 +38,28 @@ class Segmentations:
         return [b"" if texts[row] in EMPTY else texts[row] for row in self.rows.tolist()]
 
 
-def size_of(segmentation: Any, height: int, width: int) -> tuple[int, int]:
-    """Return height and width of a mask; polygons have those of their image."""
-    if isinstance(segmentation, list):
-        return height, width
-    rows, columns = segmentation["size"]
-    return int(rows), int(columns)
-
-
-def run_lengths_of(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Return the run lengths (R,) int64 of polygons or RLE of this size."""
-    if isinstance(segmentation, list):
-        counts = _counts_of_polygons(segmentation, height, width)
-    else:
-        counts = segmentation["counts"]
-    return lengths_in(counts.encode() if isinstance(counts, str) else counts, height, width)
+def run_lengths_of(text: bytes, height: int, width: int) -> np.ndarray:
+    """Return the run lengths (R,) int64 of polygons or RLE as JSON. Raises ValueError with the reason."""
+    try:
+        segmentation = msgspec.json.decode(text)
+        if isinstance(segmentation, list):
+            counts = _counts_of_polygons(segmentation, height, width)
+        else:
+            counts, (rows, columns) = segmentation["counts"], map(int, segmentation["size"])
+            if (rows, columns) != (height, width):
+                raise MaskSizeError(f"its mask is {columns} x {rows}, the image {width} x {height}")
+        return lengths_in(counts.encode() if isinstance(counts, str) else counts, height, width)
+    except MaskSizeError:
+        raise
+    except MALFORMED:
+        raise ValueError("its segmentation is neither polygons nor RLE") from None
 
 
 def mask_of(text: bytes, height: int, width: int) -> np.ndarray:
     """Return the mask (H, W) bool of a text of `Segmentations`. Raises ValueError with the reason."""
     if text.startswith(PREFIX):
         return segment_mask(text, height, width)
-    try:
-        segmentation = msgspec.json.decode(text)
-        rows, columns = size_of(segmentation, height, width)
-        if (rows, columns) == (height, width):
-            return decode(run_lengths_of(segmentation, height, width), height, width)
-    except MALFORMED:
-        raise ValueError("a segmentation is neither polygons nor RLE") from None
-    raise ValueError(f"a mask is {columns} x {rows}, the image {width} x {height}")
+    return decode(run_lengths_of(text, height, width), height, width)
 
 
 def to_rle(mask: np.ndarray) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def read_mask(segmentation: Any) -> RunLengths:
     try:
         height, width = (int(side) for side in segmentation["size"])
         return run_lengths(msgspec.json.encode(segmentation), height, width)
-    except (*MALFORMED, MemoryError):
+    except MALFORMED:
         raise ValueError("its segmentation is not an RLE") from None
 
 

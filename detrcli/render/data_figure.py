@@ -7,11 +7,10 @@ from PIL import Image
 from detrcli.boxes import to_pixels
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import annotate, classes_in_report
-from detrcli.data.augmentation import augment, make_sample
+from detrcli.data.augmentation import augment, make_sample, mask_pixels
 from detrcli.data.dataset import to_input
 from detrcli.data.examine import examine_headers
 from detrcli.data.images import open_image
-from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.preprocessing import as_image
 from detrcli.data.splits import DataSource
 from detrcli.errors import DataError

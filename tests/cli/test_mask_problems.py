@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrcli.data import examine as examine_module
 from detrcli.data.annotations import annotate, classes_in_report
-from detrcli.data.lazy_masks import mask_pixels
+from detrcli.data.augmentation import mask_pixels
 from detrcli.data.segmentations import to_rle
 from detrcli.data.source import open_data
 from detrcli.evaluation.masks import truth_masks

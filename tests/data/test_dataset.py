@@ -1,15 +1,19 @@
-"""From a checked dataset to batches: ids, boxes, shared memory, caching, and images that break later."""
+"""From a checked dataset to batches: ids, boxes, shared memory, caching, images that break later, and the results."""
 
+import itertools
 import json
 import pickle
+from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
+import folders
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
@@ -26,8 +30,9 @@ from detrcli.data.preprocessing import prepare
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
 from detrcli.resize import ShortestEdge
-from detrcli.structures import Classes
+from detrcli.structures import Batch, Detections, Match, Target
 
+SMALL = Preprocessing(ShortestEdge(64, 100))
 IDS = [4_000_000_007, 3, 90]  # of bee, ant, cow: unordered, with gaps and ten digits
 
 
@@ -42,9 +47,7 @@ def root(tmp_path: Path) -> Path:
         5: [(4_000_000_007, [7, 7, 7, 7], 0)],
     }
     (tmp_path / "train").mkdir()
-    rng = np.random.default_rng(0)
-    for i in boxes:
-        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    for i, pixels in zip(boxes, np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8), strict=True):
         Image.fromarray(pixels).save(tmp_path / "train" / f"ü {i}.png")
     document = {
         "images": [{"id": 100 * i, "file_name": f"ü {i}.png", "width": 60, "height": 40} for i in (4, 1, 3, 5, 2)],
@@ -55,22 +58,20 @@ def root(tmp_path: Path) -> Path:
         ],
         "categories": [{"id": i, "name": n} for i, n in zip(IDS, ["bee", "ant", "cow"], strict=True)],
     }
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document))
-    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    for split in ("train", "val"):
+        folders.written(tmp_path / "annotations" / f"instances_{split}.json", json.dumps(document))
     (tmp_path / "val").symlink_to(tmp_path / "train")
     return tmp_path
 
 
 @pytest.fixture
-def truth(root: Path) -> tuple[Annotations, Classes]:
+def annotations(root: Path) -> Annotations:
     examined = examine(open_data(root))
-    classes = classes_in_report(examined)
-    return annotate(examined.splits["train"], classes), classes
+    return annotate(examined.splits["train"], classes_in_report(examined))
 
 
-def test_labels_are_contiguous_and_ids_are_kept(truth: tuple[Annotations, Classes]) -> None:
-    annotations, classes = truth
+def test_labels_are_contiguous_and_ids_are_kept(root: Path, annotations: Annotations) -> None:
+    classes = classes_in_report(examine(open_data(root)))
     assert classes.ids.tolist() == [3, 90, 4_000_000_007]
     assert classes.names.tolist() == ["ant", "cow", "bee"]
     assert annotations.image_ids.tolist() == [400, 100, 300, 500, 200]
@@ -89,61 +90,51 @@ def test_labels_are_contiguous_and_ids_are_kept(truth: tuple[Annotations, Classe
     }
 
 
-def test_loader_processes_share_the_memory(truth: tuple[Annotations, Classes]) -> None:
+def test_loader_processes_share_the_memory(annotations: Annotations) -> None:
     """The pickled size does not grow with the number of boxes."""
-    annotations, _ = truth
-    dataset = DetectionDataset(annotations, Preprocessing(), augmentation="published")
-    small = len(ForkingPickler.dumps(dataset))
-    large = Annotations(**{**vars(annotations), "boxes": torch.zeros(5_000_000, 4).share_memory_()})
-    assert (
-        abs(len(ForkingPickler.dumps(DetectionDataset(large, Preprocessing(), augmentation="published"))) - small) < 200
+    large = replace(annotations, boxes=torch.zeros(5_000_000, 4).share_memory_())
+    small_size, large_size = (
+        len(ForkingPickler.dumps(DetectionDataset(a, Preprocessing(), augmentation="published")))
+        for a in (annotations, large)
     )
+    assert abs(large_size - small_size) < 200
     assert len(pickle.dumps(large)) > 50_000_000
 
 
-def test_evaluation_prepares_images_as_prediction(truth: tuple[Annotations, Classes]) -> None:
-    annotations, _ = truth
-    p = Preprocessing(ShortestEdge(64, 100))
-    example = DetectionDataset(annotations, p, augmentation="none")[1, 1]
+def test_evaluation_prepares_images_as_prediction(annotations: Annotations) -> None:
+    example = DetectionDataset(annotations, SMALL, augmentation="none")[1, 1]
     assert isinstance(example, Example)
     with Image.open(annotations.path(1)) as image:
-        assert torch.equal(example.pixels, prepare(image.convert("RGB"), p))
+        assert torch.equal(example.pixels, prepare(image.convert("RGB"), SMALL))
     torch.testing.assert_close(example.target.boxes[0], torch.tensor([1 / 3, 0.25, 1 / 3, 0.25]))
     assert example.image_id == 100
 
 
 def loaded(annotations: Annotations, workers: int, epoch: int = 1) -> list[Examples]:
-    dataset = DetectionDataset(annotations, Preprocessing(ShortestEdge(64, 100)), augmentation="published", seed=5)
+    dataset = DetectionDataset(annotations, SMALL, augmentation="published", seed=5)
     batches = [[(epoch, i) for i in batch] for batch in ([0, 1], [2, 3], [4])]
     loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_examples)
     return list(raise_unreadable(loader))
 
 
-def test_augmentation_depends_on_seed_epoch_and_image_only(truth: tuple[Annotations, Classes]) -> None:
-    annotations, _ = truth
+def test_augmentation_depends_on_seed_epoch_and_image_only(annotations: Annotations) -> None:
     alone, two, later = loaded(annotations, 0), loaded(annotations, 2), loaded(annotations, 0, epoch=2)
     for a, b in zip(alone, two, strict=True):
         assert torch.equal(a.batch.images, b.batch.images)
         assert a.image_ids == b.image_ids
         assert all(torch.equal(x.boxes, y.boxes) for x, y in zip(a.targets, b.targets, strict=True))
     assert [i for batch in alone for i in batch.image_ids] == [400, 100, 300, 500, 200]
-    assert any(
-        a.batch.images.shape != b.batch.images.shape or not torch.equal(a.batch.images, b.batch.images)
-        for a, b in zip(alone, later, strict=True)
-    )
+    assert not all(torch.equal(a.batch.images, b.batch.images) for a, b in zip(alone, later, strict=True))
 
 
-def test_cached_images_give_the_same_examples(truth: tuple[Annotations, Classes]) -> None:
-    annotations, _ = truth
+def test_cached_images_give_the_same_examples(annotations: Annotations) -> None:
     bytes_of_all = 4 * sum(h * w for h, w in annotations.sizes.tolist())
-    p = Preprocessing(ShortestEdge(64, 100))
     reading, keeping, too_few = (
-        DetectionDataset(annotations, p, augmentation="strong", seed=5, cache_bytes=cache_bytes)
+        DetectionDataset(annotations, SMALL, augmentation="strong", seed=5, cache_bytes=cache_bytes)
         for cache_bytes in (0, bytes_of_all, bytes_of_all - 1)
     )
-    wanted = [reading[epoch, i] for epoch in (1, 2) for i in range(len(annotations))]
-    found = [keeping[epoch, i] for epoch in (1, 2) for i in range(len(annotations))]
-    for a, b in zip(wanted, found, strict=True):
+    for place in itertools.product((1, 2), range(len(annotations))):
+        a, b = reading[place], keeping[place]
         assert isinstance(a, Example)
         assert isinstance(b, Example)
         assert torch.equal(a.pixels, b.pixels)
@@ -154,32 +145,27 @@ def test_cached_images_give_the_same_examples(truth: tuple[Annotations, Classes]
     assert isinstance(too_few[3, 0], DataError)
 
 
-def test_flips_mirror_half_of_the_images(truth: tuple[Annotations, Classes]) -> None:
-    annotations, _ = truth
-    p = Preprocessing(ShortestEdge(64, 100))
-    plain, flipping = (DetectionDataset(annotations, p, augmentation=which) for which in ("none", "flip"))
+def test_flips_mirror_half_of_the_images(annotations: Annotations) -> None:
+    original, flipping = (DetectionDataset(annotations, SMALL, augmentation=kind) for kind in ("none", "flip"))
     flipped = 0
-    for epoch in range(40):
-        for i in range(len(annotations)):
-            here, there = flipping[epoch, i], plain[epoch, i]
-            assert isinstance(here, Example)
-            assert isinstance(there, Example)
-            assert torch.equal(here.target.labels, there.target.labels)
-            if torch.equal(here.pixels, there.pixels):
-                torch.testing.assert_close(here.target.boxes, there.target.boxes)
-                continue
-            flipped += 1
-            with Image.open(annotations.path(i)) as image:
-                mirrored = ImageOps.mirror(image.convert("RGB"))
-            assert torch.equal(here.pixels, prepare(mirrored, p))
-            cx, cy, w, h = there.target.boxes.unbind(1)
-            torch.testing.assert_close(here.target.boxes, torch.stack([1 - cx, cy, w, h], dim=1))
+    for epoch, i in itertools.product(range(40), range(len(annotations))):
+        plain, example = original[epoch, i], flipping[epoch, i]
+        assert isinstance(plain, Example)
+        assert isinstance(example, Example)
+        assert torch.equal(example.target.labels, plain.target.labels)
+        if torch.equal(example.pixels, plain.pixels):
+            torch.testing.assert_close(example.target.boxes, plain.target.boxes)
+            continue
+        flipped += 1
+        with Image.open(annotations.path(i)) as image:
+            assert torch.equal(example.pixels, prepare(ImageOps.mirror(image.convert("RGB")), SMALL))
+        cx, cy, w, h = plain.target.boxes.unbind(1)
+        torch.testing.assert_close(example.target.boxes, torch.stack([1 - cx, cy, w, h], dim=1))
     assert 70 <= flipped <= 130  # of 200
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_breaks_later_is_named(truth: tuple[Annotations, Classes], workers: int) -> None:
-    annotations, _ = truth
+def test_an_image_that_breaks_later_is_named(annotations: Annotations, workers: int) -> None:
     path = annotations.path(2)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataError) as error:
@@ -215,3 +201,43 @@ def test_supercategories_are_no_classes(root: Path) -> None:
             category["supercategory"] = "animals"
         path.write_text(json.dumps(document))
     assert classes_in_report(examine(open_data(root))).names.tolist() == ["ant", "cow", "bee"]
+
+
+@dataclass(frozen=True)
+class Tracked(Target):
+    """A target with a further field."""
+
+    tracks: Tensor  # (N,)
+
+
+def test_all_fields_of_a_target_are_moved() -> None:
+    """To the meta device, which exists on every machine."""
+    target = Tracked(torch.tensor([1, 2]), torch.rand(2, 4), torch.tensor([7, 8]))
+    moved = target.to(torch.device("meta"))
+    assert type(moved) is Tracked
+    assert len(moved) == 2
+    assert {field.device.type for field in (moved.labels, moved.boxes, moved.tracks)} == {"meta"}
+    assert torch.equal(target.to(torch.device("cpu")).tracks, target.tracks)
+
+
+def test_a_batch_without_padding_is_moved() -> None:
+    for padding in (None, torch.zeros(1, 4, 4, dtype=torch.bool)):
+        moved = Batch(torch.zeros(1, 3, 4, 4), padding).to(torch.device("meta"))
+        assert moved.images.device.type == "meta"
+        assert (moved.padding is None) is (padding is None)
+
+
+def test_pairs_of_a_layer() -> None:
+    match = Match(*torch.tensor([[0, 0, 1], [0, 1, 1], [5, 6, 7], [2, 1, 0]]))
+    assert [field.tolist() for field in vars(match.layer(0)).values()] == [[0, 0], [0, 1], [5, 6], [2, 1]]
+    assert match.layer(1).queries.tolist() == [7]
+    assert match.layer(2).queries.tolist() == []
+
+
+def test_a_selection_of_detections() -> None:
+    boxes, scores = np.arange(12.0).reshape(3, 4), np.array([0.9, 0.8, 0.7])
+    detections = Detections(boxes, scores, np.array([4, 5, 4]), np.array([2, 2, 0]), np.array(["a", "b", "a"]))
+    part = detections.part(detections.category_ids == 4)
+    assert part.queries.tolist() == [2, 0]
+    assert part.boxes[:, 0].tolist() == [0, 8]
+    assert part.labels.tolist() == ["a", "a"]

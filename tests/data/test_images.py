@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,55 +100,35 @@ def test_malformed_exif_is_ignored(tmp_path: Path) -> None:
     close(colors_of(tmp_path / "a.jpg"), CORNERS, 12)
 
 
-def sixteen(path: Path) -> None:
-    Image.fromarray(corners([(10 * 257,), (90 * 257,), (170 * 257,), (250 * 257,)], "uint16")).save(path)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+SIXTEEN = Image.fromarray(corners([(257 * gray,) for gray, *_ in GRAY], "uint16"))
+ALPHA = Image.fromarray(corners([*((*color, 255) for color in CORNERS[:3]), (0, 0, 0, 0)]))
+GRAY_ALPHA = Image.fromarray(corners([(10, 255), (90, 255), (170, 255), (0, 0)]))
+PALETTE = RGB.quantize(4)
+LAST = {"transparency": PALETTE.getpixel((WIDTH - 1, HEIGHT - 1))}
+KINDS: dict[str, tuple[Image.Image, dict[str, Any], list[tuple[int, ...]]]] = {
+    "gray.png": (L, {}, GRAY),
+    "gray.jpg": (L, {"quality": 100}, GRAY),
+    "palette.png": (PALETTE, {}, CORNERS),
+    "palette.gif": (PALETTE, {}, CORNERS),
+    "cmyk.jpg": (RGB.convert("CMYK"), {"quality": 100}, CORNERS),
+    "cmyk.tif": (RGB.convert("CMYK"), {}, CORNERS),
+    "alpha.png": (ALPHA, {}, [*CORNERS[:3], WHITE]),
+    "alpha.webp": (ALPHA, {}, [*CORNERS[:3], WHITE]),
+    "palette-alpha.png": (PALETTE, LAST, [*CORNERS[:3], WHITE]),
+    "gray-alpha.png": (GRAY_ALPHA, {}, [*GRAY[:3], WHITE]),
+    "gray-key.png": (L, {"transparency": 250}, [*GRAY[:3], WHITE]),
+    "16-bit.png": (SIXTEEN, {}, GRAY),
+    "16-bit.tif": (SIXTEEN, {}, GRAY),
+    "bilevel.png": (L.point(lambda value: 255 * (value > 128)).convert("1"), {}, [BLACK, BLACK, WHITE, WHITE]),
+}
 
 
-def bilevel(path: Path) -> None:
-    L.point(lambda value: 255 * (value > 128)).convert("1").save(path)
-
-
-def transparent_palette(path: Path) -> None:
-    image = RGB.quantize(4)
-    image.save(path, transparency=image.getpixel((WIDTH - 1, HEIGHT - 1)))
-
-
-def half_transparent(path: Path) -> None:
-    Image.fromarray(corners([(*CORNERS[0], 255), (*CORNERS[1], 255), (*CORNERS[2], 255), (0, 0, 0, 0)])).save(path)
-
-
-def gray_with_alpha(path: Path) -> None:
-    Image.fromarray(corners([(10, 255), (90, 255), (170, 255), (0, 0)])).save(path)
-
-
-def gray_with_key(path: Path) -> None:
-    L.save(path, transparency=250)
-
-
-KINDS: list[tuple[str, Callable[[Path], object], list[tuple[int, ...]]]] = [
-    ("gray.png", L.save, GRAY),
-    ("gray.jpg", lambda path: L.save(path, quality=100), GRAY),
-    ("palette.png", RGB.quantize(4).save, CORNERS),
-    ("palette.gif", RGB.quantize(4).save, CORNERS),
-    ("cmyk.jpg", lambda path: RGB.convert("CMYK").save(path, quality=100), CORNERS),
-    ("cmyk.tif", RGB.convert("CMYK").save, CORNERS),
-    ("alpha.png", half_transparent, [*CORNERS[:3], (255, 255, 255)]),
-    ("alpha.webp", lambda path: half_transparent(path), [*CORNERS[:3], (255, 255, 255)]),
-    ("palette-alpha.png", transparent_palette, [*CORNERS[:3], (255, 255, 255)]),
-    ("gray-alpha.png", gray_with_alpha, [*GRAY[:3], (255, 255, 255)]),
-    ("gray-key.png", gray_with_key, [*GRAY[:3], (255, 255, 255)]),
-    ("16-bit.png", sixteen, GRAY),
-    ("16-bit.tif", sixteen, GRAY),
-    ("bilevel.png", bilevel, [(0, 0, 0), (0, 0, 0), (255, 255, 255), (255, 255, 255)]),
-]
-
-
-@pytest.mark.parametrize(("name", "write", "wanted"), KINDS, ids=[kind[0] for kind in KINDS])
-def test_each_kind_of_pixels(
-    tmp_path: Path, name: str, write: Callable[[Path], object], wanted: list[tuple[int, ...]]
-) -> None:
-    write(tmp_path / name)
-    close(colors_of(tmp_path / name), wanted, 40 if name.endswith("webp") else 6 if name.endswith("jpg") else 0)
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_of_pixels(tmp_path: Path, name: str) -> None:
+    image, options, expected = KINDS[name]
+    image.save(tmp_path / name, **options)
+    close(colors_of(tmp_path / name), expected, {"webp": 40, "jpg": 6}.get(name.rsplit(".")[1], 0))
 
 
 def write_png(path: Path, size: tuple[int, int], depth: int, color: int, pixels: bytes, *chunks: bytes) -> None:
@@ -163,11 +144,14 @@ def rows_of(pixels: np.ndarray) -> bytes:
     return zlib.compress(b"".join(b"\x00" + row.tobytes() for row in pixels))
 
 
-def test_16_bit_color_is_scaled(tmp_path: Path) -> None:
-    """Written here, since Pillow cannot write it."""
+def test_16_bit_images_that_pillow_cannot_write(tmp_path: Path) -> None:
+    """Colors are scaled; transparent gray is white."""
     pixels = corners([tuple(257 * v for v in color) for color in CORNERS], ">u2")
     write_png(tmp_path / "a.png", (WIDTH, HEIGHT), 16, 2, rows_of(pixels))
     close(colors_of(tmp_path / "a.png"), CORNERS, 0)
+    pixels = corners([(257 * gray,) for gray, *_ in GRAY], ">u2")
+    write_png(tmp_path / "b.png", (WIDTH, HEIGHT), 16, 0, rows_of(pixels), b"tRNS" + struct.pack(">H", 10 * 257))
+    close(colors_of(tmp_path / "b.png"), [WHITE, *GRAY[1:]], 0)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
@@ -178,37 +162,26 @@ def test_the_first_frame_is_read_with_a_note(tmp_path: Path, suffix: str) -> Non
     assert open_image(tmp_path / f"a.{suffix}").notes == ["only the first of its frames was read"]
 
 
-def jpeg() -> bytes:
+def encoded(image: Image.Image, format: str) -> bytes:
     file = io.BytesIO()
-    Image.effect_noise((200, 200), 50).save(file, "JPEG")
+    image.save(file, format)
     return file.getvalue()
 
 
-def float_tiff() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.ones((4, 4), np.float32)).save(file, "TIFF")
-    return file.getvalue()
-
-
-def bitmap_of_another_format() -> bytes:
-    file = io.BytesIO()
-    RGB.save(file, "PPM")
-    return file.getvalue()
-
-
+JPEG = encoded(Image.effect_noise((200, 200), 50), "JPEG")
 NOT_AN_IMAGE = "not a JPEG, PNG"
 
 
 @pytest.mark.parametrize(
     ("name", "contents", "reason"),
     [
-        ("a.jpg", jpeg()[: len(jpeg()) // 2], "cannot be decoded"),
-        ("a.jpg", jpeg()[:20], f"{NOT_AN_IMAGE}|cannot be decoded"),
+        ("a.jpg", JPEG[: len(JPEG) // 2], "cannot be decoded"),
+        ("a.jpg", JPEG[:20], f"{NOT_AN_IMAGE}|cannot be decoded"),
         ("a.jpg", b"", NOT_AN_IMAGE),
         ("a.jpg", b"%PDF-1.4 and so on", NOT_AN_IMAGE),
         ("a.bin", b"text", NOT_AN_IMAGE),
-        ("a.jpg", bitmap_of_another_format(), NOT_AN_IMAGE),
-        ("a.jpg", float_tiff(), "floating-point"),
+        ("a.jpg", encoded(RGB, "PPM"), NOT_AN_IMAGE),
+        ("a.jpg", encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "floating-point"),
         ("a.mp4", b"\0\0\0\x18ftypmp42 and so on", "it is a video"),
         ("a.MOV", b"\0\0\0\x18ftypmp42 and so on", "it is a video"),
     ],
@@ -260,7 +233,7 @@ def test_images_beyond_the_limit_of_pillow(suffix: str, how: dict[str, str], tmp
     assert 2 * (before := Image.MAX_IMAGE_PIXELS or 0) < width * height < MAX_PIXELS
     Image.new("1", (width, height), 1).save(path, **how)
     assert read_header(path).displayed == (height, width)
-    assert decode(path).problem is None
+    assert not isinstance(decode(path), str)
     assert before == Image.MAX_IMAGE_PIXELS
 
 
@@ -279,9 +252,3 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
             (tmp_path / "b").write_bytes(damaged)
             with contextlib.suppress(DataError):
                 assert open_image(tmp_path / "b", max_pixels=100_000).image.mode == "RGB"
-
-
-def test_transparent_gray_of_16_bits_is_white(tmp_path: Path) -> None:
-    pixels = corners([(10 * 257,), (90 * 257,), (170 * 257,), (250 * 257,)], ">u2")
-    write_png(tmp_path / "a.png", (WIDTH, HEIGHT), 16, 0, rows_of(pixels), b"tRNS" + struct.pack(">H", 10 * 257))
-    close(colors_of(tmp_path / "a.png"), [(255, 255, 255), *GRAY[1:]], 0)

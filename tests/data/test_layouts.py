@@ -144,11 +144,9 @@ def objects(written: RawAnnotations) -> dict[str, list[Object]]:
     names = dict(zip(written.category_ids.tolist(), written.names, strict=True))
     files = [Path(file).name for file in written.files]
     found: dict[str, list[Object]] = {file: [] for file in files}
-    for i, category, box, crowd in zip(
-        written.image_index().tolist(), written.of_category.tolist(), written.boxes.tolist(), written.crowd.tolist(),
-        strict=True,
-    ):  # fmt: skip
-        found[files[i]].append(Object(names[category], crowd, [round(v, 6) for v in box]))
+    columns = (written.image_index(), written.of_category, written.boxes.round(6), written.crowd)
+    for i, category, box, crowd in zip(*(column.tolist() for column in columns), strict=True):
+        found[files[i]].append(Object(names[category], crowd, box))
     return {file: sorted(objects) for file, objects in found.items()}
 
 
@@ -171,9 +169,7 @@ def test_every_layout_gives_the_same(tmp_path: Path, kind: str) -> None:
     for split in ("train", "val"):
         written = source.read(split)
         assert objects(written) == expected(split, crowd=layout != "yolo")
-        assert dict(zip(written.category_ids.tolist(), written.names, strict=True)) == dict(
-            zip(ids, NAMES, strict=True)
-        )
+        assert sorted(zip(written.category_ids.tolist(), written.names, strict=True)) == [*zip(ids, NAMES, strict=True)]
         for file, (h, w) in zip(written.files, written.sizes.tolist(), strict=True):
             assert (w, h) == ((0, 0) if layout == "yolo" else TRUTH[split][Path(file).name][0])
         assert not written.problems
@@ -230,17 +226,12 @@ def test_a_dataset_given_by_one_of_its_files(
 @pytest.mark.parametrize(
     ("file", "images"),
     [
-        ("a.json", "."),
-        ("a.json", "images"),
-        ("a.json", "images/a"),
-        ("annotations/a.json", "images"),
-        ("annotations/a.json", "annotations"),
-        ("instances_val2017.json", "val2017"),
-        ("annotations/instances_default.json", "images"),
-        ("instances_test.json", "test"),
-        ("valid/_annotations.coco.json", "valid"),
+        ("a.json", "."), ("a.json", "images"), ("a.json", "images/a"),
+        ("annotations/a.json", "images"), ("annotations/a.json", "annotations"),
+        ("instances_val2017.json", "val2017"), ("instances_test.json", "test"),
+        ("annotations/instances_default.json", "images"), ("valid/_annotations.coco.json", "valid"),
     ],
-)
+)  # fmt: skip
 def test_a_single_annotation_file_is_train(tmp_path: Path, file: str, images: str) -> None:
     coco_file(tmp_path / file, "train")
     coco_file(tmp_path / file.replace("instances", "captions"), "train")  # another kind beside it
@@ -325,39 +316,3 @@ def test_key_points_and_pixels_of_yolo(tmp_path: Path) -> None:
     assert len(written.problems) == 1
     with pytest.raises(DataError, match="test/images does not exist"):
         source.read("test")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not a COCO annotation file"),
-        ("[1, 2]", "not a COCO annotation file"),
-        ('{"images": []}', "no images"),
-        ('{"annotations": []}', "no images"),
-        ('{"images": [{"id": "x", "file_name": "a"}], "categories": []}', "'x'"),
-        ('{"images": [{"id": 1.5, "file_name": "a"}], "categories": []}', "1.5"),
-    ],
-)
-def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> None:
-    for file in ("annotations/instances_train.json", "a.json"):
-        write(tmp_path / file, text)
-    for data in (tmp_path, tmp_path / "a.json"):
-        with pytest.raises(DataError, match=message):
-            open_data(data).read("train")
-
-
-def test_malformed_boxes_become_nan(tmp_path: Path) -> None:
-    """NaN as Python writes it, missing numbers, strings; other annotations are not affected."""
-    save_image(tmp_path / "train" / "a.png", (50, 50))
-    boxes: list[Any] = [[1, 2, 3, 4], [1, 2, 3], None, ["a", 2, 3, 4], [1, 2, 3, float("nan")], [1, 2, 3, float("inf")]]
-    document = {
-        "images": [{"id": "1", "file_name": "a.png", "width": 50, "height": 50}],
-        "annotations": [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)],
-        "categories": [{"id": 1, "name": "ant"}],
-    }
-    write(tmp_path / "annotations" / "instances_train.json", json.dumps(document))
-    written = open_data(tmp_path).readers["train"]()
-    assert np.isfinite(written.boxes).all(1).tolist() == [True, False, False, False, False, False]
-    assert written.boxes[0].tolist() == [1, 2, 3, 4]
-    assert written.areas[0] == 12
-    assert written.image_ids.tolist() == [1]

@@ -58,6 +58,12 @@ LAUGHTER = [f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10)]
 LISTS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "half of a document": (coco_text(lambda text: text[:50]), "instances_train.json: not a COCO"),
+    "a list": (coco_text(lambda text: f"[{text}]"), "instances_train.json: not a COCO"),
+    "no images": (coco_text(lambda text: '{"images": []}'), "instances_train.json: .* it has no images"),
+    "no list of images": (coco_text(lambda text: '{"annotations": []}'), "instances_train.json: .* it has no images"),
+    "an id that is a word": (coco(images__id="x"), "instances_train.json: .*'x' is not an integer"),
+    "an id that is a fraction": (coco(images__id=1.5), "instances_train.json: .*1.5 is not an integer"),
     "a byte of Latin-1": (
         coco_text(lambda text: text.replace("ant", "café").encode("latin-1")), "instances_train.json: not a COCO"
     ),
@@ -163,6 +169,16 @@ def test_boxes_whose_area_would_overflow_are_malformed(make: Callable[[Path], Pa
     assert [problem.kind for problem in check_split("train", written).problems] == ["bad-box"]
 
 
+def test_malformed_boxes_become_nan(tmp_path: Path) -> None:
+    """NaN as Python writes it, missing numbers, strings; other annotations are not affected."""
+    boxes: list[Any] = [[1, 2, 3, 4], [1, 2, 3], None, ["a", 2, 3, 4], [1, 2, 3, float("nan")], [1, 2, 3, float("inf")]]
+    document = {**folders.DOCUMENT, "images": [{**folders.DOCUMENT["images"][0], "id": "1"}]}
+    document["annotations"] = [{**folders.DOCUMENT["annotations"][0], "id": i, "bbox": b} for i, b in enumerate(boxes)]
+    written = train_of(folders.coco(tmp_path, json.dumps(document)))
+    assert np.isfinite(written.boxes).all(1).tolist() == [True, False, False, False, False, False]
+    assert (written.boxes[0].tolist(), written.areas[0], written.image_ids.tolist()) == ([1, 2, 3, 4], 12, [1])
+
+
 def test_characters_that_no_file_can_hold_are_escaped(tmp_path: Path) -> None:
     written = train_of(coco(categories__name="a\0", images__file_name="b\ud800\0.png")(tmp_path))
     assert (written.names, written.files) == (["a\\x00"], ["b\\ud800\\x00.png"])
@@ -188,7 +204,9 @@ def test_names_that_leave_their_folder(file: str, tmp_path: Path) -> None:
     os.symlink(tmp_path / "elsewhere" / "deep", root / "train" / "link")
     folders.image(tmp_path / "elsewhere" / "a.png")
     problems = check_split("train", train_of(root)).problems
-    assert [(one.severity, one.kind, one.where) for one in problems] == [("error", "leaves-folder", "image 1")]
+    assert [(problem.severity, problem.kind, problem.where) for problem in problems] == [
+        ("error", "leaves-folder", "image 1")
+    ]
 
 
 def test_names_that_stay_in_their_folder(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from trainings import assert_resumes_to_the_same_bits, data_of
 
 from detrcli.data import panoptic_maps as maps
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
-from detrcli.data.augmentation import flip, make_sample
+from detrcli.data.augmentation import flip, make_sample, mask_pixels
 from detrcli.data.examine import examine
 from detrcli.data.images import open_image
-from detrcli.data.lazy_masks import mask_pixels
 from detrcli.data.make import make_shapes
 from detrcli.data.panoptic_maps import ids_to_rgb, rgb_to_ids
 from detrcli.data.segmentations import mask_of as mask_of_text

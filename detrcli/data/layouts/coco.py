@@ -125,7 +125,7 @@ def _decode(path: Path, data: bytes) -> _File:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Python's own reader is slower, and accepts the NaN that Python's own writer writes.
             return msgspec.convert(json.loads(data), _File)
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError includes msgspec's errors
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
 
 
