@@ -1,12 +1,12 @@
 """Datasets: opened, checked and corrected. This module does not import torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from detrcli.api.options import Data, data_options
-from detrcli.api.results import Cell, Result, Table
+from detrcli.api.results import Cell, PlainResult, Table
 from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport, examine, examine_headers, examine_masks
 from detrcli.data.fix import FixList, read_fix_list, write_fixed
@@ -62,54 +62,11 @@ def match_classes(classes: Classes, split: Split, *, by_id: bool = False, report
     return mapping
 
 
-@dataclass(frozen=True)
-class DataCheck(Result):
+@dataclass(frozen=True, kw_only=True)
+class DataCheck(PlainResult):
     """The contents and problems of a dataset."""
 
     report: DatasetReport
-    held_out: bool  # whether val is a part of train, because the dataset has no val split
-
-    @property
-    def content(self) -> Sequence[str | Table]:
-        counts = {split: self.report.summary(split) for split in self.report.splits}
-        boxes = {
-            split: {(entry["category_id"], entry["label"]): entry["boxes"] for entry in summary["classes"]}
-            for split, summary in counts.items()
-        }
-        classes: list[tuple[Cell, ...]] = [
-            (str(id_), label, *(of_split.get((id_, label), 0) for of_split in boxes.values()))
-            for id_, label in sorted(set().union(*boxes.values()))
-        ]
-        problems: list[tuple[Cell, ...]] = []
-        for (severity, kind, split), of_kind in self.report.by_kind().items():
-            heading: tuple[Cell, ...] = (severity, kind, split or "all", len(of_kind))
-            for problem in of_kind[:EXAMPLES]:
-                problems.append((*heading, problem.where, problem.what))
-                heading = ("", "", "", None)
-            if len(of_kind) > EXAMPLES:
-                problems.append((*heading, f"and {len(of_kind) - EXAMPLES} more", "(all are in the JSON document)"))
-        columns = ("images", "boxes", "empty_images", "most_boxes")
-        sizes = [(split, *(summary[name] for name in columns)) for split, summary in counts.items()]
-        content: list[str | Table] = [
-            f"layout: {self.report.layout}",
-            Table("", ("split", "images", "boxes", "empty images", "most boxes"), sizes),
-            Table("", ("id", "class", *(f"{split} boxes" for split in counts)), classes),
-            Table("", ("", "kind", "split", "count", "where", "what"), problems),
-        ]
-        return content if problems else content[:-1]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        report = self.report
-        return {
-            "schema": "detr.data-check/1",
-            "layout": report.layout,
-            "held_out": self.held_out,
-            "decoded": report.decoded,
-            "masks": report.masks,
-            "splits": {split: report.summary(split) for split in report.splits},
-            "problems": [asdict(problem) for problem in report.problems],
-        }
 
 
 def check_data(data: Data, *, full: bool = False, reporter: Reporter = SILENT) -> DataCheck:
@@ -122,7 +79,43 @@ def check_data(data: Data, *, full: bool = False, reporter: Reporter = SILENT) -
     if not report.decoded or report.masks is False:
         unchecked = "images were not decoded" if not report.decoded else "masks were not checked"
         reporter.note(f"{unchecked}, which takes more than a minute; {argument('full')} does it")
-    return DataCheck(report, source.holds_out)
+    counts = {split: report.summary(split) for split in report.splits}
+    document = {
+        "schema": "detr.data-check/1",
+        "layout": report.layout,
+        "held_out": source.holds_out,
+        "decoded": report.decoded,
+        "masks": report.masks,
+        "splits": counts,
+        "problems": [asdict(problem) for problem in report.problems],
+    }
+    return DataCheck([f"layout: {report.layout}", *_tables(report, counts)], document, report=report)
+
+
+def _tables(report: DatasetReport, counts: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    boxes = {
+        split: {(entry["category_id"], entry["label"]): entry["boxes"] for entry in summary["classes"]}
+        for split, summary in counts.items()
+    }
+    classes: list[tuple[Cell, ...]] = [
+        (str(id_), label, *(of_split.get((id_, label), 0) for of_split in boxes.values()))
+        for id_, label in sorted(set().union(*boxes.values()))
+    ]
+    problems: list[tuple[Cell, ...]] = []
+    for (severity, kind, split), of_kind in report.by_kind().items():
+        heading: tuple[Cell, ...] = (severity, kind, split or "all", len(of_kind))
+        for problem in of_kind[:EXAMPLES]:
+            problems.append((*heading, problem.where, problem.what))
+            heading = ("", "", "", None)
+        if len(of_kind) > EXAMPLES:
+            problems.append((*heading, f"and {len(of_kind) - EXAMPLES} more", "(all are in the JSON document)"))
+    columns = ("images", "boxes", "empty_images", "most_boxes")
+    sizes = [(split, *(summary[name] for name in columns)) for split, summary in counts.items()]
+    tables = [
+        Table("", ("split", *(column.replace("_", " ") for column in columns)), sizes),
+        Table("", ("id", "class", *(f"{split} boxes" for split in counts)), classes),
+    ]
+    return [*tables, Table("", ("", "kind", "split", "count", "where", "what"), problems)] if problems else tables
 
 
 def fix_data(data: str | Path, marks: str | Path, out: str | Path, *, reporter: Reporter = SILENT) -> FixList:

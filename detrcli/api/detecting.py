@@ -23,7 +23,6 @@ class ModelRun:
     parameters: int | None  # None for an exported model
     seconds_per_image: Mapping[str, float]  # by stage
     segments: Mapping[int, Sequence[FoundSegment]] | None  # of panoptic maps by image id, if they are evaluated
-    first: bool  # whether this is the first of several processes
 
 
 def detect(
@@ -43,7 +42,7 @@ def detect(
         reporter.note("panoptic quality is left out: it needs hotcoco, which has no wheel for this platform")
         panoptic = False
     with distributed.joined(detector.device):
-        first, share = distributed.rank() == 0, -(-len(truth.images) // distributed.world_size())
+        share = -(-len(truth.images) // distributed.world_size())
         detected = detect_split(
             detector,
             truth,
@@ -58,4 +57,4 @@ def detect(
         reporter.note(f"left out: {problem}")
     seconds = {stage: spent / share for stage, spent in detector.seconds.items()}
     segments = detected.segments if panoptic else None
-    return truth, detected.results, ModelRun(mapping, detector.parameters, seconds, segments, first)
+    return truth, detected.results, ModelRun(mapping, detector.parameters, seconds, segments)

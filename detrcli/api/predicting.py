@@ -37,6 +37,7 @@ from detrcli.structures import Classes
 from detrcli.system import distributed
 from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
+from detrcli.system.launch import launch
 from detrcli.system.prefetch import prefetch
 from detrcli.system.text import normalize_name
 
@@ -49,6 +50,7 @@ class _Item:
     """An image to predict."""
 
     index: int
+    image_id: int
     path: Path
     drawing: Path  # the annotated image, relative to the output folder
     map: Path  # relative to the folder of maps
@@ -164,17 +166,11 @@ def predict(
         raise UsageError(f"Panoptic maps need a single {argument('threshold')}, and no {argument('classes')}.")
     if maps == "semantic" and not (threshold is None and classes is None):
         raise UsageError(f"Semantic maps take no {argument('threshold')} and no {argument('classes')}.")
-    items = _items([images] if isinstance(images, str | Path) else images)
-    image_ids = (
-        range(1, len(items) + 1) if ids_from is None else image_ids_from(ids_from, [item.path for item in items])
-    )
+    items = _items([images] if isinstance(images, str | Path) else images, ids_from)
     output = _Output(draw, maps, None if out is None else Path(out), reporter)
     output.check_not_inputs(items, ids_from)
-    if isinstance(weights, Detector):
-        options, torch_device = LoadOptions(weights.checkpoint.source), weights.device
-    else:
-        options = load_options(weights, device)
-        torch_device = find_device(options.device)
+    options = LoadOptions(weights.checkpoint.source) if isinstance(weights, Detector) else load_options(weights, device)
+    torch_device = weights.device if isinstance(weights, Detector) else find_device(options.device)
     thresholds: Threshold = {"all": overall, "classes": by_class} if by_class else overall
     settings = {
         "weights": options.weights,
@@ -189,7 +185,7 @@ def predict(
         lines = None if save is None else PredictionLines(Path(save), settings, resume=resume)
         items = [item for item in items if lines is None or str(item.path) not in lines.done]
         mine = items[distributed.rank() :: distributed.world_size()]
-        detector = as_detector(weights if isinstance(weights, Detector) else options, reporter=reporter).without_model()
+        detector = as_detector(weights, device, reporter=reporter).without_model()
         if polygons and not detector.has_masks:
             raise UsageError(f"{options.weights}: {argument('polygons')} needs a model with a mask head.")
         stream = detector.stream(
@@ -205,12 +201,11 @@ def predict(
             output.create_folder()
         results = (_filtered(result, minimum) for result in stream)
         shares = distributed.gather(output.write(mine, results, detector.classes, lines))
-        first = distributed.rank() == 0
     finished = sorted((each for share, _ in shares for each in share), key=lambda each: each[0].index)
     document = None
-    if maps and output.folder is not None and first:
+    if maps and output.folder is not None and launch().rank == 0:
         entries = [
-            (image_ids[item.index], result, {"file_name": item.map.as_posix(), "segments_info": segments})
+            (item.image_id, result, {"file_name": item.map.as_posix(), "segments_info": segments})
             for item, result, segments in finished
             if result.problem is None
         ]
@@ -221,14 +216,13 @@ def predict(
         results=[result for _, result, _ in finished],
         images=len(items),
         objects=sum(count for _, count in shares),
-        image_ids=[image_ids[item.index] for item, *_ in finished],
+        image_ids=[item.image_id for item, *_ in finished],
         maps=document,
         polygons=polygons,
-        first=first,
     )
 
 
-def _items(images: Sequence[str | Path]) -> list[_Item]:
+def _items(images: Sequence[str | Path], ids_from: Path | None) -> list[_Item]:
     """Return the images behind files, folders and patterns, with distinct names for the files written for them.
 
     An annotated JPEG stays a JPEG; other formats become PNG, which is lossless.
@@ -239,10 +233,9 @@ def _items(images: Sequence[str | Path]) -> list[_Item]:
     names = [relative for _, relative in paths]
     maps = [name.with_suffix(".png") for name in names]
     drawings = [name if name.suffix.lower() in JPEG else name.with_suffix(".png") for name in names]
-    return [
-        _Item(i, path, *outputs)
-        for i, ((path, _), *outputs) in enumerate(zip(paths, _distinct(drawings), _distinct(maps), strict=True))
-    ]
+    ids = range(1, len(paths) + 1) if ids_from is None else image_ids_from(ids_from, [path for path, _ in paths])
+    columns = zip(ids, paths, _distinct(drawings), _distinct(maps), strict=True)
+    return [_Item(i, image_id, path, *outputs) for i, (image_id, (path, _), *outputs) in enumerate(columns)]
 
 
 def _distinct(names: Iterable[Path]) -> list[Path]:

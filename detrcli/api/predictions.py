@@ -43,7 +43,6 @@ class Predictions(Result):
     image_ids: Sequence[int]  # of the results
     maps: dict[str, Any] | None = None  # the JSON document of panoptic or semantic maps
     polygons: bool = False
-    first: bool = True  # whether this is the first of several processes
 
     @property
     def skipped(self) -> Sequence[ImageResult]:

@@ -15,7 +15,7 @@ from detrcli.api.detectors import as_detector
 from detrcli.api.evaluating import Comparison
 from detrcli.api.inspecting import session_of
 from detrcli.api.options import WEIGHTS, Data, DataOptions, Weights, data_options
-from detrcli.api.results import Result, Table
+from detrcli.api.results import PlainResult, Result, Table
 from detrcli.api.runs import run_training
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.checks import Split
@@ -235,22 +235,11 @@ def compare_reports(reports: Mapping[str, Report]) -> ReportComparison:
     )
 
 
-@dataclass(frozen=True)
-class Diagnosis(Result):
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis(PlainResult):
     """Probable problems of a run or a dataset, most likely first."""
 
-    subject: str
     findings: Sequence[Finding]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        findings = [finding.document() for finding in self.findings]
-        return {"schema": "detr.doctor/1", "subject": self.subject, "findings": findings}
-
-    @property
-    def content(self) -> Sequence[str | Table]:
-        lines = [f"{i}. {finding}" for i, finding in enumerate(self.findings, 1)]
-        return lines or [f"{self.subject}: nothing stands out."]
 
 
 def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SILENT) -> Diagnosis:
@@ -297,8 +286,10 @@ def _diagnosis(subject: str, findings: Sequence[Finding], wording: Wording) -> D
         what, evidence, remedy = (word(text, wording) for text in finding.document().values())
         return Finding(what, evidence, remedy, finding.weight)
 
-    likeliest_first = sorted(findings, key=lambda finding: -finding.weight)
-    return Diagnosis(subject, [worded(finding) for finding in likeliest_first])
+    findings = [worded(finding) for finding in sorted(findings, key=lambda finding: -finding.weight)]
+    lines = [f"{i}. {finding}" for i, finding in enumerate(findings, 1)]
+    document = {"schema": "detr.doctor/1", "subject": subject, "findings": [finding.document() for finding in findings]}
+    return Diagnosis(lines or [f"{subject}: nothing stands out."], document, findings=findings)
 
 
 def _facts(run: Path, examined: DatasetReport) -> RunFacts | None:

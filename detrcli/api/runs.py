@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from detrcli.api.options import DataOptions
-from detrcli.api.results import Cell, Result, Table
+from detrcli.api.results import Cell, PlainResult, Result, Table
 from detrcli.data.examine import DatasetReport, examine, examine_masks
 from detrcli.data.source import BUILT_IN, DataSpec
 from detrcli.diagnosis.finding import Finding
@@ -24,7 +24,7 @@ from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
 from detrcli.system.lock import LOCK, locked
 from detrcli.training.interrupts import Interrupts
-from detrcli.training.loop import Measured, Training, measure
+from detrcli.training.loop import Training, measure
 from detrcli.training.progress import NO_LISTENER, TrainingListener
 from detrcli.training.run_folder import CURVES, Row, RunFolder
 from detrcli.training.run_status import is_unbegun
@@ -78,49 +78,39 @@ class TrainingResult(Result):
         return (self.run / CURVES).read_bytes()
 
 
-@dataclass(frozen=True)
-class TrainingPlan(Result):
+class TrainingPlan(PlainResult):
     """The data and parameters of a training, and an estimate of its time and memory."""
 
-    examined: DatasetReport
-    parameters: Sequence[tuple[str, int, float | None]]  # group, count, learning rate; None if frozen
-    settings: Settings
-    steps_per_epoch: int
-    images_per_step: int
-    measured: Measured
 
-    @property
-    def _data(self) -> dict[str, dict[str, int]]:
-        summaries = {split: self.examined.summary(split) for split in self.examined.splits}
-        return {split: {**summary, "classes": len(summary["classes"])} for split, summary in summaries.items()}
-
-    @property
-    def content(self) -> Sequence[str | Table]:
-        counts: list[tuple[Cell, ...]] = [(split, *counts.values()) for split, counts in self._data.items()]
-        groups = [(name, count, "frozen" if lr is None else f"{lr:g}") for name, count, lr in self.parameters]
-        measured, epochs = self.measured, self.settings.epochs
-        memory = "" if measured.memory_mb is None else f", {measured.memory_mb:,.0f} MB of memory"
-        total = timedelta(seconds=round(measured.total_seconds))
-        return [
+def _plan(training: Training, examined: DatasetReport) -> TrainingPlan:
+    order, epochs, measured = training.order, training.settings.epochs, measure(training)
+    summaries = {split: examined.summary(split) for split in examined.splits}
+    data = {split: {**summary, "classes": len(summary["classes"])} for split, summary in summaries.items()}
+    counts: list[tuple[Cell, ...]] = [(split, *of_split.values()) for split, of_split in data.items()]
+    groups = training.groups()  # name, count, learning rate; None if frozen
+    rows = [(name, count, "frozen" if lr is None else f"{lr:g}") for name, count, lr in groups]
+    memory = "" if measured.memory_mb is None else f", {measured.memory_mb:,.0f} MB of memory"
+    total = timedelta(seconds=round(measured.total_seconds))
+    return TrainingPlan(
+        [
             Table("", ("split", "images", "boxes", "empty images", "most boxes", "classes"), counts),
-            Table("", ("parameters of", "count", "learning rate"), groups),
-            f"per step: {self.images_per_step} images, {measured.seconds:.2f} s{memory}",
-            f"{self.steps_per_epoch:,} steps per epoch, {epochs} epochs: {total} without evaluations",
-        ]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        names = ("images", "boxes", "classes")
-        return {
+            Table("", ("parameters of", "count", "learning rate"), rows),
+            f"per step: {order.step_size} images, {measured.seconds:.2f} s{memory}",
+            f"{order.steps:,} steps per epoch, {epochs} epochs: {total} without evaluations",
+        ],
+        {
             "schema": "detr.train-plan/1",
-            "data": {split: {name: counts[name] for name in names} for split, counts in self._data.items()},
-            "parameters": [{"group": name, "parameters": count, "lr": lr} for name, count, lr in self.parameters],
-            "steps_per_epoch": self.steps_per_epoch,
-            "pictures_per_step": self.images_per_step,
-            "seconds_per_step": round(self.measured.seconds, 4),
-            "seconds_of_training": round(self.measured.total_seconds),
-            "memory_mb": self.measured.memory_mb,
-        }
+            "data": {
+                split: {name: row[name] for name in ("images", "boxes", "classes")} for split, row in data.items()
+            },
+            "parameters": [{"group": name, "parameters": count, "lr": lr} for name, count, lr in groups],
+            "steps_per_epoch": order.steps,
+            "pictures_per_step": order.step_size,
+            "seconds_per_step": round(measured.seconds, 4),
+            "seconds_of_training": round(measured.total_seconds),
+            "memory_mb": measured.memory_mb,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -197,10 +187,7 @@ def run_training(
         )
         training.check_queries()
         if dry_run:
-            order = training.order
-            return TrainingPlan(
-                examined, training.groups(), initial.settings, order.steps, order.step_size, measure(training)
-            )
+            return _plan(training, examined)
         if saved is not None:
             with saved.readable():
                 training.state.restore(saved.state)
@@ -220,10 +207,7 @@ def run_training(
 
 def _locked_folder(saved: SavedRun | None, out: str | Path | None, stack: ExitStack) -> Path:
     """Return the run folder, created and locked until the stack is closed."""
-    if saved is not None:
-        run = saved.folder
-    else:
-        run = next_free_folder(DEFAULT_OUT) if out is None else Path(out)
+    run = saved.folder if saved else next_free_folder(DEFAULT_OUT) if out is None else Path(out)
     run.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(run))
     # Checked with the lock, since another training may have started in the meantime.

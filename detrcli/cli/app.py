@@ -50,20 +50,15 @@ for command in (check, show, make, fix):
 app.add_typer(data_app, name="data")
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"detr {detrcli.__version__}")
-        raise typer.Exit
-
-
 @app.callback(invoke_without_command=True)
 def detr(
     context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """DETR, the detection transformer: train, evaluate, predict, and look inside."""
+    if version:
+        typer.echo(f"detr {detrcli.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -130,19 +125,14 @@ def _report(error: BaseException) -> int:
         message = f"Internal error: {type(error).__name__}: {error}\nPlease report it, with the output of --debug."
     process = launch()
     if process.rank > 0 and not getattr(error, "alone", False):
-        _wait_for_first_process()
+        try:  # let the first process report an error that all have: torchrun then ends the others
+            time.sleep(PATIENCE)
+        except SystemExit as end:
+            os._exit(143 if end.code is None else int(end.code))
     name = f" (process {process.rank} of {process.world_size})" if process.world_size > 1 else ""
     for line in message.splitlines():
         print(f"detr{name}: {escape_controls(line)}", file=sys.stderr)
     return code
-
-
-def _wait_for_first_process() -> None:
-    """Let the first process report an error that all have: torchrun then ends the others."""
-    try:
-        time.sleep(PATIENCE)
-    except SystemExit as end:
-        os._exit(143 if end.code is None else int(end.code))
 
 
 def _closed_pipe() -> int:

@@ -9,6 +9,7 @@ from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_result
 from detrcli.cli.outputs import check_files, check_free, check_not_in_data
 from detrcli.errors import UsageError
+from detrcli.system.launch import launch
 
 
 @opt.options(*opt.LOAD[1:], "text", "precision", "engine", files=["val"])
@@ -84,7 +85,7 @@ def eval_(
         for name in weights
     ]
     evaluation = evaluations[0]
-    if evaluation.run is not None and not evaluation.run.first:
+    if launch().rank > 0:
         return
     print_result(detrcli.compare_evaluations(evaluations) if len(evaluations) > 1 else evaluation, json=json)
     evaluation.write(save, thresholds)

@@ -14,6 +14,7 @@ from detrcli.cli.console import STDERR, print_json, print_result
 from detrcli.cli.outputs import check_files, check_free
 from detrcli.errors import DataError, UsageError
 from detrcli.inference import DEFAULT_THRESHOLD
+from detrcli.system.launch import launch
 
 
 @opt.options(*opt.LOAD, "text", "precision", "engine")
@@ -80,7 +81,7 @@ def predict(
         max_pixels=max_pixels,
         reporter=STDERR,
     )
-    if not predictions.first:
+    if launch().rank > 0:
         return
     if save is not None:
         print(f"{predictions.images:,} images, {predictions.objects:,} objects: {save}")

@@ -1,6 +1,7 @@
 """`detr train`: fine-tune a model on a dataset."""
 
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def train(
         check_not_in_data(out, data)
     from detrcli.cli.training import TrainingDisplay, show_result  # slow to import
 
-    with TrainingDisplay() as display:
+    with closing(TrainingDisplay()) as display:
         result = detrcli.train(
             data,
             weights=weights,

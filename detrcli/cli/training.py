@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from rich.live import Live
 from rich.text import Text
@@ -36,12 +35,8 @@ class TrainingDisplay(StderrReporter, TrainingListener):
         self._last = time.monotonic()
         self._position = ""  # epoch; empty before the first step
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the live display."""
         if self._live:
             self._live.stop()
             self._live = None
