@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from small import TINY, small_weights
 
-from detrcli.config import LossConfig
-from detrcli.errors import WeightsError
-from detrcli.resize import ShortestEdge
+from detrcli.config import LossConfig, Preprocessing
+from detrcli.errors import UsageError, WeightsError
+from detrcli.inference.detector import Detector
+from detrcli.resize import MAX_INPUT_PIXELS, ExactSize, ShortestEdge
 from detrcli.structures import Batch, Classes, Target
 
 
@@ -56,3 +58,17 @@ def test_numbers_that_are_not_finite(value: float) -> None:
         replace(checkpoint, tensors={**checkpoint.tensors, "class_head.bias": bias}).model()
     bias[:] = torch.finfo(torch.float32).max  # finite, but not their sum
     replace(checkpoint, tensors={**checkpoint.tensors, "class_head.bias": bias}).model()
+
+
+def test_large_inputs_are_refused_before_they_are_allocated() -> None:
+    for rule in (ShortestEdge(30_000, 32_000), ShortestEdge(800, 1333, divisor=30_000), ExactSize(32_768, 32_768)):
+        with pytest.raises(UsageError, match=r"33,554,432"):
+            Preprocessing(rule)
+    largest = Preprocessing(ShortestEdge(4096, 8192))
+    assert largest.resize.place(5, 10).height * largest.resize.place(5, 10).width == MAX_INPUT_PIXELS
+    with pytest.raises(UsageError, match="33,554,432"):
+        Preprocessing(ShortestEdge(5000, 32_768)).resize.place(10, 60)
+    # It ends the command instead of skipping the image: other images of its shape would be too large as well.
+    detector = Detector(small_weights(TINY).resized(5000, 32_768), "cpu")
+    with pytest.raises(UsageError, match="33,554,432"):
+        detector.predict(Image.new("RGB", (60, 10)))

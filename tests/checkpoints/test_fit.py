@@ -55,8 +55,7 @@ def test_more_and_fewer_classes(config: Any, count: int) -> None:
 
 def test_unused_rows_are_never_matched() -> None:
     fitted = fit(fit(small_weights(), classes("N/A", "dog", "N/A")).checkpoint, classes("N/A", "dog"))
-    assert fitted.kept == ["dog"]
-    assert fitted.dropped == []
+    assert (fitted.kept, fitted.dropped) == (["dog"], [])
 
 
 @pytest.mark.parametrize(
@@ -121,17 +120,16 @@ def test_all_class_heads_are_fitted(make: Callable[[], Checkpoint], biases: dict
 
 def test_only_new_rows_are_drawn() -> None:
     """A seed determines new rows, whatever the rest of the model draws when it is built."""
-    torch.manual_seed(7)
-    rows = small_weights().architecture.fresh_rows(CONFIG, "classes")
-    torch.manual_seed(7)
-    head = nn.Linear(CONFIG.dim, CONFIG.classes + 1)
-    assert rows.keys() == {"class_head.weight", "class_head.bias"}
-    assert torch.equal(rows["class_head.weight"], head.weight)
-    assert torch.equal(rows["class_head.bias"], head.bias)
-    torch.manual_seed(7)
-    rows = small_weights().architecture.fresh_rows(CONFIG, "queries")
-    torch.manual_seed(7)
-    assert torch.equal(rows["queries.weight"], torch.randn(CONFIG.queries, CONFIG.dim))
+    for count, make in (
+        ("classes", lambda: dict(nn.Linear(CONFIG.dim, CONFIG.classes + 1).named_parameters("class_head"))),
+        ("queries", lambda: {"queries.weight": torch.randn(CONFIG.queries, CONFIG.dim)}),
+    ):
+        torch.manual_seed(7)
+        rows = small_weights().architecture.fresh_rows(CONFIG, count)
+        torch.manual_seed(7)
+        expected = make()
+        assert rows.keys() == expected.keys()
+        assert all(torch.equal(rows[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_number_that_cannot_change(monkeypatch: pytest.MonkeyPatch) -> None:

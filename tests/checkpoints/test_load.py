@@ -1,6 +1,8 @@
-"""Everything that can be given as weights."""
+"""Everything that can be given as weights, and as phrases."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from detrcli.architectures import preset, presets
 from detrcli.checkpoints import registry
 from detrcli.checkpoints.formats import native
 from detrcli.checkpoints.load import load_checkpoint
+from detrcli.checkpoints.phrases import phrases_of, phrases_of_classes
+from detrcli.checkpoints.registry import PUBLISHED, SHIPPED, check_weights
 from detrcli.errors import UsageError, WeightsError
 
 
@@ -26,34 +30,26 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETR_CACHE", str(tmp_path / "cache"))
 
 
-def test_url_with_a_hash(file: Path) -> None:
-    """In its name or beside it."""
-    body = file.read_bytes()
+def test_hashes(file: Path) -> None:
+    """Of a file, and of a URL: in its name or beside it."""
+    body, zeros = file.read_bytes(), "0" * 64
     sha = hashlib.sha256(body).hexdigest()
     with serving() as server:
         named, plain = f"/w-{sha[:8]}.safetensors", "/w.safetensors"
         server.answers |= {named: whole(body), plain: whole(body)}
-        assert load_checkpoint(server.url + named).config == small_weights().config
-        assert load_checkpoint(server.url + plain, sha256=sha).config == small_weights().config
-        with pytest.raises(UsageError, match="sha256"):
-            load_checkpoint(server.url + plain)
-        with pytest.raises(WeightsError, match=f"{sha}, not {'0' * 64}"):
-            load_checkpoint(server.url + named, sha256="0" * 64)
-
-
-def test_hash_of_a_file(file: Path) -> None:
-    sha = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert load_checkpoint(str(file), sha256=sha.upper()).config == small_weights().config
-    with pytest.raises(WeightsError, match=f"{sha}, not {'0' * 64}"):
-        load_checkpoint(str(file), sha256="0" * 64)
-    for invalid in ("abc", sha[1:], "g" + sha[1:]):
-        with pytest.raises(UsageError, match="sha256"):
-            load_checkpoint(str(file), sha256=invalid)
+        for source, given in ((server.url + named, None), (server.url + plain, sha), (str(file), sha.upper())):
+            assert load_checkpoint(source, sha256=given).config == small_weights().config
+        for source in (server.url + named, str(file)):
+            with pytest.raises(WeightsError, match=f"{sha}, not {zeros}"):
+                load_checkpoint(source, sha256=zeros)
+        for invalid in (None, "abc", sha[1:], "g" + sha[1:]):
+            with pytest.raises(UsageError, match="sha256"):
+                load_checkpoint(server.url + plain, sha256=invalid)
 
 
 def test_a_name_fetches_the_published_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From another address, with other contents, which are refused."""
-    known = registry.PUBLISHED["detr-r50"]
+    known = PUBLISHED["detr-r50"]
     with serving() as server:
         monkeypatch.setattr(registry, "BASE", server.url + "/detr/")
         server.answers["/detr/detr-r50-e632da11.pth"] = whole(file.read_bytes())
@@ -63,7 +59,7 @@ def test_a_name_fetches_the_published_file(file: Path, monkeypatch: pytest.Monke
 
 
 def test_the_registry_is_consistent() -> None:
-    for name, known in registry.PUBLISHED.items():
+    for name, known in PUBLISHED.items():
         assert known.url == f"{registry.BASE}{name}-{known.sha256[:8]}.pth"
         assert len(known.sha256) in (8, 64)
         architecture, config = presets()[name]
@@ -81,19 +77,90 @@ def test_unknown_weights(tmp_path: Path) -> None:
             load_checkpoint(source)
 
 
-def test_the_model_must_be_the_named_one(tmp_path: Path) -> None:
+def test_the_model_must_be_the_named_one(tmp_path: Path, file: Path) -> None:
     with pytest.raises(UsageError, match="detr-r5.* detr-r50, .*, dino-r50-5scale, "):
         load_checkpoint("x", model="detr-r5")
-    tiny, usual = str(tmp_path / "tiny.safetensors"), str(tmp_path / "usual.safetensors")
+    tiny, usual = str(tmp_path / "tiny.safetensors"), str(file)
     native.save(small_weights(TINY), Path(tiny))
-    native.save(small_weights(CONFIG), Path(usual))
     assert load_checkpoint(tiny, model="detr-tiny").config == TINY
     assert load_checkpoint(usual, model="detr-r50").architecture is preset("detr-r50").architecture
-    for path, model, found in (
+    assert load_checkpoint(usual).config == CONFIG
+    for path, model, description in (
         (tiny, "detr-r50", "detr-tiny"),
         (usual, "detr-tiny", r"detr \(resnet50\)"),
         (usual, "detr-r50-dc5", r"detr \(resnet50\)"),
         (usual, "detr-r50-panoptic", r"detr \(resnet50\)"),
     ):
-        with pytest.raises(UsageError, match=f"not a {model}: it is a {found}.$"):
+        with pytest.raises(UsageError, match=f"not a {model}: it is a {description}.$"):
             load_checkpoint(path, model=model)
+
+
+def test_names_are_checked_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.pth").touch()
+    paths = (str(tmp_path), str(tmp_path / "w.pth"), "~/w.pth")
+    for source in (*PUBLISHED, *SHIPPED, "hf:a/b@c", "http://a/b.pth", "https://a/b-12345678.pth", *paths):
+        check_weights(source)
+    with pytest.raises(WeightsError, match="~/v.pth: no such file"):
+        check_weights("~/v.pth")
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("detr-r5", "detr-r50"), ("Shapes", "shapes"), ("yolov8n", None)])
+def test_the_nearest_name_is_suggested(wrong: str, right: str | None) -> None:
+    with pytest.raises(WeightsError, match=rf"{wrong}: .*`detr models`") as error:
+        check_weights(wrong)
+    assert ("Did you mean" in str(error.value)) is (right is not None)
+    assert f"Did you mean {right}?" in str(error.value) or right is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["predict a.jpg", "visualize-attn a.jpg", "explain a.jpg", "eval shapes", "match-debug shapes", "train shapes"],
+)
+def test_commands_report_it_before_torch_is_imported(command: str, tmp_path: Path) -> None:
+    for library in ("torch", "numpy"):
+        (tmp_path / f"{library}.py").write_text(f"raise SystemExit('{library} was imported')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from detrcli.cli.app import main; main()"
+    arguments = [sys.executable, "-c", code, *command.split(), "--weights", "detr-r5"]
+    shown = subprocess.run(arguments, capture_output=True, text=True)
+    assert shown.returncode == 4
+    assert shown.stderr.startswith("detr: detr-r5: ")
+    assert "Did you mean detr-r50?" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("a cat. a remote control.", ["a cat", "a remote control"]),
+        ("a cat.a Remote  control", ["a cat", "a Remote control"]),
+        ("..a cat. .", ["a cat"]),
+        ("a cat.\n\ta\u2028dog", ["a cat", "a dog"]),
+        ("caf\u00e9. \u732b", ["caf\u00e9", "\u732b"]),
+        ("is it a cat?", ["is it a cat?"]),
+        (["St. Bernard", " a cat "], ["St. Bernard", "a cat"]),
+    ],
+)
+def test_phrases(text: str | list[str], phrases: list[str]) -> None:
+    assert phrases_of(text) == phrases
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no phrase"),
+        (" . . ", "no phrase"),
+        ([], "no phrase"),
+        (["a cat", " "], "no phrase"),
+        ("a cat. a dog. A  cat.", '"A cat" twice'),
+        ("a \x1b[31mcat", r'"a \\x1b\[31mcat" contains invisible'),
+        ("a \u202ecat", r'"a \\u202ecat" contains invisible'),
+        ("a cat\x00", "invisible"),
+    ],
+)
+def test_invalid_phrases(text: str | list[str], reason: str) -> None:
+    with pytest.raises(UsageError, match=f"^`text`: .*{reason}"):
+        phrases_of(text)
+
+
+def test_class_names_as_phrases() -> None:
+    assert phrases_of_classes(["dog", "Cat", "cat ", "St. Bernard", "DOG"]) == ["dog", "Cat", "St. Bernard"]
