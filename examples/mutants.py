@@ -50,7 +50,7 @@ ROOMS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
          "checkpoints/test_native.py", "checkpoints/test_published.py"],
     ),
     "inspection": (
-        ["inspection/matching.py", "inspection/mistakes.py", "inspection/usage.py"],
+        ["inspection/matching.py", "inspection/usage.py"],
         ["inspection/test_matching_explained.py", "inspection/test_mistakes.py", "inspection/test_losses.py",
          "inspection/test_session.py"],
     ),

@@ -1,6 +1,5 @@
 """Inspection: where queries look, how they are matched, and what each step of a model computes."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +36,8 @@ from detrcli.inspection.tables import number
 from detrcli.messages import argument
 from detrcli.model.inspectable import Shape
 from detrcli.render.attention_report import AttentionReport
-from detrcli.render.data_figure import ground_truth_figure
-from detrcli.render.draw import save
+from detrcli.render.data_figures import ground_truth_figure
+from detrcli.render.draw import png, save
 from detrcli.render.explain_page import write_explain_page
 from detrcli.render.matching_figure import matching_figure
 from detrcli.render.usage_figure import instability_figure, usage_figure
@@ -173,9 +172,7 @@ class Matching(PlainResult):
         )
 
     def _repr_png_(self) -> bytes:
-        data = io.BytesIO()
-        self.figure.save(data, "PNG")
-        return data.getvalue()
+        return png(self.figure)
 
 
 def explain_matching(

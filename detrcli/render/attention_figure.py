@@ -73,7 +73,6 @@ def matrix_figure(title: str, matrices: Sequence[Matrix]) -> Image.Image:
 
 
 def draw_matrix(matrix: Matrix) -> Image.Image:
-    """Return a matrix with a colored square for each pair."""
     rows, columns = matrix.values.shape
     side = max(14, min(56, 480 // columns))
     small = default_font(max(8, min(13, round(0.55 * side))))
@@ -98,7 +97,6 @@ def draw_matrix(matrix: Matrix) -> Image.Image:
 
 
 def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | None = None) -> Image.Image:
-    """Return a tile that fits into a square cell."""
     scale = min(cell / image.width, (cell - STRIP) / image.height)
     width, height = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     masks = [(item.mask, color_of(item.category)) for item in tile.marks if item.mask is not None]

@@ -1,6 +1,5 @@
 """Attention in an image, with its figure and its page."""
 
-import io
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -22,7 +21,7 @@ from detrcli.inspection.attention import (
 from detrcli.inspection.record import QueryPrediction
 from detrcli.inspection.relevance import SHARES, MapComparison
 from detrcli.render.attention_figure import Matrix, Tile, matrix_figure, tiles_figure
-from detrcli.render.draw import Mark, stacked
+from detrcli.render.draw import Mark, png, stacked
 from detrcli.render.plot import Panel, plot
 from detrcli.render.viewer import attention_and_costs, view_of_record, write_viewer_page
 
@@ -63,13 +62,10 @@ class AttentionReport:
         write_viewer_page(path, title, text, names, view, record.image, attention, queries[0])
 
     def _repr_png_(self) -> bytes:
-        data = io.BytesIO()
-        self.figure.save(data, "PNG")
-        return data.getvalue()
+        return png(self.figure)
 
 
 def attention_figure(findings: AttentionFindings) -> Image.Image:
-    """Return the figure of attention of any kind."""
     record, heads, layers = findings.record, len(findings.heads), len(findings.layers)
     tiles: list[Tile] = []
     across: int | None = None
@@ -158,7 +154,6 @@ def _mark(prediction: QueryPrediction) -> Mark:
 
 
 def _caption(findings: AttentionFindings, entry: AttentionMap, text: str) -> str:
-    """Return a caption with layer and head where there are several."""
     layer = [f"layer {entry.layer}"] if len(findings.layers) > 1 else []
     head = [f"head {entry.head}"] if len(findings.heads) > 1 else []
     return ", ".join([*layer, *head, text])

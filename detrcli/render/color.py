@@ -38,7 +38,6 @@ def contrast(color: Color) -> Color:
 
 @cache
 def _heat_colors() -> np.ndarray:
-    """Return the 256 colors of `heat`, (256, 3) uint8."""
     value = np.linspace(0, 1, 256)
     lightness = 0.16 + 0.80 * value
     hue = np.radians(285 + 180 * value)  # violet, red, orange, yellow

@@ -126,6 +126,12 @@ def save(image: Image.Image, path: Path) -> None:
     write_whole(path, data.getvalue())
 
 
+def png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
 def overlay_masks(image: np.ndarray, masks: Iterable[tuple[np.ndarray, Color]]) -> Image.Image:
     """Draw masks (H, W) over an image (H, W, 3) uint8, later ones on top: a translucent fill and a thin outline."""
     canvas = image.astype(np.float32)
@@ -159,7 +165,6 @@ def outline(draw: ImageDraw.ImageDraw, box: Box, color: Color, line: int) -> Non
 
 
 def write(draw: ImageDraw.ImageDraw, place: Box, text: str, font: Font, color: Color) -> None:
-    """Draw a text on a colored plate."""
     x0, y0, x1, y1 = place
     draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
     draw.text(((x0 + x1) / 2, (y0 + y1) / 2), text, fill=contrast(color), font=font, anchor="mm")

@@ -1,7 +1,6 @@
 """Self-contained HTML pages: text, tables, figures and scripts in one file."""
 
 import base64
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from detrcli.render.draw import resized
+from detrcli.render.draw import png, resized
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
 
@@ -71,10 +70,7 @@ def shrunk(image: Image.Image) -> Image.Image:
 
 
 def data_url(image: Image.Image) -> str:
-    """Return a URL that contains an image."""
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
 
 
 def _section(section: Section) -> str:

@@ -57,9 +57,9 @@ def sections_of(
     yield Section(
         "Error types",
         "The gain in AP50 if all errors of a type were corrected (TIDE), over detections of every score.",
-        columns=("error", "description", "count", "gain in AP50"),
+        columns=("error", "count", "gain in AP50"),
         rows=[
-            (error.kind, ERROR_KINDS[error.kind][1], f"{error.count:,}", f"+{error.cost:.3f}")
+            (ERROR_KINDS[error.kind][1], f"{error.count:,}", f"+{error.cost:.3f}")
             for error in sorted(failures.errors, key=lambda error: -error.cost)
         ],
     )
@@ -158,13 +158,11 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
         bins = {"detections": [(score, share) for score, share, _ in curves.calibration]}
         chart = line_chart(bins, "score", "true positives, share", x_range=(0, 1), reference=[(0, 0), (1, 1)])
         yield _figure(f"Calibration of scores: expected calibration error {curves.calibration_error:.3f}", chart)
-    rows = "".join(
-        f"<tr><td>{name}</td><td class=number>{measured(value)}</td>"
-        f"<td><meter value={max(0, value):.3f}></meter></td></tr>"
-        for name, value in (
-            (name, failures.metrics[key]) for name, key in (("small", "APs"), ("medium", "APm"), ("large", "APl"))
-        )
-    )
+    rows = ""
+    for name in ("small", "medium", "large"):
+        ap = failures.metrics[f"AP{name[0]}"]
+        meter = f"<meter value={max(0, ap):.3f}></meter>"
+        rows += f"<tr><td>{name}</td><td class=number>{measured(ap)}</td><td>{meter}</td></tr>"
     yield _figure("AP by object size, with limits at 32 x 32 and 96 x 96 pixels", f"<table>{rows}</table>")
     counts = examples or {id_: scores.targets for id_, scores in per_class.items()}
     scored = {

@@ -61,7 +61,6 @@ def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
 
 
 def _hard_examples(examples: Sequence[HardExample], image: Callable[[int], Image.Image]) -> Image.Image:
-    """Return each object with its surroundings, its label, its loss and the prediction of its query."""
     cells = []
     for example in examples:
         whole, known = image(example.image_index), example.document

@@ -46,11 +46,10 @@ def view_document(
 ) -> dict[str, Any]:
     """Return the predictions of Q queries of L layers in an image (height, width) for JSON, with its ground truth.
 
-    - Boxes (L, Q, 4) are cxcywh in [0, 1] of the image; scores and labels (L, Q) are those of the most probable class,
-      `no_object` (L, Q) bool marks queries whose no-object class is more probable.
-    - Targets are the objects, each with `label`, `box`, the `id` of the annotation, its `outcome`, whether it is
-      `missed`, and perhaps the `closest` query and a `mask`. Pairs are those of each layer.
-    - False positives (with their kind) and masks, both of the last layer, are given by query.
+    - `boxes` (L, Q, 4) are cxcywh in [0, 1] of the image. `scores` and `labels` (L, Q) are those of the most probable
+      class, `no_object` (L, Q) bool tells where the no-object class is more probable.
+    - `targets` have a label, a box, the id of the annotation and the outcome. `pairs` are given by layer.
+    - `false_positives` (their kinds) and `masks` of the last layer are given by query.
     """
     height, width = size
     return {

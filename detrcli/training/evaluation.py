@@ -17,7 +17,7 @@ from detrcli.evaluation.run import detect_split, readable
 from detrcli.inference.detector import Detector
 from detrcli.losses.criterion import Loss
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.render.training_figures import beside_truth
+from detrcli.render.data_figures import predictions_figure
 from detrcli.reporter import Reporter
 from detrcli.system import distributed
 from detrcli.training import matching_history
@@ -94,7 +94,7 @@ class EpochEvaluation:
         truth = readable(truth, detected, skip_bad=False)
         annotations = annotate(val, checkpoint.classes)
         if folder:
-            folder.write_image(beside_truth(truth, detected.results), PREDICTIONS)
+            folder.write_image(predictions_figure(truth, detected.results), PREDICTIONS)
             if self.loss.matcher is not None:
                 matching_history.append(folder.path, epoch, detector, annotations, self.loss.matcher)
         if self.masks:

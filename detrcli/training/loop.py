@@ -17,7 +17,7 @@ from detrcli.evaluation.masks import has_masks
 from detrcli.evaluation.metrics import CocoEvaluator, Evaluator
 from detrcli.messages import argument
 from detrcli.render.curves import LOSS, VALIDATION_LOSS
-from detrcli.render.training_figures import first_batch
+from detrcli.render.data_figures import first_batch
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system import distributed
 from detrcli.system.allocator import give_back

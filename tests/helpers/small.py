@@ -4,8 +4,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from golden_rules import Golden, tensor_by_name
+from PIL import Image
 from torch import Tensor
 
 from detrcli.architectures import architectures, detr
@@ -22,6 +24,7 @@ from detrcli.structures import Classes
 
 CONFIG = DETRConfig(encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3)
 TINY = TinyConfig(queries=9, classes=3)
+BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 NARROW: dict[str, Any] = {
     "encoder_layers": 1, "decoder_layers": 2, "dim": 32, "heads": 4, "feed_forward": 64, "queries": 9, "classes": 3
 }  # fmt: skip
@@ -54,6 +57,11 @@ def small_weights(config: ModelConfig = CONFIG, architecture: Architecture[Any] 
         Preprocessing(ShortestEdge(64, 106)),
         LossConfig(),
     )
+
+
+def noise() -> Image.Image:
+    """An image of 90 x 60 random pixels."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 
 
 def masked_weights() -> Checkpoint:

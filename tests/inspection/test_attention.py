@@ -8,7 +8,7 @@ import torch
 from golden_rules import VALUE, Golden
 from letterbox import Letterbox
 from PIL import Image
-from small import CONFIG, TINY, small_weights
+from small import BOTH, CONFIG, TINY, noise, small_weights
 from test_golden import MODELS, ON_SOME, close, our_name
 
 from detrcli.config import ModelConfig
@@ -22,8 +22,6 @@ from detrcli.losses.scoring import Sigmoid
 from detrcli.model.inspectable import ForwardRecord, Sampled
 from detrcli.model.recorded_attention import CallRecord, DenseInspectable
 from detrcli.structures import Batch, Output, QueryGroup
-
-BOTH = pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
 
 
 def batch_of_two() -> Batch:
@@ -42,8 +40,7 @@ def record(config: ModelConfig, batch: Batch) -> tuple[DenseInspectable, CallRec
 
 @pytest.fixture
 def image() -> Image.Image:
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    return noise()
 
 
 @pytest.mark.parametrize("name", ON_SOME)

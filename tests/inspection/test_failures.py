@@ -70,8 +70,8 @@ def test_planted_errors_come_first(changed: Callable[..., Path]) -> None:
     planted: dict[str, Any] = {}
 
     def plant(annotations: list[dict[str, Any]]) -> None:
-        large = [one for one in annotations if min(one["bbox"][2:]) >= 20]
-        apart = [one for one in large if sum(o["image_id"] == one["image_id"] for o in annotations) <= 2]
+        large = [item for item in annotations if min(item["bbox"][2:]) >= 20]
+        apart = [item for item in large if sum(o["image_id"] == item["image_id"] for o in annotations) <= 2]
         wrong, loose, twice, gone = apart[0], apart[3], apart[5], apart[7]
         wrong["category_id"] = wrong["category_id"] % 5 + 1
         x, y, w, h = loose["bbox"]
@@ -86,12 +86,12 @@ def test_planted_errors_come_first(changed: Callable[..., Path]) -> None:
     assert suspects["wrong_label"][0]["suggested_category_id"] != suspects["wrong_label"][0]["category_id"]
     assert suspects["loose_box"][0]["annotation_id"] == planted["loose"]
     assert 0.3 < suspects["loose_box"][0]["iou"] < 0.75
-    assert [(one["annotation_id"], one["of"]) for one in suspects["duplicate"]] == [(9000, planted["twice"])]
+    assert [(item["annotation_id"], item["of"]) for item in suspects["duplicate"]] == [(9000, planted["twice"])]
     first, gone = suspects["missing_label"][0], planted["gone"]
     assert (first["image_id"], first["category_id"]) == (gone["image_id"], gone["category_id"])
     x, y, w, h = gone["bbox"]
     np.testing.assert_allclose(first["box"], [x, y, x + w, y + h], atol=4)
-    assert all(0 <= one["score"] <= 1 for members in suspects.values() for one in members if "iou" not in one)
+    assert all(0 <= item["score"] <= 1 for members in suspects.values() for item in members if "iou" not in item)
 
 
 class Recorded(Suspicions):
@@ -100,8 +100,8 @@ class Recorded(Suspicions):
     def add(self, image_id: int, predictions: Sequence[Predictions], detections: Results) -> None:
         objects = np.flatnonzero(self.truth.of_image == image_id)
         expected = np.searchsorted(self.truth.classes.ids, self.truth.of_category[objects])
-        for right, one in zip(self.right, predictions, strict=True):
-            classes = self.probabilities(objects, *one)
+        for right, item in zip(self.right, predictions, strict=True):
+            classes = self.probabilities(objects, *item)
             right += [p is not None and p.argmax() == k for p, k in zip(classes, expected, strict=True)]
 
     right: tuple[list[bool], list[bool]] = ([], [])
@@ -166,9 +166,9 @@ def test_several_models(data: Path, tmp_path: Path, detr: Detr) -> None:
     assert shown.code == 0, shown.err
     document = json.loads(shown.out)
     assert document["schema"] == "detr.report-compare/1"
-    assert [one["name"] for one in document["models"]] == ["shapes-detr", "shapes"]
+    assert [item["name"] for item in document["models"]] == ["shapes-detr", "shapes"]
     gain = document["differences"][0]["metrics"]["AP"]
-    aps = [one["metrics"]["AP"] for one in document["models"]]
+    aps = [item["metrics"]["AP"] for item in document["models"]]
     assert gain["difference"] == pytest.approx(aps[1] - aps[0], abs=1e-6)
     assert gain["low"] <= gain["difference"] <= gain["high"]
     assert "0/index.html#image=" in (out / "index.html").read_text()

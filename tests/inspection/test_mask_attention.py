@@ -8,7 +8,7 @@ import pytest
 import torch
 from here import Detr
 from PIL import Image
-from small import CONFIG, masked_weights, small_weights
+from small import CONFIG, masked_weights, noise, small_weights
 
 from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save
@@ -20,8 +20,7 @@ QUERIES = ["--query", 5, "--query", 0]
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image.Image:
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    image = noise()
     image.save(tmp_path / "a.png")
     save(masked_weights(), tmp_path / "w.safetensors")
     save(small_weights(CONFIG), tmp_path / "boxes.safetensors")

@@ -68,7 +68,7 @@ def test_tiles_of_any_size_and_number(size: tuple[int, int], tiles: int) -> None
     """A tile fills its cell, frames are where boxes are, and the figure has all tiles."""
     mark = Mark((size[0] * 0.2, size[1] * 0.2, size[0] * 0.8, size[1] * 0.9), "17 dog", 18, 0.5)
     image, tile = Image.new("RGB", size), Tile("c", spot(1, 1), marks=[mark])
-    with_box, without = (np.asarray(draw_tile(image, one, 240)).astype(int) for one in (tile, Tile("c", spot(1, 1))))
+    with_box, without = (np.asarray(draw_tile(image, item, 240)).astype(int) for item in (tile, Tile("c", spot(1, 1))))
     assert max(with_box.shape) == 240
     changed = (abs(with_box - without) > 10).any(-1)
     scale = min(240 / size[0], (240 - STRIP) / size[1])

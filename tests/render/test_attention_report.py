@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from browser import opened
 from PIL import Image
-from small import CONFIG, TINY, small_weights
+from small import CONFIG, TINY, noise, small_weights
 
 from detrcli.errors import DataError, UsageError
 from detrcli.inference.detector import Detector
@@ -25,8 +25,7 @@ def detector() -> Detector:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    noise().save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 

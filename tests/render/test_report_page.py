@@ -32,8 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page") / "shapes"
     make_shapes(folder, images=60, seed=3)
     document = json.loads((folder / ANNOTATIONS).read_text())
-    for one in document["annotations"][:3]:
-        one["category_id"] = one["category_id"] % 5 + 1
+    for entry in document["annotations"][:3]:
+        entry["category_id"] = entry["category_id"] % 5 + 1
     del document["annotations"][10:13]
     (folder / ANNOTATIONS).write_text(json.dumps(document))
     return folder
@@ -95,13 +95,13 @@ def test_the_document_has_masks(report: Report, data: Path, weights: Path) -> No
         if found_by[n] < 0:
             assert np.isnan(masks.ious[n])
             continue
-        a, b = (decode(one["counts"], *one["size"]) for one in (masks.objects[n], masks.detections[found_by[n]]))
+        a, b = (decode(entry["counts"], *entry["size"]) for entry in (masks.objects[n], masks.detections[found_by[n]]))
         assert masks.ious[n] == pytest.approx((a & b).sum() / (a | b).sum(), abs=1e-6)
     listed = document["suspects"]["poor_mask"]
     assert listed
-    suspicions = [one["score"] * (1 - one["iou"]) for one in listed]
+    suspicions = [entry["score"] * (1 - entry["iou"]) for entry in listed]
     assert suspicions == sorted(suspicions, reverse=True)
-    assert all(one["iou"] < 0.75 for one in listed)
+    assert all(entry["iou"] < 0.75 for entry in listed)
     assert json.loads(json.dumps(document)) == document
     document = detrcli.report(data, "shapes", limit=2).document
     assert document["masks"] is None
@@ -145,12 +145,12 @@ def test_marks_become_a_list_of_fixes(page: Any, data: Path, report: Report, tmp
     listed = saved_list(page, "wrong_label", tmp_path / "fixes.json")
     page.reload()
     assert page.locator(".marks button[aria-pressed=true]").count() == 3
-    assert [(one["kind"], one["verdict"]) for one in listed] == [
+    assert [(entry["kind"], entry["verdict"]) for entry in listed] == [
         ("wrong_label", "wrong"), ("wrong_label", "right"), ("missing_label", "wrong"),
     ]  # fmt: skip
     new = fixed_annotations(detr, data, tmp_path / "fixes.json")
     first = suspects["wrong_label"][0]
-    fixed = next(one for one in new if one["id"] == first["annotation_id"])
+    fixed = next(entry for entry in new if entry["id"] == first["annotation_id"])
     assert fixed["category_id"] == first["suggested_category_id"]
     x, y, w, h = new[-1]["bbox"]
     assert [x, y, x + w, y + h] == pytest.approx(suspects["missing_label"][0]["box"], abs=0.01)
@@ -158,22 +158,22 @@ def test_marks_become_a_list_of_fixes(page: Any, data: Path, report: Report, tmp
 
 def test_masks_are_drawn_and_fixed(page: Any, report: Report, data: Path, tmp_path: Path, detr: Detr) -> None:
     first = report.document["suspects"]["poor_mask"][0]
-    truth = {one["id"]: one for one in json.loads((data / ANNOTATIONS).read_text())["annotations"]}
+    truth = {entry["id"]: entry for entry in json.loads((data / ANNOTATIONS).read_text())["annotations"]}
     expected = [truth[first["annotation_id"]]["segmentation"], first["suggested_mask"]]
-    pixels = [int(decode(one["counts"].encode(), *one["size"]).sum()) for one in expected]
+    pixels = [int(decode(entry["counts"].encode(), *entry["size"]).sum()) for entry in expected]
     tile = page.locator(".gallery[data-kind=poor_mask] .tile").first
-    drawn = [one.evaluate(CANVAS) for one in tile.locator("canvas").all()]
+    drawn = [entry.evaluate(CANVAS) for entry in tile.locator("canvas").all()]
     assert drawn == [[128, 128, count] for count in pixels]
     tile.locator("button").first.click()
     page.wait_for_selector("#dialog[data-shown]")
-    assert [one.evaluate(CANVAS) for one in page.locator("#dialog .masks canvas").all()] == drawn
+    assert [entry.evaluate(CANVAS) for entry in page.locator("#dialog .masks canvas").all()] == drawn
     page.uncheck("#dialog label:has-text('masks') input")
     assert page.locator("#dialog .masks canvas").count() == 0
     page.keyboard.press("Escape")
     tile.get_by_text("wrong", exact=True).click()
     saved_list(page, "poor_mask", tmp_path / "fixes.json")
     new = fixed_annotations(detr, data, tmp_path / "fixes.json")
-    changed = next(one for one in new if one["id"] == first["annotation_id"])
+    changed = next(entry for entry in new if entry["id"] == first["annotation_id"])
     assert changed["segmentation"] == first["suggested_mask"]
     assert changed["area"] == pixels[1]
     mask = decode(first["suggested_mask"]["counts"].encode(), 128, 128)
