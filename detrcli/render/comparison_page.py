@@ -61,8 +61,8 @@ def _differences(first: str, differences: Sequence[Difference]) -> Iterator[Sect
         yield Section(
             f"{difference.name} compared with {first}",
             "In each bootstrap sample, both models are evaluated on the same images. If the interval contains 0, the "
-            "difference may be due to chance. Of many classes, 5 % differ significantly by chance alone.",
-            columns=("", "difference", "95 % interval", "significant"),
+            "difference may be due to chance. Of many classes, 5% differ significantly by chance alone.",
+            columns=("", "difference", "95% interval", "significant"),
             rows=rows,
         )
 

@@ -97,7 +97,7 @@ def sections_of(
 
 def _cards(failures: Failures) -> str:
     metrics, outcomes, masks, panoptic = failures.metrics, failures.outcomes, failures.masks, failures.panoptic
-    interval = "" if failures.interval is None else f"95 % interval {metrics['AP_low']:.3f} to {metrics['AP_high']:.3f}"
+    interval = "" if failures.interval is None else f"95% interval {metrics['AP_low']:.3f} to {metrics['AP_high']:.3f}"
     cards = [
         (measured(metrics["AP"]), "AP", interval),
         (measured(metrics["AP50"]), "AP50", ""),
