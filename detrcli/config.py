@@ -125,7 +125,6 @@ class LossConfig(Config):
         return weights[term]
 
     def with_weights(self, cost: Mapping[str, float], loss: Mapping[str, float]) -> Self:
-        """Replace the weights of some terms."""
         for table, weights, changes in (("cost", self.cost, cost), ("loss", self.loss, loss)):
             for name in changes:
                 if name not in weights:

@@ -20,8 +20,6 @@ CASES = 12  # of each kind; the script runs thousands
 
 def loaded() -> ModuleType:
     found = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    assert found is not None
-    assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules["fuzz"] = module  # where its dataclasses look for it
     found.loader.exec_module(module)

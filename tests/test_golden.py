@@ -16,7 +16,6 @@ from detrcli.inference.postprocess import detections
 from detrcli.losses.criterion import LossBreakdown, class_error
 from detrcli.losses.scoring import Softmax
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.detr import DETR
 from detrcli.model.masks import Segmenter
 from detrcli.structures import Classes, Output, Prediction, Target
 
@@ -64,7 +63,6 @@ def run(request: pytest.FixtureRequest) -> Run:
 
     seen: dict[str, Tensor] = {}
     inner = model.detector if isinstance(model, Segmenter) else model
-    assert isinstance(inner, DETR)
     watch_attention(inner.encoder.layers[-1].self_attention, "encoder", seen)
     watch_attention(inner.decoder.layers[-1].cross_attention, "cross", seen)
     inner.encoder.register_forward_hook(lambda _m, _i, memory: seen.update(memory=memory))

@@ -47,7 +47,6 @@ def built(golden: Golden) -> DetectionTransformer:
     """Return our model with the reference's weights, in training mode without dropout."""
     architecture, config = preset(golden.name)
     model = architecture.build(config)
-    assert architecture.published is not None
     model.load_state_dict(architecture.published.rename(golden.state_dict()))
     without_dropout(model)
     if isinstance(model, DINO):
@@ -170,7 +169,6 @@ def detected(run: Run) -> list[Any]:
 @pytest.mark.parametrize("run", ["dino-r50-4scale"], indirect=True)
 def test_the_denoising_queries_of_dino(run: Run) -> None:
     arrays, facts = run.golden.arrays, run.golden.facts
-    assert isinstance(run.model, DINO)
     noisy = run.model.denoising(run.golden.targets(), 900)
     assert noisy.contents.shape[1] == facts["dn_meta"]["pad_size"]
     close(noisy.references, arrays["dn_reference_unsigmoid"])
@@ -202,7 +200,6 @@ def test_every_layer_of_dino_in_training(run: Run) -> None:
 @pytest.mark.parametrize("run", ["dino-r50-4scale"], indirect=True)
 def test_the_selection_of_dino(run: Run) -> None:
     arrays = run.golden.arrays
-    assert isinstance(run.model, DINO)
     with torch.no_grad():
         batch = run.golden.batch()
         pyramid = run.model.pyramid(run.model.backbone(batch.images), batch)

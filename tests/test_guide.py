@@ -103,7 +103,6 @@ def test_options_in_sentences_belong_to_a_command_of_the_page(path: Path) -> Non
 
 def test_the_table_of_settings_is_that_of_the_class() -> None:
     written = TABLE.search(page("training"))
-    assert written is not None
     assert written[0] == settings_table(), "run tests/helpers/settings_table.py"
 
 

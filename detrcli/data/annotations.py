@@ -67,7 +67,6 @@ class Annotations:
         return {"boxes": self.boxes[rows], "labels": self.labels[rows]}
 
     def masks(self, i: int) -> list[LazyMask] | None:
-        """Return the masks of an image's objects, if the annotations include masks."""
         if self.segmentations is None:
             return None
         rows = _span(self.ends, i)

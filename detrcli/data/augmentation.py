@@ -49,11 +49,9 @@ class LazyMask:
 
     @classmethod
     def of(cls, text: bytes, height: int, width: int) -> "LazyMask":
-        """Return the mask of an object in an image of this size, not transformed."""
         return cls(text, (height, width), np.ones(2), np.zeros(2), np.zeros(2), np.array([width, height], dtype=float))
 
     def flipped(self, width: int) -> "LazyMask":
-        """Flip an image of this width horizontally."""
         return replace(
             self,
             scale=self.scale * (-1, 1),
@@ -63,7 +61,6 @@ class LazyMask:
         )
 
     def resized(self, x: float, y: float) -> "LazyMask":
-        """Scale an image by these factors."""
         factor = np.array([x, y])
         return replace(self, scale=self.scale / factor, first=self.first * factor, last=self.last * factor)
 
@@ -73,7 +70,6 @@ class LazyMask:
         return replace(self, shift=self.shift - self.scale * by, first=self.first + by, last=self.last + by)
 
     def cut(self, width: int, height: int) -> "LazyMask":
-        """Crop an image to this size."""
         return replace(self, first=np.maximum(self.first, 0), last=np.minimum(self.last, (width, height)))
 
     def pixels(self, height: int, width: int) -> np.ndarray:
@@ -122,7 +118,6 @@ class Sample:
         return {name: transform(v) if isinstance(v, TVTensor) else v for name, v in self.objects.items()}
 
     def part(self, chosen: Tensor) -> "Sample":
-        """Select objects by a boolean tensor (N,)."""
         objects = {
             name: wrap(value[chosen], like=value) if isinstance(value, TVTensor) else value[chosen]
             for name, value in self.objects.items()
@@ -163,7 +158,6 @@ def augment(
 
 
 def flip(sample: Sample) -> Sample:
-    """Flip a sample horizontally."""
     masks = sample.masks and [mask.flipped(sample.image.width) for mask in sample.masks]
     return Sample(v2.horizontal_flip(sample.image), sample.transformed(v2.horizontal_flip), masks)
 

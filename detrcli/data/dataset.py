@@ -25,8 +25,6 @@ MIN_MOSAIC_SIDE = 8  # pixels
 
 @dataclass(frozen=True)
 class Example:
-    """An image as the network's input, with its objects."""
-
     pixels: Tensor  # (3, h, w), normalized
     target: Target
     image_id: int
@@ -117,7 +115,6 @@ class Examples(NamedTuple):
 
 
 def collate_examples(examples: Sequence[Example | DataError]) -> Examples | DataError:
-    """Collate examples to a batch, or return the first error."""
     readable: list[Example] = []
     for example in examples:
         if isinstance(example, DataError):

@@ -39,7 +39,6 @@ class DatasetReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the dataset has no errors."""
         return not any(problem.severity == "error" for problem in self.problems)
 
     def by_kind(self) -> dict[tuple[str, str, str | None], list[Problem]]:
@@ -82,7 +81,6 @@ class DatasetReport:
         self.raise_errors(" `detr data check` lists all.", [] if reporter is not SILENT else lines)
 
     def raise_errors(self, more: str = "", lines: Sequence[str] = ()) -> None:
-        """Raise DataError if there are errors."""
         errors = [problem for problem in self.problems if problem.severity == "error"]
         if errors:
             hint = "`detr guide data` explains each kind."

@@ -142,7 +142,6 @@ def _not_in_data(what: str) -> DataError:
 
 
 def _with_mask(change: Change, image: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an annotation that follow from its new mask."""
     try:
         pixels = mask_of(as_text(change.mask), int(image["height"]), int(image["width"]))
     except ValueError as error:

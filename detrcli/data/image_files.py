@@ -41,7 +41,6 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def displayed(self) -> tuple[int, int]:
-        """Height and width after the orientation is applied."""
         return self.stored[::-1] if self.orientation in SIDEWAYS else self.stored
 
 

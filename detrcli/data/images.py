@@ -54,8 +54,6 @@ VIDEO = "it is a video: extract its frames (ffmpeg -i FILE -vf fps=1 frames/%05d
 
 @dataclass(frozen=True)
 class File:
-    """An image file, and whether its EXIF orientation is applied."""
-
     path: Path
     turn: bool = True
 

@@ -60,7 +60,6 @@ class _ImageCheck:
             self.check_box(n, (x, y, x + width, y + height))
 
     def check_segmentations(self, texts: dict[int, bytes]) -> None:
-        """Check polygons and RLE."""
         w, (height, width) = self.split.written, self.size
         # With stuff, segments partition the image.
         partitions = w.things is not None and not all(w.things)

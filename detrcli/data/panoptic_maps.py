@@ -25,7 +25,6 @@ class PanopticMaps:
     segment_ids: np.ndarray  # (N,) int64, unique in their image
 
     def part(self, chosen: np.ndarray) -> "PanopticMaps":
-        """Select segments by a boolean array (N,)."""
         return replace(self, segment_ids=self.segment_ids[chosen])
 
     def texts(self, of_image: np.ndarray) -> list[bytes]:

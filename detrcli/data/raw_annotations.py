@@ -24,8 +24,6 @@ class Problem:
 
 
 class Problems(list[Problem]):
-    """The problems of a split."""
-
     def __init__(self, split: str, problems: Iterable[Problem] = ()) -> None:
         super().__init__(problems)
         self.split = split
@@ -90,7 +88,6 @@ class RawAnnotations:
         )
 
     def part(self, chosen: np.ndarray) -> Self:
-        """Select annotations by a boolean array (N,)."""
         arrays = ("annotation_ids", "of_image", "of_category", "boxes", "areas", "crowd")
         parts: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
         segmentations = self.segmentations and self.segmentations.part(chosen)

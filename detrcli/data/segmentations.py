@@ -29,11 +29,9 @@ class Segmentations:
     rows: np.ndarray  # (N,), the index of each annotation's
 
     def part(self, chosen: np.ndarray) -> "Segmentations":
-        """Select annotations by indices or a boolean array."""
         return Segmentations(self.read, self.rows[chosen])
 
     def texts(self) -> list[bytes]:
-        """Read the segmentation of each annotation; empty for annotations without."""
         texts = self.read()
         return [b"" if texts[row] in EMPTY else texts[row] for row in self.rows.tolist()]
 

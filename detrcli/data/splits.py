@@ -39,7 +39,6 @@ class DataSource:
         return [name for name in ("train", "val", "test") if name in self.readers or (name == "val" and self.holds_out)]
 
     def read(self, split: str) -> RawAnnotations:
-        """Read a split as its files contain it."""
         if split not in self.splits:
             raise UsageError(f"{argument('split', split)}: this dataset has {', '.join(self.splits)}.")
         if not self.holds_out or split == "test":

@@ -35,12 +35,10 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """Return the rank of this process; 0 outside a process group."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes in the group; 1 outside a process group."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 

@@ -68,7 +68,6 @@ def _backup(path: Path) -> Path:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as an .npz file."""
     import numpy as np  # slow to import, and commands that need the cache folder alone do without
 
     data = io.BytesIO()

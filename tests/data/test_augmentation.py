@@ -240,9 +240,7 @@ def test_further_fields_of_objects_stay_with_them() -> None:
 
 
 @counted(300, seeds(), st.integers(60, 200), st.integers(60, 200), st.floats(0.5, 2))
-def test_zoom_keeps_the_size_and_boxes_follow_their_colors(
-    g: torch.Generator, width: int, height: int, factor: float
-) -> None:
+def test_boxes_follow_their_colors_in_zoom(g: torch.Generator, width: int, height: int, factor: float) -> None:
     sample = painted(g, width, height)
     after = zoom(sample, factor, g)
     assert after.image.size == (width, height)
@@ -317,7 +315,6 @@ def near_edge(mask: Tensor, reach: int) -> Tensor:
 def check_masks(sample: Sample, preprocessing: Preprocessing, blur: int) -> None:
     """Every mask equals its color, except for `blur` pixels along its edge."""
     pixels, target = to_input(sample, preprocessing)
-    assert target.masks is not None
     assert target.masks.shape[1:] == pixels.shape[1:]
     colors = torch.from_numpy(np.array(as_image(pixels, preprocessing))).permute(2, 0, 1)  # (3, H, W)
     for label, mask in zip(target.labels.tolist(), target.masks, strict=True):
@@ -352,9 +349,8 @@ def test_masks_after_each_change(change: Callable[[Sample, torch.Generator], Sam
         sample = change(sample_with_masks(g, 80, 60), g)
         pixels = np.asarray(sample.image)
         black = np.where((pixels == GRAY).all(-1, keepdims=True), 0, pixels)  # the canvas of a smaller image
-        check_masks(
-            Sample(Image.fromarray(black.astype(np.uint8)), sample.objects, sample.masks), Preprocessing(rule), blur=3
-        )
+        on_black = Sample(Image.fromarray(black.astype(np.uint8)), sample.objects, sample.masks)
+        check_masks(on_black, Preprocessing(rule), blur=3)
 
 
 def test_masks_of_a_mosaic() -> None:
@@ -362,7 +358,6 @@ def test_masks_of_a_mosaic() -> None:
     for seed in range(8):
         g = torch.Generator().manual_seed(seed)
         sample = mosaic([sample_with_masks(g, 80, 60) for _ in range(4)], 80, 60, g)
-        assert sample.masks is not None
         assert len(sample.masks) == len(sample.labels)
         colors = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1) >= 128
         together = torch.zeros(3, 60, 80, dtype=torch.bool)

@@ -103,7 +103,6 @@ def test_loader_processes_share_the_memory(annotations: Annotations) -> None:
 
 def test_evaluation_prepares_images_as_prediction(annotations: Annotations) -> None:
     example = DetectionDataset(annotations, SMALL, augmentation="none")[1, 1]
-    assert isinstance(example, Example)
     with Image.open(annotations.path(1)) as image:
         assert torch.equal(example.pixels, prepare(image.convert("RGB"), SMALL))
     torch.testing.assert_close(example.target.boxes[0], torch.tensor([1 / 3, 0.25, 1 / 3, 0.25]))
@@ -135,8 +134,6 @@ def test_cached_images_give_the_same_examples(annotations: Annotations) -> None:
     )
     for place in itertools.product((1, 2), range(len(annotations))):
         a, b = reading[place], keeping[place]
-        assert isinstance(a, Example)
-        assert isinstance(b, Example)
         assert torch.equal(a.pixels, b.pixels)
         assert torch.equal(a.target.boxes, b.target.boxes)
     assert isinstance(too_few[1, 0], Example)
@@ -150,8 +147,6 @@ def test_flips_mirror_half_of_the_images(annotations: Annotations) -> None:
     flipped = 0
     for epoch, i in itertools.product(range(40), range(len(annotations))):
         plain, example = original[epoch, i], flipping[epoch, i]
-        assert isinstance(plain, Example)
-        assert isinstance(example, Example)
         assert torch.equal(example.target.labels, plain.target.labels)
         if torch.equal(example.pixels, plain.pixels):
             torch.testing.assert_close(example.target.boxes, plain.target.boxes)

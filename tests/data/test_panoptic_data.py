@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from here import Detr
+from here import Detr, Shown
 from panoptic_set import HEIGHT, IMAGES, WIDTH, document_of, mask_of, write
 from PIL import Image
 from torch import Tensor
@@ -35,9 +35,7 @@ def annotations_of(data: Path, split: str = "train") -> tuple[Annotations, Class
 
 
 def pixels_of(annotations: Annotations, i: int) -> Tensor:
-    masks = annotations.masks(i)
-    assert masks is not None
-    return mask_pixels(masks, HEIGHT, WIDTH)
+    return mask_pixels(annotations.masks(i), HEIGHT, WIDTH)
 
 
 def test_colors_are_ids() -> None:
@@ -59,12 +57,11 @@ def test_a_dataset_is_as_drawn(tmp_path: Path, beside_images: bool, named: str) 
         annotations, classes = annotations_of(root / named, split)
         assert classes.ids.tolist() == [1, 4, 9]
         assert classes.names.tolist() == ["cat", "dog", "sky"]
-        assert classes.things is not None
         assert classes.things.tolist() == [True, True, False]
         assert len(annotations) == len(IMAGES[split])
         for i, (file, segments) in enumerate(IMAGES[split].items()):
             assert annotations.path(i) == root / f"{split}2017" / file
-            learned = [place for place, one in enumerate(segments) if not one.crowd]
+            learned = [n for n, segment in enumerate(segments) if not segment.crowd]
             objects = annotations.objects(i)
             assert classes.ids[objects["labels"]].tolist() == [segments[n].category for n in learned]
             drawn = np.array([mask_of(segments, n) for n in learned])
@@ -79,13 +76,11 @@ def test_the_ground_truth_has_crowds_areas_and_new_ids(tmp_path: Path) -> None:
     truth = truth_of(examined.splits["train"])
     assert truth.crowd.sum() == 1
     assert len(set(truth.annotation_ids.tolist())) == 6
-    assert truth.outlines is not None
     masks = [mask_of_text(text, HEIGHT, WIDTH) for text in truth.outlines.texts()]
     assert [int(mask.sum()) for mask in masks] == truth.areas.tolist()
     crowd = masks[int(np.flatnonzero(truth.crowd)[0])]
     np.testing.assert_array_equal(crowd, mask_of(IMAGES["train"]["a.jpg"], 3))
     only = truth_of(examined.splits["train"], classes=["sky", "dog"]).classes
-    assert only.things is not None
     assert only.things.tolist() == [True, False]
 
 
@@ -113,11 +108,9 @@ def test_a_held_out_split_keeps_its_maps(tmp_path: Path) -> None:
     assert source.holds_out
     for split in ("train", "val"):
         written = source.read(split)
-        assert written.maps is not None
         (file,) = written.files
         segments = IMAGES["train"][file]
-        assert written.maps.segment_ids.tolist() == [one.id for one in segments]
-        assert written.segmentations is not None
+        assert written.maps.segment_ids.tolist() == [segment.id for segment in segments]
         for place, text in enumerate(written.segmentations.texts()):
             np.testing.assert_array_equal(mask_of_text(text, HEIGHT, WIDTH), mask_of(segments, place))
 
@@ -136,7 +129,6 @@ def test_maps_are_read_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [path.name for path in read] == ["a.png"]
     image = open_image(annotations.path(0)).image
     flipped = flip(make_sample(image, annotations.objects(0), annotations.masks(0))).masks
-    assert flipped is not None
     assert torch.equal(mask_pixels(flipped, HEIGHT, WIDTH), before.flip(2))
     assert len(read) == 1
     Image.open(root / "annotations" / "panoptic_train2017" / "b.png").save(read[0])  # replace the map
@@ -195,20 +187,20 @@ def test_the_fingerprint_of_training_data_depends_on_stuff(tmp_path: Path) -> No
 
 def test_training_evaluation_and_prediction(detr: Detr, tmp_path: Path) -> None:
     write(tmp_path / "coco")
-    asked = ("--model", "dino-tiny-masks", "--weights", "none", "--out", "run", "--epochs", 1, "--size", 40)
-    shown = detr("train", "coco", *asked, "--set", "workers=0", "--set", "queries=8", "--batch-size", 2)
-    assert shown.code == 0, shown.err
-    found = detr(
-        "predict", "coco/val2017/c.jpg", "--weights", "run", "--format", "panoptic", "--threshold", 0,
-        "--out", "maps", "--no-images",
-    )  # fmt: skip
-    assert found.code == 0, found.err
-    assert {one["name"]: one["isthing"] for one in found.json["categories"]} == {"cat": 1, "dog": 1, "sky": 0}
-    evaluated = detr("eval", "coco", "--weights", "run", "--json")
-    assert evaluated.code == 0, evaluated.err
-    assert evaluated.json["panoptic"].keys() >= {"PQ", "SQ", "RQ", "things", "stuff", "per_class"}
-    shown = detr("data", "show", "coco", "--out", "sheet.png", "--augmented", "--size", 64)
-    assert shown.code == 0, shown.err
+
+    def run(line: str) -> Shown:
+        shown = detr(*line.split())
+        assert shown.code == 0, shown.err
+        return shown
+
+    small = "--epochs 1 --size 40 --set workers=0 --set queries=8 --batch-size 2"
+    run(f"train coco --model dino-tiny-masks --weights none --out run {small}")
+    output = "--format panoptic --threshold 0 --out maps --no-images"
+    categories = run(f"predict coco/val2017/c.jpg --weights run {output}").json["categories"]
+    assert {category["name"]: category["isthing"] for category in categories} == {"cat": 1, "dog": 1, "sky": 0}
+    quality = run("eval coco --weights run --json").json["panoptic"]
+    assert quality.keys() >= {"PQ", "SQ", "RQ", "things", "stuff", "per_class"}
+    run("data show coco --out sheet.png --augmented --size 64")
 
 
 def test_a_fixed_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
@@ -226,8 +218,6 @@ def test_a_fixed_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
     copy = open_data(tmp_path / "new").read("train")
     assert copy.things == written.things
     assert written.of_category.tolist() != copy.of_category.tolist() == [4, *written.of_category[1:].tolist()]
-    assert copy.segmentations is not None
-    assert written.segmentations is not None
     for ours, theirs in zip(copy.segmentations.texts(), written.segmentations.texts(), strict=True):
         np.testing.assert_array_equal(mask_of_text(ours, HEIGHT, WIDTH), mask_of_text(theirs, HEIGHT, WIDTH))
 

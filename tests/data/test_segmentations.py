@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from detrcli.config import Preprocessing
 from detrcli.data.annotations import Annotations, annotate, classes_in_report
-from detrcli.data.dataset import DetectionDataset, Example
+from detrcli.data.dataset import DetectionDataset
 from detrcli.data.examine import examine
 from detrcli.data.layouts.coco import masks_of
 from detrcli.data.make import VAL_FIRST, make_shapes
@@ -37,8 +37,6 @@ def dataset_of(annotations: Annotations, size: int) -> DetectionDataset:
 
 def masks_in(annotations: Annotations, i: int, size: int) -> np.ndarray:
     example = dataset_of(annotations, size)[0, i]
-    assert isinstance(example, Example)
-    assert example.target.masks is not None
     return example.target.masks.numpy()
 
 

@@ -33,16 +33,12 @@ COMMAND = "sys.argv = ['detr', 'predict', 'a', '--weights', 'nowhere']; from det
 
 def run(*args: str, **env: str) -> str:
     # Commands that ran in this process have set the variable here.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_")}
-    process = subprocess.run(
-        [sys.executable, "-c", *args], env={**inherited, **env}, capture_output=True, text=True, check=True
-    )
-    return process.stdout
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_")} | env
+    return subprocess.run([sys.executable, "-c", *args], env=env, capture_output=True, text=True, check=True).stdout
 
 
 def recorded(code: str, **env: str) -> list[object]:
-    calls: list[object] = json.loads(run(RECORDER, code, **env).splitlines()[0])
-    return calls
+    return json.loads(run(RECORDER, code, **env).splitlines()[0])
 
 
 @glibc_only
@@ -50,16 +46,8 @@ def recorded(code: str, **env: str) -> list[object]:
     ("env", "options", "capacity"),
     [
         ({}, ["mmap_threshold", "trim_threshold", "top_pad"], allocator.PRIMITIVES),
-        (
-            {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7", "MALLOC_TOP_PAD_": "0"},
-            ["mmap_threshold", "trim_threshold"],
-            "7",
-        ),
-        (
-            {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4096"},
-            ["trim_threshold", "top_pad"],
-            allocator.PRIMITIVES,
-        ),
+        ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7", "MALLOC_TOP_PAD_": "0"}, ["mmap_threshold", "trim_threshold"], "7"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4096"}, ["trim_threshold", "top_pad"], allocator.PRIMITIVES),
     ],
     ids=["defaults", "malloc", "tunables"],
 )
@@ -105,19 +93,14 @@ def test_glibc_accepts_the_options() -> None:
 def test_the_memory_of_training_on_many_sizes_stays_constant(tmp_path: Path) -> None:
     path = Path(__file__).parents[2] / "examples" / "training_memory.py"
     spec = importlib.util.spec_from_file_location("training_memory", path)
-    assert spec
-    assert spec.loader
     memory, lines = importlib.util.module_from_spec(spec), []
     spec.loader.exec_module(memory)
     memory.EPOCHS = 9  # of the script's 15
     memory.write_data(tmp_path / "data")
-    with subprocess.Popen(
-        [sys.executable, "-m", "detrcli", *map(str, memory.settings(tmp_path / "data", tmp_path / "run"))],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as process:
+    command = [sys.executable, "-m", "detrcli", *map(str, memory.settings(tmp_path / "data", tmp_path / "run"))]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
         resident = [now for now, *_ in memory.epochs_of(process, lines)]
     assert process.returncode == 0, "".join(lines)
     assert len(resident) == 9

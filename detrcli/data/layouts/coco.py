@@ -276,7 +276,6 @@ def masks_of(annotations: Path, file_name: str, height: int, width: int) -> list
 
 
 def images_document(split: RawAnnotations) -> list[dict[str, Any]]:
-    """Return the images of a split in COCO's format."""
     return [
         {"id": id_, "file_name": file, "width": width, "height": height}
         for id_, file, (height, width) in zip(split.image_ids.tolist(), split.files, split.sizes.tolist(), strict=True)

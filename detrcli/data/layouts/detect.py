@@ -52,7 +52,6 @@ def detect_layout(data: Path) -> DataSource:
 
 
 def explicit(files: Mapping[str, tuple[Path, Path]]) -> DataSource:
-    """Return the dataset of COCO annotation files and image folders, by split."""
     return DataSource("coco", {split: partial(coco.read, file, [images]) for split, (file, images) in files.items()})
 
 
@@ -69,7 +68,6 @@ def _coco(data: Path, prefix: str, layout: str) -> DataSource | None:
 
 
 def _image_folders(data: Path, word: str, year: str = "") -> list[Path]:
-    """Return the possible image folders of a COCO annotation file."""
     names = [word + year, word, f"images/{word}{year}", f"images/{word}", "images", "data", "."]
     return [data / name for name in names]
 
@@ -102,7 +100,6 @@ def _split_in_name(path: Path) -> re.Match[str] | None:
 
 
 def _image_folders_of(path: Path) -> list[Path]:
-    """Return the possible image folders of an annotation file given as DATA."""
     match, folder = _split_in_name(path), folder_of(path)
     if match:
         return [*_image_folders(folder, match["word"], match["year"]), path.parent]
