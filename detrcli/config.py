@@ -98,7 +98,7 @@ class ModelConfig(Config):
     """The hyperparameters of a model. Every architecture adds its own to these two."""
 
     queries: Count
-    classes: Count  # without no-object; the scoring knows how many logits they take
+    classes: Count  # without no-object; the number of logits depends on the scoring
 
 
 TermWeights = Mapping[str, Weight]  # by term name

@@ -49,7 +49,7 @@ def folder_of(data: Path) -> Path:
 
 
 def lies_inside(folder: Path, file: str) -> bool:
-    """Whether a file name with / stays inside the folder, on every operating system."""
+    """Return whether a file name with / stays inside the folder, on every operating system."""
     path = posixpath.normpath(file)
     if posixpath.isabs(path) or path == ".." or path.startswith("../") or path[1:3] == ":/":
         return False
@@ -58,5 +58,5 @@ def lies_inside(folder: Path, file: str) -> bool:
 
 
 def is_web_address(path: Path) -> bool:
-    """Whether the path was a URL, of whose two slashes `Path` keeps one."""
+    """Return whether a path was a URL, whose two slashes `Path` merges."""
     return re.match(r"(https?|ftp|s3|gs):/", str(path)) is not None

@@ -202,9 +202,9 @@ def test_a_crop_is_a_part_of_the_resized_image(size: tuple[int, int]) -> None:
     placement = ShortestEdge(500, 6000).place(size[1], size[0])
     whole = placement.width, placement.height
     cut = crop(sample_of(image, boxes.tolist(), [0, 1]), whole, 30, 50, 384, 400)
-    wanted = v2.crop(v2.resize(image, [*whole[::-1]]), 30, 50, 384, 400)
-    assert cut.image.size == wanted.size == (400, 384)
-    difference = np.abs(np.asarray(cut.image).astype(int) - np.asarray(wanted))
+    expected = v2.crop(v2.resize(image, [*whole[::-1]]), 30, 50, 384, 400)
+    assert cut.image.size == expected.size == (400, 384)
+    difference = np.abs(np.asarray(cut.image).astype(int) - np.asarray(expected))
     assert difference.max() <= 1
     assert difference.mean() < 0.5
     scale = torch.tensor([whole[0] / size[0], whole[1] / size[1]] * 2)

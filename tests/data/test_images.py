@@ -36,8 +36,8 @@ def colors_of(path: Path) -> list[tuple[int, int, int]]:
     return [image.getpixel(at) for at in ((4, 4), (x, 4), (4, y), (x, y))]
 
 
-def close(ours: list[tuple[int, ...]], wanted: list[tuple[int, ...]], tolerance: int) -> None:
-    assert np.abs(np.array(ours) - np.array(wanted)).max() <= tolerance, ours
+def close(ours: list[tuple[int, ...]], expected: list[tuple[int, ...]], tolerance: int) -> None:
+    assert np.abs(np.array(ours) - np.array(expected)).max() <= tolerance, ours
 
 
 RGB = Image.fromarray(corners(CORNERS))
@@ -90,9 +90,9 @@ def test_a_rotated_tiff_is_exact(mode: str, compression: str | None, orientation
     exif[0x0112] = orientation
     stored.save(plain, compression=compression)
     stored.save(turned, compression=compression, exif=exif.tobytes())
-    wanted = TURNED[orientation](np.asarray(open_image(plain).image))
-    np.testing.assert_array_equal(np.asarray(open_image(turned).image), wanted)
-    assert read_header(turned).displayed == wanted.shape[:2]
+    expected = TURNED[orientation](np.asarray(open_image(plain).image))
+    np.testing.assert_array_equal(np.asarray(open_image(turned).image), expected)
+    assert read_header(turned).displayed == expected.shape[:2]
 
 
 def test_malformed_exif_is_ignored(tmp_path: Path) -> None:

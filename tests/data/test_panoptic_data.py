@@ -189,9 +189,7 @@ def test_training_evaluation_and_prediction(detr: Detr, tmp_path: Path) -> None:
     write(tmp_path / "coco")
 
     def run(line: str) -> Shown:
-        shown = detr(*line.split())
-        assert shown.code == 0, shown.err
-        return shown
+        return detr(*line.split()).ok()
 
     small = "--epochs 1 --size 40 --set workers=0 --set queries=8 --batch-size 2"
     run(f"train coco --model dino-tiny-masks --weights none --out run {small}")
@@ -213,8 +211,7 @@ def test_a_fixed_copy_has_the_same_masks(detr: Detr, tmp_path: Path) -> None:
     }  # fmt: skip
     listed = {"schema": "detr.fix/1", "split": "train", "changes": [change]}
     (tmp_path / "list.json").write_text(json.dumps(listed))
-    shown = detr("data", "fix", "coco", "--list", "list.json", "--out", "new")
-    assert shown.code == 0, shown.err
+    detr("data", "fix", "coco", "--list", "list.json", "--out", "new").ok()
     copy = open_data(tmp_path / "new").read("train")
     assert copy.things == written.things
     assert written.of_category.tolist() != copy.of_category.tolist() == [4, *written.of_category[1:].tolist()]

@@ -128,14 +128,14 @@ def test_without_antialias(rescale_first: bool) -> None:
 
 
 @counted(200, seeds(), st.sampled_from([*RULES, PaddedSquare(48, 48)]), st.integers(1, 300), st.integers(1, 300))
-def test_boxes_there_and_back(g: torch.Generator, rule: Resize, height: int, width: int) -> None:
+def test_boxes_to_the_input_and_back(g: torch.Generator, rule: Resize, height: int, width: int) -> None:
     """From pixels to the network's input, where they lie inside the image, and back."""
     placement = rule.place(height, width)
     boxes = torch.rand(6, 2, 2, generator=g, dtype=torch.float64).sort(1).values.flatten(1)
     boxes = boxes * torch.tensor([width, height, width, height])
-    there = from_pixels(boxes, height, width, placement)
-    torch.testing.assert_close(to_pixels(there, height, width, placement), boxes, rtol=0, atol=1e-9)
-    x0, y0, x1, y1 = cxcywh_to_xyxy(there).unbind(-1)
+    relative = from_pixels(boxes, height, width, placement)
+    torch.testing.assert_close(to_pixels(relative, height, width, placement), boxes, rtol=0, atol=1e-9)
+    x0, y0, x1, y1 = cxcywh_to_xyxy(relative).unbind(-1)
     p, tiny = placement, 1e-9
     assert (x0 * p.width >= p.left - tiny).all()
     assert (y0 * p.height >= p.top - tiny).all()
@@ -170,9 +170,9 @@ def test_a_box_in_a_letterbox_by_hand() -> None:
     """100 x 50 pixels become 32 x 64 with a left margin of 16: half of the image is a quarter of the input."""
     placement = Placement(64, 64, 0, 16, 64, 32)
     left_half = torch.tensor([0.0, 0, 25, 100])
-    there = from_pixels(left_half, 100, 50, placement)
-    torch.testing.assert_close(there, torch.tensor([24 / 64, 0.5, 0.25, 1]))
-    torch.testing.assert_close(to_pixels(there, 100, 50, placement), left_half)
+    relative = from_pixels(left_half, 100, 50, placement)
+    torch.testing.assert_close(relative, torch.tensor([24 / 64, 0.5, 0.25, 1]))
+    torch.testing.assert_close(to_pixels(relative, 100, 50, placement), left_half)
 
 
 def test_boxes_of_a_sample_follow_its_pixels() -> None:
