@@ -1,6 +1,6 @@
 """Small trainings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +31,9 @@ SMALL = {
 
 @dataclass
 class Recorder(Reporter, TrainingListener):
-    """Records what a training reports; `at_step` and `while_evaluating` may do something at that time."""
+    """Records the events of a training, and calls functions: `after` the n-th step, and at any event of a kind."""
 
+    after: Mapping[int, Callable[[], object]] = field(default_factory=dict)
     at_step: Callable[[TrainingProgress], None] = lambda progress: None
     while_evaluating: Callable[[int], None] = lambda done: None
     steps: list[TrainingProgress] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Recorder(Reporter, TrainingListener):
 
     def step(self, progress: TrainingProgress) -> None:
         self.steps.append(progress)
+        self.after.get(len(self.steps), lambda: None)()
         self.at_step(progress)
 
     @contextmanager
@@ -111,6 +113,12 @@ def resume(
     return training
 
 
+def finished(training: Training) -> Training:
+    """Run a training to its end."""
+    assert training.run(Interrupts()).stopped is None
+    return training
+
+
 def stopped(data: Data, run: Path, *, step: int | None = None, image: int | None = None, **chosen: Any) -> Outcome:
     """A training that is interrupted after a step, or after an image of the first evaluation."""
     interrupts = Interrupts()
@@ -140,9 +148,6 @@ def assert_resumes_to_the_same_bits(data: Path, folder: Path, step: int = 3, **c
     """A model that is stopped after some steps and resumed ends as a model that never stopped."""
     facts = {"weights": "none", "batch_size": 4, "epochs": 2, "dropout": None, "ema": 0.9, **chosen}
     read = data_of(data)
-    whole = new(read, folder / "whole", **facts)
-    whole.run(Interrupts())
+    whole = finished(new(read, folder / "whole", **facts))
     stopped(read, folder / "parts", step=step, **facts)
-    parts = resume(read, folder / "parts")
-    parts.run(Interrupts())
-    assert comparable(parts) == comparable(whole)
+    assert comparable(finished(resume(read, folder / "parts"))) == comparable(whole)

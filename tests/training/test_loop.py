@@ -1,19 +1,18 @@
 """Whole trainings: their files, resuming to the last bit, and that nothing saved is lost."""
 
 import csv
-import json
 import multiprocessing
 import os
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trainings import Recorder, comparable, data_of, new, resume, shapes_fixture, stopped
+from trainings import Recorder, comparable, data_of, finished, new, resume, shapes_fixture, stopped
 
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
@@ -35,20 +34,15 @@ data = shapes_fixture()
 @pytest.fixture(scope="module")
 def whole(data: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A training that never stopped."""
-    training = new(data, tmp_path_factory.mktemp("whole"), ema=0.9)
-    training.run(Interrupts())
-    return comparable(training)
+    return comparable(finished(new(data, tmp_path_factory.mktemp("whole"), ema=0.9)))
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
     data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    again, other = new(data, tmp_path / "a", ema=0.9), new(data, tmp_path / "b", ema=0.9, seed=1)
-    again.run(Interrupts())
-    other.run(Interrupts())
-    assert comparable(again) == whole
-    assert comparable(other)["rows"] != whole["rows"]
+    assert comparable(finished(new(data, tmp_path / "a", ema=0.9))) == whole
+    assert comparable(finished(new(data, tmp_path / "b", ema=0.9, seed=1)))["rows"] != whole["rows"]
     weights = [(tmp_path / run / "last.safetensors").read_bytes() for run in ("a", "b")]
     assert weights[0] != weights[1]
 
@@ -66,11 +60,8 @@ def places(*by_default: int) -> list[Any]:
 def test_stopped_and_resumed_equals_never_stopped(
     place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    outcome = stopped(data, tmp_path, ema=0.9, **place)
-    assert outcome.stopped == TERMINATED
-    training = resume(data, tmp_path)
-    assert training.run(Interrupts()).stopped is None
-    assert comparable(training) == whole
+    assert stopped(data, tmp_path, ema=0.9, **place).stopped == TERMINATED
+    assert comparable(finished(resume(data, tmp_path))) == whole
 
 
 @pytest.mark.slow
@@ -79,23 +70,17 @@ def test_stopped_and_resumed_with_loader_processes(
     place: dict[str, int], data: Data, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     stopped(data, tmp_path, ema=0.9, workers=2, **place)
-    training = resume(data, tmp_path, workers=2)
-    training.run(Interrupts())
-    assert comparable(training) == whole
+    assert comparable(finished(resume(data, tmp_path, workers=2))) == whole
 
 
 @pytest.mark.slow
 def test_stopped_three_times_with_another_number_of_workers(data: Data, whole: dict[str, Any], tmp_path: Path) -> None:
     stopped(data, tmp_path, ema=0.9, step=3)
     for workers, after in ((2, 4), (0, 5)):
-        interrupts, recorder = Interrupts(), Recorder()
-        recorder.at_step = lambda _, recorder=recorder, after=after, interrupts=interrupts: (
-            setattr(interrupts, "code", TERMINATED) if len(recorder.steps) == after else None
-        )
+        interrupts = Interrupts()
+        recorder = Recorder(after={after: lambda interrupts=interrupts: setattr(interrupts, "code", TERMINATED)})
         assert resume(data, tmp_path, recorder, workers=workers).run(interrupts).stopped == TERMINATED
-    training = resume(data, tmp_path, workers=1)
-    training.run(Interrupts())
-    assert comparable(training) == whole
+    assert comparable(finished(resume(data, tmp_path, workers=1))) == whole
 
 
 def test_the_loss_scale_of_fp16_is_saved(data: Data, tmp_path: Path) -> None:
@@ -112,37 +97,30 @@ def test_the_loss_scale_of_fp16_is_saved(data: Data, tmp_path: Path) -> None:
 def test_killed_it_resumes_from_the_last_state(data: Data, whole: dict[str, Any], tmp_path: Path) -> None:
     """As by SIGKILL: nothing is saved at the end."""
 
-    def kill(recorder: Recorder) -> None:
-        if len(recorder.steps) == 8:
-            raise KeyboardInterrupt  # not caught by a training
+    def kill() -> None:
+        raise KeyboardInterrupt  # not caught by a training
 
-    recorder = Recorder()
-    recorder.at_step = lambda _: kill(recorder)
     with pytest.raises(KeyboardInterrupt):
-        new(data, tmp_path, recorder, ema=0.9).run(Interrupts())
+        new(data, tmp_path, Recorder(after={8: kill}), ema=0.9).run(Interrupts())
     training = resume(data, tmp_path)
     assert training.state.step == 6
-    training.run(Interrupts())
-    assert comparable(training) == whole
+    assert comparable(finished(training)) == whole
 
 
 @pytest.mark.slow
 def test_a_killed_loader_process_costs_nothing(data: Data, whole: dict[str, Any], tmp_path: Path) -> None:
     """As by the kernel when memory runs out: all completed steps are saved before the error is raised."""
 
-    def kill(recorder: Recorder) -> None:
-        if len(recorder.steps) == 4:
-            for process in multiprocessing.active_children():
-                os.kill(process.pid or 0, signal.SIGKILL)
+    def kill() -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid or 0, signal.SIGKILL)
 
-    recorder = Recorder()
-    recorder.at_step = lambda _: kill(recorder)
+    recorder = Recorder(after={4: kill})
     with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid"):
         new(data, tmp_path, recorder, ema=0.9, workers=2).run(Interrupts())
     training = resume(data, tmp_path, workers=0)
     assert training.state.step == len(recorder.steps) >= 4
-    training.run(Interrupts())
-    assert comparable(training) == whole
+    assert comparable(finished(training)) == whole
 
 
 def test_the_files_of_a_run_folder(data: Data, tmp_path: Path) -> None:
@@ -171,20 +149,21 @@ def test_the_files_of_a_run_folder(data: Data, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_saved_weights_are_those_evaluated(ema: float, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    training, seen = new(data, None, ema=ema, epochs=1, precision="bf16"), []
-    monkeypatch.setattr(evaluation, "detect_split", lambda detector, *_, **__: seen.append(detector) or 1 / 0)
+    training, detectors = new(data, None, ema=ema, epochs=1, precision="bf16"), []
+    monkeypatch.setattr(evaluation, "detect_split", lambda detector, *_, **__: detectors.append(detector) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.run(Interrupts())
-    assert not seen[0].model.training
-    assert seen[0].precision == "bf16"
+    assert not detectors[0].model.training
+    assert detectors[0].precision == "bf16"
     for name, tensor in training.weights().tensors.items():
-        assert torch.equal(seen[0].model.state_dict()[name], tensor), name
+        assert torch.equal(detectors[0].model.state_dict()[name], tensor), name
 
 
 @pytest.mark.slow
 def test_a_trained_backbone_keeps_its_stem_and_has_a_lower_rate(data: Data, tmp_path: Path) -> None:
-    new(data, tmp_path / "first", epochs=1).run(Interrupts())
-    recorder = Recorder()
+    finished(new(data, tmp_path / "first", epochs=1))
+    interrupts = Interrupts()
+    recorder = Recorder(after={1: lambda: setattr(interrupts, "code", TERMINATED)})
     training = new(data, tmp_path / "second", recorder, epochs=2, weights=str(tmp_path / "first"))
 
     def parts(training: Training) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -195,11 +174,8 @@ def test_a_trained_backbone_keeps_its_stem_and_has_a_lower_rate(data: Data, tmp_
     stem, backbone = parts(training)
     rates = {group["name"]: group["lr"] for group in training.trainer.optimizer.param_groups}
     assert rates["backbone"] == pytest.approx(rates["transformer"] / 10)
-    recorder.at_step = lambda _: setattr(interrupts, "code", TERMINATED)
-    training.run(interrupts := Interrupts())
-    again = resume(data, tmp_path / "second")
-    again.run(Interrupts())
-    stem_after, backbone_after = parts(again)
+    training.run(interrupts)
+    stem_after, backbone_after = parts(finished(resume(data, tmp_path / "second")))
     assert all(torch.equal(stem_after[name], value) for name, value in stem.items())
     assert not all(torch.equal(backbone_after[name], value) for name, value in backbone.items())
 
@@ -222,15 +198,14 @@ def test_patience_ends_it(data: Data, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resumed_with_more_epochs(data: Data, tmp_path: Path) -> None:
-    new(data, tmp_path).run(Interrupts())
+    finished(new(data, tmp_path))
     recorder = Recorder()
-    outcome = resume(data, tmp_path, recorder, epochs=5).run(Interrupts())
-    assert outcome.epochs == 5
+    assert resume(data, tmp_path, recorder, epochs=5).run(Interrupts()).epochs == 5
     assert [row["epoch"] for row in recorder.rows] == [4, 5]
 
 
 def test_other_data_is_refused(data: Data, tmp_path: Path) -> None:
-    new(data, tmp_path / "run", epochs=1).run(Interrupts())
+    finished(new(data, tmp_path / "run", epochs=1))
     make_shapes(tmp_path / "other", images=10, size=32, classes=("circle", "square"), objects=2, seed=1)
     with pytest.raises(DataError, match="other"):
         resume(data_of(tmp_path / "other"), tmp_path / "run")
@@ -274,33 +249,23 @@ def test_an_image_that_breaks_costs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_validation_images_the_last_weights_are_the_best(tmp_path: Path) -> None:
-    make_shapes(tmp_path / "made", images=2, size=32, classes=("circle",), objects=2)
-    images = json.loads((tmp_path / "made" / "annotations" / "instances_train.json").read_text())
-    images["images"] = images["images"][:1]
-    images["annotations"] = [entry for entry in images["annotations"] if entry["image_id"] == 1] or [
-        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
-    ]
-    folder = tmp_path / "one"
-    shutil.copytree(tmp_path / "made" / "train", folder / "train")
-    (folder / "annotations").mkdir()
-    (folder / "annotations" / "instances_train.json").write_text(json.dumps(images))
-    outcome = new(data_of(folder), tmp_path / "run", epochs=2).run(Interrupts())
-    assert outcome.best is None
-    assert (tmp_path / "run" / "best.safetensors").read_bytes() == (tmp_path / "run" / "last.safetensors").read_bytes()
+def test_without_validation_images_the_last_weights_are_the_best(data: Data, tmp_path: Path) -> None:
+    empty = replace(data, truth=data.truth.part(np.zeros(len(data.truth.images), dtype=bool)))
+    assert new(empty, tmp_path, epochs=2).run(Interrupts()).best is None
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "last.safetensors").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("dropout_by_torch")
 def test_compiled_it_learns_the_same(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the compiler's front end, without code generation."""
-    new(data, tmp_path / "plain", epochs=1).run(Interrupts())
+    finished(new(data, tmp_path / "plain", epochs=1))
     compiled_modules = []
     compile = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda module: compiled_modules.append(module) or compile(module, backend="eager")
     )
-    new(data, tmp_path / "compiled", epochs=1, compile=True).run(Interrupts())
+    finished(new(data, tmp_path / "compiled", epochs=1, compile=True))
     assert len(compiled_modules) == 1
     plain, compiled = (load_checkpoint(str(tmp_path / run)).tensors for run in ("plain", "compiled"))
     for name, tensor in plain.items():

@@ -49,7 +49,7 @@ def test_no_sample_before_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_programs_that_compute_are_counted() -> None:
     cores = os.cpu_count() or 1
     if len(os.sched_getaffinity(0)) < cores:
-        pytest.skip("running threads on our cores are unknown")
+        pytest.skip("unknown with fewer cores")
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
     try:
         end = time.monotonic() + 30

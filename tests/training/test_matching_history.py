@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import CPU, Recorder, data_of, new, resume, shapes_fixture, stopped
+from trainings import CPU, Recorder, data_of, finished, new, resume, shapes_fixture, stopped
 
 from detrcli.architectures import preset
 from detrcli.data.annotations import annotate
@@ -45,20 +45,19 @@ def append_for(training: Training, run: Path, epoch: int) -> None:
 
 @pytest.mark.slow
 def test_stopped_and_resumed_equals_never_stopped(data: Data, tmp_path: Path) -> None:
-    new(data, tmp_path / "whole").run(Interrupts())
+    finished(new(data, tmp_path / "whole"))
     whole = arrays(tmp_path / "whole")
     assert whole[2] == [1, 2, 3]
     for name, place in (("step", {"step": 12}), ("evaluation", {"image": 2})):
         stopped(data, tmp_path / name, **place)
-        resume(data, tmp_path / name).run(Interrupts())
+        finished(resume(data, tmp_path / name))
         assert arrays(tmp_path / name) == whole
 
 
 @pytest.mark.slow
 def test_a_repeated_evaluation_counts_once(data: Data, tmp_path: Path) -> None:
     """As after a kill between the evaluation and the next state."""
-    training = new(data, tmp_path)
-    training.run(Interrupts())
+    training = finished(new(data, tmp_path))
     whole = arrays(tmp_path)
     append_for(training, tmp_path, 3)
     assert arrays(tmp_path) == whole
@@ -144,10 +143,10 @@ def test_other_objects_start_a_new_history(data: Data, tmp_path: Path) -> None:
     assert read(tmp_path).epochs.tolist() == [2, 3]
 
 
-def test_missing_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=FILE):
-        read(tmp_path)
-    (tmp_path / FILE).write_bytes(b"PK broken")
+@pytest.mark.parametrize("content", [None, b"PK broken"])
+def test_missing_and_broken_files(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
     with pytest.raises(DataError, match=FILE):
         read(tmp_path)
 
@@ -169,5 +168,5 @@ def test_a_validation_split_without_objects(tmp_path: Path) -> None:
 
 def test_without_a_folder_nothing_is_written(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    new(data, None, epochs=1).run(Interrupts())
+    finished(new(data, None, epochs=1))
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,10 +31,9 @@ def test_a_healthy_training(data: Data) -> None:
 
 
 def test_no_boxes_in_the_first_steps(data: Data) -> None:
-    none = replace(
-        data.train, ends=torch.zeros_like(data.train.ends), boxes=data.train.boxes[:0], labels=data.train.labels[:0]
-    )
-    (note,) = notes_of(new(replace(data, train=none), None, batch_size=1, epochs=1))
+    train = data.train
+    empty = replace(train, ends=torch.zeros_like(train.ends), boxes=train.boxes[:0], labels=train.labels[:0])
+    (note,) = notes_of(new(replace(data, train=empty), None, batch_size=1, epochs=1))
     assert "no boxes in the first 10 steps" in note
     assert "detr data show" in note
 
@@ -68,17 +66,13 @@ def test_more_objects_than_queries(data: Data) -> None:
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite(data: Data, tmp_path: Path) -> None:
-    recorder = Recorder()
-    training = new(data, tmp_path, recorder, epochs=2)
     good: dict[str, torch.Tensor] = {}
 
-    def poison(_: Any) -> None:
-        if len(recorder.steps) == 3:
-            good.update({name: value.clone() for name, value in training.model.state_dict().items()})
-            handle = training.model.class_head.register_forward_hook(lambda *a: a[2] * torch.nan)
-            recorder.at_step = lambda _: handle.remove()
+    def poison() -> None:
+        good.update({name: value.clone() for name, value in training.model.state_dict().items()})
+        training.model.class_head.register_forward_hook(lambda *a: a[2] * torch.nan)
 
-    recorder.at_step = poison
+    training = new(data, tmp_path, Recorder(after={3: poison}), epochs=2)
     with pytest.raises(DivergedError) as error:
         training.run(Interrupts())
     assert error.value.exit_code == 5
@@ -108,8 +102,8 @@ def test_a_warning_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "COLLAPSED_AFTER", 2)
     same = Prediction(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 0.5))
     step = StepResult(2, 1, {}, same)
-    watching = Monitor()
-    assert [len(watching.after_step(i, step)) for i in range(9)] == [0, 1, 0, 0, 0, 0, 0, 0, 0]
+    collapsed = Monitor()
+    assert [len(collapsed.after_step(i, step)) for i in range(9)] == [0, 1, 0, 0, 0, 0, 0, 0, 0]
     single = replace(step, last=Prediction(same.logits[:1], same.boxes[:1]))  # of two accumulated batches
     assert [warning for i in range(9) for warning in Monitor().after_step(i, single)] == []
     moved = Prediction(same.logits, same.boxes + torch.tensor([0.0, 0.1])[:, None, None])

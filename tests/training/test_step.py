@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
-from trainings import CPU, SMALL, data_of, new
+from trainings import CPU, SMALL, Recorder, data_of, finished, new
 
-from detrcli.architectures import tiny
 from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
 from detrcli.system import distributed
 from detrcli.training.interrupts import Interrupts
 from detrcli.training.order import Order
-from detrcli.training.settings import Settings, make_settings
+from detrcli.training.settings import make_settings
 from detrcli.training.state import load_state
 from detrcli.training.step import StepResult, Trainer, learning_rate_factor, make_optimizer
 
@@ -42,7 +41,7 @@ def steps_of(folder: Path, **chosen: Any) -> list[StepResult]:
     training, steps = new(data_of(folder), None, **chosen), []
     step = training.trainer.step
     training.trainer.step = lambda *args: steps.append(step(*args)) or steps[-1]
-    training.run(Interrupts())
+    finished(training)
     return steps
 
 
@@ -55,10 +54,9 @@ def of_process(rank: int, folder: Path, out: Path, port: int) -> None:
         numbers = [[distributed.mean([step.numbers["loss"]])[0], step.numbers["norm"]] for step in steps]
         if rank == 0:
             out.write_text(json.dumps(numbers))
-        training = new(data_of(folder), None, norm="batch", epochs=1)
-        training.run(Interrupts())
-        seen = distributed.gather([buffer.tolist() for buffer in training.model.buffers()])
-        assert seen[0] == seen[1], "all processes evaluate the same model"
+        model = finished(new(data_of(folder), None, norm="batch", epochs=1)).model
+        first, second = distributed.gather([buffer.tolist() for buffer in model.buffers()])
+        assert first == second, "all processes evaluate the same model"
 
         training = new(data_of(folder), out.parent / "diverged" if rank == 0 else None, **SHARED_OUT)
         if rank == 1:
@@ -129,33 +127,27 @@ def test_losses_are_what_they_were(
         assert values == pytest.approx(recorded[name], rel=2e-3), name
 
 
-class Line(torch.nn.Module):
-    """A model of two parts, for the optimizer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = torch.nn.Linear(2, 2)
-        self.head = torch.nn.Linear(2, 3)
-
-
-groups_of = tiny.DETR_TINY.parameter_groups
-
-
-def test_groups_have_the_published_rates() -> None:
-    model = Line()
-    model.backbone.weight.requires_grad_(False)
-    groups = make_optimizer(groups_of(model), Settings(), fresh_backbone=False).param_groups
-    assert [(group["name"], group["lr"], len(group["params"])) for group in groups] == [
-        ("transformer", 1e-4, 2),
-        ("backbone", 1e-5, 1),
+@pytest.mark.parametrize(
+    ("given", "fresh_backbone", "rates"),
+    [
+        ({}, False, [1e-4, 1e-5]),
+        ({"lr": 0.5}, True, [0.5, 0.5]),
+        ({"lr": 0.5, "lr_backbone": 0.25}, True, [0.5, 0.25]),
+    ],
+)
+def test_parameter_groups(given: dict[str, Any], fresh_backbone: bool, rates: list[float]) -> None:
+    backbone, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)
+    parts = {"transformer": list(head.parameters()), "backbone": [backbone.bias]}
+    groups = make_optimizer(parts, make_settings(given), fresh_backbone=fresh_backbone).param_groups
+    assert [(group["name"], group["lr"], len(group["params"]), group["weight_decay"]) for group in groups] == [
+        ("transformer", rates[0], 2, 1e-4),
+        ("backbone", rates[1], 1, 1e-4),
     ]
-    assert {group["weight_decay"] for group in groups} == {1e-4}
-    fresh = make_optimizer(groups_of(model), make_settings({"lr": 0.5}), fresh_backbone=True).param_groups
-    assert [group["lr"] for group in fresh] == [0.5, 0.5]
-    groups = make_optimizer(
-        groups_of(model), make_settings({"lr": 0.5, "lr_backbone": 0.25}), fresh_backbone=True
-    ).param_groups
-    assert [group["lr"] for group in groups] == [0.5, 0.25]
+    settings = make_settings({**given, "weight_decay_on": "matrices"})
+    decays = make_optimizer(parts, settings, fresh_backbone=fresh_backbone).param_groups
+    assert [(group["name"], len(group["params"]), group["weight_decay"]) for group in decays] == [
+        ("transformer", 1, 1e-4), ("transformer", 1, 0.0), ("backbone", 1, 0.0)
+    ]  # fmt: skip
 
 
 def test_the_rate_drops_after_two_thirds() -> None:
@@ -195,10 +187,10 @@ def test_the_exponential_moving_average(folder: Path) -> None:
 
 
 def test_the_mean_norm_leaves_out_skipped_steps(folder: Path) -> None:
-    training = new(data_of(folder), None, precision="fp16", epochs=1)
+    recorder = Recorder(after={1: lambda: handle.remove()})
+    training = new(data_of(folder), None, recorder, precision="fp16", epochs=1)
     handle = training.model.class_head.weight.register_hook(lambda gradient: gradient * torch.inf)
-    training.listener.at_step = lambda _: handle.remove()
-    training.run(Interrupts())
+    finished(training)
     assert training.state.rows[0]["grad_norm"] is not None
     assert math.isfinite(training.state.rows[0]["grad_norm"])
 
@@ -208,11 +200,9 @@ def rough() -> Iterator[dict[str, Any]]:
     """Switches that allow float32 to be computed with lower precision."""
     backends = torch.backends
     switches: dict[str, Any] = {
-        "cuda.matmul": backends.cuda.matmul,
-        "cudnn.conv": backends.cudnn.conv,
-        "mkldnn.matmul": backends.mkldnn.matmul,
-        "mkldnn.conv": backends.mkldnn.conv,
-    }
+        "cuda.matmul": backends.cuda.matmul, "cudnn.conv": backends.cudnn.conv,
+        "mkldnn.matmul": backends.mkldnn.matmul, "mkldnn.conv": backends.mkldnn.conv,
+    }  # fmt: skip
     before = {name: switch.fp32_precision for name, switch in switches.items()}
     for name, switch in switches.items():
         switch.fp32_precision = "bf16" if name.startswith("mkldnn") else "tf32"
@@ -230,24 +220,24 @@ def test_float32_is_exact_in_a_step_and_as_before_afterwards(
     def precisions() -> dict[str, str]:
         return {name: switch.fp32_precision for name, switch in rough.items()}
 
-    before, seen = precisions(), {}
+    before, during = precisions(), {}
     training = new(data_of(folder), None, epochs=1)
     head, compute_loss = training.model.class_head, training.loss.compute_loss
 
     def forward(*hooked: Any) -> torch.Tensor | None:
-        seen["forward"] = precisions()
+        during["forward"] = precisions()
         return hooked[2] * torch.nan if diverges else None
 
     head.register_forward_hook(forward)
-    head.weight.register_hook(lambda _: seen.update(backward=precisions()))
+    head.weight.register_hook(lambda _: during.update(backward=precisions()))
     monkeypatch.setattr(
-        training.loss, "compute_loss", lambda *args: seen.update(loss=precisions()) or compute_loss(*args)
+        training.loss, "compute_loss", lambda *args: during.update(loss=precisions()) or compute_loss(*args)
     )
     with pytest.raises(DivergedError) if diverges else nullcontext():
         training.trainer.step([next(training.load())], 0)
-    assert seen.keys() == {"forward", "loss"} | (set() if diverges else {"backward"})
-    for where, found in seen.items():
-        assert set(found.values()) == {"ieee"}, where
+    assert during.keys() == {"forward", "loss"} | (set() if diverges else {"backward"})
+    for where, values in during.items():
+        assert set(values.values()) == {"ieee"}, where
     assert precisions() == before
     assert set(before.values()) == {"tf32", "bf16"}
 
@@ -258,12 +248,10 @@ def test_lower_precisions_learn_the_same(precision: str, folder: Path) -> None:
     assert rough[0].numbers["loss"] == pytest.approx(exact[0].numbers["loss"], rel=0.02)
     assert rough[-1].numbers["norm"] == pytest.approx(exact[-1].numbers["norm"], rel=0.5)  # without the loss scale
     for a, b in zip(exact, rough, strict=True):
-        assert b.numbers["loss"] == pytest.approx(
-            a.numbers["loss"], rel=0.1
-        )  # fp16 skips steps until its loss scale fits
+        # fp16 skips steps until its loss scale fits.
+        assert b.numbers["loss"] == pytest.approx(a.numbers["loss"], rel=0.1)
         assert b.last.boxes.dtype == torch.float32
-        # Boxes are not rounded to bf16.
-        assert not torch.equal(b.last.boxes, b.last.boxes.bfloat16().float())
+        assert not torch.equal(b.last.boxes, b.last.boxes.bfloat16().float())  # not rounded to bf16
 
 
 def test_the_step_is_described(folder: Path) -> None:
