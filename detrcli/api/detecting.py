@@ -49,7 +49,7 @@ def detect(
             mapping,
             threshold=threshold or 0.0,
             batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
-            maps=MapRequest("panoptic", threshold, beside=True) if panoptic else None,  # as `detr predict` makes them
+            maps=MapRequest("panoptic", threshold, with_detections=True) if panoptic else None,
             reporter=reporter,
         )
     truth = readable(truth, detected, skip_bad=skip_bad)

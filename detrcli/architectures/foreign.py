@@ -21,9 +21,9 @@ TOTAL = "loss"  # name of the total loss in an output; the names of its parts st
 class ForeignNetwork(DetectionTransformer):
     """A network that another library builds and computes, together with its loss."""
 
-    open_batch = False  # their code reads the batch size, and an export would fix it
-    may_leave_out = True  # denoising embeddings in a batch without objects, and others
-    casts_itself = False
+    variable_batch_size = False  # their code reads the batch size, and an export would fix it
+    find_unused_parameters = True  # denoising embeddings in a batch without objects, and others
+    casts_by_layer = False
     network: Any
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class OwnLoss(Loss):
 
     scoring: Scoring
     matcher: HungarianMatcher | None  # equal to the network's, where it matches by a cost
-    in_training_alone: bool = True
+    only_in_training: bool = True
 
     def compute_loss(
         self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None

@@ -193,7 +193,7 @@ class Detector:
                     image = Predicted(prediction, i, size, self.preprocessing.resize.place(*size))
                     map_ = self.segmentation.map_of(image, self.classes, self.scoring, maps)
                     results[i] = replace(results[i], map=map_)
-            if maps is None or maps.beside:
+            if maps is None or maps.with_detections:
                 batch_detections = detections(
                     prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold, self.segmentation
                 )

@@ -46,7 +46,7 @@ class FastEngine(PlainEngine):
         by_layer = precision != "fp32" and device.type in {"cpu", "cuda"}
         if not by_layer:
             super().__init__(fuse(model, pack=self.packs), device, precision)
-        elif model.casts_itself:
+        elif model.casts_by_layer:
             super().__init__(fuse(model, PRECISIONS[precision], pack=self.packs), device)
         else:
             super().__init__(model, device, precision)

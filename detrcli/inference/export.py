@@ -134,20 +134,20 @@ def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
         reason = "models that detect phrases cannot be exported"
     elif model.has_masks:
         reason = "models with a mask head cannot be exported"
-    elif not (fixed_size or model.open_batch):
+    elif not (fixed_size or model.variable_batch_size):
         reason = "a model of another library can be exported only if its processor resizes to a fixed height and width"
     if reason is not None:
         raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
     height, width = sizes[0]
     if not fixed_size:  # the tracer takes axes of length 1, such as those of the coarsest level, as constant
         height, width = max(height, 320), max(width, 448)
-    variable = {0: torch.export.Dim.AUTO} if model.open_batch else {}
+    variable = {0: torch.export.Dim.AUTO} if model.variable_batch_size else {}
     if not fixed_size:
         variable |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    images = torch.zeros(2 if model.open_batch else 1, 3, height, width)
+    images = torch.zeros(2 if model.variable_batch_size else 1, 3, height, width)
     with torch.no_grad(), _quiet():
         program = torch.export.export(LastLayer(model, dtype), (images,), dynamic_shapes=(variable,))
-    if not model.open_batch:
+    if not model.variable_batch_size:
         _drop_assertions(program)
     return program
 

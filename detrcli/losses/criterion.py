@@ -32,7 +32,7 @@ class Loss(ABC):
 
     scoring: Scoring
     matcher: HungarianMatcher | None  # of the decoder's queries; None if the model does not expose it
-    in_training_alone: bool = False  # whether the loss exists only for outputs computed in training mode
+    only_in_training: bool = False  # whether the loss exists only for outputs computed in training mode
 
     def normalizers(self, output: Output, batches: Sequence[Sequence[Target]]) -> StepNormalizers:
         """Return the divisors of a step from the targets of all batches and any output. Every process must call it."""

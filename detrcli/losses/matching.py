@@ -15,14 +15,11 @@ from detrcli.system.devices import to_device
 
 
 class HungarianMatcher:
-    """Matches queries with objects at minimum total cost, for all layers and images of a query group at once.
-
-    With `layers = "last"` the pairs of the last layer are used for all layers.
-    """
+    """Matches queries with objects at minimum total cost, for all layers and images of a query group at once."""
 
     def __init__(self, terms: Sequence[CostTerm], layers: Literal["each", "last"] = "each") -> None:
         self.terms = tuple(terms)
-        self.layers = layers
+        self.layers = layers  # "last": the pairs of the last layer are used for all layers
 
     @property
     def weights(self) -> dict[str, float]:

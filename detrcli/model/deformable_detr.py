@@ -96,7 +96,7 @@ class DeformableDETR(DetectionTransformer):
         for i, head in enumerate(zip(self.class_heads, self.box_heads, strict=True)):
             init_focal_heads(*cast("tuple[nn.Linear, BoxHead]", head), 0.0 if proposed or i else -2.0)
 
-    def without_gradient(self) -> Sequence[nn.Parameter]:
+    def unused_parameters(self) -> Sequence[nn.Parameter]:
         """Return the level codes if no encoder layer uses them."""
         return [] if len(self.encoder.layers) else [self.pyramid.level_codes]
 

@@ -24,10 +24,10 @@ class DetectionTransformer(nn.Module, ABC):
     """A detector that predicts classes and boxes in every decoder layer."""
 
     backbone: Backbone
-    open_batch = True  # whether an export can have a variable batch size
-    may_leave_out = False  # whether a batch may leave some parameters without gradient
+    variable_batch_size = True  # whether an export can have a variable batch size
+    find_unused_parameters = False  # whether a batch may leave some parameters without gradient
     has_masks = False  # whether queries have masks
-    casts_itself = True  # whether single layers can be converted to bf16; otherwise torch's autocast is used
+    casts_by_layer = True  # whether single layers can be converted to bf16; otherwise torch's autocast is used
 
     @abstractmethod
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
@@ -37,7 +37,7 @@ class DetectionTransformer(nn.Module, ABC):
         training seeds for each step.
         """
 
-    def without_gradient(self) -> Sequence[nn.Parameter]:
+    def unused_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that no batch gives a gradient to."""
         return ()
 

@@ -53,7 +53,7 @@ class DINO(DetectionTransformer):
         init_deformable(self, [encoder, self.decoder, self.place], pyramid, [selection.proposer.input[0]])
         init_focal_heads(self.class_head, self.box_head)
 
-    def without_gradient(self) -> Sequence[nn.Parameter]:
+    def unused_parameters(self) -> Sequence[nn.Parameter]:
         """Return the level codes if no encoder layer uses them."""
         return [] if len(self.encoder.layers) else [self.pyramid.level_codes]
 

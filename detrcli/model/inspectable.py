@@ -68,7 +68,7 @@ class ForwardRecord:
 
     @property
     def encoder_cells(self) -> tuple[int, int]:
-        """The map whose cells attend to each other in the encoder."""
+        """Rows and columns of the map whose cells attend to each other in the encoder."""
         return self.cells
 
     def cross(self, layer: int, queries: Sequence[int]) -> Attention:
@@ -115,7 +115,7 @@ class Inspectable(ABC):
     encoder_layers: int
     decoder_layers: int
     abilities: frozenset[Ability]
-    looks_by: str = "decoder cross-attention"  # the attention from queries to the image
+    attention_name: str = "decoder cross-attention"  # the attention from queries to the image
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:

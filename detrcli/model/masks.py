@@ -66,7 +66,7 @@ class QueryMasks:
 class MaskHead(nn.Module, ABC):
     """A mask head, which computes once per image what all queries share, and then a mask per requested query."""
 
-    by_corner = False
+    by_corner = False  # see `structures.Masks`
     heads = 1  # of its attention
 
     @abstractmethod
@@ -88,9 +88,9 @@ class Segmenter(DetectionTransformer):
         self.encoder_map = encoder_map  # index of the finest backbone map that the encoder uses
         self.with_image = with_image  # whether the image is the finest map of the head
         self._frozen = False
-        self.open_batch = detector.open_batch
-        self.may_leave_out = detector.may_leave_out
-        self.casts_itself = detector.casts_itself
+        self.variable_batch_size = detector.variable_batch_size
+        self.find_unused_parameters = detector.find_unused_parameters
+        self.casts_by_layer = detector.casts_by_layer
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -105,11 +105,11 @@ class Segmenter(DetectionTransformer):
     def replace_backbone(self, backbone: nn.Module) -> None:
         self.detector.replace_backbone(backbone)
 
-    def without_gradient(self) -> Sequence[nn.Parameter]:
-        return self.detector.without_gradient()
+    def unused_parameters(self) -> Sequence[nn.Parameter]:
+        return self.detector.unused_parameters()
 
     def freeze(self, part: Frozen) -> None:
-        """With "detector" only the mask head is trained: the second step of the paper's training."""
+        """With "detector" train only the mask head: the second step of the paper's training."""
         self._frozen = part == "detector"
         self.detector.requires_grad_(not self._frozen)
         if part != "detector":
@@ -163,8 +163,7 @@ class AttentionMaps(nn.Module):
     def forward(self, hidden: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
         """Return the weights (P, heads, h, w) for queries (P, C), with keys and padding (P, h, w) of their images."""
         queries = self.query(hidden).view(len(hidden), self.heads, keys.shape[2])  # (P, heads, C / heads)
-        scale = queries.shape[-1] ** -0.5
-        weights = torch.einsum("phc,phcyx->phyx", queries * scale, keys)
+        weights = torch.einsum("phc,phcyx->phyx", queries * queries.shape[-1] ** -0.5, keys)
         if padding is not None:
             weights = weights.masked_fill(padding[:, None], -torch.inf)
         return weights.flatten(1).softmax(1).view(weights.shape)
@@ -180,8 +179,7 @@ class ConvolutionalMaskHead(MaskHead):
         super().__init__()
         self.heads = heads
         self.attention = AttentionMaps(dim, heads)
-        first = dim + heads
-        widths = [first, first, *(dim // 2**i for i in range(1, len(finer) + 2))]
+        widths = [dim + heads, dim + heads, *(dim // 2**i for i in range(1, len(finer) + 2))]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(8, width), width) for width in widths[1:])
         self.laterals = nn.ModuleList(
@@ -252,9 +250,9 @@ class DotProductMaskHead(MaskHead):
         def masks(images: Tensor, queries: Tensor) -> Tensor:
             # Image by image: copying the pixels of an image for each of its queries would take much memory.
             logits = pixels.new_zeros(len(images), *pixels.shape[-2:])
-            for image, of_image in enumerate(pixels):
-                here = images == image
-                products = torch.einsum("nc,chw->nhw", embeddings[image, queries[here]], of_image)
+            for image, image_pixels in enumerate(pixels):
+                here = images == image  # (P,)
+                products = torch.einsum("nc,chw->nhw", embeddings[image, queries[here]], image_pixels)
                 logits = logits.index_put((here,), products)
             return logits - OUTSIDE_PENALTY * cells_outside(boxes[images, queries], *logits.shape[-2:])  # (P, h, w)
 

@@ -12,9 +12,8 @@ from detrcli.messages import argument
 class SinePosition(nn.Module):
     """Sine encoding: half of the channels encode the row, the other half the column.
 
-    Rows and columns are counted over the cells that are not padding and normalized, so that a position in an image
-    has the same code at any size and padding. `centered` encodes the center of a cell, as in Deformable DETR, instead
-    of its far edge, as in DETR.
+    Rows and columns are relative to the cells that are not padding: a position in an image has the same code at any
+    size and padding. `centered` encodes the center of a cell, as in Deformable DETR, and not its far edge, as in DETR.
     """
 
     def __init__(self, dim: int, temperature: float = 10000, turns: int = 1, *, centered: bool = False) -> None:

@@ -57,7 +57,7 @@ class AttentionReport:
         record.inspectable.require("cross-attention")
         names, view = view_of_record(record, min(0.5, float(record.last.scores[list(queries)].min())))
         title = f"Attention of queries in {record.name}"
-        text = f"The {record.inspectable.looks_by} over the image, and the predictions of each layer."
+        text = f"The {record.inspectable.attention_name} over the image, and the predictions of each layer."
         attention = attention_and_costs(record, queries)
         write_viewer_page(path, title, text, names, view, record.image, attention, queries[0])
 
@@ -75,7 +75,7 @@ def attention_figure(findings: AttentionFindings) -> Image.Image:
         case MapComparison():
             return _comparison_figure(findings)
         case CrossAttention():
-            kind = f"{record.inspectable.looks_by} of queries"
+            kind = f"{record.inspectable.attention_name} of queries"
             across = heads if heads > 1 else layers if layers > 1 else None
             if heads == layers == 1:
                 tiles.append(Tile("the image"))

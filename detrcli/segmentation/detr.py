@@ -25,7 +25,7 @@ class DETRSegmentation(Segmentation):
     kinds = ("panoptic",)
 
     def with_masks(self, detections: Detections, predicted: Predicted, threshold: float) -> Detections:
-        # A query may have several detections and has one mask.
+        # A query has a single mask, also with several detections.
         queries, indices = np.unique(detections.queries, return_inverse=True)
         chosen = torch.from_numpy(queries).to(predicted.prediction.logits.device)
         masks = masks_of_queries(predicted.masks, predicted.image, chosen, predicted.size, predicted.placement)
@@ -41,8 +41,7 @@ class DETRSegmentation(Segmentation):
         pixels are assigned again until no segment is too small; as published, stuff is not merged any more then.
         Without stuff classes, pixels between objects, whose highest logit is not positive, have no segment.
         """
-        minimum = scoring.panoptic_threshold if threshold is None else threshold
-        queries = confident_queries(predicted, scoring, minimum)
+        queries = confident_queries(predicted, scoring, scoring.panoptic_threshold if threshold is None else threshold)
         chosen = torch.tensor([query.index for query in queries], device=predicted.prediction.logits.device)
         masks = logits_in_input(predicted.masks, predicted.image, chosen) if queries else None  # (n, H, W)
         merged: list[int] | None = first_of_stuff(queries, classes)
@@ -80,8 +79,7 @@ def confident_queries(predicted: Predicted, scoring: Scoring, threshold: float) 
     labels = scoring.top_class(logits)  # (Q,)
     scores = scoring.probabilities(logits).amax(-1)  # (Q,)
     chosen = ((labels != NO_OBJECT) & (scores > threshold)).nonzero()[:, 0]  # (n,)
-    values = zip(chosen.tolist(), labels[chosen].tolist(), scores[chosen].tolist(), strict=True)
-    return [ConfidentQuery(*query) for query in values]
+    return list(map(ConfidentQuery, chosen.tolist(), labels[chosen].tolist(), scores[chosen].tolist()))
 
 
 def segment_of(id_: int, query: ConfidentQuery, mask: np.ndarray, classes: Classes) -> Segment:
@@ -101,9 +99,7 @@ def segment_of(id_: int, query: ConfidentQuery, mask: np.ndarray, classes: Class
 def first_of_stuff(queries: Sequence[ConfidentQuery], classes: Classes) -> list[int]:
     """Return for each query the index of the first query of the same stuff class, or its own index for things."""
     first: dict[int, int] = {}
-    return [
-        i if is_thing(classes, query.label) else first.setdefault(query.label, i) for i, query in enumerate(queries)
-    ]
+    return [i if is_thing(classes, q.label) else first.setdefault(q.label, i) for i, q in enumerate(queries)]
 
 
 def masks_of_queries(

@@ -73,7 +73,7 @@ class MapRequest:
 
     kind: MapKind
     threshold: float | None = None  # minimum score of queries in panoptic maps; None: as published
-    beside: bool = False  # whether detections are computed too
+    with_detections: bool = False  # whether detections are computed too
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,13 @@ class Segmentation(ABC):
         """Return the panoptic map of queries that score above the threshold, by default the published threshold."""
 
     def semantic(self, predicted: Predicted, classes: Classes, scoring: Scoring) -> SemanticMap:
-        """Return the semantic map of an image."""
         raise NotImplementedError
 
     def check(self, request: MapRequest, source: str) -> None:
         """Raise UsageError if the model has no maps of this kind."""
         if request.kind not in self.kinds:
-            raise UsageError(
-                f"{source}: this model makes {' and '.join(self.kinds)} maps only. Change "
-                f"{argument('format', request.kind)}."
-            )
+            kinds = " and ".join(self.kinds)
+            raise UsageError(f"{source}: the model has only {kinds} maps. Change {argument('format', request.kind)}.")
 
     def map_of(
         self, predicted: Predicted, classes: Classes, scoring: Scoring, request: MapRequest

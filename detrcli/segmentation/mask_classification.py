@@ -32,7 +32,7 @@ class MaskClassification(Segmentation):
 
     def with_masks(self, detections: Detections, predicted: Predicted, threshold: float) -> Detections:
         """Multiply scores by the mean probability of the mask's pixels, and remove detections with empty masks."""
-        # A query may have several detections and has one mask.
+        # A query has a single mask, also with several detections.
         queries, indices = np.unique(detections.queries, return_inverse=True)
         counts: list[bytes] = []
         boxes, mask_scores = [np.zeros((0, 4), np.int64)], [np.zeros(0, np.float32)]

@@ -108,7 +108,7 @@ def validation_loss(detector: Detector, truth: Annotations, loss: Loss) -> float
     Every evaluation uses the same images, evenly spaced in the split, and the same random numbers. All processes must
     call it.
     """
-    if loss.in_training_alone:
+    if loss.only_in_training:
         return None
     dataset = DetectionDataset(truth, detector.preprocessing, augmentation="none")
     count = min(len(dataset), max(MIN_IMAGES, min(MAX_IMAGES, len(dataset) // 4)))

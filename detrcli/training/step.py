@@ -228,10 +228,12 @@ def learning_rate_factor(settings: Settings, step: int, steps_per_epoch: int) ->
 
 
 def _replica(model: DetectionTransformer, device: torch.device) -> DistributedDataParallel:
-    without = set(map(id, model.without_gradient()))
+    without = set(map(id, model.unused_parameters()))
     names = [name for name, parameter in model.named_parameters() if id(parameter) in without]
     # Otherwise processes would wait for gradients that never come.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]  # untyped in torch
     return DistributedDataParallel(
-        model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=model.may_leave_out
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        find_unused_parameters=model.find_unused_parameters,
     )

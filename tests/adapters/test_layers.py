@@ -97,7 +97,7 @@ def test_attention_of_a_patch(checkpoint: Checkpoint) -> None:
     """Query N of OWLv2 is cell N, and its attention is that of its token in the last layer."""
     inspected, record = recorded(checkpoint)
     assert record.cells == (4, 4)
-    assert (inspected.decoder_layers, inspected.looks_by) == (1, "self-attention in the encoder's last layer")
+    assert (inspected.decoder_layers, inspected.attention_name) == (1, "self-attention in the encoder's last layer")
     _, weights = record.calls[inspected.cross[0]].repeat()  # (1, heads, 17, 17), the class token first
     expected = weights[:, :, 6, 1:] / weights[:, :, 6, 1:].sum(-1, keepdim=True)
     torch.testing.assert_close(record.cross(0, [5]).density().flatten(3)[:, 0], expected)

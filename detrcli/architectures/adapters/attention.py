@@ -170,11 +170,11 @@ class TransformersInspectable(Inspectable):
         if modules.queries == "after cells":
             assert isinstance(model, AdaptedNetwork)
             self.cell_tokens, self.query_tokens = slice(1, -model.queries), slice(-model.queries, None)
-            self.looks_by = "encoder self-attention"
+            self.attention_name = "encoder self-attention"
         elif modules.queries == "cells":
             self.cell_tokens = self.query_tokens = slice(1, None)
             # The heads read the tokens of the last layer, and were trained on no others.
-            self.cross, self.looks_by = self.cross[-1:], "self-attention in the encoder's last layer"
+            self.cross, self.attention_name = self.cross[-1:], "self-attention in the encoder's last layer"
         self.among_queries = model.modules_of(modules.among_queries)
         self.among_cells = model.modules_of(modules.encoder)
         self.attentions = list(dict.fromkeys([*self.among_cells, *self.among_queries, *self.cross]))
