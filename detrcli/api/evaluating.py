@@ -11,13 +11,12 @@ from detrcli.api.options import WEIGHTS, Data, Weights, data_options
 from detrcli.api.results import Cell, PlainResult, Result, Table, metric
 from detrcli.errors import DataError
 from detrcli.evaluation.comparison import Difference, compared
-from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.metrics import MAX_DETECTIONS, METRICS, ClassScore, boundary_evaluation, score
 from detrcli.evaluation.outcomes import ERROR_KINDS, ErrorKind, errors_of
 from detrcli.evaluation.panoptic import PanopticQuality, Quality, panoptic_quality, quality_of
 from detrcli.evaluation.results import Results, read_results, write_results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds, write_thresholds
-from detrcli.evaluation.truth import Truth, classes_in_split, truth_of
+from detrcli.evaluation.truth import Truth, classes_in_split, truth_masks, truth_of
 from detrcli.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:

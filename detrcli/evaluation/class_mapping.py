@@ -35,11 +35,10 @@ def map_classes(weights: Classes, data: Classes, *, match_classes_by_id: bool = 
     ids_of: dict[str, list[int]] = {}
     for id_, name in name_of.items():
         ids_of.setdefault(normalize_name(name), []).append(id_)
-    used = [(id_, name) for id_, name in zip(weights.ids.tolist(), weights.names.tolist(), strict=True)]
+    used = list(zip(weights.ids.tolist(), weights.names.tolist(), strict=True))
     same = [ids_of.get(normalize_name(name), []) if name != UNUSED else [] for _, name in used]
     ids = [id_ if id_ in ids_ else min(ids_, default=UNKNOWN_CLASS) for (id_, _), ids_ in zip(used, same, strict=True)]
-    by_id = not any(same)
-    if by_id:
+    if by_id := not any(same):
         ids = [id_ if id_ in name_of and name != UNUSED else UNKNOWN_CLASS for id_, name in used]
         names = preview([name for _, name in used if name != UNUSED], 5), preview(data.names.tolist(), 5)
         both = f"Weights: {names[0]}. Data: {names[1]}."
@@ -51,11 +50,10 @@ def map_classes(weights: Classes, data: Classes, *, match_classes_by_id: bool = 
         if set(ids) <= {UNKNOWN_CLASS}:
             raise DataError(f"The weights and the data share no class, neither by name nor by id.\n{both}")
     mapped = [(name, id_) for (_, name), id_ in zip(used, ids, strict=True)]
-    only_data = name_of.keys() - set(ids)
     return ClassMapping(
         classes=replace(weights, ids=np.array(ids, dtype=np.int64)),
         by="id" if by_id else "name",
         only_weights=[name for name, id_ in mapped if id_ == UNKNOWN_CLASS and name != UNUSED],
-        only_data=[name for id_, name in name_of.items() if id_ in only_data],
+        only_data=[name for id_, name in name_of.items() if id_ not in ids],
         pairs=[(name, name_of[id_]) for name, id_ in mapped if id_ in name_of] if by_id else (),
     )

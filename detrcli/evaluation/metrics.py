@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from detrcli.errors import MachineError
-from detrcli.evaluation.masks import RunLengths, areas, truth_masks
 from detrcli.evaluation.pairing import SAME
 from detrcli.evaluation.results import Results
-from detrcli.evaluation.truth import Truth
+from detrcli.evaluation.truth import RunLengths, Truth, truth_masks
 from detrcli.run_lengths import box_around, encode, pixels_of
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 RECALLS = np.linspace(0, 1, 101)  # at which precision is sampled
 MAX_DETECTIONS = 100  # of an image and class that count
+MASKS_PER_CALL = 200  # with numpy 2, pycocotools cannot count beyond 255
 BOUNDARY_WIDTH = 0.02  # as a share of the image's diagonal
 
 # Indices of COCO's accumulated arrays: objects of all sizes, small, medium, large; an IoU of 0.5 and of 0.75.
@@ -234,6 +234,21 @@ def boundary_evaluation(truth: Truth, results: Results, masks: np.ndarray | None
 
 def _boundary(mask: RunLengths) -> RunLengths:
     return {"size": mask["size"], "counts": encode(boundary_of(pixels_of(mask)))}
+
+
+def areas(masks: np.ndarray) -> np.ndarray:
+    """Return the number of pixels of each mask, (N,) float64."""
+    from pycocotools import mask as rle
+
+    starts = range(0, len(masks), MASKS_PER_CALL)
+    return np.concatenate([np.zeros(0), *(rle.area(list(masks[start : start + MASKS_PER_CALL])) for start in starts)])
+
+
+def paired_ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the IoU of each mask with the mask at the same index of the other array, (N,)."""
+    from pycocotools import mask as rle
+
+    return np.array([float(rle.iou([a], [b], [0])[0, 0]) for a, b in zip(first, second, strict=True)])
 
 
 class Evaluator(Protocol):

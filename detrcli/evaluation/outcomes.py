@@ -115,8 +115,7 @@ def outcomes_of(truth: Truth, results: Results, threshold: float, without_query:
             wrong[predictions[i]], n = _false_alarm(ious[i], same[i])
             on[predictions[i]] = objects[n] if n >= 0 else NONE
         nearest = ious.argmax(1)  # (m,), the object that a prediction refers to
-        rows = np.arange(len(predictions))
-        iou, right = ious[rows, nearest], same[rows, nearest]
+        iou, right = (np.take_along_axis(values, nearest[:, None], 1)[:, 0] for values in (ious, same))
         refers = np.flatnonzero((finds[predictions] == NONE) & (iou >= np.where(right, NEAR, SAME)))
         for i in sorted(refers.tolist(), key=lambda i: float(results.scores[predictions[i]])):
             n = objects[nearest[i]]

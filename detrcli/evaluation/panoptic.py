@@ -92,7 +92,7 @@ def quality_of(truth: Truth, masks: np.ndarray, segments: Mapping[int, Sequence[
 def _quality(
     truth: Any, predicted: Any, images: int, classes: Iterable[tuple[int, int, str, bool]], **folders: str
 ) -> PanopticQuality:
-    """Count with hotcoco; `classes` are (number in the documents, id, name, thing)."""
+    """Score two documents; `classes` are (number in the documents, id, name, thing)."""
     from hotcoco.panoptic import PanopticEval
 
     evaluation = PanopticEval(truth, predicted, **folders)

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from detrcli.data.segmentations import MALFORMED
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
-from detrcli.evaluation.masks import mask_array, read_mask
-from detrcli.evaluation.truth import Truth
+from detrcli.evaluation.truth import Truth, run_lengths
 from detrcli.messages import argument
 from detrcli.structures import Detections
 from detrcli.system.files import write_whole
@@ -42,7 +42,6 @@ class Results:
 
 
 def join(parts: list[Results]) -> Results:
-    """Concatenate results."""
     if not parts:
         return Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
     columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
@@ -57,7 +56,8 @@ def of_detections(image_id: int, detections: Detections) -> Results:
     boxes[:, 2:] -= boxes[:, :2]
     masks = None
     if kept.masks is not None:
-        masks = mask_array([{"size": list(kept.masks.size), "counts": counts} for counts in kept.masks.counts])
+        size = list(kept.masks.size)
+        masks = np.fromiter(({"size": size, "counts": counts} for counts in kept.masks.counts), object, len(kept))
     image_ids = np.full(len(kept), image_id, dtype=np.int64)
     return Results(image_ids, kept.category_ids, boxes, kept.scores.astype(np.float64), masks)
 
@@ -139,10 +139,11 @@ def _masks(path: Path, entries: Sequence[_Entry]) -> np.ndarray | None:
     masks = []
     for i, entry in enumerate(entries):
         try:
-            masks.append(read_mask(entry.segmentation))
-        except ValueError as error:
-            raise DataError(f"{path}: entry {i}: {error}.") from None
-    return mask_array(masks)
+            height, width = (int(side) for side in entry.segmentation["size"])
+            masks.append(run_lengths(msgspec.json.encode(entry.segmentation), height, width))
+        except MALFORMED:
+            raise DataError(f"{path}: entry {i}: its segmentation is not an RLE.") from None
+    return np.fromiter(masks, object, len(masks))
 
 
 def write_results(results: Results, path: Path) -> None:

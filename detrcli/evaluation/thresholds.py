@@ -48,13 +48,11 @@ def best_thresholds(truth: Truth, results: Results) -> Thresholds:
         chosen = detections & (found != IGNORED)
         return best_threshold(results.scores[chosen], found[chosen] >= 0, int((objects & ~truth.crowd).sum()))
 
-    return Thresholds(
-        best(np.ones(len(results), dtype=bool), np.ones(len(truth.objects), dtype=bool)),
-        {
-            name: best(results.category_ids == id_, truth.of_category == id_)
-            for id_, name in zip(truth.classes.ids, truth.classes.names.tolist(), strict=True)
-        },
-    )
+    by_class = {
+        name: best(results.category_ids == id_, truth.of_category == id_)
+        for id_, name in zip(truth.classes.ids, truth.classes.names.tolist(), strict=True)
+    }
+    return Thresholds(best(np.ones(len(results), dtype=bool), np.ones(len(truth.objects), dtype=bool)), by_class)
 
 
 def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestThreshold:
@@ -87,11 +85,8 @@ def read_thresholds(path: Path) -> tuple[float, dict[str, float]]:
             raise ValueError(f"its schema is {document['schema']!r}")
         overall = float(document["all"]["threshold"])
         # A class without a true positive uses the overall threshold.
-        by_class = {
-            normalize_name(name): float(best["threshold"])
-            for name, best in document["classes"].items()
-            if best["f1"] > 0
-        }
+        classes = document["classes"].items()
+        by_class = {normalize_name(name): float(best["threshold"]) for name, best in classes if best["f1"] > 0}
         if not all(0 <= value <= 1 for value in (overall, *by_class.values())):
             raise ValueError("a threshold is not between 0 and 1")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

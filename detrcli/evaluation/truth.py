@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from detrcli.data.checks import Split, classes_without, parents_without_boxes
-from detrcli.data.segmentations import Segmentations
-from detrcli.errors import UsageError
+from detrcli.data.segmentations import Segmentations, mask_of
+from detrcli.errors import DataError, UsageError
 from detrcli.messages import argument
+from detrcli.run_lengths import encode
 from detrcli.structures import Classes
 from detrcli.system.text import normalize_name
 
@@ -17,6 +19,9 @@ from detrcli.system.text import normalize_name
 def _column(name: str) -> cached_property[np.ndarray]:
     """Make a property of the objects from an array of all annotations."""
     return cached_property(lambda truth: getattr(truth.split.written, name)[truth.objects])
+
+
+RunLengths = dict[str, Any]  # "size" (height, width) and the compressed "counts" of a mask as bytes
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,29 @@ def classes_in_split(split: Split) -> Classes:
     """Return the classes of a split by ascending id, without parent classes that have no objects."""
     only = {"": split}
     return classes_without(only, parents_without_boxes(only).keys() - set(split.written.of_category.tolist()))
+
+
+def has_masks(truth: Truth) -> bool:
+    """Return whether every object has a mask."""
+    return truth.outlines is not None and all(truth.outlines.texts())
+
+
+def truth_masks(truth: Truth) -> np.ndarray | None:
+    """Return the masks of all objects, (N,), as written; None if an object has none. Raises DataError."""
+    if truth.outlines is None or not has_masks(truth):
+        return None
+    sizes = truth.sizes[np.searchsorted(truth.image_ids, truth.of_image)]  # (N, 2)
+    masks = []
+    for text, (height, width), annotation_id in zip(
+        truth.outlines.texts(), sizes.tolist(), truth.annotation_ids.tolist(), strict=True
+    ):
+        try:
+            masks.append(run_lengths(text, height, width))
+        except ValueError as error:
+            raise DataError(f"annotation {annotation_id}: {error}.") from None
+    return np.fromiter(masks, object, len(masks))
+
+
+def run_lengths(text: bytes, height: int, width: int) -> RunLengths:
+    """Encode an outline (polygons or RLE as JSON). Raises ValueError if it is invalid."""
+    return {"size": [height, width], "counts": encode(mask_of(text, height, width))}

@@ -13,13 +13,12 @@ from detrcli.data.checks import Split
 from detrcli.evaluation.class_mapping import UNKNOWN_CLASS
 from detrcli.evaluation.comparison import Interval, interval_of_ap
 from detrcli.evaluation.curves import Curves, curves_of
-from detrcli.evaluation.masks import paired_ious, truth_masks
-from detrcli.evaluation.metrics import Scores, boundary_evaluation, has_hotcoco, score
+from detrcli.evaluation.metrics import Scores, boundary_evaluation, has_hotcoco, paired_ious, score
 from detrcli.evaluation.outcomes import ErrorKind, Outcomes, errors_of, outcomes_of
 from detrcli.evaluation.panoptic import PanopticQuality, quality_of
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
-from detrcli.evaluation.truth import Truth, truth_of
+from detrcli.evaluation.truth import Truth, truth_masks, truth_of
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.survey import Survey, SurveyedImage, survey
 from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect, Suspicions, duplicates, poor_masks

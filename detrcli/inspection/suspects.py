@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from detrcli.evaluation.masks import RunLengths
 from detrcli.evaluation.outcomes import Outcomes
 from detrcli.evaluation.pairing import NEAR, SAME, groups, overlaps
 from detrcli.evaluation.results import Results
-from detrcli.evaluation.truth import Truth
+from detrcli.evaluation.truth import RunLengths, Truth
 
 SUSPECT_KINDS = {
     "wrong_label": "another class is predicted for this object",

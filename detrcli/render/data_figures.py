@@ -16,9 +16,8 @@ from detrcli.data.images import open_image
 from detrcli.data.preprocessing import as_image
 from detrcli.data.splits import DataSource
 from detrcli.errors import DataError
-from detrcli.evaluation.masks import truth_masks
 from detrcli.evaluation.results import Results
-from detrcli.evaluation.truth import Truth
+from detrcli.evaluation.truth import Truth, truth_masks
 from detrcli.render.draw import Mark, grid_figure, mark, marks_of
 from detrcli.resize import ShortestEdge
 from detrcli.run_lengths import pixels_of

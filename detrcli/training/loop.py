@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, raise_unreadable
 from detrcli.errors import DataError, DivergedError, loader_was_killed
-from detrcli.evaluation.masks import has_masks
 from detrcli.evaluation.metrics import CocoEvaluator, Evaluator
+from detrcli.evaluation.truth import has_masks
 from detrcli.messages import argument
 from detrcli.render.curves import LOSS, VALIDATION_LOSS
 from detrcli.render.data_figures import first_batch

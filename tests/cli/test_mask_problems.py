@@ -16,8 +16,7 @@ from detrcli.data.annotations import annotate, classes_in_report
 from detrcli.data.augmentation import mask_pixels
 from detrcli.data.segmentations import to_rle
 from detrcli.data.source import open_data
-from detrcli.evaluation.masks import truth_masks
-from detrcli.evaluation.truth import truth_of
+from detrcli.evaluation.truth import truth_masks, truth_of
 
 POLYGON = [[10, 10, 30, 10, 30, 25, 10, 25]]
 

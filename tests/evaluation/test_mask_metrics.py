@@ -14,8 +14,8 @@ from torch import Generator, randint
 
 from detrcli.data.segmentations import to_rle
 from detrcli.errors import DataError
-from detrcli.evaluation.masks import areas, mask_array, truth_masks
 from detrcli.evaluation.metrics import (
+    areas,
     boundary_evaluation,
     boundary_of,
     hotcoco_evaluation,
@@ -23,6 +23,7 @@ from detrcli.evaluation.metrics import (
     score,
 )
 from detrcli.evaluation.results import Results, write_results
+from detrcli.evaluation.truth import truth_masks
 from detrcli.run_lengths import decode, encode
 
 HEIGHT, WIDTH = 150, 200
@@ -100,13 +101,13 @@ def test_results_are_written_and_read_with_their_masks(tmp_path: Path) -> None:
 
 def test_areas_of_more_masks_than_fit_in_a_byte() -> None:
     masks = [np.arange(12).reshape(3, 4) < n % 13 for n in range(600)]
-    found = areas(mask_array([{"size": [3, 4], "counts": encode(mask)} for mask in masks]))
+    found = areas(np.array([{"size": [3, 4], "counts": encode(mask)} for mask in masks]))
     assert found.tolist() == [float(mask.sum()) for mask in masks]
 
 
 def test_no_detections(tmp_path: Path) -> None:
     truth = read_truth(tmp_path, split(3)[0])
-    nothing = Results(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), mask_array([]))
+    nothing = Results(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=object))
     for backend in (hotcoco_evaluation, pycocotools_evaluation):
         found = score(truth, nothing, backend=backend, masks=truth_masks(truth)).metrics
         assert found["AP"] == found["AR100"] == 0
