@@ -1,4 +1,4 @@
-"""The interface of a model architecture, the only one through which the rest of the package uses models."""
+"""The interface of a model architecture, through which the rest of the package uses models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -95,6 +95,7 @@ class Architecture(ABC, Generic[C]):
     detector: "Architecture[Any] | None" = None  # to which it adds a mask head
     published: StateDictAdapter[C] | None = None  # for checkpoints of the authors' training script
     hugging_face: Mapping[str, StateDictAdapter[C]] = {}  # by transformers' `model_type`
+    model_types: Collection[str] = ()  # in config.json of folders that another library reads
     takes_phrases = False  # whether its classes are phrases that the user gives
 
     @abstractmethod
@@ -112,6 +113,10 @@ class Architecture(ABC, Generic[C]):
     @abstractmethod
     def inspect(self, model: Any) -> Inspectable:
         """Return access to the attention and the stages of a model that `build` returned."""
+
+    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
+        """Read a folder of `model_types`. Raises WeightsError, which names `source`, or UsageError for phrases."""
+        raise NotImplementedError
 
     def segmentation(self, config: C) -> Segmentation | None:
         """Return how masks and maps are made of the model's output; None for a model without masks."""
@@ -135,7 +140,7 @@ class Architecture(ABC, Generic[C]):
         return None
 
     def parameter_groups(self, model: DetectionTransformer) -> Mapping[str, list[nn.Parameter]]:
-        """Return the trainable parameters in groups, each with a learning rate; the backbone's is the lower one."""
+        """Return the trainable parameters in groups, each with a learning rate, which is lower for the backbone."""
         backbone = set(model.backbone.parameters())
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return {
@@ -175,16 +180,6 @@ class Architecture(ABC, Generic[C]):
         return rows
 
 
-class ImportedArchitecture(Architecture[C]):
-    """An architecture whose models another library builds, and reads from its own folders."""
-
-    model_types: Collection[str]  # the values of `model_type` in config.json
-
-    @abstractmethod
-    def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
-        """Read a folder. Raises WeightsError, which names `source`, or UsageError for phrases."""
-
-
 class FolderArchitecture(Architecture[C]):
     """An architecture whose checkpoints are folders of files instead of a single file."""
 
@@ -199,7 +194,6 @@ class FolderArchitecture(Architecture[C]):
         """Read the tensors of a folder with these files."""
 
 
-Init = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
 CONSTANT = frozenset({"constant_", "ones_", "zeros_", "eye_", "dirac_"})
 
 
@@ -211,7 +205,7 @@ class DeferredInit(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Tensor, Init]] = []
+        self.calls: list[tuple[Tensor, Callable[..., Any], Sequence[Any], Mapping[str, Any]]] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -219,7 +213,7 @@ class DeferredInit(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
             tensor = args[0] if args else kwargs["tensor"]
-            self.calls.append((tensor, (func, args, kwargs)))
+            self.calls.append((tensor, func, args, kwargs))
             return tensor
         return func(*args, **kwargs)
 
@@ -228,7 +222,7 @@ class DeferredInit(TorchFunctionMode):
         """Initialize these tensors. Random numbers that others replace later are not drawn."""
         for tensor in tensors:
             memory = tensor.untyped_storage().data_ptr()
-            calls = [call for target, call in self.calls if target.untyped_storage().data_ptr() == memory]
+            calls = [call[1:] for call in self.calls if call[0].untyped_storage().data_ptr() == memory]
             random = [index for index, (func, *_) in enumerate(calls) if func.__name__ not in CONSTANT]
             for func, args, kwargs in calls[random[-1] if random else 0 :]:
                 func(*args, **kwargs)

@@ -56,33 +56,6 @@ def make_resnet(config: ResNetConfig, *, dilated: bool = False) -> ResNet:
     return backbone
 
 
-class OnResNet:
-    """A mixin for architectures with a ResNet."""
-
-    def pretrained_backbone(self, config: ResNetConfig) -> PretrainedBackbone:
-        obstacle = "group norm has no statistics, unlike the batch norm of these weights. Use norm = frozen or batch."
-        return PretrainedBackbone(config.backbone, "backbone.body.", obstacle if config.norm == "group" else None)
-
-
-def deformable_parts(
-    c: Any, backbone: Backbone, position: SinePosition, *, maps: int = 1, levels: int = 1
-) -> dict[str, Any]:
-    """Return the parts of a network with config `c` up to the encoder, which uses the last `maps` of the backbone."""
-    return {
-        "backbone": backbone,
-        "pyramid": PyramidInput(backbone.channels[-maps:], levels, c.dim, position),
-        "encoder": DeformableEncoder(c.encoder_layers, c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout),
-        "dim": c.dim,
-        "rows": Sigmoid().num_logits(c.classes),
-    }
-
-
-def deformable_layers(c: Any, levels: int = 1) -> list[DeformableDecoderLayer]:
-    """Return the decoder layers of a network with config `c`."""
-    sizes = (c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout)
-    return [DeformableDecoderLayer(*sizes) for _ in range(c.decoder_layers)]
-
-
 def set_prediction_loss(
     scoring: S, loss: LossConfig, class_term: Callable[[S, float], LossTerm] = class_loss, eps: float = 0.0
 ) -> Criterion:
@@ -100,10 +73,20 @@ def set_prediction_loss(
     return Criterion(scoring, HungarianMatcher(costs, loss.matching), terms)
 
 
-class SoftmaxArchitecture(Architecture[C]):
-    """An architecture with a softmax over classes and no-object, and dense attention."""
+class OwnArchitecture(Architecture[C]):
+    """An architecture of this package."""
 
     initialized_in_place = True
+
+    def pretrained_backbone(self, config: C) -> PretrainedBackbone | None:
+        if not isinstance(config, ResNetConfig):
+            return None
+        obstacle = "group norm has no statistics, unlike the batch norm of these weights. Use norm = frozen or batch."
+        return PretrainedBackbone(config.backbone, "backbone.body.", obstacle if config.norm == "group" else None)
+
+
+class SoftmaxArchitecture(OwnArchitecture[C]):
+    """An architecture with a softmax over classes and no-object, and dense attention."""
 
     def scoring(self, config: C) -> Softmax:
         return Softmax()
@@ -115,10 +98,9 @@ class SoftmaxArchitecture(Architecture[C]):
         return DenseInspectable(model)
 
 
-class FocalArchitecture(Architecture[C]):
+class FocalArchitecture(OwnArchitecture[C]):
     """An architecture with a sigmoid for each class, focal loss, and deformable attention."""
 
-    initialized_in_place = True
     loss = LossConfig(
         class_cost="focal", cost={"class": 2.0, "l1": 5.0, "giou": 2.0}, loss={"class": 2.0, "l1": 5.0, "giou": 2.0}
     )
@@ -131,3 +113,19 @@ class FocalArchitecture(Architecture[C]):
 
     def inspect(self, model: Any) -> SampledInspectable:
         return SampledInspectable(model)
+
+    def parts(
+        self, c: Any, backbone: Backbone, position: SinePosition, *, maps: int = 1, levels: int = 1
+    ) -> dict[str, Any]:
+        """Return the parts of a network up to the encoder, which uses the last `maps` of the backbone."""
+        return {
+            "backbone": backbone,
+            "pyramid": PyramidInput(backbone.channels[-maps:], levels, c.dim, position),
+            "encoder": DeformableEncoder(c.encoder_layers, c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout),
+            "dim": c.dim,
+            "rows": self.scoring(c).num_logits(c.classes),
+        }
+
+    def decoder_layers(self, c: Any, levels: int = 1) -> list[DeformableDecoderLayer]:
+        sizes = (c.dim, c.heads, levels, c.points, c.feed_forward, c.dropout)
+        return [DeformableDecoderLayer(*sizes) for _ in range(c.decoder_layers)]

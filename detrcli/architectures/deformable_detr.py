@@ -8,14 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from detrcli.architectures.architecture import DataFacts
-from detrcli.architectures.common import (
-    FocalArchitecture,
-    OnResNet,
-    ResNetConfig,
-    deformable_layers,
-    deformable_parts,
-    make_resnet,
-)
+from detrcli.architectures.common import FocalArchitecture, ResNetConfig, make_resnet
 from detrcli.architectures.detr_names import COUNTER, RenamingAdapter, Rule, count, is_dilated, rename, shared_fields
 from detrcli.config import Count, Width
 from detrcli.errors import DetrError, UsageError
@@ -141,7 +134,7 @@ def deformable_fields(tensors: Mapping[str, Tensor], args: Mapping[str, Any], co
     }
 
 
-class DeformableArchitecture(OnResNet, FocalArchitecture[DeformableConfig]):
+class DeformableArchitecture(FocalArchitecture[DeformableConfig]):
     name = "deformable-detr"
     config = DeformableConfig
     presets: Mapping[str, DeformableConfig] = {
@@ -159,8 +152,8 @@ class DeformableArchitecture(OnResNet, FocalArchitecture[DeformableConfig]):
         queries: LearnedQueries | ProposedQueries = (
             ProposedQueries(c.queries, c.dim, c.proposal_rows) if c.two_stage else LearnedQueries(c.queries, c.dim)
         )
-        parts = deformable_parts(c, backbone, position, maps=1 if c.levels == 1 else 3, levels=c.levels)
-        return DeformableDETR(**parts, queries=queries, layers=deformable_layers(c, c.levels), refine=c.refine)
+        parts = self.parts(c, backbone, position, maps=1 if c.levels == 1 else 3, levels=c.levels)
+        return DeformableDETR(**parts, queries=queries, layers=self.decoder_layers(c, c.levels), refine=c.refine)
 
     def recipe(self, config: DeformableConfig, facts: DataFacts) -> Mapping[str, Any]:
         return {"lr": 2e-4}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from detrcli.architectures.common import OnResNet, ResNetConfig, SoftmaxArchitecture, make_resnet
+from detrcli.architectures.common import ResNetConfig, SoftmaxArchitecture, make_resnet
 from detrcli.architectures.detr_names import HuggingFaceDETR, PublishedDETR
 from detrcli.config import Count
 from detrcli.model.detr import DETR
@@ -22,7 +22,7 @@ class DETRConfig(ResNetConfig):
     queries: Count = 100
 
 
-class DETRArchitecture(OnResNet, SoftmaxArchitecture[DETRConfig]):
+class DETRArchitecture(SoftmaxArchitecture[DETRConfig]):
     name = "detr"
     config = DETRConfig
     presets: Mapping[str, DETRConfig] = {

@@ -77,7 +77,7 @@ COUNTER = "num_batches_tracked"
 
 
 def rename(name: str, rules: Iterable[Rule]) -> str:
-    """Apply the rules to a tensor's name, one after the other."""
+    """Apply the rules to a tensor's name in turn."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
@@ -85,18 +85,15 @@ def rename(name: str, rules: Iterable[Rule]) -> str:
 
 def join_projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Concatenate the query, key and value projections of each attention module, as torch stores them."""
-    joined: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        match = re.fullmatch(r"(.*)\.([qkv])_proj\.(weight|bias)", name)
-        if not match:
-            joined[name] = tensor
-        elif match[2] == "q":
-            names = [f"{match[1]}.{part}_proj.{match[3]}" for part in "qkv"]
-            parts = {name: tensors[name] for name in names if name in tensors}
-            if len({part.shape[1:] for part in parts.values()}) == 1 and all(map(Tensor.dim, parts.values())):
-                joined[f"{match[1]}.in_proj_{match[3]}"] = torch.cat([*parts.values()])
-            else:
-                joined |= parts  # for the report of tensors that do not fit
+    joined = dict(tensors)
+    for name in tensors:
+        if match := re.fullmatch(r"(.*)\.q_proj\.(weight|bias)", name):
+            names = [f"{match[1]}.{part}_proj.{match[2]}" for part in "qkv"]
+            parts = [tensors[name] for name in names if name in tensors]
+            # Others stay separate, for the report of tensors that do not fit.
+            if len({part.shape[1:] for part in parts}) == 1 and all(map(Tensor.dim, parts)):
+                joined[f"{match[1]}.in_proj_{match[2]}"] = torch.cat(parts)
+                joined = {name: tensor for name, tensor in joined.items() if name not in names}
     return joined
 
 

@@ -7,14 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from detrcli.architectures.architecture import DataFacts
-from detrcli.architectures.common import (
-    FocalArchitecture,
-    OnResNet,
-    deformable_layers,
-    deformable_parts,
-    make_resnet,
-    set_prediction_loss,
-)
+from detrcli.architectures.common import FocalArchitecture, make_resnet, set_prediction_loss
 from detrcli.architectures.deformable_detr import LAYERS, PyramidConfig, deformable_fields
 from detrcli.architectures.detr_names import RenamingAdapter, Rule
 from detrcli.config import Count, LossConfig, Share, Weight
@@ -74,7 +67,7 @@ class PublishedDINO(RenamingAdapter):
         }
 
 
-class DINOArchitecture(OnResNet, FocalArchitecture[DINOConfig]):
+class DINOArchitecture(FocalArchitecture[DINOConfig]):
     name = "dino"
     config = DINOConfig
     presets: Mapping[str, DINOConfig] = {"dino-r50-4scale": DINOConfig(), "dino-r50-5scale": DINOConfig(levels=5)}
@@ -83,10 +76,10 @@ class DINOArchitecture(OnResNet, FocalArchitecture[DINOConfig]):
 
     def build(self, config: DINOConfig) -> DINO:
         c, position = config, SinePosition(config.dim, temperature=20)
-        parts = deformable_parts(c, make_resnet(c), position, maps=4 if c.levels > 4 else 3, levels=c.levels)
+        parts = self.parts(c, make_resnet(c), position, maps=4 if c.levels > 4 else 3, levels=c.levels)
         return DINO(
             **parts,
-            layers=deformable_layers(c, c.levels),
+            layers=self.decoder_layers(c, c.levels),
             denoising=make_denoising(c),
             selection=MixedSelection(c.queries, c.dim, parts["rows"]),
         )

@@ -25,10 +25,7 @@ class ForeignNetwork(DetectionTransformer):
     find_unused_parameters = True  # denoising embeddings in a batch without objects, and others
     casts_by_layer = False
     network: Any
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._frozen: Sequence[nn.Module] = ()
+    _frozen: Sequence[nn.Module] = ()
 
     @property
     @abstractmethod

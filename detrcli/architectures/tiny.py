@@ -16,8 +16,6 @@ from detrcli.architectures.common import (
     FocalArchitecture,
     SoftmaxArchitecture,
     TransformerConfig,
-    deformable_layers,
-    deformable_parts,
     set_prediction_loss,
 )
 from detrcli.architectures.dino import make_denoising
@@ -115,10 +113,9 @@ class SingleLevelArchitecture(FocalArchitecture[D]):
     preprocessing = SMALL_IMAGES
     recipe_uses_data = True
 
-    def parts(self, config: D) -> dict[str, Any]:
-        """Return the parts of the network up to the encoder."""
+    def single_level_parts(self, config: D) -> dict[str, Any]:
         backbone = QuickBackbone(config.width, config.blocks, norm=NORMS[config.norm])
-        return deformable_parts(config, backbone, SinePosition(config.dim, temperature=20))
+        return self.parts(config, backbone, SinePosition(config.dim, temperature=20))
 
     def recipe(self, config: D, facts: DataFacts) -> Mapping[str, Any]:
         """Return the settings that learned best on 60 to 600 small images, in minutes on two cores."""
@@ -152,10 +149,10 @@ class DINOTinyArchitecture(SingleLevelArchitecture[DINOTinyConfig]):
     presets: Mapping[str, DINOTinyConfig] = {"dino-tiny": DINOTinyConfig()}
 
     def build(self, config: DINOTinyConfig) -> DINO:
-        c, parts = config, self.parts(config)
+        c, parts = config, self.single_level_parts(config)
         model = DINO(
             **parts,
-            layers=deformable_layers(c),
+            layers=self.decoder_layers(c),
             selection=PureSelection(c.queries, c.dim, parts["rows"], cells=c.anchor),
             denoising=make_denoising(c) if c.denoising else None,
         )
@@ -174,9 +171,9 @@ class DeformableTinyArchitecture(SingleLevelArchitecture[DeformableTinyConfig]):
 
     def build(self, config: DeformableTinyConfig) -> DeformableDETR:
         return DeformableDETR(
-            **self.parts(config),
+            **self.single_level_parts(config),
             queries=ProposedQueries(config.queries, config.dim, rows=1, cells=config.anchor),
-            layers=deformable_layers(config),
+            layers=self.decoder_layers(config),
             refine=True,
         )
 

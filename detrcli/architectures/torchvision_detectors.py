@@ -6,7 +6,7 @@ What deleting them costs: this file, `checkpoints/formats/torchvision.py` (weigh
 `architectures/__init__.py` and `tests/adapters/test_torchvision.py`. Nothing else refers to them.
 
 How they are tested: against torchvision's own predictions, losses and class rows on random weights, without a download.
-One detector runs in the default tests, the others in the slow ones.
+A single detector runs in the default tests, the others in the slow tests.
 
 They have anchors or points instead of queries, so they show no attention and no matching. Their loss is their own.
 """

@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def check_fit(source: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError with the names of the tensors that do not fit the wanted ones, if any."""
+    """Raise WeightsError with the names of the tensors that differ in name or shape, if any."""
     shapes = {
         name: [" x ".join(map(str, tensors[name].shape)) for tensors in (given, wanted)]
         for name in wanted.keys() & given.keys()

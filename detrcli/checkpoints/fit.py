@@ -62,7 +62,7 @@ def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) ->
 
 
 def with_mask_head(checkpoint: Checkpoint, model: str, head: Mapping[str, Tensor] | None = None) -> Checkpoint:
-    """Return a detector's checkpoint with a mask head as in `model`: the given tensors, or newly initialized ones."""
+    """Return a detector's checkpoint with a mask head as in `model`, by default newly initialized."""
     architecture, wanted = preset(model)
     detector = architecture.detector
     if checkpoint.architecture is not detector or detector.summary(checkpoint.config) != detector.summary(wanted):

@@ -37,8 +37,10 @@ def load_checkpoint(
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"{argument('sha256', sha256)}: a SHA-256 has 64 hexadecimal digits.")
     wanted = None if model is None else preset(model)
+    fixed_classes = source in PUBLISHED or source in SHIPPED or is_url(source)
+    fixed_classes |= source.startswith(torchvision.PREFIX) or source.endswith(tuple(EXPORTS.values()))
     checkpoint = None
-    if phrases is None or not _is_closed_set(source):  # else the error comes before a download
+    if phrases is None or not fixed_classes:  # else the error comes before a download
         checkpoint = _load(source, wanted, sha256, phrases or phrases_of_classes(class_names), reporter)
     if checkpoint is None or (phrases is not None and not checkpoint.architecture.takes_phrases):
         types = [name for name, known in hugging_face.imported_types().items() if known.takes_phrases]
@@ -54,12 +56,6 @@ def load_checkpoint(
     return checkpoint
 
 
-def _is_closed_set(source: str) -> bool:
-    """Return whether the name alone tells that the model does not take phrases."""
-    named = source in PUBLISHED or source in SHIPPED or source.endswith(tuple(EXPORTS.values()))
-    return named or source.startswith(torchvision.PREFIX) or is_url(source)
-
-
 def _load(
     source: str, wanted: Preset | None, sha256: str | None, phrases: Sequence[str], reporter: Reporter
 ) -> Checkpoint:
@@ -72,16 +68,15 @@ def _load(
         return torchvision.load(source, reporter)
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
+    path = Path(source).expanduser()
     if is_url(source):
         promised = sha256 or hash_in_name(source)
         if promised is None:
             raise UsageError(f"{source}: the file's name contains no hash. Give it as {argument('sha256')}.")
-        return _load_file(fetch(source, promised, reporter), source, wanted)
-
-    path = Path(source).expanduser()
-    if path.suffix.lower() in EXPORTS.values():
+        path, sha256 = fetch(source, promised, reporter), None  # which checks the hash
+    elif path.suffix.lower() in EXPORTS.values():
         raise UsageError(NOTHING_INSIDE.format(source))
-    if best := native.find(path, BEST):
+    elif best := native.find(path, BEST):
         path = best
     if native.is_folder(path):
         return native.load_folder(path, source)
@@ -92,14 +87,14 @@ def _load(
             f"{source}: this folder is neither a run (no {BEST}{native.ENDING}) nor a Hugging Face model "
             f"(no {hugging_face.CONFIG})."
         )
-    if path.is_file():
-        if sha256 is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != sha256.lower():
-                raise WeightsError(f"{source}: the file has the SHA-256 {digest}, not {sha256}.")
-        return _load_file(path, source, wanted)
-    raise unknown_weights(source)
+    if not path.is_file():
+        raise unknown_weights(source)
+    if sha256 is not None:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256.lower():
+            raise WeightsError(f"{source}: the file has the SHA-256 {digest}, not {sha256}.")
+    return native.load(path, source) if path.suffix == native.ENDING else published.load(path, source, wanted)
 
 
 def _load_shipped(name: str) -> Checkpoint:
@@ -108,9 +103,3 @@ def _load_shipped(name: str) -> Checkpoint:
         return native.load(shipped.path, name)
     detector = replace(_load_shipped(shipped.detector), source=name)
     return with_mask_head(detector, shipped.model, native.load_part(shipped.path, name))
-
-
-def _load_file(path: Path, source: str, wanted: Preset | None) -> Checkpoint:
-    if path.suffix == ".safetensors":
-        return native.load(path, source)
-    return published.load(path, source, wanted)

@@ -29,6 +29,6 @@ def phrases_of(text: str | Sequence[str]) -> list[str]:
 
 
 def phrases_of_classes(names: Sequence[str]) -> list[str]:
-    """Return class names as phrases, without those that differ from an earlier one only in case and outer space."""
+    """Return class names as phrases, without names that repeat an earlier name but for case and outer space."""
     first = {normalize_name(name): name for name in reversed(names)}
     return [name for name in names if first.pop(normalize_name(name), None) is not None]

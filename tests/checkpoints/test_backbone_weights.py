@@ -54,11 +54,10 @@ def file(resnet: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> P
 @torch.no_grad()
 def features(resnet: torch.nn.Module, images: Tensor) -> Tensor:
     """Torchvision's own forward pass, as far as its last stage."""
-    seen = []
-    hook = resnet.layer4.register_forward_hook(lambda _module, _args, output: seen.append(output))
-    resnet(images)
-    hook.remove()
-    return seen[0]
+    outputs: list[Tensor] = []
+    with resnet.layer4.register_forward_hook(lambda _module, _args, output: outputs.append(output)):
+        resnet(images)
+    return outputs[0]
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])

@@ -70,9 +70,8 @@ class Stranger(DetectionTransformer):
     def forward(self, batch: Batch, targets: Sequence[Target] | None = None) -> Output:
         (features,) = self.backbone(batch.images)
         hidden = self.queries + features.mean((2, 3))[:, None]  # (B, Q, 8)
-        return Output(
-            QueryGroup("decoder", self.labels(hidden)[None], self.boxes(hidden).sigmoid()[None], hidden[None])
-        )
+        logits, boxes = self.labels(hidden), self.boxes(hidden).sigmoid()
+        return Output(QueryGroup("decoder", logits[None], boxes[None], hidden[None]))
 
 
 class OwnLoss(Loss):
@@ -84,9 +83,8 @@ class OwnLoss(Loss):
     def compute_loss(
         self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
-        expected = torch.stack(
-            [target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets]
-        )
+        means = [target.boxes.mean(0) if len(target) else target.boxes.new_zeros(4) for target in targets]
+        expected = torch.stack(means)
         boxes = (output.last.boxes - expected[:, None]).abs().mean()
         size = output.last.logits.square().mean()
         return LossBreakdown(boxes + 0.01 * size, {"distance": boxes, "size": size})

@@ -23,11 +23,6 @@ QUICK = ("--epochs", 2, "--batch-size", 4, "--set", "workers=0")
 data = shapes_folder(images=20, size=40, objects=3)
 
 
-@pytest.fixture(scope="module")
-def image(data: Path) -> Path:
-    return data / "val" / "000000.png"
-
-
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detrcli.architectures, "_ARCHITECTURES", list(detrcli.architectures._ARCHITECTURES))
@@ -43,7 +38,7 @@ def trained(detr: Detr, data: Path, model: str, *options: object) -> list[dict[s
         return list(csv.DictReader(file))
 
 
-def test_the_sampler_is_trained_by_all_its_terms_and_groups(detr: Detr, data: Path) -> None:
+def test_the_sampler_is_trained_by_all_its_terms_and_shows_its_attention(detr: Detr, data: Path) -> None:
     rows = trained(detr, data, "sampler")
     names = [name for name in rows[0] if name.startswith("loss_")]
     terms = ("class", "l1", "giou", "center")
@@ -53,6 +48,26 @@ def test_the_sampler_is_trained_by_all_its_terms_and_groups(detr: Detr, data: Pa
     checkpoint = load_checkpoint("run")
     assert checkpoint.loss.loss["center"] == 1
     assert checkpoint.preprocessing.resize.kind == "exact-size"
+
+    look = ("visualize-attn", data / "val" / "000000.png", "--weights", "run")
+    shown = detr(*look, "--query", 3, "--query", 5, "--layer", "all", "--raw", "raw.npz", "--json")
+    assert shown.code == 0, shown.err
+    raw = np.load("raw.npz")
+    assert raw["points"].shape == (2, 2, sampler.HEADS, 2, sampler.POINTS, 2)
+    assert raw["weights"].shape == raw["points"].shape[:-1]
+    np.testing.assert_allclose(raw["weights"].sum((3, 4)), 1, atol=1e-5)  # of each head
+    np.testing.assert_allclose(raw["cross"].sum((-2, -1)), 1, atol=1e-5)
+    assert raw["points"].max() > 1  # in pixels of the image
+    shown = detr(*look, "--relevance")
+    assert shown.code == 2
+    assert "cross-attention" in shown.err  # its abilities
+
+    shown = detr("match-debug", data, "--weights", "run", "--layer", "all", "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["cost_weights"] == {"class": 2, "l1": 5, "giou": 2}
+    assert len(shown.json["layers"]) == 2
+    assert detr("match-debug", data, "--weights", "run", "--all").code == 0
+    assert detr("match-debug", "--run", "run").code == 0
 
 
 def test_a_term_of_the_sampler_has_a_setting(detr: Detr, data: Path) -> None:
@@ -82,8 +97,9 @@ def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("model", ["sampler", "stranger"])
-def test_prediction_evaluation_and_fine_tuning(model: str, detr: Detr, data: Path, image: Path) -> None:
+def test_prediction_evaluation_and_fine_tuning(model: str, detr: Detr, data: Path) -> None:
     trained(detr, data, model)
+    image = data / "val" / "000000.png"
     shown = detr("predict", image, "--weights", "run", "--threshold", "0", "--json", "--no-images")
     assert shown.code == 0, shown.err
     detections = shown.json["images"][0]["detections"]
@@ -102,51 +118,24 @@ def test_prediction_evaluation_and_fine_tuning(model: str, detr: Detr, data: Pat
     assert "kept by name: 5" in again.err
 
 
-def test_the_stranger_is_saved_as_a_folder(detr: Detr, data: Path) -> None:
+def test_the_stranger_is_saved_as_a_folder_and_has_no_attention(detr: Detr, data: Path) -> None:
     rows = trained(detr, data, "stranger")
     assert sorted(path.name for path in Path("run/best").iterdir()) == ["README", "detrcli.json", "weights"]
     assert not list(Path("run").glob("*.safetensors"))
     assert {"loss_distance", "loss_size"} <= rows[0].keys()
     assert rows[0]["class_error"] == ""  # its matching is unknown
     assert load_checkpoint("run/last").preprocessing.resize == stranger.Square(32)
-    tensors = Path("run/last/weights/model.safetensors")
-    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x01")
-    assert detr("eval", data, "--weights", "run/last").code == 4
-
-
-def test_attention_and_matching_of_the_sampler(detr: Detr, data: Path, image: Path) -> None:
-    trained(detr, data, "sampler")
-    look = ("visualize-attn", image, "--weights", "run")
-    shown = detr(*look, "--query", 3, "--query", 5, "--layer", "all", "--raw", "raw.npz", "--json")
-    assert shown.code == 0, shown.err
-    raw = np.load("raw.npz")
-    assert raw["points"].shape == (2, 2, sampler.HEADS, 2, sampler.POINTS, 2)
-    assert raw["weights"].shape == raw["points"].shape[:-1]
-    np.testing.assert_allclose(raw["weights"].sum((3, 4)), 1, atol=1e-5)  # of each head
-    np.testing.assert_allclose(raw["cross"].sum((-2, -1)), 1, atol=1e-5)
-    assert raw["points"].max() > 1  # in pixels of the image
-    shown = detr(*look, "--relevance")
-    assert shown.code == 2
-    assert "cross-attention" in shown.err  # its abilities
-
-    shown = detr("match-debug", data, "--weights", "run", "--layer", "all", "--json")
-    assert shown.code == 0, shown.err
-    assert shown.json["cost_weights"] == {"class": 2, "l1": 5, "giou": 2}
-    assert len(shown.json["layers"]) == 2
-    assert detr("match-debug", data, "--weights", "run", "--all").code == 0
-    assert detr("match-debug", "--run", "run").code == 0
-
-
-def test_the_stranger_has_no_attention_and_matching(detr: Detr, data: Path, image: Path) -> None:
-    trained(detr, data, "stranger")
     for command in (
-        ("visualize-attn", image, "--query", "0"),
+        ("visualize-attn", data / "val" / "000000.png", "--query", "0"),
         ("match-debug", data),
         ("match-debug", data, "--all"),
     ):
         shown = detr(*command, "--weights", "run")
         assert shown.code == 2, (command, shown.err)
         assert "bug" not in shown.err
+    tensors = Path("run/last/weights/model.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x01")
+    assert detr("eval", data, "--weights", "run/last").code == 4
 
 
 @pytest.mark.slow

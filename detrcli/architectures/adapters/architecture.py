@@ -14,24 +14,10 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
+from detrcli.architectures.adapters import library
 from detrcli.architectures.adapters.attention import TransformersInspectable
-from detrcli.architectures.adapters.config import (
-    ClosedSetConfig,
-    MaskConfig,
-    OpenVocabularyConfig,
-    TransformersConfig,
-    queries_key,
-)
+from detrcli.architectures.adapters.config import ClosedSetConfig, MaskConfig, OpenVocabularyConfig, TransformersConfig
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
-from detrcli.architectures.adapters.library import (
-    LOCAL,
-    PROCESSOR,
-    import_transformers,
-    load,
-    model_type_of,
-    preprocessing_of,
-    size_of,
-)
 from detrcli.architectures.adapters.network import (
     AdaptedNetwork,
     MaskNetwork,
@@ -41,7 +27,7 @@ from detrcli.architectures.adapters.network import (
     TransformersNetwork,
 )
 from detrcli.architectures.adapters.phrases import tokens_of
-from detrcli.architectures.architecture import DataFacts, FolderArchitecture, ImportedArchitecture, ImportedModel
+from detrcli.architectures.architecture import Architecture, DataFacts, FolderArchitecture, ImportedModel
 from detrcli.architectures.foreign import PREFIX, OwnLoss
 from detrcli.config import LossConfig, Preprocessing
 from detrcli.errors import UsageError
@@ -72,7 +58,7 @@ class PairsOfSoftmax(Softmax):
         return best_pairs(self.probabilities(logits), logits.shape[1])
 
 
-class TransformersArchitecture(ImportedArchitecture[T]):
+class TransformersArchitecture(Architecture[T]):
     """An architecture whose networks transformers builds."""
 
     loss = LossConfig(cost={}, loss={})
@@ -91,13 +77,13 @@ class TransformersArchitecture(ImportedArchitecture[T]):
         return str(config.family.title)
 
     def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
-        model_type = model_type_of(folder, source, has_masks=self.network.has_masks)
+        model_type = library.model_type_of(folder, source, has_masks=self.network.has_masks)
         family: Any = self.config.families[model_type]
         tokens: dict[str, Any] = {}
         if self.takes_phrases:  # may fail, so before the tensors
             tokens["texts"], tokens["spans"] = tokens_of(phrases, folder, family, source)
-        network, processor = load(self.network.task, folder, family, source)
-        numbers, key = network.config, queries_key(family, network.config)
+        network, processor = library.load(self.network.task, folder, family, source)
+        numbers, key = network.config, family.queries_key(network.config)
         patches = 0 if key else numbers.vision_config.image_size // numbers.vision_config.patch_size
         names = dict(enumerate(phrases)) if self.takes_phrases else numbers.id2label
         config = self.config(
@@ -112,7 +98,7 @@ class TransformersArchitecture(ImportedArchitecture[T]):
             config,
             {PREFIX + name: tensor for name, tensor in network.state_dict().items()},
             {int(index): str(name) for index, name in names.items()},
-            preprocessing_of(processor, family, source),
+            library.preprocessing_of(processor, family, source),
         )
 
 
@@ -155,15 +141,15 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
         network.config = copy.deepcopy(network.config)
         network.config.id2label = {index: str(name) for index, name in enumerate(classes.names)}
         network.config.label2id = {name: index for index, name in network.config.id2label.items()}
-        facts = {**json.loads(config.processor), "size": size_of(preprocessing.resize)}
+        facts = {**json.loads(config.processor), "size": library.size_of(preprocessing.resize)}
         with tempfile.TemporaryDirectory() as folder:
             network.save_pretrained(folder, max_shard_size="100GB")
             files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        return {**files, PROCESSOR: json.dumps(facts, indent=2).encode()}
+        return {**files, library.PROCESSOR: json.dumps(facts, indent=2).encode()}
 
     def read_tensors(self, folder: Path) -> dict[str, Tensor]:
-        task = getattr(import_transformers(), self.network.task)
-        network = task.from_pretrained(folder, dtype="float32", **LOCAL)
+        task = getattr(library.import_transformers(), self.network.task)
+        network = task.from_pretrained(folder, dtype="float32", **library.LOCAL)
         return {PREFIX + name: tensor for name, tensor in network.state_dict().items()}
 
 

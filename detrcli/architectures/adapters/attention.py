@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from detrcli.architectures.adapters.network import AdaptedNetwork, OpenVocabularyNetwork
 from detrcli.errors import UsageError
@@ -75,12 +76,8 @@ def by_level(values: Tensor, counts: Sequence[int]) -> Tensor:
 
     Levels with fewer points are padded with zeros.
     """
-    maximum = max(counts)
-    rows: Sequence[Tensor] = torch.split(values, list(counts), 3)
-    padded = [
-        torch.cat([row, row.new_zeros(*row.shape[:3], maximum - row.shape[3], *row.shape[4:])], 3) for row in rows
-    ]
-    return torch.stack(padded, 3)
+    rows = [row.movedim(3, 0) for row in torch.split(values, list(counts), 3)]  # each (points, B, n, heads, ...)
+    return pad_sequence(rows, batch_first=True).movedim((0, 1), (3, 4))
 
 
 @contextmanager

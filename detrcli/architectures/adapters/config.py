@@ -55,7 +55,7 @@ class ClosedSetConfig(TransformersConfig):
     def library_config(self) -> Any:
         config = super().library_config()
         config.num_labels = self.classes
-        setattr(config, queries_key(self.family, config), self.queries)
+        setattr(config, self.family.queries_key(config), self.queries)
         if self.family.auxiliary and not self.family.norm:
             config.auxiliary_loss = True  # or the loss function would get the last layer alone
         return config
@@ -66,8 +66,8 @@ class OpenVocabularyConfig(TransformersConfig):
     """The config of a detector whose classes are phrases, with the tokens of the phrases."""
 
     families = OPEN_VOCABULARY
-    texts: tuple[tuple[int, ...], ...]  # tokens of one text with all phrases, or of a text for each
-    spans: tuple[tuple[int, int], ...] = ()  # of each phrase in the one text: its first token, and the next after it
+    texts: tuple[tuple[int, ...], ...]  # tokens of a single text with all phrases, or of a text per phrase
+    spans: tuple[tuple[int, int], ...] = ()  # of each phrase in a single text: its first token, and the next after it
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,3 @@ class MaskConfig(TransformersConfig):
     """The config of a model whose queries have masks and no boxes."""
 
     families = MASK_FAMILIES
-
-
-def queries_key(family: Family, config: Any) -> str:
-    """Return the name under which a config of transformers has the number of queries."""
-    proposals = "two_stage_num_proposals"
-    return proposals if getattr(config, "two_stage", False) and hasattr(config, proposals) else family.queries

@@ -56,6 +56,11 @@ class Family:
     default: DefaultModel | None = None  # if transformers' default config is complete
     published: PublishedAP | None = None
 
+    def queries_key(self, config: Any) -> str:
+        """Return the name under which a config of transformers has the number of queries."""
+        proposals = "two_stage_num_proposals"
+        return proposals if getattr(config, "two_stage", False) and hasattr(config, proposals) else self.queries
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedSet(Family):
@@ -84,8 +89,7 @@ class OpenVocabulary(Family):
     """A family whose classes are phrases that the user gives. Its folders contain a tokenizer."""
 
     attentions: Attentions
-    # Whether all phrases are one text, in which queries score each token, or a text each.
-    text: Literal["together", "apart"]
+    text: Literal["together", "apart"]  # all phrases in a single text, whose tokens queries score, or a text each
     tokenizer: str  # its class
     vocabulary: Sequence[str]  # its files, if there is no tokenizer.json
 

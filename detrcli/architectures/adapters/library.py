@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrcli.architectures.adapters.families import Family
-from detrcli.config import Color, Preprocessing
+from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, RaisedEdges, Resize
 
@@ -132,22 +132,19 @@ def preprocessing_of(processor: Any, family: Family, source: str) -> Preprocessi
         if not (isinstance(rule, ExactSize) and processor.do_pad):
             raise WeightsError(f"{source}: {PROCESSOR}: images must be padded to a square of one size.")
         rule = PaddedSquare(rule.height, rule.width)
-    antialiased, normalized = family.resizing == "antialiased", processor.do_normalize
+    antialiased = family.resizing == "antialiased"
+    colors: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    if processor.do_normalize:
+        colors = {name: tuple(map(float, getattr(processor, f"image_{name}"))) for name in colors}
     return Preprocessing(
         rule,
         filter="bilinear" if padded else FILTERS[resample],  # a processor that pads ignores its filter
         antialias=antialiased,
         blur=padded,
         rescale_first=not antialiased,
-        mean=_rgb(processor.image_mean if normalized else (0, 0, 0)),
-        std=_rgb(processor.image_std if normalized else (1, 1, 1)),
         backend="torchvision",
+        **colors,
     )
-
-
-def _rgb(values: Any) -> Color:
-    red, green, blue = map(float, values)
-    return red, green, blue
 
 
 def _resize_rule(size: Mapping[str, int | None], divisor: int, multiple: int, source: str) -> Resize:

@@ -153,7 +153,7 @@ class AdaptedNetwork(TransformersNetwork):
         """Apply the heads to every layer's hidden states, normalized as in the paper."""
         network: Any = self.network
         (norm,) = self.modules_of(self.family.norm)
-        # Queries that are tokens of the encoder are the last ones.
+        # Queries that are tokens of the encoder are its last tokens.
         states = norm(torch.stack(self.hidden))[:, :, -self.queries :]  # (L, B, Q, C)
         boxes = network.bbox_predictor(states)
         for points in self.centers:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from detrcli.architectures import architectures
-from detrcli.architectures.architecture import Architecture, ImportedArchitecture, ImportedModel
+from detrcli.architectures.architecture import Architecture, ImportedModel
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import things_among
 from detrcli.checkpoints.formats.published import Candidate, check_tensors, recognize
@@ -29,10 +29,9 @@ TOKENIZER = (
 )  # fmt: skip
 
 
-def imported_types() -> dict[str, ImportedArchitecture[Any]]:
+def imported_types() -> dict[str, Architecture[Any]]:
     """Return the model types that other libraries read, with their architectures."""
-    imported = [known for known in architectures().values() if isinstance(known, ImportedArchitecture)]
-    return {model_type: architecture for architecture in imported for model_type in architecture.model_types}
+    return {model_type: known for known in architectures().values() for model_type in known.model_types}
 
 
 def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:

@@ -30,7 +30,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def save_as(checkpoint: Checkpoint, folder: Path, name: str) -> Path:
-    """Write a file or a folder of this name into the folder, completely or not at all, replacing a previous one."""
+    """Write a file or a folder of this name into the folder, completely or not at all. It replaces the previous."""
     architecture = checkpoint.architecture
     if not isinstance(architecture, FolderArchitecture):
         path = folder / f"{name}{ENDING}"
