@@ -14,7 +14,7 @@ from rich.text import Text
 from detrcli.api.runs import TrainingPlan, TrainingResult
 from detrcli.cli.console import STDERR, StderrReporter, is_terminal, print_result
 from detrcli.cli.terminal import console
-from detrcli.render.curves import LOSS
+from detrcli.render.plot import LOSS
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
 from detrcli.training.progress import TrainingListener, TrainingProgress

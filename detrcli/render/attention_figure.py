@@ -43,16 +43,6 @@ class Tile:
     points: Sequence[tuple[float, float, str]] = ()  # x, y in pixels of the image, label
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """The attention of queries, the rows, to queries, the columns."""
-
-    caption: str
-    values: np.ndarray  # (rows, columns)
-    rows: Sequence[str]
-    columns: Sequence[str]
-
-
 def tiles_figure(
     image: Image.Image, title: str, tiles: Sequence[Tile], across: int | None = None, placement: Placement | None = None
 ) -> Image.Image:
@@ -66,21 +56,22 @@ def tiles_figure(
     return titled(title, grid_figure(drawn, columns, cell))
 
 
-def matrix_figure(title: str, matrices: Sequence[Matrix]) -> Image.Image:
-    drawn = [(draw_matrix(matrix), matrix.caption) for matrix in matrices]
-    cell = max(max(image.size) for image, _ in drawn)
-    return titled(title, grid_figure(drawn, columns=max(1, min(len(drawn), 1600 // cell)), cell=cell))
+def matrices_figure(title: str, matrices: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Return drawn matrices with captions under a title."""
+    cell = max(max(image.size) for image, _ in matrices)
+    return titled(title, grid_figure(matrices, columns=max(1, min(len(matrices), 1600 // cell)), cell=cell))
 
 
-def draw_matrix(matrix: Matrix) -> Image.Image:
-    rows, columns = matrix.values.shape
+def draw_matrix(values: np.ndarray, row_names: Sequence[str], column_names: Sequence[str]) -> Image.Image:
+    """Return the attention of queries, the rows, to queries, the columns, as colored squares."""
+    rows, columns = values.shape
     side = max(14, min(56, 480 // columns))
     small = default_font(max(8, min(13, round(0.55 * side))))
-    names = [fitted(name, 13, 200) for name in matrix.rows]
+    names = [fitted(name, 13, 200) for name in row_names]
     left, top = 6 + round(max(font.getlength(name) for name, font in names)), 20
     page = Image.new("RGB", (max(left + side * columns, MIN_WIDTH), top + side * rows + STRIP), "white")
     draw = ImageDraw.Draw(page)
-    colors = heat(matrix.values / (matrix.values.max() or 1))  # (rows, columns, 3)
+    colors = heat(values / (values.max() or 1))  # (rows, columns, 3)
     for i, (name, font) in enumerate(names):
         middle = top + side * (i + 0.5)
         draw.text((left - 4, middle), name, fill="black", font=font, anchor="rm")
@@ -88,11 +79,11 @@ def draw_matrix(matrix: Matrix) -> Image.Image:
             x, (red, green, blue) = left + side * j, colors[i, j].tolist()
             draw.rectangle((x, middle - side / 2, x + side - 2, middle + side / 2 - 2), (red, green, blue))
             if side >= 28:
-                text, ink = f"{100 * matrix.values[i, j]:.0f}", contrast((red, green, blue))
+                text, ink = f"{100 * values[i, j]:.0f}", contrast((red, green, blue))
                 draw.text((x + side / 2 - 1, middle - 1), text, fill=ink, font=small, anchor="mm")
-    for j, name in enumerate(matrix.columns):
+    for j, name in enumerate(column_names):
         draw.text((left + side * (j + 0.5) - 1, 17), name, fill="black", font=small, anchor="ms")
-    _draw_scale(page, page.height - STRIP, f"{100 * matrix.values.max():.2g}%")
+    _draw_scale(page, page.height - STRIP, f"{100 * values.max():.2g}%")
     return page
 
 

@@ -20,7 +20,7 @@ from detrcli.inspection.attention import (
 )
 from detrcli.inspection.record import QueryPrediction
 from detrcli.inspection.relevance import SHARES, MapComparison
-from detrcli.render.attention_figure import Matrix, Tile, matrix_figure, tiles_figure
+from detrcli.render.attention_figure import Tile, draw_matrix, matrices_figure, tiles_figure
 from detrcli.render.draw import Mark, png, stacked
 from detrcli.render.plot import Panel, plot
 from detrcli.render.viewer import attention_and_costs, view_of_record, write_viewer_page
@@ -118,9 +118,9 @@ def _query_figure(findings: QueryAttention) -> Image.Image:
             columns.append("rest")
         caption = f"layer {layer}" + (f", head {head}" if len(findings.heads) > 1 else "")
         caption += " (no effect)" if findings.equal_values[i] else ""
-        matrices.append(Matrix(caption, values, names, columns))
+        matrices.append((draw_matrix(values, names, columns), caption))
     kind = f"decoder self-attention between queries, {_layers_and_heads(findings)}, in percent"
-    return matrix_figure(f"{record.name}: {kind}; the queries that attend are on the left", matrices)
+    return matrices_figure(f"{record.name}: {kind}; the queries that attend are on the left", matrices)
 
 
 def _comparison_figure(findings: MapComparison) -> Image.Image:

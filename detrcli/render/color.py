@@ -17,8 +17,7 @@ CLASS_COLORS = 96
 
 def color_of(category: int) -> Color:
     """Return the color of a class, the same in all figures."""
-    red, green, blue = _class_colors()[int(category) % CLASS_COLORS]
-    return red, green, blue
+    return _class_colors()[int(category) % CLASS_COLORS]
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -47,7 +46,7 @@ def _heat_colors() -> np.ndarray:
 
 
 @cache
-def _class_colors() -> list[list[int]]:
+def _class_colors() -> list[Color]:
     """Return the colors of classes; each is as far as possible from all before it."""
     lightness, chroma, hue = np.meshgrid((0.50, 0.60, 0.70, 0.80, 0.88), (0.10, 0.15, 0.20), np.arange(0, 360, 9))
     angle = np.radians(hue).ravel()
@@ -61,20 +60,16 @@ def _class_colors() -> list[list[int]]:
     while len(chosen) < CLASS_COLORS:
         distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
         chosen.append(int(distance.argmax()))
-    colors: list[list[int]] = _srgb(linear[chosen]).tolist()
-    return colors
+    return [(red, green, blue) for red, green, blue in _srgb(linear[chosen]).tolist()]
 
 
 def _linear_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Convert colors (N,) of OKLab, a perceptually uniform space, to linear RGB (N, 3)."""
     to_cone = np.array([[1, 0.39633778, 0.21580376], [1, -0.10556135, -0.06385417], [1, -0.08948418, -1.29148555]])
-    to_rgb = np.array(
-        [
-            [4.07674166, -3.30771159, 0.23096993],
-            [-1.26843800, 2.60975740, -0.34131940],
-            [-0.00419609, -0.70341861, 1.70761470],
-        ]
-    )
+    to_rgb = np.array([
+        [4.07674166, -3.30771159, 0.23096993], [-1.26843800, 2.60975740, -0.34131940],
+        [-0.00419609, -0.70341861, 1.70761470],
+    ])  # fmt: skip
     linear: np.ndarray = (np.stack([lightness, a, b], axis=1) @ to_cone.T) ** 3 @ to_rgb.T
     return linear
 

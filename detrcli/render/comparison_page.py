@@ -1,6 +1,6 @@
 """The page that compares models on a split: metrics, differences, and the images that differ most."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ def write_comparison(
         [
             Section("Metrics", metrics, columns=("", *names), rows=rows),
             Section("Reports", html=f"<ul>{links}</ul>"),
-            *_differences(names[0], differences),
+            *(_difference(names[0], difference) for difference in differences),
             *(_images(names, failures, i, images) for i in range(1, len(failures))),
         ],
         style=STYLE,
@@ -52,19 +52,18 @@ def write_comparison(
     return folder / PAGE
 
 
-def _differences(first: str, differences: Sequence[Difference]) -> Iterator[Section]:
-    for difference in differences:
-        rows = [
-            (name, f"{gain.value:+.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}", "" if gain.covers_zero else "yes")
-            for name, gain in difference.gains.items()
-        ]
-        yield Section(
-            f"{difference.name} compared with {first}",
-            "In each bootstrap sample, both models are evaluated on the same images. If the interval contains 0, the "
-            "difference may be due to chance. Of many classes, 5% differ significantly by chance alone.",
-            columns=("", "difference", "95% interval", "significant"),
-            rows=rows,
-        )
+def _difference(first: str, difference: Difference) -> Section:
+    rows = [
+        (name, f"{gain.value:+.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}", "" if gain.covers_zero else "yes")
+        for name, gain in difference.gains.items()
+    ]
+    return Section(
+        f"{difference.name} compared with {first}",
+        "In each bootstrap sample, both models are evaluated on the same images. If the interval contains 0, the "
+        "difference may be due to chance. Of many classes, 5% differ significantly by chance alone.",
+        columns=("", "difference", "95% interval", "significant"),
+        rows=rows,
+    )
 
 
 def _images(names: Sequence[str], failures: Sequence[Failures], i: int, images: Sequence[Sequence[int]]) -> Section:

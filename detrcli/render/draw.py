@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -303,8 +304,6 @@ def font_for(text: str, size: int) -> Font | None:
 def _system_fonts(size: int) -> list[Font]:
     fonts: list[Font] = []
     for name in _FONTS:
-        try:
+        with suppress(OSError):
             fonts.append(ImageFont.truetype(name, size))
-        except OSError:
-            continue
     return fonts

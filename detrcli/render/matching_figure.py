@@ -60,8 +60,12 @@ def paired_image(report: MatchReport, layer: LayerMatching, image: Image.Image) 
             outline(draw, predictions[query], MATCHED, 2)
             labels.append((predictions[query], f"q{query}", MATCHED))
     for n, query in enumerate(layer.queries.tolist()):
-        if query != UNMATCHED:
-            _join(draw, objects[n], predictions[query])
+        if query != UNMATCHED:  # a line from the center of the object to that of the query's box
+            start, end = (((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in (objects[n], predictions[query]))
+            draw.line((*start, *end), fill="black", width=5)
+            draw.line((*start, *end), fill="white", width=2)
+            for (x, y), color, radius in ((start, TRUTH, 4), (end, MATCHED, 3)):
+                draw.circle((x, y), radius, fill=color, outline="white")
     taken: list[Box] = []
     for box, name, color in labels:
         text, font = fitted(name, TEXT if len(labels) <= 50 else 10, canvas.width)
@@ -70,15 +74,6 @@ def paired_image(report: MatchReport, layer: LayerMatching, image: Image.Image) 
             taken.append(place)
             write(draw, place, text, font, color)
     return canvas
-
-
-def _join(draw: ImageDraw.ImageDraw, a: Box, b: Box) -> None:
-    """Draw a line from the center of an object to that of its query's box."""
-    start, end = (((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in (a, b))
-    draw.line((*start, *end), fill=(0, 0, 0, 255), width=5)
-    draw.line((*start, *end), fill=(255, 255, 255, 255), width=2)
-    for (x, y), color, radius in ((start, TRUTH, 4), (end, MATCHED, 3)):
-        draw.circle((x, y), radius, fill=color, outline="white")
 
 
 def _on_canvas(report: MatchReport, boxes: np.ndarray, canvas: Image.Image) -> list[Box]:
@@ -91,9 +86,8 @@ def _block(report: MatchReport, layer: LayerMatching, image: Image.Image) -> Ima
     queries = layer.relevant_queries(report.threshold)
     names = [f"{n} {report.target_name(n)}" for n in range(len(report.target))]
     costs = {f"{name}, times {weight:g}": weight * layer.terms[name] for name, weight in report.cost_weights.items()}
-    panels = [
-        cost_map(title, values, queries, names, layer) for title, values in {**costs, "total": layer.total}.items()
-    ]
+    costs["total"] = layer.total
+    panels = [cost_map(title, values, queries, names, layer) for title, values in costs.items()]
     across, down = (max(panel.size[axis] for panel in panels) + GAP for axis in (0, 1))
     rows = -(-len(panels) // 2)
     height = 2 * TITLE + max(paired.height, rows * down - GAP)

@@ -89,20 +89,15 @@ def _section(section: Section) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    numeric = [all(re.fullmatch(r"[-+]?[\d,.]+%?", _text(row[i])) for row in rows) for i in range(len(columns))]
+    texts = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    numeric = [all(re.fullmatch(r"[-+]?[\d,.]+%?", text) for text in column) for column in zip(*texts, strict=True)]
 
-    def line(tag: str, values: Sequence[Cell]) -> str:
-        cells = (
-            f"<{tag}{' class=number' if number else ''}>{escaped(_text(value))}</{tag}>"
-            for value, number in zip(values, numeric, strict=True)
-        )
-        return f"<tr>{''.join(cells)}</tr>"
+    def line(tag: str, cells: Sequence[str]) -> str:
+        tags = (f"{tag} class=number" if number else tag for number in numeric)
+        texts = (f"<{start}>{escaped(text)}</{tag}>" for start, text in zip(tags, cells, strict=True))
+        return f"<tr>{''.join(texts)}</tr>"
 
-    return f"<table>{line('th', columns)}{''.join(line('td', row) for row in rows)}</table>"
-
-
-def _text(value: Cell) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"<table>{line('th', columns)}{''.join(line('td', row) for row in texts)}</table>"
 
 
 def _prose(text: str) -> str:

@@ -55,8 +55,10 @@ def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
     small = boxes[:, 2] * boxes[:, 3] * widths * heights <= SMALL
     wide = boxes[:, 2] * widths >= boxes[:, 3] * heights
     colors = list(SIZE_COLORS.values())
-    for (cx, cy, *_), kind in zip(boxes.tolist(), np.where(small, 0, np.where(wide, 1, 2)).tolist(), strict=True):
-        draw.circle((cx * scale * TILE, cy * scale * TILE), radius, fill=colors[kind])
+    for (x, y), kind in zip(
+        (scale * TILE * boxes[:, :2]).tolist(), np.where(small, 0, np.where(wide, 1, 2)), strict=True
+    ):
+        draw.circle((x, y), radius, fill=colors[kind])
     return tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
@@ -81,11 +83,8 @@ def instability_figure(
 ) -> Image.Image:
     """Return a plot of the shares (E, L) of objects that changed their query, beside other curves of the training."""
     layers = shares.shape[1]
-    shown = sorted({round(i) for i in np.linspace(0, layers - 1, min(layers, len(PALETTE)))})
-    by_layer = {
-        str(layer): [(epoch, 100 * share) for epoch, share in zip(epochs, shares[:, layer], strict=True)]
-        for layer in shown
-    }
+    shown = np.linspace(0, layers - 1, min(layers, len(PALETTE))).round().astype(int).tolist()
+    by_layer = {str(layer): list(zip(epochs, (100 * shares[:, layer]).tolist(), strict=True)) for layer in shown}
     panels = [
         Panel("objects with another query, %, by layer", "epoch", by_layer, y_min=0),
         *(Panel(name, "epoch", {name: curve}, y_min=0) for name, curve in curves.items()),

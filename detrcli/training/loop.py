@@ -16,8 +16,8 @@ from detrcli.errors import DataError, DivergedError, loader_was_killed
 from detrcli.evaluation.metrics import CocoEvaluator, Evaluator
 from detrcli.evaluation.truth import has_masks
 from detrcli.messages import argument
-from detrcli.render.curves import LOSS, VALIDATION_LOSS
 from detrcli.render.data_figures import first_batch
+from detrcli.render.plot import LOSS, VALIDATION_LOSS
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system import distributed
 from detrcli.system.allocator import give_back

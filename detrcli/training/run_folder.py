@@ -14,8 +14,8 @@ from detrcli.checkpoints.formats import native
 from detrcli.checkpoints.load import BEST
 from detrcli.errors import DataError, MachineError
 from detrcli.messages import argument
-from detrcli.render.curves import curves
 from detrcli.render.draw import save as save_image
+from detrcli.render.plot import training_curves
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
 from detrcli.training.run_status import CONFIG, HEAD, SOURCE, TENSORBOARD
@@ -63,7 +63,7 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_whole(self.path / METRICS_FILE, text.getvalue().encode())
-        self.write_image(curves(rows, metrics, best), CURVES)
+        self.write_image(training_curves(rows, metrics, best), CURVES)
         if self._board:
             row = rows[-1]
             for name in columns[1:]:

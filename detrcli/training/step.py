@@ -16,7 +16,7 @@ from detrcli.errors import DivergedError, UsageError
 from detrcli.losses.criterion import Loss, LossBreakdown, StepNormalizers, class_error
 from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.render.curves import LOSS
+from detrcli.render.plot import LOSS
 from detrcli.structures import Output, Prediction, Target
 from detrcli.system import distributed
 from detrcli.system.devices import autocast, exact_float32
