@@ -39,8 +39,7 @@ from detrcli.render.attention_report import AttentionReport
 from detrcli.render.data_figures import ground_truth_figure
 from detrcli.render.draw import png, save
 from detrcli.render.explain_page import write_explain_page
-from detrcli.render.matching_figure import matching_figure
-from detrcli.render.usage_figure import instability_figure, usage_figure
+from detrcli.render.matching_figures import instability_figure, matching_figure, usage_figure
 from detrcli.render.viewer import attention_and_costs, view_of_matching, write_viewer_page
 from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Detections, QueryGroup, Target

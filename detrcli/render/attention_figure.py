@@ -57,7 +57,6 @@ def tiles_figure(
 
 
 def matrices_figure(title: str, matrices: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """Return drawn matrices with captions under a title."""
     cell = max(max(image.size) for image, _ in matrices)
     return titled(title, grid_figure(matrices, columns=max(1, min(len(matrices), 1600 // cell)), cell=cell))
 
@@ -137,7 +136,6 @@ def smooth(map_: np.ndarray, size: tuple[int, int], region: Box | None = None) -
 
 
 def titled(title: str, page: Image.Image) -> Image.Image:
-    """Return a page under a title, which is wrapped to the width of the page."""
     text = escape_controls(title)
     font, words = font_for(text, 16) or default_font(16), text.split(" ")
     places = flow([font.getlength(f"{word} ") for word in words], page.width - 2 * MARGIN)
@@ -159,7 +157,6 @@ def _draw_scale(page: Image.Image, top: int, maximum: str) -> None:
 
 
 def _draw_point(draw: ImageDraw.ImageDraw, x: float, y: float, text: str) -> None:
-    """Draw a ring that is visible on any background, and a label beside it."""
     for radius, color, line in ((9, WHITE, 5), (8, MARKER, 3)):
         draw.circle((x, y), radius, outline=color, width=line)
     draw.text((x + 12, y - 8), text, fill=WHITE, font=default_font(18), stroke_width=2, stroke_fill=MARKER)

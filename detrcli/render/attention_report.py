@@ -10,14 +10,8 @@ import numpy as np
 from PIL import Image
 
 from detrcli.errors import UsageError
-from detrcli.inspection.attention import (
-    AttentionFindings,
-    AttentionMap,
-    CrossAttention,
-    EncoderAttention,
-    MaskAttention,
-    QueryAttention,
-)
+from detrcli.inspection import attention
+from detrcli.inspection.attention import AttentionFindings
 from detrcli.inspection.record import QueryPrediction
 from detrcli.inspection.relevance import SHARES, MapComparison
 from detrcli.render.attention_figure import Tile, draw_matrix, matrices_figure, tiles_figure
@@ -58,8 +52,8 @@ class AttentionReport:
         names, view = view_of_record(record, min(0.5, float(record.last.scores[list(queries)].min())))
         title = f"Attention of queries in {record.name}"
         text = f"The {record.inspectable.attention_name} over the image, and the predictions of each layer."
-        attention = attention_and_costs(record, queries)
-        write_viewer_page(path, title, text, names, view, record.image, attention, queries[0])
+        maps = attention_and_costs(record, queries)
+        write_viewer_page(path, title, text, names, view, record.image, maps, queries[0])
 
     def _repr_png_(self) -> bytes:
         return png(self.figure)
@@ -70,11 +64,11 @@ def attention_figure(findings: AttentionFindings) -> Image.Image:
     tiles: list[Tile] = []
     across: int | None = None
     match findings:
-        case QueryAttention():
+        case attention.QueryAttention():
             return _query_figure(findings)
         case MapComparison():
             return _comparison_figure(findings)
-        case CrossAttention():
+        case attention.CrossAttention():
             kind = f"{record.inspectable.attention_name} of queries"
             across = heads if heads > 1 else layers if layers > 1 else None
             if heads == layers == 1:
@@ -83,7 +77,7 @@ def attention_figure(findings: AttentionFindings) -> Image.Image:
                 prediction = record.prediction(entry.layer, findings.queries[entry.index])
                 caption = _caption(findings, entry, f"query {prediction.query}: {prediction}")
                 tiles.append(Tile(caption, entry.values, entry.sampled, [_mark(prediction)]))
-        case EncoderAttention():
+        case attention.EncoderAttention():
             kind = "encoder self-attention of points"
             points = [(x, y, str(n)) for n, (x, y) in enumerate(findings.points)]
             tiles.append(Tile("the image", points=points))
@@ -91,7 +85,7 @@ def attention_figure(findings: AttentionFindings) -> Image.Image:
                 x, y, number = points[entry.index]
                 caption = _caption(findings, entry, f"point {number}: {x:g},{y:g}")
                 tiles.append(Tile(caption, entry.values, entry.sampled, points=[points[entry.index]]))
-        case MaskAttention():
+        case attention.MaskAttention():
             kind = "attention of the mask head"
             across = 4 if heads == 1 and len(findings.queries) > 1 else 1 + heads
             for i, entry in enumerate(findings.entries):
@@ -106,7 +100,7 @@ def attention_figure(findings: AttentionFindings) -> Image.Image:
     return tiles_figure(record.image, title, tiles, across, record.placement)
 
 
-def _query_figure(findings: QueryAttention) -> Image.Image:
+def _query_figure(findings: attention.QueryAttention) -> Image.Image:
     queries, record = list(findings.queries), findings.record
     names = [_mark(record.prediction(-1, query)).name for query in queries]
     matrices = []
@@ -153,7 +147,7 @@ def _mark(prediction: QueryPrediction) -> Mark:
     return Mark(prediction.box, f"{prediction.query} {label}", prediction.category_id, score)
 
 
-def _caption(findings: AttentionFindings, entry: AttentionMap, text: str) -> str:
+def _caption(findings: AttentionFindings, entry: attention.AttentionMap, text: str) -> str:
     layer = [f"layer {entry.layer}"] if len(findings.layers) > 1 else []
     head = [f"head {entry.head}"] if len(findings.heads) > 1 else []
     return ", ".join([*layer, *head, text])

@@ -18,7 +18,12 @@ STYLE += "".join(f".s{i} {{ stroke: var(--s{i}); fill: var(--s{i}); }}\n" for i 
 STYLE += Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
+def figure(caption: str, content: str) -> str:
+    return f"<figure><figcaption>{escaped(caption)}</figcaption>{content}</figure>"
+
+
 def line_chart(
+    caption: str,
     series: Mapping[str, Sequence[Point]],
     x_label: str,
     y_label: str,
@@ -36,7 +41,7 @@ def line_chart(
     """
     points = [point for curve in series.values() for point in curve]
     if not points:
-        return "<p>No data.</p>"
+        return figure(caption, "<p>No data.</p>")
     xs, ys = zip(*points, strict=True)
     x_ticks, y_ticks = ticks(*(x_range or (min(xs), max(xs)))), ticks(*(y_range or (min(ys), max(ys))))
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
@@ -83,10 +88,11 @@ def line_chart(
         parts.append(f'<line class="{kind}" x1="{x}" x2="{x + 14}" y1="{y - 4}" y2="{y - 4}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 18}" y="{y}">{escaped(name)}</text>')
     height = HEIGHT + LEGEND_LINE * (places[-1][1] + 1 if places else 0)
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+    svg = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+    return figure(caption, svg)
 
 
-def bar_chart(parts: Mapping[str, int]) -> str:
+def bar_chart(caption: str, parts: Mapping[str, int]) -> str:
     """Return a bar of the parts of a whole, and a table of them."""
     whole = max(1, sum(parts.values()))
     bar, rows = "", ""
@@ -98,4 +104,4 @@ def bar_chart(parts: Mapping[str, int]) -> str:
             f'<tr><td><i class="dot" style="{color}"></i>{escaped(name)}</td>'
             f"<td class=number>{count:,}</td><td class=number>{count / whole:.0%}</td></tr>"
         )
-    return f'<div class="parts">{bar}</div><table>{rows}</table>'
+    return figure(caption, f'<div class="parts">{bar}</div><table>{rows}</table>')

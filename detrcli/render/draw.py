@@ -235,12 +235,12 @@ def resized(image: Image.Image, side: float, method: Image.Resampling = Image.Re
 def grid_figure(images: Sequence[tuple[Image.Image, str]], columns: int = 4, cell: int = 320) -> Image.Image:
     """Return images with captions in rows, each scaled to a square cell."""
     gap = 10
-    scaled = [resized(image, cell) for image, _ in images]
-    tallest, rows = max(image.height for image in scaled), math.ceil(len(images) / columns)
+    tiles = [resized(image, cell) for image, _ in images]
+    tallest, rows = max(image.height for image in tiles), math.ceil(len(images) / columns)
     across, down = cell + gap, tallest + gap + 24
     page = Image.new("RGB", (min(columns, len(images)) * across + gap, rows * down + gap), "white")
     draw = ImageDraw.Draw(page)
-    for i, (image, (_, caption)) in enumerate(zip(scaled, images, strict=True)):
+    for i, (image, (_, caption)) in enumerate(zip(tiles, images, strict=True)):
         x, y = gap + i % columns * across, gap + i // columns * down
         page.paste(image, (x + (cell - image.width) // 2, y + tallest - image.height))
         text, font = fitted(caption, 14, cell)

@@ -155,7 +155,6 @@ def _mark(record: ImageRecord, layer: int, query: int) -> Mark:
 
 
 def _channels(map_: np.ndarray) -> Image.Image:
-    """Return the channels (C, h, w) that vary most, as tiles."""
     tiles = []
     for channel in np.argsort(-map_.std((1, 2)), kind="stable")[:CHANNELS].tolist():
         values = map_[channel] - map_[channel].min()

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from detrcli.boxes import from_pixels
 from detrcli.errors import DataError
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.evaluation.pairing import NONE
@@ -22,7 +24,7 @@ from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect, rle_document, xy
 from detrcli.render import charts, viewer
 from detrcli.render.page import shrunk, write_page
 from detrcli.render.report_sections import Advice, Steadiness, sections_of
-from detrcli.render.viewer import cxcywh, view_document
+from detrcli.render.viewer import view_document
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
 
@@ -69,11 +71,14 @@ def write_report(
         if detailed:
             _write_data(folder, f"{i}-attention", _attention_and_costs(failures, surveyed))
         _write_data(folder, f"{i}", {**view_of_failures(failures, surveyed), "url": url, "detailed": detailed})
+    part = "" if failures.survey.complete else " (a part of the split)"
     ids, names = failures.truth.classes.ids.tolist(), failures.truth.classes.names.tolist()
     write_page(
         folder / PAGE,
         f"{failures.session.detector.checkpoint.source} on {failures.split}",
-        _summary(failures),
+        f"{len(counts):,} images{part} with {failures.outcomes.objects:,} objects. Detections are predictions with a "
+        f"score of at least {failures.outcomes.threshold:.2f}. An object is detected if a detection has its class and "
+        "an IoU of at least 0.5.",
         list(sections_of(failures, advice, steadiness, examples)),
         style=STYLE,
         data={
@@ -114,46 +119,34 @@ def _attention_and_costs(failures: Failures, image: SurveyedImage) -> dict[str, 
     return viewer.attention_and_costs(record, queries, matching.layers, matcher.weights)
 
 
-def _summary(failures: Failures) -> str:
-    objects, images = failures.outcomes.objects, len(failures.truth.images)
-    part = "" if failures.survey.complete else " (a part of the split)"
-    return (
-        f"{images:,} images{part} with {objects:,} objects. Detections are predictions with a score of at least "
-        f"{failures.outcomes.threshold:.2f}. An object is detected if a detection has its class and an IoU of at least "
-        "0.5."
-    )
-
-
 def view_of_failures(failures: Failures, image: SurveyedImage) -> dict[str, Any]:
-    """Return the view of an image of a report, with the outcomes of its objects and detections."""
     outcomes, results, masks, queries = failures.outcomes, failures.results, failures.masks, failures.queries
     height, width = failures.session.size(image.index)
-    size = np.array([width, height, width, height])
     of_image = results.image_ids == image.image_id  # (M,)
     detected = np.flatnonzero(of_image & (results.scores >= outcomes.threshold)).tolist()
     false_positives = np.flatnonzero(of_image & (outcomes.wrong != "")).tolist()
     return view_document(
         file=failures.session.file(image.index),
         size=(height, width),
-        boxes=cxcywh(image.boxes / size),
+        boxes=from_pixels(torch.from_numpy(image.boxes).double(), height, width).numpy(),
         scores=image.scores,
         labels=image.labels,
         no_object=image.no_object,
         threshold=outcomes.threshold,
-        targets=[_target(failures, n, size) for n in objects_in_order(failures, image)],
+        targets=[_target(failures, n, (width, height)) for n in objects_in_order(failures, image)],
         pairs=image.pairs or (),
         false_positives={int(queries[m]): FALSE_ALARMS[str(outcomes.wrong[m])] for m in false_positives},
         masks={int(queries[m]): rle_document(masks.detections[m]) for m in detected} if masks else {},
     )
 
 
-def _target(failures: Failures, n: int, size: np.ndarray) -> dict[str, Any]:
+def _target(failures: Failures, n: int, size: tuple[int, int]) -> dict[str, Any]:
     outcomes, truth = failures.outcomes, failures.truth
     x, y, w, h = truth.boxes[n]
     reason, closest = str(outcomes.missed[n]), int(outcomes.closest[n])
     return {
         "label": str(truth.classes.names[truth.classes.ids == truth.of_category[n]][0]),
-        "box": [round(value, 5) for value in (np.array([x + w / 2, y + h / 2, w, h]) / size).tolist()],
+        "box": [round(value, 5) for value in (np.array([x + w / 2, y + h / 2, w, h]) / (size * 2)).tolist()],
         "id": int(truth.annotation_ids[n]),
         "outcome": "crowd" if truth.crowd[n] else f"missed: {MISSED[reason]}" if reason else "detected",
         "missed": bool(reason),

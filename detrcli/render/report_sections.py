@@ -8,10 +8,10 @@ from detrcli.evaluation.curves import SCORES
 from detrcli.evaluation.metrics import RECALLS
 from detrcli.evaluation.outcomes import ERROR_KINDS, FALSE_ALARMS, MISSED
 from detrcli.inspection.failures import Failures
-from detrcli.render.charts import bar_chart, line_chart
+from detrcli.render.charts import bar_chart, figure, line_chart
+from detrcli.render.matching_figures import usage_figure
 from detrcli.render.page import Section, escaped, measured
 from detrcli.render.plot import Point
-from detrcli.render.usage_figure import usage_figure
 
 CONFUSED_CLASSES = 24  # in the confusion matrix
 CURVE_CLASSES = 6  # in the charts
@@ -20,6 +20,8 @@ Advice = tuple[str, str, str]  # a likely problem of a training, its evidence, a
 Steadiness = tuple[Sequence[int], np.ndarray]
 
 GALLERIES = {
+    "missed": ("Missed objects", "Yellow: the object. Orange: the closest prediction, if any."),
+    "false_positive": ("False positives", "Orange: the detection. Yellow: the object that it overlaps."),
     "wrong_label": ("Likely wrong labels", "Another class is predicted for these objects."),
     "missing_label": ("Likely missing labels", "Objects are predicted where none is annotated."),
     "loose_box": ("Likely loose boxes", "Yellow: the annotated box. Orange: the predicted box."),
@@ -50,8 +52,8 @@ def sections_of(
     yield Section(
         "Objects and detections",
         html=_charts(
-            _figure(f"{outcomes.objects:,} objects", bar_chart(objects)),
-            _figure(f"{sum(detections.values()):,} detections", bar_chart(detections)),
+            bar_chart(f"{outcomes.objects:,} objects", objects),
+            bar_chart(f"{sum(detections.values()):,} detections", detections),
         ),
     )
     yield Section(
@@ -63,11 +65,10 @@ def sections_of(
             for error in sorted(failures.errors, key=lambda error: -error.cost)
         ],
     )
-    yield _gallery("missed", "Missed objects", "Yellow: the object. Orange: the closest prediction, if any.")
-    yield _gallery("false_positive", "False positives", "Orange: the detection. Yellow: the object that it overlaps.")
     for kind, (title, text) in GALLERIES.items():
-        if failures.suspects[kind]:
-            yield _gallery(kind, title, text, fix=True)
+        fix = ' data-fix="yes"' if kind in failures.suspects else ""
+        if not fix or failures.suspects[kind]:
+            yield Section(title, text, html=f'<div class="gallery" data-kind="{kind}"{fix}></div>')
     yield Section("Curves", html=_charts(*_curves(failures, examples)))
     yield Section(
         "Confusion matrix", "Rows: the class of objects. Columns: the class detected there.", html=_confusion(failures)
@@ -80,12 +81,12 @@ def sections_of(
             columns=("layer", "AP", "AP50", "duplicates", "AP after NMS"),
             rows=[tuple(layer.values()) for layer in failures.layers],
         )
-        figure = usage_figure(failures.survey.usage, failures.session.image)
+        atlas = usage_figure(failures.survey.usage, failures.session.image)
         yield Section(
             "Queries",
             f"{'; '.join(failures.survey.usage.summary)}.",
             html=_charts(*_query_charts(failures, steadiness)),
-            figures=[(figure, "A tile for each query: the centers of its boxes")],
+            figures=[(atlas, "A tile for each query: the centers of its boxes")],
         )
     yield Section(
         "All images",
@@ -119,17 +120,8 @@ def _cards(failures: Failures) -> str:
     return f'<div class="cards">{parts}</div>'
 
 
-def _gallery(kind: str, title: str, text: str, *, fix: bool = False) -> Section:
-    marks = ' data-fix="yes"' if fix else ""
-    return Section(title, text, html=f'<div class="gallery" data-kind="{kind}"{marks}></div>')
-
-
 def _charts(*figures: str) -> str:
     return f'<div class="charts">{"".join(figures)}</div>'
-
-
-def _figure(caption: str, content: str) -> str:
-    return f"<figure><figcaption>{escaped(caption)}</figcaption>{content}</figure>"
 
 
 def _points(x: np.ndarray, y: np.ndarray) -> list[Point]:
@@ -145,25 +137,23 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
     if known:
         precision = {"mean of classes": _points(RECALLS, np.mean(curves.precision[known], axis=0))}
         precision |= {names[k]: _points(RECALLS, curves.precision[k]) for k in shown}
-        chart = line_chart(precision, "recall", "precision", x_range=(0, 1))
-        yield _figure("Precision against recall, IoU 0.5", chart)
+        yield line_chart("Precision against recall, IoU 0.5", precision, "recall", "precision", x_range=(0, 1))
         f1 = {"all classes": _points(SCORES, curves.f1)}
         f1 |= {names[k]: _points(SCORES, curves.f1_by_class[k]) for k in shown}
         best = failures.thresholds.overall
-        yield _figure(
-            f"F1 against the score threshold: best {best.f1:.3f} at {best.threshold:.2f} (by class: thresholds.json)",
-            line_chart(f1, "score threshold", "F1", x_range=(0, 1)),
-        )
+        caption = f"F1 against the score threshold: best {best.f1:.3f} at {best.threshold:.2f}"
+        yield line_chart(f"{caption} (by class: thresholds.json)", f1, "score threshold", "F1", x_range=(0, 1))
     if curves.calibration:
         bins = {"detections": [(score, share) for score, share, _ in curves.calibration]}
-        chart = line_chart(bins, "score", "true positives, share", x_range=(0, 1), reference=[(0, 0), (1, 1)])
-        yield _figure(f"Calibration of scores: expected calibration error {curves.calibration_error:.3f}", chart)
+        caption = f"Calibration of scores: expected calibration error {curves.calibration_error:.3f}"
+        diagonal = [(0.0, 0.0), (1.0, 1.0)]
+        yield line_chart(caption, bins, "score", "true positives, share", x_range=(0, 1), reference=diagonal)
     rows = ""
     for name in ("small", "medium", "large"):
         ap = failures.metrics[f"AP{name[0]}"]
         meter = f"<meter value={max(0, ap):.3f}></meter>"
         rows += f"<tr><td>{name}</td><td class=number>{measured(ap)}</td><td>{meter}</td></tr>"
-    yield _figure("AP by object size, with limits at 32 x 32 and 96 x 96 pixels", f"<table>{rows}</table>")
+    yield figure("AP by object size, with limits at 32 x 32 and 96 x 96 pixels", f"<table>{rows}</table>")
     counts = examples or {id_: scores.targets for id_, scores in per_class.items()}
     scored = {
         scores.label: (max(1, counts.get(id_, 0)), scores.AP) for id_, scores in per_class.items() if scores.AP >= 0
@@ -174,10 +164,8 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
         dots = {name: [(float(np.log10(count)) if log else float(count), ap)] for name, (count, ap) in scored.items()}
         x_label = "objects, power of ten" if log else "objects"
         where = "in training" if examples else f"in {failures.split}"
-        yield _figure(
-            f"AP of each class against its number of objects {where}",
-            line_chart(dots, x_label, "AP", dots=True, legend=len(dots) <= 12),
-        )
+        caption = f"AP of each class against its number of objects {where}"
+        yield line_chart(caption, dots, x_label, "AP", dots=True, legend=len(dots) <= 12)
 
 
 def _confusion(failures: Failures) -> str:
@@ -206,16 +194,15 @@ def _query_charts(failures: Failures, steadiness: Steadiness | None) -> Iterator
         dots[name] = [(float(a), float(b))]
         radius[name] = 2 + 8 * (count / counts.max()) ** 0.5
     end = float(objects.max())
-    chart = line_chart(
-        dots, "objects in an image", "detections", y_range=None, dots=True, legend=False, radius=radius,
-        reference=[(0, 0), (end, end)],
+    yield line_chart(
+        "Objects and detections of each image", dots, "objects in an image", "detections", y_range=None, dots=True,
+        legend=False, radius=radius, reference=[(0, 0), (end, end)],
     )  # fmt: skip
-    yield _figure("Objects and detections of each image", chart)
     if steadiness is not None and len(steadiness[0]):
         epochs, shares = np.array(steadiness[0], dtype=float), steadiness[1]
         series = {f"layer {layer}": _points(epochs, of_layer) for layer, of_layer in enumerate(shares.T)}
-        chart = line_chart(series, "epoch", "share of the objects")
-        yield _figure("Objects with another query than at the previous evaluation", chart)
+        caption = "Objects with another query than at the previous evaluation"
+        yield line_chart(caption, series, "epoch", "share of the objects")
 
 
 _DIALOG = """

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from detrcli.boxes import from_pixels
 from detrcli.inspection.attention import cross_attention
 from detrcli.inspection.maps import boxes_to_image
 from detrcli.inspection.match_report import MatchReport
@@ -75,13 +77,12 @@ def view_document(
 
 def view_of_record(record: ImageRecord, threshold: float) -> tuple[list[str], dict[str, Any]]:
     """Return the class names and the view of an image without ground truth."""
-    height, width = record.size
-    boxes = np.stack([layer.boxes for layer in record.layers]) / [width, height, width, height]  # (L, Q, 4)
+    boxes = torch.from_numpy(np.stack([layer.boxes for layer in record.layers])).double()  # (L, Q, 4)
     names, labels = np.unique(np.stack([layer.labels for layer in record.layers]), return_inverse=True)
     view = view_document(
         file=record.name,
         size=record.size,
-        boxes=cxcywh(boxes),
+        boxes=from_pixels(boxes, *record.size).numpy(),
         scores=np.stack([layer.scores for layer in record.layers]),
         labels=labels.reshape(len(record.layers), -1),
         no_object=record.no_object,
@@ -91,7 +92,6 @@ def view_of_record(record: ImageRecord, threshold: float) -> tuple[list[str], di
 
 
 def view_of_matching(report: MatchReport) -> dict[str, Any]:
-    """Return the view of an image whose matching was explained."""
     missed = {n: f"missed: {report.miss_reason(layers[-1])}" for n, layers in report.missed.items()}
     boxes = boxes_to_image(report.target.boxes.numpy(), report.placement)  # (N, 4)
     return view_document(
@@ -115,12 +115,6 @@ def view_of_matching(report: MatchReport) -> dict[str, Any]:
         pairs=[layer.pairs for layer in report.layers],
         false_positives={fp.query: report.describe(fp) for fp in report.false_positives},
     )
-
-
-def cxcywh(boxes: np.ndarray) -> np.ndarray:
-    """Convert boxes (..., 4) from xyxy to cxcywh."""
-    first, second = boxes[..., :2], boxes[..., 2:]
-    return np.concatenate([(first + second) / 2, second - first], -1)
 
 
 def attention_and_costs(

@@ -17,11 +17,21 @@ from detrcli.inspection.usage import Usage
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.terms import CostTerm
-from detrcli.render import matching_figure as module
+from detrcli.render import matching_figures as module
 from detrcli.render.color import heat
 from detrcli.render.draw import overlap
-from detrcli.render.matching_figure import MATCHED, TRUTH, UNMATCHED_QUERY, cost_map, matching_figure, paired_image
-from detrcli.render.usage_figure import SIZE_COLORS, atlas, instability_figure, query_tile
+from detrcli.render.matching_figures import (
+    MATCHED,
+    SIZE_COLORS,
+    TRUTH,
+    UNMATCHED_QUERY,
+    atlas,
+    cost_map,
+    instability_figure,
+    matching_figure,
+    paired_image,
+    query_tile,
+)
 from detrcli.resize import Placement
 from detrcli.structures import Classes, QueryGroup, Target
 
