@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from golden_rules import tensor_by_name
-from here import Detr
+from here import Detr, torchrun
 from judge import METRICS, class_aps, coco_folder, judged, twelve
 from PIL import Image
 from pycocotools.coco import COCO
-from small import TINY, small_weights
+from small import TINY, noise, small_weights
 
 import detrcli
 from detrcli.checkpoints.formats import native
@@ -40,12 +39,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {name: tensor_by_name(name, list(value.shape), LIVELY) for name, value in small.tensors.items()}
     native.save(replace(small, tensors=tensors), path)
     return path
-
-
-def noise(seed: int, size: tuple[int, int]) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8))
-    return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
 PICTURES = [noise(i, size) for i, size in enumerate(SIZES)]
@@ -142,9 +135,7 @@ def test_metrics_equal_pycocotools(detr: Detr, weights: Path, data: Data) -> Non
          "AP50": pytest.approx(aps[i][1], abs=1e-6), "targets": targets.count(i)}
         for i, label in ((5, " żubr"), (9, "tree"), (70, "Dog"))
     ]  # fmt: skip
-    assert (document["paired_by"], document["only_weights"], document["only_data"]) == (
-        "name", ["cat"], ["tree"],
-    )  # fmt: skip
+    assert [document[key] for key in ("paired_by", "only_weights", "only_data")] == ["name", ["cat"], ["tree"]]
     assert "weights: cat\n" in shown.err
     assert "data: tree\n" in shown.err
     assert shown.code == 0
@@ -452,14 +443,6 @@ def test_results_are_scored_without_torch(data: Data) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert shown.stdout.endswith("\nFalse\n")
-
-
-def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*run, "-m", "detrcli", *map(str, args)],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -114,62 +114,51 @@ A = "image 4000000000"
 CAT, DOG = f"segment 1792 of {A}", f"segment 197121 of {A}"
 OTHER_SIZE = {"size": [WIDTH, HEIGHT], "counts": [WIDTH * HEIGHT]}
 
-PLANTED: dict[str, tuple[str, str, str, str, Callable[[Path], Any]]] = {
-    # severity without and with --skip-bad, kind, where
-    "a word": ("error", "warning", "bad-mask", "annotation 10", outline("cat")),
-    "half a corner": ("error", "warning", "bad-mask", "annotation 10", outline([[1, 2, 3, 4, 5, 6, 7]])),
-    "words for corners": ("error", "warning", "bad-mask", "annotation 10", outline([["a"] * 6])),
-    "far corners": ("error", "warning", "bad-mask", "annotation 10", outline([[0, 0, 1e9, 0, 1e9, 1e9]])),
-    "runs too short": (
-        "error", "warning", "bad-mask", "annotation 10", outline({"size": [HEIGHT, WIDTH], "counts": [5, 6]}),
-    ),
-    "runs without size": ("error", "warning", "bad-mask", "annotation 10", outline({"counts": [5, 6]})),
-    "turned runs": ("error", "warning", "mask-size", "annotation 10", outline(OTHER_SIZE)),
+# Severity of a problem without and with --skip-bad.
+ERROR, LEFT_OUT, WARNING = ("error", "error"), ("error", "warning"), ("warning", "warning")
+PLANTED: dict[str, tuple[tuple[str, str], str, str, Callable[[Path], Any]]] = {
+    # severity, kind, where
+    "a word": (LEFT_OUT, "bad-mask", "annotation 10", outline("cat")),
+    "half a corner": (LEFT_OUT, "bad-mask", "annotation 10", outline([[1, 2, 3, 4, 5, 6, 7]])),
+    "words for corners": (LEFT_OUT, "bad-mask", "annotation 10", outline([["a"] * 6])),
+    "far corners": (LEFT_OUT, "bad-mask", "annotation 10", outline([[0, 0, 1e9, 0, 1e9, 1e9]])),
+    "runs too short": (LEFT_OUT, "bad-mask", "annotation 10", outline({"size": [HEIGHT, WIDTH], "counts": [5, 6]})),
+    "runs without size": (LEFT_OUT, "bad-mask", "annotation 10", outline({"counts": [5, 6]})),
+    "turned runs": (LEFT_OUT, "mask-size", "annotation 10", outline(OTHER_SIZE)),
     "nothing on": (
-        "warning", "warning", "empty-mask", "annotation 10",
-        outline({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}),
+        WARNING, "empty-mask", "annotation 10", outline({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}),
     ),
-    "a line": ("warning", "warning", "flat-polygon", "annotation 10", outline([*POLYGON, [12, 12, 20, 20]])),
-    "elsewhere": (
-        "warning", "warning", "mask-outside", "annotation 10",
-        outline([[13, 10, 33, 10, 33, 25, 13, 25]]),
-    ),
-    "no outline": ("warning", "warning", "no-mask", "annotation 10", outline([])),
+    "a line": (WARNING, "flat-polygon", "annotation 10", outline([*POLYGON, [12, 12, 20, 20]])),
+    "elsewhere": (WARNING, "mask-outside", "annotation 10", outline([[13, 10, 33, 10, 33, 25, 13, 25]])),
+    "no outline": (WARNING, "no-mask", "annotation 10", outline([])),
     "on each other": (
-        "warning", "warning", "overlap", "image 1",
+        WARNING, "overlap", "image 1",
         stuff(
             lambda d: d["annotations"][0].update(segmentation=[[0, 9, 30, 9, 30, 25, 0, 25]], bbox=[0, 9, 30, 16])
         ),
     ),
-    "a gap": (
-        "warning", "warning", "unclaimed", "image 1",
-        stuff(lambda d: d["annotations"].pop(0)),
-    ),
-    "no map": ("error", "warning", "missing-map", A, map_of(lambda path: path.unlink())),
-    "no map is named": ("error", "warning", "missing-map", A, panoptic(lambda d: d["annotations"].pop())),
-    "text for a map": ("error", "warning", "bad-map", A, map_of(lambda path: path.write_text("x"))),
-    "half a map": ("error", "warning", "bad-map", A, map_of(lambda path: path.write_bytes(path.read_bytes()[:90]))),
-    "a gray map": ("error", "warning", "bad-map", A, map_of(lambda path: Image.new("L", (WIDTH, HEIGHT)).save(path))),
-    "a small map": ("error", "warning", "mask-size", A, map_of(lambda path: Image.new("RGB", (9, 9)).save(path))),
+    "a gap": (WARNING, "unclaimed", "image 1", stuff(lambda d: d["annotations"].pop(0))),
+    "no map": (LEFT_OUT, "missing-map", A, map_of(lambda path: path.unlink())),
+    "no map is named": (LEFT_OUT, "missing-map", A, panoptic(lambda d: d["annotations"].pop())),
+    "text for a map": (LEFT_OUT, "bad-map", A, map_of(lambda path: path.write_text("x"))),
+    "half a map": (LEFT_OUT, "bad-map", A, map_of(lambda path: path.write_bytes(path.read_bytes()[:90]))),
+    "a gray map": (LEFT_OUT, "bad-map", A, map_of(lambda path: Image.new("L", (WIDTH, HEIGHT)).save(path))),
+    "a small map": (LEFT_OUT, "mask-size", A, map_of(lambda path: Image.new("RGB", (9, 9)).save(path))),
     "a map elsewhere": (
-        "error", "error", "leaves-folder", A,
+        ERROR, "leaves-folder", A,
         panoptic(lambda d: d["annotations"][-1].update(file_name="../panoptic_val2017/c.png")),
     ),
     "no color": (
-        "error", "warning", "missing-segment", f"segment 77 of {A}",
+        LEFT_OUT, "missing-segment", f"segment 77 of {A}",
         panoptic(lambda d: d["annotations"][-1]["segments_info"].append({**info(d), "id": 77})),
     ),
-    "a stranger": (
-        "warning", "warning", "unknown-segment", A, panoptic(lambda d: d["annotations"][-1]["segments_info"].pop(1)),
-    ),
+    "a stranger": (WARNING, "unknown-segment", A, panoptic(lambda d: d["annotations"][-1]["segments_info"].pop(1))),
     "twice": (
-        "error", "warning", "segment-twice", CAT,
+        LEFT_OUT, "segment-twice", CAT,
         panoptic(lambda d: d["annotations"][-1]["segments_info"].append({**info(d), "category_id": 4})),
     ),
-    "a box aside": (
-        "warning", "warning", "mask-outside", DOG, panoptic(lambda d: info(d, 2).update(bbox=[20, 20, 30, 15])),
-    ),
-    "black": ("warning", "warning", "unclaimed", A, painted((0, 0, 0))),
+    "a box aside": (WARNING, "mask-outside", DOG, panoptic(lambda d: info(d, 2).update(bbox=[20, 20, 30, 15]))),
+    "black": (WARNING, "unclaimed", A, painted((0, 0, 0))),
 }  # fmt: skip
 WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # the consequence
 
@@ -177,7 +166,7 @@ WITH_ANOTHER = {"a stranger": "unclaimed", "black": "missing-segment"}  # the co
 @pytest.mark.parametrize("planted", PLANTED)
 def test_each_problem_is_reported(detr: Detr, tmp_path: Path, planted: str) -> None:
     """No other problem is reported, with or without --skip-bad, and the exit code is that of its severity."""
-    alone, skipping, kind, where, make = PLANTED[planted]
+    (alone, skipping), kind, where, make = PLANTED[planted]
     make(tmp_path / "data")
     # There is a gap in b.jpg; and without a.jpg no dog to learn.
     unrelated = {"unclaimed", "class-not-in-train", WITH_ANOTHER.get(planted, "")} - {kind}

@@ -1,14 +1,12 @@
 """Results as JSON lines: written as they come, resumed, and shared between processes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from here import Detr
+from here import Detr, torchrun
 from PIL import Image
 from small import TINY, small_weights
 
@@ -89,17 +87,10 @@ def test_a_changed_line_is_an_error(line: bytes, detr: Detr, photos: Path, tmp_p
     detr("predict", photos, *OPTIONS, "--save", "found.jsonl", "--resume").fails(3, "found.jsonl: line 3")
 
 
-def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*command, "-m", "detrcli", "predict", *map(str, args)], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.slow
 def test_two_processes_report_once(detr: Detr, photos: Path, tmp_path: Path) -> None:
     alone = detr("predict", photos, *OPTIONS, "--json").json
-    together = torchrun(photos, *OPTIONS, "--json")
+    together = torchrun("predict", photos, *OPTIONS, "--json")
     assert together.returncode == 0, together.stderr
     assert json.loads(together.stdout) == alone
     assert together.stderr.count("6.png: skipped") == 1
@@ -108,7 +99,7 @@ def test_two_processes_report_once(detr: Detr, photos: Path, tmp_path: Path) -> 
     head, *lines = (tmp_path / "one.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "two.jsonl").write_bytes(head + lines[0])
     (tmp_path / "two.jsonl.part1").write_bytes(lines[3] + b'{"file": "half')  # of a run that was killed
-    done = torchrun(photos, *OPTIONS, "--save", "two.jsonl", "--resume")
+    done = torchrun("predict", photos, *OPTIONS, "--save", "two.jsonl", "--resume")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("5 images")
     assert lines_of(tmp_path / "two.jsonl") == lines_of(tmp_path / "one.jsonl")

@@ -34,8 +34,7 @@ def picture(tmp_path: Path) -> Path:
 
 def test_masks_equal_those_of_python(detr: Detr, weights: Path, picture: Path) -> None:
     asked = ("--weights", weights, "--threshold", 0, "--size", 64)
-    shown = detr("predict", picture, *asked, "--json", "--out", "drawn").ok()
-    found = shown.json["images"][0]["detections"]
+    found = detr("predict", picture, *asked, "--json", "--out", "drawn").ok().json["images"][0]["detections"]
     assert len(found) == CONFIG.queries
     detector = detrcli.load(str(weights), device="cpu", size=64)
     detections = detector.predict(str(picture), threshold=0)

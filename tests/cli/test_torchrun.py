@@ -1,6 +1,5 @@
-"""Trainings of several processes under torchrun: stopped, killed, given a broken picture, and gone on with."""
+"""Trainings of several processes under torchrun: stopped, killed, with a broken image, and resumed."""
 
-import csv
 import os
 import shutil
 import signal
@@ -12,9 +11,9 @@ from typing import Any
 
 import pytest
 from here import Shown, python
+from trainings import rows_of
 
 from detrcli.data.make import make_shapes
-from detrcli.training.run_folder import MACHINE_COLUMNS
 
 SMALL = ["--model", "detr-tiny", "--size", 32, "--batch-size", 2, "--lr", 1e-3, "--epochs", 4, "--no-report"]
 SMALL += ["--device", "cpu", "--set", "queries=6", "--set", "workers=0", "--set", "norm=group"]
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data, and a run of two processes that was never stopped."""
+    """The data, and an uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("processes")
     make_shapes(folder / "data", images=10, size=32, classes=("circle", "square"), objects=2)
     whole = finished(begin(2, folder / "data", *SMALL, "--out", folder / "whole")).ok()
@@ -57,16 +56,8 @@ def until(process: "subprocess.Popen[str]", there: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    """metrics.csv without what differs from machine to machine."""
-    with (run / "metrics.csv").open() as file:
-        return [
-            {key: value for key, value in row.items() if key not in MACHINE_COLUMNS} for row in csv.DictReader(file)
-        ]
-
-
 def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
-    """The process ids of those that torchrun started, by rank."""
+    """The ids of the processes that torchrun started, by rank."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     found = {}
     for child in children:
@@ -77,28 +68,28 @@ def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def test_stopped_and_gone_on_with(root: Path, tmp_path: Path) -> None:
-    """By as many processes to the same numbers; by another number of them to nearly the same."""
+def test_a_stopped_training_is_resumed(root: Path, tmp_path: Path) -> None:
+    """The same number of processes gives the same results, another number nearly the same."""
     run = tmp_path / "run"
     process = begin(2, root / "data", *SMALL, "--out", run)
     until(process, (run / "metrics.csv").exists)
     process.send_signal(signal.SIGTERM)
     assert "stopped and saved" in finished(process).err
-    assert 1 <= len(rows(run)) < 4
+    assert 1 <= len(rows_of(run)) < 4
     shutil.copytree(run, tmp_path / "alone")
     finished(begin(2, "--resume", run)).ok()
-    assert rows(run) == rows(root / "whole")
+    assert rows_of(run) == rows_of(root / "whole")
 
     alone = finished(begin(1, "--resume", tmp_path / "alone", "--no-report")).ok()
     assert "batch_size = 2 and accumulate = 2" in alone.err
-    assert len(rows(tmp_path / "alone")) == 4
-    for own, theirs in zip(rows(tmp_path / "alone"), rows(root / "whole"), strict=True):
+    assert len(rows_of(tmp_path / "alone")) == 4
+    for own, theirs in zip(rows_of(tmp_path / "alone"), rows_of(root / "whole"), strict=True):
         for name in ("loss", "loss_class", "loss_l1", "loss_giou", "class_error", "grad_norm", "lr"):
             assert float(own[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name
 
 
-def test_one_that_is_killed_ends_all(root: Path, tmp_path: Path) -> None:
-    """The first of them, which is the one that writes."""
+def test_a_killed_process_ends_all(root: Path, tmp_path: Path) -> None:
+    """The first process, which writes the run folder."""
     run = tmp_path / "run"
     process = begin(2, root / "data", *SMALL, "--out", run)
     until(process, (run / "metrics.csv").exists)
@@ -109,38 +100,38 @@ def test_one_that_is_killed_ends_all(root: Path, tmp_path: Path) -> None:
     assert len([line for line in ours(ended) if "Another process of this command has ended" in line]) <= 1
     assert not [line for line in ours(ended) if "Internal error" in line]
     finished(begin(2, "--resume", run)).ok()
-    assert rows(run) == rows(root / "whole")
+    assert rows_of(run) == rows_of(root / "whole")
 
 
-def test_a_picture_that_breaks_costs_nothing(root: Path, tmp_path: Path) -> None:
-    """It is named once, by the process that met it; all have saved, and go on when it is whole again."""
+def test_a_broken_image_ends_all_processes(root: Path, tmp_path: Path) -> None:
+    """The process that reads it names it once. All have saved, and resume when the image is restored."""
     shutil.copytree(root / "data", tmp_path / "data")
-    run, picture = tmp_path / "run", sorted((tmp_path / "data" / "train").iterdir())[3]
-    whole = picture.read_bytes()
+    run, image = tmp_path / "run", sorted((tmp_path / "data" / "train").iterdir())[3]
+    whole = image.read_bytes()
     process = begin(2, tmp_path / "data", *SMALL, "--out", run)
     until(process, (run / "metrics.csv").exists)
-    picture.write_bytes(whole[: len(whole) // 2])
+    image.write_bytes(whole[: len(whole) // 2])
     ended = finished(process)
     assert ended.code != 0
-    assert len([line for line in ours(ended) if picture.name in line]) == 1
-    assert len([line for line in ours(ended) if "stopped and saved" in line]) <= 1  # of one that did not meet it
-    picture.write_bytes(whole)
+    assert len([line for line in ours(ended) if image.name in line]) == 1
+    assert len([line for line in ours(ended) if "stopped and saved" in line]) <= 1
+    image.write_bytes(whole)
     finished(begin(2, "--resume", run)).ok()
-    assert rows(run) == rows(root / "whole")
+    assert rows_of(run) == rows_of(root / "whole")
 
 
 @pytest.mark.parametrize("model", ["dino-tiny", "dino-tiny-masks", "deformable-tiny-masks"])
-def test_every_small_member_learns_in_two_processes(root: Path, tmp_path: Path, model: str) -> None:
-    """Each waits for the gradients of all parameters: of one that nobody uses it would wait for ever."""
+def test_small_models_train_in_two_processes(root: Path, tmp_path: Path, model: str) -> None:
+    """Processes wait for the gradients of all parameters, and would never get that of an unused one."""
     options = ["--size", 32, "--batch-size", 2, "--epochs", 1, "--no-report", "--device", "cpu"]
     options += ["--set", "workers=0", "--set", "queries=6", "--weights", "none", "--model", model]
     finished(begin(2, root / "data", *options, "--out", tmp_path / "run")).ok()
-    (row,) = rows(tmp_path / "run")
+    (row,) = rows_of(tmp_path / "run")
     assert float(row["loss"]) > 0
     assert ("mask_AP" in row) == ("masks" in model)
 
 
-def test_what_all_meet_is_told_once(root: Path, tmp_path: Path) -> None:
+def test_a_common_error_is_reported_once(root: Path, tmp_path: Path) -> None:
     ended = finished(begin(2, root / "data", *SMALL, "--set", "queues=6", "--out", tmp_path / "run"))
     assert ended.code != 0
     assert len([line for line in ours(ended) if "queues" in line]) == 1

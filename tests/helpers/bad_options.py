@@ -9,6 +9,10 @@ KINDS: dict[str, Bad] = {
     "an option without its value": usage("predict", "a.png", "--weights", item="--weights", remedy="--help"),
     "no image at all": usage("predict", item="IMAGE", remedy="--help"),
     "no data at all": usage("train", item="DATA", remedy="--train-ann"),
+    "no data to check": usage("data", "check", item="DATA", remedy="--train-ann"),
+    "two sources of data": usage(
+        "data", "check", "data", "--train-ann", "a.json", "--train-images", ".", item="DATA", remedy="--train-ann"
+    ),
     "a threshold beyond 1": usage(*PREDICT, "--threshold", "1.5", item="--threshold 1.5"),
     "a threshold that is a word": usage(*PREDICT, "--threshold", "high", item="--threshold high"),
     "two things to print": usage(*PREDICT, "--json", "--format", "csv", item="--format csv"),

@@ -1,6 +1,8 @@
 """Calls of the command line: its output in this process, and Python in another."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,3 +49,12 @@ def leaves(group: Any, prefix: str = "") -> list[str]:
 def python(*args: object) -> list[str]:
     """The arguments of a Python process that receives SIGINT, which a process started by a shell with `&` ignores."""
     return [sys.executable, "-c", _RESTORE_SIGINT, *map(str, args)]
+
+
+def torchrun(*args: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command in two processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detrcli"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launcher, *map(str, args)], capture_output=True, text=True, env=environment, check=False
+    )

@@ -77,3 +77,9 @@ def published_names(config: DETRConfig = CONFIG, *, masks: bool = False) -> dict
     assert architecture.published is not None
     theirs = {ours: name for name in golden for ours in architecture.published.rename({name: torch.empty(0)})}
     return {theirs[name]: tensor for name, tensor in small_weights(config, architecture).tensors.items()}
+
+
+def noise(seed: int, size: tuple[int, int]) -> Image.Image:
+    """A smooth random image of (width, height)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

@@ -1,5 +1,6 @@
 """Small trainings."""
 
+import csv
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -151,3 +152,11 @@ def assert_resumes_to_the_same_bits(data: Path, folder: Path, step: int = 3, **c
     whole = finished(new(read, folder / "whole", **facts))
     stopped(read, folder / "parts", step=step, **facts)
     assert comparable(finished(resume(read, folder / "parts"))) == comparable(whole)
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, without columns that depend on the machine."""
+    with (run / "metrics.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in MACHINE_COLUMNS} for row in csv.DictReader(file)
+        ]
