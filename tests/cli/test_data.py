@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from here import Detr
 from PIL import Image
-from small import TINY, noise, small_weights
+from small import TINY, small_weights, smooth_noise
 
 from detrcli.checkpoints.fit import fit
 from detrcli.checkpoints.formats import native
@@ -26,7 +26,7 @@ Document = dict[str, Any]
 
 def write_noise(path: Path, seed: int, size: tuple[int, int] = (60, 40), **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise(seed, size).save(path, **options)
+    smooth_noise(seed, size).save(path, **options)
 
 
 class Data:

@@ -17,7 +17,7 @@ from here import Detr, torchrun
 from judge import METRICS, class_aps, coco_folder, judged, twelve
 from PIL import Image
 from pycocotools.coco import COCO
-from small import TINY, noise, small_weights
+from small import TINY, small_weights, smooth_noise
 
 import detrcli
 from detrcli.checkpoints.formats import native
@@ -41,7 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-PICTURES = [noise(i, size) for i, size in enumerate(SIZES)]
+PICTURES = [smooth_noise(i, size) for i, size in enumerate(SIZES)]
 
 
 @cache

@@ -79,7 +79,7 @@ def published_names(config: DETRConfig = CONFIG, *, masks: bool = False) -> dict
     return {theirs[name]: tensor for name, tensor in small_weights(config, architecture).tensors.items()}
 
 
-def noise(seed: int, size: tuple[int, int]) -> Image.Image:
+def smooth_noise(seed: int, size: tuple[int, int]) -> Image.Image:
     """A smooth random image of (width, height)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
