@@ -1,6 +1,5 @@
 """A seeded part of `examples/fuzz.py`, and that it detects failures."""
 
-import importlib.util
 import json
 import random
 import subprocess
@@ -8,25 +7,13 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
+import fuzz
 import pytest
 
 from detrcli.errors import DataError, WeightsError
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "fuzz.py"
 CASES = 12  # of each kind; the script runs thousands
-
-
-def loaded() -> ModuleType:
-    found = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    module = importlib.util.module_from_spec(found)
-    sys.modules["fuzz"] = module  # where its dataclasses look for it
-    found.loader.exec_module(module)
-    return module
-
-
-fuzz = loaded()
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -81,7 +68,7 @@ def test_failures(error: Exception, outcome: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.slow
 def test_the_script_itself() -> None:
     options = ("--annotations", "20", "--images", "10", "--weights", "10", "--processes", "1")
-    shown = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True)
+    shown = subprocess.run([sys.executable, fuzz.__file__, *options], capture_output=True, text=True, check=True)
     document = json.loads(shown.stdout.splitlines()[-1])
     assert sum(row["cases"] for row in document["rows"]) == 40
     assert document["failed"] == []

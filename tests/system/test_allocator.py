@@ -1,6 +1,5 @@
 """The memory policy: set by commands only, with glibc only, and enough to keep the memory of a training constant."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -90,18 +89,18 @@ def test_glibc_accepts_the_options() -> None:
 
 @pytest.mark.slow
 @glibc_only
-def test_the_memory_of_training_on_many_sizes_stays_constant(tmp_path: Path) -> None:
-    path = Path(__file__).parents[2] / "examples" / "training_memory.py"
-    spec = importlib.util.spec_from_file_location("training_memory", path)
-    memory, lines = importlib.util.module_from_spec(spec), []
-    spec.loader.exec_module(memory)
-    memory.EPOCHS = 9  # of the script's 15
-    memory.write_data(tmp_path / "data")
-    command = [sys.executable, "-m", "detrcli", *map(str, memory.settings(tmp_path / "data", tmp_path / "run"))]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
-        resident = [now for now, *_ in memory.epochs_of(process, lines)]
+def test_the_memory_of_training_on_many_sizes_stays_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import training_memory
+
+    monkeypatch.setattr(training_memory, "EPOCHS", 9)  # of the script's 15
+    training_memory.write_data(tmp_path / "data")
+    lines, settings = [], training_memory.settings(tmp_path / "data", tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-m", "detrcli", *map(str, settings)], text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        resident = [now for now, *_ in training_memory.epochs_of(process, lines)]
     assert process.returncode == 0, "".join(lines)
     assert len(resident) == 9
     assert resident[8] <= 1.1 * resident[2], resident
