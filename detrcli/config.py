@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from detrcli.errors import UsageError
@@ -60,37 +60,34 @@ _TYPE_NAMES: dict[Any, str] = {int: "an integer", float: "a number", str: "a str
 def check(name: str, value: Any, hint: Any) -> None:
     """Raise UsageError if the value does not have the type, or is not within the bounds, of a type hint."""
     origin, arguments = get_origin(hint), get_args(hint)
-    required = ""
+    valid, required = True, _TYPE_NAMES.get(hint, "")
     if origin is Annotated:
-        kind, bounds = arguments
-        check(name, value, kind)
-        if value not in bounds:
-            required = str(bounds)
+        check(name, value, arguments[0])
+        valid, required = value in arguments[1], str(arguments[1])
     elif origin is Literal:
-        if value not in arguments:
-            required = "one of " + ", ".join(map(repr, arguments))
-    elif origin in (Union, UnionType):
+        valid, required = value in arguments, "one of " + ", ".join(map(repr, arguments))
+    elif origin in (Union, UnionType):  # X | None
         if value is not None:
-            check(name, value, next(kind for kind in arguments if kind is not NoneType))
-        elif NoneType not in arguments:
-            raise UsageError(f"{name} is missing.")
+            check(name, value, arguments[0])
     elif origin is tuple:
         valid = isinstance(value, tuple) and (arguments[-1] is ... or len(value) == len(arguments))
-        required = "" if valid else f"{len(arguments)} values"
-        for item in value if valid else ():
-            check(name, item, arguments[0])
-    elif isinstance(origin, type) and issubclass(origin, Mapping):
-        required = "" if isinstance(value, Mapping) else "a table of names and values"
-        for key, item in value.items() if not required else ():
-            check(f"{name}.{key}", item, arguments[1])
+        required = f"{len(arguments)} values"
+    elif origin is Mapping:
+        valid, required = isinstance(value, Mapping), "a table of names and values"
+    elif hint is float:
+        valid = type(value) in (int, float) and math.isfinite(value)
     elif hint in _TYPE_NAMES:
-        accepted = (int, float) if hint is float else (hint,)
-        if type(value) not in accepted or (hint is float and not math.isfinite(value)):
-            required = _TYPE_NAMES[hint]
-    elif isinstance(hint, type) and not isinstance(value, hint):
-        required = f"a {hint.__name__}"
-    if required:
+        valid = type(value) is hint
+    elif isinstance(hint, type):
+        valid, required = isinstance(value, hint), f"a {hint.__name__}"
+    if not valid:
         raise UsageError(f"{name} = {value!r:.40}: must be {required}.")
+    if origin is tuple:
+        for item in value:
+            check(name, item, arguments[0])
+    elif origin is Mapping:
+        for key, item in value.items():
+            check(f"{name}.{key}", item, arguments[1])
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
+from folders import image
 from folders import written as write
-from PIL import Image
 
 from detrcli.data.layouts.detect import explicit
 from detrcli.data.raw_annotations import RawAnnotations
@@ -51,14 +51,9 @@ def ground_truth() -> dict[str, Images]:
 TRUTH = ground_truth()
 
 
-def save_image(path: Path, size: tuple[int, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "orange").save(path)
-
-
 def save_images(folder: Path, split: str) -> None:
     for file, (size, _) in TRUTH[split].items():
-        save_image(folder / file, size)
+        image(folder / file, size)
 
 
 def coco_file(path: Path, *splits: str, first: int = 1, prefix: str = "") -> None:
@@ -294,7 +289,7 @@ def test_linked_folders_and_default_beside_train(tmp_path: Path) -> None:
 
 
 def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
-    save_image(tmp_path / "images" / "train" / "a.png", (100, 50))
+    image(tmp_path / "images" / "train" / "a.png", (100, 50))
     lines = "1 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.8\n\n2 0.5 0.5 0.2 0.4\nx 1 2\n1 nan 0 0 0\n1 0.5 0.5\n"
     write(tmp_path / "labels" / "train" / "a.txt", lines)
     written = open_data(tmp_path).readers["train"]()
@@ -306,7 +301,7 @@ def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
 
 def test_key_points_and_pixels_of_yolo(tmp_path: Path) -> None:
     """Key points after a box are no polygon; numbers above 1 are no fractions; the folder of `test` may be missing."""
-    save_image(tmp_path / "images" / "a.png", (100, 50))
+    image(tmp_path / "images" / "a.png", (100, 50))
     lines = "0 .5 .5 .2 .4" + " .9 .9 2" * 4 + "\n0.0 .5 .5 .2 .4\n0 50 25 20 20\n"
     write(tmp_path / "labels" / "a.txt", lines)
     write(tmp_path / "data.yaml", "train: images\ntest: ../test/images\nkpt_shape: [4, 3]\nnames: [ant]\n")

@@ -214,27 +214,23 @@ def coco_document(split: RawAnnotations) -> dict[str, Any]:
         except (KeyError, ValueError):  # reported by the check
             return {}
 
+    columns = {
+        "id": split.annotation_ids,
+        "image_id": split.of_image,
+        "category_id": split.of_category,
+        "bbox": split.boxes,
+        "area": split.areas,
+        "iscrowd": split.crowd.astype(int),
+    }
     return {
         "images": images_document(split),
         "annotations": [
-            {
-                "id": int(split.annotation_ids[n]),
-                "image_id": int(split.of_image[n]),
-                "category_id": int(split.of_category[n]),
-                "bbox": split.boxes[n].tolist(),
-                "area": float(split.areas[n]),
-                "iscrowd": int(split.crowd[n]),
-                **segmentation(n),
-            }
+            {name: column[n].tolist() for name, column in columns.items()} | segmentation(n)
             for n in np.flatnonzero(np.isfinite(split.boxes).all(1)).tolist()
         ],
         "categories": [
-            {
-                "id": id_,
-                "name": name,
-                "supercategory": parent,
-                **({} if split.things is None else {"isthing": int(thing)}),
-            }
+            {"id": id_, "name": name, "supercategory": parent}
+            | ({} if split.things is None else {"isthing": int(thing)})
             for id_, name, parent, thing in split.categories()
         ],
     }
