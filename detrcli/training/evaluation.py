@@ -1,6 +1,6 @@
-"""The evaluation at the end of an epoch: metrics, validation loss, and the files about the validation split."""
+"""The validation loss, and the interruption of an evaluation."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -8,23 +8,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.data.annotations import Annotations, annotate
+from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import DetectionDataset, Example
-from detrcli.evaluation.class_mapping import map_classes
-from detrcli.evaluation.metrics import Evaluator
-from detrcli.evaluation.run import detect_split, readable
 from detrcli.inference.detector import Detector
 from detrcli.losses.criterion import Loss
-from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.render.data_figures import predictions_figure
 from detrcli.reporter import Reporter
-from detrcli.system import distributed
-from detrcli.training import matching_history
 from detrcli.training.interrupts import Interrupts
-from detrcli.training.run_folder import PREDICTIONS, RunFolder
-from detrcli.training.settings import Settings
-from detrcli.training.setup import Data
 
 MIN_IMAGES, MAX_IMAGES = 8, 32  # of the validation loss, a quarter of the split within these limits
 
@@ -34,7 +23,7 @@ class Interrupted(Exception):  # noqa: N818  # not an error
 
 
 @dataclass(frozen=True)
-class _InterruptibleReporter(Reporter):
+class InterruptibleReporter(Reporter):
     """Forwards progress, and raises Interrupted when an exit is requested."""
 
     reporter: Reporter
@@ -52,54 +41,6 @@ class _InterruptibleReporter(Reporter):
                     raise Interrupted
 
             yield advance_or_stop
-
-
-@dataclass(frozen=True)
-class EpochEvaluation:
-    """Evaluates a model on the validation split, as `detr eval` does."""
-
-    data: Data
-    loss: Loss
-    evaluator: Evaluator
-    masks: bool  # whether the model and all objects have masks
-    settings: Settings
-    device: torch.device
-    reporter: Reporter
-
-    def run(
-        self,
-        checkpoint: Checkpoint,
-        model: DetectionTransformer | None,
-        epoch: int,
-        interrupts: Interrupts,
-        folder: RunFolder | None,
-    ) -> tuple[Mapping[str, float], float | None]:
-        """Return the metrics and the validation loss, and write the figure and the matching to the folder.
-
-        `model` has the weights of the checkpoint; None if it must be built. Raises Interrupted.
-        """
-        truth, val = self.data.truth, self.data.val
-        # Each process has its own batch norm statistics: all evaluate those of the first, which are saved.
-        distributed.broadcast(checkpoint.tensors.values())
-        detector = Detector(checkpoint, self.device, self.settings.precision, model)
-        mapping = map_classes(checkpoint.classes, truth.classes)
-        reporter = _InterruptibleReporter(self.reporter, interrupts)
-        try:
-            detected = detect_split(detector, truth, mapping, batch_size=self.settings.batch_size, reporter=reporter)
-        except RuntimeError:
-            # An interrupted process no longer answers the others, which are interrupted too.
-            if distributed.world_size() == 1 or interrupts.requested_exit_code() is None:
-                raise
-            raise Interrupted from None
-        truth = readable(truth, detected, skip_bad=False)
-        annotations = annotate(val, checkpoint.classes)
-        if folder:
-            folder.write_image(predictions_figure(truth, detected.results), PREDICTIONS)
-            if self.loss.matcher is not None:
-                matching_history.append(folder.path, epoch, detector, annotations, self.loss.matcher)
-        if self.masks:
-            annotations = annotate(val, checkpoint.classes, masks=True)
-        return self.evaluator.evaluate(truth, detected.results), validation_loss(detector, annotations, self.loss)
 
 
 def validation_loss(detector: Detector, truth: Annotations, loss: Loss) -> float | None:

@@ -11,23 +11,28 @@ import torch
 from torch.utils.data import DataLoader
 
 from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.data.annotations import annotate
 from detrcli.data.dataset import DetectionDataset, Examples, collate_examples, raise_unreadable
 from detrcli.errors import DataError, DivergedError, loader_was_killed
+from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.metrics import CocoEvaluator, Evaluator
+from detrcli.evaluation.run import detect_split, readable
 from detrcli.evaluation.truth import has_masks
+from detrcli.inference.detector import Detector
 from detrcli.messages import argument
-from detrcli.render.data_figures import first_batch
+from detrcli.render.data_figures import first_batch, predictions_figure
 from detrcli.render.plot import LOSS, VALIDATION_LOSS
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system import distributed
 from detrcli.system.allocator import give_back
 from detrcli.system.files import write_whole
-from detrcli.training.evaluation import EpochEvaluation, Interrupted
+from detrcli.training import matching_history
+from detrcli.training.evaluation import Interrupted, InterruptibleReporter, validation_loss
 from detrcli.training.interrupts import Interrupts, ignore_signals
 from detrcli.training.machine import CpuContention, default_workers, memory_mb
 from detrcli.training.order import Order
 from detrcli.training.progress import NO_LISTENER, Outcome, TrainingListener, TrainingProgress
-from detrcli.training.run_folder import DIVERGED, RunFolder, best_of, since_best
+from detrcli.training.run_folder import DIVERGED, PREDICTIONS, RunFolder, best_of, since_best
 from detrcli.training.run_status import FIRST_BATCH
 from detrcli.training.setup import Data, Initial
 from detrcli.training.state import EpochMetrics, TrainingState, save_state
@@ -69,9 +74,8 @@ class Training:
         optimizer = make_optimizer(self.parameter_groups, settings, fresh_backbone=initial.fresh_backbone)
         self.trainer = Trainer(self.model, self.loss, optimizer, settings, self.order.steps, device)
         self.state = TrainingState(self.trainer)
-        masks = self.model.has_masks and has_masks(data.truth)
-        self.evaluator = evaluator or CocoEvaluator(masks)
-        self.evaluation = EpochEvaluation(self.data, self.loss, self.evaluator, masks, settings, device, reporter)
+        self.masks = self.model.has_masks and has_masks(data.truth)  # whether masks are evaluated
+        self.evaluator = evaluator or CocoEvaluator(self.masks)
         self._contention = CpuContention() if device.type == "cpu" else None
         self._saved = time.perf_counter()
 
@@ -274,8 +278,7 @@ class Training:
         evaluated = epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs
         if evaluated and len(self.data.truth.images):
             self.save()  # so that an interrupted evaluation costs no step
-            model = None if self.trainer.ema else self.model.eval()
-            metrics, val_loss = self.evaluation.run(self.weights(), model, epoch, interrupts, self.folder)
+            metrics, val_loss = self._evaluate(interrupts)
         sums = state.sums.numbers
         means = dict(zip(sums, distributed.mean(list(sums.values())), strict=True))  # over all processes
         row = self._row(means, val_loss, metrics)
@@ -291,6 +294,33 @@ class Training:
         self.listener.epoch(row, best=best is row and (row[evaluator.best] or 0) > 0)
         for warning in warnings:
             self._warn(warning)
+
+    def _evaluate(self, interrupts: Interrupts) -> tuple[Mapping[str, float], float | None]:
+        """Return the metrics and the validation loss, and write the figure and the matching. Raises Interrupted."""
+        checkpoint, truth, val = self.weights(), self.data.truth, self.data.val
+        # Each process has its own batch norm statistics: all evaluate those of the first, which are saved.
+        distributed.broadcast(checkpoint.tensors.values())
+        model = None if self.trainer.ema else self.model.eval()
+        detector = Detector(checkpoint, self.device, self.settings.precision, model)
+        mapping = map_classes(checkpoint.classes, truth.classes)
+        reporter = InterruptibleReporter(self.reporter, interrupts)
+        try:
+            detected = detect_split(detector, truth, mapping, batch_size=self.settings.batch_size, reporter=reporter)
+        except RuntimeError:
+            # An interrupted process no longer answers the others, which are interrupted too.
+            if distributed.world_size() == 1 or interrupts.requested_exit_code() is None:
+                raise
+            raise Interrupted from None
+        truth = readable(truth, detected, skip_bad=False)
+        annotations = annotate(val, checkpoint.classes)
+        if self.folder:
+            self.folder.write_image(predictions_figure(truth, detected.results), PREDICTIONS)
+            if self.loss.matcher is not None:
+                epoch = len(self.state.rows) + 1
+                matching_history.append(self.folder.path, epoch, detector, annotations, self.loss.matcher)
+        if self.masks:
+            annotations = annotate(val, checkpoint.classes, masks=True)
+        return self.evaluator.evaluate(truth, detected.results), validation_loss(detector, annotations, self.loss)
 
     def weights(self) -> Checkpoint:
         return replace(self.initial.checkpoint, tensors=self.trainer.ema or self.model.state_dict())

@@ -71,8 +71,7 @@ class Settings(Config):
     warmup: Annotated[int, Bounds(0)] = setting("steps in which the learning rate rises linearly from 0", 0)
     weight_decay: Weight = setting("weight decay of AdamW", 1e-4)
     weight_decay_on: Literal["all", "matrices"] = setting(
-        "parameters with weight decay: all, or `matrices`: without biases and other vectors",
-        "all",
+        "parameters with weight decay: all, or `matrices`: without biases and other vectors", "all"
     )
     beta2: Share = setting("second beta of AdamW, the decay of squared gradients", 0.999)
     grad_clip: Weight = setting("maximum norm of the gradient, or 0 for no gradient clipping", 0.1)

@@ -121,10 +121,9 @@ class Trainer:
         numbers: list[dict[str, Tensor]] = []  # of each batch
         for i, (batch, own) in enumerate(zip(batches, targets, strict=True)):
             with ExitStack() as stack:
+                # Gradients are averaged over the processes only once, with the last batch.
                 if i + 1 < len(batches) and isinstance(self._replica, DistributedDataParallel):
-                    stack.enter_context(
-                        self._replica.no_sync()
-                    )  # gradients are averaged only once, after the last batch
+                    stack.enter_context(self._replica.no_sync())
                 with autocast(self.settings.precision, self.device):
                     output: Output = self._compute(batch.batch.to(self.device), own)
                 if normalizers is None:  # the same for all batches of the step
@@ -166,7 +165,6 @@ class Trainer:
         return breakdown
 
     def _numbers(self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return the numbers of a batch, on the device."""
         numbers = {"loss": breakdown.total, **{LOSS + name: part for name, part in breakdown.parts.items()}}
         decoder = output.decoder
         if (match := breakdown.matches.get(decoder.name)) is not None:
@@ -208,11 +206,8 @@ def make_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], settings: Setti
         if settings.weight_decay_on == "matrices":
             matrices, vectors = ([p for p in parameters if (p.dim() > 1) == matrix] for matrix in (True, False))
             split = [(matrices, settings.weight_decay), (vectors, 0.0)]
-        param_groups += [
-            {"name": name, "params": params, "lr": lr, "base": lr, "weight_decay": decay}
-            for params, decay in split
-            if params
-        ]
+        group = {"name": name, "lr": lr, "base": lr}
+        param_groups += [{**group, "params": params, "weight_decay": decay} for params, decay in split if params]
     # fused: a single pass over the weights instead of seven
     return AdamW(param_groups, betas=(0.9, settings.beta2), fused=True)
 

@@ -18,7 +18,7 @@ from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.errors import DataError
 from detrcli.evaluation.metrics import METRICS
-from detrcli.training import evaluation
+from detrcli.training import loop
 from detrcli.training.interrupts import TERMINATED, Interrupts
 from detrcli.training.loop import Training
 from detrcli.training.run_folder import MACHINE_COLUMNS
@@ -150,7 +150,7 @@ def test_the_files_of_a_run_folder(data: Data, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_saved_weights_are_those_evaluated(ema: float, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     training, detectors = new(data, None, ema=ema, epochs=1, precision="bf16"), []
-    monkeypatch.setattr(evaluation, "detect_split", lambda detector, *_, **__: detectors.append(detector) or 1 / 0)
+    monkeypatch.setattr(loop, "detect_split", lambda detector, *_, **__: detectors.append(detector) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.run(Interrupts())
     assert not detectors[0].model.training

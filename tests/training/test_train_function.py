@@ -110,4 +110,5 @@ def test_settings_may_contain_those_with_a_parameter_of_their_own(data: Path, tm
     settings = {"epochs": 7, "lr": 0.25, "batch_size": 3, "workers": 0}
     options = {"model": "detr-tiny", "weights": "none", "device": "cpu"}
     plan = train(data, **options, out=tmp_path / "run", dry_run=True, settings=settings)
-    assert (plan.settings.epochs, plan.settings.lr, plan.settings.batch_size) == (7, 0.25, 3)
+    assert (plan.document["parameters"][0]["lr"], plan.document["pictures_per_step"]) == (0.25, 3)
+    assert "7 epochs" in str(plan.content[-1])
