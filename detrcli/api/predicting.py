@@ -22,8 +22,7 @@ from detrcli.api.predictions import (
     write_map_document,
 )
 from detrcli.checkpoints.coco import UNUSED
-from detrcli.data.images import MAX_PIXELS
-from detrcli.data.paths import find_images
+from detrcli.data.images import MAX_PIXELS, find_images
 from detrcli.errors import DataError, UsageError
 from detrcli.evaluation.thresholds import read_thresholds
 from detrcli.inference import DEFAULT_THRESHOLD

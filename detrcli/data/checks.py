@@ -9,8 +9,7 @@ from typing import Literal, Self
 import numpy as np
 
 from detrcli.data.image_files import Header, read_headers
-from detrcli.data.images import MISSING, UPRIGHT
-from detrcli.data.paths import lies_inside
+from detrcli.data.images import MISSING, UPRIGHT, lies_inside
 from detrcli.data.raw_annotations import NO_ID, Problem, Problems, RawAnnotations
 from detrcli.structures import Classes
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detrcli.data.images import image_errors, opened
-from detrcli.data.paths import folder_of
+from detrcli.data.images import folder_of, image_errors, opened
 from detrcli.errors import DataError
 
 VOID = 0  # the id of pixels that belong to no segment

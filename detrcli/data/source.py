@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from detrcli.data.checks import Exif
+from detrcli.data.images import folder_of
 from detrcli.data.layouts.detect import YAML_SUFFIXES, detect_layout, explicit, yaml_folders
 from detrcli.data.make import built_in
-from detrcli.data.paths import folder_of
 from detrcli.data.splits import DataSource
 from detrcli.errors import UsageError
 from detrcli.messages import argument

@@ -13,8 +13,8 @@ import pytest
 
 from detrcli.data.checks import check_split
 from detrcli.data.examine import examine
+from detrcli.data.images import lies_inside
 from detrcli.data.layouts import yolo
-from detrcli.data.paths import lies_inside
 from detrcli.data.raw_annotations import NO_ID, RawAnnotations
 from detrcli.data.source import open_data
 from detrcli.errors import DataError

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detrcli.data.images import folder_of, is_web_address
 from detrcli.data.layouts import coco, voc, yolo
-from detrcli.data.paths import folder_of, is_web_address
 from detrcli.data.raw_annotations import RawAnnotations
 from detrcli.data.splits import DataSource, Reader
 from detrcli.errors import DataError

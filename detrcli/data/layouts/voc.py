@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from detrcli.data.paths import IMAGE_SUFFIXES, lies_inside
+from detrcli.data.images import IMAGE_SUFFIXES, lies_inside
 from detrcli.data.raw_annotations import Problems, RawAnnotations
 from detrcli.errors import DataError
 from detrcli.structures import check_class_names

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from detrcli.data.image_files import read_headers
-from detrcli.data.paths import IMAGE_SUFFIXES
+from detrcli.data.images import IMAGE_SUFFIXES
 from detrcli.data.raw_annotations import Problems, RawAnnotations
 from detrcli.data.segmentations import Segmentations, as_text
 from detrcli.errors import DataError
