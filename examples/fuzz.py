@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         elif way == 3:
             changed[start:start] = changed[start : start + length]
         elif way == 4:
-            changed[start : start + 4] = rng.choice(
-                (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\x80\0\0\0")
-            )
+            changed[start : start + 4] = rng.choice((b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 4, b"\x80\0\0\0"))
         elif way == 5:
             del changed[start:]
         else:
@@ -164,14 +162,15 @@ YAML = "path: .\ntrain: images/train\nval: [images/train]\nnc: 2\nnames:\n  0: a
 LABELS = "0 0.5 0.5 0.25 0.3\n1 0.1 0.1 0.2 0.2\n1 0.1 0.1 0.2 0.1 0.2 0.3 0.1 0.3\n"
 
 
-def small_image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (50, 40), "orange").save(path)
-
-
 def put(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def put_image(path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (50, 40), "orange").save(file, "PNG")
+    put(path, file.getvalue())
 
 
 def check_data(folder: Path) -> None:
@@ -189,13 +188,13 @@ def check_data(folder: Path) -> None:
 
 def coco(folder: Path, rng: random.Random) -> None:
     for i in (1, 2):
-        small_image(folder / "train" / f"{i}.png")
+        put_image(folder / "train" / f"{i}.png")
     put(folder / "annotations" / "instances_train.json", as_json(COCO, rng))
     check_data(folder)
 
 
 def voc(folder: Path, rng: random.Random) -> None:
-    small_image(folder / "JPEGImages" / "1.png")
+    put_image(folder / "JPEGImages" / "1.png")
     listed = rng.random() < 0.2
     put(folder / "Annotations" / "1.xml", VOC.encode() if listed else reworded(VOC, rng))
     if listed:
@@ -203,17 +202,10 @@ def voc(folder: Path, rng: random.Random) -> None:
     check_data(folder)
 
 
-def yolo_yaml(folder: Path, rng: random.Random) -> None:
-    small_image(folder / "images" / "train" / "1.png")
-    put(folder / "labels" / "train" / "1.txt", LABELS.encode())
-    put(folder / "data.yaml", reworded(YAML, rng))
-    check_data(folder)
-
-
-def yolo_labels(folder: Path, rng: random.Random) -> None:
-    small_image(folder / "images" / "train" / "1.png")
-    put(folder / "labels" / "train" / "1.txt", reworded(LABELS, rng))
-    put(folder / "data.yaml", YAML.encode())
+def yolo(broken: str, folder: Path, rng: random.Random) -> None:
+    put_image(folder / "images" / "train" / "1.png")
+    for file, text in (("labels/train/1.txt", LABELS), ("data.yaml", YAML)):
+        put(folder / file, reworded(text, rng) if file == broken else text.encode())
     check_data(folder)
 
 
@@ -248,13 +240,13 @@ def valid_images(ending: str) -> Sequence[bytes]:
     exif[0x0112], exif[0x010E] = 6, "words"
     for mode, options in SAVED[ending]:
         if mode == "I;16":
-            image = Image.fromarray(rng.integers(0, 65536, (24, 33), np.uint16))
+            frame = Image.fromarray(rng.integers(0, 65536, (24, 33), np.uint16))
         else:
-            image = pixels.convert(mode)
-        frames = {"append_images": [image.rotate(180)]} if "save_all" in options else {}
+            frame = pixels.convert(mode)
+        frames = {"append_images": [frame.rotate(180)]} if "save_all" in options else {}
         metadata = {"exif": exif} if ending in ("jpg", "png", "webp", "tif") else {}
         file = io.BytesIO()
-        image.save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **options, **frames, **metadata)
+        frame.save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **options, **frames, **metadata)
         files.append(file.getvalue())
     return files
 
@@ -271,15 +263,12 @@ def with_checksums(png: bytes) -> bytes:
     return b"".join([*parts, png[start:]])
 
 
-def image_kind(ending: str) -> Callable[[Path, random.Random], None]:
-    def read(folder: Path, rng: random.Random) -> None:
-        path = folder / f"a.{ending}"
-        data = mutated(rng.choice(valid_images(ending)), rng)
-        put(path, with_checksums(data) if ending == "png" and rng.random() < 0.8 else data)
-        read_header(path)
-        assert open_image(path).image.mode == "RGB"
-
-    return read
+def image(ending: str, folder: Path, rng: random.Random) -> None:
+    path = folder / f"a.{ending}"
+    data = mutated(rng.choice(valid_images(ending)), rng)
+    put(path, with_checksums(data) if ending == "png" and rng.random() < 0.8 else data)
+    read_header(path)
+    assert open_image(path).image.mode == "RGB"
 
 
 # ---- weights and training states ---------------------------------------------------------------------------
@@ -332,19 +321,17 @@ def predict_with(source: Path) -> None:
     Detector(load_checkpoint(str(source)), "cpu").predict(Image.new("RGB", (40, 30), "gray"), threshold=0)
 
 
-def pth(zipped: bool) -> Callable[[Path, random.Random], None]:
-    def read(folder: Path, rng: random.Random) -> None:
-        args = argparse.Namespace(nheads=4, dropout=0.1, dilation=False)
-        content: dict[Any, Any] = {"model": zeros(PUBLISHED), "args": args, "epoch": 3}
-        if rng.random() < 0.4:
-            mutate_content(content, args, rng)
-            data = pickled(content, zipped=zipped)
-        else:
-            data = mutated(pickled(content, zipped=zipped), rng)
-        put(folder / "w.pth", data)
-        predict_with(folder / "w.pth")
-
-    return read
+def pth(zipped: bool, folder: Path, rng: random.Random) -> None:
+    """A published checkpoint with mutated content, or mutated bytes."""
+    args = argparse.Namespace(nheads=4, dropout=0.1, dilation=False)
+    content: dict[Any, Any] = {"model": zeros(PUBLISHED), "args": args, "epoch": 3}
+    valid_file = rng.random() < 0.4
+    if valid_file:
+        mutate_content(content, args, rng)
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    put(folder / "w.pth", file.getvalue() if valid_file else mutated(file.getvalue(), rng))
+    predict_with(folder / "w.pth")
 
 
 def mutate_content(content: dict[Any, Any], args: argparse.Namespace, rng: random.Random) -> None:
@@ -370,41 +357,29 @@ def mutate_content(content: dict[Any, Any], args: argparse.Namespace, rng: rando
         content["model"] = rng.choice(ODD)
 
 
-def pickled(content: object, *, zipped: bool) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    return file.getvalue()
-
-
 def own(folder: Path, rng: random.Random) -> None:
     """Our own format: mutated bytes, or a mutated header with a correct checksum."""
     weights = tiny()
     header, tensors = header_of(weights), dict(weights.tensors)
-    if rng.random() < 0.7:
+    valid_file = rng.random() < 0.7
+    if valid_file:
         part = rng.choice(list(header))
         if part in ("config", "classes", "preprocessing", "loss"):
             header[part] = as_json(json.loads(header[part]), rng).decode("utf-8", "replace")
         elif part != "format":
             header[part] = rng.choice(ODD_WORDS)
-        header[CHECKSUM] = checksum(header, tensors)
-        data = safetensors(tensors, header)
-    else:
-        header[CHECKSUM] = checksum(header, tensors)
-        data = mutated(safetensors(tensors, header), rng)
-    put(folder / "w.safetensors", data)
+    header[CHECKSUM] = checksum(header, tensors)
+    data = safetensors(tensors, header)
+    put(folder / "w.safetensors", data if valid_file else mutated(data, rng))
     predict_with(folder / "w.safetensors")
 
 
 def hugging_face(folder: Path, rng: random.Random) -> None:
-    broken = rng.choice(("config.json", "preprocessor_config.json", "model.safetensors"))
-    files = {
-        "config.json": json.dumps(CONFIG).encode(),
-        "preprocessor_config.json": json.dumps(PROCESSOR).encode(),
-        "model.safetensors": safetensors(zeros(HUGGING_FACE)),
-    }
     documents = {"config.json": CONFIG, "preprocessor_config.json": PROCESSOR}
-    document = documents.get(broken)
-    files[broken] = mutated(files[broken], rng) if document is None else as_json(document, rng)
+    files = {name: json.dumps(document).encode() for name, document in documents.items()}
+    files["model.safetensors"] = safetensors(zeros(HUGGING_FACE))
+    broken = rng.choice(list(files))
+    files[broken] = as_json(documents[broken], rng) if broken in documents else mutated(files[broken], rng)
     for name, data in files.items():
         put(folder / name, data)
     predict_with(folder)
@@ -432,14 +407,16 @@ def state(folder: Path, rng: random.Random) -> None:
 Kind = Callable[[Path, random.Random], None]
 # The option with the number of cases, the function that writes and reads a file, and the allowed exit codes.
 KINDS: Mapping[str, tuple[str, Kind, frozenset[int]]] = {
-    **{
-        kind.__name__: ("annotations", kind, frozenset({3}))
-        for kind in (coco, voc, yolo_yaml, yolo_labels, results, thresholds)
-    },
-    **{ending: ("images", image_kind(ending), frozenset({3})) for ending in SAVED},
+    "coco": ("annotations", coco, frozenset({3})),
+    "voc": ("annotations", voc, frozenset({3})),
+    "yolo_yaml": ("annotations", partial(yolo, "data.yaml"), frozenset({3})),
+    "yolo_labels": ("annotations", partial(yolo, "labels/train/1.txt"), frozenset({3})),
+    "results": ("annotations", results, frozenset({3})),
+    "thresholds": ("annotations", thresholds, frozenset({3})),
+    **{ending: ("images", partial(image, ending), frozenset({3})) for ending in SAVED},
     # Without a checksum, numbers may be so large that results are not finite: exit code 5.
-    "pth": ("weights", pth(True), frozenset({4, 5})),
-    "pth_before_zip": ("weights", pth(False), frozenset({4, 5})),
+    "pth": ("weights", partial(pth, True), frozenset({4, 5})),
+    "pth_before_zip": ("weights", partial(pth, False), frozenset({4, 5})),
     "own": ("weights", own, frozenset({4})),
     "hugging_face": ("weights", hugging_face, frozenset({4, 5})),
     "state": ("weights", state, frozenset({3, 4})),

@@ -59,9 +59,8 @@ def trained(data: Path, run: Path, notes: Path) -> int:
     record("_step", STEP)
     record("save", SAVED)
     record("run", BEGUN, before=True)
-    begun = (run / "state").is_dir() and any((run / "state").glob("*.pt"))
     try:
-        if begun:
+        if any((run / "state").glob("*.pt")):
             result = train(resume=run, report=False)
         else:
             result = train(data, out=run, settings=SETTINGS, report=False)
@@ -96,14 +95,7 @@ def read(notes: Path) -> list[tuple[int, int]]:
 
 def writing(run: Path) -> bool:
     """Return whether a file of the run is being written."""
-    for folder in (run, run / "state"):
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        if any(name.startswith(".") and name != ".lock" for name in names):
-            return True
-    return False
+    return any(path.name != ".lock" for pattern in (".*", "state/.*") for path in run.glob(pattern))
 
 
 @dataclass

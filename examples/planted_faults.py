@@ -12,8 +12,9 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +44,17 @@ class Case:
     trained: bool = True  # whether to train, or to check the dataset only
 
 
-def annotations(*splits: str) -> Callable[[Callable[[Document], None]], Callable[[Path], None]]:
-    """Return a function that applies a change to the annotation files of the splits."""
+def annotations(splits: Sequence[str], change: Callable[[Document], None]) -> Callable[[Path], None]:
+    """Change the annotation files of the splits."""
 
-    def by(change: Callable[[Document], None]) -> Callable[[Path], None]:
-        def apply(folder: Path) -> None:
-            for split in splits:
-                path = folder / "annotations" / f"instances_{split}.json"
-                document = json.loads(path.read_text())
-                change(document)
-                path.write_text(json.dumps(document))
+    def apply(folder: Path) -> None:
+        for split in splits:
+            path = folder / "annotations" / f"instances_{split}.json"
+            document = json.loads(path.read_text())
+            change(document)
+            path.write_text(json.dumps(document))
 
-        return apply
-
-    return by
+    return apply
 
 
 def boxes(change: Callable[[list[float]], list[float]]) -> Callable[[Document], None]:
@@ -108,17 +106,15 @@ def loose(document: Document, annotation: Any, rng: np.random.Generator) -> None
     annotation["bbox"][3] = min(annotation["bbox"][3], SIZE - annotation["bbox"][1])
 
 
-def shifted(document: Document) -> None:
-    ids = [category["id"] for category in document["categories"]]
-    for annotation in document["annotations"]:
-        annotation["category_id"] = ids[(ids.index(annotation["category_id"]) + 1) % len(ids)]
+def renumbered(*order: int) -> Callable[[Document], None]:
+    """Replace the id of class i by that of class order[i]."""
 
+    def apply(document: Document) -> None:
+        ids = [category["id"] for category in document["categories"]]
+        for annotation in document["annotations"]:
+            annotation["category_id"] = ids[order[ids.index(annotation["category_id"])]]
 
-def renumbered(document: Document) -> None:
-    ids = [category["id"] for category in document["categories"]]
-    new_ids = dict(zip(ids, [ids[2], ids[3], ids[4], ids[1], ids[0]], strict=True))
-    for annotation in document["annotations"]:
-        annotation["category_id"] = new_ids[annotation["category_id"]]
+    return apply
 
 
 def without_class(document: Document) -> None:
@@ -155,11 +151,8 @@ def images(split: str, change: Callable[[Image.Image], Image.Image]) -> Callable
 
 def leak(folder: Path) -> None:
     """Copy images of val with their annotations to train."""
-    documents = {
-        split: json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
-        for split in ("train", "val")
-    }
-    train_, val = documents["train"], documents["val"]
+    train_file, val_file = (folder / "annotations" / f"instances_{split}.json" for split in ("train", "val"))
+    train_, val = json.loads(train_file.read_text()), json.loads(val_file.read_text())
     for image in val["images"][:20]:
         id_, name = 10_000 + image["id"], f"leak-{image['file_name']}"
         shutil.copy(folder / "val" / image["file_name"], folder / "train" / name)
@@ -167,7 +160,7 @@ def leak(folder: Path) -> None:
         train_["annotations"] += [
             {**a, "id": 100_000 + a["id"], "image_id": id_} for a in val["annotations"] if a["image_id"] == image["id"]
         ]
-    (folder / "annotations" / "instances_train.json").write_text(json.dumps(train_))
+    train_file.write_text(json.dumps(train_))
 
 
 def night(image: Image.Image) -> Image.Image:
@@ -179,7 +172,7 @@ def mirrored(box: list[float]) -> list[float]:
     return [SIZE - x - w, y, w, h]
 
 
-BOTH, TRAIN, VAL = annotations("train", "val"), annotations("train"), annotations("val")
+BOTH, TRAIN, VAL = (partial(annotations, splits) for splits in (["train", "val"], ["train"], ["val"]))
 FAULTS: Mapping[str, Case] = {
     # Part A: the rules were developed with these cases.
     "normalized boxes": Case(
@@ -192,7 +185,7 @@ FAULTS: Mapping[str, Case] = {
     "boxes of larger images": Case(
         "twice as large|size-mismatch", "A", BOTH(boxes(lambda b: [2 * v for v in b])), trained=False
     ),
-    "labels of val off by one": Case("off by one", "A", VAL(shifted)),
+    "labels of val off by one": Case("off by one", "A", VAL(renumbered(1, 2, 3, 4, 0))),
     "class missing in train": Case("missing in train", "A", TRAIN(without_class), trained=False),
     "images in both splits": Case("in another split|same-picture", "A", leak, trained=False),
     "duplicate annotations": Case("twice", "A", TRAIN(some(0.3, doubled)), trained=False),
@@ -207,7 +200,7 @@ FAULTS: Mapping[str, Case] = {
     "boxes of smaller images": Case("smaller images", "B", BOTH(boxes(lambda b: [v / 2 for v in b])), trained=False),
     "boxes of val mirrored": Case("mirrored", "B", VAL(boxes(mirrored))),
     "boxes of val turned": Case("transposed", "B", VAL(boxes(lambda b: [b[1], b[0], b[3], b[2]]))),
-    "classes of val renumbered": Case("numbered differently|off by one", "B", VAL(renumbered)),
+    "classes of val renumbered": Case("numbered differently|off by one", "B", VAL(renumbered(2, 3, 4, 1, 0))),
     "rare class": Case("balanced", "B", TRAIN(rare_class), trained=False),
     "images without annotations": Case("no annotation", "B", TRAIN(without_objects), trained=False),
     "little data": Case("little data|overfits", "B", TRAIN(few_images(24)), trained=False),
@@ -281,10 +274,9 @@ def main() -> None:
             right = bool(re.search(case.pattern, first)) if case.pattern else not first
             named += kind == "fault" and right
             silent += kind == "healthy" and right
-            rows.append(
-                {"case": f"{kind}: {name}", "part": case.part, "right": "yes" if right else "NO", "first": first}
-            )
-            print(rows[-1], flush=True)
+            row = {"case": f"{kind}: {name}", "part": case.part, "right": "yes" if right else "NO", "first": first}
+            print(row, flush=True)
+            rows.append(row)
     show(rows, named=named, silent=silent)
 
 

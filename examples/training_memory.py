@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from timing import show, write_coco
 
 from detrcli.system import allocator
 
@@ -72,9 +73,8 @@ print(min(forward() for _ in range(2)))
 def write_data(folder: Path) -> None:
     """Write a COCO folder of noise images in random sizes with three boxes each."""
     rng = np.random.default_rng(0)
-    (folder / "annotations").mkdir(parents=True)
     for split, count in (("train", IMAGES), ("val", 4)):
-        (folder / split).mkdir()
+        (folder / split).mkdir(parents=True)
         images, annotations = [], []
         for i in range(count):
             w, h = rng.integers(96, 321, 2).tolist()
@@ -85,8 +85,7 @@ def write_data(folder: Path) -> None:
                 x, y = (rng.random(2) * 0.5 * (w, h)).tolist()
                 box = [x, y, 0.3 * w, 0.3 * h]
                 annotations.append({"id": len(annotations), "image_id": i, "category_id": 1, "bbox": box})
-        document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+        write_coco(folder, split, images, annotations, [{"id": 1, "name": "a"}])
 
 
 def child(code: str, policy: str, *arguments: object) -> subprocess.Popen[str]:
@@ -148,8 +147,6 @@ def main() -> None:
             for policy in POLICIES:
                 training[policy].append(trained(policy, Path(folder, "data"), Path(folder, f"{policy} {i}")))
                 forwards[policy].append(forward(policy))
-    from timing import show  # not on the path when a test imports this module
-
     rows = []
     for policy in POLICIES:
         resident, peak, _ = training[policy][-1]
