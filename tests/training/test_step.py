@@ -4,8 +4,8 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,32 +195,21 @@ def test_the_mean_norm_leaves_out_skipped_steps(folder: Path) -> None:
     assert math.isfinite(training.state.rows[0]["grad_norm"])
 
 
-@pytest.fixture
-def rough() -> Iterator[dict[str, Any]]:
-    """Switches that allow float32 to be computed with lower precision."""
-    backends = torch.backends
-    switches: dict[str, Any] = {
-        "cuda.matmul": backends.cuda.matmul, "cudnn.conv": backends.cudnn.conv,
-        "mkldnn.matmul": backends.mkldnn.matmul, "mkldnn.conv": backends.mkldnn.conv,
-    }  # fmt: skip
-    before = {name: switch.fp32_precision for name, switch in switches.items()}
-    for name, switch in switches.items():
-        switch.fp32_precision = "bf16" if name.startswith("mkldnn") else "tf32"
-    yield switches
-    for name, switch in switches.items():
-        switch.fp32_precision = before[name]
-
-
 @pytest.mark.parametrize("diverges", [False, True])
 def test_float32_is_exact_in_a_step_and_as_before_afterwards(
-    diverges: bool, folder: Path, rough: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    diverges: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """In the network, the loss and the gradients, whatever the program allows; also in a step that diverges."""
+    """In the network, the loss and the gradients, although the program allows less; also in a step that diverges."""
+    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn
+    switches = {cuda: "tf32", torch.backends.cudnn.conv: "tf32", cpu.matmul: "bf16", cpu.conv: "bf16"}
+    for switch, precision in switches.items():
+        request.addfinalizer(partial(setattr, switch, "fp32_precision", switch.fp32_precision))
+        switch.fp32_precision = precision
 
-    def precisions() -> dict[str, str]:
-        return {name: switch.fp32_precision for name, switch in rough.items()}
+    def precisions() -> list[str]:
+        return [switch.fp32_precision for switch in switches]
 
-    before, during = precisions(), {}
+    during = {}
     training = new(data_of(folder), None, epochs=1)
     head, compute_loss = training.model.class_head, training.loss.compute_loss
 
@@ -228,18 +217,18 @@ def test_float32_is_exact_in_a_step_and_as_before_afterwards(
         during["forward"] = precisions()
         return hooked[2] * torch.nan if diverges else None
 
+    def loss(*args: Any) -> Any:
+        during["loss"] = precisions()
+        return compute_loss(*args)
+
     head.register_forward_hook(forward)
     head.weight.register_hook(lambda _: during.update(backward=precisions()))
-    monkeypatch.setattr(
-        training.loss, "compute_loss", lambda *args: during.update(loss=precisions()) or compute_loss(*args)
-    )
+    monkeypatch.setattr(training.loss, "compute_loss", loss)
     with pytest.raises(DivergedError) if diverges else nullcontext():
         training.trainer.step([next(training.load())], 0)
-    assert during.keys() == {"forward", "loss"} | (set() if diverges else {"backward"})
-    for where, values in during.items():
-        assert set(values.values()) == {"ieee"}, where
-    assert precisions() == before
-    assert set(before.values()) == {"tf32", "bf16"}
+    stages = ("forward", "loss") if diverges else ("forward", "loss", "backward")
+    assert during == dict.fromkeys(stages, ["ieee"] * 4)
+    assert precisions() == list(switches.values())
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
