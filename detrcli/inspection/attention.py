@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrcli.boxes import to_pixels
+from detrcli.boxes import from_pixels, to_pixels
 from detrcli.errors import UsageError
-from detrcli.inspection.maps import MAP_COLUMNS, MapFacts, cell_at, percent, points_to_image, points_to_input
+from detrcli.inspection.maps import MAP_COLUMNS, MapFacts, cell_at, percent, points_to_image
 from detrcli.inspection.record import Head, ImageRecord, Point, select_heads
 from detrcli.inspection.tables import Cell, Table
 from detrcli.model.inspectable import Attention, Sampled
@@ -85,7 +85,6 @@ class AttentionFindings(ABC):
 
     @cached_property
     def entries(self) -> list[AttentionMap]:
-        """All maps, query by query or point by point."""
         entries = []
         layers, heads = enumerate(self.layers), enumerate(self.heads)
         for n, (i, layer), (j, head) in product(range(self.maps.shape[1]), layers, heads):
@@ -113,7 +112,6 @@ class AttentionFindings(ABC):
         return {"layer": entry.layer, "head": entry.head, **entry.facts.document()}
 
     def _with_maps(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the documents of queries or points, each with those of its maps."""
         maps = [self._map_document(entry) for entry in self.entries]
         count = len(self.layers) * len(self.heads)
         return [{**item, "maps": maps[n * count : (n + 1) * count]} for n, item in enumerate(items)]
@@ -258,8 +256,9 @@ def encoder_attention(
 ) -> EncoderAttention:
     """Return the encoder's self-attention of points, in pixels of the image."""
     record.inspectable.require("encoder attention")
-    fractions = points_to_input(points, record.size, record.placement)  # (n, 2)
-    cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in fractions.tolist()]
+    corners = torch.tensor(points, dtype=torch.float64).reshape(-1, 2).repeat(1, 2)  # (n, 4), boxes without extent
+    centers = from_pixels(corners, *record.size, record.placement)[:, :2]  # (n, 2), fractions of the input
+    cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in centers.tolist()]
     maps, sampled = _maps(record, [record.forward.encoder(layer, cells) for layer in layers], heads)
     return EncoderAttention(record, (), layers, heads, maps, points, cells, sampled=sampled)
 

@@ -3,7 +3,6 @@
 The cells cover the network's input. Where the image fills the input, they cover the image.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +35,10 @@ class MapFacts:
         def share(coverage: np.ndarray) -> float:
             return round(float((map_ * coverage).sum()), 6)
 
-        x, y = points_to_image(np.array(brightest(map_)), record.size, record.placement).tolist()
+        h, w = map_.shape
+        row, column = np.unravel_index(map_.argmax(), map_.shape)
+        center = np.array([(float(column) + 0.5) / w, (float(row) + 0.5) / h])
+        x, y = points_to_image(center, record.size, record.placement).tolist()
         return cls(
             brightest=(round(x, 1), round(y, 1)),
             most=round(float(map_.max()), 6),
@@ -59,13 +61,6 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f}%"
 
 
-def brightest(map_: np.ndarray) -> Point:
-    """Return the center of the cell with the largest value, as fractions of the input's width and height."""
-    row, column = np.unravel_index(map_.argmax(), map_.shape)
-    h, w = map_.shape
-    return (float(column) + 0.5) / w, (float(row) + 0.5) / h
-
-
 def cell_at(x: float, y: float, cells: tuple[int, int]) -> int:
     """Return the row-major index of the cell at a point given as fractions of the input's width and height."""
     h, w = cells
@@ -77,13 +72,6 @@ def points_to_image(points: np.ndarray, size: tuple[int, int], placement: Placem
     boxes = np.concatenate([points, np.zeros_like(points)], axis=-1)  # of zero width and height
     pixels: np.ndarray = to_pixels(torch.from_numpy(boxes), *size, placement)[..., :2].numpy()
     return pixels
-
-
-def points_to_input(points: Sequence[Point], size: tuple[int, int], placement: Placement) -> np.ndarray:
-    """Convert points in pixels of an image of this (height, width) to fractions of the input, (n, 2)."""
-    corners = torch.tensor(points, dtype=torch.float64).reshape(-1, 2).repeat(1, 2)
-    fractions: np.ndarray = from_pixels(corners, *size, placement)[:, :2].numpy()
-    return fractions
 
 
 def boxes_to_image(boxes: np.ndarray, placement: Placement) -> np.ndarray:

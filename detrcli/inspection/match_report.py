@@ -240,7 +240,6 @@ class MatchReport:
             yield Table(f"layer {layer.layer}: the loss of each object and of the unmatched queries", columns, rows)
 
     def _pair_rows(self, layer: LayerMatching, pair: Pair) -> Iterator[Sequence[Cell]]:
-        """Yield a row for the matched query of an object and one for the runner-up."""
         name, n = f"{pair.target} {self.target_name(pair.target)}", pair.target
         for first, query, reason in (
             (name, pair.query, (number(pair.margin), pair.decided or "")),

@@ -126,12 +126,11 @@ def record_image(detector: Detector, source: ImageSource, name: str | None = Non
 
 
 def select_layers(layers: str | int, count: int) -> list[int]:
-    """Return the layers that `last`, `all` or a number stands for, of `count` layers."""
+    """Return the layers that `last`, `all` or a number (from 0) stands for, of `count` layers."""
     return [count - 1] if layers == "last" else _select("layers", layers, "last", count)
 
 
 def select_heads(heads: str | int, count: int) -> list[Head]:
-    """Return the heads that `mean`, `all` or a number stands for, of `count` heads."""
     return ["mean"] if heads == "mean" else [*_select("heads", heads, "mean", count)]
 
 

@@ -141,7 +141,6 @@ def delete(pixels: Tensor, deleted: Tensor, color: Tensor) -> Tensor:
 
 
 def random_maps(cells: tuple[int, int], count: int, seed: int = 0) -> list[np.ndarray]:
-    """Return maps that order the cells at random."""
     generator = np.random.default_rng(seed)
     return [generator.permutation(cells[0] * cells[1]).reshape(cells).astype(np.float32) for _ in range(count)]
 

@@ -77,9 +77,9 @@ class InspectionSession:
 
     def find(self, image: str | int) -> int:
         """Return the index of an image by its id or file."""
-        image, ids = str(image), list(enumerate(self.annotations.image_ids.tolist()))
-        by_id = [i for i, image_id in ids if image == str(image_id)]
-        by_number = [i for i, image_id in ids if image.lstrip("-").isdecimal() and int(image) == image_id]
+        image, image_ids = str(image), self.annotations.image_ids
+        by_id = [i for i, image_id in enumerate(image_ids.tolist()) if image == str(image_id)]
+        by_number = np.flatnonzero(image_ids == int(image)).tolist() if image.removeprefix("-").isdecimal() else []
         matches = by_id or self._find_file(image) or by_number  # 000139 is a file, or else image 139
         if len(matches) == 1:
             return matches[0]

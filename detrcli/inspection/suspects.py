@@ -156,7 +156,6 @@ def _assigned(ious: np.ndarray, minimum: float) -> np.ndarray:
 def _different(
     kind: str, truth: Truth, n: int, detections: Results, m: int, iou: float, **masks: Any
 ) -> Suspect | None:
-    """Return an object as a suspect if it differs much from its detection."""
     score, box = float(detections.scores[m]), tuple(detections.boxes[m].tolist())
     if iou >= TIGHT_IOU or score * (1 - iou) < MIN_SUSPICION:
         return None

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def rounded(values: Any) -> Any:
 
 def rounded_fields(instance: Any) -> dict[str, Any]:
     """Return the fields of a dataclass instance, floats rounded."""
-    return {name: rounded(value) if isinstance(value, float) else value for name, value in asdict(instance).items()}
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in vars(instance).items()}
 
 
 def number(value: float | None, decimals: int = 3) -> str:

@@ -16,10 +16,9 @@ from detrcli.boxes import from_pixels
 from detrcli.errors import DataError
 from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
 from detrcli.evaluation.pairing import NONE
-from detrcli.inspection.failures import Failures
+from detrcli.inspection.failures import Failures, SurveyedImage
 from detrcli.inspection.matching import explain_group
 from detrcli.inspection.record import record_image
-from detrcli.inspection.survey import SurveyedImage
 from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect, rle_document, xyxy
 from detrcli.render import charts, viewer
 from detrcli.render.page import shrunk, write_page

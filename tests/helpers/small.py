@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden_rules import Golden, tensor_by_name
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrcli.architectures import architectures, detr
 from detrcli.architectures.architecture import Architecture
@@ -20,7 +20,7 @@ from detrcli.architectures.tiny import TinyConfig
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.resize import ShortestEdge
-from detrcli.structures import Classes
+from detrcli.structures import Classes, Output, QueryGroup
 
 CONFIG = DETRConfig(encoder_layers=1, decoder_layers=2, dim=32, heads=4, feed_forward=64, queries=9, classes=3)
 TINY = TinyConfig(queries=9, classes=3)
@@ -62,6 +62,17 @@ def small_weights(config: ModelConfig = CONFIG, architecture: Architecture[Any] 
 def noise() -> Image.Image:
     """An image of 90 x 60 random pixels."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+
+
+def add_proposals(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> None:
+    """Let a model return the first seven queries of its first layer as a further group."""
+    forward = type(model).forward
+
+    def with_proposals(model: Any, batch: object, targets: object = None) -> Output:
+        decoder = forward(model, batch, targets).decoder
+        return Output(decoder, (QueryGroup("encoder", decoder.logits[:1, :, :7], decoder.boxes[:1, :, :7]),))
+
+    monkeypatch.setattr(type(model), "forward", with_proposals)
 
 
 def masked_weights() -> Checkpoint:

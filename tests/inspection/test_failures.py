@@ -19,8 +19,8 @@ from detrcli.evaluation.class_mapping import map_classes
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import truth_of
 from detrcli.inference.detector import Detector
+from detrcli.inspection.failures import survey
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.survey import survey
 from detrcli.inspection.suspects import SUSPECT_KINDS, Predictions, Suspicions
 
 IMAGES = 140  # of train; val is a fifth

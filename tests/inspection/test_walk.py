@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import CONFIG, TINY, small_weights
+from small import BOTH, TINY, add_proposals, small_weights
 
 from detrcli.architectures import preset
 from detrcli.architectures.architecture import Architecture
@@ -14,7 +14,6 @@ from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.inference.detector import Detector
 from detrcli.inspection.walk import feature_maps, shapes_at, walk
-from detrcli.structures import Output, QueryGroup
 
 
 def on_meta(architecture: Architecture[Any], config: ModelConfig) -> Detector:
@@ -64,7 +63,7 @@ def test_published_models_at_800_x_600(name: str, shapes: dict[str, tuple[int, .
         assert re.search(numbers.get(step.name, ""), step.what), step.what
 
 
-@pytest.mark.parametrize("config", [CONFIG, TINY], ids=["detr", "detr-tiny"])
+@BOTH
 def test_shapes_at_another_size_are_those_of_a_run(config: ModelConfig) -> None:
     detector = Detector(small_weights(config), "cpu")
     model = detector.model
@@ -84,14 +83,7 @@ def test_a_size_beyond_learned_positions() -> None:
 
 def test_further_query_groups_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector(small_weights(TINY), "cpu")
-    forward = type(detector.model).forward
-
-    def with_proposals(model: torch.nn.Module, batch: object, targets: object = None) -> Output:
-        decoder = forward(model, batch, targets).decoder
-        proposals = QueryGroup("encoder", decoder.logits[:1, :, :7], decoder.boxes[:1, :, :7])
-        return Output(decoder, (proposals,))
-
-    monkeypatch.setattr(type(detector.model), "forward", with_proposals)
+    add_proposals(monkeypatch, detector.model)
     *_, proposals, selection = walk(detector, torch.zeros(3, 64, 64))
     assert (proposals.name, proposals.shape) == ("encoder", (7, 4))
     assert "7" in proposals.what
