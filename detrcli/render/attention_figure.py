@@ -20,7 +20,7 @@ from detrcli.render.draw import (
     overlay_masks,
     scaled,
     stacked,
-)  # fmt: skip
+)
 from detrcli.resize import Placement
 from detrcli.system.text import escape_controls
 

@@ -23,7 +23,7 @@ from detrcli.render.draw import (
     stacked,
     text_size,
     write,
-)  # fmt: skip
+)
 from detrcli.render.plot import Panel, plot
 
 TRUTH, MATCHED, UNMATCHED_QUERY = BLUE, ORANGE, PURPLE

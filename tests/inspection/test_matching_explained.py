@@ -14,18 +14,7 @@ from hypothesis import strategies as st
 from detrcli.architectures import detr, preset
 from detrcli.config import LossConfig
 from detrcli.errors import UsageError
-from detrcli.inspection.matching import (
-    OTHERS,
-    UNMATCHED,
-    LayerMatching,
-    ObjectLosses,
-    explain_group,
-    false_positives,
-    missed_objects,
-    object_losses,
-    queries_of,
-    reweighted,
-)
+from detrcli.inspection import matching
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import NO_OBJECT, Scoring, Sigmoid, Softmax
@@ -49,9 +38,9 @@ def random_group(g: torch.Generator, layers: int, queries: int, classes: int) ->
 
 def explain(
     group: QueryGroup, target: Target, matcher: HungarianMatcher = MATCHERS[0], scoring: Scoring | None = None
-) -> Sequence[LayerMatching]:
+) -> Sequence[matching.LayerMatching]:
     """Explain by a loss without known terms."""
-    explained = explain_group(group, target, SimpleNamespace(matcher=matcher, scoring=scoring or Softmax()))
+    explained = matching.explain_group(group, target, SimpleNamespace(matcher=matcher, scoring=scoring or Softmax()))
     assert explained.losses is None
     return explained.layers
 
@@ -116,10 +105,10 @@ def test_a_simple_case() -> None:
     assert layer.labels.tolist() == [0, 0, 0]
     assert layer.probabilities.shape == (3, 2)
 
-    other = reweighted(MATCHERS[0], {"class": 10, "giou": 0})
+    other = matching.reweighted(MATCHERS[0], {"class": 10, "giou": 0})
     assert other.weights == {"class": 10, "l1": 5, "giou": 0}
     with pytest.raises(UsageError, match="cost_dice"):
-        reweighted(MATCHERS[0], {"dice": 1})
+        matching.reweighted(MATCHERS[0], {"dice": 1})
     assert explain(*simple_case(), other)[0].pairs[0].query == 1
 
 
@@ -130,20 +119,20 @@ def test_where_another_object_needs_the_runner_up() -> None:
     target = Target(torch.tensor([0, 1]), torch.tensor([[0.5, 0.5, 0.24, 0.24], [0.5, 0.5, 0.2, 0.2]]))
     (layer,) = explain(QueryGroup("decoder", logits, boxes), target)
     assert layer.queries.tolist() == [1, 0]
-    assert [pair.decided for pair in layer.pairs] == [OTHERS, "giou"]
+    assert [pair.decided for pair in layer.pairs] == [matching.OTHERS, "giou"]
 
 
 def test_more_objects_than_queries() -> None:
     g = torch.Generator().manual_seed(0)
     group, target = random_group(g, 1, 2, 3), random_target(g, 4, 3)
     (layer,) = explain(group, target)
-    assert (layer.queries == UNMATCHED).sum() == 2
+    assert (layer.queries == matching.UNMATCHED).sum() == 2
     assert len(layer.pairs) == 2
     assert all(pair.margin is not None for pair in layer.pairs)
     both = objects((0, LEFT), (1, RIGHT))
     explained = layers([(CAT, LEFT)], objects=both)
     assert reasons(explained, both) == {1: ["no-query"]}
-    assert false_positives(explained[-1], both, 0.7) == []
+    assert matching.false_positives(explained[-1], both, 0.7) == []
 
 
 @counted(100, seeds(), st.integers(0, 4), st.sampled_from(["each", "last"]))
@@ -151,7 +140,7 @@ def test_the_pairs_are_those_of_the_criterion(g: torch.Generator, objects: int, 
     criterion = detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
     group, target = random_group(g, 3, 6, 4), random_target(g, objects, 4)
     charged = criterion.compute_loss(Output(group), [target]).matches["decoder"]
-    layers, kept = explain(group, target, criterion.matcher), queries_of(group, target, criterion.matcher)
+    layers, kept = explain(group, target, criterion.matcher), matching.queries_of(group, target, criterion.matcher)
     assert len(layers) == len(kept) == 3
     for layer, row in zip(layers, kept, strict=True):
         match = charged.layer(layer.layer)
@@ -189,7 +178,7 @@ CAT, DOG, NOTHING = [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]
 SURE_CAT = [0.98, 0.01, 0.01]
 
 
-def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target) -> Sequence[LayerMatching]:
+def layers(*predictions: list[tuple[list[float], list[float]]], objects: Target) -> Sequence[matching.LayerMatching]:
     """Explain layers, each given by the (probabilities, box) of its queries."""
     probabilities = [[[row for row, _ in layer]] for layer in predictions]
     boxes = [[[box for _, box in layer]] for layer in predictions]
@@ -200,8 +189,8 @@ def objects(*pairs: tuple[int, list[float]]) -> Target:
     return Target(torch.tensor([label for label, _ in pairs]), torch.tensor([box for _, box in pairs]))
 
 
-def reasons(found: Sequence[LayerMatching], target: Target) -> dict[int, list[str | None]]:
-    return {n: [p.why for p in predictions] for n, predictions in missed_objects(found, target, 0.7).items()}
+def reasons(found: Sequence[matching.LayerMatching], target: Target) -> dict[int, list[str | None]]:
+    return {n: [p.why for p in predictions] for n, predictions in matching.missed_objects(found, target, 0.7).items()}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +215,7 @@ def test_predictions_of_every_layer() -> None:
         [(NOTHING, FAR), (CAT, LEFT)], [(DOG, LEFT), (NOTHING, FAR)], [(NOTHING, LEFT), (NOTHING, FAR)],
         objects=cat,
     )  # fmt: skip
-    ((n, missed),) = missed_objects(found, cat, 0.7).items()
+    ((n, missed),) = matching.missed_objects(found, cat, 0.7).items()
     assert n == 0
     assert [(p.layer, p.query, p.why) for p in missed] == [(0, 1, None), (1, 0, "class"), (2, 0, "no-object")]
     assert (missed[1].label, round(missed[1].own_score or 0, 4)) == (1, 0.05)
@@ -235,7 +224,7 @@ def test_predictions_of_every_layer() -> None:
 def test_a_detection_counts_for_its_own_object_alone() -> None:
     """Two objects in the same place and a single detection."""
     both = objects((0, LEFT), (0, LEFT))
-    (missed,) = missed_objects(layers([(CAT, LEFT), (NOTHING, LEFT)], objects=both), both, 0.7).values()
+    (missed,) = matching.missed_objects(layers([(CAT, LEFT), (NOTHING, LEFT)], objects=both), both, 0.7).values()
     assert missed[-1].query == 1
 
 
@@ -243,22 +232,22 @@ def test_kinds_of_false_positives() -> None:
     cat = objects((0, LEFT))
     queries = [(SURE_CAT, LEFT), (CAT, LEFT), ([0.05, 0.92, 0.03], LEFT), (CAT, FAR), (NOTHING, LEFT)]
     found = layers(queries, objects=cat)
-    kinds = [(e.query, e.label, e.kind, e.target, e.partner) for e in false_positives(found[-1], cat, 0.7)]
+    kinds = [(e.query, e.label, e.kind, e.target, e.partner) for e in matching.false_positives(found[-1], cat, 0.7)]
     assert kinds == [(2, 1, "other-class", 0, 0), (1, 0, "duplicate", 0, 0), (3, 0, "background", None, None)]
-    assert false_positives(found[-1], cat, 0.99) == []
+    assert matching.false_positives(found[-1], cat, 0.99) == []
     none = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     found = layers([(CAT, LEFT), (NOTHING, LEFT)], objects=none)
-    assert missed_objects(found, none, 0.7) == {}
-    assert [e.kind for e in false_positives(found[-1], none, 0.7)] == ["background"]
+    assert matching.missed_objects(found, none, 0.7) == {}
+    assert [e.kind for e in matching.false_positives(found[-1], none, 0.7)] == ["background"]
 
 
 def test_an_iou_of_a_half_is_enough() -> None:
     """With numbers that float32 represents exactly."""
     whole, half = [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.25]
     cat = objects((0, whole))
-    assert missed_objects(layers([(CAT, half), (NOTHING, FAR)], objects=cat), cat, 0.7) == {}
+    assert matching.missed_objects(layers([(CAT, half), (NOTHING, FAR)], objects=cat), cat, 0.7) == {}
     beside = layers([(SURE_CAT, whole), (CAT, half), (DOG, half)], objects=cat)
-    kinds = [(e.query, e.kind, e.iou) for e in false_positives(beside[-1], cat, 0.7)]
+    kinds = [(e.query, e.kind, e.iou) for e in matching.false_positives(beside[-1], cat, 0.7)]
     assert kinds == [(1, "duplicate", 0.5), (2, "other-class", 0.5)]
     assert reasons(layers([(CAT, half)], [(NOTHING, half)], objects=cat), cat) == {0: [None, "no-object"]}
 
@@ -271,8 +260,8 @@ def test_a_second_class_of_a_matched_query_is_a_false_positive(label: int, expec
     target = objects((label, LEFT))
     group = QueryGroup("decoder", logits, torch.tensor([[[LEFT, FAR]]]))
     (layer,) = explain(group, target, focal, Sigmoid())
-    assert missed_objects([layer], target, 0.7) == {}
-    assert [(e.query, e.label, e.kind) for e in false_positives(layer, target, 0.7)] == expected
+    assert matching.missed_objects([layer], target, 0.7) == {}
+    assert [(e.query, e.label, e.kind) for e in matching.false_positives(layer, target, 0.7)] == expected
 
 
 WEIGHTS = {"cost": {"class": 1.0, "l1": 1.0, "giou": 2.0}, "loss": {"class": 3.0, "l1": 1.0, "giou": 0.5}}
@@ -282,8 +271,8 @@ CRITERIA = [
 ]
 
 
-def losses_of(group: QueryGroup, target: Target, criterion: Criterion) -> Sequence[ObjectLosses]:
-    losses = explain_group(group, target, criterion).losses
+def losses_of(group: QueryGroup, target: Target, criterion: Criterion) -> Sequence[matching.ObjectLosses]:
+    losses = matching.explain_group(group, target, criterion).losses
     assert losses is not None
     return losses
 
@@ -317,7 +306,7 @@ def test_the_published_loss_of_a_batch_is_that_of_its_images() -> None:
     for image, target in enumerate(targets):
         group = QueryGroup("decoder", logits[:, image : image + 1], boxes[:, image : image + 1])
         match = criterion.matcher(group, [target])
-        total += sum(layer.total for layer in object_losses(group, target, match, criterion, normalizers))
+        total += sum(layer.total for layer in matching.object_losses(group, target, match, criterion, normalizers))
     assert total == pytest.approx(golden.facts["total"], rel=1e-4)
 
 
@@ -326,7 +315,7 @@ def test_a_perfect_box_has_a_class_loss_alone() -> None:
     target = Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
     logits = torch.log(torch.tensor([[[[0.1, 0.5, 0.4], [0.2, 0.2, 0.6]]]]))
     boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]]])
-    losses = explain_group(QueryGroup("decoder", logits, boxes), target, CRITERIA[0], normalized=False).losses
+    losses = matching.explain_group(QueryGroup("decoder", logits, boxes), target, CRITERIA[0], normalized=False).losses
     assert losses is not None
     (layer,) = losses
     assert layer.targets[0].tolist() == pytest.approx([0.6931472, 0, 0], abs=1e-6)
@@ -361,7 +350,7 @@ def test_a_group_with_its_own_pairs_and_objects() -> None:
         counts=lambda objects: ([2 * n for n in objects], 2),
     )
     criterion = CRITERIA[0]
-    explained = explain_group(noisy, target, criterion)
+    explained = matching.explain_group(noisy, target, criterion)
     assert explained.queries.tolist() == [[1, 0]]
     assert [pair.runner_up for pair in explained.layers[0].pairs] == [None, None]
     output = Output(group, (noisy,))

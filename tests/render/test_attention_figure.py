@@ -16,21 +16,10 @@ from detrcli.inference.detector import Detector
 from detrcli.inspection.attention import SampledPoints
 from detrcli.inspection.look import Kind
 from detrcli.inspection.look import look as findings_of
-from detrcli.render.attention_figure import (
-    MARKER,
-    STRIP,
-    WHITE,
-    Tile,
-    draw_matrix,
-    draw_tile,
-    matrices_figure,
-    overlay,
-    smooth,
-    tiles_figure,
-)
+from detrcli.render import attention_figure as figures
 from detrcli.render.attention_report import AttentionReport
 from detrcli.render.color import color_of, heat
-from detrcli.render.draw import Mark, stacked
+from detrcli.render.draw import Mark
 
 
 def spot(row: int, column: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
@@ -41,10 +30,10 @@ def spot(row: int, column: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 5), (5, 7)])
 def test_the_brightest_place_is_in_its_cell(row: int, column: int) -> None:
-    values = smooth(spot(row, column), (160, 90))
+    values = figures.smooth(spot(row, column), (160, 90))
     assert values.shape == (90, 160)
     assert 0 <= values.min() <= values.max() <= 1
-    drawn = np.asarray(overlay(Image.new("RGB", (160, 90), "gray"), spot(row, column))).sum(-1)
+    drawn = np.asarray(figures.overlay(Image.new("RGB", (160, 90), "gray"), spot(row, column))).sum(-1)
     for brightness in (values, drawn):
         y, x = np.unravel_index(brightness.argmax(), brightness.shape)
         assert (int(y / 15), int(x / 20)) == (row, column)
@@ -52,18 +41,18 @@ def test_the_brightest_place_is_in_its_cell(row: int, column: int) -> None:
 
 def test_uniform_maps() -> None:
     for map_ in (np.full((3, 4), 1 / 12), np.zeros((3, 4))):
-        assert np.isfinite(smooth(map_, (40, 30))).all()
-        assert len(np.unique(np.asarray(overlay(Image.new("RGB", (40, 30)), map_)).reshape(-1, 3), axis=0)) == 1
+        assert np.isfinite(figures.smooth(map_, (40, 30))).all()
+        assert len(np.unique(np.asarray(figures.overlay(Image.new("RGB", (40, 30)), map_)).reshape(-1, 3), axis=0)) == 1
 
 
 def test_a_letterbox() -> None:
     """The image is in the middle half of the input, so the third cell of eight is its first."""
     placement = Letterbox(64, 128).place(48, 48)
     gray = Image.new("RGB", (160, 160), "gray")
-    drawn = np.asarray(overlay(gray, spot(0, 2), placement)).sum(-1)
+    drawn = np.asarray(figures.overlay(gray, spot(0, 2), placement)).sum(-1)
     y, x = np.unravel_index(drawn.argmax(), drawn.shape)
     assert (int(y / (160 / 6)), int(x / 40)) == (0, 0)
-    outside = np.asarray(overlay(gray, spot(0, 0), placement)).sum(-1)
+    outside = np.asarray(figures.overlay(gray, spot(0, 0), placement)).sum(-1)
     assert np.ptp(outside) < np.ptp(drawn) / 4
 
 
@@ -77,16 +66,18 @@ def places_of(image: Image.Image, color: tuple[int, int, int]) -> np.ndarray:
 def test_tiles_of_any_size_and_number(size: tuple[int, int], tiles: int) -> None:
     """A tile fills its cell, frames are where boxes are, and the figure has all tiles."""
     mark = Mark((size[0] * 0.2, size[1] * 0.2, size[0] * 0.8, size[1] * 0.9), "17 dog", 18, 0.5)
-    image, tile = Image.new("RGB", size), Tile("c", spot(1, 1), marks=[mark])
-    with_box, without = (np.asarray(draw_tile(image, item, 240)).astype(int) for item in (tile, Tile("c", spot(1, 1))))
+    image, tile = Image.new("RGB", size), figures.Tile("c", spot(1, 1), marks=[mark])
+    with_box, without = (
+        np.asarray(figures.draw_tile(image, item, 240)).astype(int) for item in (tile, figures.Tile("c", spot(1, 1)))
+    )
     assert max(with_box.shape) == 240
     changed = (abs(with_box - without) > 10).any(-1)
-    scale = min(240 / size[0], (240 - STRIP) / size[1])
+    scale = min(240 / size[0], (240 - figures.STRIP) / size[1])
     left = (with_box.shape[1] - round(scale * size[0])) // 2
     for x, y in ((0.2, 0.55), (0.8, 0.55), (0.5, 0.2), (0.5, 0.9)):  # the centers of the edges
         column, row = round(left + x * scale * size[0]), round(y * scale * size[1])
         assert changed[max(0, row - 4) : row + 4, max(0, column - 4) : column + 4].any(), (x, y)
-    frames = places_of(tiles_figure(image, "", [tile] * tiles), color_of(18))
+    frames = places_of(figures.tiles_figure(image, "", [tile] * tiles), color_of(18))
     if min(size) * scale >= 160:  # else the image is enlarged and reduced, which changes colors
         rows = set((frames[:, 0] // 60).tolist())
         assert len(rows) >= {1: 1, 8: 3, 100: 10}[tiles]
@@ -99,14 +90,14 @@ def test_sampled_points_are_sized_by_their_weight() -> None:
         weights=np.array([[[0.9, 0.1]]]),
         references=np.array([50.0, 50.0, 30.0, 40.0]),
     )
-    tile = draw_tile(Image.new("RGB", (100, 100)), Tile("c", spot(3, 3), sampled), 240)
-    scale = (240 - STRIP) / 100
-    left = (tile.width - 240 + STRIP) // 2
-    dots = places_of(tile, WHITE)
-    dots = dots[dots[:, 0] < 240 - STRIP] - (0, left)  # row and column in the image
+    tile = figures.draw_tile(Image.new("RGB", (100, 100)), figures.Tile("c", spot(3, 3), sampled), 240)
+    scale = (240 - figures.STRIP) / 100
+    left = (tile.width - 240 + figures.STRIP) // 2
+    dots = places_of(tile, figures.WHITE)
+    dots = dots[dots[:, 0] < 240 - figures.STRIP] - (0, left)  # row and column in the image
     large, small = ((np.hypot(*(dots - scale * at).T) <= 8).sum() for at in (20, 80))
     assert large > 3 * small > 0
-    cross = places_of(tile, MARKER) - (0, left)
+    cross = places_of(tile, figures.MARKER) - (0, left)
     center = cross[np.hypot(*(cross - scale * 50).T) <= 9]
     assert abs(center.mean(0) - scale * 50).max() <= 1
     assert abs(cross[:, 0].min() - scale * 30) <= 2  # the reference's box
@@ -118,7 +109,7 @@ def test_a_long_title_is_wrapped() -> None:
     white = Image.new("RGB", (64, 64), "white")
 
     def ink(title: str) -> tuple[int, int]:
-        figure = tiles_figure(white, title, [Tile("c")])
+        figure = figures.tiles_figure(white, title, [figures.Tile("c")])
         return int((np.asarray(figure.convert("L")) < 128).sum()), figure.height
 
     (none, height), (word, _), (many, taller) = ink(""), ink("word"), ink("word " * 60)
@@ -131,23 +122,15 @@ def test_rows_of_a_matrix_are_the_queries_that_attend(queries: int) -> None:
     values = np.zeros((queries, queries))
     values[queries - 1, 0] = 1
     names = [f"{i} thing" for i in range(queries)]
-    page = draw_matrix(values, names, list(map(str, range(queries))))
-    cells = np.asarray(page)[:-STRIP].astype(int)
+    page = figures.draw_matrix(values, names, list(map(str, range(queries))))
+    cells = np.asarray(page)[: -figures.STRIP].astype(int)
     y, x = (axis.mean() for axis in np.nonzero((cells == heat(np.array(1.0))).all(-1)))
-    side = (page.height - 20 - STRIP) / queries
+    side = (page.height - 20 - figures.STRIP) / queries
     assert int((y - 20) / side) == queries - 1
     left = page.width - side * queries
     assert queries == 1 or int((x - left) / side) == 0
-    several = matrices_figure("t", [(page, "a")] * 6)
+    several = figures.matrices_figure("t", [(page, "a")] * 6)
     assert (np.asarray(several) == heat(np.array(1.0))).all(-1).sum() >= 6  # at least a pixel in each
-
-
-def test_stacked_images() -> None:
-    page = stacked([Image.new("RGB", (100, 30), "red"), Image.new("RGB", (200, 50), "blue")], gap=10, margin=5)
-    assert page.size == (210, 100)
-    assert [page.getpixel((50, y)) for y in (34, 35, 45, 94)] == [
-        (255, 0, 0), (255, 255, 255), (0, 0, 255), (0, 0, 255)
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

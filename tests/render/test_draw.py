@@ -10,15 +10,6 @@ from PIL import Image
 
 from detrcli.render import draw
 from detrcli.render.color import PALETTE, color_of, contrast
-from detrcli.render.draw import (
-    LABEL_SHARE,
-    MASK_OPACITY,
-    OUTLINE_OPACITY,
-    draw_detections,
-    eroded,
-    overlap,
-    overlay_masks,
-)
 from detrcli.render.plot import BOTTOM, HEIGHT, LEFT, RIGHT, SCALE, TOP, WIDTH, Panel, plot, ticks
 from detrcli.run_lengths import MaskRows, encode
 from detrcli.structures import Detections
@@ -60,35 +51,35 @@ def plates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
 
 def test_a_box_is_drawn_where_it_is() -> None:
     image = Image.new("RGB", (400, 300), "gray")
-    drawn = draw_detections(image, detections([(100, 80, 301, 221)]))
+    drawn = draw.draw_detections(image, detections([(100, 80, 301, 221)]))
     assert drawn.size == image.size
     for at in ((100, 150), (300, 150), (200, 80), (200, 220)):
         assert drawn.getpixel(at) == color_of(0)
     for at in ((90, 150), (110, 150), (200, 150), (390, 290)):
         assert drawn.getpixel(at) == (128, 128, 128)
     assert image.getcolors() == [(400 * 300, (128, 128, 128))]
-    np.testing.assert_array_equal(np.asarray(draw_detections(image, detections([]))), np.asarray(image))
+    np.testing.assert_array_equal(np.asarray(draw.draw_detections(image, detections([]))), np.asarray(image))
 
 
 @pytest.mark.parametrize(("n", "size"), [(1, (640, 480)), (100, (640, 480)), (100, (6000, 800)), (12, (60, 45))])
 def test_labels_do_not_overlap_nor_hide_the_image(
     plates: list[tuple[float, ...]], n: int, size: tuple[int, int]
 ) -> None:
-    drawn = draw_detections(Image.new("RGB", size), crowd(n, *size))
+    drawn = draw.draw_detections(Image.new("RGB", size), crowd(n, *size))
     assert plates
-    assert not any(overlap(a, b) for a, b in itertools.combinations(plates, 2))
+    assert not any(draw.overlap(a, b) for a, b in itertools.combinations(plates, 2))
     for x0, y0, x1, y1 in plates:
         assert 0 <= x0 < x1 <= drawn.width
         assert 0 <= y0 < y1 <= drawn.height
     area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in plates)
-    assert area <= LABEL_SHARE * drawn.width * drawn.height
+    assert area <= draw.LABEL_SHARE * drawn.width * drawn.height
 
 
 @pytest.mark.parametrize(
     "box", [(-50, -50, 900, 900), (5, 5, 5, 5), (300, 200, 320, 240), (0, 0, 320, 240), (9, 9, 8, 8)]
 )
 def test_boxes_at_and_beyond_the_edge(box: tuple[float, ...], plates: list[tuple[float, ...]]) -> None:
-    draw_detections(Image.new("RGB", (320, 240)), detections([box]))
+    draw.draw_detections(Image.new("RGB", (320, 240)), detections([box]))
     assert len(plates) == 1
 
 
@@ -97,12 +88,12 @@ def test_boxes_at_and_beyond_the_edge(box: tuple[float, ...], plates: list[tuple
     [((60, 45), (360, 270)), ((1, 1), (240, 240)), ((5000, 2), (5000, 2)), ((320, 160), (320, 160))],
 )
 def test_small_images_are_enlarged(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert draw_detections(Image.new("RGB", size), detections([(0, 0, 9, 1)])).size == expected
+    assert draw.draw_detections(Image.new("RGB", size), detections([(0, 0, 9, 1)])).size == expected
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 500, "狗", "کلب", "a\nb", "\x1b[31m", "[/x]", "👩‍🚀"])
 def test_any_name_can_be_written(name: str) -> None:
-    draw_detections(Image.new("RGB", (320, 240)), detections([(20, 30, 90, 120)], [name]))
+    draw.draw_detections(Image.new("RGB", (320, 240)), detections([(20, 30, 90, 120)], [name]))
 
 
 def test_colors_differ() -> None:
@@ -119,8 +110,8 @@ def test_eroded() -> None:
     mask, expected = np.zeros((9, 9), dtype=bool), np.zeros((9, 9), dtype=bool)
     mask[1:8, 2:8] = True
     expected[3:6, 4:6] = True
-    assert np.array_equal(eroded(mask, 2), expected)
-    assert not eroded(np.ones((4, 4), dtype=bool), 2).any()
+    assert np.array_equal(draw.eroded(mask, 2), expected)
+    assert not draw.eroded(np.ones((4, 4), dtype=bool), 2).any()
 
 
 def disc(height: int, width: int, x: int, y: int, radius: int) -> np.ndarray:
@@ -131,19 +122,19 @@ def disc(height: int, width: int, x: int, y: int, radius: int) -> np.ndarray:
 def test_masks_have_a_translucent_fill_and_a_thin_outline() -> None:
     image = np.full((100, 140, 3), 100, np.uint8)
     mask = disc(100, 140, 60, 50, 30)
-    drawn = np.asarray(overlay_masks(image, [(mask, RED), (np.zeros_like(mask), RED)]))
+    drawn = np.asarray(draw.overlay_masks(image, [(mask, RED), (np.zeros_like(mask), RED)]))
     assert np.array_equal(drawn[~mask], image[~mask])
-    for at, opacity in (((50, 60), MASK_OPACITY), ((50, 30), OUTLINE_OPACITY)):
+    for at, opacity in (((50, 60), draw.MASK_OPACITY), ((50, 30), draw.OUTLINE_OPACITY)):
         red, other = round(100 + opacity * 100), round(100 - opacity * 100)
         assert drawn[at].tolist() == [red, other, other]
-    outline = (drawn[..., 0] == round(100 + OUTLINE_OPACITY * 100)).sum()
+    outline = (drawn[..., 0] == round(100 + draw.OUTLINE_OPACITY * 100)).sum()
     assert 0.5 < outline / (2 * np.pi * 30) < 2  # about a pixel wide
 
 
 def test_detections_with_masks_have_no_frames() -> None:
     found = detections([(60, 60, 141, 141)])
     found = Detections(**{**vars(found), "masks": MaskRows((200, 300), [encode(disc(200, 300, 100, 100, 40))])})
-    drawn = np.asarray(draw_detections(Image.new("RGB", (300, 200), (90, 90, 90)), found))
+    drawn = np.asarray(draw.draw_detections(Image.new("RGB", (300, 200), (90, 90, 90)), found))
     assert (drawn[139, 60:70] == 90).all()  # a corner of the box
     assert (drawn[100, 100] != 90).any()
     assert (drawn[:60] != 90).any()  # the label

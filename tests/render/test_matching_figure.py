@@ -17,21 +17,9 @@ from detrcli.inspection.usage import Usage
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.terms import CostTerm
-from detrcli.render import matching_figures as module
+from detrcli.render import matching_figures as figures
 from detrcli.render.color import heat
 from detrcli.render.draw import overlap
-from detrcli.render.matching_figures import (
-    MATCHED,
-    SIZE_COLORS,
-    TRUTH,
-    UNMATCHED_QUERY,
-    atlas,
-    cost_map,
-    instability_figure,
-    matching_figure,
-    paired_image,
-    query_tile,
-)
 from detrcli.resize import Placement
 from detrcli.structures import Classes, QueryGroup, Target
 
@@ -86,17 +74,18 @@ def test_boxes_are_drawn_where_they_are(cat: Target, letterbox: bool) -> None:
         cat = Target(cat.labels, torch.tensor([[0.25, 0.5, 0.2, 0.2]]))
     white = Image.new("RGB", (100, 50), "white")
     report = report_of(queries, cat, placement=placement)
-    drawn = paired_image(report, report.layers[0], white)
+    drawn = figures.paired_image(report, report.layers[0], white)
     assert drawn.size == (560, 280)
     row = np.asarray(drawn)[180]  # below the labels and the line between the centers
-    for color, left, right in ((TRUTH, 0.15, 0.35), (MATCHED, 0.2, 0.4), (UNMATCHED_QUERY, 0.7, 0.9)):
+    ends = {figures.TRUTH: (0.15, 0.35), figures.MATCHED: (0.2, 0.4), figures.UNMATCHED_QUERY: (0.7, 0.9)}
+    for color, (left, right) in ends.items():
         found = np.flatnonzero((row == color).all(-1))
         assert abs(found.min() - 560 * left) <= 3, color
         assert abs(found.max() - 560 * right) <= 3, color
     column = np.asarray(drawn)[:, round(560 * 0.33)]
-    assert abs(np.flatnonzero((column == TRUTH).all(-1)).max() - 280 * 0.7) <= 3
+    assert abs(np.flatnonzero((column == figures.TRUTH).all(-1)).max() - 280 * 0.7) <= 3
     strict = report_of(queries, cat, threshold=0.95, placement=placement)
-    assert not has(paired_image(strict, strict.layers[0], white), UNMATCHED_QUERY)
+    assert not has(figures.paired_image(strict, strict.layers[0], white), figures.UNMATCHED_QUERY)
 
 
 def test_low_costs_are_light_and_the_runner_up_has_a_dot(cat: Target) -> None:
@@ -105,7 +94,7 @@ def test_low_costs_are_light_and_the_runner_up_has_a_dot(cat: Target) -> None:
     (layer,) = report_of(queries, cat).layers
     relevant = layer.relevant_queries(0.7)
     assert relevant == [0, 1]
-    pixels = np.asarray(cost_map("total", layer.total, relevant, ["0 cat"], layer)).astype(int)
+    pixels = np.asarray(figures.cost_map("total", layer.total, relevant, ["0 cat"], layer)).astype(int)
     lightest, darkest = heat(np.array([1.0, 0.0])).astype(int)
     light, dark = (np.argwhere((pixels == color).all(-1)) for color in (lightest, darkest))
     assert len(light) > 100
@@ -118,12 +107,12 @@ def test_low_costs_are_light_and_the_runner_up_has_a_dot(cat: Target) -> None:
 @pytest.mark.parametrize("size", [(128, 128), (20, 300), (3000, 2000)])
 def test_labels_do_not_overlap(monkeypatch: pytest.MonkeyPatch, objects: int, size: tuple[int, int]) -> None:
     plates: list[tuple[float, ...]] = []
-    monkeypatch.setattr(module, "write", lambda draw, place, *rest: plates.append(place))
+    monkeypatch.setattr(figures, "write", lambda draw, place, *rest: plates.append(place))
     g = torch.Generator().manual_seed(0)
     target = Target(torch.randint(2, (objects,), generator=g), 0.05 + 0.9 * torch.rand(objects, 4, generator=g))
     queries = [(CAT, box) for box in (0.05 + 0.9 * torch.rand(100, 4, generator=g)).tolist()]
     report = report_of(queries, target, (size[1], size[0]), threshold=0.95, layers=2)
-    assert has(matching_figure(report, Image.new("RGB", size)), TRUTH)  # of the legend, or of frames
+    assert has(figures.matching_figure(report, Image.new("RGB", size)), figures.TRUTH)  # of the legend, or of frames
     per_layer = len(plates) // 2
     assert per_layer >= min(1, objects)
     for places in (plates[:per_layer], plates[per_layer:]):
@@ -132,18 +121,19 @@ def test_labels_do_not_overlap(monkeypatch: pytest.MonkeyPatch, objects: int, si
 
 def test_a_panel_for_each_term_of_the_cost(cat: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
+    cost_map = figures.cost_map
 
     def recorded(title: str, *rest: object) -> Image.Image:
         titles.append(title)
         return cost_map(title, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "cost_map", recorded)
+    monkeypatch.setattr(figures, "cost_map", recorded)
     dice = CostTerm("dice", 4.0, lambda inputs: torch.rand(1, 1, 2))
     loss = Criterion(LOSS.scoring, HungarianMatcher([*LOSS.matcher.terms, dice]), LOSS.terms)
     report = report_of([(CAT, [0.25, 0.5, 0.2, 0.4]), (CAT, [0.3, 0.5, 0.2, 0.4])], cat, loss=loss)
-    five = matching_figure(report, Image.new("RGB", (100, 50)))
+    five = figures.matching_figure(report, Image.new("RGB", (100, 50)))
     assert titles == ["class, times 1", "l1, times 5", "giou, times 2", "dice, times 4", "total"]
-    four = matching_figure(report_of([(CAT, [0.25, 0.5, 0.2, 0.4])] * 2, cat), Image.new("RGB", (100, 50)))
+    four = figures.matching_figure(report_of([(CAT, [0.25, 0.5, 0.2, 0.4])] * 2, cat), Image.new("RGB", (100, 50)))
     assert five.height > four.height  # rows of two panels
 
 
@@ -160,8 +150,8 @@ def usage_of(boxes: np.ndarray) -> Usage:
 def test_a_tile_shows_centers_and_sizes() -> None:
     """A small box at the top left, a wide box at the top right, a tall box at the bottom left."""
     boxes = np.array([[0.2, 0.2, 0.05, 0.05], [0.8, 0.2, 0.6, 0.3], [0.2, 0.8, 0.3, 0.6]])
-    pixels = np.asarray(query_tile(boxes, np.full((3, 2), 200))).astype(int)
-    for color, (x, y) in zip(SIZE_COLORS.values(), ((0.2, 0.2), (0.8, 0.2), (0.2, 0.8)), strict=True):
+    pixels = np.asarray(figures.query_tile(boxes, np.full((3, 2), 200))).astype(int)
+    for color, (x, y) in zip(figures.SIZE_COLORS.values(), ((0.2, 0.2), (0.8, 0.2), (0.2, 0.8)), strict=True):
         rows, columns = np.nonzero((abs(pixels - color) < 12).all(-1))
         assert abs(columns.mean() - x * len(pixels)) <= 1.5
         assert abs(rows.mean() - y * len(pixels)) <= 1.5
@@ -170,12 +160,13 @@ def test_a_tile_shows_centers_and_sizes() -> None:
 @pytest.mark.parametrize("queries", [1, 25, 100])
 def test_an_atlas_has_a_tile_for_each_query(queries: int) -> None:
     """Each with the same wide box in its center, so that each has a dot of that color."""
-    drawn = np.asarray(atlas(usage_of(np.tile([0.5, 0.5, 0.6, 0.5], (queries, 1, 1))))).astype(int)
-    tiles = (abs(drawn - SIZE_COLORS["large and wide"]) < 40).all(-1)[-(-(-queries // 10) * 134) :]  # without legend
+    drawn = np.asarray(figures.atlas(usage_of(np.tile([0.5, 0.5, 0.6, 0.5], (queries, 1, 1))))).astype(int)
+    dots = (abs(drawn - figures.SIZE_COLORS["large and wide"]) < 40).all(-1)
+    tiles = dots[-(-(-queries // 10) * 134) :]  # without legend
     assert ndimage.label(tiles)[1] == queries
 
 
 def test_instability_has_a_panel_for_each_curve() -> None:
     shares = np.random.default_rng(0).random((5, 12))  # more layers than colors
-    drawn = instability_figure(range(2, 7), shares, {"loss": [], "AP": [(2, 0.1), (3, 0.2)]})
-    assert drawn.width == 3 * instability_figure(range(2, 7), shares, {}).width
+    drawn = figures.instability_figure(range(2, 7), shares, {"loss": [], "AP": [(2, 0.1), (3, 0.2)]})
+    assert drawn.width == 3 * figures.instability_figure(range(2, 7), shares, {}).width
