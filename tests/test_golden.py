@@ -12,7 +12,7 @@ from detrcli.architectures import Preset, detr, preset
 from detrcli.architectures.detr import DETRConfig
 from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.config import Preprocessing
-from detrcli.inference.postprocess import detections
+from detrcli.inference.detector import detections
 from detrcli.losses.criterion import LossBreakdown, class_error
 from detrcli.losses.scoring import Softmax
 from detrcli.model.detection_transformer import DetectionTransformer

@@ -16,8 +16,8 @@ from detrcli.architectures.deformable_detr import deformable_name
 from detrcli.architectures.detr_names import rename
 from detrcli.architectures.dino import NAMES as DINO_RULES
 from detrcli.checkpoints.load import load_checkpoint
+from detrcli.inference.detector import detections
 from detrcli.inference.engines import FastEngine
-from detrcli.inference.postprocess import detections
 from detrcli.losses.criterion import LossBreakdown, class_error
 from detrcli.model.denoising import Noise
 from detrcli.model.detection_transformer import DetectionTransformer

@@ -87,17 +87,9 @@ def look(
         reporter.note(f"{name_of(image)}: {note}")
     check_points(points, opened.image.width, opened.image.height)
     findings = looking.look(
-        as_detector(weights, device, reporter=reporter),
-        image,
-        queries=queries,
-        threshold=threshold,
-        layers=layers,
-        heads=heads,
-        kind=kind,
-        points=points,
-        masks=masks,
-        reporter=reporter,
-    )
+        as_detector(weights, device, reporter=reporter), image, queries=queries, threshold=threshold, layers=layers,
+        heads=heads, kind=kind, points=points, masks=masks, reporter=reporter,
+    )  # fmt: skip
     return AttentionReport(findings)
 
 

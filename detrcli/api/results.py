@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from detrcli.inspection.tables import Cell, Table
-
-__all__ = ["Cell", "PlainResult", "Result", "Table", "box_table", "metric"]
+from detrcli.inspection.tables import Cell as Cell
+from detrcli.inspection.tables import Table as Table
 
 
 class Result(ABC):
@@ -43,7 +42,7 @@ class Result(ABC):
 
 @dataclass(frozen=True)
 class PlainResult(Result):
-    """A result that is only printed."""
+    """A result whose content and document are fields."""
 
     content: Sequence[str | Table] = ()
     document: Any = None

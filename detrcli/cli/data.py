@@ -60,15 +60,9 @@ def make(
 ) -> None:
     """Make a dataset of colored shapes, always the same for a seed."""
     check_free(folder, folder=True)
+    names = [name.strip() for name in classes.split(",")]
     detrcli.make_shapes(
-        folder,
-        images=images,
-        size=size,
-        classes=[name.strip() for name in classes.split(",")],
-        objects=objects,
-        seed=seed,
-        panoptic=panoptic,
-        reporter=STDERR,
+        folder, images=images, size=size, classes=names, objects=objects, seed=seed, panoptic=panoptic, reporter=STDERR
     )
     if panoptic:
         file = folder / "annotations" / "panoptic_train.json"

@@ -40,12 +40,11 @@ def match_debug(
     json: opt.Json = False,
 ) -> None:
     """Show which query is matched to which object, and why."""
+    costs = {"class": cost_class, "l1": cost_l1, "giou": cost_giou}
     given = {
         "--image": image,
         "--layer": None if layers == "last" else layers,
-        "--cost-class": cost_class,
-        "--cost-l1": cost_l1,
-        "--cost-giou": cost_giou,
+        **{f"--cost-{name}": weight for name, weight in costs.items()},
         "--raw": raw,
         "--html": html,
     }
@@ -59,21 +58,11 @@ def match_debug(
     if worst is not None and not whole_split:
         raise UsageError("--worst needs --all.")
     check_files([(out, FIGURE), (raw, ARRAYS), (html, PAGE)], overwrite=overwrite, data=data)
-    costs = {"class": cost_class, "l1": cost_l1, "giou": cost_giou}
     matching = detrcli.explain_matching(
-        data,
-        load,
-        image=image,
-        whole_split=whole_split,
-        run=run,
-        split=split,
-        layers=layers,
-        threshold=threshold,
-        other_weights={name: weight for name, weight in costs.items() if weight is not None},
-        worst=worst or 16,
-        match_classes_by_id=match_classes_by_id,
-        reporter=STDERR,
-    )
+        data, load, image=image, whole_split=whole_split, run=run, split=split, layers=layers, threshold=threshold,
+        other_weights={name: weight for name, weight in costs.items() if weight is not None}, worst=worst or 16,
+        match_classes_by_id=match_classes_by_id, reporter=STDERR,
+    )  # fmt: skip
     if out is None:
         out = next_free_file(f"match-debug{'-run' if run else '-all' if whole_split else ''}.png")
         STDERR.note(f"writing {out}")

@@ -33,6 +33,7 @@ def known_weights(value: Any) -> Any:
     return value
 
 
+DataArgument = Annotated[Path | None, typer.Argument(help=DATA)]
 WEIGHTS = "A name from `detr models`, a file, a run or Hugging Face folder, hf:OWNER/NAME, or a URL."
 WeightsArgument = Annotated[str, typer.Argument(metavar="WEIGHTS", callback=known_weights, help=WEIGHTS)]
 SeveralWeights = Annotated[
@@ -52,10 +53,13 @@ MatchClassesById = Annotated[
     bool, flag("--match-classes-by-id", "If no class names are equal in weights and data, match equal ids.")
 ]
 SkipBad = Annotated[bool, flag("--skip-bad", "Leave out broken images and annotations, with a warning.")]
+
 # By field of LoadOptions.
 _LOAD_OPTIONS: dict[str, Any] = {
     "weights": Annotated[str, option("W", WEIGHTS, callback=known_weights)],
-    "text": Annotated[str | None, option("PHRASES", 'What to detect, as "a cat. a dog.", for models of phrases.')],
+    "text": Annotated[
+        str | None, option("PHRASES", 'What to detect, as "a cat. a dog.", for models that take phrases.')
+    ],
     "size": Annotated[int | None, option("N", "Shorter side of the input.", min=1)],
     "max_size": Annotated[int | None, option("N", "Longer side of the input.", min=1)],
     "model": Annotated[
@@ -75,72 +79,65 @@ _DEFAULTS = {"weights": "detr-r50", "device": "auto"}
 LOAD = ("weights", "size", "max_size", "model", "sha256", "device")
 
 
-def options(*load: str, files: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace the parameters `load` and `data` of a command by options for these fields of LoadOptions and DataOptions.
+Command = Callable[..., None]
+_SHARED: dict[Command, tuple[Sequence[str], Sequence[str]]] = {}  # arguments of `options` by command
 
-    `files` are the splits whose files may be given in place of DATA. Weights and text become the first options, the
-    others stand before --overwrite and --json.
+
+def options(*load: str, files: Sequence[str] = ()) -> Callable[[Command], Command]:
+    """Replace the parameters `load` and `data` of a command by options for fields of LoadOptions and DataOptions.
+
+    `load` are the fields, `files` the splits whose files may be given in place of DATA. Weights and text become the
+    first options, the others stand before --overwrite and --json.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def run(**values: Any) -> None:
-            if files:
-                pairs = {split: (values.pop(f"{split}_ann"), values.pop(f"{split}_images")) for split in files}
-                values["data"] = detrcli.DataOptions(values["data"], pairs, values.pop("exif"), values.pop("skip_bad"))
-            if load:
-                values["load"] = detrcli.LoadOptions(**{field: values.pop(field) for field in load})
-            command(**values)
+    def mark(command: Command) -> Command:
+        _SHARED[command] = load, files
+        return command
 
-        added = {field: _keyword(field, _LOAD_OPTIONS[field], _DEFAULTS.get(field)) for field in load}
-        first = [added.pop(field) for field in ("weights", "text") if {"weights", field} <= set(load)]
-        last: list[inspect.Parameter] = []
-        for split in files:
-            ann = option("FILE", f"COCO annotations of {split}.")
-            images = option("DIR", f"Images of {split}.", file_okay=False)
-            last += [_keyword(f"{split}_ann", Annotated[Path | None, ann], None)]
-            last += [_keyword(f"{split}_images", Annotated[Path | None, images], None)]
-        if files:
-            last += [_keyword("exif", Exif, "auto"), _keyword("skip_bad", SkipBad, False)]
-        last += added.values()
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command).parameters.values():
-            if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
-                parameters += first
-                first = []
-            if parameter.name in ("overwrite", "json"):
-                parameters += last
-                last = []
-            if parameter.name == "data" and files:
-                parameter = parameter.replace(
-                    annotation=Annotated[Path | None, typer.Argument(help=DATA)], default=None
-                )
-            if parameter.name != "load":
-                parameters.append(parameter)
-        return _with_parameters(run, command, parameters)
-
-    return decorate
+    return mark
 
 
-def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
-    """Add a command with the option --debug, which `main` reads from the command line."""
+def add_command(app: typer.Typer, command: Command) -> None:
+    """Add a command with its shared options and --debug, which `main` reads from the command line."""
+    load, files = _SHARED.get(command, ((), ()))
 
     def run(debug: bool, **values: Any) -> None:
+        if files:
+            pairs = {split: (values.pop(f"{split}_ann"), values.pop(f"{split}_images")) for split in files}
+            values["data"] = detrcli.DataOptions(values["data"], pairs, values.pop("exif"), values.pop("skip_bad"))
+        if load:
+            values["load"] = detrcli.LoadOptions(**{field: values.pop(field) for field in load})
         command(**values)
 
-    debug = Annotated[bool, flag("--debug", "Show the traceback of an error.")]
-    parameters = [*inspect.signature(command).parameters.values(), _keyword("debug", debug, False)]
-    app.command(command.__name__.rstrip("_").replace("_", "-"))(_with_parameters(run, command, parameters))
-
-
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _with_parameters(
-    run: Callable[..., None], command: Callable[..., None], parameters: list[inspect.Parameter]
-) -> Callable[..., None]:
-    """Make a function look like a command with other parameters."""
+    added = {field: _keyword(field, _LOAD_OPTIONS[field], _DEFAULTS.get(field)) for field in load}
+    first = [added.pop(field) for field in ("weights", "text") if {"weights", field} <= set(load)]
+    last: list[inspect.Parameter] = []
+    for split in files:
+        ann = option("FILE", f"COCO annotations of {split}.")
+        images = option("DIR", f"Images of {split}.", file_okay=False)
+        last += [_keyword(f"{split}_ann", Annotated[Path | None, ann])]
+        last += [_keyword(f"{split}_images", Annotated[Path | None, images])]
+    if files:
+        last += [_keyword("exif", Exif, "auto"), _keyword("skip_bad", SkipBad, False)]
+    last += added.values()
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
+            parameters += first
+            first = []
+        if parameter.name in ("overwrite", "json"):
+            parameters += last
+            last = []
+        if parameter.name == "data" and files:
+            parameter = parameter.replace(annotation=DataArgument, default=None)
+        if parameter.name != "load":
+            parameters.append(parameter)
+    parameters.append(_keyword("debug", Annotated[bool, flag("--debug", "Show the traceback of an error.")], False))
     functools.update_wrapper(run, command)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(run)
+
+
+def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

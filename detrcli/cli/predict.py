@@ -66,21 +66,10 @@ def predict(
         raise UsageError("--polygons needs --json or --save.")
     check_files([(save, (".jsonl",))], overwrite=overwrite or resume)
     predictions = detrcli.predict(
-        list(_paths(images)),
-        load,
-        threshold=threshold,
-        classes=None if classes is None else classes.split(","),
-        maps=maps,
-        draw=not no_images,
-        out=out,
-        save=save,
-        resume=resume,
-        polygons=polygons,
-        ids_from=ids_from,
-        batch_size=batch_size,
-        max_pixels=max_pixels,
-        reporter=STDERR,
-    )
+        list(_paths(images)), load, threshold=threshold, classes=None if classes is None else classes.split(","),
+        maps=maps, draw=not no_images, out=out, save=save, resume=resume, polygons=polygons, ids_from=ids_from,
+        batch_size=batch_size, max_pixels=max_pixels, reporter=STDERR,
+    )  # fmt: skip
     if launch().rank > 0:
         return
     if save is not None:

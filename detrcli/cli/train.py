@@ -55,22 +55,8 @@ def train(
 
     with closing(TrainingDisplay()) as display:
         result = detrcli.train(
-            data,
-            weights=weights,
-            model=model,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            size=size,
-            seed=seed,
-            out=out,
-            resume=resume,
-            device=device,
-            config=config,
-            settings=set_ or [],
-            dry_run=dry_run,
-            report=not no_report,
-            listener=display,
-            reporter=display,
-        )
+            data, weights=weights, model=model, epochs=epochs, batch_size=batch_size, lr=lr, size=size, seed=seed,
+            out=out, resume=resume, device=device, config=config, settings=set_ or [], dry_run=dry_run,
+            report=not no_report, listener=display, reporter=display,
+        )  # fmt: skip
     show_result(result, json=json)

@@ -8,24 +8,27 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Self, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from detrcli.boxes import to_pixels
 from detrcli.checkpoints.checkpoint import Checkpoint
+from detrcli.config import Preprocessing
 from detrcli.data.images import MAX_PIXELS
 from detrcli.data.preprocessing import collate, prepare
-from detrcli.errors import NOTHING_INSIDE, DataError, UsageError
+from detrcli.errors import NOT_FINITE, NOTHING_INSIDE, DataError, DivergedError, UsageError
 from detrcli.inference import DEFAULT_THRESHOLD, EngineName
 from detrcli.inference.engines import ENGINES, Engine, PlainEngine, fastest
 from detrcli.inference.export import RUNTIMES, cached_export
-from detrcli.inference.postprocess import detections
 from detrcli.inference.stream import ImageResult, ImageSource, ReadImage, decode, name_of, stream
+from detrcli.losses.scoring import Scoring
 from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
 from detrcli.reporter import SILENT, Reporter
-from detrcli.segmentation.maps import MapRequest, Predicted
-from detrcli.structures import Classes, Detections, Output, Target
+from detrcli.segmentation.maps import MapRequest, Predicted, Segmentation
+from detrcli.structures import Classes, Detections, Output, Prediction, Target
 from detrcli.system.devices import check_precision, computing_in, exact_float32, find_device
 
 
@@ -59,10 +62,8 @@ class Detector:
         self._engine = engine or fastest(self.device, precision)
         self._reporter = reporter
         self.precision = precision
-        self.scoring = checkpoint.scoring
-        self.segmentation = checkpoint.segmentation
-        self.classes = checkpoint.classes
-        self.preprocessing = checkpoint.preprocessing
+        self.scoring, self.segmentation = checkpoint.scoring, checkpoint.segmentation
+        self.classes, self.preprocessing = checkpoint.classes, checkpoint.preprocessing
         # Total time by stage. Images are read by several threads while the network computes.
         self.seconds = {"reading": 0.0, "network": 0.0, "postprocessing": 0.0}
         self._lock = threading.Lock()
@@ -217,3 +218,43 @@ class Detector:
             if targets is not None:
                 targets = [target.to(self.device) for target in targets]
             return self.model(collate(pixels).to(self.device), targets)
+
+
+@torch.no_grad()
+def detections(
+    prediction: Prediction,
+    sizes: Sequence[tuple[int, int]],
+    classes: Classes,
+    scoring: Scoring,
+    preprocessing: Preprocessing,
+    threshold: float = 0.0,
+    segmentation: Segmentation | None = None,
+) -> list[Detections]:
+    """Return the detections of each image, sorted by falling score.
+
+    `sizes` are the (height, width) of the images in pixels. With a threshold of 0 all queries that the scoring selects
+    are returned, in its order. Detections have masks if a segmentation is given.
+    """
+    selection = scoring.select(prediction.logits)
+    results = []
+    for i, (height, width) in enumerate(sizes):
+        queries, labels = selection.queries[i].cpu().numpy(), selection.labels[i].cpu().numpy()
+        scores = selection.scores[i].float().cpu().numpy()
+        placement = preprocessing.resize.place(height, width)
+        boxes = to_pixels(prediction.boxes[i].float(), height, width, placement).cpu().numpy()  # (Q, 4), xyxy
+        if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+            raise DivergedError(NOT_FINITE)
+        kept = np.flatnonzero(scores >= threshold)
+        result = Detections(
+            boxes=boxes[queries[kept]],
+            scores=scores[kept],
+            category_ids=classes.ids[labels[kept]],
+            queries=queries[kept],
+            labels=classes.names[labels[kept]],
+        )
+        if segmentation is not None:
+            result = segmentation.with_masks(result, Predicted(prediction, i, (height, width), placement), threshold)
+        if threshold > 0:
+            result = result.part(np.argsort(-result.scores, kind="stable"))
+        results.append(result)
+    return results

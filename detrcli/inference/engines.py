@@ -4,6 +4,7 @@ The plain engine runs the model itself. The others are faster; in float32 their 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -18,13 +19,13 @@ from detrcli.system.devices import PRECISIONS, computing_in
 Engine = Callable[[Batch], Prediction]  # without gradients
 
 
+@dataclass
 class PlainEngine:
     """The model as it is."""
 
-    def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
-        self.model = model
-        self.device = device
-        self.precision = precision
+    model: DetectionTransformer
+    device: torch.device
+    precision: str = "fp32"
 
     def __call__(self, batch: Batch) -> Prediction:
         with torch.inference_mode(), computing_in(self.precision, self.device):
@@ -42,11 +43,9 @@ class FastEngine(PlainEngine):
                 f"{argument('engine', 'fast')} computes in fp32 or bf16 on a CPU. "
                 f"Use {argument('engine', 'plain')} for fp16."
             )
-        # Layers that know their precision avoid the casts that autocast inserts everywhere.
-        by_layer = precision != "fp32" and device.type in {"cpu", "cuda"}
-        if not by_layer:
+        if precision == "fp32" or device.type not in {"cpu", "cuda"}:
             super().__init__(fuse(model, pack=self.packs), device, precision)
-        elif model.casts_by_layer:
+        elif model.casts_by_layer:  # which avoids the casts that autocast inserts everywhere
             super().__init__(fuse(model, PRECISIONS[precision], pack=self.packs), device)
         else:
             super().__init__(model, device, precision)
@@ -67,7 +66,7 @@ class CompiledEngine(FastEngine):
         super().__init__(model, device, precision)
         # torch compiles code for each size, as graphs are, and code for any size once there are too many.
         self._compiled: Callable[[Batch], Output] = torch.compile(self.model)
-        self._graphs: dict[tuple[object, ...], _Graph] = {}
+        self._graphs: dict[tuple[object, ...], Engine] = {}
 
     def __call__(self, batch: Batch) -> Prediction:
         with torch.inference_mode(), computing_in(self.precision, self.device):
@@ -79,31 +78,30 @@ class CompiledEngine(FastEngine):
                 return graph(batch)
             last = self._compiled(batch).last  # compiles, which cannot be captured in a graph
             if len(self._graphs) < self.max_graphs:
-                self._graphs[key] = _Graph(self._compiled, batch)
+                self._graphs[key] = _captured(self._compiled, batch)
             return last
 
 
-class _Graph:
-    """The kernels of a network for one input size, which a GPU replays without waiting for Python."""
+def _captured(compute: Callable[[Batch], Output], batch: Batch) -> Engine:
+    """Capture the kernels of a network for one input size, which a GPU replays without waiting for Python."""
+    own = Batch(batch.images.clone(), None if batch.padding is None else batch.padding.clone())
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        compute(own)  # torch requires a run on a side stream before the capture
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        last = compute(own).last
 
-    def __init__(self, compute: Callable[[Batch], Output], batch: Batch) -> None:
-        padding = None if batch.padding is None else batch.padding.clone()
-        self.input = Batch(batch.images.clone(), padding)
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            compute(self.input)  # torch requires a run on a side stream before the capture
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.last = compute(self.input).last
+    def replay(batch: Batch) -> Prediction:
+        own.images.copy_(batch.images)
+        if own.padding is not None and batch.padding is not None:
+            own.padding.copy_(batch.padding)
+        graph.replay()
+        return Prediction(last.logits.clone(), last.boxes.clone())
 
-    def __call__(self, batch: Batch) -> Prediction:
-        self.input.images.copy_(batch.images)
-        if self.input.padding is not None and batch.padding is not None:
-            self.input.padding.copy_(batch.padding)
-        self.graph.replay()
-        return Prediction(self.last.logits.clone(), self.last.boxes.clone())
+    return replay
 
 
 ENGINES: Mapping[str, type[PlainEngine]] = {"plain": PlainEngine, "fast": FastEngine, "compiled": CompiledEngine}

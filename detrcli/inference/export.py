@@ -73,7 +73,6 @@ class Runtime:
 
     @property
     def suffix(self) -> str:
-        """The suffix of its files."""
         return EXPORTS[self.name]
 
     def code(self) -> ModuleType:
@@ -147,19 +146,14 @@ def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     images = torch.zeros(2 if model.variable_batch_size else 1, 3, height, width)
     with torch.no_grad(), _quiet():
         program = torch.export.export(LastLayer(model, dtype), (images,), dynamic_shapes=(variable,))
-    if not model.variable_batch_size:
-        _drop_assertions(program)
+    if not model.variable_batch_size:  # remove assertions about the network's own values; runtimes cannot compute them
+        graph = program.graph_module.graph
+        for node in list(graph.nodes):
+            if str(node.target).startswith(("aten._assert", "aten.sym_constrain")):
+                graph.erase_node(node)
+        graph.eliminate_dead_code()
+        program.graph_module.recompile()
     return program
-
-
-def _drop_assertions(program: Any) -> None:
-    """Remove assertions about the network's own values, for which runtimes have no operators."""
-    graph = program.graph_module.graph
-    for node in list(graph.nodes):
-        if str(node.target).startswith(("aten._assert", "aten.sym_constrain")):
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    program.graph_module.recompile()
 
 
 def export(checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str = "fp32") -> float:

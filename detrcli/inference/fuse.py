@@ -58,7 +58,7 @@ def _replace_modules(module: nn.Module, dtype: torch.dtype, *, packed: bool) -> 
             new = linear(child)
         elif type(child) is FeedForward:
             new = nn.Sequential(linear(child.linear1, relu=True), linear(child.linear2))
-        elif isinstance(child, nn.MultiheadAttention) and FusedAttention.supports(child):
+        elif isinstance(child, nn.MultiheadAttention) and _can_fuse(child):
             new = FusedAttention(child, dtype=dtype, packed=packed)
         elif type(child) in (nn.LayerNorm, nn.GroupNorm) and dtype != torch.float32:
             child.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
@@ -66,6 +66,11 @@ def _replace_modules(module: nn.Module, dtype: torch.dtype, *, packed: bool) -> 
             _replace_modules(child, dtype, packed=packed)
         else:
             setattr(module, name, new)
+
+
+def _can_fuse(attention: nn.MultiheadAttention) -> bool:
+    known = type(attention) in (nn.MultiheadAttention, MultiheadAttention)
+    return known and attention.batch_first and attention.in_proj_bias is not None and attention.bias_k is None
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -109,7 +114,8 @@ class FusedConvolution(nn.Module):
         weight, bias = folded(conv, norm)
         self.dtype, self.packed, self.relu = dtype, packed, relu
         self.in_place = False  # whether the sum may overwrite the other map, which is not used again
-        self.geometry = (_pair(conv.padding), _pair(conv.stride), _pair(conv.dilation), conv.groups)
+        padding = conv.padding if isinstance(conv.padding, str) else list(conv.padding)
+        self.geometry: tuple[Any, ...] = (padding, list(conv.stride), list(conv.dilation), conv.groups)
         self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.bias = None if bias is None else bias.to(dtype)
         if packed and dtype == torch.bfloat16:
@@ -182,12 +188,6 @@ class FusedAttention(nn.Module):
         self.query, self.key, self.value, self.out = (
             FusedLinear(weight, bias, dtype=dtype, packed=packed) for weight, bias in zip(weights, biases, strict=True)
         )
-
-    @staticmethod
-    def supports(plain: nn.MultiheadAttention) -> bool:
-        """Return whether a module can be replaced."""
-        known = type(plain) in (nn.MultiheadAttention, MultiheadAttention)
-        return known and plain.batch_first and plain.in_proj_bias is not None and plain.bias_k is None
 
     def forward(
         self,
@@ -280,7 +280,3 @@ def _is_relu(node: fx.Node, modules: dict[Any, Any]) -> bool:
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _pair(value: int | str | tuple[int, ...]) -> Any:
-    return list(value) if isinstance(value, tuple) else value

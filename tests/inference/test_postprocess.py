@@ -7,7 +7,7 @@ from letterbox import Letterbox
 
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
-from detrcli.inference.postprocess import detections
+from detrcli.inference.detector import detections
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.resize import ExactSize
 from detrcli.structures import Classes, Prediction

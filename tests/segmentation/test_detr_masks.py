@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from detrcli.config import Preprocessing
-from detrcli.inference.postprocess import detections
+from detrcli.inference.detector import detections
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.resize import ShortestEdge
 from detrcli.segmentation.detr import DETRSegmentation, masks_of_queries

@@ -15,7 +15,7 @@ from detrcli.architectures.adapters.architecture import PairsOfSoftmax
 from detrcli.boxes import masks_to_boxes
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
-from detrcli.inference.postprocess import detections
+from detrcli.inference.detector import detections
 from detrcli.resize import Placement
 from detrcli.segmentation.maps import MapKind, MapRequest, Predicted
 from detrcli.segmentation.mask_classification import MaskClassification
