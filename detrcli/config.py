@@ -42,8 +42,7 @@ class Config:
     """Base class of frozen dataclasses whose values are checked against the types and bounds of their fields."""
 
     def __post_init__(self) -> None:
-        hints: dict[str, Any] = hints_of(type(self))  # type: ignore[arg-type]  # a type is hashable
-        for name, hint in hints.items():
+        for name, hint in hints_of(type(self)).items():  # type: ignore[arg-type]  # a type is hashable
             check(name, getattr(self, name), hint)
 
 

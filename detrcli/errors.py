@@ -1,7 +1,6 @@
-"""Errors that users can act on, each kind with its exit code.
+"""Errors that users can act on, each kind with its exit code; any other exception is a bug.
 
-A message states the problem, the file or item, and the remedy, in one to three lines. It mentions arguments by
-`argument()`. Any other exception is a bug.
+A message states the problem, the file or item, and the remedy, in up to three lines, with arguments as `argument()`.
 """
 
 import errno
@@ -68,11 +67,9 @@ _REMEDIES = {
 
 
 def loader_was_killed(error: BaseException) -> bool:
-    """Return whether a loader process was killed, as opposed to an exception inside one.
-
-    torch's messages are "DataLoader worker (pid 7) is killed by signal" or "(pid(s) 7, 8) exited unexpectedly",
-    and "Caught KeyError in DataLoader worker process 0." for an exception.
-    """
+    """Return whether a loader process was killed, as opposed to an exception inside it."""
+    # torch's messages end in "(pid 7) is killed by signal" or "(pid(s) 7, 8) exited unexpectedly". For an exception the
+    # message is "Caught KeyError in DataLoader worker process 0."
     return str(error).startswith("DataLoader worker (pid")
 
 
@@ -107,10 +104,10 @@ def to_user_error(error: BaseException) -> DetrError | None:
     if "gloo/transport" in text or type(error).__name__ == "DistBackendError":
         return MachineError("Another process of this command has ended or cannot be reached. See its message.")
     if isinstance(error, OSError) and error.strerror:
-        path = "" if error.filename is None else f": {error.filename}"
+        problem = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
         if error.errno == errno.ENAMETOOLONG:
-            return UsageError(f"{error.strerror}{path}\nUse a shorter name.")
-        return MachineError("\n".join([f"{error.strerror}{path}", *filter(None, [_REMEDIES.get(error.errno or 0)])]))
+            return UsageError(f"{problem}\nUse a shorter name.")
+        return MachineError(f"{problem}\n{_REMEDIES.get(error.errno or 0, '')}".rstrip())
     return None
 
 

@@ -1,8 +1,7 @@
 """Arguments that messages mention, worded for the interface in use.
 
-A message is written once, where its cause is known, and shown by the command line, by Python and on pages. There the
-same argument has other names: `batch_size` is `--batch-size` for a command. So a message mentions it as
-`argument("batch_size")`, and whoever shows the message chooses the wording.
+The same message is shown by the command line, by Python and on pages, where an argument has different names:
+`batch_size` is `--batch-size` for a command. A message contains `argument("batch_size")`, which is worded when shown.
 """
 
 import re

@@ -117,8 +117,8 @@ def _check_images(
         sizes[i] = header.displayed if turned[i] else header.stored
         if known and annotated != tuple(sizes[i].tolist()):
             usable[i] = False
-            (h, w_), (rows, columns) = annotated, header.displayed
-            problems.error("size-mismatch", where, f"{file} is {columns} x {rows}, annotated as {w_} x {h}")
+            (height, width), (rows, columns) = annotated, header.displayed
+            problems.error("size-mismatch", where, f"{file} is {columns} x {rows}, annotated as {width} x {height}")
     if ambiguous:
         what = (
             f"{len(ambiguous)} images have an EXIF orientation, and their annotated size does not tell whether "
