@@ -53,7 +53,6 @@ class Checkpoint:
         return self.architecture.inspect(model)
 
     def resized(self, size: int | None = None, max_size: int | None = None) -> Self:
-        """Return the checkpoint with another input size."""
         return replace(self, preprocessing=self.preprocessing.with_size(size, max_size))
 
     def model(self) -> DetectionTransformer:

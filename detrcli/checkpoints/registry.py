@@ -87,7 +87,6 @@ def is_url(source: str) -> bool:
 
 
 def unknown_weights(source: str) -> WeightsError:
-    """Return the error for a name that is neither registered nor an existing path."""
     near = difflib.get_close_matches(source.lower(), [*PUBLISHED, *SHIPPED], n=1)
     guess = f" Did you mean {near[0]}?" if near else ""
     return WeightsError(f"{source}: no such file, folder or name of weights.{guess} `detr models` lists the names.")

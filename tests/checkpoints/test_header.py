@@ -87,7 +87,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     **{f"{name} nested": ({name: NESTED}, "") for name in ("config", "classes", "loss", "preprocessing")},
     **{f"{name} incomplete": ({name: "{"}, "") for name in ("config", "classes")},
     **{f"{name} a number": ({name: 7}, "") for name in ("config", "preprocessing")},
-    "no format": ({"format": None}, "no format"),
+    "no format": ({"format": None}, "format None"),
     "another format": ({"format": "detrcli/9"}, "detrcli/9"),
     "an unknown architecture": ({"variant": "dino-9"}, "dino-9"),
     "no preprocessing": ({"preprocessing": None}, ""),

@@ -6,11 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from server import Answer, Server, serving
+from server import Server, serving, whole
 
 pytest.importorskip("huggingface_hub")
 
@@ -28,18 +27,6 @@ WANTED = {name: data for name, data in FILES.items() if data != b"not wanted"}
 FETCH = "import sys; from detrcli.checkpoints.formats.hugging_face import fetch; print(fetch(sys.argv[1]))"
 
 
-def answer(headers: dict[str, str], body: bytes) -> Answer:
-    def send(request: BaseHTTPRequestHandler, _: int) -> None:
-        request.send_response(200)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            request.send_header(name, value)
-        request.end_headers()
-        if request.command != "HEAD":
-            request.wfile.write(body)
-
-    return send
-
-
 @pytest.fixture
 def hub() -> Iterator[Server]:
     """The repository some/detr with its branch and a tag v1."""
@@ -52,15 +39,15 @@ def hub() -> Iterator[Server]:
     info = json.dumps({"id": "some/detr", "modelId": "some/detr", "sha": COMMIT, "siblings": siblings})
     with serving() as server:
         for revision in ("", "/revision/main", "/revision/v1"):
-            server.answers[f"/api/models/some/detr{revision}"] = answer({}, info.encode())
+            server.answers[f"/api/models/some/detr{revision}"] = whole(info.encode())
         for name, data in FILES.items():
             put(server, name, data)
         yield server
 
 
 def put(server: Server, name: str, data: bytes) -> None:
-    headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
-    server.answers[f"/some/detr/resolve/{COMMIT}/{name}"] = answer(headers, data)
+    headers = [("ETag", f'"{hashlib.sha256(data).hexdigest()}"'), ("X-Repo-Commit", COMMIT)]
+    server.answers[f"/some/detr/resolve/{COMMIT}/{name}"] = whole(data, headers=headers)
 
 
 def fetch(server: Server, name: str, folder: Path) -> subprocess.CompletedProcess[str]:

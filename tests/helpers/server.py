@@ -1,7 +1,7 @@
 """A small web server on 127.0.0.1 that can misbehave."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -29,16 +29,24 @@ class Server:
             answer(request, number)
 
 
-def whole(body: bytes, *, ranges: bool = True) -> Answer:
+def whole(body: bytes, *, ranges: bool = True, headers: Sequence[tuple[str, str]] = ()) -> Answer:
     """The file, or the requested range."""
-    return lambda request, _: send(request, body, ranges=ranges)
+    return lambda request, _: send(request, body, ranges=ranges, headers=headers)
 
 
-def send(request: BaseHTTPRequestHandler, body: bytes, *, ranges: bool = True, stop_after: int | None = None) -> None:
+def send(
+    request: BaseHTTPRequestHandler,
+    body: bytes,
+    *,
+    ranges: bool = True,
+    stop_after: int | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+) -> None:
     wanted = request.headers.get("Range")
     start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and ranges else 0
     request.send_response(206 if start else 200)
-    request.send_header("Content-Length", str(len(body) - start))
+    for name, value in (*headers, ("Content-Length", str(len(body) - start))):
+        request.send_header(name, value)
     request.end_headers()
     if request.command != "HEAD":
         request.wfile.write(body[start:stop_after])

@@ -58,11 +58,9 @@ def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source
 
 def architecture_in(header: Mapping[str, str], source: str) -> Architecture[Any]:
     """Return the architecture that a header names."""
-    if "format" not in header:
-        raise WeightsError(f"{source}: its header contains no format.\nDownload or save it again.")
-    if header["format"] != FORMAT:
+    if header.get("format") != FORMAT:
         raise WeightsError(
-            f"{source}: written by another version of detr ({header['format']!s:.40}, not {FORMAT}).\n"
+            f"{source}: written by another version of detr (format {header.get('format')!s:.40}, not {FORMAT}).\n"
             "Update detr, or save it again."
         )
     architecture = architectures().get(str(header.get("variant")))

@@ -42,7 +42,6 @@ def load(source: str, reporter: Reporter = SILENT) -> Checkpoint:
 
 
 def has_imagenet_weights(model: Preset) -> bool:
-    """Return whether the model's backbone can start from ImageNet weights."""
     backbone = model.architecture.pretrained_backbone(model.config)
     return backbone is not None and backbone.obstacle is None
 
