@@ -28,8 +28,6 @@ _ARCHITECTURES: list[Architecture[Any]] = [
 
 
 class Preset(NamedTuple):
-    """An architecture and a config of it."""
-
     architecture: Architecture[Any]
     config: ModelConfig
 
@@ -41,16 +39,12 @@ def register(architecture: Architecture[Any]) -> None:
 
 
 def architectures() -> dict[str, Architecture[Any]]:
-    """Return all architectures by name."""
     return {architecture.name: architecture for architecture in (*_ARCHITECTURES, *_installed())}
 
 
 def presets() -> dict[str, Preset]:
-    return {
-        name: Preset(architecture, config)
-        for architecture in architectures().values()
-        for name, config in architecture.presets.items()
-    }
+    known = architectures().values()
+    return {name: Preset(owner, config) for owner in known for name, config in owner.presets.items()}
 
 
 def preset(name: str) -> Preset:

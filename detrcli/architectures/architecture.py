@@ -131,7 +131,6 @@ class Architecture(ABC, Generic[C]):
         return ""
 
     def describe(self, config: C) -> str:
-        """Return name and summary, for messages."""
         summary = self.summary(config)
         return f"{self.name} ({summary})" if summary else self.name
 

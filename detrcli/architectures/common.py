@@ -74,8 +74,6 @@ def set_prediction_loss(
 
 
 class OwnArchitecture(Architecture[C]):
-    """An architecture of this package."""
-
     initialized_in_place = True
 
     def pretrained_backbone(self, config: C) -> PretrainedBackbone | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detrcli.architectures.architecture import DataFacts
 from detrcli.architectures.common import FocalArchitecture, ResNetConfig, make_resnet
-from detrcli.architectures.detr_names import COUNTER, RenamingAdapter, Rule, count, is_dilated, rename, shared_fields
+from detrcli.architectures.detr import COUNTER, RenamingAdapter, Rule, count, is_dilated, rename, shared_fields
 from detrcli.config import Count, Width
 from detrcli.errors import DetrError, UsageError
 from detrcli.model.deformable_detr import DeformableDETR, LearnedQueries, ProposedQueries
@@ -92,8 +92,6 @@ def deformable_name(name: str, names: Collection[str]) -> str | None:
 
 
 class PublishedDeformable(RenamingAdapter):
-    """State dicts of Deformable DETR's training script, with its arguments."""
-
     model = "Deformable DETR"
     mark = "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from detrcli.architectures.architecture import DataFacts
 from detrcli.architectures.common import FocalArchitecture, make_resnet, set_prediction_loss
 from detrcli.architectures.deformable_detr import LAYERS, PyramidConfig, deformable_fields
-from detrcli.architectures.detr_names import RenamingAdapter, Rule
+from detrcli.architectures.detr import RenamingAdapter, Rule
 from detrcli.config import Count, LossConfig, Share, Weight
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.scoring import Sigmoid
@@ -47,7 +47,6 @@ class DINOConfig(PyramidConfig):
 
 
 def make_denoising(config: Any) -> Denoising:
-    """Return contrastive denoising with the numbers of the config."""
     c = config
     return Denoising(
         c.dim, c.classes, number=c.denoising, label_noise=c.label_noise, box_noise=c.box_noise, contrastive=True
@@ -55,8 +54,6 @@ def make_denoising(config: Any) -> Denoising:
 
 
 class PublishedDINO(RenamingAdapter):
-    """State dicts of DINO's training script, with its arguments."""
-
     model, mark, rules = "DINO", "label_enc.weight", NAMES
 
     def fields(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> dict[str, Any]:

@@ -1,17 +1,16 @@
 """Detectors with a mask head: DETR's own (section 4 of arXiv 2005.12872) and dot products (arXiv 2206.02777)."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from detrcli.architectures import deformable_detr, detr, dino, tiny
-from detrcli.architectures.architecture import Architecture, DataFacts, PretrainedBackbone
+from detrcli.architectures.architecture import Architecture, DataFacts, PretrainedBackbone, StateDictAdapter
 from detrcli.architectures.deformable_detr import DeformableConfig
-from detrcli.architectures.detr import DETRConfig
-from detrcli.architectures.detr_names import HuggingFaceDETR, PublishedDETR, WithMaskHead
+from detrcli.architectures.detr import DETRConfig, HuggingFaceDETR, PublishedDETR, RenamingAdapter, Rule, rename
 from detrcli.config import LossConfig, ModelConfig
 from detrcli.losses.criterion import Criterion
 from detrcli.losses.masks import cross_entropy, dice, every_pixel, focal, mask_loss, sampled_points
@@ -24,6 +23,49 @@ from detrcli.model.masks import ConvolutionalMaskHead, DotProductMaskHead, Segme
 from detrcli.segmentation.detr import DETRSegmentation
 
 DETECTOR = "detector."  # prefix of the detector's tensors
+
+# Of the mask head, beside which the detector's names start with "detr.": in the published checkpoints and the files of
+# transformers, and in the memory of transformers 5.
+MASK_HEAD: tuple[Rule, ...] = (
+    (r"^bbox_attention\.q_(linear|proj)\.", "mask_head.attention.query."),
+    (r"^bbox_attention\.k_(linear|proj)\.", "mask_head.attention.key."),
+    (r"^mask_head\.lay(\d)\.", lambda layer: f"mask_head.convs.{int(layer[1]) - 1}."),
+    (r"^mask_head\.gn(\d)\.", lambda layer: f"mask_head.norms.{int(layer[1]) - 1}."),
+    (r"^mask_head\.adapter(\d)\.", lambda layer: f"mask_head.laterals.{int(layer[1]) - 1}."),
+    (r"^mask_head\.conv(\d)\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) - 1}."),
+    (r"^mask_head\.fpn_stages\.(\d)\.fpn_adapter\.", r"mask_head.laterals.\1."),
+    # Two convolutions precede the finer maps.
+    (r"^mask_head\.fpn_stages\.(\d)\.refine\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) + 2}."),
+    (r"^mask_head\.(out_lay|output_conv)\.", "mask_head.last."),
+)
+
+
+class WithMaskHead(StateDictAdapter[Any]):
+    """State dicts of a detector with a mask head. `prefix` starts our names of the detector's tensors."""
+
+    def __init__(self, detector: RenamingAdapter, prefix: str, mark: str) -> None:
+        self.detector, self.prefix, self.mark = detector, prefix, mark
+
+    def recognizes(self, names: Collection[str]) -> bool:
+        return any(self.mark in name for name in names)
+
+    def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        detector = self.detector.rename(_part(tensors, "detr."))
+        head = {rename(name, MASK_HEAD): tensor for name, tensor in tensors.items() if not name.startswith("detr.")}
+        return {self.prefix + name: tensor for name, tensor in detector.items()} | head
+
+    def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
+        detector = _part(tensors, self.prefix)
+        first, queries = tensors.get("mask_head.convs.0.bias"), detector.get("queries.weight")
+        if first is not None and queries is not None and queries.dim() == 2:
+            # The mask head's input are the features and an attention map per head.
+            facts = {**facts, "nheads": first.numel() - queries.shape[1]}
+        return self.detector.infer(source, detector, facts, wanted)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 class MaskHeadArchitecture(Architecture[Any]):

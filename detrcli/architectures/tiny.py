@@ -45,8 +45,6 @@ CLASS_BIAS = -3.5  # every class of a dino-tiny starts with a probability of 0.0
 
 @dataclass(frozen=True)
 class TinyConfig(TransformerConfig):
-    """The settings of a detr-tiny."""
-
     norm: Literal["batch", "group"] = "batch"  # not frozen: the backbone has no pretrained weights
     width: Width = 24  # channels after the first convolution, a quarter of those of the last map
     encoder_layers: Layers = 2
@@ -95,8 +93,6 @@ class DeformableTinyConfig(TinyConfig):
 
 @dataclass(frozen=True)
 class DINOTinyConfig(DeformableTinyConfig):
-    """The settings of a dino-tiny."""
-
     encoder_layers: Layers = 0
     # Positive queries of the image with the most objects; 0: no denoising.
     denoising: Annotated[int, Bounds(0, 100_000)] = 20

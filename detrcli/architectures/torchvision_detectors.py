@@ -46,8 +46,6 @@ BOX_ROWS = "roi_heads.box_predictor.bbox_pred"
 
 @dataclass(frozen=True)
 class TorchvisionConfig(ModelConfig):
-    """The settings of a detector of torchvision."""
-
     model: DetectorName = "fasterrcnn_resnet50_fpn"
     queries: Count = 100  # maximum number of boxes in an image
     classes: Count = 90  # of COCO
@@ -123,12 +121,10 @@ class TorchvisionDetector(ForeignNetwork):
         return Output(QueryGroup("decoder", logits[None], boxes[None]))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the tensors with the rows in our order."""
         state = super().state_dict(*args, **kwargs)
         return {name: self._to_our_rows(name, value) for name, value in state.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load tensors with the rows in our order."""
         shapes = {name: value.shape for name, value in super().state_dict().items()}
         theirs = {name: self._to_their_rows(name, value, shapes[name]) for name, value in state_dict.items()}
         return super().load_state_dict(theirs, strict, assign)
@@ -159,8 +155,6 @@ def _labeled(image: Tensor, target: Target) -> dict[str, Tensor]:
 
 
 class TorchvisionInspectable(NoAttention):
-    """Access to the feature maps of the backbone."""
-
     def stages(self) -> Sequence[Stage]:
         return [Stage("backbone", self.model.backbone, 3, {"nms": True}, pick=lambda maps: next(iter(maps.values())))]
 

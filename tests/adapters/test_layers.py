@@ -1,14 +1,15 @@
-"""Closed-set detectors from inside: predictions of every layer, attention, the matching, the stages."""
+"""Closed-set detectors, compared with transformers: predictions, those of every layer, attention, the matching."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import phrases
 import pytest
 import torch
-from families import NAMES, images
+from families import NAMES, images, processor_of
 from gathering import from_cells, from_points
-from transformers import AutoModelForObjectDetection
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
 from transformers.loss.loss_for_object_detection import HungarianMatcher as TheirMatcher
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher
@@ -23,7 +24,12 @@ from detrcli.losses.matching import HungarianMatcher
 from detrcli.model.inspectable import Dense, Sampled
 from detrcli.structures import Batch, QueryGroup, Target
 
-SLOW = pytest.mark.slow
+SLOW, CPU = pytest.mark.slow, torch.device("cpu")
+# Those whose input sizes vary, and which take a padding mask.
+PADDED = [
+    name for name in NAMES
+    if str(getattr(name, "values", [name])[0]).startswith(("deformable", "conditional", "dab", "table"))
+]  # fmt: skip
 
 
 def batch_of(checkpoint: Checkpoint) -> Batch:
@@ -33,6 +39,65 @@ def batch_of(checkpoint: Checkpoint) -> Batch:
 def target(*labels: int) -> Target:
     boxes = torch.rand(len(labels), 4, generator=torch.Generator().manual_seed(1)) * 0.3 + 0.2
     return Target(torch.tensor(labels, dtype=torch.long), boxes)
+
+
+def test_predictions(name: str, folder: Path, checkpoint: Checkpoint) -> None:
+    ours = Detector(checkpoint, CPU).predict(list(images()), threshold=0.0)
+    network, processor = AutoModelForObjectDetection.from_pretrained(folder).eval(), processor_of(name)
+    for image, detections in zip(images(), ours, strict=True):
+        with torch.no_grad():
+            output = network(processor(images=image, return_tensors="pt")["pixel_values"])
+        (expected,) = processor.post_process_object_detection(
+            output, threshold=0.0, target_sizes=[(image.height, image.width)]
+        )
+        assert len(detections) == len(expected["scores"])
+        theirs = {key: value.numpy() for key, value in expected.items()}
+        if checkpoint.config.family.scoring == "softmax":  # in the order of the queries
+            order = np.arange(len(detections))
+        else:
+            order = matching_order(detections, theirs)
+        np.testing.assert_allclose(detections.scores[order], theirs["scores"], atol=1e-4)
+        np.testing.assert_allclose(detections.boxes[order], theirs["boxes"], atol=0.05)
+        assert (detections.category_ids[order] == theirs["labels"]).all()
+
+
+def matching_order(detections: Any, theirs: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the order of the nearest boxes of the same class, since nearly equal scores may be exchanged."""
+    distance = np.abs(detections.boxes[:, None] - theirs["boxes"][None]).max(-1)  # (N, N)
+    distance += 1e3 * (detections.category_ids[:, None] != theirs["labels"][None])
+    order = distance.argmin(0)
+    assert sorted(order) == list(range(len(detections)))
+    return order
+
+
+@pytest.mark.parametrize("name", [*NAMES, *phrases.NAMES], indirect=True)
+def test_batches_do_not_change_predictions(name: str, checkpoint: Checkpoint) -> None:
+    detector = Detector(checkpoint, CPU, engine="plain")
+    several = [*images()][:1] * 2 + [*images()][2:]
+    together = detector.predict(several, threshold=0.0, batch_size=3)
+    alone = [detector.predict(image, threshold=0.0) for image in several]
+    for a, b in zip(together, alone, strict=True):
+        order = np.arange(len(a))
+        if not phrases.are_taken_by(name):
+            order = matching_order(a, {"boxes": b.boxes, "labels": b.category_ids})
+        np.testing.assert_allclose(a.scores[order], b.scores, atol=1e-4)
+        np.testing.assert_allclose(a.boxes[order], b.boxes, atol=0.05)
+
+
+@pytest.mark.parametrize("name", PADDED, indirect=True)
+def test_padding(folder: Path, checkpoint: Checkpoint) -> None:
+    """A batch is padded and masked as by the processor."""
+    several = list(images())[:2]
+    theirs = AutoImageProcessor.from_pretrained(folder)(images=several, return_tensors="pt")
+    batch = collate([prepare(image, checkpoint.preprocessing) for image in several])
+    assert batch.padding is not None
+    assert torch.equal(batch.images, theirs["pixel_values"])
+    network = AutoModelForObjectDetection.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = network(pixel_values=theirs["pixel_values"], pixel_mask=theirs["pixel_mask"])
+        ours = checkpoint.model()(batch).last
+    torch.testing.assert_close(ours.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.boxes, expected.pred_boxes, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -180,7 +245,7 @@ def test_groups_beside_the_decoder(name: str, checkpoint: Checkpoint) -> None:
 
 
 def test_the_stages(checkpoint: Checkpoint) -> None:
-    detector = Detector(checkpoint, torch.device("cpu"), engine="plain")
+    detector = Detector(checkpoint, CPU, engine="plain")
     stops = walk(detector, prepare(next(images()), checkpoint.preprocessing))
     shapes = {stop.name: stop.shape for stop in stops}
     assert "backbone" in shapes

@@ -13,8 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from detrcli.architectures import detr, mask_heads
-from detrcli.architectures.detr import DETRConfig
-from detrcli.architectures.detr_names import HuggingFaceDETR
+from detrcli.architectures.detr import DETRConfig, HuggingFaceDETR
 from detrcli.checkpoints.coco import PANOPTIC_NAMES
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.config import Preprocessing

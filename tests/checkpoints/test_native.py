@@ -23,7 +23,7 @@ from detrcli.architectures import detr
 from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.architectures.tiny import TinyArchitecture, TinyConfig
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.formats.header import CHECKSUM, FORMAT, checksum, header_of
+from detrcli.checkpoints.formats.header import CHECKSUM, checksum, header_of
 from detrcli.checkpoints.formats.native import HEADER, find, save, save_as
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.errors import WeightsError
@@ -185,19 +185,10 @@ def test_incomplete_files(path: Path) -> None:
             load_checkpoint(str(path))
 
 
-@pytest.mark.parametrize(
-    ("header", "reason"),
-    [
-        ({}, "not written by detr"),
-        ({"format": "detrcli/9"}, "detrcli/9"),
-        ({"format": FORMAT, "variant": "dino-9"}, "dino-9"),
-        ({"format": FORMAT, "variant": "detr", "config": '{"novelty": 1}'}, "another version of detr"),
-    ],
-)
-def test_files_of_other_programs_and_versions(header: dict[str, str], reason: str, path: Path) -> None:
-    tensors = {"a": torch.zeros(1)}
-    whole = {"classes": "{}", "preprocessing": "{}", **header} if "config" in header else header
-    save_file(tensors, path, {**whole, CHECKSUM: checksum(whole, tensors)} if header else None)
+@pytest.mark.parametrize(("header", "reason"), [(None, "not written by detr"), ({"format": "detrcli/9"}, "detrcli/9")])
+def test_files_of_other_programs_and_versions(header: dict[str, str] | None, reason: str, path: Path) -> None:
+    """The version is checked before the checksum, which another version may compute in another way."""
+    save_file({"a": torch.zeros(1)}, path, header)
     with pytest.raises(WeightsError, match=rf"^{path}: (.|\n)*{reason}"):
         load_checkpoint(str(path))
 

@@ -18,7 +18,7 @@ from small import CONFIG, masked_weights, published_names, small_weights
 from torch import Tensor
 
 from detrcli.architectures.adapters.library import check_numbers
-from detrcli.architectures.detr_names import join_projections
+from detrcli.architectures.detr import join_projections
 from detrcli.checkpoints.checkpoint import classes_by_index
 from detrcli.checkpoints.coco import NAMES, PANOPTIC_NAMES
 from detrcli.checkpoints.load import load_checkpoint

@@ -103,8 +103,6 @@ class TransformersArchitecture(Architecture[T]):
 
 
 class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArchitecture[ClosedSetConfig]):
-    """Closed-set detectors."""
-
     name = "transformers-detector"
     config = ClosedSetConfig
     model_types = tuple(FAMILIES)

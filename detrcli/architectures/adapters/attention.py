@@ -33,8 +33,6 @@ VALUES = ("value_states", "values", "hidden_states")
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an attention module."""
-
     module: nn.Module
     inputs: Mapping[str, Any]  # arguments by name
 

@@ -28,11 +28,9 @@ class TransformersConfig(ModelConfig):
 
     @property
     def family(self) -> Any:
-        """The family of the model type."""
         return self.families[self.model_type]
 
     def library_config(self) -> Any:
-        """Return the config object of transformers."""
         facts = json.loads(self.facts)
         for key in ("model_type", "architectures", "auto_map", "transformers_version"):
             facts.pop(key, None)

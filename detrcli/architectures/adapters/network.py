@@ -24,8 +24,6 @@ STEM = ("embedder", "conv1", "bn1", "layer1")  # names of the first layers in th
 
 
 class TransformersNetwork(ForeignNetwork):
-    """A network of transformers."""
-
     task: ClassVar[str]  # the class of transformers that builds it
 
     def __init__(self, config: TransformersConfig) -> None:
