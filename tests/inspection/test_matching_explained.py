@@ -136,8 +136,8 @@ def test_more_objects_than_queries() -> None:
 
 
 @counted(100, seeds(), st.integers(0, 4), st.sampled_from(["each", "last"]))
-def test_the_pairs_are_those_of_the_criterion(g: torch.Generator, objects: int, matching: str) -> None:
-    criterion = detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(matching=matching))  # type: ignore[arg-type]  # each or last
+def test_the_pairs_are_those_of_the_criterion(g: torch.Generator, objects: int, decided_by: str) -> None:
+    criterion = detr.ARCHITECTURE.make_loss(CONFIG, LossConfig(matching=decided_by))  # type: ignore[arg-type]  # each or last
     group, target = random_group(g, 3, 6, 4), random_target(g, objects, 4)
     charged = criterion.compute_loss(Output(group), [target]).matches["decoder"]
     layers, kept = explain(group, target, criterion.matcher), matching.queries_of(group, target, criterion.matcher)
@@ -150,7 +150,7 @@ def test_the_pairs_are_those_of_the_criterion(g: torch.Generator, objects: int, 
         assert row.tolist() == layer.queries.tolist()
         for pair in layer.pairs:
             assert pair.total == pytest.approx(float(layer.total[pair.query, pair.target]))
-    if matching == "last":  # the last layer decides on all
+    if decided_by == "last":  # the last layer decides on all
         alone = explain(QueryGroup("decoder", group.logits[-1:], group.boxes[-1:]), target, criterion.matcher)
         reasons = [[(p.runner_up, p.margin, p.decided) for p in layer.pairs] for layer in (*layers, *alone)]
         assert reasons == [reasons[-1]] * 4
