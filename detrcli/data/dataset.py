@@ -66,7 +66,7 @@ class DetectionDataset(Dataset[Example | DataError]):
             sample, preprocessing = augment(sample, self.preprocessing, generator, self.augmentation)
             pixels, target = to_input(sample, preprocessing, exact=self.augmentation == "none")
         except DataError as error:
-            return error
+            return error.with_traceback(None)  # whose frames would keep images in memory
         except ValueError as error:  # in a segmentation
             return DataError(f"{self.annotations.path(i)}: {error}")
         return Example(pixels, target, int(self.annotations.image_ids[i]))

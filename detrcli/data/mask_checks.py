@@ -113,8 +113,8 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
     w = split.written
     if w.segmentations is None:
         return split
-    objects = np.flatnonzero(split.usable & (w.maps is None))
-    texts = dict(zip(objects.tolist(), w.texts(objects), strict=True))
+    objects = np.flatnonzero(split.usable)
+    texts = {} if w.maps else dict(zip(objects.tolist(), w.texts(objects), strict=True))
     annotations: dict[int, list[int]] = defaultdict(list)  # by image id
     for n, image in enumerate(w.of_image.tolist()):
         annotations[image].append(n)
