@@ -127,8 +127,7 @@ def test_from_eval_to_predict(detr: Detr, tmp_path: Path) -> None:
     make_shapes(tmp_path / "data", images=60, size=128)
     data, best = tmp_path / "data", tmp_path / "best.json"
     call = ("eval", data, "--weights", "shapes", "--errors")
-    shown = detr(*call, "--thresholds", best, "--json")
-    assert shown.code == 0, shown.err
+    shown = detr(*call, "--thresholds", best, "--json").ok()
     assert [error["kind"] for error in shown.json["errors"]] == list(ERROR_KINDS)
     written = json.loads(best.read_text())
     assert written == shown.json["thresholds"]
@@ -157,9 +156,7 @@ def test_the_ids_of_coco_results(detr: Detr, tmp_path: Path) -> None:
     predict = ("predict", data / "val", "--weights", "shapes", "--no-images", "--format", "coco", "--threshold", 0)
     for name, more in (("counted", ()), ("of_data", ("--ids-from", path))):
         (tmp_path / f"{name}.json").write_text(detr(*predict, *more).out)
-    wrong = detr("eval", data, "--predictions", tmp_path / "counted.json")
-    assert wrong.code == 3
-    assert "counted.json: entry 0" in wrong.err
+    detr("eval", data, "--predictions", tmp_path / "counted.json").fails(3, "counted.json: entry 0")
     right = detr("eval", data, "--predictions", tmp_path / "of_data.json", "--json")
     model = detr("eval", data, "--weights", "shapes", "--json")
     assert right.json["metrics"]["AP"] == pytest.approx(model.json["metrics"]["AP"], abs=1e-3)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import counted, seeds
-from judge import METRICS, judged, read_both, read_truth, twelve
+from judge import METRICS, Document, judged, read_both, read_truth, twelve
 from pycocotools.cocoeval import COCOeval
 from torch import Generator, randint
 
@@ -27,7 +27,6 @@ from detrcli.evaluation.truth import truth_masks
 from detrcli.run_lengths import decode, encode
 
 HEIGHT, WIDTH = 150, 200
-Document = dict[str, Any]
 
 
 def shape(rng: np.random.Generator) -> tuple[Any, np.ndarray]:

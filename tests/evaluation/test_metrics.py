@@ -3,19 +3,16 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from cases import counted
 from hypothesis import strategies as st
-from judge import class_aps, judged, read_both, twelve
+from judge import Document, class_aps, judged, read_both, twelve
 
 from detrcli.evaluation.metrics import Backend, Scores, hotcoco_evaluation, pycocotools_evaluation, score
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
-
-Document = dict[str, Any]
 
 # Small, medium and large by COCO's count; many pairs overlap, and many equally.
 SIDES = [0.0, 4.0, 20.0, 31.9, 32.0, 60.0, 96.0, 150.5, 300.0]

@@ -94,8 +94,7 @@ def test_segments_on_a_crowd_or_on_unlabeled_pixels_are_ignored(tmp_path: Path) 
 
 def test_the_command(detr: Detr, tmp_path: Path) -> None:
     truth, predicted = written(tmp_path / "t.json", *TRUTH), written(tmp_path / "p.json", *FOUND)
-    shown = detr("eval", "--panoptic", truth, "--predictions", predicted, "--json")
-    assert shown.code == 0, shown.err
+    shown = detr("eval", "--panoptic", truth, "--predictions", predicted, "--json").ok()
     assert shown.json["panoptic"]["PQ"] == pytest.approx(1.3 / 3)
     assert shown.json["panoptic"]["things"].keys() == {"PQ", "SQ", "RQ"}
     assert "0.433" in detr("eval", "--panoptic", truth, "--predictions", predicted).out
