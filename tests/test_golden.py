@@ -153,7 +153,7 @@ def test_every_gradient(run: Run) -> None:
 
 def test_postprocessing(run: Run) -> None:
     count = run.output.decoder.logits.shape[-1] - 1
-    every_index = Classes(ids=np.arange(count), names=np.array([str(i) for i in range(count)]))
+    every_index = Classes(ids=np.arange(count), names=np.arange(count).astype(str))
     arrays = run.golden.arrays
     for i, found in enumerate(detections(run.output.last, [(480, 640)] * 2, every_index, Softmax(), Preprocessing())):
         close(found.boxes, arrays["post_boxes"][i], PIXEL)

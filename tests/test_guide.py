@@ -56,11 +56,10 @@ def test_links_exist(path: Path) -> None:
         assert not heading or heading in headings(read(target)), link
 
 
-def all_command_lines() -> list[CommandLine]:
-    return list(dict.fromkeys(line for path in DOCUMENTS for line in command_lines(read(path))))
+LINES = dict.fromkeys(line for path in DOCUMENTS for line in command_lines(read(path)))
 
 
-@pytest.mark.parametrize("line", all_command_lines(), ids=lambda line: " ".join(line.args)[:80])
+@pytest.mark.parametrize("line", LINES, ids=lambda line: " ".join(line.args)[:80])
 def test_command_lines_are_right(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     # The weights and runs in the lines do not exist.
     monkeypatch.setattr("detrcli.checkpoints.registry.check_weights", lambda source: None)
@@ -164,12 +163,10 @@ def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     exec(compile(code, "guide", "exec"), {})
 
 
-def detr(*args: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "detrcli", *args], capture_output=True, env={**os.environ, **env})
-
-
 def test_a_page_in_a_pipe_is_its_file() -> None:
-    shown = detr("guide", "attention", FORCE_COLOR="1", PYTHONIOENCODING="ascii")
+    command = [sys.executable, "-m", "detrcli", "guide", "attention"]
+    env = {**os.environ, "FORCE_COLOR": "1", "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(command, capture_output=True, env=env)
     assert shown.stdout.replace(b"\r\n", b"\n") == (PACKAGE / "guide" / "attention.md").read_bytes()
 
 
@@ -180,12 +177,8 @@ def test_the_guide_imports_nothing_heavy() -> None:
 
 
 def test_the_list_has_every_topic_with_its_first_sentence(detr: Detr) -> None:
-    shown = detr("guide")
-    assert shown.code == 0
-    lines = shown.out.splitlines()[1:]
-    assert [line.split(maxsplit=1) for line in map(str.rstrip, lines)] == [
-        [topic, first_sentence(page(topic))] for topic in TOPICS
-    ]
+    rows = [line.rstrip().split(maxsplit=1) for line in detr("guide").ok().out.splitlines()[1:]]
+    assert rows == [[topic, first_sentence(page(topic))] for topic in TOPICS]
 
 
 @pytest.mark.parametrize("topic", TOPICS)

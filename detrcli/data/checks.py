@@ -275,13 +275,11 @@ def parents_without_boxes(splits: Mapping[str, Split]) -> dict[int, str]:
 
 def classes_without(splits: Mapping[str, Split], left_out: Collection[int]) -> Classes:
     """Return the classes of splits by ascending id, without some categories. `things` is None if all are things."""
-    names: dict[int, str] = {}
-    stuff: set[int] = set()
-    for split in splits.values():
-        for i, name, _, thing in split.written.categories():
-            if i not in left_out:
-                names[i] = name
-                stuff |= set() if thing else {i}
+    categories = [
+        entry for split in splits.values() for entry in split.written.categories() if entry[0] not in left_out
+    ]
+    names = {i: name for i, name, *_ in categories}
+    stuff = {i for i, *_, thing in categories if not thing}
     ids = sorted(names)
     return Classes(
         ids=np.array(ids, dtype=np.int64),

@@ -105,7 +105,7 @@ def map_images(
     work: Callable[[T], R], images: Sequence[T], what: str, *, full: bool, reporter: Reporter = SILENT
 ) -> list[R] | None:
     """Map `work` over images in parallel. Return None if that would exceed the time limit and `full` is False."""
-    workers = os.cpu_count() or 1
+    workers, results = os.cpu_count() or 1, []
     with ThreadPoolExecutor(workers) as pool:
         if not full:
             sample = images[:: max(1, len(images) // (4 * workers))]
@@ -113,12 +113,11 @@ def map_images(
             list(pool.map(work, sample))
             if (time.perf_counter() - start) / max(len(sample), 1) * len(images) > TIME_LIMIT:
                 return None
-        results = []
         with reporter.progress(what, len(images)) as advance:
             for result in pool.map(work, images):
                 results.append(result)
                 advance(1)
-        return results
+    return results
 
 
 def near_duplicates(a: Mapping[int, np.ndarray], b: Mapping[int, np.ndarray]) -> list[tuple[int, int]]:

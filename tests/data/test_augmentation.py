@@ -17,7 +17,6 @@ from torchvision.transforms.v2 import functional as v2
 
 from detrcli.boxes import cxcywh_to_xyxy
 from detrcli.config import Preprocessing
-from detrcli.data import augmentation as module
 from detrcli.data.augmentation import (
     CROP,
     GRAY,
@@ -31,6 +30,7 @@ from detrcli.data.augmentation import (
     make_sample,
     mask_pixels,
     mosaic,
+    random_crop,
     zoom,
 )
 from detrcli.data.dataset import to_input
@@ -147,7 +147,7 @@ def test_crops_keep_their_bounds(g: torch.Generator, width: int, height: int) ->
     sample = sample_of(Image.new("1", (width, height)))
     rule = ShortestEdge(500, 6000)
     placement = rule.place(height, width)
-    after = module.random_crop(sample, rule, *CROP, g)
+    after = random_crop(sample, rule, *CROP, g)
     for got, whole in ((after.image.width, placement.width), (after.image.height, placement.height)):
         assert min(CROP[0], whole) <= got <= min(CROP[1], whole)
 
@@ -159,7 +159,7 @@ def test_crops_reach_every_edge() -> None:
     sample = sample_of(Image.new("RGB", (width, height)), boxes, range(4))
     g, rule = torch.Generator().manual_seed(0), ShortestEdge(12, 13)
     counts = collections.Counter(
-        label for _ in range(400) for label in module.random_crop(sample, rule, 10, 10, g).labels.tolist()
+        label for _ in range(400) for label in random_crop(sample, rule, 10, 10, g).labels.tolist()
     )
     assert all(15 < counts[label] < 60 for label in range(4)), counts  # by 3 x 4 positions of a crop
 

@@ -137,16 +137,9 @@ MALFORMED = "neither polygons nor RLE"
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
-        ([[1, 2, 3]], MALFORMED),
+        *((polygons, MALFORMED) for polygons in ([[1, 2, 3]], [1], [[0, 0, 1e9, 1, 1, 1e9]], [[0, 0, "x", 1, 1, 0]])),
+        *(({"size": [8, 10], "counts": c}, MALFORMED) for c in ([10**12], [5], [90, -10], "o" * 5000, 5, None, {})),
         ("everything", MALFORMED),
-        ([1], MALFORMED),
-        ([[0, 0, 1e9, 1, 1, 1e9]], MALFORMED),
-        ([[0, 0, "x", 1, 1, 0]], MALFORMED),
-        ({"size": [8, 10], "counts": [10**12]}, MALFORMED),
-        ({"size": [8, 10], "counts": [5]}, MALFORMED),
-        ({"size": [8, 10], "counts": [90, -10]}, MALFORMED),
-        ({"size": [8, 10], "counts": "o" * 5000}, MALFORMED),
-        ({"size": [8, 10], "counts": 5}, MALFORMED),
         ({"size": 8, "counts": [80]}, MALFORMED),
         ({"size": [2, 3], "counts": [1, 2, 3]}, "3 x 2, the image 10 x 8"),
         ({"size": [10**6, 10**6], "counts": [10**12]}, "1000000 x 1000000, the image 10 x 8"),
