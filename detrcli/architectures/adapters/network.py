@@ -92,15 +92,12 @@ class AdaptedNetwork(TransformersNetwork):
         self.computes_loss = self.training and targets is not None
         with self._as_in_training(denoising=bool(labels)), self._recording_hidden_states():
             output = self.network(**self.inputs(batch), labels=labels)
-        layers, (proposed, proposed_boxes) = self.layers, self.proposals
-        assert layers is not None
+        assert self.layers is not None
+        logits, boxes = self.layers
+        proposals = [part[None, :, : self.queries] for part in self.proposals if part is not None]
         self.layers, self.proposals = None, ()
-        logits, boxes = layers
-        denoising, first, others = getattr(output, "denoising_meta_values", None), 0, []
-        if proposed is not None and proposed_boxes is not None:
-            others.append(
-                QueryGroup("proposals", proposed[None, :, : self.queries], proposed_boxes[None, :, : self.queries])
-            )
+        others = [QueryGroup("proposals", proposals[0], proposals[1])] if proposals else []
+        denoising, first = getattr(output, "denoising_meta_values", None), 0
         if denoising is not None:
             first = denoising["dn_num_split"][0]
             if targets is not None:

@@ -66,7 +66,6 @@ def find(folder: Path, name: str) -> Path | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a checkpoint was saved as this folder."""
     return (whole_folder(path) / HEADER).is_file()
 
 
