@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
+from timing import show
 
 from detrcli.architectures import preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
@@ -552,8 +553,6 @@ def planned(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 def report(done: Sequence[Case], seconds: float) -> None:
     """Print a table and one JSON line."""
-    from timing import show  # not on the path when a test imports this module
-
     rows = []
     for kind in KINDS:
         results = [case for case in done if case.kind == kind]

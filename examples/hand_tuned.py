@@ -63,13 +63,14 @@ def with_epochs(trial: Mapping[str, Any], epochs: int, images: int) -> dict[str,
     return {**trial, "epochs": epochs, "warmup": warmup, "eval_every": epochs}
 
 
-def reached(data: Path, run: Path, settings: Mapping[str, Any]) -> float:
-    """Train and return the AP on the validation split."""
+def trained(data: Path, run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train, unless this was done before, and return the AP on the validation split and the number of epochs."""
     kept = run.with_suffix(".json")
     if not kept.exists():
         result: Any = train(data, weights="shapes", out=run, report=False, settings={"workers": 0, **settings})
-        kept.write_text(json.dumps({"AP": result.rows[-1]["AP"], "settings": dict(settings)}))
-    return float(json.loads(kept.read_text())["AP"])
+        kept.write_text(json.dumps({"AP": result.rows[-1]["AP"], "epochs": result.epochs, "settings": dict(settings)}))
+    document: dict[str, Any] = json.loads(kept.read_text())
+    return document
 
 
 def compare(name: str, folder: Path) -> dict[str, Any]:
@@ -77,24 +78,22 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
     data = folder / name
     if not data.exists():
         SETS[name](data)
-    planned: Any = train(data, weights="shapes", dry_run=True)
-    recipe = planned.settings
+    recipe = trained(data, folder / f"{name}-recipe", {"eval_every": 1000})  # at the end only
+    epochs, ours = recipe["epochs"], recipe["AP"]
+    images = len(json.loads((data / "annotations" / "instances_train.json").read_text())["images"])
     trials = by_hand(side(data))
-    images = planned.steps_per_epoch * planned.pictures_per_step
-    short = {
-        number: reached(data, folder / f"{name}-{number}-short", with_epochs(trial, recipe.epochs // SHARE, images))
-        for number, trial in enumerate(trials)
-    }
+
+    def reached(number: int, epochs: int, suffix: str = "") -> float:
+        run = folder / f"{name}-{number}{suffix}"
+        return float(trained(data, run, with_epochs(trials[number], epochs, images))["AP"])
+
+    short = {number: reached(number, epochs // SHARE, "-short") for number in range(TRIALS)}
     finalists = sorted(short, key=lambda number: -short[number])[:FINALISTS]
-    full = {
-        number: reached(data, folder / f"{name}-{number}", with_epochs(trials[number], recipe.epochs, images))
-        for number in finalists
-    }
+    full = {number: reached(number, epochs) for number in finalists}
     best = max(full, key=lambda number: full[number])
-    ours = reached(data, folder / f"{name}-recipe", {"eval_every": recipe.epochs})
     return {
         "dataset": name,
-        "epochs": recipe.epochs,
+        "epochs": epochs,
         "recipe": round(ours, 3),
         "best by hand": round(full[best], 3),
         "difference": round(ours - full[best], 3),

@@ -20,7 +20,7 @@ from PIL import Image
 from timing import show
 
 import detrcli
-from detrcli.boxes import iou
+from detrcli.boxes import iou, masks_to_boxes
 from detrcli.data.preprocessing import prepare
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.inference.detector import Detector
@@ -43,14 +43,12 @@ def measures(detector: Detector, number: int) -> Iterator[dict[str, dict[str, fl
     with inspectable.recorded() as record:
         detector.output([pixels])
     detections = detector.predict(image, threshold=0)
-    boxes = torch.from_numpy(detections.boxes)
-    for label, mask, (x, y, w, h) in zip(generated.labels, generated.masks, generated.boxes, strict=True):
-        ious = [
-            float(iou(box, torch.tensor([x, y, x + w, y + h]))) if name == DEFAULT[label] and score >= MIN_SCORE else 0
-            for box, name, score in zip(boxes, detections.labels, detections.scores, strict=True)
-        ]
-        query = int(np.argmax(ious))
-        if ious[query] < 0.5:
+    truth = masks_to_boxes(torch.from_numpy(generated.masks)).float()  # (N, 4), xyxy
+    for label, mask, box in zip(generated.labels, generated.masks, truth, strict=True):
+        candidates = (detections.labels == DEFAULT[label]) & (detections.scores >= MIN_SCORE)
+        ious = iou(torch.from_numpy(detections.boxes), box).numpy() * candidates  # (Q,)
+        query = int(detections.queries[np.argmax(ious)])
+        if ious.max() < 0.5:
             continue
         last = inspectable.decoder_layers - 1
         attention = record.cross(last, [query]).density()[0, 0].mean(0).cpu().numpy()  # (h, w)
