@@ -7,20 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from detrcli.inspection.attention import SampledPoints
+from detrcli.render import draw as drawing
 from detrcli.render.color import color_of, contrast, heat
-from detrcli.render.draw import (
-    Box,
-    Mark,
-    default_font,
-    fitted,
-    flow,
-    font_for,
-    grid_figure,
-    mark,
-    overlay_masks,
-    scaled,
-    stacked,
-)
 from detrcli.resize import Placement
 from detrcli.system.text import escape_controls
 
@@ -39,7 +27,7 @@ class Tile:
     caption: str
     map: np.ndarray | None = None  # (h, w), shares of the attention; None leaves the image as it is
     sampled: SampledPoints | None = None  # drawn over the map
-    marks: Sequence[Mark] = ()
+    marks: Sequence[drawing.Mark] = ()
     points: Sequence[tuple[float, float, str]] = ()  # x, y in pixels of the image, label
 
 
@@ -53,20 +41,20 @@ def tiles_figure(
     columns = across or next((columns for columns in (1, 2, 3, 4, 6, 8) if columns**2 >= len(tiles)), 10)
     cell = max(240, min(640, 1440 // columns))
     drawn = [(draw_tile(image, tile, cell, placement), tile.caption) for tile in tiles]
-    return titled(title, grid_figure(drawn, columns, cell))
+    return titled(title, drawing.grid_figure(drawn, columns, cell))
 
 
 def matrices_figure(title: str, matrices: Sequence[tuple[Image.Image, str]]) -> Image.Image:
     cell = max(max(image.size) for image, _ in matrices)
-    return titled(title, grid_figure(matrices, columns=max(1, min(len(matrices), 1600 // cell)), cell=cell))
+    return titled(title, drawing.grid_figure(matrices, columns=max(1, min(len(matrices), 1600 // cell)), cell=cell))
 
 
 def draw_matrix(values: np.ndarray, row_names: Sequence[str], column_names: Sequence[str]) -> Image.Image:
     """Return the attention of queries, the rows, to queries, the columns, as colored squares."""
     rows, columns = values.shape
     side = max(14, min(56, 480 // columns))
-    small = default_font(max(8, min(13, round(0.55 * side))))
-    names = [fitted(name, 13, 200) for name in row_names]
+    small = drawing.default_font(max(8, min(13, round(0.55 * side))))
+    names = [drawing.fitted(name, 13, 200) for name in row_names]
     left, top = 6 + round(max(font.getlength(name) for name, font in names)), 20
     page = Image.new("RGB", (max(left + side * columns, MIN_WIDTH), top + side * rows + STRIP), "white")
     draw = ImageDraw.Draw(page)
@@ -91,15 +79,15 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | 
     width, height = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     masks = [(item.mask, color_of(item.category)) for item in tile.marks if item.mask is not None]
     if masks:
-        image = overlay_masks(np.asarray(image), masks)
+        image = drawing.overlay_masks(np.asarray(image), masks)
     drawn = image.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
     if tile.map is not None:
         drawn = overlay(drawn, tile.map, placement)
     if tile.sampled is not None:
         _draw_sampled(ImageDraw.Draw(drawn), tile.sampled, scale)
     if tile.marks:
-        marks = [replace(item, box=scaled(item.box, scale), mask=None) for item in tile.marks]
-        drawn = mark(drawn, marks).resize((width, height), Image.Resampling.LANCZOS)
+        marks = [replace(item, box=drawing.scaled(item.box, scale), mask=None) for item in tile.marks]
+        drawn = drawing.mark(drawn, marks).resize((width, height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(drawn)
     for x, y, text in tile.points:
         _draw_point(draw, scale * x, scale * y, text)
@@ -119,7 +107,7 @@ def overlay(image: Image.Image, map_: np.ndarray, placement: Placement | None = 
     return Image.blend(colors, gray, IMAGE_OPACITY)
 
 
-def image_window(cells: tuple[int, ...], placement: Placement | None) -> Box:
+def image_window(cells: tuple[int, ...], placement: Placement | None) -> drawing.Box:
     """Return the region of the image in a map of (h, w) cells over the network's input, in cells."""
     h, w = cells
     if placement is None or placement.fills:
@@ -129,7 +117,7 @@ def image_window(cells: tuple[int, ...], placement: Placement | None) -> Box:
     return (p.left * across, p.top * down, (p.left + p.image_width) * across, (p.top + p.image_height) * down)
 
 
-def smooth(map_: np.ndarray, size: tuple[int, int], region: Box | None = None) -> np.ndarray:
+def smooth(map_: np.ndarray, size: tuple[int, int], region: drawing.Box | None = None) -> np.ndarray:
     """Interpolate a region of a map (h, w) to a (width, height), without overshoot."""
     cells = Image.fromarray(map_.astype(np.float32))
     return np.asarray(cells.resize(size, Image.Resampling.BICUBIC, region)).clip(map_.min(), map_.max())
@@ -137,17 +125,17 @@ def smooth(map_: np.ndarray, size: tuple[int, int], region: Box | None = None) -
 
 def titled(title: str, page: Image.Image) -> Image.Image:
     text = escape_controls(title)
-    font, words = font_for(text, 16) or default_font(16), text.split(" ")
-    places = flow([font.getlength(f"{word} ") for word in words], page.width - 2 * MARGIN)
+    font, words = drawing.font_for(text, 16) or drawing.default_font(16), text.split(" ")
+    places = drawing.flow([font.getlength(f"{word} ") for word in words], page.width - 2 * MARGIN)
     heading = Image.new("RGB", (page.width, MARGIN + 22 * (places[-1][1] + 1)), "white")
     draw = ImageDraw.Draw(heading)
     for word, (x, row) in zip(words, places, strict=True):
         draw.text((MARGIN + x, MARGIN + 22 * row), word, fill="black", font=font)
-    return stacked([heading, page])
+    return drawing.stacked([heading, page])
 
 
 def _draw_scale(page: Image.Image, top: int, maximum: str) -> None:
-    draw, font = ImageDraw.Draw(page), default_font(12)
+    draw, font = ImageDraw.Draw(page), drawing.default_font(12)
     middle, right = top + STRIP / 2 + 1, page.width - font.getlength(maximum)
     draw.text((0, middle), "0", fill="black", font=font, anchor="lm")
     draw.text((right, middle), maximum, fill="black", font=font, anchor="lm")
@@ -159,7 +147,7 @@ def _draw_scale(page: Image.Image, top: int, maximum: str) -> None:
 def _draw_point(draw: ImageDraw.ImageDraw, x: float, y: float, text: str) -> None:
     for radius, color, line in ((9, WHITE, 5), (8, MARKER, 3)):
         draw.circle((x, y), radius, outline=color, width=line)
-    draw.text((x + 12, y - 8), text, fill=WHITE, font=default_font(18), stroke_width=2, stroke_fill=MARKER)
+    draw.text((x + 12, y - 8), text, fill=WHITE, font=drawing.default_font(18), stroke_width=2, stroke_fill=MARKER)
 
 
 def _draw_sampled(draw: ImageDraw.ImageDraw, sampled: SampledPoints, scale: float) -> None:

@@ -8,22 +8,8 @@ from PIL import Image, ImageDraw
 from detrcli.inspection.match_report import MatchReport
 from detrcli.inspection.matching import UNMATCHED, LayerMatching
 from detrcli.inspection.usage import SMALL, HardExample, Usage
+from detrcli.render import draw as drawing
 from detrcli.render.color import BLUE, GREEN, ORANGE, PALETTE, PURPLE, VERMILION, Color, contrast, heat
-from detrcli.render.draw import (
-    Box,
-    Mark,
-    default_font,
-    find_place,
-    fitted,
-    grid_figure,
-    legend,
-    mark,
-    outline,
-    resized,
-    stacked,
-    text_size,
-    write,
-)
 from detrcli.render.plot import Panel, plot
 
 TRUTH, MATCHED, UNMATCHED_QUERY = BLUE, ORANGE, PURPLE
@@ -52,25 +38,25 @@ def matching_figure(report: MatchReport, image: Image.Image) -> Image.Image:
         (None, "costs: light is low; frame: the matched query; dot: the runner-up"),
         (None, "columns: matched queries, runners-up and detections"),
     ]
-    return stacked([legend(entries, max(block.width for block in blocks), TEXT), *blocks], GAP, GAP)
+    return drawing.stacked([drawing.legend(entries, max(block.width for block in blocks), TEXT), *blocks], GAP, GAP)
 
 
 def paired_image(report: MatchReport, layer: LayerMatching, image: Image.Image) -> Image.Image:
     """Return an image with the ground truth joined to matched queries, and the unmatched queries with a detection."""
     target, names = report.target, report.classes.names
-    canvas = resized(image, SIDE if len(target) <= MANY_OBJECTS else CROWDED_SIDE)
+    canvas = drawing.resized(image, SIDE if len(target) <= MANY_OBJECTS else CROWDED_SIDE)
     draw = ImageDraw.Draw(canvas, "RGBA")
     objects, predictions = (_on_canvas(report, boxes, canvas) for boxes in (target.boxes.cpu().numpy(), layer.boxes))
     unmatched = np.setdiff1d(np.flatnonzero(layer.scores >= report.threshold), layer.queries).tolist()
-    labels: list[tuple[Box, str, Color]] = []
+    labels: list[tuple[drawing.Box, str, Color]] = []
     for query in unmatched:
-        outline(draw, predictions[query], UNMATCHED_QUERY, 2)
+        drawing.outline(draw, predictions[query], UNMATCHED_QUERY, 2)
         labels.append((predictions[query], f"q{query} {names[layer.labels[query]]}", UNMATCHED_QUERY))
     for n, query in enumerate(layer.queries.tolist()):
-        outline(draw, objects[n], TRUTH, 3)
+        drawing.outline(draw, objects[n], TRUTH, 3)
         labels.append((objects[n], f"{n} {names[target.labels[n]]}", TRUTH))
         if query != UNMATCHED:
-            outline(draw, predictions[query], MATCHED, 2)
+            drawing.outline(draw, predictions[query], MATCHED, 2)
             labels.append((predictions[query], f"q{query}", MATCHED))
     for n, query in enumerate(layer.queries.tolist()):
         if query != UNMATCHED:  # a line from the center of the object to that of the query's box
@@ -79,17 +65,17 @@ def paired_image(report: MatchReport, layer: LayerMatching, image: Image.Image) 
             draw.line((*start, *end), fill="white", width=2)
             for (x, y), color, radius in ((start, TRUTH, 4), (end, MATCHED, 3)):
                 draw.circle((x, y), radius, fill=color, outline="white")
-    taken: list[Box] = []
+    taken: list[drawing.Box] = []
     for box, name, color in labels:
-        text, font = fitted(name, TEXT if len(labels) <= 50 else 10, canvas.width)
-        place = find_place(box, text_size(text, font), canvas.size, taken, 3)
+        text, font = drawing.fitted(name, TEXT if len(labels) <= 50 else 10, canvas.width)
+        place = drawing.find_place(box, drawing.text_size(text, font), canvas.size, taken, 3)
         if text and place:
             taken.append(place)
-            write(draw, place, text, font, color)
+            drawing.write(draw, place, text, font, color)
     return canvas
 
 
-def _on_canvas(report: MatchReport, boxes: np.ndarray, canvas: Image.Image) -> list[Box]:
+def _on_canvas(report: MatchReport, boxes: np.ndarray, canvas: Image.Image) -> list[drawing.Box]:
     scale = np.array([canvas.width / report.width, canvas.height / report.height] * 2)
     return [(x0, y0, x1, y1) for x0, y0, x1, y1 in (scale * report.pixels(boxes)).tolist()]
 
@@ -105,7 +91,7 @@ def _block(report: MatchReport, layer: LayerMatching, image: Image.Image) -> Ima
     rows = -(-len(panels) // 2)
     height = 2 * TITLE + max(paired.height, rows * down - GAP)
     block = Image.new("RGB", (paired.width + GAP + 2 * across - GAP, height), "white")
-    ImageDraw.Draw(block).text((0, 0), f"layer {layer.layer}", fill="black", font=default_font(TITLE))
+    ImageDraw.Draw(block).text((0, 0), f"layer {layer.layer}", fill="black", font=drawing.default_font(TITLE))
     block.paste(paired, (0, 2 * TITLE))
     for i, panel in enumerate(panels):
         block.paste(panel, (paired.width + GAP + i % 2 * across, 2 * TITLE + i // 2 * down))
@@ -116,7 +102,7 @@ def cost_map(
     title: str, values: np.ndarray, queries: Sequence[int], names: Sequence[str], layer: LayerMatching
 ) -> Image.Image:
     """Return a heat map of costs (Q, N), with a row for each object and a column for each of `queries`."""
-    font, small = default_font(TITLE), default_font(TEXT)
+    font, small = drawing.default_font(TITLE), drawing.default_font(TEXT)
     if not names or not queries:
         panel = Image.new("RGB", (200, 60), "white")
         ImageDraw.Draw(panel).text((0, 0), f"{title}\nno objects, no costs", fill="black", font=small)
@@ -126,11 +112,11 @@ def cost_map(
     light = (highest - shown) / (highest - lowest) if highest > lowest else np.ones_like(shown)
     cell = max(MIN_CELL, min(MAX_CELL, SIDE // (2 * max(shown.shape))))
 
-    rows = [fitted(name, TEXT, NAME_WIDTH) for name in names]
-    left = max(text_size(*row)[0] for row in rows) + 4
+    rows = [drawing.fitted(name, TEXT, NAME_WIDTH) for name in names]
+    left = max(drawing.text_size(*row)[0] for row in rows) + 4
     top, bottom = TITLE + 8, 30  # of the title, and of the query numbers
     caption = f"{title}: {lowest:z.2f} (light) to {highest:z.2f}"
-    width = max(left + cell * len(queries), text_size(caption, font)[0])
+    width = max(left + cell * len(queries), drawing.text_size(caption, font)[0])
     panel = Image.new("RGB", (width, top + cell * len(names) + bottom), "white")
     draw = ImageDraw.Draw(panel)
     draw.text((0, 0), caption, fill="black", font=font)
@@ -161,8 +147,9 @@ def usage_figure(usage: Usage, image: Callable[[int], Image.Image]) -> Image.Ima
     parts = [atlas(usage)]
     if usage.worst:
         text = "objects with the largest losses, and the predictions of their queries"
-        parts += [stacked([legend([(None, text)], 0, TEXT + 3)], margin=MARGIN), _hard_examples(usage.worst, image)]
-    return stacked(parts)
+        title = drawing.legend([(None, text)], 0, TEXT + 3)
+        parts += [drawing.stacked([title], margin=MARGIN), _hard_examples(usage.worst, image)]
+    return drawing.stacked(parts)
 
 
 def atlas(usage: Usage) -> Image.Image:
@@ -171,7 +158,7 @@ def atlas(usage: Usage) -> Image.Image:
     columns = min(COLUMNS, queries)
     across, down = TILE + MARGIN, TILE + MARGIN + TEXT + 6
     tiles = Image.new("RGB", (columns * across + MARGIN, -(-queries // columns) * down + MARGIN), "white")
-    draw, font = ImageDraw.Draw(tiles), default_font(TEXT)
+    draw, font = ImageDraw.Draw(tiles), drawing.default_font(TEXT)
     for query, boxes in enumerate(usage.boxes):
         x, y = MARGIN + query % columns * across, query // columns * down
         tiles.paste(query_tile(boxes, usage.image_sizes), (x, y))
@@ -179,7 +166,8 @@ def atlas(usage: Usage) -> Image.Image:
         draw.text((x + TILE / 2, y + TILE + 3), caption, fill="black", font=font, anchor="ma")
     text = f"all boxes of each query in {usage.images:,} images; below, the number of objects it was matched to"
     entries = [*((color, name) for name, color in SIZE_COLORS.items()), (None, text)]
-    return stacked([stacked([legend(entries, tiles.width - 2 * MARGIN, TEXT)], margin=MARGIN), tiles])
+    legend = drawing.legend(entries, tiles.width - 2 * MARGIN, TEXT)
+    return drawing.stacked([drawing.stacked([legend], margin=MARGIN), tiles])
 
 
 def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
@@ -209,8 +197,8 @@ def _hard_examples(examples: Sequence[HardExample], image: Callable[[int], Image
         region = whole.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
         predicted = f"{known['says']['label']} {known['score']:.2f}"
         caption = f"loss {example.loss:.1f}, image {known['image']['id']}: {predicted}"
-        cells.append((mark(region, [Mark(box, known["label"], known["category_id"])]), caption))
-    return grid_figure(cells, columns=HARD_COLUMNS * (1 if len(cells) <= MANY_EXAMPLES else 2), cell=HARD_CELL)
+        cells.append((drawing.mark(region, [drawing.Mark(box, known["label"], known["category_id"])]), caption))
+    return drawing.grid_figure(cells, columns=HARD_COLUMNS * (1 if len(cells) <= MANY_EXAMPLES else 2), cell=HARD_CELL)
 
 
 def instability_figure(

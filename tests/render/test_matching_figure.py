@@ -107,7 +107,7 @@ def test_low_costs_are_light_and_the_runner_up_has_a_dot(cat: Target) -> None:
 @pytest.mark.parametrize("size", [(128, 128), (20, 300), (3000, 2000)])
 def test_labels_do_not_overlap(monkeypatch: pytest.MonkeyPatch, objects: int, size: tuple[int, int]) -> None:
     plates: list[tuple[float, ...]] = []
-    monkeypatch.setattr(figures, "write", lambda draw, place, *rest: plates.append(place))
+    monkeypatch.setattr(figures.drawing, "write", lambda draw, place, *rest: plates.append(place))
     g = torch.Generator().manual_seed(0)
     target = Target(torch.randint(2, (objects,), generator=g), 0.05 + 0.9 * torch.rand(objects, 4, generator=g))
     queries = [(CAT, box) for box in (0.05 + 0.9 * torch.rand(100, 4, generator=g)).tolist()]
