@@ -246,7 +246,6 @@ class MaskAttention(AttentionFindings):
 def cross_attention(
     record: ImageRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
 ) -> CrossAttention:
-    record.inspectable.require("cross-attention")
     maps, sampled = _maps(record, [record.forward.cross(layer, queries) for layer in layers], heads)
     return CrossAttention(record, queries, layers, heads, maps, sampled=sampled)
 
@@ -255,7 +254,6 @@ def encoder_attention(
     record: ImageRecord, points: Sequence[Point], layers: Sequence[int], heads: Sequence[Head]
 ) -> EncoderAttention:
     """Return the encoder's self-attention of points, in pixels of the image."""
-    record.inspectable.require("encoder attention")
     corners = torch.tensor(points, dtype=torch.float64).reshape(-1, 2).repeat(1, 2)  # (n, 4), boxes without extent
     centers = from_pixels(corners, *record.size, record.placement)[:, :2]  # (n, 2), fractions of the input
     cells = [cell_at(x, y, record.forward.encoder_cells) for x, y in centers.tolist()]
@@ -266,7 +264,6 @@ def encoder_attention(
 def query_attention(
     record: ImageRecord, queries: Sequence[int], layers: Sequence[int], heads: Sequence[Head]
 ) -> QueryAttention:
-    record.inspectable.require("query attention")
     maps = np.stack([_select_heads(record.forward.among_queries(layer)[0], heads, 0) for layer in layers])
     equal_values = [record.forward.queries_are_alike(layer) for layer in layers]
     return QueryAttention(record, queries, layers, heads, maps, equal_values)

@@ -188,7 +188,6 @@ class Failures:
         return {image.image_id: image for image in self.survey.images}
 
     def file(self, image_id: int) -> str:
-        """Return the file of an image as the annotations name it."""
         return self.session.file(self.images[image_id].index)
 
     @property

@@ -12,17 +12,9 @@ from detrcli.inspection import attention
 from detrcli.inspection.record import Point, check_points, record_image, select_heads, select_layers, select_queries
 from detrcli.inspection.relevance import compare_maps
 from detrcli.messages import argument
-from detrcli.model.inspectable import Ability
 from detrcli.reporter import SILENT, Reporter
 
 Kind = Literal["cross", "encoder", "self", "mask", "relevance", "faithfulness"]
-_ABILITIES: dict[Kind, Ability] = {
-    "cross": "cross-attention",
-    "encoder": "encoder attention",
-    "self": "query attention",
-    "relevance": "relevance",
-    "faithfulness": "cross-attention",
-}
 
 
 def look(
@@ -63,13 +55,14 @@ def look(
     inspectable = record.inspectable
     if kind == "mask":  # the mask head is not a part of the inspectable
         return attention.mask_attention(record, select_queries(record, queries, threshold), heads)
-    inspectable.require(_ABILITIES[kind])
-    count = inspectable.encoder_layers if kind == "encoder" else inspectable.decoder_layers
-    layer_numbers, head_numbers = select_layers(layers, count), select_heads(heads, inspectable.heads)
     if kind == "encoder":
+        inspectable.require("encoder attention")
         check_points(points, record.image.width, record.image.height)
-        return attention.encoder_attention(record, points, layer_numbers, head_numbers)
-    selected = select_queries(record, queries, threshold)
+        layer_numbers = select_layers(layers, inspectable.encoder_layers)
+        return attention.encoder_attention(record, points, layer_numbers, select_heads(heads, inspectable.heads))
+    inspectable.require(kind if kind == "relevance" else "query attention" if kind == "self" else "cross-attention")
+    layer_numbers = select_layers(layers, inspectable.decoder_layers)
+    head_numbers, selected = select_heads(heads, inspectable.heads), select_queries(record, queries, threshold)
     if not compared:
         attention_of = attention.cross_attention if kind == "cross" else attention.query_attention
         return attention_of(record, selected, layer_numbers, head_numbers)

@@ -57,7 +57,6 @@ class MapFacts:
 
 
 def percent(share: float | None) -> str:
-    """Format a share for a table; None gives an empty cell."""
     return "" if share is None else f"{100 * share:.0f}%"
 
 

@@ -234,7 +234,6 @@ def compare_maps(
 
 
 def _curves(record: ImageRecord, query: int, maps: Mapping[str, np.ndarray]) -> dict[str, Curves]:
-    """Return the curves of maps by name, with the mean of random orders."""
     orders = random_maps(record.forward.cells, RANDOM_ORDERS)
     with exact_float32():
         curves = deletion_and_insertion(record.detector, record.pixels, query, [*maps.values(), *orders])

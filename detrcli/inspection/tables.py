@@ -16,9 +16,7 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title, which may be empty."""
-
-    title: str
+    title: str  # may be empty
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
