@@ -15,8 +15,7 @@ from letterbox import Letterbox
 from PIL import Image
 from small import TINY, add_proposals, small_weights
 
-from detrcli.api.inspecting import explain_matching, look, walk
-from detrcli.checkpoints.formats.native import save
+from detrcli.api.inspecting import explain_matching, walk
 from detrcli.data.examine import examine_headers
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
@@ -80,18 +79,6 @@ def index(root: Path) -> int:
 @pytest.fixture(scope="module")
 def report(session: InspectionSession, index: int) -> MatchReport:
     return match_report(session, index, layers="all", threshold=0.3, other_weights={"class": 50})
-
-
-def test_images_by_id_and_by_file(session: InspectionSession, root: Path) -> None:
-    for named in ("3", 3, "000002.png", "val/000002.png", "000002", str(root / "val" / "000002.png")):
-        assert session.find(named) == 2
-    assert session.find("0002") == 1  # no file has this name, so it is an id
-    for named in ("002.png", "99"):
-        with pytest.raises(UsageError, match=f"image={named}"):
-            session.find(named)
-    with Image.open(root / "val" / "000002.png") as image:
-        np.testing.assert_array_equal(np.asarray(session.image(2)), np.asarray(image.convert("RGB")))
-    assert session.size(2) == (64, 64)
 
 
 @pytest.mark.parametrize("resize", [None, Letterbox(64, 128)], ids=["as trained", "letterbox"])
@@ -321,14 +308,6 @@ PNG = b"\x89PNG"
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     return Detector(small_weights(), "cpu")
-
-
-def test_a_detector_or_a_file(root: Path, detector: Detector, tmp_path: Path) -> None:
-    image, file = root / "val" / "000000.png", tmp_path / "w.safetensors"
-    save(small_weights(), file)
-    maps = look(image, detector, queries=[1, 2]).maps
-    np.testing.assert_array_equal(look(image, file, queries=[1, 2], device="cpu").maps, maps)
-    np.testing.assert_allclose(maps.sum((-2, -1)), 1, rtol=0, atol=1e-5)
 
 
 def test_the_matching_of_an_image_and_of_a_split(root: Path, detector: Detector) -> None:
