@@ -19,7 +19,7 @@ from detrcli.config import LossConfig
 from detrcli.losses.criterion import Criterion, LossBreakdown, class_error
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Sigmoid, Softmax
-from detrcli.losses.terms import LossTerm, class_cost, class_loss
+from detrcli.losses.terms import LossTerm, class_cost, class_loss, quality_class_loss
 from detrcli.structures import Match, Output, Prediction, QueryGroup, Target
 
 CLASSES, QUERIES = 4, 6
@@ -243,6 +243,17 @@ def test_sigmoid_scoring(kind: str) -> None:
         expected = sigmoid_focal_loss(group.logits[0], wanted, 0.25, 2, reduction="sum") / divisor
         torch.testing.assert_close(losses.parts["class"], expected)
         torch.testing.assert_close(losses.total, 2 * expected)
+
+
+def test_the_quality_term_does_not_train_boxes() -> None:
+    g = torch.Generator().manual_seed(16)
+    logits, boxes = torch.randn(1, 1, 5, 5, generator=g), torch.rand(1, 1, 5, 4, generator=g)
+    output = Output(QueryGroup("decoder", logits.requires_grad_(), boxes.requires_grad_()))
+    criterion = Criterion(Sigmoid(), criterion_of().matcher, [quality_class_loss(Sigmoid(), 1.0)])
+    total = criterion.compute_loss(output, [random_target(g, 2, CLASSES)]).total
+    of_logits, of_boxes = torch.autograd.grad(total, [logits, boxes], allow_unused=True)
+    assert of_logits.any()
+    assert of_boxes is None
 
 
 def test_divisors_have_a_lower_bound() -> None:
