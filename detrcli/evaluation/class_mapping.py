@@ -17,8 +17,6 @@ UNKNOWN_CLASS = -(2**63)  # the category id of a class that the data does not ha
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """The model's classes with the data's ids, and the classes without a counterpart."""
-
     classes: Classes  # (K,) of the model, with the data's ids; UNKNOWN_CLASS where the data has no such class
     by: Literal["name", "id"]
     only_weights: Sequence[str]

@@ -1,7 +1,6 @@
 """Bootstrap confidence intervals of the AP of a model, and of the difference between two models on the same images.
 
-An image that is drawn twice counts twice. hotcoco's own comparison counts it once, so that its intervals are a fifth
-too narrow.
+An image drawn twice counts twice. hotcoco's own comparison counts it once: its intervals are a fifth too narrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,10 +88,7 @@ def differences(truth: Truth, before: Results, after: Results) -> Mapping[str, I
 
 
 def _draws(truth: Truth) -> np.ndarray | None:
-    """Return how often each image is drawn, (1 + draws, images); None with fewer than two images or without objects.
-
-    The first row is the split itself.
-    """
+    """Return how often each image is drawn, (1 + draws, images), first the split itself; None if it is too small."""
     images = len(truth.images)
     if images < 2 or truth.crowd.all():
         return None

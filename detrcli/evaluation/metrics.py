@@ -63,7 +63,7 @@ def score(
         return Scores(dict.fromkeys(METRICS, -1.0), [])
     backend = backend or (hotcoco_evaluation if has_hotcoco() else pycocotools_evaluation)
     limits = [1, min(10, max_detections), max_detections]
-    precision, recall = accumulated(backend(truth, results, masks), limits)
+    precision, recall = accumulated(backend(truth, results, masks), limits)  # -1 where there are no objects
     real = truth.of_category[~truth.crowd]
     targets = np.bincount(np.searchsorted(truth.classes.ids, real), minlength=len(truth.classes))
     values = [
@@ -89,10 +89,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def accumulated(evaluation: Any, max_detections: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Run an evaluation and return precision and recall, -1 where there are no objects.
-
-    Their shapes are (IoU, recall, K, area, detections) and (IoU, K, area, detections).
-    """
+    """Run an evaluation; return precision (IoU, recall, K, area, detections) and recall (IoU, K, area, detections)."""
     parameters = evaluation.params
     parameters.maxDets = max_detections
     evaluation.params = parameters
@@ -203,10 +200,7 @@ def boundary_of(mask: np.ndarray) -> np.ndarray:
 
 
 def boundary_evaluation(truth: Truth, results: Results, masks: np.ndarray | None) -> Any:
-    """Prepare boundary AP (arXiv 2103.16562), which compares outlines too, where errors of large masks show.
-
-    The IoU of two masks is the lower of that of the masks and that of their boundaries.
-    """
+    """Prepare boundary AP (arXiv 2103.16562), with the lower IoU of two masks and of their boundaries."""
     from pycocotools import mask as rle
 
     evaluation = pycocotools_evaluation(truth, results, masks)

@@ -86,9 +86,8 @@ class Outcomes:
 def outcomes_of(truth: Truth, results: Results, threshold: float, without_query: np.ndarray | None = None) -> Outcomes:
     """Explain detections with score >= threshold; `without_query`, (N,) bool, marks objects that no query was left for.
 
-    A prediction refers to the object that it overlaps most, given an IoU of 0.1 with the same class or of 0.5 with
-    any class. A missed object is explained by the prediction with the highest score that refers to it and finds no
-    other object.
+    A prediction refers to the object that it overlaps most, with an IoU of 0.1 for the same class or 0.5 for any class.
+    A missed object is explained by the prediction of the highest score that refers to it and finds no other object.
     """
     N, M = len(truth.of_image), len(results)
     known = results.known_to(truth)

@@ -133,10 +133,7 @@ class _File(msgspec.Struct):
 
 
 def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
-    """Score a file of COCO panoptic results. Raises DataError if a file is invalid.
-
-    Classes are mapped by name, since many models number theirs from 0.
-    """
+    """Score a file of COCO panoptic results, whose classes are mapped by name. Raises DataError for invalid files."""
     require_hotcoco("Panoptic quality")
     annotated, results = _read(truth), _read(predictions)
     predicted = {map_.image_id for map_ in results.annotations}

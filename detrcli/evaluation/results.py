@@ -75,10 +75,9 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 def read_results(path: Path, image_ids: np.ndarray, category_ids: np.ndarray, files: Sequence[str] = ()) -> Results:
-    """Read COCO results of the given images and categories.
+    """Read COCO results of the given images and categories. Raises DataError, which names the first invalid entry.
 
-    `files` are the names of the images; where an entry names a file, it must be the file of its image. Raises
-    DataError, which names the first invalid entry.
+    `files` are the names of the images; where an entry names a file, it must be the file of its image.
     """
     try:
         entries = _entries(path, path.read_bytes())

@@ -20,8 +20,6 @@ from detrcli.system.text import escape_controls
 
 @dataclass(frozen=True)
 class DetectedSplit:
-    """The detections of a split, and the images that could not be read."""
-
     results: Results  # by ascending image id
     unread: dict[int, str]  # image id to file and reason
     segments: dict[int, list[FoundSegment]]  # image id to the segments of its panoptic map, if requested
@@ -37,10 +35,7 @@ def detect_split(
     maps: MapRequest | None = None,
     reporter: Reporter = SILENT,
 ) -> DetectedSplit:
-    """Detect objects in the images of `truth`, under the data's own ids, with panoptic maps if requested.
-
-    The images are shared by all processes; each of them returns the whole.
-    """
+    """Detect objects in the images of `truth`, which all processes share, under the data's own ids."""
     mine = np.arange(len(truth.images))[distributed.rank() :: distributed.world_size()]
     if batch_size > 1:  # a batch has images of equal input size: put these side by side
         places = [detector.preprocessing.resize.place(height, width) for height, width in truth.sizes[mine].tolist()]

@@ -29,10 +29,8 @@ class BestThreshold:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The best thresholds of all classes together, and of each class by its name."""
-
-    overall: BestThreshold
-    by_class: Mapping[str, BestThreshold]
+    overall: BestThreshold  # of all classes together
+    by_class: Mapping[str, BestThreshold]  # by class name
 
     def document(self) -> dict[str, Any]:
         classes = {name: asdict(best) for name, best in self.by_class.items()}
@@ -56,10 +54,7 @@ def best_thresholds(truth: Truth, results: Results) -> Thresholds:
 
 
 def best_threshold(scores: np.ndarray, right: np.ndarray, objects: int) -> BestThreshold:
-    """Return the best threshold for detections, (M,), of which some are true positives, (M,) bool.
-
-    It lies midway between the lowest score that is kept and the next lower score.
-    """
+    """Return the best threshold, midway between two scores, (M,), for detections that are true positives if `right`."""
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], right[order].cumsum()  # (M,)
     kept = np.arange(1, len(scores) + 1)

@@ -88,8 +88,7 @@ def classes_in_split(split: Split) -> Classes:
     return classes_without(only, parents_without_boxes(only).keys() - set(split.written.of_category.tolist()))
 
 
-def has_masks(truth: Truth) -> bool:
-    """Return whether every object has a mask."""
+def has_masks(truth: Truth) -> bool:  # of all objects
     return truth.outlines is not None and all(truth.outlines.texts())
 
 

@@ -46,8 +46,7 @@ class InterruptibleReporter(Reporter):
 def validation_loss(detector: Detector, truth: Annotations, loss: Loss) -> float | None:
     """Return the loss of some images as a single batch; None if none is readable, or the loss requires training mode.
 
-    Every evaluation uses the same images, evenly spaced in the split, and the same random numbers. All processes must
-    call it.
+    Every evaluation uses the same images and random numbers. All processes must call it.
     """
     if loss.only_in_training:
         return None

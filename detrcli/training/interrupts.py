@@ -41,10 +41,7 @@ class Interrupts:
         self.code = _CODES[signal.Signals(number).name]
 
     def ignore_child_signals(self) -> None:
-        """Replace torch's handler of SIGCHLD, which raises in the middle of a step if a loader process was killed.
-
-        The loader finds out by itself when it waits for that process.
-        """
+        """Replace torch's handler of SIGCHLD, which raises in the middle of a step if a loader process was killed."""
         number = getattr(signal, "SIGCHLD", None)  # Windows has none
         if number is not None and threading.current_thread() is threading.main_thread():
             self._before.setdefault(number, signal.signal(number, signal.SIG_DFL))
@@ -57,9 +54,6 @@ class Interrupts:
 
 
 def ignore_signals(_worker: int) -> None:
-    """Ignore signals in a loader process, which also receives those sent to the whole process group.
-
-    Loader processes end with the process that reads from them.
-    """
+    """Ignore signals to the process group in a loader process, which ends with the process that reads from it."""
     for name in _CODES:
         signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -26,10 +26,7 @@ def default_workers(device: torch.device) -> int:
 
 
 class CpuContention:
-    """Samples, between the steps of a training on a CPU, how many threads of other programs run.
-
-    After the last sample it warns if they leave no core free.
-    """
+    """Samples how many threads of other programs run between steps on a CPU, and warns once if no core is free."""
 
     def __init__(self, after: float = 10.0, samples: int = 7, pause: float = 1.0) -> None:
         self._next = time.monotonic() + after  # trainings that start together are still preparing until then

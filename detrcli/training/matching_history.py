@@ -42,11 +42,7 @@ class Matchings:
 
 
 def append(run: Path, epoch: int, detector: Detector, truth: Annotations, matcher: HungarianMatcher) -> None:
-    """Match the images of the first evaluation again, and add the result to the file.
-
-    The first evaluation matches as many images as the time allows, spread over the split. Nothing is written if no
-    image can be read, or none has objects.
-    """
+    """Match the images of the first evaluation again, or as many as the time allows, and add the result to the file."""
     try:
         old = read(run)
         index_of = {image_id: i for i, image_id in enumerate(truth.image_ids.tolist())}

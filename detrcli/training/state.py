@@ -1,7 +1,4 @@
-"""The state of a training, in memory and on disk.
-
-On disk a state is written completely or not at all, damage is detected, and the last two states are kept.
-"""
+"""The state of a training, in memory and on disk, where it is written atomically and damage is detected."""
 
 import hashlib
 import io
@@ -105,10 +102,7 @@ class TrainingState:
 
 
 def save_state(run: Path, state: dict[str, Any]) -> Path:
-    """Write `RUN/state/NUMBER-HASH.pt` and remove all but the last two states.
-
-    The hash is part of the name, so that a single rename makes both valid.
-    """
+    """Write `RUN/state/NUMBER-HASH.pt` and keep the last two states. A single rename makes file and hash valid."""
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -172,8 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _states(run: Path) -> list[Path]:
-    """Return the files of all states, the last first."""
+def _states(run: Path) -> list[Path]:  # the last first
     try:
         paths = [path for path in (run / FOLDER).iterdir() if _NAME.fullmatch(path.name)]
     except OSError:
