@@ -78,7 +78,7 @@ KINDS: dict[str, Bad] = {
     "a tensor without numbers": Bad(
         saved({"class_embed.weight": torch.zeros(3, device="meta")}), PTH, 4, "class_embed.weight"
     ),
-    "a tensor of a billion rows of one": Bad(
+    "a tensor of a billion equal rows": Bad(
         saved({"class_embed.weight": torch.zeros(1, 8).expand(10**9, 8)}), PTH, 4, "w.pth"
     ),
     "complex numbers": Bad(saved({"class_embed.weight": torch.zeros(3, dtype=torch.complex64)}), PTH, 4, "complex64"),

@@ -68,14 +68,6 @@ def test_patience_depends_on_it(data: Data, tmp_path: Path) -> None:
     assert new(data, tmp_path, None, evaluator, epochs=5, patience=2).run(Interrupts()).epochs == 4
 
 
-@pytest.mark.slow
-def test_without_measured_values_the_last_weights_are_the_best(data: Data, tmp_path: Path) -> None:
-    outcome = new(data, tmp_path, None, Scripted([-1.0, -1.0]), epochs=2).run(Interrupts())
-    assert outcome.best is None
-    weights = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("best", "last")]
-    assert weights[0] == weights[1]
-
-
 def test_a_resumed_training_uses_it_too(data: Data, tmp_path: Path) -> None:
     finished(new(data, tmp_path, None, Scripted([7.0]), epochs=1))
     best = (tmp_path / "best.safetensors").read_bytes()
