@@ -50,7 +50,7 @@ def make(
     images: Annotated[int, opt.option("N", "Images of train; val has a fifth as many.", min=1)] = 2000,
     size: Annotated[int, opt.option("S", "Width and height of images.", min=32, max=4096)] = 128,
     classes: Annotated[
-        str, opt.option("A,B,...", "Of circle, ring, square, triangle, star, cross, hexagon, arrow, ell, moon.")
+        str, opt.option("A,B,...", "Of circle, ring, square, triangle, star, cross, hexagon, arrow, ell and moon.")
     ] = "circle,square,triangle,star,cross",
     objects: Annotated[int, opt.option("N", "Maximum number of objects per image.", min=1, max=50)] = 5,
     panoptic: Annotated[

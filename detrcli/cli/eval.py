@@ -66,12 +66,12 @@ def eval_(
     if report is not None:
         check_free(report, folder=True)
         check_not_in_data(report, data)
-    names = None if classes is None else [name for name in classes.split(",") if name.strip()]
+    class_names = None if classes is None else [name for name in classes.split(",") if name.strip()]
     evaluations = []
-    for weights_ in weights:
+    for name in weights:
         evaluation = detrcli.evaluate(
-            data, replace(load, weights=weights_), predictions=predictions, split=split, threshold=threshold,
-            max_detections=max_detections, limit=limit, classes=names, batch_size=batch_size,
+            data, replace(load, weights=name), predictions=predictions, split=split, threshold=threshold,
+            max_detections=max_detections, limit=limit, classes=class_names, batch_size=batch_size,
             match_classes_by_id=match_classes_by_id, errors=errors, thresholds=thresholds is not None, reporter=STDERR,
         )  # fmt: skip
         evaluations.append(evaluation)

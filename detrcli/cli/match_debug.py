@@ -10,7 +10,7 @@ from detrcli.cli.outputs import ARRAYS, FIGURE, PAGE, check_files, next_free_fil
 from detrcli.errors import UsageError
 from detrcli.inference import DEFAULT_THRESHOLD
 
-Weight = Annotated[float | None, opt.option("X", "Show which pairs this cost weight changes.", min=0)]
+Weight = Annotated[float | None, opt.option("X", "Show which pairs would change with this cost weight.", min=0)]
 
 
 @opt.options(*opt.LOAD, files=["val"])

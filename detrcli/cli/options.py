@@ -41,7 +41,7 @@ SeveralWeights = Annotated[
 ]
 Json = Annotated[bool, flag("--json", "Print a JSON document instead of a table.")]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace existing output files.")]
-Device = Annotated[str, option("D", "auto, cpu, cuda, cuda:N (or N) or mps.")]
+Device = Annotated[str, option("D", "Device: auto, cpu, cuda, cuda:N (or N) or mps.")]
 Split = Annotated[str, option("NAME", "Split: train, val or test.")]
 Threshold = Annotated[float, option("P", "Minimum score of a detection.", min=0, max=1)]
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=2**63 - 1)]
@@ -113,8 +113,8 @@ def add_command(app: typer.Typer, command: Command) -> None:
     first = [added.pop(field) for field in ("weights", "text") if {"weights", field} <= set(load)]
     last: list[inspect.Parameter] = []
     for split in files:
-        ann = option("FILE", f"COCO annotations of {split}.")
-        images = option("DIR", f"Images of {split}.", file_okay=False)
+        ann = option("FILE", f"COCO annotations of {split}, in place of DATA.")
+        images = option("DIR", f"Folder of the images of {split}.", file_okay=False)
         last += [_keyword(f"{split}_ann", Annotated[Path | None, ann])]
         last += [_keyword(f"{split}_images", Annotated[Path | None, images])]
     if files:

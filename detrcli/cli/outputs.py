@@ -9,6 +9,7 @@ from typing import Any
 
 import detrcli
 from detrcli.errors import UsageError
+from detrcli.system.files import write_arrays
 from detrcli.system.lock import LOCK
 
 FIGURE = (".png", ".jpg", ".jpeg", ".webp")
@@ -65,8 +66,7 @@ def next_free_file(name: str) -> Path:
 
 def write_report(report: Any, out: Path, raw: Path | None, html: Path | None) -> None:
     """Write the figure of a report, and its arrays and page if requested."""
-    from detrcli.render.draw import save
-    from detrcli.system.files import write_arrays
+    from detrcli.render.draw import save  # slow to import
 
     save(report.figure, out)
     if raw is not None:

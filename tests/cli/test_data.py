@@ -219,7 +219,7 @@ def test_each_problem_is_reported(detr: Detr, data: Data, planted: str) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
 def test_annotations_that_cannot_be_read(detr: Detr, data: Data, text: str) -> None:
-    """It is a problem of its split, and the other splits are checked all the same."""
+    """The problem belongs to its split; the other splits are still checked."""
     data.write()
     (data.root / "annotations" / "instances_val.json").write_text(text)
     for options in ((), ("--skip-bad",)):

@@ -61,7 +61,7 @@ def as_coco(image_id: int, found: Detections, ids: dict[str, int]) -> list[Docum
 
 
 def near(results: list[Document], share: float, spread: float) -> list[Document]:
-    """Annotations that a model with these results half hits: some boxes of them moved, and a crowd."""
+    """Annotations that some of these results match: their boxes, moved, and crowds."""
     rng = np.random.default_rng(1)
     chosen = [result for result in results if rng.random() < share]
     boxes = [
@@ -111,6 +111,12 @@ def data(tmp_path: Path, weights: Path) -> Data:
     return Data(tmp_path / "data", weights)
 
 
+@pytest.fixture
+def score(detr: Detr, weights: Path, data: Data) -> Detr:
+    """Evaluate the model on the data."""
+    return lambda *args: detr("eval", "data", "--weights", weights, "--device", "cpu", *args)
+
+
 def close(metrics: dict[str, float], truth: Document, results: list[Document]) -> None:
     assert metrics == pytest.approx(twelve(truth, results), rel=0, abs=1e-6)
 
@@ -118,9 +124,9 @@ def close(metrics: dict[str, float], truth: Document, results: list[Document]) -
 # A model
 
 
-def test_metrics_equal_pycocotools(detr: Detr, weights: Path, data: Data) -> None:
+def test_metrics_equal_pycocotools(score: Detr, weights: Path, data: Data) -> None:
     """The complete document; classes are matched by name, and unmatched classes are reported."""
-    shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json")
+    shown = score("--json")
     document = shown.json
     assert list(document)[:4] == ["schema", "images", "metrics", "per_class"]
     assert document["schema"] == "detr.eval/1"
@@ -142,7 +148,7 @@ def test_metrics_equal_pycocotools(detr: Detr, weights: Path, data: Data) -> Non
 
 
 def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> None:
-    """A single file is evaluated as a whole, with --train-annotations it is val. Its folder is not written to."""
+    """A single file is evaluated as a whole; beside annotations of train it is val. Its folder is not written to."""
     (tmp_path / "r.json").write_text(json.dumps(data.results))
     val = data.root / "annotations" / "instances_val.json"
     call = ["--predictions", "r.json", "--json"]
@@ -164,8 +170,8 @@ def test_an_annotation_file_is_data(detr: Detr, data: Data, tmp_path: Path) -> N
     assert detr("eval", val, "--weights", "shapes", "--save", data.files[0], "--overwrite").code == 2
 
 
-def test_table(detr: Detr, weights: Path, data: Data) -> None:
-    shown = detr("eval", "data", "--weights", weights, "--device", "cpu")
+def test_table(score: Detr, weights: Path, data: Data) -> None:
+    shown = score()
     lines = shown.out.splitlines()
     objects = sum(not a["iscrowd"] for a in data.document["annotations"])
     assert lines[0] == f"{weights} on val: 5 images, {objects} objects"
@@ -183,27 +189,29 @@ def test_table(detr: Detr, weights: Path, data: Data) -> None:
     assert "\x1b" not in shown.out + shown.err
 
 
-def test_saved_detections_give_the_same_numbers(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
-    """It loads in pycocotools, and in `eval --predictions`; nothing that is there is written over."""
-    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--save"]
-    metrics = detr(*call, "new/r.json").json["metrics"]
+def test_saved_detections_give_the_same_numbers(
+    detr: Detr, score: Detr, weights: Path, data: Data, tmp_path: Path
+) -> None:
+    """In pycocotools and in `eval --predictions`. Existing files and inputs are not overwritten."""
+    call = ["--json", "--save"]
+    metrics = score(*call, "new/r.json").json["metrics"]
     with contextlib.redirect_stdout(io.StringIO()):
         loaded = COCO(data.root / "annotations" / "instances_val.json").loadRes(str(tmp_path / "new" / "r.json"))
     assert len(loaded.anns) == len(data.results)
     saved = json.loads((tmp_path / "new" / "r.json").read_text())
     assert twelve(data.document, saved) == pytest.approx(metrics, rel=0, abs=1e-12)
     assert detr("eval", "data", "--predictions", "new/r.json", "--json").json["metrics"] == metrics
-    assert detr(*call, "new/r.json").code == 2
-    assert detr(*call, "new/r.json", "--overwrite").code == 0
+    assert score(*call, "new/r.json").code == 2
+    assert score(*call, "new/r.json", "--overwrite").code == 0
     for inside in (data.root / "annotations" / "instances_val.json", data.files[0], weights):
         before = inside.read_bytes()
-        assert detr(*call, inside, "--overwrite").code == 2
+        assert score(*call, inside, "--overwrite").code == 2
         assert inside.read_bytes() == before
 
 
-def test_batch_size_does_not_matter(detr: Detr, weights: Path, data: Data, tmp_path: Path) -> None:
-    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--batch-size"]
-    shown = [detr(*call, n, "--save", f"{n}.json").json["metrics"] for n in (1, 2, 8)]
+def test_batch_size_does_not_matter(score: Detr, data: Data, tmp_path: Path) -> None:
+    call = ["--json", "--batch-size"]
+    shown = [score(*call, n, "--save", f"{n}.json").json["metrics"] for n in (1, 2, 8)]
     assert shown[1] == shown[2] == pytest.approx(shown[0], abs=1e-6)
     alone, together = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 8))
     for a, b in zip(alone, together, strict=True):
@@ -211,10 +219,9 @@ def test_batch_size_does_not_matter(detr: Detr, weights: Path, data: Data, tmp_p
         assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
 
 
-def test_a_threshold_lowers_ap_with_a_note(detr: Detr, weights: Path, data: Data) -> None:
-    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--threshold", 0.95]
-    assert "0.95" in detr(*call).out.splitlines()[1]
-    shown = detr(*call, "--json").json
+def test_a_threshold_lowers_ap_with_a_note(score: Detr, data: Data) -> None:
+    assert "0.95" in score("--threshold", 0.95).out.splitlines()[1]
+    shown = score("--threshold", 0.95, "--json").json
     some = [result for result in data.results if result["score"] >= 0.95]
     close(shown["metrics"], data.document, some)
     assert shown["threshold"] == 0.95
@@ -222,56 +229,55 @@ def test_a_threshold_lowers_ap_with_a_note(detr: Detr, weights: Path, data: Data
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_truncated_image(detr: Detr, weights: Path, data: Data, batch_size: int) -> None:
+def test_truncated_image(score: Detr, data: Data, batch_size: int) -> None:
     """The header is valid, so the error occurs in the evaluation. --skip-bad skips the image."""
     PICTURES[2].save(data.root / "val" / "2.jpg", quality=100)
     data.document["images"][2]["file_name"] = "2.jpg"
     data.write()
     broken = data.root / "val" / "2.jpg"
     broken.write_bytes(broken.read_bytes()[:2000])
-    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json", "--batch-size", batch_size]
-    detr(*call).fails(3, "2.jpg: ", "1 of 5", "--skip-bad")
-    skipping = detr(*call, "--skip-bad").ok()
+    call = ["--json", "--batch-size", batch_size]
+    score(*call).fails(3, "2.jpg: ", "1 of 5", "--skip-bad")
+    skipping = score(*call, "--skip-bad").ok()
     assert skipping.json["images"] == 4
     assert "left out" in skipping.err
     close(skipping.json["metrics"], *data.of({7, 17, 37, 47}))
 
 
-def test_no_readable_image(detr: Detr, weights: Path, data: Data) -> None:
+def test_no_readable_image(score: Detr, data: Data) -> None:
     for path in data.files:
         path.write_bytes(path.read_bytes()[:1500])
-    detr("eval", "data", "--weights", weights, "--device", "cpu", "--skip-bad").fails(3, "5 of 5")
+    score("--skip-bad").fails(3, "5 of 5")
     for path in data.files:
         path.unlink()
-    assert detr("eval", "data", "--weights", weights, "--skip-bad").code == 3
+    assert score("--skip-bad").code == 3
 
 
-def test_images_annotated_without_exif_orientation(detr: Detr, weights: Path, data: Data) -> None:
+def test_images_annotated_without_exif_orientation(score: Detr, data: Data) -> None:
     """Images are evaluated as stored, with the numbers of the same images without EXIF."""
-    expected = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json").json["metrics"]
+    expected = score("--json").json["metrics"]
     exif = Image.Exif()
     exif[0x0112] = 6
     for path, picture in zip(data.files, PICTURES, strict=True):
         if picture.width != picture.height:  # of a square nobody could tell
             picture.save(path, exif=exif)
     for options in ([], ["--exif", "ignore"], ["--batch-size", 4]):
-        shown = detr("eval", "data", "--weights", weights, "--device", "cpu", "--json", *options)
+        shown = score("--json", *options)
         assert shown.json["metrics"] == pytest.approx(expected, abs=1e-6)
         assert ("unturned" in shown.err) == ("ignore" not in options)
-    detr("eval", "data", "--weights", weights, "--exif", "apply").fails(3, "size-mismatch")
+    score("--exif", "apply").fails(3, "size-mismatch")
 
 
-def test_classes_by_id_and_without_classes(detr: Detr, weights: Path, data: Data) -> None:
+def test_classes_by_id_and_without_classes(score: Detr, data: Data) -> None:
     for category, name in zip(data.document["categories"], "abc", strict=True):
         category["name"] = name
     data.document["categories"][0]["id"] = 1
     for annotation in data.document["annotations"]:
         annotation["category_id"] = {70: 1}.get(annotation["category_id"], annotation["category_id"])
     data.write()
-    call = ("eval", "data", "--weights", weights, "--device", "cpu")
-    refused = detr(*call)
+    refused = score()
     assert (refused.code, "--match-classes-by-id" in refused.err) == (3, True)
-    shown = detr(*call, "--json", "--match-classes-by-id")
+    shown = score("--json", "--match-classes-by-id")
     assert "dog = a" in shown.err
     assert "cat, Żubr\n" in shown.err
     assert shown.json["paired_by"] == "id"
@@ -280,24 +286,23 @@ def test_classes_by_id_and_without_classes(detr: Detr, weights: Path, data: Data
     data.document["categories"][0]["id"] = 2
     data.document["annotations"] = []
     data.write()
-    assert detr(*call, "--match-classes-by-id").code == 3
+    assert score("--match-classes-by-id").code == 3
 
 
-def test_subset_of_classes_and_images(detr: Detr, weights: Path, data: Data) -> None:
-    """A class that the weights lack is not paired by its id with another, though it is alone."""
+def test_subset_of_classes_and_images(score: Detr, weights: Path, data: Data) -> None:
+    """A class that the weights do not have is not matched by its id."""
     data.document["categories"][2]["id"] = 1
     data.write()
-    call = ["eval", "data", "--weights", weights, "--device", "cpu", "--json"]
-    tree = detr(*call, "--classes", "tree").json
+    tree = score("--json", "--classes", "tree").json
     assert tree["paired_by"] == "name"
-    assert [one["label"] for one in tree["per_class"]] == ["tree"]
-    dogs = detr(*call, "--classes", "dog, TREE", "--limit", 3).json
+    assert [item["label"] for item in tree["per_class"]] == ["tree"]
+    dogs = score("--json", "--classes", "dog, TREE", "--limit", 3).json
     truth, results = data.of({7, 17, 27})
     truth["categories"] = [c for c in truth["categories"] if c["id"] != 5]
     truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 5]
     close(dogs["metrics"], truth, [r for r in results if r["category_id"] != 5])
     assert dogs["images"] == 3
-    detr(*call, "--classes", "dog,wolf").fails(2, "wolf")
+    score("--json", "--classes", "dog,wolf").fails(2, "wolf")
 
 
 # A results file
@@ -325,9 +330,9 @@ def test_results_require_no_images(detr: Detr, data: Data, tmp_path: Path) -> No
 def test_options_that_select_objects(detr: Detr, data: Data) -> None:
     limited = of_results(detr, data.root, data.results, "--limit", 2)
     assert limited["metrics"] == pytest.approx(twelve(*data.of({7, 17})), rel=0, abs=1e-9)
-    one = of_results(detr, data.root, data.results, "--max-detections", 1)
+    item = of_results(detr, data.root, data.results, "--max-detections", 1)
     recall = judged(data.document, data.results, 1).eval["recall"][:, :, 0, 2]
-    assert one["metrics"]["AR100"] == pytest.approx(recall[recall > -1].mean(), rel=0, abs=1e-9)
+    assert item["metrics"]["AR100"] == pytest.approx(recall[recall > -1].mean(), rel=0, abs=1e-9)
     rows = detr("eval", "data", "--predictions", "data/results.json", "--max-detections", 4).out.splitlines()
     assert [line.split()[-1] for line in rows[3:15]] == ["4"] * 6 + ["1"] + ["4"] * 5
     some = of_results(detr, data.root, data.results, "--threshold", 0.8)
@@ -394,7 +399,7 @@ def test_duplicate_class_names_are_distinct_classes(detr: Detr, data: Data) -> N
     data.document["categories"][1]["name"] = "Dog"
     data.write()
     shown = of_results(detr, data.root, data.results)
-    assert [(one["label"], one["category_id"]) for one in shown["per_class"]] == [
+    assert [(item["label"], item["category_id"]) for item in shown["per_class"]] == [
         ("Dog", 5), ("tree", 9), ("Dog", 70),
     ]  # fmt: skip
     assert shown["metrics"] == pytest.approx(twelve(data.document, data.results), rel=0, abs=1e-9)
@@ -458,8 +463,8 @@ def test_two_processes_report_once(detr: Detr, weights: Path, data: Data, tmp_pa
         for timed in ("seconds_per_picture", "scoring_seconds", "metrics", "per_class"):
             del document[timed]
     assert both == alone
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "both"))
-    assert [(r["image_id"], r["category_id"]) for r in two] == [(r["image_id"], r["category_id"]) for r in one]
+    item, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "both"))
+    assert [(r["image_id"], r["category_id"]) for r in two] == [(r["image_id"], r["category_id"]) for r in item]
     assert shown.stderr.count("data: tree") == 1
 
 

@@ -64,14 +64,14 @@ def spoil(root: Path, maps: Path) -> None:
             gone = segments.pop()
             pixels[(pixels.astype(int) @ (1, 256, 65536)) == gone["id"]] = 0
         ids = pixels.astype(int) @ (1, 256, 65536)
-        annotation["segments_info"] = [one for one in segments if (ids == one["id"]).any()]
-        for one in annotation["segments_info"]:
-            rows, columns = np.nonzero(ids == one["id"])
-            one["area"] = len(rows)
-            one["bbox"] = [
+        annotation["segments_info"] = [item for item in segments if (ids == item["id"]).any()]
+        for item in annotation["segments_info"]:
+            rows, columns = np.nonzero(ids == item["id"])
+            item["area"] = len(rows)
+            item["bbox"] = [
                 int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
             ]  # fmt: skip
-            one.pop("score")
+            item.pop("score")
         target = root / "annotations" / "panoptic_val" / annotation["file_name"]
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(target)
@@ -88,7 +88,7 @@ def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: P
     sure = () if threshold is None else ("--threshold", threshold)
     find = ("predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images")
     found = detr(*find, "--threshold", 0.3, "--out", "found").ok()
-    assert {one["category_id"] for a in found.json["annotations"] for one in a["segments_info"]} > {300}
+    assert {item["category_id"] for a in found.json["annotations"] for item in a["segments_info"]} > {300}
     spoil(tmp_path / "data", tmp_path / "found")
     truth = "data/annotations/panoptic_val.json"
     assert detr(*find, *sure, "--out", "maps", "--ids-from", truth).code == 0
@@ -135,7 +135,7 @@ def test_classes_absent_from_the_data(detr: Detr, tmp_path: Path, weights: Path)
     truth.write_text(truth.read_text().replace('"name": "cat"', '"name": "cow"'))
     asked = ("eval", "data", "--weights", weights, "--json", "--threshold", 0.3)
     shown = detr(*asked).ok()
-    named = {one["label"]: one["PQ"] for one in shown.json["panoptic"]["per_class"]}
+    named = {item["label"]: item["PQ"] for item in shown.json["panoptic"]["per_class"]}
     assert named.get("cow", 0) == 0
     assert "cat" not in named
 

@@ -33,7 +33,7 @@ def test_steps_with_shapes_and_the_best_queries(detr: Detr, picture: Path) -> No
     found = detr("predict", picture, "--weights", "small.safetensors", "--threshold", 0, "--no-images", "--json").json[
         "images"
     ][0]["detections"]
-    best = sorted(found, key=lambda one: -one["score"])[:5]
+    best = sorted(found, key=lambda item: -item["score"])[:5]
     assert document["best"] == best
 
 

@@ -60,7 +60,7 @@ def stuff(change: Callable[[Document], object]) -> Callable[[Path], object]:
                 {"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}
             ]  # fmt: skip
             for image in (1, 2):
-                own = [one for one in document["annotations"] if one["image_id"] == image]
+                own = [item for item in document["annotations"] if item["image_id"] == image]
                 free = np.ones((HEIGHT, WIDTH), dtype=bool)
                 free[10:25, 10:30] = free[5:15, 40:55] = False
                 document["annotations"].append(
@@ -229,8 +229,8 @@ def test_data_without_masks_is_read_once(detr: Detr, tmp_path: Path, monkeypatch
     """Empty outlines, as some exports of boxes have, are not checked as masks."""
 
     def without(document: Document) -> None:
-        for number, one in enumerate(document["annotations"]):
-            one["segmentation"] = [] if number else None
+        for number, item in enumerate(document["annotations"]):
+            item["segmentation"] = [] if number else None
 
     instances(tmp_path / "data", without)
     val = tmp_path / "data" / "annotations" / "instances_val.json"

@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for category, name in zip(document["categories"], ("dog", "cat", "Żubr"), strict=True):
             category["name"] = name
         last = document["images"][-1]["id"]
-        document["annotations"] = [one for one in document["annotations"] if one["image_id"] != last]
+        document["annotations"] = [item for item in document["annotations"] if item["image_id"] != last]
         path.write_text(json.dumps(document))
     save(small_weights(TINY), folder / "w.safetensors")
     return folder
@@ -84,7 +84,7 @@ def image_with_most(root: Path) -> int:
 
 
 def test_json_of_an_image(match: Detr, root: Path) -> None:
-    """Its shape as promised, its total the weighted sum, its pairs the cheapest of all."""
+    """The total cost is the weighted sum, and the pairs have the lowest total of all assignments."""
     image = image_with_most(root)
     shown = match("--image", image, "--layer", "all", "--json").ok()
     document, truth = shown.json, truth_of(root, image)
@@ -188,11 +188,11 @@ def test_arrays_equal_the_document(match: Detr, tmp_path: Path) -> None:
     for i, layer in enumerate(document["layers"]):
         for name, values in layer["cost"].items():
             np.testing.assert_allclose(arrays[f"cost_{name}"][i], values, atol=1e-6)
-        np.testing.assert_allclose(arrays["boxes"][i], [one["box"] for one in layer["predictions"]], atol=1e-6)
+        np.testing.assert_allclose(arrays["boxes"][i], [item["box"] for item in layer["predictions"]], atol=1e-6)
     assert arrays["cost_total"].dtype == np.float32
     assert arrays["queries"].tolist() == document["queries"]
     assert arrays["probabilities"].shape == (3, 9, 3)  # of the classes
-    assert arrays["target_category_ids"].tolist() == [one["category_id"] for one in document["targets"]]
+    assert arrays["target_category_ids"].tolist() == [item["category_id"] for item in document["targets"]]
 
 
 def test_the_page_selects_layers_and_queries(match: Detr, root: Path, tmp_path: Path) -> None:
@@ -268,16 +268,16 @@ def test_dataset(match: Detr, root: Path, tmp_path: Path) -> None:
     document = match("--all", "--json", "--worst", 5).ok().json
     assert document["schema"] == "detr.match-debug-all/1"
     one_by_one = [match("--image", image, "--layer", "all", "--json").json for image in range(1, 7)]
-    targets = sum(len(one["targets"]) for one in one_by_one)
+    targets = sum(len(item["targets"]) for item in one_by_one)
     assert (document["images"], document["targets"]) == (6, targets)
-    used = [sum(one["queries"][-1].count(query) for one in one_by_one) for query in range(9)]
+    used = [sum(item["queries"][-1].count(query) for item in one_by_one) for query in range(9)]
     assert [query["used"] for query in document["queries"]] == used
     assert document["dead"] == [query for query in range(9) if not used[query]]
     for query in document["queries"]:
         assert sum(query["sizes"].values()) == query["used"] == sum(c["targets"] for c in query["classes"])
         assert (query["centre"] is None) == (query["used"] == 0)
-    moved = [sum(len(one["changed"][layer - 1]["targets"]) for one in one_by_one) for layer in (1, 2)]
-    assert [one["changed"] for one in document["instability"]] == moved
+    moved = [sum(len(item["changed"][layer - 1]["targets"]) for item in one_by_one) for layer in (1, 2)]
+    assert [item["changed"] for item in document["instability"]] == moved
     assert len(document["largest_losses"]) == len(document["smallest_margins"]) == 5
     for case in document["largest_losses"]:
         pair = one_by_one[case["image"]["id"] - 1]["layers"][-1]["pairs"][case["target"]]
@@ -311,13 +311,13 @@ def test_run(detr: Detr, root: Path, tmp_path: Path) -> None:
     document = detr("match-debug", "--run", "run", "--json").ok().json
     assert document["schema"] == "detr.match-debug-run/1"
     assert document["targets"] > 0
-    assert [one["epoch"] for one in document["evaluations"]] == [2, 3]
+    assert [item["epoch"] for item in document["evaluations"]] == [2, 3]
     with (tmp_path / "run" / "metrics.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    assert [one["loss"] for one in document["evaluations"]] == losses[1:]
+    assert [item["loss"] for item in document["evaluations"]] == losses[1:]
     with np.load(tmp_path / "run" / "matching.npz") as file:
         kept = dict(file)
-    assert [one["changed"] for one in document["evaluations"]] == [
+    assert [item["changed"] for item in document["evaluations"]] == [
         (kept["queries"][i] != kept["queries"][i + 1]).sum(1).tolist() for i in range(2)
     ]
     start = 0
@@ -362,7 +362,7 @@ def test_a_published_name_inside_a_run_folder_ignores_its_costs(
 
 
 def test_objects_of_unknown_classes_are_reported(detr: Detr, root: Path, tmp_path: Path) -> None:
-    """Without a word a image full of them would look empty, and every detection there like background."""
+    """Otherwise their image would look empty, and its detections like false positives."""
     data = json.loads((root / "data" / "annotations" / "instances_val.json").read_text())
     for category in data["categories"]:
         if category["name"] != "cat":
@@ -371,7 +371,7 @@ def test_objects_of_unknown_classes_are_reported(detr: Detr, root: Path, tmp_pat
     (tmp_path / "some.json").write_text(json.dumps(data))
     (tmp_path / "images").symlink_to(root / "data" / "val")
     args = ("match-debug", "some.json", "--weights", root / "w.safetensors", "--device", "cpu")
-    image = max(range(1, 7), key=lambda one: sum(entry["category_id"] in new for entry in truth_of(root, one)))
+    image = max(range(1, 7), key=lambda item: sum(entry["category_id"] in new for entry in truth_of(root, item)))
     wanted = Counter(new[entry["category_id"]] for entry in truth_of(root, image) if entry["category_id"] in new)
     shown = detr(*args, "--image", image, "--json")
     assert shown.json["left_out"] == wanted

@@ -43,7 +43,7 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (96, 64)) -> Path
 
 @pytest.mark.slow
 def test_golden_images(detr: Detr, tmp_path: Path) -> None:
-    """From a .pth made by the rules, alone with others: every query's box, score and class."""
+    """Box, score and class of every query, alone and in batches, from a .pth of the golden weights."""
     torch.save({"model": Golden("detr-r50").state_dict()}, tmp_path / "w.pth")
     names = ["picture-odd", "picture-wide", "picture-tall"]
     other = picture(tmp_path / "other.png", size=(90, 20))
@@ -104,13 +104,13 @@ def test_coco_and_csv_have_the_same_content(detr: Detr, weights: Path, tmp_path:
 
 def test_tables(detr: Detr, weights: Path, tmp_path: Path) -> None:
     a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
-    one = detr("predict", a, "--weights", weights, "--threshold", 0, "--no-images")
-    assert one.out.split()[:7] == ["query", "label", "score", "x0", "y0", "x1", "y1"]
-    assert len(one.out.splitlines()) == 10
+    item = detr("predict", a, "--weights", weights, "--threshold", 0, "--no-images")
+    assert item.out.split()[:7] == ["query", "label", "score", "x0", "y0", "x1", "y1"]
+    assert len(item.out.splitlines()) == 10
     two = detr("predict", a, b, "--weights", weights, "--threshold", 0, "--no-images")
     assert two.out.split()[:3] == ["file", "objects", "classes"]
     assert re.search(r"a\.png +9 ", two.out)
-    assert "\x1b" not in one.out + one.err + two.out + two.err
+    assert "\x1b" not in item.out + item.err + two.out + two.err
     none = detr("predict", a, "--weights", weights, "--threshold", 1, "--no-images")
     assert "score of 1.0" in none.out
 

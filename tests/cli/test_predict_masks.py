@@ -19,7 +19,7 @@ from detrcli.checkpoints import registry
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As the published training script saves a small model with a mask head."""
+    """A small model with a mask head, as the published training script saves it."""
     path = tmp_path_factory.mktemp("weights") / "masks.pth"
     torch.save({"model": published_names(masks=True)}, path)
     return path
@@ -39,9 +39,9 @@ def test_masks_equal_those_of_python(detr: Detr, weights: Path, picture: Path) -
     detector = detrcli.load(str(weights), device="cpu", size=64)
     detections = detector.predict(str(picture), threshold=0)
     assert detections.masks is not None
-    for one, mask in zip(found, detections.masks, strict=True):
-        assert one["mask"]["size"] == [160, 240] == list(mask.shape)
-        assert 0 < int(mask.sum()) == int(rle.area(one["mask"])) < mask.size
+    for each, mask in zip(found, detections.masks, strict=True):
+        assert each["mask"]["size"] == [160, 240] == list(mask.shape)
+        assert 0 < int(mask.sum()) == int(rle.area(each["mask"])) < mask.size
     with Image.open("drawn/a.png") as drawn:
         assert drawn.size == (240, 160)
 
@@ -65,14 +65,14 @@ def test_polygons_equal_the_masks(detr: Detr, weights: Path, picture: Path) -> N
     asked = ("predict", picture, "--weights", weights, "--threshold", 0.2, "--size", 64, "--no-images")
     found = detr(*asked, "--json", "--polygons").json["images"][0]["detections"]
     assert found
-    for one in found:
-        runs = rle.merge(rle.frPyObjects([list(map(float, polygon)) for polygon in one["polygons"]], 160, 240))
-        assert rle.iou([runs], [one["mask"]], [0]).item() == 1
-    assert all("polygons" not in one for one in detr(*asked, "--json").json["images"][0]["detections"])
+    for each in found:
+        runs = rle.merge(rle.frPyObjects([list(map(float, polygon)) for polygon in each["polygons"]], 160, 240))
+        assert rle.iou([runs], [each["mask"]], [0]).item() == 1
+    assert all("polygons" not in each for each in detr(*asked, "--json").json["images"][0]["detections"])
     lines = (*asked, "--save", "lines.jsonl")
     assert detr(*lines, "--polygons").code == 0
     line = json.loads(Path("lines.jsonl").read_text().splitlines()[1])
-    assert [one["polygons"] for one in line["detections"]] == [one["polygons"] for one in found]
+    assert [each["polygons"] for each in line["detections"]] == [each["polygons"] for each in found]
     assert detr(*lines, "--resume", "--polygons").code == 0
     assert "polygons" in detr(*lines, "--resume").err
     assert detr(*asked, "--polygons", "--format", "coco").code == 2
@@ -95,7 +95,7 @@ def test_published_weights_with_masks(
             shown = detr("predict", picture, *asked).ok()
             assert server.asked == [f"/detr/{file}"]
         found = shown.json["images"][0]["detections"]
-        assert all("mask" in one for one in found)
+        assert all("mask" in each for each in found)
 
 
 def test_panoptic_maps(detr: Detr, picture: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_panoptic_maps(detr: Detr, picture: Path, tmp_path: Path) -> None:
     shown = detr("predict", "a.png", "b.jpg", *asked, "--out", "out", "--no-images").ok()
     document = json.loads(Path("out/panoptic.json").read_text())
     assert shown.json == document
-    assert [one["file_name"] for one in document["annotations"]] == ["a.png", "b.png"]
+    assert [each["file_name"] for each in document["annotations"]] == ["a.png", "b.png"]
     for annotation, (width, height) in zip(document["annotations"], [(240, 160), (160, 240)], strict=True):
         with Image.open(Path("out/panoptic", annotation["file_name"])) as map_:
             pixels = np.asarray(map_).astype(np.int64)
@@ -117,9 +117,9 @@ def test_panoptic_maps(detr: Detr, picture: Path, tmp_path: Path) -> None:
         ids, areas = np.unique(pixels @ (1, 256, 65536), return_counts=True)
         drawn = dict(zip(ids.tolist(), areas.tolist(), strict=True))
         drawn.pop(0, None)
-        assert drawn == {one["id"]: one["area"] for one in annotation["segments_info"]}
+        assert drawn == {each["id"]: each["area"] for each in annotation["segments_info"]}
         assert drawn
-    assert {one["isthing"] for one in document["categories"]} == {1}
+    assert {each["isthing"] for each in document["categories"]} == {1}
     assert not Path("out/a.png").exists()
     same = detr("eval", "--panoptic", "out/panoptic.json", "--predictions", "out/panoptic.json", "--json")
     assert same.json["panoptic"]["PQ"] == 1
@@ -160,7 +160,7 @@ def test_images_with_equal_names_get_distinct_maps(detr: Detr, weights: Path, pi
         image.transpose(Image.Transpose.ROTATE_90).save("a.jpg")
     asked = ("--weights", weights, "--size", 64, "--format", "panoptic", "--out", "out", "--no-images")
     shown = detr("predict", "a.jpg", "a.png", *asked).ok()
-    names = [one["file_name"] for one in shown.json["annotations"]]
+    names = [each["file_name"] for each in shown.json["annotations"]]
     for name, size in zip(names, [(160, 240), (240, 160)], strict=True):
         with Image.open(Path("out/panoptic", name)) as map_:
             assert map_.size == size

@@ -142,7 +142,7 @@ def test_self_attention_of_queries(detr: Detr, picture: Path, request: pytest.Fi
     published = request.node.callspec.params["picture"] is CONFIG
     for pair in shown["pairs"]:
         shares = among[pair["layer"], 0, pair["query"]]
-        assert [one["query"] for one in pair["at"]] == np.argsort(-shares, kind="stable")[:5].tolist()
+        assert [item["query"] for item in pair["at"]] == np.argsort(-shares, kind="stable")[:5].tolist()
         assert pair["at"][0]["share"] == pytest.approx(shares.max(), abs=1e-5)
         # Contents start at zero in the published model alone.
         assert pair["effect"] is not (published and pair["layer"] == 0)

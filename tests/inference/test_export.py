@@ -1,6 +1,5 @@
 """Exports for other runtimes: they compute the same, are written whole, and are used like other weights."""
 
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -41,12 +40,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return path
 
 
-def pictures(count: int = 3) -> list[np.ndarray]:
-    random = np.random.default_rng(0)
-    return [
-        random.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        for height, width in ((48, 64), (90, 40), (50, 201))[:count]
-    ]
+def images(count: int = 3) -> list[np.ndarray]:
+    random, sizes = np.random.default_rng(0), ((48, 64), (90, 40), (50, 201))
+    return [random.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes[:count]]
 
 
 def test_an_export_is_used_as_weights(exported: Path) -> None:
@@ -54,27 +50,20 @@ def test_an_export_is_used_as_weights(exported: Path) -> None:
     plain = Detector(small_weights(TINY), "cpu", engine="plain")
     other = detrcli.load(exported)
     assert isinstance(other.engine, ExportedEngine)
-    for image in pictures():
-        a, b = plain.predict(image, threshold=0), other.predict(image, threshold=0)
+    for image in images():
+        a, b, *batch = plain.predict(image, threshold=0), *other.predict([image] * 3, 0.0, 3), other.predict(image, 0.0)
         assert len(a) == len(b) == 9
         assert a.labels.tolist() == b.labels.tolist()
         assert a.category_ids.tolist() == b.category_ids.tolist()
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
         np.testing.assert_allclose(a.boxes, b.boxes, atol=0.05)
-
-
-def test_batches(exported: Path) -> None:
-    detector = detrcli.load(exported)
-    image = pictures(1)[0]
-    alone, together = detector.predict(image, threshold=0), detector.predict([image] * 3, 0.0, 3)
-    for one in together:
-        np.testing.assert_allclose(one.boxes, alone.boxes, atol=1e-3)
+        for same in batch:
+            np.testing.assert_allclose(same.boxes, b.boxes, atol=1e-3)
 
 
 def test_an_export_is_evaluated(exported: Path, detr: Detr) -> None:
     """As a table too: how many parameters it has it does not say."""
-    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2, "--match-classes-by-id")
-    assert shown.code == 0, shown.err
+    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2, "--match-classes-by-id").ok()
     assert "AP50" in shown.out
     assert "parameters" not in shown.out
 
@@ -92,10 +81,8 @@ def test_unsupported_uses_of_an_export(exported: Path, detr: Detr, tmp_path: Pat
     if torch.cuda.is_available():
         with pytest.raises(UsageError, match="device=cpu"):
             detrcli.load(exported, device="cuda")
-    Image.fromarray(pictures(1)[0]).save(tmp_path / "a.png")
-    shown = detr("explain", tmp_path / "a.png", "--weights", exported)
-    assert shown.code == 2, shown.err
-    assert str(exported) in shown.err
+    Image.fromarray(images(1)[0]).save(tmp_path / "a.png")
+    detr("explain", tmp_path / "a.png", "--weights", exported).fails(2, str(exported))
     with pytest.raises(UsageError, match="detr predict"):  # to train, for example
         load_checkpoint(str(exported))
 
@@ -105,9 +92,8 @@ def test_unsupported_uses_of_an_export(exported: Path, detr: Detr, tmp_path: Pat
 def test_export_predict_and_eval_as_commands(name: str, detr: Detr, tmp_path: Path) -> None:
     native.save(small_weights(TINY), tmp_path / "w.safetensors")
     out = tmp_path / f"small{RUNTIMES[name].suffix}"
-    shown = detr("export", tmp_path / "w.safetensors", "--format", name, "--out", out, "--json")
-    assert shown.code == 0, shown.err
-    document = json.loads(shown.out)
+    call = ("export", tmp_path / "w.safetensors", "--format", name, "--out", out)
+    document = detr(*call, "--json").ok().json
     assert document["schema"] == "detr.export/1"
     assert document["file"] == str(out)
     assert 0 < document["largest_difference"] <= 1e-4
@@ -115,20 +101,17 @@ def test_export_predict_and_eval_as_commands(name: str, detr: Detr, tmp_path: Pa
         f"small{ending}" for ending in (RUNTIMES[name].suffix, *RUNTIMES[name].sidecars)
     }
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    again = detr("export", tmp_path / "w.safetensors", "--format", name, "--out", out)
-    assert again.code == 2
-    picture = tmp_path / "a.png"
-    Image.fromarray(pictures(1)[0]).save(picture)
+    detr(*call).fails(2, str(out))
+    Image.fromarray(images(1)[0]).save(tmp_path / "a.png")
     options = ("--threshold", 0, "--no-images", "--json")
     found = [
-        json.loads(detr("predict", picture, "--weights", weights, *options).out)["images"][0]["detections"]
-        for weights in (tmp_path / "w.safetensors", out)
+        detr("predict", "a.png", "--weights", weights, *options).json["images"][0]["detections"]
+        for weights in ("w.safetensors", out)
     ]
-    assert [one["label"] for one in found[0]] == [one["label"] for one in found[1]]
-    np.testing.assert_allclose(*([one["box"] for one in detections] for detections in found), atol=0.05)
-    shown = detr("eval", "shapes", "--weights", out, "--limit", 3, "--match-classes-by-id", "--json")
-    assert shown.code == 0, shown.err
-    assert json.loads(shown.out)["parameters"] is None
+    assert [item["label"] for item in found[0]] == [item["label"] for item in found[1]]
+    np.testing.assert_allclose(*([item["box"] for item in detections] for detections in found), atol=0.05)
+    evaluated = detr("eval", "shapes", "--weights", out, "--limit", 3, "--match-classes-by-id", "--json").ok()
+    assert evaluated.json["parameters"] is None
 
 
 def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +133,7 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(exporting, "export", copied)
     for _ in range(2):
         detector = Detector(small_weights(TINY), "cpu", engine=runtime.name, reporter=Notes())
-        assert len(detector.predict(pictures(1)[0], threshold=0)) == 9
+        assert len(detector.predict(images(1)[0], threshold=0)) == 9
     assert len(made) == len(notes) == 1
     checkpoint = small_weights(TINY)
     changed = replace(checkpoint, tensors={name: value + 1e-3 for name, value in checkpoint.tensors.items()})
