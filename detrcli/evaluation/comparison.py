@@ -24,10 +24,8 @@ SIZES = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % confidence interval."""
-
     value: float
-    low: float
+    low: float  # of the 95 % confidence interval
     high: float
 
     @property
@@ -37,10 +35,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The gains of a model over the first of several models."""
-
     name: str
-    gains: Mapping[str, Interval]  # of AP, AP50, AP75, AP by size, and `AP of NAME` of each class
+    gains: Mapping[
+        str, Interval
+    ]  # over the first of several models: of AP, AP50, AP75, AP by size, and `AP of NAME` of each class
 
     @property
     def verdict(self) -> str:

@@ -55,9 +55,8 @@ def curves_of(truth: Truth, results: Results, threshold: float) -> Curves:
     for k, id_ in enumerate(truth.classes.ids.tolist()):
         own = counts & (results.category_ids == id_)
         f1_by_class[k] = _f1(results.scores[own], right[own], int(per_class[k]))
-    calibration, error = _calibration(results.scores[counts], right[counts])
-    f1 = _f1(results.scores[counts], right[counts], len(objects))
-    return Curves(precision, f1, f1_by_class, confused, calibration, error)
+    scores, right = results.scores[counts], right[counts]
+    return Curves(precision, _f1(scores, right, len(objects)), f1_by_class, confused, *_calibration(scores, right))
 
 
 def _f1(scores: np.ndarray, right: np.ndarray, objects: int) -> np.ndarray:

@@ -41,8 +41,6 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a split."""
-
     metrics: Mapping[str, float]
     per_class: Sequence[ClassScore]
 

@@ -37,10 +37,8 @@ class ClassQuality(Quality):
 
 @dataclass(frozen=True)
 class PanopticQuality:
-    """The quality of a split: means over the classes with segments."""
-
     images: int
-    all: Quality
+    all: Quality  # means over the classes with segments, as of things and stuff
     things: Quality
     stuff: Quality
     per_class: Sequence[ClassQuality]
