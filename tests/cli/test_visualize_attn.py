@@ -196,7 +196,7 @@ def test_html_page_holds_all_layers_and_heads(detr: Detr, small: Path) -> None:
     assert shown["html"] == "a.html"
     with opened(Path("a.html")) as page:
         page.wait_for_selector("body[data-ready=yes]")
-        assert page.evaluate("viewer.inside.queries.length") == 3
+        assert page.evaluate("viewer.attention.queries.length") == 3
         assert page.locator("select option").count() == 5
         assert "1 of 0 to 1" in page.inner_text("output >> nth=0")
         last = page.inner_text(".said")

@@ -134,19 +134,6 @@ def test_other_weights_change_pairs(report: MatchReport) -> None:
         assert cost[queries, range(len(queries))].sum() == pytest.approx(cheapest(cost), abs=1e-4)
 
 
-def test_arrays_are_those_of_the_document(report: MatchReport) -> None:
-    document, arrays = report.document(), report.arrays()
-    assert arrays["layers"].tolist() == [0, 1, 2]
-    for i, layer in enumerate(document["layers"]):
-        for name, values in layer["cost"].items():
-            np.testing.assert_allclose(arrays[f"cost_{name}"][i], values, atol=1e-6)
-        np.testing.assert_allclose(arrays["boxes"][i], [p["box"] for p in layer["predictions"]], atol=1e-6)
-    assert arrays["cost_total"].dtype == np.float32
-    assert arrays["queries"].tolist() == document["queries"]
-    assert arrays["probabilities"].shape == (3, 9, 3)
-    assert arrays["target_category_ids"].tolist() == [entry["category_id"] for entry in document["targets"]]
-
-
 def test_tables_have_a_cell_for_each_column(report: MatchReport) -> None:
     tables = list(report.tables())
     for table in tables:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import opened
 from letterbox import Letterbox
 from PIL import Image
 from small import TINY, noise, small_weights
@@ -214,19 +213,3 @@ def test_kinds_that_a_model_does_not_have(
     monkeypatch.setattr(type(detector.inspect()), "abilities", frozenset({"cross-attention"}))
     with pytest.raises(UsageError, match="cross-attention"):
         look(detector, image, **options)
-
-
-def test_the_page_has_all_layers_and_heads(detector: Detector, image: Path, tmp_path: Path) -> None:
-    report = look(detector, image, queries=[5, 0, 8])
-    report.page(tmp_path / "a.html")
-    with pytest.raises(UsageError, match="points"):
-        look(detector, image, kind="encoder", points=[(1, 1)]).page(tmp_path / "b.html")
-    with opened(tmp_path / "a.html") as page:
-        page.wait_for_selector("body[data-ready=yes]")
-        assert page.evaluate("viewer.attention.queries.length") == 3
-        assert page.locator("select option").count() == 5
-        assert "2 of 0 to 2" in page.inner_text("output >> nth=0")
-        last = page.inner_text(".said")
-        page.keyboard.press("ArrowDown")
-        assert page.inner_text(".said") != last
-        assert report.findings.record.prediction(-1, 5).label in last
