@@ -16,6 +16,7 @@ from here import Detr
 from PIL import Image
 from small import CONFIG, TINY, published_names, small_weights
 
+from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save
 from detrcli.data.make import make_shapes
 from detrcli.structures import Classes
@@ -342,7 +343,7 @@ def test_weights_of_a_run_use_its_costs(detr: Detr, root: Path, tmp_path: Path) 
         (tmp_path / "run" / "matching.npz").write_bytes(broken)
         assert detr("match-debug", "--run", "run").code == 3
     (tmp_path / "run" / "matching.npz").unlink()
-    detr("match-debug", "--run", "run").fails(3, "no matching was kept")
+    detr("match-debug", "--run", "run").fails(3, "no matching history")
 
 
 @pytest.mark.slow
@@ -353,7 +354,8 @@ def test_a_published_name_inside_a_run_folder_ignores_its_costs(
     detr("train", root / "data", *SMALL, "--batch-size", 8, "--set", "cost.class=3", "--epochs", 1).ok()
     torch.save({"model": published_names()}, tmp_path / "published.pth")
     monkeypatch.setattr("detrcli.checkpoints.load.fetch", lambda *_: tmp_path / "published.pth")
-    monkeypatch.setattr("detrcli.checkpoints.load.preset", lambda _: CONFIG)  # a smaller one under that name
+    smaller = preset("detr-r50")._replace(config=CONFIG)
+    monkeypatch.setattr("detrcli.checkpoints.load.preset", lambda _: smaller)
     monkeypatch.chdir(tmp_path / "run")
     args = ["match-debug", root / "data", "--device", "cpu", "--size", 64, "--match-classes-by-id", "--json", "--out"]
     for weights, of_class in (("detr-r50", 1), (".", 3), ("best.safetensors", 3)):
