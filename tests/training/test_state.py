@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from detrcli.errors import WeightsError
+from detrcli.structures import Prediction
 from detrcli.training.run_status import is_unbegun
 from detrcli.training.state import EpochMetrics, load_state, redistributed, save_state
+from detrcli.training.step import StepResult
 
 
 def states(run: Path) -> list[Path]:
@@ -119,3 +121,11 @@ def test_sums_are_redistributed_over_processes() -> None:
     second = EpochMetrics(3, 6, 2, 2.0, 0.0, {"loss": 4.0, "matched": 4.0, "wrong": 0.0, "norm": 5.0})
     expected = {"loss": 5.0, "matched": 3.0, "wrong": 0.5, "norm": 5.0}
     assert redistributed([first, second], 4) == EpochMetrics(3, 3, 2, 3.0, 0.5, expected)
+
+
+def test_sums_of_steps() -> None:
+    """The norm of a step that fp16 skips does not count."""
+    sums, last = EpochMetrics(), Prediction(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4))
+    for norm in (0.5, float("inf"), 0.25):
+        sums.add(StepResult(2, 3, {"loss": 1.5, "norm": norm}, last), seconds=0.5, waiting=0.125)
+    assert sums == EpochMetrics(3, 6, 2, 1.5, 0.375, {"loss": 4.5, "norm": 0.75})
