@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden_rules import PIXEL, VALUE, Golden, close, close_gradients, pairs_of, without_dropout
+from golden_rules import PIXEL, VALUE, Golden, close, close_gradients, without_dropout
 
 from detrcli.architectures import preset
 from detrcli.architectures.deformable_detr import deformable_name
@@ -22,7 +21,7 @@ from detrcli.losses.criterion import LossBreakdown, class_error
 from detrcli.model.denoising import Noise
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.dino import DINO
-from detrcli.structures import Classes, Output, QueryGroup
+from detrcli.structures import Classes, Detections, Output, QueryGroup
 
 DEFORMABLE = ("deformable-detr-r50", "deformable-detr-r50-refine-two-stage")
 NAMES = (*DEFORMABLE, "dino-r50-4scale")
@@ -37,10 +36,6 @@ class Run:
     model: DetectionTransformer
     output: Output
     losses: LossBreakdown
-
-    @property
-    def groups(self) -> Mapping[str, QueryGroup]:
-        return {group.name: group for group in self.output.groups}
 
 
 def built(golden: Golden) -> DetectionTransformer:
@@ -81,29 +76,17 @@ def run(request: pytest.FixtureRequest) -> Run:
     return Run(golden, model, output, losses)
 
 
-@pytest.fixture(scope="module")
-def dino_evaluated() -> Run:
-    golden = Golden("dino-r50-4scale")
-    model = built(golden).eval()
-    with torch.no_grad():
-        output = model(golden.batch())
-    return Run(golden, model, output, loss_of(golden, output))
-
-
 def test_tensors_are_the_published_ones(run: Run) -> None:
     only_trained = run.golden.name.startswith("dino")
-    counted = [p.numel() for p in run.model.parameters() if p.requires_grad or not only_trained]
-    assert sum(counted) == run.golden.facts["num_parameters"]
+    counts = [p.numel() for p in run.model.parameters() if p.requires_grad or not only_trained]
+    assert sum(counts) == run.golden.facts["num_parameters"]
 
 
 def test_every_pair(run: Run) -> None:
-    facts = run.golden.facts
-    starts = np.cumsum([0, *facts["targets_per_image"]])
-    for name, theirs in facts["matched"].items():
+    for name, theirs in run.golden.facts["matched"].items():
         layer, image = name.split(".")
-        match = run.losses.matches["proposals" if layer == "interm" else "decoder"]
-        number = 0 if layer == "interm" else int(layer)
-        assert pairs_of(match, number, int(image), starts[int(image)]) == theirs, name
+        group, number = ("proposals", 0) if layer == "interm" else ("decoder", int(layer))
+        assert run.golden.pairs(run.losses.matches[group], number, int(image)) == theirs, name
 
 
 def test_every_loss_and_the_total(run: Run) -> None:
@@ -140,7 +123,7 @@ def test_every_layer_and_the_proposals_of_deformable_detr(run: Run) -> None:
     close(run.output.decoder.logits, arrays["pred_logits"])
     close(run.output.decoder.boxes, arrays["pred_boxes"])
     if "enc_boxes" in arrays:
-        proposals = run.groups["proposals"]
+        (proposals,) = (group for group in run.output.groups if group.name == "proposals")
         close(proposals.logits[0, :, :, :3], arrays["enc_logits"])
         close(proposals.boxes[0], arrays["enc_boxes"])
 
@@ -148,22 +131,27 @@ def test_every_layer_and_the_proposals_of_deformable_detr(run: Run) -> None:
 @pytest.mark.parametrize("run", DEFORMABLE, indirect=True)
 def test_postprocessing_of_deformable_detr(run: Run) -> None:
     arrays = run.golden.arrays
-    for i, detection in enumerate(detected(run)):
-        np.testing.assert_allclose(detection.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
+    for i, detection in enumerate(detected(run.golden, run.output)):
         # Near-equal scores change places: pairs of label and box are compared where neighbors differ.
         gaps = np.abs(np.diff(arrays["post_scores"][i], prepend=np.inf, append=-np.inf))
         clear = (gaps[:-1] > 1e-5) & (gaps[1:] > 1e-5)
         assert clear.sum() > 10  # many scores are almost 1 here
-        assert (detection.category_ids[clear] == arrays["post_labels"][i][clear]).all()
-        np.testing.assert_allclose(detection.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
+        check_detection(detection, arrays, i, clear)
 
 
-def detected(run: Run) -> list[Any]:
-    architecture, config = preset(run.golden.name)
+def check_detection(detection: Detections, arrays: Mapping[str, np.ndarray], image: int, clear: np.ndarray) -> None:
+    """Compare the scores, and classes and boxes where the order is clear."""
+    close(detection.scores, arrays["post_scores"][image])
+    assert (detection.category_ids[clear] == arrays["post_labels"][image][clear]).all()
+    close(detection.boxes[clear], arrays["post_boxes"][image][clear], PIXEL)
+
+
+def detected(golden: Golden, output: Output) -> list[Detections]:
+    architecture, config = preset(golden.name)
     scoring, preprocessing = architecture.scoring(config), architecture.preprocessing
     every_index = Classes(ids=np.arange(91), names=np.arange(91).astype(str))
     with torch.no_grad():
-        return detections(run.output.last, [(480, 640)] * 2, every_index, scoring, preprocessing)
+        return [*detections(output.last, [(480, 640)] * 2, every_index, scoring, preprocessing)]
 
 
 @pytest.mark.parametrize("run", ["dino-r50-4scale"], indirect=True)
@@ -174,21 +162,24 @@ def test_the_denoising_queries_of_dino(run: Run) -> None:
     close(noisy.references, arrays["dn_reference_unsigmoid"])
     close(noisy.contents.sum(-1), arrays["dn_query_content_sum"])
     assert (noisy.attn_mask.numpy() == arrays["dn_attn_mask"].astype(bool)).all()
-    match = noisy.match(1)
-    starts = np.cumsum([0, *facts["targets_per_image"]])
     for image in range(2):
-        assert pairs_of(match, 0, image, starts[image]) == facts["dn_matched"][str(image)]
+        assert run.golden.pairs(noisy.match(1), 0, image) == facts["dn_matched"][str(image)]
+
+
+def close_layers(group: QueryGroup, arrays: Mapping[str, np.ndarray], prefix: str) -> None:
+    close(group.logits.amax(-1), arrays[f"{prefix}pred_logits_max"])
+    close(group.logits.mean(-1), arrays[f"{prefix}pred_logits_mean"])
+    close(group.boxes, arrays[f"{prefix}pred_boxes"])
 
 
 @pytest.mark.parametrize("run", ["dino-r50-4scale"], indirect=True)
 def test_every_layer_of_dino_in_training(run: Run) -> None:
     arrays, facts = run.golden.arrays, run.golden.facts
-    decoder, denoising, proposals = (run.groups[name] for name in ("decoder", "denoising", "proposals"))
-    for group, prefix, step in ((decoder, "", facts["query_step"]), (denoising, "dn_", facts["dn_query_step"])):
-        close(group.logits[:, :, ::step], arrays[f"{prefix}pred_logits_queries"])
-        close(group.logits.amax(-1), arrays[f"{prefix}pred_logits_max"])
-        close(group.logits.mean(-1), arrays[f"{prefix}pred_logits_mean"])
-        close(group.boxes, arrays[f"{prefix}pred_boxes"])
+    groups = {group.name: group for group in run.output.groups}
+    for name, prefix, step in (("decoder", "", facts["query_step"]), ("denoising", "dn_", facts["dn_query_step"])):
+        close(groups[name].logits[:, :, ::step], arrays[f"{prefix}pred_logits_queries"])
+        close_layers(groups[name], arrays, prefix)
+    proposals = groups["proposals"]
     close(proposals.logits[0, :, :: facts["query_step"]], arrays["interm_logits_queries"])
     close(proposals.logits[0].amax(-1), arrays["interm_logits_max"])
     close(proposals.boxes[0], arrays["interm_boxes"])
@@ -212,21 +203,20 @@ def test_the_selection_of_dino(run: Run) -> None:
     assert (best[inside] == arrays["topk_indices"][inside]).all()
 
 
-def test_dino_evaluated(dino_evaluated: Run) -> None:
-    arrays, facts = dino_evaluated.golden.arrays, dino_evaluated.golden.facts
-    decoder = dino_evaluated.output.decoder
+def test_dino_evaluated() -> None:
+    golden = Golden("dino-r50-4scale")
+    arrays, facts = golden.arrays, golden.facts
+    with torch.no_grad():
+        output = built(golden).eval()(golden.batch())
+    decoder = output.decoder
     close(decoder.logits[-1, :, :: facts["query_step"]], arrays["eval_pred_logits_queries"])
-    close(decoder.logits.amax(-1), arrays["eval_pred_logits_max"])
-    close(decoder.logits.mean(-1), arrays["eval_pred_logits_mean"])
-    close(decoder.boxes, arrays["eval_pred_boxes"])
-    assert dino_evaluated.losses.total.item() == pytest.approx(facts["eval_total"], rel=1e-5)
-    for i, detection in enumerate(detected(dino_evaluated)):
+    close_layers(decoder, arrays, "eval_")
+    assert loss_of(golden, output).total.item() == pytest.approx(facts["eval_total"], rel=1e-5)
+    for i, detection in enumerate(detected(golden, output)):
         clear = arrays["post_clear"][i].astype(bool)
         assert len(detection) == 300
-        np.testing.assert_allclose(detection.scores, arrays["post_scores"][i], rtol=0, atol=VALUE)
-        for ours, name in ((detection.category_ids, "post_labels"), (detection.queries, "post_queries")):
-            assert (ours[clear] == arrays[name][i][clear]).all()
-        np.testing.assert_allclose(detection.boxes[clear], arrays["post_boxes"][i][clear], rtol=0, atol=PIXEL)
+        check_detection(detection, arrays, i, clear)
+        assert (detection.queries[clear] == arrays["post_queries"][i][clear]).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -75,13 +75,11 @@ def test_labels_are_contiguous_and_ids_are_kept(root: Path, annotations: Annotat
     assert classes.ids.tolist() == [3, 90, 4_000_000_007]
     assert classes.names.tolist() == ["ant", "cow", "bee"]
     assert annotations.image_ids.tolist() == [400, 100, 300, 500, 200]
-    found = {
-        int(annotations.image_ids[i]): [
-            (classes.ids[label], box.tolist()) for box, label in zip(*annotations.objects(i).values(), strict=True)
-        ]
-        for i in range(len(annotations))
-    }
-    assert found == {
+    objects = map(annotations.objects, range(len(annotations)))
+    assert {
+        image_id: [(classes.ids[label], box.tolist()) for box, label in zip(*fields.values(), strict=True)]
+        for image_id, fields in zip(annotations.image_ids.tolist(), objects, strict=True)
+    } == {
         100: [(3, [10, 5, 30, 15]), (4_000_000_007, [0, 0, 60, 40])],
         200: [],
         300: [(90, [5, 5, 14, 14])],
@@ -187,17 +185,6 @@ def test_hashes_detect_changes_of_equal_length(tmp_path: Path) -> None:
     assert _hash(tmp_path / "nowhere") == 0
 
 
-def test_supercategories_are_no_classes(root: Path) -> None:
-    for split in ("train", "val"):
-        path = root / "annotations" / f"instances_{split}.json"
-        document = json.loads(path.read_text())
-        document["categories"].append({"id": 0, "name": "animals", "supercategory": "none"})
-        for category in document["categories"][:3]:
-            category["supercategory"] = "animals"
-        path.write_text(json.dumps(document))
-    assert classes_in_report(examine(open_data(root))).names.tolist() == ["ant", "cow", "bee"]
-
-
 @dataclass(frozen=True)
 class Tracked(Target):
     """A target with a further field."""
@@ -205,7 +192,7 @@ class Tracked(Target):
     tracks: Tensor  # (N,)
 
 
-def test_all_fields_of_a_target_are_moved() -> None:
+def test_targets_and_batches_are_moved() -> None:
     """To the meta device, which exists on every machine."""
     target = Tracked(torch.tensor([1, 2]), torch.rand(2, 4), torch.tensor([7, 8]))
     moved = target.to(torch.device("meta"))
@@ -213,13 +200,10 @@ def test_all_fields_of_a_target_are_moved() -> None:
     assert len(moved) == 2
     assert {field.device.type for field in (moved.labels, moved.boxes, moved.tracks)} == {"meta"}
     assert torch.equal(target.to(torch.device("cpu")).tracks, target.tracks)
-
-
-def test_a_batch_without_padding_is_moved() -> None:
     for padding in (None, torch.zeros(1, 4, 4, dtype=torch.bool)):
-        moved = Batch(torch.zeros(1, 3, 4, 4), padding).to(torch.device("meta"))
-        assert moved.images.device.type == "meta"
-        assert (moved.padding is None) is (padding is None)
+        batch = Batch(torch.zeros(1, 3, 4, 4), padding).to(torch.device("meta"))
+        assert batch.images.device.type == "meta"
+        assert (batch.padding is None) is (padding is None)
 
 
 def test_pairs_of_a_layer() -> None:

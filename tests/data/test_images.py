@@ -27,29 +27,18 @@ def corners(colors: list[tuple[int, ...]], dtype: str = "uint8") -> np.ndarray:
     return quarters.repeat(HEIGHT // 2, 0).repeat(WIDTH // 2, 1).squeeze()
 
 
-def colors_of(path: Path) -> list[tuple[int, int, int]]:
-    """The colors of the corners, four pixels inside."""
+def check_corners(path: Path, expected: list[tuple[int, ...]], tolerance: int = 0) -> None:
+    """Compare the colors of the corners, four pixels inside."""
     image = open_image(path).image
-    assert image.mode == "RGB"
-    assert image.size == (WIDTH, HEIGHT)
+    assert (image.mode, image.size) == ("RGB", (WIDTH, HEIGHT))
     x, y = WIDTH - 5, HEIGHT - 5
-    return [image.getpixel(at) for at in ((4, 4), (x, 4), (4, y), (x, y))]
-
-
-def close(ours: list[tuple[int, ...]], expected: list[tuple[int, ...]], tolerance: int) -> None:
-    assert np.abs(np.array(ours) - np.array(expected)).max() <= tolerance, ours
+    colors = [image.getpixel(at) for at in ((4, 4), (x, 4), (4, y), (x, y))]
+    assert np.abs(np.array(colors) - np.array(expected)).max() <= tolerance, colors
 
 
 RGB = Image.fromarray(corners(CORNERS))
 GRAY = [(10, 10, 10), (90, 90, 90), (170, 170, 170), (250, 250, 250)]
 L = Image.fromarray(corners([(10,), (90,), (170,), (250,)]))
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "bmp", "tif", "tiff", "gif", "webp"])
-def test_each_format(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    RGB.save(path, **({"quality": 95, "subsampling": 0} if "jp" in suffix else {}))
-    close(colors_of(path), CORNERS, {"jpg": 12, "jpeg": 12, "webp": 40}.get(suffix, 0))
 
 
 # Stored pixels as they are displayed, by the definition of each orientation; 6 and 8 undo each other.
@@ -73,7 +62,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     undo = TURNED[{6: 8, 8: 6}.get(orientation, orientation)]
     stored = Image.fromarray(np.ascontiguousarray(undo(np.asarray(RGB))))
     stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
-    close(colors_of(tmp_path / f"a.{suffix}"), CORNERS, 40)
+    check_corners(tmp_path / f"a.{suffix}", CORNERS, 40)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -82,10 +71,8 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
 def test_a_rotated_tiff_is_exact(mode: str, compression: str | None, orientation: int, tmp_path: Path) -> None:
     """Pillow rotates TIFFs by itself, and some of them wrongly if it is given a path."""
     values = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
-    if mode == "I;16":
-        stored = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
-    else:
-        stored = Image.fromarray(values).convert(mode)
+    gray = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    stored = gray if mode == "I;16" else Image.fromarray(values).convert(mode)
     plain, turned, exif = tmp_path / "plain.tif", tmp_path / "turned.tif", Image.Exif()
     exif[0x0112] = orientation
     stored.save(plain, compression=compression)
@@ -95,18 +82,18 @@ def test_a_rotated_tiff_is_exact(mode: str, compression: str | None, orientation
     assert read_header(turned).displayed == expected.shape[:2]
 
 
-def test_malformed_exif_is_ignored(tmp_path: Path) -> None:
-    RGB.save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", quality=95, subsampling=0)
-    close(colors_of(tmp_path / "a.jpg"), CORNERS, 12)
-
-
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 SIXTEEN = Image.fromarray(corners([(257 * gray,) for gray, *_ in GRAY], "uint16"))
 ALPHA = Image.fromarray(corners([*((*color, 255) for color in CORNERS[:3]), (0, 0, 0, 0)]))
 GRAY_ALPHA = Image.fromarray(corners([(10, 255), (90, 255), (170, 255), (0, 0)]))
 PALETTE = RGB.quantize(4)
+FULL: dict[str, Any] = {"quality": 95, "subsampling": 0}
 LAST = {"transparency": PALETTE.getpixel((WIDTH - 1, HEIGHT - 1))}
 KINDS: dict[str, tuple[Image.Image, dict[str, Any], list[tuple[int, ...]]]] = {
+    **{f"a.{suffix}": (RGB, {}, CORNERS) for suffix in ("png", "bmp", "tif", "tiff", "gif", "webp")},
+    "a.jpg": (RGB, FULL, CORNERS),
+    "a.jpeg": (RGB, FULL, CORNERS),
+    "malformed-exif.jpg": (RGB, {**FULL, "exif": b"Exif\x00\x00MM\x00*\xff\xff\xff\xff"}, CORNERS),
     "gray.png": (L, {}, GRAY),
     "gray.jpg": (L, {"quality": 100}, GRAY),
     "palette.png": (PALETTE, {}, CORNERS),
@@ -125,10 +112,10 @@ KINDS: dict[str, tuple[Image.Image, dict[str, Any], list[tuple[int, ...]]]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_kind_of_pixels(tmp_path: Path, name: str) -> None:
+def test_each_format_and_kind_of_pixels(tmp_path: Path, name: str) -> None:
     image, options, expected = KINDS[name]
     image.save(tmp_path / name, **options)
-    close(colors_of(tmp_path / name), expected, {"webp": 40, "jpg": 6}.get(name.rsplit(".")[1], 0))
+    check_corners(tmp_path / name, expected, {".webp": 40, ".jpg": 12, ".jpeg": 12}.get(Path(name).suffix, 0))
 
 
 def write_png(path: Path, size: tuple[int, int], depth: int, color: int, pixels: bytes, *chunks: bytes) -> None:
@@ -148,17 +135,17 @@ def test_16_bit_images_that_pillow_cannot_write(tmp_path: Path) -> None:
     """Colors are scaled; transparent gray is white."""
     pixels = corners([tuple(257 * v for v in color) for color in CORNERS], ">u2")
     write_png(tmp_path / "a.png", (WIDTH, HEIGHT), 16, 2, rows_of(pixels))
-    close(colors_of(tmp_path / "a.png"), CORNERS, 0)
+    check_corners(tmp_path / "a.png", CORNERS)
     pixels = corners([(257 * gray,) for gray, *_ in GRAY], ">u2")
     write_png(tmp_path / "b.png", (WIDTH, HEIGHT), 16, 0, rows_of(pixels), b"tRNS" + struct.pack(">H", 10 * 257))
-    close(colors_of(tmp_path / "b.png"), [WHITE, *GRAY[1:]], 0)
+    check_corners(tmp_path / "b.png", [WHITE, *GRAY[1:]])
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
 def test_the_first_frame_is_read_with_a_note(tmp_path: Path, suffix: str) -> None:
     other = RGB.transpose(Image.Transpose.ROTATE_180)
     RGB.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[other, RGB], lossless=True)
-    close(colors_of(tmp_path / f"a.{suffix}"), CORNERS, 40)
+    check_corners(tmp_path / f"a.{suffix}", CORNERS, 40)
     assert open_image(tmp_path / f"a.{suffix}").notes == ["only the first of its frames was read"]
 
 
@@ -194,10 +181,11 @@ def test_unreadable_images_fail(tmp_path: Path, name: str, contents: bytes, reas
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    web = Path("https://example.org/a.jpg")
     for path, reason in (
         (tmp_path / "a.jpg", "no such file"),
         (tmp_path, "folder without images"),
-        (Path("https://example.org/a.jpg"), "web address"),
+        (web, "web address"),
     ):
         with pytest.raises(DataError, match=reason):
             open_image(path)
@@ -216,7 +204,7 @@ def test_pipes_are_not_read(tmp_path: Path) -> None:
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     """The file is a header without pixels, so decoding it would fail in another way."""
     write_png(tmp_path / "bomb.png", (60_000, 60_000), 8, 2, b"")
-    with pytest.raises(DataError, match=r"pixels"):
+    with pytest.raises(DataError, match="pixels"):
         open_image(tmp_path / "bomb.png")
     RGB.save(tmp_path / "a.png")
     assert "60000 x 60000 pixels" in str(read_header(tmp_path / "bomb.png").problem)

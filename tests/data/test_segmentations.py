@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import folders
 import numpy as np
@@ -31,13 +32,13 @@ def annotations_of(data: Path, split: str = "train", *, masks: bool = True) -> A
     return annotate(examined.splits[split], classes_in_report(examined), masks=masks)
 
 
-def dataset_of(annotations: Annotations, size: int) -> DetectionDataset:
-    return DetectionDataset(annotations, Preprocessing(ShortestEdge(size, 4 * size)), augmentation="none")
+def example_of(annotations: Annotations, i: int, size: int) -> Any:
+    preprocessing = Preprocessing(ShortestEdge(size, 4 * size))
+    return DetectionDataset(annotations, preprocessing, augmentation="none")[0, i]
 
 
 def masks_in(annotations: Annotations, i: int, size: int) -> np.ndarray:
-    example = dataset_of(annotations, size)[0, i]
-    return example.target.masks.numpy()
+    return example_of(annotations, i, size).target.masks.numpy()
 
 
 def test_run_lengths_are_those_of_pycocotools() -> None:
@@ -148,10 +149,10 @@ MALFORMED = "neither polygons nor RLE"
 def test_malformed_masks_of_an_image_fail(tmp_path: Path, segmentation: object, reason: str) -> None:
     """In training and in `masks_of`, with the name of the image."""
     data = coco(tmp_path, segmentation)
-    sample = dataset_of(annotations_of(data), 8)[0, 0]
-    assert isinstance(sample, DataError)
-    assert "a.png" in sample.message
-    assert reason in sample.message
+    error = example_of(annotations_of(data), 0, 8)
+    assert isinstance(error, DataError)
+    assert "a.png" in error.message
+    assert reason in error.message
     with pytest.raises(DataError, match=f"a.png.*{reason}"):
         masks_of(data / "annotations" / "instances_train.json", "a.png", 8, 10)
 
@@ -194,38 +195,33 @@ def drawn(polygons: list[list[int]], height: int, width: int) -> np.ndarray:
     return pixels_of(rle.merge(rle.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)))
 
 
-def mask_from(*rows: str) -> np.ndarray:
-    return np.array([[char == "#" for char in row] for row in rows])
-
-
 def area(polygon: list[int]) -> float:
     x, y = np.array(polygon).reshape(-1, 2).T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2
 
 
 def test_a_polygon_of_a_rectangle_has_four_corners() -> None:
-    mask = np.zeros((8, 10), dtype=bool)
-    mask[1:4, 2:6] = True
-    assert polygons_of(mask) == [[2, 1, 6, 1, 6, 4, 2, 4]]
+    assert polygons_of(MASK) == POLYGON
     assert polygons_of(np.ones((3, 5), dtype=bool)) == [[0, 0, 5, 0, 5, 3, 0, 3]]
     assert polygons_of(np.zeros((3, 5), dtype=bool)) == []
 
 
 @pytest.mark.parametrize(
-    ("mask", "parts"),
+    ("rows", "parts"),
     [
-        (mask_from("##..", "##..", "..##", "..##"), 2),  # a common corner, in both directions
-        (mask_from("..##", "..##", "##..", "##.."), 2),
-        (mask_from("#####", "#...#", "#.#.#", "#...#", "#####"), 2),  # a part inside a hole
-        (mask_from("#######", "#.#.#.#", "#######"), 1),  # adjacent holes
-        (mask_from("#####", "#.#.#", "#####", "#.#.#", "#####"), 1),  # also vertically
-        (mask_from("####", "#.##", "##.#", "####"), 1),  # holes that touch at a corner
-        (mask_from("####", "##.#", "#.##", "####"), 1),
-        (mask_from("#.#", ".#.", "#.#"), 5),
-        (mask_from("###", "#.#", "#.#"), 1),  # open below
+        ("##.. ##.. ..## ..##", 2),  # a common corner, in both directions
+        ("..## ..## ##.. ##..", 2),
+        ("##### #...# #.#.# #...# #####", 2),  # a part inside a hole
+        ("####### #.#.#.# #######", 1),  # adjacent holes
+        ("##### #.#.# ##### #.#.# #####", 1),  # also vertically
+        ("#### #.## ##.# ####", 1),  # holes that touch at a corner
+        ("#### ##.# #.## ####", 1),
+        ("#.# .#. #.#", 5),
+        ("### #.# #.#", 1),  # open below
     ],
 )
-def test_polygons_by_hand(mask: np.ndarray, parts: int) -> None:
+def test_polygons_by_hand(rows: str, parts: int) -> None:
+    mask = np.array([[char == "#" for char in row] for row in rows.split()])
     polygons = polygons_of(mask)
     assert len(polygons) == parts
     np.testing.assert_array_equal(drawn(polygons, *mask.shape), mask)

@@ -62,6 +62,16 @@ class Golden:
         targets = [target(i, n, classes=250) for i, n in enumerate(counts)]
         return [replace(t, masks=masks(t.boxes, h, w)) for t, (h, w) in zip(targets, sizes, strict=True)]
 
+    def pairs(self, match: Match, layer: int, image: int) -> list[list[int]]:
+        """The matched queries of an image, ascending, and their objects."""
+        of_layer = match.layer(layer)
+        here = of_layer.images == image
+        queries, order = of_layer.queries[here].sort()
+        return [
+            queries.tolist(),
+            (of_layer.targets[here][order] - sum(self.facts["targets_per_image"][:image])).tolist(),
+        ]
+
 
 def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tensor:
     rng = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
@@ -130,14 +140,6 @@ def close(ours: Tensor | np.ndarray, theirs: np.ndarray, tolerance: float = VALU
     ours = ours.detach().numpy() if isinstance(ours, Tensor) else ours
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
-
-
-def pairs_of(match: Match, layer: int, image: int, first: int) -> list[list[int]]:
-    """The matched queries of an image, ascending, and their objects, counted from `first`."""
-    of_layer = match.layer(layer)
-    here = of_layer.images == image
-    queries, order = of_layer.queries[here].sort()
-    return [queries.tolist(), (of_layer.targets[here][order] - first).tolist()]
 
 
 def close_gradients(model: nn.Module, theirs: Mapping[str, float | None]) -> None:
