@@ -11,7 +11,7 @@ from PIL import Image
 from detrcli.api.detectors import checkpoint_of
 from detrcli.api.options import WEIGHTS, Weights, load_options
 from detrcli.api.results import PlainResult, Result, Table
-from detrcli.errors import MachineError, UsageError
+from detrcli.errors import MachineError, UsageError, WeightsError
 from detrcli.inference import EngineName
 from detrcli.inference.detector import Detector
 from detrcli.reporter import SILENT, Reporter
@@ -61,9 +61,11 @@ def bench(
             try:
                 detector = Detector(checkpoint, torch_device, precision, engine=engine, reporter=reporter)
                 detector.predict(path)  # so that the engine is prepared
-            except (MachineError, UsageError) as error:
+            except (MachineError, UsageError, WeightsError) as error:
+                if engine == "plain" and isinstance(error, WeightsError):
+                    raise
                 if engine not in left_out:
-                    reporter.note(f"{engine} is left out: {error.message.splitlines()[0]}")
+                    reporter.note(f"{engine} in {precision} is left out: {error.message.splitlines()[0]}")
                 left_out.add(engine)
                 continue
             detectors[engine, precision] = detector

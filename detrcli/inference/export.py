@@ -187,8 +187,9 @@ def verify(checkpoint: Checkpoint, engine: Engine, precision: str) -> float:
         distance = difference(engine(batch), plain(batch), checkpoint.scoring)
         if not distance <= TOLERANCE[precision]:  # also for NaN
             raise WeightsError(
-                f"{checkpoint.source}: the exported model differs from the plain one by {distance:.2g} on an image of "
-                f"{width} x {height} pixels; nothing was written.\nPlease report this."
+                f"{checkpoint.source}: the {precision} export differs from the plain model by {distance:.2g} on an "
+                f"image of {width} x {height} pixels; nothing was written.\n"
+                + ("Please report this." if precision == "fp32" else f"Use {argument('precision', 'fp32')}.")
             )
         largest = max(largest, distance)
     return largest

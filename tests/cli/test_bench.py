@@ -1,6 +1,7 @@
 """`detr bench`: the engines and the bottleneck of the default."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from here import Detr
@@ -9,6 +10,8 @@ from small import TINY, small_weights
 from detrcli.api import benchmarking
 from detrcli.api.benchmarking import bottleneck
 from detrcli.checkpoints.formats import native
+from detrcli.errors import WeightsError
+from detrcli.inference.detector import Detector
 
 
 def test_engines_side_by_side(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +20,7 @@ def test_engines_side_by_side(detr: Detr, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(benchmarking, "ENGINES", engines)
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)  # not installed
     shown = detr("bench", "w.safetensors", "--rounds", 2, "--device", "cpu", "--json").ok()
-    assert "openvino is left out" in shown.err
+    assert "openvino in fp32 is left out" in shown.err
     assert shown.json["schema"] == "detr.bench/1"
     assert shown.json["picture"] == [640, 480]
     speeds = shown.json["engines"]
@@ -31,6 +34,23 @@ def test_engines_side_by_side(detr: Detr, tmp_path: Path, monkeypatch: pytest.Mo
     table = detr("bench", "w.safetensors", "--rounds", 1, "--device", "cpu").out
     assert "fast, fp32" in table
     assert "% of the time" in table.splitlines()[-1]
+
+
+def test_an_export_that_differs_is_left_out(detr: Detr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 can exchange proposals, and such an export is not used."""
+    native.save(small_weights(TINY), tmp_path / "w.safetensors")
+    monkeypatch.setattr(benchmarking, "ENGINES", (("plain", "fp32"), ("fast", "fp32"), ("fast", "bf16")))
+
+    class Differing(Detector):
+        def __init__(self, checkpoint: Any, device: Any, precision: Any, **options: Any) -> None:
+            if precision == "bf16":
+                raise WeightsError("w.safetensors: the bf16 export differs")
+            super().__init__(checkpoint, device, precision, **options)
+
+    monkeypatch.setattr(benchmarking, "Detector", Differing)
+    shown = detr("bench", "w.safetensors", "--rounds", 1, "--device", "cpu", "--json").ok()
+    assert "fast in bf16 is left out: w.safetensors: the bf16 export differs" in shown.err
+    assert [speed["precision"] for speed in shown.json["engines"]] == ["fp32", "fp32"]
 
 
 @pytest.mark.parametrize(
