@@ -3,8 +3,8 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -14,41 +14,31 @@ from detrcli.messages import argument, word
 from detrcli.reporter import Reporter
 
 
+@dataclass
 class Loading(Dataset[int]):
     """A dataset that acts instead of loading an image."""
 
-    def __init__(self, act: Callable[[], object]) -> None:
-        self.act = act
+    act: Callable[[], object]
 
     def __len__(self) -> int:
         return 1
 
-    def __getitem__(self, place: int) -> int:
-        self.act()
-        return place
-
-
-def leave() -> None:
-    os._exit(3)
-
-
-def be_killed() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fail() -> object:
-    values: dict[str, Any] = {}
-    return values["DataLoader worker (pid 1)"]
+    def __getitem__(self, place: int) -> object:
+        return self.act()
 
 
 @pytest.mark.parametrize(
     ("act", "expected"),
     [
-        (leave, MachineError),
-        pytest.param(be_killed, MachineError, marks=pytest.mark.skipif(os.name == "nt", reason="signals")),
-        (fail, type(None)),  # a bug
+        (lambda: os._exit(3), MachineError),
+        pytest.param(
+            lambda: os.kill(os.getpid(), signal.SIGKILL), MachineError,
+            marks=pytest.mark.skipif(os.name == "nt", reason="signals"),
+        ),
+        (lambda: {}["DataLoader worker (pid 1)"], type(None)),  # a bug
     ],
-)
+    ids=["exit", "kill", "bug"],
+)  # fmt: skip
 def test_a_killed_loader_process_is_a_machine_error(act: Callable[[], object], expected: type) -> None:
     with pytest.raises(Exception, match="DataLoader worker") as caught:
         list(DataLoader(Loading(act), num_workers=1))
@@ -74,13 +64,12 @@ def test_arguments_are_worded_for_the_interface() -> None:
     assert word("No argument.") == "No argument."
 
 
+@dataclass
 class Listed(Reporter):
     """Collects the notes."""
 
+    shown: list[str] = field(default_factory=list)
     wording = staticmethod(lambda name, value: name.upper())
-
-    def __init__(self) -> None:
-        self.shown: list[str] = []
 
     def show(self, text: str) -> None:
         self.shown.append(text)

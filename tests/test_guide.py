@@ -170,12 +170,6 @@ def test_a_page_in_a_pipe_is_its_file() -> None:
     assert shown.stdout.replace(b"\r\n", b"\n") == (PACKAGE / "guide" / "attention.md").read_bytes()
 
 
-def test_the_guide_imports_nothing_heavy() -> None:
-    code = "import sys; from detrcli.cli.guide import guide; guide('data'); print('|', *sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"torch", "numpy", "PIL", "rich"}.isdisjoint(shown.stdout.rpartition("|")[2].split())
-
-
 def test_the_list_has_every_topic_with_its_first_sentence(detr: Detr) -> None:
     rows = [line.rstrip().split(maxsplit=1) for line in detr("guide").ok().out.splitlines()[1:]]
     assert rows == [[topic, first_sentence(page(topic))] for topic in TOPICS]

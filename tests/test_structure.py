@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documents import OPTIONS
-
-import detrcli
-
-PACKAGE = Path(detrcli.__file__).parent
-ROOT = PACKAGE.parent
+from documents import OPTIONS, PACKAGE, ROOT, read
 
 GROUND = "boxes config errors guide messages polygons reporter resize run_lengths structures system"
 FLOORS = (
@@ -31,9 +26,11 @@ FLOORS = (
     ("diagnosis",),
     ("api",),
     ("cli",),
+    ("__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
 def room_of(path: Path) -> str:
@@ -41,21 +38,15 @@ def room_of(path: Path) -> str:
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
-    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return ast.walk(ast.parse(read(path)))
 
 
 def imported_files(path: Path) -> set[Path]:
     """Return the files of the package that a file imports, also in functions, but not for type checking only."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for statement in block.body
-        for node in ast.walk(statement)
-    }
-    modules = []
-    for node in ast.walk(tree):
+    tree, modules = list(nodes(path)), []
+    guards = [node for node in tree if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    typing_only = {node for guard in guards for statement in guard.body for node in ast.walk(statement)}
+    for node in tree:
         if node in typing_only:
             continue
         if isinstance(node, ast.Import):
@@ -83,12 +74,10 @@ def imports(path: Path) -> set[str]:
     return {room_of(file) for file in imported_files(path)} - {"__init__"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_file
 def test_imports_go_downward(path: Path) -> None:
     """A room imports from lower floors and from itself; on the ground floor also from its neighbors."""
     room = room_of(path)
-    if room in ("__init__", "__main__"):
-        return
     for other in imports(path):
         assert other == room or FLOOR_OF[other] < FLOOR_OF[room] or FLOOR_OF[room] == FLOOR_OF[other] == 0, other
 
@@ -101,19 +90,13 @@ def test_imports_have_no_cycles() -> None:
         pytest.fail(" -> ".join(str(path.relative_to(PACKAGE)) for path in error.args[1]))
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if room_of(path) != "cli"], ids=lambda path: str(path.relative_to(PACKAGE))
-)
+@each_file
 def test_options_are_named_only_by_the_command_line(path: Path) -> None:
     """Elsewhere messages mention arguments. Style sheets in render have names that look like options."""
-    options = set().union(*OPTIONS.values())
-    tree = list(nodes(path))
-    documentation = {node.value for node in tree if isinstance(node, ast.Expr)}
-    for node in tree:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
-            if room_of(path) == "render" and "{" in node.value:
-                continue
-            assert not options & set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", node.value)), node.value
+    options = set().union(*OPTIONS.values()) if room_of(path) != "cli" else set()
+    for text in strings(path):
+        if room_of(path) != "render" or "{" not in text:
+            assert not options & set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)), text
 
 
 def test_model_is_independent_of_settings() -> None:
@@ -135,18 +118,21 @@ def owned(path: Path, *owners: str) -> bool:
 
 def strings(path: Path) -> Iterator[str]:
     """Yield the strings of a file that are not documentation."""
-    for node in nodes(path):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+    tree = list(nodes(path))
+    documentation = {node.value for node in tree if isinstance(node, ast.Expr)}
+    for node in tree:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
             yield node.value
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_file
 def test_only_owners_name_the_parts_of_a_network(path: Path) -> None:
     if not owned(path, *OWNERS):
-        assert not [text for text in strings(path) if DOTTED.search(text) and not text.endswith(".png")]
+        names = [text for text in strings(path) if " " not in text and not text.endswith(".png")]
+        assert not [name for name in names if DOTTED.search(name)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_file
 def test_only_the_scoring_reads_class_logits(path: Path) -> None:
     """Elsewhere there is no softmax and no slice without the last class, except in attention, boxes and masks."""
     if owned(path, "losses/scoring", "losses/masks", "model", "segmentation", "architectures/adapters/network"):
@@ -170,24 +156,23 @@ def test_only_architectures_use_their_config() -> None:
     assert {"DETRConfig", "TinyConfig"} <= members
     for path in FILES:
         if not owned(path, "architectures"):
-            named = {
-                name
-                for node in nodes(path)
-                for name in (
-                    getattr(node, "id", None),
-                    getattr(node, "attr", None),
-                    *(alias.name for alias in getattr(node, "names", []) if isinstance(alias, ast.alias)),
-                )
-            }
+            named = {getattr(node, field, None) for node in nodes(path) for field in ("id", "attr", "name")}
             assert not named & members, path
 
 
-@pytest.mark.parametrize("start", ["import detrcli; dir(detrcli)", "import detrcli.cli.app"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import detrcli; dir(detrcli)",
+        "import detrcli.cli.app",
+        "from detrcli.cli.guide import guide; guide('data')",
+    ],
+)
 def test_command_line_starts_without_torch_and_numpy(start: str) -> None:
-    heavy = "{'torch', 'torchvision', 'numpy', 'scipy', 'PIL', 'rich'}"
-    code = f"import sys; {start}; print(*{heavy} & set(sys.modules))"
+    code = f"import sys; {start}; print('|', *sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == []
+    modules = shown.stdout.rpartition("|")[2].split()
+    assert {"torch", "torchvision", "numpy", "scipy", "PIL", "rich"}.isdisjoint(modules)
 
 
 def test_no_two_files_of_tests_share_a_name() -> None:

@@ -67,10 +67,8 @@ class Golden:
         of_layer = match.layer(layer)
         here = of_layer.images == image
         queries, order = of_layer.queries[here].sort()
-        return [
-            queries.tolist(),
-            (of_layer.targets[here][order] - sum(self.facts["targets_per_image"][:image])).tolist(),
-        ]
+        objects = of_layer.targets[here][order] - sum(self.facts["targets_per_image"][:image])
+        return [queries.tolist(), objects.tolist()]
 
 
 def tensor_by_name(name: str, shape: list[int], gains: dict[str, float]) -> Tensor:
