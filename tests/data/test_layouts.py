@@ -33,17 +33,12 @@ Images = dict[str, tuple[tuple[int, int], list[Object]]]  # file -> (width, heig
 def ground_truth() -> dict[str, Images]:
     """Two splits, with an empty image, a crowd and unusual file names."""
     rng = np.random.default_rng(3)
-    splits: dict[str, Images] = {}
-    for split, count in (("train", 5), ("val", 3)):
-        splits[split] = {}
-        for i in range(count):
-            w, h = int(rng.integers(40, 90)), int(rng.integers(40, 90))
-            objects = []
-            for _ in range(0 if i == 1 else 3):
-                x, y = rng.integers(0, w - 20), rng.integers(0, h - 20)
-                box = [float(x), float(y), float(rng.integers(4, 18)), float(rng.integers(4, 18))]
-                objects.append(Object(NAMES[rng.integers(3)], False, box))
-            splits[split][f"{split} ü {i}.png"] = ((w, h), objects)
+    splits: dict[str, Images] = {"train": {}, "val": {}}
+    for split, i in [*(("train", i) for i in range(5)), *(("val", i) for i in range(3))]:
+        w, h = rng.integers(40, 90, 2).tolist()
+        boxes = rng.integers([0, 0, 4, 4], [w - 20, h - 20, 18, 18], (0 if i == 1 else 3, 4)).astype(float)
+        objects = [Object(NAMES[rng.integers(3)], False, box) for box in boxes.tolist()]
+        splits[split][f"{split} ü {i}.png"] = ((w, h), objects)
     splits["train"]["train ü 0.png"][1].append(Object("ant", True, [1, 2, 30, 30]))
     return splits
 
@@ -58,19 +53,20 @@ def save_images(folder: Path, split: str) -> None:
 
 def coco_file(path: Path, *splits: str, first: int = 1, prefix: str = "") -> None:
     """An annotation file with gaps in the ids, which have ten digits, and categories in another order."""
-    images: list[Any] = []
-    annotations: list[Any] = []
-    for file, (size, objects) in [entry for split in splits for entry in TRUTH[split].items()]:
-        image_id = 4_000_000_000 + 7 * len(images)
-        images.append({"id": image_id, "file_name": prefix + file, "width": size[0], "height": size[1]})
-        for name, crowd, box in objects:
-            annotations.append(
-                {
-                    "id": 10 * len(annotations), "image_id": image_id, "bbox": box, "iscrowd": int(crowd),
-                    "category_id": first + 5 * NAMES.index(name), "segmentation": [[1, 2, 3, 4, 5, 6]],
-                    "area": box[2] * box[3],
-                }
-            )  # fmt: skip
+    entries = [entry for split in splits for entry in TRUTH[split].items()]
+    images = [
+        {"id": 4_000_000_000 + 7 * n, "file_name": prefix + file, "width": w, "height": h}
+        for n, (file, ((w, h), _)) in enumerate(entries)
+    ]
+    annotations: list[Any] = [
+        {
+            "image_id": image["id"], "category_id": first + 5 * NAMES.index(name), "bbox": box, "iscrowd": int(crowd),
+            "segmentation": [[1, 2, 3, 4, 5, 6]], "area": box[2] * box[3],
+        }
+        for image, (_, (_, objects)) in zip(images, entries, strict=True)
+        for name, crowd, box in objects
+    ]  # fmt: skip
+    annotations = [{"id": 10 * n, **annotation} for n, annotation in enumerate(annotations)]
     categories = [{"id": first + 5 * i, "name": name} for i, name in enumerate(NAMES)][::-1]
     write(path, json.dumps({"images": images[::-1], "annotations": annotations, "categories": categories}))
 
@@ -91,12 +87,12 @@ def yolo(
     for split, word in zip(TRUTH, words, strict=True):
         save_images(root / images.format(word), split)
         for file, ((w, h), objects) in TRUTH[split].items():
-            lines = [
+            text = "\n".join(
                 f"{NAMES.index(name)} {(x + width / 2) / w} {(y + height / 2) / h} {width / w} {height / h}"
                 for name, _, (x, y, width, height) in objects
-            ]
-            if lines:
-                write(root / labels.format(word) / f"{Path(file).stem}.txt", "\n".join(lines))
+            )
+            if text:
+                write(root / labels.format(word) / f"{Path(file).stem}.txt", text)
     names = json.dumps(NAMES) if "nc: " in yaml else json.dumps(dict(enumerate(NAMES)))  # JSON is YAML
     write(root / "data.yaml", f"{yaml}names: {names}\n")
 
@@ -138,11 +134,11 @@ def objects(written: RawAnnotations) -> dict[str, list[Object]]:
     assert all((written.folder / file).is_file() for file in written.files)
     names = dict(zip(written.category_ids.tolist(), written.names, strict=True))
     files = [Path(file).name for file in written.files]
-    found: dict[str, list[Object]] = {file: [] for file in files}
+    by_file: dict[str, list[Object]] = {file: [] for file in files}
     columns = (written.image_index(), written.of_category, written.boxes.round(6), written.crowd)
     for i, category, box, crowd in zip(*(column.tolist() for column in columns), strict=True):
-        found[files[i]].append(Object(names[category], crowd, box))
-    return {file: sorted(objects) for file, objects in found.items()}
+        by_file[files[i]].append(Object(names[category], crowd, box))
+    return {file: sorted(objects) for file, objects in by_file.items()}
 
 
 def expected(split: str, *, crowd: bool = True) -> dict[str, list[Object]]:
@@ -159,8 +155,7 @@ def test_every_layout_gives_the_same(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "meine Daten é"
     make(root)
     source = open_data(root)
-    assert source.layout == layout
-    assert source.splits == ["train", "val"]
+    assert (source.layout, source.splits) == (layout, ["train", "val"])
     for split in ("train", "val"):
         written = source.read(split)
         assert objects(written) == expected(split, crowd=layout != "yolo")
@@ -184,10 +179,9 @@ def test_exports_without_splits(tmp_path: Path, file: str, images: str, prefix: 
     for split in TRUTH:
         save_images(tmp_path / images, split)
     source = open_data(tmp_path)
-    assert source.splits == ["train", "val"]
-    assert source.holds_out
+    assert (source.splits, source.holds_out) == (["train", "val"], True)
     train, val = objects(source.read("train")), objects(source.read("val"))
-    assert train.keys().isdisjoint(val)
+    assert train.keys().isdisjoint(val.keys())
     assert train | val == expected("train") | expected("val")
     assert val
     assert objects(open_data(tmp_path).read("val")) == val

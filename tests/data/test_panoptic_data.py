@@ -51,13 +51,11 @@ def test_a_dataset_is_as_drawn(tmp_path: Path, beside_images: bool, named: str) 
     """Given by the folder or by a file, with the maps in either place; crowds are not trained on."""
     root = write(tmp_path / "coco", beside_images=beside_images)
     source = open_data(root / named)
-    assert source.layout == "coco-panoptic"
-    assert source.splits == ["train", "val"]
+    assert (source.layout, source.splits) == ("coco-panoptic", ["train", "val"])
     for split in ("train", "val"):
         annotations, classes = annotations_of(root / named, split)
-        assert classes.ids.tolist() == [1, 4, 9]
-        assert classes.names.tolist() == ["cat", "dog", "sky"]
-        assert classes.things.tolist() == [True, True, False]
+        columns = zip(classes.ids.tolist(), classes.names, classes.things, strict=True)
+        assert list(columns) == [(1, "cat", True), (4, "dog", True), (9, "sky", False)]
         assert len(annotations) == len(IMAGES[split])
         for i, (file, segments) in enumerate(IMAGES[split].items()):
             assert annotations.path(i) == root / f"{split}2017" / file
@@ -156,16 +154,13 @@ def test_a_map_that_breaks_after_the_check(tmp_path: Path, spoil: Callable[[Path
 
 def test_annotation_files_cannot_name_maps_to_open(tmp_path: Path) -> None:
     """The text of a segment is not valid JSON."""
-    root = write(tmp_path / "coco")
-    text = f"map 5 {root / 'annotations' / 'panoptic_train2017' / 'a.png'}"
+    text = f"map 5 {write(tmp_path / 'coco') / 'annotations' / 'panoptic_train2017' / 'a.png'}"
     for segmentation in (json.dumps(text), json.dumps({"map": text}), f" {text}"):
         with pytest.raises(ValueError, match="neither polygons nor RLE"):
             mask_of_text(segmentation.encode(), HEIGHT, WIDTH)
 
 
-@pytest.mark.parametrize(
-    "segments", [5, "all", [7], [[1]], {"id": 1}], ids=["number", "string", "numbers", "lists", "table"]
-)
+@pytest.mark.parametrize("segments", [5, "all", [7], [[1]], {"id": 1}], ids=str)
 def test_malformed_segments(tmp_path: Path, segments: object) -> None:
     root = write(tmp_path / "coco")
     document = document_of("train")
