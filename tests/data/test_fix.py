@@ -60,8 +60,8 @@ def listed(tmp_path: Path, changes: Any, **more: Any) -> Path:
 
 def contents(folder: Path) -> dict[str, Any]:
     """Return the parsed annotation files and the bytes of the images."""
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: json.loads(data) if name.endswith(".json") else data for name, data in files.items()}
+    files = folders.contents(folder).items()
+    return {name: json.loads(data) if name.endswith(".json") else data for name, data in files}
 
 
 def test_each_kind_of_change(data: Path, tmp_path: Path, detr: Detr) -> None:

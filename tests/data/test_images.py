@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import png, written
 from PIL import Image
 
 from detrcli.data.image_files import decode, read_header
@@ -118,15 +119,6 @@ def test_each_format_and_kind_of_pixels(tmp_path: Path, name: str) -> None:
     check_corners(tmp_path / name, expected, {".webp": 40, ".jpg": 12, ".jpeg": 12}.get(Path(name).suffix, 0))
 
 
-def write_png(path: Path, size: tuple[int, int], depth: int, color: int, pixels: bytes, *chunks: bytes) -> None:
-    header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0)
-    data = b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in (b"IHDR" + header, *chunks, b"IDAT" + pixels, b"IEND")
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-
-
 def rows_of(pixels: np.ndarray) -> bytes:
     return zlib.compress(b"".join(b"\x00" + row.tobytes() for row in pixels))
 
@@ -134,11 +126,11 @@ def rows_of(pixels: np.ndarray) -> bytes:
 def test_16_bit_images_that_pillow_cannot_write(tmp_path: Path) -> None:
     """Colors are scaled; transparent gray is white."""
     pixels = corners([tuple(257 * v for v in color) for color in CORNERS], ">u2")
-    write_png(tmp_path / "a.png", (WIDTH, HEIGHT), 16, 2, rows_of(pixels))
-    check_corners(tmp_path / "a.png", CORNERS)
+    check_corners(written(tmp_path / "a.png", png((WIDTH, HEIGHT), 16, 2, rows_of(pixels))), CORNERS)
     pixels = corners([(257 * gray,) for gray, *_ in GRAY], ">u2")
-    write_png(tmp_path / "b.png", (WIDTH, HEIGHT), 16, 0, rows_of(pixels), b"tRNS" + struct.pack(">H", 10 * 257))
-    check_corners(tmp_path / "b.png", [WHITE, *GRAY[1:]])
+    transparent = b"tRNS" + struct.pack(">H", 10 * 257)
+    file = written(tmp_path / "b.png", png((WIDTH, HEIGHT), 16, 0, rows_of(pixels), transparent))
+    check_corners(file, [WHITE, *GRAY[1:]])
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
@@ -203,11 +195,11 @@ def test_pipes_are_not_read(tmp_path: Path) -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     """The file is a header without pixels, so decoding it would fail in another way."""
-    write_png(tmp_path / "bomb.png", (60_000, 60_000), 8, 2, b"")
+    bomb = written(tmp_path / "bomb.png", png((60_000, 60_000), 8, 2, b""))
     with pytest.raises(DataError, match="pixels"):
-        open_image(tmp_path / "bomb.png")
+        open_image(bomb)
+    assert "60000 x 60000 pixels" in str(read_header(bomb).problem)
     RGB.save(tmp_path / "a.png")
-    assert "60000 x 60000 pixels" in str(read_header(tmp_path / "bomb.png").problem)
     with pytest.raises(DataError, match=r"48 x 32 pixels, more than the 1,535 allowed"):
         open_image(tmp_path / "a.png", max_pixels=48 * 32 - 1)
     assert open_image(tmp_path / "a.png", max_pixels=48 * 32).image.size == (48, 32)

@@ -56,7 +56,15 @@ def yaml(text: str) -> Callable[[Path], Path]:
 
 NESTED = "[" * 100_000 + "]" * 100_000
 LAUGHTER = [f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10)]
-LISTS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+
+
+def references(form: str) -> str:
+    """YAML in which each name refers to the one before nine times."""
+    pairs = zip("abcdefgh", "bcdefghi", strict=True)
+    return "".join(f"{after}: &{after} {form % ','.join([f'*{before}'] * 9)}\n" for before, after in pairs)
+
+
+LISTS = references("[%s]")
 
 # Further kinds are in tests/helpers/bad_data.py.
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -116,13 +124,7 @@ UNUSUAL: dict[str, Callable[[Path], Path]] = {
     "UTF-16": coco_text(lambda text: text.encode("utf-16")),
     "a long number in an unused field": yaml(f"names: [ant]\nsince: 1{':59' * 100_000}\n"),
     "an invalid date": yaml("names: [ant]\nsince: 9999-99-99\n"),
-    "exponentially many merge keys": yaml(
-        "a: &a {x: 1}\n"
-        + "".join(
-            f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-        )
-        + "names: [ant]\n"
-    ),
+    "exponentially many merge keys": yaml(f"a: &a {{x: 1}}\n{references('{<<: [%s]}')}names: [ant]\n"),
     "empty splits": yaml("val: null\ntest:\nnames: [ant]\n"),
 }
 

@@ -107,25 +107,17 @@ def test_the_canvas_is_normalized_with_the_image() -> None:
     torch.testing.assert_close(prepare(IMAGE, p)[:, 0, 0], torch.tensor([-0.2, -0.8, -1.5]))
 
 
-def test_rescaled_first() -> None:
-    """Without rounding in between, as in torch's own interpolation."""
-    p = replace(PLAIN, resize=ExactSize(30, 40), rescale_first=True)
-    expected = F.interpolate(values(IMAGE)[None], (30, 40), mode="bilinear", antialias=True)[0]
-    torch.testing.assert_close(prepare(IMAGE, p), expected, rtol=0, atol=1e-6)
-    steps = prepare(IMAGE, p) * 255
-    assert (steps - steps.round()).abs().max() > 0.3
-    rounded = prepare(IMAGE, replace(p, rescale_first=False)) * 255
-    torch.testing.assert_close(rounded, rounded.round(), rtol=0, atol=1e-3)
-
-
 @pytest.mark.parametrize("rescale_first", [False, True])
-def test_without_antialias(rescale_first: bool) -> None:
-    """A pixel is interpolated from the four around its position, however small the output."""
-    p = replace(PLAIN, resize=ExactSize(12, 20), antialias=False, rescale_first=rescale_first)
-    expected = F.interpolate(values(IMAGE)[None], (12, 20), mode="bilinear")[0]
-    tolerance = 1e-6 if rescale_first else 1.01 / 255  # gray levels are rounded
-    torch.testing.assert_close(prepare(IMAGE, p), expected, rtol=0, atol=tolerance)
-    assert (expected - prepare(IMAGE, replace(p, antialias=True))).abs().max() > 0.1
+@pytest.mark.parametrize("antialias", [False, True])
+def test_interpolation_is_that_of_torch(antialias: bool, rescale_first: bool) -> None:
+    """Without antialias from the four pixels around a position. Levels are rounded unless they are rescaled first."""
+    p = replace(PLAIN, resize=ExactSize(12, 20), antialias=antialias, rescale_first=rescale_first)
+    pixels = prepare(IMAGE, p)
+    expected = F.interpolate(values(IMAGE)[None], (12, 20), mode="bilinear", antialias=antialias)[0]
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6 if rescale_first else 1.01 / 255)
+    rounding = (255 * pixels - (255 * pixels).round()).abs().max()
+    assert rounding > 0.3 if rescale_first else rounding < 1e-3
+    assert (pixels - prepare(IMAGE, replace(p, antialias=not antialias))).abs().max() > 0.1
 
 
 @counted(200, seeds(), st.sampled_from([*RULES, PaddedSquare(48, 48)]), st.integers(1, 300), st.integers(1, 300))

@@ -1,6 +1,8 @@
-"""Datasets of a single image in each layout."""
+"""Files, folders, and datasets of a single image in each layout."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,19 @@ def image(path: Path, size: tuple[int, int] = (50, 40)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "orange").save(path)
     return path
+
+
+def png(size: tuple[int, int], depth: int, color: int, pixels: bytes, *chunks: bytes) -> bytes:
+    """A PNG file of compressed pixels, which need not fit the header, with further chunks before them."""
+    header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (b"IHDR" + header, *chunks, b"IDAT" + pixels, b"IEND")
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def coco(root: Path, text: str | bytes = COCO) -> Path:

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import contents
 
 from detrcli.system.files import whole_folder, write_arrays, write_whole, write_whole_folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
 
 
 def test_a_file_replaces_another(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_a_killed_process_and_its_children_hold_no_lock(tmp_path: Path) -> None:
 
 
 def test_a_process_does_not_lock_twice(tmp_path: Path) -> None:
+    """Until it is unlocked, also by an exception; folders inside are locked separately."""
     with locked(tmp_path):
         with pytest.raises(UsageError, match=f"by process {os.getpid()} on"), locked(tmp_path):
             pass
@@ -86,15 +87,10 @@ def test_a_process_does_not_lock_twice(tmp_path: Path) -> None:
         assert f"by process {os.getpid()} on" in other.stderr  # the refused attempt did not release the lock
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
         raise ZeroDivisionError
-    with locked(tmp_path):
-        pass
-
-
-def test_nested_folders_are_locked_separately(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    with locked(tmp_path), locked(tmp_path / "a"):
+    (tmp_path / "inner").mkdir()
+    with locked(tmp_path), locked(tmp_path / "inner"):
         assert (tmp_path / LOCK).exists()
-        assert (tmp_path / "a" / LOCK).exists()
+        assert (tmp_path / "inner" / LOCK).exists()
 
 
 def test_competing_processes_exclude_each_other(tmp_path: Path) -> None:
