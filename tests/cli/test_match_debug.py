@@ -1,8 +1,8 @@
 """`detr match-debug` of an image, a dataset and a run."""
 
 import csv
-import itertools
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from browser import opened
-from here import Detr
+from here import Detr, all_detections
 from PIL import Image
-from small import CONFIG, TINY, published_names, small_weights
+from small import CONFIG, TINY, published_names, shapes_with_small_classes, small_weights
 
 from detrcli.architectures import preset
 from detrcli.checkpoints.formats.native import save
@@ -29,17 +29,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shapes under the names of the small model's classes, its last image without objects; and the model."""
     folder = tmp_path_factory.mktemp("root")
-    make_shapes(folder / "data", images=30, size=64, classes=("circle", "square", "star"), objects=4)
-    for split in ("train", "val"):
-        path = folder / "data" / "annotations" / f"instances_{split}.json"
-        document = json.loads(path.read_text())
-        for category, name in zip(document["categories"], ("dog", "cat", "Żubr"), strict=True):
-            category["name"] = name
-        last = document["images"][-1]["id"]
-        document["annotations"] = [item for item in document["annotations"] if item["image_id"] != last]
-        path.write_text(json.dumps(document))
+    shapes_with_small_classes(folder / "data")
     save(small_weights(TINY), folder / "w.safetensors")
     return folder
 
@@ -66,18 +57,6 @@ def test_dataset_given_as_files(detr: Detr, match: Detr, root: Path) -> None:
     whole = match("--json", "--out", "whole.png").json
     assert shown.json["image"] == whole["image"]
     assert shown.json["layers"] == whole["layers"]
-    assert detr("match-debug", *named[:2], *weights).code == 2
-    assert detr("match-debug", root / "data", *named, *weights).code == 2
-
-
-def test_an_annotation_file_is_checked_completely(detr: Detr, root: Path, tmp_path: Path) -> None:
-    alone = tmp_path / "mine.json"
-    alone.write_bytes((root / "data" / "annotations" / "instances_val.json").read_bytes())
-    (tmp_path / "images").symlink_to(root / "data" / "val")
-    weights = ["--weights", root / "w.safetensors", "--device", "cpu"]
-    shown = detr("match-debug", alone, *weights, "--all", "--json").ok()
-    assert shown.json["images"] == 6
-    assert str(alone) in shown.err
 
 
 def image_with_most(root: Path) -> int:
@@ -85,60 +64,27 @@ def image_with_most(root: Path) -> int:
 
 
 def test_json_of_an_image(match: Detr, root: Path) -> None:
-    """The total cost is the weighted sum, and the pairs have the lowest total of all assignments."""
-    image = image_with_most(root)
-    shown = match("--image", image, "--layer", "all", "--json").ok()
-    document, truth = shown.json, truth_of(root, image)
+    """The remaining values are those of MatchReport, whose tests compute them by brute force."""
+    document = match("--image", 1, "--layer", "all", "--json").ok().json
     assert document["schema"] == "detr.match-debug/1"
-    assert document["image"] == {
-        "id": image,
-        "file": str(root / "data" / "val" / f"{image - 1:06d}.png"),
-        "width": 64,
-        "height": 64,
-    }
+    path = root / "data" / "val" / "000000.png"
+    assert document["image"] == {"id": 1, "file": str(path), "width": 64, "height": 64}
     assert document["cost_weights"] == {"class": 1, "l1": 5, "giou": 2}
-    assert [target["category_id"] for target in document["targets"]] == [e["category_id"] for e in truth]
-    names = {1: "dog", 2: "cat", 3: "Żubr"}
-    assert [target["label"] for target in document["targets"]] == [names[e["category_id"]] for e in truth]
-    for target, entry in zip(document["targets"], truth, strict=True):
-        x, y, w, h = np.array(entry["bbox"]) / 64
-        assert target["box"] == pytest.approx([x + w / 2, y + h / 2, w, h], abs=1e-6)
-    assert [layer["layer"] for layer in document["layers"]] == [0, 1, 2]
+    assert [target["annotation_id"] for target in document["targets"]] == [entry["id"] for entry in truth_of(root, 1)]
     for layer in document["layers"]:
-        cost = {name: np.array(values) for name, values in layer["cost"].items()}
-        assert {values.shape for values in cost.values()} == {(9, len(truth))}
-        np.testing.assert_allclose(cost["total"], cost["class"] + 5 * cost["l1"] + 2 * cost["giou"], atol=1e-5)
-        least = min(
-            sum(cost["total"][q, n] for n, q in enumerate(chosen))
-            for chosen in itertools.permutations(range(9), len(truth))
-        )
-        pairs = layer["pairs"]
-        assert sorted(pair["target"] for pair in pairs) == list(range(len(truth)))
-        assert sum(pair["total"] for pair in pairs) == pytest.approx(least, abs=1e-4)
-        for pair in pairs:
-            without = min(
-                sum(cost["total"][q, n] for n, q in enumerate(chosen))
-                for chosen in itertools.permutations(range(9), len(truth))
-                if chosen[pair["target"]] != pair["query"]
-            )
-            assert pair["margin"] == pytest.approx(without - least, abs=1e-4)
-            assert pair["runner_up"] not in (None, pair["query"])
-        assert document["queries"][layer["layer"]] == [pair["query"] for pair in pairs]
-        for said in layer["predictions"]:
-            assert {"query", "category_id", "label", "score", "box"} == set(said)
+        assert {frozenset(prediction) for prediction in layer["predictions"]} == {
+            frozenset({"query", "category_id", "label", "score", "box"})
+        }
     assert Path(document["files"]["picture"]).name == "match-debug.png"
 
 
 def test_the_last_layer_equals_predict(match: Detr, detr: Detr, root: Path) -> None:
     document = match("--image", 1, "--json").json
     assert document["image"]["id"] == 1
-    (found,) = detr(
-        "predict", document["image"]["file"], "--weights", root / "w.safetensors", "--threshold", 0,
-        "--device", "cpu", "--no-images", "--json",
-    ).json["images"]  # fmt: skip
+    detections = all_detections(detr, document["image"]["file"], root / "w.safetensors", "--device", "cpu")
     (layer,) = document["layers"]
     assert layer["layer"] == 2
-    for ours, theirs in zip(layer["predictions"], found["detections"], strict=True):
+    for ours, theirs in zip(layer["predictions"], detections, strict=True):
         assert (ours["query"], ours["label"]) == (theirs["query"], theirs["label"])
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
         cx, cy, w, h = np.array(ours["box"]) * 64
@@ -161,24 +107,10 @@ def test_the_tables(match: Detr, root: Path) -> None:
     image = image_with_most(root)
     shown = match("--image", image, "--layer", "all", "--cost-class", 50, "--threshold", 0.3).ok()
     assert "match-debug.png" in shown.err
-    for words in (
-        "matched to",
-        "runner-up",
-        "deciding term",
-        "the loss",
-        "no object",
-        "layer by layer",
-        "with cost = 50 class",
-    ):
-        assert words in shown.out
-    document = match("--image", image, "--layer", "all", "--cost-class", 50, "--json").json
-    flips = document["other_weights"]["flips"]
+    titles = ("matched to", "runner-up", "deciding term", "the loss", "no object", "layer by layer")
+    assert all(words in shown.out for words in (*titles, "with cost = 50 class"))
+    document = match("--image", image, "--cost-class", 50, "--json").json
     assert document["other_weights"]["cost_weights"] == {"class": 50, "l1": 5, "giou": 2}
-    assert flips
-    for flip in flips:
-        layer = document["layers"][flip["layer"]]
-        assert document["queries"][flip["layer"]][flip["target"]] == flip["query"] != flip["other_query"]
-        assert layer["pairs"][flip["target"]]["query"] == flip["query"]
 
 
 def test_arrays_equal_the_document(match: Detr, tmp_path: Path) -> None:
@@ -265,43 +197,24 @@ def test_usage_errors(match: Detr, tmp_path: Path, args: list[str]) -> None:
 
 
 def test_dataset(match: Detr, root: Path, tmp_path: Path) -> None:
-    """Counts equal the sum over the images."""
     document = match("--all", "--json", "--worst", 5).ok().json
     assert document["schema"] == "detr.match-debug-all/1"
-    one_by_one = [match("--image", image, "--layer", "all", "--json").json for image in range(1, 7)]
-    targets = sum(len(item["targets"]) for item in one_by_one)
-    assert (document["images"], document["targets"]) == (6, targets)
-    used = [sum(item["queries"][-1].count(query) for item in one_by_one) for query in range(9)]
-    assert [query["used"] for query in document["queries"]] == used
-    assert document["dead"] == [query for query in range(9) if not used[query]]
-    for query in document["queries"]:
-        assert sum(query["sizes"].values()) == query["used"] == sum(c["targets"] for c in query["classes"])
-        assert (query["centre"] is None) == (query["used"] == 0)
-    moved = [sum(len(item["changed"][layer - 1]["targets"]) for item in one_by_one) for layer in (1, 2)]
-    assert [item["changed"] for item in document["instability"]] == moved
+    assert (document["images"], document["targets"]) == (6, sum(len(truth_of(root, image)) for image in range(1, 7)))
     assert len(document["largest_losses"]) == len(document["smallest_margins"]) == 5
-    for case in document["largest_losses"]:
-        pair = one_by_one[case["image"]["id"] - 1]["layers"][-1]["pairs"][case["target"]]
-        assert (case["query"], case["runner_up"]) == (pair["query"], pair["runner_up"])
-    table = match("--all").ok()
-    assert "the largest losses" in table.out
+    assert "the largest losses" in match("--all").ok().out
     with Image.open(tmp_path / "match-debug-all-2.png") as image:
         assert min(image.size) > 300
 
 
 def test_unreadable_image(detr: Detr, root: Path, tmp_path: Path) -> None:
-    make_shapes(tmp_path / "data", images=15, size=64, classes=("circle",), objects=3)
-    whole = (tmp_path / "data" / "val" / "000001.png").read_bytes()
-    (tmp_path / "data" / "val" / "000001.png").write_bytes(whole[: len(whole) // 2])
-    path = tmp_path / "data" / "annotations" / "instances_val.json"
-    document = json.loads(path.read_text())
-    document["categories"] = [{"id": 1, "name": "dog"}]
-    path.write_text(json.dumps(document))
+    shutil.copytree(root / "data", tmp_path / "data")
+    broken = tmp_path / "data" / "val" / "000001.png"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     args = ["match-debug", tmp_path / "data", "--weights", root / "w.safetensors", "--device", "cpu"]
     for more in (["--all"], ["--image", 2]):
         detr(*args, *more).fails(3, "000001.png")
     shown = detr(*args, "--all", "--skip-bad", "--json").ok()
-    assert shown.json["images"] == 2
+    assert shown.json["images"] == 5
     assert "left out:" in shown.err
 
 
@@ -318,9 +231,6 @@ def test_run(detr: Detr, root: Path, tmp_path: Path) -> None:
     assert [item["loss"] for item in document["evaluations"]] == losses[1:]
     with np.load(tmp_path / "run" / "matching.npz") as file:
         kept = dict(file)
-    assert [item["changed"] for item in document["evaluations"]] == [
-        (kept["queries"][i] != kept["queries"][i + 1]).sum(1).tolist() for i in range(2)
-    ]
     start = 0
     for image_id, count in zip(kept["image_ids"].tolist(), kept["counts"].tolist(), strict=True):
         now = detr(

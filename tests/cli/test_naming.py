@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from documents import COMMANDS, OPTIONS, command_of
+from documents import command_of
 from here import Detr
 
 from detrcli.cli.app import app
@@ -118,7 +118,3 @@ def test_translations_exist_in_a_command() -> None:
     options = {name for command in commands for parameter in command.params for name in parameter.opts}
     assert {ours.split()[0] for ours in OTHER_NAMES.values()} <= {*options, "IMAGE", "DATA"}
     assert not OTHER_NAMES.keys() & options
-
-
-def test_every_command_has_debug() -> None:
-    assert all("--debug" in OPTIONS[name] for name in COMMANDS)

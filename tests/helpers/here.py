@@ -38,6 +38,13 @@ class Shown:
 Detr = Callable[..., Shown]
 
 
+def all_detections(detr: Detr, image: object, weights: object, *options: object) -> list[dict[str, Any]]:
+    """The prediction of every query for an image, by `detr predict`."""
+    call = ("predict", image, "--weights", weights, "--threshold", 0, "--no-images", "--json", *options)
+    detections: list[dict[str, Any]] = detr(*call).json["images"][0]["detections"]
+    return detections
+
+
 def leaves(group: Any, prefix: str = "") -> list[str]:
     """The full names of the commands of an app and its groups."""
     names = []

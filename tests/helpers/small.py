@@ -1,6 +1,8 @@
 """Small models: the real backbone, a narrow transformer, small images."""
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from detrcli.architectures.mask_heads import CONVOLUTIONAL
 from detrcli.architectures.tiny import TinyConfig
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
+from detrcli.data.make import make_shapes
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Classes, Output, QueryGroup
 
@@ -88,6 +91,19 @@ def published_names(config: DETRConfig = CONFIG, *, masks: bool = False) -> dict
     assert architecture.published is not None
     theirs = {ours: name for name in golden for ours in architecture.published.rename({name: torch.empty(0)})}
     return {theirs[name]: tensor for name, tensor in small_weights(config, architecture).tensors.items()}
+
+
+def shapes_with_small_classes(folder: Path) -> None:
+    """Write shapes under the class names of the small models. The last image of each split has no objects."""
+    make_shapes(folder, images=30, size=64, classes=("circle", "square", "star"), objects=4)
+    for split in ("train", "val"):
+        path = folder / "annotations" / f"instances_{split}.json"
+        document = json.loads(path.read_text())
+        for category, name in zip(document["categories"], ("dog", "cat", "Żubr"), strict=True):
+            category["name"] = name
+        last = document["images"][-1]["id"]
+        document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] != last]
+        path.write_text(json.dumps(document))
 
 
 def smooth_noise(seed: int, size: tuple[int, int]) -> Image.Image:

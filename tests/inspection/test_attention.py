@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden_rules import VALUE, Golden
-from here import Detr
+from here import Detr, all_detections
 from letterbox import Letterbox
 from PIL import Image
 from small import BOTH, CONFIG, TINY, masked_weights, noise, small_weights
@@ -182,6 +182,7 @@ def test_findings_contain_what_was_recorded(config: ModelConfig, image: Image.Im
     h, w = recorded.forward.cells
     found = cross_attention(recorded, [5, 0, 8], [0, 1], [0, 1, 2, 3])
     assert found.maps.shape == (2, 3, 4, h, w)
+    np.testing.assert_array_equal(found.arrays["cross"], found.maps)
     for layer, maps in enumerate(found.maps):
         expected = recorded.forward.cross(layer, [5, 0, 8]).density()[0]
         np.testing.assert_allclose(maps, expected, rtol=0, atol=1e-7)
@@ -271,8 +272,7 @@ def attention(detr: Detr, *args: object) -> tuple[dict[str, np.ndarray], Any]:
     shown = detr(
         "visualize-attn", "a.png", "--weights", "w.safetensors", "--mask-head", "--raw", "a.npz", "--overwrite",
         "--out", "a.jpg", "--device", "cpu", "--json", *args,
-    )  # fmt: skip
-    assert shown.code == 0, shown.err
+    ).ok()  # fmt: skip
     with np.load("a.npz") as file:
         return dict(file), shown.json
 
@@ -301,10 +301,7 @@ def test_the_published_heads_attention(detr: Detr, image: Image.Image) -> None:
 @pytest.mark.usefixtures("folder")
 def test_masks_are_those_of_predict(detr: Detr) -> None:
     arrays, document = attention(detr, *QUERIES)
-    detections = detr(
-        "predict", "a.png", "--weights", "w.safetensors", "--threshold", 0, "--no-images", "--json", "--engine",
-        "plain", "--device", "cpu",
-    ).json["images"][0]["detections"]  # fmt: skip
+    detections = all_detections(detr, "a.png", "w.safetensors", "--engine", "plain", "--device", "cpu")
     assert document["kind"] == "mask"
     for n, (query, entry) in enumerate(zip((5, 0), document["queries"], strict=True)):
         assert entry["query"] == query

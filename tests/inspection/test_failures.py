@@ -142,16 +142,14 @@ def test_a_time_limit(data: Path) -> None:
 @pytest.mark.slow
 def test_the_command(data: Path, tmp_path: Path, detr: Detr) -> None:
     out = tmp_path / "report"
-    shown = detr("report", data, "--weights", "shapes", "--out", out, "--json")
-    assert shown.code == 0, shown.err
-    document = json.loads(shown.out)
+    shown = detr("report", data, "--weights", "shapes", "--out", out, "--json").ok()
+    document = shown.json
     assert document["schema"] == "detr.report/1"
     assert document["page"] == str(out / "index.html")
     assert json.loads((out / "report.json").read_text()) == {k: v for k, v in document.items() if k != "page"}
     assert len(list((out / "images").iterdir())) == document["images"]
     image = next((data / "val").iterdir())
-    used = detr("predict", image, "--weights", "shapes", "--threshold", out / "thresholds.json", "--no-images")
-    assert used.code == 0, used.err
+    detr("predict", image, "--weights", "shapes", "--threshold", out / "thresholds.json", "--no-images").ok()
     assert detr("report", data, "--weights", "shapes", "--out", out).code == 2  # it exists
     assert detr("report", tmp_path / "none").code == 2
     assert detr("report", data, "--weights", "shapes", "--folds", 3, "--out", tmp_path / "b").code == 2
@@ -162,9 +160,8 @@ def test_the_command(data: Path, tmp_path: Path, detr: Detr) -> None:
 @pytest.mark.slow
 def test_several_models(data: Path, tmp_path: Path, detr: Detr) -> None:
     out = tmp_path / "report"
-    shown = detr("report", data, "--weights", "shapes-detr", "--weights", "shapes", "--out", out, "--json")
-    assert shown.code == 0, shown.err
-    document = json.loads(shown.out)
+    shown = detr("report", data, "--weights", "shapes-detr", "--weights", "shapes", "--out", out, "--json").ok()
+    document = shown.json
     assert document["schema"] == "detr.report-compare/1"
     assert [item["name"] for item in document["models"]] == ["shapes-detr", "shapes"]
     gain = document["differences"][0]["metrics"]["AP"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from letterbox import Letterbox
 from PIL import Image
-from small import TINY, add_proposals, small_weights
+from small import TINY, add_proposals, shapes_with_small_classes, small_weights
 
 from detrcli.api.inspecting import explain_matching, walk
 from detrcli.data.examine import examine_headers
@@ -36,15 +36,8 @@ IMAGES = 6
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shapes under the class names of the small model. The last image has no objects."""
     folder = tmp_path_factory.mktemp("root")
-    make_shapes(folder, images=30, size=64, classes=("circle", "square", "star"), objects=4)
-    path = folder / "annotations" / "instances_val.json"
-    document = json.loads(path.read_text())
-    for category, name in zip(document["categories"], ("dog", "cat", "Żubr"), strict=True):
-        category["name"] = name
-    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] != IMAGES]
-    path.write_text(json.dumps(document))
+    shapes_with_small_classes(folder)
     return folder
 
 
@@ -209,6 +202,9 @@ def test_usage_adds_up_the_images(session: InspectionSession) -> None:
 
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert [entry["margin"] for entry in document["smallest_margins"]] == pytest.approx(margins[:5], abs=1e-3)
+    for query in document["queries"]:
+        assert query["used"] == sum(entry["targets"] for entry in query["classes"])
+        assert (query["centre"] is None) == (query["used"] == 0)
     instability = [(entry["layer"], entry["changed"]) for entry in document["instability"]]
     assert instability == [*enumerate(found.moved.tolist(), 1)]
     all_moved = replace(found, targets=1, moved=np.ones_like(found.moved)).document()
@@ -218,6 +214,7 @@ def test_usage_adds_up_the_images(session: InspectionSession) -> None:
     for entry in document["largest_losses"]:
         layer = reports[entry["image"]["id"] - 1].layers[-1]
         cost = {name: values[entry["query"], entry["target"]] for name, values in layer.terms.items()}
+        assert entry["runner_up"] == next(p.runner_up for p in layer.pairs if p.target == entry["target"])
         expected = -math.log(-cost["class"]) + 5 * cost["l1"] + 2 * (1 + cost["giou"])
         assert entry["loss"]["total"] == pytest.approx(expected, abs=1e-3)
     for table in found.tables():
