@@ -47,10 +47,9 @@ class Run:
     model: DetectionTransformer
     output: Output
     losses: LossBreakdown
-    memory: Tensor  # (B, S, C)
-    encoder_attention: Tensor  # (B, S, S), last layer, mean over heads
-    cross_attention: Tensor  # (B, Q, S), last layer, mean over heads
-    first_self_attention: Tensor  # (B, Q, C), the output of the first decoder layer's self-attention
+    # The encoder's `memory` (B, S, C); attention of the last `encoder` layer (B, S, S) and `cross` attention (B, Q, S),
+    # mean over heads; the output of the `first` decoder layer's self-attention (B, Q, C).
+    seen: dict[str, Tensor]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -71,7 +70,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     output = model(golden.batch())
     losses = architecture.make_loss(model_config, architecture.loss).compute_loss(output, golden.targets())
     losses.total.backward()
-    return Run(golden, model, output, losses, seen["memory"], seen["encoder"], seen["cross"], seen["first"])
+    return Run(golden, model, output, losses, seen)
 
 
 def watch_attention(attention: nn.MultiheadAttention, name: str, seen: dict[str, Tensor]) -> None:
@@ -103,11 +102,11 @@ def test_masks_of_three_queries(run: Run) -> None:
 
 
 def test_memory_and_attention(run: Run) -> None:
-    arrays = run.golden.arrays
-    close(run.memory.abs().mean(), arrays["encoder_memory_mean_abs"])
-    cells = run.memory.shape[1]
-    close(run.cross_attention[:, [0, 17, 99]], arrays["cross_attention_last_layer_mean"])
-    close(run.encoder_attention[:, [0, 7, cells // 2]], arrays["encoder_attention_last_layer_mean_rows"])
+    arrays, seen = run.golden.arrays, run.seen
+    close(seen["memory"].abs().mean(), arrays["encoder_memory_mean_abs"])
+    close(seen["cross"][:, [0, 17, 99]], arrays["cross_attention_last_layer_mean"])
+    rows = [0, 7, seen["memory"].shape[1] // 2]
+    close(seen["encoder"][:, rows], arrays["encoder_attention_last_layer_mean_rows"])
 
 
 def test_every_pair(run: Run) -> None:
@@ -158,6 +157,6 @@ def test_postprocessing(run: Run) -> None:
 
 def test_first_decoder_self_attention_has_the_same_output_for_all_queries(run: Run) -> None:
     """Its values are zero, or constant with pre-norm."""
-    gathered = run.first_self_attention  # (B, Q, C)
+    gathered = run.seen["first"]  # (B, Q, C)
     assert gathered.abs().max() > 0.01
     close(gathered, gathered[:, :1].expand_as(gathered).detach().numpy(), 1e-5)

@@ -46,16 +46,10 @@ def sample_of(image: Image.Image, boxes: Sequence[Sequence[float]] = (), labels:
     return make_sample(image, objects)
 
 
-def resize(sample: Sample, rule: Resize) -> Sample:
-    """A crop of the whole image."""
-    placement = rule.place(sample.image.height, sample.image.width)
+def resize(sample: Sample, preprocessing: Preprocessing) -> Sample:
+    """A sample resized to the network's input: a crop of the whole image."""
+    placement = preprocessing.resize.place(sample.image.height, sample.image.width)
     return crop(sample, (placement.width, placement.height), 0, 0, placement.height, placement.width)
-
-
-def augmented(sample: Sample, preprocessing: Preprocessing, g: torch.Generator) -> Sample:
-    """A sample augmented and resized to the network's input."""
-    after, p = augment(sample, preprocessing, g)
-    return resize(after, p.resize)
 
 
 def painted(g: torch.Generator, width: int, height: int) -> Sample:
@@ -96,7 +90,7 @@ def check_boxes(pixels: np.ndarray, sample: Sample, tolerance: float) -> None:
 def test_boxes_follow_their_colors(g: torch.Generator, width: int, height: int, size: int) -> None:
     """Within the blur of two resizings; every visible color has a box with its label."""
     sample, preprocessing = augment(painted(g, width, height), Preprocessing(ShortestEdge(size, 2 * size)), g)
-    after = resize(sample, preprocessing.resize)
+    after = resize(sample, preprocessing)
     inputs, target = to_input(sample, preprocessing)
     pixels = np.asarray(as_image(inputs, preprocessing))
     assert pixels.shape[:2] == (after.image.height, after.image.width)
@@ -169,7 +163,7 @@ def test_scales_flips_and_crops_have_their_probabilities() -> None:
     flips, crops, shorter = 0, 0, collections.Counter()
     start = sample_of(Image.new("1", (100, 100)), [[0, 0, 10, 10]], [0])
     for _ in range(600):
-        after = augmented(start, Preprocessing(), g)
+        after = resize(*augment(start, Preprocessing(), g))
         shorter[min(after.image.size)] += 1
         whole = after.image.size[0] == after.image.size[1] and len(after.boxes) == 1
         wide = whole and abs(float(after.boxes[0, 2] - after.boxes[0, 0]) / after.image.width - 0.1) < 1e-4
@@ -185,7 +179,7 @@ def test_scales_follow_the_size() -> None:
     g = torch.Generator().manual_seed(1)
     sample = sample_of(Image.new("RGB", (640, 480)))
     p = Preprocessing(ShortestEdge(100, 167))
-    sizes = {min(augmented(sample, p, g).image.size) for _ in range(200)}
+    sizes = {min(resize(*augment(sample, p, g)).image.size) for _ in range(200)}
     assert max(sizes) == 100
     assert {60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 100} <= sizes
 

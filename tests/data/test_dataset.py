@@ -17,17 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detrcli.config import Preprocessing
-from detrcli.data.annotations import Annotations, _hash, annotate, classes_in_report
-from detrcli.data.dataset import (
-    DetectionDataset,
-    Example,
-    Examples,
-    collate_examples,
-    raise_unreadable,
-)
-from detrcli.data.examine import examine
+from detrcli.data.annotations import Annotations, _hash
+from detrcli.data.dataset import DetectionDataset, Example, Examples, collate_examples, raise_unreadable
 from detrcli.data.preprocessing import prepare
-from detrcli.data.source import open_data
 from detrcli.errors import DataError
 from detrcli.resize import ShortestEdge
 from detrcli.structures import Batch, Detections, Match, Target
@@ -37,7 +29,7 @@ IDS = [4_000_000_007, 3, 90]  # of bee, ant, cow: unordered, with gaps and ten d
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def annotations(tmp_path: Path) -> Annotations:
     """Five images: the second empty, the third with a crowd, the fourth with a box partly outside and an empty box."""
     boxes: dict[int, list[tuple[int, list[float], int]]] = {
         1: [(3, [10, 5, 20, 10], 0), (4_000_000_007, [0, 0, 60, 40], 0)],
@@ -61,17 +53,11 @@ def root(tmp_path: Path) -> Path:
     for split in ("train", "val"):
         folders.written(tmp_path / "annotations" / f"instances_{split}.json", json.dumps(document))
     (tmp_path / "val").symlink_to(tmp_path / "train")
-    return tmp_path
+    return folders.annotated(tmp_path)[0]
 
 
-@pytest.fixture
-def annotations(root: Path) -> Annotations:
-    examined = examine(open_data(root))
-    return annotate(examined.splits["train"], classes_in_report(examined))
-
-
-def test_labels_are_contiguous_and_ids_are_kept(root: Path, annotations: Annotations) -> None:
-    classes = classes_in_report(examine(open_data(root)))
+def test_labels_are_contiguous_and_ids_are_kept(tmp_path: Path, annotations: Annotations) -> None:
+    classes = folders.annotated(tmp_path)[1]
     assert classes.ids.tolist() == [3, 90, 4_000_000_007]
     assert classes.names.tolist() == ["ant", "cow", "bee"]
     assert annotations.image_ids.tolist() == [400, 100, 300, 500, 200]

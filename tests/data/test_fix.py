@@ -18,23 +18,22 @@ CAT, DOG = 3, 8
 def data(tmp_path: Path) -> Path:
     """Two splits in COCO layout, with fields that only COCO files have. Each image has a cat and a dog."""
     root = tmp_path / "data"
-    for split, count in (("train", 2), ("val", 1)):
-        images = [{"id": i, "file_name": f"deep/{i}.png", "width": 100, "height": 80, "license": 7} for i in (1, 2)]
+    for split, ids in (("train", (1, 2)), ("val", (1,))):
+        images = [{"id": i, "file_name": f"deep/{i}.png", "width": 100, "height": 80, "license": 7} for i in ids]
         annotations = [
             {
                 "id": 10 * image["id"] + n, "image_id": image["id"], "category_id": category,
                 "bbox": [10 + 40 * n, 10, 20, 20], "area": 300, "iscrowd": 0, "note": "kept",
                 "segmentation": [[10, 10, 30, 10, 30, 30]],
             }
-            for image in images[:count]
+            for image in images
             for n, category in enumerate((CAT, DOG))
         ]  # fmt: skip
-        for image in images[:count]:
-            folders.image(root / split / image["file_name"], (100, 80))
         categories = [{"id": CAT, "name": "cat", "color": "red"}, {"id": DOG, "name": "dog"}]
-        document = {"info": {"year": 2026}, "images": images[:count], "annotations": annotations}
-        file = root / "annotations" / f"instances_{split}.json"
-        folders.written(file, json.dumps({**document, "categories": categories}))
+        document = {"info": {"year": 2026}, "images": images, "annotations": annotations, "categories": categories}
+        folders.written(root / "annotations" / f"instances_{split}.json", json.dumps(document))
+        for image in images:
+            folders.image(root / split / image["file_name"], (100, 80))
     return root
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import annotated
 from here import Detr, Shown
 from panoptic_set import HEIGHT, IMAGES, WIDTH, document_of, mask_of, write
 from PIL import Image
@@ -14,7 +15,7 @@ from torch import Tensor
 from trainings import assert_resumes_to_the_same_bits, data_of
 
 from detrcli.data import panoptic_maps as maps
-from detrcli.data.annotations import Annotations, annotate, classes_in_report
+from detrcli.data.annotations import Annotations
 from detrcli.data.augmentation import flip, make_sample, mask_pixels
 from detrcli.data.examine import examine
 from detrcli.data.images import open_image
@@ -24,14 +25,6 @@ from detrcli.data.segmentations import mask_of as mask_of_text
 from detrcli.data.source import open_data
 from detrcli.errors import DataError
 from detrcli.evaluation.truth import classes_in_split, truth_of
-from detrcli.structures import Classes
-
-
-def annotations_of(data: Path, split: str = "train") -> tuple[Annotations, Classes]:
-    examined = examine(open_data(data))
-    assert examined.ok, examined.problems
-    classes = classes_in_report(examined)
-    return annotate(examined.splits[split], classes, masks=True), classes
 
 
 def pixels_of(annotations: Annotations, i: int) -> Tensor:
@@ -53,7 +46,7 @@ def test_a_dataset_is_as_drawn(tmp_path: Path, beside_images: bool, named: str) 
     source = open_data(root / named)
     assert (source.layout, source.splits) == ("coco-panoptic", ["train", "val"])
     for split in ("train", "val"):
-        annotations, classes = annotations_of(root / named, split)
+        annotations, classes = annotated(root / named, split, masks=True)
         columns = zip(classes.ids.tolist(), classes.names, classes.things, strict=True)
         assert list(columns) == [(1, "cat", True), (4, "dog", True), (9, "sky", False)]
         assert len(annotations) == len(IMAGES[split])
@@ -71,6 +64,7 @@ def test_a_dataset_is_as_drawn(tmp_path: Path, beside_images: bool, named: str) 
 
 def test_the_ground_truth_has_crowds_areas_and_new_ids(tmp_path: Path) -> None:
     examined = examine(open_data(write(tmp_path / "coco")))
+    assert examined.ok, examined.problems
     truth = truth_of(examined.splits["train"])
     assert truth.crowd.sum() == 1
     assert len(set(truth.annotation_ids.tolist())) == 6
@@ -120,8 +114,7 @@ def test_maps_are_read_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(maps, "read_map", lambda path, *size: read.append(path) or plain(path, *size))
     maps._read_cached.cache_clear()
     root = write(tmp_path / "coco")
-    examined = examine(open_data(root), masks=False)
-    annotations = annotate(examined.splits["train"], classes_in_report(examined), masks=True)
+    annotations, _ = annotated(root, masks=True)
     assert read == []
     before = pixels_of(annotations, 0)
     assert [path.name for path in read] == ["a.png"]
@@ -146,7 +139,7 @@ def test_maps_are_read_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ids=["missing", "text", "size", "gray", "half"],
 )
 def test_a_map_that_breaks_after_the_check(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
-    annotations, _ = annotations_of(write(tmp_path / "coco"))
+    annotations, _ = annotated(write(tmp_path / "coco"), masks=True)
     spoil(tmp_path / "coco" / "annotations" / "panoptic_train2017" / "a.png")
     with pytest.raises(ValueError, match=f"a.png.*{reason}"):
         pixels_of(annotations, 0)

@@ -13,14 +13,12 @@ from pycocotools import mask as rle
 from scipy import ndimage
 
 from detrcli.config import Preprocessing
-from detrcli.data.annotations import Annotations, annotate, classes_in_report
+from detrcli.data.annotations import Annotations
 from detrcli.data.dataset import DetectionDataset
-from detrcli.data.examine import examine
 from detrcli.data.layouts.coco import masks_of
 from detrcli.data.make import VAL_FIRST, make_shapes
 from detrcli.data.segmentations import to_rle
 from detrcli.data.shapes import scene
-from detrcli.data.source import open_data
 from detrcli.errors import DataError
 from detrcli.polygons import polygons_of
 from detrcli.resize import ShortestEdge
@@ -28,8 +26,7 @@ from detrcli.run_lengths import MaskRows, box_around, decode, encode, pixels_of
 
 
 def annotations_of(data: Path, split: str = "train", *, masks: bool = True) -> Annotations:
-    examined = examine(open_data(data), masks=False)
-    return annotate(examined.splits[split], classes_in_report(examined), masks=masks)
+    return folders.annotated(data, split, masks=masks)[0]
 
 
 def example_of(annotations: Annotations, i: int, size: int) -> Any:

@@ -8,6 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+from detrcli.data.annotations import Annotations, annotate, classes_in_report
+from detrcli.data.examine import examine
+from detrcli.data.source import open_data
+from detrcli.structures import Classes
+
 DOCUMENT: dict[str, Any] = {
     "images": [{"id": 1, "file_name": "a.png", "width": 50, "height": 40}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 10]}],
@@ -41,6 +46,13 @@ def png(size: tuple[int, int], depth: int, color: int, pixels: bytes, *chunks: b
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
         for chunk in (b"IHDR" + header, *chunks, b"IDAT" + pixels, b"IEND")
     )
+
+
+def annotated(data: Path, split: str = "train", *, masks: bool = False) -> tuple[Annotations, Classes]:
+    """The annotations of a split, and the classes of the data."""
+    examined = examine(open_data(data), masks=False)
+    classes = classes_in_report(examined)
+    return annotate(examined.splits[split], classes, masks=masks), classes
 
 
 def contents(folder: Path) -> dict[str, bytes]:
