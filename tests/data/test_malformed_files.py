@@ -195,9 +195,7 @@ def test_names_that_leave_their_folder(file: str, tmp_path: Path) -> None:
     os.symlink(tmp_path / "elsewhere" / "deep", root / "train" / "link")
     folders.image(tmp_path / "elsewhere" / "a.png")
     problems = check_split("train", train_of(root)).problems
-    assert [(problem.severity, problem.kind, problem.where) for problem in problems] == [
-        ("error", "leaves-folder", "image 1")
-    ]
+    assert [(p.severity, p.kind, p.where) for p in problems] == [("error", "leaves-folder", "image 1")]
 
 
 def test_names_that_stay_in_their_folder(tmp_path: Path) -> None:

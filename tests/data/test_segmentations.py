@@ -107,23 +107,17 @@ COUNTS = {"size": [8, 10], "counts": [17, 3, 5, 3, 5, 3, 5, 3, 36]}  # down the 
 
 
 def test_polygons_and_both_kinds_of_rle(tmp_path: Path) -> None:
-    data = coco(tmp_path, POLYGON, COUNTS, to_rle(MASK))
-    np.testing.assert_array_equal(masks_in(annotations_of(data), 0, 8), [MASK] * 3)
-    masks = masks_of(data / "annotations" / "instances_train.json", "a.png", 8, 10)
-    assert [mask.label for mask in masks] == ["dog"] * 3
-    np.testing.assert_array_equal([mask.pixels for mask in masks], [MASK] * 3)
-
-
-def test_a_polygon_of_two_corners_is_empty(tmp_path: Path) -> None:
-    masks = masks_in(annotations_of(coco(tmp_path, [[2, 1, 6, 4]], [[0, 0, 1, 1], *POLYGON])), 0, 8)
-    assert masks.sum((1, 2)).tolist() == [0, 12]
-
-
-def test_segmentations_are_read_from_files_with_nan(tmp_path: Path) -> None:
-    data = coco(tmp_path, POLYGON)
-    for path in (data / "annotations").iterdir():
-        path.write_text(path.read_text().replace('"area": 12', '"area": NaN'))
-    assert masks_in(annotations_of(data), 0, 8).sum() == 12
+    """A polygon of two corners is empty. Files with NaN are read, too."""
+    two_corners = [2, 1, 6, 4]
+    data = coco(tmp_path, POLYGON, COUNTS, to_rle(MASK), [two_corners, *POLYGON], [two_corners])
+    expected = [MASK, MASK, MASK, MASK, np.zeros_like(MASK)]
+    for area in ("12", "NaN"):
+        for path in (data / "annotations").iterdir():
+            path.write_text(path.read_text().replace('"area": 12', f'"area": {area}'))
+        np.testing.assert_array_equal(masks_in(annotations_of(data), 0, 8), expected)
+        masks = masks_of(data / "annotations" / "instances_train.json", "a.png", 8, 10)
+        assert [mask.label for mask in masks] == ["dog"] * 5
+        np.testing.assert_array_equal([mask.pixels for mask in masks], expected)
 
 
 @pytest.mark.parametrize("missing", [..., None, []])

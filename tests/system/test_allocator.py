@@ -1,10 +1,12 @@
 """The memory policy: set by commands only, with glibc only, and enough to keep the memory of a training constant."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -63,13 +65,7 @@ def test_python_and_imports_change_nothing(code: str) -> None:
 @pytest.mark.parametrize("answer", [None, "musl 1.2", ValueError, OSError, AttributeError])
 def test_other_c_libraries_are_left_alone(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """As confstr answers on musl, macOS and Windows."""
-
-    def confstr(name: str) -> object:
-        if isinstance(answer, type):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(os, "confstr", confstr, raising=False)
+    monkeypatch.setattr(os, "confstr", Mock(side_effect=itertools.repeat(answer)), raising=False)
     monkeypatch.setattr(allocator, "_libc", lambda: pytest.fail("the C library was called"))
     before = dict(os.environ)
     allocator.keep_large_blocks()

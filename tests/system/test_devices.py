@@ -9,7 +9,7 @@ from detrcli.system.devices import PRECISIONS, check_precision, computing_in, ex
 CPU = torch.device("cpu")
 
 
-def test_devices_by_name() -> None:
+def test_devices_and_precisions_by_name() -> None:
     assert find_device("cpu").type == "cpu"
     assert find_device("auto").type in ("cuda", "mps", "cpu")
     for name in ("gpu", "cuda:x", "", "meta"):
@@ -17,6 +17,8 @@ def test_devices_by_name() -> None:
             find_device(name)
     with pytest.raises(MachineError, match=r"device=cuda:99.*no such device.*cpu"):
         find_device("cuda:99")
+    with pytest.raises(UsageError, match=r"precision=fp8.*fp32, bf16, fp16"):
+        check_precision("fp8", CPU)
 
 
 def test_exact_float32_restores_the_settings() -> None:
@@ -41,8 +43,3 @@ def test_products_have_the_precision(precision: str) -> None:
         fail()
     assert dtypes == [PRECISIONS[precision]]
     assert (a @ a).dtype == torch.float32
-
-
-def test_an_unknown_precision() -> None:
-    with pytest.raises(UsageError, match=r"precision=fp8.*fp32, bf16, fp16"):
-        check_precision("fp8", CPU)
