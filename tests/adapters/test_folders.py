@@ -75,8 +75,7 @@ def test_half_precision(name: str, folder: Path, image: Path, detr: Detr) -> Non
     text = ("--text", phrases.TEXT) if phrases.are_taken_by(name) else ()
     best = []
     for options in ((), ("--precision", "bf16")):
-        shown = detr(*call, *text, *options)
-        assert shown.code == 0, shown.err
+        shown = detr(*call, *text, *options).ok()
         best.append(max(detection["score"] for detection in shown.json["images"][0]["detections"]))
     assert best[0] == pytest.approx(best[1], abs=0.1 if name.startswith("mask") else 0.05)
 

@@ -7,8 +7,8 @@ import numpy as np
 import phrases
 import pytest
 import torch
+import torch.nn.functional as F
 from families import NAMES, images, processor_of
-from gathering import from_cells, from_points
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
 from transformers.loss.loss_for_object_detection import HungarianMatcher as TheirMatcher
@@ -100,22 +100,15 @@ def test_padding(folder: Path, checkpoint: Checkpoint) -> None:
     torch.testing.assert_close(ours.boxes, expected.pred_boxes, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_the_last_layer_is_the_prediction_of_transformers(checkpoint: Checkpoint, folder: Path) -> None:
-    output = checkpoint.model()(batch_of(checkpoint))
-    theirs = AutoModelForObjectDetection.from_pretrained(folder).eval()(batch_of(checkpoint).images)
-    torch.testing.assert_close(output.last.logits, theirs.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(output.last.boxes, theirs.pred_boxes, atol=1e-5, rtol=1e-5)
-    assert len(output.decoder) == 2
-    assert not torch.allclose(output.decoder.logits[0], output.decoder.logits[1], atol=1e-4)
-
-
 @pytest.mark.parametrize("name", [*NAMES, "grounding", pytest.param("mm-grounding", marks=SLOW)], indirect=True)
 @torch.no_grad()
 def test_earlier_layers_are_those_of_a_shallower_model(name: str, checkpoint: Checkpoint) -> None:
     """A model without its second layer predicts what the first layer of the whole model predicts."""
     model = checkpoint.model()
-    first = model(batch_of(checkpoint)).decoder.layer(0)
+    decoder = model(batch_of(checkpoint)).decoder
+    first = decoder.layer(0)
+    assert len(decoder) == 2
+    assert not torch.allclose(decoder.logits[0], decoder.logits[1], atol=1e-4)
     network: Any = model.network
     if name == "yolos":
         network.vit.encoder.layer = network.vit.encoder.layer[:1]
@@ -135,6 +128,37 @@ def recorded(checkpoint: Checkpoint) -> tuple[TransformersInspectable, Transform
     with torch.inference_mode(), inspected.recorded() as record:
         model(batch_of(checkpoint))
     return inspected, record
+
+
+def from_points(module: Any, sampled: Sampled, given: dict[str, Any]) -> torch.Tensor:
+    """Compute the output of attention by sampled points from the weights that are shown."""
+    total = sampled.weights.flatten(3).sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+    project = hasattr(module, "value_proj")
+    values = module.value_proj(given["encoder_hidden_states"]) if project else given["encoder_hidden_states"]
+    if given.get("attention_mask") is not None:
+        values = values.masked_fill(~given["attention_mask"][..., None], 0.0)
+    sizes = [(int(h), int(w)) for h, w in given["spatial_shapes_list"]]
+    by_head = values.unflatten(2, (module.n_heads, -1)).permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, c, S)
+    combined = 0.0
+    for level, (map_, size) in enumerate(zip(by_head.split([h * w for h, w in sizes], 2), sizes, strict=True)):
+        places = sampled.points[:, :, :, level].transpose(1, 2).flatten(0, 1) * 2 - 1  # (B * heads, n, P, 2)
+        at_points = F.grid_sample(map_.unflatten(2, size), places, align_corners=False)  # (B * heads, c, n, P)
+        at_points = at_points.unflatten(0, (-1, module.n_heads))
+        combined = combined + torch.einsum("bhcnp,bnhp->bnhc", at_points, sampled.weights[:, :, :, level])
+    flat = combined.flatten(2)
+    return module.output_proj(flat) if project else flat
+
+
+def from_cells(module: Any, shares: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
+    """Compute the output of dense attention with weights (B, heads, A, S)."""
+    names = ("value_states", "values", "key_value_states", "encoder_hidden_states", "hidden_states")
+    values = next(given[name] for name in names if given.get(name) is not None)
+    project = getattr(module, "v_proj", getattr(module, "value", None))
+    values = values if project is None else project(values)
+    flat = (shares @ values.unflatten(2, (shares.shape[1], -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
+    ends = (getattr(module, name, None) for name in ("o_proj", "out_proj", "output_proj"))
+    return next((end for end in ends if end is not None), torch.nn.Identity())(flat)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *phrases.NAMES], indirect=True)
@@ -248,7 +272,6 @@ def test_the_stages(checkpoint: Checkpoint) -> None:
     detector = Detector(checkpoint, CPU, engine="plain")
     stops = walk(detector, prepare(next(images()), checkpoint.preprocessing))
     shapes = {stop.name: stop.shape for stop in stops}
-    assert "backbone" in shapes
-    assert "decoder" in shapes
+    assert {"backbone", "decoder"} <= shapes.keys()
     assert shapes["class head"] == (20, checkpoint.scoring.num_logits(5))
     assert shapes["box head"][0] == 20

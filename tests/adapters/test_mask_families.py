@@ -154,8 +154,7 @@ def test_evaluation(name: str, folder: Path, tmp_path: Path, detr: Detr) -> None
 
     truth, results = truth_of_predictions(tmp_path / "data", predict, every=3)
     assert [(entry["id"] - 1, entry["name"]) for entry in truth["categories"]] == list(CLASSES.items())
-    shown = detr("eval", tmp_path / "data", "--weights", folder, "--json", "--device", "cpu")
-    assert shown.code == 0, shown.err
+    shown = detr("eval", tmp_path / "data", "--weights", folder, "--json", "--device", "cpu").ok()
     bare = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
     boxes, masks = twelve(truth, results), twelve(truth, bare, kind="segm")
     assert boxes["AR100"] > 0.05
@@ -165,8 +164,7 @@ def test_evaluation(name: str, folder: Path, tmp_path: Path, detr: Detr) -> None
 
 def test_predict(folder: Path, image: Path, detr: Detr) -> None:
     command = ("predict", image, "--weights", folder, "--device", "cpu")
-    shown = detr(*command, "--threshold", 0.1, "--json", "--out", "drawn")
-    assert shown.code == 0, shown.err
+    shown = detr(*command, "--threshold", 0.1, "--json", "--out", "drawn").ok()
     detections = shown.json["images"][0]["detections"]
     assert detections
     for detection in detections:
@@ -177,8 +175,7 @@ def test_predict(folder: Path, image: Path, detr: Detr) -> None:
 
     coco = detr(*command, "--threshold", 0.1, "--format", "coco", "--no-images")
     assert [entry["segmentation"] for entry in coco.json] == [detection["mask"] for detection in detections]
-    panoptic = detr(*command, "--format", "panoptic", "--threshold", 0.2, "--out", "panoptic")
-    assert panoptic.code == 0, panoptic.err
+    panoptic = detr(*command, "--format", "panoptic", "--threshold", 0.2, "--out", "panoptic").ok()
     assert json.loads(Path("panoptic/panoptic.json").read_text()) == panoptic.json
     assert panoptic.json["annotations"][0]["segments_info"]
     assert Path("panoptic/a.png").is_file()
@@ -188,8 +185,7 @@ def test_semantic_maps(name: str, folder: Path, image: Path, detr: Detr) -> None
     """PNGs whose gray levels are class ids, and a JSON with the areas."""
     Image.open(image).rotate(90, expand=True).save("b.png")
     command = ("predict", image, "b.png", "--weights", folder, "--format", "semantic")
-    shown = detr(*command, "--out", "out")
-    assert shown.code == 0, shown.err
+    shown = detr(*command, "--out", "out").ok()
     document = shown.json
     assert json.loads(Path("out/semantic.json").read_text()) == document
     assert [entry["name"] for entry in document["categories"]] == list(CLASSES.values())

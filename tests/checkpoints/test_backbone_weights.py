@@ -13,6 +13,7 @@ from server import serving, whole
 from small import CONFIG, TINY
 from torch import Tensor
 from torchvision.models import ResNet50_Weights, get_model
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from detrcli.architectures import Preset, detr, tiny
 from detrcli.checkpoints.download import hash_in_name
@@ -51,15 +52,6 @@ def file(resnet: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-@torch.no_grad()
-def features(resnet: torch.nn.Module, images: Tensor) -> Tensor:
-    """Torchvision's own forward pass, as far as its last stage."""
-    outputs: list[Tensor] = []
-    with resnet.layer4.register_forward_hook(lambda _module, _args, output: outputs.append(output)):
-        resnet(images)
-    return outputs[0]
-
-
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_features_are_those_of_torchvision(norm: str, file: Path, resnet: torch.nn.Module) -> None:
     architecture, config = model(norm=norm)
@@ -69,7 +61,8 @@ def test_features_are_those_of_torchvision(norm: str, file: Path, resnet: torch.
     assert network.load_state_dict(tensors, strict=False).unexpected_keys == []
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
-        torch.testing.assert_close(network.backbone(images)[-1], features(resnet, images), rtol=1e-3, atol=1e-3)
+        features = create_feature_extractor(resnet, ["layer4"])(images)["layer4"]
+        torch.testing.assert_close(network.backbone(images)[-1], features, rtol=1e-3, atol=1e-3)
     counts = [value for name, value in tensors.items() if name.endswith("num_batches_tracked")]
     assert len(counts) == (53 if norm == "batch" else 0)
     assert all(count.dtype == torch.int64 and count == 0 for count in counts)

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 from golden_rules import GOLDEN, tensor_by_name
-from here import Detr
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from detrcli.architectures import detr, mask_heads
@@ -145,17 +143,6 @@ def test_stuff_is_recognized_by_cocos_names(masks: Path) -> None:
     assert {"banner", "sky-other-merged"} <= stuff
 
 
-def test_commands_with_masks(masks: Path, detr: Detr, tmp_path: Path) -> None:
-    Image.linear_gradient("L").resize((96, 64)).convert("RGB").save(tmp_path / "a.png")
-    options = ("a.png", "--weights", masks, "--no-images")
-    shown = detr("predict", *options, "--threshold", 0, "--json")
-    assert shown.code == 0, shown.err
-    assert all("mask" in detection for detection in shown.json["images"][0]["detections"])
-    assert detr("predict", *options, "--format", "panoptic", "--out", "maps").code == 0
-    assert detr("predict", *options, "--format", "semantic", "--out", "classes").code == 2
-    assert detr("visualize-attn", "a.png", "--weights", masks, "--query", 3, "--out", "a.jpg").code == 0
-
-
 def changed(folder: Path, file: str, **facts: Any) -> None:
     path = folder / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
@@ -189,8 +176,6 @@ def without_a_column(folder: Path) -> None:
         (lambda f: changed(f, CONFIG, dropout="x"), "dropout = 'x'"),
         (lambda f: changed(f, CONFIG, dropout=float("nan")), "dropout = nan"),
         (lambda f: changed(f, PREPROCESSOR, size={"shortest_edge": float("inf")}), "invalid content"),
-        (lambda f: changed(f, PREPROCESSOR, size={"shortest_edge": 64, "longest_edge": -1}), "max_size = -1"),
-        (lambda f: changed(f, PREPROCESSOR, size={"shortest_edge": 30000, "longest_edge": 30000}), "33,554,432"),
         (lambda f: changed(f, PREPROCESSOR, image_mean=[float("nan")] * 3), "mean = nan"),
         (lambda f: (f / PREPROCESSOR).write_text("[" * 100_000), PREPROCESSOR),
         (without_a_column, "do not fit the model.* left over: .*k_proj"),
@@ -200,14 +185,6 @@ def test_invalid_folders(folder: Path, tmp_path: Path, change: Any, reason: str)
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     change(tmp_path)
     with pytest.raises(WeightsError, match=reason):
-        load_checkpoint(str(tmp_path)).model()
-
-
-def test_an_incomplete_mask_head(masks: Path, tmp_path: Path) -> None:
-    shutil.copytree(masks, tmp_path, dirs_exist_ok=True)
-    tensors = load_file(tmp_path / TENSORS)
-    save_file({name: tensor for name, tensor in tensors.items() if "out_lay" not in name}, tmp_path / TENSORS)
-    with pytest.raises(WeightsError, match=r"2 missing: mask_head.last.bias"):
         load_checkpoint(str(tmp_path)).model()
 
 

@@ -131,7 +131,6 @@ def test_commands_report_it_before_torch_is_imported(command: str, tmp_path: Pat
     shown = subprocess.run(arguments, capture_output=True, text=True)
     assert shown.returncode == 4
     assert shown.stderr.startswith("detr: detr-r5: ")
-    assert "Did you mean detr-r50?" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,17 +175,13 @@ MODELS = {"shapes": "dino-tiny", "shapes-masks": "dino-tiny-masks", "shapes-detr
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_they_are_small_and_have_a_record(name: str) -> None:
+def test_they_are_small_presets_trained_on_shapes_and_have_a_record(name: str) -> None:
     shipped = SHIPPED[name]
     assert shipped.path.stat().st_size <= 8_000_000
     masks = {"masks"} if shipped.detector else set()
     facts = {"commands", "stopped", "machine", "minutes", "versions", "metrics"}
     assert shipped.record.keys() == facts | masks
     assert any(f"--model {MODELS[name]} " in command for command in shipped.record["commands"])
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_they_are_presets_trained_on_shapes(name: str) -> None:
     checkpoint = load_checkpoint(name)
     assert (checkpoint.architecture, checkpoint.config) == preset(MODELS[name])
     assert checkpoint.source == name

@@ -73,9 +73,7 @@ def test_forms_of_a_state_dict(path: Path, state: dict[str, Tensor], form: str) 
     loaded = load_checkpoint(save(path, checkpoint))
     # Names and shapes do not determine the number of heads.
     assert replace(loaded.config, heads=4) == CONFIG
-    expected = small_weights().tensors
-    assert loaded.tensors.keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.tensors.items())
+    torch.testing.assert_close(loaded.tensors, small_weights().tensors, rtol=0, atol=0)
     assert loaded.classes.names.tolist() == ["class 0", "class 1", "class 2"]
 
 
@@ -122,8 +120,7 @@ def test_a_mask_head_is_recognized(path: Path, before: str) -> None:
     expected = masked_weights()
     assert loaded.architecture is expected.architecture
     assert loaded.config == expected.config
-    assert loaded.tensors.keys() == expected.tensors.keys()
-    assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in loaded.tensors.items())
+    torch.testing.assert_close(loaded.tensors, expected.tensors, rtol=0, atol=0)
     with pytest.raises(UsageError, match=r"not a detr-r50: it is a detr-masks \(resnet50, masks\)"):
         load_checkpoint(str(path), model="detr-r50")
 

@@ -3,7 +3,7 @@
 import os
 
 import numpy as np
-from bad import Bad, Make, at, both, look, noise, nothing
+from bad import PREDICT, Bad, Make, at, both, look, noise, nothing
 from folders import png
 from PIL import Image
 
@@ -33,9 +33,6 @@ KINDS: dict[str, Bad] = {
     "a pattern that matches nothing": Bad(nothing, ("predict", "*.jpg", "--weights", "shapes"), 3, "*.jpg"),
     "an empty name": Bad(nothing, ("predict", "", "--weights", "shapes"), 2, "IMAGE"),
     "one of two images that must all be read": Bad(
-        both(noise("a.png"), at("b.png", "x")),
-        ("predict", "a.png", "b.png", "--weights", "shapes", "--strict", "--no-images"),
-        3,
-        "b.png",
+        both(noise("a.png"), at("b.png", "x")), (*PREDICT, "b.png", "--strict", "--no-images"), 3, "b.png"
     ),
 }

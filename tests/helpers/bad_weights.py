@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bad import Bad, Make, at, both, noise, nothing
-from safetensors.torch import save_file
+from bad import PREDICT, Bad, Make, at, both, noise, nothing
+from safetensors.torch import save, save_file
 from small import TINY, small_weights
 
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, header_of
@@ -50,22 +50,37 @@ def own_file(change: Callable[[bytes], bytes] = bytes, **parts: Any) -> Make:
     return make
 
 
+def own(item: str = "w.safetensors", change: Callable[[bytes], bytes] = bytes, **parts: Any) -> Bad:
+    return Bad(own_file(change, **parts), weights_from("w.safetensors"), 4, item)
+
+
+def with_option(code: int, item: str, remedy: str, *options: str) -> Bad:
+    """A good file, with options that do not fit it."""
+    return Bad(own_file(), weights_from("w.safetensors", *options), code, item, remedy)
+
+
+def named(source: str, item: str, remedy: str = "", code: int = 4) -> Bad:
+    """A name or an address of weights that do not exist."""
+    return Bad(nothing, weights_from(source), code, item, remedy)
+
+
+def resumed(make: Make, remedy: str = "") -> Bad:
+    return Bad(make, ("train", "--resume", "run"), 4, "run", remedy)
+
+
 def flipped(data: bytes) -> bytes:
     return data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
 
 
-def config(text: str) -> Make:
-    return at("hf/config.json", text)
+def config(text: str, item: str = "hf") -> Bad:
+    """A config.json of transformers."""
+    return Bad(at("hf/config.json", text), HF, 4, item)
 
 
-def run_with(name: str, content: bytes) -> Make:
-    return at(f"run/state/{name}", content)
-
-
-PTH, OWN, HF = weights_from("w.pth"), weights_from("w.safetensors"), weights_from("hf")
+HEAD, PTH, HF = "class_embed.weight", weights_from("w.pth"), weights_from("hf")
 KINDS: dict[str, Bad] = {
-    "an unknown name of weights": Bad(nothing, weights_from("detr-r5"), 4, "detr-r5", "Did you mean detr-r50"),
-    "weights of 300 letters": Bad(nothing, weights_from("a" * 300), 4, "aaa", "detr models"),
+    "an unknown name of weights": named("detr-r5", "detr-r5", "Did you mean detr-r50"),
+    "weights of 300 letters": named("a" * 300, "aaa", "detr models"),
     "an empty pickle": Bad(at("w.pth", ""), PTH, 4, "w.pth"),
     "two bytes of a pickle": Bad(at("w.pth", b"\x80\x02."), PTH, 4, "w.pth"),
     "a text as weights": Bad(at("w.pth", "words"), PTH, 4, "w.pth"),
@@ -74,78 +89,44 @@ KINDS: dict[str, Bad] = {
     "a list as weights": Bad(saved([1]), PTH, 4, "w.pth"),
     "weights of another model": Bad(saved({"conv.weight": torch.zeros(1)}), PTH, 4, "w.pth"),
     "tensors without names": Bad(saved({0: torch.zeros(1)}), PTH, 4, "w.pth"),
-    "a sparse tensor": Bad(saved({"class_embed.weight": torch.eye(3).to_sparse()}), PTH, 4, "class_embed.weight"),
-    "a tensor without numbers": Bad(
-        saved({"class_embed.weight": torch.zeros(3, device="meta")}), PTH, 4, "class_embed.weight"
-    ),
-    "a tensor of a billion equal rows": Bad(
-        saved({"class_embed.weight": torch.zeros(1, 8).expand(10**9, 8)}), PTH, 4, "w.pth"
-    ),
-    "complex numbers": Bad(saved({"class_embed.weight": torch.zeros(3, dtype=torch.complex64)}), PTH, 4, "complex64"),
+    "a sparse tensor": Bad(saved({HEAD: torch.eye(3).to_sparse()}), PTH, 4, HEAD),
+    "a tensor without numbers": Bad(saved({HEAD: torch.zeros(3, device="meta")}), PTH, 4, HEAD),
+    "a tensor of a billion equal rows": Bad(saved({HEAD: torch.zeros(1, 8).expand(10**9, 8)}), PTH, 4, "w.pth"),
+    "complex numbers": Bad(saved({HEAD: torch.zeros(3, dtype=torch.complex64)}), PTH, 4, "complex64"),
     "a mask head alone": Bad(saved({"mask_head.lay1.weight": torch.zeros(1)}), PTH, 4, "w.pth"),
-    "weights that are another model than is said": Bad(
-        own_file(), weights_from("w.safetensors", "--model", "detr-r50"), 2, "w.safetensors", "detr-tiny"
-    ),
-    "an unknown model": Bad(
-        own_file(), weights_from("w.safetensors", "--model", "detr-r9"), 2, "--model detr-r9", "detr-r50"
-    ),
-    "a flipped bit": Bad(own_file(flipped), OWN, 4, "w.safetensors"),
-    "half of our own file": Bad(own_file(lambda data: data[:9000]), OWN, 4, "w.safetensors"),
-    "a safetensors file of others": Bad(
-        lambda root: save_file({"a": torch.zeros(1)}, root / "w.safetensors"), OWN, 4, "w.safetensors"
-    ),
-    "a file of a later version": Bad(own_file(format="detrcli/9"), OWN, 4, "w.safetensors"),
-    "a file of an unknown member": Bad(own_file(variant="dino-9"), OWN, 4, "w.safetensors"),
-    "a header nested without end": Bad(own_file(config="[" * 100_000), OWN, 4, "w.safetensors"),
-    "a header of a million layers": Bad(own_file(config={"encoder_layers": 10**6}), OWN, 4, "encoder_layers"),
-    "a header of too few classes": Bad(own_file(classes={"ids": [1], "names": ["a"]}), OWN, 4, "w.safetensors"),
-    "a header whose names are no list": Bad(own_file(classes={"ids": [1], "names": "a"}), OWN, 4, "w.safetensors"),
-    "a mean of NaN": Bad(
-        own_file(preprocessing=preprocessing(64, [float("nan")] * 3, [1, 1, 1])), OWN, 4, "w.safetensors"
-    ),
-    "a deviation of 0": Bad(own_file(preprocessing=preprocessing(64, [0, 0, 0], [0, 1, 1])), OWN, 4, "w.safetensors"),
-    "inputs of 900 megapixels": Bad(
-        own_file(preprocessing=preprocessing(30_000, [0, 0, 0], [1, 1, 1])), OWN, 4, "w.safetensors"
-    ),
+    "weights that are another model than is said": with_option(2, "w.safetensors", "detr-tiny", "--model", "detr-r50"),
+    "an unknown model": with_option(2, "--model detr-r9", "detr-r50", "--model", "detr-r9"),
+    "a flipped bit": own(change=flipped),
+    "half of our own file": own(change=lambda data: data[:9000]),
+    "a safetensors file of others": own(change=lambda data: save({"a": torch.zeros(1)})),
+    "a file of a later version": own(format="detrcli/9"),
+    "a file of an unknown member": own(variant="dino-9"),
+    "a header nested without end": own(config="[" * 100_000),
+    "a header of a million layers": own("encoder_layers", config={"encoder_layers": 10**6}),
+    "a header of too few classes": own(classes={"ids": [1], "names": ["a"]}),
+    "a header whose names are no list": own(classes={"ids": [1], "names": "a"}),
+    "a mean of NaN": own(preprocessing=preprocessing(64, [float("nan")] * 3, [1, 1, 1])),
+    "a deviation of 0": own(preprocessing=preprocessing(64, [0, 0, 0], [0, 1, 1])),
+    "inputs of 900 megapixels": own(preprocessing=preprocessing(30_000, [0, 0, 0], [1, 1, 1])),
     "a folder that is not weights": Bad(lambda root: (root / "hf").mkdir(), HF, 4, "hf", "config.json"),
-    "a config.json that ends too early": Bad(config("{"), HF, 4, "hf"),
-    "a config.json nested without end": Bad(config("[" * 100_000), HF, 4, "hf"),
-    "a config.json of an unknown model": Bad(config('{"model_type": "clip"}'), HF, 4, "clip"),
-    "a config.json without tensors": Bad(config('{"model_type": "detr"}'), HF, 4, "hf"),
-    "a web address without a hash": Bad(
-        nothing, weights_from("https://a.org/w.pth"), 2, "https://a.org/w.pth", "--sha"
-    ),
-    "a web address that is invalid": Bad(
-        nothing, weights_from("http://[::1/w-f83755dc.pth"), 4, "http://[::1/w-f83755dc.pth"
-    ),
-    "a host of 300 letters": Bad(nothing, weights_from(f"http://{'a' * 300}/w-f83755dc.pth"), 4, "http://aaa"),
-    "a password in an address": Bad(
-        nothing, weights_from("http://me:word@a.org/w-f83755dc.pth"), 4, "a.org/w-f83755dc.pth"
-    ),
-    "a hash that is invalid": Bad(own_file(), weights_from("w.safetensors", "--sha256", "abc"), 2, "--sha256 abc"),
-    "a hash of other contents": Bad(
-        own_file(), weights_from("w.safetensors", "--sha256", "0" * 64), 4, "w.safetensors", "0" * 64
-    ),
-    "an unknown detector of torchvision": Bad(
-        nothing, weights_from("torchvision:yolo"), 2, "torchvision:yolo", "fasterrcnn_resnet50_fpn"
-    ),
-    "a file of torchvision that does not exist": Bad(
-        nothing, weights_from("torchvision:fcos_resnet50_fpn=w.pth"), 4, "w.pth"
-    ),
+    "a config.json that ends too early": config("{"),
+    "a config.json nested without end": config("[" * 100_000),
+    "a config.json of an unknown model": config('{"model_type": "clip"}', "clip"),
+    "a config.json without tensors": config('{"model_type": "detr"}'),
+    "a web address without a hash": named("https://a.org/w.pth", "https://a.org/w.pth", "--sha", code=2),
+    "a web address that is invalid": named("http://[::1/w-f83755dc.pth", "http://[::1/w-f83755dc.pth"),
+    "a host of 300 letters": named(f"http://{'a' * 300}/w-f83755dc.pth", "http://aaa"),
+    "a password in an address": named("http://me:word@a.org/w-f83755dc.pth", "a.org/w-f83755dc.pth"),
+    "a hash that is invalid": with_option(2, "--sha256 abc", "", "--sha256", "abc"),
+    "a hash of other contents": with_option(4, "w.safetensors", "0" * 64, "--sha256", "0" * 64),
+    "an unknown detector of torchvision": named("torchvision:yolo", "yolo", "fasterrcnn_resnet50_fpn", code=2),
+    "a file of torchvision that does not exist": named("torchvision:fcos_resnet50_fpn=w.pth", "w.pth"),
     "an export where a model is needed": Bad(at("w.onnx", "x"), weights_from("w.onnx"), 2, "w.onnx"),
     "an export that is invalid": Bad(
-        both(noise("a.png"), at("w.onnx", "x")),
-        ("predict", "a.png", "--weights", "w.onnx", "--no-images"),
-        4,
-        "w.onnx",
-        "detr export",
+        both(noise("a.png"), at("w.onnx", "x")), (*PREDICT[:3], "w.onnx"), 4, "w.onnx", "detr export"
     ),
-    "a run without a state": Bad(lambda root: (root / "run").mkdir(), ("train", "--resume", "run"), 4, "run"),
-    "a run that has not begun": Bad(
-        at("run/config.toml", "# detr train data\n"), ("train", "--resume", "run"), 4, "run", "--out"
-    ),
-    "a state that is damaged": Bad(run_with(f"00000001-{'0' * 16}.pt", b"x"), ("train", "--resume", "run"), 4, "run"),
-    "a state that is not state": Bad(
-        run_with(f"00000001-{hashlib.sha256(b'x').hexdigest()[:16]}.pt", b"x"), ("train", "--resume", "run"), 4, "run"
-    ),
+    "a run without a state": resumed(lambda root: (root / "run").mkdir()),
+    "a run that has not begun": resumed(at("run/config.toml", "# detr train data\n"), "--out"),
+    "a state that is damaged": resumed(at(f"run/state/00000001-{'0' * 16}.pt", b"x")),
+    "a state that is not state": resumed(at(f"run/state/00000001-{hashlib.sha256(b'x').hexdigest()[:16]}.pt", b"x")),
 }

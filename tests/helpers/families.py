@@ -9,10 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from transformers import AutoModelForObjectDetection
+
+from detrcli.data.shapes import scene
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -156,11 +160,6 @@ def folder_of(name: str) -> Path:
 
 def images() -> Iterator[Any]:
     """Yield three images of different sizes."""
-    import numpy as np
-    from PIL import Image
-
-    from detrcli.data.shapes import scene
-
     for number, size in enumerate(((120, 160), (150, 90), (96, 96))):
         made = Image.fromarray(scene(7, number, 160).pixels)
         yield Image.fromarray(np.array(made.resize(size[::-1])))
@@ -188,8 +187,6 @@ def truth_of_predictions(
     `predict` gives, for an image, pairs of a COCO result without its image, and of a similar annotation. Returns the
     ground truth and all results.
     """
-    from PIL import Image
-
     path = data / "annotations" / "instances_val.json"
     truth = json.loads(path.read_text())
     results: list[dict[str, Any]] = []

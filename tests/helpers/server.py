@@ -53,7 +53,6 @@ def send(
 
 
 def breaking(body: bytes, *, times: int, ranges: bool = True) -> Answer:
-
     def answer(request: BaseHTTPRequestHandler, number: int) -> None:
         cut = len(body) * (number + 1) // (times + 1) if number < times else None
         send(request, body, ranges=ranges, stop_after=cut)

@@ -1,6 +1,7 @@
 """Small trainings."""
 
 import csv
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,6 +87,19 @@ def shapes_folder(**options: Any) -> Any:
         return folder
 
     return data
+
+
+def change_annotations(folder: Path, change: Callable[[dict[str, Any]], object], split: str = "*") -> None:
+    """Change the annotations of all splits, or of one, in a folder of shapes."""
+    for path in (folder / "annotations").glob(f"instances_{split}.json"):
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+
+
+def without_first_objects(document: dict[str, Any]) -> None:
+    """Remove the objects of images 1 to 3."""
+    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] > 3]
 
 
 def data_of(folder: Path) -> Data:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from here import Detr
 from members import sampler, stranger
-from trainings import assert_resumes_to_the_same_bits, shapes_folder
+from trainings import assert_resumes_to_the_same_bits, change_annotations, shapes_folder, without_first_objects
 
 import detrcli.architectures
 from detrcli.checkpoints.load import load_checkpoint
@@ -32,8 +32,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(detr: Detr, data: Path, model: str, *options: object) -> list[dict[str, str]]:
     """Train into the folder `run`, and return the rows of its metrics."""
-    shown = detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK, *options)
-    assert shown.code == 0, shown.err
+    detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK, *options).ok()
     with Path("run/metrics.csv").open() as file:
         return list(csv.DictReader(file))
 
@@ -51,8 +50,7 @@ def test_the_sampler_is_trained_by_all_its_terms_and_shows_its_attention(detr: D
     assert checkpoint.preprocessing.resize.kind == "exact-size"
 
     look = ("visualize-attn", data / "val" / "000000.png", "--weights", "run")
-    shown = detr(*look, "--query", 3, "--query", 5, "--layer", "all", "--raw", "raw.npz", "--json")
-    assert shown.code == 0, shown.err
+    shown = detr(*look, "--query", 3, "--query", 5, "--layer", "all", "--raw", "raw.npz", "--json").ok()
     raw = np.load("raw.npz")
     assert raw["points"].shape == (2, 2, sampler.HEADS, 2, sampler.POINTS, 2)
     assert raw["weights"].shape == raw["points"].shape[:-1]
@@ -63,8 +61,7 @@ def test_the_sampler_is_trained_by_all_its_terms_and_shows_its_attention(detr: D
     assert shown.code == 2
     assert "cross-attention" in shown.err  # its abilities
 
-    shown = detr("match-debug", data, "--weights", "run", "--layer", "all", "--json")
-    assert shown.code == 0, shown.err
+    shown = detr("match-debug", data, "--weights", "run", "--layer", "all", "--json").ok()
     assert shown.json["cost_weights"] == {"class": 2, "l1": 5, "giou": 2}
     assert len(shown.json["layers"]) == 2
     assert detr("match-debug", data, "--weights", "run", "--all").code == 0
@@ -78,10 +75,7 @@ def test_the_sampler_is_trained_by_all_its_terms_and_shows_its_attention(detr: D
 def test_batches_without_objects(detr: Detr, tmp_path: Path) -> None:
     """They are accumulated with others, first or later, and do not disturb the normalization."""
     make_shapes(tmp_path / "data", images=6, size=32, objects=2)
-    path = tmp_path / "data" / "annotations" / "instances_train.json"
-    document = json.loads(path.read_text())
-    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] > 3]
-    path.write_text(json.dumps(document))
+    change_annotations(tmp_path / "data", without_first_objects, "train")
     rows = trained(detr, tmp_path / "data", "sampler", "--batch-size", 1, "--set", "accumulate=2", "--epochs", 3)
     assert {"loss_denoising_class", "loss_denoising_giou"} <= rows[0].keys()
 
@@ -96,8 +90,7 @@ def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> 
 def test_prediction_evaluation_and_fine_tuning(model: str, detr: Detr, data: Path) -> None:
     trained(detr, data, model)
     image = data / "val" / "000000.png"
-    shown = detr("predict", image, "--weights", "run", "--threshold", "0", "--json", "--no-images")
-    assert shown.code == 0, shown.err
+    shown = detr("predict", image, "--weights", "run", "--threshold", "0", "--json", "--no-images").ok()
     detections = shown.json["images"][0]["detections"]
     queries = [detection["query"] for detection in detections]
     if model == "sampler":  # the best 20 pairs of 7 queries with 5 classes
@@ -109,8 +102,7 @@ def test_prediction_evaluation_and_fine_tuning(model: str, detr: Detr, data: Pat
         assert queries == list(range(6))
     assert detr("eval", data, "--weights", "run", "--json").json["metrics"].keys() >= {"AP", "AR100"}
     assert detr("explain", image, "--weights", "run").code == 0
-    again = detr("train", data, "--weights", "run", "--out", "more", *QUICK)
-    assert again.code == 0, again.err
+    again = detr("train", data, "--weights", "run", "--out", "more", *QUICK).ok()
     assert "kept by name: 5" in again.err
 
 

@@ -83,6 +83,5 @@ def test_the_command_exits_with_6(detr: Detr, data: Data, monkeypatch: pytest.Mo
             "train", data.name, "--model", "detr-tiny", "--weights", "none", "--size", 32, "--epochs", 1,
             "--batch-size", 2, "--set", "queries=6", "--set", "workers=0", "--out", "run", "--device", "cpu",
         )  # fmt: skip
-    assert shown.code == 6
-    assert "No space left on device: run" in shown.err
+    shown.fails(6, "No space left on device: run")
     assert "Traceback" not in shown.err

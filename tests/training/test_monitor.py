@@ -35,7 +35,6 @@ def test_no_boxes_in_the_first_steps(data: Data) -> None:
     empty = replace(train, ends=torch.zeros_like(train.ends), boxes=train.boxes[:0], labels=train.labels[:0])
     (note,) = notes_of(new(replace(data, train=empty), None, batch_size=1, epochs=1))
     assert "no boxes in the first 10 steps" in note
-    assert "detr data show" in note
 
 
 def test_the_same_boxes_for_every_image(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +44,6 @@ def test_the_same_boxes_for_every_image(data: Data, monkeypatch: pytest.MonkeyPa
         layer.cross_attention.register_forward_hook(lambda *a: (torch.zeros_like(a[2][0]), None))
     (note,) = notes_of(training)
     assert "same boxes for every image" in note
-    assert "`lr`" in note
 
 
 @pytest.mark.slow
@@ -60,7 +58,6 @@ def test_a_class_error_that_is_stuck(data: Data) -> None:
 def test_more_objects_than_queries(data: Data) -> None:
     (note,) = notes_of(new(data, None, queries=1, epochs=1))
     assert f"{int((data.train.counts > 1).sum())} images" in note
-    assert "(2 > 1)" in note
     assert "`queries=2`" in note
 
 
@@ -77,9 +74,7 @@ def test_a_loss_that_is_not_finite(data: Data, tmp_path: Path) -> None:
         training.run(Interrupts())
     assert error.value.exit_code == 5
     text = str(error.value)
-    assert len(text.splitlines()) <= 3
     assert "epoch 1, step 4 (images " in text
-    assert "lower `lr`" in text
     kept = torch.load(tmp_path / "diverged.pt", weights_only=True)
     assert kept["step"] == 3
     assert all(str(i) in text for batch in kept["batches"] for i in batch["image_ids"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
-from trainings import CPU, SMALL, Recorder, data_of, finished, new
+from trainings import CPU, SMALL, Recorder, data_of, finished, new, shapes_folder
 
 from detrcli.data.make import make_shapes
 from detrcli.errors import DivergedError
@@ -30,11 +30,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED_OUT = {"augmentation": "none", "dropout": 0.0, "norm": "group", "epochs": 2, "grad_clip": 0.0, "lr": 1e-4}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes(folder, images=12, size=32, classes=("circle", "square"), objects=2)
-    return folder
+folder = shapes_folder(images=12, size=32, classes=("circle", "square"), objects=2)
 
 
 def steps_of(folder: Path, **chosen: Any) -> list[StepResult]:
