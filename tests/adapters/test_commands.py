@@ -21,6 +21,7 @@ from detrcli.errors import UsageError, WeightsError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.relevance import relevance
 
+EXPORTS = {"onnx": ("rt", "rt-v2", "deformable"), "openvino": ("rt", "d-fine", "deformable")}
 QUICK = ("--epochs", 1, "--batch-size", 4, "--set", "workers=0")
 
 
@@ -90,14 +91,7 @@ def test_another_number_of_queries(detr: Detr, data: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "to"),
-    [
-        ("rt", "onnx"),
-        ("rt", "openvino"),
-        ("rt-v2", "onnx"),
-        ("d-fine", "openvino"),
-        ("deformable", "onnx"),
-        ("deformable", "openvino"),
-    ],
+    [(kind, to) for to, kinds in EXPORTS.items() for kind in kinds],
 )
 def test_exports(kind: str, to: str, data: Path, detr: Detr, tmp_path: Path) -> None:
     """Of a model whose proposals have different scores, so that all runtimes select the same."""

@@ -93,6 +93,8 @@ def test_each_kind_of_change(data: Path, tmp_path: Path, detr: Detr) -> None:
                 entry("loose_box", annotation_id=None), entry("poor_mask"), 7,
             )
         ),
+        ([entry("poor_mask", mask={"size": [9, 9], "counts": "ab"})], "mask for annotation 10"),
+        ([entry("poor_mask", mask={"size": [80, 100], "counts": "@@"})], "mask for annotation 10"),
         ("all", "changes"),
     ],
 )  # fmt: skip

@@ -67,24 +67,17 @@ class Recorder(Reporter, TrainingListener):
 
 def shapes_fixture(images: int = 12, objects: int = 2) -> Any:
     """A module's data: a few images of circles and squares."""
+    return shapes_folder(data_of, images=images, size=32, classes=("circle", "square"), objects=objects)
+
+
+def shapes_folder(read: Callable[[Path], Any] = Path, **options: Any) -> Any:
+    """A module's folder of shapes, made with these options, or what `read` returns for it."""
 
     @pytest.fixture(scope="module")
-    def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-        folder = tmp_path_factory.mktemp("data") / "shapes"
-        make_shapes(folder, images=images, size=32, classes=("circle", "square"), objects=objects)
-        return data_of(folder)
-
-    return data
-
-
-def shapes_folder(**options: Any) -> Any:
-    """A module's folder of shapes, made with these options."""
-
-    @pytest.fixture(scope="module")
-    def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tmp_path_factory.mktemp("data") / "shapes"
         make_shapes(folder, **options)
-        return folder
+        return read(folder)
 
     return data
 

@@ -89,11 +89,7 @@ def test_the_recipe_depends_on_the_data() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param("detr-tiny-masks", marks=SLOW),
-        "dino-tiny-masks",
-        pytest.param("deformable-tiny-masks", marks=SLOW),
-    ],
+    [pytest.param("detr-tiny-masks", marks=SLOW), "dino-tiny-masks", pytest.param("deformable-tiny-masks", marks=SLOW)],
 )
 def test_training_and_evaluation_with_masks(name: str, detr: Detr, data: Path) -> None:
     shown = detr("train", data, "--model", name, *SMALL).ok()

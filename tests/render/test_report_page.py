@@ -181,17 +181,6 @@ def test_masks_are_drawn_and_fixed(page: Any, report: Report, data: Path, tmp_pa
     assert changed["bbox"] == [x, y, columns[-1] - x + 1, rows[-1] - y + 1]
 
 
-@pytest.mark.parametrize("mask", [{"size": [9, 9], "counts": "ab"}, {"size": [128, 128], "counts": "@@"}, None])
-def test_a_list_with_invalid_masks(data: Path, detr: Detr, mask: object) -> None:
-    entry = {
-        "kind": "poor_mask", "verdict": "wrong", "image_id": 1, "annotation_id": 1, "category_id": 1,
-        "box": [0, 0, 9, 9], "mask": mask,
-    }  # fmt: skip
-    Path("fixes.json").write_text(json.dumps({"schema": "detr.fix/1", "split": "val", "changes": [entry]}))
-    detr("data", "fix", data, "--list", "fixes.json", "--out", "new").fails(3, "mask")
-    assert not Path("new").exists()
-
-
 @pytest.mark.parametrize("width", [1280, 420])
 def test_it_fits(file: Path, width: int) -> None:
     with opened(file, folder=True, width=width) as page:

@@ -47,16 +47,16 @@ def column(run: Path) -> list[float]:
 
 
 def test_it_fills_its_column_and_decides_which_weights_are_best(data: Data, tmp_path: Path) -> None:
-    """The latest of equal epochs is the best, and patience counts from it."""
-    evaluator, recorder, lasts = Scripted([2.0, 7.0, 7.0, 5.0, 6.0, 9.0]), Recorder(), []
+    """The latest of equal epochs is the best, and patience counts from the first."""
+    evaluator, recorder, lasts = Scripted([2.0, 7.0, 7.0, 5.0, 9.0]), Recorder(), []
     recorder.epoch = lambda row, *, best: lasts.append((best, (tmp_path / "last.safetensors").read_bytes()))
-    outcome = new(data, tmp_path, recorder, evaluator, epochs=6, patience=2).run(Interrupts())
-    assert column(tmp_path) == [2, 7, 7, 5, 6]
+    outcome = new(data, tmp_path, recorder, evaluator, epochs=5, patience=2).run(Interrupts())
+    assert column(tmp_path) == [2, 7, 7, 5]
     assert outcome.best is not None
     assert (outcome.best["epoch"], outcome.best["score"]) == (3, 7.0)
-    assert [best for best, _ in lasts] == [True, True, True, False, False]
+    assert [best for best, _ in lasts] == [True, True, True, False]
     best = (tmp_path / "best.safetensors").read_bytes()
-    assert [last == best for _, last in lasts] == [False, False, True, False, False]
+    assert [last == best for _, last in lasts] == [False, False, True, False]
     for truth, results in evaluator.calls:  # of the validation split
         np.testing.assert_array_equal(truth.image_ids, data.truth.image_ids)
         assert len(results) == len(truth.images) * SMALL["queries"]

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import TINY, published_names, small_weights
+from small import TINY, small_weights
 
 from detrcli.architectures import tiny
 from detrcli.architectures.architecture import DataFacts
-from detrcli.architectures.detr import DETRConfig
 from detrcli.architectures.tiny import TinyConfig
 from detrcli.checkpoints.formats import native
 from detrcli.config import LossConfig
@@ -143,42 +142,32 @@ CLASSES = Classes(np.array([3, 7]), np.array(["cat", "owl"]))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Weights of a tiny model, and published-style weights of a DETR under a name that does not tell DC5."""
+def saved(tmp_path: Path) -> str:
+    """Weights of a tiny model."""
     native.save(small_weights(TINY), tmp_path / "tiny.safetensors")
-    torch.save(published_names(), tmp_path / "w.pth")
-    return tmp_path
+    return str(tmp_path / "tiny.safetensors")
 
 
 def initial(**given: object) -> Initial:
     return initialize(given, CLASSES, DataFacts(10))
 
 
-@pytest.mark.parametrize(("model", "dilated"), [(None, False), ("detr-r50", False), ("detr-r50-dc5", True)])
-def test_the_model_tells_what_a_pth_cannot(model: str | None, dilated: bool, folder: Path) -> None:
-    """Otherwise a DC5 model would be trained with stride 32."""
-    config = initial(weights=str(folder / "w.pth"), **({"model": model} if model else {})).checkpoint.config
-    assert isinstance(config, DETRConfig)
-    assert config.dilated is dilated
-
-
-def test_weights_of_another_kind(folder: Path) -> None:
-    weights = str(folder / "tiny.safetensors")
-    assert isinstance(initial(weights=weights).checkpoint.config, TinyConfig)
+def test_weights_of_another_kind(saved: str) -> None:
+    assert isinstance(initial(weights=saved).checkpoint.config, TinyConfig)
     with pytest.raises(UsageError, match=r"detr-r50.* detr-tiny"):
-        initial(weights=weights, model="detr-r50")
+        initial(weights=saved, model="detr-r50")
     with pytest.raises(UsageError, match="norm"):
-        initial(weights=weights, norm="group")
-    assert "model" not in to_toml(make_settings({"weights": weights}))
+        initial(weights=saved, norm="group")
+    assert "model" not in to_toml(make_settings({"weights": saved}))
 
 
-@pytest.mark.parametrize("weights", ["none", "tiny.safetensors"])
-def test_a_models_recipe_is_the_default(weights: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("from_scratch", [True, False])
+def test_a_models_recipe_is_the_default(from_scratch: bool, saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From scratch and from weights; settings override it everywhere."""
     recipe = {"lr": 3e-3, "grad_clip": 1.0, "dropout": 0.2, "size": 48, "freeze": "all", "queries": 4}
     recipe["loss"] = {"class": 2.0, "l1": 4.0}
     monkeypatch.setattr(tiny.TinyArchitecture, "recipe", lambda *_: recipe)
-    start = {"weights": weights if weights == "none" else str(folder / weights), "model": "detr-tiny"}
+    start = {"weights": "none" if from_scratch else saved, "model": "detr-tiny"}
 
     plain = initial(**start)
     assert (plain.settings.lr, plain.settings.grad_clip, plain.settings.epochs) == (3e-3, 1.0, 50)
