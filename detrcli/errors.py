@@ -13,7 +13,7 @@ class DetrError(Exception):
     """An error that the user can act on."""
 
     exit_code: ClassVar[int] = 1
-    alone = False  # whether it occurred in only one of several processes
+    alone = False  # whether only one of several processes raised it
 
     @property
     def message(self) -> str:
@@ -21,7 +21,7 @@ class DetrError(Exception):
         return super().__str__()
 
     def text(self, wording: Wording = in_python) -> str:
-        """Return the message with the arguments that it mentions in the given wording."""
+        """Return the message with its marked arguments in the given wording."""
         return word(self.message, wording)
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ _REMEDIES = {
 
 
 def loader_was_killed(error: BaseException) -> bool:
-    """Return whether a loader process was killed, as opposed to an exception inside it."""
+    """Return whether a DataLoader worker was killed, as opposed to an exception inside it."""
     # torch's messages end in "(pid 7) is killed by signal" or "(pid(s) 7, 8) exited unexpectedly". For an exception the
     # message is "Caught KeyError in DataLoader worker process 0."
     return str(error).startswith("DataLoader worker (pid")
@@ -86,7 +86,7 @@ def to_user_error(error: BaseException) -> DetrError | None:
             f"torch {torch} and torchvision {torchvision} are incompatible builds.\n"
             "Install both from the same index: pip install --force-reinstall torch torchvision"
         )
-    # By name, because this module does not import torch; and torch's message on a CPU.
+    # torch.OutOfMemoryError by name, because this module does not import torch; and torch's message on a CPU.
     on_gpu = type(error).__name__ == "OutOfMemoryError"
     if on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in text:
         other = f", or {argument('device', 'cpu')}" if on_gpu else ""
@@ -111,11 +111,12 @@ def to_user_error(error: BaseException) -> DetrError | None:
     return None
 
 
+# Messages of several modules.
 NOT_FINITE = (
     "The model's predictions are not finite.\n"
     "The weights do not fit their config or are broken. In fp16, numbers may also overflow; use bf16 or fp32."
 )
-NOTHING_INSIDE = (
+EXPORT_ONLY_PREDICTS = (
     "{}: an exported model can only predict.\n"
     "Use it with `detr predict` and `detr eval`. Other commands need the weights from which it was exported."
 )

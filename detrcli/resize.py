@@ -9,7 +9,7 @@ from detrcli.errors import UsageError
 from detrcli.messages import argument
 
 MAX_SIDE = 32_768  # pixels, more than the longest side of any image
-MAX_INPUT_PIXELS = 2**25  # of the network's input, which takes 10 GB; a malformed file may name more
+MAX_INPUT_PIXELS = 2**25  # of the network's input, which takes 10 GB; a malformed checkpoint may specify more
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Resize(ABC):
-    """A rule. Defining a subclass registers it by its `kind`, under which checkpoints name it."""
+    """A resizing rule. Subclasses are registered under their `kind`, which checkpoints store."""
 
     kind: ClassVar[str]
     pads_first: ClassVar[bool] = False  # whether an image is padded before it is resized
@@ -85,7 +85,7 @@ class Resize(ABC):
         """The shorter side of the inputs, approximately."""
 
     def facts(self) -> dict[str, Any]:
-        """Return plain values, from which `of` creates the rule."""
+        """Return the kind and the fields as plain values, from which `of` creates the rule."""
         return {"kind": self.kind, **asdict(self)}
 
     @staticmethod
@@ -103,13 +103,13 @@ class ShortestEdge(Resize):
     """The published rule: the shorter side becomes `size`, the longer at most `max_size`.
 
     Where the longer side would exceed `max_size`, the shorter is rounded and the longer then truncated; so the longer
-    can exceed `max_size` slightly. A strip too narrow for that keeps one pixel of width.
+    can exceed `max_size` slightly. The shorter side is at least one pixel.
     """
 
     kind = "shortest-edge"
     size: int = 800
     max_size: int = 1333
-    divisor: int = 1  # both sides are rounded to its multiples
+    divisor: int = 1  # both sides are rounded to multiples of it
 
     def place(self, height: int, width: int) -> Placement:
         shorter, longer, size = min(height, width), max(height, width), self.size
@@ -135,7 +135,7 @@ class ShortestEdge(Resize):
 
 @dataclass(frozen=True)
 class BoundedEdges(ShortestEdge):
-    """The rule of transformers: the longer side never exceeds `max_size`; sides are cut to multiples of `divisor`."""
+    """The rule of transformers: the longer side is at most `max_size`; sides are floored to multiples of `divisor`."""
 
     kind = "bounded-edges"
 
@@ -173,8 +173,8 @@ class ScaledEdges(ShortestEdge):
 
 
 @dataclass(frozen=True)
-class OneSize(Resize):
-    """Base class of rules with a height and a width."""
+class TargetSize(Resize):
+    """Base class of rules that resize to, or within, a height and a width."""
 
     height: int = 640
     width: int = 640
@@ -193,7 +193,7 @@ class OneSize(Resize):
 
 
 @dataclass(frozen=True)
-class ExactSize(OneSize):
+class ExactSize(TargetSize):
     """Every image is stretched to this size."""
 
     kind = "exact-size"
@@ -203,8 +203,8 @@ class ExactSize(OneSize):
 
 
 @dataclass(frozen=True)
-class FitInside(OneSize):
-    """Every image is scaled to the largest size of its proportions within this size, without padding."""
+class FitInside(TargetSize):
+    """Every image is scaled to the largest size with its aspect ratio within this size, without padding."""
 
     kind = "fit-inside"
 
@@ -214,7 +214,7 @@ class FitInside(OneSize):
 
 
 @dataclass(frozen=True)
-class PaddedSquare(OneSize):
+class PaddedSquare(TargetSize):
     """The rule of OWLv2: images are padded at the right or the bottom to a black square, then resized."""
 
     kind = "padded-square"

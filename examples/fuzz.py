@@ -39,7 +39,7 @@ from timing import show
 from detrcli.architectures import preset
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.checkpoints.formats.header import CHECKSUM, checksum, from_header, header_of
-from detrcli.checkpoints.formats.native import in_order
+from detrcli.checkpoints.formats.native import with_sorted_header
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import examine
 from detrcli.data.image_files import read_header
@@ -314,7 +314,7 @@ def tiny() -> Checkpoint:
 
 def safetensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:
     """Return a deterministic file; the library does not order its header."""
-    return in_order(save(dict(tensors), dict(header or {})))
+    return with_sorted_header(save(dict(tensors), dict(header or {})))
 
 
 def predict_with(source: Path) -> None:

@@ -42,7 +42,7 @@ from detrcli.system import allocator
 allocator.OPTIONS, allocator.PRIMITIVES, trims = json.loads(sys.argv[1])
 if not trims:
     from detrcli.training import loop
-    loop.give_back = lambda: None
+    loop.release_free_memory = lambda: None
 sys.argv = ["detr", *sys.argv[2:]]
 from detrcli.cli.app import main
 main()

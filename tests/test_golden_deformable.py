@@ -13,7 +13,7 @@ from golden_rules import PIXEL, VALUE, Golden, close, close_gradients, without_d
 from detrcli.architectures import preset
 from detrcli.architectures.deformable_detr import deformable_name
 from detrcli.architectures.detr import rename
-from detrcli.architectures.dino import NAMES as DINO_RULES
+from detrcli.architectures.dino import RULES as DINO_RULES
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.inference.detector import detections
 from detrcli.inference.engines import FastEngine

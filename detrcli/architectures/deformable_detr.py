@@ -15,8 +15,8 @@ from detrcli.errors import DetrError, UsageError
 from detrcli.model.deformable_detr import DeformableDETR, LearnedQueries, ProposedQueries
 from detrcli.model.position import SinePosition
 
-# Shared with DINO.
-LAYERS: tuple[Rule, ...] = (
+# From published tensor names to ours; shared with DINO.
+SHARED_RULES: tuple[Rule, ...] = (
     (r"^module\.", ""),  # from DistributedDataParallel
     (r"^backbone\.0\.body\.", "backbone.body."),
     (r"^input_proj\.", "pyramid.projections."),
@@ -33,8 +33,8 @@ LAYERS: tuple[Rule, ...] = (
     (r"^(decoder\.\d+)\.norm2\.", r"\1.add_norm1.norm."),
     (r"^(decoder\.\d+)\.norm3\.", r"\1.add_norm3.norm."),
 )
-NAMES: tuple[Rule, ...] = (
-    *LAYERS,
+RULES: tuple[Rule, ...] = (
+    *SHARED_RULES,
     (r"^transformer\.decoder\.(class|bbox)_embed\.", r"\1_embed."),  # the same heads again
     (r"^class_embed\.", "class_heads."),
     (r"^bbox_embed\.", "box_heads."),
@@ -49,28 +49,28 @@ NAMES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class PyramidConfig(ResNetConfig):
-    """The settings that Deformable DETR and DINO share."""
+    """The config fields that Deformable DETR and DINO share."""
 
     levels: Count = 4
     points: Count = 4  # sampled by each head on each level
-    dim_multiple = 32  # by the group norms
+    dim_multiple = 32  # for group norm with 32 groups
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.levels > 6:
-            raise UsageError(f"levels = {self.levels}: must be at most 6, where a cell is 512 pixels wide.")
+            raise UsageError(f"levels = {self.levels}: must be at most 6.")
 
 
 @dataclass(frozen=True)
 class DeformableConfig(PyramidConfig):
-    """The settings of a Deformable DETR. With a single level it uses the last stage of the backbone alone."""
+    """The config of Deformable DETR. With a single level it uses the last stage of the backbone alone."""
 
     dilated: bool = False  # DC5: the last stage keeps its resolution
     refine: bool = False  # iterative box refinement
     two_stage: bool = False  # reference boxes from proposals of the encoder
     feed_forward: Width = 1024
     queries: Count = 300
-    proposal_rows: Count = 91  # of the proposals' class head; all but the first are unused
+    proposal_rows: Count = 91  # logits of the proposals' class head; all but the first are unused
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,8 +79,8 @@ class DeformableConfig(PyramidConfig):
 
 
 def deformable_name(name: str, names: Collection[str]) -> str | None:
-    """Return our name of a tensor of Deformable DETR among `names`; None for a duplicate."""
-    ours = rename(name, NAMES)
+    """Return our name for one of the tensors `names` of Deformable DETR; None for a duplicate."""
+    ours = rename(name, RULES)
     head = re.match(r"(class|box)_heads\.(\d+)\.(.*)", ours)
     if head is None:
         return ours
@@ -115,19 +115,19 @@ class PublishedDeformable(RenamingAdapter):
 
 
 def deformable_fields(tensors: Mapping[str, Tensor], args: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Return the config fields that both have. Tensors determine all but dropout and the number of heads."""
+    """Return the fields of `PyramidConfig`. The tensors determine all but dropout and the number of heads."""
     heads = args.get("nheads", config.heads)
     levels = count(r"pyramid\.projections\.(\d+)\.", tensors)
-    sampled = len(tensors["encoder.layers.0.self_attention.attention_weights.weight"])
-    if not isinstance(heads, int) or heads < 1 or sampled % (heads * levels):
-        raise DetrError(f"{heads!r} attention heads do not divide {sampled} weights.")
+    weights = len(tensors["encoder.layers.0.self_attention.attention_weights.weight"])  # per query
+    if not isinstance(heads, int) or heads < 1 or weights % (heads * levels):
+        raise DetrError(f"{heads!r} attention heads do not divide {weights} attention weights.")
     return {
         **shared_fields(tensors),
         "levels": levels,
         "decoder_layers": count(r"decoder\.(\d+)\.", tensors),
         "dim": tensors["pyramid.level_codes"].shape[1],
         "heads": heads,
-        "points": sampled // (heads * levels),
+        "points": weights // (heads * levels),
         "dropout": args.get("dropout", config.dropout),
     }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detrcli.architectures.architecture import DataFacts
 from detrcli.architectures.common import FocalArchitecture, make_resnet, set_prediction_loss
-from detrcli.architectures.deformable_detr import LAYERS, PyramidConfig, deformable_fields
+from detrcli.architectures.deformable_detr import SHARED_RULES, PyramidConfig, deformable_fields
 from detrcli.architectures.detr import RenamingAdapter, Rule
 from detrcli.config import Count, LossConfig, Share, Weight
 from detrcli.losses.criterion import Criterion
@@ -18,9 +18,9 @@ from detrcli.model.dino import DINO
 from detrcli.model.position import SinePosition
 from detrcli.model.proposals import MixedSelection
 
-NAMES: tuple[Rule, ...] = (
-    *LAYERS,
-    # A head that all layers share, listed for each of them, and again in the decoder.
+RULES: tuple[Rule, ...] = (
+    *SHARED_RULES,
+    # All layers share a head, which is saved once per layer, and again in the decoder.
     (r"^(transformer\.decoder\.)?class_embed\.\d+\.", "class_head."),
     (r"^(transformer\.decoder\.)?bbox_embed\.\d+\.", "box_head."),
     (r"^transformer\.decoder\.norm\.", "norm."),
@@ -37,7 +37,7 @@ NAMES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class DINOConfig(PyramidConfig):
-    """The settings of a DINO. With 5 levels it uses the first stage of the backbone too."""
+    """The config of DINO. With 5 levels or more it uses the first stage of the backbone too."""
 
     dropout: Share = 0.0
     queries: Count = 900
@@ -54,7 +54,7 @@ def make_denoising(config: Any) -> Denoising:
 
 
 class PublishedDINO(RenamingAdapter):
-    model, mark, rules = "DINO", "label_enc.weight", NAMES
+    model, mark, rules = "DINO", "label_enc.weight", RULES
 
     def fields(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
         return {
@@ -68,7 +68,7 @@ class DINOArchitecture(FocalArchitecture[DINOConfig]):
     name = "dino"
     config = DINOConfig
     presets: Mapping[str, DINOConfig] = {"dino-r50-4scale": DINOConfig(), "dino-r50-5scale": DINOConfig(levels=5)}
-    loss = FocalArchitecture.loss.with_weights({}, {"class": 1.0})
+    loss = FocalArchitecture.loss.with_weights(cost={}, loss={"class": 1.0})
     published = PublishedDINO(DINOConfig)
 
     def build(self, config: DINOConfig) -> DINO:

@@ -1,4 +1,4 @@
-"""Detectors with a mask head: DETR's own (section 4 of arXiv 2005.12872) and dot products (arXiv 2206.02777)."""
+"""Detectors with a mask head: DETR's (section 4 of arXiv 2005.12872), or dot products as in Mask DINO (2206.02777)."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -24,8 +24,8 @@ from detrcli.segmentation.detr import DETRSegmentation
 
 DETECTOR = "detector."  # prefix of the detector's tensors
 
-# Of the mask head, beside which the detector's names start with "detr.": in the published checkpoints and the files of
-# transformers, and in the memory of transformers 5.
+# Tensor names of the mask head in the published checkpoints, in files of transformers, and in modules of
+# transformers 5. The names of the detector's tensors start with "detr.".
 MASK_HEAD: tuple[Rule, ...] = (
     (r"^bbox_attention\.q_(linear|proj)\.", "mask_head.attention.query."),
     (r"^bbox_attention\.k_(linear|proj)\.", "mask_head.attention.key."),
@@ -34,14 +34,17 @@ MASK_HEAD: tuple[Rule, ...] = (
     (r"^mask_head\.adapter(\d)\.", lambda layer: f"mask_head.laterals.{int(layer[1]) - 1}."),
     (r"^mask_head\.conv(\d)\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) - 1}."),
     (r"^mask_head\.fpn_stages\.(\d)\.fpn_adapter\.", r"mask_head.laterals.\1."),
-    # Two convolutions precede the finer maps.
+    # Two convolutions precede those of the finer maps.
     (r"^mask_head\.fpn_stages\.(\d)\.refine\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) + 2}."),
     (r"^mask_head\.(out_lay|output_conv)\.", "mask_head.last."),
 )
 
 
 class WithMaskHead(StateDictAdapter[Any]):
-    """State dicts of a detector with a mask head. `prefix` starts our names of the detector's tensors."""
+    """State dicts of a detector with a mask head, recognized by `mark` in a name.
+
+    `prefix` starts the names of the detector's tensors in our state dict.
+    """
 
     def __init__(self, detector: RenamingAdapter, prefix: str, mark: str) -> None:
         self.detector, self.prefix, self.mark = detector, prefix, mark
@@ -51,29 +54,29 @@ class WithMaskHead(StateDictAdapter[Any]):
 
     def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-        detector = self.detector.rename(_part(tensors, "detr."))
+        detector = self.detector.rename(_without_prefix(tensors, "detr."))
         head = {rename(name, MASK_HEAD): tensor for name, tensor in tensors.items() if not name.startswith("detr.")}
         return {self.prefix + name: tensor for name, tensor in detector.items()} | head
 
     def infer(self, source: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], wanted: Any) -> Any:
-        detector = _part(tensors, self.prefix)
+        detector = _without_prefix(tensors, self.prefix)
         first, queries = tensors.get("mask_head.convs.0.bias"), detector.get("queries.weight")
         if first is not None and queries is not None and queries.dim() == 2:
-            # The mask head's input are the features and an attention map per head.
+            # The first convolution keeps its input channels: the hidden size and an attention map per head.
             facts = {**facts, "nheads": first.numel() - queries.shape[1]}
         return self.detector.infer(source, detector, facts, wanted)
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 class MaskHeadArchitecture(Architecture[Any]):
-    """A detector with a mask head. It has the detector's config, and everything else from it too."""
+    """A detector with a mask head. Config, preprocessing, scoring and recipe are those of the detector."""
 
     detector: Architecture[Any]
     mask_weight: float  # of each mask term in the loss
-    mask_term: Callable[[Tensor, Tensor], Tensor]  # beside the dice loss
+    mask_term: Callable[[Tensor, Tensor], Tensor]  # in addition to the dice loss
     points: int | None = None  # at which the loss compares masks; None: all pixels
 
     def __init__(self, name: str, detector: Architecture[Any], presets: Mapping[str, ModelConfig]) -> None:
@@ -140,21 +143,21 @@ class DotProductMasks(MaskHeadArchitecture):
     mask_weight = 5.0
     mask_term = staticmethod(cross_entropy)
     points = 12_544  # as in arXiv 2112.01527
-    image = False  # whether the finest map is the image itself
+    with_image = False  # whether the finest map is the image itself
 
     def add_mask_head(self, config: Any, detector: DetectionTransformer) -> Segmenter:
-        # The maps that the detector does not use are finer than the memory of its encoder.
+        # The detector uses the last maps of the backbone; the mask head uses the finer maps too.
         used = detector.pyramid.maps if isinstance(detector, DeformableDETR | DINO) else 1
         finer = detector.backbone.channels[:-used]
-        head = DotProductMaskHead(config.dim, (3, *finer) if self.image else finer)
-        return Segmenter(detector, head, encoder_map=-used, with_image=self.image)
+        head = DotProductMaskHead(config.dim, (3, *finer) if self.with_image else finer)
+        return Segmenter(detector, head, encoder_map=-used, with_image=self.with_image)
 
 
 class SmallDotProductMasks(DotProductMasks):
-    """A small detector with masks. Small images have small objects, whose masks depend on their edges."""
+    """A small detector with masks. Masks of small objects depend on edges, so the image is the finest map."""
 
     points = 1024
-    image = True
+    with_image = True
 
     def __init__(self, detector: Architecture[Any]) -> None:
         name = f"{detector.name}-masks"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-# A number is the id of the name after it, from which the others count on.
+# A number is the id of the name after it; the ids of the following names count up from there.
 THINGS = """
 1 person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant 13 stop_sign
 parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe 27 backpack umbrella 31 handbag tie
@@ -37,7 +37,7 @@ def _by_id(table: str, size: int) -> list[str]:
 
 NAMES = _by_id(THINGS, 91)
 PANOPTIC_NAMES = _by_id(THINGS + STUFF, 250)
-# transformers writes LABEL_ and the index for a class without a name.
+# transformers names a class without a name LABEL_ and its index.
 UNNAMED = re.compile(rf"{UNUSED}|LABEL_\d+")
 
 

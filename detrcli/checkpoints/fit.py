@@ -28,13 +28,13 @@ class Fitted:
 
 @torch.no_grad()
 def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) -> Fitted:
-    """Keep the rows of known classes, and initialize the others as in a new model, from torch's random state.
+    """Keep the class head's rows of known classes; initialize the others as in a new model, by torch's random state.
 
-    Names are compared without case and outer space. Rows after those of the classes, as that of no-object, are kept.
+    Names are compared without case and surrounding space. Rows after those of the classes (no-object) are kept.
     """
     architecture, tensors = checkpoint.architecture, dict(checkpoint.tensors)
     known = {normalize_name(name): row for row, name in enumerate(checkpoint.classes.names) if name != UNUSED}
-    rows = {
+    rows = {  # old row by new class index
         index: known[normalize_name(name)] for index, name in enumerate(classes.names) if normalize_name(name) in known
     }
     before, wanted = checkpoint.config.queries, queries or checkpoint.config.queries

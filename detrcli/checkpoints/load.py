@@ -13,7 +13,7 @@ from detrcli.checkpoints.fit import with_mask_head
 from detrcli.checkpoints.formats import hugging_face, native, published, torchvision
 from detrcli.checkpoints.phrases import TEXT, phrases_of_classes
 from detrcli.checkpoints.registry import EXPORTS, PUBLISHED, SHIPPED, is_url, unknown_weights
-from detrcli.errors import NOTHING_INSIDE, UsageError, WeightsError
+from detrcli.errors import EXPORT_ONLY_PREDICTS, UsageError, WeightsError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 
@@ -75,7 +75,7 @@ def _load(
             raise UsageError(f"{source}: the file's name contains no hash. Give it as {argument('sha256')}.")
         path, sha256 = fetch(source, promised, reporter), None  # which checks the hash
     elif path.suffix.lower() in EXPORTS.values():
-        raise UsageError(NOTHING_INSIDE.format(source))
+        raise UsageError(EXPORT_ONLY_PREDICTS.format(source))
     elif best := native.find(path, BEST):
         path = best
     if native.is_folder(path):

@@ -11,7 +11,7 @@ EXAMPLE = argument("text", '"a cat. a remote control."')
 
 
 def phrases_of(text: str | Sequence[str]) -> list[str]:
-    """Return the phrases of a list, or of a text, between its full stops. Raises UsageError for invalid phrases."""
+    """Return the phrases of a list, or of a text, separated by periods. Raises UsageError for invalid phrases."""
     parts = text.split(".") if isinstance(text, str) else text
     phrases = [" ".join(part.split()) for part in parts]
     if isinstance(text, str):
@@ -29,6 +29,6 @@ def phrases_of(text: str | Sequence[str]) -> list[str]:
 
 
 def phrases_of_classes(names: Sequence[str]) -> list[str]:
-    """Return class names as phrases, without names that repeat an earlier name but for case and outer space."""
+    """Return class names as phrases, without names that differ from an earlier one only by case or outer space."""
     first = {normalize_name(name): name for name in reversed(names)}
     return [name for name in names if first.pop(normalize_name(name), None) is not None]

@@ -19,7 +19,7 @@ class Problem:
     severity: Literal["error", "warning"]
     kind: str
     split: str | None
-    where: str
+    where: str  # file, image or annotation
     what: str
 
 
@@ -37,15 +37,15 @@ class Problems(list[Problem]):
 
 @dataclass(frozen=True)
 class RawAnnotations:
-    """I images, N annotations and K categories, under the dataset's ids, unchanged and complete."""
+    """I images, N annotations and K categories with the ids of the dataset; nothing is corrected or left out."""
 
     folder: Path  # of the images, which file names may not leave
     image_ids: np.ndarray  # (I,) int64
     files: Sequence[str]  # (I,), relative to the folder, with /
     sizes: np.ndarray  # (I, 2) int64, height and width; 0 if the files do not contain them
     annotation_ids: np.ndarray  # (N,) int64
-    of_image: np.ndarray  # (N,) int64, image ids
-    of_category: np.ndarray  # (N,) int64, category ids
+    of_image: np.ndarray  # (N,) int64, the image id of each annotation
+    of_category: np.ndarray  # (N,) int64, its category id
     boxes: np.ndarray  # (N, 4) float64, x, y, width, height in pixels; NaN if malformed
     areas: np.ndarray  # (N,) float64
     crowd: np.ndarray  # (N,) bool
@@ -55,7 +55,7 @@ class RawAnnotations:
     problems: Sequence[Problem] = ()  # found while reading
     annotation_file: Path | None = None  # the COCO annotation file, if the split has one
     segmentations: Segmentations | None = None  # if the layout has any
-    things: Sequence[bool] | None = None  # (K,), False for stuff; None if the files do not tell
+    things: Sequence[bool] | None = None  # (K,), False for stuff; None if the files do not say
     maps: PanopticMaps | None = None  # if the annotations are segments of panoptic maps
 
     @classmethod
@@ -88,6 +88,7 @@ class RawAnnotations:
         )
 
     def part(self, chosen: np.ndarray) -> Self:
+        """Keep the annotations chosen by index or mask, and all images and categories."""
         arrays = ("annotation_ids", "of_image", "of_category", "boxes", "areas", "crowd")
         parts: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
         segmentations = self.segmentations and self.segmentations.part(chosen)
@@ -109,14 +110,14 @@ class RawAnnotations:
         return self.folder / self.files[i]
 
     def texts(self, chosen: np.ndarray) -> list[bytes]:
-        """Read the segmentations of some annotations; empty for annotations without."""
+        """Read the segmentations of chosen annotations, as `Segmentations.texts`; empty for annotations without."""
         return [b""] * len(chosen) if self.segmentations is None else self.segmentations.part(chosen).texts()
 
     def name_of_image(self, i: int) -> str:
         return f"image {self.image_ids[i]}"
 
     def name_of(self, i: int) -> str:
-        """Name an annotation for the user: by its id, or for a segment by its image and its id there."""
+        """Name an annotation for the user: by its id, or a segment by its id and its image."""
         if self.maps is None:
             return f"annotation {self.annotation_ids[i]}"
         return f"segment {self.maps.segment_ids[i]} of image {self.of_image[i]}"
@@ -152,7 +153,7 @@ def box_array(boxes: Sequence[Any]) -> np.ndarray:
         array = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError, OverflowError):
         array = np.array([_box(box) for box in boxes], dtype=np.float64).reshape(len(boxes), 4)
-    array[~(np.abs(array) < 1e150).all(1)] = math.nan
+    array[~(np.abs(array) < 1e150).all(1)] = math.nan  # areas of larger boxes overflow
     return array
 
 

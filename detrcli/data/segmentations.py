@@ -23,15 +23,16 @@ class MaskSizeError(ValueError):
 
 @dataclass(frozen=True)
 class Segmentations:
-    """Segmentations of N annotations, read on demand: they are nine tenths of COCO's files."""
+    """Segmentations of N annotations, read on demand: they make up nine tenths of COCO's files."""
 
-    read: Callable[[], Sequence[bytes]]  # all segmentations of the files, as JSON or as texts of `PanopticMaps`
-    rows: np.ndarray  # (N,), the index of each annotation's
+    read: Callable[[], Sequence[bytes]]  # all of the files, each as text: JSON, or that of `PanopticMaps`
+    rows: np.ndarray  # (N,), index of each annotation's segmentation in `read()`
 
     def part(self, chosen: np.ndarray) -> "Segmentations":
         return Segmentations(self.read, self.rows[chosen])
 
     def texts(self) -> list[bytes]:
+        """Read the segmentation of each annotation; b"" for none."""
         texts = self.read()
         return [b"" if texts[row] in EMPTY else texts[row] for row in self.rows.tolist()]
 

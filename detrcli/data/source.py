@@ -57,7 +57,7 @@ def open_data(data: Path) -> DataSource:
 
 
 def open_source(data: Path | None, files: Files | None = None) -> DataSource:
-    """Open DATA or explicit files."""
+    """Open DATA, or the explicit files of each split."""
     files = files or {}
     pairs = {split: (file, images) for split, (file, images) in files.items() if file and images}
     for split, pair in files.items():
@@ -70,7 +70,7 @@ def open_source(data: Path | None, files: Files | None = None) -> DataSource:
 
 
 def for_inspection(source: DataSource, name: str, reporter: Reporter) -> DataSource:
-    """Return the dataset for a command that does not train: a single annotation file is whole in train and in val."""
+    """Return the dataset for a command that does not train: train and val are both all of a single annotation file."""
     if source.single_file:
         reporter.note(f"{name}: all of its images are used; `detr train {name}` would hold out a tenth as val")
         return DataSource(source.layout, dict.fromkeys(("train", "val"), source.readers["train"]))
@@ -86,7 +86,7 @@ def data_folders(data: Path) -> list[Path]:
     if os.path.isfile(data):
         if data.suffix in YAML_SUFFIXES:
             return [data, *yaml_folders(data)]
-        in_annotations = data.absolute().parent.name == "annotations"  # of COCO, beside the folders of images
+        in_annotations = data.absolute().parent.name == "annotations"  # COCO's folder, beside the folders of images
         return [data, *([folder_of(data)] if in_annotations else [])]
     linked: list[Path] = []
     for folder in (data, data / "images", data / "labels"):

@@ -17,7 +17,7 @@ from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import Preprocessing
 from detrcli.data.images import MAX_PIXELS
 from detrcli.data.preprocessing import collate, prepare
-from detrcli.errors import NOT_FINITE, NOTHING_INSIDE, DataError, DivergedError, UsageError
+from detrcli.errors import EXPORT_ONLY_PREDICTS, NOT_FINITE, DataError, DivergedError, UsageError
 from detrcli.inference import DEFAULT_THRESHOLD, EngineName
 from detrcli.inference.engines import ENGINES, Engine, PlainEngine, fastest
 from detrcli.inference.export import RUNTIMES, cached_export
@@ -27,7 +27,7 @@ from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
 from detrcli.reporter import SILENT, Reporter
-from detrcli.segmentation.maps import MapRequest, Predicted, Segmentation
+from detrcli.segmentation.maps import ImagePrediction, MapRequest, Segmentation
 from detrcli.structures import Classes, Detections, Output, Prediction, Target
 from detrcli.system.devices import check_precision, computing_in, exact_float32, find_device
 
@@ -72,7 +72,7 @@ class Detector:
     def model(self) -> DetectionTransformer:
         """The plain network. Raises UsageError for an exported model."""
         if self._model is None:
-            raise UsageError(NOTHING_INSIDE.format(self.checkpoint.source))
+            raise UsageError(EXPORT_ONLY_PREDICTS.format(self.checkpoint.source))
         return self._model
 
     @property
@@ -191,7 +191,7 @@ class Detector:
         with exact_float32():  # masks are computed only now
             if maps is not None and self.segmentation is not None:
                 for i, size in enumerate(sizes):
-                    image = Predicted(prediction, i, size, self.preprocessing.resize.place(*size))
+                    image = ImagePrediction(prediction, i, size, self.preprocessing.resize.place(*size))
                     map_ = self.segmentation.map_of(image, self.classes, self.scoring, maps)
                     results[i] = replace(results[i], map=map_)
             if maps is None or maps.with_detections:
@@ -253,7 +253,8 @@ def detections(
             labels=classes.names[labels[kept]],
         )
         if segmentation is not None:
-            result = segmentation.with_masks(result, Predicted(prediction, i, (height, width), placement), threshold)
+            predicted = ImagePrediction(prediction, i, (height, width), placement)
+            result = segmentation.with_masks(result, predicted, threshold)
         if threshold > 0:
             result = result.part(np.argsort(-result.scores, kind="stable"))
         results.append(result)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from detrcli.model.attention import MultiheadAttention, additive
+from detrcli.model.attention import MultiheadAttention, additive_mask
 from detrcli.model.backbone import Backbone, FrozenBatchNorm2d
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.transformer import FeedForward
@@ -204,7 +204,7 @@ class FusedAttention(nn.Module):
             layer(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, heads, Q or S, C / heads)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
-        mask = additive(key_padding_mask, attn_mask, q)
+        mask = additive_mask(key_padding_mask, attn_mask, q)
         y = F.scaled_dot_product_attention(q, k, v, mask)  # (B, heads, Q, C / heads)
         return self.out(y.transpose(1, 2).flatten(2)), None
 

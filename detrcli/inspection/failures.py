@@ -27,7 +27,7 @@ from detrcli.inspection.suspects import SUSPECT_KINDS, Predictions, Suspect, Sus
 from detrcli.inspection.usage import Usage, UsageCounter
 from detrcli.losses.scoring import NO_OBJECT
 from detrcli.resize import Placement
-from detrcli.segmentation.maps import MapRequest, PanopticMap, Predicted
+from detrcli.segmentation.maps import ImagePrediction, MapRequest, PanopticMap
 from detrcli.structures import Detections, Output, Prediction
 from detrcli.system.devices import exact_float32
 
@@ -129,7 +129,7 @@ def _segments(
     detector: Detector, output: Output, size: tuple[int, int], placement: Placement
 ) -> Sequence[FoundSegment]:
     assert detector.segmentation is not None
-    predicted = Predicted(output.last, 0, size, placement)
+    predicted = ImagePrediction(output.last, 0, size, placement)
     with exact_float32():
         map_ = detector.segmentation.map_of(predicted, detector.classes, detector.scoring, MapRequest("panoptic"))
     assert isinstance(map_, PanopticMap)

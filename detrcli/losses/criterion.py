@@ -22,7 +22,7 @@ class LossBreakdown:
     """The loss of a batch and its parts."""
 
     total: Tensor  # (), weighted sum over groups, terms and layers
-    parts: Mapping[str, Tensor]  # (), the terms of the last layers by name, unweighted
+    parts: Mapping[str, Tensor]  # (), the terms of each group's last layer by name, unweighted
     matches: Mapping[str, Match] = field(default_factory=dict)  # by query group, where known
     layers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # group -> term -> (L,), where known
 
@@ -35,14 +35,14 @@ class Loss(ABC):
     only_in_training: bool = False  # whether the loss exists only for outputs computed in training mode
 
     def normalizers(self, output: Output, batches: Sequence[Sequence[Target]]) -> StepNormalizers:
-        """Return the divisors of a step from the targets of all batches and any output. Every process must call it."""
+        """Return the divisors of a step from all its targets and any of its outputs. Every process must call it."""
         return {}
 
     @abstractmethod
     def compute_loss(
         self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers | None = None
     ) -> LossBreakdown:
-        """Return the loss of one batch as a part of its step; by default the batch is the whole step."""
+        """Return the loss of one batch of a step; without normalizers the batch is the whole step."""
 
 
 class Criterion(Loss):
@@ -108,6 +108,6 @@ def class_error(scoring: Scoring, group: QueryGroup, match: Match, targets: Sequ
     """
     labels = torch.cat([target.labels for target in targets])[match.targets]  # (P,)
     predicted = scoring.top_class(group.logits[-1][match.images, match.queries])  # (P,)
-    # Pairs of all layers are masked and not indexed: indexing by a mask would synchronize with a GPU.
+    # The last layer's pairs are masked, not indexed: indexing by a mask would synchronize with a GPU.
     last = match.layers == len(group) - 1
     return 100 * ((predicted != labels) & last).sum() / last.sum().clamp(min=1)

@@ -45,19 +45,19 @@ class HungarianMatcher:
 
         first = 0 if self.layers == "each" else len(group) - 1
         logits, boxes = group.logits[first:], group.boxes[first:]
-        cost = self.total(self.costs(logits, boxes, targets))  # (L, T, Q)
+        cost = self.total(self.costs(logits, boxes, targets))  # (L, T, Q); L = 1 for the last layer
 
-        # One transfer for all layers and images. The sums show predictions that are not finite also in images without
-        # objects, which have no costs.
+        # One transfer from the device for all layers and images. Images without objects have no costs; the sums show
+        # whether their predictions are finite.
         sums = logits.float().sum((2, 3)) + boxes.float().sum((2, 3))  # (L, B)
-        numbers = torch.cat([cost.flatten(), sums.flatten()]).cpu().numpy()
-        if not np.isfinite(numbers).all():
+        values = torch.cat([cost.flatten(), sums.flatten()]).cpu().numpy()
+        if not np.isfinite(values).all():
             _raise_not_finite(logits, boxes, targets)
 
         starts = np.cumsum([0, *(len(target) for target in targets)])
-        costs = numbers[: cost.numel()].reshape(cost.shape)
+        costs = values[: cost.numel()].reshape(cost.shape)
         pairs = [linear_sum_assignment(layer[start:end]) for layer in costs for start, end in pairwise(starts)]
-        sizes = np.array([len(objects) for objects, _ in pairs]).reshape(len(costs), len(targets))
+        sizes = np.array([len(objects) for objects, _ in pairs]).reshape(len(costs), len(targets))  # (L, B)
         layers, images = np.indices(sizes.shape).reshape(2, -1).repeat(sizes.reshape(-1), axis=1)  # each (P,)
         objects, queries = np.concatenate(pairs, axis=1)
         match = np.stack([layers, images, queries, objects + starts[images]])  # (4, P)
@@ -69,11 +69,11 @@ class HungarianMatcher:
 
 def _raise_not_finite(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> None:
     for image, target in enumerate(targets):
-        # Far outside [0, 1] areas, and so costs, overflow.
+        # Far outside [0, 1], areas and thus costs overflow.
         if not (target.boxes.abs() < 1e6).all():
             raise DataError(f"The target boxes of image {image} of the batch are not all finite numbers in [0, 1].")
     for name, values in (("logits", logits), ("boxes", boxes)):
-        broken = (~values.isfinite()).any(0).flatten(1).any(1).nonzero()  # (?, 1), images
+        broken = (~values.isfinite()).any(0).flatten(1).any(1).nonzero()  # (n, 1), indices of images
         if len(broken):
             raise DivergedError(
                 f"The predicted {name} of image {broken[0].item()} of the batch are not finite numbers.\n"

@@ -28,8 +28,8 @@ class Scoring(ABC):
     """The meaning of class logits: probabilities, matching cost, loss, and the selection of detections."""
 
     name: ClassVar[str]
-    class_costs: ClassVar[Sequence[str]]  # the kinds of class cost
-    min_class_normalizer: ClassVar[float] = 1.0  # lower bound of the class loss' divisor
+    class_costs: ClassVar[Sequence[str]]  # the available kinds of class cost
+    min_class_normalizer: ClassVar[float] = 1.0  # lower bound of the class loss's divisor
     panoptic_threshold: ClassVar[float]  # queries of panoptic maps score higher than this
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Softmax(Scoring):
     name = "softmax"
     panoptic_threshold = 0.85  # as published
     class_costs = ("probability", "log")
-    min_class_normalizer = 1e-6  # a no-object weight of 0 without objects gives 0 and not 0 / 0
+    min_class_normalizer = 1e-6  # so that a no-object weight of 0 gives a loss of 0, not 0 / 0, without objects
 
     def num_logits(self, classes: int) -> int:
         return classes + 1
@@ -122,7 +122,7 @@ class Softmax(Scoring):
     def class_normalizer(self, objects: int, queries: int) -> float:
         """Return the sum of the weights of all queries, as published for a single process without accumulation.
 
-        With several processes the published loss is the mean of each process' own weighted mean, in which an object
+        With several processes the published loss is the mean of each process's own weighted mean, in which an object
         weighs more if its batch has few objects.
         """
         return objects + self.no_object * (queries - objects)
@@ -137,7 +137,7 @@ class Sigmoid(Scoring):
 
     top_k: int = 100  # pairs of query and class selected per image
     alpha: float = 0.25  # focal loss: weight of the positive class; 1 - alpha that of the others
-    gamma: float = 2.0  # focal loss: exponent that reduces the weight of easy cases
+    gamma: float = 2.0  # focal loss: exponent, which reduces the weight of easy examples
 
     name = "sigmoid"
     panoptic_threshold = 0.3  # sigmoid scores are lower; results are nearly the same from 0.2 to 0.4
@@ -167,7 +167,7 @@ class Sigmoid(Scoring):
     def quality_loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
         """Return the varifocal loss (arXiv 2008.13367), summed over the classes.
 
-        The target of the labeled class is its quality (...), which also is its weight; that of all others is 0.
+        The target of the labeled class is its quality (...), as the IoU, which is also its weight; other targets are 0.
         """
         targets = _one_hot(logits, labels) * quality[..., None]  # (..., K)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

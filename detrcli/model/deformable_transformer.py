@@ -29,12 +29,12 @@ class DeformableAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize as published: each head samples in its own direction, each further point a cell further out."""
+        """Initialize as published: each head samples in a direction of its own, at 1, 2, ... cells."""
         if self.sampling_offsets.bias.is_meta:
             return  # nothing to initialize, and the computation imports modules that take a second
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)  # (heads, 2)
-        directions = directions / directions.abs().amax(-1, keepdim=True)
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # to the border of a square
         distances = torch.arange(1, self.points + 1)[:, None]  # (points, 1), in cells
         offsets = directions[:, None, None] * distances  # (heads, 1, points, 2)
         self.sampling_offsets.bias.copy_(offsets.expand(-1, self.levels, -1, -1).flatten())
@@ -62,19 +62,19 @@ class DeformableAttention(nn.Module):
         shape = (*queries.shape[:2], self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(queries).to(references.dtype).view(*shape, 2)
         weights = self.attention_weights(queries).view(*shape[:3], -1).softmax(-1).view(shape)
-        center = references[:, :, None, :, None, :2]
+        center = references[:, :, None, :, None, :2]  # (B, Q, 1, levels, 1, 2)
         if references.shape[-1] == 2:  # offsets are in cells
             cells = torch.tensor([(w, h) for h, w in pyramid.shapes], device=queries.device)  # (levels, 2)
             return center + offsets / cells[:, None], weights
-        half = references[:, :, None, :, None, 2:] / 2  # offsets are in halves of the box
+        half = references[:, :, None, :, None, 2:] / 2  # offsets / points are in halves of the box's sides
         return center + offsets / self.points * half, weights
 
 
 def sample(values: Tensor, shapes: Sequence[tuple[int, int]], points: Tensor, weights: Tensor) -> Tensor:
-    """Interpolate values (B, S, heads, D) bilinearly at the points, and sum them by weight: (B, Q, heads, D).
+    """Interpolate values (B, S, heads, D) bilinearly at the points, and return their weighted sums (B, Q, heads, D).
 
-    Outside of a level values are 0. Maps are sampled in the dtype of the points: bfloat16 is too coarse for
-    coordinates, and torch's bfloat16 sampling is wrong for maps that are not contiguous.
+    `shapes` are (h, w) of each level, outside of which values are 0. Maps are sampled in the dtype of the points:
+    bfloat16 is too coarse for coordinates, and torch's bfloat16 sampling is wrong for maps that are not contiguous.
     """
     B, Q, heads, levels, P, _ = points.shape
     grid = (2 * points - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, P, 2), in [-1, 1]

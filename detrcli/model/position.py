@@ -12,14 +12,14 @@ from detrcli.messages import argument
 class SinePosition(nn.Module):
     """Sine encoding: half of the channels encode the row, the other half the column.
 
-    Rows and columns are relative to the cells that are not padding: a position in an image has the same code at any
+    Rows and columns are relative to the cells that are not padding: a position in an image has the same encoding at any
     size and padding. `centered` encodes the center of a cell, as in Deformable DETR, and not its far edge, as in DETR.
     """
 
     def __init__(self, dim: int, temperature: float = 10000, turns: int = 1, *, centered: bool = False) -> None:
         super().__init__()
         self.channels = dim // 2  # per axis
-        self.temperature = temperature  # about the ratio of the longest wavelength to the shortest
+        self.temperature = temperature  # roughly the longest wavelength divided by the shortest
         self.turns = turns  # periods of the shortest wavelength per image
         self.shift = 0.5 if centered else 0.0
 
@@ -33,12 +33,12 @@ class SinePosition(nn.Module):
         return self.encode(torch.stack([rows, columns], 3)).permute(0, 3, 1, 2)
 
     def encode(self, values: Tensor) -> Tensor:
-        """Return the concatenated codes (..., N * dim/2) of N numbers in [0, 1], (..., N)."""
+        """Return the concatenated encodings (..., N * dim/2) of N numbers in [0, 1], (..., N)."""
         angle = values * (2 * math.pi * self.turns)
         pair = torch.arange(self.channels // 2, device=values.device)
         wavelength = self.temperature ** (2 * pair / self.channels)  # (dim/4,)
         phase = angle[..., None] / wavelength  # (..., N, dim/4)
-        return torch.stack([phase.sin(), phase.cos()], -1).flatten(-3)  # sin and cos in turn
+        return torch.stack([phase.sin(), phase.cos()], -1).flatten(-3)  # sin and cos alternate
 
 
 class LearnedPosition(nn.Module):

@@ -1,4 +1,7 @@
-"""Masks and panoptic maps as published with DETR: detections with masks, and the highest mask logit of every pixel."""
+"""Masks and panoptic maps as published with DETR: every pixel goes to the query with the highest mask logit.
+
+H and W are the network's input, height and width the image.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +14,12 @@ from torch import Tensor
 from detrcli.losses.scoring import NO_OBJECT, Scoring
 from detrcli.resize import Placement
 from detrcli.run_lengths import MaskRows, box_around, encode
-from detrcli.segmentation.maps import PanopticMap, Predicted, Segment, Segmentation, is_thing
+from detrcli.segmentation.maps import ImagePrediction, PanopticMap, Segment, Segmentation, is_thing
 from detrcli.structures import Classes, Detections, Masks
 
 MIN_AREA = 5  # pixels of a segment
 NO_QUERY = -1  # the query of a pixel without a segment
-CHUNK = 8  # masks in memory at full size
+CHUNK = 8  # masks in memory at full size at a time
 
 
 class DETRSegmentation(Segmentation):
@@ -24,7 +27,7 @@ class DETRSegmentation(Segmentation):
 
     kinds = ("panoptic",)
 
-    def with_masks(self, detections: Detections, predicted: Predicted, threshold: float) -> Detections:
+    def with_masks(self, detections: Detections, predicted: ImagePrediction, threshold: float) -> Detections:
         # A query has a single mask, also with several detections.
         queries, indices = np.unique(detections.queries, return_inverse=True)
         chosen = torch.from_numpy(queries).to(predicted.prediction.logits.device)
@@ -33,12 +36,12 @@ class DETRSegmentation(Segmentation):
 
     @torch.no_grad()
     def panoptic(
-        self, predicted: Predicted, classes: Classes, scoring: Scoring, threshold: float | None = None
+        self, predicted: ImagePrediction, classes: Classes, scoring: Scoring, threshold: float | None = None
     ) -> PanopticMap:
         """Return the segment of every pixel: that of the query with the highest mask logit.
 
         Queries of the same stuff class form a segment. If segments are too small, their queries are removed and all
-        pixels are assigned again until no segment is too small; as published, stuff is not merged any more then.
+        pixels are assigned again until no segment is too small; as published, stuff is then not merged anymore.
         Without stuff classes, pixels between objects, whose highest logit is not positive, have no segment.
         """
         queries = confident_queries(predicted, scoring, scoring.panoptic_threshold if threshold is None else threshold)
@@ -66,14 +69,14 @@ class DETRSegmentation(Segmentation):
 
 @dataclass(frozen=True)
 class ConfidentQuery:
-    """A query of a panoptic map."""
+    """A query that may become a segment of a panoptic map."""
 
     index: int
     label: int
     score: float
 
 
-def confident_queries(predicted: Predicted, scoring: Scoring, threshold: float) -> list[ConfidentQuery]:
+def confident_queries(predicted: ImagePrediction, scoring: Scoring, threshold: float) -> list[ConfidentQuery]:
     """Return the queries that predict an object with a score above the threshold."""
     logits = predicted.prediction.logits[predicted.image]
     labels = scoring.top_class(logits)  # (Q,)
@@ -107,7 +110,7 @@ def masks_of_queries(
 ) -> MaskRows:
     """Return the masks of queries (n,) of an image of this (height, width) with this placement.
 
-    Logits are enlarged to the network's input and thresholded, and the image's area is resized to the image.
+    Logits are resized to the network's input and thresholded; the image's area is then resized to the image.
     """
     rows, columns = input_pixels(size, placement, 0.0 if masks.by_corner else 0.5)
     counts: list[bytes] = []

@@ -23,7 +23,7 @@ MapKind = Literal["panoptic", "semantic"]
 
 @dataclass(frozen=True)
 class Region:
-    """All pixels of a class."""
+    """All pixels of a class in a semantic map."""
 
     category_id: int
     label: str
@@ -33,10 +33,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Segment(Region):
-    """An object, or all pixels of a stuff class."""
+    """The pixels of an object, or all pixels of a stuff class, in a panoptic map."""
 
     id: int  # in the map
-    query: int
+    query: int  # its index
     thing: bool
     score: float
 
@@ -77,12 +77,12 @@ class MapRequest:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class ImagePrediction:
     """The prediction for a single image of a batch."""
 
     prediction: Prediction
     image: int  # index in the batch
-    size: tuple[int, int]  # height and width of the image as it is displayed
+    size: tuple[int, int]  # height and width of the original image as it is displayed
     placement: Placement  # of the image in the network's input
 
     @property
@@ -97,7 +97,7 @@ class Segmentation(ABC):
     kinds: ClassVar[tuple[MapKind, ...]]
 
     @abstractmethod
-    def with_masks(self, detections: Detections, predicted: Predicted, threshold: float) -> Detections:
+    def with_masks(self, detections: Detections, predicted: ImagePrediction, threshold: float) -> Detections:
         """Return detections with their masks, and with scores and boxes from the masks if these define them.
 
         The detections' class scores are at least the threshold.
@@ -105,11 +105,12 @@ class Segmentation(ABC):
 
     @abstractmethod
     def panoptic(
-        self, predicted: Predicted, classes: Classes, scoring: Scoring, threshold: float | None = None
+        self, predicted: ImagePrediction, classes: Classes, scoring: Scoring, threshold: float | None = None
     ) -> PanopticMap:
         """Return the panoptic map of queries that score above the threshold, by default the published threshold."""
 
-    def semantic(self, predicted: Predicted, classes: Classes, scoring: Scoring) -> SemanticMap:
+    def semantic(self, predicted: ImagePrediction, classes: Classes, scoring: Scoring) -> SemanticMap:
+        """Return the semantic map, if `kinds` has it."""
         raise NotImplementedError
 
     def check(self, request: MapRequest, source: str) -> None:
@@ -119,7 +120,7 @@ class Segmentation(ABC):
             raise UsageError(f"{source}: the model has only {kinds} maps. Change {argument('format', request.kind)}.")
 
     def map_of(
-        self, predicted: Predicted, classes: Classes, scoring: Scoring, request: MapRequest
+        self, predicted: ImagePrediction, classes: Classes, scoring: Scoring, request: MapRequest
     ) -> PanopticMap | SemanticMap:
         """Return the requested map; raise DivergedError if predictions are not finite."""
         if not predicted.prediction.logits[predicted.image].isfinite().all():

@@ -14,7 +14,7 @@ from detrcli.losses.scoring import Scoring
 from detrcli.resize import Placement
 from detrcli.run_lengths import MaskRows, encode
 from detrcli.segmentation.detr import CHUNK, confident_queries, first_of_stuff, input_pixels, segment_of
-from detrcli.segmentation.maps import PanopticMap, Predicted, Segmentation, SemanticMap
+from detrcli.segmentation.maps import ImagePrediction, PanopticMap, Segmentation, SemanticMap
 from detrcli.structures import Classes, Detections
 
 THRESHOLD = 0.5  # queries of panoptic maps score higher than this
@@ -24,13 +24,13 @@ MIN_SHARE = 0.8  # a query has a segment if it receives more than this share of 
 
 @dataclass(frozen=True)
 class MaskClassification(Segmentation):
-    """Scores include the mean mask probability, boxes enclose masks, and maps are made of probabilities."""
+    """Scores include the mean mask probability, boxes enclose masks, and maps are computed from probabilities."""
 
-    side: int | None = None  # masks are enlarged to this square first; None: no enlarging
+    side: int | None = None  # masks are resized to a square of this side first, if given
 
     kinds = ("panoptic", "semantic")
 
-    def with_masks(self, detections: Detections, predicted: Predicted, threshold: float) -> Detections:
+    def with_masks(self, detections: Detections, predicted: ImagePrediction, threshold: float) -> Detections:
         """Multiply scores by the mean probability of the mask's pixels, and remove detections with empty masks."""
         # A query has a single mask, also with several detections.
         queries, indices = np.unique(detections.queries, return_inverse=True)
@@ -44,15 +44,15 @@ class MaskClassification(Segmentation):
             masks = inside[:, rows, columns]  # (n, height, width)
             boxes.append(masks_to_boxes(masks).cpu().numpy())
             counts += [encode(mask) for mask in masks.cpu().numpy()]
-        box = np.concatenate(boxes)[indices]
+        xyxy = np.concatenate(boxes)[indices]
         scores = detections.scores * np.concatenate(mask_scores)[indices]
-        kept = np.flatnonzero((scores >= threshold) & (box[:, 2] > box[:, 0]))
+        kept = np.flatnonzero((scores >= threshold) & (xyxy[:, 2] > xyxy[:, 0]))
         all_masks = MaskRows(predicted.size, counts)[indices]
-        return replace(detections, boxes=box.astype(np.float32), scores=scores, masks=all_masks).part(kept)
+        return replace(detections, boxes=xyxy.astype(np.float32), scores=scores, masks=all_masks).part(kept)
 
     @torch.no_grad()
     def panoptic(
-        self, predicted: Predicted, classes: Classes, scoring: Scoring, threshold: float | None = None
+        self, predicted: ImagePrediction, classes: Classes, scoring: Scoring, threshold: float | None = None
     ) -> PanopticMap:
         """Return the segment of every pixel: that of the query with the highest product of score and probability.
 
@@ -65,7 +65,7 @@ class MaskClassification(Segmentation):
         device = predicted.prediction.logits.device
         scores = torch.tensor([query.score for query in queries], device=device)  # (n,)
         chosen = torch.tensor([query.index for query in queries], device=device)
-        claimed: list[int] = []  # pixels of each query
+        claimed: list[int] = []  # pixels of each query, filled while `_argmax` consumes the products
 
         def products() -> Iterator[Tensor]:
             for logits, chunk_scores in zip(self._logits(predicted, chosen), torch.split(scores, CHUNK), strict=True):
@@ -75,7 +75,7 @@ class MaskClassification(Segmentation):
 
         best = _argmax(products())
         areas = np.bincount(best.ravel(), minlength=len(queries))
-        # In float32 as published, where 4/5 is above 0.8.
+        # Rounded to float32 as published, in which 4/5 is above 0.8.
         shares = (areas / np.maximum(claimed, 1)).astype(np.float32)
         kept = (areas > 0) & (np.array(claimed) > 0) & (shares.astype(np.float64) > MIN_SHARE)
 
@@ -89,14 +89,14 @@ class MaskClassification(Segmentation):
         return PanopticMap(map_, segments)
 
     @torch.no_grad()
-    def semantic(self, predicted: Predicted, classes: Classes, scoring: Scoring) -> SemanticMap:
+    def semantic(self, predicted: ImagePrediction, classes: Classes, scoring: Scoring) -> SemanticMap:
         """Return the class of every pixel with the highest sum, over all queries, of class times mask probability."""
         class_probabilities = scoring.probabilities(predicted.prediction.logits[predicted.image])  # (Q, K)
         logits = torch.cat(list(self._logits(predicted, torch.arange(len(class_probabilities)))))  # (Q, h, w)
         sums = torch.einsum("bqk,bqhw->bkhw", class_probabilities[None], logits.sigmoid()[None])[0]  # (K, h, w)
         return SemanticMap.of(_argmax(_resize(chunk, predicted.size) for chunk in torch.split(sums, CHUNK)), classes)
 
-    def _logits(self, predicted: Predicted, queries: Tensor) -> Iterator[Tensor]:
+    def _logits(self, predicted: ImagePrediction, queries: Tensor) -> Iterator[Tensor]:
         """Yield the mask logits (n, h, w) of at most CHUNK queries at a time."""
         queries = queries.to(predicted.prediction.logits.device)
         for chunk in torch.split(queries, CHUNK) if len(queries) else ():

@@ -15,7 +15,7 @@ from typing import Any
 OPTIONS: Mapping[str, tuple[int, int]] = {
     "mmap_threshold": (-3, 1 << 30),  # blocks up to this size come from the heap, which keeps their pages
     "trim_threshold": (-1, (1 << 31) - 1),  # the end of the heap is not returned at each free
-    "top_pad": (-2, 64 << 20),  # the heap grows by large steps
+    "top_pad": (-2, 64 << 20),  # the heap grows in large steps
 }
 PRIMITIVES = "128"  # capacity of oneDNN's cache; a training step of detr-r50 at a single size takes 79
 
@@ -31,8 +31,8 @@ def keep_large_blocks() -> None:
             _libc().mallopt(number, value)
 
 
-def give_back() -> None:
-    """Return free memory to the kernel, also between blocks in use."""
+def release_free_memory() -> None:
+    """Return free memory to the kernel, including that between blocks in use."""
     if _is_glibc():
         _libc().malloc_trim(0)
 
@@ -46,6 +46,6 @@ def _is_glibc() -> bool:
 
 @cache
 def _libc() -> Any:
-    import ctypes  # slow to import, and every command passes here
+    import ctypes  # slow to import, and every command imports this module
 
     return ctypes.CDLL(None)

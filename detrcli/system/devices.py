@@ -1,4 +1,4 @@
-"""Devices by name, and the precision that they compute in."""
+"""Devices by name, and the precision of computation."""
 
 import warnings
 from collections.abc import Iterator
@@ -42,13 +42,13 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Compute in the precision where that is safe; do nothing for fp32."""
+    """Return torch's autocast to a precision; for fp32 a context that does nothing."""
     return torch.autocast(device.type, PRECISIONS[precision]) if precision != "fp32" else nullcontext()
 
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in the precision on the device; operations that stay in float32 are exact."""
+    """Compute under autocast to the precision; operations that stay in float32 do not use TF32."""
     with autocast(precision, device), exact_float32():
         yield
 

@@ -16,7 +16,7 @@ else:
     import fcntl
 
 LOCK = ".lock"  # a killed process leaves this file behind, unlocked
-_FAR = 2**30  # on Windows a locked byte cannot be read, so the locked byte lies behind the text
+_LOCKED_BYTE = 2**30  # its offset, beyond the text: on Windows a locked byte cannot be read
 
 _FileId = tuple[int, int]  # device and inode
 _held: set[_FileId] = set()  # the lock files of this process
@@ -48,16 +48,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _try_lock(path: Path) -> int | None:
-    """Return the descriptor of the locked file; None if the previous holder has removed the file meanwhile."""
+    """Lock the file and return its descriptor; None if its previous holder has meanwhile removed it."""
     # POSIX locks belong to the process: it could lock the file a second time, and closing any descriptor of a file
     # releases its lock. So our own files are recognized before they are opened.
     with suppress(FileNotFoundError):
         if _file_id(path) in _held:
-            raise _refusal(path, [str(os.getpid()), platform.node()])
+            raise _locked_error(path, [str(os.getpid()), platform.node()])
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if sys.platform == "win32":
-            os.lseek(descriptor, _FAR, os.SEEK_SET)
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +65,7 @@ def _try_lock(path: Path) -> int | None:
         os.lseek(descriptor, 0, os.SEEK_SET)
         holder = os.read(descriptor, 1000).decode(errors="replace").split()
         os.close(descriptor)
-        raise _refusal(path, holder) from None
+        raise _locked_error(path, holder) from None
     except OSError:
         pass  # the file system has no locks
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -82,6 +82,6 @@ def _file_id(file: Path | int) -> _FileId:
     return status.st_dev, status.st_ino
 
 
-def _refusal(path: Path, holder: list[str]) -> UsageError:
+def _locked_error(path: Path, holder: list[str]) -> UsageError:
     who = f"process {holder[0]} on {holder[1]}" if len(holder) == 2 else "another process"
     return UsageError(f"{path.parent} is being written by {who}.\nWait until it has ended, or use another folder.")

@@ -24,7 +24,7 @@ from detrcli.render.data_figures import first_batch, predictions_figure
 from detrcli.render.plot import LOSS, VALIDATION_LOSS
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system import distributed
-from detrcli.system.allocator import give_back
+from detrcli.system.allocator import release_free_memory
 from detrcli.system.files import write_whole
 from detrcli.training import matching_history
 from detrcli.training.evaluation import Interrupted, InterruptibleReporter, validation_loss
@@ -290,7 +290,7 @@ class Training:
             self.folder.write_weights(self.weights(), best=best is row or best is None)
             self.folder.write_rows(state.rows, evaluator.names, best)
         self.save()
-        give_back()
+        release_free_memory()
         self.listener.epoch(row, best=best is row and (row[evaluator.best] or 0) > 0)
         for warning in warnings:
             self._warn(warning)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from detrcli.resize import OneSize, Placement
+from detrcli.resize import Placement, TargetSize
 
 
 @dataclass(frozen=True)
-class Letterbox(OneSize):
+class Letterbox(TargetSize):
     kind = "letterbox"
 
     def place(self, height: int, width: int) -> Placement:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from detrcli.model import attention
-from detrcli.model.attention import Dropout, MultiheadAttention, _Attend, draw
+from detrcli.model.attention import Dropout, MultiheadAttention, _FastAttention, draw_mask
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
 def test_elements_are_dropped_independently_at_the_right_rate(p: float) -> None:
     torch.manual_seed(0)
-    mask, share = draw(torch.Size((1000, 1003)), p)
+    mask, share = draw_mask(torch.Size((1000, 1003)), p)
     assert mask.shape == (1000, 1003)
     assert share == pytest.approx(1 - p, abs=1e-5)
     kept = mask.flatten()[: 4 * 250_000].double()
@@ -52,7 +52,7 @@ def test_the_gradients_of_attention() -> None:
         torch.manual_seed(3)
         mask = torch.zeros(2, 1, 1, 5, dtype=q.dtype)
         mask[1, ..., 3:] = -torch.inf
-        return _Attend.apply(q, k, v, mask, 0.4)
+        return _FastAttention.apply(q, k, v, mask, 0.4)
 
     torch.manual_seed(0)
     inputs = [torch.randn(2, 3, n, 4, dtype=torch.float64, requires_grad=True) for n in (6, 5, 5)]
@@ -66,7 +66,7 @@ def test_attention_is_torchs(masked: bool, padded: bool, precision: str, monkeyp
     def as_torch_draws(shape: torch.Size, p: float) -> tuple[Tensor, float]:
         return torch.empty(shape, dtype=torch.bool).bernoulli_(1 - p), 1 - p
 
-    monkeypatch.setattr(attention, "draw", as_torch_draws)
+    monkeypatch.setattr(attention, "draw_mask", as_torch_draws)
     torch.manual_seed(0)
     ours = MultiheadAttention(16, 4, 0.2)
     theirs = nn.MultiheadAttention(16, 4, 0.2, batch_first=True)

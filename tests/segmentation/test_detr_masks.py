@@ -17,7 +17,7 @@ from detrcli.inference.detector import detections
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.resize import ShortestEdge
 from detrcli.segmentation.detr import DETRSegmentation, masks_of_queries
-from detrcli.segmentation.maps import PanopticMap, Predicted
+from detrcli.segmentation.maps import ImagePrediction, PanopticMap
 from detrcli.structures import Classes, Prediction
 
 CLASSES = Classes(
@@ -119,7 +119,7 @@ def panoptic(
     prediction = Prediction(logits[None], torch.zeros(1, len(logits), 4), GivenMasks(masks[None], inside))
     placement = ShortestEdge(min(inside), 999).place(*size)
     assert (placement.height, placement.width) == inside
-    return DETRSegmentation().panoptic(Predicted(prediction, 0, size, placement), classes, Softmax(), threshold)
+    return DETRSegmentation().panoptic(ImagePrediction(prediction, 0, size, placement), classes, Softmax(), threshold)
 
 
 @counted(300, seeds(), st.integers(0, 12), st.floats(0.2, 0.9))

@@ -17,7 +17,7 @@ from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
 from detrcli.inference.detector import detections
 from detrcli.resize import Placement
-from detrcli.segmentation.maps import MapKind, MapRequest, Predicted
+from detrcli.segmentation.maps import ImagePrediction, MapKind, MapRequest
 from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.structures import Classes, Detections, Prediction
 
@@ -38,12 +38,12 @@ def scenes(g: Generator, queries: int) -> tuple[Tensor, Tensor]:
     return logits, 2 * masks + torch.randn(masks.shape, generator=g)
 
 
-def given(logits: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Any, Predicted]:
+def given(logits: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Any, ImagePrediction]:
     """The same prediction for transformers and for us."""
     theirs = SimpleNamespace(class_queries_logits=logits[None], masks_queries_logits=masks[None])
     boxes = torch.zeros(1, len(logits), 4)
     prediction = Prediction(logits[None], boxes, GivenMasks(masks[None], (48, 64)))
-    return theirs, Predicted(prediction, 0, size, Placement.filling(48, 64))
+    return theirs, ImagePrediction(prediction, 0, size, Placement.filling(48, 64))
 
 
 @counted(200, seeds(), st.integers(1, 20), sizes, st.floats(0.01, 0.6), names)

@@ -69,7 +69,7 @@ def test_other_c_libraries_are_left_alone(answer: object, monkeypatch: pytest.Mo
     monkeypatch.setattr(allocator, "_libc", lambda: pytest.fail("the C library was called"))
     before = dict(os.environ)
     allocator.keep_large_blocks()
-    allocator.give_back()
+    allocator.release_free_memory()
     assert dict(os.environ) == before
 
 

@@ -15,9 +15,9 @@ class Attentions:
     kind: Literal["dense", "sampled"]  # of the decoder's cross-attention
     cross: str = "model.decoder.layers.*.encoder_attn"
     among_queries: str = "model.decoder.layers.*.self_attn"
-    encoder: str = ""  # self-attention of cells; empty without an encoder, or attention in it
+    encoder: str = ""  # self-attention of feature cells; empty if there is none
     encoder_kind: Literal["dense", "sampled"] = "dense"
-    projection: str = ""  # whose output is the map that dense attention covers
+    projection: str = ""  # module whose output is the feature map that dense attention covers
     # Without a decoder, queries are tokens of the encoder: additional tokens after the cells, or the cells themselves.
     queries: Literal["decoder", "after cells", "cells"] = "decoder"
 
@@ -52,7 +52,7 @@ class Family:
     divisor: int = 1  # of both sides of the input, which are rounded down
     backbone: str = "model.backbone"
     masked: bool = True  # whether the network takes a padding mask
-    queries: str = "num_queries"  # where the config has their number; empty: they are the patches of the image
+    queries: str = "num_queries"  # where the config has their number; empty if each patch of the image is a query
     default: DefaultModel | None = None  # if transformers' default config is complete
     published: PublishedAP | None = None
 
@@ -64,7 +64,7 @@ class Family:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedSet(Family):
-    """A family with a fixed set of classes, the rows of its class head."""
+    """A family with a fixed set of classes, each a row of its class head's weight."""
 
     attentions: Attentions
     scoring: Literal["softmax", "sigmoid"]
@@ -75,12 +75,12 @@ class ClosedSet(Family):
     decoder: str = "model.decoder.layers.*"
     detections: int | None = 100  # selected pairs of query and class; None: as many as queries
     layers: Literal["first", "second"] = "first"  # axis of the decoder layers in the loss function's arguments
-    # Norm before the heads, if the earlier layers' outputs are computed beside the network: with `auxiliary_loss` these
-    # decoders would continue from normalized hidden states, unlike the paper's.
+    # Norm before the heads, for families whose earlier layers' predictions we compute from recorded hidden states: with
+    # `auxiliary_loss` transformers passes normalized hidden states on to the next layer, unlike the paper.
     norm: str = ""
-    auxiliary: bool = True  # whether the loss takes the earlier layers' outputs
-    costs: tuple[str, str, str] = ("class_cost", "bbox_cost", "giou_cost")  # in the config: class, L1, GIoU
-    denoises: bool = False  # in training
+    auxiliary: bool = True  # whether the loss includes the earlier layers' predictions
+    costs: tuple[str, str, str] = ("class_cost", "bbox_cost", "giou_cost")  # names of their weights in the config
+    denoises: bool = False  # whether training adds denoising queries
     recipe: Mapping[str, Any] = field(default_factory=dict)  # default training settings
 
 
@@ -89,8 +89,8 @@ class OpenVocabulary(Family):
     """A family whose classes are phrases that the user gives. Its folders contain a tokenizer."""
 
     attentions: Attentions
-    text: Literal["together", "apart"]  # all phrases in a single text, whose tokens queries score, or a text each
-    tokenizer: str  # its class
+    text: Literal["together", "apart"]  # all phrases in one text, whose tokens queries score; or a text per phrase
+    tokenizer: str  # its class in transformers
     vocabulary: Sequence[str]  # its files, if there is no tokenizer.json
 
 
@@ -98,7 +98,7 @@ class OpenVocabulary(Family):
 class MaskFamily(Family):
     """A family whose queries have a class and a mask, and no box."""
 
-    side_of_masks: int | None = None  # of the square to which the processor enlarges masks, if it does
+    side_of_masks: int | None = None  # of the square to which the processor resizes masks, if it does
 
 
 _RECIPE = {"lr": 1e-4, "lr_backbone": 1e-5, "weight_decay": 1e-4, "grad_clip": 0.1}
@@ -124,7 +124,7 @@ _RT = ClosedSet(
 )
 _LW = ClosedSet(
     title="LW-DETR", scoring="sigmoid", processor="DeformableDetrImageProcessor",
-    side="backbone_config.image_size",  # which its windows divide, unlike most other sizes
+    side="backbone_config.image_size",  # its attention windows divide this size, unlike most others
     attentions=Attentions("sampled", cross="model.decoder.layers.*.cross_attn"),
     class_head="class_embed", box_head="bbox_embed", encoder="", proposals="model.enc_out_bbox_embed.0",
     recipe={**_RECIPE, "lr_backbone": 1.5e-4, "ema": 0.993},

@@ -14,15 +14,15 @@ from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, RaisedEdges, Resize
 
 NEEDED = "Models of transformers need it to be installed: pip install 'detrcli[transformers]'"
-# For all that reads a folder: no download, and no code from the folder.
+# For every function that reads a folder: no download, and no code from the folder.
 LOCAL: Mapping[str, bool] = {"local_files_only": True, "trust_remote_code": False}
 MAX_ERROR = 300  # characters of an error of transformers; some list everything that it knows
-# Far above the config of any of these models, and too little to exhaust the memory.
+# In a config.json: far above that of any of these models, and too low to exhaust the memory.
 MAX_LAYERS, MAX_NUMBER = 1_000, 100_000
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WITH_TOKENIZER = "processor_config.json"  # instead, if the processor includes a tokenizer
-# By Pillow's numbers.
+# Resampling filters by their number in Pillow.
 FILTERS: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
 
@@ -81,11 +81,11 @@ def model_type_of(folder: Path, source: str, *, has_masks: bool = False) -> str:
     return str(facts["model_type"])
 
 
-def load(task: str, folder: Path, family: Family, source: str) -> tuple[Any, Any]:
-    """Load the network, by a class of transformers, and the image processor."""
+def load(auto_class: str, folder: Path, family: Family, source: str) -> tuple[Any, Any]:
+    """Load the network, by a class such as AutoModelForObjectDetection, and the image processor."""
     with loading(source), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network, notes = getattr(import_transformers(), task).from_pretrained(
+        network, notes = getattr(import_transformers(), auto_class).from_pretrained(
             folder, dtype="float32", output_loading_info=True, use_safetensors=True, **LOCAL
         )
         processor = _load_processor(folder, family, network.config)
@@ -124,9 +124,9 @@ def preprocessing_of(processor: Any, family: Family, source: str) -> Preprocessi
     for problem, present in unsupported.items():
         if present:
             raise WeightsError(f"{source}: {PROCESSOR}: {problem}, which is not supported.")
-    # Some round the sides of the input down to multiples of a number, some round them up.
-    multiple = int(getattr(processor, "size_divisor", None) or 1)
-    rule = _resize_rule(dict(processor.size), family.divisor, multiple, source)
+    # Some processors round sides up to multiples of `size_divisor`, others down to multiples of the family's divisor.
+    round_up_to = int(getattr(processor, "size_divisor", None) or 1)
+    rule = _resize_rule(dict(processor.size), family.divisor, round_up_to, source)
     padded = family.resizing == "padded first"
     if padded:
         if not (isinstance(rule, ExactSize) and processor.do_pad):
@@ -140,27 +140,28 @@ def preprocessing_of(processor: Any, family: Family, source: str) -> Preprocessi
         rule,
         filter="bilinear" if padded else FILTERS[resample],  # a processor that pads ignores its filter
         antialias=antialiased,
-        blur=padded,
+        blur=padded,  # as OWLv2's processor
         rescale_first=not antialiased,
         backend="torchvision",
         **colors,
     )
 
 
-def _resize_rule(size: Mapping[str, int | None], divisor: int, multiple: int, source: str) -> Resize:
+def _resize_rule(size: Mapping[str, int | None], divisor: int, round_up_to: int, source: str) -> Resize:
+    """Return the rule of a processor's `size`, which rounds down to multiples of `divisor` or up to `round_up_to`."""
     given = {key: value for key, value in size.items() if value}
     if given.keys() == {"shortest_edge", "longest_edge"}:
         edges = given["shortest_edge"], given["longest_edge"]
-        return BoundedEdges(*edges, divisor) if multiple == 1 else RaisedEdges(*edges, multiple)
-    if given.keys() == {"max_height", "max_width"} and multiple == 1:
+        return BoundedEdges(*edges, divisor) if round_up_to == 1 else RaisedEdges(*edges, round_up_to)
+    if given.keys() == {"max_height", "max_width"} and round_up_to == 1:
         return FitInside(given["max_height"], given["max_width"])
     if given.keys() == {"height", "width"}:
-        return ExactSize(*(-(-given[side] // multiple) * multiple for side in ("height", "width")))
+        return ExactSize(*(-(-given[side] // round_up_to) * round_up_to for side in ("height", "width")))
     raise WeightsError(f"{source}: {PROCESSOR}: the size {given} is not supported.")
 
 
 def size_of(rule: Resize) -> dict[str, int]:
-    """Return the size of a processor, the inverse of `_resize_rule`."""
+    """Return the `size` of an image processor with this rule, the inverse of `_resize_rule`."""
     if isinstance(rule, BoundedEdges):
         return {"shortest_edge": rule.size, "longest_edge": rule.max_size}
     if isinstance(rule, FitInside):

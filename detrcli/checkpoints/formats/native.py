@@ -24,13 +24,13 @@ HEADER = "detrcli.json"  # in a folder
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the file. safetensors' own function would make it readable for its owner alone."""
+    """Write the file. `save_file` of safetensors would make it readable by its owner only."""
     header, tensors = _parts(checkpoint)
-    write_whole(path, in_order(to_bytes(tensors, header)))
+    write_whole(path, with_sorted_header(to_bytes(tensors, header)))
 
 
 def save_as(checkpoint: Checkpoint, folder: Path, name: str) -> Path:
-    """Write a file or a folder of this name into the folder, completely or not at all. It replaces the previous."""
+    """Write a file or a folder of this name into the folder, completely or not at all. It replaces an existing one."""
     architecture = checkpoint.architecture
     if not isinstance(architecture, FolderArchitecture):
         path = folder / f"{name}{ENDING}"
@@ -49,9 +49,9 @@ def _parts(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, Tensor]]:
     return {**header, CHECKSUM: checksum(header, tensors)}, tensors
 
 
-def in_order(file: bytes) -> bytes:
+def with_sorted_header(file: bytes) -> bytes:
     """Sort the keys of a file's header, whose order is random, so that equal checkpoints are equal files."""
-    end = 8 + int.from_bytes(file[:8], "little")
+    end = 8 + int.from_bytes(file[:8], "little")  # the file starts with the header's length in 8 bytes
     header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # aligns the tensors
     return len(header).to_bytes(8, "little") + header + file[end:]
@@ -100,7 +100,7 @@ def load_folder(path: Path, source: str) -> Checkpoint:
 
 
 def load_part(path: Path, source: str) -> dict[str, Tensor]:
-    """Read a file that contains a part of a model's tensors and a checksum, as that of a shipped mask head."""
+    """Read a file with a part of a model's tensors and a checksum, such as that of a built-in mask head."""
     header, tensors = _read(path, source)
     _check(header, tensors, source)
     return tensors

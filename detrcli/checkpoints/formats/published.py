@@ -31,7 +31,7 @@ def load(path: Path, source: str, wanted: Preset | None = None) -> Checkpoint:
     facts: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
     theirs = state_dict_in(content, source)
     candidates = [(known, known.published) for known in architectures().values() if known.published is not None]
-    # If none matches, the wanted or the first architecture explains what is missing.
+    # If no adapter recognizes the tensors, that of the wanted or of the first architecture reports what is missing.
     fallback = [pair for pair in candidates if wanted is not None and pair[0] is wanted.architecture] or candidates
     architecture, adapter = recognize(candidates, theirs) or fallback[0]
     tensors = adapter.rename(theirs)
@@ -42,7 +42,7 @@ def load(path: Path, source: str, wanted: Preset | None = None) -> Checkpoint:
 
 
 def recognize(candidates: Sequence[Candidate], tensors: Mapping[str, Tensor]) -> Candidate | None:
-    """Return the architecture of the tensors. Later architectures are extensions of earlier architectures."""
+    """Return the architecture of the tensors. Later architectures extend earlier ones."""
     return next((pair for pair in reversed(candidates) if pair[1].recognizes(tensors.keys())), None)
 
 
@@ -96,7 +96,7 @@ def check_tensors(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         elif tensor.device.type != "cpu":
             reason = f"is on the device {tensor.device.type}, without its numbers"
         elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            reason = f"has {tensor.numel():,} numbers, more than the file"  # a stride of 0 makes billions of rows
+            reason = f"has {tensor.numel():,} numbers, more than the file"  # a stride of 0 repeats numbers
         if reason:
             raise WeightsError(
                 f"{source}: the tensor {name:.80} {reason}.\n"

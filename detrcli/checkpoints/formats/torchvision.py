@@ -1,4 +1,4 @@
-"""Weights of torchvision: detectors, `torchvision:NAME` or `torchvision:NAME=FILE`, and backbones from ImageNet."""
+"""Weights of torchvision: detectors, `torchvision:NAME` or `torchvision:NAME=FILE`, and ImageNet backbones."""
 
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def backbone_weights(model: Preset, source: str, reporter: Reporter = SILENT) ->
     }
     state = architecture.unfilled(config).state_dict()
     wanted = {name: value for name, value in state.items() if name.startswith(backbone.prefix)}
-    # Counters start at 0, since some of their files have none.
+    # Batch norm's counters start at 0, since some of torchvision's files have none.
     counters = {name: torch.tensor(0) for name in wanted if name.endswith(COUNTER)}
     check_fit(source, wanted, theirs | counters)
     return theirs | counters
@@ -80,9 +80,9 @@ def _published(model: str) -> Any:
 
 def _tensors(file: str, source: str, url: str, reporter: Reporter) -> dict[str, Tensor]:
     """Read a file, or download torchvision's, whose name contains its hash."""
-    promised = hash_in_name(url)
-    assert promised, url
-    path = Path(file).expanduser() if file else fetch(url, promised, reporter)
+    expected_hash = hash_in_name(url)
+    assert expected_hash, url
+    path = Path(file).expanduser() if file else fetch(url, expected_hash, reporter)
     if not path.is_file():
         raise WeightsError(f"{source}: no such file.")
     return state_dict_in(read_pickle(path, source), source)

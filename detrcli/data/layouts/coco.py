@@ -39,7 +39,7 @@ class _Annotation(msgspec.Struct):
     bbox: Any = None
     area: Any = None
     iscrowd: Any = 0
-    # In a panoptic file an entry is the map of an image, and its segments are the annotations.
+    # In a panoptic file an entry is the map of an image, and its segments are what annotations are elsewhere.
     file_name: Any = None
     segments_info: "list[_Annotation] | None" = None
 
@@ -123,7 +123,7 @@ def _decode(path: Path, data: bytes) -> _File:
         except msgspec.ValidationError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # Python's own reader is slower, and accepts the NaN that Python's own writer writes.
+            # Python's json is slower than msgspec, but accepts NaN, which json.dumps writes.
             return msgspec.convert(json.loads(data), _File)
     except (ValueError, RecursionError) as error:  # ValueError includes msgspec's errors
         raise DataError(f"{path}: not a COCO annotation file ({error}).") from None
@@ -173,18 +173,19 @@ def _file_name(name: Any) -> str:
 
 
 def _folder_of(names: Sequence[str], folders: Sequence[Path]) -> Path:
+    """Return the folder that has most files of a sample of about 20 names."""
     sample = [name for name in names[:: max(1, len(names) // 20)] if not posixpath.isabs(name)]
     return max(folders, key=lambda folder: sum(os.path.exists(folder / name) for name in sample))
 
 
 def annotation_ids(written: Sequence[Any]) -> np.ndarray:
-    """Return the ids of annotations, with new ids where an export omits them."""
+    """Return the ids of annotations as (N,) int64, with new ids where an export omits them."""
     if all(value is None for value in written):
         return np.arange(1, len(written) + 1)
     ids = integer_array(written, invalid=NO_ID)
     missing = ids == NO_ID
     greatest = max(int(ids.max()), 0)
-    first = greatest + 1 if greatest < 2**62 else 1  # the check reports duplicates
+    first = greatest + 1 if greatest < 2**62 else 1  # avoids overflow; `detr data check` reports duplicate ids
     ids[missing] = first + np.arange(np.count_nonzero(missing))
     return ids
 

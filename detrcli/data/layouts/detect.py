@@ -52,12 +52,13 @@ def detect_layout(data: Path) -> DataSource:
 
 
 def explicit(files: Mapping[str, tuple[Path, Path]]) -> DataSource:
+    """Return the dataset of an annotation file and an image folder for each split."""
     return DataSource("coco", {split: partial(coco.read, file, [images]) for split, (file, images) in files.items()})
 
 
 def _coco(data: Path, prefix: str, layout: str) -> DataSource | None:
     readers: dict[str, Reader] = {}
-    # `default` is train, after files that are named train.
+    # CVAT's instances_default.json is train, unless a file is named train.
     files = (data / "annotations").glob(f"{prefix}_*.json")
     for path in sorted(files, key=lambda path: ("default" in path.name, path.name)):
         match = re.fullmatch(rf"{prefix}_(train|val|valid|validation|test|default)(\d{{4}})?\.json", path.name)
@@ -158,7 +159,8 @@ def _base(path: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def _locate(base: Path, entry: str, path: Path) -> Path:
-    # Roboflow writes ../train/images for a folder beside the file.
+    """Return the existing path of an entry of the data.yaml `path`."""
+    # In Roboflow's data.yaml, ../train/images is a folder beside the file.
     inside = re.sub(r"^(\.\./)+", "", entry)
     candidates = [folder / name for folder in dict.fromkeys((base, path.parent)) for name in (entry, inside)]
     for candidate in candidates:
@@ -169,15 +171,15 @@ def _locate(base: Path, entry: str, path: Path) -> Path:
 
 
 def yaml_folders(path: Path) -> list[Path]:
-    """Return the existing folders of a data.yaml: images and labels of each split, and their common base."""
+    """Return the existing folders of a data.yaml: images and labels of each split, and the base if any lies there."""
     facts = yolo.read_yaml(path)
     base = _base(path, facts)
     folders: list[Path] = []
     for word in SPLITS:
         for entry in yolo.strings(facts.get(word), path):
             with suppress(DataError):
-                place = _locate(base, entry, path)
-                folders += [place, yolo.label_of(place / "image").parent] if place.is_dir() else [place]
+                images = _locate(base, entry, path)
+                folders += [images, yolo.label_of(images / "image").parent] if images.is_dir() else [images]
     inside = any(folder.resolve().is_relative_to(base.resolve()) for folder in folders)
     return [base, *folders] if inside else folders
 

@@ -13,7 +13,7 @@ from detrcli.system.text import writable
 
 
 def class_names(annotations: Path) -> list[str]:
-    """Return the class names of all files in alphabetical order; their ids count from 1."""
+    """Return the class names in a folder of XML files in alphabetical order; their ids count from 1."""
     names = sorted({name for path in sorted(annotations.glob("[!.]*.xml")) for name, *_ in _objects(_parse(path))})
     try:
         check_class_names(names)
@@ -23,7 +23,7 @@ def class_names(annotations: Path) -> list[str]:
 
 
 def image_names(listing: Path, annotations: Path) -> list[str]:
-    """Return the images listed in a file of ImageSets, whose lines may end in a flag of 1, 0 or -1."""
+    """Return the images listed in a file of ImageSets, whose lines may end with a flag: 1, 0 or -1."""
     try:
         text = listing.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
@@ -38,7 +38,7 @@ def image_names(listing: Path, annotations: Path) -> list[str]:
 
 
 def read(root: Path, images: Sequence[str], names: Sequence[str], split: str) -> RawAnnotations:
-    """Read images by their names without suffix."""
+    """Read the annotations of `images`, file names without suffix, with the classes `names`."""
     if not images:
         raise DataError(f"{root / 'Annotations'}: no annotations (.xml) for {split}.")
     ids = {name: i for i, name in enumerate(names, 1)}
@@ -58,7 +58,7 @@ def read(root: Path, images: Sequence[str], names: Sequence[str], split: str) ->
                 problems.error("bad-box", f"{path}, object {number}", "its bndbox is not four numbers")
                 continue
             x0, y0, x1, y1 = corners
-            # Pixels are numbered from 1, and the last belongs to the box.
+            # Pixels count from 1, and the box includes the pixel (x1, y1).
             rows.append((image_id, ids[name], [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1], difficult))
     return RawAnnotations.from_rows(folder, files, sizes, rows, {ids[name]: name for name in names}, problems)
 
@@ -76,7 +76,7 @@ def _size(tree: ElementTree.Element, side: str) -> int:
 
 
 def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, bool]]:
-    """Return name, corners (None if malformed) and the difficult flag of each object."""
+    """Return name, corners (x0, y0, x1, y1; None if malformed) and the difficult flag of each object."""
     objects = []
     for element in tree.iter("object"):
         try:
