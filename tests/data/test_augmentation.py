@@ -290,13 +290,14 @@ def near_edge(mask: Tensor, reach: int) -> Tensor:
 
 
 def check_masks(sample: Sample, preprocessing: Preprocessing, blur: int) -> None:
-    """Every mask equals its color, except for `blur` pixels along its edge."""
+    """Every mask equals its color, except for `blur` pixels along the edges of both: a thin tip can vanish in either."""
     pixels, target = to_input(sample, preprocessing)
     assert target.masks.shape[1:] == pixels.shape[1:]
     colors = torch.from_numpy(np.array(as_image(pixels, preprocessing))).permute(2, 0, 1)  # (3, H, W)
     for label, mask in zip(target.labels.tolist(), target.masks, strict=True):
-        differs = mask != (colors[label] >= 128)
-        assert not (differs & ~near_edge(mask, blur)).any()
+        colored = colors[label] >= 128
+        differs = mask != colored
+        assert not (differs & ~near_edge(mask, blur) & ~near_edge(colored, blur)).any()
         assert differs.float().mean() < 0.05
 
 
