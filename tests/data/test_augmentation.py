@@ -290,7 +290,7 @@ def near_edge(mask: Tensor, reach: int) -> Tensor:
 
 
 def check_masks(sample: Sample, preprocessing: Preprocessing, blur: int) -> None:
-    """Every mask equals its color, except for `blur` pixels along the edges of both: a thin tip can vanish in either."""
+    """Every mask equals its color, except for `blur` pixels along the edges of both: either can lose a thin tip."""
     pixels, target = to_input(sample, preprocessing)
     assert target.masks.shape[1:] == pixels.shape[1:]
     colors = torch.from_numpy(np.array(as_image(pixels, preprocessing))).permute(2, 0, 1)  # (3, H, W)
