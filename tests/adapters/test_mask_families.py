@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from families import CLASSES, changed, images, truth_of_predictions
-from families import folder_of as detector_folder
 from here import Detr
 from judge import twelve
 from mask_families import NAMES, QUERIES, folder_of, processor_of
@@ -21,7 +20,6 @@ import detrcli
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import collate, prepare
-from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.segmentation.maps import MapRequest, PanopticMap, SemanticMap
 
@@ -243,9 +241,3 @@ def test_stuff_is_recognized_by_cocos_names(tmp_path: Path) -> None:
         place = changed(folder_of("mask2former"), tmp_path / others[-1], id2label=dict(enumerate(others)))
         classes = load_checkpoint(place).classes
         assert (None if classes.things is None else classes.things[[0, 1, 3, 4]].tolist()) == things
-
-
-def test_maps_of_models_without_masks() -> None:
-    detector = detrcli.load(detector_folder("conditional"), "cpu")
-    with pytest.raises(UsageError, match="mask head"):
-        next(detector.stream([], maps=MapRequest("semantic")))

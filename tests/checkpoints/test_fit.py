@@ -187,11 +187,6 @@ def test_properties() -> None:
     assert not checkpoint.model().training
 
 
-def test_every_class_has_a_name() -> None:
-    with pytest.raises(WeightsError, match="small: 2 class names for a model with 3"):
-        replace(small_weights(TINY), classes=Classes.of([1, 2], ["a", "b"]))
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_not_finite(value: float) -> None:
     checkpoint = small_weights(TINY)

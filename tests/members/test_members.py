@@ -57,9 +57,8 @@ def test_the_sampler_is_trained_by_all_its_terms_and_shows_its_attention(detr: D
     np.testing.assert_allclose(raw["weights"].sum((3, 4)), 1, atol=1e-5)  # of each head
     np.testing.assert_allclose(raw["cross"].sum((-2, -1)), 1, atol=1e-5)
     assert raw["points"].max() > 1  # in pixels of the image
-    shown = detr(*look, "--relevance")
-    assert shown.code == 2
-    assert "cross-attention" in shown.err  # its abilities
+    for kind in (("--relevance",), ("--self", "--query", 0), ("--encoder", "1,1")):
+        detr(*look, *kind).fails(2, "cross-attention")  # its abilities
 
     shown = detr("match-debug", data, "--weights", "run", "--layer", "all", "--json").ok()
     assert shown.json["cost_weights"] == {"class": 2, "l1": 5, "giou": 2}

@@ -60,18 +60,6 @@ def test_it_resumes_to_the_same_bits(model: str, data: Path, tmp_path: Path) -> 
     assert_resumes_to_the_same_bits(data, tmp_path, model=model, augmentation="strong")
 
 
-@BOTH
-@pytest.mark.slow
-def test_training_on_other_classes(model: str, detr: Detr, data: Path, tmp_path: Path) -> None:
-    assert detr("train", data, "--model", model, *QUICK).code == 0
-    other = tmp_path / "other"
-    make_shapes(other, images=8, size=64, objects=3)
-    change_annotations(other, lambda document: document["categories"][0].update(name="something new"))
-    again = detr("train", other, *QUICK, "--weights", "run", "--out", "more").ok()
-    assert "something new" in again.err
-    assert "something new" in load_checkpoint("more").classes.names
-
-
 def test_the_recipe_depends_on_the_data() -> None:
     architecture, config = preset("dino-tiny")
 

@@ -196,14 +196,3 @@ def test_files_images_and_arrays(detector: Detector, image: Path) -> None:
 def test_usage_errors(detector: Detector, image: Path, options: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         look(detector, image, **options)
-
-
-@pytest.mark.parametrize(
-    "options", [{"kind": "self"}, {"kind": "encoder", "points": [(1, 1)]}, {"kind": "relevance", "queries": [0]}]
-)
-def test_kinds_that_a_model_does_not_have(
-    detector: Detector, image: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
-) -> None:
-    monkeypatch.setattr(type(detector.inspect()), "abilities", frozenset({"cross-attention"}))
-    with pytest.raises(UsageError, match="cross-attention"):
-        look(detector, image, **options)

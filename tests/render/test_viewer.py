@@ -88,6 +88,9 @@ def test_the_map_is_the_attention(page: Any, matching: Matching) -> None:
     record = matching.record()
     expected = detrcli.look(record.image, record.detector, queries=[query])
     np.testing.assert_allclose(shown, expected.maps[0, 0, 0].ravel(), atol=float(expected.maps.max()) / 254 + 1e-5)
+    stage = page.locator(".stage").bounding_box()
+    page.mouse.move(stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2)
+    assert "of the attention" in page.inner_text(".hover")
 
 
 def test_a_click_selects_the_smallest_box(page: Any, matching: Matching) -> None:
@@ -101,12 +104,6 @@ def test_a_click_selects_the_smallest_box(page: Any, matching: Matching) -> None
             break
     else:
         pytest.fail("the object was not selected")
-
-
-def test_hovering_shows_the_share(page: Any) -> None:
-    stage = page.locator(".stage").bounding_box()
-    page.mouse.move(stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2)
-    assert "of the attention" in page.inner_text(".hover")
 
 
 def test_names_stay_text_and_many_queries_fit(tmp_path: Path) -> None:
