@@ -81,15 +81,22 @@ def spoil(root: Path, maps: Path) -> None:
     (root / "annotations" / "panoptic_val.json").write_text(json.dumps(document))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("threshold", [None, 0.5])
-def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: Path, threshold: float | None) -> None:
-    paths = pictures(tmp_path / "data" / "val", 5)
-    sure = () if threshold is None else ("--threshold", threshold)
+def spoiled_predictions(detr: Detr, folder: Path, weights: Path, count: int) -> list[Path]:
+    """Write a dataset whose panoptic ground truth is a changed prediction of the model, and return its images."""
+    paths = pictures(folder / "data" / "val", count)
     find = ("predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images")
     found = detr(*find, "--threshold", 0.3, "--out", "found").ok()
     assert {item["category_id"] for a in found.json["annotations"] for item in a["segments_info"]} > {300}
-    spoil(tmp_path / "data", tmp_path / "found")
+    spoil(folder / "data", folder / "found")
+    return paths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: Path, threshold: float | None) -> None:
+    paths = spoiled_predictions(detr, tmp_path, weights, 5)
+    sure = () if threshold is None else ("--threshold", threshold)
+    find = ("predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images")
     truth = "data/annotations/panoptic_val.json"
     assert detr(*find, *sure, "--out", "maps", "--ids-from", truth).code == 0
     long_way = detr("eval", "--panoptic", truth, "--predictions", "maps/panoptic.json", "--json").ok()
@@ -111,40 +118,26 @@ def test_quality_equals_that_of_the_files(detr: Detr, tmp_path: Path, weights: P
         plain = detr(*asked, "--engine", "plain", "--json")  # by which reports are made
         assert reported.json["panoptic"] == plain.json["panoptic"]
         assert "PQ" in Path("why/index.html").read_text(encoding="utf-8")
-    if threshold is not None:
+    else:
         some = detr(*asked, "--classes", "cat,sky", "--json").json
         assert "panoptic" not in some
         assert some["masks"]["AP"] >= 0
 
 
-def spoiled_findings(detr: Detr, folder: Path, weights: Path, count: int) -> None:
-    """A dataset whose panoptic ground truth is a modified prediction of the model."""
-    paths = pictures(folder / "data" / "val", count)
-    detr(
-        "predict", *paths, "--weights", weights, "--format", "panoptic", "--no-images", "--threshold", 0.3,
-        "--out", "found",
-    ).ok()  # fmt: skip
-    spoil(folder / "data", folder / "found")
-
-
 @pytest.mark.slow
-def test_classes_absent_from_the_data(detr: Detr, tmp_path: Path, weights: Path) -> None:
+def test_classes_absent_from_the_data(
+    detr: Detr, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pixels of unknown classes are unlabeled. Without hotcoco the other metrics are still computed."""
-    spoiled_findings(detr, tmp_path, weights, 3)
+    spoiled_predictions(detr, tmp_path, weights, 3)
     truth = tmp_path / "data" / "annotations" / "panoptic_val.json"
     truth.write_text(truth.read_text().replace('"name": "cat"', '"name": "cow"'))
-    asked = ("eval", "data", "--weights", weights, "--json", "--threshold", 0.3)
-    shown = detr(*asked).ok()
-    named = {item["label"]: item["PQ"] for item in shown.json["panoptic"]["per_class"]}
+    evaluate = ("eval", "data", "--weights", weights, "--json", "--threshold", 0.3)
+    named = {item["label"]: item["PQ"] for item in detr(*evaluate).ok().json["panoptic"]["per_class"]}
     assert named.get("cow", 0) == 0
     assert "cat" not in named
-
-
-@pytest.mark.slow
-def test_without_hotcoco(detr: Detr, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoiled_findings(detr, tmp_path, weights, 2)
     monkeypatch.setitem(sys.modules, "hotcoco", None)
-    shown = detr("eval", "data", "--weights", weights, "--json").ok()
+    shown = detr(*evaluate).ok()
     assert "panoptic quality is left out" in shown.err
     assert "panoptic" not in shown.json
     assert "boundary" in shown.json

@@ -245,22 +245,10 @@ def test_run(detr: Detr, root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_weights_of_a_run_use_its_costs(detr: Detr, root: Path, tmp_path: Path) -> None:
-    detr("train", root / "data", *SMALL, "--batch-size", 8, "--set", "cost.class=3", "--epochs", 1).ok()
-    shown = detr("match-debug", root / "data", "--weights", "run", "--device", "cpu", "--json").json
-    assert shown["cost_weights"] == {"class": 3, "l1": 5, "giou": 2}
-    for broken in (b"", (tmp_path / "run" / "matching.npz").read_bytes()[:99]):
-        (tmp_path / "run" / "matching.npz").write_bytes(broken)
-        assert detr("match-debug", "--run", "run").code == 3
-    (tmp_path / "run" / "matching.npz").unlink()
-    detr("match-debug", "--run", "run").fails(3, "no matching history")
-
-
-@pytest.mark.slow
-def test_a_published_name_inside_a_run_folder_ignores_its_costs(
+def test_weights_of_a_run_use_its_costs(
     detr: Detr, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Published weights are matched with the published costs, in any working folder."""
+    """Published weights are matched with the published costs, also inside a run folder."""
     detr("train", root / "data", *SMALL, "--batch-size", 8, "--set", "cost.class=3", "--epochs", 1).ok()
     torch.save({"model": published_names()}, tmp_path / "published.pth")
     monkeypatch.setattr("detrcli.checkpoints.load.fetch", lambda *_: tmp_path / "published.pth")
@@ -271,6 +259,11 @@ def test_a_published_name_inside_a_run_folder_ignores_its_costs(
     for weights, of_class in (("detr-r50", 1), (".", 3), ("best.safetensors", 3)):
         shown = detr(*args, tmp_path / f"{weights}.png", "--weights", weights).ok()
         assert shown.json["cost_weights"] == {"class": of_class, "l1": 5, "giou": 2}
+    for broken in (b"", Path("matching.npz").read_bytes()[:99]):
+        Path("matching.npz").write_bytes(broken)
+        assert detr("match-debug", "--run", ".").code == 3
+    Path("matching.npz").unlink()
+    detr("match-debug", "--run", ".").fails(3, "no matching history")
 
 
 def test_objects_of_unknown_classes_are_reported(detr: Detr, root: Path, tmp_path: Path) -> None:

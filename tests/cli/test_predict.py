@@ -257,21 +257,6 @@ def test_names_from_files_are_made_visible(detr: Detr, weights: Path, tmp_path: 
     assert document.json["images"][0]["file"] == name
 
 
-@pytest.mark.parametrize(
-    ("args", "named"),
-    [
-        (["--polygons"], "--save"),
-        (["--ids-from", "a.json"], "--format coco"),
-        (["--format", "semantic", "--threshold", "0.5"], "--threshold"),
-        (["--format", "panoptic", "--classes", "cat"], "--classes"),
-    ],
-)
-def test_options_that_are_refused(detr: Detr, weights: Path, tmp_path: Path, args: list[str], named: str) -> None:
-    picture(tmp_path / "a.png")
-    detr("predict", "a.png", "--weights", weights, *args).fails(2, named)
-    assert not (tmp_path / "predictions").exists()
-
-
 @pytest.mark.skipif(os.name == "nt", reason="no /dev/full")
 @pytest.mark.slow
 def test_a_full_disk_is_the_machines_error(weights: Path, tmp_path: Path) -> None:

@@ -68,8 +68,6 @@ def test_options_that_exclude_each_other(detr: Detr, photos: Path, tmp_path: Pat
     for options, named in (
         (("--save", "found.jsonl"), "found.jsonl"),
         (("--save", "found.jsonl", "--resume", "--classes", "cat"), "classes"),
-        (("--save", "found.txt"), ".jsonl"),
-        (("--resume",), "--save"),
         (("--save", "other.jsonl", "--json"), "--json"),
     ):
         detr("predict", photos, *OPTIONS, *options).fails(2, named)

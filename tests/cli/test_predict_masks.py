@@ -11,7 +11,7 @@ from here import Detr
 from PIL import Image
 from pycocotools import mask as rle
 from server import serving, whole
-from small import CONFIG, published_names
+from small import CONFIG, published_names, smooth_noise
 
 import detrcli
 from detrcli.checkpoints import registry
@@ -27,8 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((240, 160)).save(tmp_path / "a.png")
+    smooth_noise(0, (240, 160)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
@@ -99,17 +98,17 @@ def test_published_weights_with_masks(
 
 
 def test_panoptic_maps(detr: Detr, picture: Path, tmp_path: Path) -> None:
-    """Each PNG has the segments of the file as colors. The panoptic quality of the file against itself is 1."""
+    """Each PNG has the segments of the file as colors. Images of equal names get distinct maps."""
     state = published_names(masks=True)
     state["detr.class_embed.bias"] = state["detr.class_embed.bias"] + torch.tensor([5.0, 4.0, 0, 0])
     state["mask_head.out_lay.bias"] = state["mask_head.out_lay.bias"] + 1
     torch.save({"model": state}, "sure.pth")
-    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.jpg")
+    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg")
     asked = ("--weights", "sure.pth", "--threshold", 0.2, "--size", 64, "--format", "panoptic")
-    shown = detr("predict", "a.png", "b.jpg", *asked, "--out", "out", "--no-images").ok()
+    shown = detr("predict", "a.png", "a.jpg", *asked, "--out", "out", "--no-images").ok()
     document = json.loads(Path("out/panoptic.json").read_text())
     assert shown.json == document
-    assert [each["file_name"] for each in document["annotations"]] == ["a.png", "b.png"]
+    assert len({each["file_name"] for each in document["annotations"]}) == 2
     for annotation, (width, height) in zip(document["annotations"], [(240, 160), (160, 240)], strict=True):
         with Image.open(Path("out/panoptic", annotation["file_name"])) as map_:
             pixels = np.asarray(map_).astype(np.int64)
@@ -132,7 +131,6 @@ def test_panoptic_maps_and_their_errors(detr: Detr, weights: Path, picture: Path
     with Image.open("predictions/a.png") as drawn:
         assert drawn.size == (240, 160)
     assert Path("predictions/panoptic/a.png").is_file()
-    assert detr(*asked, "--classes", "cat").code == 2
     detr("predict", "a.png", "--weights", "shapes", "--format", "panoptic", "--out", "other").fails(2, "mask head")
 
 
@@ -154,26 +152,6 @@ def test_maps_never_overwrite_an_input(detr: Detr, weights: Path, picture: Path,
         annotations.unlink()
 
 
-def test_images_with_equal_names_get_distinct_maps(detr: Detr, weights: Path, picture: Path) -> None:
-    """a.jpg and a.png both become a PNG."""
-    with Image.open(picture) as image:
-        image.transpose(Image.Transpose.ROTATE_90).save("a.jpg")
-    asked = ("--weights", weights, "--size", 64, "--format", "panoptic", "--out", "out", "--no-images")
-    shown = detr("predict", "a.jpg", "a.png", *asked).ok()
-    names = [each["file_name"] for each in shown.json["annotations"]]
-    for name, size in zip(names, [(160, 240), (240, 160)], strict=True):
-        with Image.open(Path("out/panoptic", name)) as map_:
-            assert map_.size == size
-
-
-@pytest.mark.parametrize(
-    ("command", "remedy"),
-    [
-        (("predict", "a.png", "--engine", "compiled", "--weights"), "--engine fast"),
-        (("export", "--format", "onnx"), "fast"),
-    ],
-)
-def test_options_that_do_not_support_masks(
-    detr: Detr, weights: Path, picture: Path, command: tuple[str, ...], remedy: str
-) -> None:
-    detr(*command, weights).fails(2, remedy)
+def test_options_that_do_not_support_masks(detr: Detr, weights: Path, picture: Path) -> None:
+    detr("predict", "a.png", "--engine", "compiled", "--weights", weights).fails(2, "--engine fast")
+    detr("export", "--format", "onnx", weights).fails(2, "fast")

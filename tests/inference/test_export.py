@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from here import Detr
+from here import Detr, all_detections
 from PIL import Image
 from small import CONFIG, DEFORMABLE, DINO_CONFIG, TINY, TWO_STAGE, small_weights
 
@@ -61,13 +61,6 @@ def test_an_export_is_used_as_weights(exported: Path) -> None:
             np.testing.assert_allclose(same.boxes, b.boxes, atol=1e-3)
 
 
-def test_an_export_is_evaluated(exported: Path, detr: Detr) -> None:
-    """As a table too: how many parameters it has it does not say."""
-    shown = detr("eval", "shapes", "--weights", exported, "--limit", 2, "--match-classes-by-id").ok()
-    assert "AP50" in shown.out
-    assert "parameters" not in shown.out
-
-
 def test_unsupported_uses_of_an_export(exported: Path, detr: Detr, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="detr predict"):
         _ = detrcli.load(exported).model
@@ -103,15 +96,12 @@ def test_export_predict_and_eval_as_commands(name: str, detr: Detr, tmp_path: Pa
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     detr(*call).fails(2, str(out))
     Image.fromarray(images(1)[0]).save(tmp_path / "a.png")
-    options = ("--threshold", 0, "--no-images", "--json")
-    found = [
-        detr("predict", "a.png", "--weights", weights, *options).json["images"][0]["detections"]
-        for weights in ("w.safetensors", out)
-    ]
+    found = [all_detections(detr, "a.png", weights) for weights in ("w.safetensors", out)]
     assert [item["label"] for item in found[0]] == [item["label"] for item in found[1]]
     np.testing.assert_allclose(*([item["box"] for item in detections] for detections in found), atol=0.05)
-    evaluated = detr("eval", "shapes", "--weights", out, "--limit", 3, "--match-classes-by-id", "--json").ok()
-    assert evaluated.json["parameters"] is None
+    evaluate = ("eval", "shapes", "--weights", out, "--limit", 3, "--match-classes-by-id")
+    assert detr(*evaluate, "--json").ok().json["parameters"] is None
+    assert "parameters" not in detr(*evaluate).ok().out
 
 
 def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
