@@ -4,17 +4,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-from PIL import Image
+import pytest
+from folders import coco
 
-SLOW = ("torchvision", "torch._dynamo", "sympy", "scipy", "onnx", "openvino", "pycocotools")
+SLOW = ["torchvision", "torch._dynamo", "sympy", "scipy", "onnx", "openvino", "pycocotools"]
 
 
-def test_predict_avoids_slow_imports(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("call", "unused"),
+    [
+        ("predict data/train/a.png --weights shapes --no-images", SLOW),
+        ("eval data --split train --predictions r.json", ["torch"]),
+    ],
+)
+def test_a_command_avoids_slow_imports(call: str, unused: list[str], tmp_path: Path) -> None:
+    coco(tmp_path / "data")
+    (tmp_path / "r.json").write_text("[]")
     code = f"""
 import atexit, sys
-atexit.register(lambda: print("imported:", [name for name in {SLOW!r} if name in sys.modules]))
-sys.argv = ["detr", "predict", "a.png", "--weights", "shapes", "--no-images"]
+atexit.register(lambda: print("imported:", [name for name in {unused!r} if name in sys.modules]))
+sys.argv = ["detr", *{call.split()!r}]
 from detrcli.cli.app import main
 main()
 """

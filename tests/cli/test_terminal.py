@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from judge import coco_folder
-from PIL import Image
-from small import TINY, small_weights
+from small import TINY, small_weights, smooth_noise
 
 from detrcli.checkpoints.formats import native
 from detrcli.guide import TOPICS, page
@@ -50,11 +48,9 @@ def on_a_terminal(*args: object, cwd: Path, columns: int = 80, **env: str) -> st
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("terminal")
     native.save(small_weights(TINY), folder / "w.safetensors")
-    rng = np.random.default_rng(0)
+    (folder / "in").mkdir()
     for i in range(6):
-        pixels = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
-        (folder / "in").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / "in" / f"{i}.png")
+        smooth_noise(i, (96, 64)).save(folder / "in" / f"{i}.png")
     return folder
 
 

@@ -105,7 +105,6 @@ def test_a_dry_run_measures_and_leaves_nothing(detr: Detr, data: Path, tmp_path:
         (["--resume", "nowhere", "--set", "lr=1"], 2, "lr"),
         (["DATA", "--size", "100000", "--dry-run"], 2, "size = 100000: must be between 1 and 32768"),
         (["DATA", "--size", "19000", "--dry-run", *SMALL[:2]], 2, "33,554,432"),
-        (["a" * 300], 3, "aaa"),
         (["--resume", "a" * 300], 4, "no training state"),
     ],
 )
@@ -155,13 +154,8 @@ def test_a_changed_image_of_equal_size(detr: Detr, data: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_a_state_with_missing_contents(detr: Detr, data: Path, tmp_path: Path) -> None:
     assert detr("train", data, *SMALL, "--epochs", 1, "--out", "run").code == 0
-    for name, value in (
-        ("optimizer", {}),
-        ("sums", [5]),
-        ("settings", 7),
-        ("source", {}),
-        ("weights", {"format": "detrcli/9"}),
-    ):
+    broken = {"optimizer": {}, "sums": [5], "settings": 7, "source": {}, "weights": {"format": "detrcli/9"}}
+    for name, value in broken.items():
         state, _ = load_state(tmp_path / "run")
         save_state(tmp_path / "other", {**state, name: value})
         detr("train", "--resume", "other", "--epochs", 2).fails(4, "written by another version of detr")
@@ -173,13 +167,12 @@ def test_a_dry_run_of_a_single_step(detr: Detr, data: Path) -> None:
     assert "more objects than the model has queries" in shown.err
 
 
-def test_errors_of_the_data_come_before_anything_else(detr: Detr, tmp_path: Path) -> None:
+def test_errors_of_the_data(detr: Detr, tmp_path: Path) -> None:
     make_shapes(tmp_path / "data", images=5, size=32, classes=("circle",), objects=2)
     (tmp_path / "data" / "train" / "000002.png").write_bytes(b"no image")
     detr("train", "data", *SMALL, "--epochs", 1).fails(3, "000002.png", "--skip-bad leaves out")
     assert not (tmp_path / "runs").exists()
-    shown = detr("train", "data", *SMALL, "--epochs", 1, "--skip-bad").ok()
-    assert "runs/train: 4 images" in shown.err
+    assert "runs/train: 4 images" in detr("train", "data", *SMALL, "--epochs", 1, "--skip-bad").ok().err
 
 
 @pytest.mark.slow

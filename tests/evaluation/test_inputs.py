@@ -163,11 +163,6 @@ def test_an_invalid_entry_is_named(tmp_path: Path, entry: Any, key: str) -> None
         read_content(tmp_path / "r.json", json.dumps([GOOD, entry, GOOD]))
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="predictions"):
-        read_results(tmp_path / "r.json", IMAGES, CATEGORIES)
-
-
 def classes(named: dict[int, str]) -> Classes:
     return Classes(ids=np.array(list(named), dtype=np.int64), names=np.array(list(named.values())))
 

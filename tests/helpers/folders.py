@@ -80,3 +80,14 @@ def yolo(root: Path, text: str | bytes = YAML, label: str | bytes = LABEL) -> Pa
     written(root / "labels" / "a.txt", label)
     written(root / "data.yaml", text)
     return root
+
+
+def snapshot(root: Path) -> dict[str, tuple[float, bytes]]:
+    """Return every file and folder below with its time and content."""
+    return {
+        path.relative_to(root).as_posix(): (
+            path.lstat().st_mtime_ns,
+            path.read_bytes() if path.is_file() and not path.is_symlink() else b"",
+        )
+        for path in sorted(root.rglob("*"))
+    }

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from detrcli.reporter import Reporter
+
 _RESTORE_SIGINT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -33,6 +35,16 @@ class Shown:
         """The command printed nothing but an error, which names the items."""
         assert (self.code, self.out) == (code, ""), self.err
         assert all(item in self.err for item in items), self.err
+
+
+class Notes(Reporter):
+    """Collects the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def show(self, text: str) -> None:
+        self.notes.append(text)
 
 
 Detr = Callable[..., Shown]

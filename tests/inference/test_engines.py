@@ -211,16 +211,6 @@ def test_fast_is_the_default_where_it_helps() -> None:
         _ = Detector(small_weights(), "cpu", "fp16", engine="fast").engine
 
 
-def test_engines_agree_on_images() -> None:
-    found = [detrcli.load("shapes", "cpu", engine=name) for name in ("plain", "fast")]
-    images = [torch.randint(0, 255, (90, 120, 3), dtype=torch.uint8).numpy() for _ in range(3)]
-    for image in images:
-        plain, fast = (detector.predict(image, threshold=0) for detector in found)
-        assert plain.queries.tolist() == fast.queries.tolist()
-        torch.testing.assert_close(torch.tensor(plain.scores), torch.tensor(fast.scores), rtol=0, atol=1e-4)
-        torch.testing.assert_close(torch.tensor(plain.boxes), torch.tensor(fast.boxes), rtol=0, atol=0.01)
-
-
 @pytest.mark.slow
 def test_average_precision_in_bf16() -> None:
     full, half = (evaluate("shapes", detrcli.load("shapes", "cpu", precision=name)) for name in ("fp32", "bf16"))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from here import Detr, all_detections
+from here import Detr, Notes, all_detections
 from PIL import Image
 from small import CONFIG, DEFORMABLE, DINO_CONFIG, TINY, TWO_STAGE, small_weights
 
@@ -24,7 +24,6 @@ from detrcli.inference import export as exporting
 from detrcli.inference.detector import Detector
 from detrcli.inference.engines import PlainEngine
 from detrcli.inference.export import RUNTIMES, ExportedEngine, Runtime, cached_export, export, runtime_of
-from detrcli.reporter import Reporter
 from detrcli.structures import Batch
 
 pytest.importorskip("openvino")
@@ -107,7 +106,7 @@ def test_export_predict_and_eval_as_commands(name: str, detr: Detr, tmp_path: Pa
 def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the same weights, precision and versions; other weights get another."""
     monkeypatch.setenv("DETR_CACHE", str(tmp_path))
-    runtime, made, notes = runtime_of(exported), [], []
+    runtime, made, reporter = runtime_of(exported), [], Notes()
 
     def copied(checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str) -> float:
         made.append(path)
@@ -116,19 +115,15 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
             shutil.copy(exported.with_suffix(ending), path.with_suffix(ending))
         return 0.0
 
-    class Notes(Reporter):
-        def show(self, text: str) -> None:
-            notes.append(text)
-
     monkeypatch.setattr(exporting, "export", copied)
     for _ in range(2):
-        detector = Detector(small_weights(TINY), "cpu", engine=runtime.name, reporter=Notes())
+        detector = Detector(small_weights(TINY), "cpu", engine=runtime.name, reporter=reporter)
         assert len(detector.predict(images(1)[0], threshold=0)) == 9
-    assert len(made) == len(notes) == 1
+    assert len(made) == len(reporter.notes) == 1
     checkpoint = small_weights(TINY)
     changed = replace(checkpoint, tensors={name: value + 1e-3 for name, value in checkpoint.tensors.items()})
     for other in (changed, replace(checkpoint, preprocessing=checkpoint.preprocessing.with_size(48, 80))):
-        cached_export(other, runtime, "fp32", Notes())
+        cached_export(other, runtime, "fp32", reporter)
     assert len({path.parent for path in made}) == 3
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from here import Notes
 from letterbox import Letterbox
 from PIL import Image
 from small import TINY, add_proposals, shapes_with_small_classes, small_weights
@@ -258,14 +259,6 @@ def test_usage_is_relative_to_the_image(root: Path) -> None:
         assert document["box"] == pytest.approx([x + w / 2, y + h / 2, w, h], abs=1e-4)
 
 
-class Recorded(Reporter):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def show(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def test_an_unreadable_image(tmp_path: Path) -> None:
     make_shapes(tmp_path, images=15, size=64, classes=("circle",), objects=3)
     broken = tmp_path / "val" / "000001.png"
@@ -277,7 +270,7 @@ def test_an_unreadable_image(tmp_path: Path) -> None:
         match_report(session_of(tmp_path), 1)
     with pytest.raises(DataError, match="000001.png"):
         usage(session_of(tmp_path))
-    reporter = Recorded()
+    reporter = Notes()
     assert usage(session_of(tmp_path, skip_bad=True, reporter=reporter)).images == 2
     assert "000001.png" in reporter.notes[0]
     for path in (tmp_path / "val").iterdir():
