@@ -18,7 +18,7 @@ from torch import nn
 
 from detrcli.api.benchmarking import photograph
 from detrcli.inference.detector import Detector
-from detrcli.inspection.look import look
+from detrcli.inspection.look import inspect_attention
 from detrcli.render.attention_report import attention_figure
 from detrcli.render.draw import draw_detections, save
 
@@ -58,7 +58,7 @@ def main() -> None:
             save(draw_detections(result.image, result.detections), path.with_name("predicted.jpg"))
 
         def attend() -> None:
-            save(attention_figure(look(detector, path, queries=[17])), path.with_name("attention.png"))
+            save(attention_figure(inspect_attention(detector, path, queries=[17])), path.with_name("attention.png"))
 
         for work in (predict, attend):  # warm up
             work()

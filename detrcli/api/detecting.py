@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.evaluation.metrics import has_hotcoco
-from detrcli.evaluation.panoptic import FoundSegment
+from detrcli.evaluation.panoptic import PredictedSegment
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.run import detect_split, readable
 from detrcli.evaluation.truth import Truth
@@ -22,7 +22,7 @@ class ModelRun:
     class_mapping: ClassMapping
     parameters: int | None  # None for an exported model
     seconds_per_image: Mapping[str, float]  # by stage
-    segments: Mapping[int, Sequence[FoundSegment]] | None  # of panoptic maps by image id, if they are evaluated
+    segments: Mapping[int, Sequence[PredictedSegment]] | None  # of panoptic maps by image id, if they are evaluated
 
 
 def detect(

@@ -24,15 +24,14 @@ from detrcli.errors import DataError
 from detrcli.inference import DEFAULT_THRESHOLD
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource, name_of, read_image
-from detrcli.inspection import look as looking
-from detrcli.inspection import usage as using
-from detrcli.inspection import walk as walking
-from detrcli.inspection.look import Kind
+from detrcli.inspection.look import Kind, inspect_attention
 from detrcli.inspection.match_report import MatchReport, match_report
 from detrcli.inspection.matching import GroupMatching, explain_group, false_positives, matcher_of, missed_objects
 from detrcli.inspection.record import ImageRecord, Point, check_points, record_image
 from detrcli.inspection.session import InspectionSession
 from detrcli.inspection.tables import number
+from detrcli.inspection.usage import query_usage
+from detrcli.inspection.walk import Step, feature_maps, shapes_at, trace_steps
 from detrcli.messages import argument
 from detrcli.model.inspectable import Shape
 from detrcli.render.attention_report import AttentionReport
@@ -47,10 +46,10 @@ from detrcli.system.text import normalize_name
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import read_rows
 
-SEARCHED = 50  # images among which the worst is chosen, if none is named
-BEST = 5  # detections that a walk lists
-ROW = ("loss", "AP")  # of a training, beside its matching
-WORST = 16  # cases that are listed for a split
+SEARCHED_IMAGES = 50  # among which the worst is shown if none is given
+LISTED_DETECTIONS = 5  # by `detr explain`
+RUN_COLUMNS = ("loss", "AP")  # of metrics.csv, shown beside the matching of a training run
+WORST_CASES = 16  # of a split, listed by default
 
 
 def show_data(
@@ -86,7 +85,7 @@ def look(
     for note in opened.notes:
         reporter.note(f"{name_of(image)}: {note}")
     check_points(points, opened.image.width, opened.image.height)
-    findings = looking.look(
+    findings = inspect_attention(
         as_detector(weights, device, reporter=reporter), image, queries=queries, threshold=threshold, layers=layers,
         heads=heads, kind=kind, points=points, masks=masks, reporter=reporter,
     )  # fmt: skip
@@ -121,23 +120,23 @@ def match(
 def session_of(
     detector: Detector, split: Split, *, skip_bad: bool = False, by_id: bool = False, reporter: Reporter = SILENT
 ) -> InspectionSession:
-    """Return the images of a split for inspection by a detector, with their classes matched."""
+    """Open a split for inspection with a detector, with its classes mapped to those of the weights."""
     mapping = match_classes(detector.classes, split, by_id=by_id, reporter=reporter)
     return InspectionSession(detector, split, mapping, skip_bad=skip_bad, reporter=reporter)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matching(PlainResult):
-    """How queries are matched in an image, a split or a training, with a figure, which notebooks show."""
+    """How queries are matched in an image, a split or a training run, with a figure, which notebooks show."""
 
     draw: Callable[[], Image.Image]  # the figure
     report: MatchReport | None = None  # of an image
-    record: Callable[[], ImageRecord] | None = None  # makes a record of the image, for the page
+    record: Callable[[], ImageRecord] | None = None  # runs the model again, for the page
     _repr_html_ = None  # type: ignore[assignment]  # in favor of the figure
 
     @cached_property
     def figure(self) -> Image.Image:
-        """Predictions and costs of an image, a tile for each query of a split, or curves of a training."""
+        """Predictions and costs of an image, a tile for each query of a split, or curves of a training run."""
         return self.draw()
 
     @property
@@ -177,15 +176,15 @@ def explain_matching(
     layers: str | int = "last",
     threshold: float = DEFAULT_THRESHOLD,
     other_weights: Mapping[str, float] | None = None,
-    worst: int = WORST,
+    worst: int = WORST_CASES,
     match_classes_by_id: bool = False,
     device: str = "auto",
     reporter: Reporter = SILENT,
 ) -> Matching:
-    """Explain which query is matched to which object: in an image, in a `whole_split`, or during a training (`run`).
+    """Explain which query is matched to which object: in an image, in a `whole_split`, or during training (`run`).
 
-    Without `image` it is the worst of the first images. `other_weights` of the costs show which pairs they would
-    change. For a split, `worst` cases are listed. See `detr guide matching`.
+    Without `image`, the one with the most errors among the first images is shown. The result tells which pairs
+    `other_weights` of the costs would change. For a split, `worst` cases are listed. See `detr guide matching`.
     """
     if run is not None:
         return _matching_of_run(Path(run))
@@ -193,9 +192,9 @@ def explain_matching(
     checked = checked_split(options, split, reporter=reporter)
     detector = as_detector(weights, device, reporter=reporter)
     session = session_of(detector, checked, skip_bad=options.skip_bad, by_id=match_classes_by_id, reporter=reporter)
-    matcher_of(session.loss)  # raises UsageError if the model does not have one
+    matcher_of(session.loss)  # raises UsageError if the model has no matcher
     if whole_split:
-        usage = using.usage(session, threshold=threshold, examples=worst)
+        usage = query_usage(session, threshold=threshold, examples=worst)
         content: Sequence[str | Table] = [*usage.summary, *usage.tables()]
         return Matching(content, usage.document(), draw=lambda: usage_figure(usage, session.image))
     index = _worst_image(session, threshold, reporter) if image is None else session.find(image)
@@ -212,48 +211,51 @@ def explain_matching(
 
 def _worst_image(session: InspectionSession, threshold: float, reporter: Reporter) -> int:
     """Return the image with the most missed objects and false positives among the first of a split."""
-    most, worst = -1, 0
+    most_errors, worst = -1, 0
     for count, (i, example, output) in enumerate(session):
-        if count == SEARCHED:
+        if count == SEARCHED_IMAGES:
             break
         last = QueryGroup("decoder", output.decoder.logits[-1:], output.decoder.boxes[-1:])
         (layer,) = explain_group(last, example.target, session.loss, normalized=False).layers
         missed = missed_objects([layer], example.target, threshold)
         errors = len(missed) + len(false_positives(layer, example.target, threshold))
-        if errors > most:
-            most, worst = errors, i
-    searched = f"the first {SEARCHED}" if len(session) > SEARCHED else f"{len(session)}"
+        if errors > most_errors:
+            most_errors, worst = errors, i
+    searched = f"the first {SEARCHED_IMAGES}" if len(session) > SEARCHED_IMAGES else f"{len(session)}"
     name = session.path(worst).name
-    reporter.note(f"{name}: the image with most errors of {searched}; choose another with {argument('image')}")
+    reporter.note(f"{name}: the image with the most errors of {searched}; choose another with {argument('image')}")
     return worst
 
 
 def _matching_of_run(run: Path) -> Matching:
-    """Return how many objects changed their query from each evaluation of a training to the next."""
+    """Return how many objects were matched to another query at each evaluation of a run than at the one before."""
     history = read(run)
     if len(history.epochs) < 2:
         raise DataError(f"{run}: matched at only one evaluation so far; a comparison needs two.")
     epochs, targets, images = history.epochs[1:].tolist(), int(history.counts.sum()), len(history.image_ids)
-    rows: dict[int, dict[str, float | None]] = {epoch: dict.fromkeys(ROW) for epoch in epochs}
+    rows_by_epoch: dict[int, dict[str, float | None]] = {epoch: dict.fromkeys(RUN_COLUMNS) for epoch in epochs}
     for row in read_rows(run):
         if row["epoch"] >= epochs[0]:
-            rows[int(row["epoch"])] = {name: row.get(name) for name in ROW}
-    rows = dict(sorted(rows.items()))
+            rows_by_epoch[int(row["epoch"])] = {name: row.get(name) for name in RUN_COLUMNS}
+    rows_by_epoch = dict(sorted(rows_by_epoch.items()))
     shares = history.moved / targets  # (E, L)
-    curves = {name: [(epoch, value) for epoch, row in rows.items() if (value := row[name]) is not None] for name in ROW}
-    lines = [
-        (epoch, *(f"{share:.1%}" for share in of_layers), *map(number, rows[epoch].values()))
+    curves = {
+        name: [(epoch, value) for epoch, row in rows_by_epoch.items() if (value := row[name]) is not None]
+        for name in RUN_COLUMNS
+    }
+    table = [
+        (epoch, *(f"{share:.1%}" for share in of_layers), *map(number, rows_by_epoch[epoch].values()))
         for epoch, of_layers in zip(epochs, shares.tolist(), strict=True)
     ]
     evaluations = [
-        {"epoch": epoch, "changed": moved, **rows[epoch]}
+        {"epoch": epoch, "changed": moved, **rows_by_epoch[epoch]}
         for epoch, moved in zip(epochs, history.moved.tolist(), strict=True)
     ]
     return Matching(
         [
             f"{run}: {targets:,} objects in {images:,} images, matched at {len(epochs) + 1} evaluations; the share of "
-            "objects with another query than at the evaluation before",
-            Table("", ("epoch", *(f"layer {layer}" for layer in range(shares.shape[1])), *ROW), lines),
+            "objects with another query than at the previous evaluation",
+            Table("", ("epoch", *(f"layer {layer}" for layer in range(shares.shape[1])), *RUN_COLUMNS), table),
         ],
         {
             "schema": "detr.match-debug-run/1",
@@ -272,14 +274,14 @@ class Walk(PlainResult):
 
     image: ImageSource
     detector: Detector
-    steps: Sequence[walking.Step]
-    own_shapes: Sequence[Shape] | None  # without resizing; None if the model does not support that size
-    detections: Detections  # of all queries, by falling score
+    steps: Sequence[Step]
+    own_shapes: Sequence[Shape] | None  # without resizing the image; None if the model does not support its size
+    detections: Detections  # of all queries, by descending score
 
     def page(self, path: str | Path, threshold: float = 0.5) -> None:
         """Write a page that shows the output of each step."""
         record = record_image(self.detector, self.image)
-        maps = walking.feature_maps(self.detector, record.pixels)
+        maps = feature_maps(self.detector, record.pixels)
         write_explain_page(Path(path), record, self.steps, maps, threshold)
 
 
@@ -291,14 +293,14 @@ def walk(
     detector = as_detector(weights, device, reporter=reporter)
     detections = detector.predict(opened, threshold=0)
     detections = detections.part(np.argsort(-detections.scores, kind="stable"))
-    pixels = prepare(opened, detector.preprocessing).to(detector.device)  # (3, h, w)
-    steps, shapes = walking.walk(detector, pixels), walking.shapes_at(detector, opened.height, opened.width)
+    pixels = prepare(opened, detector.preprocessing).to(detector.device)  # (3, H, W)
+    steps, shapes = trace_steps(detector, pixels), shapes_at(detector, opened.height, opened.width)
     name, source, (_, height, width) = name_of(image), detector.checkpoint.source, pixels.shape
     resized = "not resized" if (width, height) == opened.size else f"resized to {width} x {height}"
-    best = list(rows(detections.part(np.arange(min(BEST, len(detections))))))
+    best = list(rows(detections.part(np.arange(min(LISTED_DETECTIONS, len(detections))))))
     count = int((detections.scores >= DEFAULT_THRESHOLD).sum())
     table = [
-        (step.name, _shape(step.shape), _shape(own), step.what)
+        (step.name, _shape(step.shape), _shape(own), step.meaning)
         for step, own in zip(steps, shapes or [()] * len(steps), strict=True)
     ]
     entries = [
@@ -306,7 +308,7 @@ def walk(
             "step": step.name,
             "shape": list(step.shape),
             "shape_at_own_size": None if shapes is None else list(shapes[i]),
-            "what": step.what,
+            "what": step.meaning,
         }
         for i, step in enumerate(steps)
     ]

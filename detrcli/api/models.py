@@ -1,4 +1,4 @@
-"""Models, listed and exported for other runtimes."""
+"""Listing models, and exporting them for other runtimes."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +45,7 @@ def list_models() -> Result:
         parameters = sum(p.numel() for p in checkpoint.model().parameters())
         ap = round(100 * shipped.record["metrics"]["AP"], 1)
         models.append((name, checkpoint.architecture.name, parameters, "shapes val", ap, shipped.bytes, True))
-    named = [(*facts, size and round(size / 1e6), "yes" if cached else "no") for *facts, size, cached in models]
+    named = [(*facts, bytes_ and round(bytes_ / 1e6), "yes" if cached else "no") for *facts, bytes_, cached in models]
     families, rows = [], []
     for model_type, family in {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}.items():
         default, published = family.default, family.published
@@ -57,16 +57,16 @@ def list_models() -> Result:
                 "as_published": published and asdict(published),
             }
         )
-        size = ("", "", "")
+        cost = ("", "", "")  # parameters, GFLOP and the input size for which they are counted
         if default is not None:
-            size = (f"{default.parameters:,}", f"{default.gflop:.1f}", f"{default.height} x {default.width}")
-        ap = f"{published.ap} ({published.model}, arXiv {published.paper})" if published is not None else ""
-        rows.append((family.title, model_type, *size, ap))
+            cost = (f"{default.parameters:,}", f"{default.gflop:.1f}", f"{default.height} x {default.width}")
+        published_ap = f"{published.ap} ({published.model}, arXiv {published.paper})" if published is not None else ""
+        rows.append((family.title, model_type, *cost, published_ap))
     document = [dict(zip(keys, model, strict=True)) for model in models]
     return PlainResult(
         [
             Table("", ("name", "backbone", "parameters", "evaluated on", "AP", "MB", "cached"), named),
-            Table("", ("transformers family", "model_type", "parameters", "GFLOP", "at", "published AP"), rows),
+            Table("", ("transformers family", "model_type", "parameters", "GFLOP", "input size", "published AP"), rows),
         ],
         {"schema": "detr.models/1", "models": document, "families": families},
     )

@@ -23,13 +23,13 @@ from detrcli.data.examine import DatasetReport, examine, examine_headers
 from detrcli.data.layouts.coco import coco_document
 from detrcli.data.source import DataSpec, Files, open_source
 from detrcli.data.splits import DataSource, images_of
-from detrcli.diagnosis.data_rules import of_data
-from detrcli.diagnosis.failure_rules import of_failures
+from detrcli.diagnosis.data_rules import data_findings
+from detrcli.diagnosis.failure_rules import failure_findings
 from detrcli.diagnosis.finding import Finding
-from detrcli.diagnosis.run_rules import RunFacts, of_run
+from detrcli.diagnosis.run_rules import RunFacts, run_findings
 from detrcli.errors import DataError, DetrError, UsageError
 from detrcli.evaluation.comparison import compared
-from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
+from detrcli.evaluation.outcomes import FALSE_POSITIVES, MISSED
 from detrcli.evaluation.thresholds import write_thresholds
 from detrcli.inference.detector import Detector
 from detrcli.inspection.failures import Failures, failures_of
@@ -37,7 +37,7 @@ from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect
 from detrcli.messages import Wording, argument, word
 from detrcli.render.comparison_page import write_comparison
 from detrcli.render.report_page import DEFAULT_IMAGES, write_report
-from detrcli.render.report_sections import Advice, Steadiness
+from detrcli.render.report_sections import Advice, Instability
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system.files import next_free_folder
 from detrcli.training.matching_history import read
@@ -55,7 +55,7 @@ class Report(Result):
     """The failures of a model on a split, their causes, and annotations that are probably wrong."""
 
     failures: Failures
-    steadiness: Steadiness | None  # of the matching, for a run
+    instability: Instability | None  # of the matching, for a run
     examples: Mapping[int, int] | None  # objects of each category in the training split
 
     @property
@@ -64,7 +64,9 @@ class Report(Result):
         source, images = failures.session.detector.checkpoint.source, len(failures.truth.images)
         interval = "" if failures.interval is None else f" ({metrics['AP_low']:.3f} to {metrics['AP_high']:.3f})"
         rows = [("missed", count, MISSED[kind]) for kind, count in outcomes.missed_by_kind.items()]
-        rows += [("false positive", count, FALSE_ALARMS[kind]) for kind, count in outcomes.false_alarms_by_kind.items()]
+        rows += [
+            ("false positive", count, FALSE_POSITIVES[kind]) for kind, count in outcomes.false_positives_by_kind.items()
+        ]
         rows += [(kind.replace("_", " "), len(each), SUSPECT_KINDS[kind]) for kind, each in failures.suspects.items()]
         rows = [("detected", outcomes.found, ""), *(row for row in rows if row[1])]
         return [
@@ -92,7 +94,7 @@ class Report(Result):
             folder,
             self.failures,
             advice=advice,
-            steadiness=self.steadiness,
+            instability=self.instability,
             examples=self.examples,
             limit=images,
             seconds=seconds,
@@ -142,7 +144,7 @@ def report(
     if folds and run is not None:
         settings = given_settings(run / CONFIG)
         failures = replace(failures, suspects=_suspects_by_folds(checked, folds, settings, device, reporter))
-    return Report(failures, None if run is None else _steadiness(run), _examples(source, split))
+    return Report(failures, None if run is None else _instability(run), _examples(source, split))
 
 
 def _suspects_by_folds(
@@ -181,7 +183,7 @@ def _written(split: Split, images: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _steadiness(run: Path) -> Steadiness | None:
+def _instability(run: Path) -> Instability | None:
     """Return how stable the matching of a run became, if its history exists."""
     try:
         history = read(run)
@@ -228,7 +230,7 @@ def compare_reports(reports: Mapping[str, Report]) -> ReportComparison:
         "detr.report-compare/1",
         list(reports),
         [each.metrics for each in failures],
-        {"detected": [each.found for each in outcomes], "false positives": [each.false_alarms for each in outcomes]},
+        {"detected": [each.found for each in outcomes], "false positives": [each.false_positives for each in outcomes]},
         [{"name": name, **report.document} for name, report in reports.items()],
         compared(truth, [(name, report.failures.results) for name, report in reports.items()]),
         list(reports.values()),
@@ -249,10 +251,10 @@ def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SI
     spec = DataSpec(None, {}) if run is None else DataSpec(**data_of(run))
     source = open_source(path) if run is None else spec.open()
     examined = examine(source, exif=spec.exif, skip_bad=spec.skip_bad, reporter=reporter)
-    findings = list(of_data(examined))
+    findings = list(data_findings(examined))
     facts = _facts(run, examined) if run is not None and examined.ok and "train" in examined.splits else None
     if run is not None and facts is not None:
-        findings += of_run(facts)
+        findings += run_findings(facts)
         detector = as_detector(run, device)
         failures: dict[str, Failures] = {}
         for split in ("val", "train"):
@@ -261,7 +263,7 @@ def doctor(subject: str | Path, *, device: str = "auto", reporter: Reporter = SI
             except DetrError as error:
                 reporter.note(f"{split} is left out: {error.message}")
         if "val" in failures:
-            findings += of_failures(failures["val"], failures.get("train"))
+            findings += failure_findings(failures["val"], failures.get("train"))
     return _diagnosis(str(subject), findings, reporter.wording)
 
 
@@ -272,9 +274,9 @@ def end_of_run(
     start = time.monotonic()
     # Statistics and the page take time too.
     failures = report(run, device=device, seconds=seconds / 3)
-    findings = [*of_data(examined), *of_failures(failures.failures, None)]
+    findings = [*data_findings(examined), *failure_findings(failures.failures, None)]
     if (facts := _facts(run, examined)) is not None:
-        findings += of_run(facts)
+        findings += run_findings(facts)
     diagnosis = _diagnosis(str(run), findings, wording)
     advice = [(finding.finding, finding.evidence, finding.remedy) for finding in diagnosis.findings]
     left = max(0.0, seconds - (time.monotonic() - start))

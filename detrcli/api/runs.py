@@ -1,4 +1,4 @@
-"""Running a training, new or resumed, from its data and settings to a run folder."""
+"""Running a new or resumed training, from its data and settings to a run folder."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,15 +37,15 @@ DEFAULT_OUT = "runs/train"
 
 @dataclass(frozen=True)
 class TrainingResult(Result):
-    """The result of a training."""
+    """The result of a training run."""
 
     run: Path
-    examined: DatasetReport  # the data
+    examined: DatasetReport  # on the data
     epochs: int
     rows: Sequence[Row]  # of metrics.csv
     best: Row | None  # the row of the best epoch
     seconds: float
-    stopped: int | None  # exit code, if it was interrupted
+    stopped: int | None  # the exit code if the training was interrupted
     settings: Settings
     report: Path | None = None  # the page of the report, if there was time for it
     findings: Sequence[Finding] | None = None  # of the report, most likely first
@@ -79,10 +79,11 @@ class TrainingResult(Result):
 
 
 class TrainingPlan(PlainResult):
-    """The data and parameters of a training, and an estimate of its time and memory."""
+    """The data and parameters of a training run, and an estimate of its time and memory."""
 
 
 def _plan(training: Training, examined: DatasetReport) -> TrainingPlan:
+    """Time a step, which changes the model."""
     order, epochs, measured = training.order, training.settings.epochs, measure(training)
     summaries = {split: examined.summary(split) for split in examined.splits}
     data = {split: {**summary, "classes": len(summary["classes"])} for split, summary in summaries.items()}
@@ -115,7 +116,7 @@ def _plan(training: Training, examined: DatasetReport) -> TrainingPlan:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run to resume, with its last state."""
+    """A run to resume, with its last saved state."""
 
     folder: Path
     state: Mapping[str, Any]
@@ -130,7 +131,7 @@ class SavedRun:
 
     @contextmanager
     def readable(self) -> Iterator[None]:
-        """Raise WeightsError if the state is intact and its contents are not as expected."""
+        """Turn errors of reading the state into WeightsError: it is intact, so another version wrote it."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
@@ -139,11 +140,11 @@ class SavedRun:
                 f"Start a new run from its weights: {argument('weights', self.folder)}."
             ) from error
 
-    def data(self, moved: DataOptions) -> DataSpec:
+    def data(self, given: DataOptions) -> DataSpec:
         """Return the data of the run, or its new location if that is given."""
         spec = DataSpec(**self.state["source"])
-        if moved.path is not None or any(any(pair) for pair in moved.files.values()):
-            return DataSpec.of(moved.path, moved.files, spec.exif, skip_bad=spec.skip_bad)
+        if given.path is not None or any(any(pair) for pair in given.files.values()):
+            return DataSpec.of(given.path, given.files, spec.exif, skip_bad=spec.skip_bad)
         if spec.data and spec.data != BUILT_IN and not os.path.exists(spec.data):
             raise DataError(f"{spec.data} no longer exists. Give the new location of the data too.")
         return spec
@@ -162,8 +163,8 @@ def run_training(
     reporter: Reporter = SILENT,
 ) -> TrainingResult | TrainingPlan:
     """Train a model, or with `dry_run` measure a step; resume a `saved` run."""
-    place = find_device(device)
-    with distributed.joined(place), torch.random.fork_rng(devices=[]), ExitStack() as stack:
+    torch_device = find_device(device)
+    with distributed.joined(torch_device), torch.random.fork_rng(devices=[]), ExitStack() as stack:
         examined = distributed.broadcast_object(
             lambda: examine(spec.open(), exif=spec.exif, skip_bad=spec.skip_bad, masks=False, reporter=reporter)
         )
@@ -183,7 +184,7 @@ def run_training(
         for note in initial.notes:
             reporter.note(note)
         training = Training(
-            initial, data, place, source=asdict(spec), evaluator=evaluator, listener=listener, reporter=reporter
+            initial, data, torch_device, source=asdict(spec), evaluator=evaluator, listener=listener, reporter=reporter
         )
         training.check_queries()
         if dry_run:
@@ -210,7 +211,7 @@ def _locked_folder(saved: SavedRun | None, out: str | Path | None, stack: ExitSt
     run = saved.folder if saved else next_free_folder(DEFAULT_OUT) if out is None else Path(out)
     run.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(run))
-    # Checked with the lock, since another training may have started in the meantime.
+    # Checked after locking, since another training may have started in the meantime.
     if saved is None and any(path.name != LOCK for path in run.iterdir()) and not is_unbegun(run):
         raise UsageError(f"{run} exists. Give another folder.")
     return run
@@ -219,10 +220,11 @@ def _locked_folder(saved: SavedRun | None, out: str | Path | None, stack: ExitSt
 def _with_masks(examined: DatasetReport, spec: DataSpec, reporter: Reporter) -> DatasetReport:
     """Examine the masks too. Bad masks are reported, and skipped if requested.
 
-    If they are skipped, all masks are examined whatever the time, so that a resumed run has the same data.
+    If they are skipped, all masks are examined however long it takes, so that a resumed run has the same data.
     """
     with_masks = distributed.broadcast_object(
         lambda: examine_masks(examined, full=spec.skip_bad, skip_bad=spec.skip_bad, reporter=reporter)
     )
-    replace(with_masks, problems=with_masks.problems[len(examined.problems) :]).check(reporter)
+    new_problems = with_masks.problems[len(examined.problems) :]
+    replace(with_masks, problems=new_problems).check(reporter)
     return with_masks

@@ -12,7 +12,7 @@ from detrcli.errors import UsageError
 from detrcli.system.launch import launch
 
 
-@opt.options(*opt.LOAD[1:], "text", "precision", "engine", files=["val"])
+@opt.options(*(name for name in opt.LOAD if name != "weights"), "text", "precision", "engine", files=["val"])
 def eval_(
     data: "detrcli.DataOptions",
     *,
@@ -78,7 +78,7 @@ def eval_(
     if launch().rank > 0:
         return
     print_result(detrcli.compare_evaluations(evaluations) if len(evaluations) > 1 else evaluation, json=json)
-    evaluation.write(save, thresholds)
+    evaluation.write(save, thresholds)  # these two and the report need a single evaluation
     if report is not None:
         failures = detrcli.report(
             data,

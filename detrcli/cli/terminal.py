@@ -1,4 +1,4 @@
-"""Tables, progress bars and Markdown by rich, which is slow to import."""
+"""Printing of tables, progress bars and Markdown with rich. Imported only when needed, since rich is slow to import."""
 
 import sys
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ from rich.theme import Theme
 from detrcli.system.text import escape_controls
 
 MAX_WIDTH = 100  # columns of Markdown
+WIDEST = 10_000  # columns, more than any line has
 
 
 def console(stream: IO[str], *, terminal: bool = True) -> Console:
-    """Return a console for a stream, which has no width outside a terminal: a line stays a line."""
+    """Return a console for a stream. Lines are wrapped in a terminal only."""
     return Console(
-        file=stream, width=None if terminal else 10_000, force_terminal=terminal, no_color=not terminal, highlight=False
+        file=stream, width=None if terminal else WIDEST, force_terminal=terminal, no_color=not terminal, highlight=False
     )
 
 
@@ -34,20 +35,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | No
     for i, column in enumerate(columns):
         if any(isinstance(row[i], str) for row in rows):
             table.add_column(column, overflow="fold")
-        else:  # a number must not be broken over two lines
+        else:  # numbers are not folded
             width = max(len(text) for text in (column, *(cell(row[i]) for row in rows)))
             table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*(Text(cell(value)) for value in row))
     stdout = console(sys.stdout, terminal=terminal)
-    # If even folded text does not fit, the terminal breaks the lines; rich would leave columns out.
-    wide = stdout.options.update_width(10_000)
+    # If even folded text does not fit, leave wrapping to the terminal; rich would omit columns.
+    wide = stdout.options.update_width(WIDEST)
     stdout.width = max(stdout.width, Measurement.get(stdout, wide, table).minimum)
     stdout.print(table)
 
 
 def progress_bar(unit: Literal["items", "bytes"]) -> progress.Progress:
-    """Return a bar on stderr that is erased at the end."""
+    """Return a progress bar on stderr that is erased at the end."""
     counts = [progress.DownloadColumn(), progress.TransferSpeedColumn()]
     return progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
@@ -70,12 +71,12 @@ class _FoldedTable(TableElement):
             yield table
 
 
-class _Page(Markdown):
+class _FoldedMarkdown(Markdown):
     elements = {**Markdown.elements, "table_open": _FoldedTable}  # noqa: RUF012  # rich only reads it
 
 
 def print_markdown(text: str) -> None:
-    # Code has no background, because one for dark terminals is wrong on light ones.
+    # No background for code: it would suit either dark or light terminals, not both.
     stdout = Console(highlight=False, theme=Theme({"markdown.code": "bold cyan"}))
-    page = _Page(text, code_theme="ansi_dark", hyperlinks=False)
+    page = _FoldedMarkdown(text, code_theme="ansi_dark", hyperlinks=False)
     stdout.print(page, width=min(stdout.width, MAX_WIDTH))

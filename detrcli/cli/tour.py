@@ -14,14 +14,14 @@ PAGE, DOCUMENT = "index.html", "demo.json"  # the document is the output of --js
 MODEL = "dino-tiny"  # the architecture of the shipped weights
 CLASSES = "ring,hexagon,arrow,ell,moon"  # shapes that the shipped weights have not been trained on
 IMAGES, SHOWN = 300, 8  # images to train on and to predict
-# For both trainings. The model's recipe would enlarge the images, and take longer.
+# For both training runs. The model's recipe would enlarge the images and take longer.
 QUICK = ("--epochs", "6", "--size", "128")
-KNOWN, DATA, SCRATCH, TUNED = "known", "unseen", "from-scratch", "tuned"  # folders in that of the demo
+KNOWN, DATA, SCRATCH, TUNED = "known", "unseen", "from-scratch", "tuned"  # subfolders of the demo's folder
 METRICS = ("AP", "AP50", "AP75")
 
 
-def _row(name: str, evaluation: Mapping[str, Any], of: str = "metrics") -> tuple[str | float, ...]:
-    return (name, *(evaluation[of][metric] for metric in METRICS))
+def _row(name: str, evaluation: Mapping[str, Any], key: str = "metrics") -> tuple[str | float, ...]:
+    return (name, *(evaluation[key][metric] for metric in METRICS))
 
 
 def run_tour(folder: Path, device: str, *, quiet: bool) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def run_tour(folder: Path, device: str, *, quiet: bool) -> dict[str, Any]:
     start = time.perf_counter()
     shipped = steps.evaluate("shapes", "--weights", "shapes-masks")
     steps.run("data", "make", "shapes", KNOWN, "--images", str(5 * SHOWN))
-    known = (f"{KNOWN}/val", "--weights", "shapes-masks", "--threshold", "0.5", "--out", "masks")
-    steps.run("predict", *known, json=True)
+    options = (f"{KNOWN}/val", "--weights", "shapes-masks", "--threshold", "0.5", "--out", "masks")
+    steps.run("predict", *options, json=True)
     steps.show(
         "The shipped weights",
         "`shapes`: a small DINO of 1.3 million parameters, trained from scratch on circles, squares, triangles, stars "
@@ -42,7 +42,7 @@ def run_tour(folder: Path, device: str, *, quiet: bool) -> dict[str, Any]:
     )
     steps.run("data", "make", "shapes", DATA, "--images", str(IMAGES), "--classes", CLASSES)
     steps.run("data", "show", DATA, "--out", "unseen.png")
-    text = "Other shapes, in a folder as your own dataset would be."
+    text = "Other shapes, in a folder, as your own dataset would be."
     steps.show("A new dataset", text, ("unseen.png", "Images with their ground truth"))
     before = steps.evaluate(DATA, "--weights", "shapes", "--match-classes-by-id")
     steps.show(
@@ -63,7 +63,7 @@ def run_tour(folder: Path, device: str, *, quiet: bool) -> dict[str, Any]:
     scratch, after = (steps.evaluate(DATA, "--weights", run) for run in (SCRATCH, TUNED))
     steps.show(
         "Evaluation after training",
-        "On the validation split, which was not trained on.",
+        "On the validation split, which was not used for training.",
         columns=("data", *METRICS),
         rows=[_row("before", before), _row("from scratch", scratch), _row("from the shipped weights", after)],
     )
@@ -99,18 +99,18 @@ def _inspect(steps: Steps) -> None:
     predictions = steps.run("predict", *images, *weights, "--threshold", "0.5", "--out", "predictions", json=True)
     text = "Boxes with class and score, for scores of at least 0.5."
     steps.show("Predictions", text, ("predictions", "The first images of the validation split"))
-    fullest: str = max(predictions["images"], key=lambda image: len(image["detections"]))["file"]
-    walk = steps.run("explain", fullest, *weights, json=True)
+    example: str = max(predictions["images"], key=lambda image: len(image["detections"]))["file"]
+    walk = steps.run("explain", example, *weights, json=True)
     steps.show(
         "The steps of the model",
-        f"The output of each part of the model for {fullest}.",
+        f"The output of each part of the model for {example}.",
         columns=("step", "shape", "meaning"),
         rows=[(step["step"], " x ".join(map(str, step["shape"])), step["what"]) for step in walk["steps"]],
     )
-    steps.run("visualize-attn", fullest, *weights, "--threshold", "0.5", "--out", "attention.png", json=True)
+    steps.run("visualize-attn", example, *weights, "--threshold", "0.5", "--out", "attention.png", json=True)
     caption = "Decoder cross-attention, last layer, mean of the heads"
     steps.show("Attention", "Where each query with a detection looks in the image.", ("attention.png", caption))
-    steps.run("match-debug", DATA, "--image", Path(fullest).name, *weights, "--out", "matching.png", json=True)
+    steps.run("match-debug", DATA, "--image", Path(example).name, *weights, "--out", "matching.png", json=True)
     text = "Training matches each object with one query, at the lowest total cost."
     steps.show("Matching", text, ("matching.png", "Ground truth joined to its predictions, beside the costs"))
     steps.run("match-debug", DATA, "--all", *weights, "--out", "queries.png", json=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from detrcli.data.checks import Split
 from detrcli.data.examine import DatasetReport
-from detrcli.diagnosis.finding import ANNOTATIONS, BROKEN, IMPOSSIBLE, LITTLE, REMARK, Finding
+from detrcli.diagnosis.finding import ANNOTATIONS, BROKEN, IMPOSSIBLE, REMARK, SCARCE, Finding
 from detrcli.inspection.suspects import DUPLICATE_IOU
 from detrcli.messages import argument
 
@@ -16,7 +16,7 @@ FEW_OBJECTS = 10  # of a class in train
 FEW_VAL_OBJECTS = 25
 
 
-def of_data(examined: DatasetReport) -> Iterator[Finding]:
+def data_findings(examined: DatasetReport) -> Iterator[Finding]:
     """Yield the findings about a dataset."""
     errors = (problem for problem in examined.problems if problem.severity == "error")
     if error := next(errors, None):
@@ -27,23 +27,24 @@ def of_data(examined: DatasetReport) -> Iterator[Finding]:
             BROKEN + 10,
         )
     for name, split in examined.splits.items():
-        yield from _of_boxes(name, split)
-        yield from _of_annotations(name, split)
-    yield from _of_splits(examined)
+        yield from _box_findings(name, split)
+        yield from _annotation_findings(name, split)
+    yield from _split_findings(examined)
 
 
-def _of_boxes(name: str, split: Split) -> Iterator[Finding]:
+def _box_findings(name: str, split: Split) -> Iterator[Finding]:
+    """Look for another box format or image size, a reading, with which the boxes fit into their images."""
     w = split.written
-    known = np.isin(w.of_image, w.image_ids[split.usable_images]) & np.isfinite(w.boxes).all(1) & ~w.crowd
-    boxes = w.boxes[known]  # (N, 4), x, y, width, height
+    chosen = np.isin(w.of_image, w.image_ids[split.usable_images]) & np.isfinite(w.boxes).all(1) & ~w.crowd
+    boxes = w.boxes[chosen]  # (N, 4), x, y, width, height in pixels
     if len(boxes) < MIN_BOXES:
         return
     order = np.argsort(w.image_ids, kind="stable")
-    sizes = split.sizes[order[np.searchsorted(w.image_ids, w.of_image[known], sorter=order)]]
+    sizes = split.sizes[order[np.searchsorted(w.image_ids, w.of_image[chosen], sorter=order)]]
     sizes = sizes[:, ::-1].astype(float)  # (N, 2), width and height of the image
 
     def outside(boxes: np.ndarray) -> float:
-        """Return the share of boxes that extend beyond their image by more than a twentieth of its size."""
+        """Return the share of boxes (N, 4) that extend beyond their image by more than a twentieth of its size."""
         slack = 0.05 * sizes
         beyond = (boxes[:, :2] < -slack) | (boxes[:, :2] + boxes[:, 2:] > sizes + slack)
         return float(beyond.any(1).mean())
@@ -67,10 +68,11 @@ def _of_boxes(name: str, split: Split) -> Iterator[Finding]:
     }
     fits = {
         reading: share
-        for reading, read in readings.items()
-        if out > 0.04 and (read[:, 2:] > 0).mean() > 0.99 and (share := outside(read)) < 0.25 * out
+        for reading, converted in readings.items()
+        if out > 0.04 and (converted[:, 2:] > 0).mean() > 0.99 and (share := outside(converted)) < 0.25 * out
     }
     if fits:
+        # Centers move boxes by only half their size, so that few extend beyond their image; other readings affect most.
         reading = next(iter(fits)) if out < 0.3 else min(fits, key=lambda key: fits[key])
         evidence = (
             f"{out:.0%} of {len(boxes):,} boxes extend beyond their image, with this reading {fits[reading]:.0%}."
@@ -78,14 +80,14 @@ def _of_boxes(name: str, split: Split) -> Iterator[Finding]:
         remedy = "Write them as x, y, width, height in pixels of the stored image."
         yield Finding(f"The boxes of {name} look like {reading}.", evidence, remedy, BROKEN + 8)
         return
-    end = np.quantile(((corner + size) / sizes).max(1), 0.995)
+    end = np.quantile(((corner + size) / sizes).max(1), 0.995)  # close to 1 if boxes are spread over their images
     if len(boxes) >= 2 * MIN_BOXES and end < 0.62:
         evidence = f"None of {len(boxes):,} boxes extends beyond {end:.0%} of its image."
         remedy = "Scale them with the images, or use the images that were annotated."
         yield Finding(f"The boxes of {name} look like boxes of smaller images.", evidence, remedy, BROKEN + 7)
 
 
-def _of_annotations(name: str, split: Split) -> Iterator[Finding]:
+def _annotation_findings(name: str, split: Split) -> Iterator[Finding]:
     w = split.written
     total = len(w.boxes)
     if total >= MIN_BOXES and w.crowd.mean() > 0.3:
@@ -113,7 +115,7 @@ def _of_annotations(name: str, split: Split) -> Iterator[Finding]:
         yield Finding(f"Objects of {name} are annotated twice.", evidence, remedy, ANNOTATIONS + 7)
 
 
-def _of_splits(examined: DatasetReport) -> Iterator[Finding]:
+def _split_findings(examined: DatasetReport) -> Iterator[Finding]:
     same = (problem for problem in examined.problems if problem.kind in ("same-picture", "near-duplicate"))
     if problem := next(same, None):
         evidence = f"{problem.where}: {problem.what}."
@@ -125,7 +127,7 @@ def _of_splits(examined: DatasetReport) -> Iterator[Finding]:
     if summary["images"] < FEW_IMAGES:
         evidence = f"train has {summary['images']} images."
         remedy = f"Start from trained weights, use {argument('augmentation', 'strong')}, and annotate more."
-        yield Finding("There is little data.", evidence, remedy, LITTLE + 5)
+        yield Finding("There is little data.", evidence, remedy, SCARCE + 5)
     names = {count["category_id"]: count["label"] for count in summary["classes"]}
     train = {count["category_id"]: count["boxes"] for count in summary["classes"] if count["boxes"]}
     in_val = examined.summary("val")["classes"] if "val" in examined.splits else []
@@ -142,8 +144,8 @@ def _of_splits(examined: DatasetReport) -> Iterator[Finding]:
         if train[rare] <= FEW_OBJECTS and train[common] >= 20 * train[rare]:
             evidence = f"train has {train[rare]:,} objects of it, and {train[common]:,} of {names[common]}."
             remedy = "Add images of it, or repeat the existing images."
-            yield Finding(f"The classes are far from balanced: {names[rare]} is rare.", evidence, remedy, LITTLE + 8)
+            yield Finding(f"The classes are far from balanced: {names[rare]} is rare.", evidence, remedy, SCARCE + 8)
     if val and sum(val.values()) < FEW_VAL_OBJECTS:
-        evidence = f"It has {sum(val.values())} objects, so that AP varies by several points between equal trainings."
+        evidence = f"It has {sum(val.values())} objects, so that AP varies by several points between identical runs."
         remedy = "Hold out more images."
         yield Finding("val is too small to judge a model.", evidence, remedy, REMARK)

@@ -1,10 +1,10 @@
-"""The findings of the rules."""
+"""What the rules of `detr doctor` find."""
 
 from dataclasses import dataclass
 
-# Weights of the kinds of findings: data of the wrong kind, which makes all else meaningless; settings that cannot
-# work; settings that work badly; errors of annotation; too little of something; remarks.
-BROKEN, IMPOSSIBLE, SETTINGS, ANNOTATIONS, LITTLE, REMARK = 100.0, 80.0, 60.0, 40.0, 20.0, 5.0
+# Base weights of findings: broken data, which makes everything else meaningless; data or settings that cannot work;
+# settings that work badly; annotation errors; too little data or training; remarks.
+BROKEN, IMPOSSIBLE, SETTINGS, ANNOTATIONS, SCARCE, REMARK = 100.0, 80.0, 60.0, 40.0, 20.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Finding:
     finding: str
     evidence: str
     remedy: str
-    weight: float  # the higher, the more likely
+    weight: float  # findings are sorted by it, in descending order
 
     def document(self) -> dict[str, str]:
         return {"finding": self.finding, "evidence": self.evidence, "remedy": self.remedy}

@@ -10,7 +10,7 @@ import torch
 
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.dataset import DetectionDataset, Example
-from detrcli.diagnosis.finding import BROKEN, IMPOSSIBLE, LITTLE, SETTINGS, Finding
+from detrcli.diagnosis.finding import BROKEN, IMPOSSIBLE, SCARCE, SETTINGS, Finding
 from detrcli.messages import argument
 from detrcli.training.settings import FROM_SCRATCH, Settings, make_settings
 from detrcli.training.setup import Data, facts_of
@@ -50,7 +50,7 @@ class RunFacts:
         return [example for i in indices if isinstance(example := dataset[0, i], Example)]
 
 
-def of_run(run: RunFacts) -> Iterator[Finding]:
+def run_findings(run: RunFacts) -> Iterator[Finding]:
     """Yield the findings about a training."""
     yield from _of_input(run)
     yield from _of_settings(run)
@@ -160,5 +160,5 @@ def _of_curves(run: RunFacts) -> Iterator[Finding]:
             f"{moved:.0%} of the objects get another query from one evaluation to the next.",
             "Train longer, or use a model whose queries start from proposals: "
             f"{argument('model', 'dino-tiny')} or {argument('model', 'deformable-tiny')}.",
-            LITTLE + 9,
+            SCARCE + 9,
         )

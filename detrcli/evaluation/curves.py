@@ -14,7 +14,7 @@ from detrcli.evaluation.metrics import (
     hotcoco_evaluation,
     require_hotcoco,
 )
-from detrcli.evaluation.pairing import IGNORED, SAME, found_objects
+from detrcli.evaluation.pairing import FOUND_IOU, IGNORED, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
@@ -47,7 +47,7 @@ def curves_of(truth: Truth, results: Results, threshold: float) -> Curves:
         evaluation = hotcoco_evaluation(truth, results)
         precision = accumulated(evaluation, [1, 10, MAX_DETECTIONS])[0][IOU_50, :, :, ALL, 2].T
         precision = np.where(precision < 0, np.nan, precision)
-        confused = np.asarray(evaluation.confusion_matrix(iou_thr=SAME, min_score=threshold)["matrix"], dtype=int)
+        confused = np.asarray(evaluation.confusion_matrix(iou_thr=FOUND_IOU, min_score=threshold)["matrix"], dtype=int)
     else:
         confused[:K, K] = per_class
         precision[per_class > 0] = 0

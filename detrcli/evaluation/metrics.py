@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from detrcli.errors import MachineError
-from detrcli.evaluation.pairing import SAME
+from detrcli.evaluation.pairing import FOUND_IOU
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import RunLengths, Truth, truth_masks
 from detrcli.run_lengths import box_around, encode, pixels_of
@@ -206,7 +206,7 @@ def boundary_evaluation(truth: Truth, results: Results, masks: np.ndarray | None
 
     def lower_ious(image: int, category: int) -> np.ndarray:
         ious = np.array(mask_ious(image, category))  # (D, G), detections by descending score
-        near = ious >= SAME  # other pairs cannot match anyway
+        near = ious >= FOUND_IOU  # other pairs cannot match anyway
         if not near.any():
             return ious
         rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))

@@ -7,30 +7,30 @@ from functools import cached_property
 import numpy as np
 
 from detrcli.evaluation.metrics import hotcoco_evaluation, require_hotcoco
-from detrcli.evaluation.pairing import NEAR, NONE, SAME, by_image, found_objects, overlaps
+from detrcli.evaluation.pairing import FOUND_IOU, NEAR_IOU, NONE, by_image, found_objects, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
 MIN_SCORE = 0.05  # predictions with a lower score explain nothing
 MISSED = {
     "other_class": "classification error",
-    "poor_box": f"localization error (IoU below {SAME})",
+    "poor_box": f"localization error (IoU below {FOUND_IOU})",
     "low_score": "score below the threshold",
     "no_query": "unmatched (more objects than queries)",
     "nothing": "no prediction",
 }
-FALSE_ALARMS = {
+FALSE_POSITIVES = {
     "duplicate": "duplicate",
     "other_class": "classification error",
-    "poor_box": f"localization error (IoU {NEAR} to {SAME})",
+    "poor_box": f"localization error (IoU {NEAR_IOU} to {FOUND_IOU})",
     "background": "background",
 }
 ERROR_KINDS = {  # hotcoco's name and a description
-    "class": ("Cls", f"classification error (wrong class, IoU {SAME} or more)"),
-    "box": ("Loc", f"localization error (correct class, IoU {NEAR} to {SAME})"),
-    "both": ("Both", f"classification and localization error (wrong class, IoU {NEAR} to {SAME})"),
+    "class": ("Cls", f"classification error (wrong class, IoU {FOUND_IOU} or more)"),
+    "box": ("Loc", f"localization error (correct class, IoU {NEAR_IOU} to {FOUND_IOU})"),
+    "both": ("Both", f"classification and localization error (wrong class, IoU {NEAR_IOU} to {FOUND_IOU})"),
     "duplicate": ("Dupe", "duplicate of a detection with a higher score"),
-    "background": ("Bkg", f"false positive on background (IoU below {NEAR} with all objects)"),
+    "background": ("Bkg", f"false positive on background (IoU below {NEAR_IOU} with all objects)"),
     "missed": ("Miss", "missed object (no detection nearby)"),
 }
 
@@ -45,7 +45,7 @@ class Outcomes:
     found_by: np.ndarray  # (N,), the detection that finds an object, or NONE
     missed: np.ndarray  # (N,), a key of MISSED; "" for objects that are found, and for crowds
     closest: np.ndarray  # (N,), the prediction with the highest score that refers to a missed object, or NONE
-    wrong: np.ndarray  # (M,), a key of FALSE_ALARMS; "" for all other predictions
+    wrong: np.ndarray  # (M,), a key of FALSE_POSITIVES; "" for all other predictions
     on: np.ndarray  # (M,), the object that a detection finds or overlaps, or NONE
 
     @cached_property
@@ -57,7 +57,7 @@ class Outcomes:
         return int((self.found_by >= 0).sum())
 
     @property
-    def false_alarms(self) -> int:
+    def false_positives(self) -> int:
         return int((self.wrong != "").sum())
 
     @cached_property
@@ -70,8 +70,8 @@ class Outcomes:
     @property
     def image_scores(self) -> np.ndarray:
         """F1 of each image, (I,): 1 without objects and detections."""
-        objects, found, false_alarms = self.per_image
-        total = objects + found + false_alarms
+        objects, found, false_positives = self.per_image
+        total = objects + found + false_positives
         return np.where(total > 0, 2 * found / np.maximum(total, 1), 1.0)
 
     @property
@@ -79,8 +79,8 @@ class Outcomes:
         return {kind: int((self.missed == kind).sum()) for kind in MISSED}
 
     @property
-    def false_alarms_by_kind(self) -> Mapping[str, int]:
-        return {kind: int((self.wrong == kind).sum()) for kind in FALSE_ALARMS}
+    def false_positives_by_kind(self) -> Mapping[str, int]:
+        return {kind: int((self.wrong == kind).sum()) for kind in FALSE_POSITIVES}
 
 
 def outcomes_of(truth: Truth, results: Results, threshold: float, without_query: np.ndarray | None = None) -> Outcomes:
@@ -111,26 +111,26 @@ def outcomes_of(truth: Truth, results: Results, threshold: float, without_query:
         ious = overlaps(results.boxes[predictions], truth.boxes[objects], np.zeros(len(objects), dtype=bool))  # (m, n)
         same = results.category_ids[predictions][:, None] == truth.of_category[objects]  # (m, n)
         for i in np.flatnonzero(false).tolist():
-            wrong[predictions[i]], n = _false_alarm(ious[i], same[i])
+            wrong[predictions[i]], n = _false_positive(ious[i], same[i])
             on[predictions[i]] = objects[n] if n >= 0 else NONE
         nearest = ious.argmax(1)  # (m,), the object that a prediction refers to
         iou, right = (np.take_along_axis(values, nearest[:, None], 1)[:, 0] for values in (ious, same))
-        refers = np.flatnonzero((finds[predictions] == NONE) & (iou >= np.where(right, NEAR, SAME)))
+        refers = np.flatnonzero((finds[predictions] == NONE) & (iou >= np.where(right, NEAR_IOU, FOUND_IOU)))
         for i in sorted(refers.tolist(), key=lambda i: float(results.scores[predictions[i]])):
             n = objects[nearest[i]]
             if found_by[n] == NONE:  # the highest score comes last
                 closest[n] = predictions[i]
-                missed[n] = "other_class" if not right[i] else "poor_box" if iou[i] < SAME else "low_score"
+                missed[n] = "other_class" if not right[i] else "poor_box" if iou[i] < FOUND_IOU else "low_score"
     if without_query is not None:
         missed[without_query & (missed != "")] = "no_query"
     return Outcomes(truth, results, threshold, found_by, missed, closest, wrong, on)
 
 
-def _false_alarm(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
+def _false_positive(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
     """Return the kind of a false positive by its IoU with the objects of its image, (n,), and the overlapped object."""
     of_class, of_others = np.where(same, ious, 0), np.where(same, 0, ious)
     for kind, overlap, minimum in (
-        ("duplicate", of_class, SAME), ("other_class", of_others, SAME), ("poor_box", of_class, NEAR)
+        ("duplicate", of_class, FOUND_IOU), ("other_class", of_others, FOUND_IOU), ("poor_box", of_class, NEAR_IOU)
     ):  # fmt: skip
         if overlap.max() >= minimum:
             return kind, int(overlap.argmax())
@@ -151,7 +151,7 @@ def errors_of(truth: Truth, results: Results) -> Sequence[ErrorKind]:
         return [ErrorKind(kind, 0, 0.0) for kind in ERROR_KINDS]
     evaluation = hotcoco_evaluation(truth, results)
     evaluation.evaluate()
-    errors = evaluation.tide_errors(pos_thr=SAME, bg_thr=NEAR)
+    errors = evaluation.tide_errors(pos_thr=FOUND_IOU, bg_thr=NEAR_IOU)
     return [
         ErrorKind(kind, int(errors["counts"][name]), float(errors["delta_ap"][name]))
         for kind, (name, _) in ERROR_KINDS.items()

@@ -7,14 +7,14 @@ import numpy as np
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 
-SAME, NEAR = 0.5, 0.1  # minimum IoU of a detection with an object that it finds, and with an object near it
+FOUND_IOU, NEAR_IOU = 0.5, 0.1  # minimum IoU of a detection with an object that it finds, and with an object near it
 NONE = -1  # in place of the index of an object: the detection is a false positive
 IGNORED = -2  # matched to a crowd or another ignored object: the detection does not count
 
 
 def found_objects(truth: Truth, results: Results) -> np.ndarray:
     """Return the index of the object that each detection finds at an IoU of 0.5, (M,); NONE or IGNORED."""
-    return paired(truth, results, [SAME])[0]
+    return paired(truth, results, [FOUND_IOU])[0]
 
 
 def paired(truth: Truth, results: Results, ious: Sequence[float], ignored: np.ndarray | None = None) -> np.ndarray:

@@ -38,7 +38,7 @@ class ClassQuality(Quality):
 @dataclass(frozen=True)
 class PanopticQuality:
     images: int
-    all: Quality  # means over the classes with segments, as of things and stuff
+    all: Quality  # mean over the classes with segments; `things` and `stuff` are means over those classes
     things: Quality
     stuff: Quality
     per_class: Sequence[ClassQuality]
@@ -48,25 +48,26 @@ class PanopticQuality:
         return {**quality.pop("all"), **quality}
 
 
-FoundSegment = tuple[int, bytes]  # category id of the data, and compressed RLE
+PredictedSegment = tuple[int, bytes]  # category id of the data, and the mask as compressed RLE
 
 
-def segments_of(map_: PanopticMap) -> list[FoundSegment]:
+def segments_of(map_: PanopticMap) -> list[PredictedSegment]:
     """Return the segments of the classes that the data has; the pixels of other segments count as unlabeled."""
     return [(s.category_id, encode(map_.ids == s.id)) for s in map_.segments if s.category_id != UNKNOWN_CLASS]
 
 
-def quality_of(truth: Truth, masks: np.ndarray, segments: Mapping[int, Sequence[FoundSegment]]) -> PanopticQuality:
-    """Score maps against the objects of the ground truth with their masks, (N,); `segments` are by image id."""
+def quality_of(truth: Truth, masks: np.ndarray, segments: Mapping[int, Sequence[PredictedSegment]]) -> PanopticQuality:
+    """Score predicted `segments` by image id against the truth, whose objects have `masks`, (N,) of RunLengths."""
     classes, size_of = truth.classes, dict(zip(truth.image_ids.tolist(), truth.sizes.tolist(), strict=True))
     things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things
     named = zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
-    # Numbered from 1 in the order of their ids, which can exceed hotcoco's integers.
+    # Ids can exceed hotcoco's integers, so images and classes are numbered from 1 instead.
     numbered = [(number, *row) for number, row in enumerate(named, 1)]
     class_number = {id_: number for number, id_, _, _ in numbered}
     image_number = {image: number for number, image in enumerate(size_of, 1)}
 
-    def document(rows: Iterable[tuple[int, int, bytes, bool]]) -> dict[str, Any]:
+    def coco_document(rows: Iterable[tuple[int, int, bytes, bool]]) -> dict[str, Any]:
+        """Return a COCO panoptic document; `rows` are image id, category id, compressed RLE and crowd."""
         return {
             "images": [{"id": image_number[i], "height": h, "width": w} for i, (h, w) in size_of.items()],
             "annotations": [
@@ -80,9 +81,9 @@ def quality_of(truth: Truth, masks: np.ndarray, segments: Mapping[int, Sequence[
         }  # fmt: skip
 
     objects = zip(truth.of_image.tolist(), truth.of_category.tolist(), masks, truth.crowd.tolist(), strict=True)
-    annotated = document((image, category, mask["counts"], crowd) for image, category, mask, crowd in objects)
-    predicted = document(
-        (image, *segment, False) for image, members in segments.items() if image in size_of for segment in members
+    annotated = coco_document((image, category, mask["counts"], crowd) for image, category, mask, crowd in objects)
+    predicted = coco_document(
+        (image, *segment, False) for image, found in segments.items() if image in size_of for segment in found
     )
     return _quality(annotated, predicted, len(size_of), numbered)
 
@@ -90,7 +91,7 @@ def quality_of(truth: Truth, masks: np.ndarray, segments: Mapping[int, Sequence[
 def _quality(
     truth: Any, predicted: Any, images: int, classes: Iterable[tuple[int, int, str, bool]], **folders: str
 ) -> PanopticQuality:
-    """Score two documents; `classes` are (number in the documents, id, name, thing)."""
+    """Score COCO panoptic documents, or files with `folders` of maps; `classes` are (id in these, id, name, thing)."""
     from hotcoco.panoptic import PanopticEval
 
     evaluation = PanopticEval(truth, predicted, **folders)
@@ -125,7 +126,7 @@ class _Map(msgspec.Struct):
     segments_info: list[_Segment] = []
 
 
-class _File(msgspec.Struct):
+class _PanopticFile(msgspec.Struct):
     annotations: list[_Map]
     categories: list[_Category]
 
@@ -141,15 +142,15 @@ def panoptic_quality(truth: Path, predictions: Path) -> PanopticQuality:
             f"{missing[0]}.\nUse the ids of the data: {argument('ids_from', truth)}."
         )
     classes = sorted((c.id, c.id, c.name, bool(c.isthing)) for c in annotated.categories)
-    renamed = _with_ids_of_the_data(annotated, results, predictions)
-    folders = {"gt_folder": str(_folder(truth)), "pred_folder": str(_folder(predictions))}
+    renumbered = _with_ids_of_the_data(annotated, results, predictions)
+    folders = {"gt_folder": str(_map_folder(truth)), "pred_folder": str(_map_folder(predictions))}
     try:
-        return _quality(str(truth), renamed, len(annotated.annotations), classes, **folders)
+        return _quality(str(truth), renumbered, len(annotated.annotations), classes, **folders)
     except Exception as error:  # hotcoco has no exceptions of its own for invalid files
         raise DataError(f"{predictions}: cannot be compared with {truth} ({error!s:.300}).") from None
 
 
-def _with_ids_of_the_data(truth: _File, results: _File, predictions: Path) -> Any:
+def _with_ids_of_the_data(truth: _PanopticFile, results: _PanopticFile, predictions: Path) -> Any:
     """Return the path of the results, or their content with the data's ids if these differ for the same names."""
     ids = {normalize_name(category.name): category.id for category in truth.categories}
     names = {category.id: normalize_name(category.name) for category in results.categories}
@@ -168,23 +169,23 @@ def _with_ids_of_the_data(truth: _File, results: _File, predictions: Path) -> An
     return document
 
 
-def _folder(file: Path) -> Path:
-    places = map_folders(file)
-    return next((place for place in places if place.is_dir()), places[0])
+def _map_folder(file: Path) -> Path:
+    folders = map_folders(file)
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path) -> _PanopticFile:
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        file = msgspec.json.decode(path.read_bytes(), type=_PanopticFile)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not a COCO panoptic file ({error}).") from None
-    folder = _folder(path)
+    folder = _map_folder(path)
     for map_ in file.annotations:
-        place = folder / map_.file_name
-        if not place.resolve().is_relative_to(folder.resolve()):
+        map_path = folder / map_.file_name
+        if not map_path.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{path}: the map {map_.file_name} lies outside of its folder.")
-        if not place.is_file():
-            raise DataError(f"{path}: the map of image {map_.image_id}, {place}, does not exist.")
+        if not map_path.is_file():
+            raise DataError(f"{path}: the map of image {map_.image_id}, {map_path}, does not exist.")
     return file

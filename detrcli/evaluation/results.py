@@ -21,7 +21,7 @@ from detrcli.system.files import write_whole
 
 @dataclass(frozen=True)
 class Results:
-    """N detections under the data's own ids."""
+    """N detections with the data's own ids."""
 
     image_ids: np.ndarray  # (N,) int64
     category_ids: np.ndarray  # (N,) int64
@@ -42,6 +42,7 @@ class Results:
 
 
 def join(parts: list[Results]) -> Results:
+    """Concatenate results. They have masks only if all parts do."""
     if not parts:
         return Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
     columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
@@ -50,7 +51,7 @@ def join(parts: list[Results]) -> Results:
 
 
 def of_detections(image_id: int, detections: Detections) -> Results:
-    """Return the results of an image, without classes that the data does not have."""
+    """Return the detections of an image as results, without classes that the data does not have."""
     kept = detections.part(np.flatnonzero(detections.category_ids != UNKNOWN_CLASS))
     boxes = kept.boxes.astype(np.float64)  # (n, 4)
     boxes[:, 2:] -= boxes[:, :2]
@@ -120,9 +121,10 @@ def _entries(path: Path, data: bytes) -> list[_Entry]:
         except msgspec.ValidationError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # Python's own reader accepts the NaN that Python's own writer writes.
+            # Unlike msgspec, Python's json accepts the NaN that it writes.
             return msgspec.convert(json.loads(data), list[_Entry])
     except msgspec.ValidationError as error:
+        # From `Expected ... - at `$[3].score`` to `entry 3: score: Expected ...`.
         message = re.sub(r"(.*) - at `\$\[(\d+)\]\.?(.*)`", r"entry \2: \3: \1", str(error)).replace(": :", ":")
         raise DataError(f"{path}: {message}.\nCOCO results are a list of detections.") from None
     except (ValueError, RecursionError) as error:

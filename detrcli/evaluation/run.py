@@ -7,7 +7,7 @@ import numpy as np
 from detrcli.data.images import File
 from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import ClassMapping
-from detrcli.evaluation.panoptic import FoundSegment, segments_of
+from detrcli.evaluation.panoptic import PredictedSegment, segments_of
 from detrcli.evaluation.results import Results, join, of_detections
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
@@ -22,7 +22,7 @@ from detrcli.system.text import escape_controls
 class DetectedSplit:
     results: Results  # by ascending image id
     unread: dict[int, str]  # image id to file and reason
-    segments: dict[int, list[FoundSegment]]  # image id to the segments of its panoptic map, if requested
+    segments: dict[int, list[PredictedSegment]]  # image id to the segments of its panoptic map, if requested
 
 
 def detect_split(
@@ -45,7 +45,7 @@ def detect_split(
 
     results: dict[int, Results] = {}
     unread: dict[int, str] = {}
-    segments: dict[int, list[FoundSegment]] = {}
+    segments: dict[int, list[PredictedSegment]] = {}
     stream = detector.with_classes(class_mapping.classes).stream(files, threshold, batch_size, maps=maps)
     with reporter.progress("evaluating", len(mine)) as advance:
         for image_id, image in zip(truth.image_ids[mine].tolist(), stream, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detrcli.errors import DataError
-from detrcli.evaluation.pairing import IGNORED, SAME, found_objects
+from detrcli.evaluation.pairing import FOUND_IOU, IGNORED, found_objects
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import Truth
 from detrcli.system.files import write_whole
@@ -34,7 +34,7 @@ class Thresholds:
 
     def document(self) -> dict[str, Any]:
         classes = {name: asdict(best) for name, best in self.by_class.items()}
-        return {"schema": SCHEMA, "iou": SAME, "all": asdict(self.overall), "classes": classes}
+        return {"schema": SCHEMA, "iou": FOUND_IOU, "all": asdict(self.overall), "classes": classes}
 
 
 def best_thresholds(truth: Truth, results: Results) -> Thresholds:

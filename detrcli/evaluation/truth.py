@@ -17,16 +17,16 @@ from detrcli.system.text import normalize_name
 
 
 def _column(name: str) -> cached_property[np.ndarray]:
-    """Make a property of the objects from an array of all annotations."""
+    """Return a property: the rows of the objects from an array over all annotations of the split."""
     return cached_property(lambda truth: getattr(truth.split.written, name)[truth.objects])
 
 
-RunLengths = dict[str, Any]  # "size" (height, width) and the compressed "counts" of a mask as bytes
+RunLengths = dict[str, Any]  # a mask as compressed COCO RLE: "size" [height, width] and "counts" as bytes
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A view of a split: I images with their N objects, crowds included, of K classes, under the data's own ids."""
+    """A view of a split: I images with their N objects, crowds included, of K classes, with the data's own ids."""
 
     split: Split
     images: np.ndarray  # (I,), indices of the images in the split, by ascending image id
@@ -47,19 +47,19 @@ class Truth:
         return self.split.sizes[self.images]  # (I, 2), height and width
 
     @cached_property
-    def outlines(self) -> Segmentations | None:
+    def segmentations(self) -> Segmentations | None:
         return self.split.written.segmentations and self.split.written.segmentations.part(self.objects)
 
     annotation_ids = _column("annotation_ids")  # (N,) int64
     of_image = _column("of_image")  # (N,) int64, image ids
     of_category = _column("of_category")  # (N,) int64, category ids
     boxes = _column("boxes")  # (N, 4) float64, x, y, width, height in pixels
-    areas = _column("areas")  # (N,) float64, of the masks where the data says so; they decide which objects are small
+    areas = _column("areas")  # (N,) float64, of the masks where annotated, else of the boxes; for AP by object size
     crowd = _column("crowd")  # (N,) bool
 
 
 def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] | None = None) -> Truth:
-    """Return the ground truth of the readable images: of the first `limit`, and of the classes of these names."""
+    """Return the ground truth of the usable images; only of the first `limit`, and of `classes` by name, if given."""
     w = split.written
     images = np.flatnonzero(split.usable_images)[:limit]
     images = images[np.argsort(w.image_ids[images], kind="stable")]
@@ -84,22 +84,23 @@ def truth_of(split: Split, *, limit: int | None = None, classes: Sequence[str] |
 
 def classes_in_split(split: Split) -> Classes:
     """Return the classes of a split by ascending id, without parent classes that have no objects."""
-    only = {"": split}
+    only = {"": split}  # these functions take several splits by name
     return classes_without(only, parents_without_boxes(only).keys() - set(split.written.of_category.tolist()))
 
 
-def has_masks(truth: Truth) -> bool:  # of all objects
-    return truth.outlines is not None and all(truth.outlines.texts())
+def has_masks(truth: Truth) -> bool:
+    """Return whether every object has a mask."""
+    return truth.segmentations is not None and all(truth.segmentations.texts())
 
 
 def truth_masks(truth: Truth) -> np.ndarray | None:
-    """Return the masks of all objects, (N,), as written; None if an object has none. Raises DataError."""
-    if truth.outlines is None or not has_masks(truth):
+    """Return the masks of all objects as written, (N,) of RunLengths; None if an object has none. Raises DataError."""
+    if truth.segmentations is None or not has_masks(truth):
         return None
     sizes = truth.sizes[np.searchsorted(truth.image_ids, truth.of_image)]  # (N, 2)
     masks = []
     for text, (height, width), annotation_id in zip(
-        truth.outlines.texts(), sizes.tolist(), truth.annotation_ids.tolist(), strict=True
+        truth.segmentations.texts(), sizes.tolist(), truth.annotation_ids.tolist(), strict=True
     ):
         try:
             masks.append(run_lengths(text, height, width))
@@ -109,5 +110,5 @@ def truth_masks(truth: Truth) -> np.ndarray | None:
 
 
 def run_lengths(text: bytes, height: int, width: int) -> RunLengths:
-    """Encode an outline (polygons or RLE as JSON). Raises ValueError if it is invalid."""
+    """Encode a COCO segmentation (polygons or RLE, as JSON). Raises ValueError if it is invalid."""
     return {"size": [height, width], "counts": encode(mask_of(text, height, width))}

@@ -1,4 +1,4 @@
-"""Engines: ways to compute a network, from a batch to the predictions of the last decoder layer.
+"""Engines: ways to run a network, from a batch to the predictions of the last decoder layer.
 
 The plain engine runs the model itself. The others are faster; in float32 their results differ by less than 1e-4.
 """
@@ -35,7 +35,7 @@ class PlainEngine:
 class FastEngine(PlainEngine):
     """The model with fused operators, made from its current weights."""
 
-    packs = True
+    packs = True  # whether weights are packed into oneDNN's layout on a CPU
 
     def __init__(self, model: DetectionTransformer, device: torch.device, precision: str = "fp32") -> None:
         if device.type == "cpu" and precision == "fp16":
@@ -45,14 +45,14 @@ class FastEngine(PlainEngine):
             )
         if precision == "fp32" or device.type not in {"cpu", "cuda"}:
             super().__init__(fuse(model, pack=self.packs), device, precision)
-        elif model.casts_by_layer:  # which avoids the casts that autocast inserts everywhere
+        elif model.casts_by_layer:  # runs in the precision without autocast, which would insert more casts
             super().__init__(fuse(model, PRECISIONS[precision], pack=self.packs), device)
         else:
             super().__init__(model, device, precision)
 
 
 class CompiledEngine(FastEngine):
-    """The fused model through torch.compile. On a GPU each input size, once compiled, is replayed as a CUDA graph."""
+    """The fused model through torch.compile. On a GPU, each input size is captured as a CUDA graph."""
 
     packs = False
     max_graphs = 16  # each holds its inputs, outputs and intermediate tensors
@@ -64,7 +64,7 @@ class CompiledEngine(FastEngine):
                 f"Use {argument('engine', 'fast')} or {argument('engine', 'plain')}."
             )
         super().__init__(model, device, precision)
-        # torch compiles code for each size, as graphs are, and code for any size once there are too many.
+        # torch.compile specializes on input sizes, as graphs do, and compiles for any size once there are too many.
         self._compiled: Callable[[Batch], Output] = torch.compile(self.model)
         self._graphs: dict[tuple[object, ...], Engine] = {}
 
@@ -76,28 +76,28 @@ class CompiledEngine(FastEngine):
             key = batch.images.shape, batch.padding is None
             if (graph := self._graphs.get(key)) is not None:
                 return graph(batch)
-            last = self._compiled(batch).last  # compiles, which cannot be captured in a graph
+            last = self._compiled(batch).last  # may compile, which a graph cannot capture
             if len(self._graphs) < self.max_graphs:
-                self._graphs[key] = _captured(self._compiled, batch)
+                self._graphs[key] = _capture(self._compiled, batch)
             return last
 
 
-def _captured(compute: Callable[[Batch], Output], batch: Batch) -> Engine:
-    """Capture the kernels of a network for one input size, which a GPU replays without waiting for Python."""
-    own = Batch(batch.images.clone(), None if batch.padding is None else batch.padding.clone())
+def _capture(compute: Callable[[Batch], Output], batch: Batch) -> Engine:
+    """Capture the kernels of a network for one input size as a CUDA graph. Return an engine that replays it."""
+    static = Batch(batch.images.clone(), None if batch.padding is None else batch.padding.clone())
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        compute(own)  # torch requires a run on a side stream before the capture
+        compute(static)  # torch requires a run on a side stream before the capture
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        last = compute(own).last
+        last = compute(static).last
 
     def replay(batch: Batch) -> Prediction:
-        own.images.copy_(batch.images)
-        if own.padding is not None and batch.padding is not None:
-            own.padding.copy_(batch.padding)
+        static.images.copy_(batch.images)
+        if static.padding is not None and batch.padding is not None:
+            static.padding.copy_(batch.padding)
         graph.replay()
         return Prediction(last.logits.clone(), last.boxes.clone())
 

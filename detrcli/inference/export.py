@@ -1,10 +1,10 @@
 """Export of models to other runtimes, onnxruntime and OpenVINO.
 
-Why: on CPUs with AMX, OpenVINO is faster than torch, and an exported file runs in programs without torch.
+Why: on CPUs with AMX, OpenVINO is faster than torch, and programs can run an exported file without torch.
 How: torch.export traces the network once, with a variable batch and image size. A runtime module (onnx_engine,
-openvino_engine) converts the program, and reads and runs the file. Classes, preprocessing and scoring, which tensors
-do not contain, are stored in the file under the keys of our own checkpoints.
-Every export is compared with the plain model on images of extreme sizes before the file gets its name.
+openvino_engine) converts the program, and reads and runs the file. Classes, preprocessing and scoring are stored in
+the file as metadata, with the keys of our own checkpoints.
+Every export is compared with the plain model on inputs of extreme sizes before the file is moved to its path.
 Without this file there is no `detr export`, no engine `onnx` or `openvino`, and no .onnx or .xml as weights; nothing
 else needs it. Tests: tests/inference/test_export.py, with `-m slow` for all architectures and fifty image sizes.
 """
@@ -41,20 +41,20 @@ from detrcli.system.files import cache_folder
 
 INPUT, OUTPUTS = "images", ("logits", "boxes")
 PRECISION = "precision"  # key in the header of an export
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}  # for probabilities, and boxes in [0, 1]
-IMAGE_SIZES = [(480, 640), (100, 1000), (1000, 100)]  # height and width, on which an export is verified
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}  # maximum difference of probabilities and of boxes in [0, 1]
+IMAGE_SIZES = [(480, 640), (100, 1000), (1000, 100)]  # height and width of the images for which an export is verified
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class ExportedEngine:
-    """An exported file that a runtime computes on the CPU."""
+    """An exported model, run by its runtime on the CPU."""
 
     compute: Callable[[np.ndarray], Sequence[np.ndarray]]  # images (B, 3, H, W) to logits and boxes
-    single: bool  # whether the model takes a single image
+    single: bool  # whether the model takes one image at a time
 
     def __call__(self, batch: Batch) -> Prediction:
-        assert batch.padding is None, "only images of equal size share a batch"
+        assert batch.padding is None, "only images of equal input size share a batch"
         images = batch.images.chunk(len(batch.images) if self.single else 1)
         parts = [self.compute(part.contiguous().numpy()) for part in images]
         logits, boxes = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
@@ -66,16 +66,16 @@ class Runtime:
     """A file format and the library that runs it."""
 
     name: str
-    sidecars: Sequence[str]  # suffixes of further files that belong to the file
-    precisions: Sequence[str]  # in which it can be written
-    runtime_precisions: Sequence[str]  # between which one can choose when it is run
-    packages: Sequence[str]  # required; the extra has the runtime's name
+    sidecars: Sequence[str]  # suffixes of the files beside it that belong to it
+    precisions: Sequence[str]  # in which a model can be exported
+    runtime_precisions: Sequence[str]  # a model exported in one of these can be run in any of them
+    packages: Sequence[str]  # required; `pip install 'detrcli[NAME]'` installs them
 
     @property
     def suffix(self) -> str:
         return EXPORTS[self.name]
 
-    def code(self) -> ModuleType:
+    def module(self) -> ModuleType:
         """Import its module, with `write`, `read_header` and `open_engine`. Raises MachineError if not installed."""
         for package in self.packages:
             try:
@@ -88,7 +88,7 @@ class Runtime:
 
     def open(self, path: Path, precision: str | None = None) -> Engine:
         """Return an engine that runs a file, by default in the precision in which it was written."""
-        engine: Engine = self.code().open_engine(path, precision)
+        engine: Engine = self.module().open_engine(path, precision)
         return engine
 
     def check_precision(self, precision: str) -> None:
@@ -111,7 +111,7 @@ def runtime_of(path: str | Path) -> Runtime | None:
 
 
 class LastLayer(nn.Module):
-    """A model as a function of tensors: images (B, 3, H, W) to logits (B, Q, K) and boxes (B, Q, 4)."""
+    """A model as a function of tensors: images (B, 3, H, W) to logits (B, Q, R) and boxes (B, Q, 4)."""
 
     def __init__(self, model: DetectionTransformer, dtype: torch.dtype) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
     if reason is not None:
         raise UsageError(f"{checkpoint.source}: {reason}. The engines `fast` and `plain` compute this model.")
     height, width = sizes[0]
-    if not fixed_size:  # the tracer takes axes of length 1, such as those of the coarsest level, as constant
+    if not fixed_size:  # large enough that no feature map has an axis of length 1, which torch.export takes as constant
         height, width = max(height, 320), max(width, 448)
     variable = {0: torch.export.Dim.AUTO} if model.variable_batch_size else {}
     if not fixed_size:
@@ -157,14 +157,14 @@ def trace(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def export(checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str = "fp32") -> float:
-    """Write a file, after comparing it with the plain model. Return the largest difference."""
+    """Export a model, and compare it with the plain one before writing `path`. Return the largest difference."""
     runtime.check_precision(precision)
     header = {**header_of(checkpoint), PRECISION: precision}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         with _quiet():
-            runtime.code().write(checkpoint, header, draft, precision)
+            runtime.module().write(checkpoint, header, draft, precision)
         try:
             largest = verify(checkpoint, runtime.open(draft), precision)
         except RuntimeError as error:  # OpenVINO's, if the converted model does not fit the input
@@ -198,8 +198,8 @@ def verify(checkpoint: Checkpoint, engine: Engine, precision: str) -> float:
 def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
     """Return the largest difference of a probability, or of a box in [0, 1]; NaN if a value is NaN.
 
-    Two-stage models select queries from proposals, and proposals with nearly equal scores may change places. The
-    queries are therefore compared in the one-to-one assignment with the smallest differences.
+    Two-stage models select queries from proposals, and proposals with nearly equal scores may change places. If the
+    queries differ, they are therefore compared in the one-to-one assignment with the smallest differences.
     """
     ours, theirs = (torch.cat([scoring.probabilities(p.logits), p.boxes], -1) for p in (a, b))  # (B, Q, K + 4)
     in_order = float((ours - theirs).abs().max())
@@ -212,21 +212,21 @@ def difference(a: Prediction, b: Prediction, scoring: Scoring) -> float:
 
 
 def _input_sizes(checkpoint: Checkpoint) -> list[tuple[int, int]]:
-    """Return the distinct input sizes (height, width) of images of very different sizes."""
+    """Return the distinct input sizes (height, width) of images of IMAGE_SIZES."""
     placements = [checkpoint.preprocessing.resize.place(height, width) for height, width in IMAGE_SIZES]
     return list(dict.fromkeys((placement.height, placement.width) for placement in placements))
 
 
 def read_exported(path: Path, runtime: Runtime) -> tuple[Checkpoint, str]:
-    """Return the checkpoint in an export, without tensors, and the precision in which it was written."""
-    header: Mapping[str, str] = runtime.code().read_header(path)
+    """Return the checkpoint in an exported file, without tensors, and the precision in which it was written."""
+    header: Mapping[str, str] = runtime.module().read_header(path)
     if not {"format", PRECISION} <= header.keys():
         raise WeightsError(f"{path}: not written by `detr export`, so its classes and preprocessing are unknown.")
     return from_header(header, {}, str(path)), header[PRECISION]
 
 
 def cached_export(checkpoint: Checkpoint, runtime: Runtime, precision: str, reporter: Reporter) -> Path:
-    """Return an export of these weights from the cache, made if it does not exist."""
+    """Return the exported file of these weights in the cache, and write it if it does not exist."""
     versions = [metadata.version(package) for package in ("torch", *runtime.packages)]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     key = json.dumps([checksum(header_of(checkpoint), tensors), runtime.name, precision, versions])

@@ -13,17 +13,15 @@ from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
 from detrcli.inference.export import INPUT, OUTPUTS, PRECISION, ExportedEngine, trace
 
-KEY = "detr"  # in the IR's runtime information
+KEY = "detr"  # of the header in the IR's runtime information
 
 
 def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precision: str) -> None:
-    """Write the model as `path` and a .bin beside it. fp16 is the precision of the stored weights; bf16 is chosen
-    when the model is run.
-    """
+    """Write the model as `path` and a .bin beside it. fp16 weights are stored as such; bf16 takes effect on running."""
     program = trace(checkpoint)
     model = openvino.convert_model(program)
     ((example,), _) = program.example_inputs
-    if len(example) == 1:  # traced for a single image, which the conversion does not keep
+    if len(example) == 1:  # traced for a single image; the conversion has lost the fixed shape
         model.reshape(list(example.shape))
     for port, name in zip((*model.inputs, *model.outputs), (INPUT, *OUTPUTS), strict=True):
         port.get_tensor().set_names({name})
@@ -32,7 +30,7 @@ def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precisi
 
 
 def read_header(path: Path) -> Mapping[str, str]:
-    """Return the header of a file, empty if it was not written by `write`."""
+    """Return the header of a file; empty if `write` did not write it."""
     model = _read(path)
     try:
         header = json.loads(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else {}
@@ -54,7 +52,7 @@ def _read(path: Path) -> openvino.Model:
 def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
     """Compile a file for this CPU, by default in the precision in which it was written."""
     model = _read(path)
-    # Explicit, because by default OpenVINO takes the precision in which the CPU is fastest.
+    # Explicit, because OpenVINO's default is the precision in which the CPU is fastest.
     hint = "bf16" if (precision or read_header(path).get(PRECISION)) == "bf16" else "f32"
     settings = {
         "INFERENCE_PRECISION_HINT": hint,
@@ -62,7 +60,7 @@ def open_engine(path: Path, precision: str | None = None) -> ExportedEngine:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = openvino.Core().compile_model(model, "CPU", settings)
-    local = threading.local()  # a request holds one result, so threads must not share it
+    local = threading.local()  # an infer request holds one result, so each thread needs its own
 
     def compute(images: np.ndarray) -> list[np.ndarray]:
         if not hasattr(local, "request"):

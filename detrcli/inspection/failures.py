@@ -16,7 +16,7 @@ from detrcli.evaluation.comparison import Interval, interval_of_ap
 from detrcli.evaluation.curves import Curves, curves_of
 from detrcli.evaluation.metrics import Scores, boundary_evaluation, has_hotcoco, paired_ious, score
 from detrcli.evaluation.outcomes import ErrorKind, Outcomes, errors_of, outcomes_of
-from detrcli.evaluation.panoptic import FoundSegment, PanopticQuality, quality_of, segments_of
+from detrcli.evaluation.panoptic import PanopticQuality, PredictedSegment, quality_of, segments_of
 from detrcli.evaluation.results import Results, join, of_detections
 from detrcli.evaluation.thresholds import Thresholds, best_thresholds
 from detrcli.evaluation.truth import Truth, truth_masks, truth_of
@@ -49,7 +49,7 @@ class SurveyedImage:
     no_object: np.ndarray  # (L, Q) bool, whether the no-object class is more probable
     annotation_ids: Sequence[int]  # of the N objects that were matched
     pairs: Sequence[Sequence[Pair]] | None  # of each layer; None for models that do not expose their matching
-    segments: Sequence[FoundSegment] | None = None  # of the panoptic map, if requested
+    segments: Sequence[PredictedSegment] | None = None  # of the panoptic map, if requested
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def survey(
 
     def predictions(index: int, last: Prediction) -> Predictions:
         probabilities = detector.scoring.probabilities(last.logits[0]).cpu().numpy()[:, known]
-        return session.pixels(index, last.boxes[0]), probabilities
+        return session.boxes_in_pixels(index, last.boxes[0]), probabilities
 
     with session.reporter.progress("analyzing images", len(session)) as advance:
         for index, example, output in session:
@@ -105,7 +105,7 @@ def survey(
                 index=index,
                 image_id=example.image_id,
                 detections=[detector.detections(output, size, layer) for layer in range(len(decoder))],
-                boxes=session.pixels(index, decoder.boxes[:, 0]),
+                boxes=session.boxes_in_pixels(index, decoder.boxes[:, 0]),
                 scores=best.values.float().cpu().numpy(),
                 labels=best.indices.cpu().numpy().astype(np.int16),
                 no_object=detector.scoring.top_class(decoder.logits[:, 0]).cpu().numpy() == NO_OBJECT,
@@ -127,7 +127,7 @@ def survey(
 
 def _segments(
     detector: Detector, output: Output, size: tuple[int, int], placement: Placement
-) -> Sequence[FoundSegment]:
+) -> Sequence[PredictedSegment]:
     assert detector.segmentation is not None
     predicted = ImagePrediction(output.last, 0, size, placement)
     with exact_float32():
@@ -221,7 +221,7 @@ class Failures:
             "masks": None if self.masks is None else self.masks.document(),
             "panoptic": None if self.panoptic is None else self.panoptic.document(),
             "objects": {"total": outcomes.objects, "found": outcomes.found, "missed": outcomes.missed_by_kind},
-            "false_alarms": outcomes.false_alarms_by_kind,
+            "false_alarms": outcomes.false_positives_by_kind,
             "errors": [asdict(error) for error in self.errors],
             "layers": list(self.layers),
             "thresholds": self.thresholds.document(),
@@ -321,6 +321,6 @@ def _layer_score(layer: int, truth: Truth, results: Results, threshold: float) -
         "layer": layer,
         "AP": metrics["AP"],
         "AP50": metrics["AP50"],
-        "duplicates": outcomes_of(truth, results, threshold).false_alarms_by_kind["duplicate"],
+        "duplicates": outcomes_of(truth, results, threshold).false_positives_by_kind["duplicate"],
         "AP_suppressed": suppressed["AP"],
     }

@@ -17,7 +17,7 @@ from detrcli.reporter import SILENT, Reporter
 Kind = Literal["cross", "encoder", "self", "mask", "relevance", "faithfulness"]
 
 
-def look(
+def inspect_attention(
     detector: Detector,
     image: ImageSource,
     *,

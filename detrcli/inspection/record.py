@@ -1,4 +1,4 @@
-"""A recorded forward pass over an image, with the prediction of every query in every decoder layer."""
+"""A recorded forward pass of an image, with the prediction of every query in every decoder layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,12 +60,12 @@ class ImageRecord:
     pixels: Tensor  # (3, H, W), the network's input
     inspectable: Inspectable
     forward: ForwardRecord
-    layers: Sequence[Detections]  # of each decoder layer: all queries, each with its most probable class
+    layers: Sequence[Detections]  # for each decoder layer, all Q queries, each with its most probable class
     no_object: np.ndarray  # (L, Q) bool, where the no-object class is more probable than any other
     masks: Masks | None  # of the last layer's queries, if the model has a mask head
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, int]:  # height, width
         return self.image.height, self.image.width
 
     @property
@@ -126,11 +126,12 @@ def record_image(detector: Detector, source: ImageSource, name: str | None = Non
 
 
 def select_layers(layers: str | int, count: int) -> list[int]:
-    """Return the layers that `last`, `all` or a number (from 0) stands for, of `count` layers."""
+    """Return the layers that `layers` selects of `count` layers: `last`, `all` or a number from 0."""
     return [count - 1] if layers == "last" else _select("layers", layers, "last", count)
 
 
 def select_heads(heads: str | int, count: int) -> list[Head]:
+    """Return the heads that `heads` selects of `count` heads: `mean`, `all` or a number from 0."""
     return ["mean"] if heads == "mean" else [*_select("heads", heads, "mean", count)]
 
 

@@ -65,9 +65,9 @@ class InspectionSession:
 
     def __iter__(self) -> Iterator[tuple[int, Example, Output]]:
         """Yield index, example and output of each readable image, while the next images are being read."""
-        places = [(0, i) for i in range(len(self))]  # of the first epoch
+        keys = [(0, i) for i in range(len(self))]  # epoch, which only augmentation uses, and index
         with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2))) as pool:
-            for i, example in enumerate(prefetch(pool, self._dataset.__getitem__, places, depth=16)):
+            for i, example in enumerate(prefetch(pool, self._dataset.__getitem__, keys, depth=16)):
                 if isinstance(example, Example):
                     yield i, example, self.detector.output([example.pixels])
                 elif self._skip_bad:
@@ -76,11 +76,11 @@ class InspectionSession:
                     raise DataError(f"{example.message}.\n{argument('skip_bad')} skips unreadable images.")
 
     def find(self, image: str | int) -> int:
-        """Return the index of an image by its id or file."""
+        """Return the index of the image with this id or file name."""
         image, image_ids = str(image), self.annotations.image_ids
         by_id = [i for i, image_id in enumerate(image_ids.tolist()) if image == str(image_id)]
         by_number = np.flatnonzero(image_ids == int(image)).tolist() if image.removeprefix("-").isdecimal() else []
-        matches = by_id or self._find_file(image) or by_number  # 000139 is a file, or else image 139
+        matches = by_id or self._find_file(image) or by_number  # 000139 is image 139 only if no file has this name
         if len(matches) == 1:
             return matches[0]
         problem = "no image of the split has this id or file."
@@ -89,7 +89,7 @@ class InspectionSession:
         raise UsageError(f"{argument('image', image)}: {problem}")
 
     def _find_file(self, image: str) -> list[int]:
-        """Return the indices of the images whose path ends with this name, or would without its suffix."""
+        """Return the indices of the images whose path, with or without suffix, ends with this name."""
         paths = [self.path(i) for i in range(len(self))]
         if os.path.exists(image):
             return [i for i, path in enumerate(paths) if path.samefile(image)]
@@ -110,7 +110,7 @@ class InspectionSession:
     def placement(self, i: int) -> Placement:
         return self.detector.preprocessing.resize.place(*self.size(i))
 
-    def annotation_ids(self, i: int) -> list[int]:
+    def annotation_ids(self, i: int) -> list[int]:  # of the image's objects
         ends = self.annotations.ends
         return self.annotations.annotation_ids[int(ends[i - 1]) if i else 0 : int(ends[i])].tolist()
 
@@ -121,7 +121,7 @@ class InspectionSession:
         return example
 
     def output(self, example: Example) -> Output:
-        """Return the output of every layer, and of the queries of training, with the same random numbers each time."""
+        """Return the output of every layer, and of denoising queries, with the same random numbers each time."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             return self.detector.output([example.pixels], [example.target])
@@ -129,7 +129,7 @@ class InspectionSession:
     def image(self, i: int) -> Image.Image:
         return open_image(self.path(i), turn=bool(self.annotations.turned[i])).image
 
-    def pixels(self, i: int, boxes: torch.Tensor) -> np.ndarray:
+    def boxes_in_pixels(self, i: int, boxes: torch.Tensor) -> np.ndarray:
         """Convert boxes (..., 4), cxcywh in [0, 1] of the network's input, to xyxy in pixels of an image."""
         pixels: np.ndarray = to_pixels(boxes.float(), *self.size(i), self.placement(i)).cpu().numpy()
         return pixels

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from detrcli.evaluation.outcomes import Outcomes
-from detrcli.evaluation.pairing import NEAR, SAME, groups, overlaps
+from detrcli.evaluation.pairing import FOUND_IOU, NEAR_IOU, groups, overlaps
 from detrcli.evaluation.results import Results
 from detrcli.evaluation.truth import RunLengths, Truth
 
@@ -111,7 +111,7 @@ class Suspicions:
             return []
         corners = boxes.astype(np.float64)
         xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # (Q, 4)
-        assigned = _assigned(overlaps(xywh, self.truth.boxes[objects]), SAME)
+        assigned = _assigned(overlaps(xywh, self.truth.boxes[objects]), FOUND_IOU)
         return [probabilities[own].max(0) if (own := assigned == n).any() else None for n in range(len(objects))]
 
     def _loose_boxes(self, objects: np.ndarray, detections: Results) -> dict[int, Suspect]:
@@ -121,7 +121,7 @@ class Suspicions:
             return loose
         same_class = detections.category_ids[:, None] == self.truth.of_category[objects]  # (m, n)
         ious = np.where(same_class, overlaps(detections.boxes, self.truth.boxes[objects]), 0)
-        assigned = _assigned(ious, NEAR)
+        assigned = _assigned(ious, NEAR_IOU)
         for column, n in enumerate(objects.tolist()):
             own = np.flatnonzero(assigned == column)
             if len(own):
@@ -141,7 +141,7 @@ class Suspicions:
         candidates = np.flatnonzero(free)
         kept: list[int] = []
         for m in candidates[np.argsort(-detections.scores[candidates], kind="stable")].tolist():
-            if kept and overlaps(detections.boxes[[m]], detections.boxes[kept]).max() >= SAME:
+            if kept and overlaps(detections.boxes[[m]], detections.boxes[kept]).max() >= FOUND_IOU:
                 continue
             kept.append(m)
             score, box = float(detections.scores[m]), tuple(detections.boxes[m].tolist())

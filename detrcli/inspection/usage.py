@@ -219,7 +219,7 @@ class UsageCounter:
         )
 
 
-def usage(session: InspectionSession, *, threshold: float = 0.7, examples: int = EXAMPLES) -> Usage:
+def query_usage(session: InspectionSession, *, threshold: float = 0.7, examples: int = EXAMPLES) -> Usage:
     """Match all images of a split, and keep the `examples` objects with the smallest margins and largest losses."""
     counter = UsageCounter(session, threshold, examples)
     with session.reporter.progress("matching images", len(session)) as advance:

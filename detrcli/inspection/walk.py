@@ -1,4 +1,4 @@
-"""The stages of a model with their output shapes for an image, recorded while the model runs, each in a sentence."""
+"""The stages of a model, recorded while it runs on an image: output shapes, each explained in a sentence."""
 
 import math
 from contextlib import ExitStack
@@ -20,14 +20,14 @@ from detrcli.structures import Output
 
 @dataclass(frozen=True)
 class Step:
-    """A step from image to detections: the shape of its output for a single image, and a sentence about it."""
+    """A step from image to detections: the shape of its output for a single image, and what it means."""
 
     name: str
     shape: Shape
-    what: str
+    meaning: str  # a sentence
 
 
-def walk(detector: Detector, pixels: Tensor) -> list[Step]:
+def trace_steps(detector: Detector, pixels: Tensor) -> list[Step]:
     """Return the steps of a detector for pixels (3, H, W), in the order of computation."""
     scoring = detector.scoring
     output, outputs = _run(detector, pixels)
@@ -35,17 +35,17 @@ def walk(detector: Detector, pixels: Tensor) -> list[Step]:
     steps = [Step("image", image, "red, green and blue of each pixel, normalized as in training")]
     for stage, tensor in outputs:
         shape = tuple(tensor.shape)
-        shape = shape[1:] if stage.axes is None else shape[-stage.axes :]
-        steps.append(Step(stage.name, shape, _sentence(stage, shape, image, scoring)))
-    stages = {(step.name, step.shape) for step in steps}
+        shape = shape[1:] if stage.axes is None else shape[-stage.axes :]  # of a single image
+        steps.append(Step(stage.name, shape, _meaning(stage, shape, image, scoring)))
+    described = {(step.name, step.shape) for step in steps}
     for group in output.others:
-        shape = tuple(group.boxes.shape[2:])
-        if (group.name, shape) not in stages:
-            what = f"{shape[0]} additional queries with their own classes and boxes, in {_count(len(group), 'layer')}"
-            steps.append(Step(group.name, shape, what))
+        shape = tuple(group.boxes.shape[2:])  # (Q, 4)
+        if (group.name, shape) not in described:
+            text = f"{shape[0]} additional queries with their own classes and boxes, in {_count(len(group), 'layer')}"
+            steps.append(Step(group.name, shape, text))
     selected = scoring.select(output.last.logits).scores.shape[1]
-    what = "the most probable classes of the queries with their scores; a confidence threshold leaves the detections"
-    return [*steps, Step("selection", (selected, 2), what)]
+    text = "the most probable classes of the queries with their scores; a score threshold leaves the detections"
+    return [*steps, Step("selection", (selected, 2), text)]
 
 
 def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None:
@@ -54,7 +54,7 @@ def shapes_at(detector: Detector, height: int, width: int) -> list[Shape] | None
     with meta:
         model = checkpoint.architecture.build(checkpoint.config).eval().to(meta)
         try:
-            steps = walk(Detector(checkpoint, meta, model=model), torch.empty(3, height, width))
+            steps = trace_steps(Detector(checkpoint, meta, model=model), torch.empty(3, height, width))
         except (UsageError, RuntimeError, ValueError):  # learned positions are limited; some networks need values
             return None
     return [step.shape for step in steps]
@@ -83,7 +83,7 @@ def _run(detector: Detector, pixels: Tensor) -> tuple[Output, list[tuple[Stage, 
     return output, [(stage, recorded[stage.name]) for stage in stages]
 
 
-def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str:
+def _meaning(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str:
     facts = stage.facts
     layers = _count(facts.get("layers", 0), "layer")
     points = _count(facts["points"], "point") if facts.get("points") else "a few points"
@@ -96,9 +96,9 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
             )
         case "backbone" if stage.axes == 3:
             # Sizes are rounded up to whole cells; the longest side gives the most exact ratio.
-            pixels = 2 ** round(math.log2(max(image[axis] / shape[axis] for axis in (1, 2))))
+            stride = 2 ** round(math.log2(max(image[axis] / shape[axis] for axis in (1, 2))))
             return (
-                f"convolutional features: {shape[0]:,} channels for each cell of {pixels} x {pixels} pixels and its "
+                f"convolutional features: {shape[0]:,} channels for each cell of {stride} x {stride} pixels and its "
                 "surroundings"
             )
         case "backbone":
@@ -106,12 +106,12 @@ def _sentence(stage: Stage, shape: Shape, image: Shape, scoring: Scoring) -> str
         case "projection":
             return f"the same cells with {shape[0]} channels, the width of the transformer"
         case "position":
-            return "a code of the row and column of each cell, added to the features because attention ignores order"
+            return "positional encoding of each cell, added to the features because attention ignores order"
         case "levels":
             order = ", the finest first" * (facts["levels"] > 1)
             return (
                 f"{_count(facts['levels'], 'feature map')} with {shape[1]} channels as {shape[0]:,} tokens{order}; "
-                "codes of level, row and column are added"
+                "encodings of level, row and column are added"
             )
         case "encoder" if sampled and "layers" in facts:
             return f"the {shape[0]:,} tokens after {layers} of attention, each to {points} per level around its cell"

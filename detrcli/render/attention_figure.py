@@ -1,4 +1,4 @@
-"""Attention over images: tiles with a map each and the scale of its colors, and matrices of query attention."""
+"""Attention over images: tiles, each with a map and its color scale, and matrices of attention among queries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ from detrcli.render.color import color_of, contrast, heat
 from detrcli.resize import Placement
 from detrcli.system.text import escape_controls
 
-IMAGE_OPACITY = 0.45  # of the image under a map
-STRIP = 22  # height of the scale below a tile
-MIN_WIDTH = 130  # of the scale
+IMAGE_OPACITY = 0.45  # of the gray image under a map
+STRIP = 22  # height of the color scale below a tile
+MIN_WIDTH = 130  # of the color scale
 MARGIN = 12
 LARGEST_POINT = 7  # radius of a sampled point with all the weight of its head
 MARKER, WHITE, BLACK = (0, 90, 200), (255, 255, 255), (0, 0, 0)
@@ -25,7 +25,7 @@ class Tile:
     """An image with predictions, and a map over it."""
 
     caption: str
-    map: np.ndarray | None = None  # (h, w), shares of the attention; None leaves the image as it is
+    map: np.ndarray | None = None  # (h, w), shares of the attention; without one the image keeps its colors
     sampled: SampledPoints | None = None  # drawn over the map
     marks: Sequence[drawing.Mark] = ()
     points: Sequence[tuple[float, float, str]] = ()  # x, y in pixels of the image, label
@@ -36,7 +36,7 @@ def tiles_figure(
 ) -> Image.Image:
     """Return tiles under a title, `across` of them in a row.
 
-    Maps cover the network's input. Without a placement, the image fills the input.
+    Maps cover the network's input, in which `placement` locates the image. Without it, the image fills the input.
     """
     columns = across or next((columns for columns in (1, 2, 3, 4, 6, 8) if columns**2 >= len(tiles)), 10)
     cell = max(240, min(640, 1440 // columns))
@@ -50,7 +50,7 @@ def matrices_figure(title: str, matrices: Sequence[tuple[Image.Image, str]]) -> 
 
 
 def draw_matrix(values: np.ndarray, row_names: Sequence[str], column_names: Sequence[str]) -> Image.Image:
-    """Return the attention of queries, the rows, to queries, the columns, as colored squares."""
+    """Draw the attention from queries (rows) to queries (columns) as colored squares."""
     rows, columns = values.shape
     side = max(14, min(56, 480 // columns))
     small = drawing.default_font(max(8, min(13, round(0.55 * side))))
@@ -75,6 +75,7 @@ def draw_matrix(values: np.ndarray, row_names: Sequence[str], column_names: Sequ
 
 
 def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | None = None) -> Image.Image:
+    """Draw a tile in a square of `cell` pixels."""
     scale = min(cell / image.width, (cell - STRIP) / image.height)
     width, height = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     masks = [(item.mask, color_of(item.category)) for item in tile.marks if item.mask is not None]
@@ -100,7 +101,7 @@ def draw_tile(image: Image.Image, tile: Tile, cell: int, placement: Placement | 
 
 
 def overlay(image: Image.Image, map_: np.ndarray, placement: Placement | None = None) -> Image.Image:
-    """Return an image in gray under the colors of a map, scaled to the map's maximum."""
+    """Blend the colors of a map (h, w), scaled to its maximum, over the image in gray."""
     scaled = map_ / (map_.max() or 1)
     colors = Image.fromarray(heat(smooth(scaled, image.size, image_window(map_.shape, placement))))
     gray = ImageOps.autocontrast(image.convert("L"), 1).convert("RGB")
@@ -108,7 +109,7 @@ def overlay(image: Image.Image, map_: np.ndarray, placement: Placement | None = 
 
 
 def image_window(cells: tuple[int, ...], placement: Placement | None) -> drawing.Box:
-    """Return the region of the image in a map of (h, w) cells over the network's input, in cells."""
+    """Return the region of the image, x0, y0, x1, y1 in cells, in a map of (h, w) cells over the network's input."""
     h, w = cells
     if placement is None or placement.fills:
         return 0, 0, w, h
@@ -118,7 +119,7 @@ def image_window(cells: tuple[int, ...], placement: Placement | None) -> drawing
 
 
 def smooth(map_: np.ndarray, size: tuple[int, int], region: drawing.Box | None = None) -> np.ndarray:
-    """Interpolate a region of a map (h, w) to a (width, height), without overshoot."""
+    """Interpolate a region of a map (h, w) to `size`, (width, height), without overshoot."""
     cells = Image.fromarray(map_.astype(np.float32))
     return np.asarray(cells.resize(size, Image.Resampling.BICUBIC, region)).clip(map_.min(), map_.max())
 

@@ -32,7 +32,7 @@ def write_comparison(
         *((metric, *(measured(model.metrics[metric]) for model in failures)) for metric in METRICS),
         ("detected", *(counts.found for counts in outcomes)),
         ("missed", *(counts.objects - counts.found for counts in outcomes)),
-        ("false positives", *(counts.false_alarms for counts in outcomes)),
+        ("false positives", *(counts.false_positives for counts in outcomes)),
         ("parameters", *(f"{model.session.detector.parameters or 0:,}" for model in failures)),
     ]
     links = "".join(f'<li><a href="{i}/{PAGE}">{escaped(name)}</a></li>' for i, name in enumerate(names))

@@ -24,7 +24,7 @@ def write_explain_page(
     path: Path, record: ImageRecord, steps: Sequence[Step], maps: Mapping[str, np.ndarray], threshold: float
 ) -> None:
     """Write the page of an image; `maps` are feature maps (C, h, w) by the names of their stages."""
-    descriptions = {step.name: step.what for step in steps}
+    descriptions = {step.name: step.meaning for step in steps}
     best = int(record.last.scores.argmax())
     parts = (
         _image(record),
@@ -35,7 +35,7 @@ def write_explain_page(
         *_output(record, threshold),
     )
     numbered = [replace(section, title=f"{i}. {section.title}") for i, section in enumerate(parts, 1)]
-    rows = [(step.name, " x ".join(map(str, step.shape)), step.what) for step in steps]
+    rows = [(step.name, " x ".join(map(str, step.shape)), step.meaning) for step in steps]
     columns = ("step", "shape", "description")
     write_page(
         path,

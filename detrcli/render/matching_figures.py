@@ -1,4 +1,4 @@
-"""Figures of the matching: of an image, of a split (the use of queries, as in figure 7 of the paper), of a training."""
+"""Figures of the matching in an image, a split (use of queries, as in figure 7 of DETR's paper) and a training run."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,16 +15,16 @@ from detrcli.render.plot import Panel, plot
 TRUTH, MATCHED, UNMATCHED_QUERY = BLUE, ORANGE, PURPLE
 SIDE, CROWDED_SIDE = 560, 840  # pixels of the image's longer side; the latter with more than MANY_OBJECTS objects
 MANY_OBJECTS = 12
-GAP, TITLE, TEXT = 16, 15, 12
-MIN_CELL, MAX_CELL = 13, 30
-NAME_WIDTH = 110  # pixels, at most
+GAP, TITLE, TEXT = 16, 15, 12  # pixels: between parts, and the font sizes of titles and text
+MIN_CELL, MAX_CELL = 13, 30  # sides of the cells of a cost map
+NAME_WIDTH = 110  # pixels, maximum
 
 TILE, MARGIN = 104, 12
 COLUMNS = 10
 HARD_COLUMNS, HARD_CELL = 4, 320
-MANY_EXAMPLES = 40  # examples from which on there are twice as many columns
-CONTEXT = 3.0  # side of the region around an object, relative to its longer side
-MIN_CONTEXT = 0.25  # relative to the image's shorter side
+MANY_EXAMPLES = 40  # with more there are twice as many columns
+CONTEXT = 3.0  # side of the crop around an object, relative to the longer side of its box
+MIN_CONTEXT = 0.25  # minimum side of the crop, relative to the image's shorter side
 SIZE_COLORS: dict[str, Color] = {"small": GREEN, "large and wide": VERMILION, "large and tall": BLUE}
 
 
@@ -42,7 +42,7 @@ def matching_figure(report: MatchReport, image: Image.Image) -> Image.Image:
 
 
 def paired_image(report: MatchReport, layer: LayerMatching, image: Image.Image) -> Image.Image:
-    """Return an image with the ground truth joined to matched queries, and the unmatched queries with a detection."""
+    """Draw each object joined to the box of its matched query, and the unmatched queries that are detections."""
     target, names = report.target, report.classes.names
     canvas = drawing.resized(image, SIDE if len(target) <= MANY_OBJECTS else CROWDED_SIDE)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -109,12 +109,13 @@ def cost_map(
         return panel
     shown = values[list(queries)].T  # (N, columns)
     lowest, highest = float(shown.min()), float(shown.max())
+    # 1, the lightest color, for the lowest cost.
     light = (highest - shown) / (highest - lowest) if highest > lowest else np.ones_like(shown)
     cell = max(MIN_CELL, min(MAX_CELL, SIDE // (2 * max(shown.shape))))
 
     rows = [drawing.fitted(name, TEXT, NAME_WIDTH) for name in names]
     left = max(drawing.text_size(*row)[0] for row in rows) + 4
-    top, bottom = TITLE + 8, 30  # of the title, and of the query numbers
+    top, bottom = TITLE + 8, 30  # heights of the title and of the query numbers
     caption = f"{title}: {lowest:z.2f} (light) to {highest:z.2f}"
     width = max(left + cell * len(queries), drawing.text_size(caption, font)[0])
     panel = Image.new("RGB", (width, top + cell * len(names) + bottom), "white")
@@ -153,7 +154,7 @@ def usage_figure(usage: Usage, image: Callable[[int], Image.Image]) -> Image.Ima
 
 
 def atlas(usage: Usage) -> Image.Image:
-    """Return a tile for each query: the centers of all its boxes, colored by their size."""
+    """Return a tile for each query: the centers of all boxes that it predicts, colored by their size."""
     queries, counts = len(usage.boxes), usage.used.sum(1)
     columns = min(COLUMNS, queries)
     across, down = TILE + MARGIN, TILE + MARGIN + TEXT + 6
@@ -171,8 +172,8 @@ def atlas(usage: Usage) -> Image.Image:
 
 
 def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
-    """Return a tile with a point for each box (I, 4) of a query; `sizes` (I, 2) are those of the images."""
-    scale = 4  # drawn larger, so that points are round
+    """Return a tile with a point for each box (I, 4), cxcywh in [0, 1], of a query; image sizes (I, 2) are h, w."""
+    scale = 4  # supersampling, so that points are round
     tile = Image.new("RGB", (scale * TILE, scale * TILE), (240, 240, 240))
     draw = ImageDraw.Draw(tile)
     radius = scale * (1.8 if len(boxes) <= 500 else 1.0)
@@ -186,25 +187,26 @@ def query_tile(boxes: np.ndarray, sizes: np.ndarray) -> Image.Image:
 
 
 def _hard_examples(examples: Sequence[HardExample], image: Callable[[int], Image.Image]) -> Image.Image:
+    """Return a grid of crops around the objects, with their losses and predictions."""
     cells = []
     for example in examples:
-        whole, known = image(example.image_index), example.document
-        cx, cy, w, h = np.array(known["box"]) * ([whole.width, whole.height] * 2)
+        whole, entry = image(example.image_index), example.document
+        cx, cy, w, h = np.array(entry["box"]) * ([whole.width, whole.height] * 2)
         side = max(CONTEXT * max(w, h), MIN_CONTEXT * min(whole.size))
         left, top = max(0, round(cx - side / 2)), max(0, round(cy - side / 2))
         right, bottom = min(whole.width, round(cx + side / 2)), min(whole.height, round(cy + side / 2))
         box = (cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top)
-        region = whole.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        predicted = f"{known['says']['label']} {known['score']:.2f}"
-        caption = f"loss {example.loss:.1f}, image {known['image']['id']}: {predicted}"
-        cells.append((drawing.mark(region, [drawing.Mark(box, known["label"], known["category_id"])]), caption))
+        crop = whole.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+        predicted = f"{entry['says']['label']} {entry['score']:.2f}"
+        caption = f"loss {example.loss:.1f}, image {entry['image']['id']}: {predicted}"
+        cells.append((drawing.mark(crop, [drawing.Mark(box, entry["label"], entry["category_id"])]), caption))
     return drawing.grid_figure(cells, columns=HARD_COLUMNS * (1 if len(cells) <= MANY_EXAMPLES else 2), cell=HARD_CELL)
 
 
 def instability_figure(
     epochs: Sequence[int], shares: np.ndarray, curves: Mapping[str, Sequence[tuple[float, float]]]
 ) -> Image.Image:
-    """Return a plot of the shares (E, L) of objects that changed their query, beside other curves of the training."""
+    """Return a plot of the shares (E, L) of objects that changed their query, beside other curves of the run."""
     layers = shares.shape[1]
     shown = np.linspace(0, layers - 1, min(layers, len(PALETTE))).round().astype(int).tolist()
     by_layer = {str(layer): list(zip(epochs, (100 * shares[:, layer]).tolist(), strict=True)) for layer in shown}

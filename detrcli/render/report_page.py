@@ -14,7 +14,7 @@ import torch
 
 from detrcli.boxes import from_pixels
 from detrcli.errors import DataError
-from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED
+from detrcli.evaluation.outcomes import FALSE_POSITIVES, MISSED
 from detrcli.evaluation.pairing import NONE
 from detrcli.inspection.failures import Failures, SurveyedImage
 from detrcli.inspection.matching import explain_group
@@ -22,7 +22,7 @@ from detrcli.inspection.record import record_image
 from detrcli.inspection.suspects import SUSPECT_KINDS, Suspect, rle_document, xyxy
 from detrcli.render import charts, viewer
 from detrcli.render.page import shrunk, write_page
-from detrcli.render.report_sections import Advice, Steadiness, sections_of
+from detrcli.render.report_sections import Advice, Instability, sections_of
 from detrcli.render.viewer import view_document
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
@@ -42,7 +42,7 @@ def write_report(
     failures: Failures,
     *,
     advice: Sequence[Advice] | None = None,
-    steadiness: Steadiness | None = None,
+    instability: Instability | None = None,
     examples: Mapping[int, int] | None = None,
     limit: int = DEFAULT_IMAGES,
     seconds: float | None = None,
@@ -78,7 +78,7 @@ def write_report(
         f"{len(counts):,} images{part} with {failures.outcomes.objects:,} objects. Detections are predictions with a "
         f"score of at least {failures.outcomes.threshold:.2f}. An object is detected if a detection has its class and "
         "an IoU of at least 0.5.",
-        list(sections_of(failures, advice, steadiness, examples)),
+        list(sections_of(failures, advice, instability, examples)),
         style=STYLE,
         data={
             "names": [escape_controls(str(name)) for name in failures.session.classes.names],
@@ -87,7 +87,7 @@ def write_report(
             "split": failures.split,
             "images": rows,
             "tiles": tiles_of(failures, {surveyed.image_id: i for i, surveyed in enumerate(images)}),
-            "reasons": {"missed": MISSED, "false_positive": FALSE_ALARMS, **{kind: {} for kind in SUSPECT_KINDS}},
+            "reasons": {"missed": MISSED, "false_positive": FALSE_POSITIVES, **{kind: {} for kind in SUSPECT_KINDS}},
         },
         script=SCRIPT,
     )
@@ -134,7 +134,7 @@ def view_of_failures(failures: Failures, image: SurveyedImage) -> dict[str, Any]
         threshold=outcomes.threshold,
         targets=[_target(failures, n, (width, height)) for n in objects_in_order(failures, image)],
         pairs=image.pairs or (),
-        false_positives={int(queries[m]): FALSE_ALARMS[str(outcomes.wrong[m])] for m in false_positives},
+        false_positives={int(queries[m]): FALSE_POSITIVES[str(outcomes.wrong[m])] for m in false_positives},
         masks={int(queries[m]): rle_document(masks.detections[m]) for m in detected} if masks else {},
     )
 

@@ -6,18 +6,18 @@ import numpy as np
 
 from detrcli.evaluation.curves import SCORES
 from detrcli.evaluation.metrics import RECALLS
-from detrcli.evaluation.outcomes import ERROR_KINDS, FALSE_ALARMS, MISSED
+from detrcli.evaluation.outcomes import ERROR_KINDS, FALSE_POSITIVES, MISSED
 from detrcli.inspection.failures import Failures
 from detrcli.render.charts import bar_chart, figure, line_chart
 from detrcli.render.matching_figures import usage_figure
 from detrcli.render.page import Section, escaped, measured
 from detrcli.render.plot import Point
 
-CONFUSED_CLASSES = 24  # in the confusion matrix
-CURVE_CLASSES = 6  # in the charts
-Advice = tuple[str, str, str]  # a likely problem of a training, its evidence, and a remedy
-# Epochs, and the shares (E, L) of objects that changed their query since the previous evaluation of a training.
-Steadiness = tuple[Sequence[int], np.ndarray]
+CONFUSED_CLASSES = 24  # at most, in the confusion matrix
+CURVE_CLASSES = 6  # with a curve of their own in the charts
+Advice = tuple[str, str, str]  # a likely problem of the data or the training, its evidence, and a remedy
+# Epochs of E evaluations, and the shares (E, L) of objects with another query than at the previous evaluation.
+Instability = tuple[Sequence[int], np.ndarray]
 
 GALLERIES = {
     "missed": ("Missed objects", "Yellow: the object. Orange: the closest prediction, if any."),
@@ -33,7 +33,7 @@ GALLERIES = {
 def sections_of(
     failures: Failures,
     advice: Sequence[Advice] | None,
-    steadiness: Steadiness | None,
+    instability: Instability | None,
     examples: Mapping[int, int] | None,
 ) -> Iterator[Section]:
     """Yield the sections of a report; see `write_report` for the arguments."""
@@ -46,9 +46,9 @@ def sections_of(
         text = "Most likely first." if advice else "No problem was found in the data, the settings and the curves."
         yield Section("What is probably wrong", text, html=f'<ol class="advice">{items}</ol>' if advice else "")
     outcomes = failures.outcomes
-    missed, wrong = outcomes.missed_by_kind, outcomes.false_alarms_by_kind
+    missed, wrong = outcomes.missed_by_kind, outcomes.false_positives_by_kind
     objects = {"detected": outcomes.found} | {f"missed: {MISSED[kind]}": missed[kind] for kind in missed}
-    detections = {"true positive": outcomes.found} | {FALSE_ALARMS[kind]: wrong[kind] for kind in wrong}
+    detections = {"true positive": outcomes.found} | {FALSE_POSITIVES[kind]: wrong[kind] for kind in wrong}
     yield Section(
         "Objects and detections",
         html=_charts(
@@ -85,7 +85,7 @@ def sections_of(
         yield Section(
             "Queries",
             f"{'; '.join(failures.survey.usage.summary)}.",
-            html=_charts(*_query_charts(failures, steadiness)),
+            html=_charts(*_query_charts(failures, instability)),
             figures=[(atlas, "A tile for each query: the centers of its boxes")],
         )
     yield Section(
@@ -97,6 +97,7 @@ def sections_of(
 
 
 def _cards(failures: Failures) -> str:
+    """Return the numbers at the top of the page, as HTML."""
     metrics, outcomes, masks, panoptic = failures.metrics, failures.outcomes, failures.masks, failures.panoptic
     interval = "" if failures.interval is None else f"95% interval {metrics['AP_low']:.3f} to {metrics['AP_high']:.3f}"
     cards = [
@@ -114,7 +115,7 @@ def _cards(failures: Failures) -> str:
     cards += [
         (f"{outcomes.found:,}", "detected", f"of {outcomes.objects:,} objects"),
         (f"{outcomes.objects - outcomes.found:,}", "missed", ""),
-        (f"{outcomes.false_alarms:,}", "false positives", ""),
+        (f"{outcomes.false_positives:,}", "false positives", ""),
     ]
     parts = "".join(f"<div><b>{value}</b><span>{name}</span><small>{more}</small></div>" for value, name, more in cards)
     return f'<div class="cards">{parts}</div>'
@@ -169,37 +170,37 @@ def _curves(failures: Failures, examples: Mapping[int, int] | None) -> Iterator[
 
 
 def _confusion(failures: Failures) -> str:
-    confused, classes = failures.curves.confused, failures.truth.classes
+    confusion, classes = failures.curves.confused, failures.truth.classes  # (K + 1, K + 1), background last
     K = len(classes)
-    errors = confused[:K, :K].sum(1) + confused[:K, :K].sum(0) - 2 * confused[range(K), range(K)]
+    errors = confusion[:K, :K].sum(1) + confusion[:K, :K].sum(0) - 2 * confusion[range(K), range(K)]  # (K,)
     shown = sorted(np.argsort(-errors, kind="stable")[:CONFUSED_CLASSES].tolist())
     names = [escaped(str(classes.names[k])) for k in shown]
-    counts = confused[np.ix_([*shown, K], [*shown, K])]
+    counts = confusion[np.ix_([*shown, K], [*shown, K])]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     head = "".join(f"<th><span>{name}</span></th>" for name in (*names, "missed"))
     rows = ""
-    for name, row, of_row in zip((*names, "background"), counts.tolist(), shares.tolist(), strict=True):
-        cells = (f'<td style="--share: {share:.2f}">{n or ""}</td>' for n, share in zip(row, of_row, strict=True))
+    for name, row, row_shares in zip((*names, "background"), counts.tolist(), shares.tolist(), strict=True):
+        cells = (f'<td style="--share: {share:.2f}">{n or ""}</td>' for n, share in zip(row, row_shares, strict=True))
         rows += f"<tr><th>{name}</th>{''.join(cells)}</tr>"
     note = f"<p>The {CONFUSED_CLASSES} classes with the most confusions, of {K}.</p>" if K > CONFUSED_CLASSES else ""
     return f'{note}<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>{rows}</table></div>'
 
 
-def _query_charts(failures: Failures, steadiness: Steadiness | None) -> Iterator[str]:
+def _query_charts(failures: Failures, instability: Instability | None) -> Iterator[str]:
     objects, detected, false_positives = failures.outcomes.per_image
     pairs, counts = np.unique(np.stack([objects, detected + false_positives], 1), axis=0, return_counts=True)
     dots, radius = {}, {}
-    for (a, b), count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        name = f"{a} objects, {b} detections in {count} images:"
-        dots[name] = [(float(a), float(b))]
+    for (x, y), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        name = f"{x} objects, {y} detections in {count} images:"
+        dots[name] = [(float(x), float(y))]
         radius[name] = 2 + 8 * (count / counts.max()) ** 0.5
     end = float(objects.max())
     yield line_chart(
         "Objects and detections of each image", dots, "objects in an image", "detections", y_range=None, dots=True,
         legend=False, radius=radius, reference=[(0, 0), (end, end)],
     )  # fmt: skip
-    if steadiness is not None and len(steadiness[0]):
-        epochs, shares = np.array(steadiness[0], dtype=float), steadiness[1]
+    if instability is not None and len(instability[0]):
+        epochs, shares = np.array(instability[0], dtype=float), instability[1]
         series = {f"layer {layer}": _points(epochs, of_layer) for layer, of_layer in enumerate(shares.T)}
         caption = "Objects with another query than at the previous evaluation"
         yield line_chart(caption, series, "epoch", "share of the objects")

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations and saved states, from a start or a saved state to the end."""
+"""The training loop: steps, evaluations and saving of the state, from initial weights or a saved state to the end."""
 
 import io
 import time
@@ -38,14 +38,14 @@ from detrcli.training.setup import Data, Initial
 from detrcli.training.state import EpochMetrics, TrainingState, save_state
 from detrcli.training.step import AnotherDivergedError, Trainer, make_optimizer
 
-# What a process requests between two steps, besides an exit code.
+# What a process requests between two steps. The largest request of all processes counts; exit codes are larger still.
 SAVE, STOP = 1.0, 2.0  # STOP: the process cannot continue
 NO_METRICS: Mapping[str, float] = {}
-CACHED_BYTES = 256 * 2**20  # of decoded images, in all loader processes of a process together
+CACHED_BYTES = 256 * 2**20  # of decoded images, divided among the loader processes of a process
 
 
 class Training:
-    """A training. The `state` changes; all else follows from the settings and the data."""
+    """A training run. Only `state` changes, and is saved; everything else follows from the settings and the data."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Training:
         listener: TrainingListener = NO_LISTENER,
         reporter: Reporter = SILENT,
     ) -> None:
-        """`source` are the fields of the DataSpec, for resuming. `folder` is set in the first process."""
+        """`source` contains the fields of the DataSpec, for resuming. `folder` is set in the first process only."""
         self.initial, self.device, self.folder = initial, device, folder
         self.settings = settings = initial.settings
         self.source = dict(source or {})
@@ -110,8 +110,8 @@ class Training:
         """Save the state. All processes must call it, between two steps."""
         sums = distributed.gather(self.state.sums)
         if self.folder:
-            start = {**self.initial.document(self.data), "source": self.source}
-            save_state(self.folder.path, {**start, **self.state.document(sums)})
+            constant = {**self.initial.document(self.data), "source": self.source}
+            save_state(self.folder.path, {**constant, **self.state.document(sums)})
         self._saved = time.perf_counter()
 
     def run(self, interrupts: Interrupts) -> Outcome:
@@ -124,9 +124,9 @@ class Training:
                 if batches is None and not epoch_is_over:
                     batches = self.load()
                     interrupts.ignore_child_signals()
-                began = time.perf_counter()
+                start = time.perf_counter()
                 loaded, error = ([], None) if epoch_is_over or batches is None else self._next(batches)
-                waited = time.perf_counter() - began
+                waited = time.perf_counter() - start
                 if code := self._pause(interrupts, error):
                     break
                 if epoch_is_over:
@@ -146,10 +146,10 @@ class Training:
         return patience > 0 and since_best(rows, self.evaluator.best) >= patience
 
     def _pause(self, interrupts: Interrupts, error: Exception | None) -> int | None:
-        """Save if a process requests it or must stop; return the exit code if all processes stop."""
+        """Save if any process requests it or must stop. Return the exit code if all processes are to stop."""
         due = time.perf_counter() - self._saved > 60 * self.settings.save_every
-        mine = STOP if error else interrupts.requested_exit_code() or (SAVE if due and self.folder else 0)
-        request = distributed.maximum(mine)
+        own_request = STOP if error else interrupts.requested_exit_code() or (SAVE if due and self.folder else 0)
+        request = distributed.maximum(own_request)
         if request:
             self.save()
         if error is None:
@@ -193,7 +193,7 @@ class Training:
         return raise_unreadable(iter(loader))
 
     def _step(self, batches: Sequence[Examples], waited: float) -> None:
-        state, began = self.state, time.perf_counter()
+        state, start = self.state, time.perf_counter()
         if state.step == 0 and self.folder:
             checkpoint = self.initial.checkpoint
             image = first_batch(batches[0], checkpoint.classes, checkpoint.preprocessing)
@@ -202,7 +202,7 @@ class Training:
             result = self.trainer.step(batches, state.step)
         except DivergedError as error:
             raise self._diverged(batches, error) from error
-        state.sums.add(result, waited + time.perf_counter() - began, waited)
+        state.sums.add(result, waited + time.perf_counter() - start, waited)
         for warning in state.monitor.after_step(state.step, result):
             self._warn(warning)
         if self._contention and (contention := self._contention.after_step()):
@@ -222,7 +222,7 @@ class Training:
     def _row(
         self, numbers: Mapping[str, float], val_loss: float | None = None, metrics: Mapping[str, float] = NO_METRICS
     ) -> dict[str, float | None]:
-        """Return the row of metrics.csv for the current epoch with these sums of numbers."""
+        """Return the row of metrics.csv for the current epoch; `numbers` are sums over its steps."""
         sums, matched = self.state.sums, numbers.get("matched")
         rates = {group["name"]: group["lr"] for group in self.trainer.optimizer.param_groups}
         first, *others = self.parameter_groups
@@ -244,8 +244,8 @@ class Training:
         }
 
     def _diverged(self, batches: Sequence[Examples], error: DivergedError) -> DivergedError:
-        """Save the state before the step, and the batches of the process that diverged."""
-        plain: list[dict[str, Any]] = [  # tensors and plain values, which load without this package
+        """Save the state before the step, and the batches of the process that diverged. Return the error to raise."""
+        contents: list[dict[str, Any]] = [  # tensors and plain values, which load without this package
             {
                 "image_ids": batch.image_ids,
                 "images": batch.batch.images,
@@ -255,19 +255,19 @@ class Training:
             }
             for batch in batches
         ]
-        gathered = distributed.gather((None if isinstance(error, AnotherDivergedError) else plain,))
-        broken = next((diverged for (diverged,) in gathered if diverged), None)
+        gathered = distributed.gather((None if isinstance(error, AnotherDivergedError) else contents,))
+        diverged = next((batches_ for (batches_,) in gathered if batches_), None)
         self.save()
         saved = ""
         if self.folder:
             data = io.BytesIO()
-            torch.save({"step": self.state.step, "batches": broken}, data)
+            torch.save({"step": self.state.step, "batches": diverged}, data)
             write_whole(self.folder.path / DIVERGED, data.getvalue())
-            saved = f" {self.folder.path} contains the state before it, and its batch in {DIVERGED}."
-        ids = ", ".join(str(i) for batch in broken or [] for i in batch["image_ids"][:4])
-        epoch, place = self.order.place(self.state.step)
+            saved = f" {self.folder.path} contains the state before it, and its batches in {DIVERGED}."
+        ids = ", ".join(str(i) for batch in diverged or [] for i in batch["image_ids"][:4])
+        epoch, index = self.order.place(self.state.step)
         return DivergedError(
-            f"The training diverged in epoch {epoch}, step {place + 1} (images {ids}): {error}.\n"
+            f"The training diverged in epoch {epoch}, step {index + 1} (images {ids}): {error}.\n"
             f"Start again with a lower {argument('lr')}, with {argument('warmup', 'N')}, or with "
             f"{argument('precision', 'fp32')} or {argument('precision', 'bf16')}.{saved}"
         )
@@ -277,7 +277,7 @@ class Training:
         metrics, val_loss = NO_METRICS, None
         evaluated = epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs
         if evaluated and len(self.data.truth.images):
-            self.save()  # so that an interrupted evaluation costs no step
+            self.save()  # so that an interrupted evaluation loses no step
             metrics, val_loss = self._evaluate(interrupts)
         sums = state.sums.numbers
         means = dict(zip(sums, distributed.mean(list(sums.values())), strict=True))  # over all processes
@@ -296,9 +296,9 @@ class Training:
             self._warn(warning)
 
     def _evaluate(self, interrupts: Interrupts) -> tuple[Mapping[str, float], float | None]:
-        """Return the metrics and the validation loss, and write the figure and the matching. Raises Interrupted."""
+        """Return the metrics and the validation loss; write the figure and the matching. Raises Interrupted."""
         checkpoint, truth, val = self.weights(), self.data.truth, self.data.val
-        # Each process has its own batch norm statistics: all evaluate those of the first, which are saved.
+        # Each process has its own batch norm statistics: all use those of the first, which are the ones saved.
         distributed.broadcast(checkpoint.tensors.values())
         model = None if self.trainer.ema else self.model.eval()
         detector = Detector(checkpoint, self.device, self.settings.precision, model)
@@ -334,12 +334,12 @@ class Measured:
 
 
 def measure(training: Training) -> Measured:
-    """Time the second of two steps, since the first includes initialization. The model is changed by it."""
+    """Time the second of two steps, since the first includes initialization. This changes the model."""
     loader = training.load()
     batches = [next(loader) for _ in range(training.settings.accumulate)]
     for step in range(2):  # on the same images: a training may have only one step
-        began = time.perf_counter()
+        start = time.perf_counter()
         training.trainer.step(batches, step)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     steps = training.order.steps * training.settings.epochs
     return Measured(seconds, seconds * steps, memory_mb(training.device))

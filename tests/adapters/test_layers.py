@@ -19,7 +19,7 @@ from detrcli.architectures.adapters.attention import TransformersInspectable, Tr
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.data.preprocessing import collate, prepare
 from detrcli.inference.detector import Detector
-from detrcli.inspection.walk import walk
+from detrcli.inspection.walk import trace_steps
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.model.inspectable import Dense, Sampled
 from detrcli.structures import Batch, QueryGroup, Target
@@ -270,7 +270,7 @@ def test_groups_beside_the_decoder(name: str, checkpoint: Checkpoint) -> None:
 
 def test_the_stages(checkpoint: Checkpoint) -> None:
     detector = Detector(checkpoint, CPU, engine="plain")
-    stops = walk(detector, prepare(next(images()), checkpoint.preprocessing))
+    stops = trace_steps(detector, prepare(next(images()), checkpoint.preprocessing))
     shapes = {stop.name: stop.shape for stop in stops}
     assert {"backbone", "decoder"} <= shapes.keys()
     assert shapes["class head"] == (20, checkpoint.scoring.num_logits(5))

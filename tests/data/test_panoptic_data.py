@@ -68,7 +68,7 @@ def test_the_ground_truth_has_crowds_areas_and_new_ids(tmp_path: Path) -> None:
     truth = truth_of(examined.splits["train"])
     assert truth.crowd.sum() == 1
     assert len(set(truth.annotation_ids.tolist())) == 6
-    masks = [mask_of_text(text, HEIGHT, WIDTH) for text in truth.outlines.texts()]
+    masks = [mask_of_text(text, HEIGHT, WIDTH) for text in truth.segmentations.texts()]
     assert [int(mask.sum()) for mask in masks] == truth.areas.tolist()
     crowd = masks[int(np.flatnonzero(truth.crowd)[0])]
     np.testing.assert_array_equal(crowd, mask_of(IMAGES["train"]["a.jpg"], 3))

@@ -17,9 +17,9 @@ from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.examine import examine
 from detrcli.data.make import make_shapes
 from detrcli.data.source import open_data
-from detrcli.diagnosis.failure_rules import of_failures
+from detrcli.diagnosis.failure_rules import failure_findings
 from detrcli.diagnosis.finding import Finding
-from detrcli.diagnosis.run_rules import RunFacts, of_run
+from detrcli.diagnosis.run_rules import RunFacts, run_findings
 from detrcli.inspection.failures import Failures
 from detrcli.training.matching_history import read
 from detrcli.training.run_folder import read_rows
@@ -140,7 +140,7 @@ def first(findings: Iterable[Finding]) -> Finding:
     ],
 )
 def test_of_settings(settings: dict[str, Any], finding: str, facts: RunFacts) -> None:
-    assert finding in first(of_run(replace(facts, settings=replace(facts.settings, **settings)))).finding
+    assert finding in first(run_findings(replace(facts, settings=replace(facts.settings, **settings)))).finding
 
 
 def test_of_the_input_and_the_curves(facts: RunFacts) -> None:
@@ -160,8 +160,8 @@ def test_of_the_input_and_the_curves(facts: RunFacts) -> None:
         (replace(facts, settings=replace(facts.settings, batch_size=80), rows=rising[:40]), "too few steps"),
         (unstable, "matching"),
     ):
-        assert finding in first(of_run(changed_facts)).finding
-    assert not list(of_run(replace(unstable, moved=np.full(5, 0.4))))
+        assert finding in first(run_findings(changed_facts)).finding
+    assert not list(run_findings(replace(unstable, moved=np.full(5, 0.4))))
 
 
 @pytest.fixture(scope="module")
@@ -182,22 +182,22 @@ def train(shapes: Path) -> Failures:
 )
 def test_of_errors_on_val(change: Change, finding: str, shapes: Path, tmp_path: Path, train: Failures) -> None:
     val = detrcli.report(changed(shapes, tmp_path / "data", change, "val"), "shapes").failures
-    assert finding in first(of_failures(val, train)).finding
+    assert finding in first(failure_findings(val, train)).finding
 
 
 def test_a_healthy_training(run: Path, shapes: Path, train: Failures) -> None:
     assert detrcli.doctor(run).findings == []
     val = detrcli.report(shapes, "shapes").failures
-    assert not list(of_failures(val, train))
+    assert not list(failure_findings(val, train))
     overfitted = replace(val, scores=replace(val.scores, metrics={"AP": 0.3}))
-    assert "overfits" in first(of_failures(overfitted, train)).finding
+    assert "overfits" in first(failure_findings(overfitted, train)).finding
 
 
 def test_of_labels_of_train(shapes: Path, tmp_path: Path) -> None:
     """Labels that a model was trained on, and disagrees with."""
     folder = changed(shapes, tmp_path / "data", partial(shifted, every=3), "train")
     failures = detrcli.report(folder, "shapes", split="train", limit=30).failures
-    assert "labels of train are wrong" in first(of_failures(failures, failures)).finding
+    assert "labels of train are wrong" in first(failure_findings(failures, failures)).finding
 
 
 def test_of_images_of_val(shapes: Path, tmp_path: Path, train: Failures) -> None:
@@ -207,7 +207,7 @@ def test_of_images_of_val(shapes: Path, tmp_path: Path, train: Failures) -> None
     for path in (shapes / "val").iterdir():
         ImageEnhance.Brightness(Image.open(path).convert("RGB")).enhance(0.15).save(folder / "val" / path.name)
     val = detrcli.report(folder, "shapes").failures
-    assert "look different" in first(of_failures(val, train)).finding
+    assert "look different" in first(failure_findings(val, train)).finding
 
 
 def test_of_a_training(shapes: Path, tmp_path: Path, detr: Detr) -> None:

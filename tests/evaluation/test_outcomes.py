@@ -10,7 +10,7 @@ from detrcli.evaluation import comparison
 from detrcli.evaluation.comparison import differences, interval_of_ap
 from detrcli.evaluation.curves import SCORES, curves_of
 from detrcli.evaluation.metrics import score
-from detrcli.evaluation.outcomes import FALSE_ALARMS, MISSED, outcomes_of
+from detrcli.evaluation.outcomes import FALSE_POSITIVES, MISSED, outcomes_of
 from detrcli.evaluation.results import Results, join
 
 TRUE = truth(
@@ -45,7 +45,7 @@ def test_every_kind_once() -> None:
     assert OUTCOMES.wrong.tolist() == ["", "duplicate", "other_class", "poor_box", "", "background", "", ""]
     assert OUTCOMES.on.tolist() == [0, 0, 1, 2, -1, -1, -1, -1]
     assert OUTCOMES.missed_by_kind == dict.fromkeys(MISSED, 1)
-    assert OUTCOMES.false_alarms_by_kind == dict.fromkeys(FALSE_ALARMS, 1)
+    assert OUTCOMES.false_positives_by_kind == dict.fromkeys(FALSE_POSITIVES, 1)
     assert OUTCOMES.per_image.tolist() == [[2, 2, 2, 0], [1, 0, 0, 0], [2, 1, 1, 0]]
     assert OUTCOMES.image_scores.tolist() == pytest.approx([2 / 5, 0, 0, 1])
 
@@ -57,7 +57,7 @@ def test_without_errors_ap_is_1() -> None:
     fixed = join([FOUND.part(OUTCOMES.found_by[OUTCOMES.found_by >= 0]), added])
     assert score(TRUE, fixed).metrics["AP"] == 1 > 2 * score(TRUE, FOUND).metrics["AP"]
     outcomes = outcomes_of(TRUE, fixed, 0.5)
-    assert (outcomes.found, outcomes.false_alarms) == (outcomes.objects, 0)
+    assert (outcomes.found, outcomes.false_positives) == (outcomes.objects, 0)
 
 
 def test_every_object_and_detection_is_counted_once() -> None:
@@ -68,7 +68,7 @@ def test_every_object_and_detection_is_counted_once() -> None:
         outcomes = outcomes_of(true, found, threshold)
         detected = found.scores >= threshold
         assert outcomes.found + sum(outcomes.missed_by_kind.values()) == outcomes.objects == (~true.crowd).sum()
-        assert outcomes.found + sum(outcomes.false_alarms_by_kind.values()) == detected.sum()
+        assert outcomes.found + sum(outcomes.false_positives_by_kind.values()) == detected.sum()
         assert ((outcomes.wrong != "") <= detected).all()
 
 
@@ -87,7 +87,7 @@ def test_a_prediction_refers_to_the_object_that_it_overlaps_most() -> None:
 
 def test_empty_sets() -> None:
     nothing, empty = truth(), results()
-    assert outcomes_of(nothing, FOUND, 0.5).false_alarms_by_kind["background"] == 6
+    assert outcomes_of(nothing, FOUND, 0.5).false_positives_by_kind["background"] == 6
     assert outcomes_of(TRUE, empty, 0.5).missed_by_kind["nothing"] == 6
     assert interval_of_ap(nothing, FOUND) is None
     assert not curves_of(nothing, empty, 0.5).calibration

@@ -26,7 +26,7 @@ from detrcli.evaluation.truth import classes_in_split
 from detrcli.inference.detector import Detector
 from detrcli.inspection.match_report import MatchReport, match_report
 from detrcli.inspection.session import InspectionSession
-from detrcli.inspection.usage import usage
+from detrcli.inspection.usage import query_usage
 from detrcli.reporter import SILENT, Reporter
 from detrcli.resize import Resize
 from detrcli.training.run_folder import METRICS_FILE
@@ -186,7 +186,7 @@ def test_other_groups_by_name(session: InspectionSession, monkeypatch: pytest.Mo
 
 
 def test_usage_adds_up_the_images(session: InspectionSession) -> None:
-    found = usage(session, examples=5, threshold=0.3)
+    found = query_usage(session, examples=5, threshold=0.3)
     reports = [match_report(session, i, layers="all", threshold=0.3) for i in range(IMAGES)]
     assert found.images == IMAGES
     assert found.targets == sum(len(image.target) for image in reports)
@@ -236,13 +236,13 @@ def test_sizes_are_those_of_coco(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     Image.new("RGB", (128, 128)).save(tmp_path / "val" / "a.png")
     (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(document))
-    assert usage(session_of(tmp_path)).sizes.sum(0).tolist() == [1, 2, 1]
+    assert query_usage(session_of(tmp_path)).sizes.sum(0).tolist() == [1, 2, 1]
 
 
 def test_usage_is_relative_to_the_image(root: Path) -> None:
     """In a letterbox, the input is twice as wide as the image."""
     session = session_of(root, Letterbox(64, 128))
-    found, report = usage(session), match_report(session, 0)
+    found, report = query_usage(session), match_report(session, 0)
     corners = report.pixels(report.layers[-1].boxes) / 64  # (Q, 4)
     np.testing.assert_allclose(found.boxes[:, 0, :2], (corners[:, :2] + corners[:, 2:]) / 2, atol=1e-5)
     centers: dict[int, list[np.ndarray]] = {}
@@ -269,14 +269,14 @@ def test_an_unreadable_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="000001.png"):
         match_report(session_of(tmp_path), 1)
     with pytest.raises(DataError, match="000001.png"):
-        usage(session_of(tmp_path))
+        query_usage(session_of(tmp_path))
     reporter = Notes()
-    assert usage(session_of(tmp_path, skip_bad=True, reporter=reporter)).images == 2
+    assert query_usage(session_of(tmp_path, skip_bad=True, reporter=reporter)).images == 2
     assert "000001.png" in reporter.notes[0]
     for path in (tmp_path / "val").iterdir():
         path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="No image"):
-        usage(session_of(tmp_path, skip_bad=True))
+        query_usage(session_of(tmp_path, skip_bad=True))
 
 
 PNG = b"\x89PNG"

@@ -13,7 +13,7 @@ from detrcli.architectures.detr import ARCHITECTURE, DETRConfig
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.inference.detector import Detector
-from detrcli.inspection.walk import feature_maps, shapes_at, walk
+from detrcli.inspection.walk import feature_maps, shapes_at, trace_steps
 
 
 def on_meta(architecture: Architecture[Any], config: ModelConfig) -> Detector:
@@ -57,10 +57,10 @@ DINO = {
     ],
 )
 def test_published_models_at_800_x_600(name: str, shapes: dict[str, tuple[int, ...]], numbers: dict[str, str]) -> None:
-    steps = walk(on_meta(*preset(name)), torch.empty(3, 800, 600, device="meta"))[: len(shapes)]
+    steps = trace_steps(on_meta(*preset(name)), torch.empty(3, 800, 600, device="meta"))[: len(shapes)]
     assert {step.name: step.shape for step in steps} == shapes
     for step in steps:
-        assert re.search(numbers.get(step.name, ""), step.what), step.what
+        assert re.search(numbers.get(step.name, ""), step.meaning), step.meaning
 
 
 @BOTH
@@ -68,7 +68,7 @@ def test_shapes_at_another_size_are_those_of_a_run(config: ModelConfig) -> None:
     detector = Detector(small_weights(config), "cpu")
     model = detector.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert shapes_at(detector, 70, 97) == [step.shape for step in walk(detector, torch.zeros(3, 70, 97))]
+    assert shapes_at(detector, 70, 97) == [step.shape for step in trace_steps(detector, torch.zeros(3, 70, 97))]
     maps = feature_maps(detector, torch.zeros(3, 70, 97))
     assert list(maps) == ["backbone", "projection", "position"]
     assert maps["projection"].shape[1:] == maps["backbone"].shape[1:]
@@ -84,13 +84,13 @@ def test_a_size_beyond_learned_positions() -> None:
 def test_further_query_groups_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector(small_weights(TINY), "cpu")
     add_proposals(monkeypatch, detector.model)
-    *_, proposals, selection = walk(detector, torch.zeros(3, 64, 64))
+    *_, proposals, selection = trace_steps(detector, torch.zeros(3, 64, 64))
     assert (proposals.name, proposals.shape) == ("encoder", (7, 4))
-    assert "7" in proposals.what
+    assert "7" in proposals.meaning
     assert selection.name == "selection"
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 266), (266, 1), (160, 160), (129, 97)])
 def test_the_size_of_a_cell_does_not_depend_on_the_image(height: int, width: int) -> None:
-    backbone = walk(Detector(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
-    assert "8 x 8 pixels" in backbone.what
+    backbone = trace_steps(Detector(small_weights(TINY), "cpu"), torch.zeros(3, height, width))[1]
+    assert "8 x 8 pixels" in backbone.meaning

@@ -14,7 +14,7 @@ from detrcli.errors import UsageError
 from detrcli.inference.detector import Detector
 from detrcli.inspection.attention import SampledPoints
 from detrcli.inspection.look import Kind
-from detrcli.inspection.look import look as findings_of
+from detrcli.inspection.look import inspect_attention as findings_of
 from detrcli.render import attention_figure as figures
 from detrcli.render.attention_report import AttentionReport
 from detrcli.render.color import color_of, heat
