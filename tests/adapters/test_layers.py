@@ -258,7 +258,6 @@ def test_groups_beside_the_decoder(name: str, checkpoint: Checkpoint) -> None:
     if checkpoint.config.family.denoises:
         assert names == ["proposals", "denoising"]
         denoising = output.others[1]
-        assert denoising.match is not None
         # Every group of noise has a query for each object, in every layer.
         assert len(denoising.match.queries) == len(denoising) * 2 * (denoising.logits.shape[2] // 4)
         assert not any(module.training for module in model.modules())

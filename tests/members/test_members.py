@@ -1,6 +1,5 @@
 """Architectures of other packages, which differ from DETR in everything, work in all commands."""
 
-import csv
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from here import Detr
 from members import sampler, stranger
-from trainings import assert_resumes_to_the_same_bits, change_annotations, shapes_folder, without_first_objects
+from trainings import assert_resumes_to_the_same_bits, change_annotations, rows_of, shapes_folder, without_first_objects
 
 import detrcli.architectures
 from detrcli.checkpoints.load import load_checkpoint
@@ -33,8 +32,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(detr: Detr, data: Path, model: str, *options: object) -> list[dict[str, str]]:
     """Train into the folder `run`, and return the rows of its metrics."""
     detr("train", data, "--model", model, "--weights", "none", "--out", "run", *QUICK, *options).ok()
-    with Path("run/metrics.csv").open() as file:
-        return list(csv.DictReader(file))
+    return rows_of(Path("run"))
 
 
 def test_the_sampler_is_trained_by_all_its_terms_and_shows_its_attention(detr: Detr, data: Path) -> None:

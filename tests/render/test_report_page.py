@@ -82,13 +82,10 @@ def test_the_document_has_masks(report: Report, data: Path, weights: Path) -> No
     """AP is that of `evaluate`, the IoU of detected objects that of their pixels."""
     document, failures = report.document, report.failures
     evaluated = detrcli.evaluate(data, weights)
-    assert evaluated.masks is not None
     for name, value in evaluated.masks.items():
         assert document["masks"][name] == pytest.approx(value, abs=1e-9)
-    assert evaluated.boundaries is not None
     assert document["masks"]["boundary_AP"] == pytest.approx(evaluated.boundaries["AP"], abs=1e-9)
     masks, found_by = failures.masks, failures.outcomes.found_by
-    assert masks is not None
     assert (found_by >= 0).sum() > 5
     for n in range(len(found_by)):
         if found_by[n] < 0:

@@ -121,7 +121,6 @@ def test_selected_tokens_are_those_with_the_highest_scores(name: str, changes: d
     if not config.decoder_layers:
         assert tokens is None  # each token is a query
         return
-    assert tokens is not None
     assert tokens.shape == (1, config.queries)
     assert len(set(tokens[0].tolist())) == config.queries
     logits = proposals.logits[0, 0]
