@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from here import Detr, torchrun
-from small import TINY, small_weights, smooth_noise
+from PIL import Image
+from small import TINY, small_weights
 
 from detrcli.checkpoints.formats import native
 
@@ -18,8 +20,10 @@ def photos(tmp_path: Path) -> Path:
     """Six images, a file that is not an image, and weights."""
     native.save(small_weights(TINY), tmp_path / "w.safetensors")
     (tmp_path / "photos").mkdir()
+    random = np.random.default_rng(0)
     for i in range(COUNT - 1):
-        smooth_noise(i, (50, 40 + i)).save(tmp_path / "photos" / f"{i}.png")
+        noise = random.integers(0, 255, (40 + i, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / f"{i}.png")
     (tmp_path / "photos" / "6.png").write_bytes(b"no picture")
     return tmp_path / "photos"
 
