@@ -206,6 +206,11 @@ def test_referenced_tests_exist() -> None:
         assert not name or name in functions, f"{path}::{name}"
 
 
+def test_files_in_the_architecture_page_exist() -> None:
+    for name in re.findall(r"[\w/]+\.py\b", page("architecture")):
+        assert (PACKAGE / name).is_file() or (ROOT / name).is_file(), name
+
+
 def test_the_kinds_of_bad_inputs_are_counted() -> None:
     tables = (bad_data, bad_options, bad_images, bad_weights)
     assert f"has {sum(len(table.KINDS) for table in tables)} kinds" in page("safety")
