@@ -86,6 +86,7 @@ def test_a_changed_line_is_an_error(line: bytes, detr: Detr, photos: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")  # as in the two processes: scores are compared exactly
 def test_two_processes_report_once(detr: Detr, photos: Path, tmp_path: Path) -> None:
     alone = detr("predict", photos, *OPTIONS, "--json").json
     together = torchrun("predict", photos, *OPTIONS, "--json")
