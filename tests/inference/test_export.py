@@ -141,7 +141,7 @@ def test_an_export_that_differs_is_not_written(
             super().__init__(model, torch.device("cpu"))
 
     code = SimpleNamespace(write=lambda weights, header, path, precision: path.touch(), open_engine=Other)
-    monkeypatch.setattr(Runtime, "code", lambda self: code)
+    monkeypatch.setattr(Runtime, "module", lambda self: code)
     with pytest.raises(WeightsError, match="differs from the plain model"):
         export(small_weights(TINY), RUNTIMES["onnx"], tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
