@@ -123,5 +123,5 @@ def _inspect(steps: Steps) -> None:
         f"{report['objects']['found']} of {report['objects']['total']} objects are detected. The report shows why each "
         "other object was missed, the false positives, and annotations that look wrong, and opens each image with its "
         "matching and attention.",
-        widget='<p><a href="report/index.html">Open the report</a></p>',
+        html='<p><a href="report/index.html">Open the report</a></p>',
     )
