@@ -118,6 +118,13 @@ class Architecture(ABC, Generic[C]):
         """Read a folder of `model_types`. Raises WeightsError, which names `source`, or UsageError for phrases."""
         raise NotImplementedError
 
+    def read_checkpoint(self, content: Mapping[str, Any], file: str, source: str) -> ImportedModel | None:
+        """Convert an unpickled checkpoint of the repository that published the model; None for any other.
+
+        Without class names it has COCO's classes.
+        """
+        return None
+
     def segmentation(self, config: C) -> Segmentation | None:
         """Return how masks and maps are made of the model's output; None for a model without masks."""
         return None

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from detrcli.architectures.architecture import Architecture
-from detrcli.checkpoints.coco import NAMES, PANOPTIC_NAMES
+from detrcli.checkpoints.coco import NAMED, NAMES, PANOPTIC_NAMES
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
 from detrcli.errors import WeightsError
 from detrcli.losses.criterion import Loss
@@ -89,7 +89,7 @@ def check_fit(source: str, wanted: Mapping[str, Tensor], given: Mapping[str, Ten
 
 def classes_by_index(count: int) -> Classes:
     """Return the classes of weights without names: COCO's or COCO panoptic's if there are as many, else numbers."""
-    coco = {len(names): names for names in (NAMES, PANOPTIC_NAMES)}
+    coco = {len(names): names for names in (NAMES, PANOPTIC_NAMES, NAMED)}
     names = coco.get(count) or [f"class {index}" for index in range(count)]
     things = np.arange(count) < len(NAMES) if names is PANOPTIC_NAMES else None
     return Classes(ids=np.arange(count), names=np.array(names), things=things)

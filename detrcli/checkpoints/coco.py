@@ -36,6 +36,7 @@ def _by_id(table: str, size: int) -> list[str]:
 
 
 NAMES = _by_id(THINGS, 91)
+NAMED = [name for name in NAMES if name != UNUSED]  # the 80 classes, as many other models number them
 PANOPTIC_NAMES = _by_id(THINGS + STUFF, 250)
 # transformers names a class without a name LABEL_ and its index.
 UNNAMED = re.compile(rf"{UNUSED}|LABEL_\d+")

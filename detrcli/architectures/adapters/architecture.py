@@ -26,6 +26,8 @@ from detrcli.architectures.adapters.network import (
     TokenNetwork,
     TransformersNetwork,
 )
+from detrcli.architectures.adapters.originals import REPOSITORIES
+from detrcli.architectures.adapters.originals.conversion import state_dict
 from detrcli.architectures.adapters.phrases import tokens_of
 from detrcli.architectures.architecture import Architecture, DataFacts, FolderArchitecture, ImportedModel
 from detrcli.architectures.foreign import PREFIX, OwnLoss
@@ -83,13 +85,20 @@ class TransformersArchitecture(Architecture[T]):
         if self.takes_phrases:  # may fail, so before the tensors
             tokens["texts"], tokens["spans"] = tokens_of(phrases, folder, family, source)
         network, processor = library.load(self.network.task, folder, family, source)
-        numbers, key = network.config, family.queries_key(network.config)
+        return self._imported(network, processor, phrases, tokens, source)
+
+    def _imported(
+        self, network: Any, processor: Any, phrases: Sequence[str], tokens: Mapping[str, Any], source: str
+    ) -> ImportedModel:
+        numbers = network.config
+        family: Any = self.config.families[numbers.model_type]
+        key = family.queries_key(numbers)
         patches = 0 if key else numbers.vision_config.image_size // numbers.vision_config.patch_size
         names = dict(enumerate(phrases)) if self.takes_phrases else numbers.id2label
         config = self.config(
             queries=int(attrgetter(key)(numbers)) if key else patches**2,
             classes=len(phrases) if self.takes_phrases else int(numbers.num_labels),
-            model_type=model_type,
+            model_type=numbers.model_type,
             facts=json.dumps(numbers.to_dict()),
             processor=json.dumps(processor.to_dict(), default=str),
             **tokens,
@@ -112,7 +121,16 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
     def scoring(self, config: ClosedSetConfig) -> Scoring:
         if config.family.scoring == "softmax":
             return Softmax()
-        return Sigmoid(top_k=config.family.detections or config.queries)
+        return Sigmoid(top_k=config.selected)
+
+    def read_checkpoint(self, content: Mapping[str, Any], file: str, source: str) -> ImportedModel | None:
+        for repository in REPOSITORIES:
+            tensors = state_dict(content, repository.states)
+            if repository.recognizes(tensors.keys()):
+                converted = repository.convert(tensors, content, file, source)
+                network, processor = library.load_converted(converted, FAMILIES[converted.model_type], source)
+                return self._imported(network, processor, (), {}, source)._replace(names=converted.names)
+        return None
 
     def make_loss(self, config: ClosedSetConfig, loss: LossConfig) -> OwnLoss:
         """Return the network's loss, with a matcher that is equal to the network's."""

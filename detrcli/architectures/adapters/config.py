@@ -50,6 +50,12 @@ class ClosedSetConfig(TransformersConfig):
 
     families = FAMILIES
 
+    @property
+    def selected(self) -> int:
+        """The number of pairs of query and class that become detections, for models with a sigmoid."""
+        # RF-DETR's own checkpoints have a number of their own, which transformers ignores.
+        return self.family.detections or json.loads(self.facts).get("num_select") or self.queries
+
     def library_config(self) -> Any:
         config = super().library_config()
         config.num_labels = self.classes

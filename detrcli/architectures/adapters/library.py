@@ -2,13 +2,14 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 from detrcli.architectures.adapters.families import Family
+from detrcli.architectures.adapters.originals.conversion import Converted
 from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, RaisedEdges, Resize
@@ -89,11 +90,30 @@ def load(auto_class: str, folder: Path, family: Family, source: str) -> tuple[An
             folder, dtype="float32", output_loading_info=True, use_safetensors=True, **LOCAL
         )
         processor = _load_processor(folder, family, network.config)
-    for kind in ("missing", "mismatched"):
-        if keys := notes[f"{kind}_keys"]:
-            names = ", ".join(sorted(map(str, keys))[:3])
-            raise WeightsError(f"{source}: the tensors do not fit the model. {kind}: {names}.")
+    _check_fit(notes, ("missing", "mismatched"), source)
     return network, processor
+
+
+def load_converted(converted: Converted, family: Family, source: str) -> tuple[Any, Any]:
+    """Build the network and the image processor of a converted checkpoint."""
+    transformers = import_transformers()
+    with loading(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = transformers.AutoConfig.for_model(converted.model_type, **converted.facts)
+        network, notes = getattr(transformers, converted.network).from_pretrained(
+            None, config=config, state_dict=dict(converted.tensors), dtype="float32", output_loading_info=True
+        )
+        processor = getattr(transformers, family.processor)(**converted.processor)
+    _check_fit(notes, ("missing", "unexpected", "mismatched"), source)
+    return network, processor
+
+
+def _check_fit(notes: Mapping[str, Any], kinds: Sequence[str], source: str) -> None:
+    for kind in kinds:
+        # Counters of batch norm, which only a momentum of None uses, are not in all checkpoints.
+        if keys := [key for key in map(str, notes[f"{kind}_keys"]) if not key.endswith("num_batches_tracked")]:
+            names = ", ".join(sorted(keys)[:3])
+            raise WeightsError(f"{source}: the tensors do not fit the model. {kind}: {names}.")
 
 
 def _load_processor(folder: Path, family: Family, config: Any) -> Any:

@@ -9,12 +9,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from detrcli.architectures.adapters.config import ClosedSetConfig, OpenVocabularyConfig, TransformersConfig
 from detrcli.architectures.adapters.families import ClosedSet, OpenVocabulary
 from detrcli.architectures.adapters.library import import_transformers
+from detrcli.architectures.adapters.originals.rt_detr import HEAD_ACTIVATION
 from detrcli.architectures.foreign import TOTAL, ForeignNetwork
 from detrcli.boxes import from_pixels, masks_to_boxes
 from detrcli.model.masks import QueryMasks
@@ -63,6 +65,31 @@ class TransformersNetwork(ForeignNetwork):
         return result
 
 
+class SiluMLP(nn.Module):
+    """The DFineMLPPredictionHead of transformers with SiLU instead of ReLU."""
+
+    def __init__(self, layers: Any) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.silu(layer(x))
+        output: Tensor = self.layers[-1](x)
+        return output
+
+
+def _use_silu(network: nn.Module) -> None:
+    """Use SiLU in the small heads of D-FINE, as DEIM does. Modules that occur several times stay the same module."""
+    replaced: dict[nn.Module, nn.Module] = {}
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "DFineMLPPredictionHead":
+                setattr(module, name, replaced.setdefault(child, SiluMLP(child.layers)))
+            elif type(module).__name__ == "DFineMLP" and isinstance(child, nn.ReLU):
+                setattr(module, name, nn.SiLU())
+
+
 class AdaptedNetwork(TransformersNetwork):
     """A closed-set detector with its own loss.
 
@@ -75,6 +102,8 @@ class AdaptedNetwork(TransformersNetwork):
 
     def __init__(self, config: ClosedSetConfig) -> None:
         super().__init__(config)
+        if getattr(self.network.config, HEAD_ACTIVATION, None) == "silu":
+            _use_silu(self.network)
         self.queries = config.queries
         self.loss = self.network.loss_function
         self.network.loss_function = self._record  # it gets the predictions of every layer, in all families

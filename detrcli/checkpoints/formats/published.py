@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import types
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from detrcli.architectures import Preset, architectures
 from detrcli.architectures.architecture import Architecture, StateDictAdapter
 from detrcli.checkpoints.checkpoint import Checkpoint, classes_by_index
 from detrcli.errors import WeightsError
+from detrcli.structures import Classes
 
 Candidate = tuple[Architecture[Any], StateDictAdapter[Any]]
 DTYPES = frozenset(
@@ -27,6 +29,13 @@ DTYPES = frozenset(
 def load(path: Path, source: str, wanted: Preset | None = None) -> Checkpoint:
     """Read a file; `wanted` is the preset that the user named."""
     content = read_pickle(path, source)
+    _check_nested(content, source)
+    for known in architectures().values():
+        if model := known.read_checkpoint(content, path.name, source):
+            count = model.config.classes
+            names = [model.names.get(index, f"class {index}") for index in range(count)] if model.names else None
+            classes = classes_by_index(count) if names is None else Classes.of(range(count), names)
+            return Checkpoint(source, known, model.config, model.tensors, classes, model.preprocessing, known.loss)
     args = content.get("args")
     facts: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
     theirs = state_dict_in(content, source)
@@ -56,7 +65,7 @@ def state_dict_in(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
 def read_pickle(path: Path, source: str) -> Mapping[str, Any]:
     """Unpickle tensors, plain values and argparse.Namespace. Anything else is refused, and no code runs."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([argparse.Namespace, types.SimpleNamespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of tensors that are refused
             # Memory-mapped where the format allows it, so that only what is used is read.
             mapped = zipfile.is_zipfile(path)
@@ -66,7 +75,7 @@ def read_pickle(path: Path, source: str) -> Mapping[str, Any]:
         reason = f"it contains {name[1]}" if name else "it is not a plain pickle of tensors"
         raise WeightsError(
             f"{source}: refused without running any of it: {reason}.\n"
-            "Only tensors, plain values and argparse.Namespace are read from a pickle."
+            "Only tensors, plain values and namespaces are read from a pickle."
         ) from None
     except PermissionError:
         raise
@@ -79,6 +88,14 @@ def read_pickle(path: Path, source: str) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{source}: this file contains a {type(content).__name__} instead of a state dict.")
     return content
+
+
+def _check_nested(content: Mapping[str, Any], source: str) -> None:
+    """Check the tensors of a checkpoint at all depths."""
+    check_tensors({name: value for name, value in content.items() if isinstance(value, Tensor)}, source)
+    for value in content.values():
+        if isinstance(value, Mapping):
+            _check_nested(value, source)
 
 
 def check_tensors(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
