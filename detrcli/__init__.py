@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detrcli.api.inspecting import match as match
     from detrcli.api.inspecting import show_data as show_data
     from detrcli.api.inspecting import walk as walk
+    from detrcli.api.models import convert as convert
     from detrcli.api.models import export as export
     from detrcli.api.models import list_models as list_models
     from detrcli.api.options import DataOptions as DataOptions
@@ -36,7 +37,7 @@ _MODULES = {
     "api.detectors": "load",
     "api.evaluating": "compare_evaluations evaluate evaluate_panoptic",
     "api.inspecting": "explain_matching look match show_data walk",
-    "api.models": "export list_models",
+    "api.models": "convert export list_models",
     "api.options": "DataOptions LoadOptions",
     "api.predicting": "predict",
     "api.reporting": "compare_reports doctor report",

@@ -1,4 +1,4 @@
-"""Listing models, and exporting them for other runtimes."""
+"""Listing models, and writing them for other libraries and runtimes."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +9,12 @@ from detrcli.api.options import Weights, load_options
 from detrcli.api.results import PlainResult, Result, Table
 from detrcli.architectures import preset
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
+from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.checkpoints.download import cached_path
+from detrcli.checkpoints.formats import native
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.checkpoints.registry import PUBLISHED, SHIPPED
+from detrcli.errors import UsageError
 from detrcli.inference import export as exporting
 from detrcli.reporter import SILENT, Reporter
 
@@ -30,6 +33,17 @@ def export(
     checkpoint = checkpoint_of(load_options(weights), reporter=reporter)
     reporter.note(f"tracing {checkpoint.source}, which takes about ten seconds")
     return exporting.export(checkpoint, runtime, Path(out), precision)
+
+
+def convert(weights: Weights, out: str | Path, *, reporter: Reporter = SILENT) -> Path:
+    """Write a model of transformers as a folder that transformers loads. Return the folder."""
+    checkpoint = checkpoint_of(load_options(weights), reporter=reporter)
+    architecture, config = checkpoint.architecture, checkpoint.config
+    if not isinstance(architecture, FolderArchitecture):
+        raise UsageError(f"{checkpoint.source}: a {architecture.describe(config)} has no folder of transformers.")
+    if reason := architecture.obstacle(config):
+        raise UsageError(f"{checkpoint.source}: {reason}.")
+    return native.save_as(checkpoint, Path(out).parent, Path(out).name)
 
 
 def list_models() -> Result:

@@ -195,6 +195,10 @@ class FolderArchitecture(Architecture[C]):
     ) -> Mapping[str, bytes]:
         """Return the contents of the files by name."""
 
+    def obstacle(self, config: C) -> str | None:
+        """Return why the library that the files belong to would compute other predictions, if it would."""
+        return None
+
     @abstractmethod
     def read_tensors(self, folder: Path) -> dict[str, Tensor]:
         """Read the tensors of a folder with these files."""

@@ -20,7 +20,7 @@ from detrcli.cli.eval import eval_
 from detrcli.cli.guide import guide
 from detrcli.cli.inspect import explain, visualize_attn
 from detrcli.cli.match_debug import match_debug
-from detrcli.cli.models import bench, export, models
+from detrcli.cli.models import bench, convert, export, models
 from detrcli.cli.naming import complete_resume, other_name, words_of
 from detrcli.cli.options import add_command
 from detrcli.cli.predict import predict
@@ -42,7 +42,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(rich_markup_mode=None, help="Check, show, make and fix datasets.")
 for command in (
-    train, eval_, predict, visualize_attn, match_debug, report, doctor, explain, demo, export, bench, models, guide
+    train, eval_, predict, visualize_attn, match_debug, report, doctor, explain, demo, export, convert, bench, models,
+    guide,
 ):  # fmt: skip
     add_command(app, command)
 for command in (check, show, make, fix):

@@ -1,4 +1,4 @@
-"""`detr models`, `detr export` and `detr bench`: the models to choose from, for other runtimes, and their speed."""
+"""`detr models`, `detr export`, `detr convert` and `detr bench`: models, their conversion, and their speed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 import detrcli
 from detrcli.cli import options as opt
 from detrcli.cli.console import STDERR, print_json, print_result
-from detrcli.cli.outputs import check_files
+from detrcli.cli.outputs import check_files, check_free
 
 
 def models(json: opt.Json = False) -> None:
@@ -41,6 +41,18 @@ def export(
         print_json({"schema": "detr.export/1", **facts, "largest_difference": difference})
         return
     print(f"{out}: differs from the plain model by at most {difference:.1g}. Use it with --weights {out}.")
+
+
+@opt.options("model", "sha256")
+def convert(
+    weights: opt.WeightsArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    *,
+    load: "detrcli.LoadOptions",
+) -> None:
+    """Write a folder that transformers loads."""
+    check_free(out, folder=True)
+    print(f"{detrcli.convert(replace(load, weights=weights), out, reporter=STDERR)}: written for transformers.")
 
 
 @opt.options(*opt.LOAD[1:])

@@ -132,6 +132,7 @@ def add_command(app: typer.Typer, command: Command) -> None:
             parameter = parameter.replace(annotation=DataArgument, default=None)
         if parameter.name != "load":
             parameters.append(parameter)
+    parameters += last
     parameters.append(_keyword("debug", Annotated[bool, flag("--debug", "Show the traceback of an error.")], False))
     functools.update_wrapper(run, command)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from here import Detr
 from originals import HGNET, MODELS, R50, RESNET, original_names, randomize, rt_detr
 from torch import Tensor, nn
 
@@ -74,6 +75,23 @@ def test_an_rt_detr_that_is_evaluated_after_its_third_layer(tmp_path: Path) -> N
     evaluated = network_of("rt_detr", rt_detr(R50, hidden_expansion=0.5, decoder_layers=3))
     evaluated.load_state_dict(trained.state_dict(), strict=False)
     check_equal(load_checkpoint(saved(tmp_path / "rtdetr_r50vd_m.pth", {"model": tensors})), evaluated)
+
+
+def test_convert_writes_a_folder_for_transformers(detr: Detr, tmp_path: Path) -> None:
+    model_type, facts, rules = MODELS["dfine_n_coco.pth"]
+    network = network_of(model_type, facts)
+    content = {"model": original_names(network, rules)}
+    file, deim = saved(tmp_path / "dfine_n_coco.pth", content), saved(tmp_path / "deim_n.pth", content)
+    detr("convert", file, "folder").ok()
+    loaded = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "folder").eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
+    assert dict(processor.size) == {"height": 640, "width": 640}
+    assert loaded.config.id2label[0] == "person"
+    check_equal(load_checkpoint(str(tmp_path / "folder")), loaded)
+    check_equal(load_checkpoint(file), loaded)
+    detr("convert", deim, "other").fails(2, "SiLU")
+    detr("convert", "shapes", "other").fails(2, "shapes")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_deim_uses_silu_where_d_fine_has_relu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from detrcli.architectures.adapters.network import (
 )
 from detrcli.architectures.adapters.originals import REPOSITORIES
 from detrcli.architectures.adapters.originals.conversion import state_dict
+from detrcli.architectures.adapters.originals.rt_detr import HEAD_ACTIVATION
 from detrcli.architectures.adapters.phrases import tokens_of
 from detrcli.architectures.architecture import Architecture, DataFacts, FolderArchitecture, ImportedModel
 from detrcli.architectures.foreign import PREFIX, OwnLoss
@@ -162,6 +163,11 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
             network.save_pretrained(folder, max_shard_size="100GB")
             files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
         return {**files, library.PROCESSOR: json.dumps(facts, indent=2).encode()}
+
+    def obstacle(self, config: ClosedSetConfig) -> str | None:
+        if HEAD_ACTIVATION in json.loads(config.facts):
+            return "transformers has no DEIM: it would compute the heads with ReLU instead of SiLU"
+        return None
 
     def read_tensors(self, folder: Path) -> dict[str, Tensor]:
         task = getattr(library.import_transformers(), self.network.task)
