@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # at run time, `__getattr__` imports these
     from detrcli.api.benchmarking import bench as bench
     from detrcli.api.datasets import check_data as check_data
     from detrcli.api.datasets import fix_data as fix_data
@@ -57,12 +57,12 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the functions, which need torch, when they are first used."""
+    """Import a public name when it is first used, since importing torch takes long."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module(_MODULE_OF[name]), name)
-    except RuntimeError as error:
+    except RuntimeError as error:  # from importing torchvision, for example if it does not fit torch
         from detrcli.errors import to_user_error
 
         raise to_user_error(error) or error from error

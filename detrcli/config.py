@@ -30,12 +30,12 @@ class Bounds:
         return f"at least {self.least:g}"
 
 
-# Far above any real model, and low enough that a malformed file cannot fill the memory.
+# The upper bounds are far above any real model, and low enough that a malformed file cannot exhaust the memory.
 Layers = Annotated[int, Bounds(0, 100)]
 Width = Annotated[int, Bounds(1, 65_536)]
 Count = Annotated[int, Bounds(1, 100_000)]
 Share = Annotated[float, Bounds(0, below=1)]
-Weight = Annotated[float, Bounds(0)]
+Weight = Annotated[float, Bounds(0)]  # also for other numbers that are not negative
 
 
 class Config:
@@ -91,7 +91,7 @@ def check(name: str, value: Any, hint: Any) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """The hyperparameters of a model. Every architecture adds its own to these two."""
+    """The hyperparameters of a model. Every architecture adds its own."""
 
     queries: Count
     classes: Count  # without no-object; the number of logits depends on the scoring
@@ -102,12 +102,12 @@ TermWeights = Mapping[str, Weight]  # by term name
 
 @dataclass(frozen=True)
 class LossConfig(Config):
-    """Matching and loss of a training.
+    """Settings of the matching and the loss.
 
     It is saved with the weights, so that a model is inspected with the matching that it was trained with.
     """
 
-    matching: Literal["each", "last"] = "each"  # match each decoder layer, or use the last layer's pairs for all
+    matching: Literal["each", "last"] = "each"  # match each decoder layer, or use the last layer's matching for all
     class_cost: Literal["probability", "log", "focal"] = "probability"  # -p as published, -log p, or focal
     no_object: Weight = 0.1  # weight of the no-object class in the cross-entropy
     cost: TermWeights = field(default_factory=lambda: {"class": 1.0, "l1": 5.0, "giou": 2.0})
@@ -139,9 +139,9 @@ class Preprocessing(Config):
     resize: Resize = field(default_factory=ShortestEdge)
     filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     antialias: bool = True  # as Pillow does; without it, a pixel depends on its nearest neighbors only
-    blur: bool = False  # with a Gaussian before an image is made smaller, as scikit-image does
+    blur: bool = False  # apply a Gaussian blur before downsampling, as scikit-image does
     rescale_first: bool = False  # scale values to [0, 1] before resizing
-    backend: Literal["pillow", "torchvision"] = "pillow"  # they differ in the last digits
+    backend: Literal["pillow", "torchvision"] = "pillow"  # their results differ slightly
     mean: Color = (0.485, 0.456, 0.406)
     std: Color = (0.229, 0.224, 0.225)
 
@@ -149,10 +149,10 @@ class Preprocessing(Config):
         super().__post_init__()
         if not all(self.std):
             raise UsageError("std: a deviation of 0 is not allowed.")
-        # Values beyond these are no pixel statistics, and normalized pixels would not fit in float32.
+        # Other values are not pixel statistics, and normalized pixels could exceed the range of float32.
         if not all(1e-6 <= deviation <= 1e6 for deviation in self.std) or any(abs(m) > 1e6 for m in self.mean):
             raise UsageError(f"mean = {self.mean}, std = {self.std}: out of range for pixel values.")
-        self.resize.place(1000, 1000)  # raises UsageError for too large an input
+        self.resize.place(1000, 1000)  # raises UsageError if inputs would be too large
 
     def with_size(self, size: int | None = None, max_size: int | None = None) -> Self:
         return replace(self, resize=self.resize.with_size(size, max_size))

@@ -16,7 +16,7 @@ class Reporter:
     def note(self, text: str, *, alone: bool = False) -> None:
         """Report a fact that the user should know. `text` may mention arguments (`detrcli.messages`).
 
-        Of several processes only the first shows it, unless it occurred in this one `alone`.
+        With several processes, only rank 0 shows it, unless it concerns this process `alone`.
         """
         if alone or launch().rank == 0:
             self.show(word(text, self.wording))
@@ -27,7 +27,7 @@ class Reporter:
     def progress(
         self, what: str, total: int | None = None, unit: Literal["items", "bytes"] = "items"
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Return a context for an operation of `total` steps, in which the number of new steps is reported."""
+        """Return a context manager for an operation of `total` steps; call its value with the number of new steps."""
         return nullcontext(lambda steps: None)
 
 

@@ -11,7 +11,7 @@ from detrcli.config import ModelConfig
 from detrcli.errors import UsageError
 from detrcli.messages import argument
 
-ENTRY_POINTS = "detrcli.architectures"  # the group in which other packages list instances
+ENTRY_POINTS = "detrcli.architectures"  # the group in which other packages list their `Architecture` instances
 
 _ARCHITECTURES: list[Architecture[Any]] = [
     detr.ARCHITECTURE,
@@ -33,7 +33,7 @@ class Preset(NamedTuple):
 
 
 def register(architecture: Architecture[Any]) -> None:
-    """Add an architecture until the program ends."""
+    """Add an architecture for this process, unless one of the same name is registered."""
     if architecture.name not in {known.name for known in _ARCHITECTURES}:
         _ARCHITECTURES.append(architecture)
 
@@ -48,7 +48,7 @@ def presets() -> dict[str, Preset]:
 
 
 def preset(name: str) -> Preset:
-    """Return the preset of a name. Raises UsageError for an unknown name."""
+    """Return the preset with this name. Raises UsageError for an unknown name."""
     known = presets()
     if name not in known:
         raise UsageError(f"{argument('model', name)}: unknown. The models are {', '.join(known)}.")

@@ -30,7 +30,7 @@ class TransformerConfig(ModelConfig):
     heads: Width = 8
     feed_forward: Width = 2048
     dropout: Share = 0.1
-    dim_multiple: ClassVar[int] = 4  # by the position codes
+    dim_multiple: ClassVar[int] = 4  # required by the position encoding
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +42,7 @@ class TransformerConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class ResNetConfig(TransformerConfig):
-    """The settings of models with a ResNet, which are those for photographs."""
+    """The settings of models with a ResNet backbone."""
 
     backbone: Literal["resnet50", "resnet101"] = "resnet50"
     norm: Literal["frozen", "batch", "group"] = "frozen"
@@ -59,7 +59,10 @@ def make_resnet(config: ResNetConfig, *, dilated: bool = False) -> ResNet:
 def set_prediction_loss(
     scoring: S, loss: LossConfig, class_term: Callable[[S, float], LossTerm] = class_loss, eps: float = 0.0
 ) -> Criterion:
-    """Return DETR's loss: class, L1 and generalized IoU, of every layer of every query group."""
+    """Return DETR's loss: class, L1 and generalized IoU, in all layers of all query groups.
+
+    `eps` is added to the denominators of the generalized IoU.
+    """
     costs = [
         class_cost(scoring, loss.class_cost, loss.weight("cost", "class")),
         l1_cost(loss.weight("cost", "l1")),
@@ -74,6 +77,8 @@ def set_prediction_loss(
 
 
 class OwnArchitecture(Architecture[C]):
+    """An architecture whose network is defined in `model/`."""
+
     initialized_in_place = True
 
     def pretrained_backbone(self, config: C) -> PretrainedBackbone | None:
@@ -115,7 +120,7 @@ class FocalArchitecture(OwnArchitecture[C]):
     def parts(
         self, c: Any, backbone: Backbone, position: SinePosition, *, maps: int = 1, levels: int = 1
     ) -> dict[str, Any]:
-        """Return the parts of a network up to the encoder, which uses the last `maps` of the backbone."""
+        """Return the parts of a network up to the encoder, which uses the last `maps` feature maps of the backbone."""
         return {
             "backbone": backbone,
             "pyramid": PyramidInput(backbone.channels[-maps:], levels, c.dim, position),

@@ -32,15 +32,15 @@ from detrcli.model.transformer import Decoder, Encoder
 from detrcli.resize import ShortestEdge
 
 SMALL_IMAGES = Preprocessing(ShortestEdge(128, 213))
-# Eight groups, since 32 do not divide all numbers of channels.
+# 8 groups, since not all numbers of channels are divisible by 32.
 NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 8)}
 
-# Of the recipe of dino-tiny and deformable-tiny.
-IMAGES_SEEN = 10_800  # in a training, over all epochs
-LARGEST = 256  # shorter side of the input for larger images, in pixels
-SMALL = 16  # pixels of the input, two cells: smaller objects get a larger input ...
-ENLARGED = 1.25  # ... but not by more than this factor, since time grows with its square
-CLASS_BIAS = -3.5  # every class of a dino-tiny starts with a probability of 0.03
+# Constants of the recipe of dino-tiny and deformable-tiny.
+IMAGES_SEEN = 10_800  # number of images times number of epochs
+LARGEST = 256  # maximum shorter side of the input in pixels, before it is enlarged for small objects
+SMALL = 16  # pixels, two feature cells: the input is enlarged if objects are smaller ...
+ENLARGED = 1.25  # ... but at most by this factor, since the time grows with its square
+CLASS_BIAS = -3.5  # initially, dino-tiny predicts each class with a probability of 0.03
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class TinyArchitecture(SoftmaxArchitecture[TinyConfig]):
         c = config
         return IterativeRefinementDETR(
             backbone=TinyBackbone(c.width, norm=NORMS[c.norm]),
-            position=SinePosition(c.dim, temperature=20, turns=4),  # sharp enough to distinguish neighbors
+            position=SinePosition(c.dim, temperature=20, turns=4),  # distinguishes neighboring cells
             encoder=Encoder(c.encoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
             decoder=Decoder(c.decoder_layers, c.dim, c.heads, c.feed_forward, c.dropout, pre_norm=False),
             dim=c.dim,
@@ -78,7 +78,7 @@ class TinyArchitecture(SoftmaxArchitecture[TinyConfig]):
 
 @dataclass(frozen=True)
 class DeformableTinyConfig(TinyConfig):
-    """The settings of a deformable-tiny, which dino-tiny shares."""
+    """The settings of deformable-tiny, most of which dino-tiny shares."""
 
     width: Width = 32
     blocks: Layers = 2  # of the backbone
@@ -88,13 +88,13 @@ class DeformableTinyConfig(TinyConfig):
     feed_forward: Width = 256
     queries: Count = 30
     anchor: Weight = 3.0  # side of a proposal before its refinement, in cells of 8 pixels
-    dim_multiple = 32  # by the group norms
+    dim_multiple = 32  # required by the group norms
 
 
 @dataclass(frozen=True)
 class DINOTinyConfig(DeformableTinyConfig):
     encoder_layers: Layers = 0
-    # Positive queries of the image with the most objects; 0: no denoising.
+    # Number of positive denoising queries for the image with the most objects; 0: no denoising.
     denoising: Annotated[int, Bounds(0, 100_000)] = 20
     label_noise: Share = 0.5
     box_noise: Weight = 0.4
@@ -123,7 +123,7 @@ class SingleLevelArchitecture(FocalArchitecture[D]):
         enlarged = side * min(ENLARGED, max(1, SMALL / small))
         return {
             "size": max(64, 8 * round(enlarged / 8)),
-            "queries": max(30, 10 * -(-2 * facts.objects // 10)),
+            "queries": max(30, 10 * -(-2 * facts.objects // 10)),  # two per object, rounded up to tens
             "batch_size": batch_size,
             "epochs": epochs,
             "lr": 3e-3 * (batch_size / 16) ** 0.5,
@@ -168,7 +168,7 @@ class DeformableTinyArchitecture(SingleLevelArchitecture[DeformableTinyConfig]):
     def build(self, config: DeformableTinyConfig) -> DeformableDETR:
         return DeformableDETR(
             **self.single_level_parts(config),
-            queries=ProposedQueries(config.queries, config.dim, rows=1, cells=config.anchor),
+            queries=ProposedQueries(config.queries, config.dim, rows=1, cells=config.anchor),  # class-agnostic
             layers=self.decoder_layers(config),
             refine=True,
         )

@@ -1,4 +1,4 @@
-"""Loading of everything that can be given as weights."""
+"""Loading weights: by name, or from a file, a folder, Hugging Face, torchvision or a URL."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from detrcli.errors import EXPORT_ONLY_PREDICTS, UsageError, WeightsError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
 
-BEST = "best"  # name of the best checkpoint in a run
+BEST = "best"  # file name of the best checkpoint of a run, without extension
 
 
 def load_checkpoint(
@@ -31,7 +31,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint by name, file, folder, `hf:OWNER/NAME` or URL.
 
-    `model` is the name of its preset, for what tensors do not determine (DC5). The classes of an open-vocabulary model
+    `model` is the name of its preset, for what tensors do not show (DC5). The classes of an open-vocabulary model
     are the phrases, or the class names if there are none; for other models phrases are an error.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -40,7 +40,7 @@ def load_checkpoint(
     fixed_classes = source in PUBLISHED or source in SHIPPED or is_url(source)
     fixed_classes |= source.startswith(torchvision.PREFIX) or source.endswith(tuple(EXPORTS.values()))
     checkpoint = None
-    if phrases is None or not fixed_classes:  # else the error comes before a download
+    if phrases is None or not fixed_classes:  # otherwise, the error below comes before any download
         checkpoint = _load(source, wanted, sha256, phrases or phrases_of_classes(class_names), reporter)
     if checkpoint is None or (phrases is not None and not checkpoint.architecture.takes_phrases):
         types = [name for name, known in hugging_face.imported_types().items() if known.takes_phrases]
@@ -70,10 +70,10 @@ def _load(
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
     path = Path(source).expanduser()
     if is_url(source):
-        promised = sha256 or hash_in_name(source)
-        if promised is None:
+        expected = sha256 or hash_in_name(source)
+        if expected is None:
             raise UsageError(f"{source}: the file's name contains no hash. Give it as {argument('sha256')}.")
-        path, sha256 = fetch(source, promised, reporter), None  # which checks the hash
+        path, sha256 = fetch(source, expected, reporter), None  # `fetch` checks the hash
     elif path.suffix.lower() in EXPORTS.values():
         raise UsageError(EXPORT_ONLY_PREDICTS.format(source))
     elif best := native.find(path, BEST):

@@ -1,6 +1,6 @@
-"""The weights that have names: those published by DETR's authors, and those in this package.
+"""Named weights: those published by DETR's authors, and those in this package.
 
-It imports no torch, so that a wrong name is reported at once.
+This module imports no torch, so that a wrong name is reported at once.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from typing import Any
 from detrcli.errors import WeightsError
 
 BASE = "https://dl.fbaipublicfiles.com/detr/"
-EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # runtimes of exported models, and the endings of their files
+EXPORTS = {"onnx": ".onnx", "openvino": ".xml"}  # file name extensions of exported models, by runtime
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Shipped:
     """A checkpoint in this package, with a record of its training beside it: commands, time, metrics."""
 
     path: Path
-    # If the file contains a mask head alone: the checkpoint of its detector, and the model of both.
+    # If the file contains only a mask head: the name of its detector's weights, and the preset of both together.
     detector: str | None = None
     model: str | None = None
 

@@ -1,7 +1,7 @@
-"""Augmentation of training images and their objects, as published and stronger.
+"""Augmentation of training images and their objects, as published or stronger.
 
-Boxes are transformed by torchvision. Transformations of masks are only recorded, and each mask is made once, at the
-network's size.
+Boxes are transformed by torchvision. Transformations of masks are only recorded, and each mask is rasterized once, at
+the size of the network's input.
 """
 
 import math
@@ -22,7 +22,7 @@ from detrcli.resize import MAX_SIDE, Resize, ShortestEdge
 
 Augmentation = Literal["published", "strong", "flip", "none"]
 
-# For a shorter side of 800; they scale with it.
+# Sides in pixels for a shorter side of 800, in proportion for other sizes.
 PUBLISHED_SIZE = 800
 SCALES = tuple(range(480, 801, 32))
 CROP_SCALES = (400, 500, 600)
@@ -36,13 +36,13 @@ GRAY = (124, 116, 104)  # the mean of ImageNet
 class LazyMask:
     """The mask of an object and its transformation.
 
-    A point (x, y) of the image shows the point scale * (x, y) + shift of the original mask, if it lies from `first` to
-    `last`, and nothing otherwise.
+    A point p = (x, y) of the image corresponds to scale * p + shift in the original mask if first <= p < last, and is
+    outside of the mask otherwise.
     """
 
-    text: bytes  # of `Segmentations`
+    text: bytes  # the segmentation as in `Segmentations`
     size: tuple[int, int]  # height and width of the original image
-    scale: np.ndarray  # (2,), for x and y, like the others
+    scale: np.ndarray  # (2,), for x and y, like the arrays below
     shift: np.ndarray
     first: np.ndarray
     last: np.ndarray
@@ -65,16 +65,17 @@ class LazyMask:
         return replace(self, scale=self.scale / factor, first=self.first * factor, last=self.last * factor)
 
     def moved(self, left: float, top: float) -> "LazyMask":
-        """Move an image to the right and down."""
-        by = np.array([left, top], dtype=float)
-        return replace(self, shift=self.shift - self.scale * by, first=self.first + by, last=self.last + by)
+        """Move the mask by `left` pixels to the right and `top` pixels down."""
+        offset = np.array([left, top], dtype=float)
+        return replace(self, shift=self.shift - self.scale * offset, first=self.first + offset, last=self.last + offset)
 
     def cut(self, width: int, height: int) -> "LazyMask":
+        """Clip the mask to an image of this size."""
         return replace(self, first=np.maximum(self.first, 0), last=np.minimum(self.last, (width, height)))
 
     def pixels(self, height: int, width: int) -> np.ndarray:
-        """Return the mask in an image of this size, (height, width) bool."""
-        mask = np.pad(mask_of(self.text, *self.size), ((0, 1), (0, 1)))  # index -1 is empty
+        """Rasterize the mask in an image of this size, (height, width) bool."""
+        mask = np.pad(mask_of(self.text, *self.size), ((0, 1), (0, 1)))  # row and column -1 are empty
         columns, rows = self._indices(0, width), self._indices(1, height)
         return mask[rows[:, None], columns]
 
@@ -87,7 +88,7 @@ class LazyMask:
 
 
 def mask_pixels(masks: Sequence[LazyMask], height: int, width: int) -> Tensor:
-    """Return masks in an image of this size, (N, height, width) bool, made one at a time."""
+    """Rasterize masks in an image of this size, (N, height, width) bool, one at a time."""
     pixels = torch.zeros(len(masks), height, width, dtype=torch.bool)
     for target, mask in zip(pixels, masks, strict=True):
         target.copy_(torch.from_numpy(mask.pixels(height, width)))
@@ -163,7 +164,7 @@ def flip(sample: Sample) -> Sample:
 
 
 def random_crop(sample: Sample, rule: Resize, low: int, high: int, generator: Generator) -> Sample:
-    """Resize a sample by a rule and crop it to sides between `low` and `high`, or its own where these are smaller."""
+    """Resize a sample by a rule and crop it to random sides between `low` and `high`, or its own if smaller."""
     whole = rule.place(sample.image.height, sample.image.width).image_size[::-1]
     width, height = (_integer(min(low, side), min(high, side), generator) for side in whole)
     left, top = _integer(0, whole[0] - width, generator), _integer(0, whole[1] - height, generator)
@@ -193,8 +194,11 @@ def crop(
 def _part_resized(
     image: Image.Image, whole: tuple[int, int], top: int, left: int, height: int, width: int
 ) -> Image.Image:
-    """Values may differ by a gray level from those of the whole image resized, where Pillow orders its axes so."""
-    x, y = (old / new for old, new in zip(image.size, whole, strict=True))
+    """Resize only the part of the image that becomes the crop.
+
+    Pixels may differ by 1 from those of the whole image resized, if Pillow resizes the axes in another order.
+    """
+    x, y = (old / new for old, new in zip(image.size, whole, strict=True))  # pixels of the image per resized pixel
     right, bottom = min((left + width) * x, image.width), min((top + height) * y, image.height)
     return image.resize((width, height), Image.Resampling.BILINEAR, box=(left * x, top * y, right, bottom))
 
@@ -215,7 +219,7 @@ def zoom(sample: Sample, factor: float, generator: Generator) -> Sample:
 
 
 def jitter_colors(sample: Sample, generator: Generator) -> Sample:
-    """Permute channels, invert some images, and change contrast and brightness of each channel."""
+    """Randomly permute the channels, invert the image, and change the contrast and brightness of each channel."""
     bands = sample.image.split()
     order = torch.randperm(3, generator=generator).tolist() if _coin(generator) else [0, 1, 2]
     inverted = float(torch.rand((), generator=generator)) < 0.25
@@ -228,20 +232,20 @@ def jitter_colors(sample: Sample, generator: Generator) -> Sample:
 
 
 def mosaic(samples: Sequence[Sample], width: int, height: int, generator: Generator) -> Sample:
-    """Combine four samples around a point of an image of this size, each cropped to its quarter."""
+    """Combine four samples around a random point of an image of this size, each cropped to its quadrant."""
     x, y = (round(_uniform(0.3, 0.7, generator) * side) for side in (width, height))
     canvas = Image.new("RGB", (width, height))
-    quarters = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
+    quadrants = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
     parts: list[Mapping[str, Tensor]] = []
     masks: list[LazyMask] = []
-    for sample, (left, top, right, bottom) in zip(samples, quarters, strict=True):
-        size, quarter = sample.image.size, (right - left, bottom - top)
-        # Large enough to fill the quarter, and at most reduced by a factor of 0.7.
-        factor = max(quarter[0] / size[0], quarter[1] / size[1], _uniform(0.7, 1, generator))
+    for sample, (left, top, right, bottom) in zip(samples, quadrants, strict=True):
+        size, quadrant = sample.image.size, (right - left, bottom - top)
+        # Large enough to fill the quadrant, and not reduced below 0.7 of its size.
+        factor = max(quadrant[0] / size[0], quadrant[1] / size[1], _uniform(0.7, 1, generator))
         whole = round(size[0] * factor), round(size[1] * factor)
-        crop_top = _integer(0, max(0, whole[1] - quarter[1]), generator)
-        crop_left = _integer(0, max(0, whole[0] - quarter[0]), generator)
-        part = crop(sample, whole, crop_top, crop_left, quarter[1], quarter[0], min_visible=MIN_VISIBLE)
+        crop_top = _integer(0, max(0, whole[1] - quadrant[1]), generator)
+        crop_left = _integer(0, max(0, whole[0] - quadrant[0]), generator)
+        part = crop(sample, whole, crop_top, crop_left, quadrant[1], quadrant[0], min_visible=MIN_VISIBLE)
         canvas.paste(part.image, (left, top))
         parts.append({**part.objects, "boxes": part.boxes + torch.tensor([left, top, left, top])})
         masks += [mask.moved(left, top) for mask in part.masks or ()]
@@ -250,6 +254,7 @@ def mosaic(samples: Sequence[Sample], width: int, height: int, generator: Genera
 
 
 def _scaled(published: int, size: int) -> int:
+    """Scale a published side to a shorter side of `size`."""
     return max(1, round(published * size / PUBLISHED_SIZE))
 
 

@@ -16,28 +16,28 @@ from detrcli.errors import DataError
 from detrcli.reporter import SILENT, Reporter
 from detrcli.run_lengths import box_around, decode, extent
 
-TOLERANCE = 2.0  # pixels that a mask may exceed its box by: a polygon's corners lie between pixels
+TOLERANCE = 2.0  # pixels by which a mask may exceed its box, since the corners of polygons lie between pixels
 OVERLAP = 0.01  # fraction of an image that segments may share without a warning
 
 
 class _ImageCheck:
-    """The check of an image's masks, whose annotations are given by their indices."""
+    """The check of the masks of image `i`. Images and annotations are given by their indices in the split."""
 
     def __init__(self, name: str, split: Split, i: int, annotations: Sequence[int]) -> None:
         self.split, self.i, self.annotations = split, i, annotations
         self.name = split.written.name_of_image(i)
         self.size: tuple[int, int] = tuple(split.sizes[i].tolist())  # height and width
         self.problems = Problems(name)
-        self.left_out: list[int] = []  # annotations
-        self.unusable = False  # the image, without its map
-        self.void = 0  # pixels of no segment
+        self.left_out: list[int] = []  # annotations without a usable mask
+        self.unusable = False  # True if the panoptic map of the image cannot be read
+        self.void = 0  # number of pixels that belong to no segment
 
     def check_map(self) -> None:
         """Compare the image's panoptic map with its segments."""
-        w, maps = self.split.written, self.split.written.maps
+        raw, maps = self.split.written, self.split.written.maps
         assert maps is not None
         try:
-            ids = read_map(maps.folder / maps.files[int(w.image_ids[self.i])], *self.size)  # (H, W)
+            ids = read_map(maps.folder / maps.files[int(raw.image_ids[self.i])], *self.size)  # (H, W)
         except DataError as error:
             self.problems.error("bad-map", self.name, str(error))
             self.unusable = True
@@ -60,13 +60,14 @@ class _ImageCheck:
             self.check_box(n, (x, y, x + width, y + height))
 
     def check_segmentations(self, texts: dict[int, bytes]) -> None:
-        w, (height, width) = self.split.written, self.size
-        # With stuff, segments partition the image.
-        partitions = w.things is not None and not all(w.things)
+        """Check the segmentations, given as text by annotation."""
+        raw, (height, width) = self.split.written, self.size
+        # In datasets with stuff classes, segments should partition the image.
+        partitions = raw.things is not None and not all(raw.things)
         claimed = np.zeros((height, width), dtype=bool)
         shared = 0
         for n in self.annotations:
-            text, where = texts.get(n), w.name_of(n)
+            text, where = texts.get(n), raw.name_of(n)
             if not text:
                 continue
             try:
@@ -85,7 +86,7 @@ class _ImageCheck:
             self.check_box(n, box)
             if partitions:
                 mask = decode(lengths, height, width)
-                shared += 0 if w.crowd[n] else int(np.count_nonzero(claimed & mask))
+                shared += 0 if raw.crowd[n] else int(np.count_nonzero(claimed & mask))
                 claimed |= mask
         if shared > OVERLAP * height * width:
             what = f"{shared:,} pixels belong to several segments, where things and stuff should partition the image"
@@ -101,6 +102,7 @@ class _ImageCheck:
             self.problems.warning("mask-outside", self.split.written.name_of(n), what)
 
     def leave_out(self, kind: str, n: int, what: str) -> None:
+        """Report an error and leave out annotation `n`."""
         self.problems.error(kind, self.split.written.name_of(n), what)
         self.left_out.append(n)
 
@@ -110,19 +112,19 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
 
     Return None if that would exceed the time limit and `full` is False.
     """
-    w = split.written
-    if w.segmentations is None:
+    raw = split.written
+    if raw.segmentations is None:
         return split
     objects = np.flatnonzero(split.usable)
-    texts = {} if w.maps else dict(zip(objects.tolist(), w.texts(objects), strict=True))
+    texts = {} if raw.maps else dict(zip(objects.tolist(), raw.texts(objects), strict=True))
     annotations: dict[int, list[int]] = defaultdict(list)  # by image id
-    for n, image in enumerate(w.of_image.tolist()):
+    for n, image in enumerate(raw.of_image.tolist()):
         annotations[image].append(n)
     images = np.flatnonzero(split.usable_images).tolist()
 
     def check(i: int) -> _ImageCheck:
-        image = _ImageCheck(name, split, i, annotations.get(int(w.image_ids[i]), []))
-        if w.maps:
+        image = _ImageCheck(name, split, i, annotations.get(int(raw.image_ids[i]), []))
+        if raw.maps:
             image.check_map()
         else:
             image.check_segmentations(texts)
@@ -132,10 +134,10 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
     if checks is None:
         return None
     problems = [problem for image in checks for problem in image.problems]
-    without = [n for n, text in texts.items() if not text and not w.crowd[n]]
+    without = [n for n, text in texts.items() if not text and not raw.crowd[n]]
     if without and len(without) < len(texts):
         what = f"{len(without):,} of {len(texts):,} objects have no mask, so masks are neither trained nor evaluated"
-        problems.append(Problem("warning", "no-mask", name, w.name_of(without[0]), what))
+        problems.append(Problem("warning", "no-mask", name, raw.name_of(without[0]), what))
     if with_void := [image for image in checks if image.void]:
         share = sum(image.void for image in checks) / int(split.sizes[images].prod(1).sum())
         what = (
@@ -143,7 +145,7 @@ def check_masks(name: str, split: Split, *, full: bool, reporter: Reporter = SIL
             "are neither trained nor evaluated"
         )
         problems.append(Problem("warning", "unclaimed", name, with_void[0].name, what))
-    kept = np.ones(len(w.annotation_ids), dtype=bool)
+    kept = np.ones(len(raw.annotation_ids), dtype=bool)
     kept[[n for image in checks for n in image.left_out]] = False
     rest = split.without_images([image.i for image in checks if image.unusable])
-    return replace(rest, written=w.part(kept), problems=[*split.problems, *problems], usable=rest.usable[kept])
+    return replace(rest, written=raw.part(kept), problems=[*split.problems, *problems], usable=rest.usable[kept])

@@ -1,4 +1,4 @@
-"""A dataset as a set of splits, with a validation split held out of train if it has none."""
+"""A dataset as a set of splits, with a validation split held out from train if it has none."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from detrcli.data.raw_annotations import Problems, RawAnnotations
 from detrcli.errors import UsageError
 from detrcli.messages import argument
 
-HELD_OUT = 10  # every tenth image, for validation
+HELD_OUT = 10  # about one in this many images is held out for validation
 
 Reader = Callable[[], RawAnnotations]
 
@@ -22,7 +22,7 @@ class DataSource:
 
     layout: str
     readers: Mapping[str, Reader]
-    named: str | None = None  # the split whose annotation file was given as DATA; train for a single file
+    named: str | None = None  # the split of the annotation file given as DATA; train if it is the only file
 
     @property
     def single_file(self) -> bool:
@@ -45,7 +45,7 @@ class DataSource:
             return self.readers[split]()
         train, held = self._train, held_out(self._train.files)
         if split == "val":
-            return replace(images_of(train, held), problems=())  # they are reported with train
+            return replace(images_of(train, held), problems=())  # problems are reported with train
         problems = Problems("train", train.problems)
         for i in np.intersect1d(train.image_ids[held], train.image_ids[~held]).tolist():
             problems.error("duplicate-id", f"image {i}", f"image id {i} is given more than once")
@@ -57,7 +57,7 @@ class DataSource:
 
 
 def held_out(files: Sequence[str]) -> np.ndarray:
-    """Choose validation images (I,) bool by a hash of their file names: at least one, and never all."""
+    """Return which images are for validation, (I,) bool, by a hash of their names: at least one, and never all."""
     digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in files]
     hashes = np.array([int.from_bytes(digest[:6]) for digest in digests])
     held: np.ndarray = hashes % HELD_OUT == 0
@@ -69,10 +69,10 @@ def held_out(files: Sequence[str]) -> np.ndarray:
 
 
 def images_of(raw: RawAnnotations, chosen: np.ndarray) -> RawAnnotations:
-    """Select images (I,) bool with their annotations; annotations of unknown images go with the first image."""
+    """Select images by a mask (I,) bool, with their annotations; those of unknown images go with the first image."""
     ids = raw.image_ids[chosen]
-    stray = ~np.isin(raw.of_image, raw.image_ids)
-    objects = np.isin(raw.of_image, ids) | (stray & bool(chosen[:1].all()))
+    unknown = ~np.isin(raw.of_image, raw.image_ids)
+    objects = np.isin(raw.of_image, ids) | (unknown & bool(chosen[:1].all()))
     return replace(
         raw.part(objects),
         image_ids=ids,

@@ -1,6 +1,7 @@
 """The loss of masks: focal and dice at every pixel as published, or at sampled points (arXiv 2112.01527).
 
-n matched pairs of the last layer, the only layer with masks; S points at which masks are compared.
+In shapes, n is the number of matched pairs of the last layer, the only layer with masks, and S the number of points at
+which masks are compared.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ def every_pixel(logits: Tensor, truth: Sequence[Tensor], input_size: tuple[int, 
 
 
 def sampled_points(number: int) -> MaskSampler:
-    """Return a sampler of random points: 3/4 are the most uncertain of three times as many, the others uniform."""
+    """Return a sampler of random points: 3/4 are the most uncertain of 3 * `number` candidates, the others uniform."""
 
     def sample(logits: Tensor, truth: Sequence[Tensor], input_size: tuple[int, int]) -> MaskSamples:
         count = number * 3 // 4
@@ -34,11 +35,11 @@ def sampled_points(number: int) -> MaskSampler:
             uncertain = at_points(logits, candidates).abs().topk(count, largest=False).indices  # (n, count)
             uncertain_points = candidates.gather(1, uncertain[..., None].expand(-1, -1, 2))
             uniform_points = torch.rand(len(logits), number - count, 2, device=logits.device)
-            points = torch.cat([uncertain_points, uniform_points], 1)  # (n, S, 2)
+            points = torch.cat([uncertain_points, uniform_points], 1)  # (n, S, 2), S = number
             pixels = (points * points.new_tensor(input_size).flip(0)).long()  # (n, S, 2)
             masks = [at_pixels(mask, mask_pixels) for mask, mask_pixels in zip(truth, pixels, strict=True)]
-        stacked = torch.stack(masks).to(logits.dtype) if masks else logits.new_zeros(0, number)
-        return at_points(logits, points), stacked
+        sampled_truth = torch.stack(masks).to(logits.dtype) if masks else logits.new_zeros(0, number)
+        return at_points(logits, points), sampled_truth
 
     return sample
 
@@ -64,14 +65,14 @@ def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the dice loss, smoothed by 1 as published."""
+    """Return the dice loss (n,) of logits and truth (n, S), smoothed by 1 as published."""
     probability = logits.sigmoid()
-    common = 2 * (probability * truth).sum(1)
-    return 1 - (common + 1) / (probability.sum(1) + truth.sum(1) + 1)
+    twice_common = 2 * (probability * truth).sum(1)
+    return 1 - (twice_common + 1) / (probability.sum(1) + truth.sum(1) + 1)
 
 
 def mask_loss(name: str, weight: float, measure: Callable[[Tensor, Tensor], Tensor], sampler: MaskSampler) -> LossTerm:
-    """Return a term that compares the masks of the last layer by a measure: (n,) from logits and truth (n, S)."""
+    """Return a term for the masks of the last layer; `measure` returns (n,) from logits and truth (n, S)."""
 
     def values(m: Matched) -> Tensor:
         assert m.masks is not None

@@ -1,4 +1,7 @@
-"""The terms of the matching cost and the loss. A term is a name, a weight and a function."""
+"""The terms of the matching cost and the loss. A term is a name, a weight and a function.
+
+Shapes use the letters of `structures.py`.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from detrcli.system.devices import to_device
 
 @dataclass(frozen=True)
 class CostInputs:
-    """Each of the T objects of a batch with the Q queries of its image, in all L layers, in float32."""
+    """The T objects of a batch, each paired with the Q queries of its image, in all L layers, in float32."""
 
     logits: Tensor  # (L, B, Q, R)
     boxes: Tensor  # (L, T, Q, 4), cxcywh, predicted in the object's image
@@ -60,7 +63,7 @@ def class_cost(scoring: Scoring, kind: str, weight: float) -> CostTerm:
 
     def values(inputs: CostInputs) -> Tensor:
         by_class = scoring.class_cost(inputs.logits, kind)  # (L, B, Q, K)
-        return by_class.transpose(2, 3)[:, inputs.images, inputs.labels]
+        return by_class.transpose(2, 3)[:, inputs.images, inputs.labels]  # (L, T, Q)
 
     return CostTerm("class", weight, values)
 
@@ -77,7 +80,7 @@ def giou_cost(weight: float, eps: float = 0.0) -> CostTerm:
 
 # Predicted mask logits and ground truth (0 or 1) of n matched queries at the same S points, each (n, S).
 MaskSamples = tuple[Tensor, Tensor]
-# From mask logits (n, h, w), the ground-truth masks, each of its image's size, and the (H, W) of the network's input.
+# A function of mask logits (n, h, w), n masks at the size of their images, and the size (H, W) of the network's input.
 MaskSampler = Callable[[Tensor, Sequence[Tensor], tuple[int, int]], MaskSamples]
 
 
@@ -94,7 +97,7 @@ class Matched:
 
 
 def per_object(objects: int, queries: int) -> float:
-    """Return the number of objects, also where it exceeds the number of queries."""
+    """Return the number of objects, even if it exceeds the number of queries."""
     return objects
 
 
@@ -107,7 +110,7 @@ class LossTerm:
     values: Callable[[Matched], Tensor]  # (L, B, Q) or (P,), neither weighted nor normalized
     count: Callable[[int, int], float] = per_object  # the divisor, from the objects and queries of an image
     min_normalizer: float = 1.0
-    mask_sampler: MaskSampler | None = None  # for terms that compare masks, the same for all terms of a loss
+    mask_sampler: MaskSampler | None = None  # for terms that compare masks; all of a loss share one
 
     def applies_to(self, matched: Matched) -> bool:
         """Return whether the group has the predictions and the ground truth that the term compares."""
@@ -122,7 +125,7 @@ class LossTerm:
 
 
 def pair_up(group: QueryGroup, match: Match, targets: Sequence[Target], terms: Sequence[LossTerm]) -> Matched:
-    """Pair the predictions of a group with their ground truth, as the terms need them."""
+    """Pair the predictions of a group with their ground truth; masks are sampled if a term compares them."""
     labels = torch.cat([target.labels for target in targets])  # (T,)
     boxes = torch.cat([target.boxes for target in targets])  # (T, 4)
     pairs = match.layers, match.images, match.queries
@@ -152,7 +155,7 @@ def class_loss(scoring: Scoring, weight: float) -> LossTerm:
 
 
 def quality_class_loss(scoring: Sigmoid, weight: float) -> LossTerm:
-    """Return the term of the varifocal loss: a matched query should score the IoU of its box with the object."""
+    """Return the term of the varifocal loss: a matched query's target score is the IoU of its box with the object."""
 
     def values(m: Matched) -> Tensor:
         quality = torch.zeros(m.labels.shape, device=m.logits.device)  # (L, B, Q)

@@ -1,6 +1,7 @@
 """The interface for inspecting a model: its stages and its attention, recorded by forward hooks.
 
-A attending tokens (queries or cells), n requested tokens, S tokens that are attended to.
+In shapes, A is the number of attending tokens (queries or feature cells), n of those that are requested, and S of the
+tokens that they attend to.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ Ability = Literal["cross-attention", "encoder attention", "query attention", "re
 
 @dataclass(frozen=True)
 class Dense:
-    """Attention with a weight for every cell of a feature map."""
+    """Attention with a weight for each cell of a feature map."""
 
     weights: Tensor  # (B, n, heads, h, w), summing to 1 over the cells
 
@@ -103,13 +104,13 @@ class Stage:
 
     name: str
     module: nn.Module
-    axes: int | None = None  # the number of last axes that belong to a single image; None: all but the first
+    axes: int | None = None  # how many of the output's last axes describe a single image; None: all but the first
     facts: Mapping[str, Any] = field(default_factory=dict)  # numbers and kinds: `layers`, `points`, `attention`
     pick: Callable[[Any], Tensor] = lambda output: output  # the tensor to describe, from the module's output
 
 
 class Inspectable(ABC):
-    """Access to the inside of a model; `abilities` lists what it can show."""
+    """Access to the internals of a model; `abilities` lists what it can show."""
 
     heads: int
     encoder_layers: int
@@ -123,13 +124,14 @@ class Inspectable(ABC):
 
     @abstractmethod
     def recorded(self) -> AbstractContextManager[ForwardRecord]:
-        """Record the forward passes in the block without changing them; the record is that of the last pass."""
+        """Record forward passes in the `with` block without changing them; the record is that of the last pass."""
 
     def with_gradient(self) -> AbstractContextManager[Callable[[], GradientRecord]]:
-        """Compute attention in the block with gradients; the result returns the record of the last forward pass."""
+        """Keep attention in the autograd graph; the context's value returns the record of the last forward pass."""
         raise cannot("relevance")
 
     def require(self, ability: Ability) -> None:
+        """Raise UsageError if the model lacks an ability."""
         if ability not in self.abilities:
             raise cannot(ability, self.abilities)
 
@@ -138,7 +140,7 @@ class NoAttention(Inspectable):
     """Base class for models without attention."""
 
     heads = encoder_layers = 0
-    decoder_layers = 1
+    decoder_layers = 1  # their predictions count as those of one layer
     abilities = frozenset()
 
     def __init__(self, model: Any) -> None:

@@ -25,14 +25,14 @@ class InitialQueries:
     references: Tensor  # (B, Q, 2 or 4), before the sigmoid
     positions: Tensor | None = None  # (B, Q, C); None: computed from the references in every layer
     tokens: Tensor | None = None  # (B, Q), the tokens whose proposals became the queries
-    proposals: QueryGroup | None = None  # the proposals that are supervised
+    proposals: QueryGroup | None = None  # the proposals that contribute to the loss
 
 
 def anchors(pyramid: Pyramid, cells: float | None = None) -> tuple[Tensor, Tensor]:
     """Return a box around the center of each token, (B, S, 4), and whether the token is valid, (B, S).
 
-    Sides are 0.05 of the image on the finest level and double with every level, as published, or `cells` cells.
-    Boxes are cxcywh before the sigmoid, infinite for invalid tokens: padding, and boxes with numbers outside [0, 1].
+    Sides are `cells` cells, or for None as published: 0.05 of the image on the finest level, doubled at every level.
+    Boxes are cxcywh before the sigmoid, infinite for invalid tokens: padding, and boxes with numbers near 0 or 1.
     """
     centers = pyramid.cell_centers()  # (B, S, 2)
     sides = []
@@ -43,7 +43,7 @@ def anchors(pyramid: Pyramid, cells: float | None = None) -> tuple[Tensor, Tenso
             columns_rows = pyramid.valid_ratios[:, level] * torch.tensor([w, h], device=centers.device)  # (B, 2)
             side = (cells / columns_rows).clamp(max=0.9)
         sides.append(side[:, None].expand(-1, h * w, -1))
-    margin = 0.01 if cells is None else 0.0
+    margin = 0.01 if cells is None else 0.0  # 0.01 as published
     boxes = torch.cat([centers, torch.cat(sides, 1)], -1)  # (B, S, 4)
     valid = ((boxes > margin) & (boxes < 1 - margin)).all(-1)  # (B, S)
     if pyramid.padding is not None:
@@ -52,7 +52,7 @@ def anchors(pyramid: Pyramid, cells: float | None = None) -> tuple[Tensor, Tenso
 
 
 class Proposer(nn.Module):
-    """Class and box heads for every token of the memory; `cells` is the side of the anchors, see `anchors`."""
+    """Class and box heads for every token of the memory; `cells` is the side of the anchors (see `anchors`)."""
 
     def __init__(self, dim: int, rows: int, cells: float | None = None) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Proposer(nn.Module):
         self.box_head = BoxHead(dim)
 
     def forward(self, memory: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (B, S, R), boxes (B, S, 4) before the sigmoid, and the features (B, S, C) of both."""
+        """Return logits (B, S, R), boxes (B, S, 4) before the sigmoid, and the heads' input (B, S, C)."""
         boxes, valid = anchors(pyramid, self.cells)
         features = self.input(memory.masked_fill(~valid[..., None], 0))  # (B, S, C)
         return self.class_head(features), self.box_head.logits(features) + boxes, features
@@ -71,13 +71,13 @@ class Proposer(nn.Module):
 def topk_tokens(scores: Tensor, queries: int) -> Tensor:
     """Return the indices (B, Q) of the highest scores (B, S).
 
-    With fewer tokens than queries, the rest are indices from S on: exports require a fixed number of queries.
+    With fewer tokens than queries, the other indices are S or more: exports require a fixed number of queries.
     """
     return F.pad(scores, (0, queries), value=torch.finfo(scores.dtype).min).topk(queries, 1).indices
 
 
 def gather_tokens(values: Tensor, indices: Tensor, fill: float = 0.0) -> Tensor:
-    """Return the values (B, S, C) at indices (B, Q), (B, Q, C), and `fill` at indices from S on."""
+    """Return the values (B, S, C) at indices (B, Q), (B, Q, C), and `fill` at indices of S or more."""
     padded = F.pad(values, (0, 0, 0, indices.shape[1]), value=fill)
     return padded.gather(1, indices[..., None].expand(-1, -1, values.shape[-1]))
 

@@ -16,7 +16,7 @@ from detrcli.structures import Batch, Output, QueryGroup, Target
 class IterativeRefinementDETR(DetectionTransformer):
     """DETR whose queries have reference boxes.
 
-    Each decoder layer takes its query positions from the boxes of the layer before and corrects these boxes, so
+    Each decoder layer computes its query positions from the boxes of the previous layer and corrects these boxes, so
     queries attend to their surroundings from the first training step. The decoder layers and their norm are DETR's.
     """
 
@@ -46,9 +46,9 @@ class IterativeRefinementDETR(DetectionTransformer):
         self.box_head = BoxHead(dim)
         # Initialized as DETR, except for:
         # - The last layers of `box_head` and `place` are zero: boxes equal their references, and the position of a
-        #   query is the code of its center.
-        # - Cross-attention has the same orthogonal projection for queries and keys: similar codes have high scores, so
-        #   each query attends to the cells around it from the start.
+        #   query is the encoding of its center.
+        # - Cross-attention has the same orthogonal projection for queries and keys: similar encodings have a large dot
+        #   product, so each query attends to the cells around it from the start.
         init_weights(encoder)
         init_weights(decoder)
         for parameter in (*self.box_head.layers[-1].parameters(), *self.place[-1].parameters()):
@@ -74,7 +74,7 @@ class IterativeRefinementDETR(DetectionTransformer):
             hidden.append(self.decoder.norm(x))
             boxes = boxes + self.box_head.logits(hidden[-1])
             refined.append(boxes.sigmoid())
-            boxes = boxes.detach()  # the loss of a layer trains only this layer's correction
+            boxes = boxes.detach()  # the loss of a layer trains only the correction of that layer
         states = torch.stack(hidden)  # (L, B, Q, C)
         decoder = QueryGroup("decoder", self.class_head(states), torch.stack(refined), states)
         return Output(decoder, named={"features": features, "memory": memory}, maps=maps)
@@ -82,22 +82,23 @@ class IterativeRefinementDETR(DetectionTransformer):
     def locate(self, boxes: Tensor) -> Tensor:
         """Return the query positions (B, Q, C) of boxes (B, Q, 4) before the sigmoid.
 
-        A position is the code of the cell at the box's center plus a learned function of the code of all four numbers.
+        A position is the encoding of the box's center plus a learned function of the encoding of all four coordinates.
         """
         cx, cy, w, h = boxes.sigmoid().unbind(-1)
-        code = self.position.encode(torch.stack([cy, cx, h, w], -1)).to(self.queries["contents"].dtype)  # (B, Q, 2 C)
-        center, _ = code.chunk(2, -1)  # (B, Q, C)
-        return center + self.place(code)
+        encoding = self.position.encode(torch.stack([cy, cx, h, w], -1))  # (B, Q, 2 C), y before x as for cells
+        encoding = encoding.to(self.queries["contents"].dtype)
+        center, _ = encoding.chunk(2, -1)  # (B, Q, C)
+        return center + self.place(encoding)
 
 
 def initial_reference_boxes(queries: int) -> Tensor:
     """Return boxes before the sigmoid (Q, 4) that cover the image evenly, for any number of queries.
 
-    Their centers are multiples of powers of the plastic number, modulo 1: in this low-discrepancy sequence any first
-    n points are spread evenly, and further points fall into the gaps.
+    Their centers are multiples of powers of the plastic number, modulo 1: in this low-discrepancy sequence the
+    first n points are spread evenly for every n.
     """
     plastic = 1.3247179572447460  # x ** 3 = x + 1
-    # On the CPU also where the model is built on "meta", without values.
+    # On the CPU even if the model is built on the meta device, which has no values.
     step = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64, device="cpu")
     centers = (0.5 + torch.arange(queries, device="cpu")[:, None] * step) % 1  # (Q, 2)
     sides = torch.full_like(centers, 0.2)

@@ -42,11 +42,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-# All processes of the group must call the functions below.
+# The functions from here to `broadcast` are collective: all processes of the group must call them.
 
 
 def mean(values: list[float]) -> list[float]:
-    """Return the mean of each value over the processes, which must pass equally many."""
+    """Return the mean of each value over the processes, which must pass the same number of values."""
     return [total / world_size() for total in _reduce(values, "SUM")]
 
 
@@ -91,4 +91,4 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
 
 def mix_seeds(*numbers: int) -> int:
     """Return a seed derived from several numbers, the same in every process and on every machine."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])  # 56 bits: a positive int64

@@ -12,12 +12,12 @@ from typing import Any
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically; an existing file or link of the name is replaced."""
+    """Write a file atomically; an existing file or link of this name is replaced."""
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
-    except OSError as error:  # names no file where the disk is full
+    except OSError as error:  # the error names no file if the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -26,8 +26,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder that gets its name once all its files are written; an existing folder is replaced.
 
-    No system exchanges two folders in a single step. Between two renames the old folder has a backup name, where
-    `whole_folder` finds it after a crash.
+    Two folders cannot be exchanged portably in a single step. Between two renames the old folder has a backup name,
+    under which `whole_folder` finds it after a crash.
     """
     backup = _backup(path)
     try:
@@ -39,13 +39,13 @@ def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
                 shutil.rmtree(backup, ignore_errors=True)
                 os.replace(path, backup)
         shutil.rmtree(backup, ignore_errors=True)
-    except OSError as error:  # names no file where the disk is full
+    except OSError as error:  # the error names no file if the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Return a context with a temporary folder that gets its name at the end, where an empty folder may exist."""
+    """Yield a temporary folder that is renamed to `path` at the end; an empty folder there is replaced."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
@@ -68,7 +68,7 @@ def _backup(path: Path) -> Path:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    import numpy as np  # slow to import, and commands that need the cache folder alone do without
+    import numpy as np  # slow to import, and not needed for the cache folder
 
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)

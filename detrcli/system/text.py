@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-# Letters and marks without width or shape.
+# Letters and marks that are invisible.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 _VARIATIONS = frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
 _JOINERS = frozenset("\u200c\u200d")
 # Control and format characters (bidi included), lone surrogates, unassigned code points, line and paragraph ends.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
-_JOINED = frozenset({"So", "Sk", "Lo", "Mn", "Mc"})  # emoji, and letters and marks without upper case
+_JOINED = frozenset({"So", "Sk", "Lo", "Mn", "Mc"})  # emoji, and letters and marks of scripts without upper case
 
 
 def escape_controls(text: str) -> str:
@@ -18,9 +18,9 @@ def escape_controls(text: str) -> str:
     """
     if text.isprintable() and _BLANK.isdisjoint(text) and _VARIATIONS.isdisjoint(text):
         return text
-    import unicodedata  # slow to import, and every help screen passes here
+    import unicodedata  # slow to import, and this runs for every help screen
 
-    kinds = ["Zs", *map(unicodedata.category, text), "Zs"]
+    kinds = ["Zs", *map(unicodedata.category, text), "Zs"]  # with a space at either end
 
     def escape(i: int, char: str) -> str:
         before, kind, after = kinds[i : i + 3]
@@ -41,7 +41,7 @@ def writable(text: str) -> str:
 
 
 def normalize_name(name: str) -> str:
-    """Return the name without case and surrounding space, for comparison."""
+    """Return the name in lower case and without surrounding space, for comparison."""
     return name.strip().casefold()
 
 

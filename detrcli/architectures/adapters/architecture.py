@@ -44,7 +44,7 @@ T = TypeVar("T", bound=TransformersConfig)
 
 
 class BestPhrase(Sigmoid):
-    """A sigmoid for each phrase. A query stands for its best phrase alone."""
+    """A sigmoid for each phrase. Each query is one detection, with its best phrase."""
 
     name = "best phrase"
 
@@ -53,7 +53,7 @@ class BestPhrase(Sigmoid):
 
 
 class PairsOfSoftmax(Softmax):
-    """A softmax. The best pairs of query and class are selected, as many as there are queries."""
+    """A softmax. Detections are the best pairs of query and class, as many as there are queries."""
 
     name = "pairs of softmax"
 
@@ -62,7 +62,7 @@ class PairsOfSoftmax(Softmax):
 
 
 class TransformersArchitecture(Architecture[T]):
-    """An architecture whose networks transformers builds."""
+    """An architecture whose networks are built by transformers."""
 
     loss = LossConfig(cost={}, loss={})
     network: type[TransformersNetwork]
@@ -83,7 +83,7 @@ class TransformersArchitecture(Architecture[T]):
         model_type = library.model_type_of(folder, source, has_masks=self.network.has_masks)
         family: Any = self.config.families[model_type]
         tokens: dict[str, Any] = {}
-        if self.takes_phrases:  # may fail, so before the tensors
+        if self.takes_phrases:  # before the weights are loaded, since it may fail
             tokens["texts"], tokens["spans"] = tokens_of(phrases, folder, family, source)
         network, processor = library.load(self.network.task, folder, family, source)
         return self._imported(network, processor, phrases, tokens, source)
@@ -91,16 +91,16 @@ class TransformersArchitecture(Architecture[T]):
     def _imported(
         self, network: Any, processor: Any, phrases: Sequence[str], tokens: Mapping[str, Any], source: str
     ) -> ImportedModel:
-        numbers = network.config
-        family: Any = self.config.families[numbers.model_type]
-        key = family.queries_key(numbers)
-        patches = 0 if key else numbers.vision_config.image_size // numbers.vision_config.patch_size
-        names = dict(enumerate(phrases)) if self.takes_phrases else numbers.id2label
+        hf_config = network.config
+        family: Any = self.config.families[hf_config.model_type]
+        key = family.queries_key(hf_config)
+        patches = 0 if key else hf_config.vision_config.image_size // hf_config.vision_config.patch_size  # per side
+        names = dict(enumerate(phrases)) if self.takes_phrases else hf_config.id2label
         config = self.config(
-            queries=int(attrgetter(key)(numbers)) if key else patches**2,
-            classes=len(phrases) if self.takes_phrases else int(numbers.num_labels),
-            model_type=numbers.model_type,
-            facts=json.dumps(numbers.to_dict()),
+            queries=int(attrgetter(key)(hf_config)) if key else patches**2,
+            classes=len(phrases) if self.takes_phrases else int(hf_config.num_labels),
+            model_type=hf_config.model_type,
+            facts=json.dumps(hf_config.to_dict()),
             processor=json.dumps(processor.to_dict(), default=str),
             **tokens,
         )
@@ -134,18 +134,18 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
         return None
 
     def make_loss(self, config: ClosedSetConfig, loss: LossConfig) -> OwnLoss:
-        """Return the network's loss, with a matcher that is equal to the network's."""
-        numbers, kind = config.library_config(), "probability"
-        matched = scoring = self.scoring(config)
+        """Return the network's loss, with our matcher configured like the network's."""
+        hf_config, kind = config.library_config(), "probability"
+        cost_scoring = scoring = self.scoring(config)
         if isinstance(scoring, Sigmoid):
-            alpha, gamma = (getattr(numbers, f"matcher_{name}", getattr(scoring, name)) for name in ("alpha", "gamma"))
-            matched, kind = replace(scoring, alpha=alpha, gamma=gamma), "focal"
-        weights = [float(getattr(numbers, name)) for name in config.family.costs]  # of class, L1 and GIoU
-        costs = [class_cost(matched, kind, weights[0]), l1_cost(weights[1]), giou_cost(weights[2])]
+            alpha, gamma = (getattr(hf_config, f"matcher_{key}", getattr(scoring, key)) for key in ("alpha", "gamma"))
+            cost_scoring, kind = replace(scoring, alpha=alpha, gamma=gamma), "focal"
+        weights = [float(getattr(hf_config, name)) for name in config.family.costs]  # of class, L1 and GIoU
+        costs = [class_cost(cost_scoring, kind, weights[0]), l1_cost(weights[1]), giou_cost(weights[2])]
         return OwnLoss(scoring, HungarianMatcher(costs))
 
     def recipe(self, config: ClosedSetConfig, facts: DataFacts) -> Mapping[str, Any]:
-        """Return the family's recipe, with an augmentation that keeps the size of its input."""
+        """Return the family's recipe, with an augmentation that leaves fixed input sizes unchanged."""
         return {"augmentation": "published", **config.family.recipe}
 
     def write(
@@ -158,11 +158,11 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
         network.config = copy.deepcopy(network.config)
         network.config.id2label = {index: str(name) for index, name in enumerate(classes.names)}
         network.config.label2id = {name: index for index, name in network.config.id2label.items()}
-        facts = {**json.loads(config.processor), "size": library.size_of(preprocessing.resize)}
+        processor = {**json.loads(config.processor), "size": library.size_of(preprocessing.resize)}
         with tempfile.TemporaryDirectory() as folder:
             network.save_pretrained(folder, max_shard_size="100GB")
             files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        return {**files, library.PROCESSOR: json.dumps(facts, indent=2).encode()}
+        return {**files, library.PROCESSOR: json.dumps(processor, indent=2).encode()}
 
     def obstacle(self, config: ClosedSetConfig) -> str | None:
         if HEAD_ACTIVATION in json.loads(config.facts):

@@ -1,6 +1,6 @@
 """Attention and stages of transformers' networks, recorded by hooks on their modules.
 
-A record keeps the inputs of each attention module, which computes again when its attention is requested.
+A record keeps the inputs of each attention module. When its attention is requested, the module is called again.
 """
 
 import inspect
@@ -27,17 +27,19 @@ from detrcli.model.inspectable import (
 )
 from detrcli.structures import Output
 
-# Names of the argument with the values that an attention module combines.
+# Possible names of the argument from which an attention module computes its values.
 VALUES = ("value_states", "values", "hidden_states")
 
 
 @dataclass(frozen=True)
 class Call:
+    """A call of an attention module during the recorded forward pass."""
+
     module: nn.Module
     inputs: Mapping[str, Any]  # arguments by name
 
     def repeat(self) -> tuple[Tensor, Tensor]:
-        """Return the output and the attention weights."""
+        """Call the module again. Return its output and the attention weights."""
         with returning_weights(self.module):
             output = self.module(**self.inputs)
         return output[0], output[1]
@@ -49,8 +51,8 @@ class Call:
         with module.sampling_offsets.register_forward_hook(lambda _m, _i, out: captured.update(offsets=out)):
             _, weights = self.repeat()
         shapes = [(int(h), int(w)) for h, w in self.inputs["spatial_shapes_list"]]
-        count = module.n_points  # that a head samples: on each level, or on all levels the same
-        counts = list(count) if isinstance(count, list | tuple) else [int(count)] * len(shapes)
+        n_points = module.n_points  # of each head: a list by level, or one number for all levels
+        counts = list(n_points) if isinstance(n_points, list | tuple) else [int(n_points)] * len(shapes)
         B, n = weights.shape[:2]
         weights = weights.reshape(B, n, module.n_heads, sum(counts))
         offsets = captured["offsets"].view(B, n, module.n_heads, sum(counts), 2)
@@ -59,13 +61,14 @@ class Call:
         if references.dim() == 3:
             references = references[:, :, None]
         at_level = references.expand(B, n, len(shapes), references.shape[-1])[:, :, levels]  # (B, n, points, 2 or 4)
+        # As in the module: offsets are in cells of the level, or in fractions of the reference box.
         if references.shape[-1] == 2:
             offsets = offsets / offsets.new_tensor([(w, h) for h, w in shapes])[levels]  # (points, 2)
         else:
             shares = offsets.new_tensor([1 / count for count in counts for _ in range(count)])[:, None]
             scale = float(getattr(module, "offset_scale", 0.5))
             offsets = offsets * shares * at_level[:, :, None, :, 2:] * scale
-        points = at_level[:, :, None, :, :2] + offsets  # (B, n, heads, all points, 2)
+        points = at_level[:, :, None, :, :2] + offsets  # (B, n, heads, points, 2), of all levels
         return Sampled(by_level(points, counts), by_level(weights, counts), references[:, :, 0], shapes[0])
 
 
@@ -80,9 +83,9 @@ def by_level(values: Tensor, counts: Sequence[int]) -> Tensor:
 
 @contextmanager
 def returning_weights(module: nn.Module) -> Iterator[None]:
-    """Let an attention module compute without fused kernels, which do not return the weights."""
+    """Make an attention module return its weights, without the fused kernels that do not compute them."""
     config: Any = getattr(module, "config", None)
-    if "output_attentions" in inspect.signature(module.forward).parameters:  # it returns them on request
+    if "output_attentions" in inspect.signature(module.forward).parameters:  # it returns weights on request
         with module.register_forward_pre_hook(
             lambda _m, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True
         ):
@@ -143,7 +146,7 @@ class TransformersRecord(ForwardRecord):
 
 
 def _weights(call: Call, sources: slice | None, targets: slice | None) -> Tensor:
-    """Return attention weights (B, heads, A, S); those of a part of the tokens are normalized over the targets."""
+    """Return attention weights (B, heads, A, S), renormalized if only some of the tokens are selected."""
     _, weights = call.repeat()
     if sources is None or targets is None:
         return weights
@@ -159,7 +162,7 @@ class TransformersInspectable(Inspectable):
         self.model = model
         self.kind, self.encoder_kind = modules.kind, modules.encoder_kind
         self.cross = model.modules_of(modules.cross)
-        # Places among the tokens of an encoder without a decoder. The first token is neither cell nor query.
+        # Where cells and queries are in the token sequence of a model without a decoder. The first token is neither.
         self.cell_tokens: slice | None = None
         self.query_tokens: slice | None = None
         if modules.queries == "after cells":
@@ -168,7 +171,7 @@ class TransformersInspectable(Inspectable):
             self.attention_name = "encoder self-attention"
         elif modules.queries == "cells":
             self.cell_tokens = self.query_tokens = slice(1, None)
-            # The heads read the tokens of the last layer, and were trained on no others.
+            # Only the last layer: the heads were not trained on the tokens of other layers.
             self.cross, self.attention_name = self.cross[-1:], "self-attention in the encoder's last layer"
         self.among_queries = model.modules_of(modules.among_queries)
         self.among_cells = model.modules_of(modules.encoder)
@@ -191,7 +194,7 @@ class TransformersInspectable(Inspectable):
         family = model.family
 
         def last(pattern: str) -> nn.Module:
-            modules = model.modules_of(pattern)  # after the decoder layers' heads there may be a head of the proposals
+            modules = model.modules_of(pattern)  # of the decoder layers, and perhaps one for proposals after them
             return modules[min(len(modules), layers) - 1]
 
         stages = [Stage("backbone", model.backbone, pick=_last_tensor)]
@@ -226,7 +229,7 @@ class TransformersInspectable(Inspectable):
         def record_map(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             if output.dim() == 4:
                 h, w = output.shape[2:]
-            else:  # patches as a row of tokens (B, S, C)
+            else:  # patches as a token sequence (B, S, C)
                 patch: Any = self.model.network.config.patch_size
                 height, width = patch if isinstance(patch, list | tuple) else (patch, patch)
                 h, w = inputs[0].shape[2] // height, inputs[0].shape[3] // width
@@ -244,7 +247,7 @@ class TransformersInspectable(Inspectable):
 
     @contextmanager
     def with_gradient(self) -> Iterator[Callable[[], GradientRecord]]:
-        """Record attention weights that are part of the graph, which starts behind the backbone."""
+        """Record attention weights as parts of the autograd graph, which starts after the backbone."""
         self.require("relevance")
         weights: dict[nn.Module, Tensor] = {}  # (B, heads, A, S)
         cells: list[tuple[int, int]] = []

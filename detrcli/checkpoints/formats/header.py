@@ -22,11 +22,12 @@ CHECKSUM = "checksum"
 
 
 def header_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the header of a checkpoint, without the checksum."""
     preprocessing = {**asdict(checkpoint.preprocessing), "resize": checkpoint.preprocessing.resize.facts()}
     classes = {name: value.tolist() for name, value in vars(checkpoint.classes).items() if value is not None}
     return {
         "format": FORMAT,
-        "variant": checkpoint.architecture.name,
+        "variant": checkpoint.architecture.name,  # its key in this file format
         "config": json.dumps(asdict(checkpoint.config)),
         "classes": json.dumps(classes),
         "preprocessing": json.dumps(preprocessing),
@@ -35,18 +36,18 @@ def header_of(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def from_header(header: Mapping[str, str], tensors: Mapping[str, Tensor], source: str) -> Checkpoint:
-    """Return the checkpoint of a header and its tensors."""
+    """Return the checkpoint with this header and these tensors."""
     architecture = architecture_in(header, source)
     try:
-        classes, facts = json.loads(header["classes"]), json.loads(header["preprocessing"])
-        facts |= {"resize": Resize.of(facts["resize"]), "mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
+        classes, values = json.loads(header["classes"]), json.loads(header["preprocessing"])
+        values |= {"resize": Resize.of(values["resize"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])}
         return Checkpoint(
             source,
             architecture,
             architecture.config(**json.loads(header["config"])),
             tensors,
             Classes.of(classes["ids"], classes["names"], classes.get("things")),
-            Preprocessing(**facts),
+            Preprocessing(**values),
             LossConfig(**json.loads(header["loss"])),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, DetrError) as error:

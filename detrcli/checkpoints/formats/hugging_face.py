@@ -1,4 +1,4 @@
-"""Folders of Hugging Face transformers, on the disk or on the hub."""
+"""Folders of Hugging Face transformers, on disk or on the Hugging Face Hub."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from detrcli.structures import Classes
 
 REMEDY = "Download the folder again, or save the model again with save_pretrained()."
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-# Of open-vocabulary models: the processor with a tokenizer, and the tokenizer.
+# Files of open-vocabulary models: the processor, which has a tokenizer, and the tokenizer.
 TOKENIZER = (
     "processor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
@@ -30,12 +30,12 @@ TOKENIZER = (
 
 
 def imported_types() -> dict[str, Architecture[Any]]:
-    """Return the model types that other libraries read, with their architectures."""
+    """Return the architectures that read folders with another library, by `model_type`."""
     return {model_type: known for known in architectures().values() for model_type in known.model_types}
 
 
 def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
-    """Read a folder. The phrases are the classes of an open-vocabulary model; without any it raises UsageError."""
+    """Read a folder. The phrases are the classes of an open-vocabulary model; without phrases, it raises UsageError."""
     facts = _read_json(folder / CONFIG, source)
     architecture = None
     try:
@@ -50,14 +50,14 @@ def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
         return _checkpoint(source, architecture, architecture.read(folder, source, phrases))
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError, UsageError) as error:
         if isinstance(error, UsageError) and architecture is not None and architecture.takes_phrases:
-            raise  # about the phrases
+            raise  # an error about the phrases
         raise WeightsError(
             f"{source}: {CONFIG} or {PREPROCESSOR} has invalid content ({error!s:.200}).\n{REMEDY}"
         ) from None
 
 
 def _load_state_dict(folder: Path, source: str, facts: Mapping[str, Any]) -> Checkpoint:
-    """Read a folder of an architecture that has an adapter for the state dict."""
+    """Read a folder into one of our architectures, renaming the tensors of its state dict."""
     known: dict[str, list[Candidate]] = {}
     for architecture in architectures().values():
         for model_type, adapter in architecture.hugging_face.items():
@@ -68,14 +68,14 @@ def _load_state_dict(folder: Path, source: str, facts: Mapping[str, Any]) -> Che
             f"{', '.join([*known, *imported_types()])}."
         )
     try:
-        theirs = check_tensors(load_file(folder / TENSORS), source)
+        their_tensors = check_tensors(load_file(folder / TENSORS), source)
     except FileNotFoundError:
         raise WeightsError(f"{source}: there is no {TENSORS} beside {CONFIG}.\n{REMEDY}") from None
     except SafetensorError as error:
         raise WeightsError(f"{source}: {TENSORS} is not a complete safetensors file ({error}).\n{REMEDY}") from None
     candidates = known[facts["model_type"]]
-    architecture, adapter = recognize(candidates, theirs) or candidates[0]
-    tensors = adapter.rename(theirs)
+    architecture, adapter = recognize(candidates, their_tensors) or candidates[0]
+    tensors = adapter.rename(their_tensors)
     config = adapter.infer(source, tensors, facts, None)
     names = {int(index): str(name) for index, name in (facts.get("id2label") or {}).items()}
     return _checkpoint(source, architecture, ImportedModel(config, tensors, names, _preprocessing(folder, source)))
@@ -122,7 +122,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
 
 
 def fetch(source: str) -> Path:
-    """Download `OWNER/NAME[@REVISION]` from the hub, once, and return its folder. Each file's hash is checked."""
+    """Download `OWNER/NAME[@REVISION]` from the Hub, once, and return its folder. Each file's hash is checked."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -146,16 +146,16 @@ def fetch(source: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"hf:{source}: the download failed: {reason}") from None
     for name, path in paths.items():
-        # The hub has the SHA-256 of large files, and git's hash of the others.
+        # The Hub gives the SHA-256 of large files, and the git blob hash of the others.
         large = files[name].lfs
-        kind, promised = ("SHA-256", large.sha256) if large is not None else ("git hash", files[name].blob_id)
+        kind, expected = ("SHA-256", large.sha256) if large is not None else ("git hash", files[name].blob_id)
         if large is not None:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         else:
             content = path.read_bytes()
             digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        if promised is not None and digest != promised:
+        if expected is not None and digest != expected:
             path.resolve().unlink()
-            raise WeightsError(f"hf:{source}: {name} has the {kind} {digest}, not {promised}. Try again.")
+            raise WeightsError(f"hf:{source}: {name} has the {kind} {digest}, not {expected}. Try again.")
     return paths[CONFIG].parent

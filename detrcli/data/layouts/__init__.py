@@ -1,1 +1,1 @@
-"""The kinds of data folders that people have, a file for each; `find` tells them apart."""
+"""Dataset layouts, a file for each; `detect.py` finds the layout of a folder."""

@@ -18,14 +18,14 @@ from detrcli.errors import DataError
 from detrcli.structures import MAX_CLASSES, check_class_names
 from detrcli.system.text import writable
 
-MAX_YAML_BYTES = 1_000_000  # read in two seconds; a thousand classes take 20,000
+MAX_YAML_BYTES = 1_000_000  # read in two seconds; a thousand class names take 20,000 bytes
 HINT = "`train`, `val` and `names` are enough, as in `train: images/train`, `val: images/val`, `names: [cat, dog]`."
-_EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
-_MAX_ID = 2**31 - 1
+_EMPTY = frozenset({"", "~", "null", "Null", "NULL"})  # scalars that mean null in YAML
+_MAX_ID = 2**31 - 1  # of a class
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a data.yaml. All scalars are strings, and merge keys (<<) are not resolved, which can take for ever."""
+    """Read a data.yaml. All scalars are strings, and merge keys (<<) are not resolved: that can be very slow."""
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ValueError(f"more than {MAX_YAML_BYTES:,} bytes")
@@ -72,7 +72,7 @@ def _is_class(index: Any, name: Any) -> bool:
 
 
 def images(places: Sequence[Path]) -> Iterator[Path]:
-    """Yield the images of a split: all below its folders, and those listed in its .txt files."""
+    """Yield the images of a split: all those in its folders and subfolders, and those listed in its .txt files."""
     for place in places:
         if place.is_dir():
             files = (path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -86,7 +86,7 @@ def images(places: Sequence[Path]) -> Iterator[Path]:
 
 
 def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *, pose: bool = False) -> RawAnnotations:
-    """Read a split. Without names, the classes are the ids in the labels; with `pose`, key points follow each box."""
+    """Read a split. Without names, the classes are the ids in the labels; with `pose`, keypoints follow each box."""
     paths = [Path(os.path.normpath(path)) for path in images(places)]
     if not paths:
         raise DataError(f"{', '.join(map(str, places))}: no images.")
@@ -94,8 +94,8 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *,
     folder = Path(os.path.commonpath([os.path.normpath(root.absolute()) for root in roots]))
     files = [Path(os.path.relpath(path.absolute(), folder)).as_posix() for path in paths]
 
-    rows: list[tuple[int, int, list[float], bool]] = []
-    polygons: list[tuple[str, int, int] | None] = []  # a row's line with the image's height and width, if a polygon
+    rows: list[tuple[int, int, list[float], bool]] = []  # image id, class id, xywh in pixels, crowd
+    polygons: list[tuple[str, int, int] | None] = []  # by row: line, image height and width; None for boxes
     problems = Problems(split)
     for image_id, (path, header) in enumerate(zip(paths, read_headers(folder, files), strict=True), 1):
         height, width = header.displayed
@@ -110,7 +110,7 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *,
 
     if names is None:
         names = {category: f"class {category}" for category in sorted({row[1] for row in rows})}
-    # Sizes are not given: they are those of the image files.
+    # Label files contain no image sizes; (0, 0) stands for the size of the image file.
     raw = RawAnnotations.from_rows(folder, files, [(0, 0)] * len(files), rows, names, problems)
     if pose or not any(polygons):
         return raw
@@ -118,7 +118,7 @@ def read(places: Sequence[Path], names: Mapping[int, str] | None, split: str, *,
 
 
 def _segmentations(polygons: Sequence[tuple[str, int, int] | None]) -> list[bytes]:
-    """Return polygons in pixels; empty for boxes."""
+    """Return the text of each polygon, in pixels; empty for boxes."""
 
     def text(line: str, height: int, width: int) -> bytes:
         corners = np.array(line.split()[1:], dtype=np.float64).reshape(-1, 2) * (width, height)
@@ -128,7 +128,7 @@ def _segmentations(polygons: Sequence[tuple[str, int, int] | None]) -> list[byte
 
 
 def label_of(image: Path) -> Path:
-    """Return the text file of an image: in the folder `labels` in place of `images`, or beside the image."""
+    """Return the label file of an image: in the folder `labels` in place of `images`, or beside the image."""
     parts, beside = list(image.parts), image.with_suffix(".txt")
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
@@ -148,7 +148,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _box(line: str, *, pose: bool = False) -> tuple[int, float, float, float, float]:
-    """Return class id and cxcywh in [0, 1] of a box, or of the box around a polygon."""
+    """Return the class id and the cxcywh in [0, 1] of a box, or of the box around a polygon."""
     category, *numbers = line.split()
     values = np.array(numbers, dtype=np.float64)
     id_ = float(category)
