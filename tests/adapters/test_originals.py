@@ -178,7 +178,7 @@ def test_rf_detr_equals_its_package(
     images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours, expected = checkpoint.model()(Batch(images, None)).last, theirs.model.model(images)
-    torch.testing.assert_close(ours.logits, expected["pred_logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.logits, expected["pred_logits"], rtol=0, atol=5e-4)
     torch.testing.assert_close(ours.boxes, expected["pred_boxes"], rtol=0, atol=1e-5)
     assert checkpoint.preprocessing.resize == ExactSize(side, side)
 
