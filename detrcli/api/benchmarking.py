@@ -60,7 +60,7 @@ def bench(
                 continue
             try:
                 detector = Detector(checkpoint, torch_device, precision, engine=engine, reporter=reporter)
-                detector.predict(path)  # so that the engine is prepared
+                detector.predict(path)  # builds the engine, outside the timing
             except (MachineError, UsageError, WeightsError) as error:
                 if engine == "plain" and isinstance(error, WeightsError):
                     raise
@@ -77,12 +77,12 @@ def bench(
                 detector.predict(path)
                 times[key].append({stage: detector.seconds[stage] - before[stage] for stage in before})
     seconds = {
-        key: {stage: median(times_of_round[stage] for times_of_round in rounds_of) for stage in rounds_of[0]}
-        for key, rounds_of in times.items()
+        key: {stage: median(in_round[stage] for in_round in of_key) for stage in of_key[0]}
+        for key, of_key in times.items()
     }
     differences = {key: _difference(result, results[PLAIN], size) for key, result in results.items()}
     totals = {key: sum(stages.values()) for key, stages in seconds.items()}
-    engines = [
+    entries = [
         {
             "engine": engine,
             "precision": precision,
@@ -97,7 +97,7 @@ def bench(
         for key, total in totals.items()
     ]
     default = DEFAULT if DEFAULT in seconds else PLAIN
-    longest = bottleneck(seconds, default)
+    advice = bottleneck(seconds, default)
     bars = [
         f"{stage:<15} {'#' * round(BAR * spent / totals[default]):<{BAR}} {1000 * spent:.1f} ms"
         for stage, spent in seconds[default].items()
@@ -107,20 +107,20 @@ def bench(
             Table("", ("engine", "precision", "ms per image", "images/s", "times plain", "difference"), rows),
             f"{', '.join(default)}, from file to detections:",
             *bars,
-            longest,
+            advice,
         ],
         {
             "schema": "detr.bench/1",
             "weights": options.weights,
             "picture": list(size),
-            "engines": engines,
-            "bottleneck": longest,
+            "engines": entries,
+            "bottleneck": advice,
         },
     )
 
 
 def bottleneck(seconds: Mapping[Key, Mapping[str, float]], default: Key) -> str:
-    """Name the slowest stage of the default engine, and what would help, from the seconds by engine and stage."""
+    """Return a sentence on the slowest stage of the default engine, and what would help, from seconds by stage."""
     totals = {key: sum(stages.values()) for key, stages in seconds.items()}
     stage, longest = max(seconds[default].items(), key=lambda item: item[1])
     name = {"reading": "Reading images", "network": "The network"}.get(stage, stage.capitalize())
@@ -134,7 +134,7 @@ def bottleneck(seconds: Mapping[Key, Mapping[str, float]], default: Key) -> str:
 
 
 def _difference(a: Detections, b: Detections, size: tuple[int, int]) -> float:
-    """Return the largest difference of a score, or of a box relative to the image."""
+    """Return the largest difference between scores, or boxes relative to the image; infinite if the counts differ."""
     if len(a) != len(b):
         return float("inf")
     boxes = np.abs(a.boxes - b.boxes) / np.tile(size, 2)
@@ -142,7 +142,7 @@ def _difference(a: Detections, b: Detections, size: tuple[int, int]) -> float:
 
 
 def photograph(path: Path, width: int = 640, height: int = 480, seed: int = 0) -> Path:
-    """Write a smooth random image, as large as a JPEG of a photograph."""
+    """Write a smooth random image whose JPEG file is about as large as that of a photograph."""
     coarse = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
     return path

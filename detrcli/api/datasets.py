@@ -1,4 +1,4 @@
-"""Datasets: opened, checked and corrected. This module does not import torch."""
+"""Opening, checking and correcting datasets. This module does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,12 +19,12 @@ from detrcli.reporter import SILENT, Reporter
 from detrcli.structures import Classes
 from detrcli.system.text import preview
 
-MAX_NAMES = 10  # of classes in a note
-EXAMPLES = 3  # problems of each kind in a table
+MAX_NAMES = 10  # class names listed in a note
+EXAMPLES = 3  # problems of each kind listed in a table
 
 
 def open_dataset(data: Data, reporter: Reporter = SILENT) -> DataSource:
-    """Open a dataset to evaluate: all of an annotation file, where training would hold out a part for val."""
+    """Open a dataset for evaluation: a single annotation file is not divided into train and val as for training."""
     options = data_options(data)
     source = open_source(options.path, options.files)
     return source if options.path is None else for_inspection(source, str(options.data), reporter)
@@ -43,7 +43,7 @@ def checked_split(data: Data, split: str, *, images: bool = True, reporter: Repo
 
 
 def with_readable_masks(split: Split, name: str, *, skip_bad: bool, reporter: Reporter = SILENT) -> Split:
-    """Check the masks of a split. Return it without the objects whose masks are unreadable but no errors."""
+    """Check the masks of a split. Return it without objects whose unreadable masks are only warnings."""
     report = DatasetReport("", {name: split}, [], decoded=False)
     report = examine_masks(report, full=True, skip_bad=skip_bad, reporter=reporter)
     report.check(reporter)
@@ -56,9 +56,9 @@ def match_classes(classes: Classes, split: Split, *, by_id: bool = False, report
     if mapping.by == "id":
         pairs = [f"{ours} = {theirs}" for ours, theirs in mapping.pairs]
         reporter.note(f"classes matched by id, weights = data: {preview(pairs, MAX_NAMES)}")
-    for place, names in (("weights", mapping.only_weights), ("data", mapping.only_data)):
+    for side, names in (("weights", mapping.only_weights), ("data", mapping.only_data)):
         if names:
-            reporter.note(f"classes only in the {place}: {preview(names, MAX_NAMES)}")
+            reporter.note(f"classes only in the {side}: {preview(names, MAX_NAMES)}")
     return mapping
 
 
@@ -93,6 +93,7 @@ def check_data(data: Data, *, full: bool = False, reporter: Reporter = SILENT) -
 
 
 def _tables(report: DatasetReport, counts: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Return the tables of splits, of boxes per class, and of problems."""
     boxes = {
         split: {(entry["category_id"], entry["label"]): entry["boxes"] for entry in summary["classes"]}
         for split, summary in counts.items()
@@ -119,7 +120,7 @@ def _tables(report: DatasetReport, counts: Mapping[str, Mapping[str, Any]]) -> l
 
 
 def fix_data(data: str | Path, marks: str | Path, out: str | Path, *, reporter: Reporter = SILENT) -> FixList:
-    """Write a corrected copy of a dataset, by the marks that the page of a report saves."""
+    """Write a corrected copy of a dataset, using the file of marks saved from a report page."""
     fixes = read_fix_list(Path(marks))
     write_fixed(open_data(Path(data)), fixes, Path(out), reporter)
     return fixes

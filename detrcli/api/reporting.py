@@ -40,14 +40,14 @@ from detrcli.render.report_page import DEFAULT_IMAGES, write_report
 from detrcli.render.report_sections import Advice, Instability
 from detrcli.reporter import SILENT, Reporter
 from detrcli.system.files import next_free_folder
-from detrcli.training.matching_history import read
+from detrcli.training import matching_history
 from detrcli.training.run_folder import DIVERGED, data_of, is_run, read_rows
 from detrcli.training.run_status import CONFIG
 from detrcli.training.settings import given_settings, make_settings
 from detrcli.training.setup import prepare_data
 
 FOLDER, THRESHOLDS = "report", "thresholds.json"
-DOCTOR_IMAGES = 120  # of each split, that the doctor predicts
+DOCTOR_IMAGES = 120  # on how many images of each split `doctor` runs the model
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Report(Result):
     """The failures of a model on a split, their causes, and annotations that are probably wrong."""
 
     failures: Failures
-    instability: Instability | None  # of the matching, for a run
-    examples: Mapping[int, int] | None  # objects of each category in the training split
+    instability: Instability | None  # how stable the matching became; None without a run
+    examples: Mapping[int, int] | None  # category id to the number of objects in the training split
 
     @property
     def content(self) -> Sequence[str | Table]:
@@ -117,11 +117,13 @@ def report(
     device: str = "auto",
     reporter: Reporter = SILENT,
 ) -> Report:
-    """Report why a model fails on a split: of a run (its best weights on its data), or of data and `weights`.
+    """Report why a model fails on a split.
 
-    Detections are those that reach `threshold`, by default the score of the best F1. `folds` models are trained to
-    find wrong annotations in the training split of a run; each judges annotations that it was not trained on. The
-    report covers at most `limit` images, and as many as `seconds` allow. Models that take phrases detect `class_names`.
+    `subject` is a run, whose best weights are evaluated on its own data, or a dataset on which to evaluate `weights`.
+    Detections are predictions whose score reaches `threshold`, by default the one with the highest F1. `folds` models
+    are trained to find wrong annotations in the training split of a run; each judges annotations that it was not
+    trained on. The report covers at most `limit` images, and as many as `seconds` allow. Open-vocabulary models detect
+    `class_names`.
     """
     options = data_options(subject)
     run = None if options.path is None or not is_run(options.path) else options.path
@@ -130,7 +132,7 @@ def report(
     exif, skip_bad = options.exif, options.skip_bad
     if run is None:
         source = open_dataset(options, reporter)
-    else:  # the images of a run are read as its training read them
+    else:  # read the images as the training did
         spec = DataSpec(**data_of(run))
         source, skip_bad = spec.open(), skip_bad or spec.skip_bad
         exif = spec.exif if exif == "auto" else exif
@@ -139,7 +141,7 @@ def report(
     checked = examined.splits[split]
     detector = as_detector(weights or run or WEIGHTS, device, class_names, reporter)
     session = session_of(detector, checked, skip_bad=skip_bad, by_id=match_classes_by_id, reporter=reporter)
-    learned = split == "train" and not folds
+    learned = split == "train" and not folds  # the model was trained on these labels
     failures = failures_of(session, checked, split, learned=learned, threshold=threshold, limit=limit, seconds=seconds)
     if folds and run is not None:
         settings = given_settings(run / CONFIG)
@@ -164,7 +166,7 @@ def _suspects_by_folds(
         for fold in range(folds):
             reporter.note(f"fold {fold + 1} of {folds}: training without the images of this fold")
             files: Files = {
-                name: (_written(split, chosen, Path(folder, f"{name}-{fold}.json")), split.written.folder)
+                name: (_write_annotations(split, chosen, Path(folder, f"{name}-{fold}.json")), split.written.folder)
                 for name, chosen in (("train", (fold_of != fold) & (fold_of >= 0)), ("val", fold_of == fold))
             }
             run = Path(folder, f"run-{fold}")
@@ -176,17 +178,17 @@ def _suspects_by_folds(
     return {kind: sorted(members, key=lambda suspect: -suspect.suspicion) for kind, members in suspects.items()}
 
 
-def _written(split: Split, images: np.ndarray, path: Path) -> Path:
-    """Write an annotation file of some images."""
+def _write_annotations(split: Split, images: np.ndarray, path: Path) -> Path:
+    """Write a COCO file with the annotations of some images, (I,) bool."""
     written = replace(split.written, sizes=split.sizes)
     path.write_text(json.dumps(coco_document(images_of(written, images))), encoding="utf-8")
     return path
 
 
 def _instability(run: Path) -> Instability | None:
-    """Return how stable the matching of a run became, if its history exists."""
+    """Return the share of objects matched to another query at each evaluation; None without a matching history."""
     try:
-        history = read(run)
+        history = matching_history.read(run)
     except DataError:
         return None
     return history.epochs[1:].tolist(), history.shares
@@ -227,13 +229,16 @@ def compare_reports(reports: Mapping[str, Report]) -> ReportComparison:
     if any(not np.array_equal(each.truth.image_ids, truth.image_ids) for each in failures):
         raise UsageError("Only reports on the same images can be compared.")
     return ReportComparison(
-        "detr.report-compare/1",
-        list(reports),
-        [each.metrics for each in failures],
-        {"detected": [each.found for each in outcomes], "false positives": [each.false_positives for each in outcomes]},
-        [{"name": name, **report.document} for name, report in reports.items()],
-        compared(truth, [(name, report.failures.results) for name, report in reports.items()]),
-        list(reports.values()),
+        schema="detr.report-compare/1",
+        names=list(reports),
+        metrics=[each.metrics for each in failures],
+        counts={
+            "detected": [each.found for each in outcomes],
+            "false positives": [each.false_positives for each in outcomes],
+        },
+        documents=[{"name": name, **report.document} for name, report in reports.items()],
+        differences=compared(truth, [(name, report.failures.results) for name, report in reports.items()]),
+        reports=list(reports.values()),
     )
 
 
@@ -272,36 +277,36 @@ def end_of_run(
 ) -> tuple[Path, Diagnosis]:
     """Write the report of a finished training in about `seconds`. Return its page, and what is probably wrong."""
     start = time.monotonic()
-    # Statistics and the page take time too.
-    failures = report(run, device=device, seconds=seconds / 3)
-    findings = [*data_findings(examined), *failure_findings(failures.failures, None)]
+    # Inference gets a third of the time, and the page half of the rest: statistics take time too.
+    run_report = report(run, device=device, seconds=seconds / 3)
+    findings = [*data_findings(examined), *failure_findings(run_report.failures, None)]
     if (facts := _facts(run, examined)) is not None:
         findings += run_findings(facts)
     diagnosis = _diagnosis(str(run), findings, wording)
     advice = [(finding.finding, finding.evidence, finding.remedy) for finding in diagnosis.findings]
     left = max(0.0, seconds - (time.monotonic() - start))
-    return failures.page(folder, advice=advice, seconds=left / 2), diagnosis
+    return run_report.page(folder, advice=advice, seconds=left / 2), diagnosis
 
 
 def _diagnosis(subject: str, findings: Sequence[Finding], wording: Wording) -> Diagnosis:
-    def worded(finding: Finding) -> Finding:
+    def with_arguments_worded(finding: Finding) -> Finding:
         what, evidence, remedy = (word(text, wording) for text in finding.document().values())
         return Finding(what, evidence, remedy, finding.weight)
 
-    findings = [worded(finding) for finding in sorted(findings, key=lambda finding: -finding.weight)]
+    findings = [with_arguments_worded(finding) for finding in sorted(findings, key=lambda finding: -finding.weight)]
     lines = [f"{i}. {finding}" for i, finding in enumerate(findings, 1)]
     document = {"schema": "detr.doctor/1", "subject": subject, "findings": [finding.document() for finding in findings]}
     return Diagnosis(lines or [f"{subject}: nothing stands out."], document, findings=findings)
 
 
 def _facts(run: Path, examined: DatasetReport) -> RunFacts | None:
-    """Return the facts about a run; None if it left no weights."""
+    """Collect what the rules need to know about a run; None if it has no weights."""
     try:
         checkpoint = load_checkpoint(str(run))
     except DetrError:
         return None
     try:
-        moved = read(run).shares[:, -1]
+        moved = matching_history.read(run).shares[:, -1]  # (E - 1,), of the last layer
     except DetrError:
         moved = np.zeros(0)
     return RunFacts(

@@ -1,4 +1,4 @@
-"""The command line in words: arguments in messages, options of other programs, and `--resume` without a value."""
+"""Names on the command line: of arguments in messages, of other programs' options; and `--resume` without a value."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ from detrcli.messages import Wording, in_python
 
 RUNS = Path("runs")
 
-# Options of Ultralytics, YOLOv5, Grounding DINO, MMDetection and the published DETR script, by ours. Underscores in
-# place of hyphens are recognized too.
+# Our options, and their names in Ultralytics, YOLOv5, Grounding DINO, MMDetection and the published DETR script.
+# Underscores instead of hyphens are recognized too.
 _SYNONYMS = {
     "--threshold": ("--conf", "--conf-thres", "--confidence", "--score-threshold"),
     "--size": ("--imgsz", "--img", "--img-size", "--image-size"),
@@ -30,7 +30,7 @@ OTHER_NAMES = {other: ours for ours, others in _SYNONYMS.items() for other in ot
 
 
 def _names(command: Any) -> Mapping[str, str]:
-    """Return the options and arguments of a command by the names of its parameters and of the options themselves."""
+    """Map the parameters of a command, and its options without hyphens, to what the user types: `--size`, `IMAGE`."""
     names = {}
     for parameter in getattr(command, "params", ()):
         if parameter.param_type_name == "argument":
@@ -42,7 +42,7 @@ def _names(command: Any) -> Mapping[str, str]:
 
 
 def words_of(command: Any) -> Wording:
-    """Return the wording for messages of a command: options, `--set NAME=VALUE` for settings, else as in Python."""
+    """Return how messages name arguments: as options of the command, as `--set NAME=VALUE`, or as in Python."""
     names = _names(command)
 
     def wording(name: str, value: str | None) -> str:
@@ -71,12 +71,12 @@ def complete_resume(arguments: Sequence[str]) -> list[str]:
     complete = list(arguments)
     if complete[:1] != ["train"] or "--resume" not in complete:
         return complete
-    place = complete.index("--resume") + 1
-    if complete[place : place + 1] and not complete[place].startswith("-"):
+    position = complete.index("--resume") + 1
+    if complete[position : position + 1] and not complete[position].startswith("-"):
         return complete
     states = [path for path in RUNS.glob("**/state/*.pt") if path.is_file()]
     if not states:
         raise UsageError(f"--resume: there is no run in {RUNS}/. Name the folder of a run: --resume RUN.")
     run = max(states, key=lambda path: path.stat().st_mtime).parent.parent
     STDERR.note(f"resuming {run}, the latest run")
-    return [*complete[:place], str(run), *complete[place:]]
+    return [*complete[:position], str(run), *complete[position:]]

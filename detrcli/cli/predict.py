@@ -45,7 +45,7 @@ def predict(
     save: Annotated[Path | None, opt.option("FILE.jsonl", "Write a JSON line per image, as results come.")] = None,
     resume: Annotated[bool, opt.flag("--resume", "Continue the file of --save.")] = False,
     strict: Annotated[bool, opt.flag("--strict", "Fail if an image was skipped.")] = False,
-    load: "detrcli.LoadOptions",
+    load: "detrcli.LoadOptions",  # built from the options that the decorator adds
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
@@ -70,7 +70,7 @@ def predict(
         maps=maps, draw=not no_images, out=out, save=save, resume=resume, polygons=polygons, ids_from=ids_from,
         batch_size=batch_size, max_pixels=max_pixels, reporter=STDERR,
     )  # fmt: skip
-    if launch().rank > 0:
+    if launch().rank > 0:  # only the first process prints
         return
     if save is not None:
         print(f"{predictions.images:,} images, {predictions.objects:,} objects: {save}")
@@ -89,7 +89,7 @@ def predict(
 
 
 def _paths(images: list[str]) -> Iterator[str]:
-    """Yield the paths, and those on stdin in place of `-`."""
+    """Yield the given paths, with `-` replaced by the paths on stdin."""
     for image in images:
         if not image:
             raise UsageError("IMAGE is an empty string.")

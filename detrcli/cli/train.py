@@ -17,7 +17,7 @@ def _known_or_none(value: str | None) -> str | None:
 
 @opt.options(files=("train", "val"))
 def train(
-    data: "detrcli.DataOptions",
+    data: "detrcli.DataOptions",  # built from the options that the decorator adds
     *,
     model: Annotated[str | None, opt.option("NAME", "Model; starts from its published weights. [detr-r50]")] = None,
     weights: Annotated[
@@ -45,7 +45,7 @@ def train(
 ) -> None:
     """Fine-tune a model on your data."""
     if hasattr(signal, "SIGUSR1"):
-        # Until there is something to save, a scheduler's warning is handled as its SIGTERM.
+        # SIGUSR1 is a scheduler's warning before SIGTERM. Until there is something to save, both stop the process.
         signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))
     if resume is None and out is not None:
         if not is_unbegun(out):

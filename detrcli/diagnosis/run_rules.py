@@ -1,4 +1,4 @@
-"""Rules about a training: its settings beside the recipe of its model, its input, and its curves."""
+"""Rules about a training: its input, its settings compared with the recipe of its model, and its curves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from detrcli.messages import argument
 from detrcli.training.settings import FROM_SCRATCH, Settings, make_settings
 from detrcli.training.setup import Data, facts_of
 
-SAMPLED_IMAGES = 48  # of train
-MIN_SIDE = 8  # pixels of an object in the input, below which little of it is left
+SAMPLED_IMAGES = 48  # of the training split
+MIN_SIDE = 8  # pixels in the network's input; below this, little is left of an object
 Row = Mapping[str, float]
 
 
@@ -25,10 +25,10 @@ class RunFacts:
     """A training that ended or was stopped."""
 
     settings: Settings
-    checkpoint: Checkpoint  # best or last
+    checkpoint: Checkpoint  # the best, or else the last
     data: Data
     rows: Sequence[Row]  # of metrics.csv
-    moved: np.ndarray  # (E,), the share of objects with another query than in the evaluation before
+    moved: np.ndarray  # (E,), the share of objects matched to another query than at the previous evaluation
     diverged: bool
 
     @property
@@ -52,12 +52,12 @@ class RunFacts:
 
 def run_findings(run: RunFacts) -> Iterator[Finding]:
     """Yield the findings about a training."""
-    yield from _of_input(run)
-    yield from _of_settings(run)
-    yield from _of_curves(run)
+    yield from _input_findings(run)
+    yield from _settings_findings(run)
+    yield from _curve_findings(run)
 
 
-def _of_input(run: RunFacts) -> Iterator[Finding]:
+def _input_findings(run: RunFacts) -> Iterator[Finding]:
     most, queries = int(run.data.train.counts.max()), run.checkpoint.config.queries
     if most > queries:
         share = float((run.data.train.counts > queries).float().mean())
@@ -73,9 +73,10 @@ def _of_input(run: RunFacts) -> Iterator[Finding]:
         evidence = f"Its input has a mean of {mean:.3g} and a standard deviation of {std:.3g} instead of about 0 and 1."
         remedy = "Check mean and std of the weights, which are for pixel values from 0 to 1."
         yield Finding("The images are normalized differently than the network expects.", evidence, remedy, BROKEN + 6)
+    # shape[:0:-1] is (width, height)
     sides = torch.cat(
         [example.target.boxes[:, 2:] * torch.tensor(example.pixels.shape[:0:-1]) for example in examples]
-    ).amin(1)  # (n,), shorter sides in pixels of the input
+    ).amin(1)  # (n,), the shorter side of each object in pixels of the input
     if len(sides) and (median := float(sides.median())) < MIN_SIDE:
         height, width = examples[0].pixels.shape[1:]
         evidence = f"Half of them are smaller than {median:.0f} pixels in an input of {width} x {height}."
@@ -91,7 +92,7 @@ def _of_input(run: RunFacts) -> Iterator[Finding]:
             yield Finding("The augmentation removes objects.", evidence, remedy, SETTINGS + 6)
 
 
-def _of_settings(run: RunFacts) -> Iterator[Finding]:
+def _settings_findings(run: RunFacts) -> Iterator[Finding]:
     s, recipe, usual = run.settings, run.recipe, run.checkpoint.architecture.loss
     if s.freeze == "all" and s.weights == FROM_SCRATCH:
         evidence = "freeze = all, and the training started from scratch."
@@ -133,7 +134,7 @@ def _of_settings(run: RunFacts) -> Iterator[Finding]:
         yield Finding("Predicting no-object everywhere is rewarded.", evidence, remedy, SETTINGS + 5)
 
 
-def _of_curves(run: RunFacts) -> Iterator[Finding]:
+def _curve_findings(run: RunFacts) -> Iterator[Finding]:
     s, recipe = run.settings, run.recipe
     aps = [row["AP"] for row in run.rows if "AP" in row]
     images, best = len(run.data.train), max(aps, default=-1)

@@ -1,4 +1,4 @@
-"""The outcome of every object and detection of a split with its cause, and error kinds by cost (TIDE)."""
+"""Why each object of a split was missed and each detection is wrong; and kinds of errors by cost in AP (TIDE)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ class Outcomes:
     threshold: float
     found_by: np.ndarray  # (N,), the detection that finds an object, or NONE
     missed: np.ndarray  # (N,), a key of MISSED; "" for objects that are found, and for crowds
-    closest: np.ndarray  # (N,), the prediction with the highest score that refers to a missed object, or NONE
+    closest: np.ndarray  # (N,), the prediction that explains a missed object (the highest score), or NONE
     wrong: np.ndarray  # (M,), a key of FALSE_POSITIVES; "" for all other predictions
     on: np.ndarray  # (M,), the object that a detection finds or overlaps, or NONE
 
     @cached_property
-    def objects(self) -> int:  # without crowds
+    def objects(self) -> int:  # not counting crowds
         return int((~self.truth.crowd).sum())
 
     @property
@@ -64,12 +64,12 @@ class Outcomes:
     def per_image(self) -> np.ndarray:
         """The numbers of objects, found objects and false positives of each image, (3, I)."""
         t = self.truth
-        ids = t.of_image[~t.crowd], t.of_image[self.found_by >= 0], self.results.image_ids[self.wrong != ""]
-        return np.stack([np.bincount(np.searchsorted(t.image_ids, i), minlength=len(t.images)) for i in ids])
+        image_ids = t.of_image[~t.crowd], t.of_image[self.found_by >= 0], self.results.image_ids[self.wrong != ""]
+        return np.stack([np.bincount(np.searchsorted(t.image_ids, ids), minlength=len(t.images)) for ids in image_ids])
 
     @property
     def image_scores(self) -> np.ndarray:
-        """F1 of each image, (I,): 1 without objects and detections."""
+        """F1 of each image, (I,); 1 for an image without objects and detections."""
         objects, found, false_positives = self.per_image
         total = objects + found + false_positives
         return np.where(total > 0, 2 * found / np.maximum(total, 1), 1.0)
@@ -84,15 +84,16 @@ class Outcomes:
 
 
 def outcomes_of(truth: Truth, results: Results, threshold: float, without_query: np.ndarray | None = None) -> Outcomes:
-    """Explain detections with score >= threshold; `without_query`, (N,) bool, marks objects that no query was left for.
+    """Classify missed objects and false positives among detections, which have score >= threshold.
 
-    A prediction refers to the object that it overlaps most, with an IoU of 0.1 for the same class or 0.5 for any class.
-    A missed object is explained by the prediction of the highest score that refers to it and finds no other object.
+    A prediction refers to the object that it overlaps most, if the IoU is at least 0.1 for the same class or 0.5 for
+    another. A missed object is explained by the prediction with the highest score that refers to it and finds no other
+    object. `without_query`, (N,) bool, marks objects left unmatched because there are more objects than queries.
     """
     N, M = len(truth.of_image), len(results)
     known = results.known_to(truth)
     detected = known & (results.scores >= threshold)
-    finds = np.full(M, NONE)
+    finds = np.full(M, NONE)  # (M,), the object that a detection finds, NONE or IGNORED
     finds[detected] = found_objects(truth, results.part(detected))
     on = np.where(finds >= 0, finds, NONE)
     found_by = np.full(N, NONE)
@@ -104,33 +105,33 @@ def outcomes_of(truth: Truth, results: Results, threshold: float, without_query:
     explaining = known & (detected | (results.scores >= MIN_SCORE))
     for image, predictions in by_image(results.image_ids, explaining).items():
         objects = objects_of.get(image, np.zeros(0, dtype=int))
-        false = detected[predictions] & (finds[predictions] == NONE)  # (m,)
+        false_positive = detected[predictions] & (finds[predictions] == NONE)  # (m,)
         if not len(objects):
-            wrong[predictions[false]] = "background"
+            wrong[predictions[false_positive]] = "background"
             continue
         ious = overlaps(results.boxes[predictions], truth.boxes[objects], np.zeros(len(objects), dtype=bool))  # (m, n)
-        same = results.category_ids[predictions][:, None] == truth.of_category[objects]  # (m, n)
-        for i in np.flatnonzero(false).tolist():
-            wrong[predictions[i]], n = _false_positive(ious[i], same[i])
-            on[predictions[i]] = objects[n] if n >= 0 else NONE
+        same_class = results.category_ids[predictions][:, None] == truth.of_category[objects]  # (m, n)
+        for i in np.flatnonzero(false_positive).tolist():
+            wrong[predictions[i]], overlapped = _false_positive(ious[i], same_class[i])
+            on[predictions[i]] = objects[overlapped] if overlapped >= 0 else NONE
         nearest = ious.argmax(1)  # (m,), the object that a prediction refers to
-        iou, right = (np.take_along_axis(values, nearest[:, None], 1)[:, 0] for values in (ious, same))
-        refers = np.flatnonzero((finds[predictions] == NONE) & (iou >= np.where(right, NEAR_IOU, FOUND_IOU)))
+        iou, correct = (np.take_along_axis(values, nearest[:, None], 1)[:, 0] for values in (ious, same_class))  # (m,)
+        refers = np.flatnonzero((finds[predictions] == NONE) & (iou >= np.where(correct, NEAR_IOU, FOUND_IOU)))
         for i in sorted(refers.tolist(), key=lambda i: float(results.scores[predictions[i]])):
             n = objects[nearest[i]]
-            if found_by[n] == NONE:  # the highest score comes last
+            if found_by[n] == NONE:  # scores ascend, so the highest is kept
                 closest[n] = predictions[i]
-                missed[n] = "other_class" if not right[i] else "poor_box" if iou[i] < FOUND_IOU else "low_score"
+                missed[n] = "other_class" if not correct[i] else "poor_box" if iou[i] < FOUND_IOU else "low_score"
     if without_query is not None:
         missed[without_query & (missed != "")] = "no_query"
     return Outcomes(truth, results, threshold, found_by, missed, closest, wrong, on)
 
 
-def _false_positive(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
-    """Return the kind of a false positive by its IoU with the objects of its image, (n,), and the overlapped object."""
-    of_class, of_others = np.where(same, ious, 0), np.where(same, 0, ious)
+def _false_positive(ious: np.ndarray, same_class: np.ndarray) -> tuple[str, int]:
+    """Return the kind of a false positive, and the overlapped object; `ious` (n,) are with the objects of its image."""
+    own_ious, other_ious = np.where(same_class, ious, 0), np.where(same_class, 0, ious)
     for kind, overlap, minimum in (
-        ("duplicate", of_class, FOUND_IOU), ("other_class", of_others, FOUND_IOU), ("poor_box", of_class, NEAR_IOU)
+        ("duplicate", own_ious, FOUND_IOU), ("other_class", other_ious, FOUND_IOU), ("poor_box", own_ious, NEAR_IOU)
     ):  # fmt: skip
         if overlap.max() >= minimum:
             return kind, int(overlap.argmax())
@@ -139,13 +140,13 @@ def _false_positive(ious: np.ndarray, same: np.ndarray) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class ErrorKind:
-    kind: str  # of ERROR_KINDS
+    kind: str  # a key of ERROR_KINDS
     count: int
-    cost: float  # the gain of AP50 if only these errors were fixed
+    cost: float  # the gain in AP50 if only these errors were fixed
 
 
 def errors_of(truth: Truth, results: Results) -> Sequence[ErrorKind]:
-    """Return all kinds of errors by TIDE (arXiv 2008.08115); results of other images or classes are ignored."""
+    """Return the errors of each kind, as in TIDE (arXiv 2008.08115); results of other images or classes are ignored."""
     require_hotcoco("The classification of errors")
     if not len(truth.classes):
         return [ErrorKind(kind, 0, 0.0) for kind in ERROR_KINDS]

@@ -1,4 +1,4 @@
-"""Detection over a whole split."""
+"""Detecting objects in all images of a split."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ from detrcli.system.text import escape_controls
 
 @dataclass(frozen=True)
 class DetectedSplit:
-    results: Results  # by ascending image id
-    unread: dict[int, str]  # image id to file and reason
+    results: Results  # in ascending order of image ids
+    unread: dict[int, str]  # image id to the file and why it cannot be read
     segments: dict[int, list[PredictedSegment]]  # image id to the segments of its panoptic map, if requested
 
 
@@ -35,13 +35,14 @@ def detect_split(
     maps: MapRequest | None = None,
     reporter: Reporter = SILENT,
 ) -> DetectedSplit:
-    """Detect objects in the images of `truth`, which all processes share, under the data's own ids."""
+    """Detect objects in the images of `truth`, divided among all processes. Results have the ids of the data."""
     mine = np.arange(len(truth.images))[distributed.rank() :: distributed.world_size()]
-    if batch_size > 1:  # a batch has images of equal input size: put these side by side
-        places = [detector.preprocessing.resize.place(height, width) for height, width in truth.sizes[mine].tolist()]
-        mine = mine[sorted(range(len(mine)), key=lambda i: (places[i].height, places[i].width))]
-    w, turned = truth.split.written, truth.split.turned
-    files = [File(w.folder / w.files[i], bool(turned[i])) for i in truth.images[mine]]
+    if batch_size > 1:  # batches contain images of equal input size, so sort by it
+        resize = detector.preprocessing.resize
+        placements = [resize.place(height, width) for height, width in truth.sizes[mine].tolist()]
+        mine = mine[sorted(range(len(mine)), key=lambda i: (placements[i].height, placements[i].width))]
+    written, turned = truth.split.written, truth.split.turned  # turned by their EXIF orientation
+    files = [File(written.folder / written.files[i], bool(turned[i])) for i in truth.images[mine]]
 
     results: dict[int, Results] = {}
     unread: dict[int, str] = {}
@@ -64,7 +65,7 @@ def detect_split(
 
 
 def readable(truth: Truth, detected: DetectedSplit, *, skip_bad: bool) -> Truth:
-    """Return the ground truth without unreadable images, which are a DataError unless they are skipped."""
+    """Return the ground truth without unreadable images. Raises DataError if there are any, unless `skip_bad`."""
     rest = truth.part(~np.isin(truth.image_ids, list(detected.unread)))
     if detected.unread and not (skip_bad and len(rest.images)):
         raise DataError(

@@ -46,14 +46,14 @@ class Detector:
     ) -> None:
         """Create the network of a checkpoint, or use `model`, which has these weights already.
 
-        `engine` is the name of an engine, by default the fastest for the device, or a finished engine, which needs no
-        model.
+        `engine` is the name of an engine, by default the fastest for the device, or an Engine, for which no model is
+        created.
         """
         self.device = find_device(device) if isinstance(device, str) else device
         check_precision(precision, self.device)
         self.checkpoint = checkpoint
         self._model: DetectionTransformer | None = None
-        self.parameters: int | None = None  # number of learned values; None if an export does not contain it
+        self.parameters: int | None = None  # number of parameters; None for an exported model
         if not callable(engine):
             self._model = (checkpoint.model() if model is None else model).to(self.device)
             self.parameters = sum(p.numel() for p in self._model.parameters())
@@ -96,7 +96,7 @@ class Detector:
         return runtime.open(path, self.precision)
 
     def without_model(self) -> Self:
-        """Return the detector with only its engine, which frees the plain model where the engine does not use it."""
+        """Return the detector with only its engine, so that the plain model can be freed unless the engine uses it."""
         engine = self.engine
         if isinstance(engine, PlainEngine) and engine.model is self._model:
             return self
@@ -112,7 +112,7 @@ class Detector:
         return renamed
 
     def inspect(self) -> Inspectable:
-        """Return the interface to the inside of the plain model."""
+        """Return the interface to the stages and the attention of the plain model."""
         return self.checkpoint.inspect(self.model)
 
     def detections(self, output: Output, size: tuple[int, int], layer: int = -1) -> Detections:
@@ -132,7 +132,7 @@ class Detector:
         """Return the detections with score >= threshold of an image, or of each image of a list.
 
         An image is a path, a Pillow image or an H x W x 3 array of uint8. Raises DataError for an image that cannot be
-        read; `stream` continues after it.
+        read; `stream` skips it instead.
         """
         sources = images if isinstance(images, list | tuple) else [images]
         results = []
@@ -155,7 +155,7 @@ class Detector:
         """Yield the result of each image in the order of the sources, while the next images are being read.
 
         Only images of equal input size share a batch, so a result does not depend on the other images, except for
-        rounding in another batch size. With `maps` each image has a map, and detections only if that requests both.
+        rounding in another batch size. With `maps` each result has a map, and detections only if `maps` requests both.
         """
         if maps is not None:
             if self.segmentation is None:
@@ -212,7 +212,7 @@ class Detector:
     def output(self, pixels: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Output:
         """Return the output of all layers of the plain model for network inputs (3, h, w) of equal size.
 
-        With targets, it contains the groups of queries that are made from targets in training.
+        With targets, it contains the query groups that training makes from targets, such as denoising queries.
         """
         with torch.inference_mode(), computing_in(self.precision, self.device):
             if targets is not None:
@@ -230,15 +230,15 @@ def detections(
     threshold: float = 0.0,
     segmentation: Segmentation | None = None,
 ) -> list[Detections]:
-    """Return the detections of each image, sorted by falling score.
+    """Return the detections of each image with score >= threshold, by descending score.
 
-    `sizes` are the (height, width) of the images in pixels. With a threshold of 0 all queries that the scoring selects
-    are returned, in its order. Detections have masks if a segmentation is given.
+    `sizes` are the (height, width) of the images in pixels. With a threshold of 0, everything that the scoring selects
+    is returned, in its order. Detections have masks if a segmentation is given.
     """
     selection = scoring.select(prediction.logits)
     results = []
     for i, (height, width) in enumerate(sizes):
-        queries, labels = selection.queries[i].cpu().numpy(), selection.labels[i].cpu().numpy()
+        queries, labels = selection.queries[i].cpu().numpy(), selection.labels[i].cpu().numpy()  # (D,)
         scores = selection.scores[i].float().cpu().numpy()
         placement = preprocessing.resize.place(height, width)
         boxes = to_pixels(prediction.boxes[i].float(), height, width, placement).cpu().numpy()  # (Q, 4), xyxy

@@ -1,14 +1,14 @@
-"""Inference models: the plain model with fused operators, which compute the same numbers faster.
+"""Faster inference: the plain model with fused operators, which compute the same.
 
-Why: on a CPU they halve the time per image, and convolutions are most of it. Without this file the engine `fast`, the
-default, and `compiled` compute the plain model; everything else works, slower.
+On a CPU they halve the time per image, most of which is spent in convolutions. Without this file, the engines `fast`
+(the default) and `compiled` would compute the plain model; everything else would work, only slower.
 
-- A convolution takes over the batch norm, the addition and the ReLU that follow it.
+- A convolution includes the batch norm, the addition and the ReLU that follow it.
 - On CPUs, convolutions and linear layers call oneDNN directly, with weights in oneDNN's own layout. These operators are
   private to torch: `can_pack` compares them with torch's public ones, and they are not used if anything differs.
 - Attention computes no attention weights, and no mask where none is needed.
 
-Modules are replaced by their type; no architecture is treated specially, and unknown modules stay as they are.
+Modules are replaced according to their type. No architecture is a special case, and other modules stay as they are.
 Tests: tests/inference/test_engines.py compares every architecture and the golden values with the plain model.
 """
 
@@ -28,15 +28,15 @@ from detrcli.model.transformer import FeedForward
 
 
 def fuse(model: DetectionTransformer, dtype: torch.dtype = torch.float32, *, pack: bool = True) -> DetectionTransformer:
-    """Return a model for inference that computes what the given one does. They share the weights that stay the same.
+    """Return an inference model that computes the same as the given one. Weights that do not change are shared.
 
     With bfloat16, convolutions, linear layers and attention compute in that type; additions, norms and boxes do not.
-    Without `pack` no operator is private to oneDNN, which torch.compile requires.
+    Without `pack`, only torch's public operators are used, as torch.compile requires.
     """
     packed = pack and can_pack(next(model.parameters()).device, dtype)
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fused = copy.deepcopy(model, shared).eval()
-    if isinstance(fused.backbone, Backbone):  # those of other libraries cannot be replaced
+    if isinstance(fused.backbone, Backbone):  # backbones of other libraries cannot be replaced
         backbone = fuse_convolutions(fused.backbone, dtype, packed=packed)
         if backbone is not None:
             fused.replace_backbone(backbone)
@@ -94,12 +94,12 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
         )
         tolerance = 1e-5 if dtype == torch.float32 else 0.1
         return all(torch.allclose(a.float(), b, atol=tolerance) for a, b in pairs)
-    except (AttributeError, RuntimeError, TypeError):  # they differ in another version of torch
+    except (AttributeError, RuntimeError, TypeError):  # this version of torch has other operators
         return False
 
 
 class FusedConvolution(nn.Module):
-    """A convolution with the operators that follow it: a norm in its weights, the addition of a feature map, a ReLU."""
+    """relu(norm(conv(x)) + addend): the norm is folded into the weights; addition and ReLU are optional."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class FusedConvolution(nn.Module):
         super().__init__()
         weight, bias = folded(conv, norm)
         self.dtype, self.packed, self.relu = dtype, packed, relu
-        self.in_place = False  # whether the sum may overwrite the other map, which is not used again
+        self.in_place = False  # whether the sum may overwrite the addend, which is not used again
         padding = conv.padding if isinstance(conv.padding, str) else list(conv.padding)
         self.geometry: tuple[Any, ...] = (padding, list(conv.stride), list(conv.dilation), conv.groups)
         self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -122,31 +122,31 @@ class FusedConvolution(nn.Module):
             # Not in float32, where the best layout for one image size is six times as slow for another.
             self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry)
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        if other is not None:
-            other = other.to(self.dtype, memory_format=torch.channels_last)
+        if addend is not None:
+            addend = addend.to(self.dtype, memory_format=torch.channels_last)
         padding, stride, dilation, groups = self.geometry
         if self.packed:
             onednn = torch.ops.mkldnn
             arguments = (self.weight, self.bias, padding, stride, dilation, groups)
-            if other is None:
+            if addend is None:
                 return onednn._convolution_pointwise.default(x, *arguments, "relu" if self.relu else "none", [], "")
-            addition: tuple[Any, ...] = ("add", 1.0, "relu" if self.relu else None, [], None)
+            addition: tuple[Any, ...] = ("add", 1.0, "relu" if self.relu else None, [], None)  # 1.0: weight of addend
             if self.in_place:  # twice as fast
-                return onednn._convolution_pointwise_.binary(other, x, *arguments, *addition)
-            return onednn._convolution_pointwise.binary(x, other, *arguments, *addition)
+                return onednn._convolution_pointwise_.binary(addend, x, *arguments, *addition)
+            return onednn._convolution_pointwise.binary(x, addend, *arguments, *addition)
         y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
-        y = y if other is None else y + other
+        y = y if addend is None else y + addend
         return y.relu() if self.relu else y
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """Return weight and bias of a convolution that includes the batch norm after it."""
+    """Return the weight and bias of a convolution with the batch norm after it folded in."""
     weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     if norm is None:
         return weight, bias
-    # In float64, so that folding rounds once.
+    # In float64, so that the result is rounded only once.
     statistics = {name: tensor.detach().double() for name, tensor in norm.state_dict().items()}
     gain = statistics["weight"] * (statistics["running_var"] + float(getattr(norm, "eps", 0))).rsqrt()  # (channels,)
     shift = statistics["bias"] - statistics["running_mean"] * gain
@@ -210,19 +210,20 @@ class FusedAttention(nn.Module):
 
 
 def fuse_convolutions(backbone: nn.Module, dtype: torch.dtype, *, packed: bool) -> nn.Module | None:
-    """Return a backbone whose convolutions include the operators after them; None if it cannot be traced."""
+    """Return a backbone of FusedConvolutions, rewritten from its traced graph; None if it cannot be traced."""
     try:
         graph = _Tracer().trace(backbone)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):
         return None
-    modules: dict[Any, Any] = dict(backbone.named_modules())  # by a node's target
+    modules: dict[Any, Any] = dict(backbone.named_modules())  # the target of a node is the name of its module
     traced = fx.GraphModule(backbone, graph)
     for node in graph.nodes:
-        if _is(node, modules, nn.Identity):
+        if _calls(node, modules, nn.Identity):
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code()
-    for number, node in enumerate([node for node in graph.nodes if _is(node, modules, nn.Conv2d)]):
-        conv, last, norm, other = modules[node.target], node, None, None
+    for number, node in enumerate([node for node in graph.nodes if _calls(node, modules, nn.Conv2d)]):
+        # `last` is the last node of the chain to be replaced.
+        conv, last, norm, addend = modules[node.target], node, None, None
         if conv.padding_mode != "zeros":
             continue
         following = _only_user(last)
@@ -232,7 +233,7 @@ def fuse_convolutions(backbone: nn.Module, dtype: torch.dtype, *, packed: bool) 
         if following is not None and following.target in _ADDITIONS and len(following.args) == 2:
             others = [summand for summand in following.args if summand is not last]
             if len(others) == 1 and isinstance(others[0], fx.Node):
-                other, last = others[0], following
+                addend, last = others[0], following
                 following = _only_user(last)
         relu = following is not None and _is_relu(following, modules)
         last = following if relu and following is not None else last
@@ -240,15 +241,16 @@ def fuse_convolutions(backbone: nn.Module, dtype: torch.dtype, *, packed: bool) 
         modules[name] = FusedConvolution(conv, norm, relu=relu, dtype=dtype, packed=packed)
         traced.add_module(name, modules[name])
         with graph.inserting_before(last):
-            fused = graph.call_module(name, (*node.args, *([other] if other is not None else ())))
+            fused = graph.call_module(name, (*node.args, *([addend] if addend is not None else ())))
         last.replace_all_uses_with(fused)
     graph.eliminate_dead_code()
-    order = {node: place for place, node in enumerate(graph.nodes)}
+    # An addend may be overwritten if a fused convolution has computed it and no later node uses it.
+    order = {node: position for position, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        if _is(node, modules, FusedConvolution) and len(node.args) == 2:
-            other = node.args[1]
-            new = isinstance(other, fx.Node) and _is(other, modules, FusedConvolution)
-            modules[node.target].in_place = new and all(order[user] <= order[node] for user in other.users)
+        if _calls(node, modules, FusedConvolution) and len(node.args) == 2:
+            addend = node.args[1]
+            computed = isinstance(addend, fx.Node) and _calls(addend, modules, FusedConvolution)
+            modules[node.target].in_place = computed and all(order[user] <= order[node] for user in addend.users)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
@@ -262,20 +264,21 @@ class _Tracer(fx.Tracer):
         return isinstance(module, FrozenBatchNorm2d) or super().is_leaf_module(module, name)
 
 
-def _is(node: fx.Node, modules: dict[Any, Any], *types: type[nn.Module]) -> bool:
+def _calls(node: fx.Node, modules: dict[Any, Any], *types: type[nn.Module]) -> bool:
+    """Return whether a node calls a module of one of these types."""
     return node.op == "call_module" and type(modules[node.target]) in types
 
 
 def _is_frozen_norm(node: fx.Node, modules: dict[Any, Any]) -> bool:
     """Return whether a node is a batch norm with fixed statistics."""
-    return _is(node, modules, nn.BatchNorm2d, FrozenBatchNorm2d) and (
+    return _calls(node, modules, nn.BatchNorm2d, FrozenBatchNorm2d) and (
         modules[node.target].state_dict().keys() >= {"weight", "bias", "running_mean", "running_var"}
     )
 
 
 def _is_relu(node: fx.Node, modules: dict[Any, Any]) -> bool:
     method = node.op == "call_method" and node.target == "relu"
-    return method or _is(node, modules, nn.ReLU) or node.target in (torch.relu, F.relu)
+    return method or _calls(node, modules, nn.ReLU) or node.target in (torch.relu, F.relu)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

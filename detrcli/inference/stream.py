@@ -1,4 +1,4 @@
-"""A stream of images through a network: read ahead in threads, and batched by their size."""
+"""Prediction for a stream of images, which threads read ahead and which are batched by size."""
 
 import os
 from collections import defaultdict
@@ -27,7 +27,7 @@ class ImageResult:
 
     source: ImageSource
     size: tuple[int, int] | None  # height and width of the image as displayed
-    detections: Detections | None  # None if the image was skipped, or only a map was requested
+    detections: Detections | None  # None if the image was skipped or only a map was requested
     image: Image.Image | None = None  # RGB, if requested
     notes: Sequence[str] = ()
     problem: str | None = None
@@ -39,12 +39,12 @@ ReadImage = tuple[ImageResult, Tensor | None]
 
 
 def name_of(source: ImageSource) -> str:
-    """Return the path of an image, or "image"."""
+    """Return the path of an image, or "image" if it has none."""
     return str(source) if isinstance(source, str | Path | File) else "image"
 
 
 def read_image(source: ImageSource) -> OpenedImage:
-    """Decode an image. Raises DataError, with its name, if that fails."""
+    """Decode an image. Raises DataError if that fails; the message contains the path."""
     try:
         return decode(source)
     except DataError as error:
@@ -52,7 +52,7 @@ def read_image(source: ImageSource) -> OpenedImage:
 
 
 def decode(source: ImageSource, max_pixels: int = MAX_PIXELS) -> OpenedImage:
-    """Decode an image. Raises DataError without its name if that fails."""
+    """Decode an image. Raises DataError if that fails; the message does not contain the path."""
     if isinstance(source, str | Path):
         source = File(Path(source))
     if isinstance(source, File):

@@ -1,4 +1,4 @@
-"""Attention in an image, by the kind and the queries that a user selects."""
+"""Attention in an image, of the kind, queries, layers and heads that the user selects."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +32,13 @@ def inspect_attention(
 ) -> attention.AttentionFindings:
     """Return the attention of a model in an image.
 
-    - Kinds: `cross`, the decoder's cross-attention; `encoder`, the encoder's self-attention of `points`, in pixels;
+    - Kinds: `cross`, the decoder's cross-attention; `encoder`, the encoder's self-attention at `points`, in pixels;
       `self`, the decoder's self-attention; `mask`, the attention of the mask head, and the masks; `relevance`,
-      gradient-weighted relevance beside attention; `faithfulness`, both of these measured by deletion and insertion.
-    - Queries default to all with a score of at least `threshold`.
+      gradient-weighted relevance beside attention; `faithfulness`, both, measured by deletion and insertion.
+    - `queries` are by default all with a score of at least `threshold`.
     - `layers` is `last`, `all` or a number from 0; `heads` is `mean`, `all` or a number from 0.
-    - `masks` are those of objects, or a COCO file. With relevance and faithfulness, the share of each map inside the
-      mask of the query's object is measured.
+    - `masks` are masks of objects, or a COCO file with them. With relevance and faithfulness, the share of each map
+      inside the mask of the query's object is measured.
     """
     compared = kind in ("relevance", "faithfulness")
     if (kind == "encoder") != bool(points):
@@ -53,7 +53,7 @@ def inspect_attention(
         raise UsageError(f"{argument('masks')} requires the kind relevance or faithfulness.")
     record = record_image(detector, image)
     inspectable = record.inspectable
-    if kind == "mask":  # the mask head is not a part of the inspectable
+    if kind == "mask":  # `Inspectable` does not cover the mask head
         return attention.mask_attention(record, select_queries(record, queries, threshold), heads)
     if kind == "encoder":
         inspectable.require("encoder attention")

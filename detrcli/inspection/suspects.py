@@ -18,31 +18,31 @@ SUSPECT_KINDS = {
     "duplicate": "the object is annotated twice",
     "poor_mask": "a different mask is predicted for this object",
 }
-FREE_IOU = 0.3  # below this IoU, a prediction is on no annotated object
-TIGHT_IOU = 0.75  # from this IoU on, two boxes or masks agree
-DUPLICATE_IOU = 0.85  # from this IoU on, two annotations of a class are the same object
+FREE_IOU = 0.3  # below this IoU with all annotated objects, a prediction is of none of them
+TIGHT_IOU = 0.75  # at this IoU or more, two boxes or masks agree
+DUPLICATE_IOU = 0.85  # at this IoU or more, two annotations of a class are of the same object
 MIN_SUSPICION = 0.1
 MIN_PROBABILITY = 0.01  # smooths the ratio of two small probabilities
-MIN_SCORE = 0.3  # of a prediction of a missing label
+MIN_SCORE = 0.3  # of a detection that suggests a missing label
 
-Predictions = tuple[np.ndarray, np.ndarray]  # Q boxes (Q, 4), xyxy in pixels, and probabilities (Q, K)
+Predictions = tuple[np.ndarray, np.ndarray]  # boxes (Q, 4), xyxy in pixels, and probabilities (Q, K)
 
 
 @dataclass(frozen=True)
 class Suspect:
     """An annotation that is probably wrong, or a place without one. Boxes are x, y, w, h in pixels."""
 
-    kind: str  # of SUSPECT_KINDS
+    kind: str  # a key of SUSPECT_KINDS
     suspicion: float
     image_id: int
     category_id: int  # as annotated; as predicted where an annotation is missing
     box: tuple[float, ...]
-    score: float  # of the prediction; of a duplicate the IoU
+    score: float  # of the prediction; for a duplicate, the IoU
     annotation_id: int | None = None  # None where an annotation is missing
     suggested_category_id: int | None = None
     suggested_box: tuple[float, ...] | None = None
     iou: float | None = None  # of the two boxes or masks
-    of: int | None = None  # of a duplicate, the other annotation
+    of: int | None = None  # for a duplicate, the id of the other annotation
     mask: Mapping[str, Any] | None = None  # as annotated, run-length encoded
     suggested_mask: Mapping[str, Any] | None = None
 
@@ -66,26 +66,26 @@ class Suspect:
 
 @dataclass
 class Suspicions:
-    """Suspects of the images of a split, collected image by image."""
+    """The suspects of a split, collected image by image."""
 
     truth: Truth
     category_ids: np.ndarray  # (K,), the classes of predictions
     suspects: list[Suspect] = field(default_factory=list)
 
     def add(self, image_id: int, predictions: Sequence[Predictions], detections: Results) -> None:
-        """Add the suspects of an image, by its detections and the predictions of all queries in one or two passes."""
+        """Add the suspects of an image, from the predictions of all queries in it, and possibly in its mirror image."""
         of_image = np.flatnonzero(self.truth.of_image == image_id)
         objects = of_image[~self.truth.crowd[of_image]]
         self.suspects += self._wrong_labels(objects, predictions)
         loose = self._loose_boxes(objects, detections)
         self.suspects += loose.values()
-        used = np.isin(np.arange(len(detections)), list(loose))  # (m,)
-        self.suspects += self._missing_labels(image_id, of_image, detections, used)
+        is_loose = np.isin(np.arange(len(detections)), list(loose))  # (m,)
+        self.suspects += self._missing_labels(image_id, of_image, detections, is_loose)
 
     def _wrong_labels(self, objects: np.ndarray, predictions: Sequence[Predictions]) -> Iterator[Suspect]:
-        passes = [self.probabilities(objects, *pass_) for pass_ in predictions]
-        for n, of_passes in zip(objects.tolist(), zip(*passes, strict=True), strict=True):
-            known = [probabilities for probabilities in of_passes if probabilities is not None]
+        passes = [self.probabilities(objects, *boxes_and_probabilities) for boxes_and_probabilities in predictions]
+        for n, of_object in zip(objects.tolist(), zip(*passes, strict=True), strict=True):
+            known = [probabilities for probabilities in of_object if probabilities is not None]
             own = np.flatnonzero(self.category_ids == self.truth.of_category[n])
             if not known or not len(own):
                 continue
@@ -103,9 +103,9 @@ class Suspicions:
     def probabilities(
         self, objects: np.ndarray, boxes: np.ndarray, probabilities: np.ndarray
     ) -> list[np.ndarray | None]:
-        """Return the highest probability of each class (K,) for each object, None for objects without a query.
+        """Return the highest probability of each class (K,) for each object; None for objects without a query.
 
-        A query counts for the object that it overlaps most, with an IoU of at least 0.5.
+        A query belongs to the object that it overlaps most, if their IoU is at least 0.5.
         """
         if not len(objects):
             return []
@@ -115,7 +115,7 @@ class Suspicions:
         return [probabilities[own].max(0) if (own := assigned == n).any() else None for n in range(len(objects))]
 
     def _loose_boxes(self, objects: np.ndarray, detections: Results) -> dict[int, Suspect]:
-        """Return the objects that their best detection overlaps little, by the index of this detection."""
+        """Return the objects whose best detection has a different box, by the index of this detection."""
         loose: dict[int, Suspect] = {}
         if not len(objects) or not len(detections):
             return loose
@@ -131,10 +131,10 @@ class Suspicions:
         return loose
 
     def _missing_labels(
-        self, image_id: int, objects: np.ndarray, detections: Results, used: np.ndarray
+        self, image_id: int, objects: np.ndarray, detections: Results, is_loose: np.ndarray
     ) -> Iterator[Suspect]:
-        """Yield detections on no object, without duplicates."""
-        free = ~used & (detections.scores >= MIN_SCORE)
+        """Yield detections that overlap no object, and no such detection with a higher score."""
+        free = ~is_loose & (detections.scores >= MIN_SCORE)
         if len(objects):
             ious = overlaps(detections.boxes, self.truth.boxes[objects], self.truth.crowd[objects])  # (m, n)
             free &= ious.max(1) < FREE_IOU
@@ -149,13 +149,14 @@ class Suspicions:
 
 
 def _assigned(ious: np.ndarray, minimum: float) -> np.ndarray:
-    """Return the object with the largest IoU (m, n) for each prediction, or -1 if that is below the minimum, (m,)."""
+    """Return the object with the largest IoU (m, n) for each prediction, or -1 if it is below the minimum, (m,)."""
     return np.where(ious.max(1) >= minimum, ious.argmax(1), -1)
 
 
 def _different(
     kind: str, truth: Truth, n: int, detections: Results, m: int, iou: float, **masks: Any
 ) -> Suspect | None:
+    """Return an object as a suspect if its box or mask differs from that of detection `m`; `iou` compares the two."""
     score, box = float(detections.scores[m]), tuple(detections.boxes[m].tolist())
     if iou >= TIGHT_IOU or score * (1 - iou) < MIN_SUSPICION:
         return None
@@ -163,22 +164,22 @@ def _different(
 
 
 def duplicates(truth: Truth) -> Iterator[Suspect]:
-    """Yield annotations of the same class and place as an earlier annotation."""
+    """Yield annotations of the same class and nearly the same box as an earlier annotation."""
     objects = np.flatnonzero(~truth.crowd)
     of_image, of_category = truth.of_image[objects], truth.of_category[objects]
     for _, own in groups(of_image, of_category, np.lexsort((of_category, of_image))):
-        places = np.sort(objects[own])
-        ious = np.triu(overlaps(truth.boxes[places], truth.boxes[places]), 1)
+        members = np.sort(objects[own])
+        ious = np.triu(overlaps(truth.boxes[members], truth.boxes[members]), 1)  # [i, j]: i is earlier than j
         for column in np.flatnonzero(ious.max(0) >= DUPLICATE_IOU).tolist():
             first = int(ious[:, column].argmax())
-            iou, of = float(ious[first, column]), int(truth.annotation_ids[places[first]])
-            yield Suspect.annotated("duplicate", truth, int(places[column]), iou, iou, iou=iou, of=of)
+            iou, of = float(ious[first, column]), int(truth.annotation_ids[members[first]])
+            yield Suspect.annotated("duplicate", truth, int(members[column]), iou, iou, iou=iou, of=of)
 
 
 def poor_masks(outcomes: Outcomes, ious: np.ndarray, annotated: np.ndarray, predicted: np.ndarray) -> Iterator[Suspect]:
     """Yield detected objects whose mask differs from that of their detection.
 
-    `ious` (N,) compares the two; `annotated` (N,) and `predicted` (M,) are run lengths.
+    `ious` (N,) compares the two, and is NaN for other objects; `annotated` (N,) and `predicted` (M,) are RunLengths.
     """
     for n in np.flatnonzero(np.isfinite(ious)).tolist():
         m = int(outcomes.found_by[n])
@@ -188,7 +189,7 @@ def poor_masks(outcomes: Outcomes, ious: np.ndarray, annotated: np.ndarray, pred
 
 
 def xyxy(box: Sequence[float]) -> list[float]:
-    """Convert a box from x, y, w, h to xyxy, rounded."""
+    """Convert a box from x, y, w, h to rounded xyxy."""
     x, y, w, h = box
     return [round(value, 3) for value in (x, y, x + w, y + h)]
 

@@ -21,7 +21,7 @@ from detrcli.system.text import preview
 
 SIZES = ("small", "medium", "large")
 SMALL, MEDIUM = 32**2, 96**2  # largest areas of small and medium objects in pixels, as in COCO
-EXAMPLES = 16  # objects with the smallest margins and the largest losses that are kept
+EXAMPLES = 16  # how many objects with the smallest margins and the largest losses are kept
 QUERIES_SHOWN = 10  # in the table
 
 
@@ -36,7 +36,7 @@ class HardExample(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """The use of Q queries in I images with T objects. All but `moved` is of the last of L layers."""
+    """The use of Q queries in I images with T objects, in the last of L layers, except `moved`."""
 
     classes: Classes
     threshold: float  # the minimum score of a detection
@@ -45,15 +45,15 @@ class Usage:
     images: int
     targets: int
     used: np.ndarray  # (Q, K), the number of objects of each class that a query was matched to
-    sizes: np.ndarray  # (Q, 3), of SIZES
+    sizes: np.ndarray  # (Q, 3), the number of objects of each of SIZES
     centers: np.ndarray  # (Q, 2), the mean cx, cy of the objects of a query; NaN without objects
     detected: np.ndarray  # (Q,), the number of images in which the query is a detection
-    boxes: np.ndarray  # (Q, I, 4), all predicted boxes, cxcywh in [0, 1] of the images
+    boxes: np.ndarray  # (Q, I, 4), all predicted boxes, cxcywh in [0, 1] relative to the image
     image_sizes: np.ndarray  # (I, 2), height and width
-    moved: np.ndarray  # (L - 1,), objects with another query than in the previous layer
+    moved: np.ndarray  # (L - 1,), the number of objects matched to another query than in the previous layer
     closest: Sequence[HardExample]  # by ascending margin
     worst: Sequence[HardExample]  # by descending loss
-    unknown: Sequence[str] = ()  # the classes of the objects that were left out: the weights do not have them
+    unknown: Sequence[str] = ()  # classes of objects that were left out because the weights do not have them
 
     @property
     def dead(self) -> list[int]:
@@ -96,11 +96,11 @@ class Usage:
             ("the largest losses: labels that may be wrong", self.worst),
         ):
             rows = []
-            for example in (example.document for example in examples):
-                image = (str(example["image"]["id"]), Path(example["image"]["file"]).name)
-                query = (example["query"], example["says"]["label"], number(example["score"]), example["runner_up"])
-                numbers = (number(example["margin"]), *(number(example["loss"][name]) for name in losses))
-                rows.append((*image, example["target"], example["label"], *query, *numbers))
+            for entry in (example.document for example in examples):
+                image = (str(entry["image"]["id"]), Path(entry["image"]["file"]).name)
+                query = (entry["query"], entry["says"]["label"], number(entry["score"]), entry["runner_up"])
+                numbers = (number(entry["margin"]), *(number(entry["loss"][name]) for name in losses))
+                rows.append((*image, entry["target"], entry["label"], *query, *numbers))
             if rows:
                 yield Table(title, (*columns, *(name.replace("total", "loss") for name in losses)), rows)
 
@@ -143,16 +143,16 @@ class UsageCounter:
         self._session, self._threshold, self._examples = session, threshold, examples
         loss = session.loss
         self._loss_terms = tuple(term.name for term in loss.terms) if isinstance(loss, Criterion) else ()
-        self._objects: list[tuple[int, int, int, float, float]] = []  # matched: query, label, size, cx, cy
+        self._matched: list[tuple[int, int, int, float, float]] = []  # query, label, index in SIZES, cx, cy
         self._targets = 0
-        # Of each image: size, boxes (Q, 4), which queries are detections (Q,), and how many objects moved (L - 1,).
+        # For each image: its size, boxes (Q, 4), which queries are detections (Q,), how many objects moved (L - 1,).
         self._images: list[tuple[tuple[int, int], np.ndarray, np.ndarray, np.ndarray]] = []
         self._closest: list[HardExample] = []
         self._worst: list[HardExample] = []
 
     def add(self, index: int, image_id: int, matching: GroupMatching) -> None:
-        """Add an image of the session. Its losses are not normalized, so that images can be compared."""
-        session, last, queries = self._session, matching.layers[-1], matching.queries  # (L, N)
+        """Add an image of the session. Its losses must not be normalized, so that images can be compared."""
+        session, last, queries = self._session, matching.layers[-1], matching.queries  # queries: (L, N)
         (height, width), placement = session.size(index), session.placement(index)
         moved, detected = (queries[1:] != queries[:-1]).sum(1), last.scores >= self._threshold
         self._targets += len(matching.target)
@@ -163,7 +163,7 @@ class UsageCounter:
             label, box = int(matching.target.labels[pair.target]), boxes[pair.target]
             cx, cy, w, h = box.tolist()
             size = int(np.searchsorted((SMALL, MEDIUM), w * h * width * height))
-            self._objects.append((pair.query, label, size, cx, cy))
+            self._matched.append((pair.query, label, size, cx, cy))
             document = {
                 "image": {"id": image_id, "file": str(session.path(index))},
                 "target": pair.target,
@@ -194,10 +194,10 @@ class UsageCounter:
         Q = len(boxes[0])
         used, sizes = np.zeros((Q, len(self._session.classes)), dtype=int), np.zeros((Q, len(SIZES)), dtype=int)
         centers = np.full((Q, 2), np.nan)
-        objects = np.array(self._objects).reshape(-1, 5)
-        queries, labels, kinds = objects[:, :3].astype(int).T
+        objects = np.array(self._matched).reshape(-1, 5)
+        queries, labels, size_indices = objects[:, :3].astype(int).T
         np.add.at(used, (queries, labels), 1)
-        np.add.at(sizes, (queries, kinds), 1)
+        np.add.at(sizes, (queries, size_indices), 1)
         for query in np.unique(queries):
             centers[query] = objects[queries == query, 3:].mean(0)
         return Usage(

@@ -1,4 +1,4 @@
-"""SVG charts in the colors of the page, light or dark, safe for color-blind readers. charts.css styles them."""
+"""SVG charts that follow the light or dark theme of the page, in colors for color-blind readers (charts.css)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from detrcli.render.page import escaped
 from detrcli.render.plot import Point, ticks
 
 WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40  # margins around the coordinate system
 LEGEND_LINE = 18
-LETTER = 6.6  # mean width of a letter of 12 px
+LETTER = 6.6  # mean width of a character at a font size of 12 px
 
 STYLE = f":root {{ {' '.join(f'--s{i}: rgb{color};' for i, color in enumerate(PALETTE))} }}\n"
 STYLE += "".join(f".s{i} {{ stroke: var(--s{i}); fill: var(--s{i}); }}\n" for i in range(len(PALETTE)))
@@ -35,7 +35,7 @@ def line_chart(
     legend: bool = True,
     reference: Sequence[Point] = (),
 ) -> str:
-    """Return curves, or dots, by name; `reference` is a line to compare with. Ranges default to those of the points.
+    """Return a chart of named curves or dots; `reference` is a line to compare with. Ranges default to the points'.
 
     With a `radius` for each name, all dots have the same color.
     """
@@ -46,7 +46,7 @@ def line_chart(
     x_ticks, y_ticks = ticks(*(x_range or (min(xs), max(xs)))), ticks(*(y_range or (min(ys), max(ys))))
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     names = list(series) if legend and len(series) > 1 else []
-    places = flow([28 + LETTER * len(name) for name in names], right - LEFT)
+    legend_places = flow([28 + LETTER * len(name) for name in names], right - LEFT)  # 28: the line and gaps
 
     def place(x: float, y: float) -> Point:
         return (
@@ -54,9 +54,9 @@ def line_chart(
             bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - TOP),
         )
 
-    def line(curve: Sequence[Point], kind: str) -> str:
-        at = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in curve))
-        return f'<polyline class="{kind}" points="{at}"/>'
+    def line(curve: Sequence[Point], css_class: str) -> str:
+        coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in curve))
+        return f'<polyline class="{css_class}" points="{coordinates}"/>'
 
     parts = []
     for value in y_ticks:
@@ -69,31 +69,31 @@ def line_chart(
         parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escaped(x_label)}</text>')
-    turned = f"translate(12 {(TOP + bottom) / 2}) rotate(-90)"
-    parts.append(f'<text transform="{turned}" text-anchor="middle">{escaped(y_label)}</text>')
+    rotated = f"translate(12 {(TOP + bottom) / 2}) rotate(-90)"
+    parts.append(f'<text transform="{rotated}" text-anchor="middle">{escaped(y_label)}</text>')
     if reference:
         parts.append(line(reference, "reference"))
     for i, (name, curve) in enumerate(series.items()):
-        kind = "s0" if radius else f"s{i % len(PALETTE)}"
+        css_class = "s0" if radius else f"s{i % len(PALETTE)}"
         if not dots and len(curve) > 1:
-            parts.append(line(curve, kind))
+            parts.append(line(curve, css_class))
             continue
         for x, y in curve:
             cx, cy = place(x, y)
             title = f"<title>{escaped(name)} {x:g}, {y:.3g}</title>"
             r = (radius or {}).get(name, 3)
-            parts.append(f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="{r:.1f}">{title}</circle>')
-    for i, (name, (x, row)) in enumerate(zip(names, places, strict=True)):
-        x, y, kind = LEFT + x, HEIGHT + LEGEND_LINE * row + 8, f"s{i % len(PALETTE)}"
-        parts.append(f'<line class="{kind}" x1="{x}" x2="{x + 14}" y1="{y - 4}" y2="{y - 4}" stroke-width="3"/>')
+            parts.append(f'<circle class="{css_class}" cx="{cx:.1f}" cy="{cy:.1f}" r="{r:.1f}">{title}</circle>')
+    for i, (name, (x, row)) in enumerate(zip(names, legend_places, strict=True)):
+        x, y, css_class = LEFT + x, HEIGHT + LEGEND_LINE * row + 8, f"s{i % len(PALETTE)}"
+        parts.append(f'<line class="{css_class}" x1="{x}" x2="{x + 14}" y1="{y - 4}" y2="{y - 4}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 18}" y="{y}">{escaped(name)}</text>')
-    height = HEIGHT + LEGEND_LINE * (places[-1][1] + 1 if places else 0)
+    height = HEIGHT + LEGEND_LINE * (legend_places[-1][1] + 1 if legend_places else 0)
     svg = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
     return figure(caption, svg)
 
 
 def bar_chart(caption: str, parts: Mapping[str, int]) -> str:
-    """Return a bar of the parts of a whole, and a table of them."""
+    """Return a single bar divided into the parts of a whole, and a table of their counts and shares."""
     whole = max(1, sum(parts.values()))
     bar, rows = "", ""
     for i, (name, count) in enumerate(parts.items()):

@@ -15,15 +15,15 @@ from detrcli.render.color import heat
 from detrcli.render.draw import Mark, grid_figure, resized
 from detrcli.render.page import Section, shrunk, write_page
 
-CHANNELS = 8  # of a feature map that are shown
-QUERIES_SHOWN = 8  # in the table of predictions
-CELL = 300  # pixels of a tile
+CHANNELS = 8  # channels shown of a feature map
+QUERIES_SHOWN = 8  # rows of the table of predictions
+CELL = 300  # width of a tile in pixels
 
 
 def write_explain_page(
     path: Path, record: ImageRecord, steps: Sequence[Step], maps: Mapping[str, np.ndarray], threshold: float
 ) -> None:
-    """Write the page of an image; `maps` are feature maps (C, h, w) by the names of their stages."""
+    """Write the page for an image; `maps` are the feature maps (C, h, w) before the encoder, by step name."""
     descriptions = {step.name: step.meaning for step in steps}
     best = int(record.last.scores.argmax())
     parts = (
@@ -155,6 +155,7 @@ def _mark(record: ImageRecord, layer: int, query: int) -> Mark:
 
 
 def _channels(map_: np.ndarray) -> Image.Image:
+    """Draw the channels of a feature map (C, h, w) that vary most."""
     tiles = []
     for channel in np.argsort(-map_.std((1, 2)), kind="stable")[:CHANNELS].tolist():
         values = map_[channel] - map_[channel].min()

@@ -1,4 +1,4 @@
-"""Plots of curves as images, with Pillow, and the curves of a training."""
+"""Plots of curves, drawn with Pillow; also those of a training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from detrcli.render.color import PALETTE, Color
 from detrcli.render.draw import default_font, flow
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 40
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 40  # margins around the coordinate system
 ROW = 14  # height of a row of the legend
 GRAY = (205, 205, 205)
 SCALE = 2  # pixels of the image per unit of the sizes above
 
-# Columns of metrics.csv: `loss_class` is a term of the loss, `loss_denoising_class` a term of another query group.
+# Columns of metrics.csv. LOSS is a prefix: `loss_class` is a loss term; `loss_denoising_class` that of a query group.
 LOSS, VALIDATION_LOSS = "loss_", "val_loss"
 
 Point = tuple[float, float]
@@ -25,7 +25,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves in a coordinate system."""
+    """Curves in one coordinate system."""
 
     title: str
     x_label: str
@@ -34,7 +34,7 @@ class Panel:
     y_max: float | None = None
     x_range: tuple[float, float] | None = None
     mark: tuple[float, str] | None = None  # an x value to be marked, and its label
-    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)  # x, from, to by name
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)  # x, low, high by curve
 
 
 def plot(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
@@ -49,6 +49,7 @@ def _draw(panel: Panel) -> Image.Image:
     image = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
     draw, font, small = ImageDraw.Draw(image), default_font(SCALE * 14), default_font(SCALE * 11)
     legend, rows = _legend(panel)
+    # The corners of the coordinate system.
     x0, y0, x1, y1 = (SCALE * v for v in (LEFT, TOP + ROW * rows, WIDTH - RIGHT, HEIGHT - BOTTOM))
     draw.text((x0, SCALE * 8), panel.title, fill="black", font=font)
     draw.text(((x0 + x1) / 2, SCALE * (HEIGHT - 16)), panel.x_label, fill="black", font=small, anchor="ma")
@@ -83,18 +84,18 @@ def _draw(panel: Panel) -> Image.Image:
         draw.text((column + SCALE * shift, y0), panel.mark[1], fill="gray", font=small, anchor=anchor)
 
     for i, (name, curve) in enumerate(panel.curves.items()):
-        color, dashed = PALETTE[i % len(PALETTE)], i >= len(PALETTE)  # the colors are used up
+        color, dashed = PALETTE[i % len(PALETTE)], i >= len(PALETTE)  # when all colors are used
         band = panel.bands.get(name, ())
         if len(band) > 1:
-            edge = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
+            outline = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
             area = Image.new("RGBA", image.size)
-            ImageDraw.Draw(area).polygon(edge, fill=(*color, 40))
+            ImageDraw.Draw(area).polygon(outline, fill=(*color, 40))
             image.paste(area, (0, 0), area)
-        places = [place(x, y) for x, y in curve if math.isfinite(y)]
-        if len(places) > 1:
-            _line(draw, places, color, 2 * SCALE, dashed=dashed)
-        if len(places) <= 60:
-            for center in places:
+        pixels = [place(x, y) for x, y in curve if math.isfinite(y)]
+        if len(pixels) > 1:
+            _line(draw, pixels, color, 2 * SCALE, dashed=dashed)
+        if len(pixels) <= 60:  # more dots would overlap
+            for center in pixels:
                 draw.circle(center, SCALE * 2.2, fill=color)
         left, top = legend[i]
         ends = [(left + SCALE * 8, top + SCALE * 7), (left + SCALE * 23, top + SCALE * 7)]
@@ -103,20 +104,20 @@ def _draw(panel: Panel) -> Image.Image:
     return image
 
 
-def _line(draw: ImageDraw.ImageDraw, places: Sequence[Point], color: Color, width: int, *, dashed: bool) -> None:
+def _line(draw: ImageDraw.ImageDraw, points: Sequence[Point], color: Color, width: int, *, dashed: bool) -> None:
     if not dashed:
-        draw.line(places, fill=color, width=width, joint="curve")
+        draw.line(points, fill=color, width=width, joint="curve")
         return
-    x, y = np.array(places).T
+    x, y = np.array(points).T
     length = np.append(0, np.hypot(np.diff(x), np.diff(y)).cumsum())  # from the start of the line to each point
-    steps = np.arange(0, length[-1], SCALE * 4)  # strokes and gaps are equally long
+    steps = np.arange(0, length[-1], SCALE * 4)  # each is the start or the end of a dash
     ends = np.stack([np.interp(steps, length, x), np.interp(steps, length, y)], 1)
-    for stroke in ends[: len(ends) // 2 * 2].reshape(-1, 4).tolist():
-        draw.line(stroke, fill=color, width=width)
+    for dash in ends[: len(ends) // 2 * 2].reshape(-1, 4).tolist():  # x0, y0, x1, y1
+        draw.line(dash, fill=color, width=width)
 
 
 def _legend(panel: Panel) -> tuple[list[Point], int]:
-    """Return the places of the names beside the title, or in rows below it; and the number of these rows."""
+    """Return the positions of the names beside the title, or in rows below it; and the number of these rows."""
     lengths = [default_font(SCALE * 11).getlength(name) + SCALE * 32 for name in panel.curves]
     room, total = SCALE * (WIDTH - LEFT - RIGHT), sum(lengths)
     places = flow(lengths, room)
@@ -140,9 +141,9 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 def training_curves(
     rows: Sequence[Mapping[str, float | None]], metrics: Sequence[str], best: Mapping[str, float | None] | None
 ) -> Image.Image:
-    """Draw the rows of metrics.csv; `metrics` are the columns of the evaluation, `best` is marked."""
+    """Draw the rows of metrics.csv; `metrics` are the columns of the evaluation, `best` is the row to mark."""
 
-    def curve(name: str) -> list[tuple[float, float]]:
+    def curve(name: str) -> list[tuple[float, float]]:  # without -1, which is an undefined metric
         return [
             (float(row["epoch"] or 0), float(value))
             for row in rows

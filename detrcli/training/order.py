@@ -15,8 +15,8 @@ from detrcli.system.distributed import mix_seeds
 class Order:
     """The order of the images: each epoch is a permutation, cut into steps; an incomplete last step is dropped.
 
-    The images of a step are divided among the processes, and in each process among its accumulated batches, so that
-    steps do not depend on the division.
+    The images of a step are divided among the processes, and in each process among its accumulated batches. However
+    they are divided, a step has the same images.
     """
 
     images: int
@@ -33,18 +33,18 @@ class Order:
             )
 
     @property
-    def step_size(self) -> int:  # images, in all processes
+    def step_size(self) -> int:  # images per step, in all processes
         return min(self.world * self.accumulate * self.batch_size, self.images)
 
     @property
-    def steps(self) -> int:  # of an epoch
+    def steps(self) -> int:  # steps per epoch
         return self.images // self.step_size
 
     def batches(self, step: int) -> list[list[int]]:
         """Return the batches of this process in a step; steps are counted from 0 through all epochs."""
-        epoch, place = self.place(step)
+        epoch, index = self.place(step)
         order = _permutation(self.images, mix_seeds(self.seed, epoch))
-        chosen = order[place * self.step_size : (place + 1) * self.step_size]
+        chosen = order[index * self.step_size : (index + 1) * self.step_size]
         parts = np.array_split(chosen, self.world * self.accumulate)
         return [part.tolist() for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]]
 
@@ -53,7 +53,7 @@ class Order:
         return step // self.steps + 1, step % self.steps
 
     def sampler(self, start: int, end: int) -> Iterator[list[tuple[int, int]]]:
-        """Yield the batches from step `start` to `end` as pairs of epoch and image index."""
+        """Yield the batches of steps `start` to `end` (exclusive), each a list of pairs of epoch and image index."""
         for step in range(start, end):
             epoch, _ = self.place(step)
             for batch in self.batches(step):
@@ -61,7 +61,7 @@ class Order:
 
 
 def for_other_processes(batch_size: int, accumulate: int, before: int, now: int) -> tuple[int, int]:
-    """Return batch size and accumulated batches with which `now` processes make the steps of `before` processes."""
+    """Return the batch size and the accumulated batches for `now` processes that keep the number of images per step."""
     images = batch_size * accumulate * before
     if images % now:
         raise UsageError(
@@ -69,8 +69,8 @@ def for_other_processes(batch_size: int, accumulate: int, before: int, now: int)
             "divide equally.\nStart another number of processes."
         )
     own = images // now
-    parts = next(parts for parts in range(1, own + 1) if own % parts == 0 and own // parts <= batch_size)
-    return own // parts, parts
+    batches = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= batch_size)
+    return own // batches, batches
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""The state of a training, in memory and on disk, where it is written atomically and damage is detected."""
+"""The state of a training, in memory and on disk. Files are written atomically, and damaged files are detected."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ class EpochMetrics:
     updates: int = 0  # steps with a finite gradient; fp16 skips the others
     seconds: float = 0.0
     waiting: float = 0.0  # seconds of waiting for data
-    numbers: dict[str, float] = field(default_factory=dict)  # of StepResult; `norm` of finite gradients only
+    numbers: dict[str, float] = field(default_factory=dict)  # as in StepResult; `norm` only of finite gradients
 
     def add(self, result: StepResult, seconds: float, waiting: float) -> None:
         finite = math.isfinite(result.numbers["norm"])
@@ -49,10 +49,10 @@ class EpochMetrics:
 
 
 def redistributed(counted: Sequence[EpochMetrics], processes: int) -> EpochMetrics:
-    """Return the share of each of `processes` in the sums that another number of processes has counted."""
+    """Divide the sums that another number of processes has counted equally among `processes`, and return one share."""
     count = len(counted)
     numbers = {name: sum(sums.numbers[name] for sums in counted) / count for name in counted[0].numbers}
-    for name in numbers.keys() & {"matched", "wrong"}:  # sums over processes; the others are means
+    for name in numbers.keys() & {"matched", "wrong"}:  # added over the processes; the others are averaged
         numbers[name] *= count / processes
     return replace(
         counted[0],
@@ -64,7 +64,7 @@ def redistributed(counted: Sequence[EpochMetrics], processes: int) -> EpochMetri
 
 
 class TrainingState:
-    """Everything that changes during a training. Random numbers follow from the seed and the step."""
+    """Everything that changes during a training. Random numbers depend only on the seed and the step."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -72,7 +72,7 @@ class TrainingState:
         self.rows: list[dict[str, float | None]] = []  # of completed epochs
         self.sums = EpochMetrics()  # of the current epoch, in this process
         self.monitor = Monitor()
-        self._earlier_seconds = 0.0  # of the sessions before
+        self._earlier_seconds = 0.0  # of previous sessions, if resumed
         self._began = time.perf_counter()
 
     @property
@@ -102,7 +102,7 @@ class TrainingState:
 
 
 def save_state(run: Path, state: dict[str, Any]) -> Path:
-    """Write `RUN/state/NUMBER-HASH.pt` and keep the last two states. A single rename makes file and hash valid."""
+    """Write `RUN/state/NUMBER-HASH.pt` atomically, and keep the last two states. HASH is that of the contents."""
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -117,7 +117,7 @@ def save_state(run: Path, state: dict[str, Any]) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:  # does not name the file if the disk is full
+    except OSError as error:  # when the disk is full, it does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _states(run: Path) -> list[Path]:  # the last first
+def _states(run: Path) -> list[Path]:  # the newest first
     try:
         paths = [path for path in (run / FOLDER).iterdir() if _NAME.fullmatch(path.name)]
     except OSError:

@@ -24,8 +24,8 @@ from detrcli.system.distributed import mix_seeds
 from detrcli.training.settings import Settings
 
 BACKBONE = "backbone"  # the parameter group with a learning rate of its own
-DROP_AFTER, DROP = 2 / 3, 0.1  # published: after 200 of 300 epochs, and 400 of 500 in the longest schedule
-MAX_OVERFLOWS = 30  # consecutive steps that fp16 may skip; each halves its loss scale
+DROP_AFTER, DROP = 2 / 3, 0.1  # a share of the epochs, and a factor of the learning rate; published: after 200 of 300
+MAX_OVERFLOWS = 30  # consecutive steps that fp16 may skip; each halves the loss scale
 
 
 class AnotherDivergedError(DivergedError):
@@ -36,9 +36,9 @@ class AnotherDivergedError(DivergedError):
 class StepResult:
     """The result of a step in this process.
 
-    `numbers` are sums over the accumulated batches: `loss` of all layers, weighted, and its unweighted terms as
-    `loss_NAME`; if the loss reports its matching, `matched` queries of the last layer, and how many of them have the
-    `wrong` class; and the `norm` of the gradient, before clipping.
+    `numbers` are sums over the accumulated batches: `loss`, weighted, of all layers; its unweighted terms, `loss_NAME`;
+    if the loss reports its matching, the count of `matched` queries in the last layer, and of those with a `wrong`
+    class. `norm` is that of the gradient, before clipping.
     """
 
     images: int
@@ -66,14 +66,14 @@ class Trainer:
         self.ema: dict[str, Tensor] | None = (
             {name: value.detach().clone() for name, value in model.state_dict().items()} if settings.ema > 0 else None
         )
-        # These change in the forward pass.
+        # Running statistics of batch norms, which change in the forward pass.
         self._statistics = [
             buffer
             for module in model.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
             for buffer in module.buffers()
         ]
-        self._replica = _replica(model, device) if distributed.world_size() > 1 else model
+        self._replica = _distributed_model(model, device) if distributed.world_size() > 1 else model
         if settings.compile and model.has_masks:
             raise UsageError(f"{argument('compile', 'true')}: not supported for models with a mask head.")
         self._compute = torch.compile(self._replica) if settings.compile else self._replica
@@ -97,7 +97,7 @@ class Trainer:
         self.overflows = state["overflows"]
 
     def step(self, batches: Sequence[Examples], step: int) -> StepResult:
-        """Train on the accumulated batches of a step. Raises DivergedError and leaves everything as it was."""
+        """Train on the accumulated batches of a step. If it raises DivergedError, the model has not changed."""
         before = [buffer.clone() for buffer in self._statistics]
         try:
             with exact_float32():
@@ -108,11 +108,11 @@ class Trainer:
             raise
 
     def _step(self, batches: Sequence[Examples], step: int) -> StepResult:
-        # Dropout depends on the step alone, so that resuming needs no random state.
+        # Dropout depends only on seed, step and process, so that resuming needs no random state.
         torch.manual_seed(mix_seeds(self.settings.seed, step, distributed.rank()))
         factor = learning_rate_factor(self.settings, step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["base"]
+            group["lr"] = factor * group["base"]  # set by make_optimizer
         self.model.train()
         self.optimizer.zero_grad()
 
@@ -121,7 +121,7 @@ class Trainer:
         numbers: list[dict[str, Tensor]] = []  # of each batch
         for i, (batch, own) in enumerate(zip(batches, targets, strict=True)):
             with ExitStack() as stack:
-                # Gradients are averaged over the processes only once, with the last batch.
+                # Gradients are averaged over the processes only once, in the backward pass of the last batch.
                 if i + 1 < len(batches) and isinstance(self._replica, DistributedDataParallel):
                     stack.enter_context(self._replica.no_sync())
                 with autocast(self.settings.precision, self.device):
@@ -135,7 +135,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.grad_clip or torch.inf)
-        # A single transfer: besides the matching, the only wait for the GPU.
+        # One transfer of all numbers; only this and the matching wait for the GPU.
         flat = [(name, value.float()) for batch in [*numbers, {"norm": norm}] for name, value in batch.items()]
         sums: dict[str, float] = {}
         for (name, _), value in zip(flat, torch.stack([value for _, value in flat]).tolist(), strict=True):
@@ -153,7 +153,7 @@ class Trainer:
         )
 
     def _loss(self, output: Output, targets: Sequence[Target], normalizers: StepNormalizers) -> LossBreakdown:
-        """Compute the loss. If a process cannot, since its predictions are not finite, all processes raise."""
+        """Compute the loss. If the predictions of one process are not finite, all processes raise DivergedError."""
         error = breakdown = None
         try:
             breakdown = self.loss.compute_loss(output, targets, normalizers)
@@ -165,12 +165,13 @@ class Trainer:
         return breakdown
 
     def _numbers(self, output: Output, breakdown: LossBreakdown, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Return the `numbers` of a StepResult for a batch, without `norm`."""
         numbers = {"loss": breakdown.total, **{LOSS + name: part for name, part in breakdown.parts.items()}}
         decoder = output.decoder
         if (match := breakdown.matches.get(decoder.name)) is not None:
-            pairs = (match.layers == len(decoder) - 1).sum()
-            numbers["matched"] = pairs
-            numbers["wrong"] = class_error(self.loss.scoring, decoder, match, targets) / 100 * pairs
+            matched = (match.layers == len(decoder) - 1).sum()  # pairs of the last layer
+            numbers["matched"] = matched
+            numbers["wrong"] = class_error(self.loss.scoring, decoder, match, targets) / 100 * matched  # from percent
         return {name: value.detach() for name, value in numbers.items()}
 
     def _update(self, step: int, norm: float) -> None:
@@ -185,7 +186,7 @@ class Trainer:
         self.scaler.update()
         if self.ema is None:
             return
-        # A smaller decay at first, so that the random start is forgotten.
+        # A smaller decay at first, so that the initial weights are forgotten sooner.
         decay = min(self.settings.ema, (1 + step) / (10 + step))
         state = self.model.state_dict()
         averaged = [name for name, value in state.items() if value.is_floating_point()]
@@ -213,7 +214,7 @@ def make_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], settings: Setti
 
 
 def learning_rate_factor(settings: Settings, step: int, steps_per_epoch: int) -> float:
-    """Return the share of the base learning rate in a step."""
+    """Return the factor of the base learning rate in a step."""
     if step < settings.warmup:
         return (step + 1) / (settings.warmup + 1)
     if settings.schedule == "cosine":
@@ -222,10 +223,10 @@ def learning_rate_factor(settings: Settings, step: int, steps_per_epoch: int) ->
     return DROP if step // steps_per_epoch >= round(DROP_AFTER * settings.epochs) else 1.0
 
 
-def _replica(model: DetectionTransformer, device: torch.device) -> DistributedDataParallel:
-    without = set(map(id, model.unused_parameters()))
-    names = [name for name, parameter in model.named_parameters() if id(parameter) in without]
-    # Otherwise processes would wait for gradients that never come.
+def _distributed_model(model: DetectionTransformer, device: torch.device) -> DistributedDataParallel:
+    unused = set(map(id, model.unused_parameters()))
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in unused]
+    # Otherwise DDP would wait for gradients that are never computed.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]  # untyped in torch
     return DistributedDataParallel(
         model,
