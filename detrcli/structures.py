@@ -152,7 +152,7 @@ MAX_NAME_LENGTH = 1_000  # characters; an array of names reserves the longest le
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Raise ValueError for so many or such long names that they would fill the memory."""
+    """Raise ValueError if the number or the length of the names would exhaust the memory."""
     if len(names) > MAX_CLASSES:
         raise ValueError(f"there are {len(names):,} classes, more than the {MAX_CLASSES:,} allowed")
     longest = max(names, key=len, default="")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from detrcli.inference.detector import Detector
 
 
-# What the COCO metrics measure, by their names.
+# The IoU, object size and number of detections of each COCO metric.
 IOUS = {"AP50": "0.50", "AP75": "0.75"}
 SIZES = {"s": "small", "m": "medium", "l": "large"}
 COUNTS = {"AR1": 1, "AR10": 10}

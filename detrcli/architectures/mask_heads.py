@@ -34,7 +34,7 @@ MASK_HEAD: tuple[Rule, ...] = (
     (r"^mask_head\.adapter(\d)\.", lambda layer: f"mask_head.laterals.{int(layer[1]) - 1}."),
     (r"^mask_head\.conv(\d)\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) - 1}."),
     (r"^mask_head\.fpn_stages\.(\d)\.fpn_adapter\.", r"mask_head.laterals.\1."),
-    # Two convolutions precede those of the finer maps.
+    # Two convolutions come before the convolutions of the finer maps.
     (r"^mask_head\.fpn_stages\.(\d)\.refine\.(conv|norm)\.", lambda part: f"mask_head.{part[2]}s.{int(part[1]) + 2}."),
     (r"^mask_head\.(out_lay|output_conv)\.", "mask_head.last."),
 )

@@ -30,7 +30,7 @@ class Fitted:
 def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) -> Fitted:
     """Keep the class head's rows of known classes; initialize the others as in a new model, by torch's random state.
 
-    Names are compared without case and surrounding space. Rows after those of the classes (no-object) are kept.
+    Names are compared without case and surrounding space. The row of the no-object class is kept.
     """
     architecture, tensors = checkpoint.architecture, dict(checkpoint.tensors)
     known = {normalize_name(name): row for row, name in enumerate(checkpoint.classes.names) if name != UNUSED}

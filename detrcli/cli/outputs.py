@@ -76,7 +76,7 @@ def write_report(report: Any, out: Path, raw: Path | None, html: Path | None) ->
 
 
 def check_not_in_data(out: Path, data: "detrcli.DataOptions") -> None:
-    """Raise UsageError if an output is inside a dataset, of which it could be taken for a part."""
+    """Raise UsageError if an output is inside a dataset, where it could be read as a part of the data."""
     for folder in data.folders:
         if _is_inside(out, folder):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""What the rules of `detr doctor` find."""
+"""The findings of `detr doctor`."""
 
 from dataclasses import dataclass
 

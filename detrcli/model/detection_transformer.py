@@ -16,7 +16,7 @@ from detrcli.model.backbone import Backbone, Part
 from detrcli.structures import Batch, Output, Target
 
 FOCAL_BIAS = math.log(0.01 / 0.99)  # the logit of a probability of 0.01
-# What training leaves unchanged: a part of the backbone, or everything but the mask head.
+# The parameters that training leaves unchanged: a part of the backbone, or all but the mask head.
 Frozen = Part | Literal["detector"]
 
 
