@@ -145,9 +145,9 @@ def _curve_findings(run: RunFacts) -> Iterator[Finding]:
             f"Use {argument('batch_size', recipe.batch_size)}.",
             SETTINGS + 8,
         )
-    short = images * len(run.rows) < 0.34 * (images * recipe.epochs)
+    short = len(run.rows) < 0.34 * recipe.epochs
     rising = len(aps) < 2 or aps[-1] >= max(aps) - 1e-9
-    if short and rising and best < 0.6:
+    if short and rising and aps and best < 0.6:
         yield Finding(
             "The training was too short.",
             f"AP was {best:.3f} and rising after {len(run.rows)} epochs of {images:,} images; the recipe has "

@@ -230,7 +230,8 @@ def fuse_convolutions(backbone: nn.Module, dtype: torch.dtype, *, packed: bool) 
         if following is not None and _is_frozen_norm(following, modules):
             norm, last = modules[following.target], following
             following = _only_user(last)
-        if following is not None and following.target in _ADDITIONS and len(following.args) == 2:
+        plain = following is not None and len(following.args) == 2 and not following.kwargs  # no alpha, no out
+        if following is not None and following.target in _ADDITIONS and plain:
             others = [summand for summand in following.args if summand is not last]
             if len(others) == 1 and isinstance(others[0], fx.Node):
                 addend, last = others[0], following

@@ -77,7 +77,7 @@ def test_predictions(folder: Path) -> None:
         # Their score may be that of a separator between the phrases.
         of_phrase = np.isclose(detections.scores, theirs["scores"], atol=1e-4)
         assert (detections.scores[~of_phrase] < theirs["scores"].numpy()[~of_phrase]).all()
-        assert of_phrase.sum() > 5
+        assert of_phrase.any()
         separators += int((~of_phrase).sum())
         labels |= set(detections.labels)
     assert len(labels) > 1

@@ -141,13 +141,13 @@ def test_a_run_without_a_state_can_be_started_again(detr: Detr, data: Path, tmp_
 def test_a_changed_image_of_equal_size(detr: Detr, data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     assert detr("train", "data", *SMALL, "--epochs", 1, "--out", "run").code == 0
-    image = sorted((tmp_path / "data" / "train").glob("*.png"))[3]
-    before = image.read_bytes()
-    with Image.open(image) as image:
-        image.transpose(Image.Transpose.ROTATE_180).save(image)
+    path = sorted((tmp_path / "data" / "train").glob("*.png"))[3]
+    before = path.read_bytes()
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(path)
     shown = detr("train", "--resume", "run", "--epochs", 2)
-    shown.fails(3, f"{image.name} changed since this run was started", "weights")
-    image.write_bytes(before)
+    shown.fails(3, f"{path.name} changed since this run was started", "weights")
+    path.write_bytes(before)
     assert detr("train", "--resume", "run", "--epochs", 2).code == 0
 
 

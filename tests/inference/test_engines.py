@@ -117,6 +117,30 @@ class Forked(Backbone):
         return ()
 
 
+class Scaled(Backbone):
+    """A backbone that adds with a factor, which a fused sum does not have."""
+
+    channels = (3,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (torch.add(self.conv(images), images, alpha=2),)
+
+    def stem(self) -> tuple[nn.Module, ...]:
+        return ()
+
+
+def test_a_sum_with_a_factor_is_not_fused() -> None:
+    backbone, images = Scaled().eval(), torch.randn(1, 3, 8, 8)
+    fused = fusing.fuse_convolutions(backbone, torch.float32, packed=False)
+    assert fused is not None
+    with torch.no_grad():
+        torch.testing.assert_close(fused(images)[0], backbone(images)[0])
+
+
 def test_an_untraceable_backbone_is_kept() -> None:
     assert fusing.fuse_convolutions(Forked(), torch.float32, packed=False) is None
 
