@@ -10,6 +10,7 @@ from detrcli.api.results import PlainResult, Result, Table
 from detrcli.architectures import preset
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
 from detrcli.architectures.architecture import FolderArchitecture
+from detrcli.checkpoints.catalog import CATALOG
 from detrcli.checkpoints.download import cached_path
 from detrcli.checkpoints.formats import native
 from detrcli.checkpoints.load import load_checkpoint
@@ -59,6 +60,10 @@ def list_models() -> Result:
         parameters = sum(p.numel() for p in checkpoint.model().parameters())
         ap = round(100 * shipped.record["metrics"]["AP"], 1)
         models.append((name, checkpoint.architecture.name, parameters, "shapes val", ap, shipped.bytes, True))
+    catalog = [
+        (model.name, model.title, model.size, model.ap or "", model.megabytes or "", model.latency, model.license)
+        for model in CATALOG.values()
+    ]
     named = [(*facts, bytes_ and round(bytes_ / 1e6), "yes" if cached else "no") for *facts, bytes_, cached in models]
     families, rows = [], []
     for model_type, family in {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}.items():
@@ -80,7 +85,17 @@ def list_models() -> Result:
     return PlainResult(
         [
             Table("", ("name", "backbone", "parameters", "evaluated on", "AP", "MB", "cached"), named),
+            Table(
+                "named models of transformers, with figures of their authors: pip install 'detrcli[models]'",
+                ("name", "family", "input", "AP", "MB", "latency", "license"),
+                catalog,
+            ),
             Table("", ("transformers family", "model_type", "parameters", "GFLOP", "input size", "published AP"), rows),
         ],
-        {"schema": "detr.models/1", "models": document, "families": families},
+        {
+            "schema": "detr.models/1",
+            "models": document,
+            "named": [asdict(model) for model in CATALOG.values()],
+            "families": families,
+        },
     )

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import socket
 import urllib.error
 import urllib.request
 import uuid
@@ -12,18 +13,23 @@ from contextlib import ExitStack
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from time import monotonic, sleep
-from typing import IO, Any
+from typing import IO, Any, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from detrcli.errors import WeightsError
 from detrcli.messages import argument
 from detrcli.reporter import SILENT, Reporter
-from detrcli.system.files import cache_folder
+from detrcli.system.files import cache_folder, write_whole
 
 ATTEMPTS = 5
 TIMEOUT = 30.0  # seconds without a byte
 MIN_SPEED = 1_000  # bytes per second, below which a connection counts as broken
 CHUNK = 1 << 20
+NAMES = {"sha256": "SHA-256", "md5": "MD5"}
+OFFLINE = (
+    f"Without a network, {argument('weights', 'shapes')} is a detector to try, {argument('weights', 'none')} trains "
+    f"from scratch, and {argument('weights', 'FILE')} takes a file that was downloaded elsewhere."
+)
 MAX_NAME = 200  # characters of a file's name; a temporary name is longer
 
 
@@ -45,14 +51,20 @@ def hash_in_name(url: str) -> str | None:
     return match[1] if match else None
 
 
-def fetch(url: str, sha256: str, reporter: Reporter = SILENT) -> Path:
+def fetch(
+    url: str, expected: str, reporter: Reporter = SILENT, *, algorithm: Literal["sha256", "md5"] = "sha256"
+) -> Path:
     """Return the file of an http(s) URL, from the cache or downloaded.
 
-    It is written under a temporary name, checked against `sha256` (a hash or the start of one) and then renamed. So no
-    other process reads an incomplete file, and several can download the same file.
+    It is written under a temporary name, checked against the `expected` hash (or the start of one) and then renamed. So
+    no other process reads an incomplete file, and several can download the same file. With an MD5, the SHA-256 of the
+    first download is stored beside the file, and every use and later download must have it.
     """
-    path = cached_path(url, sha256)
+    path = cached_path(url, expected)
+    record = path.with_name(f"{path.name}.sha256")
     if path.exists():
+        if algorithm == "md5":
+            _check_recorded(path, record, url)
         return path
     address = _address(url)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,18 +73,33 @@ def fetch(url: str, sha256: str, reporter: Reporter = SILENT) -> Path:
         with temporary.open("x+b") as file:
             _download(file, address, reporter)
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(sha256.lower()):
+            digest = hashlib.file_digest(file, algorithm).hexdigest()
+        if not digest.startswith(expected.lower()):
             raise WeightsError(
-                f"{url}: the downloaded file has the SHA-256 {digest}, not {sha256}.\n"
+                f"{url}: the downloaded file has the {NAMES[algorithm]} {digest}, not {expected}.\n"
                 "It was deleted. Try again. If the error remains, the file or the hash is wrong."
             )
+        if algorithm == "md5":
+            _check_recorded(temporary, record, url)
         os.replace(temporary, path)
     except OSError as error:  # without a file name if the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _check_recorded(path: Path, record: Path, url: str) -> None:
+    """Compare the SHA-256 of a file with the recorded one, or record it. Raises WeightsError if they differ."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not record.exists():
+        write_whole(record, digest.encode())
+    elif (recorded := record.read_text(encoding="ascii", errors="replace").strip()) != digest:
+        raise WeightsError(
+            f"{url}: the file has the SHA-256 {digest}, and the first download had {recorded}.\n"
+            f"Delete {record.parent} if the file was changed on purpose."
+        )
 
 
 def _address(url: str) -> str:
@@ -124,6 +151,8 @@ def _download(file: IO[bytes], url: str, reporter: Reporter) -> None:
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise  # of the disk, not of the connection
+                if isinstance(getattr(error, "reason", None), socket.gaierror):
+                    raise WeightsError(f"{url}: the server's name cannot be resolved.\n{OFFLINE}") from None
                 failure = str(getattr(error, "reason", error)) or type(error).__name__
     raise WeightsError(
         f"{url}: the download failed: {failure} ({ATTEMPTS} attempts).\n"

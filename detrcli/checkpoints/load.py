@@ -4,11 +4,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from detrcli.architectures import Preset, preset
+from detrcli.checkpoints.catalog import CATALOG, NamedModel
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.download import fetch, hash_in_name
+from detrcli.checkpoints.download import cached_path, fetch, hash_in_name
 from detrcli.checkpoints.fit import with_mask_head
 from detrcli.checkpoints.formats import hugging_face, native, published, torchvision
 from detrcli.checkpoints.phrases import TEXT, phrases_of_classes
@@ -38,6 +40,7 @@ def load_checkpoint(
         raise UsageError(f"{argument('sha256', sha256)}: a SHA-256 has 64 hexadecimal digits.")
     wanted = None if model is None else preset(model)
     fixed_classes = source in PUBLISHED or source in SHIPPED or is_url(source)
+    fixed_classes |= source in CATALOG and not CATALOG[source].phrases
     fixed_classes |= source.startswith(torchvision.PREFIX) or source.endswith(tuple(EXPORTS.values()))
     checkpoint = None
     if phrases is None or not fixed_classes:  # otherwise, the error below comes before any download
@@ -66,6 +69,8 @@ def _load(
         return published.load(fetch(known.url, known.sha256, reporter), source, preset(source))
     if source.startswith(torchvision.PREFIX):
         return torchvision.load(source, reporter)
+    if source in CATALOG:
+        return _load_named(CATALOG[source], phrases, reporter)
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
     path = Path(source).expanduser()
@@ -95,6 +100,17 @@ def _load(
         if digest != sha256.lower():
             raise WeightsError(f"{source}: the file has the SHA-256 {digest}, not {sha256}.")
     return native.load(path, source) if path.suffix == native.ENDING else published.load(path, source, wanted)
+
+
+def _load_named(model: NamedModel, phrases: Sequence[str], reporter: Reporter) -> Checkpoint:
+    for package in ("transformers", "huggingface_hub"):
+        if find_spec(package) is None:
+            raise WeightsError(f"{model.name} needs the package {package}: pip install 'detrcli[models]'")
+    if model.repository is not None:
+        return hugging_face.load(hugging_face.fetch(model.repository), model.name, phrases)
+    if not cached_path(model.source, model.md5 or "").exists():
+        reporter.note(f"{model.name}: the license of these weights is {model.license}")
+    return published.load(fetch(model.source, model.md5 or "", reporter, algorithm="md5"), model.name)
 
 
 def _load_shipped(name: str) -> Checkpoint:

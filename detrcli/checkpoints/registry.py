@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detrcli.checkpoints.catalog import CATALOG
 from detrcli.errors import WeightsError
 
 BASE = "https://dl.fbaipublicfiles.com/detr/"
@@ -76,8 +77,12 @@ SHIPPED = {
 
 def check_weights(source: str) -> None:
     """Raise WeightsError unless it is a name, something to download, or an existing path."""
-    if source in PUBLISHED or source in SHIPPED or source.startswith(("hf:", "torchvision:")) or is_url(source):
+    if source in PUBLISHED or source in SHIPPED or source in CATALOG or is_url(source):
         return
+    if source.startswith(("hf:", "torchvision:")):
+        return
+    if not Path(source).name:  # such as "." and "/"
+        raise WeightsError(f"{source!r}: not the name of weights. `detr models` lists the names.")
     if not os.path.exists(Path(source).expanduser()):
         raise unknown_weights(source)
 
@@ -86,7 +91,29 @@ def is_url(source: str) -> bool:
     return re.match(r"https?://", source, re.IGNORECASE) is not None
 
 
+# Names of other projects, by the start of their name.
+OTHER_NAMES = {
+    "yolo": "YOLO models are not detection transformers. Small models are d-fine-n and rf-detr-nano.",
+    "rtdetr-l": "This RT-DETR of Ultralytics has another backbone. The nearest is rt-detr-r50.",
+    "rtdetr-x": "This RT-DETR of Ultralytics has another backbone. The nearest is rt-detr-r101.",
+}
+
+
 def unknown_weights(source: str) -> WeightsError:
-    near = difflib.get_close_matches(source.lower(), [*PUBLISHED, *SHIPPED], n=1)
-    guess = f" Did you mean {near[0]}?" if near else ""
-    return WeightsError(f"{source}: no such file, folder or name of weights.{guess} `detr models` lists the names.")
+    hint = _hint(source)
+    return WeightsError(f"{source}: no such file, folder or name of weights.{hint} `detr models` lists the names.")
+
+
+def _hint(source: str) -> str:
+    """Return a sentence on the name that was probably meant, or nothing."""
+    for start, text in OTHER_NAMES.items():
+        if source.lower().startswith(start):
+            return f" {text}"
+    owner, slash, model = source.partition("/")
+    if slash and model and "/" not in model and not os.path.exists(owner):
+        return f" A model on the Hugging Face hub is hf:{source}."
+    names = [*PUBLISHED, *SHIPPED, *CATALOG]
+    letters = "-?".join(re.sub(r"[^a-z0-9]", "", source.lower()))  # of a name or a family, however it is separated
+    exact, family = ([name for name in names if letters and re.fullmatch(letters + end, name)] for end in ("", "-.*"))
+    near = exact or family or difflib.get_close_matches(source.lower(), names, n=1)
+    return f" Did you mean {', '.join(near[:6])}?" if near else ""

@@ -14,7 +14,7 @@ from detrcli.config import Preprocessing
 from detrcli.errors import UsageError, WeightsError
 from detrcli.resize import BoundedEdges, ExactSize, FitInside, PaddedSquare, RaisedEdges, Resize
 
-NEEDED = "Models of transformers need it to be installed: pip install 'detrcli[transformers]'"
+NEEDED = "Models of transformers need it to be installed: pip install 'detrcli[models]'"
 # For every function that reads a folder: no download, and no code from the folder.
 LOCAL: Mapping[str, bool] = {"local_files_only": True, "trust_remote_code": False}
 MAX_ERROR = 300  # characters of an error of transformers; some list everything that it knows

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from detrcli.architectures import architectures
 from detrcli.architectures.architecture import Architecture, ImportedModel
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import things_among
+from detrcli.checkpoints.download import OFFLINE
 from detrcli.checkpoints.formats.published import Candidate, check_tensors, recognize
 from detrcli.checkpoints.phrases import EXAMPLE
 from detrcli.config import Preprocessing
@@ -123,13 +125,14 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
 
 def fetch(source: str) -> Path:
     """Download `OWNER/NAME[@REVISION]` from the Hub, once, and return its folder. Each file's hash is checked."""
+    repository, at, revision = source.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII) or (at and not revision):
+        raise WeightsError(f"hf:{source}: not the name of a model on the hub, which is hf:OWNER/NAME[@REVISION].")
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise WeightsError(f"hf:{source} needs huggingface_hub: pip install 'detrcli[hub]'") from None
-
-    repository, _, revision = source.partition("@")
+        raise WeightsError(f"hf:{source} needs huggingface_hub: pip install 'detrcli[models]'") from None
     try:
         hub = HfApi()
         info = hub.model_info(repository, revision=revision or None, files_metadata=True)
@@ -142,9 +145,13 @@ def fetch(source: str) -> Path:
             for name in (CONFIG, TENSORS, PREPROCESSOR, *TOKENIZER)
             if name in files
         }
+    except WeightsError:
+        raise
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"hf:{source}: the download failed: {reason}") from None
+    except Exception as error:  # of the HTTP library, which depends on the version
+        raise WeightsError(f"hf:{source}: the hub cannot be reached: {error}.\n{OFFLINE}") from None
     for name, path in paths.items():
         # The Hub gives the SHA-256 of large files, and the git blob hash of the others.
         large = files[name].lfs
