@@ -74,9 +74,10 @@ def test_two_processes(kind: str, tmp_path: Path) -> None:
 
 
 def test_transformers_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of("conditional")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises((UsageError, WeightsError), match=r"detrcli\[transformers\]"):
-        load_checkpoint(str(folder_of("conditional")))
+    with pytest.raises((UsageError, WeightsError), match=r"detrcli\[models\]"):
+        load_checkpoint(str(folder))
 
 
 @pytest.mark.slow
