@@ -74,6 +74,7 @@ def _load(
     if source.startswith("hf:"):
         return hugging_face.load(hugging_face.fetch(source.removeprefix("hf:")), source, phrases)
     path = Path(source).expanduser()
+    path = path if path.name else path.resolve()  # "." is the current folder
     if is_url(source):
         expected = sha256 or hash_in_name(source)
         if expected is None:

@@ -81,7 +81,7 @@ def check_weights(source: str) -> None:
         return
     if source.startswith(("hf:", "torchvision:")):
         return
-    if not Path(source).name:  # such as "." and "/"
+    if not source or not Path(source).resolve().name:  # the root of the file system
         raise WeightsError(f"{source!r}: not the name of weights. `detr models` lists the names.")
     if not os.path.exists(Path(source).expanduser()):
         raise unknown_weights(source)

@@ -89,7 +89,6 @@ def test_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("facebook/detr-resnet-50", "hf:facebook/detr-resnet-50"),
         ("detr-r5", "detr-r50"),
         ("", "`detr models`"),
-        (".", "`detr models`"),
         ("/", "`detr models`"),
     ],
 )
