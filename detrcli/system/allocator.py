@@ -4,6 +4,8 @@ Training on images of many sizes allocates large blocks of ever new sizes. By de
 kernel, which has to map every page again, and oneDNN caches a compiled primitive for each of the last 1024 shapes.
 Commands therefore keep large blocks, limit oneDNN's cache, and release free memory once per epoch
 (`examples/training_memory.py` measures the effect). Other systems, and imports from Python, are not affected.
+Without this file commands would take more time and memory, and nothing else would change.
+Tests: tests/system/test_allocator.py.
 """
 
 import os
