@@ -116,7 +116,7 @@ class Architecture(ABC, Generic[C]):
 
     def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
         """Read a folder of `model_types`. Raises WeightsError, which names `source`, or UsageError for phrases."""
-        raise NotImplementedError
+        raise NotImplementedError  # only for architectures with `model_types`
 
     def read_checkpoint(self, content: Mapping[str, Any], file: str, source: str) -> ImportedModel | None:
         """Convert an unpickled checkpoint of the repository that published the model; None for any other.

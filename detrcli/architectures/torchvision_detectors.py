@@ -89,7 +89,7 @@ class TorchvisionDetector(ForeignNetwork):
         self.network.transform = transform
 
     @property
-    def backbone(self) -> nn.Module:  # type: ignore[override]
+    def backbone(self) -> nn.Module:  # type: ignore[override]  # the library's module
         backbone: nn.Module = self.network.backbone
         return backbone
 

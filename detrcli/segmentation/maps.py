@@ -111,7 +111,7 @@ class Segmentation(ABC):
 
     def semantic(self, predicted: ImagePrediction, classes: Classes, scoring: Scoring) -> SemanticMap:
         """Return the semantic map, if `kinds` has it."""
-        raise NotImplementedError
+        raise NotImplementedError  # `check` refuses the request before
 
     def check(self, request: MapRequest, source: str) -> None:
         """Raise UsageError if the model has no maps of this kind."""

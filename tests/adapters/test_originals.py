@@ -124,6 +124,32 @@ def test_unsupported_models_are_named(name: str, reason: str, tmp_path: Path) ->
         load_checkpoint(saved(tmp_path / "model.pth", {"model": tensors}))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_embed.weight": torch.zeros(3)},  # of another rank
+        {"transformer.decoder.layers.0.linear1.weight": torch.zeros(())},
+        {"model_config": {"resolution": "large"}},
+        {"model_config": {"out_feature_indexes": 7}},
+        {"args": {"class_names": {"first": "cat"}}},
+    ],
+)
+def test_invalid_contents(change: dict[str, Any], tmp_path: Path) -> None:
+    encoder, decoder = "backbone.0.encoder.encoder.", "transformer.decoder.layers.0."
+    shapes = {
+        "class_embed.weight": (3, 256), "refpoint_embed.weight": (300, 4),
+        f"{encoder}embeddings.cls_token": (1, 1, 384),
+        f"{encoder}embeddings.patch_embeddings.projection.weight": (384, 3, 16, 16),
+        f"{encoder}embeddings.position_embeddings": (1, 577, 384),
+        f"{decoder}cross_attn.attention_weights.weight": (32, 256), f"{decoder}linear1.weight": (2048, 256),
+    }  # fmt: skip
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    tensors |= {name: value for name, value in change.items() if name in tensors}
+    others = {name: value for name, value in change.items() if name not in tensors}
+    with pytest.raises(WeightsError, match="checkpoint.pth: "):
+        load_checkpoint(saved(tmp_path / "checkpoint.pth", {"model": tensors, **others}))
+
+
 def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     network = network_of(*MODELS["dfine_n_coco.pth"][:2])
     tensors = original_names(network, HGNET)

@@ -42,7 +42,7 @@ class TransformersNetwork(ForeignNetwork):
         return [module for name, module in self.network.named_modules() if name and wanted.fullmatch(name)]
 
     @property
-    def backbone(self) -> nn.Module:  # type: ignore[override]
+    def backbone(self) -> nn.Module:  # type: ignore[override]  # the library's module
         return self.modules_of(self.family.backbone)[0]
 
     def stem(self) -> Sequence[nn.Module]:

@@ -29,13 +29,16 @@ DTYPES = frozenset(
 def load(path: Path, source: str, wanted: Preset | None = None) -> Checkpoint:
     """Read a file; `wanted` is the preset that the user named."""
     content = read_pickle(path, source)
-    _check_nested(content, source)
-    for known in architectures().values():
-        if model := known.read_checkpoint(content, path.name, source):
-            count = model.config.classes
-            names = [model.names.get(index, f"class {index}") for index in range(count)] if model.names else None
-            classes = classes_by_index(count) if names is None else Classes.of(range(count), names)
-            return Checkpoint(source, known, model.config, model.tensors, classes, model.preprocessing, known.loss)
+    try:
+        _check_nested(content, source)
+        for known in architectures().values():
+            if model := known.read_checkpoint(content, path.name, source):
+                count = model.config.classes
+                names = [model.names.get(index, f"class {index}") for index in range(count)]
+                classes = Classes.of(range(count), names) if model.names else classes_by_index(count)
+                return Checkpoint(source, known, model.config, model.tensors, classes, model.preprocessing, known.loss)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{source}: the contents of this checkpoint are not valid ({error!s:.200}).") from None
     args = content.get("args")
     facts: dict[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else {}
     theirs = state_dict_in(content, source)
