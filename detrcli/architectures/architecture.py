@@ -129,6 +129,10 @@ class Architecture(ABC, Generic[C]):
         """Return how masks and maps are made of the model's output; None for a model without masks."""
         return None
 
+    def clips_boxes(self, config: C) -> bool:
+        """Return whether the boxes of detections are clipped to the image, as by the published code."""
+        return False
+
     def recipe(self, config: C, facts: DataFacts) -> Mapping[str, Any]:
         """Return the training settings that replace the general defaults."""
         return {}

@@ -46,6 +46,10 @@ class Checkpoint:
     def segmentation(self) -> Segmentation | None:
         return self.architecture.segmentation(self.config)
 
+    @property
+    def clips_boxes(self) -> bool:
+        return self.architecture.clips_boxes(self.config)
+
     def make_loss(self) -> Loss:
         return self.architecture.make_loss(self.config, self.loss)
 

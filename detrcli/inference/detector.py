@@ -64,6 +64,7 @@ class Detector:
         self.precision = precision
         self.scoring, self.segmentation = checkpoint.scoring, checkpoint.segmentation
         self.classes, self.preprocessing = checkpoint.classes, checkpoint.preprocessing
+        self.clips_boxes = checkpoint.clips_boxes
         # Total time by stage. Images are read by several threads while the network computes.
         self.seconds = {"reading": 0.0, "network": 0.0, "postprocessing": 0.0}
         self._lock = threading.Lock()
@@ -120,7 +121,19 @@ class Detector:
         prediction = output.decoder.layer(layer)
         # Only the last layer has masks.
         segmentation = None if prediction.masks is None else self.segmentation
-        return detections(prediction, [size], self.classes, self.scoring, self.preprocessing, 0.0, segmentation)[0]
+        return self._detections(prediction, [size], 0.0, segmentation)[0]
+
+    def _detections(
+        self,
+        prediction: Prediction,
+        sizes: Sequence[tuple[int, int]],
+        threshold: float,
+        segmentation: Segmentation | None,
+    ) -> list[Detections]:
+        results = detections(prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold, segmentation)
+        if self.clips_boxes:
+            return [result.clipped(*size) for result, size in zip(results, sizes, strict=True)]
+        return results
 
     @overload
     def predict(self, images: ImageSource, threshold: float = ..., batch_size: int = ...) -> Detections: ...
@@ -195,9 +208,7 @@ class Detector:
                     map_ = self.segmentation.map_of(image, self.classes, self.scoring, maps)
                     results[i] = replace(results[i], map=map_)
             if maps is None or maps.with_detections:
-                batch_detections = detections(
-                    prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold, self.segmentation
-                )
+                batch_detections = self._detections(prediction, sizes, threshold, self.segmentation)
                 results = [replace(result, detections=d) for result, d in zip(results, batch_detections, strict=True)]
         self._add_time("postprocessing", start)
         return results

@@ -124,6 +124,9 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
             return Softmax()
         return Sigmoid(top_k=config.selected)
 
+    def clips_boxes(self, config: ClosedSetConfig) -> bool:
+        return bool(config.family.clips)
+
     def read_checkpoint(self, content: Mapping[str, Any], file: str, source: str) -> ImportedModel | None:
         for repository in REPOSITORIES:
             tensors = state_dict(content, repository.states)

@@ -79,6 +79,7 @@ class ClosedSet(Family):
     # `auxiliary_loss` transformers passes normalized hidden states on to the next layer, unlike the paper.
     norm: str = ""
     auxiliary: bool = True  # whether the loss includes the earlier layers' predictions
+    clips: bool = False  # whether boxes are clipped to the image, as by the package that published the family
     costs: tuple[str, str, str] = ("class_cost", "bbox_cost", "giou_cost")  # names of their weights in the config
     denoises: bool = False  # whether training adds denoising queries
     recipe: Mapping[str, Any] = field(default_factory=dict)  # default training settings
@@ -164,7 +165,7 @@ FAMILIES: Mapping[str, ClosedSet] = {
     "lw_detr": _LW,
     "rf_detr": replace(
         _LW, title="RF-DETR", processor="RfDetrImageProcessor", resizing="rescaled first", detections=None,
-        published=None,
+        clips=True, published=None,
     ),
     "yolos": ClosedSet(
         title="YOLOS", scoring="softmax", processor="YolosImageProcessor",
