@@ -42,6 +42,11 @@ def _in_input(boxes: Tensor, p: Placement) -> Tensor:
     return boxes.new_tensor([[p.width, p.height] * 2, [p.left, p.top] * 2, [p.image_width, p.image_height] * 2])
 
 
+def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
+    """Clip xyxy boxes (..., 4) to an image of this size. Boxes outside become empty, at its edge."""
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+
+
 def masks_to_boxes(masks: Tensor) -> Tensor:
     """Return the boxes (..., 4), xyxy in pixels, around masks (..., H, W) bool; all 0 for empty masks."""
     sides = []

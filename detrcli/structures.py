@@ -6,7 +6,7 @@ L decoder layers, P pairs, C channels, H and W pixels, h and w feature cells, S 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -210,3 +210,22 @@ class Detections:
     def part(self, chosen: np.ndarray) -> Self:
         """Return the detections selected by indices or a boolean array."""
         return replace(self, **{name: value[chosen] for name, value in _present_fields(self).items()})
+
+    def best_of_queries(self) -> Self:
+        """Return the detection of the highest score of each query, in the same order.
+
+        Several detections of a query have the same box; the queries of several tiles may have the same index.
+        """
+        best: dict[tuple[float, ...], int] = {}
+        for i in (-self.scores).argsort(kind="stable").tolist():
+            best.setdefault((self.queries[i], *self.boxes[i].tolist()), i)
+        return self._rows(best.values())
+
+    def highest(self, count: int) -> Self:
+        """Return the `count` detections of the highest scores, in the same order."""
+        return self._rows((-self.scores).argsort(kind="stable")[:count].tolist())
+
+    def _rows(self, indices: Iterable[int]) -> Self:
+        import numpy as np  # slow to import, and most users of this module do without
+
+        return self.part(np.array(sorted(indices), dtype=np.int64))

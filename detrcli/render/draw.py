@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from detrcli.errors import UsageError
+from detrcli.messages import argument
 from detrcli.render.color import Color, color_of, contrast
 from detrcli.segmentation.maps import PanopticMap, Region, Segment, SemanticMap
 from detrcli.structures import Classes, Detections
@@ -44,14 +46,30 @@ class Mark:
     mask: np.ndarray | None = None  # (H, W) bool, drawn instead of the box
 
 
-def draw_detections(image: Image.Image, detections: Detections) -> Image.Image:
-    """Return a copy of an RGB image with all detections marked."""
-    d, masks = detections, detections.masks or [None] * len(detections)
+@dataclass(frozen=True)
+class DrawingStyle:
+    """How marks are drawn on an image."""
+
+    line_width: int | None = None  # of boxes and of the edges of masks, in pixels; by default from the image's size
+    labels: bool = True  # class names and scores
+
+    def __post_init__(self) -> None:
+        if self.line_width is not None and self.line_width < 1:
+            raise UsageError(f"{argument('line_width', self.line_width)}: it must be at least 1.")
+
+
+DEFAULT_STYLE = DrawingStyle()
+
+
+def draw_detections(image: Image.Image, detections: Detections, style: DrawingStyle = DEFAULT_STYLE) -> Image.Image:
+    """Return a copy of an RGB image with the best detection of each query marked."""
+    d = detections.best_of_queries()
+    masks = d.masks or [None] * len(d)
     columns = zip(d.boxes.tolist(), d.labels.tolist(), d.category_ids.tolist(), d.scores.tolist(), masks, strict=True)
-    return mark(image, [Mark(*values) for values in columns])
+    return mark(image, [Mark(*values) for values in columns], style)
 
 
-def draw_map(image: Image.Image, map_: PanopticMap | SemanticMap) -> Image.Image:
+def draw_map(image: Image.Image, map_: PanopticMap | SemanticMap, style: DrawingStyle = DEFAULT_STYLE) -> Image.Image:
     """Return a copy of an RGB image with every segment or class of its map marked, smaller ones on top."""
     regions: Sequence[Region] = map_.segments if isinstance(map_, PanopticMap) else map_.regions
     marks = []
@@ -59,7 +77,7 @@ def draw_map(image: Image.Image, map_: PanopticMap | SemanticMap) -> Image.Image
         x, y, w, h = region.box
         mask = map_.ids == (region.id if isinstance(region, Segment) else region.category_id)
         marks.append(Mark((x, y, x + w, y + h), region.label, region.category_id, mask=mask))
-    return mark(image, marks)
+    return mark(image, marks, style)
 
 
 def marks_of(
@@ -70,13 +88,14 @@ def marks_of(
     return [Mark(box, str(classes.names[i]), int(classes.ids[i]), mask=mask) for box, i, mask in rows]
 
 
-def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
+def mark(image: Image.Image, marks: Sequence[Mark], style: DrawingStyle = DEFAULT_STYLE) -> Image.Image:
     """Return a copy of an RGB image with a box or mask and a label for each mark, higher scores on top.
 
     In crowded places, labels of lower scores are omitted instead of covering other labels or too much of the image.
     Images too small for letters are enlarged by an integer.
     """
-    zoom = 1 if min(image.size) >= MIN_SIDE else math.ceil(1.5 * MIN_SIDE / min(image.size))
+    legible = min(image.size) >= MIN_SIDE or not style.labels
+    zoom = 1 if legible else math.ceil(1.5 * MIN_SIDE / min(image.size))
     zoom = max(1, min(zoom, MAX_ENLARGED // max(image.size)))
     canvas = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.BICUBIC)
     canvas.info = dict(image.info)
@@ -84,14 +103,16 @@ def mark(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     colored = [(item, color_of(item.category)) for item in marks]
     masks = [(item.mask.repeat(zoom, 0).repeat(zoom, 1), color) for item, color in colored if item.mask is not None]
     if masks:
-        canvas.paste(overlay_masks(np.asarray(canvas), masks))
+        canvas.paste(overlay_masks(np.asarray(canvas), masks, style.line_width))
     draw = ImageDraw.Draw(canvas, "RGBA")
     shorter = min(canvas.size)
-    line = max(1, round(math.sqrt(shorter) / 12))
+    line = style.line_width or max(1, round(math.sqrt(shorter) / 12))
     size = round(max(9, min(shorter / 26, 12 + shorter / 100) * (1 if len(marks) <= 25 else 0.75)))
     for item, color in colored:
         if item.mask is None:
             outline(draw, scaled(item.box, zoom), color, line)
+    if not style.labels:
+        return canvas
 
     taken: list[Box] = []
     remaining = LABEL_SHARE * canvas.width * canvas.height
@@ -116,14 +137,14 @@ def scaled(box: Box, factor: float) -> Box:
     return factor * x0, factor * y0, factor * x1, factor * y1
 
 
-def save(image: Image.Image, path: Path) -> None:
-    """Write an image in the format of the path's suffix, with its color profile."""
+def save(image: Image.Image, path: Path, quality: int = 92) -> None:
+    """Write an image in the format of the path's suffix, with its color profile. `quality` is that of JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
     # Full color resolution and little loss: thin colored lines smear with JPEG's defaults. PNG ignores both options;
     # its default compression of 6 takes five times as long as 2, for files that are a tenth smaller.
-    image.save(data, kind, quality=92, subsampling=0, compress_level=2, icc_profile=image.info.get("icc_profile"))
+    image.save(data, kind, quality=quality, subsampling=0, compress_level=2, icc_profile=image.info.get("icc_profile"))
     write_whole(path, data.getvalue())
 
 
@@ -133,10 +154,12 @@ def png(image: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def overlay_masks(image: np.ndarray, masks: Iterable[tuple[np.ndarray, Color]]) -> Image.Image:
+def overlay_masks(
+    image: np.ndarray, masks: Iterable[tuple[np.ndarray, Color]], line_width: int | None = None
+) -> Image.Image:
     """Draw masks (H, W) over an image (H, W, 3) uint8, later ones on top: a translucent fill and a thin outline."""
     canvas = image.astype(np.float32)
-    line = max(1, round(math.sqrt(min(image.shape[:2])) / 14))
+    line = line_width or max(1, round(math.sqrt(min(image.shape[:2])) / 14))
     for mask, color in masks:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not len(rows):

@@ -5,12 +5,13 @@ import pytest
 import torch
 from letterbox import Letterbox
 
+from detrcli.boxes import clip_boxes
 from detrcli.config import Preprocessing
 from detrcli.errors import DivergedError
 from detrcli.inference.detector import detections
 from detrcli.losses.scoring import Sigmoid, Softmax
 from detrcli.resize import ExactSize
-from detrcli.structures import Classes, Prediction
+from detrcli.structures import Classes, Detections, Prediction
 
 CLASSES = Classes(ids=np.array([10, 20]), names=np.array(["ant", "bee"]))
 # The scores are 0.75, 0.5, 0.1 and 0.25.
@@ -71,3 +72,36 @@ def test_nonfinite_outputs_are_an_error(scoring: object, what: str) -> None:
     parts[what][0, 1, 0] = float("nan")
     with pytest.raises(DivergedError, match="not finite"):
         detections(Prediction(**parts), [(9, 9)], CLASSES, scoring, Preprocessing())
+
+
+def several_classes() -> Detections:
+    """Two queries with two classes each, and a query of the same index with another box, as of another tile."""
+    return Detections(
+        boxes=np.array([[0, 0, 9, 9], [0, 0, 9, 9], [5, 5, 9, 9], [1, 1, 4, 4], [5, 5, 9, 9]], dtype=np.float32),
+        scores=np.array([0.3, 0.6, 0.4, 0.5, 0.4], dtype=np.float32),
+        category_ids=np.array([1, 2, 3, 4, 5]),
+        queries=np.array([0, 0, 1, 0, 1]),
+        labels=np.array(["a", "b", "c", "d", "e"]),
+    )
+
+
+def test_best_of_queries() -> None:
+    assert several_classes().best_of_queries().labels.tolist() == ["b", "c", "d"]
+    nothing = several_classes().part(np.zeros(5, dtype=bool))
+    assert len(nothing.best_of_queries()) == len(nothing.highest(3)) == 0
+
+
+def test_highest_scores_keep_their_order() -> None:
+    every = several_classes()
+    assert [every.highest(count).labels.tolist() for count in (1, 3, 9)] == [
+        ["b"],
+        ["b", "c", "d"],
+        ["a", "b", "c", "d", "e"],
+    ]
+
+
+def test_clipped_boxes() -> None:
+    boxes = torch.tensor([[-3.0, -2, 9, 8], [1, 2, 30, 40], [-9, 3, -4, 5], [25, 3, 30, 5], [1, 2, 3, 4]])
+    expected = [[0, 0, 9, 8], [1, 2, 20, 10], [0, 3, 0, 5], [20, 3, 20, 5], [1, 2, 3, 4]]
+    assert clip_boxes(boxes, 10, 20).tolist() == expected
+    assert clip_boxes(boxes.reshape(1, 5, 4), 10, 20).tolist() == [expected]

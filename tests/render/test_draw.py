@@ -1,6 +1,7 @@
 """Boxes, masks, labels and curves are drawn where they are, and colors differ."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from detrcli.errors import UsageError
 from detrcli.render import draw
 from detrcli.render.color import PALETTE, color_of, contrast
 from detrcli.render.plot import BOTTOM, HEIGHT, LEFT, RIGHT, SCALE, TOP, WIDTH, Panel, plot, ticks
@@ -47,6 +49,39 @@ def plates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
 
     monkeypatch.setattr(draw, "write", recorded)
     return places
+
+
+def test_the_best_class_of_a_query_is_drawn(plates: list[tuple[float, ...]]) -> None:
+    """A query with three classes has a single label, in the color of the best."""
+    box = (100.0, 80.0, 301.0, 221.0)
+    found = replace(detections([box, box, box]), queries=np.zeros(3, dtype=np.int64))
+    found = found.part(np.array([2, 0, 1]))
+    drawn = draw.draw_detections(Image.new("RGB", (400, 300), "gray"), found)
+    assert len(plates) == 1
+    assert drawn.getpixel((100, 150)) == color_of(0)
+
+
+@pytest.mark.parametrize("width", [1, 4, 11])
+def test_the_width_of_lines(width: int, plates: list[tuple[float, ...]]) -> None:
+    style = draw.DrawingStyle(line_width=width, labels=False)
+    row = np.asarray(draw.draw_detections(Image.new("RGB", (400, 300)), detections([(100, 80, 301, 221)]), style))[150]
+    assert (row == color_of(0)).all(1).nonzero()[0].tolist() == [
+        *range(100, 100 + width),
+        *range(301 - width, 301),
+    ]
+    assert not plates
+    masks = [(np.ones((60, 60), dtype=bool), (0, 0, 0))]
+    shades = np.asarray(draw.overlay_masks(np.full((60, 60, 3), 255, np.uint8), masks, width))[30, :, 0]
+    assert (shades < 60).nonzero()[0].tolist() == [*range(width), *range(60 - width, 60)]
+
+
+def test_hidden_labels_need_no_enlarged_image(plates: list[tuple[float, ...]]) -> None:
+    small = Image.new("RGB", (40, 30))
+    assert draw.draw_detections(small, detections([(4, 4, 20, 20)]), draw.DrawingStyle(labels=False)).size == (40, 30)
+    assert draw.draw_detections(small, detections([(4, 4, 20, 20)])).size != (40, 30)
+    assert len(plates) == 1
+    with pytest.raises(UsageError, match="line_width"):
+        draw.DrawingStyle(line_width=0)
 
 
 def test_a_box_is_drawn_where_it_is() -> None:
