@@ -1,7 +1,7 @@
 """Rules for resizing images to the network's input."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -51,6 +51,9 @@ class Resize(ABC):
 
     kind: ClassVar[str]
     pads_first: ClassVar[bool] = False  # whether an image is padded before it is resized
+    # `place` as statements in Python, for programs without this package: from image_height, image_width and
+    # the rule's fields to input_height and input_width.
+    formula: ClassVar[Sequence[str]] = ()
     _kinds: ClassVar[dict[str, type["Resize"]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -111,6 +114,14 @@ class ShortestEdge(Resize):
     max_size: int = 1333
     divisor: int = 1  # both sides are rounded to multiples of it
 
+    formula: ClassVar[Sequence[str]] = (
+        "short, long = min(image_height, image_width), max(image_height, image_width)",
+        "edge = round(max_size * short / long) if long / short * size > max_size else size",
+        "short, long = (edge, int(edge * long / short)) if edge >= 1 else (1, max_size)",
+        "short, long = max(1, round(short / divisor)) * divisor, max(1, round(long / divisor)) * divisor",
+        "input_height, input_width = (short, long) if image_height <= image_width else (long, short)",
+    )
+
     def place(self, height: int, width: int) -> Placement:
         shorter, longer, size = min(height, width), max(height, width), self.size
         if longer / shorter * size > self.max_size:
@@ -138,6 +149,14 @@ class BoundedEdges(ShortestEdge):
     """The rule of transformers: the longer side is at most `max_size`; sides are floored to multiples of `divisor`."""
 
     kind = "bounded-edges"
+    formula = (
+        "short, long = min(image_height, image_width), max(image_height, image_width)",
+        "scale = max_size * short / long if long / short * size > max_size else float(size)",
+        "edge = round(scale)",
+        "short, long = edge, int(long if short == edge else scale * long / short)",
+        "short, long = max(1, short - short % divisor), max(1, long - long % divisor)",
+        "input_height, input_width = (short, long) if image_height <= image_width else (long, short)",
+    )
 
     def place(self, height: int, width: int) -> Placement:
         shorter, longer = float(min(height, width)), float(max(height, width))
@@ -155,6 +174,11 @@ class RaisedEdges(BoundedEdges):
     """The rule of transformers, with both sides then stretched to the next multiples of `divisor`."""
 
     kind = "raised-edges"
+    formula = (
+        *BoundedEdges.formula[:4],
+        "short, long = -(-max(1, short) // divisor) * divisor, -(-max(1, long) // divisor) * divisor",
+        BoundedEdges.formula[-1],
+    )
 
     def place(self, height: int, width: int) -> Placement:
         inner = BoundedEdges(self.size, self.max_size).place(height, width)
@@ -166,6 +190,10 @@ class ScaledEdges(ShortestEdge):
     """The rule of torchvision's detectors: both sides are scaled by the same factor and truncated."""
 
     kind = "scaled-edges"
+    formula = (
+        "scale = min(size / min(image_height, image_width), max_size / max(image_height, image_width))",
+        "input_height, input_width = max(1, int(image_height * scale)), max(1, int(image_width * scale))",
+    )
 
     def place(self, height: int, width: int) -> Placement:
         scale = min(self.size / min(height, width), self.max_size / max(height, width))
@@ -197,6 +225,7 @@ class ExactSize(TargetSize):
     """Every image is stretched to this size."""
 
     kind = "exact-size"
+    formula = ("input_height, input_width = height, width",)
 
     def place(self, height: int, width: int) -> Placement:
         return Placement.filling(self.height, self.width)
@@ -207,6 +236,10 @@ class FitInside(TargetSize):
     """Every image is scaled to the largest size with its aspect ratio within this size, without padding."""
 
     kind = "fit-inside"
+    formula = (
+        "scale = min(height / image_height, width / image_width)",
+        "input_height, input_width = max(1, int(image_height * scale)), max(1, int(image_width * scale))",
+    )
 
     def place(self, height: int, width: int) -> Placement:
         scale = min(self.height / height, self.width / width)
@@ -218,6 +251,7 @@ class PaddedSquare(TargetSize):
     """The rule of OWLv2: images are padded at the right or the bottom to a black square, then resized."""
 
     kind = "padded-square"
+    formula = ExactSize.formula
     pads_first = True
 
     def place(self, height: int, width: int) -> Placement:

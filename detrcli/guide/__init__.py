@@ -5,7 +5,7 @@ from importlib import resources
 
 # In reading order. Each topic is a file TOPIC.md in this folder.
 TOPICS = (
-    "data", "training", "models", "families", "weights", "predict", "evaluation", "report", "doctor", "speed",
+    "data", "training", "models", "families", "weights", "predict", "evaluation", "report", "doctor", "speed", "deploy",
     "attention", "matching", "explain", "python", "safety", "notes", "architecture",
 )  # fmt: skip
 

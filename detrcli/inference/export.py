@@ -2,8 +2,8 @@
 
 Why: on CPUs with AMX, OpenVINO is faster than torch, and programs can run an exported file without torch.
 How: torch.export traces the network once, with a variable batch and image size. A runtime module (onnx_engine,
-openvino_engine) converts the program, and reads and runs the file. Classes, preprocessing and scoring are stored in
-the file as metadata, with the keys of our own checkpoints.
+openvino_engine) converts the program, and reads and runs the file. Metadata in the file is the header of our own
+checkpoints, and a description for other programs (description.py).
 Every export is compared with the plain model on inputs of extreme sizes before the file is moved to its path.
 Without this file there is no `detr export`, no engine `onnx` or `openvino`, and no .onnx or .xml as weights; nothing
 else needs it. Tests: tests/inference/test_export.py, with `-m slow` for all architectures and fifty image sizes.
@@ -31,12 +31,14 @@ from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.formats.header import checksum, from_header, header_of
 from detrcli.checkpoints.registry import EXPORTS
 from detrcli.errors import MachineError, UsageError, WeightsError
+from detrcli.inference.description import describe, shapes_of
 from detrcli.inference.engines import Engine, PlainEngine
 from detrcli.losses.scoring import Scoring
 from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.reporter import Reporter
 from detrcli.structures import Batch, Prediction
+from detrcli.system.devices import PRECISIONS
 from detrcli.system.files import cache_folder
 
 INPUT, OUTPUTS = "images", ("logits", "boxes")
@@ -70,6 +72,7 @@ class Runtime:
     precisions: Sequence[str]  # in which a model can be exported
     runtime_precisions: Sequence[str]  # a model exported in one of these can be run in any of them
     packages: Sequence[str]  # required; `pip install 'detrcli[NAME]'` installs them
+    converts_precision: bool = False  # whether its converter does; otherwise the network is traced in the precision
 
     @property
     def suffix(self) -> str:
@@ -101,7 +104,7 @@ class Runtime:
 
 RUNTIMES = {
     "onnx": Runtime("onnx", (), ("fp32", "fp16"), (), ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": Runtime("openvino", (".bin",), ("fp32", "bf16", "fp16"), ("fp32", "bf16"), ("openvino",)),
+    "openvino": Runtime("openvino", (".bin",), ("fp32", "bf16", "fp16"), ("fp32", "bf16"), ("openvino",), True),
 }
 
 
@@ -164,7 +167,9 @@ def export(checkpoint: Checkpoint, runtime: Runtime, path: Path, precision: str 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         with _quiet():
-            runtime.module().write(checkpoint, header, draft, precision)
+            program = trace(checkpoint, torch.float32 if runtime.converts_precision else PRECISIONS[precision])
+            description = json.dumps(describe(checkpoint, shapes_of(program)))
+            runtime.module().write(program, header, description, draft, precision)
         try:
             largest = verify(checkpoint, runtime.open(draft), precision)
         except RuntimeError as error:  # OpenVINO's, if the converted model does not fit the input

@@ -1,31 +1,43 @@
 """ONNX files: written, read, and run by onnxruntime."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
 
-from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
-from detrcli.inference.export import INPUT, OUTPUTS, ExportedEngine, trace
-from detrcli.system.devices import PRECISIONS
+from detrcli.inference.description import KEY, shapes_of
+from detrcli.inference.export import INPUT, OUTPUTS, ExportedEngine
 
 PREFIX = "detr."  # of keys in the file's metadata
 
 
-def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precision: str) -> None:
-    """Write the model as a single file, with weights and operators in this precision."""
-    program = torch.onnx.export(
-        trace(checkpoint, PRECISIONS[precision]),
-        dynamo=True,
-        input_names=[INPUT],
-        output_names=list(OUTPUTS),
-        verbose=False,
-    )
-    assert program is not None
-    program.model.metadata_props.update({PREFIX + key: value for key, value in header.items()})
-    program.save(path, external_data=False)
+def write(program: Any, header: Mapping[str, str], description: str, path: Path, precision: str) -> None:
+    """Write the model as a single file, with weights and operators in the precision in which it was traced."""
+    onnx = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False)
+    assert onnx is not None
+    onnx.model.metadata_props.update({PREFIX + key: value for key, value in header.items()})
+    onnx.model.metadata_props[KEY] = description
+    _name_dimensions(onnx.model.graph, shapes_of(program))
+    onnx.save(path, external_data=False)
+
+
+def _name_dimensions(graph: Any, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Replace the symbols of torch.export, as `s34`, by the names of `shapes` in all shapes of a graph."""
+    values = [*graph.inputs, *graph.outputs]
+    symbols = {
+        side.value: name
+        for value in values
+        for side, name in zip(value.shape, shapes[value.name], strict=True)
+        if isinstance(name, str)
+    }
+    for value in {*values, *(output for node in graph.all_nodes() for output in node.outputs)}:
+        for axis, side in enumerate(value.shape or ()):
+            if isinstance(text := getattr(side, "value", None), str):
+                value.shape[axis] = re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), text)
 
 
 def read_header(path: Path) -> Mapping[str, str]:

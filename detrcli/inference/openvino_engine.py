@@ -4,28 +4,30 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
 import torch
 
-from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.errors import WeightsError
-from detrcli.inference.export import INPUT, OUTPUTS, PRECISION, ExportedEngine, trace
+from detrcli.inference.description import KEY as DESCRIPTION
+from detrcli.inference.export import INPUT, OUTPUTS, PRECISION, ExportedEngine
 
 KEY = "detr"  # of the header in the IR's runtime information
 
 
-def write(checkpoint: Checkpoint, header: Mapping[str, str], path: Path, precision: str) -> None:
+def write(program: Any, header: Mapping[str, str], description: str, path: Path, precision: str) -> None:
     """Write the model as `path` and a .bin beside it. fp16 weights are stored as such; bf16 takes effect on running."""
-    program = trace(checkpoint)
     model = openvino.convert_model(program)
     ((example,), _) = program.example_inputs
     if len(example) == 1:  # traced for a single image; the conversion has lost the fixed shape
         model.reshape(list(example.shape))
     for port, name in zip((*model.inputs, *model.outputs), (INPUT, *OUTPUTS), strict=True):
         port.get_tensor().set_names({name})
+    model.input().get_node().set_layout(openvino.Layout("NCHW"))
     model.set_rt_info(json.dumps(dict(header)), [KEY])
+    model.set_rt_info(description, [DESCRIPTION])
     openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
 
 

@@ -6,7 +6,7 @@ No other code turns logits into probabilities or handles "no object". The first 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ class Scoring(ABC):
     """The meaning of class logits: probabilities, matching cost, loss, and the selection of detections."""
 
     name: ClassVar[str]
+    function: ClassVar[Literal["softmax", "sigmoid"]]  # from logits to probabilities
     class_costs: ClassVar[Sequence[str]]  # the available kinds of class cost
     min_class_normalizer: ClassVar[float] = 1.0  # lower bound of the class loss's divisor
     panoptic_threshold: ClassVar[float]  # queries of panoptic maps score higher than this
@@ -57,8 +58,14 @@ class Scoring(ABC):
         """Return the divisor of the class loss for an image with this many queries, `objects` of them matched."""
 
     @abstractmethod
+    def num_pairs(self, queries: int) -> int | None:
+        """Return how many pairs of query and class become detections; None: each query, with its best class."""
+
     def select(self, logits: Tensor) -> Selection:
         """Select the queries of logits (B, Q, R) that become detections."""
+        probabilities = self.probabilities(logits)
+        count = self.num_pairs(logits.shape[1])
+        return best_of_each(probabilities) if count is None else best_pairs(probabilities, count)
 
 
 def best_of_each(probabilities: Tensor) -> Selection:
@@ -91,6 +98,7 @@ class Softmax(Scoring):
     no_object: float = 0.1  # weight of "no object" in the cross-entropy
 
     name = "softmax"
+    function = "softmax"
     panoptic_threshold = 0.85  # as published
     class_costs = ("probability", "log")
     min_class_normalizer = 1e-6  # so that a no-object weight of 0 gives a loss of 0, not 0 / 0, without objects
@@ -127,8 +135,8 @@ class Softmax(Scoring):
         """
         return objects + self.no_object * (queries - objects)
 
-    def select(self, logits: Tensor) -> Selection:
-        return best_of_each(self.probabilities(logits))
+    def num_pairs(self, queries: int) -> int | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ class Sigmoid(Scoring):
     gamma: float = 2.0  # focal loss: exponent, which reduces the weight of easy examples
 
     name = "sigmoid"
+    function = "sigmoid"
     panoptic_threshold = 0.3  # sigmoid scores are lower; results are nearly the same from 0.2 to 0.4
     class_costs = ("focal", "probability", "log")
 
@@ -177,8 +186,8 @@ class Sigmoid(Scoring):
     def class_normalizer(self, objects: int, queries: int) -> float:
         return objects
 
-    def select(self, logits: Tensor) -> Selection:
-        return best_pairs(self.probabilities(logits), self.top_k)
+    def num_pairs(self, queries: int) -> int | None:
+        return self.top_k
 
 
 def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:

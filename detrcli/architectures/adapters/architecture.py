@@ -35,7 +35,7 @@ from detrcli.architectures.foreign import PREFIX, OwnLoss
 from detrcli.config import LossConfig, Preprocessing
 from detrcli.errors import UsageError
 from detrcli.losses.matching import HungarianMatcher
-from detrcli.losses.scoring import Scoring, Selection, Sigmoid, Softmax, best_of_each, best_pairs
+from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, giou_cost, l1_cost
 from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.structures import Classes
@@ -48,8 +48,8 @@ class BestPhrase(Sigmoid):
 
     name = "best phrase"
 
-    def select(self, logits: Tensor) -> Selection:
-        return best_of_each(self.probabilities(logits))
+    def num_pairs(self, queries: int) -> int | None:
+        return None
 
 
 class PairsOfSoftmax(Softmax):
@@ -57,8 +57,8 @@ class PairsOfSoftmax(Softmax):
 
     name = "pairs of softmax"
 
-    def select(self, logits: Tensor) -> Selection:
-        return best_pairs(self.probabilities(logits), logits.shape[1])
+    def num_pairs(self, queries: int) -> int | None:
+        return queries
 
 
 class TransformersArchitecture(Architecture[T]):
