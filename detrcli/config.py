@@ -153,6 +153,3 @@ class Preprocessing(Config):
         if not all(1e-6 <= deviation <= 1e6 for deviation in self.std) or any(abs(m) > 1e6 for m in self.mean):
             raise UsageError(f"mean = {self.mean}, std = {self.std}: out of range for pixel values.")
         self.resize.place(1000, 1000)  # raises UsageError if inputs would be too large
-
-    def with_size(self, size: int | None = None, max_size: int | None = None) -> Self:
-        return replace(self, resize=self.resize.with_size(size, max_size))

@@ -87,6 +87,14 @@ class Resize(ABC):
     def side(self) -> int:
         """The shorter side of the inputs, approximately."""
 
+    def fits(self, multiple: int) -> bool:
+        """Return whether the sides of every input are multiples of this number."""
+        return multiple == 1
+
+    def __str__(self) -> str:
+        """Return the size of the inputs, for messages."""
+        return f"a side of about {self.side} pixels"
+
     def facts(self) -> dict[str, Any]:
         """Return the kind and the fields as plain values, from which `of` creates the rule."""
         return {"kind": self.kind, **asdict(self)}
@@ -142,6 +150,12 @@ class ShortestEdge(Resize):
     @property
     def side(self) -> int:
         return self.size
+
+    def fits(self, multiple: int) -> bool:
+        return self.divisor % multiple == 0
+
+    def __str__(self) -> str:
+        return f"a shorter side of {self.size} and a longer side of at most {self.max_size} pixels"
 
 
 @dataclass(frozen=True)
@@ -219,6 +233,12 @@ class TargetSize(Resize):
     def side(self) -> int:
         return min(self.height, self.width)
 
+    def fits(self, multiple: int) -> bool:
+        return self.height % multiple == self.width % multiple == 0
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height} pixels"
+
 
 @dataclass(frozen=True)
 class ExactSize(TargetSize):
@@ -240,6 +260,9 @@ class FitInside(TargetSize):
         "scale = min(height / image_height, width / image_width)",
         "input_height, input_width = max(1, int(image_height * scale)), max(1, int(image_width * scale))",
     )
+
+    def fits(self, multiple: int) -> bool:
+        return multiple == 1
 
     def place(self, height: int, width: int) -> Placement:
         scale = min(self.height / height, self.width / width)

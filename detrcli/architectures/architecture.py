@@ -133,6 +133,10 @@ class Architecture(ABC, Generic[C]):
         """Return whether the boxes of detections are clipped to the image, as by the published code."""
         return False
 
+    def side_multiple(self, config: C) -> int:
+        """Return the number of which both sides of the network's input must be multiples."""
+        return 1
+
     def recipe(self, config: C, facts: DataFacts) -> Mapping[str, Any]:
         """Return the training settings that replace the general defaults."""
         return {}

@@ -10,11 +10,13 @@ from torch import Tensor
 from detrcli.architectures.architecture import Architecture
 from detrcli.checkpoints.coco import NAMED, NAMES, PANOPTIC_NAMES
 from detrcli.config import LossConfig, ModelConfig, Preprocessing
-from detrcli.errors import WeightsError
+from detrcli.errors import UsageError, WeightsError
 from detrcli.losses.criterion import Loss
 from detrcli.losses.scoring import Scoring
+from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
+from detrcli.resize import Resize
 from detrcli.segmentation.maps import Segmentation
 from detrcli.structures import Classes
 from detrcli.system.text import preview
@@ -37,6 +39,12 @@ class Checkpoint:
             raise WeightsError(
                 f"{self.source}: {len(self.classes)} class names for a model with {self.config.classes} classes."
             )
+        multiple, resize = self.architecture.side_multiple(self.config), self.preprocessing.resize
+        if not resize.fits(multiple):
+            raise WeightsError(
+                f"{self.source}: images are resized to {resize}, but both sides must be multiples of {multiple} for "
+                "this model.\nThe size is that of its image processor (preprocessor_config.json)."
+            )
 
     @property
     def scoring(self) -> Scoring:
@@ -56,8 +64,27 @@ class Checkpoint:
     def inspect(self, model: DetectionTransformer) -> Inspectable:
         return self.architecture.inspect(model)
 
-    def resized(self, size: int | None = None, max_size: int | None = None) -> Self:
-        return replace(self, preprocessing=self.preprocessing.with_size(size, max_size))
+    def resized(self, size: int | None = None, max_size: int | None = None, *, in_proportion: bool = False) -> Self:
+        """Change the size of the inputs. With `in_proportion`, the longer side changes with the size.
+
+        Raises UsageError for a size that the model does not take.
+        """
+        before, multiple = self.preprocessing.resize, self.architecture.side_multiple(self.config)
+
+        def with_size(size: int) -> Resize:
+            return before.grown(size) if in_proportion else before.with_size(size, None)
+
+        resize = before if size is None else with_size(size)
+        if size is not None and not resize.fits(multiple):
+            near = [n for n in range(max(1, size - 2 * multiple), size + 2 * multiple) if with_size(n).fits(multiple)]
+            nearest = sorted(sorted(near, key=lambda n: abs(n - size))[:2])
+            raise UsageError(
+                f"{argument('size', size)}: gives an input of {resize}, but both sides must be multiples of {multiple} "
+                f"for this model.\nUse {' or '.join(str(argument('size', n)) for n in nearest)}."
+            )
+        if max_size is not None:
+            resize = resize.with_size(None, max_size)
+        return replace(self, preprocessing=replace(self.preprocessing, resize=resize))
 
     def model(self) -> DetectionTransformer:
         """Return a model in eval mode. Its tensors are copies: training it does not change the checkpoint."""

@@ -57,7 +57,8 @@ def _by_torchvision(levels: Tensor, placement: Placement, preprocessing: Preproc
         pixels = F.pad(pixels, (0, side - width, 0, side - height))
     if p.blur:
         pixels = _blur(pixels, size)
-    pixels = resize(pixels, size, InterpolationMode(p.filter), antialias=p.antialias)
+    mode = "nearest-exact" if p.filter == "nearest" else p.filter  # as Pillow's
+    pixels = resize(pixels, size, InterpolationMode(mode), antialias=p.antialias)
     if not p.resize.pads_first:
         pixels = _on_canvas(pixels, placement)
     mean, std = torch.tensor(p.mean), torch.tensor(p.std)

@@ -161,15 +161,9 @@ def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, rep
             f"warning: {facts.images:,} images are few for training from scratch: the published models used 118,287 "
             f"images for 300 to 500 epochs. {argument('weights', model)} starts from such a model"
         )
-    resize = checkpoint.preprocessing.resize
-    if settings.size is not None:
-        resize = resize.grown(settings.size)  # the longer side too
-    if settings.max_size is not None:
-        resize = resize.with_size(None, settings.max_size)
     checkpoint = replace(
-        checkpoint,
+        checkpoint.resized(settings.size, settings.max_size, in_proportion=True),
         config=architecture.changed(checkpoint.config, dropout=settings.dropout),
-        preprocessing=replace(checkpoint.preprocessing, resize=resize),
         loss=settings.loss_config(architecture.loss),
     )
     freeze = settings.freeze or ("none" if fresh_backbone else "stem")

@@ -76,10 +76,30 @@ def test_other_sizes() -> None:
     assert ShortestEdge(800, 1333).with_size(None, 999) == ShortestEdge(800, 999)
     assert ShortestEdge(800, 1333).grown(400) == ShortestEdge(400, 666)
     assert ExactSize(480, 640).with_size(240, None) == ExactSize(240, 320)
-    assert Preprocessing(ExactSize(480, 640)).with_size() == Preprocessing(ExactSize(480, 640))
+    assert ExactSize(480, 640).with_size(None, None) == ExactSize(480, 640)
     for rule in (ExactSize(), FitInside(), PaddedSquare()):
         with pytest.raises(UsageError, match="`max_size`"):
-            Preprocessing(rule).with_size(max_size=900)
+            rule.with_size(None, 900)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fitting"),
+    [
+        (ExactSize(96, 120), (1, 2, 4, 8, 24)),
+        (PaddedSquare(96, 96), (1, 2, 4, 8, 16, 24, 32)),
+        (FitInside(96, 96), (1,)),
+        (ShortestEdge(96, 96), (1,)),
+        (BoundedEdges(96, 200, 16), (1, 2, 4, 8, 16)),
+        (RaisedEdges(96, 200, 32), (1, 2, 4, 8, 16, 32)),
+        (ScaledEdges(96, 200), (1,)),
+    ],
+)
+def test_multiples(rule: Resize, fitting: tuple[int, ...]) -> None:
+    """As the placements of images of many sizes show."""
+    sizes = [(height, width) for height in range(40, 130, 7) for width in range(40, 130, 11)]
+    sides = {side for size in sizes for p in (rule.place(*size),) for side in (p.height, p.width)}
+    for multiple in (1, 2, 4, 8, 16, 24, 32):
+        assert rule.fits(multiple) == (multiple in fitting) == all(side % multiple == 0 for side in sides)
 
 
 @pytest.mark.parametrize("value", [-1, 0, 32_769, 1.5, "64", True, None])

@@ -154,7 +154,7 @@ def test_of_the_input_and_the_curves(facts: RunFacts) -> None:
     for changed_facts, finding in (
         (of_checkpoint(config=replace(checkpoint.config, queries=2)), "too few queries"),
         (of_checkpoint(preprocessing=replace(checkpoint.preprocessing, mean=(120.0,) * 3)), "normalized"),
-        (of_checkpoint(preprocessing=checkpoint.preprocessing.with_size(24, 40)), "too small in the network's input"),
+        (of_checkpoint(preprocessing=checkpoint.resized(24, 40).preprocessing), "too small in the network's input"),
         (replace(facts, diverged=True), "diverged"),
         (replace(facts, rows=rising[:5]), "too short"),
         (replace(facts, settings=replace(facts.settings, batch_size=80), rows=rising[:40]), "too few steps"),

@@ -122,7 +122,7 @@ def test_the_engine_is_exported_once(exported: Path, tmp_path: Path, monkeypatch
     assert len(made) == len(reporter.notes) == 1
     checkpoint = small_weights(TINY)
     changed = replace(checkpoint, tensors={name: value + 1e-3 for name, value in checkpoint.tensors.items()})
-    for other in (changed, replace(checkpoint, preprocessing=checkpoint.preprocessing.with_size(48, 80))):
+    for other in (changed, checkpoint.resized(48, 80)):
         cached_export(other, runtime, "fp32", reporter)
     assert len({path.parent for path in made}) == 3
 

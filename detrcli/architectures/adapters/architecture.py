@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
-from detrcli.architectures.adapters import library
+from detrcli.architectures.adapters import library, processors
 from detrcli.architectures.adapters.attention import TransformersInspectable
 from detrcli.architectures.adapters.config import ClosedSetConfig, MaskConfig, OpenVocabularyConfig, TransformersConfig
 from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
@@ -79,13 +79,17 @@ class TransformersArchitecture(Architecture[T]):
     def summary(self, config: T) -> str:
         return str(config.family.title)
 
+    def side_multiple(self, config: T) -> int:
+        return max(1, config.family.side_multiple(json.loads(config.facts)))
+
     def read(self, folder: Path, source: str, phrases: Sequence[str]) -> ImportedModel:
         model_type = library.model_type_of(folder, source, has_masks=self.network.has_masks)
         family: Any = self.config.families[model_type]
         tokens: dict[str, Any] = {}
         if self.takes_phrases:  # before the weights are loaded, since it may fail
             tokens["texts"], tokens["spans"] = tokens_of(phrases, folder, family, source)
-        network, processor = library.load(self.network.task, folder, family, source)
+        network = library.load(self.network.task, folder, source)
+        processor = processors.load_processor(folder, family, network.config, source)
         return self._imported(network, processor, phrases, tokens, source)
 
     def _imported(
@@ -108,7 +112,7 @@ class TransformersArchitecture(Architecture[T]):
             config,
             {PREFIX + name: tensor for name, tensor in network.state_dict().items()},
             {int(index): str(name) for index, name in names.items()},
-            library.preprocessing_of(processor, family, source),
+            processors.preprocessing_of(processor, source),
         )
 
 
@@ -161,11 +165,11 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
         network.config = copy.deepcopy(network.config)
         network.config.id2label = {index: str(name) for index, name in enumerate(classes.names)}
         network.config.label2id = {name: index for index, name in network.config.id2label.items()}
-        processor = {**json.loads(config.processor), "size": library.size_of(preprocessing.resize)}
+        processor = {**json.loads(config.processor), "size": processors.size_of(preprocessing.resize)}
         with tempfile.TemporaryDirectory() as folder:
             network.save_pretrained(folder, max_shard_size="100GB")
             files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        return {**files, library.PROCESSOR: json.dumps(processor, indent=2).encode()}
+        return {**files, processors.PROCESSOR: json.dumps(processor, indent=2).encode()}
 
     def obstacle(self, config: ClosedSetConfig) -> str | None:
         if HEAD_ACTIVATION in json.loads(config.facts):

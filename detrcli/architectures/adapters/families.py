@@ -3,7 +3,7 @@
 Modules are named by patterns of their dotted names, where `*` stands for a layer's number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -46,10 +46,10 @@ class Family:
     """A `model_type` of transformers."""
 
     title: str
-    processor: str  # class of the image processor, if a folder does not name it
+    processor: str  # class of the image processor, if a folder does not name one
     side: str = ""  # where the config has the side of the input, for models with a fixed input size
-    resizing: Literal["antialiased", "rescaled first", "padded first"] = "antialiased"
-    divisor: int = 1  # of both sides of the input, which are rounded down
+    # Of which both sides of the input must be multiples, computed from the content of config.json.
+    side_multiple: Callable[[Mapping[str, Any]], int] = lambda facts: 1
     backbone: str = "model.backbone"
     masked: bool = True  # whether the network takes a padding mask
     queries: str = "num_queries"  # where the config has their number; empty if each patch of the image is a query
@@ -121,11 +121,13 @@ _RT = ClosedSet(
     proposals="model.enc_bbox_head", detections=None, masked=False, layers="second", denoises=True,
     costs=("matcher_class_cost", "matcher_bbox_cost", "matcher_giou_cost"),
     recipe={**_RECIPE, "weight_decay_on": "matrices", "ema": 0.9999},
+    side_multiple=lambda facts: max(facts["feat_strides"]),  # levels are upsampled and joined
     default=DefaultModel(42_731_082, 136.7, 640, 640), published=PublishedAP("R50", 53.1, "2304.08069"),
 )
 _LW = ClosedSet(
     title="LW-DETR", scoring="sigmoid", processor="DeformableDetrImageProcessor",
-    side="backbone_config.image_size",  # its attention windows divide this size, unlike most others
+    side="backbone_config.image_size",
+    side_multiple=lambda facts: facts["backbone_config"]["patch_size"] * facts["backbone_config"]["num_windows_side"],
     attentions=Attentions("sampled", cross="model.decoder.layers.*.cross_attn"),
     class_head="class_embed", box_head="bbox_embed", encoder="", proposals="model.enc_out_bbox_embed.0",
     recipe={**_RECIPE, "lr_backbone": 1.5e-4, "ema": 0.993},
@@ -164,8 +166,8 @@ FAMILIES: Mapping[str, ClosedSet] = {
     ),
     "lw_detr": _LW,
     "rf_detr": replace(
-        _LW, title="RF-DETR", processor="RfDetrImageProcessor", resizing="rescaled first", detections=None,
-        clips=True, published=None,
+        _LW, title="RF-DETR", processor="RfDetrImageProcessor", detections=None, clips=True, published=None,
+        side_multiple=lambda facts: facts["backbone_config"]["patch_size"] * facts["backbone_config"]["num_windows"],
     ),
     "yolos": ClosedSet(
         title="YOLOS", scoring="softmax", processor="YolosImageProcessor",
@@ -174,7 +176,7 @@ FAMILIES: Mapping[str, ClosedSet] = {
             projection="vit.embeddings.patch_embeddings",
         ),
         backbone="vit.embeddings", encoder="", decoder="vit.encoder.layer.*", queries="num_detection_tokens",
-        masked=False, norm="vit.layernorm", auxiliary=False, divisor=16,
+        masked=False, norm="vit.layernorm", auxiliary=False,
         recipe={**_RECIPE, "lr": 2.5e-5, "lr_backbone": 2.5e-5},
         default=DefaultModel(104_947_975, 313.2, 512, 864), published=PublishedAP("base", 42.0, "2106.00666"),
     ),
@@ -195,6 +197,7 @@ def _owl(name: str, title: str, processor: str, default: DefaultModel) -> OpenVo
     layers = f"{name}.vision_model.encoder.layers.*.self_attn"
     return OpenVocabulary(
         title=title, processor=processor, side="vision_config.image_size", backbone=f"{name}.vision_model",
+        side_multiple=lambda facts: facts["vision_config"]["patch_size"],  # pixels beyond the last patch are ignored
         attentions=Attentions(
             "dense", cross=layers, among_queries="", encoder=layers, queries="cells",
             projection=f"{name}.vision_model.embeddings.patch_embedding",
@@ -209,10 +212,7 @@ OPEN_VOCABULARY: Mapping[str, OpenVocabulary] = {
     "mm-grounding-dino": replace(
         _GROUNDING, title="MM Grounding DINO", default=DefaultModel(172_250_628, 656.0, 800, 1066), published=None
     ),
-    "owlv2": replace(
-        _owl("owlv2", "OWLv2", "Owlv2ImageProcessor", DefaultModel(153_971_464, 407.7, 768, 768)),
-        resizing="padded first",
-    ),
+    "owlv2": _owl("owlv2", "OWLv2", "Owlv2ImageProcessor", DefaultModel(153_971_464, 407.7, 768, 768)),
     "owlvit": _owl("owlvit", "OWL-ViT", "OwlViTImageProcessor", DefaultModel(153_231_879, 103.3, 768, 768)),
 }
 
