@@ -114,6 +114,7 @@ class QueryGroup:
     match: Match | None = None
     tokens: Tensor | None = None  # (B, Q), indices of the encoder tokens that the queries were selected from
     masks: Masks | None = None  # of the last layer
+    mask_logits: Sequence[Tensor] | None = None  # (B, Q, h, w) of each layer, if the matching compares masks
     # For groups with targets of their own: their counts, given the object counts of a batch's images. Loss
     # normalizers are counted over all batches of a step before the group is computed.
     counts: Callable[[Sequence[int]], ObjectCounts] | None = None

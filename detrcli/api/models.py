@@ -1,6 +1,7 @@
 """Listing models, and writing them for other libraries and runtimes."""
 
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ from detrcli.api.detectors import checkpoint_of
 from detrcli.api.options import Weights, load_options
 from detrcli.api.results import PlainResult, Result, Table
 from detrcli.architectures import preset
-from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
+from detrcli.architectures.adapters.families import FAMILIES, INSTANCE_FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
 from detrcli.architectures.architecture import FolderArchitecture
 from detrcli.checkpoints.catalog import CATALOG
 from detrcli.checkpoints.download import cached_path
@@ -66,7 +67,8 @@ def list_models() -> Result:
     ]
     named = [(*facts, bytes_ and round(bytes_ / 1e6), "yes" if cached else "no") for *facts, bytes_, cached in models]
     families, rows = [], []
-    for model_type, family in {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}.items():
+    kinds = (FAMILIES, INSTANCE_FAMILIES, OPEN_VOCABULARY, MASK_FAMILIES)
+    for model_type, family in chain.from_iterable(kind.items() for kind in kinds):
         default, published = family.default, family.published
         families.append(
             {

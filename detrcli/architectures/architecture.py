@@ -95,7 +95,8 @@ class Architecture(ABC, Generic[C]):
     detector: "Architecture[Any] | None" = None  # to which it adds a mask head
     published: StateDictAdapter[C] | None = None  # for checkpoints of the authors' training script
     hugging_face: Mapping[str, StateDictAdapter[C]] = {}  # by transformers' `model_type`
-    model_types: Collection[str] = ()  # in config.json of folders that another library reads
+    # The `model_type`, or a class of `architectures`, in config.json of folders that another library reads.
+    model_types: Collection[str] = ()
     takes_phrases = False  # whether its classes are phrases that the user gives
 
     @abstractmethod

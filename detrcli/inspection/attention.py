@@ -20,7 +20,7 @@ from detrcli.inspection.tables import Cell, Table
 from detrcli.model.inspectable import Attention, Sampled
 from detrcli.model.masks import QueryMasks
 from detrcli.run_lengths import MaskRows
-from detrcli.segmentation.detr import masks_of_queries
+from detrcli.segmentation.detr import DETRSegmentation
 from detrcli.system.devices import exact_float32
 
 TOP_QUERIES = 5  # that a query attends to most, listed in the table
@@ -274,11 +274,13 @@ def mask_attention(record: ImageRecord, queries: Sequence[int], heads: str | int
     masks = record.masks
     if not isinstance(masks, QueryMasks) or masks.weights is None:
         raise UsageError("This model has no mask head whose attention can be shown.")
+    segmentation = record.detector.segmentation
+    assert isinstance(segmentation, DETRSegmentation)
     selected = select_heads(heads, masks.heads)
     numbers = torch.tensor(queries, device=record.pixels.device)
     with torch.inference_mode(), exact_float32():
         attention = masks.attention(torch.zeros_like(numbers), numbers)  # (n, heads, h, w)
-        rows = masks_of_queries(masks, 0, numbers, record.size, record.placement)
+        rows = segmentation.masks_of(masks, 0, numbers, record.size, record.placement)
     maps = _select_heads(attention[None], selected, 2)  # (1, n, heads, h, w)
     maps /= maps.sum((3, 4), keepdims=True).clip(min=np.finfo(np.float32).tiny)
     return MaskAttention(record, queries, [len(record.layers) - 1], selected, maps, rows)

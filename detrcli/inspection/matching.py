@@ -138,7 +138,7 @@ def explain_group(group: QueryGroup, target: Target, loss: Loss, *, normalized: 
     """
     matcher = matcher_of(loss)
     objects, match = _match(group, target, matcher)
-    costs = matcher.costs(group.logits, group.boxes, [objects])
+    costs = matcher.costs(group.logits, group.boxes, [objects], group.mask_logits)
     values = {name: cost.mT.cpu().numpy() for name, cost in (costs | {"total": matcher.total(costs)}).items()}
     logits = group.logits[:, 0]  # (L, Q, R): the layers take the place of images
     selection = loss.scoring.select(logits)

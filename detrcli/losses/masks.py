@@ -1,7 +1,7 @@
-"""The loss of masks: focal and dice at every pixel as published, or at sampled points (arXiv 2112.01527).
+"""The loss of masks, at every pixel as published or at sampled points (arXiv 2112.01527), and their matching cost.
 
-In shapes, n is the number of matched pairs of the last layer, the only layer with masks, and S the number of points at
-which masks are compared.
+In shapes, n is the number of matched pairs of the last layer, the only layer with a mask loss, and S the number of
+points at which masks are compared.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrcli.losses.scoring import focal_loss
-from detrcli.losses.terms import LossTerm, MaskSampler, MaskSamples, Matched
+from detrcli.losses.terms import CostInputs, CostTerm, LossTerm, MaskSampler, MaskSamples, Matched
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 
@@ -81,3 +81,27 @@ def mask_loss(name: str, weight: float, measure: Callable[[Tensor, Tensor], Tens
         return losses.index_put((last,), measure(*m.masks))
 
     return LossTerm(name, weight, values, mask_sampler=sampler)
+
+
+def pairwise_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean cross-entropy (L, N, Q) of each object's mask (N, S) with mask logits (L, Q, S)."""
+    # The cross-entropy of x and t is softplus(x) - x t.
+    return F.softplus(logits).mean(-1)[:, None] - torch.einsum("lqs,ns->lnq", logits, truth) / logits.shape[-1]
+
+
+def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the dice loss (L, N, Q) of each object's mask (N, S) with mask logits (L, Q, S), smoothed by 1."""
+    probability = logits.sigmoid()
+    twice_common = 2 * torch.einsum("lqs,ns->lnq", probability, truth)
+    return 1 - (twice_common + 1) / (probability.sum(-1)[:, None] + truth.sum(-1)[:, None] + 1)
+
+
+def mask_cost(name: str, weight: float, measure: Callable[[Tensor, Tensor], Tensor]) -> CostTerm:
+    """Return a cost term that compares masks at all cells; 0 if queries or objects have no masks."""
+
+    def values(inputs: CostInputs) -> Tensor:
+        if not inputs.masks:
+            return inputs.boxes.new_zeros(inputs.boxes.shape[:3])
+        return torch.cat([measure(*pair) for pair in inputs.masks], 1)
+
+    return CostTerm(name, weight, values)

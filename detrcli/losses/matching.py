@@ -25,9 +25,11 @@ class HungarianMatcher:
     def weights(self) -> dict[str, float]:
         return {term.name: term.weight for term in self.terms}
 
-    def costs(self, logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def costs(
+        self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], mask_logits: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return the unweighted terms, each (L, T, Q) in float32, for logits (L, B, Q, R) and boxes (L, B, Q, 4)."""
-        inputs = cost_inputs(logits, boxes, targets)
+        inputs = cost_inputs(logits, boxes, targets, mask_logits)
         return {term.name: term.values(inputs) for term in self.terms}
 
     def total(self, costs: Mapping[str, Tensor]) -> Tensor:
@@ -45,7 +47,9 @@ class HungarianMatcher:
 
         first = 0 if self.layers == "each" else len(group) - 1
         logits, boxes = group.logits[first:], group.boxes[first:]
-        cost = self.total(self.costs(logits, boxes, targets))  # (L, T, Q); L = 1 for the last layer
+        mask_logits = None if group.mask_logits is None else group.mask_logits[first:]
+        costs_by_term = self.costs(logits, boxes, targets, mask_logits)
+        cost = self.total(costs_by_term)  # (L, T, Q); L = 1 for the last layer
 
         # One transfer from the device for all layers and images. Images without objects have no costs; the sums show
         # whether their predictions are finite.

@@ -27,9 +27,13 @@ class CostInputs:
     images: Tensor  # (T,), the image of each object
     labels: Tensor  # (T,)
     truth: Tensor  # (T, 1, 4), cxcywh, the objects' boxes
+    # Of each image with objects, at the S cells of the masks: mask logits (L, Q, S), and ground truth (N, S), 0 or 1.
+    masks: Sequence[tuple[Tensor, Tensor]] | None = None  # None if queries or objects have no masks
 
 
-def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> CostInputs:
+def cost_inputs(
+    logits: Tensor, boxes: Tensor, targets: Sequence[Target], mask_logits: Sequence[Tensor] | None = None
+) -> CostInputs:
     """Pair each object with the queries of its own image only, so that the work grows with T and not with B * T."""
     counts = torch.tensor([len(target) for target in targets], dtype=torch.long)
     images = to_device(torch.arange(len(targets)).repeat_interleave(counts), logits.device)
@@ -43,7 +47,23 @@ def cost_inputs(logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Cos
         images=images,
         labels=torch.cat([target.labels for target in targets]),
         truth=torch.cat([target.boxes for target in targets]).float()[:, None],
+        masks=None if mask_logits is None else _masks_at_cells(mask_logits, targets),
     )
+
+
+def _masks_at_cells(mask_logits: Sequence[Tensor], targets: Sequence[Target]) -> Sequence[tuple[Tensor, Tensor]] | None:
+    masks = [target.masks for target in targets if target.masks is not None]
+    if len(masks) < len(targets):
+        return None
+    height, width = (max(mask.shape[axis] for mask in masks) for axis in (1, 2))  # of the input, padding included
+    pairs = []
+    for image, mask in enumerate(masks):
+        if len(mask):
+            logits = torch.stack([layer[image].flatten(1).float() for layer in mask_logits])
+            padded = F.pad(mask.float(), (0, width - mask.shape[2], 0, height - mask.shape[1]))
+            cells = F.interpolate(padded[None], size=mask_logits[0].shape[-2:], mode="nearest-exact")[0]
+            pairs.append((logits, cells.flatten(1)))
+    return pairs
 
 
 @dataclass(frozen=True)

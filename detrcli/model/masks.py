@@ -256,12 +256,13 @@ class DotProductMaskHead(MaskHead):
                 logits = logits.index_put((here,), products)
             return logits - OUTSIDE_PENALTY * cells_outside(boxes[images, queries], *logits.shape[-2:])  # (P, h, w)
 
-        def attention(images: Tensor, queries: Tensor) -> Tensor:
-            # The products are logits of the cells, so the share of a cell is its probability.
-            shares = masks(images, queries).sigmoid()
-            return (shares / shares.sum((1, 2), keepdim=True))[:, None]
+        return masks, lambda images, queries: probability_shares(masks(images, queries))
 
-        return masks, attention
+
+def probability_shares(logits: Tensor) -> Tensor:
+    """Return the share of each cell in the probability of a mask, (P, 1, h, w), for logits (P, h, w)."""
+    probabilities = logits.sigmoid()
+    return (probabilities / probabilities.sum((1, 2), keepdim=True))[:, None]
 
 
 def cells_outside(boxes: Tensor, height: int, width: int) -> Tensor:

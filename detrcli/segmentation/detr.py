@@ -31,8 +31,14 @@ class DETRSegmentation(Segmentation):
         # A query has a single mask, also with several detections.
         queries, indices = np.unique(detections.queries, return_inverse=True)
         chosen = torch.from_numpy(queries).to(predicted.prediction.logits.device)
-        masks = masks_of_queries(predicted.masks, predicted.image, chosen, predicted.size, predicted.placement)
+        masks = self.masks_of(predicted.masks, predicted.image, chosen, predicted.size, predicted.placement)
         return replace(detections, masks=masks[indices])
+
+    def masks_of(
+        self, masks: Masks, image: int, queries: Tensor, size: tuple[int, int], placement: Placement
+    ) -> MaskRows:
+        """Return the masks of queries (n,) of an image of this (height, width) with this placement."""
+        return masks_of_queries(masks, image, queries, size, placement)
 
     @torch.no_grad()
     def panoptic(

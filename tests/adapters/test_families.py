@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
-from detrcli.architectures.adapters.families import FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
+from detrcli.architectures.adapters.families import FAMILIES, INSTANCE_FAMILIES, MASK_FAMILIES, OPEN_VOCABULARY
 from detrcli.guide import page
 
 ALL = {**FAMILIES, **OPEN_VOCABULARY, **MASK_FAMILIES}
@@ -20,13 +20,23 @@ def test_families_are_models_of_transformers(detr: Detr) -> None:
     assert FAMILIES.keys() <= modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.keys()
     assert OPEN_VOCABULARY.keys() <= modeling_auto.MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.keys()
     assert MASK_FAMILIES.keys() <= modeling_auto.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES.keys()
-    assert [family["model_type"] for family in detr("models", "--json").json["families"]] == list(ALL)
+    assert INSTANCE_FAMILIES.keys() <= modeling_auto.MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES.keys()
+    families = detr("models", "--json").json["families"]
+    assert [family["model_type"] for family in families] == [
+        *FAMILIES,
+        *INSTANCE_FAMILIES,
+        *OPEN_VOCABULARY,
+        *MASK_FAMILIES,
+    ]
 
 
 def test_the_guide_lists_each() -> None:
     for model_type, family in ALL.items():
         (row,) = [line for line in page("families").splitlines() if f"| `{model_type}` |" in line]
         assert row.startswith(f"| {family.title}")
+    assert f"| {INSTANCE_FAMILIES['rf_detr'].title} | `rf_detr` of `RfDetrForInstanceSegmentation` |" in page(
+        "families"
+    )
 
 
 @pytest.mark.slow

@@ -181,6 +181,10 @@ FAMILIES: Mapping[str, ClosedSet] = {
         default=DefaultModel(104_947_975, 313.2, 512, 864), published=PublishedAP("base", 42.0, "2106.00666"),
     ),
 }
+# Detectors with masks, which have the `model_type` of the detector and another class in config.json.
+INSTANCE_FAMILIES: Mapping[str, ClosedSet] = {
+    "rf_detr": replace(FAMILIES["rf_detr"], title="RF-DETR with masks"),
+}
 
 _GROUNDING = OpenVocabulary(
     title="Grounding DINO", processor="GroundingDinoImageProcessor",

@@ -36,10 +36,15 @@ class TransformersNetwork(ForeignNetwork):
             warnings.simplefilter("ignore")
             self.network = getattr(import_transformers(), self.task).from_config(config.library_config())
 
+    @property
+    def detector(self) -> nn.Module:
+        """The network without its mask head, if it has one."""
+        return self.network
+
     def modules_of(self, pattern: str) -> list[nn.Module]:
-        """Return the modules of a dotted name, in which `*` stands for a number, in order."""
+        """Return the modules of a dotted name in the detector, in which `*` stands for a number, in order."""
         wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-        return [module for name, module in self.network.named_modules() if name and wanted.fullmatch(name)]
+        return [module for name, module in self.detector.named_modules() if name and wanted.fullmatch(name)]
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]  # the library's module
@@ -117,7 +122,7 @@ class AdaptedNetwork(TransformersNetwork):
         if torch.compiler.is_exporting():
             output = self.network(**self.inputs(batch))
             return Output(QueryGroup("decoder", output.logits[None], output.pred_boxes[None]))
-        labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets or ()]
+        labels = [self.labels(target, batch) for target in targets or ()]
         self.computes_loss = self.training and targets is not None
         with self._as_in_training(denoising=bool(labels)), self._recording_hidden_states():
             output = self.network(**self.inputs(batch), labels=labels)
@@ -135,6 +140,10 @@ class AdaptedNetwork(TransformersNetwork):
         named = {} if output.loss is None else {TOTAL: output.loss, **output.loss_dict}
         matching = slice(first, first + self.queries)  # other groups of the same queries may follow
         return Output(QueryGroup("decoder", logits[:, :, matching], boxes[:, :, matching]), tuple(others), named)
+
+    def labels(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        """Return a target in the terms of the loss."""
+        return {"class_labels": target.labels, "boxes": target.boxes}
 
     def _record(
         self,

@@ -32,7 +32,7 @@ TOKENIZER = (
 
 
 def imported_types() -> dict[str, Architecture[Any]]:
-    """Return the architectures that read folders with another library, by `model_type`."""
+    """Return the architectures that read folders with another library, by `model_type` or class."""
     return {model_type: known for known in architectures().values() for model_type in known.model_types}
 
 
@@ -41,7 +41,9 @@ def load(folder: Path, source: str, phrases: Sequence[str] = ()) -> Checkpoint:
     facts = _read_json(folder / CONFIG, source)
     architecture = None
     try:
-        architecture = imported_types().get(facts.get("model_type", ""))
+        types = imported_types()
+        kinds = [*(facts.get("architectures") or ()), facts.get("model_type", "")]  # the class first
+        architecture = next((types[kind] for kind in kinds if kind in types), None)
         if architecture is None:
             return _load_state_dict(folder, source, facts)
         if architecture.takes_phrases and not phrases:
