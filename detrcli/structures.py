@@ -203,11 +203,6 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def clipped(self, height: int, width: int) -> Self:
-        """Return the detections with boxes clipped to an image of this size."""
-        limits = self.boxes.dtype.type([width, height, width, height])
-        return replace(self, boxes=self.boxes.clip(0, limits))
-
     def part(self, chosen: np.ndarray) -> Self:
         """Return the detections selected by indices or a boolean array."""
         return replace(self, **{name: value[chosen] for name, value in _present_fields(self).items()})

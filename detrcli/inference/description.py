@@ -51,7 +51,7 @@ def describe(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, A
         "boxes": {
             "format": "cxcywh",
             "relative_to": "padded square" if p.resize.pads_first else "image",
-            "clip": False,
+            "clip": checkpoint.clips_boxes,
         },
         "classes": [{"id": id_, "name": name} for id_, name in names],
     }

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrcli.boxes import to_pixels
+from detrcli.boxes import clip_boxes, to_pixels
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.config import Preprocessing
 from detrcli.data.images import MAX_PIXELS
@@ -130,10 +130,16 @@ class Detector:
         threshold: float,
         segmentation: Segmentation | None,
     ) -> list[Detections]:
-        results = detections(prediction, sizes, self.classes, self.scoring, self.preprocessing, threshold, segmentation)
-        if self.clips_boxes:
-            return [result.clipped(*size) for result, size in zip(results, sizes, strict=True)]
-        return results
+        return detections(
+            prediction,
+            sizes,
+            self.classes,
+            self.scoring,
+            self.preprocessing,
+            threshold,
+            segmentation,
+            clip=self.clips_boxes,
+        )
 
     @overload
     def predict(self, images: ImageSource, threshold: float = ..., batch_size: int = ...) -> Detections: ...
@@ -240,11 +246,14 @@ def detections(
     preprocessing: Preprocessing,
     threshold: float = 0.0,
     segmentation: Segmentation | None = None,
+    *,
+    clip: bool = False,
 ) -> list[Detections]:
     """Return the detections of each image with score >= threshold, by descending score.
 
     `sizes` are the (height, width) of the images in pixels. With a threshold of 0, everything that the scoring selects
-    is returned, in its order. Detections have masks if a segmentation is given.
+    is returned, in its order. Detections have masks if a segmentation is given. With `clip` boxes are clipped to the
+    image.
     """
     selection = scoring.select(prediction.logits)
     results = []
@@ -252,7 +261,8 @@ def detections(
         queries, labels = selection.queries[i].cpu().numpy(), selection.labels[i].cpu().numpy()  # (D,)
         scores = selection.scores[i].float().cpu().numpy()
         placement = preprocessing.resize.place(height, width)
-        boxes = to_pixels(prediction.boxes[i].float(), height, width, placement).cpu().numpy()  # (Q, 4), xyxy
+        pixels = to_pixels(prediction.boxes[i].float(), height, width, placement)  # (Q, 4), xyxy
+        boxes = (clip_boxes(pixels, height, width) if clip else pixels).cpu().numpy()
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
             raise DivergedError(NOT_FINITE)
         kept = np.flatnonzero(scores >= threshold)

@@ -19,6 +19,7 @@ from transformers.loss import loss_rf_detr
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.make import make_shapes
 from detrcli.data.preprocessing import collate, prepare
+from detrcli.inference.description import describe
 from detrcli.inference.detector import Detector
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.structures import Batch, Prediction, QueryGroup, Target
@@ -32,7 +33,10 @@ def test_boxes_are_clipped_to_the_image(name: str, clipped: bool) -> None:
     def engine(_batch: Batch) -> Prediction:
         return Prediction(torch.tensor([[[2.0] + [-9] * 4, [1.0] + [-9] * 4, [0.0] + [-9] * 4]]), boxes[None])
 
-    detector = Detector(load_checkpoint(str(folder_of(name))), "cpu", engine=engine)
+    checkpoint = load_checkpoint(str(folder_of(name)))
+    shapes: dict[str, Any] = {"images": (1, 3, 64, 64), "logits": (1, 20, 5), "boxes": (1, 20, 4)}
+    assert describe(checkpoint, shapes)["boxes"]["clip"] is clipped
+    detector = Detector(checkpoint, "cpu", engine=engine)
     found = detector.predict(Image.new("RGB", (200, 100)), threshold=0.4)
     expected = [[-20, 70, 60, 110], [140, -10, 220, 30], [80, 40, 120, 60]]
     if clipped:
