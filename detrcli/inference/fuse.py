@@ -3,28 +3,36 @@
 On a CPU they halve the time per image, most of which is spent in convolutions. Without this file, the engines `fast`
 (the default) and `compiled` would compute the plain model; everything else would work, only slower.
 
-- A convolution includes the batch norm, the addition and the ReLU that follow it.
-- On CPUs, convolutions and linear layers call oneDNN directly, with weights in oneDNN's own layout. These operators are
-  private to torch: `can_pack` compares them with torch's public ones, and they are not used if anything differs.
+- A convolution includes the batch norm, the addition and the activation that follow it; two parallel ones become one.
+- A linear layer includes the activation that follows it.
 - Attention computes no attention weights, and no mask where none is needed.
 
-Modules are replaced according to their type. No architecture is a special case, and other modules stay as they are.
+The data flow is traced by torch.fx, in the largest modules for which that is possible: a whole backbone of ours, a
+block in the networks of transformers. Modules are replaced according to their type; no architecture is a special case.
 Tests: tests/inference/test_engines.py compares every architecture and the golden values with the plain model.
 """
 
 import copy
+import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from detrcli.model.attention import MultiheadAttention, additive_mask
-from detrcli.model.backbone import Backbone, FrozenBatchNorm2d
+from detrcli.inference.fused_layers import (
+    Activation,
+    FusedAttention,
+    FusedConvolution,
+    FusedLinear,
+    Kernel,
+    can_fuse,
+    can_pack,
+)
+from detrcli.model.attention import Dropout, MultiheadAttention
 from detrcli.model.detection_transformer import DetectionTransformer
-from detrcli.model.transformer import FeedForward
 
 
 def fuse(model: DetectionTransformer, dtype: torch.dtype = torch.float32, *, pack: bool = True) -> DetectionTransformer:
@@ -36,233 +44,131 @@ def fuse(model: DetectionTransformer, dtype: torch.dtype = torch.float32, *, pac
     packed = pack and can_pack(next(model.parameters()).device, dtype)
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fused = copy.deepcopy(model, shared).eval()
-    if isinstance(fused.backbone, Backbone):  # backbones of other libraries cannot be replaced
-        backbone = fuse_convolutions(fused.backbone, dtype, packed=packed)
-        if backbone is not None:
-            fused.replace_backbone(backbone)
     _replace_modules(fused, dtype, packed=packed)
     return fused
 
 
 def _replace_modules(module: nn.Module, dtype: torch.dtype, *, packed: bool) -> None:
     """Replace each submodule that has a faster version."""
-
-    def linear(plain: nn.Linear, *, relu: bool = False) -> FusedLinear:
-        return FusedLinear(plain.weight, plain.bias, relu=relu, dtype=dtype, packed=packed)
-
     for name, child in module.named_children():
-        new: nn.Module | None = None
-        if type(child) is nn.Conv2d and child.padding_mode == "zeros":
-            new = FusedConvolution(child, dtype=dtype, packed=packed)
+        new: nn.Module | None = fuse_traced(child, dtype, packed=packed)
+        if new is not None:
+            _replace_modules(new, dtype, packed=packed)
+        elif type(child) is nn.Conv2d and can_fuse(child):
+            new = FusedConvolution(Kernel.of(child), dtype=dtype, packed=packed)
         elif type(child) is nn.Linear:
-            new = linear(child)
-        elif type(child) is FeedForward:
-            new = nn.Sequential(linear(child.linear1, relu=True), linear(child.linear2))
-        elif isinstance(child, nn.MultiheadAttention) and _can_fuse(child):
+            new = FusedLinear(child.weight, child.bias, dtype=dtype, packed=packed)
+        elif isinstance(child, nn.MultiheadAttention) and _has_fused_version(child):
             new = FusedAttention(child, dtype=dtype, packed=packed)
-        elif type(child) in (nn.LayerNorm, nn.GroupNorm) and dtype != torch.float32:
-            child.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
-        if new is None:
-            _replace_modules(child, dtype, packed=packed)
         else:
+            if type(child) in (nn.LayerNorm, nn.GroupNorm) and dtype != torch.float32:
+                child.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
+            _replace_modules(child, dtype, packed=packed)
+        if new is not None:
             setattr(module, name, new)
 
 
-def _can_fuse(attention: nn.MultiheadAttention) -> bool:
+def _has_fused_version(attention: nn.MultiheadAttention) -> bool:
     known = type(attention) in (nn.MultiheadAttention, MultiheadAttention)
     return known and attention.batch_first and attention.in_proj_bias is not None and attention.bias_k is None
 
 
-def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether oneDNN's operators, which are private to torch, exist and compute the right values."""
-    onednn: Any = torch.backends.mkldnn
-    if device.type != "cpu" or not onednn.is_available() or not onednn.enabled:
-        return False
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False
-    try:
-        x, weight, bias = (torch.linspace(-1, 1, 8 * 16).view(1, 8, 4, 4), torch.linspace(-1, 1, 64), torch.ones(8))
-        conv = nn.Conv2d(8, 8, 1)
-        conv.weight, conv.bias = nn.Parameter(weight.view(8, 8, 1, 1)), nn.Parameter(bias)
-        expected = F.conv2d(x, conv.weight, bias)
-        fused = FusedConvolution(conv, relu=True, dtype=dtype, packed=True)
-        linear = FusedLinear(weight.view(8, 8), bias, dtype=dtype, packed=True)
-        pairs = (
-            (fused(x), expected.relu()),
-            (fused(x, x), (expected + x).relu()),
-            (linear(x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1)),
-        )
-        tolerance = 1e-5 if dtype == torch.float32 else 0.1
-        return all(torch.allclose(a.float(), b, atol=tolerance) for a, b in pairs)
-    except (AttributeError, RuntimeError, TypeError):  # this version of torch has other operators
-        return False
+def fuse_traced(module: nn.Module, dtype: torch.dtype, *, packed: bool) -> fx.GraphModule | None:
+    """Return a module of fused layers, rewritten from its traced graph; None if it cannot be traced or has no layers.
 
-
-class FusedConvolution(nn.Module):
-    """relu(norm(conv(x)) + addend): the norm is folded into the weights; addition and ReLU are optional."""
-
-    def __init__(
-        self,
-        conv: nn.Conv2d,
-        norm: nn.Module | None = None,
-        *,
-        relu: bool = False,
-        dtype: torch.dtype = torch.float32,
-        packed: bool = False,
-    ) -> None:
-        super().__init__()
-        weight, bias = folded(conv, norm)
-        self.dtype, self.packed, self.relu = dtype, packed, relu
-        self.in_place = False  # whether the sum may overwrite the addend, which is not used again
-        padding = conv.padding if isinstance(conv.padding, str) else list(conv.padding)
-        self.geometry: tuple[Any, ...] = (padding, list(conv.stride), list(conv.dilation), conv.groups)
-        self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-        self.bias = None if bias is None else bias.to(dtype)
-        if packed and dtype == torch.bfloat16:
-            # Not in float32, where the best layout for one image size is six times as slow for another.
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry)
-
-    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        x = x.to(self.dtype, memory_format=torch.channels_last)
-        if addend is not None:
-            addend = addend.to(self.dtype, memory_format=torch.channels_last)
-        padding, stride, dilation, groups = self.geometry
-        if self.packed:
-            onednn = torch.ops.mkldnn
-            arguments = (self.weight, self.bias, padding, stride, dilation, groups)
-            if addend is None:
-                return onednn._convolution_pointwise.default(x, *arguments, "relu" if self.relu else "none", [], "")
-            addition: tuple[Any, ...] = ("add", 1.0, "relu" if self.relu else None, [], None)  # 1.0: weight of addend
-            if self.in_place:  # twice as fast
-                return onednn._convolution_pointwise_.binary(addend, x, *arguments, *addition)
-            return onednn._convolution_pointwise.binary(x, addend, *arguments, *addition)
-        y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
-        y = y if addend is None else y + addend
-        return y.relu() if self.relu else y
-
-
-def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """Return the weight and bias of a convolution with the batch norm after it folded in."""
-    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-    if norm is None:
-        return weight, bias
-    # In float64, so that the result is rounded only once.
-    statistics = {name: tensor.detach().double() for name, tensor in norm.state_dict().items()}
-    gain = statistics["weight"] * (statistics["running_var"] + float(getattr(norm, "eps", 0))).rsqrt()  # (channels,)
-    shift = statistics["bias"] - statistics["running_mean"] * gain
-    if bias is not None:
-        shift = shift + bias.double() * gain
-    return (weight.double() * gain[:, None, None, None]).to(weight.dtype), shift.to(weight.dtype)
-
-
-class FusedLinear(nn.Module):
-    """A linear layer, optionally with a ReLU."""
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, relu: bool = False, dtype: torch.dtype, packed: bool
-    ) -> None:
-        super().__init__()
-        self.dtype, self.packed, self.relu = dtype, packed, relu
-        self.weight = weight.detach().to(dtype)
-        self.bias = None if bias is None else bias.detach().to(dtype)
-        if packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.dtype)
-        if self.packed:
-            operation = torch.ops.mkldnn._linear_pointwise.default
-            return operation(x, self.weight, self.bias, "relu" if self.relu else "none", [], "")
-        y = F.linear(x, self.weight, self.bias)
-        return y.relu() if self.relu else y
-
-
-class FusedAttention(nn.Module):
-    """Multi-head attention without attention weights."""
-
-    def __init__(self, plain: nn.MultiheadAttention, *, dtype: torch.dtype, packed: bool) -> None:
-        super().__init__()
-        self.heads = plain.num_heads
-        weights = (*plain.in_proj_weight.chunk(3), plain.out_proj.weight)
-        biases = (*plain.in_proj_bias.chunk(3), plain.out_proj.bias)
-        self.query, self.key, self.value, self.out = (
-            FusedLinear(weight, bias, dtype=dtype, packed=packed) for weight, bias in zip(weights, biases, strict=True)
-        )
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = False,
-        attn_mask: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        """Attend from queries (B, Q, C) to keys and values (B, S, C), with masks as in torch."""
-        assert not need_weights, "only the plain model returns attention weights"
-        q, k, v = (
-            layer(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, heads, Q or S, C / heads)
-            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
-        )
-        mask = additive_mask(key_padding_mask, attn_mask, q)
-        y = F.scaled_dot_product_attention(q, k, v, mask)  # (B, heads, Q, C / heads)
-        return self.out(y.transpose(1, 2).flatten(2)), None
-
-
-def fuse_convolutions(backbone: nn.Module, dtype: torch.dtype, *, packed: bool) -> nn.Module | None:
-    """Return a backbone of FusedConvolutions, rewritten from its traced graph; None if it cannot be traced."""
-    try:
-        graph = _Tracer().trace(backbone)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):
+    Only modules with a single argument are traced, since a trace holds for one combination of optional arguments.
+    """
+    layers = [layer for layer in module.modules() if type(layer) in (nn.Conv2d, nn.Linear)]
+    if not layers or layers[0] is module or len(inspect.signature(module.forward).parameters) != 1:
         return None
-    modules: dict[Any, Any] = dict(backbone.named_modules())  # the target of a node is the name of its module
-    traced = fx.GraphModule(backbone, graph)
+    try:
+        graph = _Tracer().trace(module)
+    except (fx.proxy.TraceError, AttributeError, TypeError, ValueError, RuntimeError):
+        return None
+    modules: dict[Any, Any] = dict(module.named_modules())  # the target of a node is the name of its module
+    traced = fx.GraphModule(module, graph)
     for node in graph.nodes:
-        if _calls(node, modules, nn.Identity):
+        if _calls(node, modules, nn.Identity, nn.Dropout, Dropout):
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code()
-    for number, node in enumerate([node for node in graph.nodes if _calls(node, modules, nn.Conv2d)]):
-        # `last` is the last node of the chain to be replaced.
-        conv, last, norm, addend = modules[node.target], node, None, None
-        if conv.padding_mode != "zeros":
-            continue
-        following = _only_user(last)
-        if following is not None and _is_frozen_norm(following, modules):
-            norm, last = modules[following.target], following
-            following = _only_user(last)
-        plain = following is not None and len(following.args) == 2 and not following.kwargs  # no alpha, no out
-        if following is not None and following.target in _ADDITIONS and plain:
-            others = [summand for summand in following.args if summand is not last]
-            if len(others) == 1 and isinstance(others[0], fx.Node):
-                addend, last = others[0], following
-                following = _only_user(last)
-        relu = following is not None and _is_relu(following, modules)
-        last = following if relu and following is not None else last
-        name = f"fused{number}"
-        modules[name] = FusedConvolution(conv, norm, relu=relu, dtype=dtype, packed=packed)
-        traced.add_module(name, modules[name])
+
+    def replace(node: fx.Node, last: fx.Node, layer: nn.Module, addend: fx.Node | None = None) -> None:
+        """Replace the chain from a layer's node to `last`."""
+        name = str(node.target)  # kept where possible, since other modules may use the weight
+        if sum(other.target == node.target for other in graph.nodes) > 1:
+            name = f"{name}_{len(modules)}"
+        modules[name] = layer
+        traced.add_submodule(name, layer)
         with graph.inserting_before(last):
-            fused = graph.call_module(name, (*node.args, *([addend] if addend is not None else ())))
-        last.replace_all_uses_with(fused)
+            new = graph.call_module(name, (*node.args, *([addend] if addend is not None else ())))
+        last.replace_all_uses_with(new)
+
+    for node in graph.nodes:
+        following = _only_user(node)
+        if _calls(node, modules, nn.Linear) and following is not None:
+            activation = _activation(following, modules)
+            if activation != "none":
+                plain = modules[node.target]
+                layer = FusedLinear(plain.weight, plain.bias, activation, dtype=dtype, packed=packed)
+                replace(node, following, layer)
+    for node, kernel in _kernels(graph, modules).items():
+        last, addend, following = node, None, _only_user(node)
+        if following is not None:
+            others = [summand for summand in _summands(following) if summand is not node]
+            if len(others) == 1 and others[0].op != "get_attr":  # a parameter may have another shape
+                addend, last, following = others[0], following, _only_user(following)
+        activation = "none" if following is None else _activation(following, modules)
+        if addend is not None and activation != "relu":
+            activation = "none"  # oneDNN adds only before a ReLU
+        if activation != "none" and following is not None:
+            last = following
+        replace(node, last, FusedConvolution(kernel, activation, dtype=dtype, packed=packed), addend)
     graph.eliminate_dead_code()
-    # An addend may be overwritten if a fused convolution has computed it and no later node uses it.
+    # An addend may be overwritten if it is a convolution's and only convolutions use it, none of them later.
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if _calls(node, modules, FusedConvolution) and len(node.args) == 2:
             addend = node.args[1]
-            computed = isinstance(addend, fx.Node) and _calls(addend, modules, FusedConvolution)
-            modules[node.target].in_place = computed and all(order[user] <= order[node] for user in addend.users)
+            modules[node.target].in_place = _calls(addend, modules, FusedConvolution) and all(
+                order[user] <= order[node] and _calls(user, modules, FusedConvolution) for user in addend.users
+            )
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
 
 
+def _kernels(graph: fx.Graph, modules: dict[Any, Any]) -> dict[fx.Node, Kernel]:
+    """Return the convolutions of a graph, with norms folded in and parallel ones merged, both removed from it."""
+    kernels = {}
+    for node in list(graph.nodes):
+        if _calls(node, modules, nn.Conv2d) and can_fuse(modules[node.target]):
+            norm = _only_user(node)
+            if norm is None or not _is_frozen_norm(norm, modules):
+                kernels[node] = Kernel.of(modules[node.target])
+            else:
+                kernels[node] = Kernel.of(modules[node.target], modules[norm.target])
+                norm.replace_all_uses_with(node)
+                graph.erase_node(norm)
+    for node in graph.nodes:
+        pair = [summand for summand in _summands(node) if summand in kernels and len(summand.users) == 1]
+        if len(pair) == 2 and pair[0].args == pair[1].args:
+            first, second = pair
+            if (both := kernels[first] + kernels[second]) is not None:
+                kernels[first] = both
+                del kernels[second]
+                node.replace_all_uses_with(first)
+    graph.eliminate_dead_code()
+    return kernels
+
+
 _ADDITIONS: Sequence[Callable[..., Any]] = (operator.add, operator.iadd, torch.add)
+_FUNCTIONS: Mapping[Any, Activation] = {torch.relu: "relu", F.relu: "relu", F.silu: "silu", F.gelu: "gelu"}
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, FrozenBatchNorm2d) or super().is_leaf_module(module, name)
+        leaf = isinstance(module, nn.Dropout) or _is_batch_norm(module)
+        return leaf or super().is_leaf_module(module, name)
 
 
 def _calls(node: fx.Node, modules: dict[Any, Any], *types: type[nn.Module]) -> bool:
@@ -270,16 +176,36 @@ def _calls(node: fx.Node, modules: dict[Any, Any], *types: type[nn.Module]) -> b
     return node.op == "call_module" and type(modules[node.target]) in types
 
 
+def _is_batch_norm(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("BatchNorm2d")  # libraries have their own frozen batch norms
+
+
 def _is_frozen_norm(node: fx.Node, modules: dict[Any, Any]) -> bool:
     """Return whether a node is a batch norm with fixed statistics."""
-    return _calls(node, modules, nn.BatchNorm2d, FrozenBatchNorm2d) and (
-        modules[node.target].state_dict().keys() >= {"weight", "bias", "running_mean", "running_var"}
+    return (
+        node.op == "call_module"
+        and _is_batch_norm(modules[node.target])
+        and modules[node.target].state_dict().keys() >= {"weight", "bias", "running_mean", "running_var"}
     )
 
 
-def _is_relu(node: fx.Node, modules: dict[Any, Any]) -> bool:
-    method = node.op == "call_method" and node.target == "relu"
-    return method or _calls(node, modules, nn.ReLU) or node.target in (torch.relu, F.relu)
+def _activation(node: fx.Node, modules: dict[Any, Any]) -> Activation:
+    """Return the activation that a node computes, "none" for other nodes."""
+    if node.op == "call_module":
+        module = modules[node.target]
+        if type(module) is nn.GELU and module.approximate != "none":
+            return "none"
+        known: Mapping[Any, Activation] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu"}
+        return known.get(type(module), "none")
+    if node.op == "call_method" and node.target == "relu":
+        return "relu"
+    return "none" if "approximate" in node.kwargs else _FUNCTIONS.get(node.target, "none")
+
+
+def _summands(node: fx.Node) -> list[fx.Node]:
+    """Return the two tensors that a node adds; empty for other nodes."""
+    plain = node.target in _ADDITIONS and len(node.args) == 2 and not node.kwargs  # no alpha, no out
+    return [arg for arg in node.args if isinstance(arg, fx.Node)] if plain else []
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -50,9 +50,6 @@ class DetectionTransformer(nn.Module, ABC):
     def _freeze_backbone(self, part: Part) -> None:
         self.backbone.freeze(part)
 
-    def replace_backbone(self, backbone: nn.Module) -> None:
-        self.backbone = backbone  # type: ignore[assignment]  # a traced module, which is only called
-
 
 class _Float32Linear(nn.Linear):
     """A linear layer that computes in float32, also in a model converted by `model.bfloat16()`."""

@@ -102,9 +102,6 @@ class Segmenter(DetectionTransformer):
     def backbone(self) -> Backbone:  # type: ignore[override]  # the detector's
         return self.detector.backbone
 
-    def replace_backbone(self, backbone: nn.Module) -> None:
-        self.detector.replace_backbone(backbone)
-
     def unused_parameters(self) -> Sequence[nn.Parameter]:
         return self.detector.unused_parameters()
 

@@ -89,7 +89,7 @@ def test_everything_in_the_backbone_is_fused() -> None:
     fused = fuse(small_weights().model())
     convolutions = [item for item in fused.backbone.modules() if isinstance(item, FusedConvolution)]
     assert len(convolutions) == 53
-    assert sum(item.relu for item in convolutions) == 49  # all but the four shortcuts
+    assert sum(item.activation == "relu" for item in convolutions) == 49  # all but the four shortcuts
     names = {type(item).__name__ for item in fused.modules()}
     assert not names & {"FrozenBatchNorm2d", "Conv2d", "Linear", "MultiheadAttention", "ReLU"}
     assert sum(isinstance(item, FusedAttention) for item in fused.modules()) == 5
@@ -135,14 +135,54 @@ class Scaled(Backbone):
 
 def test_a_sum_with_a_factor_is_not_fused() -> None:
     backbone, images = Scaled().eval(), torch.randn(1, 3, 8, 8)
-    fused = fusing.fuse_convolutions(backbone, torch.float32, packed=False)
+    fused = fusing.fuse_traced(backbone, torch.float32, packed=False)
     assert fused is not None
     with torch.no_grad():
         torch.testing.assert_close(fused(images)[0], backbone(images)[0])
 
 
+class Parallel(nn.Module):
+    """RepVGG's block, then a sum of which one side is used again through a view, and linear layers with activations."""
+
+    def __init__(self, activation: nn.Module, **small: Any) -> None:
+        super().__init__()
+        self.large, self.small = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Conv2d(4, 4, 1, **small)
+        self.norm, self.activation = nn.BatchNorm2d(4), activation
+        self.first, self.second, self.linear = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+        nn.init.uniform_(self.norm.running_mean, -1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(self.activation(self.norm(self.large(x)) + self.small(x)))
+        half = y.chunk(2, 1)[0]
+        z = (self.second(x) + y).relu()
+        return self.linear(self.activation(self.linear((z + half.repeat(1, 2, 1, 1)).movedim(1, 3))))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("activation", "small", "convolutions"),
+    [
+        (nn.ReLU(), {}, 3),
+        (nn.SiLU(), {}, 3),
+        (nn.GELU(), {}, 3),
+        (nn.GELU("tanh"), {"groups": 2}, 4),
+        (nn.Tanh(), {}, 3),
+    ],
+    ids=str,
+)
+def test_fused_blocks(activation: nn.Module, small: dict[str, Any], convolutions: int, packed: bool) -> None:
+    """Parallel convolutions of an input become one, and no result that is used later is overwritten."""
+    torch.manual_seed(0)
+    block, images = Parallel(activation, **small).eval(), torch.randn(2, 4, 9, 8)
+    fused = fusing.fuse_traced(block, torch.float32, packed=packed and can_pack(CPU, torch.float32))
+    assert fused is not None
+    assert sum(isinstance(item, FusedConvolution) for item in fused.modules()) == convolutions
+    with torch.no_grad():
+        torch.testing.assert_close(fused(images), block(images))
+
+
 def test_an_untraceable_backbone_is_kept() -> None:
-    assert fusing.fuse_convolutions(Forked(), torch.float32, packed=False) is None
+    assert fusing.fuse_traced(Forked(), torch.float32, packed=False) is None
 
 
 def test_without_the_private_operators(monkeypatch: pytest.MonkeyPatch) -> None:
