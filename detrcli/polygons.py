@@ -43,6 +43,13 @@ def polygons_of(mask: np.ndarray) -> list[list[int]]:
     return polygons
 
 
+def joined(polygons: list[list[int]]) -> list[int]:
+    """Return a single polygon around all parts: from its first point, slits of no width lead to each other part."""
+    first, *others = polygons
+    start = first[:2]
+    return sum([start + other + other[:2] for other in others], first)
+
+
 def _edges(mask: np.ndarray) -> tuple[list[tuple[int, int]], list[int], list[bool]]:
     """Return the starts x, y of all straight edges, the next edge of each, and whether horizontal edges go right.
 

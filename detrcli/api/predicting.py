@@ -1,134 +1,100 @@
 """Prediction for many images: shared between processes, filtered, drawn, and written as results come."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from math import inf
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from detrcli.api.detectors import as_detector
+from detrcli.api.label_files import LABELS, LabelFormat
 from detrcli.api.options import WEIGHTS, LoadOptions, Weights, load_options
-from detrcli.api.predictions import (
-    PredictionLines,
-    Predictions,
-    Threshold,
-    image_ids_from,
-    write_map,
-    write_map_document,
-)
-from detrcli.checkpoints.coco import UNUSED
+from detrcli.api.prediction_files import Crops, Destination, Drawings, Item, Maps, Writer, check_names, distinct
+from detrcli.api.predictions import Counts, PredictionLines, Predictions, Threshold, image_ids_from
+from detrcli.api.selection import Selection
 from detrcli.data.images import MAX_PIXELS, find_images
 from detrcli.errors import DataError, UsageError
-from detrcli.evaluation.thresholds import read_thresholds
-from detrcli.inference import DEFAULT_THRESHOLD
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageResult
 from detrcli.messages import argument
-from detrcli.render import draw as drawing
+from detrcli.render.draw import DEFAULT_STYLE, DrawingStyle
 from detrcli.reporter import SILENT, Reporter
 from detrcli.segmentation.maps import MapKind, MapRequest
-from detrcli.structures import Classes
 from detrcli.system import distributed
 from detrcli.system.devices import find_device
 from detrcli.system.files import next_free_folder
 from detrcli.system.launch import launch
 from detrcli.system.prefetch import prefetch
-from detrcli.system.text import normalize_name
 
-OUT = "predictions"  # default folder for annotated images and maps, numbered
-JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+OUT = "predictions"  # default output folder, numbered
+
+_Finished = tuple[Item, ImageResult, list[Any]]  # with the entry of each writer
 
 
 @dataclass(frozen=True)
-class _Item:
-    """An image to predict."""
-
-    index: int
-    image_id: int
-    path: Path
-    drawing: Path  # the annotated image, relative to the output folder
-    map: Path  # relative to the folder of maps
-
-
-_Finished = tuple[_Item, ImageResult, list[dict[str, Any]]]  # with the segments of its map
-
-
-@dataclass
 class _Output:
-    """The files of a prediction: annotated images, maps and JSON lines."""
+    """The files of a prediction."""
 
-    draw: bool
-    maps: MapKind | None
-    folder: Path | None  # of images and maps; created when it is needed
+    writers: Sequence[Writer]
+    lines: PredictionLines | None
+    folder: Path | None  # None for a new one, which is created when it is needed
+    detector: Detector
+    weights: str
     reporter: Reporter
 
-    def check_not_inputs(self, items: Sequence[_Item], ids_from: Path | None) -> None:
-        """Raise UsageError if a file would be written over an input."""
-        if self.folder is None:
-            return
-        inputs = {os.path.realpath(path) for path in (*(item.path for item in items), ids_from) if path is not None}
-        outputs = [self.folder / item.drawing for item in items] if self.draw else []
-        if self.maps:
-            outputs += [self.folder / f"{self.maps}.json", *(self.folder / self.maps / item.map for item in items)]
-        for path in outputs:
-            if os.path.realpath(path) in inputs:
-                raise UsageError(f"{path} is an input, and would be overwritten. Choose another {argument('out')}.")
+    @cached_property
+    def destination(self) -> Destination:
+        folder = self.folder
+        if folder is None:
+            folder = distributed.broadcast_object(lambda: next_free_folder(OUT))
+            self.reporter.note(f"writing to {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Destination(folder, self.detector.classes, self.weights)
 
-    def create_folder(self) -> Path:
-        """Choose a new folder, unless there is one."""
-        if self.folder is None:
-            self.folder = distributed.broadcast_object(lambda: next_free_folder(OUT))
-            self.reporter.note(f"writing to {self.folder}")
-        return self.folder
-
-    def write(
-        self, items: Sequence[_Item], results: Iterable[ImageResult], classes: Classes, lines: PredictionLines | None
-    ) -> tuple[list[_Finished], int]:
-        """Write all files of the results. Return the results, of `lines` only those without a prediction, and count
-        the objects.
-        """
-        kept: list[_Finished] = []
-        objects = 0
+    def write(self, items: Sequence[Item], results: Iterable[ImageResult]) -> tuple[list[_Finished], Counts]:
+        """Write the files of each image. Return its result, without detections if these are lines, and count them."""
+        finished: list[_Finished] = []
+        counts, lines = Counts(), self.lines
         progress = self.reporter.progress("predicting", len(items))
         with progress as advance, nullcontext() if lines is None else lines.writing():
-            for item, result, segments in self._written(items, results, classes):
-                objects += len(result.detections or ())
+            for item, result, entries in self._written(items, results):
+                counts.add(result)
                 if lines is not None:
                     lines.add(result)
-                if lines is None or result.problem:
-                    kept.append((item, result, segments))
+                    result = replace(result, detections=None)
+                finished.append((item, result, entries))
                 advance(1)
                 for note in (*result.notes, *([f"skipped: {result.problem}"] if result.problem else [])):
                     self.reporter.note(f"{item.path}: {note}", alone=True)
-        return kept, objects
+        return finished, counts
 
-    def _written(self, items: Sequence[_Item], results: Iterable[ImageResult], classes: Classes) -> Iterator[_Finished]:
-        """Write images and maps in threads, while the network computes. Yield the results without these."""
+    def _written(self, items: Sequence[Item], results: Iterable[ImageResult]) -> Iterator[_Finished]:
+        """Write files in threads, while the network computes. Yield the results without images and maps."""
 
-        def finish(work: tuple[_Item, ImageResult]) -> _Finished:
+        def finish(work: tuple[Item, ImageResult]) -> _Finished:
             item, result = work
-            image, map_, segments = result.image, result.map, []
-            if image is not None and map_ is not None:
-                drawing.save(drawing.draw_map(image, map_), self.create_folder() / item.drawing)
-            elif image is not None and result.detections is not None:
-                drawing.save(drawing.draw_detections(image, result.detections), self.create_folder() / item.drawing)
-            if self.maps is not None and map_ is not None:
-                segments = write_map(map_, self.create_folder() / self.maps / item.map, classes)
-            return item, replace(result, image=None, map=None), segments
+            writers = self.writers if result.problem is None else ()
+            entries = [writer.write(self.destination, item, result) for writer in writers]
+            return item, replace(result, image=None, map=None), entries
 
-        def work() -> Iterator[tuple[_Item, ImageResult]]:
+        def work() -> Iterator[tuple[Item, ImageResult]]:
             for item, result in zip(items, results, strict=True):
-                if result.image is not None:
-                    self.create_folder()
+                if self.writers and result.problem is None:
+                    _ = self.destination  # created in this thread
                 yield item, result
 
         with ThreadPoolExecutor(2) as pool:
             yield from prefetch(pool, finish, work(), depth=6)
+
+    def finish(self, finished: Sequence[_Finished]) -> dict[str, Any] | None:
+        """Write the files about all images, and return the document of maps."""
+        entries = [entries for _, result, entries in finished if result.problem is None]
+        document = None
+        for i, writer in enumerate(self.writers):
+            document = writer.finish(self.destination, [each[i] for each in entries]) or document
+        return document
 
 
 def predict(
@@ -137,8 +103,15 @@ def predict(
     *,
     threshold: float | str | Path | None = None,
     classes: Sequence[str] | None = None,
+    one_label: bool = False,
+    max_detections: int | None = None,
+    clip: bool = False,
     maps: MapKind | None = None,
-    draw: bool = False,
+    labels: LabelFormat | None = None,
+    confidences: bool = False,
+    copy_images: bool = True,
+    crops: bool = False,
+    draw: bool | DrawingStyle = False,
     out: str | Path | None = None,
     save: Path | None = None,
     resume: bool = False,
@@ -152,23 +125,48 @@ def predict(
     """Predict images, files, folders (recursively) and glob patterns. Images that cannot be read are skipped.
 
     - `threshold` is a score, by default 0.7, or a file of thresholds by class that `detr eval` wrote.
-    - `classes` keeps only detections of these classes, by name.
+    - `classes` keeps only detections of these classes, by name, `one_label` only the best class of each query, and
+      `max_detections` only the best of each image. `clip` clips boxes to the image, and leaves out those outside.
     - `maps` writes panoptic or semantic maps in place of detections: a PNG per image, and a JSON document.
-    - `draw` writes annotated images. `out` is the folder for these and the maps, by default a new one.
+    - `labels` writes a dataset for another tool: yolo, voc, labelstudio or fiftyone, with copies of the images unless
+      `copy_images` is False. `confidences` adds scores to the labels of yolo and voc.
+    - `crops` writes the image in each box, and `draw` annotated images, with a style if it is a DrawingStyle.
+    - `out` is the folder for all these files, by default a new one.
     - `save` writes a JSON line per image to a file, as results come, and `resume` continues such a file.
     - `polygons` adds polygons to the masks in JSON. `ids_from` are COCO annotations with the ids of the images.
 
     Processes that torchrun or srun started share the images; each returns all results.
     """
-    overall, by_class = _thresholds(threshold)
+    selection = Selection(threshold, classes, one_label, max_detections, clip)
+    overall, by_class = selection.thresholds()
     if maps == "panoptic" and (by_class or classes is not None):
         raise UsageError(f"Panoptic maps need a single {argument('threshold')}, and no {argument('classes')}.")
     if maps == "semantic" and not (threshold is None and classes is None):
         raise UsageError(f"Semantic maps take no {argument('threshold')} and no {argument('classes')}.")
+    kept = {"one_label": one_label, "max_detections": max_detections, "clip": clip}
+    needed = [name for name, value in (kept | {"labels": labels, "crops": crops}).items() if value]
+    if maps and needed:
+        raise UsageError(f"{argument(needed[0])} needs detections, which {maps} maps replace.")
+    writers: list[Writer] = [] if maps is None else [Maps(maps)]
+    if labels is not None:
+        writers.append(LABELS[labels](confidences, copy_images))
+    if crops:
+        writers.append(Crops())
+    if resume and writers and (out is None or any(writer.has_document for writer in writers)):
+        raise UsageError(
+            f"{argument('resume')} needs {argument('out')}, the folder of the interrupted prediction."
+            if out is None
+            else f"{argument('resume')} continues only files of single images. {labels or maps} has a file about all."
+        )
+    if draw:
+        style = draw if isinstance(draw, DrawingStyle) else DEFAULT_STYLE
+        writers.append(Drawings(style, "annotated" if labels or crops else ""))  # apart from a dataset's images
     items = _items([images] if isinstance(images, str | Path) else images, ids_from)
-    output = _Output(draw, maps, None if out is None else Path(out), reporter)
-    output.check_not_inputs(items, ids_from)
     options = LoadOptions(weights.checkpoint.source) if isinstance(weights, Detector) else load_options(weights, device)
+    folder = None if out is None else Path(out)
+    inputs: list[str | Path] = [item.path for item in items]
+    inputs += [path for path in (ids_from, threshold, options.weights) if isinstance(path, str | Path)]
+    check_names(writers, items, folder, inputs, [] if save is None else [save])
     torch_device = weights.device if isinstance(weights, Detector) else find_device(options.device)
     thresholds: Threshold = {"all": overall, "classes": by_class} if by_class else overall
     settings = {
@@ -176,6 +174,7 @@ def predict(
         "text": options.text,
         "threshold": thresholds,
         "classes": None if classes is None else list(classes),
+        **kept,
         "size": options.size,
         "max_size": options.max_size,
         "polygons": polygons,
@@ -192,100 +191,46 @@ def predict(
             min([overall, *by_class.values()]),
             batch_size,
             max_pixels,
-            keep_images=draw,
+            keep_images=bool(draw) or crops,
             maps=MapRequest(maps, None if threshold is None else overall) if maps else None,
         )
-        minimum = _minimum_scores(detector.classes, overall, by_class, classes)
-        if maps or (draw and distributed.world_size() > 1):  # otherwise when an image has been read
-            output.create_folder()
-        results = (_filtered(result, minimum) for result in stream)
-        shares = distributed.gather(output.write(mine, results, detector.classes, lines))
+        minimum = selection.minimum_scores(detector.classes, overall, by_class)
+        output = _Output(writers, lines, folder, detector, options.weights, reporter)
+        several = distributed.world_size() > 1
+        if writers and (several or any(writer.has_document for writer in writers)):  # else when an image has been read
+            _ = output.destination
+        results = (_selected(result, selection, minimum) for result in stream)
+        shares = distributed.gather(output.write(mine, results))
     finished = sorted((each for share, _ in shares for each in share), key=lambda each: each[0].index)
-    document = None
-    if maps and output.folder is not None and launch().rank == 0:
-        entries = [
-            (item.image_id, result, {"file_name": item.map.as_posix(), "segments_info": segments})
-            for item, result, segments in finished
-            if result.problem is None
-        ]
-        document = write_map_document(output.folder / f"{maps}.json", entries, detector.classes)
+    counts = sum((share for _, share in shares), Counts())
+    used = bool(writers) and (counts.images > counts.skipped or any(writer.has_document for writer in writers))
+    document = output.finish(finished) if used and launch().rank == 0 else None
+    returned = [(item, result) for item, result, _ in finished if lines is None or result.problem]
     return Predictions(
         weights=options.weights,
         threshold=thresholds,
-        results=[result for _, result, _ in finished],
-        images=len(items),
-        objects=sum(count for _, count in shares),
-        image_ids=[item.image_id for item, *_ in finished],
+        results=[result for _, result in returned],
+        image_ids=[item.image_id for item, _ in returned],
+        counts=counts,
+        written=[*([output.destination.folder] if used else []), *([] if save is None else [Path(save)])],
         maps=document,
         polygons=polygons,
     )
 
 
-def _items(images: Sequence[str | Path], ids_from: Path | None) -> list[_Item]:
-    """Return the images behind files, folders and patterns, with distinct names for the files written for them.
-
-    An annotated JPEG stays a JPEG; other formats become PNG, which is lossless.
-    """
+def _items(images: Sequence[str | Path], ids_from: Path | None) -> list[Item]:
+    """Return the images behind files, folders and patterns, with distinct names for the files written for them."""
     paths = list(find_images(map(str, images)))
     if not paths:
         raise DataError("No images were given.")
-    names = [relative for _, relative in paths]
-    maps = [name.with_suffix(".png") for name in names]
-    drawings = [name if name.suffix.lower() in JPEG else name.with_suffix(".png") for name in names]
+    names = distinct(relative.parent / relative.stem for _, relative in paths)
+    flat = distinct(Path("_".join(name.parts)) for name in names)
     ids = range(1, len(paths) + 1) if ids_from is None else image_ids_from(ids_from, [path for path, _ in paths])
-    columns = zip(ids, paths, _distinct(drawings), _distinct(maps), strict=True)
-    return [_Item(i, image_id, path, *outputs) for i, (image_id, (path, _), *outputs) in enumerate(columns)]
+    columns = enumerate(zip(ids, paths, names, flat, strict=True))
+    return [Item(i, image_id, path, name, str(flat_name)) for i, (image_id, (path, _), name, flat_name) in columns]
 
 
-def _distinct(names: Iterable[Path]) -> list[Path]:
-    """Append a number to names that occurred before."""
-    distinct: dict[Path, None] = {}
-    for name in names:
-        path, number = name, 1
-        while path in distinct:
-            number += 1
-            path = name.with_name(f"{name.stem}-{number}{name.suffix}")
-        distinct[path] = None
-    return list(distinct)
-
-
-def _thresholds(threshold: float | str | Path | None) -> tuple[float, dict[str, float]]:
-    """Return the threshold for all classes, and those of single classes by normalized name."""
-    if threshold is None:
-        return DEFAULT_THRESHOLD, {}
-    if isinstance(threshold, str | Path) and os.path.isfile(path := Path(threshold).expanduser()):
-        return read_thresholds(path)
-    with suppress(ValueError):
-        score = float(str(threshold))
-        if 0 <= score <= 1:
-            return score, {}
-    raise UsageError(
-        f"{argument('threshold', threshold)}: it must be a score between 0 and 1, or a file of thresholds from "
-        "`detr eval`."
-    )
-
-
-def _minimum_scores(
-    classes: Classes, overall: float, by_class: Mapping[str, float], names: Sequence[str] | None
-) -> Mapping[int, float] | None:
-    """Return the minimum score by class id, infinite for unwanted classes; None if there is nothing to filter."""
-    if names is None and not by_class:
-        return None
-    keys = {int(id_): normalize_name(name) for id_, name in zip(classes.ids, classes.names.tolist(), strict=True)}
-    minimum = {id_: by_class.get(key, overall) if by_class else 0.0 for id_, key in keys.items()}
-    if names is not None:
-        wanted = {normalize_name(name): name.strip() for name in names if name.strip()}
-        unknown = [name for key, name in wanted.items() if key not in keys.values()]
-        if unknown or not wanted:
-            known = ", ".join(dict.fromkeys(name for name in classes.names.tolist() if name != UNUSED))
-            problem = f"the weights have no class {', '.join(unknown)}" if unknown else "no class is named"
-            raise UsageError(f"{argument('classes')}: {problem}. The classes are {known}.")
-        minimum = {id_: score if keys[id_] in wanted else inf for id_, score in minimum.items()}
-    return minimum
-
-
-def _filtered(result: ImageResult, minimum: Mapping[int, float] | None) -> ImageResult:
-    if minimum is None or result.detections is None:
+def _selected(result: ImageResult, selection: Selection, minimum: Mapping[int, float] | None) -> ImageResult:
+    if result.detections is None or result.size is None:
         return result
-    scores = np.array([minimum[id_] for id_ in result.detections.category_ids.tolist()])
-    return replace(result, detections=result.detections.part(result.detections.scores >= scores))
+    return replace(result, detections=selection.apply(result.detections, result.size, minimum))

@@ -8,27 +8,45 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from detrcli.api.results import Result, Table, box_table
-from detrcli.data.panoptic_maps import ids_to_rgb
 from detrcli.errors import DataError, UsageError
 from detrcli.inference.stream import ImageResult
 from detrcli.messages import argument
-from detrcli.render.draw import save
-from detrcli.segmentation.maps import PanopticMap, SemanticMap
-from detrcli.structures import Classes, Detections
+from detrcli.structures import Detections
 from detrcli.system import distributed
 from detrcli.system.files import write_whole
 from detrcli.system.text import escape_controls
 
 Threshold = float | dict[str, Any]  # for all classes; or {"all": ..., "classes": {name: ...}}
 LINES_SCHEMA = "detr.predict-lines/1"
+MANY = 20  # images; the results of more are summarized
+
+
+@dataclass
+class Counts:
+    """The numbers of images and objects in a prediction."""
+
+    images: int = 0
+    empty: int = 0  # images without objects
+    skipped: int = 0
+    objects: Counter[str] = field(default_factory=Counter)  # by class name
+    images_with: Counter[str] = field(default_factory=Counter)  # by class name
+
+    def add(self, result: ImageResult) -> None:
+        self.images += 1
+        self.skipped += result.problem is not None
+        if result.detections is not None:
+            labels = Counter(result.detections.labels.tolist())
+            self.empty += not labels
+            self.objects.update(labels)
+            self.images_with.update(labels.keys())
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -38,11 +56,19 @@ class Predictions(Result):
     weights: str
     threshold: Threshold
     results: Sequence[ImageResult]  # where they were saved as JSON lines, only those of skipped images
-    images: int
-    objects: int
     image_ids: Sequence[int]  # of the results
+    counts: Counts
+    written: Sequence[Path] = ()  # the output folder and the file of JSON lines
     maps: dict[str, Any] | None = None  # the JSON document of panoptic or semantic maps
     polygons: bool = False
+
+    @property
+    def images(self) -> int:
+        return self.counts.images
+
+    @property
+    def objects(self) -> int:
+        return self.counts.objects.total()
 
     @property
     def skipped(self) -> Sequence[ImageResult]:
@@ -64,17 +90,9 @@ class Predictions(Result):
     def coco(self) -> list[dict[str, Any]]:
         """COCO results."""
         return [
-            {
-                "image_id": image_id,
-                "file_name": str(result.source),
-                "category_id": row["category_id"],
-                "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
-                "score": row["score"],
-                **({"segmentation": row["mask"]} if "mask" in row else {}),
-            }
+            {"image_id": image_id, "file_name": str(result.source), **row}
             for image_id, result in zip(self.image_ids, self.results, strict=True)
-            for row in rows(result.detections)
-            for x0, y0, x1, y1 in [row["box"]]
+            for row in coco_rows(result.detections)
         ]
 
     @property
@@ -96,7 +114,11 @@ class Predictions(Result):
 
     @property
     def content(self) -> Sequence[str | Table]:
-        """The detections of a single image, or the number of objects in several."""
+        return self.summary if self.images > MANY else self.table
+
+    @property
+    def table(self) -> Sequence[str | Table]:
+        """The detections of a single image, or the number of objects in each of several."""
         images = self.document["images"]
         if len(images) != 1 or self.skipped:
             counts = [(image["file"], Counter(row["label"] for row in image["detections"])) for image in images]
@@ -105,6 +127,31 @@ class Predictions(Result):
         if images[0]["detections"]:
             return [box_table(images[0]["detections"])]
         return [f"No detections with a score of {self.threshold} or more."]
+
+    @property
+    def summary(self) -> Sequence[str | Table]:
+        """The number of images and objects, and of the objects of each class."""
+        counts, images = self.counts, "1 image" if self.images == 1 else f"{self.images:,} images"
+        written = f", written to {' and '.join(map(str, self.written))}" if self.written else ""
+        lines: list[str | Table] = [f"{images}, {self.objects:,} objects{written}"]
+        if counts.empty:
+            lines.append(f"{counts.empty:,} without objects")
+        if counts.skipped:
+            lines.append(f"{counts.skipped:,} skipped")
+        classes = [(label, count, counts.images_with[label]) for label, count in counts.objects.most_common()]
+        return [*lines, Table("", ("class", "objects", "images"), classes)] if classes else lines
+
+
+def coco_rows(detections: Detections | None) -> Iterator[dict[str, Any]]:
+    """Yield the category, box, score and mask of each detection as in COCO results."""
+    for row in rows(detections):
+        x0, y0, x1, y1 = row["box"]
+        yield {
+            "category_id": row["category_id"],
+            "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
+            "score": row["score"],
+            **({"segmentation": row["mask"]} if "mask" in row else {}),
+        }
 
 
 def rows(detections: Detections | None, *, polygons: bool = False) -> Iterator[dict[str, Any]]:
@@ -148,51 +195,6 @@ def image_ids_from(path: Path, images: Sequence[Path]) -> list[int]:
         if count[image.name] != 1:
             raise DataError(f"{option}: {count[image.name]} images have the name {image.name}.")
     return [ids[image.name] for image in images]
-
-
-def write_map(map_: PanopticMap | SemanticMap, path: Path, classes: Classes) -> list[dict[str, Any]]:
-    """Write a map as PNG: segment ids as COCO's colors, or classes in gray. Return its segments for JSON."""
-    if isinstance(map_, PanopticMap):
-        save(Image.fromarray(ids_to_rgb(map_.ids)), path)
-        return [
-            {
-                "id": segment.id,
-                "category_id": segment.category_id,
-                "isthing": int(segment.thing),
-                "score": round(segment.score, 6),
-                "area": segment.area,
-                "bbox": list(segment.box),
-                "iscrowd": 0,
-            }
-            for segment in map_.segments
-        ]
-    save(Image.fromarray(map_.ids.astype(np.uint8 if classes.ids.max() < 256 else np.uint16)), path)
-    return [
-        {"category_id": region.category_id, "area": region.area, "bbox": list(region.box)} for region in map_.regions
-    ]
-
-
-def write_map_document(
-    path: Path, entries: Sequence[tuple[int, ImageResult, dict[str, Any]]], classes: Classes
-) -> dict[str, Any]:
-    """Write COCO's panoptic results, from image ids, results and entries with `file_name` and `segments_info`."""
-    things = np.ones(len(classes), dtype=bool) if classes.things is None else classes.things
-    document = {
-        "images": [
-            {"id": image_id, "file_name": str(result.source), "width": width, "height": height}
-            for image_id, result, _ in entries
-            for height, width in [result.size or (0, 0)]
-        ],
-        "annotations": [{"image_id": image_id, **entry} for image_id, _, entry in entries],
-        "categories": [
-            {"id": id_, "name": name, "isthing": int(thing)}
-            for id_, name, thing in zip(classes.ids.tolist(), classes.names.tolist(), things.tolist(), strict=True)
-            if name != "N/A"
-        ],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(document).encode())
-    return document
 
 
 class PredictionLines:

@@ -40,6 +40,20 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+# Names of devices on Windows, also with a suffix.
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")})
+
+
+def as_file_name(text: str) -> str:
+    """Return a text as the name of a file or folder, valid and visible on every operating system."""
+    import unicodedata  # as above
+
+    text = unicodedata.normalize("NFC", text)  # macOS treats other forms as the same name
+    name = "".join("_" if char in '<>:"/\\|?*' or not char.isprintable() else char for char in text)
+    name = name.strip(" .").encode()[:200].decode(errors="ignore").rstrip(" .")
+    return f"_{name}" if not name or name.split(".")[0].rstrip().upper() in _DEVICES else name
+
+
 def normalize_name(name: str) -> str:
     """Return the name in lower case and without surrounding space, for comparison."""
     return name.strip().casefold()

@@ -1,7 +1,7 @@
-"""Pascal VOC folders: an XML file per image, with boxes in pixels counted from 1."""
+"""Pascal VOC folders: an XML file per image, with boxes in pixels counted from 1; read and written."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,7 +9,7 @@ from detrcli.data.images import IMAGE_SUFFIXES, lies_inside
 from detrcli.data.raw_annotations import Problems, RawAnnotations
 from detrcli.errors import DataError
 from detrcli.structures import check_class_names
-from detrcli.system.text import writable
+from detrcli.system.text import escape_controls, writable
 
 
 def class_names(annotations: Path) -> list[str]:
@@ -86,3 +86,33 @@ def _objects(tree: ElementTree.Element) -> list[tuple[str, list[float] | None, b
         name = writable((element.findtext("name") or "").strip())
         objects.append((name, corners, (element.findtext("difficult") or "0").strip() == "1"))
     return objects
+
+
+def annotation_xml(
+    file: str, size: tuple[int, int], objects: Iterable[tuple[str, Sequence[float], float | None]]
+) -> bytes:
+    """Return the annotations of an image of this (height, width): names, boxes (xyxy in pixels) and scores.
+
+    Boxes are rounded to whole pixels, at least one, since most readers expect integers.
+    """
+    height, width = size
+    root = ElementTree.Element("annotation")
+
+    def add(parent: ElementTree.Element, **texts: object) -> None:
+        for tag, text in texts.items():
+            ElementTree.SubElement(parent, tag).text = escape_controls(writable(str(text)))
+
+    add(root, folder="JPEGImages", filename=file)
+    add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+    add(root, segmented=0)
+    for name, (x0, y0, x1, y1), score in objects:
+        left, top = min(round(x0), width - 1), min(round(y0), height - 1)
+        element = ElementTree.SubElement(root, "object")
+        add(element, name=name, pose="Unspecified", truncated=0, difficult=0)
+        box = ElementTree.SubElement(element, "bndbox")
+        add(box, xmin=left + 1, ymin=top + 1, xmax=max(round(x1), left + 1), ymax=max(round(y1), top + 1))
+        if score is not None:
+            add(element, confidence=f"{score:.6f}")
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8")
+    return text

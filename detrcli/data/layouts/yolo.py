@@ -1,4 +1,4 @@
-"""YOLO folders: a text file of relative boxes or polygons per image, and often a data.yaml."""
+"""YOLO folders: a text file of relative boxes or polygons per image, and often a data.yaml; read and written."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -166,3 +166,27 @@ def _box(line: str, *, pose: bool = False) -> tuple[int, float, float, float, fl
     else:
         raise ValueError
     return int(id_), x, y, w, h
+
+
+def label_line(
+    category: int,
+    size: tuple[int, int],
+    box: Sequence[float],
+    polygon: Sequence[float] = (),
+    score: float | None = None,
+) -> str:
+    """Return the line of an object in an image of this (height, width): its box, xyxy in pixels, or its polygon.
+
+    The polygon has the points x, y, x, y, ... and may be empty. A score is the last number, as Ultralytics writes it.
+    """
+    (height, width), (x0, y0, x1, y1) = size, box
+    places = polygon or ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+    numbers = [f"{value / (width, height)[i % 2]:.8f}" for i, value in enumerate(places)]
+    return " ".join([str(category), *numbers, *([] if score is None else [f"{score:.6f}"])]) + "\n"
+
+
+def data_yaml(names: Sequence[str], images: str) -> str:
+    """Return a data.yaml for a folder of images that are both train and val, as Ultralytics requires."""
+    facts = {"train": images, "val": images, "names": dict(enumerate(names))}
+    text: str = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    return text
