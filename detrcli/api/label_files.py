@@ -55,7 +55,7 @@ class _Yolo(_Labels):
         yield from super().paths(item)
 
     def _label_path(self, item: Item) -> Path:
-        return Path("labels", f"{item.name}.txt")
+        return yolo.label_path(self.image_path(item))
 
     def write_labels(self, to: Destination, item: Item, objects: Detections, size: tuple[int, int]) -> None:
         polygons: list[list[int]] = [[]] * len(objects)

@@ -19,6 +19,8 @@ from detrcli.messages import argument
 from detrcli.structures import Classes, Detections
 from detrcli.system.text import normalize_name
 
+EMPTY = 0.01  # pixels; a clipped box with a shorter side is empty
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -83,4 +85,4 @@ class Selection:
 def clipped(detections: Detections, size: tuple[int, int]) -> Detections:
     """Clip the boxes to an image of this (height, width), and leave out those that are empty then."""
     boxes = clip_boxes(torch.from_numpy(detections.boxes), *size).numpy()
-    return replace(detections, boxes=boxes).part(np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1)))
+    return replace(detections, boxes=boxes).part(np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= EMPTY).all(1)))

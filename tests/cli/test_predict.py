@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ import typer
 from golden_rules import GOLDEN, PIXEL, VALUE, Golden
 from here import Detr, Notes
 from PIL import Image
-from small import TINY, small_weights
+from small import TINY, small_weights, smooth_noise
 
 import detrcli
+from detrcli.api.predictions import MANY
 from detrcli.checkpoints.formats import native
 from detrcli.cli.app import app
 from detrcli.data.images import MAX_PIXELS
@@ -376,3 +378,57 @@ def test_the_pixel_limit_of_python_applies() -> None:
     options = typer.main.get_command(app).commands["predict"].params
     (limit,) = (option for option in options if option.name == "max_pixels")
     assert limit.default == MAX_PIXELS
+
+
+def test_one_label_best_and_clipped(detr: Detr, tmp_path: Path) -> None:
+    """In JSON, COCO and CSV: the best class of each query, the best detections, and boxes within the image."""
+    smooth_noise(1, (120, 80)).save(tmp_path / "a.png")
+    call = ["predict", "a.png", "--weights", "shapes", "--threshold", 0, "--no-images"]
+    every = detr(*call, "--json").json["images"][0]["detections"]
+    best: dict[int, dict[str, Any]] = {}
+    for row in every:
+        best[row["query"]] = max(row, best.get(row["query"], row), key=lambda row: row["score"])
+    assert len(best) < len(every)
+    single = detr(*call, "--json", "--one-label").json["images"][0]["detections"]
+    assert single == [row for row in every if row is best[row["query"]]]
+    top = sorted((row["score"] for row in single), reverse=True)[:3]
+    options = ("--one-label", "--max-det", 3)
+    kept = detr(*call, *options, "--json").json["images"][0]["detections"]
+    assert kept == [row for row in single if row["score"] in top]
+    assert [row["score"] for row in detr(*call, *options, "--format", "coco").json] == [row["score"] for row in kept]
+    assert len(detr(*call, *options, "--format", "csv").out.splitlines()) == 4
+    outside = [row for row in every if min(row["box"]) < 0 or row["box"][2] > 120 or row["box"][3] > 80]
+    assert outside
+    clipped = {
+        (row["query"], row["label"]): row for row in detr(*call, "--clip", "--json").json["images"][0]["detections"]
+    }
+    for row in every:
+        box = np.clip(row["box"], 0, [120, 80, 120, 80]).tolist()
+        if min(box[2] - box[0], box[3] - box[1]) > 0.02:
+            assert clipped[row["query"], row["label"]] == {**row, "box": box}
+
+
+def test_many_images_are_summarized(detr: Detr, weights: Path, tmp_path: Path) -> None:
+    """With objects by class; all images with -v. JSON is not affected."""
+    for i in range(MANY):
+        picture(tmp_path / "in" / f"{i:02}.png", i, (64, 48))
+    call = ["predict", "in", "--weights", weights, "--threshold", 0.3, "--no-images"]
+    assert detr(*call).out.startswith("file ")
+    (tmp_path / "in" / "broken.png").write_bytes(b"text")
+    shown = detr(*call).ok()
+    document = detr(*call, "--json").json
+    labels = [row["label"] for image in document["images"] for row in image["detections"]]
+    first, *rest = shown.out.splitlines()
+    assert first == f"{MANY + 1} images, {len(labels)} objects"
+    assert "1 skipped" in rest
+    assert "in/00.png" not in shown.out
+    for label in set(labels):
+        images = sum(any(row["label"] == label for row in image["detections"]) for image in document["images"])
+        assert f"{label} {labels.count(label)} {images}" in [" ".join(line.split()) for line in rest]
+    assert detr(*call, "-v").out.count(".png") == MANY
+    none = detr(*call[:-2], 1, "--out", "out")
+    assert none.out.splitlines() == [
+        f"{MANY + 1} images, 0 objects, written to out",
+        f"{MANY} without objects",
+        "1 skipped",
+    ]

@@ -127,14 +127,19 @@ def _segmentations(polygons: Sequence[tuple[str, int, int] | None]) -> list[byte
     return [b"" if polygon is None else text(*polygon) for polygon in polygons]
 
 
-def label_of(image: Path) -> Path:
-    """Return the label file of an image: in the folder `labels` in place of `images`, or beside the image."""
-    parts, beside = list(image.parts), image.with_suffix(".txt")
+def label_path(image: Path) -> Path:
+    """Return the path of an image's labels: in the folder `labels` in place of the last `images`, else beside it."""
+    parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    in_labels = Path(*parts).with_suffix(".txt")
+    return Path(*parts).with_suffix(".txt")
+
+
+def label_of(image: Path) -> Path:
+    """Return the existing label file of an image, which may be beside it, or the path that it would have."""
+    in_labels, beside = label_path(image), image.with_suffix(".txt")
     return beside if beside.is_file() and not in_labels.is_file() else in_labels
 
 
