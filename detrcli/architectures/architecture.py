@@ -17,6 +17,7 @@ from detrcli.losses.criterion import Loss
 from detrcli.losses.scoring import Scoring
 from detrcli.model.detection_transformer import DetectionTransformer
 from detrcli.model.inspectable import Inspectable
+from detrcli.resize import Resize
 from detrcli.segmentation.maps import Segmentation
 from detrcli.structures import Classes
 
@@ -78,6 +79,33 @@ class DataFacts:
         )
 
 
+class Rows(NamedTuple):
+    """A newly initialized tensor with rows of classes or queries along an axis.
+
+    Queries in several groups have a row in each group. Other rows, such as those of positions, come before them.
+    """
+
+    tensor: Tensor
+    axis: int = 0
+    groups: int = 1
+
+    def keep_queries(self, old: Tensor, before: int, now: int, *, draw: bool) -> Tensor:
+        """Copy the rows of the queries that both tensors have, and all rows that are not of queries.
+
+        With `draw`, the other rows are drawn from the normal distribution of the old rows, channel by channel.
+        """
+        first = self.tensor.shape[self.axis] - self.groups * now
+        rows, old_rows = self.tensor.movedim(self.axis, 0), old.movedim(self.axis, 0)  # views
+        rows[:first] = old_rows[:first]
+        new = rows[first:].view(self.groups, now, *rows.shape[1:])
+        kept = old_rows[first:].view(self.groups, before, *rows.shape[1:])
+        if draw and now > before:
+            mean, std = kept.mean((0, 1)), kept.std((0, 1), correction=0)
+            new[:, before:] = mean + std * torch.randn_like(new[:, before:])
+        new[:, :before] = kept[:, :now]
+        return self.tensor
+
+
 class Architecture(ABC, Generic[C]):
     """A model architecture with its presets, loss and training recipe.
 
@@ -92,6 +120,8 @@ class Architecture(ABC, Generic[C]):
     recipe_uses_data = False
     # Whether torch.nn.init sets all initial values in place, in tensors that are not copied afterwards.
     initialized_in_place = False
+    # Whether queries that are added are drawn like the trained queries, instead of as in a new model.
+    draws_queries = False
     detector: "Architecture[Any] | None" = None  # to which it adds a mask head
     published: StateDictAdapter[C] | None = None  # for checkpoints of the authors' training script
     hugging_face: Mapping[str, StateDictAdapter[C]] = {}  # by transformers' `model_type`
@@ -138,6 +168,10 @@ class Architecture(ABC, Generic[C]):
         """Return the number of which both sides of the network's input must be multiples."""
         return 1
 
+    def max_queries(self, config: C, resize: Resize) -> int | None:
+        """Return the number of tokens from which queries are selected; None if the number of queries is not limited."""
+        return None
+
     def recipe(self, config: C, facts: DataFacts) -> Mapping[str, Any]:
         """Return the training settings that replace the general defaults."""
         return {}
@@ -175,23 +209,30 @@ class Architecture(ABC, Generic[C]):
         with torch.device("meta"), DeferredInit():
             return self.build(config)
 
-    def fresh_rows(self, config: C, count: Literal["classes", "queries"]) -> dict[str, Tensor]:
-        """Return the tensors with a row per class or per query, newly initialized.
+    def fresh_rows(self, config: C, count: Literal["classes", "queries"]) -> dict[str, Rows]:
+        """Return the tensors with rows of classes or queries, newly initialized.
 
-        These are the tensors that grow in a model with one class or query more. Raises UsageError where a tensor does
-        not grow by a row.
+        These are the tensors that grow in a model with one class or query more. Raises UsageError where a tensor grows
+        in another way.
         """
         init = DeferredInit()
         with init if self.initialized_in_place else nullcontext():
             state = self.build(config).state_dict()
-        larger = self.unfilled(replace(config, **{count: getattr(config, count) + 1})).state_dict()
-        rows = {name: tensor for name, tensor in state.items() if larger[name].shape != tensor.shape}
-        for name, tensor in rows.items():
-            if larger[name].shape != (len(tensor) + 1, *tensor.shape[1:]):
+        number = getattr(config, count)
+        larger = self.unfilled(replace(config, **{count: number + 1})).state_dict()
+        rows = {}
+        for name, tensor in state.items():
+            growth = [after - before for before, after in zip(tensor.shape, larger[name].shape, strict=True)]
+            if not any(growth):
+                continue
+            axis = growth.index(max(growth))
+            rows[name] = Rows(tensor, axis, growth[axis])
+            valid = sum(map(abs, growth)) == growth[axis] and tensor.shape[axis] >= growth[axis] * number
+            if not valid or (count == "classes" and (axis, growth[axis]) != (0, 1)):
                 raise UsageError(f"{self.describe(config)}: its number of {count} cannot be changed ({name}).")
         # By module, those with more rows first: the order decides which random numbers a tensor gets.
-        by_module = sorted(rows, key=lambda name: (-len(rows[name]), name.rpartition(".")[0]))
-        init.run([rows[name] for name in by_module])
+        by_module = sorted(rows, key=lambda name: (-len(rows[name].tensor), name.rpartition(".")[0]))
+        init.run([rows[name].tensor for name in by_module])
         return rows
 
 

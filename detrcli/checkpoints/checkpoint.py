@@ -45,6 +45,12 @@ class Checkpoint:
                 f"{self.source}: images are resized to {resize}, but both sides must be multiples of {multiple} for "
                 "this model.\nThe size is that of its image processor (preprocessor_config.json)."
             )
+        limit = self.architecture.max_queries(self.config, resize)
+        if limit is not None and self.config.queries > limit:
+            raise WeightsError(
+                f"{self.source}: images are resized to {resize}, which gives {limit} tokens for {self.config.queries} "
+                "queries.\nThe size is that of its image processor (preprocessor_config.json)."
+            )
 
     @property
     def scoring(self) -> Scoring:
@@ -81,6 +87,12 @@ class Checkpoint:
             raise UsageError(
                 f"{argument('size', size)}: gives an input of {resize}, but both sides must be multiples of {multiple} "
                 f"for this model.\nUse {' or '.join(str(argument('size', n)) for n in nearest)}."
+            )
+        limit = self.architecture.max_queries(self.config, resize)
+        if limit is not None and self.config.queries > limit:
+            raise UsageError(
+                f"{argument('size', size)}: gives {limit} tokens, from which the model cannot select its "
+                f"{self.config.queries} queries. Use a larger size."
             )
         if max_size is not None:
             resize = resize.with_size(None, max_size)

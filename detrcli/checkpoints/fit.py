@@ -11,6 +11,7 @@ from detrcli.architectures.mask_heads import DETECTOR
 from detrcli.checkpoints.checkpoint import Checkpoint
 from detrcli.checkpoints.coco import UNUSED
 from detrcli.errors import UsageError
+from detrcli.messages import argument
 from detrcli.structures import Classes
 from detrcli.system.text import normalize_name
 
@@ -40,16 +41,22 @@ def fit(checkpoint: Checkpoint, classes: Classes, queries: int | None = None) ->
     before, wanted = checkpoint.config.queries, queries or checkpoint.config.queries
     config = architecture.changed(checkpoint.config, classes=len(classes), queries=wanted)
 
-    for name, new in architecture.fresh_rows(config, "classes").items():
+    limit = architecture.max_queries(checkpoint.config, checkpoint.preprocessing.resize)
+    if limit is not None and wanted > limit:
+        raise UsageError(
+            f"{argument('queries', wanted)}: from an input of {checkpoint.preprocessing.resize}, the model can select "
+            f"{limit} queries.\nUse at most {argument('queries', limit)}, or a larger {argument('size')}."
+        )
+
+    for name, (new, *_) in architecture.fresh_rows(config, "classes").items():
         old = tensors[name]
         new[len(classes) :] = old[checkpoint.config.classes :]
         for index, row in rows.items():
             new[index] = old[row]
         tensors[name] = new
     if wanted != before:
-        common = min(before, wanted)
-        for name, new in architecture.fresh_rows(config, "queries").items():
-            tensors[name] = torch.cat([tensors[name][:common], new[common:]])
+        for name, query_rows in architecture.fresh_rows(config, "queries").items():
+            tensors[name] = query_rows.keep_queries(tensors[name], before, wanted, draw=architecture.draws_queries)
 
     changes = f"the first {wanted} of {before} queries kept" if wanted < before else f"all {before} queries kept"
     return Fitted(

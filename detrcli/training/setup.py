@@ -140,11 +140,14 @@ def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, rep
     fresh_backbone = False
     if loaded is None:
         checkpoint, backbone_source = _from_scratch(model, settings, classes, reporter)
+        checkpoint = checkpoint.resized(settings.size, settings.max_size, in_proportion=True)
         fresh_backbone = backbone_source == FROM_SCRATCH
         norm = f", norm: {name}" if (name := getattr(checkpoint.config, "norm", None)) else ""
         notes.append(f"{model} from scratch, backbone: {'random' if fresh_backbone else backbone_source}{norm}")
     else:
-        fitted = fit(loaded, classes, settings.queries)
+        # The size first, on which the possible number of queries may depend.
+        resized = loaded.resized(settings.size, settings.max_size, in_proportion=True)
+        fitted = fit(resized, classes, settings.queries)
         checkpoint = fitted.checkpoint
         kept, fresh, dropped = (
             f"{len(names)} ({preview(names, 6)})" if names else "none"
@@ -162,7 +165,7 @@ def initialize(given: Mapping[str, Any], classes: Classes, facts: DataFacts, rep
             f"images for 300 to 500 epochs. {argument('weights', model)} starts from such a model"
         )
     checkpoint = replace(
-        checkpoint.resized(settings.size, settings.max_size, in_proportion=True),
+        checkpoint,
         config=architecture.changed(checkpoint.config, dropout=settings.dropout),
         loss=settings.loss_config(architecture.loss),
     )

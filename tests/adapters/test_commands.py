@@ -81,15 +81,6 @@ def test_transformers_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_another_number_of_queries(detr: Detr, data: Path) -> None:
-    for kind in ("rt", "conditional"):
-        detr("train", data, "--weights", folder_of(kind), "--out", kind, *QUICK, "--set", "queries=25").ok()
-        assert load_checkpoint(kind).config.queries == 25
-    shown = detr("train", data, "--weights", folder_of("yolos"), "--out", "yolos", *QUICK, "--set", "queries=25")
-    shown.fails(2, "YOLOS", "queries")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "to"),
     [(kind, to) for to, kinds in EXPORTS.items() for kind in kinds],

@@ -113,7 +113,7 @@ def test_class_rows(name: str) -> None:
     rows = ARCHITECTURE.fresh_rows(config, "classes")
     layers = {key.rpartition(".")[0].rpartition(".")[2] for key in rows}
     assert layers == ({"cls_score", "bbox_pred"} if name.startswith("faster") else {"cls_logits"})
-    assert all(len(value) == 6 for value in rows.values())
+    assert all(len(row.tensor) == 6 for row in rows.values())
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def test_only_new_rows_are_drawn() -> None:
         torch.manual_seed(7)
         expected = make()
         assert rows.keys() == expected.keys()
-        assert all(torch.equal(rows[name], tensor) for name, tensor in expected.items())
+        assert all(torch.equal(rows[name].tensor, tensor) for name, tensor in expected.items())
 
 
 def test_a_number_that_cannot_change(monkeypatch: pytest.MonkeyPatch) -> None:

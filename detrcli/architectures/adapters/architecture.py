@@ -5,6 +5,7 @@ Each contains several families, which differ by the `model_type` in the config.
 
 import copy
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ from detrcli.errors import UsageError
 from detrcli.losses.matching import HungarianMatcher
 from detrcli.losses.scoring import Scoring, Sigmoid, Softmax
 from detrcli.losses.terms import class_cost, giou_cost, l1_cost
+from detrcli.resize import ExactSize, PaddedSquare, Resize
 from detrcli.segmentation.mask_classification import MaskClassification
 from detrcli.structures import Classes
 
@@ -65,6 +67,7 @@ class TransformersArchitecture(Architecture[T]):
     """An architecture whose networks are built by transformers."""
 
     loss = LossConfig(cost={}, loss={})
+    draws_queries = True  # some are zeros in a new model of transformers
     network: type[TransformersNetwork]
 
     def build(self, config: T) -> TransformersNetwork:
@@ -122,6 +125,12 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
     model_types = tuple(FAMILIES)
     network = AdaptedNetwork
     recipe_uses_data = True
+
+    def max_queries(self, config: ClosedSetConfig, resize: Resize) -> int | None:
+        strides = config.family.strides(json.loads(config.facts))
+        if not strides or not isinstance(resize, ExactSize | PaddedSquare):  # otherwise it depends on the image
+            return None
+        return sum(math.ceil(resize.height / stride) * math.ceil(resize.width / stride) for stride in strides)
 
     def scoring(self, config: ClosedSetConfig) -> Scoring:
         if config.family.scoring == "softmax":

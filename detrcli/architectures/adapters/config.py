@@ -53,8 +53,10 @@ class ClosedSetConfig(TransformersConfig):
     @property
     def selected(self) -> int:
         """The number of pairs of query and class that become detections, for models with a sigmoid."""
-        # RF-DETR's own checkpoints have a number of their own, which transformers ignores.
-        return self.family.detections or json.loads(self.facts).get("num_select") or self.queries
+        facts = json.loads(self.facts)
+        # RF-DETR's own checkpoints have a number for their number of queries, which transformers ignores.
+        chosen = facts.get("num_select") if facts.get("num_queries") == self.queries else None
+        return self.family.detections or chosen or self.queries
 
     def library_config(self) -> Any:
         config = super().library_config()

@@ -68,6 +68,8 @@ class ClosedSet(Family):
 
     attentions: Attentions
     scoring: Literal["softmax", "sigmoid"]
+    # The strides of the feature maps from whose cells queries are selected; empty if queries are learned.
+    strides: Callable[[Mapping[str, Any]], Sequence[float]] = lambda facts: ()
     class_head: str = "class_labels_classifier"  # of the last layer
     box_head: str = "bbox_predictor"
     encoder: str = "model.encoder"  # between backbone and decoder; empty if there is none
@@ -107,6 +109,7 @@ _ENCODER = "model.encoder.layers.*.self_attn"
 _AIFI = "model.encoder.aifi.*"  # RT-DETR's encoder layer, on the coarsest level
 _YOLOS = "vit.encoder.layer.*.attention.attention"
 
+
 # fmt: off
 _CONDITIONAL = ClosedSet(
     title="Conditional DETR", scoring="sigmoid", processor="ConditionalDetrImageProcessor",
@@ -122,12 +125,14 @@ _RT = ClosedSet(
     costs=("matcher_class_cost", "matcher_bbox_cost", "matcher_giou_cost"),
     recipe={**_RECIPE, "weight_decay_on": "matrices", "ema": 0.9999},
     side_multiple=lambda facts: max(facts["feat_strides"]),  # levels are upsampled and joined
+    strides=lambda facts: facts["feat_strides"],
     default=DefaultModel(42_731_082, 136.7, 640, 640), published=PublishedAP("R50", 53.1, "2304.08069"),
 )
 _LW = ClosedSet(
     title="LW-DETR", scoring="sigmoid", processor="DeformableDetrImageProcessor",
     side="backbone_config.image_size",
     side_multiple=lambda facts: facts["backbone_config"]["patch_size"] * facts["backbone_config"]["num_windows_side"],
+    strides=lambda facts: [facts["backbone_config"]["patch_size"] / n for n in facts["projector_scale_factors"]],
     attentions=Attentions("sampled", cross="model.decoder.layers.*.cross_attn"),
     class_head="class_embed", box_head="bbox_embed", encoder="", proposals="model.enc_out_bbox_embed.0",
     recipe={**_RECIPE, "lr_backbone": 1.5e-4, "ema": 0.993},
@@ -168,6 +173,7 @@ FAMILIES: Mapping[str, ClosedSet] = {
     "rf_detr": replace(
         _LW, title="RF-DETR", processor="RfDetrImageProcessor", detections=None, clips=True, published=None,
         side_multiple=lambda facts: facts["backbone_config"]["patch_size"] * facts["backbone_config"]["num_windows"],
+        strides=lambda facts: [facts["backbone_config"]["patch_size"]],
     ),
     "yolos": ClosedSet(
         title="YOLOS", scoring="softmax", processor="YolosImageProcessor",
