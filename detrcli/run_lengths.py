@@ -85,6 +85,28 @@ def extent(lengths: np.ndarray, height: int) -> tuple[int, tuple[int, int, int, 
     return int((end - first).sum()), around
 
 
+def _placed(counts: bytes, size: tuple[int, int], left: int, top: int, whole: tuple[int, int]) -> bytes:
+    """Return the compressed counts of a mask of this size in a larger image, without making the mask."""
+    from pycocotools import mask as rle  # only needed for masks
+
+    height = size[0]
+    edges = np.cumsum(lengths_in(counts, *size))
+    starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]  # of the marked runs
+    # Runs over several columns end at the bottom of the tile and continue at its top.
+    columns = (ends - 1) // height - starts // height + 1
+    columns[ends == starts] = 0
+    run = np.repeat(np.arange(len(starts)), columns)
+    column = starts[run] // height + np.arange(len(run)) - np.repeat(np.cumsum(columns) - columns, columns)
+    first, last = np.maximum(starts[run], column * height), np.minimum(ends[run], (column + 1) * height)
+    shift = (column + left) * whole[0] + top - column * height
+    first, last = first + shift, last + shift
+    joined = np.flatnonzero(first[1:] == last[:-1])  # where the tile is as high as the image
+    first, last = np.delete(first, joined + 1), np.delete(last, joined)
+    edges = np.concatenate([[0], np.stack([first, last], 1).ravel(), [whole[0] * whole[1]]])
+    compressed: bytes = rle.frPyObjects({"size": list(whole), "counts": np.diff(edges).tolist()}, *whole)["counts"]
+    return compressed
+
+
 @dataclass(frozen=True)
 class MaskRows:
     """Masks of N objects. Indexing with an integer returns an array (H, W) bool, with an array a selection."""
@@ -106,6 +128,10 @@ class MaskRows:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (decode(counts, *self.size) for counts in self.counts)
+
+    def placed(self, left: int, top: int, size: tuple[int, int]) -> "MaskRows":
+        """Return the masks as parts of a larger image of this (height, width), with their corner at (left, top)."""
+        return MaskRows(size, [_placed(counts, self.size, left, top, size) for counts in self.counts])
 
     def rle(self, i: int) -> dict[str, Any]:
         return {"size": list(self.size), "counts": self.counts[i].decode("ascii")}

@@ -33,6 +33,7 @@ def detect(
     threshold: float | None,
     batch_size: int | None,
     panoptic: bool,
+    max_detections: int,
     skip_bad: bool,
     reporter: Reporter,
 ) -> tuple[Truth, Results, ModelRun]:
@@ -40,6 +41,10 @@ def detect(
     panoptic = panoptic and detector.has_masks and truth.split.written.maps is not None
     if panoptic and not has_hotcoco():
         reporter.note("panoptic quality is left out: it needs hotcoco, which has no wheel for this platform")
+        panoptic = False
+    tiled = detector.tiling.tiles is not None
+    if panoptic and tiled:
+        reporter.note("panoptic quality is left out: maps of tiles cannot be merged")
         panoptic = False
     with distributed.joined(detector.device):
         share = -(-len(truth.images) // distributed.world_size())
@@ -50,6 +55,8 @@ def detect(
             threshold=threshold or 0.0,
             batch_size=batch_size or (8 if detector.device.type == "cuda" else 1),
             maps=MapRequest("panoptic", threshold, with_detections=True) if panoptic else None,
+            # Tiles have many detections of low scores, which would fill the memory.
+            max_detections=max_detections if tiled else None,
             reporter=reporter,
         )
     truth = readable(truth, detected, skip_bad=skip_bad)

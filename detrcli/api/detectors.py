@@ -22,7 +22,8 @@ def load(
     """Load a detector: a name from `detr models`, a file, a folder, `hf:OWNER/NAME` or a URL.
 
     `options` are those of LoadOptions: precision, engine (plain, fast, compiled, openvino or onnx), model, sha256,
-    size, max_size, and text, the phrases to detect ("a cat. a remote control.") for models that take phrases.
+    size, max_size, and text, the phrases to detect ("a cat. a remote control.") for models that take phrases; tiles
+    (N or "WxH"), overlap and nms for small and crowded objects.
     """
     return as_detector(LoadOptions(str(weights), device, **options), reporter=reporter)
 
@@ -50,9 +51,10 @@ def as_detector(
     torch_device = find_device(options.device)  # an unknown device is an error before anything is downloaded
     runtime = runtime_of(options.weights)
     if runtime is not None and options.text is None:
-        return _exported(options, runtime)
+        return _exported(options, runtime).with_tiling(options.tiling)
     checkpoint = checkpoint_of(options, class_names, reporter)
-    return Detector(checkpoint, torch_device, options.precision or "fp32", engine=options.engine, reporter=reporter)
+    detector = Detector(checkpoint, torch_device, options.precision or "fp32", engine=options.engine, reporter=reporter)
+    return detector.with_tiling(options.tiling)
 
 
 def _exported(options: LoadOptions, runtime: Runtime) -> Detector:

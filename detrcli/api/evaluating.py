@@ -191,6 +191,7 @@ def evaluate(
             threshold=threshold,
             batch_size=batch_size,
             panoptic=classes is None,
+            max_detections=max_detections,
             skip_bad=options.skip_bad,
             reporter=reporter,
         )

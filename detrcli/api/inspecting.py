@@ -24,6 +24,7 @@ from detrcli.errors import DataError
 from detrcli.inference import DEFAULT_THRESHOLD
 from detrcli.inference.detector import Detector
 from detrcli.inference.stream import ImageSource, name_of, read_image
+from detrcli.inference.tiles import Tiling
 from detrcli.inspection.look import Kind, inspect_attention
 from detrcli.inspection.match_report import MatchReport, match_report
 from detrcli.inspection.matching import GroupMatching, explain_group, false_positives, matcher_of, missed_objects
@@ -291,7 +292,7 @@ def walk(
     """Return the steps of a model with their shapes for an image, and its detections."""
     opened = read_image(image).image  # before weights are downloaded
     detector = as_detector(weights, device, reporter=reporter)
-    detections = detector.predict(opened, threshold=0)
+    detections = detector.with_tiling(Tiling()).predict(opened, threshold=0)
     detections = detections.part(np.argsort(-detections.scores, kind="stable"))
     pixels = prepare(opened, detector.preprocessing).to(detector.device)  # (3, H, W)
     steps, shapes = trace_steps(detector, pixels), shapes_at(detector, opened.height, opened.width)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from detrcli.data.checks import Exif
 from detrcli.data.source import Files, data_folders
+from detrcli.errors import UsageError
 from detrcli.inference import EngineName
+from detrcli.inference.tiles import OVERLAP, Tiling
+from detrcli.messages import argument
 
 WEIGHTS = "detr-r50"  # the default
 
@@ -24,6 +27,19 @@ class LoadOptions:
     size: int | None = None  # shorter side of the input, by default that of the weights
     max_size: int | None = None
     text: str | Sequence[str] | None = None  # phrases to detect, for models that take phrases
+    tiles: int | str | None = None  # tiles that are predicted besides the whole image: N x N, or "WxH" pixels
+    overlap: float | None = None  # of neighboring tiles, as a fraction of the tile; by default 0.2
+    nms: float | None = None  # IoU above which detections of a class are duplicates; by default all are kept
+
+    def __post_init__(self) -> None:
+        self.tiling  # noqa: B018  # raises UsageError for invalid options
+
+    @property
+    def tiling(self) -> Tiling:
+        """The tiles of images, and the merging of their detections."""
+        if self.tiles is None and self.overlap is not None:
+            raise UsageError(f"{argument('overlap')} is that of {argument('tiles')}. Use both.")
+        return Tiling(self.tiles, OVERLAP if self.overlap is None else self.overlap, self.nms)
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ def predict(
     inputs += [path for path in (ids_from, threshold, options.weights) if isinstance(path, str | Path)]
     check_names(writers, items, folder, inputs, [] if save is None else [save])
     torch_device = weights.device if isinstance(weights, Detector) else find_device(options.device)
+    tiling = weights.tiling if isinstance(weights, Detector) else options.tiling
     thresholds: Threshold = {"all": overall, "classes": by_class} if by_class else overall
     settings = {
         "weights": options.weights,
@@ -178,6 +179,9 @@ def predict(
         "size": options.size,
         "max_size": options.max_size,
         "polygons": polygons,
+        "tiles": None if tiling.tiles is None else str(tiling.tiles),
+        "overlap": None if tiling.tiles is None else tiling.overlap,
+        "nms": tiling.nms,
     }
     with distributed.joined(torch_device):
         lines = None if save is None else PredictionLines(Path(save), settings, resume=resume)

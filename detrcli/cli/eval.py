@@ -12,7 +12,16 @@ from detrcli.errors import UsageError
 from detrcli.system.launch import launch
 
 
-@opt.options(*(name for name in opt.LOAD if name != "weights"), "text", "precision", "engine", files=["val"])
+@opt.options(
+    *(name for name in opt.LOAD if name != "weights"),
+    "text",
+    "tiles",
+    "overlap",
+    "nms",
+    "precision",
+    "engine",
+    files=["val"],
+)
 def eval_(
     data: "detrcli.DataOptions",
     *,
@@ -59,6 +68,8 @@ def eval_(
         raise UsageError("--save and --report need a model; with --predictions no model is run.")
     if report is not None and (limit is not None or classes is not None or threshold):
         raise UsageError("--report covers the whole split: leave out --limit, --classes and --threshold.")
+    if load.tiling.merges and (predictions is not None or report is not None):
+        raise UsageError("--tiles and --nms change what a model detects: leave out --predictions and --report.")
     if thresholds is not None and threshold:
         raise UsageError("--thresholds considers all scores: leave out --threshold.")
     inputs = [data.files["val"][0], predictions, *map(Path, weights)]

@@ -10,6 +10,7 @@ import typer
 
 import detrcli
 from detrcli.inference import EngineName
+from detrcli.inference.tiles import OVERLAP
 
 DATA = "Dataset: a folder in a known layout, its data.yaml or annotation file, or `shapes`."
 
@@ -59,6 +60,15 @@ _LOAD_OPTIONS: dict[str, Any] = {
     "weights": Annotated[str, option("W", WEIGHTS, callback=known_weights)],
     "text": Annotated[
         str | None, option("PHRASES", 'What to detect, as "a cat. a dog.", for models that take phrases.')
+    ],
+    "tiles": Annotated[
+        str | None, option("N|WxH", "Predict N x N tiles of each image too, or tiles of W x H pixels, and merge.")
+    ],
+    "overlap": Annotated[
+        float | None, option("P", f"Overlap of neighboring tiles, as a fraction of the tile. [{OVERLAP}]")
+    ],
+    "nms": Annotated[
+        float | None, option("IOU", "Remove detections whose IoU with a better detection of their class is higher.")
     ],
     "size": Annotated[int | None, option("N", "Shorter side of the input.", min=1)],
     "max_size": Annotated[int | None, option("N", "Longer side of the input.", min=1)],

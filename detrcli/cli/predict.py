@@ -17,7 +17,7 @@ from detrcli.inference import DEFAULT_THRESHOLD
 from detrcli.system.launch import launch
 
 
-@opt.options(*opt.LOAD, "text", "precision", "engine")
+@opt.options(*opt.LOAD, "text", "tiles", "overlap", "nms", "precision", "engine")
 def predict(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, glob patterns, or - for paths on stdin.")

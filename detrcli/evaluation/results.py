@@ -50,6 +50,14 @@ def join(parts: list[Results]) -> Results:
     return Results(**{name: np.concatenate(column) for name, column in complete.items()})
 
 
+def best_of_classes(detections: Detections, count: int) -> Detections:
+    """Return the `count` best detections of each class of an image, in their order. Metrics use no more."""
+    order = np.lexsort((-detections.scores, detections.category_ids))  # by class, then by descending score
+    of_class = detections.category_ids[order]
+    ranks = np.arange(len(order)) - np.searchsorted(of_class, of_class)
+    return detections.part(np.sort(order[ranks < count]))
+
+
 def of_detections(image_id: int, detections: Detections) -> Results:
     """Return the detections of an image as results, without classes that the data does not have."""
     kept = detections.part(np.flatnonzero(detections.category_ids != UNKNOWN_CLASS))

@@ -8,7 +8,7 @@ from detrcli.data.images import File
 from detrcli.errors import DataError
 from detrcli.evaluation.class_mapping import ClassMapping
 from detrcli.evaluation.panoptic import PredictedSegment, segments_of
-from detrcli.evaluation.results import Results, join, of_detections
+from detrcli.evaluation.results import Results, best_of_classes, join, of_detections
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
 from detrcli.messages import argument
@@ -33,9 +33,13 @@ def detect_split(
     threshold: float = 0.0,
     batch_size: int = 1,
     maps: MapRequest | None = None,
+    max_detections: int | None = None,
     reporter: Reporter = SILENT,
 ) -> DetectedSplit:
-    """Detect objects in the images of `truth`, divided among all processes. Results have the ids of the data."""
+    """Detect objects in the images of `truth`, divided among all processes. Results have the ids of the data.
+
+    `max_detections` limits the detections that are kept of an image and a class.
+    """
     mine = np.arange(len(truth.images))[distributed.rank() :: distributed.world_size()]
     if batch_size > 1:  # batches contain images of equal input size, so sort by it
         resize = detector.preprocessing.resize
@@ -53,7 +57,10 @@ def detect_split(
             if image.detections is None:
                 unread[image_id] = f"{escape_controls(str(image.source))}: {image.problem}"
             else:
-                results[image_id] = of_detections(image_id, image.detections)
+                kept = image.detections
+                if max_detections is not None:
+                    kept = best_of_classes(kept, max_detections)
+                results[image_id] = of_detections(image_id, kept)
             if isinstance(image.map, PanopticMap):
                 segments[image_id] = segments_of(image.map)
             advance(1)

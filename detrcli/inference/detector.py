@@ -3,13 +3,14 @@
 import copy
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self, overload
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from detrcli.boxes import clip_boxes, to_pixels
@@ -21,7 +22,9 @@ from detrcli.errors import EXPORT_ONLY_PREDICTS, NOT_FINITE, DataError, Diverged
 from detrcli.inference import DEFAULT_THRESHOLD, EngineName
 from detrcli.inference.engines import ENGINES, Engine, PlainEngine, fastest
 from detrcli.inference.export import RUNTIMES, cached_export
-from detrcli.inference.stream import ImageResult, ImageSource, ReadImage, decode, name_of, stream
+from detrcli.inference.merging import CUT_WEIGHT, merge
+from detrcli.inference.stream import ImageResult, ImageSource, View, decode, name_of, stream
+from detrcli.inference.tiles import Tile, Tiling
 from detrcli.losses.scoring import Scoring
 from detrcli.messages import argument
 from detrcli.model.detection_transformer import DetectionTransformer
@@ -65,6 +68,7 @@ class Detector:
         self.scoring, self.segmentation = checkpoint.scoring, checkpoint.segmentation
         self.classes, self.preprocessing = checkpoint.classes, checkpoint.preprocessing
         self.clips_boxes = checkpoint.clips_boxes
+        self.tiling = Tiling()
         # Total time by stage. Images are read by several threads while the network computes.
         self.seconds = {"reading": 0.0, "network": 0.0, "postprocessing": 0.0}
         self._lock = threading.Lock()
@@ -111,6 +115,12 @@ class Detector:
         renamed = copy.copy(self)
         renamed.classes = classes
         return renamed
+
+    def with_tiling(self, tiling: Tiling) -> Self:
+        """Return the detector with other tiles and another suppression of duplicates in `predict` and `stream`."""
+        tiled = copy.copy(self)
+        tiled.tiling = tiling
+        return tiled
 
     def inspect(self) -> Inspectable:
         """Return the interface to the stages and the attention of the plain model."""
@@ -173,37 +183,80 @@ class Detector:
     ) -> Iterator[ImageResult]:
         """Yield the result of each image in the order of the sources, while the next images are being read.
 
-        Only images of equal input size share a batch, so a result does not depend on the other images, except for
-        rounding in another batch size. With `maps` each result has a map, and detections only if `maps` requests both.
+        Only images and tiles of equal input size share a batch, so a result does not depend on the other images,
+        except for rounding in another batch size. With `maps` each result has a map, and detections only if `maps`
+        requests both.
         """
         if maps is not None:
-            if self.segmentation is None:
-                raise UsageError(f"{self.checkpoint.source}: {maps.kind} maps need a model with a mask head.")
-            self.segmentation.check(maps, self.checkpoint.source)
+            self._check_maps(maps)
         if not 0 <= threshold <= 1:
             raise UsageError(f"{argument('threshold', threshold)}: a score is between 0 and 1.")
         if batch_size < 1:
             raise UsageError(f"{argument('batch_size', batch_size)}: it must be at least 1.")
+        tiled = self.tiling.tiles is not None
 
-        def read(source: ImageSource) -> ReadImage:
+        def read(source: ImageSource) -> Sequence[Callable[[], View]]:
             start = time.perf_counter()
             try:
                 opened = decode(source, max_pixels)
+                image = opened.image
+                tiles = self.tiling.of(image.height, image.width)
             except DataError as error:
-                return ImageResult(source, None, None, problem=str(error)), None
-            image = opened.image
-            pixels = prepare(image, self.preprocessing)  # (3, h, w)
-            self._add_time("reading", start)
+                unread = View(ImageResult(source, None, None, problem=str(error)), None)
+                return [lambda: unread]
             kept = image if keep_images else None
-            return ImageResult(source, (image.height, image.width), None, kept, opened.notes), pixels
+            result = ImageResult(source, (image.height, image.width), None, kept, opened.notes)
+            whole = View(result, prepare(image, self.preprocessing), last=not tiles)
+            self._add_time("reading", start)
+            return [lambda: whole, *(partial(cut, whole.image, image, tile, tile is tiles[-1]) for tile in tiles)]
 
-        return stream(sources, read, lambda batch: self._predict_batch(batch, threshold, maps), batch_size)
+        def cut(result: ImageResult, image: Image.Image, tile: Tile, last: bool) -> View:
+            start = time.perf_counter()
+            pixels = prepare(image.crop(tile), self.preprocessing)
+            self._add_time("reading", start)
+            return View(result, pixels, tile, last)
 
-    def _predict_batch(self, batch: list[ReadImage], threshold: float, maps: MapRequest | None) -> list[ImageResult]:
-        results = [result for result, _ in batch]
-        sizes = [result.size for result in results if result.size is not None]
+        # A cut box of a tile can be suppressed by a box whose score is lower by this factor.
+        lowest = threshold * CUT_WEIGHT if tiled else threshold
+        return stream(
+            sources,
+            read,
+            lambda batch: self._predict_batch(batch, lowest, maps),
+            lambda views: self._merged(views, threshold),
+            batch_size,
+            tiled=tiled,
+        )
+
+    def _check_maps(self, maps: MapRequest) -> None:
+        """Raise UsageError if the model cannot compute the maps."""
+        if self.segmentation is None:
+            raise UsageError(f"{self.checkpoint.source}: {maps.kind} maps need a model with a mask head.")
+        self.segmentation.check(maps, self.checkpoint.source)
+        if self.tiling.tiles is not None:
+            raise UsageError(
+                f"{argument('tiles')} is for detections: {maps.kind} maps of tiles cannot be merged to a map of the "
+                "image, because each tile has its own segments."
+            )
+        if self.tiling.nms is not None and not maps.with_detections:
+            raise UsageError(f"{argument('nms')} is for detections: {maps.kind} maps have no duplicates.")
+
+    def _merged(self, views: Sequence[tuple[View, ImageResult]], threshold: float) -> ImageResult:
+        """Return the result of an image from those of the image and its tiles."""
+        (_, result), *others = views
+        if result.detections is None or result.size is None or not self.tiling.merges:
+            return result
+        tiles = [(v.tile, part.detections) for v, part in others if v.tile is not None and part.detections is not None]
+        merged = merge(result.detections, tiles, result.size, self.checkpoint.config.queries, self.tiling.nms)
+        merged = merged.part(merged.scores >= threshold)
+        if threshold > 0:
+            merged = merged.part(np.argsort(-merged.scores, kind="stable"))
+        return replace(result, detections=merged)
+
+    def _predict_batch(self, batch: list[View], threshold: float, maps: MapRequest | None) -> list[ImageResult]:
+        results = [view.image for view in batch]
+        sizes = [view.size for view in batch]
         start = time.perf_counter()
-        prediction = self.engine(collate([pixels for _, pixels in batch if pixels is not None]))
+        prediction = self.engine(collate([view.pixels for view in batch if view.pixels is not None]))
         if self.device.type == "cuda":  # otherwise the network's time would count as postprocessing
             torch.cuda.synchronize(self.device)
         start = self._add_time("network", start)
