@@ -103,7 +103,10 @@ def _placed(counts: bytes, size: tuple[int, int], left: int, top: int, whole: tu
     joined = np.flatnonzero(first[1:] == last[:-1])  # where the tile is as high as the image
     first, last = np.delete(first, joined + 1), np.delete(last, joined)
     edges = np.concatenate([[0], np.stack([first, last], 1).ravel(), [whole[0] * whole[1]]])
-    compressed: bytes = rle.frPyObjects({"size": list(whole), "counts": np.diff(edges).tolist()}, *whole)["counts"]
+    lengths = np.diff(edges).tolist()
+    if len(lengths) > 1 and lengths[-1] == 0:  # as pycocotools encodes masks that contain the last pixel
+        lengths.pop()
+    compressed: bytes = rle.frPyObjects({"size": list(whole), "counts": lengths}, *whole)["counts"]
     return compressed
 
 

@@ -3,8 +3,9 @@
     python examples/small_objects.py
     python examples/small_objects.py --keep scenes  # also for `detr eval scenes --weights shapes --tiles 160x160`
 
-Shapes of the built-in dataset, 6 to 38 pixels in size, are placed in scenes of 4,000 x 4,000 pixels. The shipped weights
-`shapes` are evaluated on them on a CPU, in batches of 16. The last line is the result as JSON. Takes three minutes.
+Shapes of the built-in dataset, 6 to 38 pixels in size, are placed in scenes of 4,000 x 4,000 pixels. The shipped
+weights `shapes` are evaluated on them on a CPU, in batches of 16. The last line is the result as JSON. Takes three
+minutes.
 """
 
 import argparse
@@ -61,7 +62,11 @@ def measure(folder: Path, **options: object) -> dict[str, object]:
     evaluation = detrcli.evaluate(folder, weights, batch_size=16)
     names = ("AP", "APs", "APm", "ARs")
     metrics = {name: round(evaluation.metrics[name], 3) for name in names}
-    return {**options, **metrics, "seconds_per_image": round((time.perf_counter() - start) / len(evaluation.truth.images), 1)}
+    return {
+        **options,
+        **metrics,
+        "seconds_per_image": round((time.perf_counter() - start) / len(evaluation.truth.images), 1),
+    }
 
 
 def main() -> None:

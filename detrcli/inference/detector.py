@@ -22,7 +22,7 @@ from detrcli.errors import EXPORT_ONLY_PREDICTS, NOT_FINITE, DataError, Diverged
 from detrcli.inference import DEFAULT_THRESHOLD, EngineName
 from detrcli.inference.engines import ENGINES, Engine, PlainEngine, fastest
 from detrcli.inference.export import RUNTIMES, cached_export
-from detrcli.inference.merging import CUT_WEIGHT, merge
+from detrcli.inference.merging import merge
 from detrcli.inference.stream import ImageResult, ImageSource, View, decode, name_of, stream
 from detrcli.inference.tiles import Tile, Tiling
 from detrcli.losses.scoring import Scoring
@@ -193,7 +193,6 @@ class Detector:
             raise UsageError(f"{argument('threshold', threshold)}: a score is between 0 and 1.")
         if batch_size < 1:
             raise UsageError(f"{argument('batch_size', batch_size)}: it must be at least 1.")
-        tiled = self.tiling.tiles is not None
 
         def read(source: ImageSource) -> Sequence[Callable[[], View]]:
             start = time.perf_counter()
@@ -216,15 +215,13 @@ class Detector:
             self._add_time("reading", start)
             return View(result, pixels, tile, last)
 
-        # A cut box of a tile can be suppressed by a box whose score is lower by this factor.
-        lowest = threshold * CUT_WEIGHT if tiled else threshold
         return stream(
             sources,
             read,
-            lambda batch: self._predict_batch(batch, lowest, maps),
+            lambda batch: self._predict_batch(batch, threshold, maps),
             lambda views: self._merged(views, threshold),
             batch_size,
-            tiled=tiled,
+            tiled=self.tiling.tiles is not None,
         )
 
     def _check_maps(self, maps: MapRequest) -> None:
@@ -247,7 +244,6 @@ class Detector:
             return result
         tiles = [(v.tile, part.detections) for v, part in others if v.tile is not None and part.detections is not None]
         merged = merge(result.detections, tiles, result.size, self.checkpoint.config.queries, self.tiling.nms)
-        merged = merged.part(merged.scores >= threshold)
         if threshold > 0:
             merged = merged.part(np.argsort(-merged.scores, kind="stable"))
         return replace(result, detections=merged)

@@ -11,7 +11,6 @@ from detrcli.structures import Detections
 
 SAME_OBJECT = 0.5  # IoU above which detections of two views are of the same object
 COVERED = 0.5  # share of a cut box above which another view's box covers it
-CUT_WEIGHT = 0.5  # of the score of a cut box
 MARGIN = 0.01  # of a tile's side: boxes that end within this distance of its edge are cut
 
 
@@ -28,8 +27,7 @@ def suppress(
 
     `boxes` (N, 4) are xyxy. `views` (N,) are numbers of the views of an image, the whole and its tiles, and `cut` (N,)
     tells which boxes end at an edge of their tile, beyond which the object may continue. Detections come by descending
-    score, with half the score for cut boxes, and equal scores in their order. A detection is removed if for a kept
-    detection of its class
+    score, those of equal scores in their order. A detection is removed if for a kept detection of its class
 
     - their IoU exceeds `nms`, or
     - they are of different views, and their IoU exceeds 0.5, or
@@ -40,7 +38,7 @@ def suppress(
     count = len(scores)
     views = np.zeros(count, int) if views is None else views
     cut = np.zeros(count, bool) if cut is None else cut
-    order = np.argsort(-np.where(cut, CUT_WEIGHT * scores, scores), kind="stable")
+    order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     for label in np.unique(labels):
         rest = order[labels[order] == label]

@@ -86,10 +86,7 @@ class Tiling:
             ]
         lefts, tops = (_starts(*row) for row in zip((width, height), sides, counts, strict=True))
         if len(lefts) * len(tops) > MAX_TILES:
-            raise DataError(
-                f"it has {len(lefts):,} x {len(tops):,} tiles, more than the {MAX_TILES:,} allowed "
-                f"({argument('tiles', self.tiles)}, {argument('overlap', self.overlap)})"
-            )
+            raise DataError(f"it has {len(lefts):,} x {len(tops):,} tiles, more than the {MAX_TILES:,} allowed")
         if len(lefts) * len(tops) == 1:
             return []
         return [Tile(left, top, left + sides[0], top + sides[1]) for top in tops for left in lefts]

@@ -1,0 +1,318 @@
+"""Tiles of images, and the merging of their detections."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import CONFIG, TINY, masked_weights, noise, small_weights
+from torchvision.ops import batched_nms, box_iou
+
+import detrcli
+from detrcli.errors import UsageError
+from detrcli.evaluation.results import best_of_classes
+from detrcli.inference import detector as detector_module
+from detrcli.inference.detector import Detector
+from detrcli.inference.merging import MARGIN, merge, suppress
+from detrcli.inference.tiles import MAX_TILES, Tile, Tiling
+from detrcli.run_lengths import MaskRows, encode
+from detrcli.segmentation.maps import MapRequest
+from detrcli.structures import Batch, Detections, Prediction
+
+
+@pytest.mark.parametrize("overlap", [0, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("tiles", [1, 2, 3, 7, "16x16", "100x50", "64x1000"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (1, 300), (100, 100), (101, 299), (64, 65)])
+def test_tiles_cover_the_image(size: tuple[int, int], tiles: int | str, overlap: float) -> None:
+    """Tiles have the same size and at least the overlap, less a pixel of rounding."""
+    height, width = size
+    parts = Tiling(tiles, overlap).of(height, width)
+    if isinstance(tiles, str):
+        w, h = map(int, tiles.split("x"))
+        assert bool(parts) == (width > w or height > h)
+        assert all((t.right - t.left, t.bottom - t.top) == (min(w, width), min(h, height)) for t in parts)
+    else:
+        assert len(parts) <= tiles**2
+        assert len(parts) == (tiles**2 if tiles > 1 and min(size) >= 100 else len(parts))
+    covered = np.zeros(size, bool)
+    for tile in parts:
+        assert 0 <= tile.left < tile.right <= width
+        assert 0 <= tile.top < tile.bottom <= height
+        covered[tile.top : tile.bottom, tile.left : tile.right] = True
+    assert covered.all() == bool(parts)
+    assert len(set(parts)) == len(parts)
+    assert len({(t.right - t.left, t.bottom - t.top) for t in parts}) <= 1
+    for first, last in ((0, 2), (1, 3)):
+        edges = sorted({(tile[first], tile[last]) for tile in parts})
+        for (_, end), (start, _) in pairwise(edges):
+            assert end - start >= overlap * (edges[0][1] - edges[0][0]) - 2
+
+
+@pytest.mark.parametrize(
+    ("options", "item"),
+    [
+        ({"tiles": "axb"}, "tiles=axb"),
+        ({"tiles": "640x"}, "tiles=640x"),
+        ({"tiles": ""}, "tiles="),
+        ({"tiles": "-2"}, "tiles=-2"),
+        ({"tiles": 0}, "between 1 and 100"),
+        ({"tiles": 101}, "between 1 and 100"),
+        ({"tiles": "3x3"}, "`tiles=3` gives 3 x 3"),
+        ({"tiles": 2, "overlap": 1}, "overlap=1"),
+        ({"tiles": 2, "overlap": -0.1}, "overlap=-0.1"),
+        ({"tiles": 2, "overlap": float("nan")}, "overlap=nan"),
+        ({"overlap": 0.3}, "`tiles`"),
+        ({"nms": 1.1}, "nms=1.1"),
+        ({"nms": float("nan")}, "nms=nan"),
+    ],
+)
+def test_options_that_are_refused(options: dict[str, float], item: str) -> None:
+    with pytest.raises(UsageError, match=item):
+        detrcli.LoadOptions("shapes", **options)
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    corner, size = rng.uniform(0, 60, (count, 2)), rng.uniform(1, 40, (count, 2))
+    boxes = np.concatenate([corner, corner + size], 1).astype(np.float32)
+    return boxes, rng.permutation(count).astype(np.float32) / count, rng.integers(0, 3, count)
+
+
+@pytest.mark.parametrize("nms", [0, 0.3, 0.7, 1])
+def test_suppression_by_iou_is_that_of_torchvision(nms: float) -> None:
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 200):
+        boxes, scores, labels = random_boxes(rng, count)
+        expected = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), nms).sort().values
+        assert suppress(boxes, scores, labels, nms=nms).tolist() == expected.tolist()
+
+
+def brute_force(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, nms: float | None, views: np.ndarray, cut: np.ndarray
+) -> list[int]:
+    """Suppress by the definition, pair by pair."""
+    ious = box_iou(*[torch.from_numpy(boxes.astype(np.float64))] * 2).numpy()
+    kept: list[int] = []
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        for k in kept:
+            low, high = np.maximum(boxes[i, :2], boxes[k, :2]), np.minimum(boxes[i, 2:], boxes[k, 2:])
+            covered = np.prod(np.maximum(high - low, 0).astype(np.float64)) / np.prod(boxes[i, 2:] - boxes[i, :2])
+            same = views[i] != views[k] and (ious[i, k] > 0.5 or (cut[i] and covered > 0.5))
+            if labels[i] == labels[k] and (same or (nms is not None and ious[i, k] > nms)):
+                break
+        else:
+            kept.append(i)
+    return sorted(kept)
+
+
+@pytest.mark.parametrize("nms", [None, 0.3, 0.6])
+def test_suppression_of_views_is_that_of_the_definition(nms: float | None) -> None:
+    rng = np.random.default_rng(1)
+    for count in (1, 20, 120):
+        boxes, scores, labels = random_boxes(rng, count)
+        views, cut = rng.integers(0, 4, count), rng.random(count) < 0.4
+        scores = np.round(scores, 1)  # equal scores keep their order
+        kept = suppress(boxes, scores, labels, nms=nms, views=views, cut=cut)
+        assert kept.tolist() == brute_force(boxes, scores, labels, nms, views, cut)
+        assert count == 1 or len(kept) < count
+
+
+def detections(rows: Sequence[tuple[Sequence[float], float]], first_query: int = 0) -> Detections:
+    """Detections of a class, from boxes and scores."""
+    count = len(rows)
+    return Detections(
+        np.array([box for box, _ in rows], np.float32).reshape(-1, 4),
+        np.array([score for _, score in rows], np.float32),
+        np.ones(count, np.int64),
+        np.arange(count) + first_query,
+        np.full(count, "star"),
+    )
+
+
+def test_merging_of_cut_boxes() -> None:
+    """Two tiles of an image of 200 x 100, which overlap by 20 pixels."""
+    left, right = Tile(0, 0, 110, 100), Tile(90, 0, 200, 100)
+    whole = detections([((10, 10, 30, 30), 0.6), ((12, 12, 33, 33), 0.5), ((60, 60, 150, 90), 0.8)])
+    parts = [
+        # The same object with a better score; a cut object that the right tile shows whole; the left part of an object
+        # that only the whole image shows; an object that ends at the edge of the image.
+        (left, detections([((10, 10, 30, 31), 0.9), ((95, 20, 110, 40), 0.95), ((60, 60, 110, 90), 0.7)])),
+        (right, detections([((5, 20, 35, 40), 0.7), ((0, 60, 61, 90), 0.75), ((100, 0, 110, 9), 0.4)])),
+    ]
+    merged = merge(whole, parts, (100, 200), 10)
+    assert merged.boxes.tolist() == [
+        [60, 60, 150, 90], [10, 10, 30, 31], [95, 20, 125, 40], [190, 0, 200, 9]
+    ]  # fmt: skip
+    assert merged.queries.tolist() == [2, 10, 20, 22]
+    assert merged.scores.tolist() == np.float32([0.8, 0.9, 0.7, 0.4]).tolist()
+    # A part stays if nothing else shows its object.
+    assert len(merge(detections([]), [(left, parts[0][1].part(np.array([2])))], (100, 200), 10)) == 1
+
+
+def test_overlapping_objects_of_a_view_are_kept() -> None:
+    """Unless `nms` removes them: the model separates objects that tiles see together."""
+    crowd = detections([((0, 0, 20, 20), 0.9), ((2, 0, 22, 20), 0.8)])
+    tile = (Tile(30, 0, 90, 50), crowd)
+    assert len(merge(crowd, [tile], (50, 100), 9)) == 4
+    assert merge(crowd, [tile], (50, 100), 9, nms=0.5).queries.tolist() == [0, 9]
+
+
+def test_queries_are_distinct() -> None:
+    """Also where a model has more queries than its config says."""
+    part = detections([((1, 1, 3, 3), 0.5)], first_query=12)
+    apart = detections([((30, 1, 33, 3), 0.5)], first_query=3)
+    merged = merge(apart, [(Tile(40, 0, 80, 50), part), (Tile(60, 0, 100, 50), part)], (50, 100), 9)
+    assert merged.queries.tolist() == [3, 13 + 12, 26 + 12]
+
+
+def test_masks_move_with_their_boxes() -> None:
+    rng = np.random.default_rng(0)
+    for h, w, top, left in ((7, 9, 5, 11), (20, 9, 0, 11), (7, 30, 13, 0), (1, 1, 0, 0), (20, 30, 0, 0)):
+        for share in (0, 0.1, 0.5, 0.95, 1):
+            mask = rng.random((h, w)) < share
+            moved = MaskRows((h, w), [encode(mask)] * 2).placed(left, top, (20, 30))
+            expected = np.zeros((20, 30), bool)
+            expected[top : top + h, left : left + w] = mask
+            np.testing.assert_array_equal(moved[1], expected)
+            assert moved.counts[0] == encode(expected)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(small_weights(TINY), "cpu")
+
+
+def test_detections_are_those_of_the_crops(detector: Detector) -> None:
+    """Every detection is that of the image or of a tile by itself, and the rules say which are kept."""
+    image, queries = noise(), CONFIG.queries
+    tiling = Tiling(2, 0.3, nms=0.8)
+    tiles = tiling.of(60, 90)
+    views = [Tile(0, 0, 90, 60), *tiles]
+    alone = [detector.predict(image.crop(view), threshold=0) for view in views]
+    boxes = np.concatenate([d.boxes + np.float32([view[0], view[1]] * 2) for view, d in zip(views, alone, strict=True)])
+    number = np.repeat(np.arange(5), queries)
+    cut, elsewhere = np.zeros(len(boxes), bool), np.zeros(len(boxes), bool)
+    for i, box in enumerate(boxes):
+        if number[i]:
+            own = views[number[i]]
+            inside = [*np.clip(box, own[:2] * 2, own[2:] * 2)]
+            reached = [v for v in tiles if reaches(inside, v)]
+            cut[i] = own in reached
+            elsewhere[i] = any(
+                v != own and v not in reached and inside[0] >= v[0] and inside[1] >= v[1] and inside[2] <= v[2]
+                and inside[3] <= v[3] for v in tiles
+            )  # fmt: skip
+    remaining = np.flatnonzero(~(cut & elsewhere))
+    assert cut.sum() > 0
+    assert len(remaining) < len(boxes)
+    scores = np.concatenate([d.scores for d in alone])
+    labels = np.concatenate([d.category_ids for d in alone])
+    columns = (column[remaining] for column in (boxes, scores, labels))
+    kept = remaining[brute_force(*columns, 0.8, number[remaining], cut[remaining])]
+    merged = detector.with_tiling(tiling).predict(image, threshold=0)
+    assert merged.queries.tolist() == kept.tolist()
+    np.testing.assert_array_equal(merged.boxes, boxes[kept])
+    np.testing.assert_array_equal(merged.scores, scores[kept])
+    threshold = float(np.median(scores))
+    above = detector.with_tiling(tiling).predict(image, threshold=threshold)
+    assert sorted(above.queries) == [q for q in kept.tolist() if scores[q] >= threshold]
+    assert (np.diff(above.scores) <= 0).all()
+
+
+def reaches(box: Sequence[float], tile: Tile) -> bool:
+    """Whether a box in an image of 90 x 60 reaches an edge of a tile within the image."""
+    x, y = MARGIN * (tile.right - tile.left), MARGIN * (tile.bottom - tile.top)
+    return bool(
+        (tile.left > 0 and box[0] < tile.left + x)
+        or (tile.top > 0 and box[1] < tile.top + y)
+        or (tile.right < 90 and box[2] > tile.right - x)
+        or (tile.bottom < 60 and box[3] > tile.bottom - y)
+    )
+
+
+def test_tiles_share_batches_and_are_made_when_needed(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Results are those without batches, and only few views are prepared ahead."""
+    tiled = detector.with_tiling(Tiling("32x32", 0.1))
+    sources = [noise(), tmp_path / "missing.png", noise().crop((0, 0, 32, 20)), noise().rotate(90, expand=True)]
+    alone = list(tiled.stream(sources, 0))
+    prepared, ahead, batches = [0], [], []
+    prepare, engine = detector_module.prepare, tiled.engine
+
+    def counted(*args: object) -> torch.Tensor:
+        prepared[0] += 1
+        return prepare(*args)
+
+    def watched(batch: Batch) -> Prediction:
+        ahead.append(prepared[0] - sum(batches))
+        batches.append(len(batch.images))
+        return engine(batch)
+
+    monkeypatch.setattr(detector_module, "prepare", counted)
+    monkeypatch.setattr(tiled, "engine", watched)
+    together = list(tiled.stream(sources, 0, batch_size=4, keep_images=True))
+    assert len(Tiling("32x32", 0.1).of(60, 90)) == 8
+    assert sum(batches) == prepared[0] == 1 + 8 + 1 + 1 + 8
+    assert batches.count(4) >= 3
+    assert max(ahead) <= 2 * 8 + 2 + 2
+    assert [result.problem is None for result in together] == [True, False, True, True]
+    assert [result.image and result.image.size for result in together] == [(90, 60), None, (32, 20), (60, 90)]
+    for one, other in zip(alone, together, strict=True):
+        if one.detections is not None and other.detections is not None:
+            np.testing.assert_allclose(one.detections.boxes, other.detections.boxes, rtol=0, atol=1e-3)
+            np.testing.assert_array_equal(one.detections.queries, other.detections.queries)
+
+
+def test_odd_images(detector: Detector, tmp_path: Path) -> None:
+    """Of a pixel, turned by EXIF, with too many tiles or pixels."""
+    tiled = detector.with_tiling(Tiling(3))
+    pixel = np.zeros((1, 1, 3), np.uint8)
+    assert tiled.predict(pixel, threshold=0).queries.tolist() == list(range(9))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    noise().save(tmp_path / "turned.png", exif=exif)
+    turned = tiled.predict(tmp_path / "turned.png", threshold=0)
+    upright = tiled.predict(noise().rotate(-90, expand=True), threshold=0)
+    np.testing.assert_array_equal(turned.boxes, upright.boxes)
+    assert turned.queries.max() > 9
+    many = detector.with_tiling(Tiling("16x16", 0.9))
+    (result,) = many.stream([Image.new("RGB", (400, 400))])
+    assert "allowed" in str(result.problem)
+    assert f"{MAX_TILES:,}" in str(result.problem)
+    (result,) = tiled.stream([tmp_path / "turned.png"], max_pixels=5000)
+    assert "5,000" in str(result.problem)
+
+
+def test_models_with_masks() -> None:
+    """Masks have the size of the image and lie in their tile. Maps of tiles are refused."""
+    plain = Detector(masked_weights(), "cpu")
+    tiling = Tiling("50x60")
+    tiled, tiles = plain.with_tiling(tiling), tiling.of(60, 90)
+    merged = tiled.predict(noise(), threshold=0)
+    assert merged.masks is not None
+    assert merged.masks.size == (60, 90)
+    alone = [plain.predict(noise().crop(tile), threshold=0).masks for tile in tiles]
+    number, query = np.divmod(merged.queries, CONFIG.queries)
+    assert len(set(number)) > 1
+    for i, mask in enumerate(merged.masks):
+        if number[i]:
+            tile, masks = tiles[number[i] - 1], alone[number[i] - 1]
+            assert masks is not None
+            np.testing.assert_array_equal(mask[:, tile.left : tile.right], masks[int(query[i])])
+            assert mask.sum() == masks[int(query[i])].sum()
+    for refused in (tiled, plain.with_tiling(Tiling(nms=0.5))):
+        with pytest.raises(UsageError, match="panoptic maps"):
+            refused.stream([noise()], maps=MapRequest("panoptic"))
+
+
+def test_metrics_use_no_more_than_the_best_of_each_class() -> None:
+    rng = np.random.default_rng(0)
+    scores, ids = rng.random(200).astype(np.float32).round(1), rng.integers(0, 4, 200)
+    every = replace(detections([((0, 0, 1, 1), 0.5)] * 200), scores=scores, category_ids=ids)
+    best = best_of_classes(every, 10)
+    expected = [i for k in range(4) for i in sorted(np.flatnonzero(ids == k), key=lambda i: -scores[i])[:10]]
+    assert best.queries.tolist() == sorted(expected)
