@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # at run time, `__getattr__` imports these
     from detrcli.api.training import train as train
     from detrcli.data.make import make_shapes as make_shapes
     from detrcli.inference.detector import Detector as Detector
+    from detrcli.inference.tiles import Tiling as Tiling
     from detrcli.render.draw import DrawingStyle as DrawingStyle
     from detrcli.structures import Detections as Detections
     from detrcli.training.run_folder import is_run as is_run
@@ -46,6 +47,7 @@ _MODULES = {
     "data.make": "make_shapes",
     "inference.detector": "Detector",
     "render.draw": "DrawingStyle",
+    "inference.tiles": "Tiling",
     "structures": "Detections",
     "training.run_folder": "is_run",
 }

@@ -81,7 +81,7 @@ def main() -> None:
         folder = arguments.keep or Path(temporary, "scenes")
         objects = write_scenes(folder, arguments.scenes, arguments.side, arguments.groups)
         print(f"{arguments.scenes} scenes with {objects} objects")
-        rows = [measure(folder), measure(folder, size=1333, max_size=1333)]
+        rows = [measure(folder), *(measure(folder, size=size, max_size=size) for size in (1333, 4000))]
         rows += [measure(folder, tiles=tiles) for tiles in arguments.tiles]
     for row in rows:
         print(row)

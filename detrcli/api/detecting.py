@@ -10,6 +10,7 @@ from detrcli.evaluation.results import Results
 from detrcli.evaluation.run import detect_split, readable
 from detrcli.evaluation.truth import Truth
 from detrcli.inference.detector import Detector
+from detrcli.inference.tiles import Tiling
 from detrcli.reporter import Reporter
 from detrcli.segmentation.maps import MapRequest
 from detrcli.system import distributed
@@ -22,6 +23,7 @@ class ModelRun:
     class_mapping: ClassMapping
     parameters: int | None  # None for an exported model
     seconds_per_image: Mapping[str, float]  # by stage
+    tiling: Tiling
     segments: Mapping[int, Sequence[PredictedSegment]] | None  # of panoptic maps by image id, if they are evaluated
 
 
@@ -64,4 +66,4 @@ def detect(
         reporter.note(f"left out: {problem}")
     seconds = {stage: spent / share for stage, spent in detector.seconds.items()}
     segments = detected.segments if panoptic else None
-    return truth, detected.results, ModelRun(mapping, detector.parameters, seconds, segments)
+    return truth, detected.results, ModelRun(mapping, detector.parameters, seconds, detector.tiling, segments)

@@ -110,6 +110,7 @@ class Evaluation(Result):
                 "paired_by": mapping.by,
                 "only_weights": list(mapping.only_weights),
                 "only_data": list(mapping.only_data),
+                **({} if not self.run.tiling.merges else self.run.tiling.facts),
                 "seconds_per_picture": {stage: round(spent, 6) for stage, spent in seconds.items()},
             }
         return {

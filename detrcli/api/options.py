@@ -38,7 +38,7 @@ class LoadOptions:
     def tiling(self) -> Tiling:
         """The tiles of images, and the merging of their detections."""
         if self.tiles is None and self.overlap is not None:
-            raise UsageError(f"{argument('overlap')} is that of {argument('tiles')}. Use both.")
+            raise UsageError(f"{argument('overlap')} needs {argument('tiles')}.")
         return Tiling(self.tiles, OVERLAP if self.overlap is None else self.overlap, self.nms)
 
 

@@ -179,9 +179,7 @@ def predict(
         "size": options.size,
         "max_size": options.max_size,
         "polygons": polygons,
-        "tiles": None if tiling.tiles is None else str(tiling.tiles),
-        "overlap": None if tiling.tiles is None else tiling.overlap,
-        "nms": tiling.nms,
+        **tiling.facts,
     }
     with distributed.joined(torch_device):
         lines = None if save is None else PredictionLines(Path(save), settings, resume=resume)

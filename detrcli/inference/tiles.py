@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detrcli.errors import DataError, UsageError
 from detrcli.messages import argument
@@ -42,6 +42,12 @@ class Tiling:
     def merges(self) -> bool:
         """Whether the detections of an image are merged."""
         return self.tiles is not None or self.nms is not None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The options for JSON; None where they have no effect."""
+        tiles, overlap = (None, None) if self.tiles is None else (str(self.tiles), self.overlap)
+        return {"tiles": tiles, "overlap": overlap, "nms": self.nms}
 
     def _shape(self) -> int | tuple[int, int]:
         """Return the number of tiles per side, or the width and height of a tile."""

@@ -215,6 +215,18 @@ def test_batch_size_does_not_matter(score: Detr, data: Data, tmp_path: Path) -> 
         assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
 
 
+def test_tiles(score: Detr, data: Data, weights: Path) -> None:
+    """The metrics of the merged detections of the image and its tiles."""
+    shown = score("--json", "--tiles", "50x50", "--nms", 0.7, "--batch-size", 4).json
+    tiled = detrcli.load(weights, "cpu", tiles="50x50", nms=0.7)
+    results: list[Document] = []
+    for i, merged in enumerate(tiled.predict(PICTURES, threshold=0)):
+        results += as_coco(10 * i + 7, merged, data.ids)
+    assert len(results) > len(data.results)
+    close(shown["metrics"], data.document, results)
+    assert (shown["tiles"], shown["overlap"], shown["nms"]) == ("50x50", 0.2, 0.7)
+
+
 def test_a_threshold_lowers_ap_with_a_note(score: Detr, data: Data) -> None:
     assert "0.95" in score("--threshold", 0.95).out.splitlines()[1]
     shown = score("--threshold", 0.95, "--json").json

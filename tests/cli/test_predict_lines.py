@@ -49,6 +49,20 @@ def test_lines_equal_the_document(detr: Detr, photos: Path, tmp_path: Path) -> N
     assert [lines[skipped["file"]] for skipped in document["skipped"]] == document["skipped"]
 
 
+def test_tiles_are_resumed(detr: Detr, photos: Path, tmp_path: Path) -> None:
+    options = (*OPTIONS, "--tiles", "30x30", "--overlap", 0.3, "--nms", 0.6)
+    document = detr("predict", photos, *options, "--json").json
+    detr("predict", photos, *options, "--save", "found.jsonl").ok()
+    head, lines = lines_of(tmp_path / "found.jsonl")
+    assert (head["tiles"], head["overlap"], head["nms"]) == ("30x30", 0.3, 0.6)
+    assert list(lines.values())[:-1] == document["images"]
+    assert max(row["query"] for image in document["images"] for row in image["detections"]) >= TINY.queries
+    whole = (tmp_path / "found.jsonl").read_bytes()
+    (tmp_path / "found.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    detr("predict", photos, *options, "--save", "found.jsonl", "--resume", "--batch-size", 1).ok()
+    assert (tmp_path / "found.jsonl").read_bytes() == whole
+
+
 @pytest.mark.parametrize("kept", [0, 1, 3, COUNT])
 @pytest.mark.parametrize("half", [b"", b'{"file": "half of a li'])
 def test_an_interrupted_prediction_is_resumed(kept: int, half: bytes, detr: Detr, photos: Path, tmp_path: Path) -> None:
@@ -68,6 +82,8 @@ def test_options_that_exclude_each_other(detr: Detr, photos: Path, tmp_path: Pat
     for options, named in (
         (("--save", "found.jsonl"), "found.jsonl"),
         (("--save", "found.jsonl", "--resume", "--classes", "cat"), "classes"),
+        (("--save", "found.jsonl", "--resume", "--tiles", 2), "tiles"),
+        (("--save", "found.jsonl", "--resume", "--nms", 0.5), "nms"),
         (("--save", "other.jsonl", "--json"), "--json"),
     ):
         detr("predict", photos, *OPTIONS, *options).fails(2, named)

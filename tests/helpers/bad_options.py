@@ -28,6 +28,15 @@ KINDS: dict[str, Bad] = {
     "polygons in a table": usage(*PREDICT, "--polygons", item="--polygons", remedy="--save"),
     "ids of a dataset in a table": usage(*PREDICT, "--ids-from", "a.json", item="--ids-from", remedy="--format coco"),
     "a threshold of semantic maps": usage(*PREDICT, "--format", "semantic", "--threshold", 0.5, item="--threshold"),
+    "tiles of an unknown form": usage(*PREDICT, "--tiles", "axb", item="--tiles axb", remedy="640x640"),
+    "no tiles": usage(*PREDICT, "--tiles", "0", item="--tiles 0", remedy="WxH"),
+    "tiles that overlap wholly": usage(*PREDICT, "--tiles", "2", "--overlap", "1", item="--overlap 1"),
+    "overlap without tiles": usage(*PREDICT, "--overlap", "0.5", item="--overlap", remedy="--tiles"),
+    "an IoU of 2": usage("eval", "data", "--weights", "shapes", "--nms", "2", item="--nms 2"),
+    "tiles of results": usage(*SCORE, "--tiles", "2", item="--tiles", remedy="--predictions"),
+    "maps of tiles": usage(
+        "predict", "a.png", "--weights", "shapes-masks", "--tiles", "2", "--format", "panoptic", item="--tiles"
+    ),
     "an unknown class": usage(*PREDICT, "--classes", "unicorn", "--no-images", item="unicorn", remedy="circle"),
     "resuming without results": usage(*PREDICT, "--resume", item="--resume", remedy="--save"),
     "results of another file type": usage(*PREDICT, "--save", "a.txt", item="a.txt", remedy=".jsonl"),
