@@ -46,8 +46,8 @@ _MODULES = {
     "api.training": "train",
     "data.make": "make_shapes",
     "inference.detector": "Detector",
-    "render.draw": "DrawingStyle",
     "inference.tiles": "Tiling",
+    "render.draw": "DrawingStyle",
     "structures": "Detections",
     "training.run_folder": "is_run",
 }
