@@ -208,13 +208,10 @@ class Detections:
         return replace(self, **{name: value[chosen] for name, value in _present_fields(self).items()})
 
     def best_of_queries(self) -> Self:
-        """Return the detection of the highest score of each query, in the same order.
-
-        Several detections of a query have the same box; the queries of several tiles may have the same index.
-        """
-        best: dict[tuple[float, ...], int] = {}
+        """Return the detection of the highest score of each query, in the same order."""
+        best: dict[int, int] = {}
         for i in (-self.scores).argsort(kind="stable").tolist():
-            best.setdefault((self.queries[i], *self.boxes[i].tolist()), i)
+            best.setdefault(int(self.queries[i]), i)
         return self._rows(best.values())
 
     def highest(self, count: int) -> Self:

@@ -44,6 +44,10 @@ class _Output:
     weights: str
     reporter: Reporter
 
+    @property
+    def has_document(self) -> bool:
+        return any(writer.has_document for writer in self.writers)
+
     @cached_property
     def destination(self) -> Destination:
         folder = self.folder
@@ -54,9 +58,12 @@ class _Output:
         return Destination(folder, self.detector.classes, self.weights)
 
     def write(self, items: Sequence[Item], results: Iterable[ImageResult]) -> tuple[list[_Finished], Counts]:
-        """Write the files of each image. Return its result, without detections if these are lines, and count them."""
+        """Write the files of each image. Return the results that are needed later, without detections in lines, and
+        count all.
+        """
         finished: list[_Finished] = []
         counts, lines = Counts(), self.lines
+        keep_all = lines is None or self.has_document
         progress = self.reporter.progress("predicting", len(items))
         with progress as advance, nullcontext() if lines is None else lines.writing():
             for item, result, entries in self._written(items, results):
@@ -64,7 +71,8 @@ class _Output:
                 if lines is not None:
                     lines.add(result)
                     result = replace(result, detections=None)
-                finished.append((item, result, entries))
+                if keep_all or result.problem:
+                    finished.append((item, result, entries))
                 advance(1)
                 for note in (*result.notes, *([f"skipped: {result.problem}"] if result.problem else [])):
                     self.reporter.note(f"{item.path}: {note}", alone=True)
@@ -199,13 +207,13 @@ def predict(
         minimum = selection.minimum_scores(detector.classes, overall, by_class)
         output = _Output(writers, lines, folder, detector, options.weights, reporter)
         several = distributed.world_size() > 1
-        if writers and (several or any(writer.has_document for writer in writers)):  # else when an image has been read
+        if writers and (several or output.has_document):  # else when an image has been read
             _ = output.destination
         results = (_selected(result, selection, minimum) for result in stream)
         shares = distributed.gather(output.write(mine, results))
     finished = sorted((each for share, _ in shares for each in share), key=lambda each: each[0].index)
     counts = sum((share for _, share in shares), Counts())
-    used = bool(writers) and (counts.images > counts.skipped or any(writer.has_document for writer in writers))
+    used = bool(writers) and (counts.images > counts.skipped or output.has_document)
     document = output.finish(finished) if used and launch().rank == 0 else None
     returned = [(item, result) for item, result, _ in finished if lines is None or result.problem]
     return Predictions(

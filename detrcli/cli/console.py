@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -9,6 +10,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from detrcli.reporter import Reporter
 from detrcli.system.launch import launch
 from detrcli.system.text import escape_controls
+
+PERIOD = 60  # seconds between lines of progress where there is no terminal
 
 if TYPE_CHECKING:
     from detrcli.api.results import Result, Table
@@ -65,7 +68,9 @@ class StderrReporter(Reporter):
         if not is_terminal(sys.stderr):
             if unit == "bytes":
                 self.note(what + (f" ({total / 1e6:.0f} MB)" if total else ""))
-            yield lambda steps: None
+                yield lambda steps: None
+            else:
+                yield self._lines(what, total)
             return
         if total == 1 or launch().rank > 0:
             yield lambda steps: None
@@ -75,6 +80,19 @@ class StderrReporter(Reporter):
         with progress_bar(unit) as bar:
             task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
+
+    def _lines(self, what: str, total: int | None) -> Callable[[int], None]:
+        """Return a function that notes the progress from time to time."""
+        done, noted = 0, time.monotonic()
+
+        def advance(steps: int) -> None:
+            nonlocal done, noted
+            done += steps
+            if (now := time.monotonic()) - noted >= PERIOD:
+                noted = now
+                self.note(f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+
+        return advance
 
 
 STDERR = StderrReporter()  # its wording is that of the running command

@@ -12,6 +12,7 @@ from judge import coco_folder
 from small import TINY, small_weights, smooth_noise
 
 from detrcli.checkpoints.formats import native
+from detrcli.cli import console
 from detrcli.guide import TOPICS, page
 
 pty = pytest.importorskip("pty")
@@ -77,6 +78,17 @@ def test_no_escape_bytes_on_request(place: Path, call: tuple[str], env: dict[str
     shown = on_a_terminal(*call, cwd=place, columns=30, **env)
     assert "\x1b" not in shown
     assert "\r" not in shown.replace("\r\n", "")
+
+
+def test_progress_in_a_pipe_is_a_line_per_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter(range(0, 1000, 25))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
+    with console.STDERR.progress("predicting", 2000) as advance:
+        for _ in range(7):
+            advance(300)
+    assert capsys.readouterr().err == "detr: predicting: 900 of 2,000\ndetr: predicting: 1,800 of 2,000\n"
 
 
 @pytest.mark.slow

@@ -75,12 +75,12 @@ def test_nonfinite_outputs_are_an_error(scoring: object, what: str) -> None:
 
 
 def several_classes() -> Detections:
-    """Two queries with two classes each, and a query of the same index with another box, as of another tile."""
+    """Three queries, two of them with two classes."""
     return Detections(
         boxes=np.array([[0, 0, 9, 9], [0, 0, 9, 9], [5, 5, 9, 9], [1, 1, 4, 4], [5, 5, 9, 9]], dtype=np.float32),
         scores=np.array([0.3, 0.6, 0.4, 0.5, 0.4], dtype=np.float32),
         category_ids=np.array([1, 2, 3, 4, 5]),
-        queries=np.array([0, 0, 1, 0, 1]),
+        queries=np.array([0, 0, 1, 7, 1]),
         labels=np.array(["a", "b", "c", "d", "e"]),
     )
 
