@@ -9,16 +9,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from here import Detr
-from originals import HGNET, MODELS, R50, RESNET, original_names, randomize, rt_detr
+from here import Detr, all_detections
+from originals import (
+    HGNET,
+    MODELS,
+    NAMES,
+    R50,
+    RESNET,
+    RF_DETR,
+    original_names,
+    randomize,
+    rf_detr,
+    rf_detr_files,
+    rt_detr,
+)  # fmt: skip
+from PIL import Image
+from pycocotools import mask as rle
 from torch import Tensor, nn
 
 from detrcli.architectures.adapters.originals.rf_detr import class_names
+from detrcli.checkpoints import coco
 from detrcli.checkpoints.checkpoint import Checkpoint
-from detrcli.checkpoints.coco import NAMED, NAMES
 from detrcli.checkpoints.load import load_checkpoint
+from detrcli.data.shapes import scene
 from detrcli.errors import WeightsError
 from detrcli.resize import ExactSize
 from detrcli.structures import Batch
@@ -47,6 +63,10 @@ def check_equal(checkpoint: Checkpoint, network: nn.Module, side: int = 320) -> 
     images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     ours, theirs = checkpoint.model()(Batch(images, None)).last, network(images)
     assert theirs.logits.std() > 1e-3
+    if ours.masks is not None:
+        queries = torch.arange(theirs.logits.shape[1])
+        masks = ours.masks(torch.zeros_like(queries), queries)
+        torch.testing.assert_close(masks, theirs.pred_masks[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(ours.boxes, theirs.pred_boxes, rtol=0, atol=1e-6)
 
@@ -63,7 +83,7 @@ def test_a_checkpoint_equals_the_model_of_transformers(file: str, tmp_path: Path
     content = {"model": zeros(tensors), **averaged, "last_epoch": 71}
     checkpoint = load_checkpoint(saved(tmp_path / file, content))
     check_equal(checkpoint, network, 640 if model_type == "lw_detr" else 320)
-    assert checkpoint.classes.names.tolist() == (NAMES if model_type == "lw_detr" else NAMED)
+    assert checkpoint.classes.names.tolist() == (coco.NAMES if model_type == "lw_detr" else coco.NAMED)
     assert checkpoint.preprocessing.resize == ExactSize(640, 640)
 
 
@@ -114,7 +134,7 @@ def test_a_deim_uses_silu_where_d_fine_has_relu(tmp_path: Path, monkeypatch: pyt
         ("decoder.decoder.layers.0.swish_ffn.w12.weight", "DEIMv2"),
         ("backbone.0.projector.stages_sampling.0.0.0.weight", "large of 2025"),
         ("keypoint_embed.layers.0.weight", "key points"),
-        ("backbone.0.encoder.base_model.model.weight", "LoRA"),
+        ("backbone.0.encoder.base_model.model.encoder.layer.0.weight", "DoRA"),
     ],
 )
 def test_unsupported_models_are_named(name: str, reason: str, tmp_path: Path) -> None:
@@ -170,44 +190,113 @@ def package() -> Any:
         yield package
 
 
-def rf_detr(package: Any, name: str, **settings: Any) -> Any:
+def package_model(package: Any, name: str, **settings: Any) -> Any:
     model = getattr(package, name)(pretrain_weights=None, device="cpu", **settings)
     randomize(model.model.model)
     return model
 
 
+def photo(path: Path) -> Path:
+    """Save an image whose sides are not those of the network's input."""
+    image = Image.fromarray(scene(7, 3, 400).pixels).resize((437, 291))
+    image.save(path)
+    return path
+
+
+def check_detections(ours: Any, theirs: Any) -> None:
+    """Compare scores, classes, boxes and masks, in any order of nearly equal scores; masks within a cell."""
+    boxes, scores, labels, masks = theirs
+    assert len(ours) == len(scores) > 20
+    left = set(range(len(scores)))
+    for entry in ours:
+        near = (np.abs(boxes - entry["box"]).max(1) < 0.05) & (np.abs(scores - entry["score"]) < 1e-3)
+        (number, *_) = left & set(np.flatnonzero(near & (labels == entry["category_id"])).tolist())
+        left.remove(number)
+        if masks is not None:
+            mask = rle.decode({**entry["mask"], "counts": entry["mask"]["counts"].encode()})
+            assert (mask != masks[number]).sum() <= 16  # of the pixels of a cell at most
+
+
+FILES = ("published", "1.0", "1.1 total", "1.2 bundle", "1.6", "1.7", "1.8", "1.11 ckpt")
+SMALL = {"num_classes": 3, "num_queries": 50}
+PUBLISHED = (
+    ("RFDETRNano", "published"), ("RFDETRSmall", "1.0"), ("RFDETRMedium", "1.1 total"), ("RFDETRBase", "1.2 bundle"),
+    ("RFDETRLarge", "1.6"), ("RFDETRSegPreview", "1.0"), ("RFDETRSegNano", "published"), ("RFDETRSegSmall", "1.6"),
+    ("RFDETRSegMedium", "1.1 total"), ("RFDETRSegLarge", "1.7"), ("RFDETRSegXLarge", "1.8"),
+    ("RFDETRSeg2XLarge", "published"),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("name", "settings", "version"),
     [
-        ("RFDETRNano", {"num_classes": 3, "resolution": 320, "num_queries": 50}),
-        *(
-            pytest.param(name, {}, marks=pytest.mark.slow)
-            for name in ("RFDETRNano", "RFDETRSmall", "RFDETRMedium", "RFDETRBase", "RFDETRLarge")
-        ),
+        ("RFDETRNano", {**SMALL, "resolution": 320}, "1.8"),
+        ("RFDETRSegNano", {**SMALL, "resolution": 240}, "1.7"),
+        pytest.param("RFDETRBase", {**SMALL, "resolution": 448}, "1.11 ckpt", marks=pytest.mark.slow),
+        *(pytest.param(name, {}, version, marks=pytest.mark.slow) for name, version in PUBLISHED),
     ],
 )
-@pytest.mark.parametrize("form", ["model", pytest.param("lightning", marks=pytest.mark.slow)])
-def test_rf_detr_equals_its_package(
-    package: Any, name: str, settings: dict[str, Any], form: str, tmp_path: Path
+def test_rf_detr_detects_as_its_package(
+    package: Any, name: str, settings: dict[str, Any], version: str, tmp_path: Path, detr: Detr
 ) -> None:
-    theirs = rf_detr(package, name, **settings)
-    tensors = theirs.model.model.state_dict()
-    states = {
-        "model": {"model": tensors, "ema_model": zeros(tensors)},
-        "lightning": {"state_dict": {f"model._orig_mod.{key}": tensor for key, tensor in tensors.items()}},
-    }[form]
-    config = theirs.model_config.model_dump()
-    checkpoint = load_checkpoint(
-        saved(tmp_path / "checkpoint.pth", {**states, "args": {}, "model_name": name, "model_config": config})
-    )
-    side = theirs.model_config.resolution
-    # In float64, in which tokens of nearly equal scores do not change places. Some constants stay float32.
-    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with torch.no_grad():
-        ours, expected = checkpoint.model().double()(Batch(images, None)).last, theirs.model.model.double()(images)
-    torch.testing.assert_close(ours.logits, expected["pred_logits"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.boxes, expected["pred_boxes"], rtol=0, atol=1e-6)
+    """In `detr predict`, and in transformers after `detr convert`."""
+    model = package_model(package, name, **settings)
+    config = model.model_config.model_dump()
+    config |= {"num_classes": len(NAMES)} if settings else {}
+    content = rf_detr_files(model.model.model.state_dict(), config, name)[version]
+    file, image = saved(tmp_path / "checkpoint.pth", content), photo(tmp_path / "photo.png")
+    predicted = model.predict(str(image), threshold=0.0)
+    theirs = predicted.xyxy, predicted.confidence, predicted.class_id, predicted.mask
+    check_detections(all_detections(detr, image, file), theirs)
+
+    detr("convert", file, "folder").ok()
+    task = "InstanceSegmentation" if predicted.mask is not None else "ObjectDetection"
+    network = getattr(transformers, f"AutoModelFor{task}").from_pretrained(tmp_path / "folder").eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
+    with Image.open(image) as opened, torch.no_grad():
+        output = network(processor(images=opened, return_tensors="pt")["pixel_values"])
+        options = {"threshold": 0.0, "top_k": len(predicted), "target_sizes": [opened.size[::-1]]}
+        limits = opened.size * 2
+    (found,) = processor.post_process_object_detection(output, **options)
+    columns = found["boxes"].numpy().clip(0, limits), found["scores"], found["labels"]
+    converted = [
+        {"box": box.tolist(), "score": float(score), "category_id": int(label)}
+        for box, score, label in zip(*columns, strict=True)
+    ]
+    check_detections(converted, (*theirs[:3], None))
+
+
+@pytest.mark.parametrize(
+    ("version", "masks"),
+    [
+        pytest.param(version, masks, marks=pytest.mark.slow if masks == bool(number % 2) else ())
+        for number, version in enumerate(FILES)
+        for masks in (False, True)
+    ],
+)
+def test_files_of_rf_detr(version: str, masks: bool, tmp_path: Path) -> None:
+    """Of all versions of the package, with names as written by a helper in the other direction."""
+    facts, task = rf_detr(masks=masks), "InstanceSegmentation" if masks else "ObjectDetection"
+    config = transformers.AutoConfig.for_model("rf_detr", **facts)
+    network = randomize(getattr(transformers, f"AutoModelFor{task}").from_config(config))
+    architecture = {
+        "resolution": 192, "num_select": 40, "num_queries": 20, "dec_n_points": 2, "sa_nheads": 8, "num_windows": 2,
+        "out_feature_indexes": [3, 6, 9, 12], "mask_downsample_ratio": 4,
+    }  # fmt: skip
+    files = rf_detr_files(original_names(network, RF_DETR), architecture, "RFDETRSegSmall" if masks else "RFDETRNano")
+    checkpoint = load_checkpoint(saved(tmp_path / "checkpoint.pth", files[version]))
+    check_equal(checkpoint, network, 192)
+    told = version not in ("published", "1.6", "1.7")  # whether the file has the architecture
+    side = 192 if told else 120 if masks else 160
     assert checkpoint.preprocessing.resize == ExactSize(side, side)
+    by_name = {"published": 20, "1.6": 20, "1.7": 100}.get(version) if masks else 300
+    assert checkpoint.scoring.num_pairs(20) == (40 if told else by_name)
+    named = {
+        "published": ["class 0", "class 1", "class 2", "class 3"], "1.0": ["class 0", "class 1", "class 2", "class 3"],
+        "1.1 total": ["no object", *NAMES], "1.2 bundle": ["no object", *NAMES],
+    }.get(version, [*NAMES, "no object"])  # fmt: skip
+    assert checkpoint.classes.names.tolist() == named
+    assert (checkpoint.segmentation is not None) == masks
 
 
 @pytest.mark.parametrize(
@@ -220,7 +309,7 @@ def test_rf_detr_equals_its_package(
         ),
         (SimpleNamespace(class_names={1: "cat", 2: "dog"}, dataset_file="coco"), 3, {1: "cat", 2: "dog"}),
         (argparse.Namespace(class_names=["a", "b"], dataset_file="yolo"), 2, {0: "a", 1: "b"}),
-        ({"class_names": NAMED}, 91, {}),  # COCO's, by category id
+        ({"class_names": coco.NAMED}, 91, {}),  # COCO's, by category id
         (None, 3, {}),
     ],
 )  # fmt: skip

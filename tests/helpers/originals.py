@@ -1,7 +1,9 @@
 """Models of transformers with random weights, and their tensors under the names of the repositories they come from."""
 
 import re
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -54,6 +56,20 @@ HGNET: Rules = (
     (r"\.convolution\.", ".conv."),
     (r"\.normalization\.", ".bn."),
 )
+_DECODER: Rules = (  # and the projector before it
+    (r"\.bottlenecks\.(\d+)\.", r".m.\1."),
+    (r"^(backbone\.0\.projector\.stages\..*)\.conv(\d)\.", r"\1.cv\2."),
+    (r"^(backbone\.0\.projector\..*)\.norm\.", r"\1.bn."),
+    (r"^model\.decoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm1."),
+    (r"^model\.decoder\.layers\.(\d+)\.cross_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm2."),
+    (r"^model\.decoder\.layers\.(\d+)\.layer_norm\.", r"transformer.decoder.layers.\1.norm3."),
+    (r"^model\.decoder\.layers\.(\d+)\.mlp\.fc(\d)\.", r"transformer.decoder.layers.\1.linear\2."),
+    (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
+    (r"^model\.decoder\.layernorm\.", "transformer.decoder.norm."),
+    (r"^model\.reference_point_embed\.", "refpoint_embed."),
+    (r"^model\.query_feat\.", "query_feat."),
+    (r"^model\.", "transformer."),
+)
 LW_DETR: Rules = (
     (r"^model\.backbone\.backbone\.embeddings\.position_embeddings", "backbone.0.encoder.pos_embed"),
     (r"^model\.backbone\.backbone\.embeddings\.projection\.", "backbone.0.encoder.patch_embed.proj."),
@@ -69,18 +85,29 @@ LW_DETR: Rules = (
         r"^model\.backbone\.projector\.scale_layers\.(\d+)\.sampling_layers\.(\d+)\.layers\.",
         r"backbone.0.projector.stages_sampling.\1.\2.",
     ),
-    (r"\.bottlenecks\.(\d+)\.", r".m.\1."),
-    (r"^(backbone\.0\.projector\.stages\..*)\.conv(\d)\.", r"\1.cv\2."),
-    (r"^(backbone\.0\.projector\..*)\.norm\.", r"\1.bn."),
-    (r"^model\.decoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm1."),
-    (r"^model\.decoder\.layers\.(\d+)\.cross_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm2."),
-    (r"^model\.decoder\.layers\.(\d+)\.layer_norm\.", r"transformer.decoder.layers.\1.norm3."),
-    (r"^model\.decoder\.layers\.(\d+)\.mlp\.fc(\d)\.", r"transformer.decoder.layers.\1.linear\2."),
-    (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
-    (r"^model\.decoder\.layernorm\.", "transformer.decoder.norm."),
-    (r"^model\.reference_point_embed\.", "refpoint_embed."),
-    (r"^model\.query_feat\.", "query_feat."),
-    (r"^model\.", "transformer."),
+    *_DECODER,
+)
+RF_DETR: Rules = (
+    # Of the mask head; the names of the detector beside it start with `model.` once more.
+    (r"^blocks\.(\d+)\.depthwise_conv\.", r"segmentation_head.blocks.\1.dwconv."),
+    (r"^blocks\.(\d+)\.layernorm\.", r"segmentation_head.blocks.\1.norm."),
+    (r"^blocks\.(\d+)\.pointwise_conv\.", r"segmentation_head.blocks.\1.pwconv1."),
+    (r"^query_features_block\.norm\.", "segmentation_head.query_features_block.norm_in."),
+    (r"^query_features_block\.mlp\.fc1\.", "segmentation_head.query_features_block.layers.0."),
+    (r"^query_features_block\.mlp\.fc2\.", "segmentation_head.query_features_block.layers.2."),
+    (r"^(spatial_features_proj|query_features_proj)\.", r"segmentation_head.\1."),
+    (r"^segmentation_bias$", "segmentation_head.bias"),
+    (r"^model\.(model|class_embed|bbox_embed)\.", r"\1."),
+    (r"^model\.backbone\.backbone\.embeddings\.", "backbone.0.encoder.encoder.embeddings."),
+    (r"^model\.backbone\.backbone\.encoder\.", "backbone.0.encoder.encoder.encoder."),
+    (r"^model\.backbone\.backbone\.layernorm\.", "backbone.0.encoder.encoder.layernorm."),
+    (r"\.attention\.q_proj\.", ".attention.attention.query."),
+    (r"\.attention\.k_proj\.", ".attention.attention.key."),
+    (r"\.attention\.v_proj\.", ".attention.attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"^model\.backbone\.projector\.projector_layer\.", "backbone.0.projector.stages.0.0."),
+    (r"^model\.backbone\.projector\.layer_norm\.", "backbone.0.projector.stages.0.1."),
+    *_DECODER,
 )
 
 
@@ -88,7 +115,9 @@ def original_names(network: nn.Module, rules: Rules) -> dict[str, Tensor]:
     """Return the tensors of a network under the names of its repository."""
     tensors: dict[str, Tensor] = {}
     joint: dict[str, list[Tensor]] = {}
-    patterns = (QKV, "{}.in_proj_{}"), (r"(.*backbone.*)\.attention\.([qkv])_proj\.(weight)", "{}.attn.qkv.{}")
+    patterns = [(QKV, "{}.in_proj_{}")]
+    if rules is not RF_DETR:
+        patterns.append((r"(.*backbone.*)\.attention\.([qkv])_proj\.(weight)", "{}.attn.qkv.{}"))
     for name, tensor in network.state_dict().items():
         if name.startswith(("class_embed.0", "bbox_embed.0", "class_embed.1", "bbox_embed.1")) or (
             re.match(r"(class|bbox)_embed\.\d", name) and hasattr(network.model.decoder, "class_embed")  # type: ignore[union-attr]
@@ -216,3 +245,49 @@ MODELS: Mapping[str, tuple[str, dict[str, Any], Rules]] = {
     "LWDETR_small.pth": ("lw_detr", lw_detr(192, 10), LW_DETR),
     "LWDETR_large.pth": ("lw_detr", lw_detr(384, 10, large=True), LW_DETR),
 }  # fmt: skip
+
+
+def rf_detr(*, masks: bool, layers: int = 2, queries: int = 20, side: int = 10, rows: int = 4) -> dict[str, Any]:
+    """Return the config of a narrow RF-DETR, with what its package does not let users change."""
+    return {
+        "d_model": 256, "decoder_layers": layers, "decoder_n_points": 2, "num_queries": queries, "num_labels": rows,
+        "layer_norm_eps": 1e-6, "dropout": 0.0, "decoder_ffn_dim": 64, "intermediate_size": 64,
+        "backbone_config": {
+            "model_type": "rf_detr_dinov2", "hidden_size": 64, "num_hidden_layers": 12, "num_attention_heads": 1,
+            "patch_size": 12 if masks else 16, "num_windows": 2, "layer_norm_eps": 1e-6,
+            "image_size": side * (12 if masks else 16), "out_features": ["stage3", "stage6", "stage9", "stage12"],
+        },
+    }  # fmt: skip
+
+
+# By the versions of the package that write them: a file's content from the tensors, class names and the architecture.
+NAMES = ["cat", "dog", "bird"]
+TRAINING = {"class_names": NAMES, "epochs": 3, "dataset_file": "roboflow", "num_select": 7}  # which nobody reads
+
+
+def rf_detr_files(tensors: Mapping[str, Tensor], architecture: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the contents of checkpoints of RF-DETR's package by version."""
+    broken = {key: torch.zeros_like(tensor) for key, tensor in tensors.items()}
+    before_1_6 = {**architecture, "pretrain_weights": "none", "dataset_file": "roboflow"}
+    lightning = {
+        "epoch": 3, "global_step": 7, "pytorch-lightning_version": "2.5", "loops": {"fit_loop": {}},
+        "state_dict": {f"model.{key}": tensor for key, tensor in tensors.items()},
+        "optimizer_states": [], "lr_schedulers": [], "args": TRAINING,
+    }  # fmt: skip
+    compiled = {f"model._orig_mod.{key}": tensor for key, tensor in tensors.items()}
+    return {
+        "published": {"model": tensors},
+        "1.0": {
+            "model": tensors, "ema_model": broken, "optimizer": {"state": {}}, "lr_scheduler": {}, "epoch": 3,
+            "args": Namespace(**before_1_6),
+        },
+        "1.1 total": {"model": tensors, "args": Namespace(class_names=NAMES, **before_1_6)},
+        "1.2 bundle": {"model": tensors, "args": SimpleNamespace(class_names=NAMES, **before_1_6)},
+        "1.6": {"model": tensors, **lightning},
+        "1.7": {"model": tensors, **lightning, "model_name": name, "rfdetr_version": "1.7.1"},
+        "1.8": {
+            "model": {**tensors, "_kp_active_mask": torch.zeros(0)}, **lightning, "model_name": name,
+            "model_config": dict(architecture),
+        },
+        "1.11 ckpt": {**lightning, "state_dict": compiled, "model_name": name, "model_config": dict(architecture)},
+    }  # fmt: skip

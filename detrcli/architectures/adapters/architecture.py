@@ -145,7 +145,11 @@ class DetectorArchitecture(TransformersArchitecture[ClosedSetConfig], FolderArch
             tensors = state_dict(content, repository.states)
             if repository.recognizes(tensors.keys()):
                 converted = repository.convert(tensors, content, file, source)
-                network, processor = library.load_converted(converted, FAMILIES[converted.model_type], source)
+                if converted.has_masks != self.network.has_masks:
+                    return None  # another architecture reads it
+                network, processor = library.load_converted(
+                    converted, self.config.families[converted.model_type], source
+                )
                 return self._imported(network, processor, (), {}, source)._replace(names=converted.names)
         return None
 

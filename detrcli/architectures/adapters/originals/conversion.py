@@ -25,6 +25,7 @@ class Converted:
     tensors: Mapping[str, Tensor]  # under the names of transformers
     processor: Mapping[str, Any]  # preprocessor_config.json
     names: Mapping[int, str] = field(default_factory=dict)  # of the classes, by their row; empty: COCO's
+    has_masks: bool = False
 
 
 class Repository(ABC):
