@@ -175,7 +175,7 @@ def run_training(
         else:
             with saved.readable():
                 initial = resumed({**saved.state, "settings": settings})
-        if initial.checkpoint.architecture.detector is not None:  # it has a mask head
+        if initial.checkpoint.segmentation is not None:  # it has masks
             examined = _with_masks(examined, spec, reporter)
             data = prepare_data(spec.name, examined).with_masks()
         if saved is not None:

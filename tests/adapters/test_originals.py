@@ -266,6 +266,26 @@ def test_rf_detr_detects_as_its_package(
     check_detections(converted, (*theirs[:3], None))
 
 
+def narrow_rf_detr(*, masks: bool, **facts: Any) -> Any:
+    config = transformers.AutoConfig.for_model("rf_detr", **rf_detr(masks=masks, **facts))
+    task = "InstanceSegmentation" if masks else "ObjectDetection"
+    return randomize(getattr(transformers, f"AutoModelFor{task}").from_config(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", [False, True])
+def test_training_from_a_file_of_rf_detr(masks: bool, data: Path, tmp_path: Path, detr: Detr) -> None:
+    """It keeps classes by name, resumes, and is reported."""
+    tensors = original_names(narrow_rf_detr(masks=masks, side=4, queries=10), RF_DETR)
+    content = {"model": tensors, "args": {"class_names": ["square", "circle", "moon"]}}
+    file = saved(tmp_path / "checkpoint_best_total.pth", content)
+    command = ("train", data, "--weights", file, "--out", "run", "--epochs", 1, "--set", "workers=0")
+    assert "kept by name: 2 (circle, square)" in detr(*command, "--batch-size", 6).ok().err
+    assert ("mask_AP" in Path("run/metrics.csv").read_text()) == masks
+    detr("train", "--resume", "run", "--epochs", 2).ok()
+    detr("report", "run", "--out", "report").ok()
+
+
 @pytest.mark.parametrize(
     ("version", "masks"),
     [
@@ -276,9 +296,7 @@ def test_rf_detr_detects_as_its_package(
 )
 def test_files_of_rf_detr(version: str, masks: bool, tmp_path: Path) -> None:
     """Of all versions of the package, with names as written by a helper in the other direction."""
-    facts, task = rf_detr(masks=masks), "InstanceSegmentation" if masks else "ObjectDetection"
-    config = transformers.AutoConfig.for_model("rf_detr", **facts)
-    network = randomize(getattr(transformers, f"AutoModelFor{task}").from_config(config))
+    network = narrow_rf_detr(masks=masks)
     architecture = {
         "resolution": 192, "num_select": 40, "num_queries": 20, "dec_n_points": 2, "sa_nheads": 8, "num_windows": 2,
         "out_feature_indexes": [3, 6, 9, 12], "mask_downsample_ratio": 4,
