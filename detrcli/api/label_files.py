@@ -92,8 +92,10 @@ class _LabelStudio(_Labels):
     has_document = True
 
     def write_labels(self, to: Destination, item: Item, objects: Detections, size: tuple[int, int]) -> dict[str, Any]:
-        # Without a copy the document root is that of the file system.
-        path = self.image_path(item) if self.copy_images else Path(os.path.abspath(item.path)).relative_to(os.sep)
+        path = self.image_path(item)
+        if not self.copy_images:  # the document root is that of the file system
+            original = Path(os.path.abspath(item.path))
+            path = original.relative_to(original.anchor)
         shapes = [
             label_studio.Shape(
                 to.names[int(objects.category_ids[i])],
@@ -103,7 +105,7 @@ class _LabelStudio(_Labels):
             )
             for i in range(len(objects))
         ]
-        return label_studio.task(label_studio.image_url(path.as_posix()), item.index + 1, size, shapes, to.weights)
+        return label_studio.task(label_studio.image_url(path), item.index + 1, size, shapes, to.weights)
 
     def finish(self, to: Destination, entries: Sequence[Any]) -> None:
         to.write("tasks.json", json.dumps(list(entries), indent=1).encode())

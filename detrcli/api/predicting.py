@@ -157,6 +157,8 @@ def predict(
         raise UsageError(f"{argument(needed[0])} needs detections, which {maps} maps replace.")
     writers: list[Writer] = [] if maps is None else [Maps(maps)]
     if labels is not None:
+        if labels not in LABELS:
+            raise UsageError(f"{argument('labels', labels)}: it must be {', '.join(LABELS)}.")
         writers.append(LABELS[labels](confidences, copy_images))
     if crops:
         writers.append(Crops())

@@ -233,13 +233,16 @@ def check_names(
     name, count = max(Counter(names).items(), key=lambda pair: pair[1], default=(Path(), 1))
     if count > 1:
         raise UsageError(f"{name}: two output files would have this name. Predict their images separately.")
-    real = {os.path.realpath(path) for path in inputs}
-    occupied = set(real)  # and the folders that contain an input
-    for path in real:
+
+    def real(path: str | Path) -> str:
+        return os.path.normcase(os.path.realpath(path))
+
+    occupied = {real(path) for path in inputs}
+    for path in list(occupied):  # and the folders that contain an input
         while (path := os.path.dirname(path)) not in occupied:
             occupied.add(path)
     for output in [*others, *([] if folder is None else [folder / name for name in names])]:
-        if os.path.realpath(output) in occupied:
+        if real(output) in occupied:
             raise UsageError(
                 f"{output} is an input, or contains one, and would be overwritten.\nChoose another {argument('out')}."
             )

@@ -15,14 +15,17 @@ from PIL import Image, ImageOps
 from pycocotools import mask as rle
 
 import detrcli
+from detrcli.api.prediction_files import Destination
 from detrcli.checkpoints.formats import native
 from detrcli.checkpoints.load import load_checkpoint
 from detrcli.data.raw_annotations import RawAnnotations
 from detrcli.data.segmentations import mask_of
 from detrcli.data.shapes import DEFAULT, scene
 from detrcli.data.source import open_data
+from detrcli.errors import UsageError
+from detrcli.inference.stream import ImageResult
 from detrcli.polygons import joined, polygons_of
-from detrcli.structures import Classes
+from detrcli.structures import Classes, Detections
 from detrcli.system.text import as_file_name
 
 NAMES = ("a/b", "con", "..", "é 猫", "x")  # of classes
@@ -196,7 +199,7 @@ def test_fiftyone_labels(call: Any) -> None:
 
 def test_labels_without_images(call: Any, photos: Path, tmp_path: Path) -> None:
     """No file is copied, and documents refer to the inputs."""
-    for format_ in FORMATS:
+    for format_ in ("labelstudio", "fiftyone"):
         call("--format", format_, "--out", format_, "--no-images").ok()
         assert not by_pixels(tmp_path / format_)
     assert {
@@ -291,9 +294,17 @@ def test_names_of_files(name: str, expected: str) -> None:
     assert as_file_name(name) == expected
 
 
-def test_classes_whose_folders_would_be_equal() -> None:
-    from detrcli.api.prediction_files import Destination
+def test_unused_ids_of_coco_are_left_out() -> None:
+    """YOLO's numbers count the named classes, and an object of a nameless class is not written."""
+    to = Destination(Path(), Classes(np.array([1, 12, 13]), np.array(["a", "N/A", "b"])), "")
+    assert (to.names, to.index) == ({1: "a", 13: "b"}, {1: 0, 13: 1})
+    boxes = np.array([[0, 0, 9, 9]] * 3 + [[-9, 0, 0, 9]], dtype=np.float32)
+    scores, ids = np.ones(4, dtype=np.float32), np.array([13, 12, 1, 1])
+    found = Detections(boxes, scores, ids, queries=np.arange(4), labels=np.array(["b", "N/A", "a", "a"]))
+    assert to.objects(ImageResult("a.png", (20, 20), found)).labels.tolist() == ["b", "a"]
 
+
+def test_classes_whose_folders_would_be_equal() -> None:
     classes = Classes(np.arange(4), np.array(["a/b", "a_b", "A:B", "c"]))
     folders = Destination(Path(), classes, "").class_folders
     assert [str(folder) for folder in folders.values()] == ["a_b", "a_b-2", "A_B-3", "c"]
@@ -409,8 +420,9 @@ def test_python_writes_the_same(call: Any, photos: Path, weights: Path, tmp_path
     ]
     assert files[0] == files[1]
     assert len(files[0]) == 8 + found.objects
-    with pytest.raises(detrcli.errors.UsageError, match="max_detections"):
-        detrcli.predict(photos, options, max_detections=0)
+    for wrong in ({"max_detections": 0}, {"labels": "coco"}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            detrcli.predict(photos, options, **wrong)
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Tasks with predictions for Label Studio, and the labeling interface that they need."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,11 +24,11 @@ class Shape:
     polygons: Sequence[Sequence[float]]  # x, y, x, y, ...
 
 
-def image_url(path: str) -> str:
+def image_url(path: Path) -> str:
     """Return the address of a file that Label Studio serves, relative to its document root."""
     from urllib.parse import quote  # slow to import
 
-    return "/data/local-files/?d=" + quote(path)
+    return "/data/local-files/?d=" + quote(os.fsencode(path.as_posix()))  # the name need not be UTF-8
 
 
 def task(url: str, number: int, size: tuple[int, int], shapes: Sequence[Shape], model: str) -> dict[str, Any]:
