@@ -53,14 +53,14 @@ class Item:
 
 def distinct(names: Iterable[Path]) -> list[Path]:
     """Append a number to names that occurred before; upper and lower case are not distinguished."""
-    taken: set[str] = set()
+    taken: dict[str, int] = {}  # the last number appended to each name
     result = []
     for name in names:
-        path, number = name, 1
+        path, key = name, str(name).casefold()
         while str(path).casefold() in taken:
-            number += 1
-            path = name.parent / f"{name.name}-{number}"
-        taken.add(str(path).casefold())
+            taken[key] += 1
+            path = name.parent / f"{name.name}-{taken[key]}"
+        taken[str(path).casefold()] = 1
         result.append(path)
     return result
 

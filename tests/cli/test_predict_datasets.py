@@ -185,10 +185,12 @@ def test_label_studio_tasks(call: Any, photos: Path) -> None:
 
 
 def test_fiftyone_labels(call: Any) -> None:
-    """The keys of FiftyOne's COCODetectionDataset, with a score for each detection."""
+    """The keys of FiftyOne's COCODetectionDataset, and the scores, which are its confidences."""
+    expected = [score for rows in clipped(call).values() for *_, score in rows]
     call("--format", "fiftyone", "--out", "out").ok()
     document = json.loads(Path("out", "labels.json").read_text())
     assert [category["name"] for category in document["categories"]] == list(NAMES)
+    assert [row["score"] for row in document["annotations"]] == expected
     ids = {image["id"] for image in document["images"]}
     for number, row in enumerate(document["annotations"], 1):
         assert row.keys() == {"id", "image_id", "category_id", "bbox", "score", "area", "iscrowd"}
