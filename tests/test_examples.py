@@ -58,3 +58,10 @@ def test_every_command_succeeds_on_large_inputs(tmp_path: Path) -> None:
     lines = (tmp_path / "images" / "detections.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 300  # the first line is the request
     assert sum("reason" in json.loads(line) for line in lines) == 3
+
+
+def test_tiles_find_small_objects() -> None:
+    document = last_document("small_objects.py", "--scenes", 1, "--groups", 60, "--sizes", 1333, "--tiles", "240x240")
+    *whole, tiled = (row["APs"] for row in document["rows"])
+    assert tiled >= 0.35
+    assert tiled >= 2 * max(whole)
