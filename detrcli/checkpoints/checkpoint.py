@@ -1,5 +1,6 @@
 """A checkpoint: a model's tensors, and everything needed to use them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -80,18 +81,23 @@ class Checkpoint:
         def with_size(size: int) -> Resize:
             return before.grown(size) if in_proportion else before.with_size(size, None)
 
+        def tokens(resize: Resize) -> float:
+            limit = self.architecture.max_queries(self.config, resize)
+            return math.inf if limit is None else limit
+
         resize = before if size is None else with_size(size)
         if size is not None and not resize.fits(multiple):
-            near = [n for n in range(max(1, size - 2 * multiple), size + 2 * multiple) if with_size(n).fits(multiple)]
-            nearest = sorted(sorted(near, key=lambda n: abs(n - size))[:2])
+            sizes = {n: with_size(n) for n in range(max(1, size - 2 * multiple), size + 2 * multiple)}
+            allowed = [n for n, r in sizes.items() if r.fits(multiple) and tokens(r) >= self.config.queries]
+            nearest = sorted(sorted(allowed, key=lambda n: abs(n - size))[:2])
+            remedy = f"\nUse {' or '.join(str(argument('size', n)) for n in nearest)}." if nearest else ""
             raise UsageError(
                 f"{argument('size', size)}: gives an input of {resize}, but both sides must be multiples of {multiple} "
-                f"for this model.\nUse {' or '.join(str(argument('size', n)) for n in nearest)}."
+                f"for this model.{remedy}"
             )
-        limit = self.architecture.max_queries(self.config, resize)
-        if limit is not None and self.config.queries > limit:
+        if tokens(resize) < self.config.queries:
             raise UsageError(
-                f"{argument('size', size)}: gives {limit} tokens, from which the model cannot select its "
+                f"{argument('size', size)}: gives {tokens(resize)} tokens, from which the model cannot select its "
                 f"{self.config.queries} queries. Use a larger size."
             )
         if max_size is not None:
